@@ -1,0 +1,64 @@
+"""The configuration of the whole line: one strict schema, many accepted spellings, every mistake at once.
+
+Nothing here imports Ray, torch or any engine: reading and checking a configuration costs a fraction of a second.
+"""
+
+from llamafarm_ray.config.alias import Alias
+from llamafarm_ray.config.aliases import ALIASES
+from llamafarm_ray.config.availability import Verb, refuse_unavailable, unavailable
+from llamafarm_ray.config.cluster import Cluster
+from llamafarm_ray.config.dataset import (
+    DatasetConfig,
+    DatasetValidation,
+    Preprocessing,
+    QaGeneration,
+    Source,
+    SyntheticGeneration,
+)
+from llamafarm_ray.config.deployment import AutoScaling, Deployment, Resources
+from llamafarm_ray.config.evaluation import Evaluation
+from llamafarm_ray.config.fine_tuning import Distributed, FineTuning, MethodParameters, Training
+from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
+from llamafarm_ray.config.monitoring import Alerting, Monitoring
+from llamafarm_ray.config.quality import QualityControl, QualityFilters, QualityMetrics, QualityValidation
+from llamafarm_ray.config.root import Config
+from llamafarm_ray.config.schema import json_schema
+from llamafarm_ray.config.values import Comparison, Gpu, MemorySize
+
+__all__ = [
+    "ALIASES",
+    "Alerting",
+    "Alias",
+    "AutoScaling",
+    "Cluster",
+    "Comparison",
+    "Config",
+    "DatasetConfig",
+    "DatasetValidation",
+    "Deployment",
+    "Distributed",
+    "Evaluation",
+    "FineTuning",
+    "Gpu",
+    "MemorySize",
+    "MethodParameters",
+    "Monitoring",
+    "Preprocessing",
+    "QaGeneration",
+    "QualityControl",
+    "QualityFilters",
+    "QualityMetrics",
+    "QualityValidation",
+    "Resources",
+    "Source",
+    "SyntheticGeneration",
+    "Training",
+    "Verb",
+    "config_digest",
+    "json_schema",
+    "load_config",
+    "parse_config",
+    "refuse_unavailable",
+    "resolved",
+    "unavailable",
+]

@@ -1,0 +1,162 @@
+"""What this release's engines do: a configuration that asks for more is refused, never quietly cut down.
+
+The schema describes the whole line, and some of it has no engine yet. Each row names a key, the step that would need
+it, and which values ask for something that isn't there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, get_args
+
+from llamafarm_ray.config.base import Section
+from llamafarm_ray.config.layout import parse_path
+from llamafarm_ray.config.root import Config
+from llamafarm_ray.config.wording import shown
+from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
+
+__all__ = ["GAPS", "Gap", "Step", "Verb", "refuse_unavailable", "unavailable"]
+
+Verb = Literal["create-dataset", "train", "evaluate", "deploy"]
+"""The commands that read a configuration."""
+
+Step = Literal["build", "training", "measuring", "serving"]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """One thing that can be configured and not yet done.
+
+    Attributes:
+        key: the dotted key.
+        step: the step that would need it.
+        available: the values that work, for the message; empty where the key has to be left out.
+        asked: the part of a value that asks for what isn't there; empty if none does.
+        when: a dotted key that has to be true for this one to matter.
+    """
+
+    key: str
+    step: Step
+    available: tuple[Any, ...]
+    asked: Callable[[Any], tuple[Any, ...]]
+    when: str = ""
+
+
+def _only(key: str, step: Step, *available: Any, when: str = "") -> Gap:
+    """Only the values named work."""
+    return Gap(key, step, available, lambda value: () if value in available else (value,), when)
+
+
+def _only_elements(key: str, step: Step, *available: Any) -> Gap:
+    """Only lists of the values named work."""
+    return Gap(key, step, available, lambda value: tuple(one for one in value if one not in available))
+
+
+def _nothing(key: str, step: Step) -> Gap:
+    """No value works: the key must be left out, null, false or empty."""
+    return Gap(key, step, (), lambda value: () if value is None or value is False or value == () else (value,))
+
+
+GAPS: Final = (
+    _only("dataset.source.type", "build", "rag_documents", "domain_corpus"),
+    _only(
+        "dataset.preprocessing.qa_generation.model",
+        "build",
+        "rules",
+        when="dataset.preprocessing.qa_generation.enabled",
+    ),
+    _nothing("dataset.validation.quality_threshold", "build"),
+    _nothing("dataset.quality_control.filters.language_detection", "build"),
+    _nothing("dataset.quality_control.filters.toxicity_threshold", "build"),
+    _nothing("dataset.quality_control.filters.factual_consistency", "build"),
+    _nothing("dataset.quality_control.validation.coherence_scoring", "build"),
+    _nothing("dataset.quality_control.validation.domain_relevance", "build"),
+    _nothing("dataset.quality_control.metrics.diversity_score", "build"),
+    _nothing("dataset.quality_control.metrics.quality_score", "build"),
+    _nothing("dataset.quality_control.metrics.coverage_analysis", "build"),
+    _nothing("dataset.quality_control.min_quality_score", "build"),
+    _nothing("dataset.quality_control.toxicity_filter", "build"),
+    _nothing("dataset.quality_control.factual_verification", "build"),
+    _nothing("dataset.synthetic_generation.enabled", "build"),
+    _nothing("dataset.augmentation", "build"),
+    _only("fine_tuning.method", "training", "auto", "lora", "qlora", "full"),
+    _only("fine_tuning.objective", "training", "sft"),
+    _only("fine_tuning.training.packing", "training", "auto", False),
+    _only("fine_tuning.distributed.offload", "training", "none"),
+    _nothing("monitoring.wandb_project", "training"),
+    _nothing("monitoring.mlflow_uri", "training"),
+    _nothing("monitoring.alerting.loss_threshold", "training"),
+    _nothing("monitoring.alerting.quality_degradation", "training"),
+    _only_elements("evaluation.metrics", "measuring", "perplexity", "bleu", "rouge"),
+    _nothing("evaluation.benchmarks", "measuring"),
+    _nothing("evaluation.custom_evaluations", "measuring"),
+    _only("deployment.target", "serving", "local", "ray"),
+    _nothing("deployment.auto_scaling", "serving"),
+    _nothing("deployment.strategy", "serving"),
+)
+"""What has no engine yet."""
+
+
+def refuse_unavailable(config: Config, verb: Verb) -> None:
+    """Refuse what a verb would need and this release has no engine for.
+
+    ``train`` builds its dataset from ``dataset.source`` if no ``dataset.path`` is given, and then needs what
+    ``create-dataset`` needs too.
+
+    Raises:
+        UnsupportedError: naming every such key with its value and what works instead.
+        InputError: there is no such verb.
+    """
+    lines = _lines(config, verb)
+    if lines:
+        listed = "".join(f"\n  {line}" for line in lines)
+        things = "a setting" if len(lines) == 1 else f"{len(lines)} settings"
+        raise UnsupportedError(f"`{verb}` asks for {things} that this release has no engine for:{listed}")
+
+
+def unavailable(config: Config) -> dict[str, list[str]]:
+    """What each verb would refuse: a line a key, ``"deployment.target: kubernetes is not ..."``; {} if nothing."""
+    return {verb: lines for verb in get_args(Verb) if (lines := _lines(config, verb))}
+
+
+def _lines(config: Config, verb: str) -> list[str]:
+    steps = _steps(config, verb)
+    return [line for gap in GAPS if gap.step in steps for line in _ask(config, gap)]
+
+
+def _steps(config: Config, verb: str) -> tuple[Step, ...]:
+    steps: Mapping[str, tuple[Step, ...]] = {
+        "create-dataset": ("build",),
+        "train": ("training",) if config.dataset.path is not None else ("build", "training"),
+        "evaluate": ("measuring",),
+        "deploy": ("serving",),
+    }
+    if verb not in steps:
+        raise InputError(f"{verb!r} is no verb that reads a configuration.", hint=did_you_mean(verb, get_args(Verb)))
+    return steps[verb]
+
+
+def _ask(config: Config, gap: Gap) -> Iterator[str]:
+    asked = gap.asked(_value(config, gap.key))
+    if asked and (not gap.when or _value(config, gap.when)):
+        instead = f"use {_list(gap.available, ' or ')}" if gap.available else "leave it out"
+        yield f"{gap.key}: {_list(asked, ' and ')} is not available yet; {instead}."
+
+
+def _list(values: tuple[Any, ...], last: str) -> str:
+    words = [_word(value) for value in values]
+    return last.join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, Section):
+        return "setting it"
+    return value if isinstance(value, str) else shown(value) if isinstance(value, bool | float | tuple) else str(value)
+
+
+def _value(config: Config, key: str) -> Any:
+    here: Any = config
+    for name in parse_path(key):
+        here = getattr(here, name)
+    return here

@@ -1,0 +1,20 @@
+"""Where the work runs."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from llamafarm_ray.config.base import Section
+
+__all__ = ["Cluster"]
+
+
+class Cluster(Section):
+    """The Ray cluster that the work runs on."""
+
+    address: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Address of a running Ray cluster, e.g. '10.0.0.1:6379' or 'auto'. "
+        "Without one, $RAY_ADDRESS holds; without that, Ray is started on this machine.",
+    )

@@ -1,0 +1,128 @@
+"""Where examples come from and how they are prepared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from llamafarm_ray.config.base import Mistake, Section, Unused, section
+from llamafarm_ray.config.quality import QualityControl
+
+__all__ = [
+    "DatasetConfig",
+    "DatasetFormat",
+    "DatasetValidation",
+    "Preprocessing",
+    "QaGeneration",
+    "RowFormat",
+    "Source",
+    "SourceType",
+    "SyntheticGeneration",
+]
+
+SourceType = Literal["rag_documents", "conversation_logs", "domain_corpus", "synthetic", "human_feedback"]
+RowFormat = Literal["alpaca", "sharegpt", "chatml"]
+DatasetFormat = Literal["alpaca", "sharegpt", "chatml", "auto_generate_qa"]
+
+
+class Source(Section):
+    """What the examples are made from."""
+
+    type: SourceType = Field(default="rag_documents", description="What the files at `path` are.")
+    path: str | None = Field(
+        default=None, min_length=1, description="Folder of documents; a relative one starts at the current directory."
+    )
+    include_metadata: bool = Field(default=True, description="Keep which document and passage an example came from.")
+
+
+class QaGeneration(Section):
+    """Questions and answers made from passages."""
+
+    enabled: bool = Field(default=True, description="Make question and answer pairs from the documents.")
+    questions_per_doc: int | None = Field(
+        default=3, ge=1, description="Most pairs per document; null: as many as are found."
+    )
+    model: str = Field(
+        default="rules", min_length=1, description="Who writes the pairs: 'rules' needs no model; else a model's name."
+    )
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Nothing is generated when it is off."""
+        if self.enabled:
+            return {}
+        reason = Unused("enabled", "has no effect while {1} is false.")
+        return {"questions_per_doc": reason, "model": reason}
+
+
+class Preprocessing(Section):
+    """From documents to examples of one format."""
+
+    format: RowFormat = Field(default="chatml", description="Layout of the examples that are written.")
+    max_length: int = Field(default=2048, ge=8, le=1048576, description="Longest example in tokens.")
+    passage_words: int = Field(
+        default=120, ge=10, le=100000, description="Words per passage that documents are split into."
+    )
+    qa_generation: QaGeneration = section(QaGeneration, "Questions and answers from passages.")
+
+
+class DatasetValidation(Section):
+    """The split that training doesn't see."""
+
+    split_ratio: float = Field(default=0.1, ge=0, lt=1, description="Share of the examples held out for evaluation.")
+    quality_threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Least mean quality of a usable dataset."
+    )
+
+
+class SyntheticGeneration(Section):
+    """Examples invented by a model."""
+
+    enabled: bool = Field(default=False, description="Add invented examples.")
+    base_model: str | None = Field(default=None, min_length=1, description="Model that invents them.")
+    diversity_threshold: float | None = Field(
+        default=None, ge=0, le=1, description="Drop invented examples more alike than this allows."
+    )
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Nothing is invented when it is off."""
+        if self.enabled:
+            return {}
+        reason = Unused("enabled", "has no effect while {1} is false.")
+        return {"base_model": reason, "diversity_threshold": reason}
+
+
+class DatasetConfig(Section):
+    """The examples to train on and to evaluate with."""
+
+    path: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A dataset that exists: a built folder, a .json or a .jsonl file; used instead of `source`. "
+        "A relative one starts at the current directory.",
+    )
+    source: Source = section(Source, "What a new dataset is made from.")
+    format: DatasetFormat | None = Field(
+        default=None,
+        description="Short for preprocessing.format; 'auto_generate_qa' asks for question and answer pairs.",
+    )
+    preprocessing: Preprocessing = section(Preprocessing, "From documents to examples.")
+    validation: DatasetValidation = section(DatasetValidation, "The held-out split.")
+    quality_control: QualityControl = section(QualityControl, "What examples must be like.")
+    synthetic_generation: SyntheticGeneration = section(SyntheticGeneration, "Examples invented by a model.")
+    augmentation: bool = Field(default=False, description="Add rephrased copies of the examples.")
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """The short and the long way of saying a thing must agree."""
+        if self.format == "auto_generate_qa":
+            if not self.preprocessing.qa_generation.enabled:
+                yield Mistake(
+                    ("format", "preprocessing.qa_generation.enabled"),
+                    "is auto_generate_qa, but {1} is false; change one.",
+                )
+        elif self.format is not None and self.format != self.preprocessing.format:
+            yield Mistake(
+                ("format", "preprocessing.format"),
+                f"is {self.format}, but {{1}} is {self.preprocessing.format}; keep one.",
+            )

@@ -1,0 +1,87 @@
+"""How a trained model is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Final, Literal
+
+from pydantic import AfterValidator, Field
+
+from llamafarm_ray.config.base import Mistake, Names, Section, section
+from llamafarm_ray.config.values import FrozenMapping, GpuField, MemoryField
+
+__all__ = ["DEFAULT_MAX_LORA_RANK", "LORA_RANKS", "AutoScaling", "Deployment", "Resources", "RolloutStrategy", "Target"]
+
+Target = Literal["local", "ray", "kubernetes"]
+RolloutStrategy = Literal["blue_green", "canary", "ab", "shadow"]
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The rank limits that vLLM's engine can be started with."""
+DEFAULT_MAX_LORA_RANK: Final = 64
+
+
+class Resources(Section):
+    """What each replica needs."""
+
+    gpu: GpuField | None = Field(default=None, description="GPUs per replica: 1, 0.5, or with a type, '1x_a100'.")
+    cpu: float | None = Field(default=None, gt=0, le=4096, description="CPU cores per replica.")
+    memory: MemoryField | None = Field(default=None, description="Memory per replica, '32Gi' or a number of bytes.")
+
+
+class AutoScaling(Section):
+    """How the number of replicas follows the load."""
+
+    min_replicas: int = Field(default=1, ge=0, le=10000, description="Fewest replicas; 0 stops all of them when idle.")
+    max_replicas: int = Field(ge=1, le=10000, description="Most replicas.")
+    cpu_threshold: float | None = Field(
+        default=None, gt=0, le=100, description="Percent of CPU load that adds a replica."
+    )
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """The least can't be more than the most."""
+        if self.min_replicas > self.max_replicas:
+            yield Mistake(
+                ("min_replicas", "max_replicas"),
+                f"is {self.min_replicas}, more than {{1}}, which is {self.max_replicas}.",
+            )
+
+
+class Deployment(Section):
+    """Where and how a model answers requests."""
+
+    target: Target = Field(default="local", description="Where it runs: this machine, a Ray cluster or Kubernetes.")
+    host: str = Field(
+        default="127.0.0.1", min_length=1, description="Address that is listened on; 0.0.0.0 is every one."
+    )
+    port: int = Field(default=8000, ge=1, le=65535, description="TCP port that is listened on.")
+    replicas: int = Field(
+        default=1, ge=1, le=10000, description="Copies of the model that answer; the first number if scaled."
+    )
+    resources: Resources = section(Resources, "What each replica needs.")
+    auto_scaling: AutoScaling | None = Field(
+        default=None, description="How replicas follow the load; unset: they don't."
+    )
+    adapters: Names = Field(default=(), description="Adapters to serve: folders or registry references.")
+    max_loras: int = Field(
+        default=4, ge=1, le=1024, description="Different adapters in one batch; others wait or are swapped in."
+    )
+    max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(
+        default=DEFAULT_MAX_LORA_RANK,
+        description="Highest rank of an adapter that can be served; memory is reserved for it.",
+    )
+    max_model_len: int | None = Field(
+        default=None, ge=8, description="Longest prompt and answer in tokens; unset: the model's."
+    )
+    engine_kwargs: Annotated[Mapping[str, bool | int | float | str | None], AfterValidator(FrozenMapping)] = Field(
+        default_factory=FrozenMapping, description="Further options of the engine, passed on as they are."
+    )
+    strategy: RolloutStrategy | None = Field(default=None, description="How a new version takes over; unset: at once.")
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """The first number of replicas must be one that scaling allows."""
+        scaling = self.auto_scaling
+        if scaling is not None and not scaling.min_replicas <= self.replicas <= scaling.max_replicas:
+            low, high = scaling.min_replicas, scaling.max_replicas
+            yield Mistake(
+                ("replicas", "auto_scaling.min_replicas", "auto_scaling.max_replicas"),
+                f"is {self.replicas}, outside of {{1}} to {{2}}, which is {low} to {high}.",
+            )

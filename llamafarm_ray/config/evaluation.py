@@ -1,0 +1,50 @@
+"""What is measured on a trained model."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from llamafarm_ray.config.base import Names, Section, as_tuple
+
+__all__ = ["Evaluation", "Metric"]
+
+Metric = Literal["perplexity", "bleu", "rouge", "rag_accuracy"]
+
+
+def _check_test_set(value: str) -> str:
+    if re.fullmatch(r"holdout_[^./\\]*", value) and not re.fullmatch(r"holdout_0?[1-9]\d?_percent", value):
+        raise ValueError("must be a path, or a held-out share such as holdout_20_percent (1 to 99)")
+    return value
+
+
+class Evaluation(Section):
+    """The metrics and tests of a trained model."""
+
+    metrics: Annotated[tuple[Metric, ...], BeforeValidator(as_tuple)] = Field(
+        default=("perplexity", "bleu", "rouge"), description="What is measured on the test examples."
+    )
+    benchmarks: Names = Field(default=(), description="Public benchmarks to run, e.g. hellaswag.")
+    custom_evaluations: Names = Field(default=(), description="Test sets of your own.")
+    test_set: Annotated[str, Field(min_length=1), AfterValidator(_check_test_set)] | None = Field(
+        default=None,
+        description="Examples to test with: a dataset's path, or 'holdout_20_percent' for the held-out split of that "
+        "share; unset: the held-out split.",
+    )
+    max_new_tokens: int = Field(default=64, ge=1, le=1048576, description="Longest generated answer in tokens.")
+    max_examples: int | None = Field(
+        default=None, ge=1, description="Test with the first so many examples; unset: with all."
+    )
+
+    @property
+    def holdout_ratio(self) -> float | None:
+        """The share that ``test_set`` holds out: 0.2 for ``holdout_20_percent``; None if it says no share."""
+        return holdout_ratio(self.test_set)
+
+
+def holdout_ratio(test_set: object) -> float | None:
+    """The share of a ``holdout_NN_percent``; None for anything else."""
+    match = re.fullmatch(r"holdout_(0?[1-9]\d?)_percent", test_set) if isinstance(test_set, str) else None
+    return int(match[1]) / 100 if match else None

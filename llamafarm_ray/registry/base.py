@@ -1,0 +1,78 @@
+"""Finding the base model that a configuration names: a folder, a registered model, or a model of a hub."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
+from llamafarm_ray.registry.service import RegistryService
+from llamafarm_ray.storage import Manifest
+from llamafarm_ray.types import MODEL_NAME, Digest, ModelRef
+
+__all__ = ["BaseModel", "find_base"]
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """A base model on this machine.
+
+    Attributes:
+        reference: as it was asked for.
+        name: what requests call it by.
+        folder: its files.
+        digest: the digest of their manifest; adapters are tied to it.
+    """
+
+    reference: str
+    name: str
+    folder: Path
+    digest: Digest
+
+
+def find_base(reference: str | None, registry: RegistryService) -> BaseModel:
+    """The base model of that reference, fetched if it isn't on this machine.
+
+    Args:
+        reference: a folder, ``name``/``name:version``/``name@alias`` in the registry, or ``owner/name`` on the hub.
+        registry: where names are looked up.
+
+    Raises:
+        InputError: there is no reference, or the folder's files are unusable.
+        NotFoundError: nothing of that name is found anywhere.
+    """
+    if not reference:
+        raise InputError("base_model is not set.", hint="Set it to a folder, a registered model or a hub id.")
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "base"
+        return BaseModel(reference, name, folder.resolve(), Manifest.of_folder(folder).digest)
+    if _HUB_ID.fullmatch(reference) and not reference.startswith("."):
+        folder = _from_hub(reference, registry.content.cache / "hub" / reference)
+        return BaseModel(reference, reference.rpartition("/")[2], folder, Manifest.of_folder(folder).digest)
+    if re.fullmatch(rf"{MODEL_NAME}([:@].*)?", reference):
+        ref = ModelRef.parse(reference)
+        if ref.name in registry.state.models:
+            digest = Digest(registry.resolve(ref).registered.manifest)
+            return BaseModel(reference, ref.name, registry.content.pull(digest), digest)
+    near = did_you_mean(reference, [*registry.state.models, *(p.name for p in Path.cwd().iterdir() if p.is_dir())])
+    raise NotFoundError(f"There is no folder and no registered model {reference!r} to start from.", hint=near)
+
+
+def _from_hub(model_id: str, folder: Path) -> Path:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415  (half a second, and rarely needed)
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError  # noqa: PLC0415
+
+    try:
+        # Into a folder of its own: the hub's cache holds links, and what is digested must be the files themselves.
+        snapshot_download(model_id, allow_patterns=list(_HUB_FILES), local_dir=folder)
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise NotFoundError(
+            f"{model_id!r} is no folder here, and the hub does not give it: {str(error).splitlines()[0]}",
+            hint="Check the name, log in with `hf auth login` if it is gated, or give a folder that you have.",
+        ) from None
+    return folder

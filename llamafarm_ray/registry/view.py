@@ -1,0 +1,67 @@
+"""A live copy of the registry's state, kept current by watching the registry actor."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from llamafarm_ray.registry.actor import registry_actor
+from llamafarm_ray.registry.state import RegistryState
+
+__all__ = ["RegistryView"]
+
+logger = logging.getLogger(__name__)
+
+_WATCH_S = 20.0
+_RETRY_S = 0.5
+
+
+class RegistryView:
+    """The state as of at most a second ago. With the actor gone it keeps answering from what it has.
+
+    Args:
+        home: the registry's home.
+    """
+
+    def __init__(self, home: str) -> None:
+        self.state = RegistryState()
+        self._home = home
+        self._actor: Any = registry_actor(home)
+        self._lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read the log once, then follow it in the background."""
+        await self.refresh()
+        self._task = asyncio.create_task(self._follow())
+
+    async def refresh(self) -> None:
+        """Take in what was committed up to now."""
+        await self._take(0.0)
+
+    async def stop(self) -> None:
+        """Stop following."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self._take(_WATCH_S)
+            except RayActorError as error:  # it restarts from the log; until then this copy stands
+                logger.warning("The registry actor is away (%s); going on with what is known.", type(error).__name__)
+                await asyncio.sleep(_RETRY_S)
+                self._actor = registry_actor(self._home)
+
+    async def _take(self, timeout_s: float) -> None:
+        commits = await self._actor.commits_since.remote(self.state.sequence, timeout_s)
+        async with self._lock:
+            for commit in commits:
+                if commit.sequence > self.state.sequence:
+                    self.state.apply(commit)

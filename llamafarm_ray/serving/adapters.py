@@ -1,0 +1,62 @@
+"""Loading adapters into an engine: each version once, however many requests ask for it at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.types import Digest
+
+__all__ = ["AdapterEngine", "AdapterLoader"]
+
+
+class AdapterEngine(Protocol):
+    """What an engine must do to serve adapters."""
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Make the adapter in ``folder`` answer to ``name``."""
+
+
+class AdapterLoader:
+    """Sees to it that a target's adapter is in the engine.
+
+    Args:
+        engine: where adapters are loaded.
+        pull: gives the verified local folder of a manifest digest; may block.
+    """
+
+    def __init__(self, engine: AdapterEngine, pull: Callable[[Digest], Path]) -> None:
+        self._engine = engine
+        self._pull = pull
+        self._loads: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def loaded(self) -> list[str]:
+        """The engine names that are ready, sorted."""
+        return sorted(name for name, task in self._loads.items() if task.done())
+
+    async def ensure(self, target: Target) -> None:
+        """Return once the target can answer. Concurrent callers share one load; a failed load is tried anew.
+
+        Raises:
+            LlamaFarmError: its files can't be had or are not what was registered.
+        """
+        if target.digest is None:
+            return
+        task = self._loads.get(target.engine_name)
+        if task is None:
+            task = asyncio.create_task(self._load(target.engine_name, target.digest))
+            self._loads[target.engine_name] = task
+            task.add_done_callback(lambda done: self._forget_failure(target.engine_name, done))
+        await asyncio.shield(task)  # one caller going away does not take the load from the others
+
+    async def _load(self, name: str, digest: Digest) -> None:
+        folder = await asyncio.to_thread(self._pull, digest)
+        await self._engine.load_adapter(name, folder)
+
+    def _forget_failure(self, name: str, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or task.exception() is not None:
+            self._loads.pop(name, None)

@@ -1,0 +1,180 @@
+"""Ray Serve LLM with direct streaming: the only module that touches Ray's private parts, and vLLM through them.
+
+It relies on (a test names each, so that an upgrade that moves one fails there):
+
+* ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine.resolve_lora``,
+* ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
+* ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
+* ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``,
+* ``broadcast``, a call to every replica of a deployment,
+* ``serve.context._get_global_client``, which knows where a running Serve listens.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.exceptions import RayTaskError
+from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
+from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
+from ray.llm._internal.serve.core.ingress.router import LLMRouter
+from ray.llm._internal.serve.core.server.llm_server import LLMServer
+from ray.llm._internal.serve.utils.broadcast import broadcast
+from ray.serve.context import _get_global_client
+from ray.serve.deployment import Application
+from ray.serve.handle import DeploymentHandle
+
+from llamafarm_ray.errors import DeploymentError, LlamaFarmError, NotFoundError, UserError
+from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.serving.adapters import AdapterLoader
+from llamafarm_ray.serving.gate import Gate
+from llamafarm_ray.serving.resolution import Target, resolve, served_models
+from llamafarm_ray.storage import ContentStore, Location
+from llamafarm_ray.types import Digest
+
+__all__ = ["Served", "compose", "http_address", "load_everywhere"]
+
+_LOOK_AGAIN_S = 0.2
+"""How often an unknown name may make a replica ask the registry again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What an application serves.
+
+    Attributes:
+        home: the registry's home, reachable from every node.
+        base_name: the name requests call the base model by.
+        base_digest: manifest digest of the base's files; adapters of another base are refused.
+        preload: references of the adapters that are loaded before the first request.
+    """
+
+    home: str
+    base_name: str
+    base_digest: Digest
+    preload: tuple[str, ...] = ()
+
+    def resolve(self, model: str, view: RegistryView) -> Target:
+        """The target of a request's ``model``, see :func:`llamafarm_ray.serving.resolution.resolve`."""
+        return resolve(model, view.state, base_name=self.base_name, base_digest=self.base_digest)
+
+
+class Replica(LLMServer):  # type: ignore[misc]
+    """One vLLM engine and the gate in front of its HTTP app."""
+
+    async def __init__(self, llm_config: LLMConfig, *, served: Served) -> None:
+        self._served = served
+        self._view = RegistryView(served.home)
+        self._loader = AdapterLoader(self, ContentStore(Location(served.home)).pull)
+        self._looked = 0.0
+        await self._view.start()
+        await super().__init__(llm_config)
+        for reference in served.preload:
+            await self.prepare(reference)
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gate."""
+        app = await self.engine.build_asgi_app()
+        app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
+        app.add_middleware(Gate, models=self)
+        return app
+
+    async def prepare(self, model: str) -> Target:
+        """Resolve a request's model and have it ready to answer.
+
+        Raises:
+            NotFoundError: no such model is served here.
+        """
+        try:
+            target = self._served.resolve(model, self._view)
+        except NotFoundError:
+            if time.monotonic() - self._looked < _LOOK_AGAIN_S:
+                raise
+            self._looked = time.monotonic()
+            await self._view.refresh()
+            target = self._served.resolve(model, self._view)
+        await self._loader.ensure(target)
+        return target
+
+    def names(self) -> list[str]:
+        """The names a request may use."""
+        return served_models(self._view.state, base_name=self._served.base_name, base_digest=self._served.base_digest)
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Give vLLM the adapter in ``folder`` under ``name``.
+
+        Raises:
+            UserError: vLLM refuses it (rank above ``max_lora_rank``, modules it can't adapt, ...).
+        """
+        adapter = DiskMultiplexConfig(
+            model_id=name, max_total_tokens=None, local_path=str(folder), lora_assigned_int_id=0
+        )
+        try:
+            await self.engine.resolve_lora(adapter)
+        except ValueError as error:
+            raise UserError(f"vLLM refuses the adapter {name}: {error}") from None
+
+    async def load(self, reference: str) -> str:
+        """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
+        await self._view.refresh()
+        return (await self.prepare(reference)).engine_name
+
+
+class Router(LLMRouter):  # type: ignore[misc]
+    """Turns the model that a request names into one version, before a replica is picked."""
+
+    async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:
+        self._served = served
+        self._view = RegistryView(served.home)
+        await self._view.start()
+        await super().__init__(server=server, base_model_id=served.base_name)
+
+    def _get_multiplexed_model_id(self, request_body: dict[str, Any] | None) -> str:
+        """The engine name for the trusted header; nothing where the replica shall answer with an error."""
+        model = (request_body or {}).get("model")
+        if not isinstance(model, str):
+            return ""
+        try:
+            return self._served.resolve(model, self._view).engine_name
+        except LlamaFarmError:
+            return ""
+
+
+def compose(llm_config: LLMConfig, served: Served) -> Application:
+    """The Serve application: replicas as the ingress, and the router that HAProxy asks for each request."""
+    replicas = _build_direct_streaming_llm_deployment(
+        llm_config, deployment_cls=Replica, bind_kwargs={"served": served}, name_prefix=""
+    )
+    router = serve.deployment(Router, name="router", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
+    return replicas._with_ingress_request_router(router.bind(replicas, served=served))  # noqa: SLF001
+
+
+def http_address() -> tuple[str, int] | None:
+    """Where the connected cluster's Serve listens (host, port); None while it isn't running."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    return (client.http_config.host, client.http_config.port) if client is not None else None
+
+
+def load_everywhere(application: str, reference: str) -> list[str]:
+    """Load a version on every replica of a running application; the engine names, one a replica.
+
+    Raises:
+        DeploymentError: the application isn't running, or a replica could not load it.
+        UserError: the version does not fit the application's base.
+    """
+    try:
+        loaded: list[str] = broadcast(serve.get_app_handle(application), "load", args=[reference])
+    except RayTaskError as error:
+        cause = error.cause
+        raise cause if isinstance(cause, LlamaFarmError) else DeploymentError(str(cause)) from None
+    except (TimeoutError, serve.exceptions.RayServeException) as error:
+        raise DeploymentError(
+            f"The application {application!r} does not answer: {error}.", hint="`serve status` says more."
+        ) from None
+    if not loaded:
+        raise DeploymentError(f"The application {application!r} has no replica.", hint="`serve status` says more.")
+    return loaded

@@ -1,0 +1,146 @@
+"""Small frozen values that every layer shares: digests, semantic versions, model references, kinds."""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import re
+from dataclasses import dataclass
+from functools import total_ordering
+from typing import Self
+
+from llamafarm_ray.errors import InputError
+
+__all__ = ["MODEL_NAME", "Digest", "ModelKind", "ModelRef", "Version"]
+
+MODEL_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+"""The pattern of model, dataset and alias names: letters, digits, ``._-`` inside, 96 characters at most."""
+
+_SEMVER = re.compile(
+    r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})"
+    r"(?:-((?:0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*)(?:\.(?:0|[1-9]\d*|\d*[A-Za-z-][0-9A-Za-z-]*))*))?"
+)
+
+
+class ModelKind(enum.StrEnum):
+    """What a registered version is."""
+
+    BASE = "base"
+    ADAPTER = "adapter"
+    MERGED = "merged"
+    QUANTIZED = "quantized"
+    EMBEDDING = "embedding"
+    CUSTOM = "custom"
+
+
+class Digest(str):
+    """A content digest in OCI's spelling, ``sha256:`` and 64 lower-case hexadecimal digits.
+
+    Raises:
+        InputError: the text has another form.
+    """
+
+    __slots__ = ()
+    _FORM = re.compile(r"sha256:[0-9a-f]{64}")
+
+    def __new__(cls, value: str) -> Self:
+        """Check the form."""
+        if not cls._FORM.fullmatch(value):
+            raise InputError(f"{value!r} is not a digest.", hint="A digest is 'sha256:' and 64 hexadecimal digits.")
+        return super().__new__(cls, value)
+
+    @classmethod
+    def of(cls, data: bytes) -> Self:
+        """The digest of ``data``."""
+        return cls(f"sha256:{hashlib.sha256(data).hexdigest()}")
+
+    @property
+    def hex(self) -> str:
+        """The 64 hexadecimal digits."""
+        return self[7:]
+
+    @property
+    def short(self) -> str:
+        """The first 12 hexadecimal digits, for people."""
+        return self[7:19]
+
+
+@total_ordering
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A semantic version without build metadata, ordered as https://semver.org section 11 says."""
+
+    major: int
+    minor: int
+    patch: int
+    prerelease: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read ``1.2.0`` or ``1.2.0-rc.1``.
+
+        Raises:
+            InputError: the text is not a semantic version.
+        """
+        match = _SEMVER.fullmatch(text)
+        if match is None:
+            raise InputError(f"{text!r} is not a semantic version.", hint="Write it like 1.2.0 or 1.2.0-rc.1.")
+        major, minor, patch, prerelease = match.groups()
+        return cls(int(major), int(minor), int(patch), prerelease or "")
+
+    def bump(self, part: str) -> Self:
+        """The next version: ``part`` is ``major``, ``minor`` or ``patch``."""
+        match part:
+            case "major":
+                return type(self)(self.major + 1, 0, 0)
+            case "minor":
+                return type(self)(self.major, self.minor + 1, 0)
+            case "patch":
+                return type(self)(self.major, self.minor, self.patch + 1)
+        raise InputError(f"{part!r} is no part of a version.", hint="Use major, minor or patch.")
+
+    def __str__(self) -> str:
+        core = f"{self.major}.{self.minor}.{self.patch}"
+        return f"{core}-{self.prerelease}" if self.prerelease else core
+
+    def __lt__(self, other: Version) -> bool:
+        return self._order() < other._order()
+
+    def _order(self) -> tuple[object, ...]:
+        parts = tuple((0, int(p), "") if p.isdigit() else (1, 0, p) for p in self.prerelease.split(".") if p)
+        return (self.major, self.minor, self.patch, not self.prerelease, parts)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRef:
+    """A reference to a registered model: ``name``, ``name:1.2.0`` or ``name@production``."""
+
+    name: str
+    version: Version | None = None
+    alias: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read a reference.
+
+        Raises:
+            InputError: the text is no reference; the message says which part is wrong.
+        """
+        match = re.fullmatch(rf"({MODEL_NAME})(?:(:|@)(.*))?", text, flags=re.DOTALL)
+        if match is None:
+            raise InputError(
+                f"{text[:120]!r} is not a model reference.", hint="Write name, name:1.2.0 or name@production."
+            )
+        name, mark, rest = match.groups()
+        if mark == ":":
+            return cls(name, version=Version.parse(rest))
+        if mark == "@":
+            if not re.fullmatch(MODEL_NAME, rest):
+                raise InputError(f"{rest[:120]!r} is not an alias name.", hint="Use letters, digits, '.', '_' and '-'.")
+            return cls(name, alias=rest)
+        return cls(name)
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"{self.name}:{self.version}"
+        return f"{self.name}@{self.alias}" if self.alias else self.name

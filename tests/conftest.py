@@ -1,0 +1,15 @@
+"""One Ray for all tests that need one, started on this machine for this run and stopped with it."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """A connected local Ray with 4 logical CPUs; what is asked of it runs one test after the other."""
+    os.environ.pop("RAY_ADDRESS", None)
+    from llamafarm_ray.workflows.cluster import connect
+
+    with connect(None) as cluster:
+        yield cluster

@@ -1,0 +1,131 @@
+"""What has no engine yet is refused by the verb that would need it, all of it at once."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from llamafarm_ray.config import Config, load_config, parse_config, refuse_unavailable, resolved, unavailable
+from llamafarm_ray.config.availability import GAPS
+from llamafarm_ray.config.layout import layout, parse_path
+from llamafarm_ray.errors import InputError, UnsupportedError
+
+SEEDS = Path(__file__).parent / "data" / "seeds"
+VERBS = ("create-dataset", "train", "evaluate", "deploy")
+VERB_OF_STEP = {"build": "create-dataset", "training": "train", "measuring": "evaluate", "serving": "deploy"}
+ASKING = {
+    # A value that asks for what isn't there.
+    "dataset.source.type": "conversation_logs",
+    "dataset.preprocessing.qa_generation.model": "gpt-4o-mini-turbo",
+    "dataset.validation.quality_threshold": 0.8,
+    "dataset.quality_control.filters.language_detection": "en",
+    "dataset.quality_control.filters.toxicity_threshold": 0.0,
+    "dataset.quality_control.filters.factual_consistency": 0.8,
+    "dataset.quality_control.validation.coherence_scoring": True,
+    "dataset.quality_control.validation.domain_relevance": True,
+    "dataset.quality_control.metrics.diversity_score": ">0.7",
+    "dataset.quality_control.metrics.quality_score": ">0.7",
+    "dataset.quality_control.metrics.coverage_analysis": True,
+    "dataset.quality_control.min_quality_score": 0.7,
+    "dataset.quality_control.toxicity_filter": True,
+    "dataset.quality_control.factual_verification": True,
+    "dataset.synthetic_generation.enabled": True,
+    "dataset.augmentation": True,
+    "fine_tuning.method": "prefix_tuning",
+    "fine_tuning.objective": "dpo",
+    "fine_tuning.training.packing": True,
+    "fine_tuning.distributed.offload": "cpu",
+    "monitoring.wandb_project": "p",
+    "monitoring.mlflow_uri": "u",
+    "monitoring.alerting.loss_threshold": 0.1,
+    "monitoring.alerting.quality_degradation": 0.1,
+    "evaluation.metrics": ["bleu", "rag_accuracy"],
+    "evaluation.benchmarks": ["mmlu"],
+    "evaluation.custom_evaluations": ["mine"],
+    "deployment.target": "kubernetes",
+    "deployment.auto_scaling": {"max_replicas": 2},
+    "deployment.strategy": "canary",
+}
+
+
+def nest(path: Any, value: Any) -> Any:
+    for name in reversed(path):
+        value = {name: value}
+    return value
+
+
+def refused(config: Any, verb: Any) -> Any:
+    try:
+        refuse_unavailable(config, verb)
+    except UnsupportedError as error:
+        return [line.strip().split(":")[0] for line in str(error).splitlines()[1:]]
+    return []
+
+
+def test_the_defaults_ask_for_nothing_that_is_missing() -> None:
+    for verb in VERBS:
+        assert refused(Config(), verb) == []
+        assert refused(parse_config(resolved(Config())), verb) == []
+
+
+@pytest.mark.parametrize("gap", GAPS, ids=lambda gap: gap.key)
+def test_each_gap_is_refused_by_its_verb_and_by_no_other(gap: Any) -> None:
+    path = parse_path(gap.key)
+    assert path in layout().leaves or path in layout().sections
+    config = parse_config(nest(path, ASKING[gap.key]))
+    verb = VERB_OF_STEP[gap.step]
+    assert refused(config, verb) == [gap.key]
+    others = set(VERBS) - {verb} - ({"train"} if gap.step == "build" else set())
+    assert all(refused(config, other) == [] for other in others)
+
+
+def test_every_refusal_is_tested() -> None:
+    assert {gap.key for gap in GAPS} == set(ASKING)
+
+
+@pytest.mark.parametrize("gap", [gap for gap in GAPS if gap.available], ids=lambda gap: gap.key)
+def test_what_is_available_is_let_through(gap: Any) -> None:
+    for value in gap.available:
+        config = parse_config(nest(parse_path(gap.key), [value] if gap.key == "evaluation.metrics" else value))
+        for verb in VERBS:
+            assert refused(config, verb) == []
+
+
+def test_the_unified_seed_is_refused_key_by_key_as_each_verb_needs_it() -> None:
+    config = load_config(SEEDS / "unified.json")
+    build = ["dataset.preprocessing.qa_generation.model", "dataset.validation.quality_threshold"]
+    assert refused(config, "create-dataset") == build
+    assert refused(config, "train") == build
+    assert refused(config, "evaluate") == [
+        "evaluation.metrics",
+        "evaluation.benchmarks",
+        "evaluation.custom_evaluations",
+    ]
+    assert refused(config, "deploy") == ["deployment.target", "deployment.auto_scaling"]
+
+
+def test_what_each_verb_would_refuse_is_told_without_refusing() -> None:
+    config = load_config(SEEDS / "unified.json")
+    told = unavailable(config)
+    assert {verb: [line.split(":")[0] for line in lines] for verb, lines in told.items()} == {
+        verb: refused(config, verb) for verb in VERBS
+    }
+    assert unavailable(Config()) == {}
+
+
+def test_training_on_a_dataset_that_exists_needs_no_building() -> None:
+    config = load_config(SEEDS / "unified.json", ["dataset.path=rag_qa.json"])
+    assert refused(config, "train") == []
+
+
+def test_only_the_missing_metric_is_named() -> None:
+    with pytest.raises(
+        UnsupportedError,
+        match=r"evaluation\.metrics: rag_accuracy is not available yet; use perplexity, bleu or rouge\.",
+    ):
+        refuse_unavailable(load_config(SEEDS / "enhanced.json"), "evaluate")
+
+
+def test_an_unknown_verb_is_an_error() -> None:
+    with pytest.raises(InputError, match="evalute"):
+        refuse_unavailable(Config(), cast("Any", "evalute"))

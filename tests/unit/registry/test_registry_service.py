@@ -1,0 +1,195 @@
+"""The registry keeps what it acknowledged, and refuses what can't be."""
+
+import json
+import multiprocessing
+import struct
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotFoundError
+from llamafarm_ray.registry import AliasMoved, RegistryService, VersionRegistered
+from llamafarm_ray.storage import Location
+from llamafarm_ray.types import Digest, ModelKind, ModelRef
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "adapter"
+    made.mkdir()
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (made / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
+    return made
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return RegistryService(Location(tmp_path / "home"), principal="ann")
+
+
+def again(registry):
+    """Another process's view of the same home."""
+    return RegistryService(registry.home, principal="bob")
+
+
+def snapshot(registry):
+    state = registry.state
+    return (state.models, state.datasets, state.deployments, state.sequence)
+
+
+def test_versions_count_up_from_one(registry, folder):
+    refs = [registry.register(folder, name="bot", kind=ModelKind.ADAPTER).ref for _ in range(3)]
+    assert refs == ["bot:1.0.0", "bot:1.1.0", "bot:1.2.0"]
+    assert registry.register(folder, name="bot", kind=ModelKind.ADAPTER, bump="major").ref == "bot:2.0.0"
+
+
+def test_a_version_number_is_never_used_twice(registry, folder):
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER, version="1.0.0")
+    (folder / "note.txt").write_text("other content")
+    with pytest.raises(ConflictError, match=r"1\.0\.0 is registered already"):
+        registry.register(folder, name="bot", kind=ModelKind.ADAPTER, version="1.0.0")
+
+
+def test_a_reopened_registry_is_the_same(registry, folder):
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.move_alias_to(registry.resolve("bot:1.0.0"), "production")
+    assert snapshot(again(registry)) == snapshot(registry)
+
+
+def test_a_bare_name_means_production_if_there_is_one_else_the_highest(registry, folder):
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER, version="9.0.0-rc.1")
+    assert registry.resolve("bot").ref == "bot:1.1.0"
+    registry.move_alias_to(registry.resolve("bot:1.0.0"), "production")
+    assert registry.resolve("bot").ref == "bot:1.0.0"
+    assert registry.latest("bot").ref == "bot:1.1.0"
+
+
+def test_an_alias_keeps_its_history(registry, folder):
+    for _ in range(2):
+        registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.move_alias_to(registry.resolve("bot:1.0.0"), "production", reason="first")
+    registry.move_alias_to(registry.resolve("bot:1.1.0"), "production", reason="better")
+    moves = registry.state.models["bot"].aliases["production"]
+    assert [(m.version, m.reason, m.principal) for m in moves] == [
+        ("1.0.0", "first", "ann"),
+        ("1.1.0", "better", "ann"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("reference", "says"),
+    [
+        ("bod", "Did you mean bot"),
+        ("bot:1.0.1", "Did you mean 1.0.0"),
+        ("bot@prod", "production"),
+        ("zzz", "There is: bot"),
+    ],
+)
+def test_a_failed_look_up_suggests_what_is_near(registry, folder, reference, says):
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.move_alias_to(registry.resolve("bot"), "production")
+    with pytest.raises(NotFoundError, match=says):
+        registry.resolve(reference)
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "", "-a", "a/b", "a:1.0.0", "ü", "a" * 97, "a\n"])
+def test_a_bad_name_is_refused_and_nothing_is_written(registry, folder, tmp_path, name):
+    with pytest.raises(InputError):
+        registry.register(folder, name=name, kind=ModelKind.ADAPTER)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_repeated_call_with_one_key_changes_nothing(registry, folder):
+    record = registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    event = AliasMoved(model="bot", alias="production", version=record.registered.version)
+    assert registry.commit([event], idempotency_key="k") == again(registry).commit([event], idempotency_key="k")
+    assert len(registry.state.models["bot"].aliases["production"]) == 1
+
+
+def test_two_writers_at_once_both_land(registry, folder):
+    other = again(registry)
+    registry.register(folder, name="a", kind=ModelKind.ADAPTER)
+    assert other.register(folder, name="a", kind=ModelKind.ADAPTER).ref == "a:1.1.0"
+    registry.refresh()
+    assert snapshot(registry) == snapshot(other)
+
+
+def test_a_changed_commit_is_named(registry, folder, tmp_path):
+    for _ in range(3):
+        registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    path = min((tmp_path / "home" / "log").iterdir())
+    path.write_bytes(path.read_bytes().replace(b'"ann"', b'"eve"'))
+    with pytest.raises(IntegrityError, match=r"0{19}2\.json does not follow"):
+        again(registry)
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"\xff\xfe", b'{"format_version":1}'])
+def test_a_damaged_commit_is_named(registry, folder, tmp_path, data):
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    path = tmp_path / "home" / "log" / f"{1:020d}.json"
+    path.write_bytes(data)
+    with pytest.raises(IntegrityError, match=path.name):
+        again(registry)
+
+
+def _next_patch(state):
+    model = state.models.get("bot")
+    version = str(model.latest.version.bump("patch")) if model else "0.0.0"
+    return [
+        VersionRegistered(model="bot", version=version, kind=ModelKind.CUSTOM, manifest=Digest.of(b"x"), size_bytes=1)
+    ]
+
+
+def _write_many(home, count):
+    registry = RegistryService(Location(home))
+    for _ in range(count):
+        registry.commit(_next_patch)
+
+
+def test_four_processes_leave_no_gap_and_no_double(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_write_many, args=(str(tmp_path), 20)) for _ in range(4)]
+    [process.start() for process in processes]
+    [process.join() for process in processes]
+    assert [process.exitcode for process in processes] == [0] * 4
+    registry = RegistryService(Location(tmp_path))
+    assert registry.state.sequence == 80
+    assert set(registry.state.models["bot"].versions) == {f"0.0.{n}" for n in range(80)}
+
+
+commands = st.lists(
+    st.tuples(
+        st.sampled_from(["register", "alias"]),
+        st.sampled_from(["a", "b"]),
+        st.sampled_from(["0.1.0", "1.0.0", "1.0.0-rc.1", "2.0.0"]),
+        st.sampled_from(["production", "staging"]),
+    ),
+    max_size=25,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(commands)
+def test_any_sequence_of_commands_replays_to_the_same_state(tmp_path_factory, steps):
+    registry = RegistryService(Location(tmp_path_factory.mktemp("home")), principal="ann")
+    used = set()
+    for command, model, version, alias in steps:
+        try:
+            if command == "register":
+                event = VersionRegistered(
+                    model=model, version=version, kind=ModelKind.ADAPTER, manifest=Digest.of(b""), size_bytes=0
+                )
+                registry.commit([event])
+                assert (model, version) not in used
+                used.add((model, version))
+            else:
+                registry.commit([AliasMoved(model=model, alias=alias, version=version)])
+                assert registry.resolve(ModelRef(model, alias=alias)).registered.version == version
+        except ConflictError:
+            assert (model, version) in used
+        except NotFoundError:
+            assert (model, version) not in used
+    assert snapshot(again(registry)) == snapshot(registry)

@@ -1,0 +1,54 @@
+"""What a configuration says of resources reaches the engine."""
+
+from pathlib import Path
+
+import pytest
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.errors import ClusterError, ConfigError
+from llamafarm_ray.registry import BaseModel
+from llamafarm_ray.serving.application import SERVE_ENV, _llm_config, build
+from llamafarm_ray.types import Digest
+
+BASE = BaseModel("base", "base", Path("/models/base"), Digest.of(b"x"))
+
+
+def llm_config(**deployment):
+    return _llm_config(parse_config({"base_model": "base", "deployment": deployment}), BASE)
+
+
+def test_a_laptop_gets_float32_on_one_cpu():
+    made = llm_config()
+    assert made["engine_kwargs"]["dtype"] == "float32"
+    assert made["accelerator_config"] == {"kind": "cpu"}
+    assert made["placement_group_config"] == {"bundle_per_worker": {"CPU": 1}}
+
+
+def test_resources_become_bundles():
+    made = llm_config(resources={"gpu": "2x_a100", "cpu": 4, "memory": "32Gi"}, replicas=3)
+    assert made["placement_group_config"] == {"bundle_per_worker": {"CPU": 4, "GPU": 1.0}}
+    assert made["engine_kwargs"]["tensor_parallel_size"] == 2
+    assert made["accelerator_type"] == "A100"
+    assert made["deployment_config"]["ray_actor_options"]["memory"] == 32 * 2**30
+    assert made["deployment_config"]["num_replicas"] == 3
+    assert "dtype" not in made["engine_kwargs"]
+
+
+def test_half_a_gpu_is_half_a_gpu():
+    assert llm_config(resources={"gpu": 0.5})["placement_group_config"]["bundle_per_worker"]["GPU"] == 0.5
+
+
+def test_the_users_engine_options_win():
+    assert llm_config(engine_kwargs={"dtype": "bfloat16"})["engine_kwargs"]["dtype"] == "bfloat16"
+
+
+def test_mistakes_in_a_serve_config_are_named():
+    with pytest.raises(ConfigError, match="deployment.replica"):
+        build({"base_model": "x", "deployment": {"replica": 2}})
+
+
+def test_a_cluster_without_the_proxys_environment_is_refused(monkeypatch):
+    for name in SERVE_ENV:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ClusterError, match="RAY_SERVE_ENABLE_HA_PROXY"):
+        build({"base_model": "x"})
