@@ -1,0 +1,63 @@
+"""``llamafarm models chat``."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from llamafarm_ray.cli.options import Home, Json
+from llamafarm_ray.cli.terminal import console, print_json
+
+__all__ = ["command"]
+
+
+def command(
+    question: Annotated[str | None, typer.Argument(help="One question; without: a conversation.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Name, name:version or name@alias; else the base.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option("--url", help="OpenAI-compatible root; else the recorded deployment.")
+    ] = None,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")] = 256,
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is always the same answer.")] = 0.0,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a deployed model."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.chat import ask, stream
+    from llamafarm_ray.workflows.deploy import deployment_of
+
+    if url is None or model is None:
+        deployment = deployment_of(open_registry(home))
+        url, model = url or deployment.url, model or deployment.base_model
+    if question is not None:
+        if as_json:
+            answer = ask(url, model, question, max_tokens=max_tokens, temperature=temperature)
+            print_json({"answer": answer.text, "model": answer.model, "headers": answer.headers})
+            return
+        for piece in stream(
+            url, model, [{"role": "user", "content": question}], max_tokens=max_tokens, temperature=temperature
+        ):
+            console.print(piece, end="", markup=False)
+        console.print()
+        return
+    console.print(f"[dim]{model} at {url}. An empty line or Ctrl-D ends it.[/]")
+    messages: list[Any] = []
+    while said := _read():
+        messages.append({"role": "user", "content": said})
+        answered = ""
+        for piece in stream(url, model, messages, max_tokens=max_tokens, temperature=temperature):
+            answered += piece
+            console.print(piece, end="", markup=False)
+        console.print()
+        messages.append({"role": "assistant", "content": answered})
+
+
+def _read() -> str:
+    if sys.stdin.isatty():
+        console.print("[bold]> [/]", end="")
+    return sys.stdin.readline().strip()

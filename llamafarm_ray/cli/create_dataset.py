@@ -1,0 +1,70 @@
+"""``llamafarm models create-dataset``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, Overrides, configuration
+from llamafarm_ray.cli.terminal import console, print_json, stages, table
+
+__all__ = ["command"]
+
+
+def command(
+    source: Annotated[str | None, typer.Option("--source", help="Folder of documents, or one document.")] = None,
+    format_: Annotated[str | None, typer.Option("--format", help="alpaca, sharegpt or chatml.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder for Parquet, or a .json or .jsonl file, to write.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    home: Home = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Build a training set of questions and answers from documents."""
+    flags = {
+        "dataset.source.path": source,
+        "dataset.preprocessing.format": format_,
+        "dataset.path": str(output) if output else None,
+    }
+    config = configuration(config_file, overrides, flags, home=home, address=address)
+    if dry_run:
+        from llamafarm_ray.config import resolved
+
+        print_json(resolved(config))
+        return
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.cluster import connect
+    from llamafarm_ray.workflows.create_dataset import check_source, create_dataset
+
+    check_source(config)
+    with connect(config.cluster.address), stages(quiet=as_json) as progress:
+        created = create_dataset(config, open_registry(config.home), overwrite=overwrite, on_progress=progress)
+    report = created.report
+    if as_json:
+        print_json({"name": created.name, "path": str(created.path), **report.to_dict()})
+        return
+    table(
+        f"Dataset {created.name}",
+        ("documents", "skipped", "training examples", "held out", "digest"),
+        [
+            (
+                report.documents.read,
+                len(report.documents.skipped),
+                report.num_train,
+                report.num_validation,
+                report.digest[7:19],
+            )
+        ],
+    )
+    for skipped in report.documents.skipped:
+        console.print(f"skipped {skipped.path}: {skipped.reason}", style="yellow", markup=False)
+    console.print(
+        f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
+    )

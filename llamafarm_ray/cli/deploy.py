@@ -1,0 +1,84 @@
+"""``llamafarm models deploy``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Annotated
+
+import typer
+
+from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, Overrides, configuration
+from llamafarm_ray.cli.terminal import console, print_json, stages, table
+
+__all__ = ["command"]
+
+
+def command(
+    model: Annotated[
+        str | None, typer.Option("--model", help="Base model, or an adapter's folder or version to serve.")
+    ] = None,
+    adapter: Annotated[list[str] | None, typer.Option("--adapter", help="Adapter to load at once.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="local or ray.")] = None,
+    replicas: Annotated[int | None, typer.Option("--replicas", help="Copies of the model that answer.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="TCP port to listen on.")] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    home: Home = None,
+    address: Address = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a base model and its adapters over HTTP. Without a cluster it serves until Ctrl-C."""
+    flags = {
+        "deployment.adapters": list(adapter) if adapter else None,
+        "deployment.target": target,
+        "deployment.replicas": replicas,
+        "deployment.port": port,
+    }
+    config = configuration(config_file, overrides, flags, home=home, address=address)
+    if dry_run:
+        from llamafarm_ray.config import resolved
+
+        print_json(resolved(config))
+        return
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.cluster import connect
+    from llamafarm_ray.workflows.deploy import check_deployment, check_port, deploy, undeploy, with_model
+
+    registry = open_registry(config.home)
+    config = with_model(config, registry, model)
+    check_deployment(config, registry)
+    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+        check_port(config.deployment.host, config.deployment.port)
+    with connect(config.cluster.address) as cluster:
+        with stages(quiet=as_json) as progress:
+            deployment = deploy(
+                config,
+                registry,
+                cluster,
+                on_progress=lambda state, seconds: progress("deploy", min(seconds / 60, 0.99), state.lower()),
+            )
+        result = {"url": deployment.url, "base_model": deployment.base_model, "models": list(deployment.models)}
+        if as_json:
+            print_json(result)
+        else:
+            table(
+                f"Serving at {deployment.url} (ready in {deployment.seconds:.0f} s)",
+                ("a request's model",),
+                [(name,) for name in deployment.models],
+            )
+        if cluster.started_here:
+            if not as_json:
+                console.print(f"Dashboard: {cluster.dashboard_url}   Stop with Ctrl-C.")
+            _wait_for_signal()
+            undeploy(registry)
+
+
+def _wait_for_signal() -> None:
+    """Sleep until SIGINT or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()

@@ -1,0 +1,1 @@
+"""Use cases, one a file: what the command line, the jobs and the tests call."""

@@ -1,0 +1,20 @@
+"""The base model of a configuration, found and looked at before anything expensive starts."""
+
+from __future__ import annotations
+
+from llamafarm_ray.models.folder import check_base_model
+from llamafarm_ray.registry import BaseModel, RegistryService, find_base
+
+__all__ = ["usable_base"]
+
+
+def usable_base(reference: str | None, registry: RegistryService) -> BaseModel:
+    """The base model of a reference, with everything in its folder that training and serving need.
+
+    Raises:
+        InputError: there is no reference, or the folder lacks config, safetensors weights or tokenizer.
+        NotFoundError: nothing of that name is found.
+    """
+    base = find_base(reference, registry)
+    check_base_model(base.folder)
+    return base

@@ -1,0 +1,99 @@
+"""Ask a deployed model, through the `openai` client as any application would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+import openai
+from openai.types.chat import ChatCompletionMessageParam
+
+from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError, UserError
+
+__all__ = ["Answer", "ask", "stream"]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer, and the version that gave it (``name:version#digest``; the base's name for the base)."""
+
+    text: str
+    model: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+def ask(url: str, model: str, question: str, *, max_tokens: int = 64, temperature: float = 0.0) -> Answer:
+    """One question, one answer.
+
+    Args:
+        url: the OpenAI-compatible root, such as ``http://127.0.0.1:8000/v1``.
+        model: a name that the endpoint lists.
+        question: the user's message.
+        max_tokens: the answer's length at most.
+        temperature: 0 is greedy: the same question, the same answer.
+
+    Raises:
+        NotFoundError: the endpoint does not know the model.
+        InputError: nothing answers at ``url``.
+        DeploymentError: the endpoint fails.
+    """
+    with _errors(url), _client(url) as client:
+        response = client.chat.completions.with_raw_response.create(
+            model=model,
+            messages=[{"role": "user", "content": question}],
+            max_tokens=max_tokens,
+            temperature=temperature,
+        )
+        completion = response.parse()
+    told = {key: value for key, value in response.headers.items() if key.startswith("x-llamafarm-")}
+    return Answer((completion.choices[0].message.content or "").strip(), completion.model, told)
+
+
+def stream(
+    url: str,
+    model: str,
+    messages: Iterable[ChatCompletionMessageParam],
+    *,
+    max_tokens: int = 256,
+    temperature: float = 0.0,
+) -> Iterator[str]:
+    """The answer to a conversation, piece by piece; raises as :func:`ask` does."""
+    with _errors(url), _client(url) as client:
+        pieces = client.chat.completions.create(
+            model=model, messages=messages, max_tokens=max_tokens, temperature=temperature, stream=True
+        )
+        for piece in pieces:
+            if piece.choices and piece.choices[0].delta.content:
+                yield piece.choices[0].delta.content
+
+
+def _client(url: str) -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120.0)
+
+
+class _errors:  # noqa: N801  (reads as the verb it is used as)
+    """Turn the client's errors into this package's."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        match error:
+            case openai.NotFoundError():
+                raise NotFoundError(_message(error)) from None
+            case openai.BadRequestError():
+                raise UserError(_message(error)) from None
+            case openai.APIConnectionError():
+                raise InputError(
+                    f"Nothing answers at {self._url}.", hint="Is it deployed? `llamafarm models deploy` does that."
+                ) from None
+            case openai.APIStatusError():
+                raise DeploymentError(f"{self._url} answered {error.status_code}: {_message(error)}") from None
+
+
+def _message(error: openai.APIStatusError) -> str:
+    body = error.body
+    return str(body["message"]) if isinstance(body, dict) and "message" in body else error.message

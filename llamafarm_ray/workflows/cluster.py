@@ -1,0 +1,150 @@
+"""Ray for the time of a command: connect to a cluster, or start one on this machine and stop exactly that one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafarm_ray.errors import ClusterError, InputError
+from llamafarm_ray.serving.application import SERVE_ENV
+
+__all__ = ["ClusterInfo", "connect", "free_port"]
+
+_CONNECT_TIMEOUT_S = 15
+_MIN_LOCAL_CPUS = 4
+"""Ray counts CPUs to decide what may run at once, and waits for ever when there are fewer than parts of one job."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterInfo:
+    """The cluster in use.
+
+    Attributes:
+        address: its control address, ``host:port``; what ``--address`` takes.
+        dashboard_url: where a person can watch; empty if it has no dashboard.
+        started_here: whether it runs on this machine for this command only.
+    """
+
+    address: str
+    dashboard_url: str
+    started_here: bool
+
+
+@contextmanager
+def connect(address: str | None) -> Iterator[ClusterInfo]:
+    """Use the cluster at ``address`` (or ``$RAY_ADDRESS``), or without one a local Ray that ends with the block.
+
+    Raises:
+        InputError: the address is malformed, or nothing answers at it.
+        ClusterError: Ray answers but can't be used, or can't be started.
+    """
+    os.environ.update(SERVE_ENV)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray  # noqa: PLC0415  (after the environment that its parts read when they are imported)
+
+    if ray.is_initialized():  # a job, a test or a notebook brought its own
+        yield _info("", started_here=False)
+        return
+    folder: Path | None = None
+    address = address or os.environ.get("RAY_ADDRESS")
+    try:
+        if address:
+            dashboard = _join(address)
+        else:
+            folder = Path(tempfile.mkdtemp(prefix="lf-"))  # short: socket paths below it may have 107 characters
+            dashboard = _start(folder)
+        yield _info(dashboard, started_here=folder is not None)
+    finally:
+        ray.shutdown()
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _join(address: str) -> str:
+    """Connect, and say where the dashboard is."""
+    import ray  # noqa: PLC0415
+
+    if address != "auto" and not address.startswith("ray://"):
+        host, _, port = address.rpartition(":")
+        if not host or not port.isdigit():
+            raise InputError(
+                f"{address!r} is no Ray address.", hint="Write host:port, such as 10.0.0.1:6379, or 'auto'."
+            )
+        try:
+            socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        except OSError as error:
+            raise InputError(
+                f"Nothing answers at the Ray address {address}: {error}.",
+                hint="Start a cluster with `ray start --head`, or leave out --address to use this machine.",
+            ) from None
+    try:
+        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise ClusterError(
+            f"Ray at {address} can't be used: {str(error).splitlines()[0]}",
+            hint="Is it running, is its version the same, and is RAY_AUTH_MODE/token set as on the cluster?",
+        ) from None
+    return str(context.dashboard_url or "")
+
+
+def _start(folder: Path) -> str:
+    """Start a Ray that keeps everything in ``folder``, and say where its dashboard is."""
+    import ray  # noqa: PLC0415
+
+    os.environ.update(_proxy_environment(folder))
+    try:
+        context = ray.init(
+            address="local",
+            num_cpus=max(_MIN_LOCAL_CPUS, os.cpu_count() or 1),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=free_port(),
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _temp_dir=str(folder / "ray"),
+        )
+    except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
+        raise ClusterError(f"A local Ray could not be started: {error}.", hint="Is the disk full?") from error
+    return str(context.dashboard_url or "")
+
+
+def _proxy_environment(folder: Path) -> dict[str, str]:
+    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet."""
+    proxy = folder / "haproxy"
+    proxy.mkdir()
+    ports = secrets.SystemRandom().randrange(20000, 29000, 50)
+    return {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports + 49),
+    }
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _info(dashboard: str, *, started_here: bool) -> ClusterInfo:
+    import ray  # noqa: PLC0415
+
+    address = ray.get_runtime_context().gcs_address
+    return ClusterInfo(address, f"http://{dashboard}" if dashboard else "", started_here)

@@ -1,0 +1,95 @@
+"""Documents to a dataset, recorded in the registry with the documents it came from."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafarm_ray.config import Config, refuse_unavailable
+from llamafarm_ray.data import BuildReport, build_dataset, discover, open_dataset
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.registry import DatasetRegistered, RegistryService, SourceDocument
+
+__all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name"]
+
+
+@dataclass(frozen=True, slots=True)
+class CreatedDataset:
+    """A built dataset.
+
+    Attributes:
+        name: what it is registered as.
+        path: the folder or file that was written.
+        report: what happened to the documents and examples.
+    """
+
+    name: str
+    path: Path
+    report: BuildReport
+
+
+def create_dataset(
+    config: Config,
+    registry: RegistryService,
+    *,
+    overwrite: bool = False,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> CreatedDataset:
+    """Build the dataset that ``dataset`` describes. Needs a connected Ray.
+
+    Args:
+        config: ``dataset.source.path`` is read, ``dataset.path`` is written.
+        registry: where the dataset is recorded.
+        overwrite: replace what is at ``dataset.path``.
+        on_progress: called with a stage and the fraction of the whole that is done.
+
+    Raises:
+        InputError: the source is missing, or holds nothing that can be used.
+        ConflictError: there is another dataset at ``dataset.path``.
+    """
+    source = check_source(config)
+    output = Path(config.dataset.path or Path("datasets", config.name)).expanduser()
+    name = dataset_name(output)
+    report = build_dataset(
+        source,
+        output,
+        config.dataset,
+        name=name,
+        seed=config.seed,
+        overwrite=overwrite,
+        progress=on_progress,
+    )
+    registered = DatasetRegistered(
+        name=name,
+        digest=report.digest,
+        num_train=report.num_train,
+        num_validation=report.num_validation,
+        location=str(output.resolve()),
+        documents=tuple(SourceDocument(**dataclasses.asdict(document)) for document in open_dataset(output).documents),
+    )
+    registry.commit([registered], reason="create-dataset")
+    return CreatedDataset(name, output, report)
+
+
+def check_source(config: Config) -> Path:
+    """The documents' folder, looked at before Ray is started or asked.
+
+    Raises:
+        UnsupportedError: the configuration asks for what this release does not have.
+        InputError: it is not set, missing, or holds no document of a type that can be read.
+    """
+    refuse_unavailable(config, "create-dataset")
+    if config.dataset.source.path is None:
+        raise InputError("dataset.source.path is not set.", hint="Give the documents' folder with --source.")
+    source = Path(config.dataset.source.path).expanduser()
+    discover(source)
+    return source
+
+
+def dataset_name(path: Path) -> str:
+    """What a dataset at a path is called: its file's or folder's name, in the letters that names may have."""
+    stem = path.stem if path.suffix in {".json", ".jsonl"} else path.name
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "dataset"

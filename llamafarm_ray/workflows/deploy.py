@@ -1,0 +1,273 @@
+"""Serve a base model and its adapters on a Ray cluster, and move an alias under traffic without losing a request."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from llamafarm_ray.config import Config, refuse_unavailable, resolved
+from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError
+from llamafarm_ray.registry import BaseModel, DeploymentRecorded, DeploymentRemoved, RegistryService, VersionRecord
+from llamafarm_ray.types import ModelKind, ModelRef
+from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.cluster import ClusterInfo
+from llamafarm_ray.workflows.register import Registration, register
+
+__all__ = [
+    "APPLICATION",
+    "Deployment",
+    "check_deployment",
+    "check_port",
+    "deploy",
+    "deployment_of",
+    "swap_adapter",
+    "undeploy",
+    "with_model",
+]
+
+APPLICATION = "llamafarm"
+_READY_S = 600.0
+_CONFIRM_S = 15.0
+_POLL_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A running application.
+
+    Attributes:
+        url: the OpenAI-compatible root, such as ``http://127.0.0.1:8000/v1``.
+        base_model: the name requests call the base by.
+        models: the names requests may use.
+        seconds: from the call until it answered.
+    """
+
+    url: str
+    base_model: str
+    models: tuple[str, ...]
+    seconds: float
+
+
+def check_port(host: str, port: int) -> None:
+    """Make sure that a port of this machine is free.
+
+    Raises:
+        InputError: something listens there already, or the address is not this machine's.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise InputError(
+                f"deployment.port: {host}:{port} can't be used: {error.strerror}.",
+                hint="Choose another with --set deployment.port=PORT, or stop what listens there.",
+            ) from None
+
+
+def check_deployment(config: Config, registry: RegistryService) -> BaseModel:
+    """The base model to serve, and that its adapters exist: looked at before Ray is started or asked.
+
+    Raises:
+        UnsupportedError: the configuration asks for what this release does not have.
+        InputError: the base model is missing or unusable.
+        NotFoundError: an adapter is not registered.
+    """
+    refuse_unavailable(config, "deploy")
+    for reference in config.deployment.adapters:
+        registry.resolve(reference)
+    return usable_base(config.base_model, registry)
+
+
+def with_model(config: Config, registry: RegistryService, model: str | None) -> Config:
+    """The configuration that serves ``model`` too: a base model, or an adapter and the base it was trained on.
+
+    Folders of adapters, here and in ``deployment.adapters``, are registered, since only versions are served.
+
+    Args:
+        config: what is served already.
+        registry: where versions are.
+        model: a folder or a reference; ``None`` adds nothing.
+
+    Raises:
+        InputError: a folder is no model or adapter.
+        NotFoundError: it is no folder, and not registered.
+    """
+    base, adapters = config.base_model, []
+    for reference in (*config.deployment.adapters, *([model] if model else [])):
+        record = _version_of(registry, reference)
+        if record is None or record.registered.kind is not ModelKind.ADAPTER:
+            base = reference
+            continue
+        adapters.append(record.ref)
+        base = base or record.registered.base_model
+    deployment = config.deployment.model_copy(update={"adapters": tuple(dict.fromkeys(adapters))})
+    return config.model_copy(update={"base_model": base, "deployment": deployment})
+
+
+def _version_of(registry: RegistryService, reference: str) -> VersionRecord | None:
+    """The version of a reference or of an adapter's folder; nothing for the folder of a whole model."""
+    folder = Path(reference).expanduser()
+    if not folder.is_dir():
+        return registry.resolve(reference)
+    return register(registry, Registration(folder)) if (folder / "adapter_config.json").is_file() else None
+
+
+def deploy(
+    config: Config,
+    registry: RegistryService,
+    cluster: ClusterInfo,
+    *,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> Deployment:
+    """Start (or replace) the application of a configuration, and return once it answers over HTTP.
+
+    Args:
+        config: ``base_model`` and ``deployment`` are what counts.
+        registry: where adapters come from and the deployment is recorded.
+        cluster: the connected cluster.
+        on_progress: called with Serve's state and the seconds so far.
+
+    Raises:
+        InputError: the port is in use, or the base model is unusable.
+        DeploymentError: it did not become healthy; nothing of it is left running.
+    """
+    base = check_deployment(config, registry)
+    from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
+    from ray.serve.config import HTTPOptions  # noqa: PLC0415
+
+    from llamafarm_ray.serving.application import build  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_llm import http_address  # noqa: PLC0415
+
+    started = time.monotonic()
+    wanted = config.deployment
+    if http_address() is None:
+        if cluster.started_here:
+            check_port(wanted.host, wanted.port)
+        serve.start(http_options=HTTPOptions(host=wanted.host, port=wanted.port))
+    application = build({**resolved(config), "home": registry.home.uri})
+    serve.run(application, name=APPLICATION, route_prefix="/", blocking=False)
+    host, port = http_address() or (wanted.host, wanted.port)
+    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/v1"  # noqa: S104  (compared, not bound)
+    try:
+        models = _wait_until_ready(url, started, on_progress)
+    except DeploymentError:
+        serve.delete(APPLICATION)
+        raise
+    recorded = DeploymentRecorded(
+        application=APPLICATION,
+        base_model=base.name,
+        base_digest=base.digest,
+        url=url,
+        ray_address=cluster.address,
+    )
+    registry.commit([recorded], reason="deploy")
+    return Deployment(url, base.name, models, time.monotonic() - started)
+
+
+def undeploy(registry: RegistryService) -> None:
+    """Stop the application and take it off the record.
+
+    Raises:
+        NotFoundError: none is recorded.
+    """
+    from ray import serve  # noqa: PLC0415
+
+    registry.commit([DeploymentRemoved(application=APPLICATION)], reason="stopped")
+    serve.delete(APPLICATION)
+
+
+def deployment_of(registry: RegistryService, record: VersionRecord | None = None) -> DeploymentRecorded:
+    """The recorded deployment, and that a version fits it.
+
+    Raises:
+        NotFoundError: nothing is deployed, or it serves another base model.
+    """
+    registry.refresh()
+    found = registry.state.deployments.get(APPLICATION)
+    if found is None:
+        raise NotFoundError("Nothing is deployed.", hint="`llamafarm models deploy` does that.")
+    if record is not None and record.registered.base_digest != found.base_digest:
+        raise NotFoundError(
+            f"{record.ref} was trained on {record.registered.base_model!r}, and {found.base_model!r} is deployed.",
+            hint="Deploy its base model first.",
+        )
+    return found
+
+
+def swap_adapter(registry: RegistryService, reference: str, alias: str) -> VersionRecord:
+    """Move an alias to a version in two phases: every replica loads it, then the alias moves.
+
+    No request fails or waits for a load meanwhile. Returns once the endpoint answers with the new version. This
+    process must be connected to the deployment's cluster.
+
+    Args:
+        registry: the registry that the deployment watches.
+        reference: the version, ``name`` (its highest) or ``name:version``.
+        alias: the alias of the same model that shall point at it, such as ``production``.
+
+    Raises:
+        NotFoundError: there is no such version, or nothing that could serve it.
+        DeploymentError: a replica could not load it (the alias then stays), or the endpoint does not follow.
+    """
+    ref = ModelRef.parse(reference)
+    record = registry.resolve(ref) if ref.version or ref.alias else registry.latest(ref.name)
+    deployment = deployment_of(registry, record)
+    from llamafarm_ray.serving.ray_llm import load_everywhere  # noqa: PLC0415
+
+    load_everywhere(deployment.application, record.ref)
+    registry.move_alias_to(record, alias, reason="swap-adapter")
+    _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
+    return record
+
+
+def _confirm(url: str, model: str, expected: str) -> None:
+    """Ask the endpoint, by a call that generates nothing, which version answers now."""
+    deadline = time.monotonic() + _CONFIRM_S
+    answered = ""
+    while time.monotonic() < deadline:
+        response = httpx.post(url.removesuffix("/v1") + "/tokenize", json={"model": model, "prompt": "?"}, timeout=10)
+        answered = response.headers.get("x-llamafarm-model", f"status {response.status_code}")
+        if answered == expected:
+            return
+        time.sleep(_POLL_S)
+    raise DeploymentError(
+        f"{model} points at {expected} in the registry, but the endpoint still answers with {answered}.",
+        hint="Does the endpoint use the same home?",
+    )
+
+
+def _wait_until_ready(url: str, started: float, on_progress: Callable[[str, float], None] | None) -> tuple[str, ...]:
+    from ray import serve  # noqa: PLC0415
+
+    deadline = started + _READY_S
+    status = "DEPLOYING"
+    while time.monotonic() < deadline:
+        application = serve.status().applications[APPLICATION]
+        status = str(application.status.value)
+        if on_progress:
+            on_progress(status, time.monotonic() - started)
+        if status in {"DEPLOY_FAILED", "UNHEALTHY"}:
+            messages = [deployment.message for deployment in application.deployments.values() if deployment.message]
+            raise DeploymentError(f"The deployment failed: {_last_line(application.message, messages)}")
+        if status == "RUNNING":
+            try:
+                response = httpx.get(f"{url}/models", timeout=5)
+            except httpx.TransportError:
+                response = None
+            if response is not None and response.is_success:
+                return tuple(card["id"] for card in response.json()["data"])
+        time.sleep(_POLL_S)
+    raise DeploymentError(f"The deployment was not ready after {_READY_S:.0f} s; its state is {status}.")
+
+
+def _last_line(message: str, more: list[str]) -> str:
+    """The cause in a traceback is its last line that says something."""
+    lines = [line.strip() for text in (message, *more) for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "Error" in line]
+    return (errors or lines or ["no reason was given"])[-1]

@@ -1,0 +1,126 @@
+"""Measure a model on held-out examples, beside the base it was trained from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from llamafarm_ray.config import Config, refuse_unavailable
+from llamafarm_ray.data import open_dataset
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation import EvaluationResult, evaluate
+from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.types import ModelKind
+from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.register import base_reference
+
+__all__ = ["EvaluationRun", "write_result"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationRun:
+    """An evaluation that can start: everything that can be known to be wrong without a cluster was looked at.
+
+    Attributes:
+        config: ``evaluation`` says what is measured.
+        model_id: what the result calls the model.
+        base: the base model's folder, or the whole model's.
+        adapter: the adapter's folder; none for a whole model.
+        examples: the dataset with the examples.
+        whole: whether all of ``examples`` are asked, or the held-out split.
+    """
+
+    config: Config
+    model_id: str
+    base: Path
+    adapter: Path | None
+    examples: Path
+    whole: bool
+
+    @classmethod
+    def prepare(cls, config: Config, registry: RegistryService, model: str) -> Self:
+        """Check an evaluation before Ray is started or asked.
+
+        Args:
+            config: ``evaluation.test_set`` or the held-out split of ``dataset.path`` is asked.
+            registry: where ``model`` may come from.
+            model: a folder that `train` wrote, or a registered version.
+
+        Raises:
+            UnsupportedError: the configuration asks for what this release does not have.
+            InputError: there is nothing to evaluate on, or the model is unusable.
+            NotFoundError: there is no such model.
+        """
+        refuse_unavailable(config, "evaluate")
+        test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
+        path = test_set or config.dataset.path
+        if path is None:
+            raise InputError("There is nothing to evaluate on.", hint="Give a dataset with --dataset.")
+        examples = Path(path).expanduser()
+        if not examples.exists():
+            raise InputError(f"There is no dataset at {path!r}.", hint="`llamafarm models create-dataset` makes one.")
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            return cls._of_version(config, registry, model, examples, whole=test_set is not None)
+        adapter = folder if (folder / "adapter_config.json").is_file() else None
+        reference = config.base_model or base_reference(folder) if adapter else model
+        base = usable_base(reference, registry)
+        return cls(config, folder.resolve().name, base.folder, adapter, examples, test_set is not None)
+
+    @classmethod
+    def _of_version(cls, config: Config, registry: RegistryService, model: str, examples: Path, *, whole: bool) -> Self:
+        record = registry.resolve(model)
+        pulled = registry.pull(record.ref)
+        if record.registered.kind is not ModelKind.ADAPTER:
+            return cls(config, record.ref, pulled, None, examples, whole)
+        base = usable_base(config.base_model or record.registered.base_model, registry)
+        if base.digest != record.registered.base_digest:
+            raise InputError(
+                f"{base.reference} is not the base {record.ref} was trained on: their digests differ.",
+                hint="Set base_model to the folder it was trained on.",
+            )
+        return cls(config, record.ref, base.folder, pulled, examples, whole)
+
+    def run(self, *, on_progress: Callable[[str, float], None] | None = None) -> EvaluationResult:
+        """Measure. Needs a connected Ray.
+
+        Args:
+            on_progress: called with a stage and the fraction of it that is done.
+
+        Raises:
+            InputError: there are no held-out examples, or none that can be measured.
+        """
+        splits = open_dataset(self.examples)
+        asked = splits.train if self.whole else splits.validation
+        if asked is None:
+            raise InputError(
+                f"{self.examples} has no held-out examples.", hint="Build it with dataset.validation.split_ratio=0.2."
+            )
+        rows = asked.sort("id").take(self.config.evaluation.max_examples or asked.count())
+        return evaluate(
+            base_model=self.base,
+            adapter=self.adapter,
+            rows=rows,
+            metrics=self.config.evaluation.metrics,
+            max_new_tokens=self.config.evaluation.max_new_tokens,
+            model_id=self.model_id,
+            on_progress=on_progress,
+        )
+
+
+def write_result(result: EvaluationResult, path: Path) -> None:
+    """Write a result as JSON, whole or not at all; `register --performance-metrics` reads it.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.rename(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}.", hint="Choose another --output.") from None

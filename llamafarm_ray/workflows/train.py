@@ -1,0 +1,124 @@
+"""Fine-tune a base model on a dataset, and leave a folder that says where everything came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from llamafarm_ray.config import Config, config_digest, refuse_unavailable
+from llamafarm_ray.data import open_dataset
+from llamafarm_ray.errors import ConflictError, InputError
+from llamafarm_ray.registry import BaseModel, RegistryService
+from llamafarm_ray.training import Progress, TrainingResult, train
+from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
+
+__all__ = ["TrainedModel", "TrainingRun"]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """A finished run: its folder and its record."""
+
+    path: Path
+    result: TrainingResult
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """A run that can start: everything that can be known to be wrong without a cluster was looked at.
+
+    Attributes:
+        config: what to do.
+        registry: where datasets are recorded and the base may come from.
+        base: the base model.
+        output: the folder to write.
+        overwrite: replace what is there.
+    """
+
+    config: Config
+    registry: RegistryService
+    base: BaseModel
+    output: Path
+    overwrite: bool
+
+    @classmethod
+    def prepare(
+        cls, config: Config, registry: RegistryService, *, output: Path | None = None, overwrite: bool = False
+    ) -> Self:
+        """Check a run before Ray is started or asked.
+
+        Args:
+            config: ``base_model``, ``dataset`` and ``fine_tuning`` count. Without ``dataset.path`` the dataset
+                is built from ``dataset.source`` first.
+            registry: where a base model may come from.
+            output: the folder to write; ``trained_models/NAME`` by default.
+            overwrite: replace what is there.
+
+        Raises:
+            UnsupportedError: the configuration asks for what this release does not have.
+            InputError: base model or dataset are missing or unusable.
+            ConflictError: ``output`` is taken.
+        """
+        refuse_unavailable(config, "train")
+        if config.dataset.path is None:
+            if config.dataset.source.path is None:
+                raise InputError(
+                    "There is nothing to train on: neither dataset.path nor dataset.source.path is set.",
+                    hint="Give a dataset with --dataset, or a folder of documents in the configuration.",
+                )
+            check_source(config)
+        elif not Path(config.dataset.path).expanduser().exists():
+            raise InputError(
+                f"dataset.path: there is no {config.dataset.path!r}.",
+                hint="`llamafarm models create-dataset` makes one.",
+            )
+        target = output or Path("trained_models", config.name)
+        if target.exists() and not overwrite:
+            raise ConflictError(
+                f"The output {str(target)!r} exists already.", hint="Use another --output, or --overwrite."
+            )
+        return cls(config, registry, usable_base(config.base_model, registry), target, overwrite)
+
+    def run(
+        self,
+        *,
+        on_progress: Callable[[Progress], None] | None = None,
+        on_stage: Callable[[str, float], None] | None = None,
+    ) -> TrainedModel:
+        """Train. Needs a connected Ray.
+
+        Args:
+            on_progress: called in this thread as steps are done.
+            on_stage: called with a stage of the dataset's building and the fraction of it that is done.
+
+        Raises:
+            InputError: the dataset is unusable.
+            TrainingError: the run failed.
+        """
+        if self.config.dataset.path is None:
+            path = create_dataset(self.config, self.registry, on_progress=on_stage).path
+        else:
+            path = Path(self.config.dataset.path).expanduser()
+        splits = open_dataset(path)
+        self.output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        result = train(
+            self.config,
+            train_rows=splits.train,
+            validation_rows=splits.validation,
+            base_model=self.base.folder,
+            output=self.output,
+            overwrite=self.overwrite,
+            lineage={
+                "base_model": self.base.reference,
+                "base_digest": self.base.digest,
+                "dataset": dataset_name(path),
+                "dataset_digest": splits.digest,
+                "config_digest": config_digest(self.config),
+                "parameters": self.config.fine_tuning.parameters.model_dump(mode="json"),
+            },
+            on_progress=on_progress,
+        )
+        return TrainedModel(self.output, result)

@@ -1,0 +1,168 @@
+"""A mistake on the command line costs one clear line, exit status 2, no traceback, no Ray and nothing on disk."""
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llamafarm_ray import __version__
+from llamafarm_ray.cli.main import run
+
+LLAMAFARM = str(Path(sys.executable).with_name("llamafarm"))
+THREE_MISTAKES = "nmae: x\nfine_tuning:\n  parameters: {r: -1}\n  training: {epochs: many}\n"
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to work in, with some unusable things in it."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_text('{"model_type": "llama"}')
+    (tmp_path / "pickled").mkdir()
+    (tmp_path / "pickled" / "config.json").write_text("{}")
+    (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
+    (tmp_path / "data.json").write_text("[]")
+    (tmp_path / "bad.yaml").write_text(THREE_MISTAKES)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.exe").write_text("x")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LLAMAFARM_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return tmp_path
+
+
+MISTAKES = [
+    ("create-dataset", "dataset.source.path is not set"),
+    ("create-dataset --source missing", "'missing' does not exist"),
+    ("create-dataset --source empty", "has no files"),
+    ("create-dataset --source docs", "only other files (1 .exe)"),
+    ("create-dataset --source docs --format parquet", "parquet"),
+    ("train --base-model bare --dataset data.json", "no *.safetensors"),
+    ("train --base-model pickled --dataset data.json", "pickle"),
+    ("train --base-model bare --dataset nope", "there is no 'nope'"),
+    ("train --base-model nope --dataset data.json", "no folder and no registered model 'nope'"),
+    ("train --dataset data.json", "base_model is not set"),
+    ("train --base-model bare", "nothing to train on"),
+    ("train --base-model bare --dataset data.json --output empty", "exists already"),
+    ("train --config nope.yaml", "no file nope.yaml"),
+    ("train --config bad.yaml", "3 mistakes"),
+    ("train --method prefix_tuning --base-model bare --dataset data.json", "not available yet"),
+    ("train --set fine_tuning.method=lorra", "lorra"),
+    ("train --set nonsense", "nonsense"),
+    ("evaluate --model nope --dataset data.json", "no model 'nope'"),
+    ("evaluate --model bare", "nothing to evaluate on"),
+    ("evaluate --model bare --dataset data.json --benchmark hellaswag", "hellaswag"),
+    ("register --model nope", "no folder nope"),
+    ("register --model empty", "neither adapter_config.json nor config.json"),
+    ("list --type llamas", "'llamas' is no kind"),
+    ("list --filter domain", "no filter"),
+    ("list --filter colour=red", "'colour' can't be filtered by"),
+    ("deploy --model nope", "no model 'nope'"),
+    ("deploy --model bare", "no *.safetensors"),
+    ("deploy --model bare --target kubernetes", "kubernetes"),
+    ("deploy --model bare --port 99999", "99999"),
+    ("swap-adapter --adapter bot", "Nothing is deployed"),
+    ("chat hello", "Nothing is deployed"),
+    ("chat hello --model x --url http://127.0.0.1:9/v1", "Nothing answers at http://127.0.0.1:9/v1"),
+    ("validate bad.yaml", "3 mistakes"),
+    ("validate", "No file was given"),
+    ("trian", "Did you mean 'train'?"),
+    ("train --bogus", "--bogus"),
+]
+
+
+@pytest.mark.parametrize(("command", "says"), MISTAKES, ids=[command for command, _ in MISTAKES])
+def test_a_mistake_is_one_clear_message_and_leaves_nothing(place, capsys, command, says):
+    before = sorted(place.rglob("*"))
+    assert run(["models", *command.split()]) == 2
+    shown = capsys.readouterr()
+    assert says in " ".join(shown.err.split())
+    assert "Traceback" not in shown.err
+    assert shown.out == ""
+    assert sorted(place.rglob("*")) == before
+    if "ray" in sys.modules:
+        assert not sys.modules["ray"].is_initialized()
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "127.0.0.1:http"])
+def test_a_dead_or_malformed_ray_address_is_named(place, capsys, address):
+    (place / "docs" / "a.txt").write_text("The bell rings twice.")
+    assert run(["models", "create-dataset", "--source", "docs", "--address", address]) == 2
+    assert address in capsys.readouterr().err
+
+
+def test_a_port_in_use_is_named():
+    from llamafarm_ray.errors import InputError
+    from llamafarm_ray.workflows.deploy import check_port
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(InputError, match=f"127.0.0.1:{port} can't be used"):
+            check_port("127.0.0.1", port)
+    check_port("127.0.0.1", port)
+
+
+def test_all_mistakes_of_a_file_come_at_once_for_people_and_for_programs(place, capsys):
+    assert run(["models", "train", "--config", "bad.yaml"]) == 2
+    people = capsys.readouterr().err
+    assert run(["models", "train", "--config", "bad.yaml", "--json"]) == 2
+    error = json.loads(capsys.readouterr().err)["error"]
+    assert error["code"] == "invalid_config"
+    for key in ("nmae", "fine_tuning.parameters.r", "fine_tuning.training.epochs"):
+        assert key in people
+        assert key in error["message"]
+
+
+def test_debug_shows_the_traceback(place):
+    command = [LLAMAFARM, "models", "validate", "bad.yaml", "--debug"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" in result.stderr
+    assert "ConfigError" in result.stderr
+
+
+def test_a_fault_of_ours_is_exit_status_1_and_asks_for_a_report(monkeypatch, capsys):
+    def broken(*_):
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr("llamafarm_ray.config.json_schema", broken)
+    assert run(["models", "schema"]) == 1
+    assert "--debug" in capsys.readouterr().err
+
+
+def test_dry_run_prints_the_resolved_configuration_and_does_nothing(place, capsys):
+    before = sorted(place.rglob("*"))
+    assert run(["models", "train", "--dry-run", "--dataset", "nope", "--set", "lora_r=32", "--set", "lr=1e-3"]) == 0
+    resolved = json.loads(capsys.readouterr().out)
+    assert resolved["fine_tuning"]["parameters"]["r"] == 32
+    assert resolved["fine_tuning"]["training"]["learning_rate"] == 1e-3
+    assert resolved["dataset"]["path"] == "nope"
+    assert sorted(place.rglob("*")) == before
+
+
+def test_validate_says_what_a_later_verb_will_refuse(place, capsys):
+    (place / "good.yaml").write_text("fine_tuning: {method: prefix_tuning}\n")
+    assert run(["models", "validate", "good.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert "is valid" in shown
+    assert "prefix_tuning" in shown
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("ray", "torch", "transformers", "llamafarm_ray.config", "pyarrow", "fsspec", "openai")
+    code = (
+        "import sys; from llamafarm_ray.cli.main import run; run(['models', 'train', '--help']);"
+        f"sys.exit(', '.join(name for name in {heavy!r} if name in sys.modules))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.stderr.strip() == ""
+    assert "Fine-tune a base model" in result.stdout
+
+
+def test_the_version_is_printed(capsys):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip() == __version__

@@ -1,0 +1,91 @@
+"""The house is in order: imports run downward, private parts are touched in one place, every shipped file parses."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from llamafarm_ray.config import load_config, parse_config
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "llamafarm_ray"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+CONFIGS = [*sorted((ROOT / "jobs" / "configs").rglob("*.*")), ROOT / "jobs" / "demo" / "config.yaml"]
+SERVE_CONFIGS = sorted((ROOT / "serve_configs").rglob("*.yaml"))
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def test_imports_run_downward_only():
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout
+
+
+def test_rays_private_parts_and_vllm_are_touched_in_one_file():
+    private = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in SOURCES
+        for name in imports(path)
+        if name.split(".")[0] == "vllm"
+        or (name.split(".")[0] == "ray" and any(p.startswith("_") for p in name.split(".")))
+    }
+    assert private == {"serving/ray_llm.py"}
+
+
+def test_no_module_is_called_utils():
+    assert [path for path in SOURCES if "util" in path.stem] == []
+
+
+def test_there_are_configs_to_check():
+    assert len([path for path in CONFIGS if path.parent.name == "configs"]) >= 5
+    assert len(SERVE_CONFIGS) >= 2
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_every_shipped_config_parses_and_starts_with_its_command(path):
+    load_config(path)
+    command = path.read_text(encoding="utf-8").splitlines()[0]
+    if path.parent.name == "configs":
+        assert re.fullmatch(rf"# llamafarm models (train|deploy) --config jobs/configs/{path.name}", command)
+
+
+@pytest.mark.parametrize("path", SERVE_CONFIGS, ids=lambda path: path.name)
+def test_every_serve_config_parses_and_names_what_exists(path):
+    from ray.serve.schema import ServeDeploySchema
+
+    described = ServeDeploySchema.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    for application in described.applications:
+        assert application.import_path == "llamafarm_ray.serving.application:build"
+        parse_config(application.args)
+
+
+def test_the_environment_in_the_docs_is_the_one_that_is_asked_for():
+    from llamafarm_ray.serving.application import SERVE_ENV
+
+    lines = (ROOT / "serve_configs" / "serve.env").read_text(encoding="utf-8").splitlines()
+    assert dict(line.split("=") for line in lines if not line.startswith("#")) == SERVE_ENV
+
+
+def test_the_exported_schema_is_current():
+    from llamafarm_ray.config import json_schema
+
+    exported = json.loads((ROOT / "docs" / "config.schema.json").read_text(encoding="utf-8"))
+    assert exported == json_schema(), "run: llamafarm models schema > docs/config.schema.json"
+
+
+def test_relative_links_in_the_docs_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}"

@@ -1,0 +1,106 @@
+"""A registered folder knows where it came from."""
+
+import json
+import struct
+
+import pytest
+
+from llamafarm_ray.errors import ConflictError, InputError
+from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.storage import Location, Manifest
+from llamafarm_ray.types import ModelKind
+from llamafarm_ray.workflows.list_models import list_versions
+from llamafarm_ray.workflows.register import Registration, register
+
+
+def weights(folder, name, value=0.0):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / name).write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", value))
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return RegistryService(Location(tmp_path / "home"), principal="ann")
+
+
+@pytest.fixture
+def base(tmp_path):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    weights(folder, "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def adapter(tmp_path, base):
+    folder = tmp_path / "lora_v1"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    weights(folder, "adapter_model.safetensors")
+    return folder
+
+
+def test_an_adapter_is_tied_to_the_base_its_config_names(registry, adapter, base):
+    registered = register(registry, Registration(adapter)).registered
+    assert (registered.model, registered.version, registered.kind) == ("lora_v1", "1.0.0", ModelKind.ADAPTER)
+    assert registered.base_digest == Manifest.of_folder(base).digest
+
+
+def test_the_runs_record_is_taken_over_and_flags_win(registry, adapter):
+    lineage = {"base_model": "b", "base_digest": "sha256:" + "1" * 64, "dataset": "qa", "parameters": {"r": 8}}
+    record = {"method": "lora", "metrics": {"train_loss": 0.5}, "lineage": lineage}
+    (adapter / "training.json").write_text(json.dumps(record))
+    registered = register(registry, Registration(adapter, dataset="other")).registered
+    assert (registered.method, registered.base_model, registered.dataset) == ("lora", "b", "other")
+    assert registered.parameters == {"r": 8}
+    assert registered.base_digest == lineage["base_digest"]
+    assert registered.metrics == {"train_loss": 0.5}
+
+
+def test_performance_metrics_are_kept(registry, adapter, tmp_path):
+    results = {"evaluation_results": {"benchmarks": {"medical_qa": {"accuracy": 0.89}}}}
+    (tmp_path / "eval.json").write_text(json.dumps(results))
+    registered = register(registry, Registration(adapter, performance_metrics=tmp_path / "eval.json")).registered
+    assert registered.metrics == results
+
+
+def test_the_same_folder_registered_again_is_the_same_version(registry, adapter):
+    assert register(registry, Registration(adapter)).ref == register(registry, Registration(adapter)).ref
+    weights(adapter, "adapter_model.safetensors", 1.0)
+    assert register(registry, Registration(adapter)).ref == "lora_v1:1.1.0"
+
+
+def test_a_taken_version_number_is_refused(registry, adapter):
+    register(registry, Registration(adapter, name="bot", version="1.2.0"))
+    with pytest.raises(ConflictError, match=r"bot:1\.2\.0"):
+        register(registry, Registration(adapter, name="bot", version="1.2.0"))
+
+
+def test_an_adapter_that_names_no_base_needs_one_given(registry, adapter):
+    (adapter / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputError, match="--base-model"):
+        register(registry, Registration(adapter))
+    assert registry.state.models == {}
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "\x00"])
+def test_a_broken_metrics_file_is_named(registry, adapter, tmp_path, content):
+    (tmp_path / "eval.json").write_text(content)
+    with pytest.raises(InputError, match=r"eval\.json"):
+        register(registry, Registration(adapter, performance_metrics=tmp_path / "eval.json"))
+
+
+def test_a_whole_model_is_a_base_unless_it_was_trained(registry, base):
+    assert register(registry, Registration(base)).registered.kind is ModelKind.BASE
+    assert register(registry, Registration(base, name="tuned", method="full")).registered.kind is ModelKind.MERGED
+
+
+def test_lists_are_filtered_by_kind_and_field(registry, adapter, base):
+    register(registry, Registration(adapter, domain="medical", tags=("qa", "en"), alias="production"))
+    register(registry, Registration(base))
+    assert [row.record.ref for row in list_versions(registry)] == ["base:1.0.0", "lora_v1:1.0.0"]
+    assert [row.record.ref for row in list_versions(registry, kind="adapters")] == ["lora_v1:1.0.0"]
+    assert [row.aliases for row in list_versions(registry, filters=["domain=medical"])] == [("production",)]
+    assert len(list_versions(registry, filters=["tags=qa", "kind=adapter"])) == 1
+    assert list_versions(registry, filters=["domain=law"]) == []
