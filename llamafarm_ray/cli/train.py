@@ -70,7 +70,7 @@ def loss_line(progress: StageProgress) -> Callable[[Progress], None]:
 
     def step(now: Progress) -> None:
         losses.append(now.loss)
-        curve = f"loss {now.loss:.3f} {sparkline(losses, 24)}"
+        curve = f"loss {now.loss:.3f} {sparkline(losses, 16)}"
         note = f"step {now.step}/{now.total_steps}  {curve}  {now.tokens_per_s:,.0f} tok/s"
         progress("train", now.step / now.total_steps, note)
 
@@ -92,14 +92,14 @@ def show_result(result: TrainingResult) -> None:
     """A finished run as a table."""
     table(
         f"Trained with {result.method}: {result.strategy}, workers: {result.num_workers}",
-        ("rows", "steps", "first loss", "last loss", "curve", "trainable parameters", "seconds"),
+        ("rows", "steps", "first loss", "last loss", "curve", "trained weights", "seconds"),
         [
             (
                 result.num_rows,
                 result.num_steps,
                 f"{result.losses[0]:.3f}",
                 f"{result.losses[-1]:.3f}",
-                sparkline(result.losses, 24),
+                sparkline(result.losses, 12),
                 f"{result.num_trainable_parameters:,}",
                 f"{result.seconds:.1f}",
             )

@@ -42,7 +42,13 @@ class QaGeneration(Section):
 
     enabled: bool = Field(default=True, description="Make question and answer pairs from the documents.")
     questions_per_doc: int | None = Field(
-        default=3, ge=1, description="Most pairs per document; null: as many as are found."
+        default=3, ge=1, description="Most different questions per document; null: as many as are found."
+    )
+    phrasings: int = Field(
+        default=1,
+        ge=1,
+        le=4,
+        description="Most ways each question is put; with several, some are held out of training.",
     )
     model: str = Field(
         default="rules", min_length=1, description="Who writes the pairs: 'rules' needs no model; else a model's name."
@@ -53,7 +59,7 @@ class QaGeneration(Section):
         if self.enabled:
             return {}
         reason = Unused("enabled", "has no effect while {1} is false.")
-        return {"questions_per_doc": reason, "model": reason}
+        return {"questions_per_doc": reason, "phrasings": reason, "model": reason}
 
 
 class Preprocessing(Section):

@@ -66,7 +66,7 @@ class Served:
 class Replica(LLMServer):  # type: ignore[misc]
     """One vLLM engine and the gate in front of its HTTP app."""
 
-    async def __init__(self, llm_config: LLMConfig, *, served: Served) -> None:
+    async def __init__(self, llm_config: LLMConfig, *, served: Served) -> None:  # type: ignore[misc]
         self._served = served
         self._view = RegistryView(served.home)
         self._loader = AdapterLoader(self, ContentStore(Location(served.home)).pull)
@@ -127,7 +127,7 @@ class Replica(LLMServer):  # type: ignore[misc]
 class Router(LLMRouter):  # type: ignore[misc]
     """Turns the model that a request names into one version, before a replica is picked."""
 
-    async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:
+    async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:  # type: ignore[misc]
         self._served = served
         self._view = RegistryView(served.home)
         await self._view.start()

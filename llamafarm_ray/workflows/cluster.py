@@ -6,8 +6,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
+import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,11 +64,32 @@ def connect(address: str | None) -> Iterator[ClusterInfo]:
         else:
             folder = Path(tempfile.mkdtemp(prefix="lf-"))  # short: socket paths below it may have 107 characters
             dashboard = _start(folder)
-        yield _info(dashboard, started_here=folder is not None)
+        _quiet()
+        with _ended_by_sigterm():
+            yield _info(dashboard, started_here=folder is not None)
     finally:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _quiet() -> None:
+    """Keep the libraries' chatter off the terminal; their warnings and errors stay, and Ray logs all to files."""
+    for name in ("ray.data", "ray.serve", "ray.train", "httpx"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception does, so that what was started here is stopped too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _join(address: str) -> str:

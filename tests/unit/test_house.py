@@ -89,3 +89,12 @@ def test_relative_links_in_the_docs_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
+
+
+def test_the_cluster_file_is_one_that_ray_up_takes():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    described = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    validate_config(prepare_config(described))
+    for command in [*described["head_start_ray_commands"], *described["worker_start_ray_commands"]][1::2]:
+        assert "serve_configs/serve.env" in command

@@ -43,7 +43,7 @@ def test_the_users_engine_options_win():
 
 
 def test_mistakes_in_a_serve_config_are_named():
-    with pytest.raises(ConfigError, match="deployment.replica"):
+    with pytest.raises(ConfigError, match=r"deployment\.replica"):
         build({"base_model": "x", "deployment": {"replica": 2}})
 
 

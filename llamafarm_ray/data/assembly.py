@@ -1,0 +1,112 @@
+"""Put the unique examples into their splits, and keep the accounts that the report is made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from llamafarm_ray import __version__
+from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.report import BuildReport, DocumentCounts, Lengths, Sample, StepReport
+from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, dataset_digest
+from llamafarm_ray.data.sources import Sources
+from llamafarm_ray.data.split import Split
+from llamafarm_ray.data.writing import Target
+
+__all__ = ["Assembly"]
+
+FORMAT_VERSION = 1
+_NUM_SAMPLES = 5
+_WRITE_ROWS = 1000
+
+
+class Assembly:
+    """Hands rows to a target by split. Per row it remembers an id and a document, some 300 bytes.
+
+    Args:
+        target: where the rows are written to.
+        split: which of them are for validation.
+        keep_origin: False leaves the columns empty that say where a row came from.
+    """
+
+    def __init__(self, target: Target, split: Split, *, keep_origin: bool) -> None:
+        self._target = target
+        self._split = split
+        self._keep_origin = keep_origin
+        self._pending: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
+        self._lines: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
+        self._per_document: Counter[str] = Counter()
+        self._samples: list[Sample] = []
+        self._question_chars: list[int] = []
+        self._answer_chars: list[int] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Take one row with the columns of ``ROW_SCHEMA``."""
+        split = "validation" if row["id"] in self._split.validation else "train"
+        self._account(split, row)
+        kept = {name: row[name] for name in ROW_SCHEMA.names}
+        if not self._keep_origin:
+            kept |= {"document": "", "document_digest": "", "passage": ""}
+        self._lines[split].append({name: kept[name] for name in ("id", "document", "document_digest")})
+        self._pending[split].append(kept)
+        if len(self._pending[split]) >= _WRITE_ROWS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        for split, rows in self._pending.items():
+            if rows:
+                self._target.add(split, rows)
+                self._pending[split] = []
+
+    def _account(self, split: str, row: Mapping[str, Any]) -> None:
+        self._per_document[row["document"]] += 1
+        question, answer = (message["content"] for message in row["messages"][-2:])
+        self._question_chars.append(len(question))
+        self._answer_chars.append(len(answer))
+        if len(self._samples) < _NUM_SAMPLES:
+            self._samples.append(Sample(split, question, answer, row["document"]))
+
+    def report(
+        self, *, name: str, seed: int, sources: Sources, harvest: Harvest, seconds: dict[str, float]
+    ) -> BuildReport:
+        """The report of the build, as if the dataset is new."""
+        return BuildReport(
+            name=name,
+            digest=dataset_digest(self._lines),
+            output=str(self._target.output),
+            seed=seed,
+            created=True,
+            documents=DocumentCounts(
+                found=len(sources.files) + len(sources.skipped),
+                read=len(harvest.digests),
+                skipped=harvest.skipped,
+                ignored=dict(sorted(sources.ignored.items())),
+            ),
+            steps=[StepReport(name=step, **counts.to_dict()) for step, counts in harvest.ledger.steps.items()],
+            num_train=len(self._lines["train"]),
+            num_validation=len(self._lines["validation"]),
+            held_out=self._split.held_out,
+            question_chars=Lengths.of(self._question_chars),
+            answer_chars=Lengths.of(self._answer_chars),
+            samples=self._samples,
+            seconds=seconds,
+        )
+
+    def description(self, report: BuildReport, harvest: Harvest) -> dict[str, Any]:
+        """The content of ``dataset.json``."""
+        return {
+            "format_version": FORMAT_VERSION,
+            "name": report.name,
+            "digest": report.digest,
+            "seed": report.seed,
+            "num_train": report.num_train,
+            "num_validation": report.num_validation,
+            "documents": [
+                asdict(DocumentRecord(path, digest, self._per_document[path]))
+                for path, digest in sorted(harvest.digests.items())
+            ],
+            "created_with": __version__,
+        }

@@ -1,0 +1,127 @@
+"""Open a dataset: a built folder, or a ``.json``/``.jsonl`` file of examples."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray.data
+
+from llamafarm_ray.data.formats import JSON_SUFFIXES, read_messages
+from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
+from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, Example, Message, dataset_digest
+from llamafarm_ray.data.writing import DATASET_FILE, REPORT_FILE, validation_path
+from llamafarm_ray.errors import InputError, IntegrityError
+from llamafarm_ray.types import Digest
+
+__all__ = ["Splits", "open_dataset"]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """An open dataset; its rows have the columns id, messages, document, document_digest and passage.
+
+    Args:
+        train: the rows to train on.
+        validation: the rows held out; None if there are none.
+        digest: digest of the rows and their split.
+        documents: the documents they came from; for a file of examples that was not built here, the file itself.
+    """
+
+    train: ray.data.Dataset
+    validation: ray.data.Dataset | None
+    digest: str
+    documents: list[DocumentRecord]
+
+
+def open_dataset(path: Path) -> Splits:
+    """Open the dataset at ``path``: a folder that was built, or a file in alpaca, sharegpt or chatml format.
+
+    Beside a file ``qa.json``, ``qa.validation.json`` is taken as its validation split.
+
+    Raises:
+        InputError: there is no dataset, or a record of the file is bad.
+        IntegrityError: the folder doesn't hold what its ``dataset.json`` says.
+        ClusterError: Ray is not running.
+    """
+    require_cluster()
+    if path.is_dir():
+        return _open_folder(path)
+    if not path.is_file():
+        raise InputError(f"There is no dataset at {str(path)!r}.")
+    if path.suffix.lower() not in JSON_SUFFIXES:
+        raise InputError(f"{str(path)!r} is no dataset.", hint="A dataset is a built folder, a .json or a .jsonl file.")
+    return _open_json(path)
+
+
+def _open_folder(path: Path) -> Splits:
+    try:
+        described = json.loads((path / DATASET_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{str(path)!r} is no dataset: it has no {DATASET_FILE}.") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path / DATASET_FILE} can't be read: {error}.") from error
+    try:
+        num_rows = {"train": described["num_train"], "validation": described["num_validation"]}
+        documents = [DocumentRecord(**document) for document in described["documents"]]
+        digest = Digest(described["digest"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path / DATASET_FILE} is not the description of a dataset: {error}.") from error
+    splits = {split: _open_split(path / split, count) for split, count in num_rows.items()}
+    if splits["train"] is None:
+        raise InputError(f"The dataset {str(path)!r} has no rows to train on.")
+    return Splits(splits["train"], splits["validation"], digest, documents)
+
+
+def _open_split(folder: Path, num_rows: int) -> ray.data.Dataset | None:
+    shards = sorted(folder.glob("*.parquet"))
+    try:
+        found = sum(pq.read_metadata(shard).num_rows for shard in shards)
+    except (OSError, pa.ArrowException) as error:
+        raise IntegrityError(f"A shard in {str(folder)!r} can't be read: {error}.", hint="Build it again.") from error
+    if found != num_rows:
+        raise IntegrityError(
+            f"{str(folder)!r} holds {found} rows, not the {num_rows} of {DATASET_FILE}.", hint="Build it again."
+        )
+    if not shards or not num_rows:
+        return None
+    with quiet_ray_data():
+        return ray.data.read_parquet([str(shard.resolve()) for shard in shards])
+
+
+def _open_json(path: Path) -> Splits:
+    beside = validation_path(path)
+    files = {"train": path} | ({"validation": beside} if beside.is_file() else {})
+    rows = {split: _rows(file) for split, file in files.items()}
+    documents = _recorded_documents(path, list(files.values())) or [
+        DocumentRecord(file.name, rows[split][0]["document_digest"], len(rows[split])) for split, file in files.items()
+    ]
+    tables = {split: pa.Table.from_pylist(of_split, schema=ROW_SCHEMA) for split, of_split in rows.items()}
+    with quiet_ray_data():
+        datasets = {split: ray.data.from_arrow(table) for split, table in tables.items()}
+    return Splits(datasets["train"], datasets.get("validation"), dataset_digest(rows), documents)
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    digest = Digest.of(file.read_bytes())
+    return [_row(messages, file.name, digest) for messages in read_messages(file)]
+
+
+def _row(messages: Sequence[Message], document: str, digest: Digest) -> dict[str, Any]:
+    return Example(tuple(messages), document, digest, passage="").row()
+
+
+def _recorded_documents(path: Path, files: list[Path]) -> list[DocumentRecord]:
+    """The source documents, from the report beside a file that was built here and not changed since; else none."""
+    try:
+        report = json.loads(path.with_name(f"{path.stem}.{REPORT_FILE}").read_text(encoding="utf-8"))
+        if report["files"] != {file.name: Digest.of(file.read_bytes()) for file in files}:
+            return []
+        return [DocumentRecord(**document) for document in report["dataset"]["documents"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []

@@ -1,0 +1,178 @@
+"""English word tables behind the question rules. Tables only; what is done with them is in grammar and patterns."""
+
+from __future__ import annotations
+
+__all__ = [
+    "ADVERBS",
+    "ATTRIBUTE_NOUNS",
+    "COLOURS",
+    "COMMON_NOUNS",
+    "CONTAINER_TITLES",
+    "DETERMINERS",
+    "DISCOURSE_TERMS",
+    "FINITE_WORDS",
+    "GROUP_NOUNS",
+    "IMPERATIVES",
+    "IRREGULAR_PLURALS",
+    "IRREGULAR_VERBS",
+    "NO_DEFINITION",
+    "POSSESSIVES",
+    "PREPOSITIONS",
+    "ROLE_NOUNS",
+    "SUBJECT_BREAKERS",
+    "SUBJECT_STARTS_REFUSED",
+    "UNHELPFUL_HEADINGS",
+]
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+DETERMINERS = _words(
+    "the a an each every all any most many some several few two three four five six seven eight nine ten"
+)
+POSSESSIVES = {"our": "your", "your": "my", "my": "your"}
+"""Who asks says "your office" of what the document calls "our office"."""
+
+ADVERBS = _words(
+    "usually normally always also only currently typically generally often now still already never automatically "
+    "officially originally first finally mainly mostly primarily simply therefore then"
+)
+PREPOSITIONS = _words(
+    "of for in at on with from to near between by under over above below behind beside inside outside into onto per "
+    "without within during through against about among around across along after before until since via like"
+)
+FINITE_WORDS = _words(
+    "is are was were am be been being has have had do does did can could may might must shall should will would "
+    "cannot can't won't isn't aren't don't doesn't wasn't weren't didn't"
+)
+SUBJECT_BREAKERS = FINITE_WORDS | _words(
+    "which that who whose whom where when why how if because although though while whereas unless than so but or it "
+    "its itself they them their theirs he she him her his hers we us ours you yours i me mine this these those "
+    "there here not never once as"
+)
+"""A subject with one of these is a clause, or points at something outside of the sentence."""
+
+SUBJECT_STARTS_REFUSED = (PREPOSITIONS | ADVERBS) - _words("all") | _words(
+    "no nobody none nothing neither nor one another other others both either such same please today tomorrow "
+    "yesterday however moreover furthermore thus hence instead otherwise sometimes rarely and yes just even except "
+    "depending according due given regarding concerning despite although what whatever let let's maybe perhaps "
+    "later next last soon meanwhile finally lastly secondly thirdly again almost nearly up down out off away based"
+)
+IMPERATIVES = _words(
+    "add adjust apply ask attach avoid bring call change check choose clean click close confirm connect contact "
+    "disconnect do download drain email empty ensure enter evacuate fill fit follow get give go hold inform insert "
+    "install keep leave let lift lock log make mark move note notify open pack pay phone place plug pour press pull "
+    "push put read refer release remove repeat replace report reset restart return rinse run save scan see select "
+    "send set shut sign speak stay start stop store submit switch take talk tell tighten touch turn type unlock "
+    "unplug use visit wait wash wear wipe write"
+)
+IRREGULAR_PLURALS = _words("people children men women feet teeth mice geese police data criteria media staff cattle")
+
+COLOURS = _words(
+    "black white red green blue yellow orange brown grey gray pink purple silver golden amber cream violet turquoise"
+)
+COMMON_NOUNS = _words(
+    "breakfast lunch dinner entry admission parking access delivery shipping smoking reception check-in checkout "
+    "check-out water power heating lighting luggage food coffee tea staff overtime sick annual room late early free "
+    "glass paper shampoo cargo firewood laundry rubbish waste gas wood supper alcohol milk bread fuel soap "
+    "equipment information training furniture money payment mail post help sleep public customer visitor guest "
+    "online paid unpaid new old full half single double standard internet insurance"
+)
+"""Words that keep no capital letter inside a sentence, where the document itself gives no evidence."""
+
+ROLE_NOUNS = _words(
+    "accountant actor administrator adviser analyst architect artist assistant auditor author boss builder "
+    "caretaker ceo chair chairman chairperson chairwoman chef chemist chief clerk coach coordinator cto curator "
+    "deputy designer developer director doctor driver editor employee engineer explorer farmer founder foreman "
+    "gardener guard guide head historian host inspector instructor inventor janitor judge keeper lawyer leader "
+    "lecturer lead librarian maintainer manager mayor mechanic member minister musician nurse officer operator "
+    "owner painter partner patron physician pilot planner poet president principal producer professor programmer "
+    "ranger receptionist representative researcher scientist secretary specialist steward supervisor surgeon "
+    "teacher technician trainer treasurer warden writer mate purser lookout locksmith apprentice candidate captain "
+    "skipper carpenter cook sawyer shipwright deckhand passenger swimmer observer traveller sailor pupil visitor "
+    "guest child parent"
+)
+GROUP_NOUNS = _words(
+    "team department committee board council office staff group company management crew desk service agency "
+    "authority association club foundation ministry unit division administration reception union society government "
+    "police"
+)
+ATTRIBUTE_NOUNS = _words(
+    "address age amount area author base budget capacity capital category charge closing code colour color contact "
+    "cost country currency current date day days deadline deposit depth diameter dimensions discount distance "
+    "duration edition email e-mail emblem energy extension fax fee fees frequency fuel height hour hours humidity "
+    "interval language languages length level licence license limit load location manager manufacturer mass "
+    "material materials model motto name nickname number quorum record operator output owner password period phone "
+    "population postcode power pressure price prices purpose range rate rating salary serial size source speed "
+    "status supplier surface target telephone temperature term time times torque type value version voltage volume "
+    "warranty website weight width year"
+)
+"""What a thing *has*: "What is the <height> of <the tower>?" is a question only for these."""
+
+CONTAINER_TITLES = _words(
+    "agreement brochure catalogue catalog charter checklist contract document faq glossary guide guidelines "
+    "handbook instructions leaflet list manual memo menu minutes notes notice overview page plan policy policies "
+    "procedure procedures protocol readme regulations report rules schedule sheet specification summary terms "
+    "timetable"
+)
+"""Titles that end like this are about the text itself: "the Staff Handbook"."""
+
+DISCOURSE_TERMS = _words(
+    "note notes warning example examples tip tips important caution remark attention remember hint see source "
+    "sources danger info notice question answer q a step http https update ps p.s"
+)
+NO_DEFINITION = _words("bit lot must pleasure same case reason problem result good")
+"""After "is a" or "is the" these say something about the subject, and not what it is."""
+
+UNHELPFUL_HEADINGS = _words(
+    "introduction overview summary about background general preface abstract welcome contents glance"
+)
+
+IRREGULAR_VERBS: dict[str, tuple[str, str]] = {
+    "begin": ("began", "begun"),
+    "bring": ("brought", "brought"),
+    "build": ("built", "built"),
+    "buy": ("bought", "bought"),
+    "come": ("came", "come"),
+    "cost": ("cost", "cost"),
+    "do": ("did", "done"),
+    "drive": ("drove", "driven"),
+    "feed": ("fed", "fed"),
+    "find": ("found", "found"),
+    "give": ("gave", "given"),
+    "go": ("went", "gone"),
+    "grow": ("grew", "grown"),
+    "hang": ("hung", "hung"),
+    "have": ("had", "had"),
+    "hide": ("hid", "hidden"),
+    "hold": ("held", "held"),
+    "keep": ("kept", "kept"),
+    "lead": ("led", "led"),
+    "leave": ("left", "left"),
+    "lie": ("lay", "lain"),
+    "light": ("lit", "lit"),
+    "make": ("made", "made"),
+    "mean": ("meant", "meant"),
+    "meet": ("met", "met"),
+    "pay": ("paid", "paid"),
+    "put": ("put", "put"),
+    "read": ("read", "read"),
+    "ring": ("rang", "rung"),
+    "run": ("ran", "run"),
+    "sell": ("sold", "sold"),
+    "send": ("sent", "sent"),
+    "set": ("set", "set"),
+    "sew": ("sewed", "sewn"),
+    "shut": ("shut", "shut"),
+    "sit": ("sat", "sat"),
+    "speak": ("spoke", "spoken"),
+    "stand": ("stood", "stood"),
+    "take": ("took", "taken"),
+    "teach": ("taught", "taught"),
+    "wear": ("wore", "worn"),
+    "wind": ("wound", "wound"),
+    "write": ("wrote", "written"),
+}
+"""Past and participle by base form."""

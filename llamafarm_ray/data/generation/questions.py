@@ -1,0 +1,161 @@
+"""Questions from statements: a pattern of the table, a subject, and the phrasings people would use."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llamafarm_ray.data.generation.english import IMPERATIVES
+from llamafarm_ray.data.generation.grammar import Lexicon, Subject, past, third_person
+from llamafarm_ray.data.generation.patterns import AGENT_PARTICIPLES, PATTERNS, Pattern, Regime, Who
+
+__all__ = ["Question", "questions_of"]
+
+_MAX_SENTENCE_WORDS = 60
+_MAX_SENTENCE_CHARS = 600
+_MAX_QUESTION_WORDS = 30
+# Words that point out of the question, where nobody can know what they mean.
+_POINTING = re.compile(
+    r"\b(?:this|that|these|those|it|they|them|he|she|him|her|his|we|us|here|there|above|below|following)\b",
+    re.IGNORECASE,
+)
+_CONDITION = re.compile(r"If (?P<condition>[^,;:]{8,120}), (?P<main>[^,].*)")
+_GOAL = re.compile(r"To (?P<goal>(?P<verb>[a-z]+) [^,;:]{3,80}), (?P<main>[^,].*)")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question in up to four phrasings.
+
+    Args:
+        direct: "When does the library open?"
+        indirect: "when the library opens": what follows "Can you tell me"; empty if it has the direct phrasing only.
+        topic: "The library: when does it open?"; empty where no pronoun fits.
+    """
+
+    direct: str
+    indirect: str
+    topic: str = ""
+
+    @property
+    def phrasings(self) -> tuple[str, ...]:
+        """The direct question first; all of them different."""
+        if not self.indirect:
+            return (self.direct,)
+        return (
+            self.direct,
+            f"Can you tell me {self.indirect}?",
+            f"I'd like to know {self.indirect}.",
+            self.topic or f"Do you know {self.indirect}?",
+        )
+
+
+def questions_of(sentence: str, lexicon: Lexicon) -> Iterator[Question]:
+    """The questions that ``sentence`` answers on its own; none rather than a broken one."""
+    text = sentence.strip()
+    if len(text) > _MAX_SENTENCE_CHARS or len(text.split()) > _MAX_SENTENCE_WORDS:
+        return
+    if text.endswith(("?", ":", "\u2026")) or not text[:1].isalnum():
+        return
+    text = text.rstrip(".! ")
+    found = [*_from_condition(text), *_from_goal(text)] or list(_from_patterns(text, lexicon))
+    for question in found:
+        if len(question.direct.split()) <= _MAX_QUESTION_WORDS and not _POINTING.search(question.indirect):
+            yield question
+
+
+def _from_condition(text: str) -> Iterator[Question]:
+    """What should you do if the alarm sounds (leave the building); what happens if a book is late (a fee is due)."""
+    match = _CONDITION.fullmatch(text)
+    if match is None:
+        return
+    first = match["main"].split()[0].lower()
+    if first in IMPERATIVES or first in ("you", "please"):
+        condition = match["condition"]
+        yield Question(f"What should you do if {condition}?", f"what you should do if {condition}")
+    else:
+        yield Question(f"What happens if {match['condition']}?", f"what happens if {match['condition']}")
+
+
+def _from_goal(text: str) -> Iterator[Question]:
+    """How do you reset the pump: from "To reset the pump, hold the red button"."""
+    match = _GOAL.fullmatch(text)
+    if match and match["main"].split()[0].lower() in IMPERATIVES and match["verb"] != "be":
+        yield Question(f"How do you {match['goal']}?", f"how to {match['goal']}")
+
+
+def _from_patterns(text: str, lexicon: Lexicon) -> Iterator[Question]:
+    for pattern in PATTERNS:
+        match = pattern.statement.match(text)
+        if match is None:
+            continue
+        verb = pattern.verbs[match["v"]]
+        subject = Subject.parse(match["s"], lexicon, verb.number)
+        if subject is None or not _takes(pattern.subject, subject):
+            continue
+        yield _question(pattern, match, subject)
+        second = pattern.second.match(text, match.end("v"))
+        if second and second["v"] != match["v"] and pattern.regime is Regime.DO:
+            yield _question(pattern, second, subject)
+        if pattern.alone:
+            return
+
+
+def _takes(who: Who, subject: Subject) -> bool:
+    match who:
+        case Who.THING:
+            return not subject.person
+        case Who.AGENT:
+            return subject.person or subject.group or subject.name
+        case Who.PERSON:
+            return subject.person
+        case Who.NAME:
+            return subject.name and not subject.group
+        case Who.ATTRIBUTE:
+            return subject.attribute
+        case Who.ANY:
+            return True
+
+
+def _question(pattern: Pattern, match: re.Match[str], subject: Subject) -> Question:
+    groups = {name: value or "" for name, value in match.groupdict().items()}
+    verb = pattern.verbs[groups["v"]]
+    parts = groups | {"s": subject.text, "third": _after_who(groups["v"], verb.base), "active": _active(groups)}
+    wh = pattern.wh.format(**parts)
+    ask = pattern.ask.format(**parts)
+    if pattern.regime is Regime.PLAIN:
+        return Question(f"{_initial(wh)}{ask}?", f"{wh}{ask}")
+    auxiliary, rest = (verb.auxiliary, f" {verb.base}{ask}") if pattern.regime is Regime.DO else (groups["v"], ask)
+    if auxiliary == "cannot":
+        auxiliary, rest = "can", f" not{ask}"
+    topic = ""
+    if subject.pronoun and pattern.subject is not Who.NAME:
+        topic = f"{subject.initial}: {wh} {auxiliary} {subject.pronoun}{rest}?"
+    direct = f"{_initial(wh)} {auxiliary} {subject.text}{rest}?"
+    return Question(direct, f"{wh} {subject.text} {groups['v']}{ask}", topic)
+
+
+def _after_who(verb: str, base: str) -> str:
+    """The form after *who*, which is singular: leads for lead, is for are; the past stays."""
+    if verb in ("is", "are", "was", "were"):
+        return "is" if verb in ("is", "are") else "was"
+    return third_person(base) if verb == base else verb
+
+
+def _active(groups: dict[str, str]) -> str:
+    """``was built`` to ``built``, ``is managed`` to ``manages``, ``must be signed`` to ``must sign``."""
+    if "p" not in groups:
+        return ""
+    base = AGENT_PARTICIPLES[groups["p"]]
+    match groups["v"]:
+        case "is" | "are":
+            return third_person(base)
+        case "was" | "were":
+            return past(base)
+        case modal:
+            return f"{modal} {base}"
+
+
+def _initial(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"

@@ -1,0 +1,62 @@
+"""The few things that are needed from Ray Data everywhere: a running cluster, quiet, and its errors as ours."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import ray
+import ray.data
+import ray.exceptions
+
+from llamafarm_ray.errors import ClusterError, LlamaFarmError
+
+__all__ = ["quiet_ray_data", "require_cluster", "rows_of"]
+
+_BATCH_ROWS = 1024
+
+
+def require_cluster() -> None:
+    """Make sure that Ray runs.
+
+    Raises:
+        ClusterError: ``ray.init`` was not called in this process.
+    """
+    if not ray.is_initialized():
+        raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
+
+
+@contextlib.contextmanager
+def quiet_ray_data() -> Iterator[None]:
+    """Ray Data without its own progress bars and messages, warnings and errors apart; Ray's failures as ClusterError.
+
+    Raises:
+        ClusterError: Ray gave up on a task.
+    """
+    context = ray.data.DataContext.get_current()
+    bars, logger = context.enable_progress_bars, logging.getLogger("ray.data")
+    level = logger.level
+    context.enable_progress_bars = False
+    # Ray warns about the bars being off, and tells about each execution: errors are enough.
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, LlamaFarmError):
+            raise cause from error
+        first_line = str(error).strip().split("\n", 1)[0]
+        raise ClusterError(
+            f"Ray gave up on the build ({type(error).__name__}: {first_line}).", hint="The logs of Ray say more."
+        ) from error
+    finally:
+        context.enable_progress_bars = bars
+        logger.setLevel(level)
+
+
+def rows_of(dataset: ray.data.Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Stream the rows of ``dataset`` to this process, in order, with these columns only."""
+    for batch in dataset.iter_batches(batch_size=_BATCH_ROWS, batch_format="pyarrow"):
+        yield from batch.select(list(columns)).to_pylist()

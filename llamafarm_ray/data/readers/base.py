@@ -1,0 +1,171 @@
+"""The contract of a reader: bytes of one format in, a :class:`ParsedDocument` out, or a named error."""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+from llamafarm_ray.data.rows import ParsedDocument, Section
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.types import Digest
+
+__all__ = [
+    "MAX_DOCUMENT_BYTES",
+    "BrokenDocumentError",
+    "DocumentError",
+    "EmptyDocumentError",
+    "EncryptedDocumentError",
+    "Outline",
+    "OversizedDocumentError",
+    "Reader",
+    "list_item",
+    "table_lines",
+]
+
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+"""Larger files are refused: a reader holds a document and its parse tree in memory."""
+
+_MAX_HEADING_LEVEL = 6
+_LIST_MARK = re.compile(r"\s*(?:[-*\u2022\u25cf\u25aa\u2013]|(?P<number>\d{1,2})[.)])\s+(?=\S)")
+
+
+class DocumentError(InputError):
+    """A document can't be used; the build skips it and reports the message as the reason."""
+
+    code = "unreadable_document"
+
+
+class BrokenDocumentError(DocumentError):
+    """The bytes are not a valid document of the format that the extension promises."""
+
+    code = "broken_document"
+
+
+class EncryptedDocumentError(DocumentError):
+    """The document asks for a password."""
+
+    code = "encrypted_document"
+
+
+class OversizedDocumentError(DocumentError):
+    """The document is, or unpacks to, more than a reader takes."""
+
+    code = "oversized_document"
+
+
+class EmptyDocumentError(DocumentError):
+    """The document is valid and has no text."""
+
+    code = "empty_document"
+
+
+class Outline:
+    """Collects headings and blocks in reading order into sections with heading paths."""
+
+    def __init__(self) -> None:
+        self._path: list[tuple[int, str]] = []
+        self._blocks: list[str] = []
+        self._sections: list[Section] = []
+        self.first_heading = ""
+
+    def heading(self, level: int, text: str) -> None:
+        """Start a section; ``level`` 1 is the outermost. An empty heading is ignored."""
+        text = " ".join(text.split())
+        if not text:
+            return
+        self._close()
+        self.first_heading = self.first_heading or text
+        self._path = [(other, title) for other, title in self._path if other < level]
+        self._path.append((min(level, _MAX_HEADING_LEVEL), text))
+
+    def block(self, text: str) -> None:
+        """Add a paragraph, list item or table row; line ends in it become spaces, empty text is ignored."""
+        text = " ".join(text.split())
+        if text:
+            self._blocks.append(text)
+
+    def sections(self) -> tuple[Section, ...]:
+        """Every section that has text."""
+        self._close()
+        return tuple(self._sections)
+
+    def _close(self) -> None:
+        if self._blocks:
+            self._sections.append(Section(tuple(text for _, text in self._path), tuple(self._blocks)))
+        self._blocks = []
+
+
+class Reader(abc.ABC):
+    """Reads one format. A subclass says its name and extensions and implements :meth:`parse`."""
+
+    name: ClassVar[str]
+    extensions: ClassVar[tuple[str, ...]]
+
+    @abc.abstractmethod
+    def parse(self, data: bytes, outline: Outline) -> str:
+        """Put the document's headings and text into ``outline`` and return its title ("" if it has none).
+
+        Raises:
+            DocumentError: the bytes can't be read.
+        """
+
+    def read(self, data: bytes, path: str) -> ParsedDocument:
+        """Parse ``data``, the content of the file at ``path`` (relative to the source root, used for naming only).
+
+        Raises:
+            DocumentError: the document is broken, encrypted, too large or without text.
+        """
+        if len(data) > MAX_DOCUMENT_BYTES:
+            raise OversizedDocumentError(oversized_message(len(data)))
+        outline = Outline()
+        title = " ".join(self.parse(data, outline).split())
+        sections = outline.sections()
+        if not sections:
+            raise EmptyDocumentError("there is no text in it.")
+        fallback = outline.first_heading or PurePosixPath(path).stem.replace("_", " ").replace("-", " ")
+        return ParsedDocument(path, Digest.of(data), title or fallback, sections)
+
+
+def oversized_message(num_bytes: int) -> str:
+    """Why a file of this size is refused."""
+    mebibyte = 1024 * 1024
+    return f"it has {num_bytes / mebibyte:.0f} MiB, more than the {MAX_DOCUMENT_BYTES // mebibyte} MiB that are read."
+
+
+def list_item(line: str, number: int) -> tuple[str, int] | None:
+    """Read a line as a list item: its text without the mark, and the number to give with the next line.
+
+    A number counts as a mark only in its turn: "16. Ruben keeps ..." can be how a wrapped sentence goes on.
+
+    Args:
+        line: the line.
+        number: what the last call that found an item returned, 0 at first.
+    """
+    match = _LIST_MARK.match(line)
+    if match is None or (match["number"] and int(match["number"]) not in (1, number + 1)):
+        return None
+    return line[match.end() :], int(match["number"] or 0)
+
+
+def table_lines(rows: Sequence[Sequence[str]], *, header: bool) -> list[str]:
+    """A table as one line a row: ``term: definition`` with two columns, ``term - column: cell; ...`` with more.
+
+    Args:
+        rows: the cells, row by row.
+        header: the first row names the columns.
+    """
+    cleaned = [[" ".join(cell.split()) for cell in row] for row in rows]
+    names = cleaned.pop(0) if header and cleaned else []
+    lines = []
+    for cells in cleaned:
+        if len(cells) == 2 and all(cells):  # noqa: PLR2004  term and definition
+            lines.append(f"{cells[0]}: {cells[1]}")
+        elif len(cells) > 1 and cells[0] and len(names) == len(cells) and all(names[1:]):
+            pairs = [f"{name}: {cell}" for name, cell in zip(names[1:], cells[1:], strict=True) if cell]
+            lines.append(f"{cells[0]} \u2013 {'; '.join(pairs)}" if pairs else cells[0])
+        else:
+            lines.append("; ".join(cell for cell in cells if cell))
+    return [line for line in lines if line]

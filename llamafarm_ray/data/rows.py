@@ -1,0 +1,167 @@
+"""What flows through the pipeline: a parsed document, its passages, and the examples (rows) made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from llamafarm_ray.data.text import normal_form, text_digest
+from llamafarm_ray.types import Digest
+
+__all__ = [
+    "EXAMPLE_SCHEMA",
+    "ROLES",
+    "ROW_SCHEMA",
+    "DocumentRecord",
+    "Example",
+    "Message",
+    "ParsedDocument",
+    "Passage",
+    "Section",
+    "dataset_digest",
+]
+
+ROLES = ("system", "user", "assistant")
+
+_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+ROW_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("messages", _MESSAGES),
+        ("document", pa.string()),
+        ("document_digest", pa.string()),
+        ("passage", pa.string()),
+    ]
+)
+"""The columns of a built dataset."""
+
+EXAMPLE_SCHEMA = pa.schema([*ROW_SCHEMA, ("key", pa.string()), ("fact", pa.string()), ("position", pa.int32())])
+"""The columns while it is built: what deduplication and the split need comes on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A run of text under one heading.
+
+    Args:
+        headings: the path of headings down to it, outermost first; empty before the first heading.
+        blocks: paragraphs, list items and table rows as text, each without line ends. A table row or definition
+            reads ``term: definition``.
+    """
+
+    headings: tuple[str, ...]
+    blocks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedDocument:
+    """A document after its reader: nothing of the file format is left."""
+
+    path: str
+    digest: Digest
+    title: str
+    sections: tuple[Section, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A piece of a section, whole sentences; blocks are separated by a line end. ``index`` counts in the document."""
+
+    document: str
+    document_digest: Digest
+    title: str
+    headings: tuple[str, ...]
+    text: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row of a dataset.
+
+    Args:
+        messages: the conversation to learn from.
+        document: path of the source document, relative to the source root.
+        document_digest: digest of that document's bytes.
+        passage: the text the example came from.
+        fact: what the example teaches; the phrasings of one question share it. By default the example itself.
+        passage_index: where in the document the passage stands.
+        rank: how good the question is among those of its document, 0 the best.
+    """
+
+    messages: tuple[Message, ...]
+    document: str
+    document_digest: str
+    passage: str
+    fact: str = ""
+    passage_index: int = 0
+    rank: int = 0
+
+    @property
+    def id(self) -> str:
+        """Digest of the exact messages, 64 hexadecimal digits."""
+        return text_digest(part for message in self.messages for part in (message.role, message.content))
+
+    @property
+    def key(self) -> str:
+        """Digest of what the messages say: two examples with one key are duplicates of each other."""
+        return text_digest(part for message in self.messages for part in (message.role, normal_form(message.content)))
+
+    @property
+    def question(self) -> str:
+        """The last user turn, empty if there is none."""
+        return next((m.content for m in reversed(self.messages) if m.role == "user"), "")
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn, empty if there is none."""
+        return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+
+    def row(self) -> dict[str, Any]:
+        """The columns of ``ROW_SCHEMA``."""
+        return {
+            "id": self.id,
+            "messages": [asdict(message) for message in self.messages],
+            "document": self.document,
+            "document_digest": self.document_digest,
+            "passage": self.passage,
+        }
+
+    def build_row(self, position: int) -> dict[str, Any]:
+        """The columns of ``EXAMPLE_SCHEMA``; ``position`` is the example's place among those of its document."""
+        return {**self.row(), "key": self.key, "fact": self.fact or self.key, "position": position}
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentRecord:
+    """A source document of a dataset, and how many of its examples are in there."""
+
+    path: str
+    digest: str
+    num_examples: int
+
+
+def dataset_digest(splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> Digest:
+    """The digest of a dataset: over each row's split, id and document, in an order that no partition changes.
+
+    Args:
+        splits: ``train`` and ``validation``, each with rows that have (at least) id, document and document_digest.
+    """
+    lines = sorted(
+        f"{split}\t{row['id']}\t{row['document_digest']}\t{row['document']}\n"
+        for split, rows in splits.items()
+        for row in rows
+    )
+    return Digest.of("".join(lines).encode("utf-8", "surrogatepass"))

@@ -1,0 +1,21 @@
+"""Steps: small classes with one contract (:class:`Step`), whose base class counts what goes in, out and missing."""
+
+from llamafarm_ray.data.steps.base import Dropped, Ledger, Step, StepCounts
+from llamafarm_ray.data.steps.check import CheckLength, CheckSubstance
+from llamafarm_ray.data.steps.clean import Clean
+from llamafarm_ray.data.steps.deduplicate import Deduplicate
+from llamafarm_ray.data.steps.limit import LimitQuestions
+from llamafarm_ray.data.steps.passages import SplitPassages
+
+__all__ = [
+    "CheckLength",
+    "CheckSubstance",
+    "Clean",
+    "Deduplicate",
+    "Dropped",
+    "Ledger",
+    "LimitQuestions",
+    "SplitPassages",
+    "Step",
+    "StepCounts",
+]

@@ -1,0 +1,52 @@
+"""Clean: one spelling of every character (Unicode NFC), one space between words, nothing invisible."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+from llamafarm_ray.data.rows import ParsedDocument, Section
+from llamafarm_ray.data.steps.base import Dropped, Step
+
+__all__ = ["Clean", "clean_text"]
+
+# Soft hyphen, zero-width space and joiners, directional marks, word joiner, byte order mark, replacement character.
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufffd]")
+_LIGATURES = str.maketrans({"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl"})
+
+
+class Clean(Step[ParsedDocument, ParsedDocument]):
+    """Cleans titles, headings and blocks; what is empty afterwards goes."""
+
+    name = "clean"
+
+    def apply(self, rows: Iterable[ParsedDocument]) -> Iterator[ParsedDocument | Dropped]:
+        """See :meth:`Step.apply`."""
+        for document in rows:
+            sections = tuple(section for section in map(_clean_section, document.sections) if section.blocks)
+            if sections:
+                yield replace(document, title=clean_text(document.title), sections=sections)
+            else:
+                yield Dropped("no text left")
+
+
+def _clean_section(section: Section) -> Section:
+    return Section(
+        headings=tuple(heading for heading in map(clean_text, section.headings) if heading),
+        blocks=tuple(block for block in map(clean_text, section.blocks) if any(c.isalnum() for c in block)),
+    )
+
+
+def clean_text(text: str) -> str:
+    """``text`` on one line, in NFC, without control and invisible characters; cleaning twice changes nothing."""
+    if text.isascii() and text.isprintable():
+        return " ".join(text.split())
+    text = _INVISIBLE.sub("", text.translate(_LIGATURES))
+    text = "".join(" " if unicodedata.category(c) in ("Cc", "Zs", "Zl", "Zp") else c for c in text if _is_text(c))
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def _is_text(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cs", "Co", "Cn")

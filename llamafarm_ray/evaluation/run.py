@@ -1,0 +1,238 @@
+"""Measure a model in this process: no Ray here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
+from llamafarm_ray.evaluation.metrics import bleu, perplexity, rouge_l
+from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
+from llamafarm_ray.models.chat import end_of_turn_ids, render_chat, tokenise_chat
+from llamafarm_ray.models.folder import check_base_model
+from llamafarm_ray.models.loading import load_model
+from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
+
+__all__ = ["METRICS", "EvaluationJob", "check_metrics", "run_evaluation"]
+
+METRICS = ("perplexity", "bleu", "rouge")
+"""What can be measured."""
+
+_BATCH_SIZE = 8
+
+Report = Callable[[str, float], None]
+"""Called with what is being done and how much of the whole is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationJob:
+    """What to measure; see `llamafarm_ray.evaluation.evaluate`."""
+
+    base_model: Path
+    adapter: Path | None
+    rows: list[dict[str, Any]]
+    metrics: tuple[str, ...]
+    max_new_tokens: int
+    model_id: str
+    baseline: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    """A row as tokens: the whole chat for its loss, the last prompt to answer, and the answer it should get."""
+
+    input_ids: list[int]
+    trained: list[bool]
+    prompt_ids: list[int]
+    reference: str
+
+
+def check_metrics(metrics: Sequence[str]) -> None:
+    """Check that all can be measured.
+
+    Raises:
+        UnsupportedError: one can't.
+    """
+    for metric in metrics:
+        if metric not in METRICS:
+            raise UnsupportedError(
+                f"evaluation.metrics names {metric!r}, which this release can't measure.",
+                hint=did_you_mean(metric, METRICS),
+            )
+
+
+def run_evaluation(job: EvaluationJob, report: Report) -> EvaluationResult:
+    """Measure the adapter (or the base model alone) and, as its baseline, the base model without it.
+
+    The base model is loaded once; the adapter is switched off for the baseline.
+
+    Raises:
+        UserError: base model, adapter, rows or metrics are unusable.
+    """
+    check_metrics(job.metrics)
+    quiet_libraries()
+    check_base_model(job.base_model)
+    tokenizer = load_tokenizer(job.base_model)
+    report("loading the model", 0.0)
+    model = _load(job)
+    examples = _make_examples(tokenizer, job, max_length=getattr(model.config, "max_position_embeddings", None))
+    if not examples:
+        raise InputError(
+            f"None of the {len(job.rows)} examples can be measured.",
+            hint="They need an assistant turn, and must not be longer than the model allows.",
+        )
+    with_baseline = job.baseline and job.adapter is not None
+    share = 0.5 if with_baseline else 1.0
+    baseline = None
+    if with_baseline:
+        with model.disable_adapter():
+            baseline = _measure(job, model, tokenizer, examples, _part(report, "baseline: ", 0.0, share))
+    metrics = _measure(job, model, tokenizer, examples, _part(report, "", 1.0 - share, share))
+    first = next(iter(metrics))
+    scores = BenchmarkScores(
+        metrics=metrics,
+        improvement=improvement(first, metrics[first], baseline[first]) if baseline else None,
+        baseline=baseline,
+        num_examples=len(examples),
+        num_skipped=len(job.rows) - len(examples),
+    )
+    return EvaluationResult(job.model_id, now(), {"held_out": scores})
+
+
+def _load(job: EvaluationJob) -> Any:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    model = load_model(job.base_model, dtype=torch.bfloat16 if has_bf16 else torch.float32)
+    if job.adapter is not None:
+        # Here and not above: peft imports libraries that print, and a base model alone needs none of them.
+        from peft import PeftModel  # noqa: PLC0415
+
+        if not (job.adapter / "adapter_config.json").is_file() or not any(job.adapter.glob("*.safetensors")):
+            raise InputError(
+                f"{str(job.adapter)!r} is not an adapter: adapter_config.json and safetensors are needed.",
+                hint="Give the output folder of a training run.",
+            )
+        model = PeftModel.from_pretrained(model, str(job.adapter), use_safetensors=True)
+    model.config.use_cache = True
+    return model.to(device).eval()
+
+
+def _make_examples(tokenizer: Any, job: EvaluationJob, *, max_length: int | None) -> list[_Example]:
+    """Tokenise rows, and leave out those with no answer or longer than the model was made for."""
+    generates = any(metric != "perplexity" for metric in job.metrics)
+    examples = []
+    for row in job.rows:
+        messages = row["messages"]
+        last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None)
+        if last is None:
+            continue
+        chat = tokenise_chat(tokenizer, messages)
+        prompt = render_chat(tokenizer, messages[:last], for_answer=True)
+        prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        needed = max(len(chat.input_ids), len(prompt_ids) + job.max_new_tokens if generates else 0)
+        if any(chat.trained[1:]) and (max_length is None or needed <= max_length):
+            examples.append(_Example(chat.input_ids, chat.trained, list(prompt_ids), messages[last]["content"]))
+    return examples
+
+
+def _measure(
+    job: EvaluationJob, model: Any, tokenizer: Any, examples: list[_Example], report: Report
+) -> dict[str, float]:
+    """The scores of the model as it is now, in the order of ``job.metrics``."""
+    references = [example.reference.strip() for example in examples]
+    answers: list[str] = []
+    losses: tuple[float, int] = (0.0, 0)
+    generates = any(metric != "perplexity" for metric in job.metrics)
+    share = 0.5 if generates and "perplexity" in job.metrics else 1.0
+    if "perplexity" in job.metrics:
+        losses = _sum_losses(model, tokenizer.pad_token_id, examples, _part(report, "", 0.0, share))
+    if generates:
+        answers = _generate(model, tokenizer, examples, job.max_new_tokens, _part(report, "", 1.0 - share, share))
+    scores: dict[str, float] = {}
+    for metric in job.metrics:
+        match metric:
+            case "perplexity":
+                scores["perplexity"] = perplexity(*losses)
+            case "bleu":
+                scores["bleu"] = bleu(answers, references)
+            case "rouge":
+                scores["rouge_l"] = rouge_l(answers, references)
+    return scores
+
+
+@torch.inference_mode()
+def _sum_losses(model: Any, pad_id: int, examples: list[_Example], report: Report) -> tuple[float, int]:
+    """The answers' cross-entropies in nats, summed over all examples, and how many tokens they have."""
+    loss_sum, num_tokens = 0.0, 0
+    for batch in _by_length(examples, lambda example: len(example.input_ids), report, "perplexity"):
+        input_ids, mask = _pad([example.input_ids for example in batch], pad_id, left=False)
+        trained, _ = _pad([[int(flag) for flag in example.trained] for example in batch], 0, left=False)
+        logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        # The logits at one position are about the token at the next.
+        labels = input_ids.where(trained.bool(), -100)[:, 1:].flatten().to(model.device)
+        losses = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels, reduction="sum")
+        loss_sum += float(losses)
+        num_tokens += int(trained[:, 1:].sum())
+    return loss_sum, num_tokens
+
+
+@torch.inference_mode()
+def _generate(model: Any, tokenizer: Any, examples: list[_Example], max_new_tokens: int, report: Report) -> list[str]:
+    """The most probable answer, token by token, to each example's last prompt; in the examples' order."""
+    order = {id(example): index for index, example in enumerate(examples)}
+    answers = [""] * len(examples)
+    stop_ids = end_of_turn_ids(tokenizer)
+    for batch in _by_length(examples, lambda example: len(example.prompt_ids), report, "answers"):
+        # On the left, so that every prompt ends where its answer begins.
+        input_ids, mask = _pad([example.prompt_ids for example in batch], tokenizer.pad_token_id, left=True)
+        output = model.generate(
+            input_ids=input_ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=stop_ids,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        texts = tokenizer.batch_decode(output[:, input_ids.shape[1] :], skip_special_tokens=True)
+        for example, text in zip(batch, texts, strict=True):
+            answers[order[id(example)]] = text.strip()
+    return answers
+
+
+def _by_length(
+    examples: list[_Example], length: Callable[[_Example], int], report: Report, what: str
+) -> Iterator[list[_Example]]:
+    """Batches of examples of like length, the longest first, so that too little memory shows at once."""
+    ordered = sorted(examples, key=length, reverse=True)
+    for start in range(0, len(ordered), _BATCH_SIZE):
+        yield ordered[start : start + _BATCH_SIZE]
+        report(what, min(1.0, (start + _BATCH_SIZE) / len(ordered)))
+
+
+def _pad(rows: list[list[int]], value: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows as a tensor (rows, tokens), and a mask that is 1 where it isn't filled up."""
+    width = max(len(row) for row in rows)
+    padded = torch.full((len(rows), width), value, dtype=torch.int64)
+    mask = torch.zeros_like(padded)
+    for index, row in enumerate(rows):
+        where = slice(width - len(row), width) if left else slice(0, len(row))
+        padded[index, where] = torch.tensor(row)
+        mask[index, where] = 1
+    return padded, mask
+
+
+def _part(report: Report, prefix: str, start: float, share: float) -> Report:
+    """A report of one part of the whole."""
+
+    def report_part(what: str, done: float) -> None:
+        report(f"{prefix}{what}", start + share * done)
+
+    return report_part

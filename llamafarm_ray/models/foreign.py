@@ -1,0 +1,14 @@
+"""Errors of libraries that have no error class of their own."""
+
+from __future__ import annotations
+
+__all__ = ["UNREADABLE", "first_line"]
+
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError)
+"""What transformers raises for a folder it can't read."""
+
+
+def first_line(error: BaseException) -> str:
+    """A foreign error in one line: its type and the first line of what it says."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

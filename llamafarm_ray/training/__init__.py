@@ -1,0 +1,21 @@
+"""Fine-tuning on Ray Train: methods, objectives, one loop, strategies."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamafarm_ray.training.result import Progress, TrainingResult
+    from llamafarm_ray.training.trainer import train
+
+__all__ = ["Progress", "TrainingResult", "train"]
+
+_HOME = {"Progress": "result", "TrainingResult": "result", "train": "trainer"}
+
+
+def __getattr__(name: str) -> Any:
+    # Ray imports this package in every process that unpickles a function of ours; most need a part of it only.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,103 @@
+"""What a fine-tuning method is: how a model is loaded and wrapped, and what of it is saved."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from safetensors import safe_open
+
+from llamafarm_ray.config import MethodParameters
+from llamafarm_ray.errors import IntegrityError
+from llamafarm_ray.models.loading import Architecture, load_model
+from llamafarm_ray.types import ModelKind
+
+__all__ = ["Method", "Precision", "check_saved_weights"]
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """The number format of a run: ``fp32``, or ``bf16`` for computing with what is trained kept in fp32."""
+
+    name: str
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The format of matrix products."""
+        return torch.bfloat16 if self.name == "bf16" else torch.float32
+
+
+class Method(ABC):
+    """A fine-tuning method.
+
+    Args:
+        parameters: the configuration's ``fine_tuning.parameters``.
+    """
+
+    name: ClassVar[str]
+    kind: ClassVar[ModelKind]
+    shardable: ClassVar[bool] = True
+    """Whether ZeRO stage 3 can split the model's weights between workers."""
+
+    def __init__(self, parameters: MethodParameters) -> None:
+        self.parameters = parameters
+
+    @abstractmethod
+    def check(self, architecture: Architecture) -> None:
+        """Check that the parameters fit the model, before anything is started.
+
+        Raises:
+            UserError: they don't.
+        """
+
+    def load(self, folder: Path, *, precision: Precision, device: torch.device) -> Any:
+        """The base model, ready to be wrapped; frozen weights may be held in the compute format."""
+        del device  # a strategy moves the model; only a quantised one is born where it stays
+        return load_model(folder, dtype=precision.compute_dtype)
+
+    @abstractmethod
+    def wrap(self, model: Any, *, base_model: Path) -> Any:
+        """The model to train: exactly the parameters with ``requires_grad`` change and are saved."""
+
+    @abstractmethod
+    def save(self, model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+        """Write what the method produced.
+
+        Args:
+            model: the wrapped model, for names and configuration; its own tensors may be empty shards.
+            weights: the trained parameters by their name in ``model``, whole and on the CPU.
+            folder: an existing folder.
+
+        Raises:
+            IntegrityError: a tensor is empty or not finite.
+        """
+
+
+def check_saved_weights(folder: Path) -> None:
+    """Read the safetensors files back and check every tensor.
+
+    Raises:
+        IntegrityError: there are none, or a tensor is empty or holds a NaN or an infinity.
+    """
+    num_tensors = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(path), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                tensor = file.get_tensor(name)
+                num_tensors += 1
+                if math.prod(tensor.shape) == 0:
+                    raise IntegrityError(
+                        f"The trained tensor {name!r} is empty.", hint="Nothing was saved; this is a fault of ours."
+                    )
+                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+                    raise IntegrityError(
+                        f"The trained tensor {name!r} holds values that are not finite.",
+                        hint="Nothing was saved. Lower fine_tuning.training.learning_rate.",
+                    )
+    if num_tensors == 0:
+        raise IntegrityError("The trained model has no tensors.", hint="Nothing was saved; this is a fault of ours.")

@@ -1,0 +1,38 @@
+"""QLoRA: LoRA over a base model held in 4 bits (https://arxiv.org/abs/2305.14314), on GPUs and on CPUs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from transformers import BitsAndBytesConfig
+
+from llamafarm_ray.models.loading import load_model
+from llamafarm_ray.training.methods.base import Precision
+from llamafarm_ray.training.methods.lora import LoraMethod
+
+__all__ = ["QloraMethod"]
+
+
+class QloraMethod(LoraMethod):
+    """Saves what LoRA saves: the adapter goes onto the unquantised base model as well."""
+
+    name: ClassVar[str] = "qlora"
+    shardable: ClassVar[bool] = False
+
+    def load(self, folder: Path, *, precision: Precision, device: torch.device) -> Any:
+        """See `Method.load`: linear layers but the output head in 4 bits, the rest in fp32."""
+        from peft import prepare_model_for_kbit_training  # noqa: PLC0415 - see LoraMethod.wrap
+
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=self.parameters.quantization_type,
+            bnb_4bit_use_double_quant=self.parameters.double_quantization,
+            bnb_4bit_compute_dtype=precision.compute_dtype,
+        )
+        model = load_model(
+            folder, dtype=precision.compute_dtype, quantization_config=quantization, device_map={"": str(device)}
+        )
+        # Checkpointing is switched on in one place for every method, so not here.
+        return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)

@@ -1,0 +1,93 @@
+"""What the cluster has, and what each worker takes of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ray
+import torch
+
+from llamafarm_ray.config import Distributed
+from llamafarm_ray.errors import ClusterError, UnsupportedError, UserError
+from llamafarm_ray.training.methods.auto import Hardware
+
+__all__ = ["WorkerResources", "choose_precision", "choose_workers", "find_hardware"]
+
+_LEAST_CPUS = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerResources:
+    """How many workers there are, and what Ray reserves for each.
+
+    Args:
+        num_workers: training processes.
+        num_cpus: CPUs of each.
+        use_gpu: whether each has a GPU.
+    """
+
+    num_workers: int
+    num_cpus: float
+    use_gpu: bool
+
+
+def find_hardware() -> Hardware:
+    """What the cluster of the caller's Ray has.
+
+    Raises:
+        ClusterError: the caller has not connected to Ray.
+    """
+    if not ray.is_initialized():
+        raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
+    resources = ray.cluster_resources()
+    num_gpus = int(resources.get("GPU", 0))
+    if num_gpus == 0:
+        return Hardware(num_cpus=resources.get("CPU", 0.0))
+    memory, has_bf16 = ray.get(ray.remote(num_gpus=1, num_cpus=0)(_inspect_gpu).remote())
+    return Hardware(resources.get("CPU", 0.0), num_gpus, memory, has_bf16)
+
+
+def _inspect_gpu() -> tuple[int, bool]:
+    return torch.cuda.get_device_properties(0).total_memory, torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def choose_workers(distributed: Distributed, hardware: Hardware) -> WorkerResources:
+    """Workers as configured (one by default), and for each a CPU, or less where one must be left for data.
+
+    Raises:
+        UserError: the cluster is too small for the number of workers.
+    """
+    num_workers = distributed.num_workers or 1
+    if distributed.gpus is not None and hardware.num_gpus == 0:
+        raise UserError(
+            f"fine_tuning.distributed.gpus is {distributed.gpus}, but the cluster has no GPU.",
+            hint="Remove it, or set fine_tuning.distributed.workers to train on CPUs.",
+        )
+    if 0 < hardware.num_gpus < num_workers:
+        raise UserError(
+            f"{num_workers} workers need a GPU each, but the cluster has {hardware.num_gpus}.",
+            hint="Lower fine_tuning.distributed.workers.",
+        )
+    num_cpus = max(_LEAST_CPUS, min(1.0, (hardware.num_cpus - 1) / num_workers))
+    if num_workers * num_cpus > hardware.num_cpus:
+        raise UserError(
+            f"{num_workers} workers need {num_cpus:g} CPU each, but the cluster has {hardware.num_cpus:g}.",
+            hint="Lower fine_tuning.distributed.workers, or add nodes.",
+        )
+    return WorkerResources(num_workers, num_cpus, use_gpu=hardware.num_gpus > 0)
+
+
+def choose_precision(configured: str, hardware: Hardware) -> str:
+    """``bf16`` where GPUs compute in it, ``fp32`` elsewhere, unless one is configured.
+
+    Raises:
+        UnsupportedError: fp16 is configured.
+    """
+    if configured == "fp16":
+        raise UnsupportedError(
+            "fine_tuning.training.precision fp16 is not supported: its narrow range needs loss scaling.",
+            hint="Use bf16, or fp32 on GPUs without it.",
+        )
+    if configured != "auto":
+        return configured
+    return "bf16" if hardware.has_bf16 else "fp32"

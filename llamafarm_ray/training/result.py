@@ -1,0 +1,84 @@
+"""What a run says while it goes, and what is known of it afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from llamafarm_ray.types import ModelKind
+
+__all__ = ["Progress", "TrainingResult"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One optimizer step.
+
+    Args:
+        step: steps done, counted from 1.
+        total_steps: steps of the whole run.
+        epoch: the epoch this step belongs to, counted from 0.
+        loss: mean cross-entropy (nats) over the step's trained tokens on all workers.
+        learning_rate: the rate this step used.
+        grad_norm: the gradient's L2 norm before clipping.
+        tokens_per_s: tokens read on all workers, prompts included and padding not.
+        seconds: since the first step began.
+    """
+
+    step: int
+    total_steps: int
+    epoch: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    tokens_per_s: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingResult:
+    """A finished run, as ``training.json`` holds it.
+
+    Args:
+        method: the method used; never ``auto``.
+        kind: what was saved.
+        objective: what was minimised.
+        strategy: how workers shared the work; never ``auto``.
+        reasons: why method and strategy were chosen, where the configuration left it open.
+        num_workers: training processes.
+        precision: ``fp32`` or ``bf16``.
+        num_rows: rows trained on, in each epoch.
+        num_dropped: rows left out before training, by reason.
+        num_steps: optimizer steps.
+        num_tokens: tokens read over all steps, prompts included and padding not.
+        num_trained_tokens: of these, tokens that had a part in the loss.
+        num_trainable_parameters: parameters the optimizer changed.
+        seconds: from the first step to the last.
+        losses: of every step, as in `Progress.loss`.
+        metrics: ``train_loss`` (of the last step) and, given validation rows, ``validation_loss``.
+        config: the configuration of the run.
+        lineage: what the caller knows of where base model and rows came from.
+    """
+
+    method: str
+    kind: ModelKind
+    objective: str
+    strategy: str
+    reasons: list[str]
+    num_workers: int
+    precision: str
+    num_rows: int
+    num_dropped: dict[str, int]
+    num_steps: int
+    num_tokens: int
+    num_trained_tokens: int
+    num_trainable_parameters: int
+    seconds: float
+    losses: list[float]
+    metrics: dict[str, float]
+    config: dict[str, Any] = field(default_factory=dict)
+    lineage: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "kind": str(self.kind)}

@@ -1,0 +1,53 @@
+"""One deployment for all serving tests: a tiny base and adapters of random weights, behind the real stack."""
+
+import dataclasses
+from pathlib import Path
+
+import httpx
+import pytest
+from adapters import make_adapter
+from tiny_model import make_tiny_model
+
+
+@dataclasses.dataclass
+class Served:
+    """A running deployment and what is behind it."""
+
+    url: str
+    root: str
+    base: Path
+    adapters: dict[str, Path]
+    registry: object
+
+    def complete(self, model, prompt="The capital of France", num_tokens=12, **options):
+        body = {"model": model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0, **options}
+        return httpx.post(f"{self.url}/completions", json=body, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def served(ray_cluster, tmp_path_factory):
+    """``bot`` has versions 1.0.0 (production), 1.1.0 and 1.2.0; 1.2.0 is asked for by one test only."""
+    from llamafarm_ray.config import parse_config
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.cluster import free_port
+    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.register import Registration, register
+
+    folder = tmp_path_factory.mktemp("served")
+    base = make_tiny_model(folder / "tiny", hidden_size=128)
+    registry = open_registry(str(folder / "home"))
+    adapters = {}
+    for number, version in enumerate(("1.0.0", "1.1.0", "1.2.0")):
+        adapter = make_adapter(base, folder / f"adapter-{number}", seed=number + 1)
+        record = register(registry, Registration(adapter, name="bot", alias="production" if number == 0 else None))
+        assert record.ref == f"bot:{version}"
+        adapters[record.ref] = adapter
+    config = parse_config(
+        {
+            "base_model": str(base),
+            "deployment": {"port": free_port(), "max_lora_rank": 16, "max_loras": 2, "adapters": ["bot@production"]},
+        }
+    )
+    deployment = deploy(config, registry, ray_cluster)
+    yield Served(deployment.url, deployment.url.removesuffix("/v1"), base, adapters, registry)
+    undeploy(registry)

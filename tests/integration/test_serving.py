@@ -1,0 +1,177 @@
+"""The promises of serving, against real vLLM behind Ray's own HAProxy."""
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+from adapters import greedy, make_adapter
+from tiny_model import make_tiny_model
+
+from llamafarm_ray.errors import DeploymentError, NotFoundError, UserError
+from llamafarm_ray.workflows.chat import ask, stream
+from llamafarm_ray.workflows.deploy import swap_adapter
+from llamafarm_ray.workflows.register import Registration, register
+
+PROMPT = "The capital of France"
+
+
+@pytest.fixture(scope="module")
+def oracle(served):
+    """What each version must say, computed by plain peft."""
+    folders = {"tiny": None, **served.adapters}
+    return {ref: whole_letters(greedy(served.base, folder, PROMPT, 12)) for ref, folder in folders.items()}
+
+
+def whole_letters(text):
+    """Without the bytes of a letter cut off at the end, which vLLM holds back and transformers shows."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+def said(response):
+    return whole_letters(response.json()["choices"][0]["text"])
+
+
+def test_the_versions_answer_differently(served, oracle):
+    assert len(set(oracle.values())) == 4
+
+
+@pytest.mark.parametrize("model", ["bot", "bot@production", "bot:1.0.0", "bot:1.1.0"])
+def test_each_name_answers_as_plain_peft_does_and_says_who_answered(served, oracle, model):
+    response = served.complete(model)
+    version = response.headers["x-llamafarm-model"]
+    record = served.registry.resolve(version)
+    assert version == served.registry.resolve(model).ref
+    assert response.headers["x-llamafarm-digest"] == record.registered.manifest
+    assert response.json()["model"] == f"{version}#{record.registered.manifest[7:19]}"
+    assert said(response) == oracle[version]
+
+
+def test_the_base_answers_as_plain_transformers_does(served, oracle):
+    response = served.complete("tiny")
+    assert response.headers["x-llamafarm-model"] == "tiny"
+    assert said(response) == oracle["tiny"]
+
+
+def test_fifty_first_requests_to_a_cold_adapter_all_answer(served, oracle):
+    with ThreadPoolExecutor(50) as pool:
+        responses = list(pool.map(lambda _: served.complete("bot:1.2.0"), range(50)))
+    assert {response.status_code for response in responses} == {200}
+    assert {said(response) for response in responses} == {oracle["bot:1.2.0"]}
+
+
+def test_swaps_under_load_lose_no_request_and_mix_no_versions(served, oracle):
+    answers, failures, stop = [], [], threading.Event()
+
+    def client():
+        while not stop.is_set():
+            response = served.complete("bot")
+            if response.status_code == 200:
+                answers.append((response.headers["x-llamafarm-model"], said(response)))
+            else:
+                failures.append(response.text)
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    [thread.start() for thread in threads]
+    try:
+        for version in ("1.1.0", "1.0.0") * 4:
+            assert swap_adapter(served.registry, f"bot:{version}", "production").ref == f"bot:{version}"
+            response = served.complete("bot")
+            assert response.headers["x-llamafarm-model"] == f"bot:{version}"
+    finally:
+        stop.set()
+        [thread.join() for thread in threads]
+    assert failures == []
+    assert {version for version, _ in answers} == {"bot:1.0.0", "bot:1.1.0"}
+    assert all(text == oracle[version] for version, text in answers)
+
+
+def test_an_adapter_of_another_base_is_refused_and_the_alias_stays(served, tmp_path):
+    other = make_tiny_model(tmp_path / "other", hidden_size=128, seed=9)
+    register(served.registry, Registration(make_adapter(other, tmp_path / "a", seed=1), name="foreign"))
+    with pytest.raises(NotFoundError, match="Deploy its base model first"):
+        swap_adapter(served.registry, "foreign", "production")
+    assert "production" not in served.registry.state.models["foreign"].aliases
+    response = served.complete("foreign")
+    assert response.status_code == 404
+    assert "no adapter of 'tiny'" in response.json()["error"]["message"]
+
+
+def test_an_adapter_that_vllm_refuses_leaves_the_alias_where_it_was(served, tmp_path):
+    folder = make_adapter(served.base, tmp_path / "big", seed=1, rank=32)
+    register(served.registry, Registration(folder, name="big"))
+    with pytest.raises((UserError, DeploymentError), match="rank"):
+        swap_adapter(served.registry, "big", "production")
+    assert "production" not in served.registry.state.models["big"].aliases
+    assert served.complete("big").status_code == 400
+    assert served.complete("bot").status_code == 200
+
+
+def test_a_version_registered_now_answers_at_once(served, tmp_path):
+    folder = make_adapter(served.base, tmp_path / "new", seed=77)
+    register(served.registry, Registration(folder, name="newcomer"))
+    assert said(served.complete("newcomer")) == whole_letters(greedy(served.base, folder, PROMPT, 12))
+
+
+@pytest.mark.parametrize("model", ["nope", "bot:9.9.9", "bot@nope", "../../etc/passwd", "bot\n"])
+def test_an_unknown_model_is_an_openai_error(served, model):
+    response = served.complete(model)
+    assert response.status_code in {400, 404}
+    assert set(response.json()["error"]) >= {"message", "type", "code"}
+
+
+def test_a_client_cannot_choose_a_version_by_the_routers_header(served):
+    body = {"model": "bot:1.0.0", "prompt": PROMPT, "max_tokens": 1}
+    for header in ("serve_multiplexed_model_id", "serve-multiplexed-model-id", "x-serve-router-model"):
+        response = httpx.post(f"{served.url}/completions", json=body, headers={header: "bot:1.1.0"}, timeout=60)
+        assert response.headers["x-llamafarm-model"] == "bot:1.0.0"
+
+
+@pytest.mark.parametrize(
+    "route", ["/docs", "/openapi.json", "/metrics", "/v1/load_lora_adapter", "/adapters", "/sleep", "/version", "/ping"]
+)
+def test_no_route_of_vllm_but_the_listed_ones_is_reachable(served, route):
+    assert httpx.get(served.root + route).status_code == 404
+    assert httpx.post(served.root + route, json={"model": "bot"}).status_code == 404
+
+
+def test_the_openai_client_works_streaming_and_not(served):
+    whole = ask(served.url, "bot:1.0.0", "How many legs?", max_tokens=8).text
+    pieces = stream(served.url, "bot:1.0.0", [{"role": "user", "content": "How many legs?"}], max_tokens=8)
+    assert "".join(pieces).strip() == whole
+    client = openai.OpenAI(base_url=served.url, api_key="none")
+    assert {"tiny", "bot", "bot@production", "bot:1.1.0"} <= {model.id for model in client.models.list()}
+    assert client.models.retrieve("bot").id == "bot"
+    with pytest.raises(NotFoundError, match="Did you mean bot"):
+        ask(served.url, "bott", "?")
+
+
+def test_serving_goes_on_without_the_registry_actor_which_comes_back(served, oracle):
+    import ray
+
+    from llamafarm_ray.registry.actor import registry_actor
+
+    ray.kill(registry_actor(served.registry.home.uri), no_restart=False)
+    assert served.complete("bot").status_code == 200
+    for version in ("1.1.0", "1.0.0"):
+        swap_adapter(served.registry, f"bot:{version}", "production")
+    assert said(served.complete("bot")) == oracle["bot:1.0.0"]
+
+
+def test_what_is_relied_on_of_rays_private_parts_is_there():
+    from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
+    from ray.llm._internal.serve.core.ingress.router import LLMRouter
+    from ray.llm._internal.serve.core.server.llm_server import LLMServer
+    from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+    from ray.llm._internal.serve.utils.broadcast import broadcast
+    from ray.serve.context import _get_global_client
+    from ray.serve.deployment import Application
+
+    assert callable(_build_direct_streaming_llm_deployment)
+    assert callable(broadcast)
+    assert callable(_get_global_client)
+    assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
+    assert hasattr(LLMRouter, "_get_multiplexed_model_id")
+    assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "resolve_lora"))
+    assert hasattr(Application, "_with_ingress_request_router")

@@ -1,0 +1,179 @@
+"""Training on a real Ray: workers, strategies, what is left of a run."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_model import make_rows, make_tiny_model
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.errors import ConflictError, InputError, TrainingError, UserError
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
+
+
+def start(base, output, *, rows=None, num_blocks=2, on_progress=None, overwrite=False, validate=True, **fine_tuning):
+    """Train on some rows; every run's schedule is the same, so that runs of different lengths begin alike."""
+    import ray.data
+
+    from llamafarm_ray.training import train
+
+    training = {"epochs": 2.0, "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-2}
+    training |= {"lr_scheduler": "constant", "warmup_steps": 0, "log_every_s": 0.0}
+    fine_tuning["training"] = training | fine_tuning.get("training", {})
+    return train(
+        parse_config({"fine_tuning": fine_tuning}),
+        train_rows=ray.data.from_items(make_rows(11) if rows is None else rows, override_num_blocks=num_blocks),
+        validation_rows=ray.data.from_items(make_rows(3), override_num_blocks=1) if validate else None,
+        base_model=base,
+        output=output,
+        on_progress=on_progress,
+        overwrite=overwrite,
+        lineage={"dataset": "animals"},
+    )
+
+
+@pytest.fixture
+def run(base_model, tmp_path):
+    """A function that trains into ``tmp_path / "out"``."""
+
+    def run(name="out", *, base=base_model, **options):
+        return start(base, tmp_path / name, **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(base_model, tmp_path_factory):
+    """A run that nothing disturbed: its folder, its result, its progress."""
+    seen = []
+    folder = tmp_path_factory.mktemp("finished") / "out"
+    return folder, start(base_model, folder, on_progress=seen.append), seen
+
+
+def trained(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def test_one_worker_trains_an_adapter_that_appears_whole(finished, base_model):
+    output, result, seen = finished
+    assert (result.method, result.strategy, str(result.kind)) == ("lora", "single", "adapter")
+    assert len(result.reasons) >= 2, "method and strategy were left open, and both choices say why"
+    assert result.num_steps == 2 * 3
+    assert [progress.loss for progress in seen] == result.losses
+    assert result.losses[-1] < result.losses[0]
+    assert math.isfinite(result.metrics["validation_loss"])
+
+    assert [path.name for path in output.parent.iterdir()] == ["out"], "the run's own folder is gone"
+    assert json.loads((output / "training.json").read_text()) == result.to_dict()
+    assert result.lineage == {"dataset": "animals"}
+    assert (output / "tokenizer.json").read_bytes() == (base_model / "tokenizer.json").read_bytes()
+    assert list((output / "tensorboard").glob("events*"))
+    assert all(bool(weight.any()) for name, weight in trained(output).items() if "lora_B" in name)
+
+
+def test_the_same_seed_gives_the_same_run_however_rows_come_in_blocks(finished, run, tmp_path):
+    output, result, _ = finished
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConflictError, match="exists already"):
+        run()
+    assert run(num_blocks=4, overwrite=True).losses == result.losses
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (output / name).read_bytes()
+
+
+def test_two_workers_agree_whether_they_share_gradients_or_weights(run, tmp_path):
+    # No validation: its forward passes would gather the weights, and hide that saving forgot to.
+    ddp = run("ddp", distributed={"workers": 2}, validate=False)
+    zero3 = run("zero3", distributed={"workers": 2, "strategy": "deepspeed_zero3"}, validate=False)
+    assert (ddp.strategy, zero3.strategy) == ("ddp", "deepspeed_zero3")
+    assert zero3.losses == pytest.approx(ddp.losses, abs=1e-4)
+    expected, got = trained(tmp_path / "ddp"), trained(tmp_path / "zero3")
+    assert got.keys() == expected.keys()
+    assert all(torch.allclose(got[name], expected[name], atol=1e-3) for name in expected)
+
+
+def test_qlora_trains(run):
+    result = run(method="qlora", parameters={"r": 4})
+    assert result.losses[-1] < result.losses[0]
+
+
+def test_an_error_in_a_worker_comes_back_as_itself_and_leaves_no_output(run, tmp_path, base_model):
+    # A weight that is not a number passes every check of the folder, and spoils the first loss.
+    broken = tmp_path / "broken"
+    shutil.copytree(base_model, broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"].fill_(float("nan"))
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(TrainingError, match="loss of step 1 is nan") as caught:
+        run(base=broken)
+    assert "ray" not in str(caught.value).lower().replace(str(tmp_path).lower(), "")
+    kept = [path for path in tmp_path.iterdir() if path.name.startswith(".out.")]
+    assert not (tmp_path / "out").exists()
+    assert len(kept) == 1
+    assert str(kept[0]) in caught.value.hint
+    assert "TrainingError" in (kept[0] / "logs" / "worker-0.log").read_text()
+
+
+def test_what_on_progress_raises_stops_the_run(run, tmp_path):
+    class Enough(Exception):  # noqa: N818 - not an error
+        pass
+
+    def stop(progress):
+        raise Enough
+
+    with pytest.raises(Enough):
+        run(on_progress=stop, training={"epochs": 10000.0})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_worker_is_started_again_from_the_last_checkpoint(run, finished):
+    import psutil
+
+    seen, workers = [], []
+
+    def kill_the_first_worker_after_some_checkpoints(progress):
+        seen.append(progress)
+        for process in psutil.Process().children(recursive=True):
+            if process.name().startswith("ray::RayTrainW") and process not in workers:
+                workers.append(process)
+        if progress.step == 8 and len(workers) == 1:
+            workers[0].kill()
+
+    training = {"epochs": 4.0, "checkpoint_every_steps": 2}
+    result = run(on_progress=kill_the_first_worker_after_some_checkpoints, training=training)
+    assert len(workers) == 2, "one was killed, another one went on"
+    assert [progress.step for progress in seen].count(1) == 1, "it did not begin anew"
+    assert result.num_steps == len(result.losses) == 12
+    assert result.losses[:6] == pytest.approx(finished[1].losses, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("rows", "error", "message"),
+    [
+        ([], InputError, "no training row"),
+        ([{"messages": [{"role": "user", "content": "?"}]}], InputError, "1 dropped: no assistant turn"),
+        ([{"text": "a"}], InputError, "no column 'messages', only text"),
+    ],
+    ids=["none", "no answers", "other columns"],
+)
+def test_rows_that_cant_be_trained_on_are_refused(run, tmp_path, rows, error, message):
+    with pytest.raises(error, match=message):
+        run(rows=rows, num_blocks=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_workers_and_unknown_targets_are_refused_before_anything_runs(run):
+    with pytest.raises(UserError, match="the cluster has"):
+        run(distributed={"workers": 64})
+    with pytest.raises(UserError, match="Did you mean q_proj"):
+        run(method="lora", parameters={"target_modules": ["q_prj"]})

@@ -1,0 +1,53 @@
+import json
+
+import pytest
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation import BenchmarkScores, EvaluationResult
+from llamafarm_ray.evaluation.result import improvement
+
+PUBLISHED = {
+    "evaluation_results": {
+        "model_id": "medical_qa_v1.2.0",
+        "timestamp": "2024-01-15T10:30:00Z",
+        "benchmarks": {
+            "mmlu": {"accuracy": 0.72, "improvement": "+0.05"},
+            "hellaswag": {"accuracy": 0.68, "improvement": "+0.02"},
+            "medical_qa": {"accuracy": 0.89, "improvement": "+0.12"},
+        },
+        "rag_integration": {"retrieval_relevance": 0.85, "response_quality": 0.88, "latency_p95": "150ms"},
+        "production_metrics": {"user_satisfaction": 4.2, "task_completion_rate": 0.91, "error_rate": 0.03},
+    }
+}
+
+
+def test_the_published_example_is_read_and_written_unchanged():
+    result = EvaluationResult.from_dict(json.loads(json.dumps(PUBLISHED)))
+    assert result.benchmarks["mmlu"] == BenchmarkScores({"accuracy": 0.72}, improvement="+0.05")
+    assert result.to_dict() == PUBLISHED
+
+
+def test_a_result_with_a_baseline_survives_the_round_trip():
+    scores = BenchmarkScores({"perplexity": 3.2, "bleu": 41.0}, "-97.1%", {"perplexity": 110.3, "bleu": 0.1}, 20, 1)
+    result = EvaluationResult("bot:1.0.0", "2026-11-22T00:00:00Z", {"held_out": scores})
+    assert EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert "rag_integration" not in result.to_dict()["evaluation_results"]
+
+
+@pytest.mark.parametrize("data", [{}, {"evaluation_results": []}, {"evaluation_results": {"model_id": "a"}}])
+def test_another_shape_is_refused(data):
+    with pytest.raises(InputError, match="no evaluation result"):
+        EvaluationResult.from_dict(data)
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "baseline", "expected"),
+    [
+        ("perplexity", 3.2, 110.3, "-97.1%"),
+        ("perplexity", 12.0, 10.0, "+20.0%"),
+        ("accuracy", 0.72, 0.67, "+0.05"),
+        ("bleu", 12.0, 14.5, "-2.50"),
+    ],
+)
+def test_the_sign_says_whether_the_number_rose(metric, value, baseline, expected):
+    assert improvement(metric, value, baseline) == expected

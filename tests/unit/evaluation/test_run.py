@@ -1,0 +1,111 @@
+import math
+
+import pytest
+import torch
+from adapters import greedy, make_adapter
+from tiny_model import make_rows, make_tiny_model
+
+from llamafarm_ray.errors import InputError, UnsupportedError
+from llamafarm_ray.evaluation.run import EvaluationJob, run_evaluation
+from llamafarm_ray.models.chat import tokenise_chat
+from llamafarm_ray.models.tokenizer import load_tokenizer
+
+ROWS = make_rows(11)
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
+
+
+@pytest.fixture(scope="module")
+def adapter(base_model, tmp_path_factory):
+    return make_adapter(base_model, tmp_path_factory.mktemp("adapter"), seed=3)
+
+
+def evaluate(base_model, adapter=None, rows=ROWS, metrics=("perplexity", "bleu", "rouge"), **changes):
+    settings = {"max_new_tokens": 6, "model_id": "bot", "baseline": True} | changes
+    seen = []
+    job = EvaluationJob(base_model=base_model, adapter=adapter, rows=rows, metrics=metrics, **settings)
+    result = run_evaluation(job, lambda what, done: seen.append((what, done)))
+    return result.benchmarks["held_out"], seen
+
+
+def expected_perplexity(base_model, adapter=None):
+    """One row at a time, by transformers' own loss."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(base_model), load_tokenizer(base_model)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    loss_sum = num_tokens = 0
+    for row in ROWS:
+        chat = tokenise_chat(tokenizer, row["messages"])
+        labels = [token if trained else -100 for token, trained in zip(chat.input_ids, chat.trained, strict=True)]
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor([chat.input_ids]), labels=torch.tensor([labels])).loss
+        loss_sum += float(loss) * sum(chat.trained)
+        num_tokens += sum(chat.trained)
+    return math.exp(loss_sum / num_tokens)
+
+
+def test_perplexity_is_over_the_answers_tokens_however_rows_are_batched(base_model, adapter):
+    scores, _ = evaluate(base_model, adapter, metrics=("perplexity",))
+    assert scores.metrics["perplexity"] == pytest.approx(expected_perplexity(base_model, adapter), rel=1e-4)
+    assert scores.baseline["perplexity"] == pytest.approx(expected_perplexity(base_model), rel=1e-4)
+    assert (scores.num_examples, scores.num_skipped) == (11, 0)
+
+
+def test_answers_are_what_the_model_alone_would_say_to_each_prompt(base_model, adapter):
+    tokenizer = load_tokenizer(base_model)
+    prompts = [
+        tokenizer.apply_chat_template(row["messages"][:1], tokenize=False, add_generation_prompt=True) for row in ROWS
+    ]
+    # Rows whose references are the model's own answers score full marks only if padding changes nothing.
+    own = [
+        row
+        | {"messages": [row["messages"][0], {"role": "assistant", "content": greedy(base_model, adapter, prompt, 6)}]}
+        for row, prompt in zip(ROWS, prompts, strict=True)
+    ]
+    scores, _ = evaluate(base_model, adapter, rows=own, metrics=("rouge", "bleu"))
+    assert scores.metrics["rouge_l"] == pytest.approx(1)
+    assert scores.baseline["rouge_l"] < 1
+
+
+def test_the_first_metric_gives_the_improvement(base_model, adapter):
+    scores, _ = evaluate(base_model, adapter, metrics=("perplexity", "rouge"))
+    change = scores.metrics["perplexity"] / scores.baseline["perplexity"] - 1
+    assert scores.improvement == f"{change:+.1%}"
+
+
+def test_a_base_model_alone_has_no_baseline(base_model):
+    scores, _ = evaluate(base_model, metrics=("perplexity",))
+    assert (scores.baseline, scores.improvement) == (None, None)
+
+
+def test_progress_goes_from_nothing_to_all(base_model, adapter):
+    _, seen = evaluate(base_model, adapter)
+    done = [fraction for _, fraction in seen]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 1)
+    assert any(what.startswith("baseline") for what, _ in seen)
+
+
+def test_rows_that_cant_be_measured_are_counted_and_never_all(base_model):
+    long = {"messages": [{"role": "user", "content": "word " * 300}, ROWS[0]["messages"][1]]}
+    silent = {"messages": ROWS[0]["messages"][:1]}
+    scores, _ = evaluate(base_model, rows=[*ROWS, long, silent], metrics=("perplexity",))
+    assert (scores.num_examples, scores.num_skipped) == (11, 2)
+    with pytest.raises(InputError, match="None of the 2 examples"):
+        evaluate(base_model, rows=[long, silent])
+
+
+def test_a_metric_without_an_engine_is_refused_with_those_there_are(base_model):
+    with pytest.raises(UnsupportedError, match="rag_accuracy"):
+        evaluate(base_model, metrics=("rag_accuracy",))
+
+
+def test_a_folder_that_is_no_adapter_is_refused(base_model, tmp_path):
+    with pytest.raises(InputError, match="not an adapter"):
+        evaluate(base_model, adapter=tmp_path)

@@ -1,0 +1,45 @@
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from llamafarm_ray.errors import TrainingError
+from llamafarm_ray.training.strategies.build_lock import only_builder
+
+
+def test_a_lock_that_a_killed_build_left_behind_is_removed(tmp_path):
+    stale = tmp_path / "deepspeed_shm_comm" / "lock"
+    stale.parent.mkdir()
+    stale.touch()
+    with only_builder(tmp_path):
+        assert not stale.exists()
+
+
+def test_a_live_builder_is_waited_for_and_then_named(tmp_path):
+    with (
+        only_builder(tmp_path),
+        pytest.raises(TrainingError, match="has been compiling"),
+        only_builder(tmp_path, timeout_s=0.3),
+    ):
+        pass
+
+
+def test_a_builder_that_was_killed_does_not_block_the_next(tmp_path):
+    script = textwrap.dedent(
+        f"""
+        import os, signal
+        from pathlib import Path
+        from llamafarm_ray.training.strategies.build_lock import only_builder
+        with only_builder(Path({str(tmp_path)!r})):
+            os.kill(os.getpid(), signal.SIGKILL)
+        """
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script], check=False, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+    )
+    assert killed.returncode == -9
+    with only_builder(tmp_path, timeout_s=0.3):
+        pass

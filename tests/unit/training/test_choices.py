@@ -1,0 +1,74 @@
+import pytest
+
+from llamafarm_ray.config import Distributed
+from llamafarm_ray.errors import ClusterError, UnsupportedError, UserError
+from llamafarm_ray.training.methods.auto import Hardware, choose_method
+from llamafarm_ray.training.resources import choose_precision, choose_workers, find_hardware
+from llamafarm_ray.training.strategies import choose_strategy
+
+GIB = 1024**3
+CPU = Hardware(num_cpus=4)
+SMALL_GPU = Hardware(num_cpus=16, num_gpus=2, gpu_memory_bytes=16 * GIB)
+LARGE_GPU = Hardware(num_cpus=16, num_gpus=2, gpu_memory_bytes=80 * GIB, has_bf16=True)
+
+
+@pytest.mark.parametrize(
+    ("hardware", "num_parameters", "num_rows", "expected"),
+    [
+        (CPU, 70e9, 10**6, "lora"),
+        (SMALL_GPU, 13e9, 1000, "lora"),
+        (SMALL_GPU, 13.1e9, 1000, "qlora"),
+        (LARGE_GPU, 7e9, 1000, "lora"),
+        (LARGE_GPU, 1e9, 100_001, "full"),
+        (LARGE_GPU, 1e9, 100_000, "lora"),
+        (LARGE_GPU, 7e9, 100_001, "lora"),
+        (LARGE_GPU, 70e9, 1000, "qlora"),
+    ],
+)
+def test_the_decision_tree(hardware, num_parameters, num_rows, expected):
+    choice = choose_method(hardware, num_parameters=int(num_parameters), num_rows=num_rows)
+    assert choice.name == expected
+    assert choice.reasons
+
+
+@pytest.mark.parametrize(
+    ("hardware", "num_workers", "method", "num_parameters", "expected"),
+    [
+        (CPU, 1, "full", 7e9, "single"),
+        (CPU, 2, "full", 7e9, "ddp"),
+        (LARGE_GPU, 2, "lora", 7e9, "ddp"),
+        (LARGE_GPU, 2, "full", 7e9, "deepspeed_zero3"),
+        (LARGE_GPU, 2, "qlora", 200e9, "ddp"),
+    ],
+)
+def test_the_strategy_follows_workers_and_memory(hardware, num_workers, method, num_parameters, expected):
+    choice = choose_strategy(hardware, num_workers=num_workers, method=method, num_parameters=int(num_parameters))
+    assert choice.name == expected
+    assert choice.reasons
+
+
+@pytest.mark.parametrize(
+    ("num_cpus", "workers", "each"), [(4, 1, 1), (4, 2, 1), (2, 2, 0.5), (1, 1, 0.5), (3, 3, 2 / 3)]
+)
+def test_a_cpu_is_left_for_the_data_where_there_is_one(num_cpus, workers, each):
+    assert choose_workers(Distributed(workers=workers), Hardware(num_cpus)).num_cpus == pytest.approx(each)
+
+
+def test_more_workers_than_the_cluster_can_run_are_refused_rather_than_waited_for():
+    with pytest.raises(UserError, match=r"9 workers need 0\.5 CPU each, but the cluster has 4"):
+        choose_workers(Distributed(workers=9), CPU)
+    with pytest.raises(UserError, match="3 workers need a GPU each, but the cluster has 2"):
+        choose_workers(Distributed(workers=3), LARGE_GPU)
+    with pytest.raises(UserError, match="gpus is 8, but the cluster has no GPU"):
+        choose_workers(Distributed(gpus=8), CPU)
+
+
+def test_bf16_is_taken_where_gpus_have_it():
+    assert [choose_precision("auto", hardware) for hardware in (CPU, SMALL_GPU, LARGE_GPU)] == ["fp32", "fp32", "bf16"]
+    with pytest.raises(UnsupportedError, match="fp16"):
+        choose_precision("fp16", LARGE_GPU)
+
+
+def test_without_ray_it_says_how_to_start_it():
+    with pytest.raises(ClusterError, match=r"ray\.init"):
+        find_hardware()
