@@ -69,7 +69,7 @@ def build_base_model(
     corpus: Path,
     output: Path,
     *,
-    seconds: float = 60,
+    seconds: float = 40,
     seed: int = 0,
     on_progress: OnProgress | None = None,
     settings: Settings | None = None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
+import os
 import shutil
 import sys
 import time
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from base_model import build_base_model
 from traffic import Traffic
 
@@ -25,6 +27,7 @@ from llamafarm_ray.cli.terminal import console, errors, stages, table
 from llamafarm_ray.cli.train import loss_line, show_result
 from llamafarm_ray.config import Config, load_config
 from llamafarm_ray.errors import InfrastructureError, LlamaFarmError
+from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.registry import RegistryService, open_registry
 from llamafarm_ray.workflows.chat import ask
 from llamafarm_ray.workflows.cluster import ClusterInfo, connect, free_port
@@ -111,12 +114,15 @@ def run(demo: Demo, cluster: ClusterInfo) -> None:
     serve(demo, cluster)
     compare(demo)
     swap_under_traffic(demo)
-    with demo.step("Stop what was started"):
-        undeploy(demo.registry)
+    with demo.step("Take the deployment off the record, and stop Ray"):
+        undeploy(demo.registry, cluster)
 
 
 def build_base(demo: Demo) -> None:
     """A tiny Llama that has read the handbook, made here so that no download is needed."""
+    quiet_libraries()
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"  # what DeepSpeed would find too, and say on the terminal
     with demo.step("Build the base model (kept for the next run)") as found, stages() as progress:
         base = Path(demo.config.base_model or "")
         build_base_model(
@@ -244,8 +250,8 @@ def swap_under_traffic(demo: Demo) -> None:
             "versions": traffic.versions,
         }
         found["swap"] = {"question": changed["question"], "before": before.text, "after": after.text}
-    rows = [(changed["question"], answer.text, answer.headers["x-llamafarm-model"]) for answer in (before, after)]
-    table(f"{found['result']}; now {record.ref}", ("question", "answer", "answered by"), rows)
+    rows = [(answer.headers["x-llamafarm-model"], changed["question"], answer.text) for answer in (before, after)]
+    table(f"{found['result']}; now {record.ref}", ("answered by", "question", "answer"), rows)
     if traffic.failures:
         raise InfrastructureError(f"{len(traffic.failures)} requests failed during the swap: {traffic.failures[0]}")
     if before.text == after.text:

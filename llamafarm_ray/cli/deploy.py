@@ -73,7 +73,7 @@ def command(
             if not as_json:
                 console.print(f"Dashboard: {cluster.dashboard_url}   Stop with Ctrl-C.")
             _wait_for_signal()
-            undeploy(registry)
+            undeploy(registry, cluster)
 
 
 def _wait_for_signal() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.serving.application import SERVE_ENV
 
-__all__ = ["ClusterInfo", "connect", "free_port"]
+__all__ = ["ClusterInfo", "connect", "free_port", "quiet"]
 
 _CONNECT_TIMEOUT_S = 15
 _MIN_LOCAL_CPUS = 4
@@ -64,7 +64,7 @@ def connect(address: str | None) -> Iterator[ClusterInfo]:
         else:
             folder = Path(tempfile.mkdtemp(prefix="lf-"))  # short: socket paths below it may have 107 characters
             dashboard = _start(folder)
-        _quiet()
+        quiet()
         with _ended_by_sigterm():
             yield _info(dashboard, started_here=folder is not None)
     finally:
@@ -73,10 +73,15 @@ def connect(address: str | None) -> Iterator[ClusterInfo]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _quiet() -> None:
-    """Keep the libraries' chatter off the terminal; their warnings and errors stay, and Ray logs all to files."""
-    for name in ("ray.data", "ray.serve", "ray.train", "httpx"):
+def quiet() -> None:
+    """Keep the libraries' chatter off the terminal; their warnings and errors stay, and Ray logs all to files.
+
+    To be called again after an import of Ray Serve LLM, which sets the loggers up anew.
+    """
+    logging.getLogger().setLevel(logging.WARNING)  # Ray Serve LLM sets it to INFO and prints JSON
+    for name in ("ray.data", "ray.serve", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("vllm").setLevel(logging.ERROR)
 
 
 @contextmanager

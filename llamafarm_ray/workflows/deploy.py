@@ -15,7 +15,7 @@ from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError
 from llamafarm_ray.registry import BaseModel, DeploymentRecorded, DeploymentRemoved, RegistryService, VersionRecord
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.base import usable_base
-from llamafarm_ray.workflows.cluster import ClusterInfo
+from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
 from llamafarm_ray.workflows.register import Registration, register
 
 __all__ = [
@@ -144,6 +144,7 @@ def deploy(
     from llamafarm_ray.serving.application import build  # noqa: PLC0415
     from llamafarm_ray.serving.ray_llm import http_address  # noqa: PLC0415
 
+    quiet()
     started = time.monotonic()
     wanted = config.deployment
     if http_address() is None:
@@ -170,8 +171,10 @@ def deploy(
     return Deployment(url, base.name, models, time.monotonic() - started)
 
 
-def undeploy(registry: RegistryService) -> None:
-    """Stop the application and take it off the record.
+def undeploy(registry: RegistryService, cluster: ClusterInfo) -> None:
+    """Take the application off the record and stop it, letting requests under way finish.
+
+    On a Ray that ends with this command nothing is waited for: it stops the application with everything else.
 
     Raises:
         NotFoundError: none is recorded.
@@ -179,7 +182,8 @@ def undeploy(registry: RegistryService) -> None:
     from ray import serve  # noqa: PLC0415
 
     registry.commit([DeploymentRemoved(application=APPLICATION)], reason="stopped")
-    serve.delete(APPLICATION)
+    if not cluster.started_here:
+        serve.delete(APPLICATION)
 
 
 def deployment_of(registry: RegistryService, record: VersionRecord | None = None) -> DeploymentRecorded:
@@ -220,6 +224,7 @@ def swap_adapter(registry: RegistryService, reference: str, alias: str) -> Versi
     deployment = deployment_of(registry, record)
     from llamafarm_ray.serving.ray_llm import load_everywhere  # noqa: PLC0415
 
+    quiet()
     load_everywhere(deployment.application, record.ref)
     registry.move_alias_to(record, alias, reason="swap-adapter")
     _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
