@@ -1,0 +1,62 @@
+"""On a running cluster: a job trains and registers, `serve deploy` serves what it registered."""
+
+import time
+
+import httpx
+import pytest
+import yaml
+from e2e_tools import ROOT, free_port
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def trained(demo, ray_head, home):
+    """README's job, on the demo's base and for a few steps."""
+    return ray_head.run(
+        *["ray", "job", "submit", "--address", ray_head.dashboard, "--working-dir", ".", "--"],
+        *["python", "jobs/train.py", "--config", "jobs/configs/basic_lora.yaml", "--home", str(home)],
+        *["--set", f"base_model={demo.runs / 'base'}", "--set", "fine_tuning.training.max_steps=4"],
+    )
+
+
+def test_a_submitted_job_trains_and_registers(trained, home):
+    from llamafarm_ray.registry import open_registry
+
+    assert trained.returncode == 0, trained.stdout[-4000:] + trained.stderr[-4000:]
+    record = open_registry(str(home)).resolve("basic-lora:1.0.0").registered
+    assert record.method == "lora"
+    assert record.base_digest is not None
+    assert record.dataset_digest is not None
+
+
+def test_a_failing_job_passes_its_exit_status_and_message_on(ray_head):
+    command = ["python", "jobs/train.py", "--set", "fine_tuning.method=lorra"]
+    address = ["--address", ray_head.dashboard, "--working-dir", "."]
+    result = ray_head.run("ray", "job", "submit", *address, "--", *command)
+    assert result.returncode != 0
+    assert "lorra" in result.stdout + result.stderr
+
+
+def test_serve_deploy_serves_what_was_registered(trained, demo, ray_head, home, tmp_path):
+    port = free_port()
+    described = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text(encoding="utf-8"))
+    described["http_options"]["port"] = port
+    described["applications"][0]["args"] |= {"base_model": str(demo.runs / "base"), "home": str(home)}
+    (tmp_path / "serve.yaml").write_text(yaml.safe_dump(described))
+    result = ray_head.run("serve", "deploy", "--address", ray_head.dashboard, str(tmp_path / "serve.yaml"))
+    assert result.returncode == 0, result.stdout + result.stderr
+    body = {"model": "basic-lora", "prompt": "The tide bell", "max_tokens": 4, "temperature": 0}
+    response = None
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline and (response is None or response.status_code != 200):
+        try:
+            response = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=30)
+        except httpx.TransportError:
+            time.sleep(1)
+    assert response is not None, ray_head.run("serve", "status", "--address", ray_head.dashboard).stdout
+    assert response.status_code == 200, response.text
+    assert response.headers["x-llamafarm-model"] == "basic-lora:1.0.0"

@@ -1,0 +1,62 @@
+"""Running the project's commands as processes of their own."""
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BIN = ROOT / ".venv" / "bin"
+
+
+def environment(**more):
+    """This process's environment without what points at another Ray."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "LLAMAFARM_"))}
+    return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", **more}
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(command, log, **options):
+    """A process group for the time of a block."""
+    with log.open("w") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, **options)
+    try:
+        yield process
+    finally:
+        children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for one in (process, *children):
+                try:
+                    os.kill(one.pid, number)
+                except ProcessLookupError:
+                    continue
+            psutil.wait_procs(children, timeout=20)
+        process.wait(timeout=20)
+
+
+def wait_for(url, process, log, *, headers=None, timeout_s=240):
+    """Return once a URL answers 200; fail with the log if the process ends or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            break
+        try:
+            if httpx.get(url, headers=headers, timeout=5).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.5)
+    pytest.fail(f"{url} did not answer:\n{log.read_text()[-4000:]}")
