@@ -16,6 +16,8 @@ VERB_OF_STEP = {"build": "create-dataset", "training": "train", "measuring": "ev
 ASKING = {
     # A value that asks for what isn't there.
     "dataset.source.type": "conversation_logs",
+    "dataset.preprocessing.qa_generation.enabled": False,
+    "fine_tuning.training.precision": "fp16",
     "dataset.preprocessing.qa_generation.model": "gpt-4o-mini-turbo",
     "dataset.validation.quality_threshold": 0.8,
     "dataset.quality_control.filters.language_detection": "en",
