@@ -73,10 +73,14 @@ class StageProgress:
         if self._progress is None:
             return
         if stage not in self._tasks:
-            for task in self._tasks.values():
-                self._progress.update(task, completed=1.0)
+            self.finish()
             self._tasks[stage] = self._progress.add_task(stage, total=1.0, note="")
         self._progress.update(self._tasks[stage], completed=fraction, note=note)
+
+    def finish(self) -> None:
+        """Say that all stages so far are done."""
+        for task in self._tasks.values():
+            self._progress.update(task, completed=1.0)
 
 
 @contextmanager
@@ -95,4 +99,6 @@ def stages(*, quiet: bool = False) -> Iterator[StageProgress]:
         TextColumn("[dim]{task.fields[note]}"),
     )
     with Progress(*columns, console=_error_console) as progress:
-        yield StageProgress(progress)
+        drawn = StageProgress(progress)
+        yield drawn
+        drawn.finish()

@@ -22,6 +22,8 @@ from llamafarm_ray.serving.application import SERVE_ENV
 __all__ = ["ClusterInfo", "connect", "free_port", "quiet"]
 
 _CONNECT_TIMEOUT_S = 15
+_LONGEST_TEMPORARY_FOLDER = 97 - len("/lf-12345678/" + 54 * "0" + "/metrics.sock")
+"""HAProxy takes socket paths of 97 characters, and Ray adds the node's id to ours."""
 _MIN_LOCAL_CPUS = 4
 """Ray counts CPUs to decide what may run at once, and waits for ever when there are fewer than parts of one job."""
 
@@ -62,7 +64,7 @@ def connect(address: str | None) -> Iterator[ClusterInfo]:
         if address:
             dashboard = _join(address)
         else:
-            folder = Path(tempfile.mkdtemp(prefix="lf-"))  # short: socket paths below it may have 107 characters
+            folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
             dashboard = _start(folder)
         quiet()
         with _ended_by_sigterm():
@@ -145,17 +147,21 @@ def _start(folder: Path) -> str:
     return str(context.dashboard_url or "")
 
 
+def _short_temporary_folder() -> str:
+    """The system's folder for temporary files, or /tmp where its name would make HAProxy's socket paths too long."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _LONGEST_TEMPORARY_FOLDER else "/tmp"  # noqa: S108
+
+
 def _proxy_environment(folder: Path) -> dict[str, str]:
     """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet."""
-    proxy = folder / "haproxy"
-    proxy.mkdir()
     ports = secrets.SystemRandom().randrange(20000, 29000, 50)
     return {
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(proxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(proxy / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(proxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(proxy / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(proxy / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -139,6 +140,7 @@ def deploy(
     """
     base = check_deployment(config, registry)
     from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
+    from ray.exceptions import RayError  # noqa: PLC0415
     from ray.serve.config import HTTPOptions  # noqa: PLC0415
 
     from llamafarm_ray.serving.application import build  # noqa: PLC0415
@@ -147,12 +149,22 @@ def deploy(
     quiet()
     started = time.monotonic()
     wanted = config.deployment
-    if http_address() is None:
-        if cluster.started_here:
-            check_port(wanted.host, wanted.port)
-        serve.start(http_options=HTTPOptions(host=wanted.host, port=wanted.port))
-    application = build({**resolved(config), "home": registry.home.uri})
-    serve.run(application, name=APPLICATION, route_prefix="/", blocking=False)
+    try:
+        if http_address() is None:
+            if cluster.started_here:
+                check_port(wanted.host, wanted.port)
+            serve.start(http_options=HTTPOptions(host=wanted.host, port=wanted.port))
+        application = build({**resolved(config), "home": registry.home.uri})
+        with ThreadPoolExecutor(
+            max_workers=1
+        ) as pool:  # it returns once replicas run; people want to see that it lives
+            run = pool.submit(serve.run, application, name=APPLICATION, route_prefix="/")
+            while not wait([run], timeout=_POLL_S).done:
+                if on_progress:
+                    on_progress("starting vLLM", time.monotonic() - started)
+            run.result()
+    except (RayError, RuntimeError) as error:
+        raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), [])}") from error
     host, port = http_address() or (wanted.host, wanted.port)
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/v1"  # noqa: S104  (compared, not bound)
     try:

@@ -36,7 +36,7 @@ class DemoRun:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
-    temporary = Path(tempfile.mkdtemp(prefix="e2e-"))  # short: Ray puts sockets below it
+    temporary = Path(tempfile.mkdtemp(prefix="e-"))  # short: Ray puts sockets below it
     result = subprocess.run(
         ["make", "demo", f"ARGS=--runs {runs}"],
         cwd=ROOT,
