@@ -1,7 +1,7 @@
 # What people type. Every target sets up what it needs; nothing is set up twice.
 PYTHON ?= python3.11
-# cpu or gpu: which build of vLLM and torch.
-EXTRA ?= cpu
+# cpu or gpu: which build of vLLM and torch; once set up, what is there.
+EXTRA ?= $(if $(wildcard .venv/.installed-gpu),gpu,cpu)
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ EDITABLE := $(VENV)/.editable
 # PyTorch's own index has the CPU build; where it can't be reached, pip takes the wheel that its find-links offer.
 TORCH_CPU := torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-unit test-long check format bench lock clean help
+.PHONY: setup demo test test-unit test-long check format lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -21,6 +21,8 @@ setup: $(INSTALLED) $(EDITABLE) ## Install everything into .venv (EXTRA=gpu on a
 $(INSTALLED): requirements-$(EXTRA).lock
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11, or say make PYTHON=/path/to/it"; exit 1; }
 	@command -v c++ >/dev/null || { echo "A C++ compiler is missing: install g++ or clang (DeepSpeed builds a small extension)"; exit 1; }
+	@for other in $(filter-out $@,$(wildcard $(VENV)/.installed-*)); do \
+	  echo "$(VENV) was set up for another kind of machine ($$other): run make clean first"; exit 1; done
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@if [ "$(EXTRA)" = cpu ]; then echo "Installing torch, CPU build"; $(PIP) install --quiet --no-deps $(TORCH_CPU); fi
 	@echo "Installing $$(grep -c '^[A-Za-z0-9]' $<) locked packages (about 3 minutes)"
@@ -53,13 +55,16 @@ format: setup ## Rewrite the code in the project's format.
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+# Where `make lock` looks for torch's CPU build.
+UV_TORCH ?= --torch-backend cpu
+
 lock: setup ## Resolve pyproject.toml anew into both lock files.
 	@for extra in cpu gpu; do \
 	  if [ $$extra = cpu ]; then skip='torchvision torchaudio torchcodec'; else skip=''; fi; \
 	  for name in $$skip; do echo "$$name; python_version < '3'"; done | \
 	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --extra dev --overrides - --python-version 3.11 \
 	    --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --quiet \
-	    $$([ $$extra = cpu ] && echo --no-emit-package torch) -o requirements-$$extra.lock; \
+	    $$([ $$extra = cpu ] && echo --no-emit-package torch $(UV_TORCH)) -o requirements-$$extra.lock || exit 1; \
 	done
 
 clean: ## Remove what was set up and built here.

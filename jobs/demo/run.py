@@ -115,7 +115,7 @@ def run(demo: Demo, cluster: ClusterInfo) -> None:
     compare(demo)
     swap_under_traffic(demo)
     with demo.step("Take the deployment off the record, and stop Ray"):
-        undeploy(demo.registry, cluster)
+        undeploy(demo.registry, cluster, _found(demo, "url"))
 
 
 def build_base(demo: Demo) -> None:

@@ -43,15 +43,17 @@ def command(
 
         print_json(resolved(config))
         return
+    from llamafarm_ray.config import refuse_unavailable
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.deploy import check_deployment, check_port, deploy, undeploy, with_model
 
+    refuse_unavailable(config, "deploy")
+    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+        check_port(config.deployment.host, config.deployment.port)
     registry = open_registry(config.home)
     config = with_model(config, registry, model)
     check_deployment(config, registry)
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
-        check_port(config.deployment.host, config.deployment.port)
     with connect(config.cluster.address) as cluster:
         with stages(quiet=as_json) as progress:
             deployment = deploy(
@@ -73,7 +75,7 @@ def command(
             if not as_json:
                 console.print(f"Dashboard: {cluster.dashboard_url}   Stop with Ctrl-C.")
             _wait_for_signal()
-            undeploy(registry, cluster)
+            undeploy(registry, cluster, deployment.url)
 
 
 def _wait_for_signal() -> None:

@@ -44,13 +44,13 @@ def command(
     run = EvaluationRun.prepare(config, open_registry(config.home), model)
     with connect(config.cluster.address), stages(quiet=as_json) as progress:
         result = run.run(on_progress=progress)
-    if output is not None:
-        write_result(result, output)
     if as_json:
         print_json(result.to_dict())
-        return
-    show_evaluation(result)
-    if output is not None:
+    else:
+        show_evaluation(result)
+    if output is not None:  # after it was shown: it took long, and a full disk shall not lose it
+        write_result(result, output)
+    if output is not None and not as_json:
         console.print(f"Written to {output}.", markup=False)
 
 

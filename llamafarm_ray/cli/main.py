@@ -61,18 +61,18 @@ def _root(
     ),
     debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error. May stand anywhere."),
 ) -> None:
-    del version, debug  # an eager callback, and taken out of the arguments by `main`, which is where errors end
+    del version, debug  # an eager callback, and taken out of the arguments by `run`, which is where errors end
 
 
 def main() -> None:
     """The console script."""
-    arguments = sys.argv[1:]
-    debug = "--debug" in arguments or os.environ.get("LLAMAFARM_DEBUG") == "1"
-    sys.exit(run([argument for argument in arguments if argument != "--debug"], debug=debug))
+    sys.exit(run(sys.argv[1:]))
 
 
-def run(arguments: list[str], *, debug: bool = False) -> int:
+def run(arguments: list[str]) -> int:
     """Run a command line and return its exit status: 0, 2 for the user's mistakes, 1 for ours, 130 for Ctrl-C."""
+    debug = "--debug" in arguments or os.environ.get("LLAMAFARM_DEBUG") == "1"
+    arguments = [argument for argument in arguments if argument != "--debug"]
     try:
         app(arguments)
     except SystemExit as ended:  # how typer ends, usage errors (2) and Ctrl-C included

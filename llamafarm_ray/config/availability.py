@@ -85,6 +85,7 @@ GAPS: Final = (
     _only("fine_tuning.objective", "training", "sft"),
     _only("fine_tuning.training.precision", "training", "auto", "fp32", "bf16"),
     _only("fine_tuning.training.packing", "training", "auto", False),
+    _only("fine_tuning.distributed.nodes", "training", None, 1),
     _only("fine_tuning.distributed.offload", "training", "none"),
     _nothing("monitoring.wandb_project", "training"),
     _nothing("monitoring.mlflow_uri", "training"),

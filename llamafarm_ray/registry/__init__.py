@@ -15,7 +15,7 @@ from llamafarm_ray.registry.events import (
     VersionRegistered,
 )
 from llamafarm_ray.registry.log import Commit, CommitLog
-from llamafarm_ray.registry.service import RegistryService, open_registry
+from llamafarm_ray.registry.service import RegistryService, check_name, open_registry
 from llamafarm_ray.registry.state import ModelRecord, RegistryState, VersionRecord
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "SourceDocument",
     "VersionRecord",
     "VersionRegistered",
+    "check_name",
     "find_base",
     "open_registry",
 ]

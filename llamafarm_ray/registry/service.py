@@ -19,7 +19,7 @@ from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
 
-__all__ = ["RegistryService", "open_registry"]
+__all__ = ["RegistryService", "check_name", "open_registry"]
 
 _MAX_RACES = 100
 
@@ -123,7 +123,7 @@ class RegistryService:
             InputError: the folder or a field is unusable.
             ConflictError: the version exists already.
         """
-        _check_name(name)
+        check_name(name)
         if version is not None:
             version = str(Version.parse(version))
             self.refresh()
@@ -158,7 +158,7 @@ class RegistryService:
             InputError: the alias is no name.
             NotFoundError: the version is not registered.
         """
-        _check_name(alias)
+        check_name(alias)
         self.commit(
             [AliasMoved(model=record.registered.model, alias=alias, version=record.registered.version)], reason=reason
         )
@@ -196,7 +196,12 @@ def _next_version(state: RegistryState, name: str, bump: str) -> str:
     return str(record.latest.version.bump(bump)) if record else "1.0.0"
 
 
-def _check_name(name: str) -> None:
+def check_name(name: str) -> None:
+    """Check that a text can be a model's or an alias's name.
+
+    Raises:
+        InputError: it can't, or it is a reference.
+    """
     ref = ModelRef.parse(name)
     if ref.version or ref.alias:
         raise InputError(f"{name!r} is a reference, not a name.", hint=f"Leave it at {ref.name!r}.")

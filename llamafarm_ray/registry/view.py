@@ -7,8 +7,9 @@ import contextlib
 import logging
 from typing import Any
 
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
+from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry.actor import registry_actor
 from llamafarm_ray.registry.state import RegistryState
 
@@ -54,10 +55,17 @@ class RegistryView:
         while True:
             try:
                 await self._take(_WATCH_S)
-            except RayActorError as error:  # it restarts from the log; until then this copy stands
-                logger.warning("The registry actor is away (%s); going on with what is known.", type(error).__name__)
+            except (RayError, LlamaFarmError) as error:
+                # The actor restarts from the log, and the log's store comes back: until then this copy stands.
+                logger.warning("The registry can't be read (%s); going on with what is known.", error)
                 await asyncio.sleep(_RETRY_S)
-                self._actor = registry_actor(self._home)
+                self._find_actor()
+
+    def _find_actor(self) -> None:
+        try:
+            self._actor = registry_actor(self._home)
+        except (RayError, ValueError) as error:  # the next turn tries again
+            logger.warning("The registry actor can't be found: %s", error)
 
     async def _take(self, timeout_s: float) -> None:
         commits = await self._actor.commits_since.remote(self.state.sequence, timeout_s)

@@ -12,13 +12,14 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayError, RayTaskError
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
 from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
 from ray.llm._internal.serve.core.ingress.router import LLMRouter
@@ -95,7 +96,8 @@ class Replica(LLMServer):  # type: ignore[misc]
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
-            await self._view.refresh()
+            with contextlib.suppress(RayError):  # without the registry, what is known stands
+                await self._view.refresh()
             target = self._served.resolve(model, self._view)
         await self._loader.ensure(target)
         return target

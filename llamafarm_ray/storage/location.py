@@ -35,6 +35,8 @@ class Location:
         except (ValueError, ImportError) as error:
             raise InputError(f"{self.uri!r} can't be opened: {error}.", hint="Use a folder or an fsspec URI.") from None
         self._fs: Any = fs
+        if isinstance(fs, LocalFileSystem):
+            self.uri = root  # absolute: other processes have other current folders
         self.root: str = root.rstrip("/") or "/"
 
     @property

@@ -24,7 +24,7 @@ _MEDIA_TYPES = {
     ".model": "application/vnd.sentencepiece",
     ".parquet": "application/vnd.apache.parquet",
 }
-_REFUSED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".msgpack", ".npz"}
+_REFUSED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".joblib", ".dill", ".npy", ".npz"}
 _NOT_CONTENT = {"tensorboard", "training.json"}
 """A run's curves and its record: the registry keeps the facts of them itself."""
 _MAX_SAFETENSORS_HEADER_BYTES = 100 * 1024 * 1024
@@ -116,12 +116,12 @@ def _entry(folder: Path, path: Path) -> FileEntry:
     name = path.relative_to(folder).as_posix()
     if path.is_symlink() or not path.is_file():
         raise InputError(f"{path} is a link or no plain file.", hint="Copy the real file into the folder.")
-    if path.suffix in _REFUSED:
+    if _REFUSED.intersection(suffix.lower() for suffix in path.suffixes):
         raise InputError(
             f"{path} can hold pickled code, which runs when it is loaded.",
             hint="Only safetensors weights are accepted: convert it with transformers' save_pretrained.",
         )
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         _check_safetensors(path)
     media_type = _MEDIA_TYPES.get(path.suffix, "application/octet-stream")
     return FileEntry(name, path.stat().st_size, file_digest(path), media_type)

@@ -103,6 +103,11 @@ def _join(address: str) -> str:
     """Connect, and say where the dashboard is."""
     import ray  # noqa: PLC0415
 
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"{address} is a dashboard's address, which takes jobs.",
+            hint="Write the cluster's own, host:port (6379 by default), or submit with `ray job submit`.",
+        )
     if address != "auto" and not address.startswith("ray://"):
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
@@ -118,7 +123,12 @@ def _join(address: str) -> str:
             ) from None
     try:
         context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except ConnectionError as error:
+        raise InputError(
+            f"No Ray cluster is found at {address!r}: {str(error).splitlines()[0]}",
+            hint="Start one with `ray start --head`, or leave out --address to use this machine.",
+        ) from None
+    except (RuntimeError, ValueError, TimeoutError) as error:
         raise ClusterError(
             f"Ray at {address} can't be used: {str(error).splitlines()[0]}",
             hint="Is it running, is its version the same, and is RAY_AUTH_MODE/token set as on the cluster?",

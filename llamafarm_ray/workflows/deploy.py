@@ -12,8 +12,15 @@ from pathlib import Path
 import httpx
 
 from llamafarm_ray.config import Config, refuse_unavailable, resolved
-from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError
-from llamafarm_ray.registry import BaseModel, DeploymentRecorded, DeploymentRemoved, RegistryService, VersionRecord
+from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, NotFoundError
+from llamafarm_ray.registry import (
+    BaseModel,
+    DeploymentRecorded,
+    DeploymentRemoved,
+    RegistryService,
+    RegistryState,
+    VersionRecord,
+)
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
@@ -103,6 +110,8 @@ def with_model(config: Config, registry: RegistryService, model: str | None) -> 
     for reference in (*config.deployment.adapters, *([model] if model else [])):
         record = _version_of(registry, reference)
         if record is None or record.registered.kind is not ModelKind.ADAPTER:
+            if reference != model:
+                raise InputError(f"deployment.adapters: {reference!r} is no adapter.", hint="Name it as base_model.")
             base = reference
             continue
         adapters.append(record.ref)
@@ -136,7 +145,8 @@ def deploy(
 
     Raises:
         InputError: the port is in use, or the base model is unusable.
-        DeploymentError: it did not become healthy; nothing of it is left running.
+        ConflictError: the cluster's Serve listens at another port.
+        DeploymentError: it did not become healthy; unless it replaced another, nothing of it is left running.
     """
     base = check_deployment(config, registry)
     from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
@@ -149,8 +159,15 @@ def deploy(
     quiet()
     started = time.monotonic()
     wanted = config.deployment
+    replaced = APPLICATION in serve.status().applications if http_address() is not None else False
     try:
-        if http_address() is None:
+        running = http_address()
+        if running is not None and running[1] != wanted.port:
+            raise ConflictError(
+                f"Serve listens at port {running[1]} of this cluster already, not at {wanted.port}.",
+                hint=f"Say --port {running[1]}, or stop it with `serve shutdown`.",
+            )
+        if running is None:
             if cluster.started_here:
                 check_port(wanted.host, wanted.port)
             serve.start(http_options=HTTPOptions(host=wanted.host, port=wanted.port))
@@ -169,8 +186,9 @@ def deploy(
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/v1"  # noqa: S104  (compared, not bound)
     try:
         models = _wait_until_ready(url, started, on_progress)
-    except DeploymentError:
-        serve.delete(APPLICATION)
+    except BaseException:
+        if not replaced:  # what ran before is worth more than a clean table
+            serve.delete(APPLICATION)
         raise
     recorded = DeploymentRecorded(
         application=APPLICATION,
@@ -183,17 +201,20 @@ def deploy(
     return Deployment(url, base.name, models, time.monotonic() - started)
 
 
-def undeploy(registry: RegistryService, cluster: ClusterInfo) -> None:
-    """Take the application off the record and stop it, letting requests under way finish.
+def undeploy(registry: RegistryService, cluster: ClusterInfo, url: str) -> None:
+    """Take the application at ``url`` off the record and stop it, letting requests under way finish.
 
     On a Ray that ends with this command nothing is waited for: it stops the application with everything else.
-
-    Raises:
-        NotFoundError: none is recorded.
     """
     from ray import serve  # noqa: PLC0415
 
-    registry.commit([DeploymentRemoved(application=APPLICATION)], reason="stopped")
+    def still_recorded(state: RegistryState) -> list[DeploymentRemoved]:
+        recorded = state.deployments.get(APPLICATION)
+        return [DeploymentRemoved(application=APPLICATION)] if recorded is not None and recorded.url == url else []
+
+    registry.refresh()
+    if still_recorded(registry.state):  # else another deployment took its place in the record
+        registry.commit(still_recorded, reason="stopped")
     if not cluster.started_here:
         serve.delete(APPLICATION)
 
@@ -248,8 +269,13 @@ def _confirm(url: str, model: str, expected: str) -> None:
     deadline = time.monotonic() + _CONFIRM_S
     answered = ""
     while time.monotonic() < deadline:
-        response = httpx.post(url.removesuffix("/v1") + "/tokenize", json={"model": model, "prompt": "?"}, timeout=10)
-        answered = response.headers.get("x-llamafarm-model", f"status {response.status_code}")
+        try:
+            response = httpx.post(
+                f"{url.removesuffix('/v1')}/tokenize", json={"model": model, "prompt": "?"}, timeout=5
+            )
+            answered = response.headers.get("x-llamafarm-model", f"status {response.status_code}")
+        except httpx.TransportError as error:
+            answered = f"nothing ({error})"
         if answered == expected:
             return
         time.sleep(_POLL_S)

@@ -9,7 +9,7 @@ from typing import Any
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.registry import RegistryService, VersionRecord, find_base
+from llamafarm_ray.registry import RegistryService, VersionRecord, check_name, find_base
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import ModelKind
 
@@ -47,7 +47,7 @@ class Registration:
 
 
 def register(registry: RegistryService, asked: Registration) -> VersionRecord:
-    """Publish and register; the same folder registered again under the same name is the version it is already.
+    """Publish and register; the same files and facts registered again under the same name are the version they are.
 
     Raises:
         InputError: the folder is no model or adapter, or a file given is unusable.
@@ -81,7 +81,9 @@ def register(registry: RegistryService, asked: Registration) -> VersionRecord:
             details |= {"base_model": details["base_model"] or base.reference, "base_digest": base.digest}
     elif kind is ModelKind.BASE and details["method"]:
         kind = ModelKind.MERGED
-    found = _same_content(registry, name, folder) if asked.version is None else None
+    if asked.alias:
+        check_name(asked.alias)
+    found = _same_version(registry, name, folder, details) if asked.version is None else None
     version = found or registry.register(folder, name=name, version=asked.version, kind=kind, **details)
     if asked.alias:
         registry.move_alias_to(version, asked.alias, reason="registered")
@@ -115,7 +117,10 @@ def _kind(folder: Path) -> ModelKind:
 
 def _run_record(folder: Path) -> dict[str, Any]:
     path = folder / "training.json"
-    return _read_json(path) if path.is_file() else {}
+    record = _read_json(path) if path.is_file() else {}
+    if not isinstance(record.get("lineage", {}), dict) or not isinstance(record.get("metrics", {}), dict):
+        raise InputError(f"{path} is not what `train` writes.", hint="Remove it, and say what it should with options.")
+    return record
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -142,10 +147,15 @@ def base_reference(folder: Path) -> str:
     return str(reference)
 
 
-def _same_content(registry: RegistryService, name: str, folder: Path) -> VersionRecord | None:
+def _same_version(registry: RegistryService, name: str, folder: Path, details: dict[str, Any]) -> VersionRecord | None:
+    """The version that has these files and of which these facts are known already."""
     registry.refresh()
     model = registry.state.models.get(name)
     if model is None:
         return None
     digest = Manifest.of_folder(folder).digest
-    return next((version for version in model.versions.values() if version.registered.manifest == digest), None)
+    for version in model.versions.values():
+        known = version.registered.model_dump()
+        if known["manifest"] == digest and all(known[key] == value for key, value in details.items()):
+            return version
+    return None

@@ -7,6 +7,8 @@ import pytest
 import yaml
 from e2e_tools import ROOT, free_port
 
+pytestmark = pytest.mark.timeout(900)  # the first test to run waits for the whole demo
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):

@@ -1,6 +1,9 @@
 """`make demo` keeps every promise that README makes for it."""
 
 import psutil
+import pytest
+
+pytestmark = pytest.mark.timeout(900)  # the first test to run waits for the whole demo
 
 
 def test_the_demo_ends_well(demo):

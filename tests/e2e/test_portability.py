@@ -6,6 +6,8 @@ import openai
 import pytest
 from e2e_tools import environment, free_port, running, wait_for
 
+pytestmark = pytest.mark.timeout(900)  # the first test to run waits for the whole demo
+
 
 @pytest.fixture(scope="module")
 def adapter(demo):

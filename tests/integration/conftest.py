@@ -50,4 +50,4 @@ def served(ray_cluster, tmp_path_factory):
     )
     deployment = deploy(config, registry, ray_cluster)
     yield Served(deployment.url, deployment.url.removesuffix("/v1"), base, adapters, registry)
-    undeploy(registry, ray_cluster)
+    undeploy(registry, ray_cluster, deployment.url)

@@ -18,6 +18,7 @@ ASKING = {
     "dataset.source.type": "conversation_logs",
     "dataset.preprocessing.qa_generation.enabled": False,
     "fine_tuning.training.precision": "fp16",
+    "fine_tuning.distributed.nodes": 2,
     "dataset.preprocessing.qa_generation.model": "gpt-4o-mini-turbo",
     "dataset.validation.quality_threshold": 0.8,
     "dataset.quality_control.filters.language_detection": "en",

@@ -95,7 +95,9 @@ def test_an_unknown_digest_is_an_integrity_error(store):
         store.pull(Digest.of(b"nothing"))
 
 
-@pytest.mark.parametrize("name", ["model.bin", "model.pt", "weights.pkl", "sub/x.ckpt"])
+@pytest.mark.parametrize(
+    "name", ["model.bin", "model.pt", "weights.pkl", "sub/x.ckpt", "evil.BIN", "model.pth.tar", "x.joblib"]
+)
 def test_pickled_weights_are_refused(folder, name):
     (folder / name).write_bytes(b"x")
     with pytest.raises(InputError, match="pickled"):
