@@ -20,7 +20,9 @@ def command(
     model: Annotated[str, typer.Option("--model", help="Folder that `train` wrote, or a registered version.")],
     dataset: Annotated[str | None, typer.Option("--dataset", help="Its held-out examples are asked.")] = None,
     benchmark: Annotated[list[str] | None, typer.Option("--benchmark", help="Standard benchmark to run.")] = None,
-    base_model: Annotated[str | None, typer.Option("--base-model", help="What to compare with.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="An adapter's base, if not the one it names.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to.")] = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,

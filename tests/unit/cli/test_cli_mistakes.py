@@ -87,7 +87,7 @@ def test_a_mistake_is_one_clear_message_and_leaves_nothing(place, capsys, comman
         assert not sys.modules["ray"].is_initialized()
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "127.0.0.1:http"])
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "127.0.0.1:http", "http://127.0.0.1:8265"])
 def test_a_dead_or_malformed_ray_address_is_named(place, capsys, address):
     (place / "docs" / "a.txt").write_text("The bell rings twice.")
     assert run(["models", "create-dataset", "--source", "docs", "--address", address]) == 2

@@ -183,6 +183,16 @@ def test_a_folder_that_cannot_be_written_is_a_storage_error(tmp_path):
         Location(tmp_path).create("x", b"x")
 
 
+def test_a_relative_location_is_the_same_folder_from_everywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    location = Location("home")
+    assert location.uri == str(tmp_path / "home")
+
+
+def test_a_bucket_is_understood():
+    assert Location("s3://bucket/home").uri == "s3://bucket/home"
+
+
 def test_an_unknown_protocol_is_the_users_mistake():
     with pytest.raises(InputError, match="nosuch"):
         Location("nosuch://x/y")

@@ -71,6 +71,30 @@ def test_the_same_folder_registered_again_is_the_same_version(registry, adapter)
     assert register(registry, Registration(adapter)).ref == "lora_v1:1.1.0"
 
 
+def test_the_same_folder_with_new_facts_is_a_new_version_and_nothing_said_is_lost(registry, adapter, tmp_path):
+    register(registry, Registration(adapter))
+    (tmp_path / "eval.json").write_text('{"evaluation_results": {}}')
+    asked = Registration(adapter, performance_metrics=tmp_path / "eval.json", license="MIT", tags=("a",))
+    registered = register(registry, asked).registered
+    assert (registered.version, registered.license, registered.tags) == ("1.1.0", "MIT", ("a",))
+    assert registered.metrics == {"evaluation_results": {}}
+    assert register(registry, asked).ref == "lora_v1:1.1.0"
+
+
+@pytest.mark.parametrize("alias", ["bad alias!", "a:1.0.0", "../x"])
+def test_a_bad_alias_is_refused_before_anything_is_registered(registry, adapter, alias):
+    with pytest.raises(InputError):
+        register(registry, Registration(adapter, alias=alias))
+    assert registry.state.models == {}
+
+
+@pytest.mark.parametrize("record", ['{"lineage": "x"}', '{"metrics": 5}', "[]"])
+def test_a_record_that_train_did_not_write_is_named(registry, adapter, record):
+    (adapter / "training.json").write_text(record)
+    with pytest.raises(InputError, match=r"training\.json"):
+        register(registry, Registration(adapter))
+
+
 def test_a_taken_version_number_is_refused(registry, adapter):
     register(registry, Registration(adapter, name="bot", version="1.2.0"))
     with pytest.raises(ConflictError, match=r"bot:1\.2\.0"):

@@ -1,0 +1,73 @@
+"""What a deployment serves and records, without a cluster."""
+
+import json
+import struct
+
+import pytest
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.errors import InputError, NotFoundError
+from llamafarm_ray.registry import DeploymentRecorded, RegistryService
+from llamafarm_ray.storage import Location
+from llamafarm_ray.types import Digest
+from llamafarm_ray.workflows.cluster import ClusterInfo
+from llamafarm_ray.workflows.deploy import APPLICATION, deployment_of, undeploy, with_model
+
+HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True)
+
+
+def weights(folder, name):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / name).write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return RegistryService(Location(tmp_path / "home"))
+
+
+@pytest.fixture
+def models(tmp_path):
+    base, adapter = tmp_path / "base", tmp_path / "bot"
+    base.mkdir()
+    adapter.mkdir()
+    (base / "config.json").write_text("{}")
+    weights(base, "model.safetensors")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    weights(adapter, "adapter_model.safetensors")
+    return base, adapter
+
+
+def record(registry, url):
+    event = DeploymentRecorded(
+        application=APPLICATION, base_model="base", base_digest=Digest.of(b"x"), url=url, ray_address="a:1"
+    )
+    registry.commit([event])
+
+
+def test_an_adapters_folder_is_registered_and_brings_its_base(registry, models):
+    base, adapter = models
+    config = with_model(parse_config({}), registry, str(adapter))
+    assert config.base_model == str(base)
+    assert config.deployment.adapters == ("bot:1.0.0",)
+
+
+def test_a_base_model_is_the_base(registry, models):
+    assert with_model(parse_config({}), registry, str(models[0])).base_model == str(models[0])
+
+
+def test_a_base_among_the_adapters_is_a_mistake(registry, models):
+    config = parse_config({"base_model": "x", "deployment": {"adapters": [str(models[0])]}})
+    with pytest.raises(InputError, match=r"deployment\.adapters"):
+        with_model(config, registry, None)
+
+
+def test_stopping_takes_only_its_own_deployment_off_the_record(registry):
+    record(registry, "http://127.0.0.1:1/v1")
+    record(registry, "http://127.0.0.1:2/v1")
+    undeploy(registry, HERE, "http://127.0.0.1:1/v1")
+    assert deployment_of(registry).url == "http://127.0.0.1:2/v1"
+    undeploy(registry, HERE, "http://127.0.0.1:2/v1")
+    undeploy(registry, HERE, "http://127.0.0.1:2/v1")
+    with pytest.raises(NotFoundError, match="Nothing is deployed"):
+        deployment_of(registry)
