@@ -12,14 +12,16 @@ CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A tiny base and three documents."""
+def place(ray_cluster, tmp_path_factory):
+    """A tiny base and a dataset made of three documents."""
     folder = tmp_path_factory.mktemp("examples")
     make_tiny_model(folder / "base")
     (folder / "docs").mkdir()
     for name, hour in (("library", "8:00"), ("pool", "9:00"), ("office", "10:00")):
         text = f"The {name} opens at {hour}. The {name} costs 5 euros a day. Ann Bell leads the {name}."
         (folder / "docs" / f"{name}.md").write_text(f"# The {name}\n\n{text}\n")
+    dataset = ["--source", str(folder / "docs"), "--output", str(folder / "data"), "--home", str(folder / "home")]
+    assert run(["models", "create-dataset", *dataset]) == 0
     return folder
 
 
@@ -36,11 +38,9 @@ def test_an_example_configuration_trains_and_registers(ray_cluster, place, monke
     monkeypatch.chdir(place)
     monkeypatch.setenv("LLAMAFARM_HOME", str(place / "home"))
     options = ["--base-model", "base", "--output", f"out/{name}", "--register", "--json"]
-    changes = ["dataset.source.path=docs", f"dataset.path={place}/{name}.data", "fine_tuning.training.max_steps=2"]
-    assert run(["models", "create-dataset", "--source", "docs", "--output", f"{name}.data", "--json"]) == 0
+    options += ["--dataset", "data", "--set", "fine_tuning.training.max_steps=2"]
     capsys.readouterr()
-    flags = [part for change in changes for part in ("--set", change)]
-    assert run(["models", "train", "--config", str(CONFIGS / f"{name}.yaml"), *options, *flags]) == 0
+    assert run(["models", "train", "--config", str(CONFIGS / f"{name}.yaml"), *options]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["num_steps"] == 2
     assert all(loss > 0 for loss in result["losses"])
