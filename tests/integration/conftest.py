@@ -21,7 +21,7 @@ class Served:
 
     def complete(self, model, prompt="The capital of France", num_tokens=12, **options):
         body = {"model": model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0, **options}
-        return httpx.post(f"{self.url}/completions", json=body, timeout=200)
+        return httpx.post(f"{self.url}/completions", json=body, timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -76,10 +76,10 @@ def test_swaps_under_load_lose_no_request_and_mix_no_versions(served, oracle):
             else:
                 failures.append(response.text)
 
-    threads = [threading.Thread(target=client) for _ in range(2)]
+    threads = [threading.Thread(target=client) for _ in range(4)]
     [thread.start() for thread in threads]
     try:
-        for version in ("1.1.0", "1.0.0") * 3:
+        for version in ("1.1.0", "1.0.0") * 4:
             assert swap_adapter(served.registry, f"bot:{version}", "production").ref == f"bot:{version}"
             response = served.complete("bot")
             assert response.headers["x-llamafarm-model"] == f"bot:{version}"
