@@ -6,25 +6,30 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 * ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
 * ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
 * ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``,
-* ``broadcast``, a call to every replica of a deployment,
-* ``serve.context._get_global_client``, which knows where a running Serve listens.
+* ``serve.context._get_global_client``, which knows where a running Serve listens and its replicas' actors,
+* ``handle_request`` of those actors, which takes a pickled ``RequestMetadata``. (Ray's own ``broadcast`` builds its
+  router on the calling thread when that thread looks too early, and fails there for want of an event loop.)
 """
 
 from __future__ import annotations
 
 import contextlib
+import pickle
 import time
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
 from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
 from ray.llm._internal.serve.core.ingress.router import LLMRouter
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
-from ray.llm._internal.serve.utils.broadcast import broadcast
+from ray.serve._private.common import ReplicaState, RequestMetadata
+from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.context import _get_global_client
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
@@ -41,6 +46,10 @@ __all__ = ["Served", "compose", "http_address", "load_everywhere"]
 
 _LOOK_AGAIN_S = 0.2
 """How often an unknown name may make a replica ask the registry again."""
+_LOAD_S = 600.0
+"""A swap's first phase, pulling the adapter's files included."""
+_REPLICA_GONE_S = 0.5
+_ROUTER = "router"
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +160,7 @@ def compose(llm_config: LLMConfig, served: Served) -> Application:
     replicas = _build_direct_streaming_llm_deployment(
         llm_config, deployment_cls=Replica, bind_kwargs={"served": served}, name_prefix=""
     )
-    router = serve.deployment(Router, name="router", max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
+    router = serve.deployment(Router, name=_ROUTER, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
     return replicas._with_ingress_request_router(router.bind(replicas, served=served))  # noqa: SLF001
 
 
@@ -161,22 +170,56 @@ def http_address() -> tuple[str, int] | None:
     return (client.http_config.host, client.http_config.port) if client is not None else None
 
 
-def load_everywhere(application: str, reference: str) -> list[str]:
-    """Load a version on every replica of a running application; the engine names, one a replica.
+def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOAD_S) -> list[str]:
+    """Load a version on every running replica of an application; the engine names, one a replica.
+
+    A replica that dies meanwhile is passed over: the one that takes its place asks the registry when it starts.
 
     Raises:
-        DeploymentError: the application isn't running, or a replica could not load it.
+        DeploymentError: the application isn't running, or a replica could not load it in time.
         UserError: the version does not fit the application's base.
     """
-    try:
-        loaded: list[str] = broadcast(serve.get_app_handle(application), "load", args=[reference])
-    except RayTaskError as error:
-        cause = error.cause
-        raise cause if isinstance(cause, LlamaFarmError) else DeploymentError(str(cause)) from None
-    except (TimeoutError, serve.exceptions.RayServeException) as error:
-        raise DeploymentError(
-            f"The application {application!r} does not answer: {error}.", hint="`serve status` says more."
-        ) from None
-    if not loaded:
-        raise DeploymentError(f"The application {application!r} has no replica.", hint="`serve status` says more.")
-    return loaded
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        replicas = _replicas(application)
+        if not replicas:
+            break
+        try:
+            calls = [_call(replica, "load", reference) for replica in replicas]
+            loaded: list[str] = ray.get(calls, timeout=deadline - time.monotonic())
+        except RayTaskError as error:
+            cause = error.cause
+            raise cause if isinstance(cause, LlamaFarmError) else DeploymentError(str(cause)) from None
+        except (RayActorError, ValueError):  # ValueError: the actor's name is gone already
+            time.sleep(_REPLICA_GONE_S)
+            continue
+        except GetTimeoutError:
+            break
+        return loaded
+    state = serve.status().applications.get(application)
+    raise DeploymentError(
+        f"{reference} could not be loaded: the application {application!r} is "
+        f"{state.status.value if state else 'not running'}, with no replica that answers.",
+        hint="`serve status` says more.",
+    )
+
+
+def _replicas(application: str) -> list[str]:
+    """The actor names of an application's running vLLM replicas."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    found = client.get_serve_details()["applications"].get(application) if client is not None else None
+    deployments = found["deployments"].values() if found else ()
+    return [
+        replica["actor_name"]
+        for deployment in deployments
+        if deployment["name"] != _ROUTER
+        for replica in deployment["replicas"]
+        if replica["state"] == ReplicaState.RUNNING
+    ]
+
+
+def _call(replica: str, method: str, *args: object) -> ray.ObjectRef[Any]:
+    """Call a method of one replica, whichever the router would pick."""
+    request = f"llamafarm-{uuid.uuid4()}"
+    metadata = RequestMetadata(request_id=request, internal_request_id=request, call_method=method)
+    return ray.get_actor(replica, namespace=SERVE_NAMESPACE).handle_request.remote(pickle.dumps(metadata), *args)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 
@@ -25,6 +26,9 @@ from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
 from llamafarm_ray.workflows.register import Registration, register
+
+if TYPE_CHECKING:
+    from ray.serve.deployment import Application
 
 __all__ = [
     "APPLICATION",
@@ -151,7 +155,6 @@ def deploy(
     base = check_deployment(config, registry)
     from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
     from ray.exceptions import RayError  # noqa: PLC0415
-    from ray.serve.config import HTTPOptions  # noqa: PLC0415
 
     from llamafarm_ray.serving.application import build  # noqa: PLC0415
     from llamafarm_ray.serving.ray_llm import http_address  # noqa: PLC0415
@@ -159,27 +162,11 @@ def deploy(
     quiet()
     started = time.monotonic()
     wanted = config.deployment
-    replaced = APPLICATION in serve.status().applications if http_address() is not None else False
+    replaced = http_address() is not None and APPLICATION in serve.status().applications
     try:
-        running = http_address()
-        if running is not None and running[1] != wanted.port:
-            raise ConflictError(
-                f"Serve listens at port {running[1]} of this cluster already, not at {wanted.port}.",
-                hint=f"Say --port {running[1]}, or stop it with `serve shutdown`.",
-            )
-        if running is None:
-            if cluster.started_here:
-                check_port(wanted.host, wanted.port)
-            serve.start(http_options=HTTPOptions(host=wanted.host, port=wanted.port))
+        _start_serve(wanted.host, wanted.port, cluster)
         application = build({**resolved(config), "home": registry.home.uri})
-        with ThreadPoolExecutor(
-            max_workers=1
-        ) as pool:  # it returns once replicas run; people want to see that it lives
-            run = pool.submit(serve.run, application, name=APPLICATION, route_prefix="/")
-            while not wait([run], timeout=_POLL_S).done:
-                if on_progress:
-                    on_progress("starting vLLM", time.monotonic() - started)
-            run.result()
+        _run(application, lambda: on_progress and on_progress("starting vLLM", time.monotonic() - started))
     except (RayError, RuntimeError) as error:
         raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), [])}") from error
     host, port = http_address() or (wanted.host, wanted.port)
@@ -199,6 +186,36 @@ def deploy(
     )
     registry.commit([recorded], reason="deploy")
     return Deployment(url, base.name, models, time.monotonic() - started)
+
+
+def _start_serve(host: str, port: int, cluster: ClusterInfo) -> None:
+    """Have Serve listen where the configuration says; a Serve that runs already must do so."""
+    from ray import serve  # noqa: PLC0415
+    from ray.serve.config import HTTPOptions  # noqa: PLC0415
+
+    from llamafarm_ray.serving.ray_llm import http_address  # noqa: PLC0415
+
+    running = http_address()
+    if running is None:
+        if cluster.started_here:
+            check_port(host, port)
+        serve.start(http_options=HTTPOptions(host=host, port=port))
+    elif running[1] != port:
+        raise ConflictError(
+            f"Serve listens at port {running[1]} of this cluster already, not at {port}.",
+            hint=f"Say --port {running[1]}, or stop it with `serve shutdown`.",
+        )
+
+
+def _run(application: Application, on_wait: Callable[[], object]) -> None:
+    """``serve.run`` returns once replicas run; people want to see meanwhile that it lives."""
+    from ray import serve  # noqa: PLC0415
+
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        run = pool.submit(serve.run, application, name=APPLICATION, route_prefix="/")
+        while not wait([run], timeout=_POLL_S).done:
+            on_wait()
+        run.result()
 
 
 def undeploy(registry: RegistryService, cluster: ClusterInfo, url: str) -> None:

@@ -9,9 +9,10 @@ import pytest
 from adapters import greedy, make_adapter
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.errors import DeploymentError, NotFoundError, UserError
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.errors import ConflictError, DeploymentError, NotFoundError, UserError
 from llamafarm_ray.workflows.chat import ask, stream
-from llamafarm_ray.workflows.deploy import swap_adapter
+from llamafarm_ray.workflows.deploy import deploy, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
 
 PROMPT = "The capital of France"
@@ -163,17 +164,27 @@ def test_serving_goes_on_without_the_registry_actor_which_comes_back(served, ora
     assert said(served.complete("bot")) == oracle["bot:1.0.0"]
 
 
+def test_another_port_is_refused_and_what_runs_stays(served, ray_cluster, oracle):
+    port = int(served.root.rsplit(":", 1)[1])
+    config = parse_config({"base_model": str(served.base), "deployment": {"port": port + 1}})
+    with pytest.raises(ConflictError, match=f"port {port} of this cluster already"):
+        deploy(config, served.registry, ray_cluster)
+    assert said(served.complete("bot:1.0.0")) == oracle["bot:1.0.0"]
+
+
 def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
     from ray.llm._internal.serve.core.ingress.router import LLMRouter
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-    from ray.llm._internal.serve.utils.broadcast import broadcast
+    from ray.serve._private.common import RequestMetadata
+    from ray.serve._private.replica import ReplicaActor
     from ray.serve.context import _get_global_client
     from ray.serve.deployment import Application
 
     assert callable(_build_direct_streaming_llm_deployment)
-    assert callable(broadcast)
+    assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
+    assert callable(ReplicaActor.handle_request)
     assert callable(_get_global_client)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
     assert hasattr(LLMRouter, "_get_multiplexed_model_id")
