@@ -8,6 +8,8 @@
     │   ├── InputError           a file, folder or value given is unusable
     │   ├── NotFoundError        a name, version or alias does not exist
     │   ├── ConflictError        it exists already, or changed meanwhile
+    │   ├── AccessDeniedError    whoever asks may not do it, or can't prove who they are
+    │   ├── PolicyError          a rule that the owners set forbids it
     │   └── UnsupportedError     understood, but no engine in this release does it
     └── InfrastructureError      what was asked is fine, something failed     exit status 1
         ├── ClusterError         Ray can't be reached or gave up
@@ -28,6 +30,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 __all__ = [
+    "AccessDeniedError",
     "ClusterError",
     "ConfigError",
     "ConflictError",
@@ -37,6 +40,7 @@ __all__ = [
     "IntegrityError",
     "LlamaFarmError",
     "NotFoundError",
+    "PolicyError",
     "StorageError",
     "TrainingError",
     "UnsupportedError",
@@ -120,6 +124,24 @@ class ConflictError(UserError):
 
     code = "conflict"
     http_status = 409
+
+
+class AccessDeniedError(UserError):
+    """Whoever asks may not do it, or could not prove who they are."""
+
+    code = "access_denied"
+    http_status = 403
+
+
+class PolicyError(UserError):
+    """A rule of the registry forbids it; ``rules`` names each that is not fulfilled."""
+
+    code = "policy"
+    http_status = 403
+
+    def __init__(self, message: str, *, rules: tuple[str, ...] = (), hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.rules = rules
 
 
 class UnsupportedError(UserError):

@@ -11,10 +11,13 @@ from typing import Self
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["MODEL_NAME", "Digest", "ModelKind", "ModelRef", "Version"]
+__all__ = ["MODEL_NAME", "NAME", "Digest", "ModelKind", "ModelRef", "Version"]
 
-MODEL_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
-"""The pattern of model, dataset and alias names: letters, digits, ``._-`` inside, 96 characters at most."""
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
+"""The pattern of alias and namespace names: letters, digits, ``._-`` inside, 96 characters at most."""
+
+MODEL_NAME = rf"(?:{NAME}/)?{NAME}"
+"""The pattern of model and dataset names: a name, or ``namespace/name``."""
 
 _SEMVER = re.compile(
     r"(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})\.(0|[1-9]\d{0,8})"
@@ -135,10 +138,15 @@ class ModelRef:
         if mark == ":":
             return cls(name, version=Version.parse(rest))
         if mark == "@":
-            if not re.fullmatch(MODEL_NAME, rest):
+            if not re.fullmatch(NAME, rest):
                 raise InputError(f"{rest[:120]!r} is not an alias name.", hint="Use letters, digits, '.', '_' and '-'.")
             return cls(name, alias=rest)
         return cls(name)
+
+    @property
+    def namespace(self) -> str:
+        """What stands before the name's ``/``; empty where there is none."""
+        return self.name.rpartition("/")[0]
 
     def __str__(self) -> str:
         if self.version is not None:

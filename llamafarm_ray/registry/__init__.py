@@ -1,33 +1,38 @@
 """Models, datasets, aliases and lineage: one append-only log of events, and the state it adds up to.
 
-:class:`RegistryService` is the registry itself, in this process. :func:`connect` gives the same calls through the
-cluster's registry actor, whose subscribers learn of a change within a second.
+:class:`RegistryService` is the registry itself, in this process. :class:`llamafarm_ray.registry.client.RegistryClient`
+has the same calls (:class:`RegistryApi`) through the cluster's registry actor, whose subscribers learn of a change
+within a second.
 """
 
+from llamafarm_ray.registry.api import Outcome, RegistryApi, check_name
 from llamafarm_ray.registry.base import BaseModel, find_base
 from llamafarm_ray.registry.events import (
-    AliasMoved,
     DatasetRegistered,
     DeploymentRecorded,
-    DeploymentRemoved,
     Event,
     SourceDocument,
     VersionRegistered,
 )
-from llamafarm_ray.registry.log import Commit, CommitLog
-from llamafarm_ray.registry.service import RegistryService, check_name, open_registry
+from llamafarm_ray.registry.log import Change, Commit, CommitLog, Head
+from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.registry.service import Identity, RegistryService, open_registry
 from llamafarm_ray.registry.state import ModelRecord, RegistryState, VersionRecord
 
 __all__ = [
-    "AliasMoved",
     "BaseModel",
+    "Change",
     "Commit",
     "CommitLog",
     "DatasetRegistered",
     "DeploymentRecorded",
-    "DeploymentRemoved",
     "Event",
+    "Head",
+    "Identity",
     "ModelRecord",
+    "Outcome",
+    "Policy",
+    "RegistryApi",
     "RegistryService",
     "RegistryState",
     "SourceDocument",

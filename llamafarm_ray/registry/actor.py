@@ -1,40 +1,109 @@
-"""The registry actor: the one place of a cluster that everybody watches. A shell over :class:`RegistryService`."""
+"""The registry actor: a cluster's one writer, and the place that everybody watches. A shell over the service."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
 
+from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.api import Outcome
+from llamafarm_ray.registry.commands import Command
 from llamafarm_ray.registry.log import Commit
-from llamafarm_ray.registry.service import RegistryService
+from llamafarm_ray.registry.service import Identity, RegistryService
+from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import Location
+from llamafarm_ray.types import ModelRef
 
-__all__ = ["NAMESPACE", "registry_actor"]
+__all__ = ["NAMESPACE", "Update", "registry_actor"]
 
 NAMESPACE = "llamafarm"
 _POLL_S = 0.2
 """How often the log is looked at for commits of other writers, while somebody waits."""
+_MAX_CALLERS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a watcher does not know yet: the commits, or the whole state where too many were missed."""
+
+    commits: tuple[Commit, ...] = ()
+    state: RegistryState | None = None
+
+    def after(self, state: RegistryState) -> RegistryState:
+        """The watcher's state with this taken in."""
+        if self.state is not None:
+            return self.state if self.state.sequence > state.sequence else state
+        for commit in self.commits:
+            if commit.sequence == state.sequence + 1:
+                state = state.after(commit)
+        return state
 
 
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class RegistryActor:
-    """Follows the log at ``home`` and hands its commits to whoever waits. Holds nothing that the log does not."""
+    """Follows the log at ``home``, hands its commits to whoever waits, commits what callers ask for.
+
+    It holds nothing that the log does not: killed at any moment, it comes back with every commit that it acknowledged.
+    Ray repeats calls that a death cut off; their idempotency keys see to it that nothing is done twice.
+    """
 
     def __init__(self, home: str) -> None:
         self._service = RegistryService(Location(home))
+        self._callers = ThreadPoolExecutor(_MAX_CALLERS, thread_name_prefix="registry")
+        self._changed = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._service.on_commit(self._announce)
 
-    async def commits_since(self, sequence: int, timeout_s: float) -> list[Commit]:
-        """The commits after ``sequence``, as soon as there is one; none when ``timeout_s`` has passed."""
+    async def submit(self, command: Command, identity: Identity, reason: str, idempotency_key: str) -> Outcome:
+        """See :meth:`RegistryApi.submit`."""
+        call = partial(self._service.submit, command, reason=reason, idempotency_key=idempotency_key, identity=identity)
+        return await asyncio.get_running_loop().run_in_executor(self._callers, call)
+
+    async def allow(self, action: Action, namespace: str, target: str, identity: Identity) -> None:
+        """See :meth:`RegistryApi.allow`."""
+        call = partial(self._service.allow, action, namespace, target=target, identity=identity)
+        await asyncio.get_running_loop().run_in_executor(self._callers, call)
+
+    async def resolve(self, ref: ModelRef) -> VersionRecord:
+        """The version a reference names, in the newest state this actor has seen."""
+        return self._service.state.resolve(ref)
+
+    async def changes_after(self, sequence: int, timeout_s: float) -> Update:
+        """What was committed after ``sequence``, as soon as there is something; nothing when the time has passed."""
+        self._loop = asyncio.get_running_loop()
         deadline = time.monotonic() + timeout_s
         while True:
-            await asyncio.to_thread(self._service.refresh)
-            if self._service.state.sequence > sequence or time.monotonic() >= deadline:
-                return self._service.history[sequence:]
-            await asyncio.sleep(_POLL_S)
+            self._changed.clear()
+            await self._loop.run_in_executor(self._callers, self._service.refresh)
+            left = deadline - time.monotonic()
+            if self._service.state.sequence > sequence or left <= 0:
+                return self._after(sequence)
+            await _wait(self._changed, min(_POLL_S, left))
+
+    def _after(self, sequence: int) -> Update:
+        state, recent = self._service.state, list(self._service.recent)
+        missed = tuple(commit for commit in recent if commit.sequence > sequence)
+        if len(missed) < state.sequence - sequence:
+            return Update(state=state)
+        return Update(missed)
+
+    def _announce(self) -> None:
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._changed.set)
+
+
+async def _wait(event: asyncio.Event, timeout_s: float) -> None:
+    try:
+        await asyncio.wait_for(event.wait(), timeout_s)
+    except TimeoutError:
+        return
 
 
 def registry_actor(home: str) -> Any:

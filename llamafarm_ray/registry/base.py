@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
-from llamafarm_ray.registry.service import RegistryService
+from llamafarm_ray.registry.api import RegistryApi
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import MODEL_NAME, Digest, ModelRef
 
@@ -34,7 +34,7 @@ class BaseModel:
     digest: Digest
 
 
-def find_base(reference: str | None, registry: RegistryService) -> BaseModel:
+def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
     """The base model of that reference, fetched if it isn't on this machine.
 
     Args:
@@ -51,14 +51,14 @@ def find_base(reference: str | None, registry: RegistryService) -> BaseModel:
     if folder.is_dir():
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "base"
         return BaseModel(reference, name, folder.resolve(), Manifest.of_folder(folder).digest)
+    if re.fullmatch(rf"{MODEL_NAME}([:@].*)?", reference):
+        ref = ModelRef.parse(reference)
+        if ref.name in registry.refresh().models:
+            digest = Digest(registry.resolve(ref).registered.manifest)
+            return BaseModel(reference, ref.name, registry.pull(ref), digest)
     if _HUB_ID.fullmatch(reference) and not reference.startswith("."):
         folder = _from_hub(reference, registry.content.cache / "hub" / reference)
         return BaseModel(reference, reference.rpartition("/")[2], folder, Manifest.of_folder(folder).digest)
-    if re.fullmatch(rf"{MODEL_NAME}([:@].*)?", reference):
-        ref = ModelRef.parse(reference)
-        if ref.name in registry.state.models:
-            digest = Digest(registry.resolve(ref).registered.manifest)
-            return BaseModel(reference, ref.name, registry.content.pull(digest), digest)
     near = did_you_mean(reference, [*registry.state.models, *(p.name for p in Path.cwd().iterdir() if p.is_dir())])
     raise NotFoundError(f"There is no folder and no registered model {reference!r} to start from.", hint=near)
 

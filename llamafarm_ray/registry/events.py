@@ -1,24 +1,44 @@
-"""What can happen to a registry. Events are facts: frozen, append-only, never edited."""
+"""What can happen to a registry. Events are facts: frozen, append-only, never edited.
+
+A field that is added later needs a default, so that logs written before it can still be read.
+"""
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamafarm_ray.types import MODEL_NAME, ModelKind
+from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.types import MODEL_NAME, NAME, ModelKind
 
 __all__ = [
     "AliasMoved",
+    "ContentCondemned",
     "DatasetRegistered",
     "DeploymentRecorded",
     "DeploymentRemoved",
     "Event",
+    "MetricsRecorded",
+    "PolicySet",
+    "PrincipalAdded",
+    "PrincipalGranted",
+    "PrincipalRevoked",
+    "PromotionApproved",
+    "Refused",
     "SourceDocument",
+    "VersionDeprecated",
+    "VersionPurged",
     "VersionRegistered",
+    "VersionRetired",
+    "VersionSigned",
+    "VersionTagged",
 ]
 
-Name = Annotated[str, Field(pattern=rf"^{MODEL_NAME}$")]
+Name = Annotated[str, Field(pattern=rf"^{NAME}$")]
+ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME}$")]
 SemVer = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$")]
 DigestText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
@@ -27,37 +47,106 @@ class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class VersionRegistered(_Event):
+class _VersionEvent(_Event):
+    model: ModelName
+    version: SemVer
+
+
+class VersionRegistered(_VersionEvent):
     """A model got a version. Its content (``manifest``) never changes and the number is never used again."""
 
     type: Literal["version_registered"] = "version_registered"
-    model: Name
-    version: SemVer
     kind: ModelKind
     manifest: DigestText = Field(description="Digest of the manifest that lists its files.")
     size_bytes: int = Field(ge=0)
     base_model: str = Field(default="", description="The base as the user named it; empty for a base itself.")
     base_digest: DigestText | None = Field(default=None, description="Manifest digest of the base's files.")
+    derived_from: tuple[DigestText, ...] = Field(
+        default=(), description="Manifests it was made of besides the base: a merged adapter, what was quantized."
+    )
     method: str = Field(default="", description="How it was trained: lora, qlora, full, ...")
     parameters: dict[str, Any] = Field(default_factory=dict)
     dataset: str = Field(default="", description="The dataset's name.")
     dataset_digest: DigestText | None = None
     config_digest: DigestText | None = None
+    run: str = Field(default="", description="The training run that made it.")
     code_version: str = ""
-    metrics: dict[str, Any] = Field(default_factory=dict, description="Evaluation results.")
-    license: str = ""
+    metrics: dict[str, Any] = Field(default_factory=dict, description="Evaluation results at registration.")
+    license: str = Field(default="", description="SPDX id.")
+    usage_restrictions: str = ""
+    capabilities: tuple[str, ...] = Field(default=(), description="Tasks it is for: chat, summarization, ...")
+    resources: dict[str, Any] = Field(default_factory=dict, description="What it needs: memory_bytes, gpus, ...")
     domain: str = ""
     description: str = ""
     tags: tuple[str, ...] = ()
+
+
+class MetricsRecorded(_VersionEvent):
+    """A version was evaluated (again): these results replace earlier ones of the same name."""
+
+    type: Literal["metrics_recorded"] = "metrics_recorded"
+    metrics: dict[str, Any]
+
+
+class VersionTagged(_VersionEvent):
+    """A version's tags are these from now on."""
+
+    type: Literal["version_tagged"] = "version_tagged"
+    tags: tuple[str, ...]
+
+
+class VersionSigned(_VersionEvent):
+    """Somebody signed a version's manifest."""
+
+    type: Literal["version_signed"] = "version_signed"
+    signature: DigestText = Field(description="Digest of the stored signature, a Sigstore bundle.")
+    public_key: str = Field(max_length=4096, description="The key that verifies it, PEM.")
+    key: DigestText = Field(description="Digest of that key's DER form.")
+
+
+class VersionDeprecated(_VersionEvent):
+    """A version still works, and people are told to use another."""
+
+    type: Literal["version_deprecated"] = "version_deprecated"
+    message: str = ""
+
+
+class VersionRetired(_VersionEvent):
+    """A version's end of life: it is not served, pulled or promoted any more."""
+
+    type: Literal["version_retired"] = "version_retired"
+    message: str = ""
+
+
+class VersionPurged(_VersionEvent):
+    """A retired version's content is no longer kept; what is known of it stays."""
+
+    type: Literal["version_purged"] = "version_purged"
 
 
 class AliasMoved(_Event):
     """An alias (``production``) of a model points at a version from now on."""
 
     type: Literal["alias_moved"] = "alias_moved"
-    model: Name
+    model: ModelName
     alias: Name
     version: SemVer
+    is_rollback: bool = Field(default=False, description="Back to what it pointed at before.")
+
+
+class PolicySet(_Event):
+    """What a version must fulfil before this alias may point at it, from now on."""
+
+    type: Literal["policy_set"] = "policy_set"
+    alias: Name
+    policy: Policy
+
+
+class PromotionApproved(_VersionEvent):
+    """Whoever committed this agrees that the alias may point at the version."""
+
+    type: Literal["promotion_approved"] = "promotion_approved"
+    alias: Name
 
 
 class SourceDocument(_Event):
@@ -72,7 +161,7 @@ class DatasetRegistered(_Event):
     """A dataset was built; ``documents`` says from what."""
 
     type: Literal["dataset_registered"] = "dataset_registered"
-    name: Name
+    name: ModelName
     digest: DigestText
     num_train: int = Field(ge=0)
     num_validation: int = Field(ge=0)
@@ -89,6 +178,7 @@ class DeploymentRecorded(_Event):
     base_digest: DigestText
     url: str = Field(description="The OpenAI-compatible root, such as http://127.0.0.1:8000/v1.")
     ray_address: str
+    adapters: tuple[str, ...] = Field(default=(), description="The versions (name:version) it loads when it starts.")
 
 
 class DeploymentRemoved(_Event):
@@ -98,7 +188,70 @@ class DeploymentRemoved(_Event):
     application: Name
 
 
+class PrincipalAdded(_Event):
+    """Somebody may do something: the holder of the token with this digest."""
+
+    type: Literal["principal_added"] = "principal_added"
+    name: Name
+    token_digest: DigestText
+    grants: dict[str, Role] = Field(description="Role by namespace; ``*`` is every namespace, empty the one without.")
+    expires: dt.datetime | None = None
+
+
+class PrincipalGranted(_Event):
+    """A principal's roles are these from now on."""
+
+    type: Literal["principal_granted"] = "principal_granted"
+    name: Name
+    grants: dict[str, Role]
+
+
+class PrincipalRevoked(_Event):
+    """A principal's token is worth nothing from now on."""
+
+    type: Literal["principal_revoked"] = "principal_revoked"
+    name: Name
+
+
+class Refused(_Event):
+    """Somebody asked for what they may not have, or what a policy forbids."""
+
+    type: Literal["refused"] = "refused"
+    action: str
+    target: str
+    rule: str
+    message: str
+
+
+class ContentCondemned(_Event):
+    """Stored bytes that nothing refers to: these generations of them are deleted from now on, and never used again.
+
+    Whoever stores the same bytes afterwards does so under the next generation's name, so a collector that was paused
+    for an hour can't delete what somebody published meanwhile.
+    """
+
+    type: Literal["content_condemned"] = "content_condemned"
+    generations: dict[DigestText, int]
+
+
 Event = Annotated[
-    VersionRegistered | AliasMoved | DatasetRegistered | DeploymentRecorded | DeploymentRemoved,
+    VersionRegistered
+    | MetricsRecorded
+    | VersionTagged
+    | VersionSigned
+    | VersionDeprecated
+    | VersionRetired
+    | VersionPurged
+    | AliasMoved
+    | PolicySet
+    | PromotionApproved
+    | DatasetRegistered
+    | DeploymentRecorded
+    | DeploymentRemoved
+    | PrincipalAdded
+    | PrincipalGranted
+    | PrincipalRevoked
+    | Refused
+    | ContentCondemned,
     Field(discriminator="type"),
 ]

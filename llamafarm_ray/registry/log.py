@@ -1,52 +1,77 @@
 """The commit log: one numbered file a commit, made by exclusive create, each naming the digest of the one before.
 
 Of two writers that race for a number one wins; the other gets :class:`LostRaceError`, reads what it missed and decides
-again.
+again. A commit holds the changes of all callers that waited for it (group commit).
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llamafarm_ray.errors import IntegrityError
-from llamafarm_ray.registry.events import Event
+from llamafarm_ray.registry.events import DigestText, Event
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 
-__all__ = ["GENESIS", "Commit", "CommitLog", "LostRaceError"]
+__all__ = ["GENESIS", "Change", "Commit", "CommitLog", "Head", "LostRaceError", "commit_name"]
 
-GENESIS = "sha256:" + "0" * 64
-"""What the first commit names as the one before it."""
+_FOLDER = "log"
+_READ_AHEAD = 64
 
 
 class LostRaceError(Exception):
     """Another writer took the commit's number first. Only the service sees this."""
 
 
-class Commit(BaseModel):
-    """One entry of the log: who did what, when, why."""
+class Change(BaseModel):
+    """What one caller did, when and why: its events apply together or not at all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = 1
-    sequence: int = Field(ge=1)
-    previous: str
     time: dt.datetime
     principal: str
     reason: str = ""
     idempotency_key: str
     events: tuple[Event, ...]
 
+
+class Commit(BaseModel):
+    """One entry of the log."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = Field(default=1, ge=1, le=1)
+    sequence: int = Field(ge=1)
+    previous: DigestText
+    time: dt.datetime
+    changes: tuple[Change, ...] = Field(min_length=1)
+
     def to_bytes(self) -> bytes:
         """The bytes that are stored, and that the next commit's ``previous`` is the digest of."""
         return self.model_dump_json().encode()
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A point of the log: the last commit's number and digest. Kept elsewhere, it proves that no tail was cut off."""
+
+    sequence: int
+    digest: Digest
+
+    def __str__(self) -> str:
+        return f"{self.sequence}@{self.digest}"
+
+
+GENESIS = Head(0, Digest("sha256:" + "0" * 64))
+"""Before the first commit."""
+
+
 class CommitLog:
-    """The log below a home, read forward from where this object stands.
+    """The log below a home. Knows no state of its own: callers say which head they stand at.
 
     Args:
         home: the registry's home; the log is its folder ``log/``.
@@ -54,58 +79,102 @@ class CommitLog:
 
     def __init__(self, home: Location) -> None:
         self._home = home
-        self.sequence = 0
-        self.head = GENESIS
 
-    def read_new(self) -> list[Commit]:
-        """The commits after the last one seen, in order, the chain checked.
+    def read_after(self, head: Head) -> Iterator[tuple[Commit, Head]]:
+        """The commits after a head in order, each with the head it makes, the chain checked.
 
         Raises:
-            IntegrityError: a commit is damaged, or does not follow from the one before; it is named.
+            IntegrityError: a commit is damaged, or does not follow from the one before; it is named. What came before
+                it has been given out already.
+            StorageError: the log can't be read.
         """
-        commits: list[Commit] = []
-        while (data := self._read(self.sequence + 1)) is not None:
-            commit = self._parse(data)
-            self.sequence, self.head = commit.sequence, Digest.of(data)
-            commits.append(commit)
-        return commits
+        ahead = 1  # mostly there is nothing new, and one look says so
+        while True:
+            names = [commit_name(head.sequence + number) for number in range(1, ahead + 1)]
+            for data in self._home.read_many(names):
+                if data is None:
+                    return
+                commit = self._parse(data, head)
+                head = Head(commit.sequence, Digest.of(data))
+                yield commit, head
+            ahead = _READ_AHEAD
 
-    def append(self, **fields: Any) -> Commit:
-        """Add the next commit; the fields are those of :class:`Commit` less ``sequence`` and ``previous``.
+    def append(self, head: Head, changes: Sequence[Change]) -> tuple[Commit, Head]:
+        """Add the commit after a head.
 
         Raises:
-            LostRaceError: another writer added a commit meanwhile; nothing was written.
-            StorageError: the home can't be written.
+            LostRaceError: another writer added it meanwhile; nothing was written.
+            StorageError: the home can't be written; the commit may be there or not, reading the log tells.
         """
-        commit = Commit(sequence=self.sequence + 1, previous=self.head, **fields)
-        data = commit.to_bytes()
+        commit = Commit(
+            sequence=head.sequence + 1,
+            previous=head.digest,
+            time=max(change.time for change in changes),
+            changes=tuple(changes),
+        )
+        data, name = commit.to_bytes(), commit_name(commit.sequence)
         try:
-            self._home.create(_name(commit.sequence), data)
+            self._home.create(name, data)
         except FileExistsError:
-            raise LostRaceError from None
-        self.sequence, self.head = commit.sequence, Digest.of(data)
-        return commit
+            # An object store's client that lost the answer tries again and finds its own commit there.
+            if self._read(name) != data:
+                raise LostRaceError from None
+        return commit, Head(commit.sequence, Digest.of(data))
 
-    def _read(self, sequence: int) -> bytes | None:
+    def has_next(self, head: Head) -> bool:
+        """Whether there is a commit after a head."""
+        return self._home.exists(commit_name(head.sequence + 1))
+
+    def read(self, sequence: int) -> Commit:
+        """One commit that the chain was checked of before.
+
+        Raises:
+            IntegrityError: it is not there any more, or damaged.
+        """
+        data = self._read(commit_name(sequence))
         try:
-            return self._home.read(_name(sequence))
-        except FileNotFoundError:
-            return None
+            return Commit.model_validate_json(data or b"")
+        except ValidationError:
+            raise IntegrityError(f"The commit {self._home.uri}/{commit_name(sequence)} is damaged.") from None
 
-    def _parse(self, data: bytes) -> Commit:
-        name = f"{self._home.uri}/{_name(self.sequence + 1)}"
+    def last_sequence(self) -> int:
+        """The highest number that the folder lists, whether or not the ones before are there; 0 for an empty log."""
+        numbers = (name.removesuffix(".json") for name in self._home.names(_FOLDER))
+        return max((int(number) for number in numbers if number.isdecimal()), default=0)
+
+    def check_complete(self, head: Head) -> None:
+        """Check that the log ends where reading it ended.
+
+        Raises:
+            IntegrityError: there are commits behind a missing one.
+        """
+        last = self.last_sequence()
+        if last > head.sequence and self._read(commit_name(head.sequence + 1)) is None:
+            raise IntegrityError(
+                f"The commit {self._home.uri}/{commit_name(head.sequence + 1)} is missing, and there are later ones.",
+                hint="Restore it from a backup; nothing can be changed until then.",
+            )
+
+    def _read(self, name: str) -> bytes | None:
+        return self._home.read_many([name])[0]
+
+    def _parse(self, data: bytes, head: Head) -> Commit:
+        name = f"{self._home.uri}/{commit_name(head.sequence + 1)}"
         try:
             commit = Commit.model_validate_json(data)
         except ValidationError as error:
             raise IntegrityError(
-                f"The commit {name} is damaged: {error.errors()[0]['msg']}.", hint="Restore this file from a backup."
+                f"The commit {name} is damaged: {error.errors()[0]['msg']}.",
+                hint="Restore this file from a backup; was it written by a newer release, upgrade.",
             ) from None
-        if commit.sequence != self.sequence + 1 or commit.previous != self.head:
+        if commit.sequence != head.sequence + 1 or commit.previous != head.digest:
             raise IntegrityError(
-                f"The commit {name} does not follow from the one before it.", hint="It or its predecessor was changed."
+                f"The commit {name} does not follow from the one before it: one of the two was changed.",
+                hint="Restore both from a backup.",
             )
         return commit
 
 
-def _name(sequence: int) -> str:
-    return f"log/{sequence:020d}.json"
+def commit_name(sequence: int) -> str:
+    """The name of a commit's file below the home."""
+    return f"{_FOLDER}/{sequence:020d}.json"

@@ -1,207 +1,404 @@
-"""The registry itself: state, log and content store behind calls that check, then commit."""
+"""The registry itself: takes commands, checks who asks, commits what follows, and answers from the state.
+
+Callers that arrive while a commit is being written are committed together with the next one (group commit), so sixteen
+callers pay for one write to disk, not sixteen.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
 import getpass
+import logging
 import os
+import random
 import threading
+import time
 import uuid
-from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, Literal
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from llamafarm_ray import __version__
-from llamafarm_ray.errors import ConflictError, InputError
-from llamafarm_ray.registry.events import AliasMoved, Event, VersionRegistered
-from llamafarm_ray.registry.log import Commit, CommitLog, LostRaceError
-from llamafarm_ray.registry.state import RegistryState, VersionRecord
+from llamafarm_ray.errors import (
+    AccessDeniedError,
+    ConflictError,
+    IntegrityError,
+    LlamaFarmError,
+    PolicyError,
+    StorageError,
+)
+from llamafarm_ray.registry import access, signing
+from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.api import Outcome, RegistryApi
+from llamafarm_ray.registry.commands import Command, ContentMovedError, Context, Sign
+from llamafarm_ray.registry.events import Event, Refused
+from llamafarm_ray.registry.log import GENESIS, Change, Commit, CommitLog, Head, LostRaceError
+from llamafarm_ray.registry.snapshots import Snapshot, Snapshots
+from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.storage import ContentStore, Location
-from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
+from llamafarm_ray.types import Digest
 
-__all__ = ["RegistryService", "check_name", "open_registry"]
+__all__ = ["Identity", "RegistryService", "open_registry"]
 
-_MAX_RACES = 100
+logger = logging.getLogger(__name__)
+
+_MAX_RACES = 200
+_BACK_OFF_S = 0.01
+_MAX_CHANGES_A_COMMIT = 256
+_COMMITS_A_SNAPSHOT = 1000
+_RECENT_COMMITS = 2048
+_UNKNOWN = "unknown"
 
 
-class RegistryService:
-    """A registry at a home. Safe to use from several threads; several processes may share a home.
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who says they are asking.
+
+    Attributes:
+        user: the operating system's user. It counts while there are no principals.
+        token: proves which principal it is.
+    """
+
+    user: str
+    token: str | None = None
+
+    @classmethod
+    def from_environment(cls) -> Identity:
+        """``$LLAMAFARM_TOKEN`` and ``$LLAMAFARM_PRINCIPAL``, or the operating system's user."""
+        user = os.environ.get("LLAMAFARM_PRINCIPAL") or getpass.getuser()
+        return cls(user, os.environ.get("LLAMAFARM_TOKEN") or None)
+
+
+class _Waiting:
+    """A caller whose command is to be committed."""
+
+    def __init__(self, command: Command, identity: Identity, reason: str, key: str) -> None:
+        self.command = command
+        self.identity = identity
+        self.reason = reason
+        self.key = key
+        self.outcome: Outcome | None = None
+        self.error: Exception | None = None
+        self.called = threading.Event()
+        """Set when it is done, or when it is this caller's turn to commit what waits."""
+
+    @property
+    def is_done(self) -> bool:
+        return self.outcome is not None or self.error is not None
+
+    def result(self) -> Outcome:
+        if self.error is not None:
+            raise self.error
+        if self.outcome is None:
+            raise AssertionError("the command was not committed, and no error said why")
+        return self.outcome
+
+
+class RegistryService(RegistryApi):
+    """A registry at a home. Safe to use from several threads; several processes and clusters may share a home.
 
     Args:
         home: where it lasts.
-        principal: who changes are recorded for; the operating system's user by default.
+        principal: the user that changes are recorded for while there are no principals; by default that of the
+            operating system.
+        token: proves which principal it is; by default ``$LLAMAFARM_TOKEN``.
+        cache: node-local folder for pulled versions.
+        commits_a_snapshot: how many commits may pass without one.
+
+    Raises:
+        IntegrityError: a commit is damaged or missing; it is named.
+        StorageError: the home can't be read.
     """
 
-    def __init__(self, home: Location, *, principal: str | None = None) -> None:
-        self.home = home
-        self.content = ContentStore(home)
-        self.state = RegistryState()
-        self.history: list[Commit] = []
-        self._principal = principal or os.environ.get("LLAMAFARM_PRINCIPAL") or getpass.getuser()
-        self._log = CommitLog(home)
-        self._lock = threading.RLock()
-        self.refresh()
-
-    def refresh(self) -> list[Commit]:
-        """Take in what other writers committed; the new commits, in order."""
-        with self._lock:
-            commits = self._log.read_new()
-            for commit in commits:
-                self._take_in(commit)
-            return commits
-
-    def commit(
+    def __init__(
         self,
-        events: Iterable[Event] | Callable[[RegistryState], Iterable[Event]],
+        home: Location,
+        *,
+        principal: str | None = None,
+        token: str | None = None,
+        cache: Any = None,
+        commits_a_snapshot: int = _COMMITS_A_SNAPSHOT,
+    ) -> None:
+        default = Identity.from_environment()
+        self._home = home
+        self._identity = Identity(principal or default.user, token or default.token)
+        self._log = CommitLog(home)
+        self._snapshots = Snapshots(home)
+        self._commits_a_snapshot = commits_a_snapshot
+        self._state = RegistryState()
+        self._head = GENESIS
+        self._snapshot_sequence = 0
+        self._write_lock = threading.RLock()
+        self._queue_lock = threading.Lock()
+        self._queue: list[_Waiting] = []
+        self._is_led = False
+        self._listeners: list[Callable[[], None]] = []
+        self.recent: deque[Commit] = deque(maxlen=_RECENT_COMMITS)
+        self._content = ContentStore(home, cache, generation=self._generation)
+        self._open()
+
+    @property
+    def home(self) -> Location:
+        """Where it lasts."""
+        return self._home
+
+    @property
+    def content(self) -> ContentStore:
+        """The stored files, and this node's cache of them."""
+        return self._content
+
+    @property
+    def state(self) -> RegistryState:
+        """The newest state that was read."""
+        return self._state
+
+    @property
+    def head(self) -> Head:
+        """The last commit that was read. Kept elsewhere, it proves later that nothing was cut off."""
+        return self._head
+
+    def refresh(self) -> RegistryState:
+        """The state with everything in it that was committed up to now."""
+        if self._log.has_next(self._head):
+            with self._write_lock:
+                self._read_new()
+        return self._state
+
+    def submit(
+        self,
+        command: Command,
         *,
         reason: str = "",
         idempotency_key: str | None = None,
-    ) -> int:
-        """Check events against the newest state and append them as one commit; all or none.
-
-        A lost race reloads and checks again. A key that was committed before changes nothing.
+        identity: Identity | None = None,
+    ) -> Outcome:
+        """Have a command done, see :meth:`RegistryApi.submit`.
 
         Args:
-            events: the events, or a function that makes them from the newest state.
+            command: what.
             reason: why, for the history.
             idempotency_key: what makes a repeated call the same call.
+            identity: who asks; by default whoever opened this registry.
+        """
+        who = identity or self._identity
+        if isinstance(command, Sign):
+            signing.check(self, command)
+        waiting = _Waiting(command, who, reason, idempotency_key or uuid.uuid4().hex)
+        with self._queue_lock:
+            self._queue.append(waiting)
+            leads, self._is_led = not self._is_led, True
+        if not leads:
+            waiting.called.wait()
+        if not waiting.is_done:
+            self._lead()
+        return waiting.result()
 
-        Returns:
-            the commit's sequence number.
+    def allow(self, action: Action, namespace: str, *, target: str = "", identity: Identity | None = None) -> None:
+        """Check that whoever asks may do something that is no command, such as reading.
 
         Raises:
-            ConflictError: an event may not follow the state, or too many writers race.
-            NotFoundError: an event names what does not exist.
-            StorageError: the home can't be written; nothing was committed.
+            AccessDeniedError: they may not. The refusal is recorded.
         """
-        key = idempotency_key or uuid.uuid4().hex
-        with self._lock:
-            for _ in range(_MAX_RACES):
-                self.refresh()
-                if key in self.state.commits_by_key:
-                    return self.state.commits_by_key[key]
-                new = tuple(events(self.state) if callable(events) else events)
-                for event in new:
-                    self.state.check(event)
-                try:
-                    commit = self._log.append(
-                        time=dt.datetime.now(dt.UTC),
-                        principal=self._principal,
-                        reason=reason,
-                        idempotency_key=key,
-                        events=new,
-                    )
-                except LostRaceError:
-                    continue
-                self._take_in(commit)
-                return commit.sequence
+        if not self._state.principals:
+            return
+        who = identity or self._identity
+        now = self._now(self._state)
+        try:
+            self._authorize(self._state, who, action, namespace, now)
+        except AccessDeniedError as error:
+            with self._write_lock:
+                self._record_refusal(who, action, target or namespace, error)
+            raise
+
+    def on_commit(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called, on whichever thread, after every commit that this object takes in."""
+        self._listeners.append(listener)
+
+    def _open(self) -> None:
+        snapshot = self._snapshots.newest()
+        if snapshot is not None:
+            self._stand_at(snapshot)
+            try:
+                self._read_new()
+            except IntegrityError as error:  # the snapshot may be what is wrong: the whole log tells
+                logger.warning("Snapshot %d does not fit the log (%s); reading it all.", snapshot.head.sequence, error)
+                self._stand_at(Snapshot(RegistryState(), GENESIS))
+        self._read_new()
+        self._log.check_complete(self._head)
+
+    def _stand_at(self, snapshot: Snapshot) -> None:
+        self._state, self._head = snapshot.state, snapshot.head
+        self._snapshot_sequence = snapshot.head.sequence
+        self.recent.clear()
+
+    def _read_new(self) -> None:
+        for commit, head in self._log.read_after(self._head):
+            self._take_in(commit, head)
+
+    def _take_in(self, commit: Commit, head: Head) -> None:
+        self._state, self._head = self._state.after(commit), head
+        self.recent.append(commit)
+        for listener in self._listeners:
+            listener()
+
+    def _lead(self) -> None:
+        """Commit what waits, the caller's own command first in it; then it is the turn of who came meanwhile."""
+        with self._queue_lock:
+            batch, self._queue = self._queue[:_MAX_CHANGES_A_COMMIT], self._queue[_MAX_CHANGES_A_COMMIT:]
+        try:
+            with self._write_lock:
+                self._commit(batch)
+        except Exception as error:  # noqa: BLE001  (whoever waits must be told, whatever it was)
+            for waiting in batch:
+                waiting.error = waiting.error or error
+        except BaseException as error:  # Ctrl-C ends this caller; the others hear of it
+            for waiting in batch:
+                waiting.error = waiting.error or StorageError(f"The commit was cut off: {error!r}.", hint="Try again.")
+            raise
+        finally:
+            with self._queue_lock:
+                self._is_led = bool(self._queue)
+                following = self._queue[0] if self._queue else None
+            for waiting in batch[1:]:
+                waiting.called.set()
+            if following is not None:
+                following.called.set()
+
+    def _commit(self, batch: list[_Waiting]) -> None:
+        for race in range(_MAX_RACES):
+            self._read_new()
+            changes = self._decide(batch)
+            if not changes:
+                return
+            try:
+                commit, head = self._log.append(self._head, [change for _, change in changes])
+            except LostRaceError:
+                time.sleep(random.uniform(0, _BACK_OFF_S * min(race, 10)))
+                continue
+            self._take_in(commit, head)
+            for waiting, change in changes:
+                if waiting.error is None:
+                    waiting.outcome = Outcome(commit.sequence, change.events)
+            self._snapshot_if_due()
+            return
         raise ConflictError(f"{_MAX_RACES} other writers were faster at {self.home.uri}.", hint="Try again.")
 
-    def register(
-        self,
-        folder: Path,
-        *,
-        name: str,
-        kind: ModelKind,
-        version: str | None = None,
-        bump: Literal["major", "minor", "patch"] = "minor",
-        reason: str = "",
-        **details: Any,
-    ) -> VersionRecord:
-        """Publish a folder's files and register them as a version.
+    def _decide(self, batch: list[_Waiting]) -> list[tuple[_Waiting, Change]]:
+        """What to commit for each caller, from the newest state and what is decided for those before them."""
+        state, changes = self._state, []
+        for waiting in batch:
+            waiting.error = waiting.outcome = None
+            now = self._now(state)
+            try:
+                change = self._decide_one(waiting, state, now)
+            except (AccessDeniedError, PolicyError) as error:
+                waiting.error = error
+                change = self._refusal(state, waiting.identity, waiting.command.action, waiting.command.target, error)
+            except (LlamaFarmError, ContentMovedError) as error:
+                waiting.error = error
+                continue
+            if change is None:
+                continue
+            changes.append((waiting, change))
+            state = state.after_change(change, state.sequence + 1)
+        return changes
 
-        Args:
-            folder: the model's or adapter's files.
-            name: the model's name.
-            kind: what it is.
-            version: its number; by default the next after the highest (``bump`` says which part), ``1.0.0`` at first.
-            bump: the part that the default number raises.
-            reason: why, for the history.
-            **details: the other fields of :class:`VersionRegistered`.
-
-        Raises:
-            InputError: the folder or a field is unusable.
-            ConflictError: the version exists already.
-        """
-        check_name(name)
-        if version is not None:
-            version = str(Version.parse(version))
-            self.refresh()
-            record = self.state.models.get(name)
-            if record is not None and version in record.versions:  # before anything is stored
-                self.state.check(record.versions[version].registered)
-        manifest = self.content.publish(folder)
-        chosen = ""
-
-        def events(state: RegistryState) -> list[Event]:
-            nonlocal chosen
-            chosen = version or _next_version(state, name, bump)
-            return [
-                VersionRegistered(
-                    model=name,
-                    version=chosen,
-                    kind=kind,
-                    manifest=manifest.digest,
-                    size_bytes=manifest.size_bytes,
-                    code_version=__version__,
-                    **details,
-                )
-            ]
-
-        self.commit(events, reason=reason)
-        return self.state.models[name].versions[chosen]
-
-    def move_alias_to(self, record: VersionRecord, alias: str, *, reason: str = "") -> None:
-        """Point an alias of a version's model at it.
-
-        Raises:
-            InputError: the alias is no name.
-            NotFoundError: the version is not registered.
-        """
-        check_name(alias)
-        self.commit(
-            [AliasMoved(model=record.registered.model, alias=alias, version=record.registered.version)], reason=reason
+    def _decide_one(self, waiting: _Waiting, state: RegistryState, now: dt.datetime) -> Change | None:
+        command = waiting.command
+        principal = self._authorize(state, waiting.identity, command.action, command.namespace, now)
+        if waiting.key in state.commits_by_key:
+            waiting.outcome = self._outcome_of(waiting.key, state.commits_by_key[waiting.key])
+            return None
+        context = Context(principal, now)
+        events: list[Event] = []
+        for event in command.decide(state, context):
+            state.check(event)
+            events.append(event)
+        if not events:
+            waiting.outcome = Outcome(state.sequence, ())
+            return None
+        return Change(
+            time=now,
+            principal=principal,
+            reason=waiting.reason,
+            idempotency_key=waiting.key,
+            events=tuple(events),
         )
 
-    def latest(self, name: str) -> VersionRecord:
-        """The highest version of a model, whatever its aliases say.
+    def _outcome_of(self, key: str, sequence: int) -> Outcome:
+        commit = next((commit for commit in self.recent if commit.sequence == sequence), None)
+        commit = commit or self._log.read(sequence)
+        change = next(change for change in commit.changes if change.idempotency_key == key)
+        return Outcome(sequence, change.events)
 
-        Raises:
-            NotFoundError: there is no such model.
-        """
-        self.resolve(ModelRef(name))
-        return self.state.models[name].latest
+    @staticmethod
+    def _authorize(state: RegistryState, who: Identity, action: Action, namespace: str, now: dt.datetime) -> str:
+        """The name of the principal, if it may."""
+        if not state.principals:
+            return who.user
+        if who.token is None:
+            raise AccessDeniedError(
+                "This registry asks for a token, and none was given.", hint="Set LLAMAFARM_TOKEN to yours."
+            )
+        digest = access.token_digest(who.token)
+        principal = next((known for known in state.principals.values() if known.token_digest == digest), None)
+        if principal is None or principal.revoked:
+            raise AccessDeniedError("The token is not (or no longer) known here.", hint="Ask an admin for a new one.")
+        if principal.expires is not None and principal.expires <= now:
+            raise AccessDeniedError(
+                f"The token of {principal.name!r} expired on {principal.expires:%Y-%m-%d %H:%M} UTC.",
+                hint="Ask an admin for a new one.",
+            )
+        if not access.allows(principal.grants, action, namespace):
+            where = f"in the namespace {namespace!r}" if namespace not in {"", "*"} else "here"
+            raise AccessDeniedError(
+                f"{principal.name!r} may not {action} {where}: that takes the role {action.least_role}.",
+                hint="Ask an admin for it.",
+            )
+        return principal.name
 
-    def resolve(self, ref: ModelRef | str) -> VersionRecord:
-        """The version a reference names, see :meth:`RegistryState.resolve`."""
-        self.refresh()
-        return self.state.resolve(ModelRef.parse(ref) if isinstance(ref, str) else ref)
+    def _refusal(
+        self, state: RegistryState, who: Identity, action: Action, target: str, error: AccessDeniedError | PolicyError
+    ) -> Change:
+        digest = access.token_digest(who.token) if who.token else None
+        named = [known.name for known in state.principals.values() if known.token_digest == digest]
+        principal = named[0] if named else who.user if not state.principals else _UNKNOWN
+        rule = ", ".join(error.rules) if isinstance(error, PolicyError) else str(action.least_role)
+        refused = Refused(action=action, target=target[:512], rule=rule, message=error.message[:2048])
+        return Change(time=self._now(state), principal=principal, idempotency_key=uuid.uuid4().hex, events=(refused,))
 
-    def pull(self, ref: ModelRef | str) -> Path:
-        """The local, verified folder with the files of the version a reference names."""
-        return self.content.pull(Digest(self.resolve(ref).registered.manifest))
+    def _record_refusal(self, who: Identity, action: Action, target: str, error: AccessDeniedError) -> None:
+        for _ in range(_MAX_RACES):
+            self._read_new()
+            try:
+                self._take_in(*self._log.append(self._head, [self._refusal(self._state, who, action, target, error)]))
+            except LostRaceError:
+                continue
+            except StorageError as problem:  # a viewer may have no way to write: they are refused all the same
+                logger.warning("A refusal could not be recorded: %s", problem)
+            return
 
-    def _take_in(self, commit: Commit) -> None:
-        self.state.apply(commit)
-        self.history.append(commit)
+    def _now(self, state: RegistryState) -> dt.datetime:
+        """The time, never before the last commit's: writers' clocks differ, and history must not run backwards."""
+        return max(dt.datetime.now(dt.UTC), state.time)
+
+    def _generation(self, digest: Digest) -> int:
+        return self._state.generations.get(digest, 0)
+
+    def _snapshot_if_due(self) -> None:
+        if self._head.sequence - self._snapshot_sequence < self._commits_a_snapshot:
+            return
+        self._snapshot_sequence = self._head.sequence
+        snapshot = Snapshot(self._state, self._head)
+        threading.Thread(target=self._write_snapshot, args=(snapshot,), name="registry-snapshot").start()
+
+    def _write_snapshot(self, snapshot: Snapshot) -> None:
+        try:
+            self._snapshots.write(snapshot)
+        except StorageError as error:  # the log is enough; the next one may succeed
+            logger.warning("The snapshot of commit %d could not be written: %s", snapshot.head.sequence, error)
 
 
-def open_registry(home: str | None = None) -> RegistryService:
+def open_registry(home: str | None = None, *, token: str | None = None) -> RegistryService:
     """The registry at ``home``, by default at ``$LLAMAFARM_HOME`` or ``~/.llamafarm``."""
-    return RegistryService(Location(home or os.environ.get("LLAMAFARM_HOME") or "~/.llamafarm"))
-
-
-def _next_version(state: RegistryState, name: str, bump: str) -> str:
-    record = state.models.get(name)
-    return str(record.latest.version.bump(bump)) if record else "1.0.0"
-
-
-def check_name(name: str) -> None:
-    """Check that a text can be a model's or an alias's name.
-
-    Raises:
-        InputError: it can't, or it is a reference.
-    """
-    ref = ModelRef.parse(name)
-    if ref.version or ref.alias:
-        raise InputError(f"{name!r} is a reference, not a name.", hint=f"Leave it at {ref.name!r}.")
+    return RegistryService(Location(home or os.environ.get("LLAMAFARM_HOME") or "~/.llamafarm"), token=token)

@@ -10,7 +10,7 @@ from typing import Any
 from ray.exceptions import RayError
 
 from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.registry.actor import registry_actor
+from llamafarm_ray.registry.actor import Update, registry_actor
 from llamafarm_ray.registry.state import RegistryState
 
 __all__ = ["RegistryView"]
@@ -32,7 +32,6 @@ class RegistryView:
         self.state = RegistryState()
         self._home = home
         self._actor: Any = registry_actor(home)
-        self._lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -68,8 +67,5 @@ class RegistryView:
             logger.warning("The registry actor can't be found: %s", error)
 
     async def _take(self, timeout_s: float) -> None:
-        commits = await self._actor.commits_since.remote(self.state.sequence, timeout_s)
-        async with self._lock:
-            for commit in commits:
-                if commit.sequence > self.state.sequence:
-                    self.state.apply(commit)
+        update: Update = await self._actor.changes_after.remote(self.state.sequence, timeout_s)
+        self.state = update.after(self.state)  # no await in between: two takes at once can't mix

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Protocol
 
 from llamafarm_ray.serving.resolution import Target
-from llamafarm_ray.types import Digest
 
 __all__ = ["AdapterEngine", "AdapterLoader"]
 
@@ -25,10 +24,10 @@ class AdapterLoader:
 
     Args:
         engine: where adapters are loaded.
-        pull: gives the verified local folder of a manifest digest; may block.
+        pull: gives the verified local folder of a target with a digest; may block.
     """
 
-    def __init__(self, engine: AdapterEngine, pull: Callable[[Digest], Path]) -> None:
+    def __init__(self, engine: AdapterEngine, pull: Callable[[Target], Path]) -> None:
         self._engine = engine
         self._pull = pull
         self._loads: dict[str, asyncio.Task[None]] = {}
@@ -48,14 +47,14 @@ class AdapterLoader:
             return
         task = self._loads.get(target.engine_name)
         if task is None:
-            task = asyncio.create_task(self._load(target.engine_name, target.digest))
+            task = asyncio.create_task(self._load(target))
             self._loads[target.engine_name] = task
             task.add_done_callback(lambda done: self._forget_failure(target.engine_name, done))
         await asyncio.shield(task)  # one caller going away does not take the load from the others
 
-    async def _load(self, name: str, digest: Digest) -> None:
-        folder = await asyncio.to_thread(self._pull, digest)
-        await self._engine.load_adapter(name, folder)
+    async def _load(self, target: Target) -> None:
+        folder = await asyncio.to_thread(self._pull, target)
+        await self._engine.load_adapter(target.engine_name, folder)
 
     def _forget_failure(self, name: str, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is not None:

@@ -35,12 +35,13 @@ from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError, NotFoundError, UserError
+from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.adapters import AdapterLoader
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.resolution import Target, resolve, served_models
 from llamafarm_ray.storage import ContentStore, Location
-from llamafarm_ray.types import Digest
+from llamafarm_ray.types import Digest, ModelRef
 
 __all__ = ["Served", "compose", "http_address", "load_everywhere"]
 
@@ -79,7 +80,10 @@ class Replica(LLMServer):  # type: ignore[misc]
     async def __init__(self, llm_config: LLMConfig, *, served: Served) -> None:  # type: ignore[misc]
         self._served = served
         self._view = RegistryView(served.home)
-        self._loader = AdapterLoader(self, ContentStore(Location(served.home)).pull)
+        self._content = ContentStore(
+            Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
+        )
+        self._loader = AdapterLoader(self, self._pull)
         self._looked = 0.0
         await self._view.start()
         await super().__init__(llm_config)
@@ -110,6 +114,13 @@ class Replica(LLMServer):  # type: ignore[misc]
             target = self._served.resolve(model, self._view)
         await self._loader.ensure(target)
         return target
+
+    def _pull(self, target: Target) -> Path:
+        """The verified files of an adapter, their signature too where a policy asks for one."""
+        record = self._view.state.resolve(ModelRef.parse(target.ref))
+        folder = self._content.pull(Digest(record.registered.manifest))
+        check_policies(self._view.state, self._content, record, folder)
+        return folder
 
     def names(self) -> list[str]:
         """The names a request may use."""

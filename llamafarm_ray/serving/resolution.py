@@ -49,6 +49,8 @@ def resolve(model: str, state: RegistryState, *, base_name: str, base_digest: Di
             f"The model {model!r} does not exist.", hint=did_you_mean(ref.name, [base_name, *state.models])
         )
     record = state.resolve(ref)
+    if record.retired is not None:
+        raise NotFoundError(f"The model {record.ref!r} is retired.", hint=record.retired)
     if record.registered.kind is not ModelKind.ADAPTER or record.registered.base_digest != base_digest:
         raise NotFoundError(
             f"{record.ref} is no adapter of {base_name!r}, the base model served here.",
@@ -64,7 +66,7 @@ def served_models(state: RegistryState, *, base_name: str, base_digest: Digest) 
     """The names a request may use here: the base, each adapter's name and its aliases."""
     names = [base_name]
     for record in sorted(state.models.values(), key=lambda model: model.name):
-        versions = record.versions.values()
+        versions = [version for version in record.versions.values() if version.retired is None]
         if not any(
             v.registered.kind is ModelKind.ADAPTER and v.registered.base_digest == base_digest for v in versions
         ):

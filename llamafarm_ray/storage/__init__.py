@@ -1,7 +1,17 @@
 """What lasts: files by content digest, manifests that list them, a node-local cache, on any fsspec target."""
 
-from llamafarm_ray.storage.content import ContentStore
-from llamafarm_ray.storage.location import Location
-from llamafarm_ray.storage.manifest import FileEntry, Manifest
+from llamafarm_ray.storage.cache import CachedVersion
+from llamafarm_ray.storage.content import ContentStore, StoredBlob
+from llamafarm_ray.storage.location import Location, StoredFile
+from llamafarm_ray.storage.manifest import FileEntry, Manifest, file_digest
 
-__all__ = ["ContentStore", "FileEntry", "Location", "Manifest"]
+__all__ = [
+    "CachedVersion",
+    "ContentStore",
+    "FileEntry",
+    "Location",
+    "Manifest",
+    "StoredBlob",
+    "StoredFile",
+    "file_digest",
+]

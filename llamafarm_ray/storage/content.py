@@ -3,106 +3,309 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import hashlib
+import logging
 import os
+import re
 import secrets
 import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from llamafarm_ray.errors import IntegrityError, StorageError
-from llamafarm_ray.storage.location import Location
-from llamafarm_ray.storage.manifest import FileEntry, Manifest, file_digest
+from llamafarm_ray.config.values import MemorySize
+from llamafarm_ray.errors import InputError, IntegrityError, StorageError
+from llamafarm_ray.storage.blob_cache import Source
+from llamafarm_ray.storage.cache import Cache, CachedVersion
+from llamafarm_ray.storage.leases import Leases
+from llamafarm_ray.storage.local import TEMPORARY
+from llamafarm_ray.storage.location import Location, StoredFile
+from llamafarm_ray.storage.manifest import FileEntry, Manifest
 from llamafarm_ray.types import Digest
 
-__all__ = ["ContentStore"]
+__all__ = ["ContentStore", "StoredBlob"]
+
+logger = logging.getLogger(__name__)
+
+_BLOBS, _MANIFESTS = "blobs/sha256", "manifests/sha256"
+_BLOB = re.compile(rf"{_BLOBS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})(?:\.([1-9]\d{{0,8}}))?", re.ASCII)
+_MANIFEST = re.compile(rf"{_MANIFESTS}/([0-9a-f]{{64}})(?:\.([1-9]\d{{0,8}}))?\.json", re.ASCII)
+_LEFT_AFTER = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBlob:
+    """A blob or manifest in the home: which one, its size in bytes, and when it was written (UTC)."""
+
+    digest: Digest
+    generation: int
+    is_manifest: bool
+    size_bytes: int
+    modified: dt.datetime
 
 
 class ContentStore:
     """Blobs and manifests below a home, and a node-local cache of unpacked versions.
 
+    What is stored under a digest has a generation. A collector of garbage condemns one generation of a digest before it
+    deletes it; whoever publishes the same bytes afterwards writes the next one. So a collector that was paused can't
+    delete what was published meanwhile.
+
     Args:
-        home: where they last; ``blobs/`` and ``manifests/`` are made below it.
-        cache: a local folder shared by the processes of a node. For a local home it defaults to ``cache/`` in it,
-            else to ``$LLAMAFARM_CACHE`` or ``~/.cache/llamafarm``.
+        home: where they last; ``blobs/``, ``manifests/`` and ``leases/`` are made below it.
+        cache: a local folder shared by the processes of a node. By default ``$LLAMAFARM_CACHE``, else ``cache/`` in a
+            local home or ``~/.cache/llamafarm``.
+        generation: the generation of a digest that is read and written now.
+        max_cache_bytes: what the cache is cut down to after a pull; by default ``$LLAMAFARM_CACHE_MAX`` (``20GB``),
+            else nothing is evicted.
+
+    Raises:
+        InputError: the limit is no amount of bytes.
     """
 
-    def __init__(self, home: Location, cache: Path | None = None) -> None:
+    def __init__(
+        self,
+        home: Location,
+        cache: Path | None = None,
+        *,
+        generation: Callable[[Digest], int] = lambda _: 0,
+        max_cache_bytes: int | None = None,
+    ) -> None:
         self._home = home
         if cache is None:
             default = Path(home.root, "cache") if home.is_local else Path("~/.cache/llamafarm")
             cache = Path(os.environ.get("LLAMAFARM_CACHE", default))
         self.cache = cache.expanduser()
+        self._generation = generation
+        self._max_cache_bytes = _cache_limit() if max_cache_bytes is None else max_cache_bytes
+        self._cache = Cache(self.cache)
+        self._leases = Leases(home)
 
     def publish(self, folder: Path) -> Manifest:
         """Store a folder's files. What is stored already is not written again; a crash leaves no half version.
 
         Raises:
-            InputError: the folder is unusable, see :meth:`Manifest.of_folder`.
+            InputError: the folder is unusable, see :meth:`Manifest.of_folder`, or changes meanwhile.
             StorageError: the home can't be written.
         """
         manifest = Manifest.of_folder(folder)
-        for entry in manifest.files:
-            if not self._home.exists(_blob(entry.digest)):
-                self._home.upload(folder / entry.path, _blob(entry.digest))
-        name = _manifest(manifest.digest)
-        if not self._home.exists(name):
-            with contextlib.suppress(FileExistsError):  # another writer published it: the same bytes by construction
-                self._home.create(name, manifest.to_bytes())
+        for entry in {entry.digest: entry for entry in manifest.files}.values():
+            name = self._blob(entry.digest)
+            if self._home.size(name) != entry.size_bytes:
+                self._home.upload(folder / entry.path, name, entry.digest)
+        self._write(self._manifest(manifest.digest), manifest.to_bytes())
         return manifest
+
+    def publish_bytes(self, data: bytes) -> Digest:
+        """Store a small blob that belongs to no manifest, and its digest.
+
+        Raises:
+            StorageError: the home can't be written.
+        """
+        digest = Digest.of(data)
+        self._write(self._blob(digest), data)
+        return digest
+
+    def read_blob(self, digest: Digest) -> bytes:
+        """The whole of a small blob, verified.
+
+        Raises:
+            IntegrityError: it is missing, or its bytes have another digest.
+            StorageError: the home can't be read.
+        """
+        return self._read(self._blob(digest), digest, "blob")
 
     def manifest(self, digest: Digest) -> Manifest:
         """The manifest of that digest.
 
         Raises:
             IntegrityError: it is missing, or its bytes have another digest.
+            StorageError: the home can't be read.
         """
-        try:
-            data = self._home.read(_manifest(digest))
-        except FileNotFoundError:
-            raise IntegrityError(f"The manifest {digest} is missing from {self._home.uri}.") from None
-        if Digest.of(data) != digest:
-            raise IntegrityError(f"The manifest {digest} in {self._home.uri} was changed: its digest is another.")
-        return Manifest.from_bytes(data)
+        return Manifest.from_bytes(self._read(self._manifest(digest), digest, "manifest"))
 
-    def pull(self, digest: Digest) -> Path:
-        """The local folder with a version's files, every byte verified, made by one rename.
+    def pull(self, digest: Digest, *, still_wanted: Callable[[], None] | None = None) -> Path:
+        """The local folder with a version's files, every byte hashed by this call.
+
+        Of several callers, in any processes of the node, one downloads; a download that was killed is continued; what
+        was damaged in the cache is downloaded again. Until :meth:`release` or the process's end nobody evicts it.
+
+        Args:
+            digest: the manifest's.
+            still_wanted: called before a download, once a lease keeps the version from being collected; it may raise.
 
         Raises:
-            IntegrityError: a blob is missing or its bytes have another digest.
+            IntegrityError: a blob is missing from the home or its bytes have another digest.
             StorageError: the home can't be read or the cache not be written.
         """
-        target = self.cache / "versions" / digest.hex
-        if target.is_dir():
-            return target
-        manifest = self.manifest(digest)
-        partial = target.with_name(f".{digest.hex}.{secrets.token_hex(6)}")
-        try:
-            partial.mkdir(parents=True)
-            for entry in manifest.files:
-                self._fetch(entry, partial / entry.path)
+        folder = self._cache.pull(digest, lambda: self._download(digest, still_wanted))
+        if self._max_cache_bytes is not None:
             try:
-                partial.rename(target)
-            except OSError:
-                if not target.is_dir():  # else another process was faster
-                    raise
+                self._cache.evict(self._max_cache_bytes)
+            except StorageError as error:  # the files are there all the same
+                logger.warning("%s", error)
+        return folder
+
+    def release(self, digest: Digest) -> None:
+        """End this process's use of a pulled version, so that it may be evicted."""
+        self._cache.release(digest)
+
+    def pin(self, digest: Digest) -> None:
+        """Keep a version in this node's cache."""
+        self._cache.pin(digest)
+
+    def unpin(self, digest: Digest) -> None:
+        """End a pin; nothing where there is none."""
+        self._cache.unpin(digest)
+
+    def pinned(self) -> set[Digest]:
+        """The versions pinned in this node's cache."""
+        return self._cache.pinned()
+
+    def cached(self) -> list[CachedVersion]:
+        """The versions in this node's cache, the least recently used first."""
+        return self._cache.cached()
+
+    def evict(self, max_bytes: int) -> list[Digest]:
+        """Cut this node's cache down to ``max_bytes``, see :meth:`Cache.evict`."""
+        return self._cache.evict(max_bytes)
+
+    def export(self, digest: Digest, target: Path) -> None:
+        """Copy a version into a plain folder, whole or not at all.
+
+        Raises:
+            InputError: the target is there and not an empty folder.
+            IntegrityError, StorageError: as for :meth:`pull`, or the target can't be written.
+        """
+        if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
+            raise InputError(f"{target} exists already.", hint="Name a folder that is not there yet, or an empty one.")
+        source = self.pull(digest)
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(source, partial, copy_function=shutil.copyfile)
+            partial.rename(target)
         except OSError as error:
-            raise StorageError(f"The cache {self.cache} can't be written: {error}.") from error
+            raise StorageError(f"{target} can't be written: {error}.") from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-        return target
 
-    def _fetch(self, entry: FileEntry, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def leased(self) -> set[Digest]:
+        """The manifests that are being downloaded somewhere, see :class:`Leases`."""
+        return self._leases.leased()
+
+    def drop_expired_leases(self) -> None:
+        """Delete the leases of processes that were killed."""
+        self._leases.drop_expired()
+
+    def stored(self) -> Iterator[StoredBlob]:
+        """Every generation of every blob and manifest in the home, in no order.
+
+        Raises:
+            StorageError: the home can't be listed.
+        """
+        for file in self._home.walk(_BLOBS):
+            if match := _BLOB.fullmatch(file.name):
+                yield _stored(file, match[2], match[3], is_manifest=False)
+        for file in self._home.walk(_MANIFESTS):
+            if match := _MANIFEST.fullmatch(file.name):
+                yield _stored(file, match[1], match[2], is_manifest=True)
+
+    def leftovers(self) -> Iterator[StoredFile]:
+        """The files of writers that were killed more than a day ago; nobody reads them, and they can be removed."""
+        limit = dt.datetime.now(dt.UTC) - _LEFT_AFTER
+        for folder in (_BLOBS, _MANIFESTS, "leases"):
+            for file in self._home.walk(folder):
+                if re.fullmatch(TEMPORARY, file.name.rsplit("/", 1)[-1]) and file.modified < limit:
+                    yield file
+
+    def remove(self, digest: Digest, generation: int, is_manifest: bool) -> None:
+        """Delete one generation of a blob or manifest from the home; one that is missing is fine.
+
+        Raises:
+            StorageError: it can't be deleted.
+        """
+        name = _manifest_name if is_manifest else _blob_name
+        self._home.remove(name(digest, generation))
+
+    def check(self, digest: Digest, size_bytes: int | None = None, *, is_manifest: bool = False) -> str | None:
+        """Read and hash the current generation of a blob or manifest in the home.
+
+        Args:
+            digest: which.
+            size_bytes: its size where a manifest lists it.
+            is_manifest: whether it is a manifest.
+
+        Returns:
+            what is wrong with it (``"missing"``, ``"truncated: ..."``, ``"changed: ..."``), ``None`` if nothing is.
+
+        Raises:
+            StorageError: the home can't be read.
+        """
+        hasher, found = hashlib.sha256(), 0
         try:
-            self._home.download(_blob(entry.digest), path)
+            for piece in self._home.stream(self._manifest(digest) if is_manifest else self._blob(digest)):
+                hasher.update(piece)
+                found += len(piece)
+        except FileNotFoundError:
+            return "missing"
+        if size_bytes is not None and found < size_bytes:
+            return f"truncated: {found} of {size_bytes} bytes are there"
+        return None if hasher.hexdigest() == digest.hex else f"changed: its digest is sha256:{hasher.hexdigest()}"
+
+    @contextlib.contextmanager
+    def _download(self, digest: Digest, still_wanted: Callable[[], None] | None) -> Iterator[tuple[Manifest, Source]]:
+        with self._leases.lease(digest) as renew:
+            if still_wanted is not None:
+                still_wanted()
+            yield self.manifest(digest), lambda entry, start: self._pieces(entry, start, renew)
+
+    def _pieces(self, entry: FileEntry, start: int, renew: Callable[[], None]) -> Iterator[bytes]:
+        try:
+            for piece in self._home.stream(self._blob(entry.digest), start):
+                renew()
+                yield piece
         except FileNotFoundError:
             raise IntegrityError(f"The blob {entry.digest} ({entry.path}) is missing from {self._home.uri}.") from None
-        if file_digest(path) != entry.digest:
-            raise IntegrityError(f"The blob {entry.digest} ({entry.path}) in {self._home.uri} was changed.")
+
+    def _write(self, name: str, data: bytes) -> None:
+        if self._home.size(name) != len(data):
+            self._home.write(name, data)
+
+    def _read(self, name: str, digest: Digest, what: str) -> bytes:
+        try:
+            data = self._home.read(name)
+        except FileNotFoundError:
+            raise IntegrityError(f"The {what} {digest} is missing from {self._home.uri}.") from None
+        if Digest.of(data) != digest:
+            raise IntegrityError(f"The {what} {digest} in {self._home.uri} was changed: its digest is another.")
+        return data
+
+    def _blob(self, digest: Digest) -> str:
+        return _blob_name(digest, self._generation(digest))
+
+    def _manifest(self, digest: Digest) -> str:
+        return _manifest_name(digest, self._generation(digest))
 
 
-def _blob(digest: Digest) -> str:
-    return f"blobs/sha256/{digest.hex[:2]}/{digest.hex}"
+def _blob_name(digest: Digest, generation: int) -> str:
+    return f"{_BLOBS}/{digest.hex[:2]}/{digest.hex}{f'.{generation}' if generation else ''}"
 
 
-def _manifest(digest: Digest) -> str:
-    return f"manifests/sha256/{digest.hex}.json"
+def _manifest_name(digest: Digest, generation: int) -> str:
+    return f"{_MANIFESTS}/{digest.hex}{f'.{generation}' if generation else ''}.json"
+
+
+def _stored(file: StoredFile, digits: str, generation: str | None, *, is_manifest: bool) -> StoredBlob:
+    return StoredBlob(Digest(f"sha256:{digits}"), int(generation or 0), is_manifest, file.size_bytes, file.modified)
+
+
+def _cache_limit() -> int | None:
+    text = os.environ.get("LLAMAFARM_CACHE_MAX")
+    if not text:
+        return None
+    try:
+        return MemorySize.parse(text).num_bytes
+    except ValueError as error:
+        raise InputError(f"LLAMAFARM_CACHE_MAX is {text!r}: it {error}.", hint="Write it like 20GB or 20Gi.") from None

@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import datetime as dt
+import hashlib
+import io
 import os
-import secrets
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from llamafarm_ray.errors import InputError, StorageError
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.storage import local
+from llamafarm_ray.storage.failures import as_storage_errors, store_code
+from llamafarm_ray.types import Digest
 
-__all__ = ["Location"]
+__all__ = ["PIECE_BYTES", "Location", "StoredFile"]
+
+PIECE_BYTES = 1024 * 1024
+"""How much of a file is read, hashed and written at once."""
+_RANGE_BYTES = 8 * 1024 * 1024
+"""What one request asks an object store for."""
+_RANGES_AT_ONCE = 4
+_PART_BYTES = 32 * 1024 * 1024
+"""Smaller files are sent to an object store in one request."""
+_MAX_PARTS = 9_000
+_MAX_CONFLICTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file below a location: its name there, its size in bytes, and when it was written (UTC)."""
+
+    name: str
+    size_bytes: int
+    modified: dt.datetime
 
 
 class Location:
     """A folder at a URI (``/data/home``, ``file://``, ``s3://bucket/home``, ``memory://``).
 
     Names below it are relative, with ``/`` between parts. On a local folder everything written is synced to disk
-    before the call returns; on an object store a finished upload is durable by itself.
+    before the call returns; on an object store a finished upload is durable by itself. Nothing is answered from a
+    listing seen earlier: other processes write here too.
+
+    Whatever a file system or object store raises (disk full, no permission, no such bucket, no credentials, nobody
+    listening) reaches the caller as :class:`~llamafarm_ray.errors.StorageError`.
 
     Args:
         uri: where. ``~`` is the user's home.
@@ -31,13 +63,16 @@ class Location:
     def __init__(self, uri: str | os.PathLike[str]) -> None:
         self.uri = os.path.expanduser(os.fspath(uri))  # noqa: PTH111  (a URI is no path)
         try:
-            fs, root = fsspec.core.url_to_fs(self.uri)
+            # An instance of its own: fsspec's shared ones keep the endpoint and credentials of the first use.
+            fs, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False, skip_instance_cache=True)
         except (ValueError, ImportError) as error:
             raise InputError(f"{self.uri!r} can't be opened: {error}.", hint="Use a folder or an fsspec URI.") from None
         self._fs: Any = fs
         if isinstance(fs, LocalFileSystem):
             self.uri = root  # absolute: other processes have other current folders
         self.root: str = root.rstrip("/") or "/"
+        # One GET an object; by default s3fs asks for the size first.
+        self._whole = {"max_concurrency": 1} if "s3" in fs.protocol else {}
 
     @property
     def is_local(self) -> bool:
@@ -46,7 +81,9 @@ class Location:
 
     def child(self, name: str) -> Location:
         """The folder ``name`` below this one."""
-        return Location(f"{self.uri.rstrip('/')}/{name}")
+        made = copy.copy(self)
+        made.uri, made.root = f"{self.uri.rstrip('/')}/{name}", self._path(name)
+        return made
 
     def read(self, name: str) -> bytes:
         """The whole of a file.
@@ -55,70 +92,143 @@ class Location:
             FileNotFoundError: there is none of that name.
             StorageError: it can't be read.
         """
-        try:
-            data: bytes = self._fs.cat_file(self._path(name))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{name} can't be read: {error}.") from error
+        with as_storage_errors(f"{self.uri}/{name} can't be read", (FileNotFoundError,)):
+            data: bytes = self._fs.cat_file(self._path(name), **self._whole)
         return data
 
+    def read_many(self, names: Sequence[str]) -> list[bytes | None]:
+        """The whole of several files in the order given, ``None`` where one is missing; at once on an object store.
+
+        Raises:
+            StorageError: one of them can't be read.
+        """
+        paths = [self._path(name) for name in names]
+        if not paths:
+            return []
+        with as_storage_errors(f"{self.uri} can't be read"):
+            found = self._fs.cat(paths, on_error="return", **self._whole)
+        return [self._found(name, found[path]) for name, path in zip(names, paths, strict=True)]
+
+    def _found(self, name: str, answer: bytes | Exception) -> bytes | None:
+        if isinstance(answer, bytes):
+            return answer
+        with (
+            contextlib.suppress(FileNotFoundError),
+            as_storage_errors(f"{self.uri}/{name} can't be read", (FileNotFoundError,)),
+        ):
+            raise answer
+        return None
+
+    def stream(self, name: str, start: int = 0) -> Iterator[bytes]:
+        """The bytes of a file from the offset ``start`` on, in pieces of at most :data:`PIECE_BYTES`.
+
+        Raises:
+            FileNotFoundError: there is none of that name.
+            StorageError: it can't be read.
+        """
+        path = self._path(name)
+        with as_storage_errors(f"{self.uri}/{name} can't be read", (FileNotFoundError,)):
+            if self.is_local:
+                with Path(path).open("rb") as file:
+                    file.seek(start)
+                    while piece := file.read(PIECE_BYTES):
+                        yield piece
+            else:
+                yield from self._stream_remote(path, start)
+
     def exists(self, name: str) -> bool:
-        """Whether a file of that name is there."""
-        return bool(self._fs.isfile(self._path(name)))
+        """Whether a file of that name is there.
+
+        Raises:
+            StorageError: the answer can't be had.
+        """
+        return self.size(name) is not None
+
+    def size(self, name: str) -> int | None:
+        """The size of a file in bytes, ``None`` where there is none of that name.
+
+        Raises:
+            StorageError: the answer can't be had.
+        """
+        with (
+            contextlib.suppress(FileNotFoundError),
+            as_storage_errors(f"{self.uri}/{name} can't be looked up", (FileNotFoundError,)),
+        ):
+            info = self._fs.info(self._path(name))
+            return int(info["size"]) if info["type"] == "file" else None
+        return None
 
     def names(self, folder: str) -> list[str]:
-        """The names of the files directly in ``folder``, sorted; none where the folder is missing."""
-        path = self._path(folder)
-        self._fs.invalidate_cache(path)
-        try:
-            listing = self._fs.ls(path, detail=False)
-        except FileNotFoundError:
-            return []
+        """The names of the files directly in ``folder``, sorted; none where the folder is missing.
+
+        Raises:
+            StorageError: it can't be listed.
+        """
+        listing: list[str] = []
+        with (
+            contextlib.suppress(FileNotFoundError),
+            as_storage_errors(f"{self.uri}/{folder} can't be listed", (FileNotFoundError,)),
+        ):
+            listing = self._fs.ls(self._path(folder), detail=False)
         found = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in listing)
         return sorted(name for name in found if not name.startswith("."))
+
+    def walk(self, folder: str) -> Iterator[StoredFile]:
+        """Every file below ``folder``, hidden ones too, in no order; none where the folder is missing.
+
+        Raises:
+            StorageError: it can't be listed.
+        """
+        with as_storage_errors(f"{self.uri}/{folder} can't be listed"):
+            found = self._walk_local(folder) if self.is_local else self._walk_remote(folder)
+            yield from found
 
     def create(self, name: str, data: bytes) -> None:
         """Write a new file, whole or not at all; of many racing writers exactly one succeeds.
 
         Raises:
             FileExistsError: the name is taken.
-            StorageError: it can't be written (disk full, no permission, no such bucket).
+            StorageError: it can't be written.
         """
         path = self._path(name)
-        try:
+        with as_storage_errors(f"{self.uri}/{name} can't be written", (FileExistsError,)):
             if self.is_local:
-                self._create_local(Path(path), data)
+                local.create(Path(path), data)
             else:
-                self._fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            raise
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{name} can't be written: {error}.") from error
+                self._create_remote(path, data)
 
-    def upload(self, source: Path, name: str) -> None:
-        """Copy a local file to ``name``, whole or not at all; an existing one is replaced.
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file, whole or not at all; an existing one is replaced.
 
         Raises:
             StorageError: it can't be written.
         """
-        path = self._path(name)
-        try:
-            if self.is_local:
-                target = Path(path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
-                try:
-                    self._fs.cp_file(os.fspath(source), os.fspath(partial))
-                    _sync(partial)
-                    partial.rename(target)
-                finally:
-                    partial.unlink(missing_ok=True)
-                _sync(target.parent)
-            else:
-                self._fs.put_file(os.fspath(source), path)
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{name} can't be written: {error}.") from error
+        with as_storage_errors(f"{self.uri}/{name} can't be written"), self._writing(name, len(data)) as write:
+            write(data)
+
+    def upload(self, source: Path, name: str, digest: Digest | None = None) -> None:
+        """Copy a local file to ``name``, whole or not at all; an existing one is replaced.
+
+        Args:
+            source: the file.
+            name: where it goes.
+            digest: what its bytes must be; they are hashed while they are copied.
+
+        Raises:
+            InputError: the bytes have another digest; nothing was stored.
+            StorageError: it can't be read or written.
+        """
+        hasher = hashlib.sha256()
+        with (
+            as_storage_errors(f"{source} can't be copied to {self.uri}/{name}"),
+            source.open("rb") as file,
+            self._writing(name, source.stat().st_size) as write,
+        ):
+            while piece := file.read(PIECE_BYTES):
+                hasher.update(piece)
+                write(piece)
+            if digest is not None and hasher.hexdigest() != digest.hex:
+                raise InputError(f"{source} changed while it was read.", hint="Let what writes to it end, then retry.")
 
     def download(self, name: str, target: Path) -> None:
         """Copy a file to the local path ``target``.
@@ -127,42 +237,101 @@ class Location:
             FileNotFoundError: there is none of that name.
             StorageError: it can't be read, or ``target`` can't be written.
         """
-        try:
+        with as_storage_errors(f"{self.uri}/{name} can't be copied to {target}", (FileNotFoundError,)):
             self._fs.get_file(self._path(name), os.fspath(target))
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            raise StorageError(f"{self.uri}/{name} can't be copied to {target}: {error}.") from error
 
-    @staticmethod
-    def _create_local(path: Path, data: bytes) -> None:
-        """A link to a synced temporary file: the name appears with all its bytes, or the call fails."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.link(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-        _sync(path.parent)
+    def remove(self, name: str) -> None:
+        """Delete a file; one that is missing is fine.
+
+        Raises:
+            StorageError: it can't be deleted.
+        """
+        with (
+            contextlib.suppress(FileNotFoundError),
+            as_storage_errors(f"{self.uri}/{name} can't be deleted", (FileNotFoundError,)),
+        ):
+            self._fs.rm_file(self._path(name))
+
+    def _stream_remote(self, path: str, start: int) -> Iterator[bytes]:
+        """Ranges of an object, a few at a time."""
+        info = self._fs.info(path)
+        if info["type"] != "file":
+            raise FileNotFoundError(path)
+        size = int(info["size"])
+        for first in range(start, size, _RANGES_AT_ONCE * _RANGE_BYTES):
+            begins = list(range(first, min(size, first + _RANGES_AT_ONCE * _RANGE_BYTES), _RANGE_BYTES))
+            ends = [min(size, begin + _RANGE_BYTES) for begin in begins]
+            for data in self._fs.cat_ranges([path] * len(begins), begins, ends, on_error="return"):
+                if isinstance(data, Exception):
+                    raise data
+                yield from (data[offset : offset + PIECE_BYTES] for offset in range(0, len(data), PIECE_BYTES))
+
+    def _walk_local(self, folder: str) -> Iterator[StoredFile]:
+        for current, _, files in os.walk(self._path(folder), onerror=_unless_missing):
+            for file in files:
+                path = Path(current, file)
+                with contextlib.suppress(FileNotFoundError):  # deleted since
+                    found = path.lstat()
+                    modified = dt.datetime.fromtimestamp(found.st_mtime, dt.UTC)
+                    yield StoredFile(path.relative_to(self.root).as_posix(), found.st_size, modified)
+
+    def _walk_remote(self, folder: str) -> Iterator[StoredFile]:
+        for path, info in self._fs.find(self._path(folder), detail=True).items():
+            modified = info.get("LastModified") or self._fs.modified(path)
+            yield StoredFile(path[len(self.root) :].lstrip("/"), int(info["size"]), modified.astimezone(dt.UTC))
+
+    def _create_remote(self, path: str, data: bytes) -> None:
+        for _ in range(_MAX_CONFLICTS):
+            try:
+                self._fs.pipe_file(path, data, mode="create")
+            except OSError as error:
+                # https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html: 412 is a lost race,
+                # 409 one that the store did not decide and wants to be asked again about.
+                if store_code(error) == "PreconditionFailed":
+                    raise FileExistsError(path) from error
+                if store_code(error) != "ConditionalRequestConflict":
+                    raise
+            else:
+                return
+        raise OSError(f"{_MAX_CONFLICTS} times another writer was at it")
+
+    @contextlib.contextmanager
+    def _writing(self, name: str, size_bytes: int) -> Iterator[Callable[[bytes], object]]:
+        """A function that takes pieces; the file appears when the block ends, and not at all when it fails."""
+        path = self._path(name)
+        if self.is_local:
+            with local.writing(Path(path)) as file:
+                yield file.write
+        elif size_bytes <= _PART_BYTES:
+            buffer = io.BytesIO()
+            yield buffer.write
+            self._fs.pipe_file(path, buffer.getvalue())
+        else:
+            block = max(_PART_BYTES, size_bytes // _MAX_PARTS)
+            upload = self._fs.open(path, "wb", autocommit=False, block_size=block)
+            try:
+                yield upload.write
+                upload.close()  # sends the last part; the object appears with the commit
+                upload.commit()
+            except BaseException:
+                upload.closed = True
+                with contextlib.suppress(Exception):  # what went wrong first is what matters
+                    upload.discard()
+                raise
 
     def _path(self, name: str) -> str:
         parts = name.split("/")
-        if name.startswith("/") or any(part in {"", ".", ".."} for part in parts):
+        if name.startswith("/") or "\0" in name or any(part in {"", ".", ".."} for part in parts):
             raise InputError(f"{name!r} is no name below {self.uri}.", hint="Use relative names without '..'.")
-        return f"{self.root}/{name}"
+        return f"{self.root.rstrip('/')}/{name}"
+
+    def __reduce__(self) -> tuple[type[Location], tuple[str]]:
+        return Location, (self.uri,)
 
     def __repr__(self) -> str:
         return f"Location({self.uri!r})"
 
 
-def _sync(path: Path) -> None:
-    """Have the kernel write a file or folder to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error

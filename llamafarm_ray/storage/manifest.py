@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import struct
+import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, NoReturn, Self
 
 from llamafarm_ray.errors import InputError, IntegrityError
+from llamafarm_ray.storage.paths import MAX_FILES, clash, path_problem
+from llamafarm_ray.storage.pickles import refuse_pickles
+from llamafarm_ray.storage.safetensors import check_safetensors
 from llamafarm_ray.types import Digest
 
 __all__ = ["FileEntry", "Manifest", "file_digest"]
@@ -24,10 +28,10 @@ _MEDIA_TYPES = {
     ".model": "application/vnd.sentencepiece",
     ".parquet": "application/vnd.apache.parquet",
 }
-_REFUSED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".joblib", ".dill", ".npy", ".npz"}
 _NOT_CONTENT = {"tensorboard", "training.json"}
 """A run's curves and its record: the registry keeps the facts of them itself."""
-_MAX_SAFETENSORS_HEADER_BYTES = 100 * 1024 * 1024
+_MAX_SIZE_BYTES = 2**63 - 1
+_FIELDS = {"path", "size_bytes", "digest", "media_type"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +57,44 @@ class Manifest:
         Hidden files are left out (other tools' caches), and so is what a training run leaves beside its result.
 
         Raises:
-            InputError: no folder, no file in it, a symbolic link, pickled weights, or a broken safetensors file.
+            InputError: no folder, no file in it, too many, one that can't be read, a link or another thing that is no
+                plain file, a name that is not the same on every system, pickled code, or a broken safetensors file.
         """
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder.", hint="Give the folder that holds the model's files.")
-        entries = [_entry(folder, path) for path in _walk(folder)]
-        if not entries:
-            raise InputError(f"{folder} holds no file.", hint="Give the folder that holds the model's files.")
-        return cls(tuple(sorted(entries, key=lambda entry: entry.path)))
+        try:
+            paths = _checked_paths(folder)
+            return cls(tuple(_entry(paths[name], name) for name in sorted(paths)))
+        except OSError as error:
+            raise InputError(f"{folder} can't be read: {error}.", hint="Check its files' permissions.") from error
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
-        """Parse what :meth:`to_bytes` wrote.
+        """Parse what :meth:`to_bytes` wrote, and nothing else.
 
         Raises:
-            IntegrityError: it is no manifest, or a path in it leaves its folder.
+            IntegrityError: it is no manifest, or lists files that :meth:`of_folder` would not.
         """
         try:
-            listed = json.loads(data)["files"]
-            files = tuple(
-                FileEntry(f["path"], int(f["size_bytes"]), Digest(f["digest"]), f["media_type"]) for f in listed
-            )
-        except (ValueError, KeyError, TypeError, InputError) as error:
+            body = json.loads(data)
+        except (ValueError, RecursionError) as error:
             raise IntegrityError(f"This is no manifest: {error}.") from error
-        for entry in files:
-            if entry.path.startswith("/") or any(part in {"", ".", ".."} for part in entry.path.split("/")):
-                raise IntegrityError(f"The manifest names {entry.path!r}, which is outside its folder.")
-        return cls(files)
+        listed = body.get("files") if isinstance(body, dict) else None
+        if not isinstance(listed, list):
+            raise IntegrityError("This is no manifest: it has no list of files.")
+        if body.get("format_version") != 1:
+            raise IntegrityError(
+                f"The manifest has the format version {body.get('format_version')!r}; this release reads 1.",
+                hint="Upgrade llamafarm_ray.",
+            )
+        if len(listed) > MAX_FILES:
+            raise IntegrityError(f"The manifest lists {len(listed)} files, more than {MAX_FILES}.")
+        manifest = cls(tuple(_parse_entry(entry) for entry in listed))
+        if problem := clash(entry.path for entry in manifest.files):
+            raise IntegrityError(f"The manifest can't be unpacked: {problem}.")
+        if manifest.to_bytes() != data:
+            raise IntegrityError("The manifest is not in its canonical form, so its digest does not name its content.")
+        return manifest
 
     def to_bytes(self) -> bytes:
         """The canonical JSON form: the same files always give the same bytes."""
@@ -103,42 +118,55 @@ def file_digest(path: Path) -> Digest:
         return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
 
 
-def _walk(folder: Path) -> list[Path]:
-    found: list[Path] = []
-    for current, folders, files in os.walk(folder, followlinks=False):
+def _parse_entry(entry: Any) -> FileEntry:
+    if not isinstance(entry, dict) or set(entry) != _FIELDS:
+        raise IntegrityError(f"The manifest has an entry without the fields of a file: {repr(entry)[:120]}.")
+    path, size_bytes, digest, media_type = (entry[name] for name in ("path", "size_bytes", "digest", "media_type"))
+    if not all(isinstance(value, str) for value in (path, digest, media_type)):
+        raise IntegrityError(f"The manifest has a path, digest or media type that is no text: {repr(entry)[:120]}.")
+    if problem := path_problem(path):
+        raise IntegrityError(f"The manifest names {path[:200]!r}, which {problem}.")
+    if type(size_bytes) is not int or not 0 <= size_bytes <= _MAX_SIZE_BYTES:
+        raise IntegrityError(f"The manifest gives {path!r} the size {str(size_bytes)[:40]!r}.")
+    try:
+        return FileEntry(path, size_bytes, Digest(digest), media_type)
+    except InputError as error:
+        raise IntegrityError(f"The manifest gives {path!r} no digest: {error}") from None
+
+
+def _checked_paths(folder: Path) -> dict[str, Path]:
+    """The plain files of a folder by their name below it, all names sound and none the same as another."""
+    paths: dict[str, Path] = {}
+    for path in _walk(folder):
+        name = path.relative_to(folder).as_posix()
+        if not stat.S_ISREG(path.lstat().st_mode):
+            raise InputError(f"{str(path)!r} is a link or no plain file.", hint="Copy the real file into the folder.")
+        if problem := path_problem(name):
+            raise InputError(f"{str(path)!r} {problem}.", hint="Rename it.")
+        if len(paths) == MAX_FILES:
+            raise InputError(f"{folder} holds more than {MAX_FILES} files.", hint="Pack them into fewer.")
+        paths[name] = path
+    if not paths:
+        raise InputError(f"{folder} holds no file.", hint="Give the folder that holds the model's files.")
+    if problem := clash(paths):
+        raise InputError(f"{folder} can't be published: {problem}.", hint="Rename one of them.")
+    return paths
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for current, folders, files in os.walk(folder, onerror=_raise):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_CONTENT]
-        found.extend(Path(current, name) for name in files if not name.startswith(".") and name not in _NOT_CONTENT)
-        found.extend(path for name in folders if (path := Path(current, name)).is_symlink())
-    return found
+        yield from (Path(current, name) for name in files if not name.startswith(".") and name not in _NOT_CONTENT)
+        yield from (path for name in folders if (path := Path(current, name)).is_symlink())
 
 
-def _entry(folder: Path, path: Path) -> FileEntry:
-    name = path.relative_to(folder).as_posix()
-    if path.is_symlink() or not path.is_file():
-        raise InputError(f"{path} is a link or no plain file.", hint="Copy the real file into the folder.")
-    if _REFUSED.intersection(suffix.lower() for suffix in path.suffixes):
-        raise InputError(
-            f"{path} can hold pickled code, which runs when it is loaded.",
-            hint="Only safetensors weights are accepted: convert it with transformers' save_pretrained.",
-        )
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+def _entry(path: Path, name: str) -> FileEntry:
+    refuse_pickles(path)
     if path.suffix.lower() == ".safetensors":
-        _check_safetensors(path)
+        check_safetensors(path)
     media_type = _MEDIA_TYPES.get(path.suffix, "application/octet-stream")
     return FileEntry(name, path.stat().st_size, file_digest(path), media_type)
-
-
-def _check_safetensors(path: Path) -> None:
-    """Validate the header (https://github.com/huggingface/safetensors#format) without reading the tensors."""
-    size_bytes = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        header_bytes = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else -1  # noqa: PLR2004
-        if not 0 < header_bytes <= min(size_bytes - 8, _MAX_SAFETENSORS_HEADER_BYTES):
-            raise InputError(f"{path} is no safetensors file.", hint="It may be cut off: copy it again.")
-        try:
-            header = json.loads(file.read(header_bytes))
-            ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-            raise InputError(f"{path} has a broken safetensors header.", hint="Save the weights again.") from None
-    if max(ends, default=0) != size_bytes - 8 - header_bytes:
-        raise InputError(f"{path} is cut off or has bytes after its tensors.", hint="Copy it again.")

@@ -12,6 +12,7 @@ from llamafarm_ray.config import Config, refuse_unavailable
 from llamafarm_ray.data import BuildReport, build_dataset, discover, open_dataset
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryService, SourceDocument
+from llamafarm_ray.registry.commands import RegisterDataset
 
 __all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name"]
 
@@ -70,7 +71,7 @@ def create_dataset(
         location=str(output.resolve()),
         documents=tuple(SourceDocument(**dataclasses.asdict(document)) for document in open_dataset(output).documents),
     )
-    registry.commit([registered], reason="create-dataset")
+    registry.submit(RegisterDataset(registered), reason="create-dataset")
     return CreatedDataset(name, output, report)
 
 

@@ -17,11 +17,10 @@ from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, Not
 from llamafarm_ray.registry import (
     BaseModel,
     DeploymentRecorded,
-    DeploymentRemoved,
     RegistryService,
-    RegistryState,
     VersionRecord,
 )
+from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
@@ -183,8 +182,9 @@ def deploy(
         base_digest=base.digest,
         url=url,
         ray_address=cluster.address,
+        adapters=tuple(registry.resolve(reference).ref for reference in wanted.adapters),
     )
-    registry.commit([recorded], reason="deploy")
+    registry.submit(RecordDeployment(recorded), reason="deploy")
     return Deployment(url, base.name, models, time.monotonic() - started)
 
 
@@ -225,13 +225,7 @@ def undeploy(registry: RegistryService, cluster: ClusterInfo, url: str) -> None:
     """
     from ray import serve  # noqa: PLC0415
 
-    def still_recorded(state: RegistryState) -> list[DeploymentRemoved]:
-        recorded = state.deployments.get(APPLICATION)
-        return [DeploymentRemoved(application=APPLICATION)] if recorded is not None and recorded.url == url else []
-
-    registry.refresh()
-    if still_recorded(registry.state):  # else another deployment took its place in the record
-        registry.commit(still_recorded, reason="stopped")
+    registry.submit(RemoveDeployment(APPLICATION, url), reason="stopped")
     if not cluster.started_here:
         serve.delete(APPLICATION)
 
@@ -276,7 +270,7 @@ def swap_adapter(registry: RegistryService, reference: str, alias: str) -> Versi
 
     quiet()
     load_everywhere(deployment.application, record.ref)
-    registry.move_alias_to(record, alias, reason="swap-adapter")
+    registry.promote(record.ref, alias, reason="swap-adapter")
     _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
     return record
 

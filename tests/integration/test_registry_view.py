@@ -6,21 +6,19 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from llamafarm_ray.registry import DeploymentRecorded, open_registry
+from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.view import RegistryView
 
 
 def record(registry, application):
-    registry.commit(
-        [
-            DeploymentRecorded(
-                application=application,
-                base_model="tiny",
-                base_digest="sha256:" + "1" * 64,
-                url="http://127.0.0.1:1/v1",
-                ray_address="local",
-            )
-        ]
+    recorded = DeploymentRecorded(
+        application=application,
+        base_model="tiny",
+        base_digest="sha256:" + "1" * 64,
+        url="http://127.0.0.1:1/v1",
+        ray_address="local",
     )
+    registry.submit(RecordDeployment(recorded))
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -33,7 +33,7 @@ class Engine:
 def test_a_hundred_first_requests_make_one_load(tmp_path):
     async def scenario():
         engine = Engine()
-        loader = AdapterLoader(engine, lambda digest: tmp_path / digest.hex)
+        loader = AdapterLoader(engine, lambda target: tmp_path / target.digest.hex)
         waiting = [asyncio.create_task(loader.ensure(TARGET)) for _ in range(100)]
         await engine.started.wait()
         assert not any(task.done() for task in waiting)

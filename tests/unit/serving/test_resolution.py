@@ -5,7 +5,9 @@ import datetime as dt
 import pytest
 
 from llamafarm_ray.errors import InputError, NotFoundError
-from llamafarm_ray.registry import AliasMoved, Commit, RegistryState, VersionRegistered
+from llamafarm_ray.registry import Change, Commit, RegistryState, VersionRegistered
+from llamafarm_ray.registry.events import AliasMoved
+from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.serving.resolution import resolve, served_models
 from llamafarm_ray.types import Digest, ModelKind
 
@@ -28,11 +30,9 @@ def state():
         adapter("foreign", "1.0.0", ONE, base=OTHER),
         VersionRegistered(model="plain", version="1.0.0", kind=ModelKind.BASE, manifest=BASE, size_bytes=1),
     )
-    made = RegistryState()
-    made.apply(
-        Commit(sequence=1, previous="", time=dt.datetime.now(dt.UTC), principal="x", idempotency_key="k", events=events)
-    )
-    return made
+    now = dt.datetime.now(dt.UTC)
+    change = Change(time=now, principal="x", idempotency_key="k", events=events)
+    return RegistryState().after(Commit(sequence=1, previous=GENESIS.digest, time=now, changes=(change,)))
 
 
 def target(state, model):

@@ -1,0 +1,355 @@
+"""The calls of a registry: the same in this process (:class:`RegistryService`) and through the cluster's actor."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray import __version__
+from llamafarm_ray.errors import ConflictError, InputError
+from llamafarm_ray.registry import signing
+from llamafarm_ray.registry.access import Action, Role, new_token, token_digest
+from llamafarm_ray.registry.commands import (
+    AddPrincipal,
+    Approve,
+    Bump,
+    Command,
+    ContentMovedError,
+    Deprecate,
+    MoveAlias,
+    RecordMetrics,
+    Register,
+    Retire,
+    Rollback,
+    Sign,
+    Tag,
+)
+from llamafarm_ray.registry.events import AliasMoved, Event, VersionRegistered
+from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog
+from llamafarm_ray.registry.snapshots import Snapshots
+from llamafarm_ray.registry.state import RegistryState, VersionRecord
+from llamafarm_ray.storage import ContentStore, Location
+from llamafarm_ray.types import NAME, Digest, ModelKind, ModelRef, Version
+
+__all__ = ["Outcome", "RegistryApi", "check_name"]
+
+_MAX_PUBLISHES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command led to.
+
+    Attributes:
+        sequence: the commit that holds it; where nothing had to change, the newest one.
+        events: what happened; none where nothing had to.
+    """
+
+    sequence: int
+    events: tuple[Event, ...]
+
+
+class RegistryApi(ABC):
+    """What one can ask of a registry."""
+
+    @property
+    @abstractmethod
+    def home(self) -> Location:
+        """Where it lasts."""
+
+    @property
+    @abstractmethod
+    def content(self) -> ContentStore:
+        """The stored files, and this node's cache of them."""
+
+    @property
+    @abstractmethod
+    def state(self) -> RegistryState:
+        """The newest state that is known here."""
+
+    @abstractmethod
+    def refresh(self) -> RegistryState:
+        """The state with everything in it that was committed up to now."""
+
+    @abstractmethod
+    def submit(self, command: Command, *, reason: str = "", idempotency_key: str | None = None) -> Outcome:
+        """Have a command done: once it returns, what follows is on disk and in every later state.
+
+        Raises:
+            AccessDeniedError: whoever asks may not. The refusal is recorded.
+            PolicyError: a rule forbids it. The refusal is recorded.
+            ConflictError: the state does not allow it, or too many writers race.
+            NotFoundError: it is about what does not exist.
+            StorageError: the home can't be written. Whether it was committed is not known: ask again with the same
+                ``idempotency_key``, which does it once.
+        """
+
+    @abstractmethod
+    def allow(self, action: Action, namespace: str, *, target: str = "") -> None:
+        """Check that whoever asks may do something that is no command, such as reading."""
+
+    def register(
+        self,
+        folder: Path,
+        *,
+        name: str,
+        kind: ModelKind,
+        version: str | None = None,
+        bump: Bump = "minor",
+        reason: str = "",
+        idempotency_key: str | None = None,
+        **details: Any,
+    ) -> VersionRecord:
+        """Publish a folder's files and register them as a version.
+
+        Args:
+            folder: the model's or adapter's files.
+            name: the model's name, ``name`` or ``namespace/name``.
+            kind: what it is.
+            version: its number; by default the next after the highest (``bump`` says which part), ``1.0.0`` at first.
+            bump: the part that the default number raises.
+            reason: why, for the history.
+            idempotency_key: what makes a repeated call the same call.
+            **details: the other fields of :class:`VersionRegistered`.
+
+        Raises:
+            InputError: the folder or a field is unusable.
+            ConflictError: the version exists already.
+        """
+        check_name(name)
+        number = str(Version.parse(version)) if version is not None else None
+        state = self.refresh()
+        self.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before anything is stored
+        if number is not None and name in state.models and number in state.models[name].versions:
+            state.check(state.models[name].versions[number].registered)
+        for _ in range(_MAX_PUBLISHES):
+            generations = self.refresh().generations
+            manifest = self.content.publish(folder)
+            command = Register(
+                model=name,
+                kind=kind,
+                manifest=manifest.digest,
+                size_bytes=manifest.size_bytes,
+                version=number,
+                bump=bump,
+                details={"code_version": __version__, **details},
+                stored={
+                    digest: generations.get(digest, 0)
+                    for digest in (manifest.digest, *(entry.digest for entry in manifest.files))
+                },
+            )
+            try:
+                outcome = self.submit(command, reason=reason, idempotency_key=idempotency_key)
+            except ContentMovedError:  # a collector condemned some of it meanwhile: store it anew
+                continue
+            event = next(event for event in outcome.events if isinstance(event, VersionRegistered))
+            return self.refresh().version(event.model, event.version)
+        raise ConflictError("Garbage collection kept condemning what was being published.", hint="Try again.")
+
+    def promote(self, reference: str | ModelRef, alias: str, *, reason: str = "") -> VersionRecord:
+        """Point an alias (``production``) at a version, if the alias's policy allows it.
+
+        Raises:
+            InputError: the alias is no name.
+            PolicyError: which rules are not fulfilled, and with which values.
+        """
+        check_alias(alias)
+        record = self.resolve(reference)
+        self.submit(MoveAlias(record_ref(record), alias), reason=reason)
+        return self.state.resolve(record_ref(record))
+
+    def rollback(self, name: str, alias: str, *, version: str | None = None, reason: str = "") -> VersionRecord:
+        """Point an alias at what it pointed at before, or at a named version.
+
+        Raises:
+            ConflictError: it never pointed at another version.
+        """
+        number = str(Version.parse(version)) if version is not None else None
+        outcome = self.submit(Rollback(name, alias, number), reason=reason)
+        moved = next(event for event in outcome.events if isinstance(event, AliasMoved))
+        return self.refresh().version(name, moved.version)
+
+    def approve(self, reference: str | ModelRef, alias: str, *, reason: str = "") -> VersionRecord:
+        """Agree that an alias may point at a version."""
+        check_alias(alias)
+        record = self.resolve(reference)
+        self.submit(Approve(record_ref(record), alias), reason=reason)
+        return self.state.resolve(record_ref(record))
+
+    def record_metrics(self, reference: str | ModelRef, metrics: Mapping[str, Any], *, reason: str = "") -> None:
+        """Add evaluation results to a version; they replace earlier ones of the same name."""
+        self.submit(RecordMetrics(record_ref(self.resolve(reference)), metrics), reason=reason)
+
+    def tag(
+        self, reference: str | ModelRef, *, add: tuple[str, ...] = (), remove: tuple[str, ...] = ()
+    ) -> VersionRecord:
+        """Add and remove tags of a version."""
+        ref = record_ref(self.resolve(reference))
+        self.submit(Tag(ref, add, remove))
+        return self.state.resolve(ref)
+
+    def deprecate(self, reference: str | ModelRef, message: str = "") -> VersionRecord:
+        """Tell people to use another version."""
+        ref = record_ref(self.resolve(reference))
+        self.submit(Deprecate(ref, message), reason=message)
+        return self.state.resolve(ref)
+
+    def retire(self, reference: str | ModelRef, message: str = "") -> VersionRecord:
+        """End a version's life.
+
+        Raises:
+            ConflictError: an alias points at it, or a deployment serves it.
+        """
+        ref = _parsed(reference)
+        self.submit(Retire(ref, message), reason=message)
+        return self.state.resolve(ref)
+
+    def sign(self, reference: str | ModelRef, private_key: Path, *, password: str | None = None) -> VersionRecord:
+        """Sign a version's files.
+
+        Args:
+            reference: the version.
+            private_key: file with an elliptic curve key, PEM.
+            password: of that file.
+
+        Raises:
+            InputError: the file holds no such key.
+            UnsupportedError: model-signing is not installed.
+        """
+        record = self.resolve(reference)
+        signature = signing.sign(self.pull(record_ref(record)), private_key, password)
+        for _ in range(_MAX_PUBLISHES):
+            generations = self.refresh().generations
+            digest = self.content.publish_bytes(signature.bundle)
+            command = Sign(
+                record_ref(record),
+                digest,
+                signature.public_key,
+                signing.key_digest(signature.public_key),
+                stored={digest: generations.get(digest, 0)},
+            )
+            try:
+                self.submit(command)
+            except ContentMovedError:
+                continue
+            return self.state.resolve(record_ref(record))
+        raise ConflictError("Garbage collection kept condemning the signature.", hint="Try again.")
+
+    def add_principal(
+        self, name: str, grants: Mapping[str, Role], *, expires: dt.datetime | None = None, reason: str = ""
+    ) -> str:
+        """Let somebody do something.
+
+        Args:
+            name: who.
+            grants: role by namespace; ``*`` is every namespace, the empty text the one without a name.
+            expires: when the token ends to be worth anything.
+            reason: why, for the history.
+
+        Returns:
+            the token. It is not kept: show it once.
+        """
+        check_alias(name)
+        token = new_token()
+        self.submit(AddPrincipal(name, token_digest(token), dict(grants), expires), reason=reason)
+        return token
+
+    def resolve(self, reference: str | ModelRef, *, at: dt.datetime | None = None) -> VersionRecord:
+        """The version a reference names, see :meth:`RegistryState.resolve`.
+
+        Args:
+            reference: ``name``, ``name:1.2.0`` or ``name@production``.
+            at: as of when; now by default.
+        """
+        ref = _parsed(reference)
+        state = self.refresh() if at is None else self.state_at(at)
+        self.allow(Action.READ, ref.namespace, target=str(ref))
+        return state.resolve(ref)
+
+    def latest(self, name: str) -> VersionRecord:
+        """The highest version of a model, whatever its aliases say.
+
+        Raises:
+            NotFoundError: there is no such model.
+        """
+        self.resolve(ModelRef(name))
+        return self.state.models[name].latest
+
+    def pull(self, reference: str | ModelRef) -> Path:
+        """The local, verified folder with the files of the version a reference names.
+
+        Raises:
+            ConflictError: the version is retired.
+            PolicyError: the policy of an alias that points at it asks for a signature, and none is good.
+            IntegrityError: its files are damaged.
+        """
+        record = self.resolve(reference)
+        check_alive(record)
+
+        def still_wanted() -> None:
+            check_alive(self.refresh().resolve(record_ref(record)))
+
+        folder = self.content.pull(Digest(record.registered.manifest), still_wanted=still_wanted)
+        signing.check_policies(self.state, self.content, record, folder)
+        return folder
+
+    def state_at(self, time: dt.datetime) -> RegistryState:
+        """The state as it was at a time."""
+        snapshot = Snapshots(self.home).newest(at=time)
+        state, head = (snapshot.state, snapshot.head) if snapshot else (RegistryState(), GENESIS)
+        for commit, _ in CommitLog(self.home).read_after(head):
+            if commit.time > time:
+                break
+            state = state.after(commit)
+        return state
+
+    def commits(self) -> Iterator[Commit]:
+        """All commits, oldest first, the chain checked."""
+        for commit, _ in CommitLog(self.home).read_after(GENESIS):
+            yield commit
+
+
+def record_ref(record: VersionRecord) -> ModelRef:
+    """The reference that names a version by its number."""
+    return ModelRef(record.registered.model, version=record.version)
+
+
+def check_alive(record: VersionRecord) -> None:
+    """Check that a version may still be used.
+
+    Raises:
+        ConflictError: it is retired; the message says why.
+    """
+    if record.retired is not None:
+        why = f": {record.retired}" if record.retired else ""
+        raise ConflictError(f"{record.ref} is retired{why}.", hint="`llamafarm models list` shows the living ones.")
+
+
+def check_name(name: str) -> None:
+    """Check that a text can be a model's name.
+
+    Raises:
+        InputError: it can't, or it is a reference.
+    """
+    ref = ModelRef.parse(name)
+    if ref.version or ref.alias:
+        raise InputError(f"{name!r} is a reference, not a name.", hint=f"Leave it at {ref.name!r}.")
+
+
+def check_alias(alias: str) -> None:
+    """Check that a text can be an alias's or a principal's name.
+
+    Raises:
+        InputError: it can't.
+    """
+    if not re.fullmatch(NAME, alias):
+        raise InputError(f"{alias[:120]!r} is no name.", hint="Use letters, digits, '.', '_' and '-'.")
+
+
+def _parsed(reference: str | ModelRef) -> ModelRef:
+    return ModelRef.parse(reference) if isinstance(reference, str) else reference

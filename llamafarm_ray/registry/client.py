@@ -1,0 +1,94 @@
+"""The registry through the cluster's actor: the same calls, from any process of the cluster."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from llamafarm_ray.errors import ClusterError, LlamaFarmError
+from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.actor import Update, registry_actor
+from llamafarm_ray.registry.api import Outcome, RegistryApi
+from llamafarm_ray.registry.commands import Command, ContentMovedError
+from llamafarm_ray.registry.service import Identity
+from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.storage import ContentStore, Location
+
+__all__ = ["RegistryClient", "connect"]
+
+
+class RegistryClient(RegistryApi):
+    """A registry whose commands the cluster's actor commits. Files go to and from the home directly.
+
+    Args:
+        home: where the registry lasts, as every node of the cluster reaches it.
+        token: proves which principal it is; by default ``$LLAMAFARM_TOKEN``.
+        cache: node-local folder for pulled versions.
+    """
+
+    def __init__(self, home: str, *, token: str | None = None, cache: Path | None = None) -> None:
+        self._home = Location(home)
+        default = Identity.from_environment()
+        self._identity = Identity(default.user, token or default.token)
+        self._state = RegistryState()
+        self._lock = threading.Lock()
+        self._content = ContentStore(
+            self._home, cache, generation=lambda digest: self._state.generations.get(digest, 0)
+        )
+        self._actor = registry_actor(home)
+        self.refresh()
+
+    @property
+    def home(self) -> Location:
+        """Where it lasts."""
+        return self._home
+
+    @property
+    def content(self) -> ContentStore:
+        """The stored files, and this node's cache of them."""
+        return self._content
+
+    @property
+    def state(self) -> RegistryState:
+        """The newest state that was read."""
+        return self._state
+
+    def refresh(self) -> RegistryState:
+        """The state with everything in it that was committed up to now."""
+        update: Update = self._ask("changes_after", self._state.sequence, 0.0)
+        with self._lock:
+            self._state = update.after(self._state)
+            return self._state
+
+    def submit(self, command: Command, *, reason: str = "", idempotency_key: str | None = None) -> Outcome:
+        """Have a command done, see :meth:`RegistryApi.submit`. An actor that dies meanwhile does it once."""
+        key = idempotency_key or uuid.uuid4().hex
+        outcome: Outcome = self._ask("submit", command, self._identity, reason, key)
+        self.refresh()
+        return outcome
+
+    def allow(self, action: Action, namespace: str, *, target: str = "") -> None:
+        """Check that whoever asks may do something that is no command."""
+        if self._state.principals:
+            self._ask("allow", action, namespace, target, self._identity)
+
+    def _ask(self, method: str, *args: object) -> Any:
+        try:
+            return ray.get(getattr(self._actor, method).remote(*args))
+        except RayTaskError as error:
+            if isinstance(error.cause, (LlamaFarmError, ContentMovedError)):
+                raise error.cause from None
+            raise
+        except RayError as error:
+            raise ClusterError(f"The registry actor does not answer: {error}.", hint="Is the cluster up?") from error
+
+
+def connect(home: str | None = None, *, token: str | None = None) -> RegistryClient:
+    """The registry at ``home`` (by default ``$LLAMAFARM_HOME`` or ``~/.llamafarm``) through the connected cluster."""
+    return RegistryClient(home or os.environ.get("LLAMAFARM_HOME") or "~/.llamafarm", token=token)

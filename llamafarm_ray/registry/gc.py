@@ -1,0 +1,155 @@
+"""Garbage collection: delete what no version, deployment or open pull refers to, and never anything else.
+
+Three steps, each of which may be cut off at any point: mark what is referred to, commit that the rest is condemned,
+then delete it. The commit fails if something new was registered since the marking. What is published after it is
+stored under the next generation's name, so however long a collector sleeps before it deletes, it deletes only what it
+condemned.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from llamafarm_ray.errors import ConflictError, IntegrityError
+from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.api import RegistryApi, record_ref
+from llamafarm_ray.registry.commands import Condemn, ContentMovedError, Purge, references
+from llamafarm_ray.registry.state import RegistryState, VersionRecord
+from llamafarm_ray.storage import ContentStore, StoredBlob
+from llamafarm_ray.types import Digest
+
+__all__ = ["Collected", "collect"]
+
+_MAX_TRIES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What was deleted, or would be.
+
+    Attributes:
+        blobs: stored files' contents.
+        bytes: of blobs and manifests together.
+        manifests: lists of a version's files.
+        purged: retired versions whose content was given up.
+        kept_by_lease: manifests that a pull under way keeps.
+        dry_run: whether it only would be.
+    """
+
+    blobs: int
+    bytes: int
+    manifests: int
+    purged: tuple[str, ...]
+    kept_by_lease: int
+    dry_run: bool
+
+
+def collect(
+    registry: RegistryApi,
+    *,
+    grace: dt.timedelta = dt.timedelta(hours=24),
+    purge_retired_after: dt.timedelta | None = None,
+    dry_run: bool = True,
+) -> Collected:
+    """Delete stored bytes that nothing refers to.
+
+    Args:
+        registry: whose.
+        grace: how old such bytes must be: what was just uploaded may be about to be registered.
+        purge_retired_after: also give up the content of versions that were retired longer ago than this.
+        dry_run: only say what would be done.
+
+    Raises:
+        IntegrityError: a version's manifest can't be read, so what it refers to isn't known. Nothing was deleted.
+        ConflictError: others kept registering; try again.
+    """
+    registry.allow(Action.COLLECT_GARBAGE, "*", target="gc")
+    now = dt.datetime.now(dt.UTC)
+    ended = _ended(registry.refresh(), now, purge_retired_after)
+    if not dry_run:
+        for record in ended:
+            registry.submit(Purge(record_ref(record)), reason="gc")
+    for _ in range(_MAX_TRIES):
+        state = registry.refresh()
+        leased = registry.content.leased()
+        unused = _unused(registry.content, state, {record.ref for record in ended}, leased, before=now - grace)
+        result = _result(unused, ended, len(leased), dry_run=dry_run)
+        if dry_run:
+            return result
+        try:
+            _condemn(registry, state, unused)
+        except ContentMovedError:
+            continue
+        for blob in unused:
+            registry.content.remove(blob.digest, blob.generation, blob.is_manifest)
+        registry.content.drop_expired_leases()
+        return result
+    raise ConflictError("Others kept registering versions meanwhile.", hint="Try again.")
+
+
+def _ended(state: RegistryState, now: dt.datetime, after: dt.timedelta | None) -> list[VersionRecord]:
+    if after is None:
+        return []
+    retired = (record for record in state.versions() if record.retired_at is not None and not record.purged)
+    return sorted(
+        (record for record in retired if record.retired_at is not None and record.retired_at <= now - after),
+        key=lambda record: record.ref,
+    )
+
+
+def _unused(
+    content: ContentStore, state: RegistryState, ended: set[str], leased: set[Digest], *, before: dt.datetime
+) -> list[StoredBlob]:
+    """What is stored, old enough, and not referred to; of earlier generations whatever is left."""
+    used = _used(content, state, ended, leased)
+    found = []
+    for blob in content.stored():
+        is_current = blob.generation >= state.generations.get(blob.digest, 0)
+        if is_current and (blob.digest in used or blob.modified > before):
+            continue
+        found.append(blob)
+    return found
+
+
+def _used(content: ContentStore, state: RegistryState, ended: set[str], leased: set[Digest]) -> set[Digest]:
+    manifests: set[Digest] = set()
+    used = {Digest(deployment.base_digest) for deployment in state.deployments.values()}
+    for record in state.versions():
+        if not record.purged and record.ref not in ended:
+            manifests.add(Digest(record.registered.manifest))
+            used.update(Digest(signed.signature) for signed in record.signatures.values())
+    for digest in manifests:
+        used.add(digest)
+        used.update(_files(content, digest))
+    for digest in leased - manifests:
+        used.add(digest)
+        try:
+            used.update(_files(content, digest))
+        except IntegrityError:  # a pull of what isn't there (any more) keeps nothing
+            continue
+    return used
+
+
+def _files(content: ContentStore, manifest: Digest) -> Iterable[Digest]:
+    return (entry.digest for entry in content.manifest(manifest).files)
+
+
+def _condemn(registry: RegistryApi, state: RegistryState, unused: list[StoredBlob]) -> None:
+    current = {
+        blob.digest: blob.generation for blob in unused if blob.generation == state.generations.get(blob.digest, 0)
+    }
+    registry.submit(Condemn(current, frozenset(references(state))), reason="gc")
+
+
+def _result(unused: list[StoredBlob], ended: list[VersionRecord], num_leased: int, *, dry_run: bool) -> Collected:
+    manifests = sum(blob.is_manifest for blob in unused)
+    return Collected(
+        blobs=len(unused) - manifests,
+        bytes=sum(blob.size_bytes for blob in unused),
+        manifests=manifests,
+        purged=tuple(record.ref for record in ended),
+        kept_by_lease=num_leased,
+        dry_run=dry_run,
+    )

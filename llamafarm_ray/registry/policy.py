@@ -1,0 +1,108 @@
+"""What a version must fulfil before an alias may point at it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llamafarm_ray.config.values import ComparisonField
+
+__all__ = ["Candidate", "Policy", "Violation", "metric_value", "violations"]
+
+
+class Policy(BaseModel):
+    """The rules of an alias. An empty policy forbids nothing."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metrics: dict[str, ComparisonField] = Field(
+        default_factory=dict, description="Evaluation results it must reach, by dotted name: '>0.7'."
+    )
+    licenses: tuple[str, ...] = Field(default=(), description="SPDX ids it may have; empty: any.")
+    signed_by: tuple[str, ...] = Field(
+        default=(), description="Digests of the public keys of which one must have signed it."
+    )
+    approvals: int = Field(default=0, ge=0, le=100, description="How many others than the promoter must have approved.")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it forbids nothing."""
+        return self == Policy()
+
+
+class Candidate(Protocol):
+    """What the rules look at of a version."""
+
+    @property
+    def ref(self) -> str:
+        """``name:version``."""
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """All evaluation results."""
+
+    @property
+    def license(self) -> str:
+        """SPDX id."""
+
+    @property
+    def signers(self) -> Collection[str]:
+        """Digests of the public keys that signed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A rule that a version does not fulfil, with the values on both sides."""
+
+    rule: str
+    message: str
+
+
+def violations(policy: Policy, candidate: Candidate, *, promoter: str, approvers: Collection[str]) -> list[Violation]:
+    """What keeps a version from being promoted; empty where nothing does.
+
+    Args:
+        policy: the alias's rules.
+        candidate: the version.
+        promoter: who asks; their own approval does not count.
+        approvers: who approved.
+    """
+    found = []
+    for name, goal in policy.metrics.items():
+        value = metric_value(candidate.metrics, name)
+        if value is None:
+            found.append(Violation("metrics", f"{name} must be {goal}, and was not measured"))
+        elif not goal.holds(value):
+            found.append(Violation("metrics", f"{name} must be {goal}, and is {value:g}"))
+    if policy.licenses and candidate.license not in policy.licenses:
+        allowed = ", ".join(policy.licenses)
+        found.append(
+            Violation("licenses", f"its licence must be one of {allowed}, and is {candidate.license or 'not given'}")
+        )
+    if policy.signed_by and not set(policy.signed_by).intersection(candidate.signers):
+        keys = ", ".join(key[7:19] for key in policy.signed_by)
+        found.append(Violation("signed_by", f"it must be signed with a key of {keys}, and is not"))
+    others = sorted(set(approvers) - {promoter})
+    if len(others) < policy.approvals:
+        given = f"{len(others)} ({', '.join(others)})" if others else "none"
+        found.append(Violation("approvals", f"{policy.approvals} others must approve, and {given} did"))
+    return found
+
+
+def metric_value(metrics: Mapping[str, Any], name: str) -> float | None:
+    """The number under a dotted name; the longest keys win, so ``bench.mmlu`` finds both nestings of it."""
+    if name in metrics:
+        value = metrics[name]
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return float(value) if is_number else None
+    head, dot, rest = name.partition(".")
+    while dot:
+        inner = metrics.get(head)
+        if isinstance(inner, Mapping) and (value := metric_value(inner, rest)) is not None:
+            return value
+        more, dot, rest = rest.partition(".")
+        head = f"{head}.{more}"
+    return None

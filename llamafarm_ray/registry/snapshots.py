@@ -1,0 +1,106 @@
+"""Snapshots of the state beside the log: they bound what must be read again, and hold nothing that it does not."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+from dataclasses import dataclass
+
+from pydantic import TypeAdapter, ValidationError
+
+from llamafarm_ray.errors import InputError, IntegrityError
+from llamafarm_ray.registry.log import Head
+from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.storage import Location
+from llamafarm_ray.types import Digest
+
+__all__ = ["Snapshot", "Snapshots", "dump_state", "load_state"]
+
+_FOLDER = "snapshots"
+_STATE = TypeAdapter(RegistryState)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A state, and the head of the log that it is the state of."""
+
+    state: RegistryState
+    head: Head
+
+
+class Snapshots:
+    """The snapshots below a home. They may be deleted at any time: the log says everything again.
+
+    Args:
+        home: the registry's home.
+    """
+
+    def __init__(self, home: Location) -> None:
+        self._home = home
+
+    def newest(self, *, at: dt.datetime | None = None) -> Snapshot | None:
+        """The newest intact snapshot; with ``at`` the newest that is not younger."""
+        for sequence in reversed(self.sequences()):
+            with contextlib.suppress(IntegrityError, FileNotFoundError):  # the one before, and more to read
+                snapshot = self.read(sequence)
+                if at is None or snapshot.state.time <= at:
+                    return snapshot
+        return None
+
+    def sequences(self) -> list[int]:
+        """The numbers of the commits that there are snapshots of, ascending."""
+        numbers = (name.removesuffix(".json") for name in self._home.names(_FOLDER))
+        return sorted(int(number) for number in numbers if number.isdecimal())
+
+    def read(self, sequence: int) -> Snapshot:
+        """The snapshot of the state after a commit.
+
+        Raises:
+            FileNotFoundError: there is none.
+            IntegrityError: it is damaged.
+        """
+        name = _name(sequence)
+        first, _, body = self._home.read(name).partition(b"\n")
+        try:
+            header = json.loads(first)
+            if Digest.of(body) == header["state"]:
+                return Snapshot(load_state(body), Head(sequence, Digest(header["head"])))
+            error: Exception = IntegrityError("the digest of its state is another")
+        except (ValueError, KeyError, TypeError, InputError) as found:
+            error = found
+        raise IntegrityError(
+            f"The snapshot {self._home.uri}/{name} is damaged: {error}.", hint="Delete it; the log is enough."
+        )
+
+    def write(self, snapshot: Snapshot) -> None:
+        """Keep a snapshot; one that is there already stays.
+
+        Raises:
+            StorageError: the home can't be written.
+        """
+        body = dump_state(snapshot.state)
+        header = json.dumps({"format_version": 1, "head": snapshot.head.digest, "state": Digest.of(body)})
+        with contextlib.suppress(FileExistsError):
+            self._home.create(_name(snapshot.head.sequence), header.encode() + b"\n" + body)
+
+
+def dump_state(state: RegistryState) -> bytes:
+    """A state as JSON; equal states give equal bytes."""
+    return json.dumps(_STATE.dump_python(state, mode="json"), sort_keys=True, separators=(",", ":")).encode()
+
+
+def load_state(data: bytes) -> RegistryState:
+    """What :func:`dump_state` wrote.
+
+    Raises:
+        ValueError: it is something else.
+    """
+    try:
+        return _STATE.validate_json(data)
+    except ValidationError as error:
+        raise ValueError(error.errors()[0]["msg"]) from None
+
+
+def _name(sequence: int) -> str:
+    return f"{_FOLDER}/{sequence:020d}.json"

@@ -1,0 +1,147 @@
+"""Read everything a registry holds, and say what is damaged, missing or forged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from llamafarm_ray.errors import IntegrityError, UserError
+from llamafarm_ray.registry.events import Refused
+from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog, Head
+from llamafarm_ray.registry.snapshots import Snapshots, dump_state
+from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.storage import ContentStore, Location
+from llamafarm_ray.types import Digest
+
+__all__ = ["Verification", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was read and what is wrong with it.
+
+    Attributes:
+        commits: how many are good, from the first.
+        blobs: how many stored files were hashed.
+        bytes: theirs.
+        head: the last good commit.
+        problems: one line each, the first bad commit first; empty where all is well.
+    """
+
+    commits: int
+    blobs: int
+    bytes: int
+    head: Head
+    problems: tuple[str, ...]
+
+
+def verify(
+    home: Location,
+    *,
+    head: Head | None = None,
+    blobs: bool = True,
+    on_progress: Callable[[str, float], None] | None = None,
+) -> Verification:
+    """Check the whole chain of commits, every snapshot, and every file of every version that still has content.
+
+    Args:
+        home: the registry's home.
+        head: a head that was kept elsewhere: the log must contain it.
+        blobs: whether the stored files are read too.
+        on_progress: called with what is being read and the fraction of it that is done.
+
+    Raises:
+        StorageError: the home can't be read.
+    """
+    report = on_progress or (lambda _stage, _fraction: None)
+    problems: list[str] = []
+    state, last = RegistryState(), GENESIS
+    snapshots = Snapshots(home)
+    unread = set(snapshots.sequences())
+    log = CommitLog(home)
+    total = max(log.last_sequence(), 1)
+    try:
+        for commit, reached in log.read_after(GENESIS):
+            problems += _unlawful(state, commit)
+            state, last = state.after(commit), reached
+            if commit.sequence in unread:
+                unread.remove(commit.sequence)
+                problems += _of_snapshot(snapshots, state, last)
+            problems += _of_head(head, last)
+            report("commits", commit.sequence / total)
+        log.check_complete(last)
+    except IntegrityError as error:
+        problems.append(str(error))
+    except (UserError, KeyError) as error:
+        problems.append(f"The commit {last.sequence + 1} says what can't be: {error}")
+    problems += [f"The snapshot {number} is of a commit that there isn't." for number in sorted(unread)]
+    if head is not None and head.sequence > last.sequence:
+        problems.append(
+            f"The log ends at commit {last.sequence}, and commit {head.sequence} was there: a tail was cut off."
+        )
+    num_blobs = num_bytes = 0
+    if blobs:
+        content = ContentStore(home, generation=lambda digest: state.generations.get(digest, 0))
+        for number, (size_bytes, problem) in enumerate(_contents(content, state), start=1):
+            num_blobs, num_bytes = number, num_bytes + size_bytes
+            problems += [problem] if problem else []
+            report("files", min(0.99, number / (number + 1)))
+    return Verification(last.sequence, num_blobs, num_bytes, last, tuple(problems))
+
+
+def _unlawful(state: RegistryState, commit: Commit) -> Iterator[str]:
+    """What a commit says that no service would have committed: somebody wrote it by hand."""
+    for change in commit.changes:
+        for event in change.events:
+            try:
+                if not isinstance(event, Refused):
+                    state.check(event)
+            except UserError as error:
+                yield f"The commit {commit.sequence} is forged: {error.message}"
+        state = state.after_change(change, commit.sequence)
+
+
+def _of_snapshot(snapshots: Snapshots, state: RegistryState, head: Head) -> Iterator[str]:
+    try:
+        snapshot = snapshots.read(head.sequence)
+    except IntegrityError as error:
+        yield str(error)
+        return
+    if snapshot.head != head or dump_state(snapshot.state) != dump_state(state):
+        yield f"The snapshot {head.sequence} is not what the log says. Delete it; the log is enough."
+
+
+def _of_head(expected: Head | None, reached: Head) -> Iterator[str]:
+    if expected is not None and expected.sequence == reached.sequence and expected.digest != reached.digest:
+        yield f"The commit {reached.sequence} is not the one that the head given names: history was rewritten."
+
+
+def _contents(content: ContentStore, state: RegistryState) -> Iterator[tuple[int, str]]:
+    """Size and problem (or nothing) of everything that versions refer to, each once."""
+    seen: set[Digest] = set()
+    for record in sorted(state.versions(), key=lambda record: record.ref):
+        if record.purged:
+            continue
+        for digest, size_bytes, path in _files(content, record.ref, Digest(record.registered.manifest)):
+            if digest in seen:
+                continue
+            seen.add(digest)
+            if size_bytes is None:
+                yield 0, path
+                continue
+            problem = content.check(digest, size_bytes)
+            yield size_bytes, f"{record.ref}: {path}: {problem}" if problem else ""
+        for signed in record.signatures.values():
+            problem = content.check(Digest(signed.signature))
+            yield 0, f"{record.ref}: its signature: {problem}" if problem else ""
+
+
+def _files(content: ContentStore, reference: str, manifest: Digest) -> Iterator[tuple[Digest, int | None, str]]:
+    """Digest, size and path of a version's files; without a size the path is what is wrong with its manifest."""
+    try:
+        listed = content.manifest(manifest)
+    except IntegrityError as error:
+        yield manifest, None, f"{reference}: {error}"
+        return
+    for entry in listed.files:
+        yield entry.digest, entry.size_bytes, entry.path

@@ -1,0 +1,133 @@
+"""The blobs of a node's cache: each downloaded once however many wait for it, a killed download continued.
+
+Nothing here is synced to disk. Every pull hashes what it finds, so what a power cut takes is downloaded again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+from llamafarm_ray.errors import IntegrityError
+from llamafarm_ray.storage.failures import NO_SPACE
+from llamafarm_ray.storage.location import PIECE_BYTES
+from llamafarm_ray.storage.locks import exclusive, try_exclusive
+from llamafarm_ray.storage.manifest import FileEntry, file_digest
+
+__all__ = ["BlobCache", "Source", "is_sound"]
+
+Source = Callable[[FileEntry, int], Iterator[bytes]]
+"""The bytes of an entry's blob in the home, from an offset on."""
+
+_STALE_S = 24 * 3600
+
+
+class BlobCache:
+    """The folders ``blobs/``, ``partial/`` and the blobs' locks in a cache.
+
+    Args:
+        folder: the cache.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._blobs = folder / "blobs"
+        self._partial = folder / "partial"
+        self._locks = folder / "locks"
+
+    def link(self, entry: FileEntry, target: Path, source: Source) -> None:
+        """Make ``target`` a link to an entry's blob, replacing what is there; the blob is downloaded where needed.
+
+        Raises:
+            IntegrityError: the blob in the home has other bytes than its digest says.
+            OSError: the cache can't be written.
+        """
+        blob = self._blobs / entry.digest.hex
+        with exclusive(self._lock(entry.digest.hex)):
+            if not is_sound(blob, entry):
+                self._download(entry, blob, source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            linked = target.with_name(".linked")  # hidden, so no entry's name
+            linked.unlink(missing_ok=True)
+            os.link(blob, linked)
+            linked.replace(target)
+            linked.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+
+    def size_bytes(self) -> int:
+        """The bytes on disk, those of unfinished downloads too."""
+        return sum(found.st_size for folder in (self._blobs, self._partial) for _, found in _files(folder))
+
+    def drop_unused(self) -> None:
+        """Delete the blobs no version links to, and downloads that nobody continued for a day."""
+        unlinked = [path for path, found in _files(self._blobs) if found.st_nlink == 1]
+        stale = [path for path, found in _files(self._partial) if time.time() - found.st_mtime > _STALE_S]
+        for path in [*unlinked, *stale]:
+            with try_exclusive(self._lock(path.name)) as free, contextlib.suppress(FileNotFoundError):
+                if free and path.stat().st_nlink == 1:  # as it was, or another went first
+                    path.unlink()
+
+    def _lock(self, name: str) -> Path:
+        return self._locks / f"{name}.blob"
+
+    def _download(self, entry: FileEntry, blob: Path, source: Source) -> None:
+        """Fetch a blob in one pass: every piece is hashed on its way to the disk."""
+        partial = self._partial / entry.digest.hex
+        self._partial.mkdir(parents=True, exist_ok=True)
+        self._blobs.mkdir(exist_ok=True)
+        try:
+            with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b") as file:
+                resumed = partial.stat().st_size
+                if not (self._fill(file, entry, source, keep=True) or (resumed and self._fill(file, entry, source))):
+                    partial.unlink()
+                    raise IntegrityError(
+                        f"The blob {entry.digest} ({entry.path}) was changed in the store.",
+                        hint="Restore it from a backup, or remove it and publish the same files again.",
+                    )
+            partial.replace(blob)
+            blob.chmod(0o444)
+        except OSError as error:
+            if error.errno in NO_SPACE:  # what is kept would keep the disk full
+                partial.unlink(missing_ok=True)
+            raise
+
+    @staticmethod
+    def _fill(file: BinaryIO, entry: FileEntry, source: Source, *, keep: bool = False) -> bool:
+        """Write an entry's bytes, going on after those that are there if they are kept; whether they are right."""
+        hasher = hashlib.sha256()
+        file.seek(0)
+        while keep and (piece := file.read(PIECE_BYTES)):
+            hasher.update(piece)
+        done = file.tell()
+        file.truncate()
+        if done < entry.size_bytes or not done:
+            with ThreadPoolExecutor(1) as hashing:  # one piece is hashed while it is written and the next one read
+                hashed: Future[None] = hashing.submit(lambda: None)
+                for piece in source(entry, done):
+                    hashed.result()
+                    hashed = hashing.submit(hasher.update, piece)
+                    file.write(piece)
+                    done += len(piece)
+                    if done > entry.size_bytes:
+                        return False
+        return done == entry.size_bytes and hasher.hexdigest() == entry.digest.hex
+
+
+def is_sound(path: Path, entry: FileEntry) -> bool:
+    """Whether a file is there, plain, and has the entry's bytes."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.size_bytes:
+            return False
+        return file_digest(path) == entry.digest
+    return False
+
+
+def _files(folder: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """The files of a folder that others delete from at the same time."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(FileNotFoundError):
+            yield path, path.stat()

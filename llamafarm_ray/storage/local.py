@@ -1,0 +1,77 @@
+"""Writing to a local folder so that it lasts: the bytes are synced before their name appears, then the folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+__all__ = ["TEMPORARY", "create", "writing"]
+
+TEMPORARY = r"\..+\.[0-9a-f]{12}"
+"""The pattern of the names that files have while they are written."""
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the name ``path`` when the block ends, replacing another, and vanishes when it fails."""
+    with _synced(path) as (file, partial):
+        yield file
+        _sync_file(file)
+        partial.rename(path)
+        _sync_folder(path.parent)
+
+
+def create(path: Path, data: bytes) -> None:
+    """Write a new file: the name appears with all its bytes or not at all, for one of many racing writers.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    with _synced(path) as (file, partial):
+        file.write(data)
+        _sync_file(file)
+        os.link(partial, path)
+        _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _synced(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    _make_folder(path.parent)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+    try:
+        with partial.open("xb") as file:
+            yield file, partial
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and its parents, each of them synced into the one above."""
+    missing = []
+    while not folder.is_dir():
+        missing.append(folder)
+        folder = folder.parent
+    for made in reversed(missing):
+        try:
+            made.mkdir()
+        except FileExistsError:
+            if not made.is_dir():
+                raise NotADirectoryError(f"{made} is no folder") from None
+        _sync_folder(made.parent)
+
+
+def _sync_file(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,50 @@
+"""Refusing files that run code when they are loaded, by what they are called and by what they begin with."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from llamafarm_ray.errors import InputError
+
+__all__ = ["refuse_pickles"]
+
+_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".joblib", ".dill", ".npy", ".npz"}
+_PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+"""How pickles of the protocols 2 to 5 begin."""
+_ZIP = b"PK\x03\x04"
+"""How torch's archives begin, and other archives too."""
+_NUMPY = b"\x93NUMPY"
+
+
+def refuse_pickles(path: Path) -> None:
+    """Check a file's name and its first bytes.
+
+    Raises:
+        InputError: it is, or can hold, pickled code.
+    """
+    if _SUFFIXES.intersection(suffix.lower() for suffix in path.suffixes) or _holds_pickles(path):
+        raise InputError(
+            f"{str(path)!r} can hold pickled code, which runs when it is loaded.",
+            hint="Only safetensors weights are accepted: convert it with transformers' save_pretrained.",
+        )
+
+
+def _holds_pickles(path: Path) -> bool:
+    if path.suffix.lower() == ".safetensors":  # its first bytes are a length, and may be any
+        return False
+    with path.open("rb") as file:
+        start = file.read(len(_NUMPY))
+    if start.startswith(_ZIP):
+        return _is_torch_archive(path)
+    return start.startswith((*_PICKLES, _NUMPY))
+
+
+def _is_torch_archive(path: Path) -> bool:
+    """Whether an archive has members that are pickles; one that can't be listed may have."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return True
+    return any(Path(name).suffix.lower() in _SUFFIXES for name in names)

@@ -1,0 +1,111 @@
+"""The header of a safetensors file, checked without reading the tensors.
+
+The format is https://github.com/huggingface/safetensors#format: eight bytes with the header's length, little-endian;
+the header in JSON, at most 100 MB; the tensors' bytes, without holes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
+
+from llamafarm_ray.errors import InputError
+
+__all__ = ["check_safetensors"]
+
+_MAX_HEADER_BYTES = 100_000_000
+_MAX_DIMENSIONS = 64
+_MAX_SIZE = 2**63
+_PREFIX_BYTES = 8
+_DTYPE_BITS = {
+    **dict.fromkeys(("F4",), 4),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+}
+
+
+def check_safetensors(path: Path) -> None:
+    """Validate a file's header against the format and the file's size.
+
+    Raises:
+        InputError: the file does not follow the format; the message says where.
+    """
+    size_bytes = path.stat().st_size
+    try:
+        header, header_bytes = _read_header(path, size_bytes)
+        _check_tensors(header, size_bytes - _PREFIX_BYTES - header_bytes)
+    except ValueError as error:
+        raise InputError(
+            f"{str(path)!r} is no sound safetensors file: {error}.", hint="Copy it or save the weights again."
+        ) from None
+
+
+def _read_header(path: Path, size_bytes: int) -> tuple[dict[str, Any], int]:
+    with path.open("rb") as file:
+        prefix = file.read(_PREFIX_BYTES)
+        if len(prefix) < _PREFIX_BYTES:
+            raise ValueError(f"it has {len(prefix)} bytes")
+        length = struct.unpack("<Q", prefix)[0]
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError(f"its header would be {length} bytes long")
+        if length > size_bytes - _PREFIX_BYTES:
+            raise ValueError(f"it is cut off in its header of {length} bytes")
+        text = file.read(length)
+    if not text.startswith(b"{"):
+        raise ValueError("its header does not begin with '{'")
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
+    except RecursionError:
+        raise ValueError("its header is nested too deep") from None
+    return header, length
+
+
+def _check_tensors(header: dict[str, Any], data_bytes: int) -> None:
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise ValueError("its __metadata__ holds something else than texts")
+    end = 0
+    for (begin, tensor_end), name in sorted((_offsets(name, tensor), name) for name, tensor in header.items()):
+        if begin != end:
+            raise ValueError(f"before the tensor {name!r} there is {'a hole' if begin > end else 'an overlap'}")
+        end = tensor_end
+    if end != data_bytes:
+        raise ValueError(f"its tensors are {end} bytes, but {data_bytes} follow the header")
+
+
+def _offsets(name: str, tensor: Any) -> tuple[int, int]:
+    """Where a tensor begins and ends, after checking its entry."""
+    if not isinstance(tensor, dict):
+        raise ValueError(f"the tensor {name!r} is no object")  # noqa: TRY004  (one kind of finding)
+    bits = _DTYPE_BITS.get(dtype) if isinstance(dtype := tensor.get("dtype"), str) else None
+    if bits is None:
+        raise ValueError(f"the tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}")
+    shape, offsets = tensor.get("shape"), tensor.get("data_offsets")
+    if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
+        raise ValueError(f"the tensor {name!r} has a bad shape")
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004
+        raise ValueError(f"the tensor {name!r} has bad data_offsets")
+    if math.prod(shape) * bits != (offsets[1] - offsets[0]) * 8:
+        raise ValueError(f"the tensor {name!r} has {offsets[1] - offsets[0]} bytes, which is not what its shape needs")
+    return offsets[0], offsets[1]
+
+
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < _MAX_SIZE for value in values)
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("its header has a key twice")
+    return made
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"its header holds {text}")

@@ -1,0 +1,40 @@
+"""Folders to publish, and homes on both sorts of storage."""
+
+import json
+import struct
+
+import pytest
+from s3 import bucket, s3_server  # noqa: F401  (fixtures)
+
+from llamafarm_ray.storage import ContentStore, Location
+
+
+def safetensors_bytes(value=1.0):
+    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    return struct.pack("<Q", len(header)) + header + struct.pack("<2f", value, value)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = tmp_path / "adapter"
+    (made / "sub").mkdir(parents=True)
+    (made / "adapter_model.safetensors").write_bytes(safetensors_bytes())
+    (made / "adapter_config.json").write_text("{}")
+    (made / "sub" / "vocab.txt").write_text("a\nb\n")
+    return made
+
+
+@pytest.fixture(params=["local", "s3"])
+def location(request, tmp_path):
+    """An empty home, once in a folder and once in a bucket."""
+    return Location(tmp_path / "home" if request.param == "local" else request.getfixturevalue("bucket") + "/home")
+
+
+@pytest.fixture
+def store(location, tmp_path):
+    return ContentStore(location, tmp_path / "cache")
+
+
+@pytest.fixture
+def local_store(tmp_path):
+    return ContentStore(Location(tmp_path / "home"), tmp_path / "cache")
