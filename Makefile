@@ -40,7 +40,7 @@ test: setup ## All tests but the long ones.
 	@$(BIN)/python -m pytest -m "not long and not gpu" $(ARGS)
 
 test-unit: setup ## Tests that need no Ray, in under a minute.
-	@$(BIN)/python -m pytest tests/unit -m "not long and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest tests/unit -m "not long and not gpu and not s3" $(ARGS)
 
 test-long: setup ## Kill, race and soak tests.
 	@$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,6 +71,10 @@ class RegistryActor:
         """See :meth:`RegistryApi.allow`."""
         call = partial(self._service.allow, action, namespace, target=target, identity=identity)
         await asyncio.get_running_loop().run_in_executor(self._callers, call)
+
+    async def pid(self) -> int:
+        """The process it runs in."""
+        return os.getpid()
 
     async def resolve(self, ref: ModelRef) -> VersionRecord:
         """The version a reference names, in the newest state this actor has seen."""

@@ -6,9 +6,10 @@ A field that is added later needs a default, so that logs written before it can 
 from __future__ import annotations
 
 import datetime as dt
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.policy import Policy
@@ -40,11 +41,32 @@ __all__ = [
 Name = Annotated[str, Field(pattern=rf"^{NAME}$")]
 ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME}$")]
 SemVer = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$")]
+_MAX_DEPTH = 16
+_MAX_TEXT = 65536
+
+
+def _check_json(value: dict[str, Any]) -> dict[str, Any]:
+    """Refuse what JSON can't hold or what nobody means: not-a-number, infinities, objects, endless nesting."""
+    waiting: list[tuple[Any, int]] = [(value, 0)]
+    while waiting:
+        item, depth = waiting.pop()
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"is nested deeper than {_MAX_DEPTH}")
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError(f"holds {item}, which is no number")
+        if isinstance(item, dict):
+            waiting += [(inner, depth + 1) for inner in item.values()]
+        elif isinstance(item, (list, tuple)):
+            waiting += [(inner, depth + 1) for inner in item]
+    return value
+
+
+JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_check_json)]
 DigestText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=_MAX_TEXT)
 
 
 class _VersionEvent(_Event):
@@ -65,17 +87,17 @@ class VersionRegistered(_VersionEvent):
         default=(), description="Manifests it was made of besides the base: a merged adapter, what was quantized."
     )
     method: str = Field(default="", description="How it was trained: lora, qlora, full, ...")
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: JsonObject = Field(default_factory=dict)
     dataset: str = Field(default="", description="The dataset's name.")
     dataset_digest: DigestText | None = None
     config_digest: DigestText | None = None
     run: str = Field(default="", description="The training run that made it.")
     code_version: str = ""
-    metrics: dict[str, Any] = Field(default_factory=dict, description="Evaluation results at registration.")
+    metrics: JsonObject = Field(default_factory=dict, description="Evaluation results at registration.")
     license: str = Field(default="", description="SPDX id.")
     usage_restrictions: str = ""
     capabilities: tuple[str, ...] = Field(default=(), description="Tasks it is for: chat, summarization, ...")
-    resources: dict[str, Any] = Field(default_factory=dict, description="What it needs: memory_bytes, gpus, ...")
+    resources: JsonObject = Field(default_factory=dict, description="What it needs: memory_bytes, gpus, ...")
     domain: str = ""
     description: str = ""
     tags: tuple[str, ...] = ()
@@ -85,7 +107,7 @@ class MetricsRecorded(_VersionEvent):
     """A version was evaluated (again): these results replace earlier ones of the same name."""
 
     type: Literal["metrics_recorded"] = "metrics_recorded"
-    metrics: dict[str, Any]
+    metrics: JsonObject
 
 
 class VersionTagged(_VersionEvent):

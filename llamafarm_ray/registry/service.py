@@ -128,6 +128,7 @@ class RegistryService(RegistryApi):
         self._state = RegistryState()
         self._head = GENESIS
         self._snapshot_sequence = 0
+        self._snapshooter: threading.Thread | None = None
         self._write_lock = threading.RLock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Waiting] = []
@@ -209,6 +210,11 @@ class RegistryService(RegistryApi):
             with self._write_lock:
                 self._record_refusal(who, action, target or namespace, error)
             raise
+
+    def close(self) -> None:
+        """Wait for a snapshot that is being written. The registry can be used on."""
+        if self._snapshooter is not None:
+            self._snapshooter.join()
 
     def on_commit(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called, on whichever thread, after every commit that this object takes in."""
@@ -389,8 +395,10 @@ class RegistryService(RegistryApi):
         if self._head.sequence - self._snapshot_sequence < self._commits_a_snapshot:
             return
         self._snapshot_sequence = self._head.sequence
+        self.close()
         snapshot = Snapshot(self._state, self._head)
-        threading.Thread(target=self._write_snapshot, args=(snapshot,), name="registry-snapshot").start()
+        self._snapshooter = threading.Thread(target=self._write_snapshot, args=(snapshot,), name="registry-snapshot")
+        self._snapshooter.start()
 
     def _write_snapshot(self, snapshot: Snapshot) -> None:
         try:

@@ -1,33 +1,15 @@
 """The registry keeps what it acknowledged, and refuses what can't be."""
 
-import json
 import multiprocessing
-import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import MoveAlias, Register
 from llamafarm_ray.registry.snapshots import dump_state
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
-
-
-@pytest.fixture
-def folder(tmp_path):
-    made = tmp_path / "adapter"
-    made.mkdir()
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (made / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
-    return made
-
-
-@pytest.fixture
-def registry(tmp_path):
-    return RegistryService(Location(tmp_path / "home"), principal="ann")
+from llamafarm_ray.types import Digest, ModelKind, ModelRef
 
 
 def again(registry):
@@ -96,7 +78,27 @@ def test_a_failed_look_up_suggests_what_is_near(registry, folder, reference, say
         registry.resolve(reference)
 
 
-@pytest.mark.parametrize("name", ["../x", "a b", "", "-a", "a/", "/a", "a//b", "a/b/c", "a/../b", "a:1.0.0", "ü", "a" * 97, "a\n"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../x",
+        "a b",
+        "",
+        "-a",
+        "a/",
+        "/a",
+        "a//b",
+        "a/b/c",
+        "a/../b",
+        "a:1.0.0",
+        "a@b",
+        "ü",
+        "\N{FULLWIDTH LATIN SMALL LETTER A}",
+        "a\0",
+        "a" * 97,
+        "a\n",
+    ],
+)
 def test_a_bad_name_is_refused_and_nothing_is_written(registry, folder, tmp_path, name):
     with pytest.raises(InputError):
         registry.register(folder, name=name, kind=ModelKind.ADAPTER)
@@ -158,35 +160,3 @@ def test_four_processes_leave_no_gap_and_no_double(tmp_path):
     registry = RegistryService(Location(tmp_path))
     assert registry.state.sequence == 80
     assert set(registry.state.models["bot"].versions) == {f"1.0.{n}" for n in range(80)}
-
-
-commands = st.lists(
-    st.tuples(
-        st.sampled_from(["register", "alias"]),
-        st.sampled_from(["a", "b"]),
-        st.sampled_from(["0.1.0", "1.0.0", "1.0.0-rc.1", "2.0.0"]),
-        st.sampled_from(["production", "staging"]),
-    ),
-    max_size=25,
-)
-
-
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(commands)
-def test_any_sequence_of_commands_replays_to_the_same_state(tmp_path_factory, steps):
-    registry = RegistryService(Location(tmp_path_factory.mktemp("home")), principal="ann")
-    used = set()
-    for command, model, version, alias in steps:
-        try:
-            if command == "register":
-                registry.submit(publish_nothing(model, version))
-                assert (model, version) not in used
-                used.add((model, version))
-            else:
-                registry.submit(MoveAlias(ModelRef(model, version=Version.parse(version)), alias))
-                assert registry.resolve(ModelRef(model, alias=alias)).registered.version == version
-        except ConflictError:
-            assert (model, version) in used
-        except NotFoundError:
-            assert (model, version) not in used
-    assert snapshot(again(registry)) == snapshot(registry)

@@ -24,7 +24,7 @@ def folder(tmp_path):
     return made
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
 def location(request, tmp_path):
     """An empty home, once in a folder and once in a bucket."""
     return Location(tmp_path / "home" if request.param == "local" else request.getfixturevalue("bucket") + "/home")

@@ -1,0 +1,132 @@
+"""Tokens, roles and the audit trail."""
+
+import datetime as dt
+
+import pytest
+
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, PolicyError
+from llamafarm_ray.registry import Policy, RegistryService
+from llamafarm_ray.registry.access import Action, Role, allows
+from llamafarm_ray.registry.commands import Grant, Revoke, SetPolicy
+from llamafarm_ray.registry.events import Refused
+
+
+@pytest.fixture
+def admin(registry, versions):
+    """The registry as its first admin sees it; from here on a token is needed."""
+    versions("bot", "1.0.0")
+    versions("medical/bot", "1.0.0")
+    token = registry.add_principal("root", {"*": Role.ADMIN})
+    return RegistryService(registry.home, token=token)
+
+
+def as_principal(admin, name, grants, **options):
+    return RegistryService(admin.home, token=admin.add_principal(name, grants, **options))
+
+
+def refusals(registry):
+    changes = [change for commit in registry.commits() for change in commit.changes]
+    return [(change.principal, event) for change in changes for event in change.events if isinstance(event, Refused)]
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("action", list(Action))
+def test_each_role_may_what_the_ones_before_it_may(role, action):
+    may = role.rank >= action.least_role.rank
+    assert allows({"*": role}, action, "medical") is may
+    assert allows({"medical": role}, action, "medical") is may
+    assert not allows({"legal": role}, action, "medical")
+    assert not allows({}, action, "")
+
+
+def test_the_first_principal_must_be_an_admin_who_stays(registry):
+    for grants in ({"*": Role.DEPLOYER}, {"medical": Role.ADMIN}, {}):
+        with pytest.raises(InputError, match="first principal must be an admin"):
+            registry.add_principal("root", grants)
+    with pytest.raises(InputError, match="first principal"):
+        registry.add_principal("root", {"*": Role.ADMIN}, expires=dt.datetime.now(dt.UTC) + dt.timedelta(days=1))
+    assert not registry.refresh().principals
+
+
+@pytest.mark.parametrize("token", [None, "", "lfr_wrong", "x" * 10_000, "lfr_\udcff", "\0"])
+def test_without_a_good_token_nothing_is_done(admin, token):
+    stranger = RegistryService(admin.home, principal="root", token=token)
+    for use in (lambda: stranger.promote("bot:1.0.0", "production"), lambda: stranger.resolve("bot")):
+        with pytest.raises(AccessDeniedError):
+            use()
+    assert "production" not in admin.refresh().models["bot"].aliases
+    assert {principal for principal, _ in refusals(admin)} == {"unknown"}
+
+
+def test_roles_hold_in_their_namespace_only(admin):
+    developer = as_principal(admin, "dan", {"medical": Role.DEPLOYER, "": Role.VIEWER})
+    developer.promote("medical/bot:1.0.0", "production")
+    assert developer.resolve("bot").ref == "bot:1.0.0"
+    with pytest.raises(AccessDeniedError, match="'dan' may not move alias here: that takes the role deployer"):
+        developer.promote("bot:1.0.0", "production")
+    assert [(who, event.action, event.target) for who, event in refusals(admin)] == [("dan", "move alias", "bot:1.0.0")]
+
+
+def test_a_viewer_cannot_register_and_nothing_is_stored(admin, folder):
+    viewer = as_principal(admin, "vic", {"*": Role.VIEWER})
+    with pytest.raises(AccessDeniedError, match="developer"):
+        viewer.register(folder, name="bot", kind="adapter")
+    assert not list(admin.content.stored())
+
+
+def test_an_expired_token_is_worth_nothing(admin):
+    soon = dt.datetime.now(dt.UTC) + dt.timedelta(milliseconds=50)
+    guest = as_principal(admin, "guest", {"*": Role.VIEWER}, expires=soon)
+    while dt.datetime.now(dt.UTC) <= soon:
+        pass
+    with pytest.raises(AccessDeniedError, match="expired on"):
+        guest.resolve("bot")
+    with pytest.raises(InputError, match="in the past"):
+        admin.add_principal("late", {"*": Role.VIEWER}, expires=soon)
+
+
+def test_a_revoked_token_is_worth_nothing_and_the_name_can_be_given_again(admin):
+    first = as_principal(admin, "dan", {"*": Role.DEPLOYER})
+    with pytest.raises(ConflictError, match="already"):
+        admin.add_principal("dan", {"*": Role.VIEWER})
+    admin.submit(Revoke("dan"))
+    with pytest.raises(AccessDeniedError, match="no longer"):
+        first.resolve("bot")
+    again = as_principal(admin, "dan", {"*": Role.VIEWER})
+    assert again.resolve("bot").ref == "bot:1.0.0"
+    with pytest.raises(AccessDeniedError):
+        first.resolve("bot")
+
+
+def test_the_last_admin_cannot_go(admin):
+    for command in (Revoke("root"), Grant("root", {"*": Role.VIEWER})):
+        with pytest.raises(ConflictError, match="last admin"):
+            admin.submit(command)
+    other = as_principal(admin, "eva", {"*": Role.ADMIN})
+    other.submit(Revoke("root"))
+    with pytest.raises(AccessDeniedError):
+        admin.resolve("bot")
+
+
+def test_one_cannot_approve_ones_own_promotion(admin):
+    admin.submit(SetPolicy("production", Policy(approvals=1)))
+    dan = as_principal(admin, "dan", {"*": Role.DEPLOYER})
+    eva = as_principal(admin, "eva", {"*": Role.DEPLOYER})
+    dan.approve("bot:1.0.0", "production")
+    with pytest.raises(PolicyError, match="1 others must approve, and none did"):
+        dan.promote("bot:1.0.0", "production")
+    eva.approve("bot:1.0.0", "production")
+    dan.promote("bot:1.0.0", "production")
+    assert admin.resolve("bot@production").ref == "bot:1.0.0"
+
+
+def test_no_token_is_kept_anywhere(admin, tmp_path):
+    token = admin.add_principal("dan", {"*": Role.VIEWER})
+    for path in (tmp_path / "home").rglob("*"):
+        assert not path.is_file() or token.encode() not in path.read_bytes()
+
+
+def test_every_change_says_who(admin):
+    admin.promote("bot:1.0.0", "production")
+    changes = [change for commit in admin.commits() for change in commit.changes]
+    assert [change.principal for change in changes] == ["ann", "ann", "ann", "root"]

@@ -1,0 +1,203 @@
+"""Garbage collection deletes what nothing refers to, and nothing else, whoever else is at work."""
+
+import datetime as dt
+import os
+
+import pytest
+
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, IntegrityError
+from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.gc import collect
+from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.types import ModelKind
+
+NOW = dt.timedelta(0)
+
+
+def stored(registry):
+    return {(blob.digest, blob.generation) for blob in registry.content.stored()}
+
+
+def run(registry, **options):
+    return collect(registry, **{"grace": NOW, "dry_run": False, **options})
+
+
+@pytest.fixture
+def bot(registry, folder):
+    return registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+
+
+@pytest.fixture
+def orphan(registry, folder):
+    """A folder that was published and never registered: one file that no version has, and its manifest."""
+    (folder / "orphan.txt").write_text("nobody's")
+    manifest = registry.content.publish(folder)
+    (folder / "orphan.txt").unlink()
+    return manifest
+
+
+@pytest.mark.usefixtures("bot", "orphan")
+def test_a_dry_run_says_what_would_go_and_deletes_nothing(registry):
+    before = stored(registry)
+    found = collect(registry, grace=NOW)
+    assert (found.blobs, found.manifests, found.dry_run) == (1, 1, True)
+    assert stored(registry) == before
+
+
+@pytest.mark.usefixtures("orphan")
+def test_what_nothing_refers_to_goes_and_the_rest_stays(registry, bot):
+    found = run(registry)
+    assert (found.blobs, found.manifests) == (1, 1)
+    assert verify(registry.home).problems == ()
+    assert registry.pull(bot.ref)
+    assert run(registry).blobs == 0
+
+
+@pytest.mark.usefixtures("orphan")
+def test_what_is_young_stays_for_the_grace_period(registry):
+    assert run(registry, grace=dt.timedelta(hours=1)).blobs == 0
+    for path in registry_files(registry):
+        os.utime(path, (0, 0))
+    assert run(registry, grace=dt.timedelta(hours=1)).blobs == 2
+
+
+def registry_files(registry):
+    from pathlib import Path
+
+    return [path for path in Path(registry.home.root).rglob("*") if path.is_file()]
+
+
+def test_what_was_condemned_can_be_published_again(registry, folder, orphan):
+    run(registry)
+    (folder / "orphan.txt").write_text("nobody's")
+    again = registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    assert again.registered.manifest == orphan.digest
+    assert {generation for _, generation in stored(registry)} == {1}
+    assert verify(registry.home).problems == ()
+    assert RegistryService(registry.home, cache=folder.parent / "new").pull("bot:1.0.0")
+
+
+def test_a_paused_collector_cannot_delete_what_was_published_meanwhile(registry, folder, orphan, monkeypatch):
+    """It condemned, slept, and deletes only after somebody registered the same bytes."""
+    remove = registry.content.remove
+    published = []
+
+    def late(*args):
+        if not published:
+            (folder / "orphan.txt").write_text("nobody's")
+            other = RegistryService(registry.home)
+            published.append(other.register(folder, name="bot", kind=ModelKind.ADAPTER))
+        remove(*args)
+
+    monkeypatch.setattr(registry.content, "remove", late)
+    run(registry)
+    assert published[0].registered.manifest == orphan.digest
+    assert verify(registry.home).problems == ()
+
+
+def test_a_version_registered_while_marking_is_seen(registry, folder, orphan, monkeypatch):
+    """The collector has looked at everything; before it commits, the orphan gets a version."""
+    submit = registry.submit
+    registered = []
+
+    def late(command, **options):
+        if not registered:
+            (folder / "orphan.txt").write_text("nobody's")
+            registered.append(RegistryService(registry.home).register(folder, name="bot", kind=ModelKind.ADAPTER))
+        return submit(command, **options)
+
+    monkeypatch.setattr(registry, "submit", late)
+    run(registry)
+    assert registered[0].registered.manifest == orphan.digest
+    assert verify(registry.home).problems == ()
+
+
+def test_a_publisher_whose_bytes_are_condemned_stores_them_again(registry, folder, monkeypatch):
+    """Between its upload and its commit a collector without grace comes by."""
+    publish = registry.content.publish
+    collector = RegistryService(registry.home)
+    rounds = []
+
+    def interrupted(path):
+        manifest = publish(path)
+        if len(rounds) < 2:
+            rounds.append(run(collector).blobs)
+        return manifest
+
+    monkeypatch.setattr(registry.content, "publish", interrupted)
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    assert rounds == [1, 1]
+    assert verify(registry.home).problems == ()
+
+
+def test_a_collector_that_never_stops_ends_in_a_clear_error(registry, folder, monkeypatch):
+    publish = registry.content.publish
+    collector = RegistryService(registry.home)
+
+    def interrupted(path):
+        manifest = publish(path)
+        run(collector)
+        return manifest
+
+    monkeypatch.setattr(registry.content, "publish", interrupted)
+    with pytest.raises(ConflictError, match="Garbage collection kept"):
+        registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+
+
+def test_a_retired_version_s_content_goes_when_asked_and_what_is_known_stays(registry, folder, bot):
+    (folder / "second.txt").write_text("2")
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.retire("bot:1.1.0", "bad")
+    assert run(registry).blobs == 0
+    assert run(registry, purge_retired_after=dt.timedelta(days=1)).purged == ()
+    assert collect(registry, grace=NOW, purge_retired_after=NOW).purged == ("bot:1.1.0",)
+    assert registry.resolve("bot:1.1.0").status == "retired"
+    found = run(registry, purge_retired_after=NOW)
+    assert (found.purged, found.blobs, found.manifests) == (("bot:1.1.0",), 1, 1)
+    assert registry.resolve("bot:1.1.0").status == "purged"
+    assert registry.resolve("bot:1.1.0").registered.metrics == {}
+    assert registry.pull(bot.ref)
+    assert verify(registry.home).problems == ()
+
+
+def test_a_pull_under_way_keeps_what_it_reads(registry, folder, monkeypatch, tmp_path):
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    puller = RegistryService(registry.home, cache=tmp_path / "cold")
+    stream = puller.home.stream
+    collected = []
+
+    def slow(name, start=0):
+        if not collected:
+            registry.content.publish(folder)
+            registry.retire("bot:1.0.0")
+            registry.retire("bot:1.1.0")
+            collected.append(run(registry, purge_retired_after=NOW))
+        yield from stream(name, start)
+
+    monkeypatch.setattr(type(puller.home), "stream", lambda _self, name, start=0: slow(name, start))
+    assert (puller.pull("bot:1.0.0") / "adapter_model.safetensors").is_file()
+    assert collected[0].kept_by_lease == 1
+    assert collected[0].blobs == 0
+    monkeypatch.undo()
+    assert run(registry).blobs == 1
+
+
+@pytest.mark.usefixtures("orphan")
+def test_without_a_readable_manifest_nothing_is_deleted(registry, bot):
+    from pathlib import Path
+
+    manifest = Path(registry.home.root, "manifests", "sha256", f"{bot.registered.manifest[7:]}.json")
+    manifest.write_bytes(b"{}")
+    before = stored(registry)
+    with pytest.raises(IntegrityError, match="manifest"):
+        run(registry)
+    assert stored(registry) == before
+
+
+def test_only_an_admin_may_collect(registry):
+    root = RegistryService(registry.home, token=registry.add_principal("root", {"*": Role.ADMIN}))
+    dan = RegistryService(registry.home, token=root.add_principal("dan", {"*": Role.DEPLOYER}))
+    with pytest.raises(AccessDeniedError, match="collect garbage"):
+        collect(dan)

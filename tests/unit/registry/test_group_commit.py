@@ -1,0 +1,205 @@
+"""Callers that come while a commit is written share the next one; one's failure is not the others'."""
+
+import threading
+
+import pytest
+
+from llamafarm_ray.errors import ConflictError, InputError, StorageError
+from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry.commands import MoveAlias, RecordMetrics, Register
+from llamafarm_ray.storage import Location
+from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
+
+X = Digest.of(b"x")
+
+
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+def home(request, tmp_path):
+    return Location(tmp_path / "home" if request.param == "local" else request.getfixturevalue("bucket") + "/home")
+
+
+@pytest.fixture
+def registry(home):
+    return RegistryService(home, principal="ann")
+
+
+class Door:
+    """Holds the first write to the log back until it is opened; may fail it then."""
+
+    def __init__(self, registry, monkeypatch, error=None):
+        self.reached, self._open = threading.Event(), threading.Event()
+        self._create, self._error, self.writes = registry.home.create, error, 0
+        monkeypatch.setattr(registry.home, "create", self._held)
+
+    def _held(self, name, data):
+        self.writes += 1
+        if self.writes == 1:
+            self.reached.set()
+            assert self._open.wait(30)
+            if self._error is not None:
+                raise self._error
+        self._create(name, data)
+
+    def open(self):
+        self._open.set()
+
+
+class Caller(threading.Thread):
+    """Submits one command and keeps what came of it."""
+
+    def __init__(self, registry, command):
+        super().__init__(daemon=True)
+        self._registry, self._command = registry, command
+        self.outcome = self.error = None
+        self.start()
+
+    def run(self):
+        try:
+            self.outcome = self._registry.submit(self._command)
+        except BaseException as error:  # noqa: BLE001
+            self.error = error
+
+    def ended(self):
+        self.join(30)
+        assert not self.is_alive()
+        return self
+
+
+def next_version():
+    return Register("bot", ModelKind.CUSTOM, X, 1)
+
+
+def behind(registry, door, first, commands):
+    """The callers of commands that arrive while ``first`` is being written."""
+    leader = Caller(registry, first)
+    assert door.reached.wait(30)
+    callers = [Caller(registry, command) for command in commands]
+    while len(registry._queue) < len(commands):
+        pass
+    door.open()
+    return leader.ended(), [caller.ended() for caller in callers]
+
+
+def test_who_waits_is_committed_together(registry, monkeypatch):
+    door = Door(registry, monkeypatch)
+    leader, callers = behind(registry, door, next_version(), [next_version() for _ in range(20)])
+    assert leader.outcome.sequence == 1
+    assert {caller.outcome.sequence for caller in callers} == {2}
+    numbers = {caller.outcome.events[0].version for caller in [leader, *callers]}
+    assert numbers == {f"1.{minor}.0" for minor in range(21)}
+    assert RegistryService(registry.home).state == registry.state
+
+
+def test_what_one_does_the_next_in_the_same_commit_can_use(registry, monkeypatch):
+    door = Door(registry, monkeypatch)
+    one = ModelRef("new", version=Version(1, 0, 0))
+    commands = [Register("new", ModelKind.CUSTOM, X, 1, "1.0.0"), MoveAlias(one, "production")]
+    leader = Caller(registry, next_version())
+    assert door.reached.wait(30)
+    callers = []
+    for command in commands:  # in this order
+        callers.append(Caller(registry, command))
+        while len(registry._queue) < len(callers):
+            pass
+    door.open()
+    leader.ended()
+    assert [caller.ended().outcome.sequence for caller in callers] == [2, 2]
+    assert registry.resolve("new@production").ref == "new:1.0.0"
+
+
+def test_a_refused_command_fails_alone(registry, monkeypatch):
+    registry.submit(Register("bot", ModelKind.CUSTOM, X, 1, "1.0.0"))
+    door = Door(registry, monkeypatch)
+    taken = Register("bot", ModelKind.CUSTOM, X, 1, "1.0.0")
+    endless = RecordMetrics(ModelRef("bot"), {"loss": float("nan")})
+    _, callers = behind(registry, door, next_version(), [next_version(), taken, endless, next_version()])
+    assert [type(caller.error) for caller in callers] == [type(None), ConflictError, InputError, type(None)]
+    assert set(registry.refresh().models["bot"].versions) == {"1.0.0", "1.1.0", "1.2.0", "1.3.0"}
+
+
+def test_a_failed_write_fails_its_callers_and_the_next_goes_on(registry, monkeypatch):
+    door = Door(registry, monkeypatch, error=StorageError("disk full"))
+    leader, callers = behind(registry, door, next_version(), [next_version(), next_version()])
+    assert isinstance(leader.error, StorageError)
+    assert [caller.error for caller in callers] == [None, None]
+    assert set(registry.refresh().models["bot"].versions) == {"1.0.0", "1.1.0"}
+
+
+def test_an_interrupted_leader_leaves_nobody_waiting(registry, monkeypatch):
+    door = Door(registry, monkeypatch, error=KeyboardInterrupt())
+    leader, callers = behind(registry, door, next_version(), [next_version()])
+    assert isinstance(leader.error, KeyboardInterrupt)
+    assert callers[0].outcome.sequence == 1
+
+
+def test_an_interrupted_leader_tells_those_in_its_own_commit(registry, monkeypatch):
+    door = Door(registry, monkeypatch)
+    failing = iter([False, True])
+    create = registry.home.create
+
+    def interrupted(name, data):
+        if next(failing, False):
+            raise KeyboardInterrupt
+        create(name, data)
+
+    monkeypatch.setattr(registry.home, "create", interrupted)
+    leader, callers = behind(registry, door, next_version(), [next_version(), next_version()])
+    assert leader.error is None
+    assert [type(caller.error) for caller in callers] == [KeyboardInterrupt, StorageError]
+    assert registry.submit(next_version()).sequence == 2
+
+
+def test_a_write_whose_answer_was_lost_is_recognized_as_ones_own(registry, monkeypatch):
+    """An object store's client tries again, and finds the name taken: by itself."""
+    create = registry.home.create
+
+    def answer_lost(name, data):
+        create(name, data)
+        raise FileExistsError
+
+    monkeypatch.setattr(registry.home, "create", answer_lost)
+    assert registry.submit(next_version()).sequence == 1
+    assert registry.submit(next_version()).sequence == 2
+    assert set(registry.state.models["bot"].versions) == {"1.0.0", "1.1.0"}
+
+
+def test_a_call_repeated_after_a_lost_answer_is_done_once(registry, monkeypatch):
+    create = registry.home.create
+
+    def answer_lost(name, data):
+        create(name, data)
+        raise StorageError("connection reset")
+
+    monkeypatch.setattr(registry.home, "create", answer_lost)
+    with pytest.raises(StorageError):
+        registry.submit(next_version(), idempotency_key="k")
+    monkeypatch.undo()
+    assert registry.submit(next_version(), idempotency_key="k").sequence == 1
+    assert set(registry.state.models["bot"].versions) == {"1.0.0"}
+
+
+def test_two_services_on_one_home_both_land(registry, home):
+    other = RegistryService(home, principal="bob")
+    threads = [Caller(service, next_version()) for service in (registry, other) for _ in range(10)]
+    assert [thread.ended().error for thread in threads] == [None] * 20
+    assert registry.refresh() == other.refresh()
+    assert set(registry.state.models["bot"].versions) == {f"1.{minor}.0" for minor in range(20)}
+
+
+def test_clocks_that_differ_do_not_turn_history_round(registry, home, monkeypatch):
+    import datetime as dt
+
+    from llamafarm_ray.registry import service
+
+    registry.submit(next_version())
+
+    class Behind(dt.datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return dt.datetime(2001, 1, 1, tzinfo=tz)
+
+    monkeypatch.setattr(service.dt, "datetime", Behind)
+    late = RegistryService(home)
+    late.submit(next_version())
+    times = [commit.time for commit in registry.commits()]
+    assert times == sorted(times)

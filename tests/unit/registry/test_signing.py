@@ -1,0 +1,117 @@
+"""Signatures: made, recorded only when good, asked for by a policy, checked at every pull."""
+
+import subprocess
+
+import pytest
+
+from llamafarm_ray.errors import InputError, IntegrityError, PolicyError
+from llamafarm_ray.registry import Policy, RegistryService, signing
+from llamafarm_ray.registry.commands import SetPolicy, Sign
+from llamafarm_ray.types import Digest, ModelKind, ModelRef
+
+
+def make_key(path):
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    path.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return path
+
+
+@pytest.fixture
+def key(tmp_path):
+    return make_key(tmp_path / "key.pem")
+
+
+@pytest.fixture
+def bot(registry, folder):
+    return registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+
+
+@pytest.fixture
+def signed(registry, bot, key):
+    """Signed, and a policy that asks for that signature."""
+    record = registry.sign(bot.ref, key)
+    registry.submit(SetPolicy("production", Policy(signed_by=record.signers)))
+    return record
+
+
+def test_a_signed_version_may_be_promoted_and_pulled_anywhere(registry, signed, tmp_path):
+    registry.promote(signed.ref, "production")
+    assert RegistryService(registry.home, cache=tmp_path / "elsewhere").pull("bot@production")
+
+
+def test_an_unsigned_version_may_not(registry, signed, folder):
+    del signed
+    (folder / "note.txt").write_text("other")
+    unsigned = registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    with pytest.raises(PolicyError, match="signed with a key of"):
+        registry.promote(unsigned.ref, "production")
+
+
+def test_what_an_alias_points_at_is_not_pulled_once_its_policy_asks_for_another_key(registry, signed, tmp_path):
+    registry.promote(signed.ref, "production")
+    other = registry.sign(signed.ref, make_key(tmp_path / "other.pem"))
+    (new,) = set(other.signers) - set(signed.signers)
+    registry.submit(SetPolicy("production", Policy(signed_by=(new,))))
+    assert registry.pull("bot")
+    registry.submit(SetPolicy("production", Policy(signed_by=("sha256:" + "0" * 64,))))
+    with pytest.raises(PolicyError, match="not signed with a key that 'production' asks for"):
+        registry.pull("bot")
+
+
+@pytest.mark.parametrize(
+    "bundle", [b"", b"{}", b"\xff\xfe", b"[" * 5000, b'{"mediaType": "application/vnd.dev.sigstore.bundle.v0.3+json"}']
+)
+def test_a_bad_signature_is_not_recorded(registry, signed, bundle):
+    (event,) = signed.signatures.values()
+    digest = registry.content.publish_bytes(bundle)
+    with pytest.raises(IntegrityError, match="not good"):
+        registry.submit(Sign(ModelRef.parse(signed.ref), digest, event.public_key, event.key))
+
+
+def test_a_signature_of_other_files_is_not_recorded(registry, signed, folder):
+    (event,) = signed.signatures.values()
+    (folder / "note.txt").write_text("other")
+    other = registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    with pytest.raises(IntegrityError, match="not good"):
+        registry.submit(Sign(ModelRef.parse(other.ref), event.signature, event.public_key, event.key))
+
+
+def test_a_signature_cannot_name_another_key_than_its_own(registry, signed, tmp_path):
+    (event,) = signed.signatures.values()
+    foreign = signing.sign(registry.pull(signed.ref), make_key(tmp_path / "other.pem")).public_key
+    with pytest.raises(InputError, match="not the one it names"):
+        registry.submit(Sign(ModelRef.parse(signed.ref), event.signature, foreign, event.key))
+
+
+@pytest.mark.parametrize("data", [b"", b"no key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])
+def test_a_file_without_a_key_cannot_sign(registry, bot, tmp_path, data):
+    (tmp_path / "bad.pem").write_bytes(data)
+    with pytest.raises(InputError, match=r"bad\.pem can't be used to sign"):
+        registry.sign(bot.ref, tmp_path / "bad.pem")
+    with pytest.raises(InputError, match="can't be used to sign"):
+        registry.sign(bot.ref, tmp_path / "missing.pem")
+
+
+def test_the_librarys_own_command_verifies_what_was_exported(registry, signed, key, tmp_path):
+    (event,) = signed.signatures.values()
+    (tmp_path / "signature").write_bytes(registry.content.read_blob(Digest(event.signature)))
+    (tmp_path / "key.pub").write_text(event.public_key)
+    registry.content.export(Digest(signed.registered.manifest), tmp_path / "out")
+    command = ["model_signing", "verify", "key", str(tmp_path / "out"), "--signature", str(tmp_path / "signature")]
+    import sys
+    from pathlib import Path
+
+    tool = Path(sys.executable).with_name(command[0])
+    done = subprocess.run(
+        [str(tool), *command[1:], "--public_key", str(tmp_path / "key.pub")],
+        capture_output=True,
+        check=False,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert key.is_file()

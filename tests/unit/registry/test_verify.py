@@ -1,0 +1,170 @@
+"""Whatever is damaged, missing or forged is found and named."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from llamafarm_ray.errors import IntegrityError
+from llamafarm_ray.registry import Change, CommitLog, Head, RegistryService
+from llamafarm_ray.registry.events import AliasMoved
+from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.types import Digest, ModelKind
+
+
+@pytest.fixture
+def home(registry, folder):
+    """Four commits: two versions of other bytes, and an alias that moves."""
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.promote("bot:1.0.0", "production")
+    (folder / "note.txt").write_text("more")
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.promote("bot:1.1.0", "production")
+    return registry.home
+
+
+def log_file(home, sequence):
+    return next(path for path in (home_path(home) / "log").iterdir() if path.name == f"{sequence:020d}.json")
+
+
+def home_path(home):
+    from pathlib import Path
+
+    return Path(home.root)
+
+
+def blob(home, text):
+    return next(path for path in (home_path(home) / "blobs").rglob("*") if path.is_file() and path.read_bytes() == text)
+
+
+def only_problem(home, **options):
+    (problem,) = verify(home, **options).problems
+    return problem
+
+
+def test_a_good_registry_has_no_problem(home, registry):
+    found = verify(home, head=registry.head)
+    assert found.problems == ()
+    assert (found.commits, found.blobs, found.head) == (4, 2, registry.head)
+    assert found.bytes == sum(path.stat().st_size for path in (home_path(home) / "blobs").rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("sequence", [1, 2, 3])
+def test_a_changed_commit_breaks_the_chain_right_after_it(home, sequence):
+    path = log_file(home, sequence)
+    path.write_bytes(path.read_bytes().replace(b'"ann"', b'"eve"'))
+    assert f"{sequence + 1:020d}.json does not follow" in only_problem(home)
+    assert verify(home).commits == sequence
+
+
+def test_a_changed_last_commit_differs_from_the_head_kept_elsewhere(home, registry):
+    path = log_file(home, 4)
+    path.write_bytes(path.read_bytes().replace(b'"ann"', b'"eve"'))
+    assert verify(home).problems == ()
+    assert "commit 4 is not the one that the head given names" in only_problem(home, head=registry.head)
+
+
+@pytest.mark.parametrize("sequence", [1, 4])
+@pytest.mark.parametrize("keep", [0, 1, 100, -1])
+def test_a_truncated_commit_is_named(home, sequence, keep):
+    path = log_file(home, sequence)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert f"{sequence:020d}.json is damaged" in only_problem(home)
+    with pytest.raises(IntegrityError, match=path.name):
+        RegistryService(home)
+
+
+@pytest.mark.parametrize("bit", [0, 100, 333])
+def test_a_flipped_bit_in_a_commit_is_found(home, registry, bit):
+    path = log_file(home, 2)
+    data = bytearray(path.read_bytes())
+    data[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(bytes(data))
+    assert verify(home, head=registry.head).problems
+
+
+def test_a_missing_commit_is_named_and_nothing_is_written_over_it(home):
+    log_file(home, 2).unlink()
+    assert f"{2:020d}.json is missing, and there are later ones" in only_problem(home)
+    with pytest.raises(IntegrityError, match="is missing"):
+        RegistryService(home)
+
+
+def test_a_cut_off_tail_is_found_with_a_head_kept_elsewhere(home, registry):
+    log_file(home, 4).unlink()
+    assert verify(home).problems == ()
+    assert "The log ends at commit 3, and commit 4 was there" in only_problem(home, head=registry.head)
+
+
+def test_a_commit_that_no_service_would_write_is_called_forged(home, registry):
+    move = AliasMoved(model="bot", alias="production", version="6.6.6")
+    now = registry.state.time
+    CommitLog(home).append(registry.head, [Change(time=now, principal="eve", idempotency_key="e", events=(move,))])
+    assert "commit 5" in only_problem(home)
+
+
+def test_a_rewritten_history_is_found_with_a_head_kept_elsewhere(home, registry):
+    changes = [commit.changes for commit in registry.commits()]
+    for sequence in range(1, 5):
+        log_file(home, sequence).unlink()
+    head = Head(0, Digest("sha256:" + "0" * 64))
+    for change in changes:
+        _, head = CommitLog(home).append(head, [replace_principal(one) for one in change])
+    assert verify(home).problems == ()
+    assert "history was rewritten" in only_problem(home, head=registry.head)
+
+
+def replace_principal(change):
+    return change.model_copy(update={"principal": "eve"})
+
+
+def test_a_flipped_bit_in_a_file_is_found_and_named(home):
+    path = blob(home, b"more")
+    path.chmod(0o644)
+    path.write_bytes(b"mora")
+    problem = only_problem(home)
+    assert "bot:1.1.0: note.txt" in problem
+    assert verify(home, blobs=False).problems == ()
+
+
+def test_a_missing_file_is_found_and_named(home):
+    blob(home, b"more").unlink()
+    assert "bot:1.1.0: note.txt" in only_problem(home)
+
+
+def test_a_missing_or_changed_manifest_is_found(home):
+    first, second = sorted((home_path(home) / "manifests" / "sha256").iterdir())
+    first.unlink()
+    second.write_bytes(b"{}")
+    problems = verify(home).problems
+    assert len(problems) == 2
+    assert all("manifest" in problem for problem in problems)
+
+
+def test_a_newer_release_s_commit_is_no_damage_to_hide(home):
+    path = log_file(home, 4)
+    commit = json.loads(path.read_bytes())
+    commit["changes"][0]["events"][0]["type"] = "alias_painted"
+    path.write_text(json.dumps(commit))
+    with pytest.raises(IntegrityError, match="newer release"):
+        RegistryService(home)
+
+
+def test_reading_on_after_a_damaged_commit_loses_nothing_before_it(home, registry):
+    reader = RegistryService(home)
+    registry.tag("bot:1.0.0", add=("a",))
+    registry.tag("bot:1.0.0", add=("b",))
+    registry.tag("bot:1.0.0", add=("c",))
+    good = log_file(home, 7).read_bytes()
+    log_file(home, 7).write_bytes(b"garbage")
+    with pytest.raises(IntegrityError, match="damaged"):
+        reader.refresh()
+    assert reader.state.sequence == 6
+    log_file(home, 7).write_bytes(good)
+    assert reader.refresh() == registry.state
+
+
+def test_what_is_left_of_a_crash_is_no_problem(home, registry):
+    (home_path(home) / "log" / ".00000000000000000005.json.abc").write_bytes(b"half")
+    assert verify(home).problems == ()
+    assert replace(registry.head) == RegistryService(home).head
