@@ -1,1 +1,1 @@
-"""The command line, ``llamafarm``. One module a verb; Ray and torch are imported only when a verb needs them."""
+"""The command line, ``llamafarm``: a module a verb or family. Ray and torch are imported when a verb needs them."""

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json
-from llamafarm_ray.cli.terminal import console, print_json, table
+from llamafarm_ray.cli.options import At, Home, Json, moment
+from llamafarm_ray.cli.terminal import ago, local_time, number, print_json, say, table
+
+if TYPE_CHECKING:
+    from llamafarm_ray.workflows.list_models import ListedVersion
 
 __all__ = ["command"]
+
+_COLUMNS = ("version", "status", "kind", "base model", "dataset", "result", "registered")
 
 
 def command(
     type_: Annotated[str | None, typer.Option("--type", help="adapters, bases, merged, ...")] = None,
     filter_: Annotated[
-        list[str] | None, typer.Option("--filter", metavar="FIELD=VALUE", help="Such as domain=medical.")
+        list[str] | None,
+        typer.Option("--filter", metavar="CONDITION", help="domain=medical, tag=..., 'accuracy>0.8'; repeatable."),
     ] = None,
+    namespace: Annotated[str | None, typer.Option("--namespace", help="Only the models named NAMESPACE/...")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Retired versions too.")] = False,
+    at: At = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -24,31 +33,41 @@ def command(
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.list_models import list_versions
 
-    rows = list_versions(open_registry(home), kind=type_, filters=filter_ or [])
+    rows = list_versions(
+        open_registry(home),
+        kind=type_,
+        filters=filter_ or [],
+        namespace=namespace,
+        include_ended=all_,
+        at=moment(at) if at else None,
+    )
     if as_json:
-        print_json(
-            [
-                {**row.record.registered.model_dump(mode="json"), "aliases": row.aliases, "time": row.record.time}
-                for row in rows
-            ]
-        )
+        from llamafarm_ray.workflows.describe import as_dict
+
+        print_json([as_dict(row.record, row.aliases) for row in rows])
         return
     if not rows:
-        console.print("No version matches. `llamafarm models register` adds one.")
+        say("No version matches. `llamafarm models register` adds one, and --all shows the retired ones too.")
         return
-    table(
-        "Models",
-        ("version", "aliases", "kind", "method", "base model", "dataset", "registered"),
-        [
-            (
-                row.record.ref,
-                ", ".join(row.aliases),
-                row.record.registered.kind,
-                row.record.registered.method,
-                row.record.registered.base_model,
-                row.record.registered.dataset,
-                f"{row.record.time:%Y-%m-%d %H:%M}",
-            )
-            for row in rows
-        ],
+    when = f" at {local_time(moment(at))}" if at else ""
+    table(f"Models{when}", _COLUMNS, [_cells(row) for row in rows], drop_empty=True, whole=("result", "registered"))
+
+
+def _cells(row: ListedVersion) -> tuple[str, ...]:
+    record, facts = row.record, row.record.registered
+    return (
+        "\n".join((record.ref, *(f"  @{alias}" for alias in row.aliases))),
+        record.status if record.status != "active" else "",
+        "\n".join(filter(None, (facts.kind, facts.method))),
+        facts.base_model.rpartition("/")[2],
+        facts.dataset,
+        "\n".join(_result(name, value) for name, value in row.shown_metrics),
+        f"{ago(record.time)}\n{local_time(record.time)}",
     )
+
+
+def _result(name: str, value: float) -> str:
+    from llamafarm_ray.workflows.metrics import short_name
+
+    benchmark, dot, metric = short_name(name).rpartition(".")
+    return f"{benchmark}{dot and chr(10)}{metric} {number(value)}"

@@ -9,15 +9,20 @@ import typer
 
 from llamafarm_ray import __version__
 from llamafarm_ray.cli import (
+    aliases,
     chat,
     create_dataset,
     deploy,
     evaluate,
+    inspection,
+    lifecycle,
     list_models,
     register,
+    registry,
     schema,
     swap_adapter,
     train,
+    transfer,
     validate,
 )
 from llamafarm_ray.cli.terminal import errors, is_json
@@ -35,16 +40,35 @@ app = typer.Typer(
 models = typer.Typer(help="Build datasets, train, evaluate, register and serve models.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
-models.command("create-dataset")(create_dataset.command)
-models.command("train")(train.command)
-models.command("evaluate")(evaluate.command)
-models.command("register")(register.command)
-models.command("list")(list_models.command)
-models.command("deploy")(deploy.command)
-models.command("swap-adapter")(swap_adapter.command)
-models.command("chat")(chat.command)
-models.command("validate")(validate.command)
-models.command("schema")(schema.command)
+app.add_typer(registry.app, name="registry")
+
+_MAKE, _SERVE, _KEEP, _LOOK, _RELEASE = "Make", "Serve", "Keep versions", "Look at versions", "Release"
+models.command("create-dataset", rich_help_panel=_MAKE)(create_dataset.command)
+models.command("train", rich_help_panel=_MAKE)(train.command)
+models.command("evaluate", rich_help_panel=_MAKE)(evaluate.command)
+models.command("validate", rich_help_panel=_MAKE)(validate.command)
+models.command("schema", rich_help_panel=_MAKE)(schema.command)
+models.command("deploy", rich_help_panel=_SERVE)(deploy.command)
+models.command("swap-adapter", rich_help_panel=_SERVE)(swap_adapter.command)
+models.command("chat", rich_help_panel=_SERVE)(chat.command)
+models.command("register", rich_help_panel=_KEEP)(register.command)
+models.command("import", rich_help_panel=_KEEP, help="Register a folder that was made elsewhere.")(register.command)
+models.command("push", rich_help_panel=_KEEP)(transfer.push)
+models.command("pull", rich_help_panel=_KEEP)(transfer.pull)
+models.command("record-metrics", rich_help_panel=_KEEP)(lifecycle.record_metrics)
+models.command("tag", rich_help_panel=_KEEP)(lifecycle.tag)
+models.command("sign", rich_help_panel=_KEEP)(lifecycle.sign)
+models.command("deprecate", rich_help_panel=_KEEP)(lifecycle.deprecate)
+models.command("retire", rich_help_panel=_KEEP)(lifecycle.retire)
+models.command("gc", rich_help_panel=_KEEP)(lifecycle.gc)
+models.command("list", rich_help_panel=_LOOK)(list_models.command)
+models.command("describe", rich_help_panel=_LOOK)(inspection.describe)
+models.command("history", rich_help_panel=_LOOK)(inspection.history)
+models.command("diff", rich_help_panel=_LOOK)(inspection.diff)
+models.command("trace", rich_help_panel=_LOOK)(inspection.trace)
+models.command("promote", rich_help_panel=_RELEASE)(aliases.promote)
+models.command("approve", rich_help_panel=_RELEASE)(aliases.approve)
+models.command("rollback", rich_help_panel=_RELEASE)(aliases.rollback)
 
 
 def _print_version(wanted: bool) -> None:

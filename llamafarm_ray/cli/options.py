@@ -1,18 +1,37 @@
-"""The options that verbs share, and the configuration they add up to."""
+"""The options that verbs share, the configuration they add up to, and how times are written."""
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.errors import InputError
+
 if TYPE_CHECKING:
     from llamafarm_ray.config import Config
 
-__all__ = ["Address", "ConfigFile", "DryRun", "Home", "Json", "Overrides", "configuration"]
+__all__ = [
+    "Address",
+    "At",
+    "ConfigFile",
+    "DryRun",
+    "Env",
+    "Home",
+    "Json",
+    "Overrides",
+    "Reason",
+    "Reference",
+    "configuration",
+    "duration",
+    "expiry",
+    "moment",
+]
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="JSON or YAML file that describes the line.")]
 Overrides = Annotated[
@@ -27,6 +46,16 @@ Address = Annotated[
 Home = Annotated[
     str | None, typer.Option("--home", help="Where everything that lasts is; else $LLAMAFARM_HOME, else ~/.llamafarm.")
 ]
+Reference = Annotated[str, typer.Argument(metavar="REF", help="name, name:1.2.0 or name@production.")]
+Env = Annotated[str, typer.Option("--env", help="The alias: production, staging, ...")]
+Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
+At = Annotated[
+    str | None,
+    typer.Option("--at", metavar="TIME", help="As it was then: 2026-11-17T14:00 (local time), or 2h, 3d, 30m ago."),
+]
+
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_LENGTH = re.compile(r"(\d{1,5})\s*([smhdw])")
 
 
 def configuration(
@@ -54,3 +83,52 @@ def configuration(
     given = {**(flags or {}), "home": home, "cluster.address": address}
     written = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     return load_config(path, [*(overrides or []), *written])
+
+
+def duration(text: str) -> dt.timedelta:
+    """Read a length of time: ``90s``, ``30m``, ``24h``, ``30d``, ``2w``.
+
+    Raises:
+        InputError: the text has another form.
+    """
+    match = _LENGTH.fullmatch(text.strip())
+    if match is None:
+        raise InputError(f"{text[:120]!r} is no length of time.", hint="Write it like 30m, 24h, 30d or 2w.")
+    return dt.timedelta(**{_UNITS[match[2]]: int(match[1])})
+
+
+def moment(text: str) -> dt.datetime:
+    """Read a time that has passed: ISO 8601, in local time where it names no zone, or ``2h``: two hours ago.
+
+    Raises:
+        InputError: the text has another form, or names a time that has not come yet.
+    """
+    now = dt.datetime.now(dt.UTC)
+    found = now - duration(text) if _LENGTH.fullmatch(text.strip()) else _iso(text, "2h, 3d or 30m for so long ago")
+    if found > now:
+        raise InputError(
+            f"{text!r} has not come yet: it is {found.astimezone():%Y-%m-%d %H:%M %Z}.",
+            hint="Times without a zone are local; name one with Z or +02:00.",
+        )
+    return found
+
+
+def expiry(text: str) -> dt.datetime:
+    """Read a time to come: ISO 8601, in local time where it names no zone, or ``90d``: in ninety days.
+
+    Raises:
+        InputError: the text has another form.
+    """
+    now = dt.datetime.now(dt.UTC)
+    return now + duration(text) if _LENGTH.fullmatch(text.strip()) else _iso(text, "90d or 2w for so long from now")
+
+
+def _iso(text: str, otherwise: str) -> dt.datetime:
+    try:
+        found = dt.datetime.fromisoformat(text.strip())
+        return (found if found.tzinfo else found.astimezone()).astimezone(dt.UTC)  # without a zone: local time
+    except (ValueError, OverflowError):
+        raise InputError(
+            f"{text[:120]!r} is no time.",
+            hint=f"Write it like 2026-11-17 or 2026-11-17T14:00 (local time; add Z or +02:00), or {otherwise}.",
+        ) from None

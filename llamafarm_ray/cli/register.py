@@ -1,4 +1,4 @@
-"""``llamafarm models register``."""
+"""``llamafarm models register``, and ``import``: the same for a folder that was made elsewhere."""
 
 from __future__ import annotations
 
@@ -8,26 +8,40 @@ from typing import Annotated
 import typer
 
 from llamafarm_ray.cli.options import Home, Json
-from llamafarm_ray.cli.terminal import console, print_json
+from llamafarm_ray.cli.terminal import print_json, say, size, waiting
 
 __all__ = ["command"]
 
 
 def command(
-    model: Annotated[Path, typer.Option("--model", help="Folder of the adapter or model.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder of the adapter or model.")] = None,
+    model: Annotated[Path | None, typer.Option("--model", help="The same.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="The model's name; else the folder's.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="Such as 1.2.0; else the next one.")] = None,
+    bump: Annotated[
+        str | None, typer.Option("--bump", help="The part the next version raises: major, minor or patch.")
+    ] = None,
     base_model: Annotated[str | None, typer.Option("--base-model", help="What it was trained on.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="How it was trained.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="What it was trained on, by name.")] = None,
     performance_metrics: Annotated[
         Path | None, typer.Option("--performance-metrics", help="JSON file that `evaluate` wrote.")
     ] = None,
+    run: Annotated[str | None, typer.Option("--run", help="The training run that made it.")] = None,
     domain: Annotated[str | None, typer.Option("--domain", help="Field it is for, to list by.")] = None,
     description: Annotated[str | None, typer.Option("--description", help="What it is for.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="Its licence, as an SPDX id.")] = None,
+    usage_restrictions: Annotated[
+        str | None, typer.Option("--usage-restrictions", help="What it must not be used for.")
+    ] = None,
+    capability: Annotated[
+        list[str] | None, typer.Option("--capability", help="Task it is for: chat, ...; may be given again.")
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="Word to find it by; may be given again.")] = None,
     alias: Annotated[str | None, typer.Option("--alias", help="Alias that shall point at it.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--idempotency-key", help="Calls with the same one are one call, however often made.")
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -35,26 +49,43 @@ def command(
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.register import Registration, register
 
-    record = register(
-        open_registry(home),
-        Registration(
-            folder=model,
-            name=name,
-            version=version,
-            base_model=base_model,
-            method=method,
-            dataset=dataset,
-            performance_metrics=performance_metrics,
-            domain=domain,
-            description=description,
-            license=license_,
-            tags=tuple(tag or ()),
-            alias=alias,
-        ),
+    asked = Registration(
+        folder=_one_folder(folder, model),
+        name=name,
+        version=version,
+        bump=bump,
+        base_model=base_model,
+        method=method,
+        dataset=dataset,
+        performance_metrics=performance_metrics,
+        run=run,
+        domain=domain,
+        description=description,
+        license=license_,
+        usage_restrictions=usage_restrictions,
+        capabilities=tuple(capability or ()),
+        tags=tuple(tag or ()),
+        alias=alias,
+        idempotency_key=idempotency_key,
     )
+    with waiting("Checking and storing the files", quiet=as_json):
+        record = register(open_registry(home), asked)
     if as_json:
-        print_json(record.registered.model_dump(mode="json"))
+        print_json({"ref": record.ref, **record.registered.model_dump(mode="json")})
         return
-    console.print(
-        f"Registered {record.ref} ({record.registered.kind}, {record.registered.manifest[7:19]}).", markup=False
-    )
+    facts = record.registered
+    say(f"Registered {record.ref} ({facts.kind}, {size(facts.size_bytes)}, {facts.manifest[7:19]}).")
+
+
+def _one_folder(folder: Path | None, model: Path | None) -> Path:
+    from llamafarm_ray.errors import InputError
+
+    if folder is not None and model is not None:
+        raise InputError(f"Two folders were given, {folder} and {model}.", hint="Leave --model out.")
+    chosen = folder or model
+    if chosen is None:
+        raise InputError(
+            "No folder was given: --model is missing.",
+            hint="Say which files to register: --model ./trained_models/lora_v1",
+        )
+    return chosen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,10 +16,25 @@ from rich.table import Table
 
 from llamafarm_ray.errors import LlamaFarmError
 
-__all__ = ["StageProgress", "console", "errors", "is_json", "print_json", "stages", "table"]
+__all__ = [
+    "StageProgress",
+    "ago",
+    "console",
+    "errors",
+    "facts",
+    "is_json",
+    "local_time",
+    "number",
+    "print_json",
+    "say",
+    "size",
+    "stages",
+    "table",
+    "waiting",
+]
 
-console = Console(highlight=False, soft_wrap=True)
-_error_console = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)
+_error_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def is_json(arguments: Sequence[str]) -> bool:
@@ -51,14 +67,104 @@ class _Errors:
 errors = _Errors()
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A table on standard output; the first column names the row and is never broken."""
-    made = Table(title=title, title_justify="left", title_style="bold", header_style="bold cyan", box=SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        made.add_column(column, overflow="fold", no_wrap=number == 0)
+def say(text: str, *, style: str = "") -> None:
+    """One line on standard output. What others wrote into a registry can't steer the terminal."""
+    console.print(_printable(text), markup=False, style=style)
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    drop_empty: bool = False,
+    whole: Sequence[str] = (),
+) -> None:
+    """A table on standard output; the first column names the row and is never broken.
+
+    Args:
+        title: above it.
+        columns: their names.
+        rows: a cell a column.
+        drop_empty: leave out columns that say nothing in any row.
+        whole: the other columns that are never broken.
+    """
+    shown = [n for n in range(len(columns)) if not drop_empty or any(str(row[n]) for row in rows)]
+    made = Table(
+        title=escape(_printable(title)),
+        title_justify="left",
+        title_style="bold",
+        header_style="bold cyan",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
+    for n in shown:
+        made.add_column(columns[n], overflow="fold", no_wrap=n == 0 or columns[n] in whole)
     for row in rows:
-        made.add_row(*(escape(str(cell)) for cell in row))
+        made.add_row(*(escape(_printable(str(row[n]))) for n in shown))
     console.print(made)
+
+
+def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
+    """Names and values below each other; those without a value are left out."""
+    made = Table.grid(padding=(0, 2))
+    made.add_column(style="cyan", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in pairs:
+        if str(value):
+            made.add_row(escape(f"  {_printable(name)}"), escape(_printable(str(value))))
+    if made.row_count:
+        console.print(title, style="bold", markup=False)
+        console.print(made)
+
+
+def local_time(time: dt.datetime) -> str:
+    """A time for people: theirs."""
+    return f"{time.astimezone():%Y-%m-%d %H:%M}"
+
+
+def ago(time: dt.datetime, now: dt.datetime | None = None) -> str:
+    """How long something is past, in one unit."""
+    seconds = ((now or dt.datetime.now(dt.UTC)) - time).total_seconds()
+    for unit, length_s in _LENGTHS:
+        if seconds >= 2 * length_s or unit == "min":
+            count = int(seconds // length_s)
+            return f"{count} {unit} ago" if count > 0 else "just now"
+    raise AssertionError("minutes take whatever is left")
+
+
+_LENGTHS = (("years", 365 * 86400), ("months", 30 * 86400), ("days", 86400), ("h", 3600), ("min", 60))
+
+
+def size(num_bytes: int) -> str:
+    """An amount of bytes for people, in powers of 1000."""
+    value = float(num_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:  # noqa: PLR2004  (the step between units)
+            return f"{value:.3g} {unit}"
+        value /= 1000
+    return f"{value:,.3g} TB"
+
+
+def number(value: float | None) -> str:
+    """A measured number for people; empty for none."""
+    return "" if value is None else f"{value:,.4g}"
+
+
+def _printable(text: str) -> str:
+    """A text without what a terminal would obey or hide: control characters, overrides of the writing direction."""
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+@contextmanager
+def waiting(text: str, *, quiet: bool = False) -> Iterator[None]:
+    """A spinner on standard error for the time of a block; nothing where it is no terminal or ``quiet``."""
+    if quiet or not _error_console.is_terminal:
+        yield
+        return
+    with _error_console.status(escape(text)):
+        yield
 
 
 class StageProgress:

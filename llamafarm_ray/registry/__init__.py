@@ -5,7 +5,7 @@ has the same calls (:class:`RegistryApi`) through the cluster's registry actor, 
 within a second.
 """
 
-from llamafarm_ray.registry.api import Outcome, RegistryApi, check_name
+from llamafarm_ray.registry.api import Outcome, RegistryApi, check_alias, check_name
 from llamafarm_ray.registry.base import BaseModel, find_base
 from llamafarm_ray.registry.events import (
     DatasetRegistered,
@@ -16,7 +16,7 @@ from llamafarm_ray.registry.events import (
 )
 from llamafarm_ray.registry.log import Change, Commit, CommitLog, Head
 from llamafarm_ray.registry.policy import Policy
-from llamafarm_ray.registry.service import Identity, RegistryService, open_registry
+from llamafarm_ray.registry.service import Identity, RegistryService, open_registry, registry_home
 from llamafarm_ray.registry.state import ModelRecord, RegistryState, VersionRecord
 
 __all__ = [
@@ -38,7 +38,9 @@ __all__ = [
     "SourceDocument",
     "VersionRecord",
     "VersionRegistered",
+    "check_alias",
     "check_name",
     "find_base",
     "open_registry",
+    "registry_home",
 ]

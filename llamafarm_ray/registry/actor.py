@@ -72,6 +72,10 @@ class RegistryActor:
         call = partial(self._service.allow, action, namespace, target=target, identity=identity)
         await asyncio.get_running_loop().run_in_executor(self._callers, call)
 
+    async def may(self, action: Action, namespace: str, identity: Identity) -> bool:
+        """See :meth:`RegistryApi.may`."""
+        return self._service.may(action, namespace, identity=identity)
+
     async def pid(self) -> int:
         """The process it runs in."""
         return os.getpid()

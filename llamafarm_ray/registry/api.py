@@ -36,7 +36,7 @@ from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import NAME, Digest, ModelKind, ModelRef, Version
 
-__all__ = ["Outcome", "RegistryApi", "check_name"]
+__all__ = ["Outcome", "RegistryApi", "check_alias", "check_name"]
 
 _MAX_PUBLISHES = 5
 
@@ -93,6 +93,10 @@ class RegistryApi(ABC):
     def allow(self, action: Action, namespace: str, *, target: str = "") -> None:
         """Check that whoever asks may do something that is no command, such as reading."""
 
+    @abstractmethod
+    def may(self, action: Action, namespace: str) -> bool:
+        """Whether whoever asks may do something. Records nothing."""
+
     def register(
         self,
         folder: Path,
@@ -125,7 +129,8 @@ class RegistryApi(ABC):
         number = str(Version.parse(version)) if version is not None else None
         state = self.refresh()
         self.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before anything is stored
-        if number is not None and name in state.models and number in state.models[name].versions:
+        is_repeated = idempotency_key in state.commits_by_key
+        if not is_repeated and number and name in state.models and number in state.models[name].versions:
             state.check(state.models[name].versions[number].registered)
         for _ in range(_MAX_PUBLISHES):
             generations = self.refresh().generations

@@ -73,6 +73,10 @@ class RegistryClient(RegistryApi):
         self.refresh()
         return outcome
 
+    def may(self, action: Action, namespace: str) -> bool:
+        """Whether whoever asks may do something. Records nothing."""
+        return not self._state.principals or bool(self._ask("may", action, namespace, self._identity))
+
     def allow(self, action: Action, namespace: str, *, target: str = "") -> None:
         """Check that whoever asks may do something that is no command."""
         if self._state.principals:

@@ -243,6 +243,7 @@ class Refused(_Event):
     target: str
     rule: str
     message: str
+    alias: str = Field(default="", description="The alias that should have been moved, if any.")
 
 
 class ContentCondemned(_Event):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from llamafarm_ray.errors import NotFoundError, did_you_mean
+from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 from llamafarm_ray.registry.events import DatasetRegistered
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.types import ModelRef
@@ -21,6 +21,7 @@ __all__ = [
     "Edge",
     "Graph",
     "Node",
+    "parse_direction",
     "to_dot",
     "to_json",
     "to_text",
@@ -99,6 +100,18 @@ class _Whole:
                 if end(edge) not in seen:
                     seen.add(end(edge))
                     waiting.append(end(edge))
+
+
+def parse_direction(text: str) -> Direction:
+    """The direction of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    known: dict[str, Direction] = {"up": "up", "down": "down", "both": "both"}
+    if text not in known:
+        raise InputError(f"{text!r} is no direction.", hint="Use up, down or both.")
+    return known[text]
 
 
 def trace(state: RegistryState, reference: str, direction: Direction = "both") -> Graph:

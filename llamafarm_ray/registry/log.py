@@ -7,12 +7,13 @@ again. A commit holds the changes of all callers that waited for it (group commi
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llamafarm_ray.errors import IntegrityError
+from llamafarm_ray.errors import InputError, IntegrityError
 from llamafarm_ray.registry.events import DigestText, Event
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
@@ -61,6 +62,18 @@ class Head:
 
     sequence: int
     digest: Digest
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """Read what ``str`` of a head gives.
+
+        Raises:
+            InputError: the text has another form.
+        """
+        sequence, mark, digest = text.strip().partition("@")
+        if not mark or not re.fullmatch(r"\d{1,20}", sequence, flags=re.ASCII):
+            raise InputError(f"{text[:120]!r} is no head.", hint="Give what `llamafarm registry head` printed.")
+        return cls(int(sequence), Digest(digest))
 
     def __str__(self) -> str:
         return f"{self.sequence}@{self.digest}"

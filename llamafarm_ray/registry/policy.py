@@ -88,8 +88,12 @@ def violations(policy: Policy, candidate: Candidate, *, promoter: str, approvers
     others = sorted(set(approvers) - {promoter})
     if len(others) < policy.approvals:
         given = f"{len(others)} ({', '.join(others)})" if others else "none"
-        found.append(Violation("approvals", f"{policy.approvals} others must approve, and {given} did"))
+        found.append(Violation("approvals", f"{_others(policy.approvals)} must approve, and {given} did"))
     return found
+
+
+def _others(count: int) -> str:
+    return "another principal" if count == 1 else f"{count} other principals"
 
 
 def metric_value(metrics: Mapping[str, Any], name: str) -> float | None:

@@ -38,7 +38,7 @@ from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest
 
-__all__ = ["Identity", "RegistryService", "open_registry"]
+__all__ = ["Identity", "RegistryService", "open_registry", "registry_home"]
 
 logger = logging.getLogger(__name__)
 
@@ -183,7 +183,7 @@ class RegistryService(RegistryApi):
         """
         who = identity or self._identity
         if isinstance(command, Sign):
-            signing.check(self, command)
+            signing.check(self.refresh(), self.content, command)
         waiting = _Waiting(command, who, reason, idempotency_key or uuid.uuid4().hex)
         with self._queue_lock:
             self._queue.append(waiting)
@@ -210,6 +210,15 @@ class RegistryService(RegistryApi):
             with self._write_lock:
                 self._record_refusal(who, action, target or namespace, error)
             raise
+
+    def may(self, action: Action, namespace: str, *, identity: Identity | None = None) -> bool:
+        """Whether whoever asks may do something. Records nothing."""
+        state = self._state
+        try:
+            self._authorize(state, identity or self._identity, action, namespace, self._now(state))
+        except AccessDeniedError:
+            return False
+        return True
 
     def close(self) -> None:
         """Wait for a snapshot that is being written. The registry can be used on."""
@@ -299,7 +308,9 @@ class RegistryService(RegistryApi):
                 change = self._decide_one(waiting, state, now)
             except (AccessDeniedError, PolicyError) as error:
                 waiting.error = error
-                change = self._refusal(state, waiting.identity, waiting.command.action, waiting.command.target, error)
+                command = waiting.command
+                asked = (command.action, command.target, getattr(command, "alias", ""))
+                change = self._refusal(state, waiting.identity, asked, error)
             except (LlamaFarmError, ContentMovedError) as error:
                 waiting.error = error
                 continue
@@ -364,20 +375,27 @@ class RegistryService(RegistryApi):
         return principal.name
 
     def _refusal(
-        self, state: RegistryState, who: Identity, action: Action, target: str, error: AccessDeniedError | PolicyError
+        self,
+        state: RegistryState,
+        who: Identity,
+        asked: tuple[Action, str, str],
+        error: AccessDeniedError | PolicyError,
     ) -> Change:
+        action, target, alias = asked
         digest = access.token_digest(who.token) if who.token else None
         named = [known.name for known in state.principals.values() if known.token_digest == digest]
         principal = named[0] if named else who.user if not state.principals else _UNKNOWN
         rule = ", ".join(error.rules) if isinstance(error, PolicyError) else str(action.least_role)
-        refused = Refused(action=action, target=target[:512], rule=rule, message=error.message[:2048])
+        refused = Refused(action=action, target=target[:512], rule=rule, message=error.message[:2048], alias=alias)
         return Change(time=self._now(state), principal=principal, idempotency_key=uuid.uuid4().hex, events=(refused,))
 
     def _record_refusal(self, who: Identity, action: Action, target: str, error: AccessDeniedError) -> None:
         for _ in range(_MAX_RACES):
             self._read_new()
             try:
-                self._take_in(*self._log.append(self._head, [self._refusal(self._state, who, action, target, error)]))
+                self._take_in(
+                    *self._log.append(self._head, [self._refusal(self._state, who, (action, target, ""), error)])
+                )
             except LostRaceError:
                 continue
             except StorageError as problem:  # a viewer may have no way to write: they are refused all the same
@@ -409,4 +427,9 @@ class RegistryService(RegistryApi):
 
 def open_registry(home: str | None = None, *, token: str | None = None) -> RegistryService:
     """The registry at ``home``, by default at ``$LLAMAFARM_HOME`` or ``~/.llamafarm``."""
-    return RegistryService(Location(home or os.environ.get("LLAMAFARM_HOME") or "~/.llamafarm"), token=token)
+    return RegistryService(registry_home(home), token=token)
+
+
+def registry_home(home: str | None = None) -> Location:
+    """Where everything lasts: ``home``, else ``$LLAMAFARM_HOME``, else ``~/.llamafarm``."""
+    return Location(home or os.environ.get("LLAMAFARM_HOME") or "~/.llamafarm")

@@ -15,7 +15,6 @@ from llamafarm_ray.errors import InputError, IntegrityError, PolicyError, Unsupp
 from llamafarm_ray.types import Digest
 
 if TYPE_CHECKING:
-    from llamafarm_ray.registry.api import RegistryApi
     from llamafarm_ray.registry.commands import Sign
     from llamafarm_ray.registry.state import RegistryState, VersionRecord
     from llamafarm_ray.storage import ContentStore
@@ -99,18 +98,18 @@ def verify(folder: Path, bundle: bytes, public_key: str) -> None:
             raise IntegrityError(f"The signature is not good: {str(error).splitlines()[0][:200]}.") from None
 
 
-def check(registry: RegistryApi, command: Sign) -> None:
+def check(state: RegistryState, content: ContentStore, command: Sign) -> None:
     """Check a signature before it is recorded.
 
     Raises:
         IntegrityError: it is not good.
         InputError: its key is no public key.
     """
-    record = registry.resolve(command.ref)
+    record = state.resolve(command.ref)
     if key_digest(command.public_key) != command.key:
         raise InputError("The signature's key is not the one it names.")
-    folder = registry.content.pull(Digest(record.registered.manifest))
-    verify(folder, registry.content.read_blob(Digest(command.signature)), command.public_key)
+    folder = content.pull(Digest(record.registered.manifest))
+    verify(folder, content.read_blob(Digest(command.signature)), command.public_key)
 
 
 def check_policies(state: RegistryState, content: ContentStore, record: VersionRecord, folder: Path) -> None:
@@ -129,7 +128,7 @@ def check_policies(state: RegistryState, content: ContentStore, record: VersionR
             raise PolicyError(
                 f"{record.ref} is not signed with a key that {alias!r} asks for.",
                 rules=("signed_by",),
-                hint="`llamafarm registry sign` signs it.",
+                hint="`llamafarm models sign` signs it.",
             )
         verify(folder, content.read_blob(Digest(signed.signature)), signed.public_key)
 

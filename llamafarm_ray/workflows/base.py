@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from llamafarm_ray.models.folder import check_base_model
-from llamafarm_ray.registry import BaseModel, RegistryService, find_base
+from llamafarm_ray.registry import BaseModel, RegistryApi, find_base
 
 __all__ = ["usable_base"]
 
 
-def usable_base(reference: str | None, registry: RegistryService) -> BaseModel:
+def usable_base(reference: str | None, registry: RegistryApi) -> BaseModel:
     """The base model of a reference, with everything in its folder that training and serving need.
 
     Raises:

@@ -11,7 +11,7 @@ from pathlib import Path
 from llamafarm_ray.config import Config, refuse_unavailable
 from llamafarm_ray.data import BuildReport, build_dataset, discover, open_dataset
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.registry import DatasetRegistered, RegistryService, SourceDocument
+from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
 
 __all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name"]
@@ -34,7 +34,7 @@ class CreatedDataset:
 
 def create_dataset(
     config: Config,
-    registry: RegistryService,
+    registry: RegistryApi,
     *,
     overwrite: bool = False,
     on_progress: Callable[[str, float], None] | None = None,

@@ -17,7 +17,7 @@ from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, Not
 from llamafarm_ray.registry import (
     BaseModel,
     DeploymentRecorded,
-    RegistryService,
+    RegistryApi,
     VersionRecord,
 )
 from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
@@ -81,7 +81,7 @@ def check_port(host: str, port: int) -> None:
             ) from None
 
 
-def check_deployment(config: Config, registry: RegistryService) -> BaseModel:
+def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
     """The base model to serve, and that its adapters exist: looked at before Ray is started or asked.
 
     Raises:
@@ -95,7 +95,7 @@ def check_deployment(config: Config, registry: RegistryService) -> BaseModel:
     return usable_base(config.base_model, registry)
 
 
-def with_model(config: Config, registry: RegistryService, model: str | None) -> Config:
+def with_model(config: Config, registry: RegistryApi, model: str | None) -> Config:
     """The configuration that serves ``model`` too: a base model, or an adapter and the base it was trained on.
 
     Folders of adapters, here and in ``deployment.adapters``, are registered, since only versions are served.
@@ -123,7 +123,7 @@ def with_model(config: Config, registry: RegistryService, model: str | None) -> 
     return config.model_copy(update={"base_model": base, "deployment": deployment})
 
 
-def _version_of(registry: RegistryService, reference: str) -> VersionRecord | None:
+def _version_of(registry: RegistryApi, reference: str) -> VersionRecord | None:
     """The version of a reference or of an adapter's folder; nothing for the folder of a whole model."""
     folder = Path(reference).expanduser()
     if not folder.is_dir():
@@ -133,7 +133,7 @@ def _version_of(registry: RegistryService, reference: str) -> VersionRecord | No
 
 def deploy(
     config: Config,
-    registry: RegistryService,
+    registry: RegistryApi,
     cluster: ClusterInfo,
     *,
     on_progress: Callable[[str, float], None] | None = None,
@@ -218,7 +218,7 @@ def _run(application: Application, on_wait: Callable[[], object]) -> None:
         run.result()
 
 
-def undeploy(registry: RegistryService, cluster: ClusterInfo, url: str) -> None:
+def undeploy(registry: RegistryApi, cluster: ClusterInfo, url: str) -> None:
     """Take the application at ``url`` off the record and stop it, letting requests under way finish.
 
     On a Ray that ends with this command nothing is waited for: it stops the application with everything else.
@@ -230,7 +230,7 @@ def undeploy(registry: RegistryService, cluster: ClusterInfo, url: str) -> None:
         serve.delete(APPLICATION)
 
 
-def deployment_of(registry: RegistryService, record: VersionRecord | None = None) -> DeploymentRecorded:
+def deployment_of(registry: RegistryApi, record: VersionRecord | None = None) -> DeploymentRecorded:
     """The recorded deployment, and that a version fits it.
 
     Raises:
@@ -248,7 +248,7 @@ def deployment_of(registry: RegistryService, record: VersionRecord | None = None
     return found
 
 
-def swap_adapter(registry: RegistryService, reference: str, alias: str) -> VersionRecord:
+def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRecord:
     """Move an alias to a version in two phases: every replica loads it, then the alias moves.
 
     No request fails or waits for a load meanwhile. Returns once the endpoint answers with the new version. This

@@ -12,7 +12,7 @@ from llamafarm_ray.config import Config, refuse_unavailable
 from llamafarm_ray.data import open_dataset
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation import EvaluationResult, evaluate
-from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.register import base_reference
@@ -41,7 +41,7 @@ class EvaluationRun:
     whole: bool
 
     @classmethod
-    def prepare(cls, config: Config, registry: RegistryService, model: str) -> Self:
+    def prepare(cls, config: Config, registry: RegistryApi, model: str) -> Self:
         """Check an evaluation before Ray is started or asked.
 
         Args:
@@ -71,7 +71,7 @@ class EvaluationRun:
         return cls(config, folder.resolve().name, base.folder, adapter, examples, test_set is not None)
 
     @classmethod
-    def _of_version(cls, config: Config, registry: RegistryService, model: str, examples: Path, *, whole: bool) -> Self:
+    def _of_version(cls, config: Config, registry: RegistryApi, model: str, examples: Path, *, whole: bool) -> Self:
         record = registry.resolve(model)
         pulled = registry.pull(record.ref)
         if record.registered.kind is not ModelKind.ADAPTER:

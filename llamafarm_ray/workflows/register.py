@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.config import Config
-from llamafarm_ray.errors import InputError
-from llamafarm_ray.registry import RegistryService, VersionRecord, check_name, find_base
+from llamafarm_ray.errors import InputError, did_you_mean
+from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_name, find_base
+from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.commands import Bump
 from llamafarm_ray.storage import Manifest
-from llamafarm_ray.types import ModelKind
+from llamafarm_ray.types import ModelKind, ModelRef
+from llamafarm_ray.workflows.metrics import read_metrics
 
 __all__ = ["Registration", "base_reference", "register", "register_trained"]
 
@@ -24,17 +27,22 @@ class Registration:
         folder: the adapter's or model's files.
         name: the model's name; the folder's by default.
         version: the number; the next free one by default.
+        bump: the part that the next free number raises: major, minor (the default) or patch. With it, files and facts
+            that are registered already become another version.
         base_model: the base it was trained on.
         method: how it was trained.
         dataset: the dataset's name.
         performance_metrics: a JSON file with evaluation results.
-        domain, description, license, tags: to find and to judge it by.
+        domain, description, license, tags, capabilities, usage_restrictions: to find and to judge it by.
+        run: the training run that made it.
         alias: an alias that shall point at it.
+        idempotency_key: what makes a repeated call the same call.
     """
 
     folder: Path
     name: str | None = None
     version: str | None = None
+    bump: str | None = None
     base_model: str | None = None
     method: str | None = None
     dataset: str | None = None
@@ -43,54 +51,53 @@ class Registration:
     description: str | None = None
     license: str | None = None
     tags: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    usage_restrictions: str | None = None
+    run: str | None = None
     alias: str | None = None
+    idempotency_key: str | None = None
 
 
-def register(registry: RegistryService, asked: Registration) -> VersionRecord:
+def register(registry: RegistryApi, asked: Registration) -> VersionRecord:
     """Publish and register; the same files and facts registered again under the same name are the version they are.
 
     Raises:
-        InputError: the folder is no model or adapter, or a file given is unusable.
+        InputError: the folder is no model or adapter, or a file or name given is unusable.
         ConflictError: the version number is taken by other content.
+        AccessDeniedError: whoever asks may not register under that name.
     """
     folder = asked.folder
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", hint="Give the folder that `train` wrote.")
-    kind = _kind(folder)
-    record = _run_record(folder)
-    lineage = record.get("lineage", {})
+    kind, bump = _kind(folder), _bump(asked)
     name = asked.name or folder.resolve().name
-    details: dict[str, Any] = {
-        "base_model": asked.base_model or lineage.get("base_model", ""),
-        "base_digest": lineage.get("base_digest"),
-        "method": asked.method or record.get("method", ""),
-        "parameters": lineage.get("parameters", {}),
-        "dataset": asked.dataset or lineage.get("dataset", ""),
-        "dataset_digest": lineage.get("dataset_digest"),
-        "config_digest": lineage.get("config_digest"),
-        "metrics": _read_json(asked.performance_metrics) if asked.performance_metrics else record.get("metrics", {}),
-        "license": asked.license or "",
-        "domain": asked.domain or "",
-        "description": asked.description or "",
-        "tags": asked.tags,
-    }
+    check_name(name)
+    if asked.alias:
+        check_alias(asked.alias)
+    registry.refresh()
+    registry.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before a base is fetched
+    details = _details(asked, _run_record(folder)) | _dataset(registry, asked.dataset)
     if kind is ModelKind.ADAPTER:
-        reference = asked.base_model or (None if details["base_digest"] else base_reference(folder))
-        if reference:
-            base = find_base(reference, registry)
-            details |= {"base_model": details["base_model"] or base.reference, "base_digest": base.digest}
+        details |= _base(registry, asked, details)
     elif kind is ModelKind.BASE and details["method"]:
         kind = ModelKind.MERGED
+    is_open = asked.version is None and asked.bump is None and asked.idempotency_key is None
+    version = _same_version(registry, name, folder, details) if is_open else None
+    version = version or registry.register(
+        folder,
+        name=name,
+        version=asked.version,
+        bump=bump,
+        kind=kind,
+        idempotency_key=asked.idempotency_key,
+        **details,
+    )
     if asked.alias:
-        check_name(asked.alias)
-    found = _same_version(registry, name, folder, details) if asked.version is None else None
-    version = found or registry.register(folder, name=name, version=asked.version, kind=kind, **details)
-    if asked.alias:
-        registry.move_alias_to(version, asked.alias, reason="registered")
+        registry.promote(version.ref, asked.alias, reason="registered")
     return version
 
 
-def register_trained(registry: RegistryService, config: Config, folder: Path) -> VersionRecord:
+def register_trained(registry: RegistryApi, config: Config, folder: Path) -> VersionRecord:
     """Register what a configuration trained, under the name and with the words it gives."""
     asked = Registration(
         folder=folder,
@@ -102,6 +109,58 @@ def register_trained(registry: RegistryService, config: Config, folder: Path) ->
         tags=config.tags,
     )
     return register(registry, asked)
+
+
+def _details(asked: Registration, record: dict[str, Any]) -> dict[str, Any]:
+    """What is known of how it came to be: what the user says, else what the run wrote."""
+    lineage = record.get("lineage", {})
+    metrics = read_metrics(asked.performance_metrics) if asked.performance_metrics else record.get("metrics", {})
+    return {
+        "base_model": asked.base_model or lineage.get("base_model", ""),
+        "base_digest": lineage.get("base_digest"),
+        "method": asked.method or record.get("method", ""),
+        "parameters": lineage.get("parameters", {}),
+        "dataset": lineage.get("dataset", ""),
+        "dataset_digest": lineage.get("dataset_digest"),
+        "config_digest": lineage.get("config_digest"),
+        "run": asked.run or "",
+        "metrics": metrics,
+        "license": asked.license or "",
+        "usage_restrictions": asked.usage_restrictions or "",
+        "capabilities": asked.capabilities,
+        "domain": asked.domain or "",
+        "description": asked.description or "",
+        "tags": asked.tags,
+    }
+
+
+def _base(registry: RegistryApi, asked: Registration, details: dict[str, Any]) -> dict[str, Any]:
+    """The base that an adapter is tied to: the one that is named, else the run's, else that of its own config."""
+    reference = asked.base_model or (None if details["base_digest"] else base_reference(asked.folder))
+    if not reference:
+        return {}
+    base = find_base(reference, registry)
+    return {"base_model": details["base_model"] or base.reference, "base_digest": base.digest}
+
+
+def _bump(asked: Registration) -> Bump:
+    if asked.bump is not None and asked.version is not None:
+        raise InputError("A version and a part to raise were given.", hint="Give --version or --bump, not both.")
+    match asked.bump or "minor":
+        case "major" | "minor" | "patch" as part:
+            return part
+        case other:
+            raise InputError(
+                f"{other!r} is no part of a version.", hint=did_you_mean(other, ("major", "minor", "patch"))
+            )
+
+
+def _dataset(registry: RegistryApi, name: str | None) -> dict[str, Any]:
+    """The dataset that the user names, if it isn't left to the run's record; its digest, where it is registered."""
+    if name is None:
+        return {}
+    known = registry.refresh().datasets.get(name)
+    return {"dataset": name, "dataset_digest": known[-1].digest if known else None}
 
 
 def _kind(folder: Path) -> ModelKind:
@@ -147,15 +206,16 @@ def base_reference(folder: Path) -> str:
     return str(reference)
 
 
-def _same_version(registry: RegistryService, name: str, folder: Path, details: dict[str, Any]) -> VersionRecord | None:
-    """The version that has these files and of which these facts are known already."""
-    registry.refresh()
+def _same_version(registry: RegistryApi, name: str, folder: Path, details: dict[str, Any]) -> VersionRecord | None:
+    """The living version that has these files and of which these facts are known already."""
     model = registry.state.models.get(name)
     if model is None:
         return None
     digest = Manifest.of_folder(folder).digest
     for version in model.versions.values():
         known = version.registered.model_dump()
+        if version.retired is not None:
+            continue
         if known["manifest"] == digest and all(known[key] == value for key, value in details.items()):
             return version
     return None

@@ -10,7 +10,7 @@ from typing import Self
 from llamafarm_ray.config import Config, config_digest, refuse_unavailable
 from llamafarm_ray.data import open_dataset
 from llamafarm_ray.errors import ConflictError, InputError
-from llamafarm_ray.registry import BaseModel, RegistryService
+from llamafarm_ray.registry import BaseModel, RegistryApi
 from llamafarm_ray.training import Progress, TrainingResult, train
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
@@ -39,14 +39,14 @@ class TrainingRun:
     """
 
     config: Config
-    registry: RegistryService
+    registry: RegistryApi
     base: BaseModel
     output: Path
     overwrite: bool
 
     @classmethod
     def prepare(
-        cls, config: Config, registry: RegistryService, *, output: Path | None = None, overwrite: bool = False
+        cls, config: Config, registry: RegistryApi, *, output: Path | None = None, overwrite: bool = False
     ) -> Self:
         """Check a run before Ray is started or asked.
 

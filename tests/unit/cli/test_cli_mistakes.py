@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
 from llamafarm_ray import __version__
-from llamafarm_ray.cli.main import run
+from llamafarm_ray.cli.main import app, run
 
 LLAMAFARM = str(Path(sys.executable).with_name("llamafarm"))
 THREE_MISTAKES = "nmae: x\nfine_tuning:\n  parameters: {r: -1}\n  training: {epochs: many}\n"
@@ -69,7 +70,34 @@ MISTAKES = [
     ("chat hello --model x --url http://127.0.0.1:9/v1", "Nothing answers at http://127.0.0.1:9/v1"),
     ("validate bad.yaml", "3 mistakes"),
     ("validate", "No file was given"),
-    ("trian", "Did you mean 'train'?"),
+    ("trian", "Did you mean 'train'"),
+    ("register --name bot --version 1.2.0", "--model is missing"),
+    ("import", "--model is missing"),
+    ("import bare --name ../x", "'../x' is not a model reference"),
+    ("import bare --bump huge", "'huge' is no part of a version"),
+    ("push nope bot", "no folder nope"),
+    ("push bare bot:one", "'one' is not a semantic version"),
+    ("pull nope", "no model 'nope'"),
+    ("pull nope --output empty", "no model 'nope'"),
+    ("list --filter accuracy>high", "no filter"),
+    ("list --at tomorrow", "'tomorrow' is no time"),
+    ("list --at 2999-01-01", "has not come yet"),
+    ("describe nope", "no model 'nope'"),
+    ("describe no/pe/x", "is not a model reference"),
+    ("history nope", "no model 'nope'"),
+    ("diff nope nope", "no model 'nope'"),
+    ("trace", "one thing to trace"),
+    ("trace --dataset nope", "no dataset 'nope'"),
+    ("promote nope", "no model 'nope'"),
+    ("promote nope --env ../x", "is no name"),
+    ("rollback nope", "no model 'nope'"),
+    ("approve nope", "no model 'nope'"),
+    ("tag nope", "No tag was given"),
+    ("record-metrics nope missing.json", "missing.json can't be read"),
+    ("sign nope --key key.pem --password-env NOT_SET", "NOT_SET is not set"),
+    ("deprecate nope", "no model 'nope'"),
+    ("retire nope", "does not say which version"),
+    ("gc --grace soon", "'soon' is no length of time"),
     ("train --bogus", "--bogus"),
 ]
 
@@ -85,6 +113,43 @@ def test_a_mistake_is_one_clear_message_and_leaves_nothing(place, capsys, comman
     assert sorted(place.rglob("*")) == before
     if "ray" in sys.modules:
         assert not sys.modules["ray"].is_initialized()
+
+
+REGISTRY_MISTAKES = [
+    ("verify", "There is no registry at"),
+    ("verify --head 12", "'12' is no head"),
+    ("verify --head 1@sha256:x", "is not a digest"),
+    ("audit --since never", "'never' is no time"),
+    ("audit --format xml", "'xml' is no format"),
+    ("policy set production", "No rule was given"),
+    ("policy set production --metric accuracy", "'accuracy' is no rule"),
+    ("policy set production --metric >0.8", "'>0.8' is no rule"),
+    ("policy set production --metric a>1 --metric a<2", "named twice"),
+    ("policy set production --signed-by nope.pem", "nope.pem can't be read"),
+    ("policy set production --approvals 999", "approvals is unusable"),
+    ("policy set production --clear --approvals 1", "--clear"),
+    ("policy set ../x --clear", "is no name"),
+    ("policy show ../x", "is no name"),
+    ("principal add ann --role king", "'king' is no role"),
+    ("principal add ann --role developer", "Say --role admin"),
+    ("principal add a/b --role admin", "is no name"),
+    ("principal add ann --role admin --namespace ../x", "is no name"),
+    ("principal add ann --role admin --expires soon", "'soon' is no time"),
+    ("principal grant ann --role admin", "no principal 'ann'"),
+    ("principal revoke ann", "no principal 'ann'"),
+    ("cache pin nope", "no model 'nope'"),
+    ("cache evict --max lots", "'lots' is no size"),
+]
+
+
+@pytest.mark.parametrize(("command", "says"), REGISTRY_MISTAKES, ids=[command for command, _ in REGISTRY_MISTAKES])
+def test_a_mistake_about_the_registry_is_one_clear_message_too(place, capsys, command, says):
+    before = sorted(place.rglob("*"))
+    assert run(["registry", *command.split()]) == 2
+    shown = capsys.readouterr()
+    assert says in " ".join(shown.err.split())
+    assert shown.out == ""
+    assert sorted(place.rglob("*")) == before
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "127.0.0.1:http", "http://127.0.0.1:8265"])
@@ -152,8 +217,37 @@ def test_validate_says_what_a_later_verb_will_refuse(place, capsys):
     assert "prefix_tuning" in shown
 
 
+def verbs(group, path=()):
+    """Every verb below a group, with the words that call it."""
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from verbs(command, (*path, name))
+        else:
+            yield (*path, name), command
+
+
+def test_every_verb_can_answer_programs_and_says_what_each_option_is():
+    found = dict(verbs(typer.main.get_command(app)))
+    assert len(found) > 35
+    for words, command in found.items():
+        options = {name for parameter in command.params for name in parameter.opts}
+        assert command.help, words
+        assert words == ("models", "schema") or "--json" in options, words
+        assert words[-1] in {"schema", "validate"} or "--home" in options, words
+        assert all(parameter.help for parameter in command.params if parameter.name != "help"), words
+
+
 def test_help_imports_nothing_heavy():
-    heavy = ("ray", "torch", "transformers", "llamafarm_ray.config", "pyarrow", "fsspec", "openai")
+    heavy = (
+        "ray",
+        "torch",
+        "transformers",
+        "llamafarm_ray.config",
+        "llamafarm_ray.registry",
+        "pyarrow",
+        "fsspec",
+        "openai",
+    )
     code = (
         "import sys; from llamafarm_ray.cli.main import run; run(['models', 'train', '--help']);"
         f"sys.exit(', '.join(name for name in {heavy!r} if name in sys.modules))"

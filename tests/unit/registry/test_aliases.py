@@ -81,7 +81,7 @@ def test_what_was_in_production_on_tuesday(registry):
         ({"metrics": {"f1": ">0"}}, "f1 must be >0, and was not measured"),
         ({"licenses": ["Apache-2.0"]}, "licence must be one of Apache-2.0, and is MIT"),
         ({"signed_by": [Digest.of(b"key")]}, "must be signed with a key of"),
-        ({"approvals": 1}, "1 others must approve, and none did"),
+        ({"approvals": 1}, "another principal must approve, and none did"),
     ],
 )
 @pytest.mark.usefixtures("bot")

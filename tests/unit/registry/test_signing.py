@@ -5,7 +5,8 @@ import subprocess
 import pytest
 
 from llamafarm_ray.errors import InputError, IntegrityError, PolicyError
-from llamafarm_ray.registry import Policy, RegistryService, signing
+from llamafarm_ray.registry import Identity, Policy, RegistryService, signing
+from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import SetPolicy, Sign
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 
@@ -86,6 +87,16 @@ def test_a_signature_cannot_name_another_key_than_its_own(registry, signed, tmp_
     foreign = signing.sign(registry.pull(signed.ref), make_key(tmp_path / "other.pem")).public_key
     with pytest.raises(InputError, match="not the one it names"):
         registry.submit(Sign(ModelRef.parse(signed.ref), event.signature, foreign, event.key))
+
+
+def test_a_developer_may_sign_where_tokens_are_asked_for(registry, bot, key):
+    root = RegistryService(registry.home, token=registry.add_principal("root", {"*": Role.ADMIN}))
+    dan = Identity("x", root.add_principal("dan", {"*": Role.DEVELOPER}))
+    signature = signing.sign(root.pull(bot.ref), key)
+    digest = root.content.publish_bytes(signature.bundle)
+    command = Sign(ModelRef.parse(bot.ref), digest, signature.public_key, signing.key_digest(signature.public_key))
+    registry.submit(command, identity=dan)  # the service itself has no token, as the actor has none
+    assert registry.state.resolve(ModelRef.parse(bot.ref)).signatures
 
 
 @pytest.mark.parametrize("data", [b"", b"no key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"])

@@ -8,6 +8,7 @@ import pytest
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryService
+from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.cluster import ClusterInfo
@@ -42,7 +43,7 @@ def record(registry, url):
     event = DeploymentRecorded(
         application=APPLICATION, base_model="base", base_digest=Digest.of(b"x"), url=url, ray_address="a:1"
     )
-    registry.commit([event])
+    registry.submit(RecordDeployment(event))
 
 
 def test_an_adapters_folder_is_registered_and_brings_its_base(registry, models):

@@ -5,8 +5,10 @@ import struct
 
 import pytest
 
-from llamafarm_ray.errors import ConflictError, InputError
-from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError
+from llamafarm_ray.registry import DatasetRegistered, RegistryService
+from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.storage import Location, Manifest
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.list_models import list_versions
@@ -85,7 +87,7 @@ def test_the_same_folder_with_new_facts_is_a_new_version_and_nothing_said_is_los
 def test_a_bad_alias_is_refused_before_anything_is_registered(registry, adapter, alias):
     with pytest.raises(InputError):
         register(registry, Registration(adapter, alias=alias))
-    assert registry.state.models == {}
+    assert not registry.state.models
 
 
 @pytest.mark.parametrize("record", ['{"lineage": "x"}', '{"metrics": 5}', "[]"])
@@ -105,7 +107,7 @@ def test_an_adapter_that_names_no_base_needs_one_given(registry, adapter):
     (adapter / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="--base-model"):
         register(registry, Registration(adapter))
-    assert registry.state.models == {}
+    assert not registry.state.models
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", "\x00"])
@@ -128,3 +130,36 @@ def test_lists_are_filtered_by_kind_and_field(registry, adapter, base):
     assert [row.aliases for row in list_versions(registry, filters=["domain=medical"])] == [("production",)]
     assert len(list_versions(registry, filters=["tags=qa", "kind=adapter"])) == 1
     assert list_versions(registry, filters=["domain=law"]) == []
+
+
+def test_a_retired_version_is_not_what_the_same_files_are_registered_as(registry, adapter):
+    registry.retire(register(registry, Registration(adapter)).ref)
+    assert register(registry, Registration(adapter)).ref == "lora_v1:1.1.0"
+
+
+def test_a_bump_makes_a_version_even_of_the_same_files(registry, adapter):
+    register(registry, Registration(adapter))
+    assert register(registry, Registration(adapter, bump="patch")).ref == "lora_v1:1.0.1"
+    with pytest.raises(InputError, match="not both"):
+        register(registry, Registration(adapter, bump="patch", version="3.0.0"))
+    with pytest.raises(InputError, match="'pach'"):
+        register(registry, Registration(adapter, bump="pach"))
+
+
+def test_a_registered_dataset_is_tied_by_its_digest_and_not_by_that_of_another(registry, adapter):
+    digests = {name: "sha256:" + name * 64 for name in "ab"}
+    lineage = {"base_model": "b", "base_digest": digests["a"], "dataset": "a", "dataset_digest": digests["a"]}
+    (adapter / "training.json").write_text(json.dumps({"lineage": lineage}))
+    assert register(registry, Registration(adapter)).registered.dataset_digest == digests["a"]
+    other = register(registry, Registration(adapter, dataset="b")).registered
+    assert (other.dataset, other.dataset_digest) == ("b", None)
+    known = DatasetRegistered(name="b", digest=digests["b"], num_train=1, num_validation=0)
+    registry.submit(RegisterDataset(known))
+    assert register(registry, Registration(adapter, dataset="b")).registered.dataset_digest == digests["b"]
+
+
+def test_whoever_may_not_register_is_not_told_what_is_registered_already(registry, adapter, tmp_path):
+    register(registry, Registration(adapter))
+    registry.add_principal("root", {"*": Role.ADMIN})
+    with pytest.raises(AccessDeniedError):
+        register(registry, Registration(adapter))

@@ -1,0 +1,225 @@
+"""``llamafarm models describe``, ``history``, ``diff``, ``trace``: what is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from llamafarm_ray.cli.options import At, Home, Json, Reference, moment
+from llamafarm_ray.cli.terminal import ago, facts, local_time, number, print_json, say, size, table
+
+if TYPE_CHECKING:
+    from llamafarm_ray.registry import VersionRecord
+    from llamafarm_ray.workflows.describe import Description
+    from llamafarm_ray.workflows.diff import Changed, Difference
+
+__all__ = ["describe", "diff", "history", "trace"]
+
+
+def describe(reference: Reference, at: At = None, home: Home = None, as_json: Json = False) -> None:
+    """Everything that is known of a version."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.describe import describe as description_of
+
+    found = description_of(open_registry(home), reference, at=moment(at) if at else None)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    _show_facts(found)
+    _show_numbers(found.record)
+    if found.files is None:
+        say("Its files are no longer kept.", style="yellow")
+        return
+    rows = [(file.path, size(file.size_bytes), file.digest.short) for file in found.files]
+    table("Files", ("path", "size", "digest"), rows)
+
+
+def history(
+    name: Annotated[str, typer.Argument(help="The model's name.")],
+    alias: Annotated[str | None, typer.Option("--alias", help="Only what is about this alias of it.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """What happened to a model, newest first, refused attempts included."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.history import history as history_of
+
+    found = history_of(open_registry(home), name, alias=alias)
+    if as_json:
+        print_json([entry.to_dict() for entry in found])
+        return
+    rows = [
+        (
+            local_time(entry.time),
+            entry.principal,
+            entry.action,
+            entry.target.removeprefix(name).removeprefix(":"),
+            entry.details if entry.details != entry.reason else "",
+            entry.reason,
+        )
+        for entry in found
+    ]
+    table(f"History of {name}", ("time", "by", "what", "version", "details", "reason"), rows, drop_empty=True)
+
+
+def diff(
+    left: Annotated[str, typer.Argument(metavar="REF", help="One version.")],
+    right: Annotated[str, typer.Argument(metavar="REF", help="The other one.")],
+    at: At = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Two versions side by side."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.diff import diff as difference_of
+
+    found = difference_of(open_registry(home), left, right, at=moment(at) if at else None)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    columns = _headings(found)
+    for title, changed in (("Facts", found.fields), ("Parameters", found.parameters)):
+        if changed:
+            rows = [(_words(pair.name), _cell(pair.left), _cell(pair.right)) for pair in changed]
+            table(title, ("", *columns), rows)
+    if found.metrics:
+        table("Results", ("", *columns, "difference"), [_metric_row(pair) for pair in found.metrics])
+
+    _show_files(found)
+
+
+def trace(
+    reference: Annotated[str | None, typer.Argument(metavar="REF", help="A version.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="A dataset's name.")] = None,
+    document: Annotated[
+        str | None, typer.Option("--document", metavar="PATH|DIGEST", help="A source document: what came of it?")
+    ] = None,
+    direction: Annotated[
+        str, typer.Option("--direction", help="down to the sources, up to what came of it, both.")
+    ] = "both",
+    format_: Annotated[str, typer.Option("--format", help="text, dot (for Graphviz) or json.")] = "text",
+    at: At = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """What was made from what: documents, datasets, bases, versions, deployments."""
+    from llamafarm_ray.registry import lineage, open_registry
+    from llamafarm_ray.workflows.trace import trace as trace_from
+
+    _check_format(format_, ("text", "dot", "json"))
+    graph = trace_from(
+        open_registry(home),
+        reference=reference,
+        dataset=dataset,
+        document=document,
+        direction=direction,
+        at=moment(at) if at else None,
+    )
+    if as_json or format_ == "json":
+        print_json(lineage.to_json(graph))
+    else:
+        say(lineage.to_dot(graph) if format_ == "dot" else lineage.to_text(graph))
+
+
+def _check_format(chosen: str, known: Sequence[str]) -> None:
+    from llamafarm_ray.errors import InputError, did_you_mean
+
+    if chosen not in known:
+        raise InputError(f"{chosen!r} is no format.", hint=did_you_mean(chosen, known))
+
+
+def _show_facts(found: Description) -> None:
+    record, said = found.record, found.record.registered
+    approvals = (f"{alias}: {', '.join(names)}" for alias, names in sorted(record.approvals.items()))
+    facts(
+        record.ref,
+        [
+            ("kind", said.kind),
+            ("status", " - ".join(filter(None, (record.status, record.retired or record.deprecated or "")))),
+            ("aliases", ", ".join(found.aliases)),
+            ("served at", "\n".join(found.deployments)),
+            ("registered", f"{local_time(record.time)} ({ago(record.time)}) by {record.principal}"),
+            ("digest", said.manifest),
+            ("size", size(said.size_bytes)),
+            ("base model", _with_digest(said.base_model, said.base_digest)),
+            ("derived from", "\n".join(said.derived_from)),
+            ("method", said.method),
+            ("dataset", _with_digest(said.dataset, said.dataset_digest)),
+            ("run", said.run),
+            ("configuration", said.config_digest or ""),
+            ("code version", said.code_version),
+            ("licence", said.license),
+            ("restrictions", said.usage_restrictions),
+            ("capabilities", ", ".join(said.capabilities)),
+            ("domain", said.domain),
+            ("description", said.description),
+            ("tags", ", ".join(record.tags)),
+            ("signed by", "\n".join(record.signers)),
+            ("approved for", "\n".join(approvals)),
+        ],
+    )
+
+
+def _show_numbers(record: VersionRecord) -> None:
+    from llamafarm_ray.workflows.metrics import flat_metrics, short_name
+
+    for title, values in (("Parameters", record.registered.parameters), ("Resources", record.registered.resources)):
+        facts(title, [(name, _cell(value)) for name, value in values.items()])
+    facts("Results", [(short_name(name), number(value)) for name, value in flat_metrics(record.metrics).items()])
+
+
+def _show_files(found: Difference) -> None:
+    if not found.are_files_known:
+        say("The files of a purged version are no longer kept, so files can't be compared.", style="yellow")
+        return
+    rows = [(pair.name, _file_change(pair), _file(pair.left), _file(pair.right)) for pair in found.files]
+    if rows:
+        table("Files", ("", "", *_headings(found)), rows)
+    say(f"Files that are the same: {found.num_same_files}.")
+
+
+def _headings(found: Difference) -> tuple[str, str]:
+    """What tells the two sides apart."""
+    name, _, version = found.left.partition(":")
+    other, _, other_version = found.right.partition(":")
+    return (version, other_version) if name == other else (found.left, found.right)
+
+
+def _file_change(pair: Changed) -> str:
+    if pair.left is None:
+        return "added"
+    return "removed" if pair.right is None else "changed"
+
+
+def _file(value: tuple[int, str] | None) -> str:
+    return f"{value[1][7:19]} {size(value[0])}" if value else ""
+
+
+def _metric_row(pair: Changed) -> tuple[str, ...]:
+    from llamafarm_ray.workflows.metrics import short_name
+
+    known = pair.left is not None and pair.right is not None
+    change = pair.right - pair.left if known else None
+    return (
+        short_name(pair.name),
+        number(pair.left),
+        number(pair.right),
+        f"{change:+.4g}" if change else number(change),
+    )
+
+
+def _with_digest(name: str, digest: str | None) -> str:
+    return " ".join(filter(None, (name, f"({digest[7:19]})" if digest else "")))
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    text = "" if value is None else str(value)
+    return text[7:19] if text.startswith("sha256:") else text

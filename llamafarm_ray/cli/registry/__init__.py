@@ -1,0 +1,17 @@
+"""``llamafarm registry``: keep it sound, see who did what, say who may do what."""
+
+from __future__ import annotations
+
+import typer
+
+from llamafarm_ray.cli.registry import audit, cache, health, policy, principal
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Verify the registry, audit it, set its rules.", no_args_is_help=True)
+app.command("verify")(health.verify)
+app.command("head")(health.head)
+app.command("audit")(audit.command)
+app.add_typer(policy.app, name="policy")
+app.add_typer(principal.app, name="principal")
+app.add_typer(cache.app, name="cache")

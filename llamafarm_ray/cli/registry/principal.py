@@ -1,0 +1,117 @@
+"""``llamafarm registry principal``: who may do what."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+from typing import Annotated
+
+import typer
+
+from llamafarm_ray.cli.options import Home, Json, Reason, expiry
+from llamafarm_ray.cli.terminal import errors, local_time, print_json, say, table
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Who may do what.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Who.")]
+RoleName = Annotated[str, typer.Option("--role", help="viewer, developer, deployer or admin.")]
+Namespaces = Annotated[
+    list[str] | None, typer.Option("--namespace", help="Where (NAMESPACE/model); else everywhere; may be given again.")
+]
+
+
+@app.command("add")
+def add(
+    name: Name,
+    role: RoleName,
+    namespace: Namespaces = None,
+    expires: Annotated[
+        str | None,
+        typer.Option("--expires", metavar="TIME", help="When it ends: 90d from now, or 2027-01-31 (local time)."),
+    ] = None,
+    reason: Reason = "",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Add somebody and print their token, once. The first one, an admin, switches access control on."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.principals import add_principal
+
+    until = expiry(expires) if expires else None
+    token = add_principal(open_registry(home), name, role, namespace or (), expires=until, reason=reason)
+    if as_json:
+        print_json({"name": name, "token": token})
+        return
+    errors.line(f"The token of {name}, shown this once and kept nowhere. It is used as LLAMAFARM_TOKEN:")
+    sys.stdout.write(f"{token}\n")
+
+
+@app.command("list")
+def list_(home: Home = None, as_json: Json = False) -> None:
+    """List everybody, those whose token has ended included."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.audit import roles
+    from llamafarm_ray.workflows.principals import principal_status, principals
+
+    found, now = principals(open_registry(home)), dt.datetime.now(dt.UTC)
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": known.name,
+                    "status": principal_status(known, now),
+                    "grants": dict(known.grants),
+                    "expires": known.expires.isoformat() if known.expires else None,
+                }
+                for known in found
+            ]
+        )
+        return
+    if not found:
+        say("There are no principals: whoever can write to the home may do everything.")
+        return
+    rows = [
+        (
+            known.name,
+            principal_status(known, now),
+            roles(known.grants),
+            local_time(known.expires) if known.expires else "",
+        )
+        for known in found
+    ]
+    table("Principals", ("name", "status", "roles", "expires"), rows, drop_empty=True)
+
+
+@app.command("grant")
+def grant(
+    name: Name,
+    role: RoleName,
+    namespace: Namespaces = None,
+    reason: Reason = "",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Replace all that somebody may do by one role."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.audit import roles
+    from llamafarm_ray.workflows.principals import grant as grant_role
+
+    principal = grant_role(open_registry(home), name, role, namespace or (), reason=reason)
+    if as_json:
+        print_json({"name": name, "grants": dict(principal.grants)})
+        return
+    say(f"{name} is now {roles(principal.grants)}, and nothing else.")
+
+
+@app.command("revoke")
+def revoke(name: Name, reason: Reason = "", home: Home = None, as_json: Json = False) -> None:
+    """Make somebody's token worthless."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.principals import revoke as revoke_token
+
+    revoke_token(open_registry(home), name, reason=reason)
+    if as_json:
+        print_json({"name": name, "status": "revoked"})
+        return
+    say(f"The token of {name} is worth nothing any more.")

@@ -1,0 +1,64 @@
+"""``llamafarm models pull`` and ``push``: files out of the registry and into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamafarm_ray.cli.options import At, Home, Json, Reference, moment
+from llamafarm_ray.cli.terminal import print_json, say, size, waiting
+
+__all__ = ["pull", "push"]
+
+
+def pull(
+    reference: Reference,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="Folder to write; else a read-only one in this machine's cache.")
+    ] = None,
+    at: At = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Download a version and verify every byte; prints the folder."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.pull import pull as pull_version
+
+    with waiting(f"Pulling {reference}", quiet=as_json):
+        pulled = pull_version(open_registry(home), reference, output, at=moment(at) if at else None)
+    if as_json:
+        digest = pulled.record.registered.manifest
+        print_json({"version": pulled.record.ref, "folder": str(pulled.folder), "digest": digest})
+        return
+    say(str(pulled.folder))
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of the adapter or model.")],
+    target: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Its name; else the next version of it.")],
+    bump: Annotated[
+        str | None, typer.Option("--bump", help="The part the next version raises: major, minor or patch.")
+    ] = None,
+    alias: Annotated[str | None, typer.Option("--alias", help="Alias that shall point at it.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Publish a folder as a version; `register` does the same with more to say about it."""
+    from llamafarm_ray.errors import InputError
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.types import ModelRef
+    from llamafarm_ray.workflows.register import Registration, register
+
+    ref = ModelRef.parse(target)
+    if ref.alias:
+        raise InputError(f"{target} names an alias.", hint=f"Push to {ref.name} and say --alias {ref.alias}.")
+    version = str(ref.version) if ref.version else None
+    with waiting(f"Pushing {target}", quiet=as_json):
+        asked = Registration(folder, name=ref.name, version=version, bump=bump, alias=alias)
+        record = register(open_registry(home), asked)
+    if as_json:
+        print_json({"ref": record.ref, **record.registered.model_dump(mode="json")})
+        return
+    say(f"Pushed {record.ref} ({size(record.registered.size_bytes)}, {record.registered.manifest[7:19]}).")

@@ -1,0 +1,265 @@
+"""The audit trail: who did what to a registry, when and why, and what was refused."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamafarm_ray.registry import Event, RegistryApi
+from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
+from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.workflows.metrics import flat_metrics, short_name
+
+__all__ = ["AuditEntry", "audit", "entries", "policy_rules", "roles", "to_csv"]
+
+_COLUMNS = ("time", "sequence", "principal", "action", "target", "reason", "details")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_OF_MODELS = {
+    Action.READ,
+    Action.REGISTER,
+    Action.RECORD_METRICS,
+    Action.TAG,
+    Action.SIGN,
+    Action.DEPRECATE,
+    Action.RETIRE,
+    Action.APPROVE,
+    Action.MOVE_ALIAS,
+    Action.COLLECT_GARBAGE,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One thing that happened, or was asked for and refused.
+
+    Attributes:
+        time: when (UTC).
+        sequence: the commit that holds it.
+        principal: who.
+        action: what, in a word or two.
+        target: to what: ``name:version``, an alias, a principal.
+        reason: what they gave as the reason.
+        details: the values, in words.
+        event: all that is recorded of it.
+        model: the model it is about; empty where it is about none.
+        alias: the alias it is about; empty where it is about none.
+        refused: whether it was refused.
+    """
+
+    time: dt.datetime
+    sequence: int
+    principal: str
+    action: str
+    target: str
+    reason: str
+    details: str
+    event: Event
+    model: str = ""
+    alias: str = ""
+    refused: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for programs."""
+        shown: dict[str, Any] = {column: getattr(self, column) for column in _COLUMNS}
+        event = self.event.model_dump(mode="json", exclude={"token_digest"})
+        return {**shown, "time": self.time.isoformat(), "refused": self.refused, "event": event}
+
+
+def audit(
+    registry: RegistryApi,
+    *,
+    since: dt.datetime | None = None,
+    until: dt.datetime | None = None,
+    principal: str | None = None,
+    model: str | None = None,
+    refused: bool = False,
+) -> list[AuditEntry]:
+    """What happened, oldest first.
+
+    Args:
+        registry: where.
+        since: from when on.
+        until: up to when.
+        principal: only what they did.
+        model: only what is about it.
+        refused: only what was refused.
+
+    Raises:
+        AccessDeniedError: whoever asks is no admin of every namespace.
+        IntegrityError: a commit is damaged.
+    """
+    registry.refresh()
+    registry.allow(Action.MANAGE_PRINCIPALS, EVERY_NAMESPACE, target="audit")
+    return [
+        entry
+        for entry in entries(registry)
+        if (since is None or entry.time >= since)
+        and (until is None or entry.time <= until)
+        and principal in {None, entry.principal}
+        and model in {None, entry.model}
+        and (entry.refused or not refused)
+    ]
+
+
+def entries(registry: RegistryApi) -> Iterator[AuditEntry]:
+    """Everything that happened, oldest first."""
+    teller = _Teller()
+    for commit in registry.commits():
+        for change in commit.changes:
+            for event in change.events:
+                told = teller.tell(event)
+                yield AuditEntry(
+                    change.time,
+                    commit.sequence,
+                    change.principal,
+                    told.action,
+                    told.target,
+                    change.reason,
+                    told.details,
+                    event,
+                    model=told.model,
+                    alias=told.alias,
+                    refused=event.type == "refused",
+                )
+
+
+def to_csv(found: Iterable[AuditEntry]) -> str:
+    """A spreadsheet. No cell is a formula, whatever somebody wrote into a reason (CWE-1236)."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(_COLUMNS)
+    for entry in found:
+        values = entry.to_dict()
+        writer.writerow([_inert(str(values[column])) for column in _COLUMNS])
+    return text.getvalue()
+
+
+def policy_rules(policy: Policy) -> dict[str, str]:
+    """The rules of a policy by name, those that ask for something."""
+    rules = {f"metric {name}": str(goal) for name, goal in policy.metrics.items()}
+    if policy.licenses:
+        rules["licence"] = " or ".join(policy.licenses)
+    if policy.signed_by:
+        rules["signed by"] = " or ".join(key[7:19] for key in policy.signed_by)
+    if policy.approvals:
+        rules["approvals"] = str(policy.approvals)
+    return rules
+
+
+def roles(grants: Mapping[str, Any]) -> str:
+    """The roles of a principal, for people."""
+    return ", ".join(f"{role} in {_NAMESPACES.get(name, name)}" for name, role in sorted(grants.items()))
+
+
+_NAMESPACES = {EVERY_NAMESPACE: "every namespace", "": "models without a namespace"}
+_MAX_METRICS = 6
+
+
+def _inert(cell: str) -> str:
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    action: str
+    target: str
+    details: str = ""
+    model: str = ""
+    alias: str = ""
+
+
+@dataclass
+class _Teller:
+    """Says of each event what it is. It must be told of them in order, to know where an alias pointed before."""
+
+    pointed: dict[tuple[str, str], str] = field(default_factory=dict)
+
+    def tell(self, event: Event) -> _Told:
+        """What happened, in words."""
+        if event.type == "alias_moved":
+            return self._moved(event)
+        if event.type in _ABOUT_VERSIONS:
+            action, details = _ABOUT_VERSIONS[event.type]
+            alias = getattr(event, "alias", "")
+            return _Told(
+                action, f"{_get(event, 'model')}:{_get(event, 'version')}", details(event), _get(event, "model"), alias
+            )
+        return _OTHERS[event.type](event)
+
+    def _moved(self, event: Any) -> _Told:
+        before = self.pointed.get((event.model, event.alias))
+        self.pointed[event.model, event.alias] = event.version
+        steps = f"{event.alias}: {before} -> {event.version}" if before else f"{event.alias}: {event.version}"
+        action = "rolled back" if event.is_rollback else "promoted"
+        return _Told(action, f"{event.model}:{event.version}", steps, event.model, event.alias)
+
+
+def _get(event: Any, name: str) -> str:
+    return str(getattr(event, name))
+
+
+def _registered(event: Any) -> str:
+    said = (event.kind, event.method, event.base_model and f"on {event.base_model}", event.manifest[7:19])
+    return " ".join(part for part in said if part)
+
+
+def _metrics(event: Any) -> str:
+    flat = [f"{short_name(name)} {value:g}" for name, value in flat_metrics(event.metrics).items()]
+    more = f" and {len(flat) - _MAX_METRICS} more" if len(flat) > _MAX_METRICS else ""
+    return ", ".join(flat[:_MAX_METRICS]) + more
+
+
+_ABOUT_VERSIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "version_registered": ("registered", _registered),
+    "metrics_recorded": ("metrics recorded", _metrics),
+    "version_tagged": ("tagged", lambda event: ", ".join(event.tags) or "no tags"),
+    "version_signed": ("signed", lambda event: f"key {event.key[7:19]}"),
+    "version_deprecated": ("deprecated", lambda event: event.message),
+    "version_retired": ("retired", lambda event: event.message),
+    "version_purged": ("purged", lambda _: "its content is no longer kept"),
+    "promotion_approved": ("approved", lambda event: f"for {event.alias}"),
+}
+
+
+def _refused(event: Any) -> _Told:
+    is_of_model = event.action in _OF_MODELS
+    name, _, alias = event.target.partition("@")
+    return _Told(
+        f"refused: {event.action}",
+        event.target,
+        f"{event.message} [{event.rule}]",
+        model=name.partition(":")[0] if is_of_model else "",
+        alias=event.alias or (alias if is_of_model else ""),
+    )
+
+
+def _policy_set(event: Any) -> _Told:
+    rules = "; ".join(f"{name} {value}" for name, value in policy_rules(event.policy).items())
+    return _Told("policy set", event.alias, rules or "no rules")
+
+
+def _dataset(event: Any) -> _Told:
+    counts = f"{event.num_train} to train, {event.num_validation} held out, of {len(event.documents)} documents"
+    return _Told("dataset registered", event.name, counts)
+
+
+def _added(event: Any) -> _Told:
+    until = f", until {event.expires:%Y-%m-%d %H:%M} UTC" if event.expires else ""
+    return _Told("principal added", event.name, roles(event.grants) + until)
+
+
+_OTHERS: dict[str, Callable[[Any], _Told]] = {
+    "refused": _refused,
+    "policy_set": _policy_set,
+    "dataset_registered": _dataset,
+    "principal_added": _added,
+    "principal_granted": lambda event: _Told("roles changed", event.name, roles(event.grants)),
+    "principal_revoked": lambda event: _Told("principal revoked", event.name),
+    "deployment_recorded": lambda event: _Told("deployed", event.application, f"{event.base_model} at {event.url}"),
+    "deployment_removed": lambda event: _Told("undeployed", event.application),
+    "content_condemned": lambda event: _Told("garbage collected", f"{len(event.generations)} blobs"),
+}

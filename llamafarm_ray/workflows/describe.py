@@ -1,0 +1,91 @@
+"""Everything that is known of a version."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Any
+
+from llamafarm_ray.registry import RegistryApi, VersionRecord
+from llamafarm_ray.storage import FileEntry
+from llamafarm_ray.types import Digest
+
+__all__ = ["Description", "as_dict", "describe", "files_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A version.
+
+    Attributes:
+        record: what was said of it.
+        aliases: those that point at it.
+        deployments: the roots of the endpoints that serve it.
+        files: what it holds; ``None`` where its content is no longer kept.
+    """
+
+    record: VersionRecord
+    aliases: tuple[str, ...]
+    deployments: tuple[str, ...]
+    files: tuple[FileEntry, ...] | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same for programs."""
+        files = None
+        if self.files is not None:
+            files = [{"path": file.path, "size_bytes": file.size_bytes, "digest": file.digest} for file in self.files]
+        return {**as_dict(self.record, self.aliases), "deployments": self.deployments, "files": files}
+
+
+def describe(registry: RegistryApi, reference: str, *, at: dt.datetime | None = None) -> Description:
+    """What is known of the version a reference names.
+
+    Args:
+        registry: where to look.
+        reference: ``name``, ``name:1.2.0`` or ``name@production``.
+        at: as of when; now by default.
+
+    Raises:
+        NotFoundError: there was no such version.
+        IntegrityError: its manifest is damaged.
+    """
+    record = registry.resolve(reference, at=at)
+    state = registry.state if at is None else registry.state_at(at)
+    manifest, number = record.registered.manifest, record.registered.version
+    deployments = tuple(
+        sorted(
+            deployment.url
+            for deployment in state.deployments.values()
+            if record.ref in deployment.adapters or deployment.base_digest == manifest
+        )
+    )
+    aliases = tuple(state.models[record.registered.model].pointing_at(number))
+    return Description(record, aliases, deployments, files_of(registry, record))
+
+
+def files_of(registry: RegistryApi, record: VersionRecord) -> tuple[FileEntry, ...] | None:
+    """The files of a version; ``None`` where its content is no longer kept."""
+    if registry.state.version(record.registered.model, record.registered.version).purged:
+        return None
+    return registry.content.manifest(Digest(record.registered.manifest)).files
+
+
+def as_dict(record: VersionRecord, aliases: tuple[str, ...]) -> dict[str, Any]:
+    """A version for programs: its fields as registered, and what they have become."""
+    return {
+        **record.registered.model_dump(mode="json"),
+        "ref": record.ref,
+        "status": record.status,
+        "aliases": aliases,
+        "tags": record.tags,
+        "metrics": dict(record.metrics),
+        "deprecated": record.deprecated,
+        "retired": record.retired,
+        "approvals": {alias: list(names) for alias, names in sorted(record.approvals.items())},
+        "signatures": [
+            {"key": signed.key, "signature": signed.signature, "public_key": signed.public_key}
+            for _, signed in sorted(record.signatures.items())
+        ],
+        "time": record.time.isoformat(),
+        "principal": record.principal,
+    }

@@ -1,0 +1,85 @@
+"""Evaluation results as flat names and numbers, and where they are read from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.registry import RegistryApi, VersionRecord
+
+__all__ = ["flat_metrics", "main_metric", "read_json", "read_metrics", "record_metrics", "short_name"]
+
+_TELLING = ("accuracy", "acc", "f1", "exact_match", "score", "rouge_l", "bleu", "perplexity", "loss")
+"""What a list shows of a version's results: the first of these that a name ends in."""
+
+
+def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """All numbers among evaluation results by dotted name, as promotion policies call them."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            found |= flat_metrics(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[f"{prefix}{name}"] = float(value)
+    return found
+
+
+def main_metric(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
+    """The result that says most, by dotted name; ``None`` where nothing was measured."""
+    flat = {name: value for name, value in flat_metrics(metrics).items() if "baseline" not in name.split(".")}
+    for ending in _TELLING:
+        for name, value in flat.items():
+            if name.rpartition(".")[2].endswith(ending):
+                return name, value
+    return next(iter(flat.items()), None)
+
+
+def short_name(name: str) -> str:
+    """A result's dotted name for people: without what all results that ``evaluate`` writes start with."""
+    return name.removeprefix("evaluation_results.").removeprefix("benchmarks.")
+
+
+def record_metrics(registry: RegistryApi, reference: str, path: Path, *, reason: str = "") -> VersionRecord:
+    """Add a file's evaluation results to a version.
+
+    Raises:
+        InputError: the file is no JSON object.
+    """
+    metrics = read_metrics(path)
+    record = registry.resolve(reference)
+    registry.record_metrics(record.ref, metrics, reason=reason or path.name)
+    return registry.resolve(record.ref)
+
+
+def read_metrics(path: Path) -> dict[str, Any]:
+    """Evaluation results from a file that ``evaluate`` wrote.
+
+    Raises:
+        InputError: it is no JSON object, is empty, or holds a number that is none (NaN).
+    """
+    metrics = read_json(path)
+    if not metrics:
+        raise InputError(f"{path} holds no results.", hint="Give a file that `evaluate` wrote.")
+    return metrics
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        InputError: it can't be read, or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} can't be read as JSON: {error}.", hint="Give a file that `evaluate` wrote.") from None
+    if not isinstance(value, dict):
+        raise InputError(f"{path} holds a JSON {type(value).__name__}, not an object.")
+    return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number")

@@ -1,0 +1,39 @@
+"""A redeployment that fails is an error, and does not take away what could be had back."""
+
+import json
+import shutil
+
+import httpx
+import pytest
+from tiny_model import make_tiny_model
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.errors import DeploymentError
+from llamafarm_ray.registry import open_registry
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+
+
+def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_cluster, tmp_path):
+    from llamafarm_ray.workflows.cluster import free_port
+    from llamafarm_ray.workflows.deploy import deploy, undeploy
+
+    base = make_tiny_model(tmp_path / "tiny", hidden_size=128)
+    broken = tmp_path / "broken"
+    shutil.copytree(base, broken)
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "intermediate_size": config["intermediate_size"] * 2}))
+    registry, port = open_registry(str(tmp_path / "home")), free_port()
+
+    def configured(folder):
+        return parse_config({"base_model": str(folder), "deployment": {"port": port}})
+
+    running = deploy(configured(base), registry, ray_cluster)
+    with pytest.raises(DeploymentError):
+        deploy(configured(broken), registry, ray_cluster)
+    assert registry.refresh().deployments["llamafarm"].base_model == "tiny"
+    again = deploy(configured(base), registry, ray_cluster)
+    assert again.url == running.url
+    body = {"model": "tiny", "prompt": "The", "max_tokens": 2}
+    assert httpx.post(f"{again.url}/completions", json=body, timeout=60).status_code == 200
+    undeploy(registry, ray_cluster, again.url)
