@@ -11,7 +11,7 @@ EDITABLE := $(VENV)/.editable
 # PyTorch's own index has the CPU build; where it can't be reached, pip takes the wheel that its find-links offer.
 TORCH_CPU := torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-unit test-long check format lock clean help
+.PHONY: setup demo test test-unit test-long bench check format lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -44,6 +44,12 @@ test-unit: setup ## Tests that need no Ray, in under a minute.
 
 test-long: setup ## Kill, race and soak tests.
 	@$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
+
+# The name of one file of tests/benchmarks; all of them by default.
+BENCH ?= *
+
+bench: setup ## What is measured, beside its goals and peers (BENCH=registry for one).
+	@set -e; for file in tests/benchmarks/$(BENCH).py; do $(BIN)/python $$file $(ARGS); done
 
 check: setup ## Lint, format, types and import layers.
 	@$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from tiny_model import make_tiny_model
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, DeploymentError, NotFoundError, UserError
 from llamafarm_ray.workflows.chat import ask, stream
-from llamafarm_ray.workflows.deploy import deploy, swap_adapter
+from llamafarm_ray.workflows.deploy import APPLICATION, deploy, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
 
 PROMPT = "The capital of France"
@@ -55,11 +55,15 @@ def test_the_base_answers_as_plain_transformers_does(served, oracle):
     assert said(response) == oracle["tiny"]
 
 
-def test_fifty_first_requests_to_a_cold_adapter_all_answer(served, oracle):
+def test_fifty_first_requests_to_a_cold_adapter_all_answer_after_one_load(served, oracle):
+    from llamafarm_ray.serving.ray_llm import num_loads
+
+    (loaded_before,) = num_loads(APPLICATION)
     with ThreadPoolExecutor(50) as pool:
         responses = list(pool.map(lambda _: served.complete("bot:1.2.0"), range(50)))
     assert {response.status_code for response in responses} == {200}
     assert {said(response) for response in responses} == {oracle["bot:1.2.0"]}
+    assert num_loads(APPLICATION) == [dict.fromkeys([responses[0].json()["model"], *loaded_before], 1)]
 
 
 def test_swaps_under_load_lose_no_request_and_mix_no_versions(served, oracle):
