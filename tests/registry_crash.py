@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from llamafarm_ray.errors import IntegrityError
-from llamafarm_ray.registry import RegistryService, log
+from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import Approve, MoveAlias, RecordMetrics, Retire, Rollback, Tag
 from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.registry.log import GENESIS, CommitLog
@@ -36,8 +36,6 @@ __all__ = ["Crash", "crash_at_points", "make_folders", "store"]
 
 _PART_BYTES = 5 * 1024 * 1024
 _BIG_BYTES = 2 * _PART_BYTES + 1
-_READ_AHEAD = 8
-"""Commits asked for at once: a writer's log has no more than 20, and an object store of Python answers slowly."""
 _fsync = os.fsync  # the one that is not counted
 
 
@@ -49,7 +47,6 @@ def store(request, tmp_path, monkeypatch):
     uri = request.getfixturevalue("bucket")
     # moto answers 500 where an object is deleted while it lists; botocore asks again, as it does by default.
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")
-    monkeypatch.setattr(log, "_READ_AHEAD", _READ_AHEAD)
     return uri
 
 
@@ -180,7 +177,6 @@ def _count_calls(count, is_local):
         _around(os, name, count)
     if not is_local:
         location._PART_BYTES = _PART_BYTES
-        log._READ_AHEAD = _READ_AHEAD
         _around_requests(count)
 
 

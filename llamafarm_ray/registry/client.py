@@ -17,6 +17,7 @@ from llamafarm_ray.registry.actor import Update, registry_actor
 from llamafarm_ray.registry.api import Outcome, RegistryApi
 from llamafarm_ray.registry.commands import Command, ContentMovedError
 from llamafarm_ray.registry.service import Identity
+from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.storage import ContentStore, Location
 
@@ -36,7 +37,8 @@ class RegistryClient(RegistryApi):
         self._home = Location(home)
         default = Identity.from_environment()
         self._identity = Identity(default.user, token or default.token)
-        self._state = RegistryState()
+        snapshot = Snapshots(self._home).newest()
+        self._state = snapshot.state if snapshot is not None else RegistryState()
         self._lock = threading.Lock()
         self._content = ContentStore(
             self._home, cache, generation=lambda digest: self._state.generations.get(digest, 0)

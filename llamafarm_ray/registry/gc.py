@@ -85,6 +85,8 @@ def collect(
         for blob in unused:
             registry.content.remove(blob.digest, blob.generation, blob.is_manifest)
         registry.content.drop_expired_leases()
+        for leftover in registry.content.leftovers():  # of uploads that were killed
+            registry.home.remove(leftover.name)
         return result
     raise ConflictError("Others kept registering versions meanwhile.", hint="Try again.")
 
@@ -106,8 +108,10 @@ def _unused(
     used = _used(content, state, ended, leased)
     found = []
     for blob in content.stored():
-        is_current = blob.generation >= state.generations.get(blob.digest, 0)
-        if is_current and (blob.digest in used or blob.modified > before):
+        current = state.generations.get(blob.digest, 0)
+        if blob.generation > current:  # somebody knows more than this state does
+            continue
+        if blob.generation == current and (blob.digest in used or blob.modified > before):
             continue
         found.append(blob)
     return found

@@ -21,7 +21,7 @@ from llamafarm_ray.types import Digest
 __all__ = ["GENESIS", "Change", "Commit", "CommitLog", "Head", "LostRaceError", "commit_name"]
 
 _FOLDER = "log"
-_READ_AHEAD = 64
+_MAX_READ_AHEAD = 64
 
 
 class LostRaceError(Exception):
@@ -29,12 +29,17 @@ class LostRaceError(Exception):
 
 
 class Change(BaseModel):
-    """What one caller did, when and why: its events apply together or not at all."""
+    """What one caller did, when and why: its events apply together or not at all.
+
+    ``action`` and ``target`` are the command's: a key that is used again must come with the same ones.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     time: dt.datetime
     principal: str
+    action: str = ""
+    target: str = ""
     reason: str = ""
     idempotency_key: str
     events: tuple[Event, ...]
@@ -110,7 +115,7 @@ class CommitLog:
                 commit = self._parse(data, head)
                 head = Head(commit.sequence, Digest.of(data))
                 yield commit, head
-            ahead = _READ_AHEAD
+            ahead = min(2 * ahead, _MAX_READ_AHEAD)
 
     def append(self, head: Head, changes: Sequence[Change]) -> tuple[Commit, Head]:
         """Add the commit after a head.

@@ -188,10 +188,14 @@ class RegistryService(RegistryApi):
         with self._queue_lock:
             self._queue.append(waiting)
             leads, self._is_led = not self._is_led, True
-        if not leads:
-            waiting.called.wait()
-        if not waiting.is_done:
-            self._lead()
+        try:
+            if not leads:
+                waiting.called.wait()
+            if not waiting.is_done:
+                self._lead()
+        except BaseException:  # Ctrl-C, at any point
+            self._withdraw(waiting, leads=leads)
+            raise
         return waiting.result()
 
     def allow(self, action: Action, namespace: str, *, target: str = "", identity: Identity | None = None) -> None:
@@ -256,10 +260,22 @@ class RegistryService(RegistryApi):
         for listener in self._listeners:
             listener()
 
+    def _withdraw(self, waiting: _Waiting, *, leads: bool) -> None:
+        """Take a caller who went away out of the queue; was it their turn, it is the next one's."""
+        with self._queue_lock:
+            if waiting not in self._queue:
+                return
+            self._queue.remove(waiting)
+            following = None
+            if leads or waiting.called.is_set():
+                self._is_led = bool(self._queue)
+                following = self._queue[0] if self._queue else None
+        if following is not None:
+            following.called.set()
+
     def _lead(self) -> None:
         """Commit what waits, the caller's own command first in it; then it is the turn of who came meanwhile."""
-        with self._queue_lock:
-            batch, self._queue = self._queue[:_MAX_CHANGES_A_COMMIT], self._queue[_MAX_CHANGES_A_COMMIT:]
+        batch = self._next_batch()
         try:
             with self._write_lock:
                 self._commit(batch)
@@ -278,6 +294,16 @@ class RegistryService(RegistryApi):
                 waiting.called.set()
             if following is not None:
                 following.called.set()
+
+    def _next_batch(self) -> list[_Waiting]:
+        """Who waits, in order; of several with one idempotency key the first: the others learn what became of it."""
+        with self._queue_lock:
+            by_key: dict[str, _Waiting] = {}
+            for waiting in self._queue[:_MAX_CHANGES_A_COMMIT]:
+                by_key.setdefault(waiting.key, waiting)
+            batch = list(by_key.values())
+            self._queue = [waiting for waiting in self._queue if waiting is not by_key.get(waiting.key)]
+        return batch
 
     def _commit(self, batch: list[_Waiting]) -> None:
         for race in range(_MAX_RACES):
@@ -324,7 +350,7 @@ class RegistryService(RegistryApi):
         command = waiting.command
         principal = self._authorize(state, waiting.identity, command.action, command.namespace, now)
         if waiting.key in state.commits_by_key:
-            waiting.outcome = self._outcome_of(waiting.key, state.commits_by_key[waiting.key])
+            waiting.outcome = self._outcome_of(waiting, principal, state.commits_by_key[waiting.key])
             return None
         context = Context(principal, now)
         events: list[Event] = []
@@ -337,15 +363,24 @@ class RegistryService(RegistryApi):
         return Change(
             time=now,
             principal=principal,
+            action=command.action,
+            target=command.target,
             reason=waiting.reason,
             idempotency_key=waiting.key,
             events=tuple(events),
         )
 
-    def _outcome_of(self, key: str, sequence: int) -> Outcome:
+    def _outcome_of(self, waiting: _Waiting, principal: str, sequence: int) -> Outcome:
+        """What the command led to when it was committed."""
         commit = next((commit for commit in self.recent if commit.sequence == sequence), None)
         commit = commit or self._log.read(sequence)
-        change = next(change for change in commit.changes if change.idempotency_key == key)
+        change = next(change for change in commit.changes if change.idempotency_key == waiting.key)
+        asked = (principal, waiting.command.action, waiting.command.target)
+        if asked != (change.principal, change.action, change.target):
+            raise ConflictError(
+                f"The idempotency key {waiting.key[:120]!r} was used for something else, in commit {sequence}.",
+                hint="Give each command a key of its own.",
+            )
         return Outcome(sequence, change.events)
 
     @staticmethod

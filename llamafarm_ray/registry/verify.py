@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from llamafarm_ray.errors import IntegrityError, UserError
+from llamafarm_ray.registry.api import record_ref
 from llamafarm_ray.registry.events import Refused
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog, Head
 from llamafarm_ray.registry.snapshots import Snapshots, dump_state
-from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest
 
@@ -82,11 +84,24 @@ def verify(
     num_blobs = num_bytes = 0
     if blobs:
         content = ContentStore(home, generation=lambda digest: state.generations.get(digest, 0))
-        for number, (size_bytes, problem) in enumerate(_contents(content, state), start=1):
-            num_blobs, num_bytes = number, num_bytes + size_bytes
-            problems += [problem] if problem else []
-            report("files", min(0.99, number / (number + 1)))
+        lacking: list[tuple[VersionRecord, str]] = []
+        for record, size_bytes, problem in _contents(content, state):
+            num_blobs, num_bytes = num_blobs + 1, num_bytes + size_bytes
+            lacking += [(record, problem)] if problem else []
+            report("files", min(0.99, num_blobs / (num_blobs + 1)))
+        problems += _still_lacking(log, state, last, lacking)
     return Verification(last.sequence, num_blobs, num_bytes, last, tuple(problems))
+
+
+def _still_lacking(
+    log: CommitLog, state: RegistryState, head: Head, lacking: list[tuple[VersionRecord, str]]
+) -> list[str]:
+    """The problems that are not what a collector at work meanwhile took away rightly."""
+    if lacking:
+        with suppress(IntegrityError):  # that is reported already
+            for commit, _ in log.read_after(head):
+                state = state.after(commit)
+    return [f"{record.ref}: {problem}" for record, problem in lacking if not state.resolve(record_ref(record)).purged]
 
 
 def _unlawful(state: RegistryState, commit: Commit) -> Iterator[str]:
@@ -116,32 +131,22 @@ def _of_head(expected: Head | None, reached: Head) -> Iterator[str]:
         yield f"The commit {reached.sequence} is not the one that the head given names: history was rewritten."
 
 
-def _contents(content: ContentStore, state: RegistryState) -> Iterator[tuple[int, str]]:
-    """Size and problem (or nothing) of everything that versions refer to, each once."""
+def _contents(content: ContentStore, state: RegistryState) -> Iterator[tuple[VersionRecord, int, str]]:
+    """Version, size and problem (or nothing) of everything that versions refer to, each once."""
     seen: set[Digest] = set()
     for record in sorted(state.versions(), key=lambda record: record.ref):
         if record.purged:
             continue
-        for digest, size_bytes, path in _files(content, record.ref, Digest(record.registered.manifest)):
-            if digest in seen:
-                continue
-            seen.add(digest)
-            if size_bytes is None:
-                yield 0, path
-                continue
-            problem = content.check(digest, size_bytes)
-            yield size_bytes, f"{record.ref}: {path}: {problem}" if problem else ""
+        try:
+            files = content.manifest(Digest(record.registered.manifest)).files
+        except IntegrityError as error:
+            yield record, 0, str(error)
+            continue
+        for entry in files:
+            if entry.digest not in seen:
+                seen.add(entry.digest)
+                problem = content.check(entry.digest, entry.size_bytes)
+                yield record, entry.size_bytes, f"{entry.path}: {problem}" if problem else ""
         for signed in record.signatures.values():
             problem = content.check(Digest(signed.signature))
-            yield 0, f"{record.ref}: its signature: {problem}" if problem else ""
-
-
-def _files(content: ContentStore, reference: str, manifest: Digest) -> Iterator[tuple[Digest, int | None, str]]:
-    """Digest, size and path of a version's files; without a size the path is what is wrong with its manifest."""
-    try:
-        listed = content.manifest(manifest)
-    except IntegrityError as error:
-        yield manifest, None, f"{reference}: {error}"
-        return
-    for entry in listed.files:
-        yield entry.digest, entry.size_bytes, entry.path
+            yield record, 0, f"its signature: {problem}" if problem else ""

@@ -11,7 +11,9 @@ from ray.exceptions import RayError
 
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry.actor import Update, registry_actor
+from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.storage import Location
 
 __all__ = ["RegistryView"]
 
@@ -35,7 +37,10 @@ class RegistryView:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read the log once, then follow it in the background."""
+        """Read the newest snapshot and what came after it, then follow the log in the background."""
+        snapshot = await asyncio.to_thread(Snapshots(Location(self._home)).newest)
+        if snapshot is not None:
+            self.state = snapshot.state
         await self.refresh()
         self._task = asyncio.create_task(self._follow())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -31,6 +32,8 @@ class AdapterLoader:
         self._engine = engine
         self._pull = pull
         self._loads: dict[str, asyncio.Task[None]] = {}
+        self.num_loads: Counter[str] = Counter()
+        """How often each engine name was loaded."""
 
     @property
     def loaded(self) -> list[str]:
@@ -53,6 +56,7 @@ class AdapterLoader:
         await asyncio.shield(task)  # one caller going away does not take the load from the others
 
     async def _load(self, target: Target) -> None:
+        self.num_loads[target.engine_name] += 1
         folder = await asyncio.to_thread(self._pull, target)
         await self._engine.load_adapter(target.engine_name, folder)
 

@@ -43,7 +43,7 @@ from llamafarm_ray.serving.resolution import Target, resolve, served_models
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
-__all__ = ["Served", "compose", "http_address", "load_everywhere"]
+__all__ = ["Served", "compose", "http_address", "load_everywhere", "num_loads"]
 
 _LOOK_AGAIN_S = 0.2
 """How often an unknown name may make a replica ask the registry again."""
@@ -145,6 +145,10 @@ class Replica(LLMServer):  # type: ignore[misc]
         await self._view.refresh()
         return (await self.prepare(reference)).engine_name
 
+    def num_loads(self) -> dict[str, int]:
+        """How often this replica loaded each version, by engine name."""
+        return dict(self._loader.num_loads)
+
 
 class Router(LLMRouter):  # type: ignore[misc]
     """Turns the model that a request names into one version, before a replica is picked."""
@@ -213,6 +217,12 @@ def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOA
         f"{state.status.value if state else 'not running'}, with no replica that answers.",
         hint="`serve status` says more.",
     )
+
+
+def num_loads(application: str) -> list[dict[str, int]]:
+    """How often each replica of a running application loaded each version, by engine name."""
+    loads: list[dict[str, int]] = ray.get([_call(replica, "num_loads") for replica in _replicas(application)])
+    return loads
 
 
 def _replicas(application: str) -> list[str]:

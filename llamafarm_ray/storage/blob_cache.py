@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,8 @@ Source = Callable[[FileEntry, int], Iterator[bytes]]
 """The bytes of an entry's blob in the home, from an offset on."""
 
 _STALE_S = 24 * 3600
+_MAX_UNHASHED = 8
+"""Pieces that may wait to be hashed."""
 
 
 class BlobCache:
@@ -105,11 +108,12 @@ class BlobCache:
         done = file.tell()
         file.truncate()
         if done < entry.size_bytes or not done:
-            with ThreadPoolExecutor(1) as hashing:  # one piece is hashed while it is written and the next one read
-                hashed: Future[None] = hashing.submit(lambda: None)
+            with ThreadPoolExecutor(1) as hashing:  # pieces are hashed while they and the next ones are copied
+                waiting: deque[Future[None]] = deque()
                 for piece in source(entry, done):
-                    hashed.result()
-                    hashed = hashing.submit(hasher.update, piece)
+                    waiting.append(hashing.submit(hasher.update, piece))
+                    if len(waiting) > _MAX_UNHASHED:
+                        waiting.popleft().result()
                     file.write(piece)
                     done += len(piece)
                     if done > entry.size_bytes:

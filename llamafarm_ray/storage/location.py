@@ -23,7 +23,7 @@ from llamafarm_ray.types import Digest
 
 __all__ = ["PIECE_BYTES", "Location", "StoredFile"]
 
-PIECE_BYTES = 1024 * 1024
+PIECE_BYTES = 256 * 1024
 """How much of a file is read, hashed and written at once."""
 _RANGE_BYTES = 8 * 1024 * 1024
 """What one request asks an object store for."""

@@ -224,7 +224,12 @@ def test_a_viewer_of_a_namespace_sees_that_one_only(guarded):
     assert guarded.json("models", "describe", "medical/bot")["principal"] == "dev"
     guarded.text("models", "trace", "medical/bot", "--direction", "down")
     assert [row["ref"] for row in guarded.json("models", "list")] == ["medical/bot:1.0.0"]
-    for command in ("models list --namespace legal", "models describe bot", "models trace medical/bot", "models promote medical/bot"):
+    for command in (
+        "models list --namespace legal",
+        "models describe bot",
+        "models trace medical/bot",
+        "models promote medical/bot",
+    ):
         assert guarded.error(*command.split())["code"] == "access_denied"
 
 

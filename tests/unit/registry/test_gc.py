@@ -201,3 +201,54 @@ def test_only_an_admin_may_collect(registry):
     dan = RegistryService(registry.home, token=root.add_principal("dan", {"*": Role.DEPLOYER}))
     with pytest.raises(AccessDeniedError, match="collect garbage"):
         collect(dan)
+
+
+@pytest.mark.usefixtures("bot")
+def test_a_collector_with_an_old_state_leaves_newer_generations_alone(registry, folder, orphan, monkeypatch):
+    """Another collector condemned the orphan, and it was published anew, while this one still knew nothing of it."""
+    stored_blobs, published = registry.content.stored, []
+
+    def late():
+        if not published:
+            other = RegistryService(registry.home)
+            run(other)
+            (folder / "orphan.txt").write_text("nobody's")
+            published.append(other.content.publish(folder))
+        yield from stored_blobs()
+
+    monkeypatch.setattr(registry.content, "stored", late)
+    run(registry, grace=dt.timedelta(seconds=-5))  # as if its clock were ahead
+    assert (orphan.digest, 1) in stored(registry)
+
+
+@pytest.mark.usefixtures("bot")
+def test_what_killed_uploads_left_is_swept_up(registry):
+    from pathlib import Path
+
+    left = Path(registry.home.root, "blobs", "sha256", "ab", f".{'ab' * 32}.0123456789ab")
+    left.parent.mkdir(exist_ok=True)
+    left.write_bytes(b"half")
+    run(registry)
+    assert left.exists()
+    os.utime(left, (0, 0))
+    run(registry)
+    assert not left.exists()
+
+
+def test_verify_beside_a_collector_raises_no_false_alarm(registry, folder, bot, monkeypatch):
+    from llamafarm_ray.storage import ContentStore
+
+    del bot
+    (folder / "second.txt").write_text("2")
+    registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    manifest, done = ContentStore.manifest, []
+
+    def late(self, digest):
+        if not done:
+            done.append(True)
+            registry.retire("bot:1.1.0")
+            run(registry, purge_retired_after=NOW)
+        return manifest(self, digest)
+
+    monkeypatch.setattr(ContentStore, "manifest", late)
+    assert verify(registry.home).problems == ()

@@ -5,12 +5,13 @@ import threading
 import pytest
 
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
-from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry import RegistryService, service
 from llamafarm_ray.registry.commands import MoveAlias, RecordMetrics, Register
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
 
 X = Digest.of(b"x")
+Event = threading.Event
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
@@ -189,8 +190,6 @@ def test_two_services_on_one_home_both_land(registry, home):
 def test_clocks_that_differ_do_not_turn_history_round(registry, home, monkeypatch):
     import datetime as dt
 
-    from llamafarm_ray.registry import service
-
     registry.submit(next_version())
 
     class Behind(dt.datetime):
@@ -203,3 +202,80 @@ def test_clocks_that_differ_do_not_turn_history_round(registry, home, monkeypatc
     late.submit(next_version())
     times = [commit.time for commit in registry.commits()]
     assert times == sorted(times)
+
+
+def test_a_caller_who_goes_away_while_waiting_leaves_the_turn_to_the_next(registry, monkeypatch):
+    """Ctrl-C reaches a caller that waits, or one whose turn it is: neither may block the others."""
+    door = Door(registry, monkeypatch)
+    leader = Caller(registry, next_version())
+    assert door.reached.wait(30)
+    gone = Event()
+
+    class Impatient(Event):
+        def wait(self, timeout=None):
+            assert super().wait(timeout or 30)  # its turn has come
+            gone.set()
+            raise KeyboardInterrupt
+
+    waiting = service._Waiting
+    monkeypatch.setattr(service, "_Waiting", lambda *args: impatient(waiting(*args), Impatient()))
+    quitter = Caller(registry, next_version())
+    while len(registry._queue) < 1:
+        pass
+    monkeypatch.setattr(service, "_Waiting", waiting)
+    patient = Caller(registry, next_version())
+    while len(registry._queue) < 2:
+        pass
+    door.open()
+    assert isinstance(quitter.ended().error, KeyboardInterrupt)
+    assert gone.is_set()
+    assert leader.ended().outcome.sequence == 1
+    assert patient.ended().outcome.sequence == 2
+    assert registry.submit(next_version()).sequence == 3
+
+
+def impatient(waiting, event):
+    waiting.called = event
+    return waiting
+
+
+def test_one_key_twice_in_one_commit_is_done_once(registry, monkeypatch):
+    door = Door(registry, monkeypatch)
+    leader = Caller(registry, next_version())
+    assert door.reached.wait(30)
+    submit = registry.submit
+    monkeypatch.setattr(registry, "submit", lambda command: submit(command, idempotency_key="k"))
+    callers = [Caller(registry, next_version()) for _ in range(3)]
+    while len(registry._queue) < 3:
+        pass
+    door.open()
+    leader.ended()
+    outcomes = [caller.ended().outcome for caller in callers]
+    assert outcomes == [outcomes[0]] * 3
+    assert set(registry.refresh().models["bot"].versions) == {"1.0.0", "1.1.0"}
+
+
+def test_a_key_that_something_else_was_done_with_is_a_conflict(registry, home):
+    registry.submit(next_version(), idempotency_key="k")
+    one = ModelRef("bot", version=Version(1, 0, 0))
+    with pytest.raises(ConflictError, match="'k' was used for something else, in commit 1"):
+        registry.submit(MoveAlias(one, "production"), idempotency_key="k")
+    with pytest.raises(ConflictError, match="used for something else"):
+        RegistryService(home, principal="bob").submit(next_version(), idempotency_key="k")
+
+
+@pytest.mark.s3
+def test_looking_for_news_costs_few_requests(bucket, monkeypatch):
+    home = Location(f"{bucket}/home")
+    registry = RegistryService(home)
+    asked = []
+    read_many = home.read_many
+    monkeypatch.setattr(home, "read_many", lambda names: asked.extend(names) or read_many(names))
+    for _ in range(15):
+        RegistryService(Location(home.uri)).submit(next_version())
+        asked.clear()
+        registry.refresh()
+        assert len(asked) <= 3
+    asked.clear()
+    RegistryService(home)
+    assert len(asked) <= 31

@@ -110,8 +110,14 @@ def test_a_repeated_call_with_one_key_changes_nothing(registry, folder):
     command = MoveAlias(ModelRef.parse(record.ref), "production")
     first = registry.submit(command, idempotency_key="k")
     registry.submit(MoveAlias(ModelRef.parse(record.ref), "staging"))
-    assert again(registry).submit(command, idempotency_key="k") == first
+    assert RegistryService(registry.home, principal="ann").submit(command, idempotency_key="k") == first
     assert len(registry.refresh().models["bot"].aliases["production"]) == 1
+
+
+def test_a_repeated_registration_is_the_version_it_made(registry, folder):
+    first = registry.register(folder, name="bot", kind=ModelKind.ADAPTER, version="1.0.0", idempotency_key="k")
+    assert registry.register(folder, name="bot", kind=ModelKind.ADAPTER, version="1.0.0", idempotency_key="k") == first
+    assert set(registry.state.models["bot"].versions) == {"1.0.0"}
 
 
 def test_two_writers_at_once_both_land(registry, folder):
