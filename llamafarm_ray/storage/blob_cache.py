@@ -9,11 +9,9 @@ import contextlib
 import hashlib
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from io import RawIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from llamafarm_ray.errors import IntegrityError
 from llamafarm_ray.storage.failures import NO_SPACE
@@ -27,8 +25,6 @@ Source = Callable[[FileEntry, int], Iterator[bytes]]
 """The bytes of an entry's blob in the home, from an offset on."""
 
 _STALE_S = 24 * 3600
-_MAX_UNHASHED = 8
-"""Pieces that may wait to be hashed."""
 
 
 class BlobCache:
@@ -83,7 +79,7 @@ class BlobCache:
         self._partial.mkdir(parents=True, exist_ok=True)
         self._blobs.mkdir(exist_ok=True)
         try:
-            with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b") as file:
+            with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644), "r+b", buffering=0) as file:
                 resumed = partial.stat().st_size
                 if not (self._fill(file, entry, source, keep=True) or (resumed and self._fill(file, entry, source))):
                     partial.unlink()
@@ -99,26 +95,30 @@ class BlobCache:
             raise
 
     @staticmethod
-    def _fill(file: BinaryIO, entry: FileEntry, source: Source, *, keep: bool = False) -> bool:
+    def _fill(file: RawIOBase, entry: FileEntry, source: Source, *, keep: bool = False) -> bool:
         """Write an entry's bytes, going on after those that are there if they are kept; whether they are right."""
         hasher = hashlib.sha256()
         file.seek(0)
         while keep and (piece := file.read(PIECE_BYTES)):
             hasher.update(piece)
         done = file.tell()
-        file.truncate()
+        if os.fstat(file.fileno()).st_size > done:  # else ext4 would write a truncated file out when it is closed
+            file.truncate()
         if done < entry.size_bytes or not done:
-            with ThreadPoolExecutor(1) as hashing:  # pieces are hashed while they and the next ones are copied
-                waiting: deque[Future[None]] = deque()
-                for piece in source(entry, done):
-                    waiting.append(hashing.submit(hasher.update, piece))
-                    if len(waiting) > _MAX_UNHASHED:
-                        waiting.popleft().result()
-                    file.write(piece)
-                    done += len(piece)
-                    if done > entry.size_bytes:
-                        return False
+            for piece in source(entry, done):  # hashing in a thread of its own was measured, and is slower
+                hasher.update(piece)
+                _write(file, piece)
+                done += len(piece)
+                if done > entry.size_bytes:
+                    return False
         return done == entry.size_bytes and hasher.hexdigest() == entry.digest.hex
+
+
+def _write(file: RawIOBase, piece: bytes) -> None:
+    """Write all of a piece, which an unbuffered file need not do at once."""
+    written = file.write(piece) or 0
+    while written < len(piece):
+        written += file.write(piece[written:]) or 0
 
 
 def is_sound(path: Path, entry: FileEntry) -> bool:

