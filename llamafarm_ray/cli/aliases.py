@@ -1,4 +1,4 @@
-"""``llamafarm models promote``, ``rollback``, ``approve``: where aliases point."""
+"""``llamafarm models promote``, ``rollback``, ``unalias``, ``approve``: where aliases point."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from llamafarm_ray.cli.terminal import print_json, say
 if TYPE_CHECKING:
     from llamafarm_ray.registry import VersionRecord
 
-__all__ = ["approve", "promote", "rollback"]
+__all__ = ["approve", "promote", "rollback", "unalias"]
 
 
 def promote(
@@ -44,6 +44,24 @@ def rollback(
         raise InputError("It takes one model's name.", hint="llamafarm models rollback --name support-bot")
     check_name(chosen)
     _show(open_registry(home).rollback(chosen, env, version=version, reason=reason), env, as_json=as_json)
+
+
+def unalias(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
+    env: Annotated[str, typer.Option("--env", help="The alias.")],
+    reason: Reason = "",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Have an alias point at nothing, so that what it pointed at can be retired."""
+    from llamafarm_ray.registry import check_name, open_registry
+
+    check_name(name)
+    open_registry(home).unalias(name, env, reason=reason)
+    if as_json:
+        print_json({"alias": f"{name}@{env}", "version": None})
+        return
+    say(f"{name}@{env} points at nothing now.")
 
 
 def approve(

@@ -69,6 +69,7 @@ models.command("trace", rich_help_panel=_LOOK)(inspection.trace)
 models.command("promote", rich_help_panel=_RELEASE)(aliases.promote)
 models.command("approve", rich_help_panel=_RELEASE)(aliases.approve)
 models.command("rollback", rich_help_panel=_RELEASE)(aliases.rollback)
+models.command("unalias", rich_help_panel=_RELEASE)(aliases.unalias)
 
 
 def _print_version(wanted: bool) -> None:

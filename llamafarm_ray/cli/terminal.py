@@ -50,7 +50,7 @@ def print_json(value: Any) -> None:
 class _Errors:
     def line(self, text: str) -> None:
         """One line on standard error."""
-        _error_console.print(text, markup=False)
+        _error_console.print(_printable(text), markup=False)
 
     def show(self, error: LlamaFarmError, *, as_json: bool) -> None:
         """An error for people (what, which value, what to do) or for programs (the same with its code)."""
@@ -59,9 +59,9 @@ class _Errors:
             sys.stderr.write(json.dumps(body, ensure_ascii=False) + "\n")
             return
         _error_console.print(f"[bold red]error[/] [dim]{error.code}[/]", end=" ")
-        _error_console.print(error.message, markup=False, end=" " if error.hint else "\n")
+        _error_console.print(_printable(error.message), markup=False, end=" " if error.hint else "\n")
         if error.hint:
-            _error_console.print(error.hint, markup=False, style="yellow")
+            _error_console.print(_printable(error.hint), markup=False, style="yellow")
 
 
 errors = _Errors()

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 
+from llamafarm_ray.errors import AccessDeniedError, PolicyError
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.api import Outcome
 from llamafarm_ray.registry.commands import Command
@@ -78,6 +79,13 @@ class RegistryActor:
     async def may(self, action: Action, namespace: str, identity: Identity) -> bool:
         """See :meth:`RegistryApi.may`."""
         return self._service.may(action, namespace, identity=identity)
+
+    async def record_refusal(
+        self, action: Action, target: str, error: AccessDeniedError | PolicyError, identity: Identity
+    ) -> None:
+        """See :meth:`RegistryApi.record_refusal`."""
+        call = partial(self._service.record_refusal, action, target, error, identity=identity)
+        await asyncio.get_running_loop().run_in_executor(self._callers, call)
 
     async def pid(self) -> int:
         """The process it runs in."""

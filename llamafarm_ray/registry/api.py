@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray import __version__
-from llamafarm_ray.errors import ConflictError, InputError
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, PolicyError
 from llamafarm_ray.registry import signing
 from llamafarm_ray.registry.access import Action, Role, new_token, token_digest
 from llamafarm_ray.registry.commands import (
@@ -24,6 +24,7 @@ from llamafarm_ray.registry.commands import (
     MoveAlias,
     RecordMetrics,
     Register,
+    RemoveAlias,
     Retire,
     Rollback,
     Sign,
@@ -97,6 +98,10 @@ class RegistryApi(ABC):
     def may(self, action: Action, namespace: str) -> bool:
         """Whether whoever asks may do something. Records nothing."""
 
+    @abstractmethod
+    def record_refusal(self, action: Action, target: str, error: AccessDeniedError | PolicyError) -> None:
+        """Put a refusal into the audit trail."""
+
     def register(
         self,
         folder: Path,
@@ -168,6 +173,14 @@ class RegistryApi(ABC):
         self.submit(MoveAlias(record_ref(record), alias), reason=reason)
         return self.state.resolve(record_ref(record))
 
+    def unalias(self, name: str, alias: str, *, reason: str = "") -> None:
+        """Have an alias point at nothing; its history stays.
+
+        Raises:
+            NotFoundError: there is no such alias.
+        """
+        self.submit(RemoveAlias(name, alias), reason=reason)
+
     def rollback(self, name: str, alias: str, *, version: str | None = None, reason: str = "") -> VersionRecord:
         """Point an alias at what it pointed at before, or at a named version.
 
@@ -227,7 +240,11 @@ class RegistryApi(ABC):
             UnsupportedError: model-signing is not installed.
         """
         record = self.resolve(reference)
-        signature = signing.sign(self.pull(record_ref(record)), private_key, password)
+        check_alive(record)
+        folder = self.content.pull(
+            Digest(record.registered.manifest)
+        )  # not `pull`: a policy may ask for this signature
+        signature = signing.sign(folder, private_key, password)
         for _ in range(_MAX_PUBLISHES):
             generations = self.refresh().generations
             digest = self.content.publish_bytes(signature.bundle)
@@ -300,7 +317,11 @@ class RegistryApi(ABC):
             check_alive(self.refresh().resolve(record_ref(record)))
 
         folder = self.content.pull(Digest(record.registered.manifest), still_wanted=still_wanted)
-        signing.check_policies(self.state, self.content, record, folder)
+        try:
+            signing.check_policies(self.state, self.content, record, folder)
+        except PolicyError as error:
+            self.record_refusal(Action.READ, record.ref, error)
+            raise
         return folder
 
     def state_at(self, time: dt.datetime) -> RegistryState:

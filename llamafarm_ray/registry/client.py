@@ -11,7 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from llamafarm_ray.errors import ClusterError, LlamaFarmError
+from llamafarm_ray.errors import AccessDeniedError, ClusterError, LlamaFarmError, PolicyError
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.actor import Update, registry_actor
 from llamafarm_ray.registry.api import Outcome, RegistryApi
@@ -78,6 +78,10 @@ class RegistryClient(RegistryApi):
     def may(self, action: Action, namespace: str) -> bool:
         """Whether whoever asks may do something. Records nothing."""
         return not self._state.principals or bool(self._ask("may", action, namespace, self._identity))
+
+    def record_refusal(self, action: Action, target: str, error: AccessDeniedError | PolicyError) -> None:
+        """Put a refusal into the audit trail."""
+        self._ask("record_refusal", action, target, error, self._identity)
 
     def allow(self, action: Action, namespace: str, *, target: str = "") -> None:
         """Check that whoever asks may do something that is no command."""

@@ -7,6 +7,8 @@ do it, then commits the events.
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,9 +17,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import ValidationError
 
 from llamafarm_ray.errors import ConflictError, InputError, NotFoundError, PolicyError
-from llamafarm_ray.registry.access import Action, Role
+from llamafarm_ray.registry.access import Action, Role, allows
 from llamafarm_ray.registry.events import (
     AliasMoved,
+    AliasRemoved,
     ContentCondemned,
     DatasetRegistered,
     DeploymentRecorded,
@@ -36,7 +39,7 @@ from llamafarm_ray.registry.events import (
     VersionSigned,
     VersionTagged,
 )
-from llamafarm_ray.registry.policy import Policy, violations
+from llamafarm_ray.registry.policy import Policy, metric_value, violations
 from llamafarm_ray.registry.state import AliasMove, RegistryState, VersionRecord
 from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
 
@@ -56,6 +59,7 @@ __all__ = [
     "RecordMetrics",
     "Register",
     "RegisterDataset",
+    "RemoveAlias",
     "RemoveDeployment",
     "Retire",
     "Revoke",
@@ -96,6 +100,18 @@ class Command(ABC):
     def namespace(self) -> str:
         """The namespace that it touches."""
         return self.target.partition("/")[0] if "/" in self.target else ""
+
+    @property
+    def namespaces(self) -> set[str]:
+        """All that it touches: who asks must have the right in each."""
+        return {self.namespace}
+
+    @property
+    def request(self) -> str:
+        """A digest of what is asked: equal for a repeated command, whatever was stored meanwhile."""
+        values = {key: value for key, value in vars(self).items() if key not in {"stored", "examined"}}
+        text = json.dumps([type(self).__name__, values], sort_keys=True, default=repr)
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
 
     @abstractmethod
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
@@ -177,8 +193,20 @@ class RecordMetrics(_OfVersion):
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
-        """One event."""
+        """One event.
+
+        Raises:
+            InputError: a dotted name would hide a result that is nested in a group.
+        """
         del context
+        known = {**state.resolve(self.ref).metrics, **self.metrics}
+        for name in self.metrics:
+            others = {key: value for key, value in known.items() if key != name}
+            if "." in name and metric_value(others, name) is not None:
+                raise InputError(
+                    f"{name!r} would hide the result of that name in the group {name.partition('.')[0]!r}.",
+                    hint="Give the whole group.",
+                )
         return [_event(MetricsRecorded, **self._names(state), metrics=dict(self.metrics))]
 
 
@@ -287,10 +315,31 @@ class MoveAlias(_OfVersion):
 
 
 @dataclass(frozen=True)
+class RemoveAlias(Command):
+    """Have an alias point at nothing."""
+
+    action = Action.MOVE_ALIAS
+    model: str
+    alias: str
+
+    @property
+    def target(self) -> str:
+        """The alias."""
+        return f"{self.model}@{self.alias}"
+
+    def decide(self, state: RegistryState, context: Context) -> list[Event]:
+        """One event."""
+        del context
+        state.resolve(ModelRef(self.model, alias=self.alias))  # that there is such an alias
+        return [_event(AliasRemoved, model=self.model, alias=self.alias)]
+
+
+@dataclass(frozen=True)
 class Rollback(Command):
     """Point an alias at what it pointed at before, or at a named version.
 
     What was there before is let through whatever the policy says now: it was good enough then, and there is a fire.
+    Only a signature that the policy asks for it must have, since nothing would serve it without.
     """
 
     action = Action.MOVE_ALIAS
@@ -310,12 +359,12 @@ class Rollback(Command):
         version = self.version or previous_version(state, self.model, self.alias)
         if version is None:
             raise ConflictError(
-                f"{self.target} never pointed at another version that still lives.",
-                hint="Name one with --version.",
+                f"There is nothing before {moves[-1].version} that {self.target} pointed at and that still lives.",
+                hint="Name a version with --version.",
             )
         record = state.version(self.model, version)
-        if version not in {move.version for move in moves}:
-            _check_policy(state, record, self.alias, context)
+        was_there = version in {move.version for move in moves}
+        _check_policy(state, record, self.alias, context, only="signed_by" if was_there else None)
         if version == moves[-1].version:
             raise ConflictError(f"{self.target} points at {version} already.")
         return [_event(AliasMoved, model=self.model, alias=self.alias, version=version, is_rollback=True)]
@@ -337,11 +386,15 @@ def _after_move(stack: list[str], move: AliasMove) -> list[str]:
     return [*(number for number in stack if number != move.version), move.version]
 
 
-def _check_policy(state: RegistryState, record: VersionRecord, alias: str, context: Context) -> None:
+def _check_policy(
+    state: RegistryState, record: VersionRecord, alias: str, context: Context, *, only: str | None = None
+) -> None:
     policy = state.policies.get(alias)
     if policy is None:
         return
-    found = violations(policy, record, promoter=context.principal, approvers=record.approvals.get(alias, ()))
+    approvers = _approvers(state, record, alias, context)
+    found = violations(policy, record, promoter=context.principal, approvers=approvers)
+    found = [violation for violation in found if only in {None, violation.rule}]
     if found:
         raise PolicyError(
             f"{record.ref} may not become {alias!r}: {'; '.join(violation.message for violation in found)}.",
@@ -379,6 +432,12 @@ class RecordDeployment(Command):
     def target(self) -> str:
         """The application's name."""
         return self.deployment.application
+
+    @property
+    def namespaces(self) -> set[str]:
+        """Those of its adapters; without any that of the base."""
+        names = self.deployment.adapters or (self.deployment.base_model,)
+        return {name.partition("/")[0] if name.count("/") == 1 else "" for name in names}
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event."""
@@ -460,6 +519,10 @@ class AddPrincipal(_OfPrincipal):
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event."""
+        if self.name == "unknown":
+            raise InputError(
+                "'unknown' is what the audit calls those without a good token.", hint="Choose another name."
+            )
         if not state.principals and (self.grants.get("*") is not Role.ADMIN or self.expires is not None):
             raise InputError(
                 "The first principal must be an admin everywhere and without an expiry, or nobody could add others.",
@@ -569,6 +632,20 @@ def references(state: RegistryState) -> set[str]:
             found.add(record.registered.manifest)
             found.update(signed.signature for signed in record.signatures.values())
     return found
+
+
+def _approvers(state: RegistryState, record: VersionRecord, alias: str, context: Context) -> list[str]:
+    """Who approved and may still do so."""
+    approvers = record.approvals.get(alias, ())
+    if not state.principals:
+        return list(approvers)
+    namespace = ModelRef(record.registered.model).namespace
+    living = (state.principals[name] for name in approvers if name in state.principals)
+    return [
+        principal.name
+        for principal in living
+        if principal.is_valid(context.now) and allows(principal.grants, Action.APPROVE, namespace)
+    ]
 
 
 def _next_version(state: RegistryState, name: str, bump: Bump) -> str:

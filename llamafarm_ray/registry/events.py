@@ -9,14 +9,16 @@ import datetime as dt
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.policy import Policy
-from llamafarm_ray.types import MODEL_NAME, NAME, ModelKind
+from llamafarm_ray.types import MODEL_NAME, NAME, ModelKind, Version
 
 __all__ = [
     "AliasMoved",
+    "AliasRemoved",
     "ContentCondemned",
     "DatasetRegistered",
     "DeploymentRecorded",
@@ -40,20 +42,36 @@ __all__ = [
 
 Name = Annotated[str, Field(pattern=rf"^{NAME}$")]
 ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME}$")]
-SemVer = Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+(-[0-9A-Za-z.-]+)?$")]
 _MAX_DEPTH = 16
+_MAX_ITEMS = 10_000
+_MAX_INTEGER = 2**63 - 1
 _MAX_TEXT = 65536
+
+
+def _check_version(text: str) -> str:
+    """Refuse what reads as another number than it is written, such as ``01.2.3``."""
+    try:
+        Version.parse(text)
+    except InputError as error:
+        raise ValueError(error.message) from None
+    return text
 
 
 def _check_json(value: dict[str, Any]) -> dict[str, Any]:
     """Refuse what JSON can't hold or what nobody means: not-a-number, infinities, objects, endless nesting."""
     waiting: list[tuple[Any, int]] = [(value, 0)]
+    num_items = 0
     while waiting:
         item, depth = waiting.pop()
         if depth > _MAX_DEPTH:
             raise ValueError(f"is nested deeper than {_MAX_DEPTH}")
         if isinstance(item, float) and not math.isfinite(item):
             raise ValueError(f"holds {item}, which is no number")
+        if isinstance(item, int) and abs(item) > _MAX_INTEGER:
+            raise ValueError("holds an integer of more than 64 bits")
+        num_items += 1
+        if num_items > _MAX_ITEMS:
+            raise ValueError(f"holds more than {_MAX_ITEMS:,} values")
         if isinstance(item, dict):
             waiting += [(inner, depth + 1) for inner in item.values()]
         elif isinstance(item, (list, tuple)):
@@ -62,6 +80,10 @@ def _check_json(value: dict[str, Any]) -> dict[str, Any]:
 
 
 JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_check_json)]
+SemVer = Annotated[str, AfterValidator(_check_version)]
+TagText = Annotated[
+    str, Field(pattern=r"^[^\s\x00-\x1f\x7f-\x9f](?:[^\x00-\x1f\x7f-\x9f]{0,126}[^\s\x00-\x1f\x7f-\x9f])?$")
+]
 DigestText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 
 
@@ -108,7 +130,7 @@ class VersionRegistered(_VersionEvent):
     resources: JsonObject = Field(default_factory=dict, description="What it needs: memory_bytes, gpus, ...")
     domain: str = ""
     description: str = ""
-    tags: tuple[str, ...] = ()
+    tags: tuple[TagText, ...] = Field(default=(), max_length=100)
 
 
 class MetricsRecorded(_VersionEvent):
@@ -122,7 +144,7 @@ class VersionTagged(_VersionEvent):
     """A version's tags are these from now on."""
 
     type: Literal["version_tagged"] = "version_tagged"
-    tags: tuple[str, ...]
+    tags: tuple[TagText, ...] = Field(max_length=100)
 
 
 class VersionSigned(_VersionEvent):
@@ -162,6 +184,14 @@ class AliasMoved(_Event):
     alias: Name
     version: SemVer
     is_rollback: bool = Field(default=False, description="Back to what it pointed at before.")
+
+
+class AliasRemoved(_Event):
+    """An alias of a model points at nothing from now on."""
+
+    type: Literal["alias_removed"] = "alias_removed"
+    model: ModelName
+    alias: Name
 
 
 class PolicySet(_Event):
@@ -274,6 +304,7 @@ Event = Annotated[
     | VersionRetired
     | VersionPurged
     | AliasMoved
+    | AliasRemoved
     | PolicySet
     | PromotionApproved
     | DatasetRegistered

@@ -95,9 +95,14 @@ def _ended(state: RegistryState, now: dt.datetime, after: dt.timedelta | None) -
     if after is None:
         return []
     retired = (record for record in state.versions() if record.retired_at is not None and not record.purged)
-    return sorted(
-        (record for record in retired if record.retired_at is not None and record.retired_at <= now - after),
-        key=lambda record: record.ref,
+    old = [record for record in retired if record.retired_at is not None and record.retired_at <= now - after]
+    return sorted((record for record in old if not _is_deployed(state, record)), key=lambda record: record.ref)
+
+
+def _is_deployed(state: RegistryState, record: VersionRecord) -> bool:
+    return any(
+        record.ref in deployment.adapters or record.registered.manifest == deployment.base_digest
+        for deployment in state.deployments.values()
     )
 
 
@@ -119,7 +124,7 @@ def _unused(
 
 def _used(content: ContentStore, state: RegistryState, ended: set[str], leased: set[Digest]) -> set[Digest]:
     manifests: set[Digest] = set()
-    used = {Digest(deployment.base_digest) for deployment in state.deployments.values()}
+    used: set[Digest] = set()
     for record in state.versions():
         if not record.purged and record.ref not in ended:
             manifests.add(Digest(record.registered.manifest))

@@ -31,17 +31,16 @@ class LostRaceError(Exception):
 class Change(BaseModel):
     """What one caller did, when and why: its events apply together or not at all.
 
-    ``action`` and ``target`` are the command's: a key that is used again must come with the same ones.
+    ``request`` is a digest of the command: a key that is used again must come with the same one.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=65536)
 
     time: dt.datetime
     principal: str
-    action: str = ""
-    target: str = ""
+    request: str = ""
     reason: str = ""
-    idempotency_key: str
+    idempotency_key: str = Field(max_length=256)
     events: tuple[Event, ...]
 
 

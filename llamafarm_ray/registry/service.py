@@ -19,18 +19,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
+
 from llamafarm_ray.errors import (
     AccessDeniedError,
     ConflictError,
+    InputError,
     IntegrityError,
-    LlamaFarmError,
     PolicyError,
     StorageError,
 )
 from llamafarm_ray.registry import access, signing
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.api import Outcome, RegistryApi
-from llamafarm_ray.registry.commands import Command, ContentMovedError, Context, Sign
+from llamafarm_ray.registry.commands import Command, Context, Sign
 from llamafarm_ray.registry.events import Event, Refused
 from llamafarm_ray.registry.log import GENESIS, Change, Commit, CommitLog, Head, LostRaceError
 from llamafarm_ray.registry.snapshots import Snapshot, Snapshots
@@ -48,6 +51,9 @@ _MAX_CHANGES_A_COMMIT = 256
 _COMMITS_A_SNAPSHOT = 1000
 _RECENT_COMMITS = 2048
 _UNKNOWN = "unknown"
+_SAME_REFUSAL_S = 60.0
+_MAX_REFUSALS = 600
+"""Refused reads recorded a minute: who knocks all day shall not fill the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +78,12 @@ class Identity:
 class _Waiting:
     """A caller whose command is to be committed."""
 
-    def __init__(self, command: Command, identity: Identity, reason: str, key: str) -> None:
+    def __init__(self, command: Command, identity: Identity, reason: str, key: str | None) -> None:
         self.command = command
         self.identity = identity
         self.reason = reason
-        self.key = key
+        self.key = key or uuid.uuid4().hex
+        self.keeps_key = key is not None
         self.outcome: Outcome | None = None
         self.error: Exception | None = None
         self.called = threading.Event()
@@ -129,6 +136,7 @@ class RegistryService(RegistryApi):
         self._head = GENESIS
         self._snapshot_sequence = 0
         self._snapshooter: threading.Thread | None = None
+        self._refused: dict[tuple[str, Action, str, str], float] = {}
         self._write_lock = threading.RLock()
         self._queue_lock = threading.Lock()
         self._queue: list[_Waiting] = []
@@ -183,8 +191,9 @@ class RegistryService(RegistryApi):
         """
         who = identity or self._identity
         if isinstance(command, Sign):
+            self.allow(command.action, command.namespace, target=command.target, identity=who)
             signing.check(self.refresh(), self.content, command)
-        waiting = _Waiting(command, who, reason, idempotency_key or uuid.uuid4().hex)
+        waiting = _Waiting(command, who, reason, idempotency_key)
         with self._queue_lock:
             self._queue.append(waiting)
             leads, self._is_led = not self._is_led, True
@@ -204,22 +213,32 @@ class RegistryService(RegistryApi):
         Raises:
             AccessDeniedError: they may not. The refusal is recorded.
         """
-        if not self._state.principals:
+        state = self.refresh()
+        if not state.principals:
             return
         who = identity or self._identity
-        now = self._now(self._state)
         try:
-            self._authorize(self._state, who, action, namespace, now)
+            self._authorize(state, who, action, {namespace})
         except AccessDeniedError as error:
-            with self._write_lock:
-                self._record_refusal(who, action, target or namespace, error)
+            self.record_refusal(action, target or namespace, error, identity=who)
             raise
+
+    def record_refusal(
+        self,
+        action: Action,
+        target: str,
+        error: AccessDeniedError | PolicyError,
+        *,
+        identity: Identity | None = None,
+    ) -> None:
+        """Put a refusal into the audit trail. The same one again within a minute is left out."""
+        with self._write_lock:
+            self._record_refusal(identity or self._identity, action, target, error)
 
     def may(self, action: Action, namespace: str, *, identity: Identity | None = None) -> bool:
         """Whether whoever asks may do something. Records nothing."""
-        state = self._state
         try:
-            self._authorize(state, identity or self._identity, action, namespace, self._now(state))
+            self._authorize(self._state, identity or self._identity, action, {namespace})
         except AccessDeniedError:
             return False
         return True
@@ -242,8 +261,15 @@ class RegistryService(RegistryApi):
             except IntegrityError as error:  # the snapshot may be what is wrong: the whole log tells
                 logger.warning("Snapshot %d does not fit the log (%s); reading it all.", snapshot.head.sequence, error)
                 self._stand_at(Snapshot(RegistryState(), GENESIS))
+        snapshots = self._snapshots.sequences()
         self._read_new()
         self._log.check_complete(self._head)
+        if snapshots and snapshots[-1] > self._head.sequence:
+            raise IntegrityError(
+                f"The log at {self.home.uri} ends with commit {self._head.sequence}, and there is a snapshot of commit "
+                f"{snapshots[-1]}: its end was cut off.",
+                hint="Restore the commits from a backup; to go on without them, delete the later snapshots.",
+            )
 
     def _stand_at(self, snapshot: Snapshot) -> None:
         self._state, self._head = snapshot.state, snapshot.head
@@ -252,13 +278,17 @@ class RegistryService(RegistryApi):
 
     def _read_new(self) -> None:
         for commit, head in self._log.read_after(self._head):
-            self._take_in(commit, head)
+            if head.sequence == self._head.sequence + 1:  # a listener may have read on
+                self._take_in(commit, head)
 
     def _take_in(self, commit: Commit, head: Head) -> None:
         self._state, self._head = self._state.after(commit), head
         self.recent.append(commit)
         for listener in self._listeners:
-            listener()
+            try:
+                listener()
+            except Exception:  # what is committed is committed
+                logger.exception("A listener failed on commit %d.", commit.sequence)
 
     def _withdraw(self, waiting: _Waiting, *, leads: bool) -> None:
         """Take a caller who went away out of the queue; was it their turn, it is the next one's."""
@@ -332,23 +362,24 @@ class RegistryService(RegistryApi):
             now = self._now(state)
             try:
                 change = self._decide_one(waiting, state, now)
+                following = state.after_change(change, state.sequence + 1) if change is not None else state
             except (AccessDeniedError, PolicyError) as error:
                 waiting.error = error
                 command = waiting.command
                 asked = (command.action, command.target, getattr(command, "alias", ""))
                 change = self._refusal(state, waiting.identity, asked, error)
-            except (LlamaFarmError, ContentMovedError) as error:
+                following = state
+            except Exception as error:  # noqa: BLE001  (whatever is wrong with one command, the others go on)
                 waiting.error = error
                 continue
-            if change is None:
-                continue
-            changes.append((waiting, change))
-            state = state.after_change(change, state.sequence + 1)
+            if change is not None:
+                changes.append((waiting, change))
+                state = following
         return changes
 
     def _decide_one(self, waiting: _Waiting, state: RegistryState, now: dt.datetime) -> Change | None:
         command = waiting.command
-        principal = self._authorize(state, waiting.identity, command.action, command.namespace, now)
+        principal = self._authorize(state, waiting.identity, command.action, command.namespaces)
         if waiting.key in state.commits_by_key:
             waiting.outcome = self._outcome_of(waiting, principal, state.commits_by_key[waiting.key])
             return None
@@ -357,26 +388,32 @@ class RegistryService(RegistryApi):
         for event in command.decide(state, context):
             state.check(event)
             events.append(event)
-        if not events:
+        if not events and not waiting.keeps_key:
             waiting.outcome = Outcome(state.sequence, ())
             return None
-        return Change(
-            time=now,
-            principal=principal,
-            action=command.action,
-            target=command.target,
-            reason=waiting.reason,
-            idempotency_key=waiting.key,
-            events=tuple(events),
-        )
+        change = {
+            "time": now,
+            "principal": principal,
+            "request": command.request,
+            "reason": waiting.reason,
+            "idempotency_key": waiting.key,
+            "events": tuple(events),
+        }
+        try:  # what is taken in is what will be read back, or nothing
+            return Change.model_validate_json(Change.model_validate(change).model_dump_json())
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"{place} is unusable: {first['msg']} (it is {first['input']!r:.120}).") from None
+        except (PydanticSerializationError, UnicodeError) as error:
+            raise InputError(f"{command.target[:120]!a}: a text in it is no Unicode: {error}.") from None
 
     def _outcome_of(self, waiting: _Waiting, principal: str, sequence: int) -> Outcome:
         """What the command led to when it was committed."""
         commit = next((commit for commit in self.recent if commit.sequence == sequence), None)
         commit = commit or self._log.read(sequence)
         change = next(change for change in commit.changes if change.idempotency_key == waiting.key)
-        asked = (principal, waiting.command.action, waiting.command.target)
-        if asked != (change.principal, change.action, change.target):
+        if (principal, waiting.command.request) != (change.principal, change.request):
             raise ConflictError(
                 f"The idempotency key {waiting.key[:120]!r} was used for something else, in commit {sequence}.",
                 hint="Give each command a key of its own.",
@@ -384,8 +421,8 @@ class RegistryService(RegistryApi):
         return Outcome(sequence, change.events)
 
     @staticmethod
-    def _authorize(state: RegistryState, who: Identity, action: Action, namespace: str, now: dt.datetime) -> str:
-        """The name of the principal, if it may."""
+    def _authorize(state: RegistryState, who: Identity, action: Action, namespaces: set[str]) -> str:
+        """The name of the principal, if it may in all these namespaces."""
         if not state.principals:
             return who.user
         if who.token is None:
@@ -396,15 +433,18 @@ class RegistryService(RegistryApi):
         principal = next((known for known in state.principals.values() if known.token_digest == digest), None)
         if principal is None or principal.revoked:
             raise AccessDeniedError("The token is not (or no longer) known here.", hint="Ask an admin for a new one.")
-        if principal.expires is not None and principal.expires <= now:
+        if not principal.is_valid(dt.datetime.now(dt.UTC)):  # by this clock, not by the newest commit's
             raise AccessDeniedError(
                 f"The token of {principal.name!r} expired on {principal.expires:%Y-%m-%d %H:%M} UTC.",
                 hint="Ask an admin for a new one.",
             )
-        if not access.allows(principal.grants, action, namespace):
-            where = f"in the namespace {namespace!r}" if namespace not in {"", "*"} else "here"
+        denied = sorted(name for name in namespaces if not access.allows(principal.grants, action, name))
+        if denied:
+            where = {"": "models without a namespace", "*": "every namespace"}.get(
+                denied[0], f"namespace {denied[0]!r}"
+            )
             raise AccessDeniedError(
-                f"{principal.name!r} may not {action} {where}: that takes the role {action.least_role}.",
+                f"{principal.name!r} may not {action}: that takes the role {action.least_role} for {where}.",
                 hint="Ask an admin for it.",
             )
         return principal.name
@@ -424,7 +464,16 @@ class RegistryService(RegistryApi):
         refused = Refused(action=action, target=target[:512], rule=rule, message=error.message[:2048], alias=alias)
         return Change(time=self._now(state), principal=principal, idempotency_key=uuid.uuid4().hex, events=(refused,))
 
-    def _record_refusal(self, who: Identity, action: Action, target: str, error: AccessDeniedError) -> None:
+    def _record_refusal(
+        self, who: Identity, action: Action, target: str, error: AccessDeniedError | PolicyError
+    ) -> None:
+        digest = access.token_digest(who.token) if who.token else who.user
+        refusal = (digest, action, target, error.message)
+        now = time.monotonic()
+        self._refused = {known: at for known, at in self._refused.items() if now - at < _SAME_REFUSAL_S}
+        if refusal in self._refused or len(self._refused) >= _MAX_REFUSALS:
+            return
+        self._refused[refusal] = now
         for _ in range(_MAX_RACES):
             self._read_new()
             try:
@@ -450,8 +499,13 @@ class RegistryService(RegistryApi):
         self._snapshot_sequence = self._head.sequence
         self.close()
         snapshot = Snapshot(self._state, self._head)
-        self._snapshooter = threading.Thread(target=self._write_snapshot, args=(snapshot,), name="registry-snapshot")
-        self._snapshooter.start()
+        thread = threading.Thread(target=self._write_snapshot, args=(snapshot,), name="registry-snapshot")
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads: the next one may succeed
+            logger.warning("The snapshot of commit %d could not be started: %s", snapshot.head.sequence, error)
+            return
+        self._snapshooter = thread
 
     def _write_snapshot(self, snapshot: Snapshot) -> None:
         try:

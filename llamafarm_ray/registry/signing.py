@@ -123,14 +123,15 @@ def check_policies(state: RegistryState, content: ContentStore, record: VersionR
         policy = state.policies.get(alias)
         if policy is None or not policy.signed_by:
             continue
-        signed = next((record.signatures[key] for key in policy.signed_by if key in record.signatures), None)
-        if signed is None:
+        signed = [record.signatures[key] for key in policy.signed_by if key in record.signatures]
+        if not signed:
             raise PolicyError(
                 f"{record.ref} is not signed with a key that {alias!r} asks for.",
                 rules=("signed_by",),
                 hint="`llamafarm models sign` signs it.",
             )
-        verify(folder, content.read_blob(Digest(signed.signature)), signed.public_key)
+        for signature in signed:
+            verify(folder, content.read_blob(Digest(signature.signature)), signature.public_key)
 
 
 def _library() -> Any:

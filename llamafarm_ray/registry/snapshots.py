@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from llamafarm_ray.errors import InputError, IntegrityError
-from llamafarm_ray.registry.log import Head
+from llamafarm_ray.registry.log import Head, commit_name
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
@@ -40,12 +40,15 @@ class Snapshots:
         self._home = home
 
     def newest(self, *, at: dt.datetime | None = None) -> Snapshot | None:
-        """The newest intact snapshot; with ``at`` the newest that is not younger."""
+        """The newest intact snapshot whose commit is in the log; with ``at`` the newest that is not younger."""
         for sequence in reversed(self.sequences()):
-            with contextlib.suppress(IntegrityError, FileNotFoundError):  # the one before, and more to read
+            try:
                 snapshot = self.read(sequence)
-                if at is None or snapshot.state.time <= at:
-                    return snapshot
+                is_of_log = Digest.of(self._home.read(commit_name(sequence))) == snapshot.head.digest
+            except (IntegrityError, FileNotFoundError):  # the one before, and more to read
+                continue
+            if is_of_log and (at is None or snapshot.state.time <= at):
+                return snapshot
         return None
 
     def sequences(self) -> list[int]:

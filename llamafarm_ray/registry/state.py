@@ -21,6 +21,7 @@ from llamafarm_ray.errors import ConflictError, NotFoundError, did_you_mean
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import (
     AliasMoved,
+    AliasRemoved,
     ContentCondemned,
     DatasetRegistered,
     DeploymentRecorded,
@@ -196,6 +197,10 @@ class Principal:
     expires: dt.datetime | None
     revoked: bool = False
 
+    def is_valid(self, now: dt.datetime) -> bool:
+        """Whether the token is worth something at a time."""
+        return not self.revoked and (self.expires is None or self.expires > now)
+
 
 @dataclass(frozen=True, slots=True)
 class RegistryState:
@@ -233,32 +238,7 @@ class RegistryState:
             ConflictError: the version number was used already, a retired version would be used, ...
             NotFoundError: the event is about a version, deployment or principal that there isn't.
         """
-        match event:
-            case VersionRegistered():
-                model = self.models.get(event.model)
-                if model is not None and event.version in model.versions:
-                    raise ConflictError(
-                        f"{event.model}:{event.version} is registered already, and a version never changes.",
-                        hint=f"The highest is {model.latest.registered.version}: register a higher one.",
-                    )
-            case AliasMoved():
-                record = self.version(event.model, event.version)
-                if record.retired is not None:
-                    raise ConflictError(f"{record.ref} is retired, so {event.alias!r} can't point at it.")
-            case VersionRetired():
-                self._check_unused(self.version(event.model, event.version))
-            case VersionPurged():
-                if self.version(event.model, event.version).retired is None:
-                    raise ConflictError(f"{event.model}:{event.version} is not retired.", hint="Retire it first.")
-            case MetricsRecorded() | VersionTagged() | VersionSigned() | VersionDeprecated() | PromotionApproved():
-                self.version(event.model, event.version)
-            case DeploymentRemoved():
-                _find(self.deployments, event.application, "deployment")
-            case PrincipalAdded():
-                if event.name in self.principals and not self.principals[event.name].revoked:
-                    raise ConflictError(f"There is a principal {event.name!r} already.", hint="Revoke it first.")
-            case PrincipalGranted() | PrincipalRevoked():
-                _find(self.principals, event.name, "principal")
+        _check(event, self)
 
     def resolve(self, ref: ModelRef) -> VersionRecord:
         """The version a reference names; a bare name means ``@production`` if that alias is set, else the latest.
@@ -266,7 +246,7 @@ class RegistryState:
         Raises:
             NotFoundError: there is no such model, version or alias; near names are in the hint.
         """
-        model = _find(self.models, ref.name, "model")
+        model = self._model(ref.name)
         if ref.version is not None:
             return self.version(ref.name, str(ref.version))
         if ref.alias is not None and ref.alias not in model.aliases:
@@ -280,7 +260,7 @@ class RegistryState:
         Raises:
             NotFoundError: there is no such model or version.
         """
-        model = _find(self.models, name, "model")
+        model = self._model(name)
         if number not in model.versions:
             raise NotFoundError(f"{name} has no version {number}.", hint=did_you_mean(number, model.versions))
         return model.versions[number]
@@ -290,6 +270,10 @@ class RegistryState:
         for model in self.models.values():
             yield from model.versions.values()
 
+    def with_content(self, manifest: str) -> Iterator[VersionRecord]:
+        """The versions that have these files."""
+        return (record for record in self.versions() if record.registered.manifest == manifest)
+
     def dataset_named(self, name: str) -> DatasetRegistered:
         """The newest dataset of a name.
 
@@ -298,21 +282,12 @@ class RegistryState:
         """
         return _find(self.datasets, name, "dataset")[-1]
 
-    def _check_unused(self, record: VersionRecord) -> None:
-        """That nothing points at a version that shall end."""
-        if record.retired is not None:
-            raise ConflictError(f"{record.ref} is retired already.")
-        aliases = self.models[record.registered.model].pointing_at(record.registered.version)
-        if aliases:
-            raise ConflictError(
-                f"{record.ref} can't end: {', '.join(aliases)} points at it.", hint="Move that alias first."
-            )
-        for deployment in self.deployments.values():
-            if record.registered.manifest == deployment.base_digest or record.ref in deployment.adapters:
-                raise ConflictError(
-                    f"{record.ref} can't end: the deployment at {deployment.url} serves it.",
-                    hint="Deploy without it, or stop that deployment.",
-                )
+    def _model(self, name: str) -> ModelRecord:
+        if name in self.models:
+            return self.models[name]
+        namespace = ModelRef(name).namespace  # once tokens count, names of other namespaces are not given away
+        near = [known for known in self.models if not self.principals or ModelRef(known).namespace == namespace]
+        raise NotFoundError(f"There is no model {name!r}.", hint=did_you_mean(name, near))
 
     def with_version(self, record: VersionRecord) -> RegistryState:
         """This state with a version added or changed."""
@@ -321,6 +296,111 @@ class RegistryState:
         model = self.models.get(name)
         changed = model.with_version(record) if model else ModelRecord(name, number, number, Map({number: record}))
         return replace(self, models=self.models.set(name, changed))
+
+
+@singledispatch
+def _check(event: Any, state: RegistryState) -> None:
+    """Whether an event may follow a state. What is about one version needs that version to be there."""
+    if hasattr(event, "version"):
+        state.version(event.model, event.version)
+
+
+@_check.register
+def _(event: VersionRegistered, state: RegistryState) -> None:
+    model = state.models.get(event.model)
+    if model is not None and event.version in model.versions:
+        raise ConflictError(
+            f"{event.model}:{event.version} is registered already, and a version never changes.",
+            hint=f"The highest is {model.latest.registered.version}: register a higher one.",
+        )
+
+
+@_check.register
+def _(event: AliasMoved, state: RegistryState) -> None:
+    record = state.version(event.model, event.version)
+    if record.retired is not None:
+        raise ConflictError(f"{record.ref} is retired, so {event.alias!r} can't point at it.")
+
+
+@_check.register
+def _(event: AliasRemoved, state: RegistryState) -> None:
+    state.resolve(ModelRef(event.model, alias=event.alias))
+
+
+@_check.register
+def _(event: VersionRetired, state: RegistryState) -> None:
+    """Nothing may point at a version that ends, and nothing that an alias points at may rest on it."""
+    record = state.version(event.model, event.version)
+    if record.retired is not None:
+        raise ConflictError(f"{record.ref} is retired already.")
+    aliases = state.models[event.model].pointing_at(event.version)
+    if aliases:
+        raise ConflictError(
+            f"{record.ref} can't end: {', '.join(aliases)} points at it.",
+            hint="Move that alias, or remove it with `llamafarm models unalias`.",
+        )
+    _check_not_deployed(record, state)
+    if any(
+        other.retired is None and other.ref != record.ref for other in state.with_content(record.registered.manifest)
+    ):
+        return
+    for model in state.models.values():
+        for moves in model.aliases.values():
+            resting = model.versions[moves[-1].version]
+            if resting.registered.base_digest == record.registered.manifest:
+                raise ConflictError(
+                    f"{record.ref} can't end: {resting.ref}, which an alias points at, is based on it.",
+                    hint="Move that alias first.",
+                )
+
+
+@_check.register
+def _(event: VersionPurged, state: RegistryState) -> None:
+    record = state.version(event.model, event.version)
+    if record.retired is None:
+        raise ConflictError(f"{record.ref} is not retired.", hint="Retire it first.")
+    _check_not_deployed(record, state)
+
+
+@_check.register
+def _(event: DeploymentRecorded, state: RegistryState) -> None:
+    served = [state.resolve(ModelRef.parse(reference)) for reference in event.adapters]
+    bases = list(state.with_content(event.base_digest))
+    ended = [record for record in served if record.retired is not None]
+    if bases and all(record.retired is not None for record in bases):
+        ended += bases[:1]
+    if ended:
+        raise ConflictError(f"{ended[0].ref} is retired, so it can't be deployed.", hint="Deploy another version.")
+
+
+@_check.register
+def _(event: DeploymentRemoved, state: RegistryState) -> None:
+    _find(state.deployments, event.application, "deployment")
+
+
+@_check.register
+def _(event: PrincipalAdded, state: RegistryState) -> None:
+    if event.name in state.principals and not state.principals[event.name].revoked:
+        raise ConflictError(f"There is a principal {event.name!r} already.", hint="Revoke it first.")
+
+
+@_check.register
+def _(event: PrincipalGranted, state: RegistryState) -> None:
+    _find(state.principals, event.name, "principal")
+
+
+@_check.register
+def _(event: PrincipalRevoked, state: RegistryState) -> None:
+    _find(state.principals, event.name, "principal")
+
+
+def _check_not_deployed(record: VersionRecord, state: RegistryState) -> None:
+    for deployment in state.deployments.values():
+        if record.registered.manifest == deployment.base_digest or record.ref in deployment.adapters:
+            raise ConflictError(
+                f"{record.ref} can't end: the deployment at {deployment.url} serves it.",
+                hint="Deploy without it, or stop that deployment.",
+            )
 
 
 @singledispatch
@@ -343,6 +423,13 @@ def _(event: AliasMoved, state: RegistryState, change: Change) -> RegistryState:
     return replace(
         state, models=state.models.set(model.name, replace(model, aliases=model.aliases.set(event.alias, moves)))
     )
+
+
+@_after.register
+def _(event: AliasRemoved, state: RegistryState, _: Change) -> RegistryState:
+    model = state.models[event.model]
+    changed = replace(model, aliases=model.aliases.delete(event.alias))
+    return replace(state, models=state.models.set(model.name, changed))
 
 
 @_after.register
@@ -403,7 +490,8 @@ def _changed(event: Any, record: VersionRecord, change: Change) -> VersionRecord
 
 @_changed.register
 def _(event: MetricsRecorded, record: VersionRecord, _: Change) -> VersionRecord:
-    return replace(record, later_metrics=record.later_metrics.update(event.metrics))
+    later = record.later_metrics.update(event.metrics)
+    return replace(record, later_metrics=later, approvals=Map())  # what was approved is not known so well any more
 
 
 @_changed.register

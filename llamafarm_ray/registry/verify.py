@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from llamafarm_ray.errors import IntegrityError, UserError
+from llamafarm_ray.errors import IntegrityError, StorageError, UserError
 from llamafarm_ray.registry.api import record_ref
 from llamafarm_ray.registry.events import Refused
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog, Head
@@ -16,6 +17,8 @@ from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest
 
 __all__ = ["Verification", "verify"]
+
+_MAX_CLOCK_DIFFERENCE = dt.timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,7 @@ def verify(
     except (UserError, KeyError) as error:
         problems.append(f"The commit {last.sequence + 1} says what can't be: {error}")
     problems += [f"The snapshot {number} is of a commit that there isn't." for number in sorted(unread)]
+    problems += _of_head(head, GENESIS)
     if head is not None and head.sequence > last.sequence:
         problems.append(
             f"The log ends at commit {last.sequence}, and commit {head.sequence} was there: a tail was cut off."
@@ -106,6 +110,10 @@ def _still_lacking(
 
 def _unlawful(state: RegistryState, commit: Commit) -> Iterator[str]:
     """What a commit says that no service would have committed: somebody wrote it by hand."""
+    if commit.time < state.time:
+        yield f"The commit {commit.sequence} is dated before the one before it: it was written by hand."
+    if commit.time > dt.datetime.now(dt.UTC) + _MAX_CLOCK_DIFFERENCE:
+        yield f"The commit {commit.sequence} is dated {commit.time:%Y-%m-%d %H:%M} UTC, which is in the future."
     for change in commit.changes:
         for event in change.events:
             try:
@@ -145,8 +153,15 @@ def _contents(content: ContentStore, state: RegistryState) -> Iterator[tuple[Ver
         for entry in files:
             if entry.digest not in seen:
                 seen.add(entry.digest)
-                problem = content.check(entry.digest, entry.size_bytes)
+                problem = _check(content, entry.digest, entry.size_bytes)
                 yield record, entry.size_bytes, f"{entry.path}: {problem}" if problem else ""
         for signed in record.signatures.values():
-            problem = content.check(Digest(signed.signature))
+            problem = _check(content, Digest(signed.signature))
             yield record, 0, f"its signature: {problem}" if problem else ""
+
+
+def _check(content: ContentStore, digest: Digest, size_bytes: int | None = None) -> str | None:
+    try:
+        return content.check(digest, size_bytes)
+    except StorageError as error:  # one that can't be read does not keep the others from being looked at
+        return str(error)

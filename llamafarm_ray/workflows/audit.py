@@ -260,6 +260,9 @@ _OTHERS: dict[str, Callable[[Any], _Told]] = {
     "principal_granted": lambda event: _Told("roles changed", event.name, roles(event.grants)),
     "principal_revoked": lambda event: _Told("principal revoked", event.name),
     "deployment_recorded": lambda event: _Told("deployed", event.application, f"{event.base_model} at {event.url}"),
+    "alias_removed": lambda event: _Told(
+        "alias removed", f"{event.model}@{event.alias}", model=event.model, alias=event.alias
+    ),
     "deployment_removed": lambda event: _Told("undeployed", event.application),
     "content_condemned": lambda event: _Told("garbage collected", f"{len(event.generations)} blobs"),
 }

@@ -20,6 +20,7 @@ from llamafarm_ray.registry import (
     RegistryApi,
     VersionRecord,
 )
+from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.base import usable_base
@@ -269,6 +270,7 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
     from llamafarm_ray.serving.ray_llm import load_everywhere  # noqa: PLC0415
 
     quiet()
+    registry.allow(Action.MOVE_ALIAS, ref.namespace, target=f"{ref.name}@{alias}")  # before replicas are kept busy
     load_everywhere(deployment.application, record.ref)
     registry.promote(record.ref, alias, reason="swap-adapter")
     _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)

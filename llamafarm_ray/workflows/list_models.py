@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llamafarm_ray.config.values import Comparison
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
-from llamafarm_ray.registry import RegistryApi, RegistryState, VersionRecord
+from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.registry.policy import metric_value
 from llamafarm_ray.types import ModelKind, ModelRef, Version
@@ -84,16 +84,16 @@ class Filters:
         main = main_metric(record.metrics)
         return (main,) if main else ()
 
-    def check_measured(self, state: RegistryState) -> None:
+    def check_measured(self, records: Sequence[VersionRecord]) -> None:
         """Check that what is asked about was measured of any version, since a typing error would find nothing.
 
         Raises:
             NotFoundError: a result is known of no version.
         """
         for name, _ in self.goals:
-            if any(metric_value(record.metrics, name) is not None for record in state.versions()):
+            if any(metric_value(record.metrics, name) is not None for record in records):
                 continue
-            known = {metric for record in state.versions() for metric in flat_metrics(record.metrics)}
+            known = {metric for record in records for metric in flat_metrics(record.metrics)}
             if known:
                 raise NotFoundError(f"No version has a metric {name!r}.", hint=did_you_mean(name, known))
 
@@ -129,8 +129,8 @@ def list_versions(
     elif not _readable(registry):
         registry.allow(Action.READ, EVERY_NAMESPACE, target="list")  # nothing at all: say so, and why
     state = registry.state if at is None else registry.state_at(at)
-    asked.check_measured(state)
     readable = _readable(registry) if namespace is None else {namespace}
+    asked.check_measured([v for v in state.versions() if ModelRef(v.registered.model).namespace in readable])
     found = []
     for name in sorted(state.models):
         if ModelRef(name).namespace not in readable:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.config import Config
-from llamafarm_ray.errors import InputError, did_you_mean
+from llamafarm_ray.errors import InputError, UserError, did_you_mean
 from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_name, find_base
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import Bump
@@ -93,7 +93,11 @@ def register(registry: RegistryApi, asked: Registration) -> VersionRecord:
         **details,
     )
     if asked.alias:
-        registry.promote(version.ref, asked.alias, reason="registered")
+        try:
+            registry.promote(version.ref, asked.alias, reason="registered")
+        except UserError as error:
+            error.hint = f"{version.ref} is registered; only the alias was not moved. {error.hint}".rstrip()
+            raise
     return version
 
 
@@ -185,7 +189,7 @@ def _run_record(folder: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} can't be read as JSON: {error}.", hint="Give a file that `evaluate` wrote.") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a JSON {type(value).__name__}, not an object.")

@@ -280,3 +280,18 @@ def test_what_others_wrote_cannot_steer_the_terminal(bot):
         assert "\x07" not in shown
         assert "\u202e" not in shown
     assert "[red]x[/] :bug:" in bot.text("models", "history", "bot")
+
+
+def test_an_alias_is_removed_so_that_its_version_can_end(bot):
+    bot.text("models", "promote", "bot:1.0.0", "--env", "lonely")
+    assert "bot models unalias" not in bot.text("models", "unalias", "bot", "--env", "lonely")
+    assert bot.error("models", "unalias", "bot", "--env", "lonely")["code"] == "not_found"
+    assert "alias removed" in bot.text("models", "history", "bot", "--alias", "lonely")
+
+
+def test_a_message_of_others_cannot_steer_the_terminal(bot):
+    bot.text("models", "retire", "bot:1.0.0", "--message", "\x1b[2J\x1b]0;pwned\a")
+    _, _, shown = bot.run("models", "pull", "bot:1.0.0")
+    assert "pwned" in shown
+    assert "\x1b[2J" not in shown
+    assert "\a" not in shown

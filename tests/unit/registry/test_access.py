@@ -4,11 +4,12 @@ import datetime as dt
 
 import pytest
 
-from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, PolicyError
-from llamafarm_ray.registry import Policy, RegistryService
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, NotFoundError, PolicyError
+from llamafarm_ray.registry import Change, CommitLog, DeploymentRecorded, Policy, RegistryService
 from llamafarm_ray.registry.access import Action, Role, allows
-from llamafarm_ray.registry.commands import Grant, Revoke, SetPolicy
+from llamafarm_ray.registry.commands import Grant, RecordDeployment, Revoke, SetPolicy
 from llamafarm_ray.registry.events import Refused
+from llamafarm_ray.registry.verify import verify
 
 
 @pytest.fixture
@@ -62,7 +63,9 @@ def test_roles_hold_in_their_namespace_only(admin):
     developer = as_principal(admin, "dan", {"medical": Role.DEPLOYER, "": Role.VIEWER})
     developer.promote("medical/bot:1.0.0", "production")
     assert developer.resolve("bot").ref == "bot:1.0.0"
-    with pytest.raises(AccessDeniedError, match="'dan' may not move alias here: that takes the role deployer"):
+    with pytest.raises(
+        AccessDeniedError, match="'dan' may not move alias: that takes the role deployer for models without a namespace"
+    ):
         developer.promote("bot:1.0.0", "production")
     assert [(who, event.action, event.target) for who, event in refusals(admin)] == [("dan", "move alias", "bot:1.0.0")]
 
@@ -130,3 +133,54 @@ def test_every_change_says_who(admin):
     admin.promote("bot:1.0.0", "production")
     changes = [change for commit in admin.commits() for change in commit.changes]
     assert [change.principal for change in changes] == ["ann", "ann", "ann", "root"]
+
+
+def test_names_of_other_namespaces_are_not_given_away(admin):
+    viewer = as_principal(admin, "vic", {"": Role.VIEWER})
+    with pytest.raises(NotFoundError) as error:
+        viewer.resolve("bod")
+    assert "Did you mean bot?" in str(error.value)
+    assert "medical" not in str(error.value)
+
+
+def test_an_approval_counts_while_its_giver_may_give_it(admin):
+    admin.submit(SetPolicy("production", Policy(approvals=1)))
+    eva = as_principal(admin, "eva", {"*": Role.DEPLOYER})
+    eva.approve("bot:1.0.0", "production")
+    admin.submit(Revoke("eva"))
+    with pytest.raises(PolicyError, match="another principal must approve"):
+        admin.promote("bot:1.0.0", "production")
+
+
+def test_a_deployment_needs_the_right_for_what_it_serves(admin):
+    medic = as_principal(admin, "mel", {"medical": Role.DEPLOYER})
+    facts = {"application": "app", "base_digest": "sha256:" + "1" * 64, "url": "http://x", "ray_address": ""}
+    medic.submit(RecordDeployment(DeploymentRecorded(base_model="tiny", adapters=("medical/bot:1.0.0",), **facts)))
+    with pytest.raises(AccessDeniedError, match="models without a namespace"):
+        medic.submit(RecordDeployment(DeploymentRecorded(base_model="tiny", adapters=("bot:1.0.0",), **facts)))
+
+
+def test_a_service_that_was_open_before_tokens_were_asked_for_asks_now(registry, versions):
+    versions("bot", "1.0.0")
+    before = RegistryService(registry.home, principal="eve")
+    now = registry.state.time
+    registry.add_principal("root", {"*": Role.ADMIN})
+    with pytest.raises(AccessDeniedError):
+        before.resolve("bot", at=now)
+
+
+def test_knocking_all_the_time_does_not_fill_the_log(admin):
+    stranger = RegistryService(admin.home, token="lfr_wrong")  # noqa: S106
+    for _ in range(20):
+        with pytest.raises(AccessDeniedError):
+            stranger.resolve("bot")
+    assert len(refusals(admin)) == 1
+
+
+def test_a_commit_dated_ahead_expires_no_token(admin):
+    ahead = dt.datetime.now(dt.UTC) + dt.timedelta(days=400)
+    guest = as_principal(admin, "guest", {"*": Role.DEVELOPER}, expires=ahead - dt.timedelta(days=300))
+    change = Change(time=ahead, principal="root", idempotency_key="ahead", events=())
+    CommitLog(admin.home).append(admin.head, [change])
+    guest.tag("bot:1.0.0", add=("fine",))
+    assert any("in the future" in problem for problem in verify(admin.home, blobs=False).problems)

@@ -5,10 +5,11 @@ import datetime as dt
 import pytest
 
 from llamafarm_ray.errors import ConflictError, InputError, NotFoundError, PolicyError
+from llamafarm_ray.registry import Identity
 from llamafarm_ray.registry.commands import RecordDeployment, SetPolicy
 from llamafarm_ray.registry.events import DeploymentRecorded, Refused
 from llamafarm_ray.registry.policy import Policy, metric_value
-from llamafarm_ray.types import Digest
+from llamafarm_ray.types import Digest, ModelRef
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def test_rollback_goes_back_step_by_step_and_never_forth(registry):
         registry.promote(f"bot:{number}", "production")
     assert registry.rollback("bot", "production").ref == "bot:1.1.0"
     assert registry.rollback("bot", "production").ref == "bot:1.0.0"
-    with pytest.raises(ConflictError, match="never pointed at another version"):
+    with pytest.raises(ConflictError, match=r"nothing before 1\.0\.0 that bot@production pointed at"):
         registry.rollback("bot", "production")
     registry.promote("bot:1.2.0", "production")
     assert registry.rollback("bot", "production").ref == "bot:1.0.0"
@@ -189,3 +190,53 @@ def test_prereleases_lead_to_their_release(registry, versions):
 )
 def test_metrics_are_found_by_dotted_names(metrics, name, value):
     assert metric_value(metrics, name) == value
+
+
+@pytest.mark.usefixtures("bot")
+def test_the_only_version_can_end_once_no_alias_points_at_it(registry, versions):
+    versions("solo", "1.0.0")
+    registry.promote("solo:1.0.0", "production")
+    with pytest.raises(ConflictError, match="production points at it"):
+        registry.retire("solo:1.0.0")
+    registry.unalias("solo", "production")
+    registry.retire("solo:1.0.0", "learnt a phone number")
+    with pytest.raises(NotFoundError, match="no alias 'production'"):
+        registry.unalias("solo", "production")
+
+
+def test_a_base_ends_after_what_is_in_use_on_it(registry, versions):
+    versions("tiny", "1.0.0")
+    base = registry.resolve("tiny").registered.manifest
+    versions("bot", "1.0.0", base_digest=base)
+    registry.promote("bot:1.0.0", "production")
+    with pytest.raises(ConflictError, match=r"bot:1\.0\.0, which an alias points at, is based on it"):
+        registry.retire("tiny:1.0.0")
+    registry.unalias("bot", "production")
+    registry.retire("tiny:1.0.0")
+    deployed = DeploymentRecorded(
+        application="app", base_model="tiny", base_digest=base, url="http://x", ray_address=""
+    )
+    with pytest.raises(ConflictError, match="is retired, so it can't be deployed"):
+        registry.submit(RecordDeployment(deployed))
+
+
+@pytest.mark.usefixtures("bot")
+def test_what_was_approved_is_measured_again_and_needs_approval_again(registry):
+    registry.submit(SetPolicy("production", Policy(approvals=1)))
+    from llamafarm_ray.registry.commands import Approve
+
+    other = Identity("bob")
+    registry.submit(Approve(ModelRef.parse("bot:1.0.0"), "production"), identity=other)
+    registry.record_metrics("bot:1.0.0", {"accuracy": 0.1})
+    with pytest.raises(PolicyError, match="another principal must approve"):
+        registry.promote("bot:1.0.0", "production")
+    registry.submit(Approve(ModelRef.parse("bot:1.0.0"), "production"), identity=other)
+    registry.promote("bot:1.0.0", "production")
+
+
+@pytest.mark.usefixtures("bot")
+def test_a_dotted_result_cannot_hide_the_measured_one(registry):
+    with pytest.raises(InputError, match=r"'bench\.mmlu' would hide the result"):
+        registry.record_metrics("bot:1.0.0", {"bench.mmlu": 0.99})
+    registry.record_metrics("bot:1.0.0", {"bench": {"mmlu": 0.5}})
+    assert metric_value(registry.resolve("bot:1.0.0").metrics, "bench.mmlu") == 0.5

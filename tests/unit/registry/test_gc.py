@@ -4,10 +4,13 @@ import datetime as dt
 import os
 
 import pytest
+from signing_key import make_key
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, IntegrityError
-from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry import Change, CommitLog, DeploymentRecorded, RegistryService
 from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.commands import RecordDeployment
+from llamafarm_ray.registry.events import VersionRetired
 from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.types import ModelKind
@@ -252,3 +255,35 @@ def test_verify_beside_a_collector_raises_no_false_alarm(registry, folder, bot, 
 
     monkeypatch.setattr(ContentStore, "manifest", late)
     assert verify(registry.home).problems == ()
+
+
+def test_a_deployed_base_and_a_signature_stay(registry, folder, bot, tmp_path):
+    """The base was retired before anybody looked at deployments; the signature is a blob that no manifest lists."""
+    registry.sign(bot.ref, make_key(tmp_path / "key.pem"))
+    assert run(registry).blobs == 0
+    (folder / "base.txt").write_text("base")
+    base = registry.register(folder, name="tiny", kind=ModelKind.BASE)
+    deployed = DeploymentRecorded(
+        application="app", base_model="tiny", base_digest=base.registered.manifest, url="http://x", ray_address=""
+    )
+    registry.submit(RecordDeployment(deployed))
+    with pytest.raises(ConflictError, match="deployment at http://x serves it"):
+        registry.retire("tiny:1.0.0")
+    retired = VersionRetired(model="tiny", version="1.0.0")  # as an older release would have let through
+    change = Change(time=registry.state.time, principal="x", idempotency_key="r", events=(retired,))
+    CommitLog(registry.home).append(registry.head, [change])
+    found = run(registry, purge_retired_after=NOW)
+    assert (found.purged, found.blobs, found.manifests) == ((), 0, 0)
+
+
+def test_a_version_that_ends_while_a_pull_begins_is_not_pulled(registry, bot, monkeypatch, tmp_path):
+    cold = RegistryService(registry.home, cache=tmp_path / "cold")
+    pull = cold.content.pull
+
+    def late(digest, **options):
+        registry.retire(bot.ref, "too late")
+        return pull(digest, **options)
+
+    monkeypatch.setattr(cold.content, "pull", late)
+    with pytest.raises(ConflictError, match="retired: too late"):
+        cold.pull(bot.ref)

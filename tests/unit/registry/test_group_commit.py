@@ -6,7 +6,7 @@ import pytest
 
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
 from llamafarm_ray.registry import RegistryService, service
-from llamafarm_ray.registry.commands import MoveAlias, RecordMetrics, Register
+from llamafarm_ray.registry.commands import MoveAlias, RecordMetrics, Register, RegisterDataset, Rollback
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
 
@@ -279,3 +279,68 @@ def test_looking_for_news_costs_few_requests(bucket, monkeypatch):
     asked.clear()
     RegistryService(home)
     assert len(asked) <= 31
+
+
+class Faulty(MoveAlias):
+    """A command with a fault of ours in it."""
+
+    def decide(self, state, context):
+        del state, context
+        raise AttributeError("a fault")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Faulty(ModelRef("bot"), "production"),
+        Register("bot", ModelKind.CUSTOM, X, 1, "01.2.3"),
+        Register("bot", ModelKind.CUSTOM, X, 1, details={"description": "\udcff"}),
+        Register("bot", ModelKind.CUSTOM, X, 1, details={"tags": ["two\nlines"]}),
+        Register("bot", ModelKind.CUSTOM, X, 1, details={"tags": [""]}),
+        Register("bot", ModelKind.CUSTOM, X, 1, details={"metrics": {"x": 10**400}}),
+        Register("bot", ModelKind.CUSTOM, X, 1, details={"metrics": {"x": float("inf")}}),
+        Register("bot", ModelKind.CUSTOM, X, 1, details={"metrics": {"x": object()}}),
+        Register("bot", ModelKind.CUSTOM, X, 1, details={"metrics": {str(n): n for n in range(20_000)}}),
+        Register("bot", ModelKind.CUSTOM, X, 1, details={"description": "x" * 100_000}),
+        Register("bot", ModelKind.CUSTOM, X, 1, details={"no such field": 1}),
+        Rollback("bot", "production", "../x"),
+        RegisterDataset("nonsense"),
+    ],
+)
+def test_whatever_is_wrong_with_one_command_the_others_in_its_commit_go_on(registry, monkeypatch, bad):
+    door = Door(registry, monkeypatch)
+    _, callers = behind(registry, door, next_version(), [next_version(), bad, next_version()])
+    assert [caller.error is None for caller in callers] == [True, False, True]
+    assert RegistryService(registry.home).state == registry.refresh()
+    assert registry.state.sequence == 2
+
+
+@pytest.mark.parametrize("reason", ["\udcff", "x" * 100_000])
+def test_a_reason_that_cannot_be_kept_is_a_clear_error(registry, reason):
+    with pytest.raises(InputError, match=r"reason is unusable|no Unicode"):
+        registry.submit(next_version(), reason=reason)
+    assert registry.refresh().sequence == 0
+
+
+def test_a_key_kept_for_what_changed_nothing_changes_nothing_later(registry):
+    one = ModelRef("bot", version=Version(1, 0, 0))
+    registry.submit(next_version())
+    registry.submit(next_version())
+    registry.submit(MoveAlias(one, "production"))
+    registry.submit(MoveAlias(one, "production"), idempotency_key="again")
+    registry.promote("bot:1.1.0", "production")
+    registry.submit(MoveAlias(one, "production"), idempotency_key="again")
+    assert registry.resolve("bot").ref == "bot:1.1.0"
+
+
+def test_a_listener_that_fails_or_reads_on_changes_nothing(registry, home):
+    other = RegistryService(home)
+    seen = []
+    registry.on_commit(lambda: seen.append(registry.refresh().sequence))
+    registry.on_commit(lambda: 1 / 0)
+    for _ in range(3):
+        other.submit(next_version())
+    registry.refresh()
+    assert registry.submit(next_version()).sequence == 4
+    assert registry.state == RegistryService(home).state
+    assert seen[-1] == 4

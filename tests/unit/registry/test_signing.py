@@ -3,23 +3,13 @@
 import subprocess
 
 import pytest
+from signing_key import make_key
 
 from llamafarm_ray.errors import InputError, IntegrityError, PolicyError
-from llamafarm_ray.registry import Identity, Policy, RegistryService, signing
+from llamafarm_ray.registry import Change, CommitLog, Identity, Policy, RegistryService, signing
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import SetPolicy, Sign
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
-
-
-def make_key(path):
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return path
 
 
 @pytest.fixture
@@ -126,3 +116,32 @@ def test_the_librarys_own_command_verifies_what_was_exported(registry, signed, k
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert key.is_file()
+
+
+def test_a_signature_that_is_not_good_stops_every_pull(registry, signed, folder):
+    """Somebody with the bucket's credentials wrote a signature of other files into the log."""
+    (event,) = signed.signatures.values()
+    (folder / "note.txt").write_text("other")
+    other = registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    forged = event.model_copy(update={"version": other.registered.version})
+    change = Change(time=registry.state.time, principal="eve", idempotency_key="e", events=(forged,))
+    CommitLog(registry.home).append(registry.head, [change])
+    registry.promote(other.ref, "production")
+    with pytest.raises(IntegrityError, match="not good"):
+        registry.pull("bot@production")
+
+
+def test_what_a_policy_asks_to_be_signed_can_be_signed(registry, signed, folder, key):
+    del signed
+    registry.submit(SetPolicy("production", Policy()))
+    (folder / "note.txt").write_text("other")
+    unsigned = registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.promote("bot:1.0.0", "production")
+    registry.promote(unsigned.ref, "production")
+    registry.promote("bot:1.0.0", "production")
+    registry.submit(SetPolicy("production", Policy(signed_by=registry.resolve("bot:1.0.0").signers)))
+    with pytest.raises(PolicyError, match="must be signed"):
+        registry.rollback("bot", "production", version="1.1.0")
+    registry.sign(unsigned.ref, key)
+    assert registry.rollback("bot", "production", version="1.1.0").ref == unsigned.ref
+    assert registry.pull("bot")

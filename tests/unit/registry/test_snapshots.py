@@ -1,12 +1,13 @@
 """Snapshots change nothing: with them, without them, or with damaged ones a registry reads the same."""
 
+import json
 import shutil
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llamafarm_ray.errors import ConflictError, LlamaFarmError
+from llamafarm_ray.errors import ConflictError, IntegrityError, LlamaFarmError
 from llamafarm_ray.registry import Policy, RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import (
@@ -114,7 +115,7 @@ def with_snapshots(tmp_path):
 
 
 def test_only_what_came_after_the_newest_snapshot_is_read(with_snapshots):
-    for number in range(1, 11):
+    for number in range(1, 10):
         (with_snapshots / "log" / f"{number:020d}.json").rename(with_snapshots / f"away-{number}")
     assert opened(with_snapshots).state.sequence == 12
 
@@ -147,6 +148,27 @@ def test_a_snapshot_of_another_history_is_not_believed(with_snapshots, tmp_path_
     forged = max((tmp_path_factory.getbasetemp()).glob("other*")) / "snapshots" / f"{10:020d}.json"
     shutil.copy(forged, with_snapshots / "snapshots")
     assert set(opened(with_snapshots).state.models) == {"bot"}
+
+
+def test_a_log_that_ends_before_a_snapshot_was_cut_off_and_nothing_is_written_into_the_gap(with_snapshots):
+    for number in range(8, 13):
+        (with_snapshots / "log" / f"{number:020d}.json").unlink()
+    with pytest.raises(IntegrityError, match="ends with commit 7, and there is a snapshot of commit 10"):
+        opened(with_snapshots)
+    (with_snapshots / "snapshots" / f"{10:020d}.json").unlink()
+    assert opened(with_snapshots).state.sequence == 7
+
+
+def test_a_snapshot_with_another_head_is_not_believed_even_as_the_last_word(with_snapshots):
+    for number in (11, 12):
+        (with_snapshots / "log" / f"{number:020d}.json").unlink()
+    newest = max((with_snapshots / "snapshots").iterdir())
+    first, _, body = newest.read_bytes().partition(b"\n")
+    header = json.loads(first) | {"head": "sha256:" + "0" * 64}
+    newest.write_bytes(json.dumps(header).encode() + b"\n" + body)
+    registry = opened(with_snapshots)
+    registry.submit(Register("bot", ModelKind.CUSTOM, Digest.of(b"x"), 1))
+    assert [commit.sequence for commit in registry.commits()] == list(range(1, 12))
 
 
 def test_a_state_of_the_past_is_read_from_the_snapshot_before_it(with_snapshots):
