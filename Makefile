@@ -37,10 +37,11 @@ demo: setup ## Documents to a served, hot-swapped adapter, on this machine, in u
 	@$(BIN)/python jobs/demo/run.py $(ARGS)
 
 test: setup ## All tests but the long ones.
-	@$(BIN)/python -m pytest -m "not long and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest tests/integration tests/e2e -m "not long and not gpu" $(ARGS)
 
 test-unit: setup ## Tests that need no Ray, in under a minute.
-	@$(BIN)/python -m pytest tests/unit -m "not long and not gpu and not s3" $(ARGS)
+	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu and not s3" $(ARGS)
 
 test-long: setup ## Kill, race and soak tests.
 	@$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)

@@ -66,7 +66,8 @@ def served_models(state: RegistryState, *, base_name: str, base_digest: Digest) 
     """The names a request may use here: the base, each adapter's name and its aliases."""
     names = [base_name]
     for record in sorted(state.models.values(), key=lambda model: model.name):
-        versions = [version for version in record.versions.values() if version.retired is None]
+        living = (version for version in record.versions.values() if version.retired is None)
+        versions = sorted(living, key=lambda version: version.version)
         if not any(
             v.registered.kind is ModelKind.ADAPTER and v.registered.base_digest == base_digest for v in versions
         ):

@@ -101,11 +101,6 @@ def test_two_workers_agree_whether_they_share_gradients_or_weights(run, tmp_path
     assert all(torch.allclose(got[name], expected[name], atol=1e-3) for name in expected)
 
 
-def test_qlora_trains(run):
-    result = run(method="qlora", parameters={"r": 4})
-    assert result.losses[-1] < result.losses[0]
-
-
 def test_an_error_in_a_worker_comes_back_as_itself_and_leaves_no_output(run, tmp_path, base_model):
     # A weight that is not a number passes every check of the folder, and spoils the first loss.
     broken = tmp_path / "broken"

@@ -6,6 +6,7 @@ import struct
 
 import pytest
 
+from llamafarm_ray.cli import terminal
 from llamafarm_ray.cli.main import run
 
 
@@ -36,7 +37,7 @@ def enter(folder, monkeypatch):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LLAMAFARM_HOME", str(folder / "home"))
     monkeypatch.setenv("LLAMAFARM_PRINCIPAL", "ann")
-    monkeypatch.setenv("COLUMNS", "140")
+    monkeypatch.setattr(terminal.console, "_width", 140)  # it read COLUMNS when it was made
     for name in ("LLAMAFARM_TOKEN", "LLAMAFARM_CACHE", "LLAMAFARM_CACHE_MAX"):
         monkeypatch.delenv(name, raising=False)
 

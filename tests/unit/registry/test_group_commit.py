@@ -14,9 +14,14 @@ X = Digest.of(b"x")
 Event = threading.Event
 
 
-@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])
+@pytest.fixture
 def home(request, tmp_path):
-    return Location(tmp_path / "home" if request.param == "local" else request.getfixturevalue("bucket") + "/home")
+    """An empty home in a folder; in a bucket for the tests where the store makes the difference."""
+    is_remote = getattr(request, "param", "local") == "s3"
+    return Location(request.getfixturevalue("bucket") + "/home" if is_remote else tmp_path / "home")
+
+
+both_stores = pytest.mark.parametrize("home", ["local", pytest.param("s3", marks=pytest.mark.s3)], indirect=True)
 
 
 @pytest.fixture
@@ -81,6 +86,7 @@ def behind(registry, door, first, commands):
     return leader.ended(), [caller.ended() for caller in callers]
 
 
+@both_stores
 def test_who_waits_is_committed_together(registry, monkeypatch):
     door = Door(registry, monkeypatch)
     leader, callers = behind(registry, door, next_version(), [next_version() for _ in range(20)])
@@ -150,6 +156,7 @@ def test_an_interrupted_leader_tells_those_in_its_own_commit(registry, monkeypat
     assert registry.submit(next_version()).sequence == 2
 
 
+@both_stores
 def test_a_write_whose_answer_was_lost_is_recognized_as_ones_own(registry, monkeypatch):
     """An object store's client tries again, and finds the name taken: by itself."""
     create = registry.home.create
@@ -164,6 +171,7 @@ def test_a_write_whose_answer_was_lost_is_recognized_as_ones_own(registry, monke
     assert set(registry.state.models["bot"].versions) == {"1.0.0", "1.1.0"}
 
 
+@both_stores
 def test_a_call_repeated_after_a_lost_answer_is_done_once(registry, monkeypatch):
     create = registry.home.create
 
@@ -179,6 +187,7 @@ def test_a_call_repeated_after_a_lost_answer_is_done_once(registry, monkeypatch)
     assert set(registry.state.models["bot"].versions) == {"1.0.0"}
 
 
+@both_stores
 def test_two_services_on_one_home_both_land(registry, home):
     other = RegistryService(home, principal="bob")
     threads = [Caller(service, next_version()) for service in (registry, other) for _ in range(10)]

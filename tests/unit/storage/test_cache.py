@@ -241,8 +241,8 @@ def test_a_full_disk_is_a_storage_error_and_nothing_is_half_visible(store, publi
     manifest = publish(a="x" * 5000)
     real = os.fdopen
 
-    def fdopen(descriptor, mode):
-        file = real(descriptor, mode, buffering=0)
+    def fdopen(descriptor, mode, buffering):
+        file = real(descriptor, mode, buffering=buffering)
 
         class Full:
             def __getattr__(self, name):
