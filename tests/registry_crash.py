@@ -301,6 +301,7 @@ def crash_at_points(number, store, tmp_path, *, big=False):
         return Writing(f"{store}/{name}", *map(str, files), point=point)
 
     try:
+        assert helper.run(writing("first")) == 0  # it makes folders that later homes share, and so touches more
         points = _kill_points(helper, writing("whole"), number)
         return [_crash_and_recover(helper, writing(str(point), point), root.child(str(point))) for point in points]
     finally:

@@ -277,7 +277,12 @@ class Location:
 
     def _walk_remote(self, folder: str) -> Iterator[StoredFile]:
         for path, info in self._fs.find(self._path(folder), detail=True).items():
-            modified = info.get("LastModified") or self._fs.modified(path)
+            if info["type"] != "file":  # what s3fs finds of a folder whose last file was removed just now
+                continue
+            try:
+                modified = info.get("LastModified") or self._fs.modified(path)
+            except (FileNotFoundError, IsADirectoryError):  # removed since it was listed
+                continue
             yield StoredFile(path[len(self.root) :].lstrip("/"), int(info["size"]), modified.astimezone(dt.UTC))
 
     def _create_remote(self, path: str, data: bytes) -> None:
