@@ -1,4 +1,4 @@
-"""The example configurations train, through the command line, on real Ray Train; a submitted job trains the basic one."""
+"""The example configurations train, through the command line, on real Ray; a submitted job trains the basic one."""
 
 import json
 from pathlib import Path
