@@ -149,8 +149,7 @@ class Register(Command):
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event, with the number chosen."""
         del context
-        if any(state.generations.get(digest, 0) != number for digest, number in self.stored.items()):
-            raise ContentMovedError
+        _check_stored(state, self.stored)
         return [
             _event(
                 VersionRegistered,
@@ -242,8 +241,7 @@ class Sign(_OfVersion):
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event."""
         del context
-        if any(state.generations.get(digest, 0) != number for digest, number in self.stored.items()):
-            raise ContentMovedError
+        _check_stored(state, self.stored)
         return [
             _event(
                 VersionSigned, **self._names(state), signature=self.signature, public_key=self.public_key, key=self.key
@@ -422,9 +420,7 @@ class RegisterDataset(Command):
 
 
 @dataclass(frozen=True)
-class RecordDeployment(Command):
-    """Record a running deployment."""
-
+class _OfDeployment(Command):
     action = Action.DEPLOY
     deployment: DeploymentRecorded
 
@@ -439,6 +435,11 @@ class RecordDeployment(Command):
         names = self.deployment.adapters or (self.deployment.base_model,)
         return {name.partition("/")[0] if name.count("/") == 1 else "" for name in names}
 
+
+@dataclass(frozen=True)
+class RecordDeployment(_OfDeployment):
+    """Record a running deployment."""
+
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event."""
         del state, context
@@ -446,25 +447,15 @@ class RecordDeployment(Command):
 
 
 @dataclass(frozen=True)
-class RemoveDeployment(Command):
-    """Take a deployment off the record, if it is still the one at ``url``."""
-
-    action = Action.DEPLOY
-    application: str
-    url: str
-
-    @property
-    def target(self) -> str:
-        """The application's name."""
-        return self.application
+class RemoveDeployment(_OfDeployment):
+    """Take a deployment off the record, if it is still the recorded one."""
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event; none where another deployment took its place, or none is recorded."""
         del context
-        recorded = state.deployments.get(self.application)
-        if recorded is None or recorded.url != self.url:
+        if state.deployments.get(self.deployment.application) != self.deployment:
             return []
-        return [DeploymentRemoved(application=self.application)]
+        return [DeploymentRemoved(application=self.deployment.application)]
 
 
 @dataclass(frozen=True)
@@ -619,8 +610,7 @@ class Condemn(Command):
         del context
         if not references(state) <= self.examined:
             raise ContentMovedError
-        if any(state.generations.get(digest, 0) != number for digest, number in self.generations.items()):
-            raise ContentMovedError
+        _check_stored(state, self.generations)
         return [_event(ContentCondemned, generations=dict(self.generations))] if self.generations else []
 
 
@@ -656,6 +646,12 @@ def _next_version(state: RegistryState, name: str, bump: Bump) -> str:
     if highest.prerelease:
         return str(Version(highest.major, highest.minor, highest.patch))
     return str(highest.bump(bump))
+
+
+def _check_stored(state: RegistryState, stored: Mapping[Digest, int]) -> None:
+    """That these are still the generations that the digests' bytes are stored under."""
+    if any(state.generations.get(digest, 0) != number for digest, number in stored.items()):
+        raise ContentMovedError
 
 
 def _event(event: Any, /, **values: Any) -> Any:

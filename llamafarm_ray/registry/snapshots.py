@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pydantic import TypeAdapter, ValidationError
 
 from llamafarm_ray.errors import InputError, IntegrityError
-from llamafarm_ray.registry.log import Head, commit_name
+from llamafarm_ray.registry.log import Commit, Head, commit_name
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
@@ -43,11 +43,13 @@ class Snapshots:
         """The newest intact snapshot whose commit is in the log; with ``at`` the newest that is not younger."""
         for sequence in reversed(self.sequences()):
             try:
+                data = self._home.read(commit_name(sequence))
+                if at is not None and Commit.model_validate_json(data).time > at:
+                    continue  # told by the commit, which is small
                 snapshot = self.read(sequence)
-                is_of_log = Digest.of(self._home.read(commit_name(sequence))) == snapshot.head.digest
-            except (IntegrityError, FileNotFoundError):  # the one before, and more to read
+            except (IntegrityError, FileNotFoundError, ValidationError):  # the one before, and more to read
                 continue
-            if is_of_log and (at is None or snapshot.state.time <= at):
+            if snapshot.head.digest == Digest.of(data):
                 return snapshot
         return None
 

@@ -226,7 +226,9 @@ def undeploy(registry: RegistryApi, cluster: ClusterInfo, url: str) -> None:
     """
     from ray import serve  # noqa: PLC0415
 
-    registry.submit(RemoveDeployment(APPLICATION, url), reason="stopped")
+    recorded = registry.refresh().deployments.get(APPLICATION)
+    if recorded is not None and recorded.url == url:
+        registry.submit(RemoveDeployment(recorded), reason="stopped")
     if not cluster.started_here:
         serve.delete(APPLICATION)
 

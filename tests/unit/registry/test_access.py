@@ -7,7 +7,7 @@ import pytest
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, NotFoundError, PolicyError
 from llamafarm_ray.registry import Change, CommitLog, DeploymentRecorded, Policy, RegistryService
 from llamafarm_ray.registry.access import Action, Role, allows
-from llamafarm_ray.registry.commands import Grant, RecordDeployment, Revoke, SetPolicy
+from llamafarm_ray.registry.commands import Grant, RecordDeployment, RemoveDeployment, Revoke, SetPolicy
 from llamafarm_ray.registry.events import Refused
 from llamafarm_ray.registry.verify import verify
 
@@ -184,3 +184,27 @@ def test_a_commit_dated_ahead_expires_no_token(admin):
     CommitLog(admin.home).append(admin.head, [change])
     guest.tag("bot:1.0.0", add=("fine",))
     assert any("in the future" in problem for problem in verify(admin.home, blobs=False).problems)
+
+
+def test_who_recorded_a_deployment_may_take_it_off_the_record(admin):
+    medic = as_principal(admin, "mel", {"medical": Role.DEPLOYER})
+    facts = {"application": "app", "base_digest": "sha256:" + "1" * 64, "url": "http://x", "ray_address": ""}
+    theirs = DeploymentRecorded(base_model="tiny", adapters=("medical/bot:1.0.0",), **facts)
+    medic.submit(RecordDeployment(theirs))
+    medic.submit(RemoveDeployment(theirs))
+    assert not admin.refresh().deployments
+    ours = DeploymentRecorded(base_model="tiny", adapters=("bot:1.0.0",), **facts)
+    admin.submit(RecordDeployment(ours))
+    with pytest.raises(AccessDeniedError):
+        medic.submit(RemoveDeployment(ours))
+    medic.submit(RemoveDeployment(theirs))  # what is not recorded any more: nothing happens
+    assert admin.refresh().deployments["app"] == ours
+
+
+def test_an_approval_ends_with_the_role_that_it_took(admin):
+    admin.submit(SetPolicy("production", Policy(approvals=1)))
+    eva = as_principal(admin, "eva", {"*": Role.DEPLOYER})
+    eva.approve("bot:1.0.0", "production")
+    admin.submit(Grant("eva", {"*": Role.VIEWER}))
+    with pytest.raises(PolicyError, match="another principal must approve"):
+        admin.promote("bot:1.0.0", "production")

@@ -13,7 +13,7 @@ from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import VersionRetired
 from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.registry.verify import verify
-from llamafarm_ray.types import ModelKind
+from llamafarm_ray.types import Digest, ModelKind
 
 NOW = dt.timedelta(0)
 
@@ -287,3 +287,20 @@ def test_a_version_that_ends_while_a_pull_begins_is_not_pulled(registry, bot, mo
     monkeypatch.setattr(cold.content, "pull", late)
     with pytest.raises(ConflictError, match="retired: too late"):
         cold.pull(bot.ref)
+
+
+def test_a_deployed_adapter_stays(registry, bot):
+    deployed = DeploymentRecorded(
+        application="app",
+        base_model="b",
+        base_digest=Digest.of(b"b"),
+        url="http://x",
+        ray_address="",
+        adapters=(bot.ref,),
+    )
+    registry.submit(RecordDeployment(deployed))
+    retired = VersionRetired(model="bot", version="1.0.0")  # as an older release would have let through
+    change = Change(time=registry.state.time, principal="x", idempotency_key="r", events=(retired,))
+    CommitLog(registry.home).append(registry.head, [change])
+    found = run(registry, purge_retired_after=NOW)
+    assert (found.purged, found.blobs, found.manifests) == ((), 0, 0)

@@ -145,3 +145,12 @@ def test_what_a_policy_asks_to_be_signed_can_be_signed(registry, signed, folder,
     registry.sign(unsigned.ref, key)
     assert registry.rollback("bot", "production", version="1.1.0").ref == unsigned.ref
     assert registry.pull("bot")
+
+
+def test_a_refused_pull_is_in_the_audit_trail(registry, signed):
+    registry.promote(signed.ref, "production")
+    registry.submit(SetPolicy("production", Policy(signed_by=("sha256:" + "0" * 64,))))
+    with pytest.raises(PolicyError):
+        registry.pull("bot")
+    last = list(registry.commits())[-1].changes[-1].events[-1]
+    assert (last.type, last.target, last.rule) == ("refused", signed.ref, "signed_by")

@@ -168,3 +168,16 @@ def test_what_is_left_of_a_crash_is_no_problem(home, registry):
     (home_path(home) / "log" / ".00000000000000000005.json.abc").write_bytes(b"half")
     assert verify(home).problems == ()
     assert replace(registry.head) == RegistryService(home).head
+
+
+def test_a_commit_dated_before_the_last_one_is_found(home, registry):
+    import datetime as dt
+
+    early = Change(time=dt.datetime(2020, 1, 1, tzinfo=dt.UTC), principal="eve", idempotency_key="e", events=())
+    CommitLog(home).append(registry.head, [early])
+    assert "commit 5 is dated before the one before it" in only_problem(home)
+
+
+def test_a_head_of_nothing_must_be_that_of_nothing(home):
+    assert verify(home, head=Head(0, Digest("sha256:" + "0" * 64))).problems == ()
+    assert "history was rewritten" in only_problem(home, head=Head(0, Digest("sha256:" + "f" * 64)))
