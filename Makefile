@@ -11,7 +11,7 @@ EDITABLE := $(VENV)/.editable
 # PyTorch's own index has the CPU build; where it can't be reached, pip takes the wheel that its find-links offer.
 TORCH_CPU := torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-unit test-long bench check format lock clean help
+.PHONY: setup demo test test-unit test-crash test-long bench check format lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -36,12 +36,15 @@ $(EDITABLE): pyproject.toml $(INSTALLED)
 demo: setup ## Documents to a served, hot-swapped adapter, on this machine, in under 5 minutes.
 	@$(BIN)/python jobs/demo/run.py $(ARGS)
 
-test: setup ## All tests but the long ones.
+test: setup ## All tests but the crash tier and the long ones.
 	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu" $(ARGS)
-	@$(BIN)/python -m pytest tests/integration tests/e2e -m "not long and not gpu" $(ARGS)
+	@$(BIN)/python -m pytest tests/integration tests/e2e -m "not crash and not long and not gpu" $(ARGS)
 
 test-unit: setup ## Tests that need no Ray, in under a minute.
 	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu and not s3" $(ARGS)
+
+test-crash: setup ## Writers to an object store killed at every point (part of CI).
+	@$(BIN)/python -m pytest -m crash -n auto $(ARGS)
 
 test-long: setup ## Kill, race and soak tests.
 	@$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
@@ -50,7 +53,7 @@ test-long: setup ## Kill, race and soak tests.
 BENCH ?= *
 
 bench: setup ## What is measured, beside its goals and peers (BENCH=registry for one).
-	@set -e; for file in tests/benchmarks/$(BENCH).py; do $(BIN)/python $$file $(ARGS); done
+	@set -e; for file in tests/benchmarks/$(BENCH).py; do PYTHONPATH=tests $(BIN)/python $$file $(ARGS); done
 
 check: setup ## Lint, format, types and import layers.
 	@$(BIN)/ruff check .

@@ -6,13 +6,13 @@ before and after it, and the process sends itself SIGKILL at the wanted count. W
 that has everything imported and no threads.
 """
 
+import bisect
 import dataclasses
 import datetime as dt
 import functools
 import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -20,6 +20,7 @@ import traceback
 from pathlib import Path
 
 import pytest
+from model_files import safetensors_bytes
 
 from llamafarm_ray.errors import IntegrityError
 from llamafarm_ray.registry import RegistryService
@@ -32,22 +33,22 @@ from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.storage import Location, location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 
-__all__ = ["Crash", "crash_at_points", "make_folders", "store"]
+__all__ = ["NUM_STEPS", "Crash", "busy_bucket", "crash_at_points", "make_folders"]
+
+NUM_STEPS = 17
+"""How many steps a writer does."""
 
 _PART_BYTES = 5 * 1024 * 1024
 _BIG_BYTES = 2 * _PART_BYTES + 1
 _fsync = os.fsync  # the one that is not counted
 
 
-@pytest.fixture(params=["local", "s3"])
-def store(request, tmp_path, monkeypatch):
-    """The URI of an empty folder, and of an empty bucket."""
-    if request.param == "local":
-        return str(tmp_path / "store")
-    uri = request.getfixturevalue("bucket")
+@pytest.fixture
+def busy_bucket(bucket, monkeypatch):
+    """The URI of an empty bucket that many requests reach at once."""
     # moto answers 500 where an object is deleted while it lists; botocore asks again, as it does by default.
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "5")
-    return uri
+    return bucket
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +75,7 @@ def make_folders(root, *, big=False):
     for number, name in enumerate(("one", "two", "three")):
         folder = root / name
         folder.mkdir(parents=True)
-        header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-        weights = struct.pack("<Q", len(header)) + header + struct.pack("<f", number)
-        (folder / "adapter_model.safetensors").write_bytes(weights)
+        (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes(number))
         (folder / "adapter_config.json").write_text("{}")
     if big:
         (root / "three" / "vocabulary.txt").write_bytes(b"word\n" * (_BIG_BYTES // 5))
@@ -90,7 +89,7 @@ def write(writing):
     registry = RegistryService(Location(writing.home), principal="ann", cache=Path(writing.cache), commits_a_snapshot=4)
     with Path(writing.acknowledged).open("a", encoding="utf-8") as file:
         for key, step in _steps(Path(writing.folders)).items():
-            _acknowledge(file, {"step": key, **step(registry, key)})
+            _acknowledge(file, {"step": key, **step(registry, key), "points": count.total})
         for thread in threading.enumerate():
             if thread.name == "registry-snapshot":
                 thread.join()
@@ -291,8 +290,11 @@ class _Reader(threading.Thread):
                     assert now.retired is not None, (record.ref, missing)
 
 
-def crash_at_points(number, store, tmp_path, *, big=False):
-    """Crash and recover at ``number`` points of the whole script, each in a home of its own."""
+def crash_at_points(number, store, tmp_path, *, big=False, steps=range(NUM_STEPS)):
+    """Crash and recover at those of ``number`` points of the whole script that lie in some steps of it.
+
+    Each crash gets a home of its own. The steps are given by their places in the script.
+    """
     folders = make_folders(tmp_path / "folders", big=big)
     root, helper = Location(store), Helper()
 
@@ -302,18 +304,20 @@ def crash_at_points(number, store, tmp_path, *, big=False):
 
     try:
         assert helper.run(writing("first")) == 0  # it makes folders that later homes share, and so touches more
-        points = _kill_points(helper, writing("whole"), number)
+        points = [point for point, step in _kill_points(helper, writing("whole"), number) if step in steps]
         return [_crash_and_recover(helper, writing(str(point), point), root.child(str(point))) for point in points]
     finally:
         helper.close()
 
 
 def _kill_points(helper, writing, number):
-    """``number`` counts, spread evenly over all that a writer of these folders touches."""
+    """``number`` counts, spread evenly over all that a writer of these folders touches, each with its step."""
     assert helper.run(writing) == 0
-    total = _read(writing.acknowledged)[-1]["points"]
-    assert total >= number
-    return [1 + index * total // number for index in range(number)]
+    ends = [line["points"] for line in _read(writing.acknowledged)]
+    assert len(ends) == NUM_STEPS + 1
+    assert ends[-1] >= number
+    points = [1 + index * ends[-2] // number for index in range(number)]
+    return [(point, bisect.bisect_left(ends, point)) for point in points]
 
 
 def _crash_and_recover(helper, writing, home):

@@ -14,9 +14,10 @@ from llamafarm_ray.registry.events import (
     SourceDocument,
     VersionRegistered,
 )
+from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import Change, Commit, CommitLog, Head
 from llamafarm_ray.registry.policy import Policy
-from llamafarm_ray.registry.service import Identity, RegistryService, open_registry, registry_home
+from llamafarm_ray.registry.service import RegistryService, open_registry, registry_home
 from llamafarm_ray.registry.state import ModelRecord, RegistryState, VersionRecord
 
 __all__ = [

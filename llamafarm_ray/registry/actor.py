@@ -19,8 +19,9 @@ from llamafarm_ray.errors import AccessDeniedError, PolicyError
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.api import Outcome
 from llamafarm_ray.registry.commands import Command
+from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import Commit
-from llamafarm_ray.registry.service import Identity, RegistryService
+from llamafarm_ray.registry.service import RegistryService
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelRef

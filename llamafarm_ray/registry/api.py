@@ -31,6 +31,7 @@ from llamafarm_ray.registry.commands import (
     Tag,
 )
 from llamafarm_ray.registry.events import AliasMoved, Event, VersionRegistered
+from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog
 from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
@@ -56,22 +57,38 @@ class Outcome:
 
 
 class RegistryApi(ABC):
-    """What one can ask of a registry."""
+    """What one can ask of a registry.
+
+    Args:
+        home: where it lasts.
+        user: who asks while there are no principals; by default the operating system's user.
+        token: proves which principal it is; by default ``$LLAMAFARM_TOKEN``.
+        cache: node-local folder for pulled versions.
+    """
+
+    def __init__(
+        self, home: Location, *, user: str | None = None, token: str | None = None, cache: Path | None = None
+    ) -> None:
+        default = Identity.from_environment()
+        self._home = home
+        self._identity = Identity(user or default.user, token or default.token)
+        self._state = RegistryState()
+        self._content = ContentStore(home, cache, generation=lambda digest: self._state.generations.get(digest, 0))
 
     @property
-    @abstractmethod
     def home(self) -> Location:
         """Where it lasts."""
+        return self._home
 
     @property
-    @abstractmethod
     def content(self) -> ContentStore:
         """The stored files, and this node's cache of them."""
+        return self._content
 
     @property
-    @abstractmethod
     def state(self) -> RegistryState:
-        """The newest state that is known here."""
+        """The newest state that was read."""
+        return self._state
 
     @abstractmethod
     def refresh(self) -> RegistryState:
@@ -83,6 +100,7 @@ class RegistryApi(ABC):
 
         Raises:
             AccessDeniedError: whoever asks may not. The refusal is recorded.
+            InputError: it holds what can't be kept, or would register files that nobody stored.
             PolicyError: a rule forbids it. The refusal is recorded.
             ConflictError: the state does not allow it, or too many writers race.
             NotFoundError: it is about what does not exist.

@@ -16,10 +16,9 @@ from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.actor import Update, registry_actor
 from llamafarm_ray.registry.api import Outcome, RegistryApi
 from llamafarm_ray.registry.commands import Command, ContentMovedError
-from llamafarm_ray.registry.service import Identity
 from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState
-from llamafarm_ray.storage import ContentStore, Location
+from llamafarm_ray.storage import Location
 
 __all__ = ["RegistryClient", "connect"]
 
@@ -34,32 +33,13 @@ class RegistryClient(RegistryApi):
     """
 
     def __init__(self, home: str, *, token: str | None = None, cache: Path | None = None) -> None:
-        self._home = Location(home)
-        default = Identity.from_environment()
-        self._identity = Identity(default.user, token or default.token)
-        snapshot = Snapshots(self._home).newest()
-        self._state = snapshot.state if snapshot is not None else RegistryState()
+        super().__init__(Location(home), token=token, cache=cache)
+        snapshot = Snapshots(self.home).newest()
+        if snapshot is not None:
+            self._state = snapshot.state
         self._lock = threading.Lock()
-        self._content = ContentStore(
-            self._home, cache, generation=lambda digest: self._state.generations.get(digest, 0)
-        )
         self._actor = registry_actor(home)
         self.refresh()
-
-    @property
-    def home(self) -> Location:
-        """Where it lasts."""
-        return self._home
-
-    @property
-    def content(self) -> ContentStore:
-        """The stored files, and this node's cache of them."""
-        return self._content
-
-    @property
-    def state(self) -> RegistryState:
-        """The newest state that was read."""
-        return self._state
 
     def refresh(self) -> RegistryState:
         """The state with everything in it that was committed up to now."""

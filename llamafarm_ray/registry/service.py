@@ -1,13 +1,8 @@
-"""The registry itself: takes commands, checks who asks, commits what follows, and answers from the state.
-
-Callers that arrive while a commit is being written are committed together with the next one (group commit), so sixteen
-callers pay for one write to disk, not sixteen.
-"""
+"""The registry itself: takes commands, checks who asks, commits what follows, and answers from the state."""
 
 from __future__ import annotations
 
 import datetime as dt
-import getpass
 import logging
 import os
 import random
@@ -15,9 +10,8 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
@@ -30,75 +24,30 @@ from llamafarm_ray.errors import (
     PolicyError,
     StorageError,
 )
-from llamafarm_ray.registry import access, signing
+from llamafarm_ray.registry import signing
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.api import Outcome, RegistryApi
-from llamafarm_ray.registry.commands import Command, Context, Sign
+from llamafarm_ray.registry.commands import Command, ContentMovedError, Context, Register, Sign
 from llamafarm_ray.registry.events import Event, Refused
+from llamafarm_ray.registry.group_commit import Line, Waiting
+from llamafarm_ray.registry.identity import Identity, authorize, name_of
 from llamafarm_ray.registry.log import GENESIS, Change, Commit, CommitLog, Head, LostRaceError
 from llamafarm_ray.registry.snapshots import Snapshot, Snapshots
 from llamafarm_ray.registry.state import RegistryState
-from llamafarm_ray.storage import ContentStore, Location
-from llamafarm_ray.types import Digest
+from llamafarm_ray.registry.stored import with_stored
+from llamafarm_ray.storage import Location
 
-__all__ = ["Identity", "RegistryService", "open_registry", "registry_home"]
+__all__ = ["RegistryService", "open_registry", "registry_home"]
 
 logger = logging.getLogger(__name__)
 
 _MAX_RACES = 200
 _BACK_OFF_S = 0.01
-_MAX_CHANGES_A_COMMIT = 256
 _COMMITS_A_SNAPSHOT = 1000
 _RECENT_COMMITS = 2048
-_UNKNOWN = "unknown"
 _SAME_REFUSAL_S = 60.0
 _MAX_REFUSALS = 600
 """Refused reads recorded a minute: who knocks all day shall not fill the disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Who says they are asking.
-
-    Attributes:
-        user: the operating system's user. It counts while there are no principals.
-        token: proves which principal it is.
-    """
-
-    user: str
-    token: str | None = None
-
-    @classmethod
-    def from_environment(cls) -> Identity:
-        """``$LLAMAFARM_TOKEN`` and ``$LLAMAFARM_PRINCIPAL``, or the operating system's user."""
-        user = os.environ.get("LLAMAFARM_PRINCIPAL") or getpass.getuser()
-        return cls(user, os.environ.get("LLAMAFARM_TOKEN") or None)
-
-
-class _Waiting:
-    """A caller whose command is to be committed."""
-
-    def __init__(self, command: Command, identity: Identity, reason: str, key: str | None) -> None:
-        self.command = command
-        self.identity = identity
-        self.reason = reason
-        self.key = key or uuid.uuid4().hex
-        self.keeps_key = key is not None
-        self.outcome: Outcome | None = None
-        self.error: Exception | None = None
-        self.called = threading.Event()
-        """Set when it is done, or when it is this caller's turn to commit what waits."""
-
-    @property
-    def is_done(self) -> bool:
-        return self.outcome is not None or self.error is not None
-
-    def result(self) -> Outcome:
-        if self.error is not None:
-            raise self.error
-        if self.outcome is None:
-            raise AssertionError("the command was not committed, and no error said why")
-        return self.outcome
 
 
 class RegistryService(RegistryApi):
@@ -123,43 +72,22 @@ class RegistryService(RegistryApi):
         *,
         principal: str | None = None,
         token: str | None = None,
-        cache: Any = None,
+        cache: Path | None = None,
         commits_a_snapshot: int = _COMMITS_A_SNAPSHOT,
     ) -> None:
-        default = Identity.from_environment()
-        self._home = home
-        self._identity = Identity(principal or default.user, token or default.token)
+        super().__init__(home, user=principal, token=token, cache=cache)
         self._log = CommitLog(home)
         self._snapshots = Snapshots(home)
         self._commits_a_snapshot = commits_a_snapshot
-        self._state = RegistryState()
         self._head = GENESIS
         self._snapshot_sequence = 0
         self._snapshooter: threading.Thread | None = None
         self._refused: dict[tuple[str, Action, str, str], float] = {}
         self._write_lock = threading.RLock()
-        self._queue_lock = threading.Lock()
-        self._queue: list[_Waiting] = []
-        self._is_led = False
+        self._line = Line(self._commit)
         self._listeners: list[Callable[[], None]] = []
         self.recent: deque[Commit] = deque(maxlen=_RECENT_COMMITS)
-        self._content = ContentStore(home, cache, generation=self._generation)
         self._open()
-
-    @property
-    def home(self) -> Location:
-        """Where it lasts."""
-        return self._home
-
-    @property
-    def content(self) -> ContentStore:
-        """The stored files, and this node's cache of them."""
-        return self._content
-
-    @property
-    def state(self) -> RegistryState:
-        """The newest state that was read."""
-        return self._state
 
     @property
     def head(self) -> Head:
@@ -190,22 +118,15 @@ class RegistryService(RegistryApi):
             identity: who asks; by default whoever opened this registry.
         """
         who = identity or self._identity
-        if isinstance(command, Sign):
-            self.allow(command.action, command.namespace, target=command.target, identity=who)
-            signing.check(self.refresh(), self.content, command)
-        waiting = _Waiting(command, who, reason, idempotency_key)
-        with self._queue_lock:
-            self._queue.append(waiting)
-            leads, self._is_led = not self._is_led, True
+        checked = self._checked(command, who, idempotency_key)
         try:
-            if not leads:
-                waiting.called.wait()
-            if not waiting.is_done:
-                self._lead()
-        except BaseException:  # Ctrl-C, at any point
-            self._withdraw(waiting, leads=leads)
-            raise
-        return waiting.result()
+            return self._line.run(Waiting(checked, who, reason, idempotency_key))
+        except ContentMovedError:
+            if not isinstance(command, Register) or command.stored:
+                raise  # who stored the files stores them again
+            raise ConflictError(
+                f"The files of {command.model} were given up as garbage meanwhile.", hint="Store them again."
+            ) from None
 
     def allow(self, action: Action, namespace: str, *, target: str = "", identity: Identity | None = None) -> None:
         """Check that whoever asks may do something that is no command, such as reading.
@@ -218,7 +139,7 @@ class RegistryService(RegistryApi):
             return
         who = identity or self._identity
         try:
-            self._authorize(state, who, action, {namespace})
+            authorize(state, who, action, {namespace})
         except AccessDeniedError as error:
             self.record_refusal(action, target or namespace, error, identity=who)
             raise
@@ -238,7 +159,7 @@ class RegistryService(RegistryApi):
     def may(self, action: Action, namespace: str, *, identity: Identity | None = None) -> bool:
         """Whether whoever asks may do something. Records nothing."""
         try:
-            self._authorize(self._state, identity or self._identity, action, {namespace})
+            authorize(self._state, identity or self._identity, action, {namespace})
         except AccessDeniedError:
             return False
         return True
@@ -290,52 +211,32 @@ class RegistryService(RegistryApi):
             except Exception:  # what is committed is committed
                 logger.exception("A listener failed on commit %d.", commit.sequence)
 
-    def _withdraw(self, waiting: _Waiting, *, leads: bool) -> None:
-        """Take a caller who went away out of the queue; was it their turn, it is the next one's."""
-        with self._queue_lock:
-            if waiting not in self._queue:
-                return
-            self._queue.remove(waiting)
-            following = None
-            if leads or waiting.called.is_set():
-                self._is_led = bool(self._queue)
-                following = self._queue[0] if self._queue else None
-        if following is not None:
-            following.called.set()
+    def _checked(self, command: Command, who: Identity, idempotency_key: str | None) -> Command:
+        """The command, once the stored files that it is about were looked at."""
+        if isinstance(command, Sign):
+            self.allow(command.action, command.namespace, target=command.target, identity=who)
+            signing.check(self.refresh(), self.content, command)
+        if not isinstance(command, Register):
+            return command
+        if self._state.principals:  # strangers need not learn what is stored
+            self.allow(command.action, command.namespace, target=command.target, identity=who)
+        state = self._state  # looking for news costs every caller, and mostly there is none that matters
+        for is_new in (False, True):
+            if idempotency_key in state.commits_by_key:  # done before: its files may be gone by now
+                return command
+            try:
+                return with_stored(state, self.content, command)
+            except (InputError, ContentMovedError):
+                if is_new:
+                    raise
+                state = self.refresh()
+        return command
 
-    def _lead(self) -> None:
-        """Commit what waits, the caller's own command first in it; then it is the turn of who came meanwhile."""
-        batch = self._next_batch()
-        try:
-            with self._write_lock:
-                self._commit(batch)
-        except Exception as error:  # noqa: BLE001  (whoever waits must be told, whatever it was)
-            for waiting in batch:
-                waiting.error = waiting.error or error
-        except BaseException as error:  # Ctrl-C ends this caller; the others hear of it
-            for waiting in batch:
-                waiting.error = waiting.error or StorageError(f"The commit was cut off: {error!r}.", hint="Try again.")
-            raise
-        finally:
-            with self._queue_lock:
-                self._is_led = bool(self._queue)
-                following = self._queue[0] if self._queue else None
-            for waiting in batch[1:]:
-                waiting.called.set()
-            if following is not None:
-                following.called.set()
+    def _commit(self, batch: Sequence[Waiting]) -> None:
+        with self._write_lock:
+            self._commit_alone(batch)
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Who waits, in order; of several with one idempotency key the first: the others learn what became of it."""
-        with self._queue_lock:
-            by_key: dict[str, _Waiting] = {}
-            for waiting in self._queue[:_MAX_CHANGES_A_COMMIT]:
-                by_key.setdefault(waiting.key, waiting)
-            batch = list(by_key.values())
-            self._queue = [waiting for waiting in self._queue if waiting is not by_key.get(waiting.key)]
-        return batch
-
-    def _commit(self, batch: list[_Waiting]) -> None:
+    def _commit_alone(self, batch: Sequence[Waiting]) -> None:
         for race in range(_MAX_RACES):
             self._read_new()
             changes = self._decide(batch)
@@ -354,7 +255,7 @@ class RegistryService(RegistryApi):
             return
         raise ConflictError(f"{_MAX_RACES} other writers were faster at {self.home.uri}.", hint="Try again.")
 
-    def _decide(self, batch: list[_Waiting]) -> list[tuple[_Waiting, Change]]:
+    def _decide(self, batch: Sequence[Waiting]) -> list[tuple[Waiting, Change]]:
         """What to commit for each caller, from the newest state and what is decided for those before them."""
         state, changes = self._state, []
         for waiting in batch:
@@ -377,9 +278,9 @@ class RegistryService(RegistryApi):
                 state = following
         return changes
 
-    def _decide_one(self, waiting: _Waiting, state: RegistryState, now: dt.datetime) -> Change | None:
+    def _decide_one(self, waiting: Waiting, state: RegistryState, now: dt.datetime) -> Change | None:
         command = waiting.command
-        principal = self._authorize(state, waiting.identity, command.action, command.namespaces)
+        principal = authorize(state, waiting.identity, command.action, command.namespaces)
         if waiting.key in state.commits_by_key:
             waiting.outcome = self._outcome_of(waiting, principal, state.commits_by_key[waiting.key])
             return None
@@ -408,7 +309,7 @@ class RegistryService(RegistryApi):
         except (PydanticSerializationError, UnicodeError) as error:
             raise InputError(f"{command.target[:120]!a}: a text in it is no Unicode: {error}.") from None
 
-    def _outcome_of(self, waiting: _Waiting, principal: str, sequence: int) -> Outcome:
+    def _outcome_of(self, waiting: Waiting, principal: str, sequence: int) -> Outcome:
         """What the command led to when it was committed."""
         commit = next((commit for commit in self.recent if commit.sequence == sequence), None)
         commit = commit or self._log.read(sequence)
@@ -420,35 +321,6 @@ class RegistryService(RegistryApi):
             )
         return Outcome(sequence, change.events)
 
-    @staticmethod
-    def _authorize(state: RegistryState, who: Identity, action: Action, namespaces: set[str]) -> str:
-        """The name of the principal, if it may in all these namespaces."""
-        if not state.principals:
-            return who.user
-        if who.token is None:
-            raise AccessDeniedError(
-                "This registry asks for a token, and none was given.", hint="Set LLAMAFARM_TOKEN to yours."
-            )
-        digest = access.token_digest(who.token)
-        principal = next((known for known in state.principals.values() if known.token_digest == digest), None)
-        if principal is None or principal.revoked:
-            raise AccessDeniedError("The token is not (or no longer) known here.", hint="Ask an admin for a new one.")
-        if not principal.is_valid(dt.datetime.now(dt.UTC)):  # by this clock, not by the newest commit's
-            raise AccessDeniedError(
-                f"The token of {principal.name!r} expired on {principal.expires:%Y-%m-%d %H:%M} UTC.",
-                hint="Ask an admin for a new one.",
-            )
-        denied = sorted(name for name in namespaces if not access.allows(principal.grants, action, name))
-        if denied:
-            where = {"": "models without a namespace", "*": "every namespace"}.get(
-                denied[0], f"namespace {denied[0]!r}"
-            )
-            raise AccessDeniedError(
-                f"{principal.name!r} may not {action}: that takes the role {action.least_role} for {where}.",
-                hint="Ask an admin for it.",
-            )
-        return principal.name
-
     def _refusal(
         self,
         state: RegistryState,
@@ -457,18 +329,19 @@ class RegistryService(RegistryApi):
         error: AccessDeniedError | PolicyError,
     ) -> Change:
         action, target, alias = asked
-        digest = access.token_digest(who.token) if who.token else None
-        named = [known.name for known in state.principals.values() if known.token_digest == digest]
-        principal = named[0] if named else who.user if not state.principals else _UNKNOWN
         rule = ", ".join(error.rules) if isinstance(error, PolicyError) else str(action.least_role)
         refused = Refused(action=action, target=target[:512], rule=rule, message=error.message[:2048], alias=alias)
-        return Change(time=self._now(state), principal=principal, idempotency_key=uuid.uuid4().hex, events=(refused,))
+        return Change(
+            time=self._now(state),
+            principal=name_of(state, who),
+            idempotency_key=uuid.uuid4().hex,
+            events=(refused,),
+        )
 
     def _record_refusal(
         self, who: Identity, action: Action, target: str, error: AccessDeniedError | PolicyError
     ) -> None:
-        digest = access.token_digest(who.token) if who.token else who.user
-        refusal = (digest, action, target, error.message)
+        refusal = (who.digest, action, target, error.message)
         now = time.monotonic()
         self._refused = {known: at for known, at in self._refused.items() if now - at < _SAME_REFUSAL_S}
         if refusal in self._refused or len(self._refused) >= _MAX_REFUSALS:
@@ -489,9 +362,6 @@ class RegistryService(RegistryApi):
     def _now(self, state: RegistryState) -> dt.datetime:
         """The time, never before the last commit's: writers' clocks differ, and history must not run backwards."""
         return max(dt.datetime.now(dt.UTC), state.time)
-
-    def _generation(self, digest: Digest) -> int:
-        return self._state.generations.get(digest, 0)
 
     def _snapshot_if_due(self) -> None:
         if self._head.sequence - self._snapshot_sequence < self._commits_a_snapshot:

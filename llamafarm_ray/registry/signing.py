@@ -108,8 +108,12 @@ def check(state: RegistryState, content: ContentStore, command: Sign) -> None:
     record = state.resolve(command.ref)
     if key_digest(command.public_key) != command.key:
         raise InputError("The signature's key is not the one it names.")
-    folder = content.pull(Digest(record.registered.manifest))
-    verify(folder, content.read_blob(Digest(command.signature)), command.public_key)
+    manifest = Digest(record.registered.manifest)
+    folder = content.pull(manifest)
+    try:
+        verify(folder, content.read_blob(Digest(command.signature)), command.public_key)
+    finally:
+        content.release(manifest)
 
 
 def check_policies(state: RegistryState, content: ContentStore, record: VersionRecord, folder: Path) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llamafarm_ray.errors import IntegrityError, StorageError, UserError
 from llamafarm_ray.registry.api import record_ref
-from llamafarm_ray.registry.events import Refused
+from llamafarm_ray.registry.lawful import problem_of
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog, Head
 from llamafarm_ray.registry.snapshots import Snapshots, dump_state
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
@@ -26,7 +26,7 @@ class Verification:
     """What was read and what is wrong with it.
 
     Attributes:
-        commits: how many are good, from the first.
+        commits: how many are good, from the first on.
         blobs: how many stored files were hashed.
         bytes: theirs.
         head: the last good commit.
@@ -60,7 +60,7 @@ def verify(
     """
     report = on_progress or (lambda _stage, _fraction: None)
     problems: list[str] = []
-    state, last = RegistryState(), GENESIS
+    state, last, good = RegistryState(), GENESIS, GENESIS
     snapshots = Snapshots(home)
     unread = set(snapshots.sequences())
     log = CommitLog(home)
@@ -69,6 +69,7 @@ def verify(
         for commit, reached in log.read_after(GENESIS):
             problems += _unlawful(state, commit)
             state, last = state.after(commit), reached
+            good = good if problems else last
             if commit.sequence in unread:
                 unread.remove(commit.sequence)
                 problems += _of_snapshot(snapshots, state, last)
@@ -94,7 +95,7 @@ def verify(
             lacking += [(record, problem)] if problem else []
             report("files", min(0.99, num_blobs / (num_blobs + 1)))
         problems += _still_lacking(log, state, last, lacking)
-    return Verification(last.sequence, num_blobs, num_bytes, last, tuple(problems))
+    return Verification(good.sequence, num_blobs, num_bytes, good, tuple(problems))
 
 
 def _still_lacking(
@@ -115,12 +116,8 @@ def _unlawful(state: RegistryState, commit: Commit) -> Iterator[str]:
     if commit.time > dt.datetime.now(dt.UTC) + _MAX_CLOCK_DIFFERENCE:
         yield f"The commit {commit.sequence} is dated {commit.time:%Y-%m-%d %H:%M} UTC, which is in the future."
     for change in commit.changes:
-        for event in change.events:
-            try:
-                if not isinstance(event, Refused):
-                    state.check(event)
-            except UserError as error:
-                yield f"The commit {commit.sequence} is forged: {error.message}"
+        if problem := problem_of(state, change):
+            yield f"The commit {commit.sequence} is forged: {problem}"
         state = state.after_change(change, commit.sequence)
 
 

@@ -65,7 +65,7 @@ class Cache:
     def pull(self, digest: Digest, download: Download) -> Path:
         """The folder of a version, every byte of it hashed by this call; filled or repaired where needed.
 
-        From here on the version is in use by this process, and no process evicts it.
+        From here on the version is in use by this caller, and no process evicts it until :meth:`release`.
 
         Raises:
             IntegrityError: the home's own copy is damaged.
@@ -73,7 +73,11 @@ class Cache:
         """
         try:
             hold(self._in_use(digest))
-            return self._checked(digest, download)
+            try:
+                return self._checked(digest, download)
+            except BaseException:
+                let_go(self._in_use(digest))  # who got nothing has nothing to release
+                raise
         except OSError as error:
             raise StorageError(
                 f"The cache {self.folder} can't be written: {error}.",
@@ -81,7 +85,7 @@ class Cache:
             ) from error
 
     def release(self, digest: Digest) -> None:
-        """End this process's use of a version, so that it may be evicted."""
+        """End one caller's use of a version; with the last one's it may be evicted."""
         let_go(self._in_use(digest))
 
     def pin(self, digest: Digest) -> None:

@@ -85,15 +85,17 @@ class ContentStore:
     def publish(self, folder: Path) -> Manifest:
         """Store a folder's files. What is stored already is not written again; a crash leaves no half version.
 
+        What is there is not believed: in a local home it is hashed, and written again where it was damaged. In an
+        object store, where that would be a download, only a blob's size is looked at: the store has its own checksums.
+
         Raises:
             InputError: the folder is unusable, see :meth:`Manifest.of_folder`, or changes meanwhile.
             StorageError: the home can't be written.
         """
         manifest = Manifest.of_folder(folder)
         for entry in {entry.digest: entry for entry in manifest.files}.values():
-            name = self._blob(entry.digest)
-            if self._home.size(name) != entry.size_bytes:
-                self._home.upload(folder / entry.path, name, entry.digest)
+            if not self._has(entry):
+                self._home.upload(folder / entry.path, self._blob(entry.digest), entry.digest)
         self._write(self._manifest(manifest.digest), manifest.to_bytes())
         return manifest
 
@@ -125,11 +127,20 @@ class ContentStore:
         """
         return Manifest.from_bytes(self._read(self._manifest(digest), digest, "manifest"))
 
+    def size(self, digest: Digest) -> int | None:
+        """The size of a blob in bytes, ``None`` where it is not stored.
+
+        Raises:
+            StorageError: the home can't be read.
+        """
+        return self._home.size(self._blob(digest))
+
     def pull(self, digest: Digest, *, still_wanted: Callable[[], None] | None = None) -> Path:
         """The local folder with a version's files, every byte hashed by this call.
 
         Of several callers, in any processes of the node, one downloads; a download that was killed is continued; what
-        was damaged in the cache is downloaded again. Until :meth:`release` or the process's end nobody evicts it.
+        was damaged in the cache is downloaded again. Until :meth:`release`, once for each pull, or the process's end
+        nobody evicts it.
 
         Args:
             digest: the manifest's.
@@ -148,7 +159,7 @@ class ContentStore:
         return folder
 
     def release(self, digest: Digest) -> None:
-        """End this process's use of a pulled version, so that it may be evicted."""
+        """End what one pull began: once every user of this process did so, the version may be evicted."""
         self._cache.release(digest)
 
     def pin(self, digest: Digest) -> None:
@@ -180,8 +191,8 @@ class ContentStore:
         """
         if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
             raise InputError(f"{target} exists already.", hint="Name a folder that is not there yet, or an empty one.")
-        source = self.pull(digest)
         partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+        source = self.pull(digest)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copytree(source, partial, copy_function=shutil.copyfile)
@@ -189,6 +200,7 @@ class ContentStore:
         except OSError as error:
             raise StorageError(f"{target} can't be written: {error}.") from error
         finally:
+            self.release(digest)
             shutil.rmtree(partial, ignore_errors=True)
 
     def leased(self) -> set[Digest]:
@@ -269,8 +281,14 @@ class ContentStore:
         except FileNotFoundError:
             raise IntegrityError(f"The blob {entry.digest} ({entry.path}) is missing from {self._home.uri}.") from None
 
+    def _has(self, entry: FileEntry) -> bool:
+        """Whether a file's blob is in the home, whole."""
+        if self._home.is_local:
+            return self.check(entry.digest, entry.size_bytes) is None
+        return self.size(entry.digest) == entry.size_bytes
+
     def _write(self, name: str, data: bytes) -> None:
-        if self._home.size(name) != len(data):
+        if self._home.read_many([name])[0] != data:
             self._home.write(name, data)
 
     def _read(self, name: str, digest: Digest, what: str) -> bytes:

@@ -11,12 +11,22 @@ import fcntl
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["exclusive", "hold", "let_go", "try_exclusive"]
 
-_held: dict[str, int] = {}
-"""The descriptors of the shared locks this process holds, by the lock file's path."""
+
+@dataclass(slots=True)
+class _Held:
+    """A shared lock of this process: its file's descriptor, and how many hold it."""
+
+    descriptor: int
+    holders: int = 0
+
+
+_held: dict[str, _Held] = {}
+"""By the lock file's path."""
 _held_guard = threading.Lock()
 
 
@@ -47,7 +57,7 @@ def try_exclusive(path: Path) -> Iterator[bool]:
 
 
 def hold(path: Path) -> None:
-    """Share a lock until :func:`let_go` or the process's end, and set the file's time to now."""
+    """Share a lock until as many calls of :func:`let_go`, or the process's end; set the file's time to now."""
     key = os.fspath(path.absolute())
     with _held_guard:
         if key not in _held:
@@ -57,16 +67,22 @@ def hold(path: Path) -> None:
             except BaseException:
                 os.close(descriptor)
                 raise
-            _held[key] = descriptor
-        os.utime(_held[key])
+            _held[key] = _Held(descriptor)
+        _held[key].holders += 1
+        os.utime(_held[key].descriptor)
 
 
 def let_go(path: Path) -> None:
-    """End what :func:`hold` began; nothing where it didn't."""
+    """End what one call of :func:`hold` began; nothing where nobody holds it."""
+    key = os.fspath(path.absolute())
     with _held_guard:
-        descriptor = _held.pop(os.fspath(path.absolute()), None)
-        if descriptor is not None:
-            os.close(descriptor)
+        held = _held.get(key)
+        if held is None:
+            return
+        held.holders -= 1
+        if not held.holders:
+            del _held[key]
+            os.close(held.descriptor)
 
 
 def _open(path: Path) -> int:

@@ -15,7 +15,6 @@ import os
 import shutil
 import signal
 import statistics
-import struct
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from model_files import safetensors_head
 
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import MoveAlias, Register
@@ -313,10 +313,8 @@ def _adapter(folder: Path, size_bytes: int) -> Path:
     """A folder with one safetensors file of random weights of about that size."""
     folder.mkdir(parents=True)
     size_bytes -= size_bytes % 4
-    tensor = {"dtype": "F32", "shape": [size_bytes // 4], "data_offsets": [0, size_bytes]}
-    header = json.dumps({"w": tensor}).encode()
     with (folder / "adapter_model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
+        file.write(safetensors_head(size_bytes // 4))
         for start in range(0, size_bytes, PIECE_BYTES):
             file.write(os.urandom(min(PIECE_BYTES, size_bytes - start)))
     return folder

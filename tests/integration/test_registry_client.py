@@ -1,15 +1,14 @@
 """The registry through the cluster's actor: the same calls, and watchers that learn of every change."""
 
 import asyncio
-import json
 import os
 import signal
-import struct
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import ray
+from model_files import note_digest, safetensors_bytes, store_note
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, NotFoundError
 from llamafarm_ray.registry import RegistryService
@@ -21,7 +20,7 @@ from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import Digest, ModelKind
+from llamafarm_ray.types import ModelKind
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -30,6 +29,7 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 def client(tmp_path, ray_cluster):
     del ray_cluster
     made = RegistryClient(str(tmp_path / "home"), cache=tmp_path / "cache")
+    store_note(made.content, "x")
     yield made
     ray.kill(registry_actor(made.home.uri))
 
@@ -38,13 +38,12 @@ def client(tmp_path, ray_cluster):
 def folder(tmp_path):
     made = tmp_path / "adapter"
     made.mkdir()
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (made / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
+    (made / "adapter_model.safetensors").write_bytes(safetensors_bytes())
     return made
 
 
 def next_version(model="bot"):
-    return Register(model, ModelKind.CUSTOM, Digest.of(b"x"), 1)
+    return Register(model, ModelKind.CUSTOM, note_digest("x"), 1)
 
 
 def test_the_same_calls_give_the_same(client, folder, tmp_path):

@@ -1,9 +1,41 @@
-"""A writer killed at any point leaves a registry that holds what it acknowledged; all 200 points are in tests/long."""
+"""kill -9 of the writing process at 200 points, before and after every write, on a folder and on an object store.
 
-from registry_crash import crash_at_points, store  # noqa: F401  (a fixture)
+Most points in an object store are the tier that ``make test-crash`` runs, cut into parts that can run side by side.
+"""
+
+import pytest
+from registry_crash import NUM_STEPS, busy_bucket, crash_at_points  # noqa: F401  (a fixture)
 from s3 import bucket, s3_server  # noqa: F401  (fixtures)
 
+LOCAL_POINTS, S3_POINTS = 130, 72
+S3_PARTS = {
+    "pull": {4},
+    "pull what was sent in parts": {16},
+    "up to the first collection": {0, 1, 2, 3, 5, 6, 7},
+    "up to the last collection": set(range(8, 16)),
+}
+"""The steps whose points each part takes: about as many everywhere, since pulling touches most."""
 
-def test_a_killed_writer_loses_nothing_it_acknowledged(store, tmp_path):  # noqa: F811  (the fixture)
-    crashes = crash_at_points(3 if store.startswith("s3:") else 21, store, tmp_path)
+
+def check_crashes(crashes, steps):
     assert [n for n, crash in enumerate(crashes) if not crash.killed] == []
+    assert steps <= {len(crash.steps) for crash in crashes}, "some step was never cut off"
+
+
+def test_a_writer_to_a_folder_killed_at_any_point_loses_nothing_it_acknowledged(tmp_path):
+    check_crashes(crash_at_points(LOCAL_POINTS, str(tmp_path / "store"), tmp_path), set(range(NUM_STEPS)))
+
+
+def test_a_writer_to_an_object_store_killed_at_three_points_loses_nothing_it_acknowledged(busy_bucket, tmp_path):  # noqa: F811  (the fixture)
+    check_crashes(crash_at_points(3, busy_bucket, tmp_path), set())
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("part", list(S3_PARTS))
+def test_a_writer_to_an_object_store_killed_at_any_point_loses_nothing_it_acknowledged(part, busy_bucket, tmp_path):  # noqa: F811  (the fixture)
+    steps = S3_PARTS[part]
+    check_crashes(crash_at_points(S3_POINTS, busy_bucket, tmp_path, big=True, steps=steps), steps)
+
+
+def test_every_step_is_in_one_part():
+    assert sorted(step for steps in S3_PARTS.values() for step in steps) == list(range(NUM_STEPS))

@@ -11,9 +11,11 @@ from pathlib import Path
 import psutil
 import pytest
 from e2e_tools import BIN, ROOT, environment, free_port, running, wait_for
+from model_files import store_note
 
 from llamafarm_ray.registry import open_registry
 from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.storage import ContentStore, Location
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -24,12 +26,12 @@ from llamafarm_ray.registry.client import RegistryClient
 from llamafarm_ray.registry.commands import Register
 from llamafarm_ray.types import Digest, ModelKind
 
-home, acknowledged, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+home, acknowledged, count, manifest = sys.argv[1], sys.argv[2], int(sys.argv[3]), Digest(sys.argv[4])
 ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False)
 registry = RegistryClient(home)
 with open(acknowledged, "a") as file:
     for _ in range(count):
-        outcome = registry.submit(Register("bot", ModelKind.CUSTOM, Digest.of(b"x"), 1))
+        outcome = registry.submit(Register("bot", ModelKind.CUSTOM, manifest, 1))
         file.write(outcome.events[0].version + "\\n")
         file.flush()
         os.fsync(file.fileno())
@@ -66,9 +68,10 @@ def wait_for_lines(path, count, process):
 
 def test_a_cluster_that_dies_takes_nothing_acknowledged_with_it(tmp_path):
     home, ours, theirs = tmp_path / "home", tmp_path / "ours", tmp_path / "theirs"
+    manifest = store_note(ContentStore(Location(home)), "x")
 
     def client(variables, acknowledged, count):
-        command = [sys.executable, "-c", CLIENT, str(home), str(acknowledged), str(count)]
+        command = [sys.executable, "-c", CLIENT, str(home), str(acknowledged), str(count), manifest]
         return running(command, tmp_path / f"{acknowledged.name}.log", env=variables, cwd=ROOT)
 
     with cluster() as (_, survivor):

@@ -2,29 +2,24 @@
 
 import json
 import shutil
-import struct
 
 import pytest
+from model_files import safetensors_bytes
 
 from llamafarm_ray.cli import terminal
 from llamafarm_ray.cli.main import run
-
-
-def weights(path, value=0.0):
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", value))
 
 
 def make_folders(folder):
     """A base and two adapters on it."""
     (folder / "base").mkdir()
     (folder / "base" / "config.json").write_text("{}")
-    weights(folder / "base" / "model.safetensors")
+    (folder / "base" / "model.safetensors").write_bytes(safetensors_bytes())
     for number in (1, 2):
         adapter = folder / f"v{number}"
         adapter.mkdir()
         (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "base")}))
-        weights(adapter / "adapter_model.safetensors", number)
+        (adapter / "adapter_model.safetensors").write_bytes(safetensors_bytes(number))
         lineage = {"parameters": {"r": 8 * number, "alpha": 16}}
         (adapter / "training.json").write_text(json.dumps({"method": "lora", "lineage": lineage}))
     (folder / "v2" / "notes.txt").write_text("better")

@@ -1,23 +1,20 @@
 """A registry in a folder, files to register, and short ways to make versions."""
 
-import json
-import struct
-
 import pytest
+from model_files import safetensors_bytes, store_note
 from s3 import bucket, s3_server  # noqa: F401  (fixtures)
 
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import Register
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import Digest, ModelKind
+from llamafarm_ray.types import ModelKind
 
 
 @pytest.fixture
 def folder(tmp_path):
     made = tmp_path / "adapter"
     made.mkdir()
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (made / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
+    (made / "adapter_model.safetensors").write_bytes(safetensors_bytes())
     return made
 
 
@@ -28,11 +25,11 @@ def registry(tmp_path):
 
 @pytest.fixture
 def versions(registry):
-    """Makes versions whose files nobody stored: ``versions("bot", "1.0.0", "1.1.0", metrics={...})``."""
+    """Makes versions of one note each: ``versions("bot", "1.0.0", "1.1.0", metrics={...})``."""
 
     def make(model, *numbers, **details):
         for number in numbers:
-            manifest = Digest.of(f"{model}:{number}".encode())
+            manifest = store_note(registry.content, f"{model}:{number}")
             registry.submit(Register(model, ModelKind.ADAPTER, manifest, 1, number, details=details))
 
     return make

@@ -169,10 +169,11 @@ def test_a_pull_under_way_keeps_what_it_reads(registry, folder, monkeypatch, tmp
     registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
     puller = RegistryService(registry.home, cache=tmp_path / "cold")
     stream = puller.home.stream
-    collected = []
+    began, collected = [], []
 
     def slow(name, start=0):
-        if not collected:
+        if not began:
+            began.append(name)
             registry.content.publish(folder)
             registry.retire("bot:1.0.0")
             registry.retire("bot:1.1.0")

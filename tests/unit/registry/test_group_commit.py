@@ -3,14 +3,15 @@
 import threading
 
 import pytest
+from model_files import note_digest, store_note
 
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
 from llamafarm_ray.registry import RegistryService, service
 from llamafarm_ray.registry.commands import MoveAlias, RecordMetrics, Register, RegisterDataset, Rollback
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
+from llamafarm_ray.types import ModelKind, ModelRef, Version
 
-X = Digest.of(b"x")
+X = note_digest("x")
 Event = threading.Event
 
 
@@ -26,7 +27,9 @@ both_stores = pytest.mark.parametrize("home", ["local", pytest.param("s3", marks
 
 @pytest.fixture
 def registry(home):
-    return RegistryService(home, principal="ann")
+    opened = RegistryService(home, principal="ann")
+    store_note(opened.content, "x")
+    return opened
 
 
 class Door:
@@ -80,7 +83,7 @@ def behind(registry, door, first, commands):
     leader = Caller(registry, first)
     assert door.reached.wait(30)
     callers = [Caller(registry, command) for command in commands]
-    while len(registry._queue) < len(commands):
+    while len(registry._line._waiting) < len(commands):
         pass
     door.open()
     return leader.ended(), [caller.ended() for caller in callers]
@@ -106,7 +109,7 @@ def test_what_one_does_the_next_in_the_same_commit_can_use(registry, monkeypatch
     callers = []
     for command in commands:  # in this order
         callers.append(Caller(registry, command))
-        while len(registry._queue) < len(callers):
+        while len(registry._line._waiting) < len(callers):
             pass
     door.open()
     leader.ended()
@@ -226,14 +229,14 @@ def test_a_caller_who_goes_away_while_waiting_leaves_the_turn_to_the_next(regist
             gone.set()
             raise KeyboardInterrupt
 
-    waiting = service._Waiting
-    monkeypatch.setattr(service, "_Waiting", lambda *args: impatient(waiting(*args), Impatient()))
+    waiting = service.Waiting
+    monkeypatch.setattr(service, "Waiting", lambda *args: impatient(waiting(*args), Impatient()))
     quitter = Caller(registry, next_version())
-    while len(registry._queue) < 1:
+    while len(registry._line._waiting) < 1:
         pass
-    monkeypatch.setattr(service, "_Waiting", waiting)
+    monkeypatch.setattr(service, "Waiting", waiting)
     patient = Caller(registry, next_version())
-    while len(registry._queue) < 2:
+    while len(registry._line._waiting) < 2:
         pass
     door.open()
     assert isinstance(quitter.ended().error, KeyboardInterrupt)
@@ -255,7 +258,7 @@ def test_one_key_twice_in_one_commit_is_done_once(registry, monkeypatch):
     submit = registry.submit
     monkeypatch.setattr(registry, "submit", lambda command: submit(command, idempotency_key="k"))
     callers = [Caller(registry, next_version()) for _ in range(3)]
-    while len(registry._queue) < 3:
+    while len(registry._line._waiting) < 3:
         pass
     door.open()
     leader.ended()
@@ -277,6 +280,7 @@ def test_a_key_that_something_else_was_done_with_is_a_conflict(registry, home):
 def test_looking_for_news_costs_few_requests(bucket, monkeypatch):
     home = Location(f"{bucket}/home")
     registry = RegistryService(home)
+    store_note(registry.content, "x")
     asked = []
     read_many = home.read_many
     monkeypatch.setattr(home, "read_many", lambda names: asked.extend(names) or read_many(names))

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from model_files import note_digest, store_note
 
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.registry import DatasetRegistered, DeploymentRecorded, SourceDocument
@@ -10,8 +11,9 @@ from llamafarm_ray.registry.commands import RecordDeployment, Register, Register
 from llamafarm_ray.registry.lineage import to_dot, to_json, to_text, trace, trace_dataset, trace_document
 from llamafarm_ray.types import Digest, ModelKind
 
-BASE, ADAPTER, MERGED = (Digest.of(text) for text in (b"base", b"adapter", b"merged"))
-FACTS, OTHER = Digest.of(b"facts"), Digest.of(b"other")
+NOTES = ("base", "adapter", "merged", "other")
+BASE, ADAPTER, MERGED, OTHER = map(note_digest, NOTES)
+FACTS = Digest.of(b"facts")
 
 
 def document(path, text=None):
@@ -29,6 +31,8 @@ def state(registry):
     def version(name, kind, manifest, **details):
         registry.submit(Register(name, kind, manifest, 1, details=details))
 
+    for text in NOTES:
+        store_note(registry.content, text)
     dataset("facts", FACTS, document("handbook/tariff.md"), document("handbook/ovens.pdf"))
     dataset("other", OTHER, document("old/tariff.md"))
     version("tiny", ModelKind.BASE, BASE)

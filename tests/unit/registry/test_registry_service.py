@@ -1,14 +1,18 @@
 """The registry keeps what it acknowledged, and refuses what can't be."""
 
+import datetime as dt
 import multiprocessing
 
 import pytest
+from model_files import note_digest, store_note
 
 from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import MoveAlias, Register
+from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.registry.snapshots import dump_state
-from llamafarm_ray.storage import Location
+from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 
 
@@ -146,18 +150,65 @@ def test_a_damaged_commit_is_named(registry, folder, tmp_path, data):
         again(registry)
 
 
-def publish_nothing(model, version=None):
-    """A version whose manifest nobody stored: enough to try the log with."""
-    return Register(model, ModelKind.CUSTOM, Digest.of(b"x"), 1, version, bump="patch")
+def next_version(model, version=None):
+    return Register(model, ModelKind.CUSTOM, note_digest("x"), 1, version, bump="patch")
+
+
+def test_a_manifest_that_nobody_stored_is_refused_and_nothing_is_committed(registry):
+    with pytest.raises(InputError, match=r"bot can't get a version with the manifest sha256:.* is missing"):
+        registry.submit(next_version("bot"))
+    assert registry.refresh().sequence == 0
+
+
+def test_a_manifest_whose_file_is_not_stored_is_refused(registry):
+    store_note(registry.content, "x")
+    registry.content.remove(Digest.of(b"x"), 0, is_manifest=False)
+    with pytest.raises(InputError, match=r"its file sha256:.* is not stored"):
+        registry.submit(next_version("bot"))
+
+
+def test_a_manifest_that_was_given_up_as_garbage_is_refused_until_it_is_stored_again(registry):
+    store_note(registry.content, "x")
+    collect(registry, grace=dt.timedelta(), dry_run=False)
+    with pytest.raises(InputError, match="is missing"):
+        registry.submit(next_version("bot"))
+    store_note(registry.content, "x")
+    registry.submit(next_version("bot"))
+    assert verify(registry.home).problems == ()
+
+
+def test_files_condemned_while_they_are_registered_are_refused(registry, monkeypatch):
+    """Between the look at the files and the commit a collector comes by."""
+    store_note(registry.content, "x")
+    collector, decide, collected = RegistryService(registry.home), Register.decide, []
+
+    def late(command, state, context):
+        if not collected:
+            collected.append(collect(collector, grace=dt.timedelta(), dry_run=False))
+        return decide(command, state, context)
+
+    monkeypatch.setattr(Register, "decide", late)
+    with pytest.raises(ConflictError, match="given up as garbage"):
+        registry.submit(next_version("bot"))
+
+
+def test_a_repeated_registration_needs_no_files_any_more(registry):
+    store_note(registry.content, "x")
+    first = registry.submit(next_version("bot"), idempotency_key="k")
+    registry.retire("bot:1.0.0")
+    collect(registry, grace=dt.timedelta(), purge_retired_after=dt.timedelta(), dry_run=False)
+    assert registry.submit(next_version("bot"), idempotency_key="k") == first
+    assert RegistryService(registry.home, principal="ann").submit(next_version("bot"), idempotency_key="k") == first
 
 
 def _write_many(home, count):
     registry = RegistryService(Location(home))
     for _ in range(count):
-        registry.submit(publish_nothing("bot"))
+        registry.submit(next_version("bot"))
 
 
 def test_four_processes_leave_no_gap_and_no_double(tmp_path):
+    store_note(ContentStore(Location(tmp_path)), "x")
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_write_many, args=(str(tmp_path), 20)) for _ in range(4)]
     [process.start() for process in processes]

@@ -6,6 +6,7 @@ import shutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from model_files import note_digest, store_note
 
 from llamafarm_ray.errors import ConflictError, IntegrityError, LlamaFarmError
 from llamafarm_ray.registry import Policy, RegistryService
@@ -32,11 +33,12 @@ from llamafarm_ray.registry.events import DatasetRegistered
 from llamafarm_ray.registry.snapshots import dump_state, load_state
 from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
+from llamafarm_ray.types import ModelKind, ModelRef, Version
 
 NUMBERS = ["0.1.0", "1.0.0-rc.1", "1.0.0", "2.0.0"]
 refs = st.builds(ModelRef, st.sampled_from(["a", "ns/b"]), st.sampled_from(NUMBERS).map(Version.parse))
-digests = st.sampled_from([Digest.of(text.encode()) for text in "xyz"])
+NOTES = "xyz"
+digests = st.sampled_from([note_digest(text) for text in NOTES])
 aliases = st.sampled_from(["production", "staging"])
 names = st.sampled_from(["root", "dan"])
 grants = st.dictionaries(st.sampled_from(["*", "", "ns"]), st.sampled_from(list(Role)), max_size=2)
@@ -74,7 +76,15 @@ commands = st.one_of(
 
 
 def opened(folder, **options):
-    return RegistryService(Location(folder), principal="ann", **options)
+    registry = RegistryService(Location(folder), principal="ann", **options)
+    store_notes(registry)
+    return registry
+
+
+def store_notes(registry):
+    """What is registered here, stored anew where it was condemned."""
+    for text in NOTES:
+        store_note(registry.content, text)
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -84,6 +94,7 @@ def test_any_sequence_of_commands_replays_to_the_same_state(tmp_path_factory, st
     registry = opened(folder, commits_a_snapshot=4)
     used = set()
     for command in steps:
+        store_notes(registry)
         try:
             outcome = registry.submit(command)
         except (LlamaFarmError, ContentMovedError):
@@ -108,7 +119,7 @@ def with_snapshots(tmp_path):
     """Twelve commits and a snapshot after every fifth."""
     registry = opened(tmp_path, commits_a_snapshot=5)
     for _ in range(12):
-        registry.submit(Register("bot", ModelKind.CUSTOM, Digest.of(b"x"), 1))
+        registry.submit(Register("bot", ModelKind.CUSTOM, note_digest("x"), 1))
     registry.close()
     assert sorted(path.name for path in (tmp_path / "snapshots").iterdir()) == [f"{n:020d}.json" for n in (5, 10)]
     return tmp_path
@@ -143,7 +154,7 @@ def test_a_damaged_snapshot_costs_time_and_nothing_else(with_snapshots, damage):
 def test_a_snapshot_of_another_history_is_not_believed(with_snapshots, tmp_path_factory):
     other = opened(tmp_path_factory.mktemp("other"), commits_a_snapshot=10)
     for _ in range(10):
-        other.submit(Register("evil", ModelKind.CUSTOM, Digest.of(b"x"), 1))
+        other.submit(Register("evil", ModelKind.CUSTOM, note_digest("x"), 1))
     other.close()
     forged = max((tmp_path_factory.getbasetemp()).glob("other*")) / "snapshots" / f"{10:020d}.json"
     shutil.copy(forged, with_snapshots / "snapshots")
@@ -167,7 +178,7 @@ def test_a_snapshot_with_another_head_is_not_believed_even_as_the_last_word(with
     header = json.loads(first) | {"head": "sha256:" + "0" * 64}
     newest.write_bytes(json.dumps(header).encode() + b"\n" + body)
     registry = opened(with_snapshots)
-    registry.submit(Register("bot", ModelKind.CUSTOM, Digest.of(b"x"), 1))
+    registry.submit(Register("bot", ModelKind.CUSTOM, note_digest("x"), 1))
     assert [commit.sequence for commit in registry.commits()] == list(range(1, 12))
 
 
@@ -182,7 +193,7 @@ def test_a_snapshot_that_cannot_be_written_is_done_without(tmp_path):
     (tmp_path / "snapshots").write_text("no folder")
     registry = opened(tmp_path, commits_a_snapshot=1)
     for _ in range(3):
-        registry.submit(Register("bot", ModelKind.CUSTOM, Digest.of(b"x"), 1))
+        registry.submit(Register("bot", ModelKind.CUSTOM, note_digest("x"), 1))
     registry.close()
     with pytest.raises(ConflictError):
-        registry.submit(Register("bot", ModelKind.CUSTOM, Digest.of(b"x"), 1, "1.0.0"))
+        registry.submit(Register("bot", ModelKind.CUSTOM, note_digest("x"), 1, "1.0.0"))

@@ -1,13 +1,43 @@
 """Whatever is damaged, missing or forged is found and named."""
 
+import datetime as dt
 import json
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
-from llamafarm_ray.errors import IntegrityError
-from llamafarm_ray.registry import Change, CommitLog, Head, RegistryService
-from llamafarm_ray.registry.events import AliasMoved
+from llamafarm_ray.errors import AccessDeniedError, IntegrityError
+from llamafarm_ray.registry import (
+    Change,
+    CommitLog,
+    DatasetRegistered,
+    DeploymentRecorded,
+    Event,
+    Head,
+    Policy,
+    RegistryService,
+)
+from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.commands import (
+    Grant,
+    RecordDeployment,
+    RegisterDataset,
+    RemoveDeployment,
+    Revoke,
+    SetPolicy,
+)
+from llamafarm_ray.registry.events import (
+    AliasMoved,
+    ContentCondemned,
+    PolicySet,
+    PrincipalGranted,
+    PrincipalRevoked,
+    VersionPurged,
+    VersionRetired,
+    VersionTagged,
+)
+from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.types import Digest, ModelKind
 
@@ -103,6 +133,102 @@ def test_a_commit_that_no_service_would_write_is_called_forged(home, registry):
     assert "commit 5" in only_problem(home)
 
 
+def forge(registry, principal, *events, time=None):
+    """A commit that follows from the last one, by whoever can write to the home."""
+    state = registry.refresh()
+    change = Change(time=time or state.time, principal=principal, idempotency_key="e", events=events)
+    return CommitLog(registry.home).append(registry.head, [change])
+
+
+@pytest.fixture
+def root(home, registry):
+    """An admin's registry: from here on roles count."""
+    return RegistryService(home, token=registry.add_principal("root", {"*": Role.ADMIN}))
+
+
+MOVE = AliasMoved(model="bot", alias="production", version="1.0.0")
+SERVED = DeploymentRecorded(
+    application="app", base_model="bot", base_digest="sha256:" + "0" * 64, url="http://x", ray_address=""
+)
+FORGED = [
+    ("dan", MOVE, "'dan' may not move alias: that takes the role deployer"),
+    ("vic", VersionTagged(model="bot", version="1.0.0", tags=("good",)), "may not tag"),
+    ("dan", VersionRetired(model="bot", version="1.0.0"), "may not retire"),
+    ("dan", VersionPurged(model="bot", version="1.0.0"), "is not retired"),
+    ("dan", PolicySet(alias="production", policy=Policy()), "may not set policy"),
+    ("dan", SERVED, "may not deploy"),
+    ("dan", PrincipalGranted(name="dan", grants={"*": Role.ADMIN}), "may not manage principals"),
+    ("dan", ContentCondemned(generations={}), "may not collect garbage"),
+    ("root", ContentCondemned(generations={"sha256:" + "0" * 64: 3}), "another generation"),
+    ("root", PrincipalRevoked(name="root"), "last admin"),
+    ("unknown", MOVE, "no principal 'unknown'"),
+    ("eve", MOVE, "no principal 'eve'"),
+]
+
+
+@pytest.mark.parametrize(("who", "event", "says"), FORGED, ids=lambda value: getattr(value, "type", None))
+def test_a_commit_by_who_had_no_right_is_the_first_bad_one(root, who, event, says):
+    root.add_principal("dan", {"*": Role.DEVELOPER})
+    root.add_principal("vic", {"*": Role.VIEWER})
+    before = root.refresh().sequence
+    good = root.head
+    forge(root, who, event)
+    RegistryService(root.home)  # it is in the chain, and read
+    found = verify(root.home, blobs=False)
+    assert found.problems[0].startswith(f"The commit {before + 1} is forged: ")
+    assert says in found.problems[0]
+    assert (found.commits, found.head) == (before, good)
+
+
+def test_a_commit_with_a_revoked_or_expired_token_is_forged(root):
+    now = dt.datetime.now(dt.UTC)
+    root.add_principal("dan", {"*": Role.ADMIN})
+    root.submit(Revoke("dan"))
+    root.add_principal("eva", {"*": Role.ADMIN}, expires=now + dt.timedelta(minutes=1))
+    forge(root, "dan", MOVE)
+    forge(root, "eva", MOVE, time=now + dt.timedelta(minutes=2))
+    revoked, expired = verify(root.home, blobs=False).problems
+    assert "'dan' was revoked" in revoked
+    assert "'eva' had expired" in expired
+
+
+@pytest.mark.parametrize("policy", [{"licenses": ("MIT",)}, {"approvals": 1}, {"metrics": {"accuracy": ">0.9"}}])
+def test_an_alias_moved_against_its_policy_is_forged(root, policy):
+    root.submit(SetPolicy("production", Policy.model_validate(policy)))
+    before = root.refresh().sequence
+    forge(root, "root", MOVE)
+    assert (
+        verify(root.home, blobs=False).problems[0].startswith(f"The commit {before + 1} is forged: bot:1.0.0 may not")
+    )
+
+
+def test_every_sort_of_commit_of_the_service_is_lawful(root, folder):
+    root.submit(SetPolicy("production", Policy(approvals=1)))
+    dan = RegistryService(root.home, token=root.add_principal("dan", {"*": Role.DEPLOYER}))
+    dan.approve("bot:1.0.0", "production")
+    root.promote("bot:1.0.0", "production")
+    root.rollback("bot", "production")
+    root.unalias("bot", "production")
+    dan.record_metrics("bot:1.0.0", {"accuracy": 1})
+    dan.tag("bot:1.0.0", add=("a", "b"))
+    dan.tag("bot:1.0.0", add=("c",), remove=("a",))
+    dan.deprecate("bot:1.0.0", "old")
+    for command in (RecordDeployment(SERVED), RemoveDeployment(SERVED)):
+        dan.submit(command)
+    dan.submit(RegisterDataset(DatasetRegistered(name="d", digest=SERVED.base_digest, num_train=1, num_validation=0)))
+    dan.retire("bot:1.1.0")
+    with pytest.raises(AccessDeniedError):
+        dan.add_principal("eve", {"*": Role.ADMIN})
+    collect(root, grace=dt.timedelta(), purge_retired_after=dt.timedelta(), dry_run=False)
+    (folder / "new.txt").write_text("new")
+    dan.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    root.submit(Grant("dan", {"": Role.VIEWER}))
+    root.submit(Revoke("dan"))
+    assert verify(root.home).problems == ()
+    told = {event.type for commit in root.commits() for change in commit.changes for event in change.events}
+    assert told == {kind.model_fields["type"].default for kind in get_args(get_args(Event)[0])} - {"version_signed"}
+
+
 def test_a_rewritten_history_is_found_with_a_head_kept_elsewhere(home, registry):
     changes = [commit.changes for commit in registry.commits()]
     for sequence in range(1, 5):
@@ -171,8 +297,6 @@ def test_what_is_left_of_a_crash_is_no_problem(home, registry):
 
 
 def test_a_commit_dated_before_the_last_one_is_found(home, registry):
-    import datetime as dt
-
     early = Change(time=dt.datetime(2020, 1, 1, tzinfo=dt.UTC), principal="eve", idempotency_key="e", events=())
     CommitLog(home).append(registry.head, [early])
     assert "commit 5 is dated before the one before it" in only_problem(home)

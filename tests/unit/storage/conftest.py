@@ -1,24 +1,17 @@
 """Folders to publish, and homes on both sorts of storage."""
 
-import json
-import struct
-
 import pytest
+from model_files import safetensors_bytes
 from s3 import bucket, s3_server  # noqa: F401  (fixtures)
 
 from llamafarm_ray.storage import ContentStore, Location
-
-
-def safetensors_bytes(value=1.0):
-    header = json.dumps({"w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
-    return struct.pack("<Q", len(header)) + header + struct.pack("<2f", value, value)
 
 
 @pytest.fixture
 def folder(tmp_path):
     made = tmp_path / "adapter"
     (made / "sub").mkdir(parents=True)
-    (made / "adapter_model.safetensors").write_bytes(safetensors_bytes())
+    (made / "adapter_model.safetensors").write_bytes(safetensors_bytes(1.0, 1.0))
     (made / "adapter_config.json").write_text("{}")
     (made / "sub" / "vocab.txt").write_text("a\nb\n")
     return made

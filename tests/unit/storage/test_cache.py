@@ -116,6 +116,7 @@ def test_versions_share_their_bytes_and_are_read_only(store, publish):
 
 def test_two_versions_that_share_a_blob_download_it_once(store, publish, served):
     one, two = publish(a="same" * 999, b="one"), publish(a="same" * 999, b="two")
+    served.clear()  # the second one was published beside the first one's blob
     threads = [threading.Thread(target=store.pull, args=(digest,)) for digest in (one.digest, two.digest)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
@@ -322,6 +323,33 @@ def test_what_this_process_uses_is_not_evicted_until_it_is_released(store, publi
     manifest = publish(a="x")
     store.pull(manifest.digest)
     assert store.evict(0) == []
+    store.release(manifest.digest)
+    assert store.evict(0) == [manifest.digest]
+
+
+def test_what_two_users_of_one_process_pulled_stays_until_both_released_it(store, publish):
+    manifest = publish(a="x")
+    store.pull(manifest.digest)
+    store.pull(manifest.digest)
+    store.release(manifest.digest)
+    assert store.evict(0) == []
+    assert [version.in_use for version in store.cached()] == [True]
+    store.release(manifest.digest)
+    assert store.evict(0) == [manifest.digest]
+    store.release(manifest.digest)  # once too often: nothing
+
+
+def test_a_pull_that_failed_or_an_export_uses_nothing_afterwards(store, location, publish, tmp_path):
+    manifest = publish(a="x")
+    store.export(manifest.digest, tmp_path / "out")
+    assert [version.in_use for version in store.cached()] == [False]
+    assert store.evict(0) == [manifest.digest]
+    name = f"blobs/sha256/{manifest.files[0].digest.hex[:2]}/{manifest.files[0].digest.hex}"
+    location.write(name, b"y")
+    with pytest.raises(IntegrityError):
+        store.pull(manifest.digest)
+    location.write(name, b"x")
+    store.pull(manifest.digest)
     store.release(manifest.digest)
     assert store.evict(0) == [manifest.digest]
 

@@ -52,6 +52,24 @@ def test_a_stored_blob_or_manifest_of_another_size_is_replaced(store, location, 
     assert files(store.pull(manifest.digest)) == files(folder)
 
 
+def test_a_manifest_damaged_at_its_size_is_written_again(store, location, folder):
+    manifest = store.publish(folder)
+    (name,) = [name for name in stored_names(location) if "manifests" in name]
+    location.write(name, b"x" * len(manifest.to_bytes()))
+    store.publish(folder)
+    assert store.manifest(manifest.digest) == manifest
+
+
+def test_a_blob_damaged_at_its_size_is_written_again_in_a_folder(local_store, folder):
+    manifest = local_store.publish(folder)
+    home = local_store._home
+    for entry in manifest.files:
+        home.write(f"blobs/sha256/{entry.digest.hex[:2]}/{entry.digest.hex}", b"x" * entry.size_bytes)
+        assert local_store.check(entry.digest, entry.size_bytes).startswith("changed")
+    local_store.publish(folder)
+    assert [local_store.check(entry.digest, entry.size_bytes) for entry in manifest.files] == [None] * 3
+
+
 def test_a_folder_that_changes_while_it_is_published_is_not_published(store, location, folder, monkeypatch):
     real = Manifest.of_folder
 

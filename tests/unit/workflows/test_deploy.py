@@ -1,9 +1,9 @@
 """What a deployment serves and records, without a cluster."""
 
 import json
-import struct
 
 import pytest
+from model_files import safetensors_bytes
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError, NotFoundError
@@ -17,11 +17,6 @@ from llamafarm_ray.workflows.deploy import APPLICATION, deployment_of, undeploy,
 HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True)
 
 
-def weights(folder, name):
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (folder / name).write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
-
-
 @pytest.fixture
 def registry(tmp_path):
     return RegistryService(Location(tmp_path / "home"))
@@ -33,9 +28,9 @@ def models(tmp_path):
     base.mkdir()
     adapter.mkdir()
     (base / "config.json").write_text("{}")
-    weights(base, "model.safetensors")
+    (base / "model.safetensors").write_bytes(safetensors_bytes())
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
-    weights(adapter, "adapter_model.safetensors")
+    (adapter / "adapter_model.safetensors").write_bytes(safetensors_bytes())
     return base, adapter
 
 

@@ -1,9 +1,9 @@
 """A registered folder knows where it came from."""
 
 import json
-import struct
 
 import pytest
+from model_files import safetensors_bytes
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryService
@@ -16,8 +16,7 @@ from llamafarm_ray.workflows.register import Registration, register
 
 
 def weights(folder, name, value=0.0):
-    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    (folder / name).write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<f", value))
+    (folder / name).write_bytes(safetensors_bytes(value))
 
 
 @pytest.fixture

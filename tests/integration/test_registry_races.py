@@ -3,7 +3,7 @@
 import datetime as dt
 
 import pytest
-from registry_crash import make_folders, store  # noqa: F401  (a fixture)
+from registry_crash import busy_bucket, make_folders  # noqa: F401  (a fixture)
 from registry_races import collect_until, processes, publish_many, pull_until, register_many
 from s3 import bucket, s3_server  # noqa: F401  (fixtures)
 
@@ -13,13 +13,12 @@ from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 
-pytestmark = pytest.mark.long
-
 WRITERS = 8
 
 
-@pytest.fixture
-def home(store):  # noqa: F811  (the fixture)
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.long)])
+def home(request, tmp_path):
+    store = tmp_path / "store" if request.param == "local" else request.getfixturevalue("busy_bucket")
     return f"{store}/home"
 
 

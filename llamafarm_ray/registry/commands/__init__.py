@@ -1,0 +1,57 @@
+"""What can be asked of a registry, as values: each says which action it is, on what, and which events follow.
+
+A command decides from a state, the time and who asks; it reads nothing else. The service checks that the principal may
+do it, then commits the events.
+"""
+
+from llamafarm_ray.registry.commands.aliases import (
+    Approve,
+    MoveAlias,
+    RemoveAlias,
+    Rollback,
+    SetPolicy,
+    previous_version,
+)
+from llamafarm_ray.registry.commands.base import Command, ContentMovedError, Context, check_stored
+from llamafarm_ray.registry.commands.content import Condemn, Purge, references
+from llamafarm_ray.registry.commands.deployments import RecordDeployment, RemoveDeployment
+from llamafarm_ray.registry.commands.principals import AddPrincipal, Grant, Revoke
+from llamafarm_ray.registry.commands.versions import (
+    Bump,
+    Deprecate,
+    RecordMetrics,
+    Register,
+    RegisterDataset,
+    Retire,
+    Sign,
+    Tag,
+)
+
+__all__ = [
+    "AddPrincipal",
+    "Approve",
+    "Bump",
+    "Command",
+    "Condemn",
+    "ContentMovedError",
+    "Context",
+    "Deprecate",
+    "Grant",
+    "MoveAlias",
+    "Purge",
+    "RecordDeployment",
+    "RecordMetrics",
+    "Register",
+    "RegisterDataset",
+    "RemoveAlias",
+    "RemoveDeployment",
+    "Retire",
+    "Revoke",
+    "Rollback",
+    "SetPolicy",
+    "Sign",
+    "Tag",
+    "check_stored",
+    "previous_version",
+    "references",
+]

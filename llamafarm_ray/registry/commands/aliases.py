@@ -1,0 +1,179 @@
+"""Commands about aliases: what they point at, who approved it, and the rules for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamafarm_ray.errors import ConflictError, PolicyError
+from llamafarm_ray.registry.access import Action, allows
+from llamafarm_ray.registry.commands.base import Command, Context, OfVersion, event_of
+from llamafarm_ray.registry.events import AliasMoved, AliasRemoved, Event, PolicySet, PromotionApproved
+from llamafarm_ray.registry.policy import Policy, violations
+from llamafarm_ray.registry.state import AliasMove, RegistryState, VersionRecord
+from llamafarm_ray.types import ModelRef
+
+__all__ = ["Approve", "MoveAlias", "RemoveAlias", "Rollback", "SetPolicy", "previous_version"]
+
+
+@dataclass(frozen=True)
+class Approve(OfVersion):
+    """Agree that an alias may point at a version."""
+
+    action = Action.APPROVE
+    alias: str = ""
+
+    def decide(self, state: RegistryState, context: Context) -> list[Event]:
+        """One event; none where the principal approved before."""
+        if context.principal in state.resolve(self.ref).approvals.get(self.alias, ()):
+            return []
+        return [event_of(PromotionApproved, **self._names(state), alias=self.alias)]
+
+
+@dataclass(frozen=True)
+class MoveAlias(OfVersion):
+    """Point an alias at a version, if the alias's policy allows it. Promotion is this."""
+
+    action = Action.MOVE_ALIAS
+    alias: str = ""
+
+    def decide(self, state: RegistryState, context: Context) -> list[Event]:
+        """One event; none where it points there already.
+
+        Raises:
+            PolicyError: a rule of the alias is not fulfilled; which, and with which value.
+        """
+        record = state.resolve(self.ref)
+        _check_policy(state, record, self.alias, context)
+        moves = state.models[record.registered.model].aliases.get(self.alias)
+        if moves and moves[-1].version == record.registered.version:
+            return []
+        return [event_of(AliasMoved, **self._names(state), alias=self.alias)]
+
+
+@dataclass(frozen=True)
+class RemoveAlias(Command):
+    """Have an alias point at nothing."""
+
+    action = Action.MOVE_ALIAS
+    model: str
+    alias: str
+
+    @property
+    def target(self) -> str:
+        """The alias."""
+        return f"{self.model}@{self.alias}"
+
+    def decide(self, state: RegistryState, context: Context) -> list[Event]:
+        """One event."""
+        del context
+        state.resolve(ModelRef(self.model, alias=self.alias))  # that there is such an alias
+        return [event_of(AliasRemoved, model=self.model, alias=self.alias)]
+
+
+@dataclass(frozen=True)
+class Rollback(Command):
+    """Point an alias at what it pointed at before, or at a named version.
+
+    What was there before is let through whatever the policy says now: it was good enough then, and there is a fire.
+    Only a signature that the policy asks for it must have, since nothing would serve it without.
+    """
+
+    action = Action.MOVE_ALIAS
+    model: str
+    alias: str
+    version: str | None = None
+
+    @property
+    def target(self) -> str:
+        """The alias."""
+        return f"{self.model}@{self.alias}"
+
+    def decide(self, state: RegistryState, context: Context) -> list[Event]:
+        """One event."""
+        state.resolve(ModelRef(self.model, alias=self.alias))  # that there is such an alias
+        moves = state.models[self.model].aliases[self.alias]
+        version = self.version or previous_version(state, self.model, self.alias)
+        if version is None:
+            raise ConflictError(
+                f"There is nothing before {moves[-1].version} that {self.target} pointed at and that still lives.",
+                hint="Name a version with --version.",
+            )
+        record = state.version(self.model, version)
+        was_there = version in {move.version for move in moves}
+        _check_policy(state, record, self.alias, context, only="signed_by" if was_there else None)
+        if version == moves[-1].version:
+            raise ConflictError(f"{self.target} points at {version} already.")
+        return [event_of(AliasMoved, model=self.model, alias=self.alias, version=version, is_rollback=True)]
+
+
+@dataclass(frozen=True)
+class SetPolicy(Command):
+    """Replace the rules of an alias, for all models."""
+
+    action = Action.SET_POLICY
+    alias: str
+    policy: Policy
+
+    @property
+    def target(self) -> str:
+        """The alias."""
+        return self.alias
+
+    @property
+    def namespace(self) -> str:
+        """It touches all."""
+        return "*"
+
+    def decide(self, state: RegistryState, context: Context) -> list[Event]:
+        """One event; none where these are its rules."""
+        del context
+        if state.policies.get(self.alias, Policy()) == self.policy:
+            return []
+        return [event_of(PolicySet, alias=self.alias, policy=self.policy)]
+
+
+def previous_version(state: RegistryState, model: str, alias: str) -> str | None:
+    """What an alias pointed at before, leaving out what was rolled back from and what is retired."""
+    stack: list[str] = []
+    for move in state.models[model].aliases[alias]:
+        stack = _after_move(stack, move)
+    living = (number for number in reversed(stack[:-1]) if state.models[model].versions[number].retired is None)
+    return next(living, None)
+
+
+def _after_move(stack: list[str], move: AliasMove) -> list[str]:
+    if move.is_rollback and move.version in stack:
+        last = len(stack) - 1 - stack[::-1].index(move.version)
+        return stack[: last + 1]
+    return [*(number for number in stack if number != move.version), move.version]
+
+
+def _check_policy(
+    state: RegistryState, record: VersionRecord, alias: str, context: Context, *, only: str | None = None
+) -> None:
+    policy = state.policies.get(alias)
+    if policy is None:
+        return
+    approvers = _approvers(state, record, alias, context)
+    found = violations(policy, record, promoter=context.principal, approvers=approvers)
+    found = [violation for violation in found if only in {None, violation.rule}]
+    if found:
+        raise PolicyError(
+            f"{record.ref} may not become {alias!r}: {'; '.join(violation.message for violation in found)}.",
+            rules=tuple(violation.rule for violation in found),
+            hint="`llamafarm registry policy show` lists the rules.",
+        )
+
+
+def _approvers(state: RegistryState, record: VersionRecord, alias: str, context: Context) -> list[str]:
+    """Who approved and may still do so."""
+    approvers = record.approvals.get(alias, ())
+    if not state.principals:
+        return list(approvers)
+    namespace = ModelRef(record.registered.model).namespace
+    living = (state.principals[name] for name in approvers if name in state.principals)
+    return [
+        principal.name
+        for principal in living
+        if principal.is_valid(context.now) and allows(principal.grants, Action.APPROVE, namespace)
+    ]

@@ -1,0 +1,106 @@
+"""What a command is, and what several sorts of them share."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import ValidationError
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.events import Event
+from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.types import Digest, ModelRef
+
+__all__ = ["Command", "ContentMovedError", "Context", "OfVersion", "check_stored", "event_of"]
+
+
+class ContentMovedError(Exception):
+    """What a command rests on was condemned or newly referred to meanwhile. Only the service sees this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Who asks, and when."""
+
+    principal: str
+    now: dt.datetime
+
+
+class Command(ABC):
+    """Something asked of a registry."""
+
+    action: ClassVar[Action]
+
+    @property
+    @abstractmethod
+    def target(self) -> str:
+        """What it is about: a reference, a name."""
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that it touches."""
+        return self.target.partition("/")[0] if "/" in self.target else ""
+
+    @property
+    def namespaces(self) -> set[str]:
+        """All that it touches: who asks must have the right in each."""
+        return {self.namespace}
+
+    @property
+    def request(self) -> str:
+        """A digest of what is asked: equal for a repeated command, whatever was stored meanwhile."""
+        values = {key: value for key, value in vars(self).items() if key not in {"stored", "examined"}}
+        text = json.dumps([type(self).__name__, values], sort_keys=True, default=repr)
+        return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+
+    @abstractmethod
+    def decide(self, state: RegistryState, context: Context) -> list[Event]:
+        """The events that follow.
+
+        Raises:
+            UserError: it can't be done in this state.
+        """
+
+
+@dataclass(frozen=True)
+class OfVersion(Command):
+    """A command about one version."""
+
+    ref: ModelRef
+
+    @property
+    def target(self) -> str:
+        """The reference."""
+        return str(self.ref)
+
+    @property
+    def namespace(self) -> str:
+        """The model's."""
+        return self.ref.namespace
+
+    def _names(self, state: RegistryState) -> dict[str, str]:
+        record = state.resolve(self.ref)
+        return {"model": record.registered.model, "version": record.registered.version}
+
+
+def check_stored(state: RegistryState, stored: Mapping[Digest, int]) -> None:
+    """That these are still the generations that the digests' bytes are stored under."""
+    if any(state.generations.get(digest, 0) != number for digest, number in stored.items()):
+        raise ContentMovedError
+
+
+def event_of(event: Any, /, **values: Any) -> Any:
+    """An event of the values a caller gave; what they got wrong is their mistake, not a fault."""
+    try:
+        return event(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{place} is unusable: {first['msg']} (it is {first['input']!r:.120}).") from None

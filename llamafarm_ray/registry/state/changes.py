@@ -1,0 +1,160 @@
+"""The state after an event. Nothing is checked here: the log only holds what was."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+
+from immutables import Map
+
+from llamafarm_ray.registry.events import (
+    AliasMoved,
+    AliasRemoved,
+    ContentCondemned,
+    DatasetRegistered,
+    DeploymentRecorded,
+    DeploymentRemoved,
+    MetricsRecorded,
+    PolicySet,
+    PrincipalAdded,
+    PrincipalGranted,
+    PrincipalRevoked,
+    PromotionApproved,
+    Refused,
+    VersionDeprecated,
+    VersionPurged,
+    VersionRegistered,
+    VersionRetired,
+    VersionSigned,
+    VersionTagged,
+)
+from llamafarm_ray.registry.state.records import AliasMove, Principal, VersionRecord
+
+if TYPE_CHECKING:
+    from llamafarm_ray.registry.log import Change
+    from llamafarm_ray.registry.state.whole import RegistryState
+
+__all__ = ["after"]
+
+
+@singledispatch
+def after(event: Any, state: RegistryState, change: Change) -> RegistryState:
+    """The state after an event; for those about one version see :func:`_changed`."""
+    record = state.models[event.model].versions[event.version]
+    return state.with_version(_changed(event, record, change))
+
+
+@after.register(VersionRegistered)
+def _(event: VersionRegistered, state: RegistryState, change: Change) -> RegistryState:
+    return state.with_version(VersionRecord(event, change.time, change.principal, tags=event.tags))
+
+
+@after.register(AliasMoved)
+def _(event: AliasMoved, state: RegistryState, change: Change) -> RegistryState:
+    model = state.models[event.model]
+    move = AliasMove(event.version, change.time, change.principal, change.reason, event.is_rollback)
+    moves = (*model.aliases.get(event.alias, ()), move)
+    return replace(
+        state, models=state.models.set(model.name, replace(model, aliases=model.aliases.set(event.alias, moves)))
+    )
+
+
+@after.register(AliasRemoved)
+def _(event: AliasRemoved, state: RegistryState, _: Change) -> RegistryState:
+    model = state.models[event.model]
+    changed = replace(model, aliases=model.aliases.delete(event.alias))
+    return replace(state, models=state.models.set(model.name, changed))
+
+
+@after.register(PolicySet)
+def _(event: PolicySet, state: RegistryState, _: Change) -> RegistryState:
+    return replace(state, policies=state.policies.set(event.alias, event.policy))
+
+
+@after.register(DatasetRegistered)
+def _(event: DatasetRegistered, state: RegistryState, _: Change) -> RegistryState:
+    others = (known for known in state.datasets.get(event.name, ()) if known.digest != event.digest)
+    return replace(state, datasets=state.datasets.set(event.name, (*others, event)))  # the newest is last
+
+
+@after.register(DeploymentRecorded)
+def _(event: DeploymentRecorded, state: RegistryState, _: Change) -> RegistryState:
+    return replace(state, deployments=state.deployments.set(event.application, event))
+
+
+@after.register(DeploymentRemoved)
+def _(event: DeploymentRemoved, state: RegistryState, _: Change) -> RegistryState:
+    return replace(state, deployments=state.deployments.delete(event.application))
+
+
+@after.register(PrincipalAdded)
+def _(event: PrincipalAdded, state: RegistryState, _: Change) -> RegistryState:
+    added = Principal(event.name, event.token_digest, Map(event.grants), event.expires)
+    return replace(state, principals=state.principals.set(event.name, added))
+
+
+@after.register(PrincipalGranted)
+def _(event: PrincipalGranted, state: RegistryState, _: Change) -> RegistryState:
+    granted = replace(state.principals[event.name], grants=Map(event.grants))
+    return replace(state, principals=state.principals.set(event.name, granted))
+
+
+@after.register(PrincipalRevoked)
+def _(event: PrincipalRevoked, state: RegistryState, _: Change) -> RegistryState:
+    revoked = replace(state.principals[event.name], revoked=True)
+    return replace(state, principals=state.principals.set(event.name, revoked))
+
+
+@after.register(ContentCondemned)
+def _(event: ContentCondemned, state: RegistryState, _: Change) -> RegistryState:
+    condemned = {digest: number + 1 for digest, number in event.generations.items()}
+    return replace(state, generations=state.generations.update(condemned))
+
+
+@after.register(Refused)
+def _(_event: Refused, state: RegistryState, _: Change) -> RegistryState:
+    return state
+
+
+@singledispatch
+def _changed(event: Any, record: VersionRecord, change: Change) -> VersionRecord:
+    """A version's record after an event about it."""
+    raise NotImplementedError(f"{type(event).__name__} of {record.ref} at {change.time}")
+
+
+@_changed.register(MetricsRecorded)
+def _(event: MetricsRecorded, record: VersionRecord, _: Change) -> VersionRecord:
+    later = record.later_metrics.update(event.metrics)
+    return replace(record, later_metrics=later, approvals=Map())  # what was approved is not known so well any more
+
+
+@_changed.register(VersionTagged)
+def _(event: VersionTagged, record: VersionRecord, _: Change) -> VersionRecord:
+    return replace(record, tags=event.tags)
+
+
+@_changed.register(VersionSigned)
+def _(event: VersionSigned, record: VersionRecord, _: Change) -> VersionRecord:
+    return replace(record, signatures=record.signatures.set(event.key, event))
+
+
+@_changed.register(VersionDeprecated)
+def _(event: VersionDeprecated, record: VersionRecord, _: Change) -> VersionRecord:
+    return replace(record, deprecated=event.message)
+
+
+@_changed.register(VersionRetired)
+def _(event: VersionRetired, record: VersionRecord, change: Change) -> VersionRecord:
+    return replace(record, retired=event.message, retired_at=change.time)
+
+
+@_changed.register(VersionPurged)
+def _(_event: VersionPurged, record: VersionRecord, _: Change) -> VersionRecord:
+    return replace(record, purged=True)
+
+
+@_changed.register(PromotionApproved)
+def _(event: PromotionApproved, record: VersionRecord, change: Change) -> VersionRecord:
+    approvers = {*record.approvals.get(event.alias, ()), change.principal}
+    return replace(record, approvals=record.approvals.set(event.alias, tuple(sorted(approvers))))

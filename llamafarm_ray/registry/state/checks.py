@@ -1,0 +1,132 @@
+"""Which event may follow a state: what no rule of a registry's may ever let through."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+from typing import TYPE_CHECKING, Any
+
+from llamafarm_ray.errors import ConflictError
+from llamafarm_ray.registry.events import (
+    AliasMoved,
+    AliasRemoved,
+    DeploymentRecorded,
+    DeploymentRemoved,
+    PrincipalAdded,
+    PrincipalGranted,
+    PrincipalRevoked,
+    VersionPurged,
+    VersionRegistered,
+    VersionRetired,
+)
+from llamafarm_ray.registry.state.records import VersionRecord, find
+from llamafarm_ray.types import ModelRef
+
+if TYPE_CHECKING:
+    from llamafarm_ray.registry.state.whole import RegistryState
+
+__all__ = ["check"]
+
+
+@singledispatch
+def check(event: Any, state: RegistryState) -> None:
+    """Whether an event may follow a state. What is about one version needs that version to be there."""
+    if hasattr(event, "version"):
+        state.version(event.model, event.version)
+
+
+@check.register(VersionRegistered)
+def _(event: VersionRegistered, state: RegistryState) -> None:
+    model = state.models.get(event.model)
+    if model is not None and event.version in model.versions:
+        raise ConflictError(
+            f"{event.model}:{event.version} is registered already, and a version never changes.",
+            hint=f"The highest is {model.latest.registered.version}: register a higher one.",
+        )
+
+
+@check.register(AliasMoved)
+def _(event: AliasMoved, state: RegistryState) -> None:
+    record = state.version(event.model, event.version)
+    if record.retired is not None:
+        raise ConflictError(f"{record.ref} is retired, so {event.alias!r} can't point at it.")
+
+
+@check.register(AliasRemoved)
+def _(event: AliasRemoved, state: RegistryState) -> None:
+    state.resolve(ModelRef(event.model, alias=event.alias))
+
+
+@check.register(VersionRetired)
+def _(event: VersionRetired, state: RegistryState) -> None:
+    """Nothing may point at a version that ends, and nothing that an alias points at may rest on it."""
+    record = state.version(event.model, event.version)
+    if record.retired is not None:
+        raise ConflictError(f"{record.ref} is retired already.")
+    aliases = state.models[event.model].pointing_at(event.version)
+    if aliases:
+        raise ConflictError(
+            f"{record.ref} can't end: {', '.join(aliases)} points at it.",
+            hint="Move that alias, or remove it with `llamafarm models unalias`.",
+        )
+    _check_not_deployed(record, state)
+    if any(
+        other.retired is None and other.ref != record.ref for other in state.with_content(record.registered.manifest)
+    ):
+        return
+    for model in state.models.values():
+        for moves in model.aliases.values():
+            resting = model.versions[moves[-1].version]
+            if resting.registered.base_digest == record.registered.manifest:
+                raise ConflictError(
+                    f"{record.ref} can't end: {resting.ref}, which an alias points at, is based on it.",
+                    hint="Move that alias first.",
+                )
+
+
+@check.register(VersionPurged)
+def _(event: VersionPurged, state: RegistryState) -> None:
+    record = state.version(event.model, event.version)
+    if record.retired is None:
+        raise ConflictError(f"{record.ref} is not retired.", hint="Retire it first.")
+    _check_not_deployed(record, state)
+
+
+@check.register(DeploymentRecorded)
+def _(event: DeploymentRecorded, state: RegistryState) -> None:
+    served = [state.resolve(ModelRef.parse(reference)) for reference in event.adapters]
+    bases = list(state.with_content(event.base_digest))
+    ended = [record for record in served if record.retired is not None]
+    if bases and all(record.retired is not None for record in bases):
+        ended += bases[:1]
+    if ended:
+        raise ConflictError(f"{ended[0].ref} is retired, so it can't be deployed.", hint="Deploy another version.")
+
+
+@check.register(DeploymentRemoved)
+def _(event: DeploymentRemoved, state: RegistryState) -> None:
+    find(state.deployments, event.application, "deployment")
+
+
+@check.register(PrincipalAdded)
+def _(event: PrincipalAdded, state: RegistryState) -> None:
+    if event.name in state.principals and not state.principals[event.name].revoked:
+        raise ConflictError(f"There is a principal {event.name!r} already.", hint="Revoke it first.")
+
+
+@check.register(PrincipalGranted)
+def _(event: PrincipalGranted, state: RegistryState) -> None:
+    find(state.principals, event.name, "principal")
+
+
+@check.register(PrincipalRevoked)
+def _(event: PrincipalRevoked, state: RegistryState) -> None:
+    find(state.principals, event.name, "principal")
+
+
+def _check_not_deployed(record: VersionRecord, state: RegistryState) -> None:
+    for deployment in state.deployments.values():
+        if record.registered.manifest == deployment.base_digest or record.ref in deployment.adapters:
+            raise ConflictError(
+                f"{record.ref} can't end: the deployment at {deployment.url} serves it.",
+                hint="Deploy without it, or stop that deployment.",
+            )

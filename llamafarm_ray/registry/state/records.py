@@ -1,0 +1,179 @@
+"""What a registry's state consists of: models, their versions, aliases and principals. None of it ever changes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, TypeVar, get_args
+
+from immutables import Map
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from llamafarm_ray.errors import NotFoundError, did_you_mean
+from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.events import VersionRegistered, VersionSigned
+from llamafarm_ray.types import Version
+
+__all__ = ["AliasMove", "ModelRecord", "Principal", "Trie", "VersionRecord", "find"]
+
+T = TypeVar("T")
+
+
+class _TrieSchema:
+    """Lets pydantic write a map of a state as a JSON object, and read it back."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        plain = handler.generate_schema(dict[get_args(source)])  # type: ignore[misc]
+        return core_schema.no_info_after_validator_function(
+            Map, plain, serialization=core_schema.plain_serializer_function_ser_schema(dict, return_schema=plain)
+        )
+
+
+Trie = Annotated[Map[str, T], _TrieSchema()]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionRecord:
+    """A registered version and everything that happened to it.
+
+    Attributes:
+        registered: what was said at registration.
+        time: when that was.
+        principal: by whom.
+        tags: its tags now.
+        later_metrics: results recorded after registration; they win over those of ``registered``.
+        approvals: who approved it, by alias.
+        signatures: by digest of the public key.
+        deprecated: why others should not use it any more; ``None`` while they should.
+        retired: why it ended; ``None`` while it lives.
+        retired_at: when it ended.
+        purged: whether its content is gone.
+    """
+
+    registered: VersionRegistered
+    time: dt.datetime
+    principal: str
+    tags: tuple[str, ...] = ()
+    later_metrics: Trie[Any] = field(default_factory=Map)
+    approvals: Trie[tuple[str, ...]] = field(default_factory=Map)
+    signatures: Trie[VersionSigned] = field(default_factory=Map)
+    deprecated: str | None = None
+    retired: str | None = None
+    retired_at: dt.datetime | None = None
+    purged: bool = False
+
+    @property
+    def ref(self) -> str:
+        """``name:version``."""
+        return f"{self.registered.model}:{self.registered.version}"
+
+    @property
+    def version(self) -> Version:
+        """Its number, comparable."""
+        return Version.parse(self.registered.version)
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """All evaluation results."""
+        return {**self.registered.metrics, **self.later_metrics}
+
+    @property
+    def license(self) -> str:
+        """SPDX id; empty where none was given."""
+        return self.registered.license
+
+    @property
+    def signers(self) -> tuple[str, ...]:
+        """Digests of the public keys that signed it."""
+        return tuple(self.signatures)
+
+    @property
+    def status(self) -> str:
+        """``active``, ``deprecated``, ``retired`` or ``purged``."""
+        if self.purged:
+            return "purged"
+        if self.retired is not None:
+            return "retired"
+        return "deprecated" if self.deprecated is not None else "active"
+
+
+@dataclass(frozen=True, slots=True)
+class AliasMove:
+    """One step of an alias's history."""
+
+    version: str
+    time: dt.datetime
+    principal: str
+    reason: str
+    is_rollback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRecord:
+    """A model: its versions by number, and each alias's moves, oldest first."""
+
+    name: str
+    highest: str
+    """The highest version that lives; a pre-release, then a retired one, only where there is nothing else."""
+    highest_ever: str
+    """The highest number that was ever used; a pre-release only where there is nothing else."""
+    versions: Trie[VersionRecord] = field(default_factory=Map)
+    aliases: Trie[tuple[AliasMove, ...]] = field(default_factory=Map)
+
+    @property
+    def latest(self) -> VersionRecord:
+        """The version ``highest``."""
+        return self.versions[self.highest]
+
+    def pointing_at(self, version: str) -> list[str]:
+        """The aliases that point at a version, sorted."""
+        return sorted(alias for alias, moves in self.aliases.items() if moves[-1].version == version)
+
+    def with_version(self, record: VersionRecord) -> ModelRecord:
+        """This model with a version added or changed."""
+        number = record.registered.version
+        versions = self.versions.set(number, record)
+        highest = self.highest
+        if highest == number:  # it may have lost its place
+            highest = max(versions.values(), key=_height).registered.version
+        elif _height(record) > _height(self.latest):
+            highest = number
+        ever = max(self.highest_ever, number, key=_precedence)
+        return replace(self, versions=versions, highest=highest, highest_ever=ever)
+
+
+def _height(record: VersionRecord) -> tuple[bool, bool, Version]:
+    return (record.retired is None, *_precedence(record.registered.version))
+
+
+def _precedence(number: str) -> tuple[bool, Version]:
+    version = Version.parse(number)
+    return (not version.prerelease, version)
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Somebody with a token. Expired and revoked ones stay on record."""
+
+    name: str
+    token_digest: str
+    grants: Trie[Role]
+    expires: dt.datetime | None
+    revoked: bool = False
+
+    def is_valid(self, now: dt.datetime) -> bool:
+        """Whether the token is worth something at a time."""
+        return not self.revoked and (self.expires is None or self.expires > now)
+
+
+def find(known: Mapping[str, T], name: str, what: str) -> T:
+    """What has that name.
+
+    Raises:
+        NotFoundError: nothing has; near names are in the hint.
+    """
+    if name not in known:
+        raise NotFoundError(f"There is no {what} {name!r}.", hint=did_you_mean(name, known))
+    return known[name]

@@ -1,0 +1,120 @@
+"""The whole state of a registry, and how it is asked and added to."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from immutables import Map
+
+from llamafarm_ray.errors import NotFoundError, did_you_mean
+from llamafarm_ray.registry.events import DatasetRegistered, DeploymentRecorded, Event
+from llamafarm_ray.registry.log import Change, Commit
+from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.registry.state.changes import after
+from llamafarm_ray.registry.state.checks import check
+from llamafarm_ray.registry.state.records import ModelRecord, Principal, Trie, VersionRecord, find
+from llamafarm_ray.types import ModelRef
+
+__all__ = ["DEFAULT_ALIAS", "RegistryState"]
+
+DEFAULT_ALIAS = "production"
+"""What a bare model name means, where that alias is set."""
+_BEGINNING = dt.datetime.fromtimestamp(0, dt.UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryState:
+    """Everything the log says up to commit ``sequence``. :meth:`check` guards an event, :meth:`after` takes it in."""
+
+    sequence: int = 0
+    time: dt.datetime = _BEGINNING
+    models: Trie[ModelRecord] = field(default_factory=Map)
+    datasets: Trie[tuple[DatasetRegistered, ...]] = field(default_factory=Map)
+    deployments: Trie[DeploymentRecorded] = field(default_factory=Map)
+    policies: Trie[Policy] = field(default_factory=Map)
+    principals: Trie[Principal] = field(default_factory=Map)
+    generations: Trie[int] = field(default_factory=Map)
+    """The generation that a digest's bytes are stored under, where it isn't 0."""
+    commits_by_key: Trie[int] = field(default_factory=Map)
+
+    def after(self, commit: Commit) -> RegistryState:
+        """The state with a commit taken in. The log only holds what passed :meth:`check`: nothing can fail here."""
+        state = self
+        for change in commit.changes:
+            state = state.after_change(change, commit.sequence)
+        return replace(state, sequence=commit.sequence, time=commit.time)
+
+    def after_change(self, change: Change, sequence: int) -> RegistryState:
+        """The state with one change of the commit ``sequence`` taken in."""
+        state = self
+        for event in change.events:
+            state = after(event, state, change)
+        return replace(state, commits_by_key=state.commits_by_key.set(change.idempotency_key, sequence))
+
+    def check(self, event: Event) -> None:
+        """Whether an event may follow this state.
+
+        Raises:
+            ConflictError: the version number was used already, a retired version would be used, ...
+            NotFoundError: the event is about a version, deployment or principal that there isn't.
+        """
+        check(event, self)
+
+    def resolve(self, ref: ModelRef) -> VersionRecord:
+        """The version a reference names; a bare name means ``@production`` if that alias is set, else the latest.
+
+        Raises:
+            NotFoundError: there is no such model, version or alias; near names are in the hint.
+        """
+        model = self._model(ref.name)
+        if ref.version is not None:
+            return self.version(ref.name, str(ref.version))
+        if ref.alias is not None and ref.alias not in model.aliases:
+            raise NotFoundError(f"{ref.name} has no alias {ref.alias!r}.", hint=did_you_mean(ref.alias, model.aliases))
+        moves = model.aliases.get(ref.alias or DEFAULT_ALIAS)
+        return model.versions[moves[-1].version] if moves else model.latest
+
+    def version(self, name: str, number: str) -> VersionRecord:
+        """The version of that number.
+
+        Raises:
+            NotFoundError: there is no such model or version.
+        """
+        model = self._model(name)
+        if number not in model.versions:
+            raise NotFoundError(f"{name} has no version {number}.", hint=did_you_mean(number, model.versions))
+        return model.versions[number]
+
+    def versions(self) -> Iterator[VersionRecord]:
+        """All versions of all models, in no order."""
+        for model in self.models.values():
+            yield from model.versions.values()
+
+    def with_content(self, manifest: str) -> Iterator[VersionRecord]:
+        """The versions that have these files."""
+        return (record for record in self.versions() if record.registered.manifest == manifest)
+
+    def dataset_named(self, name: str) -> DatasetRegistered:
+        """The newest dataset of a name.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return find(self.datasets, name, "dataset")[-1]
+
+    def _model(self, name: str) -> ModelRecord:
+        if name in self.models:
+            return self.models[name]
+        namespace = ModelRef(name).namespace  # once tokens count, names of other namespaces are not given away
+        near = [known for known in self.models if not self.principals or ModelRef(known).namespace == namespace]
+        raise NotFoundError(f"There is no model {name!r}.", hint=did_you_mean(name, near))
+
+    def with_version(self, record: VersionRecord) -> RegistryState:
+        """This state with a version added or changed."""
+        name = record.registered.model
+        number = record.registered.version
+        model = self.models.get(name)
+        changed = model.with_version(record) if model else ModelRecord(name, number, number, Map({number: record}))
+        return replace(self, models=self.models.set(name, changed))

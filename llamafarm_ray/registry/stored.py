@@ -1,0 +1,43 @@
+"""That what a version is registered with is there: a manifest that somebody stored, with all its files."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from llamafarm_ray.errors import InputError, IntegrityError
+from llamafarm_ray.registry.commands import Register, check_stored
+from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.storage import ContentStore
+from llamafarm_ray.types import Digest
+
+__all__ = ["with_stored"]
+
+
+def with_stored(state: RegistryState, content: ContentStore, command: Register) -> Register:
+    """The command with the generation that each of its files is stored under, so that it fails if one is condemned.
+
+    Files that the command names itself were published by who asks, and are not looked up again.
+
+    Raises:
+        ContentMovedError: the files that the command names were condemned meanwhile.
+        InputError: the manifest or one of its files is not stored.
+        StorageError: the home can't be read.
+    """
+    try:
+        manifest = content.manifest(command.manifest)
+    except IntegrityError as error:
+        check_stored(state, command.stored)
+        raise InputError(
+            f"{command.model} can't get a version with the manifest {command.manifest}: {error.message}",
+            hint="Store its files first: `llamafarm models register`, or ContentStore.publish.",
+        ) from None
+    sizes = {entry.digest: entry.size_bytes for entry in manifest.files if entry.digest not in command.stored}
+    for digest, size_bytes in sizes.items():
+        if content.size(digest) != size_bytes:
+            raise InputError(
+                f"{command.model} can't get a version with the manifest {command.manifest}: its file {digest} is not "
+                "stored.",
+                hint="Store its files first: `llamafarm models register`, or ContentStore.publish.",
+            )
+    generations: dict[Digest, int] = {digest: state.generations.get(digest, 0) for digest in (command.manifest, *sizes)}
+    return replace(command, stored={**generations, **command.stored})
