@@ -19,7 +19,7 @@ from llamafarm_ray.config.deployment import AutoScaling, Deployment, Resources
 from llamafarm_ray.config.evaluation import Evaluation
 from llamafarm_ray.config.fine_tuning import Distributed, FineTuning, MethodParameters, Training
 from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
-from llamafarm_ray.config.monitoring import Alerting, Monitoring
+from llamafarm_ray.config.monitoring import AlertEmail, Alerting, Monitoring
 from llamafarm_ray.config.quality import QualityControl, QualityFilters, QualityMetrics, QualityValidation
 from llamafarm_ray.config.root import Config
 from llamafarm_ray.config.schema import json_schema
@@ -27,6 +27,7 @@ from llamafarm_ray.config.values import Comparison, Gpu, MemorySize
 
 __all__ = [
     "ALIASES",
+    "AlertEmail",
     "Alerting",
     "Alias",
     "AutoScaling",

@@ -28,7 +28,7 @@ _MEDIA_TYPES = {
     ".model": "application/vnd.sentencepiece",
     ".parquet": "application/vnd.apache.parquet",
 }
-_NOT_CONTENT = {"tensorboard", "training.json"}
+_NOT_CONTENT = {"history.jsonl", "report.html", "tensorboard", "training.json", "wandb"}
 """A run's curves and its record: the registry keeps the facts of them itself."""
 _MAX_SIZE_BYTES = 2**63 - 1
 _FIELDS = {"path", "size_bytes", "digest", "media_type"}

@@ -23,6 +23,11 @@ class Progress:
         grad_norm: the gradient's L2 norm before clipping.
         tokens_per_s: tokens read on all workers, prompts included and padding not.
         seconds: since the first step began.
+        memory_bytes: the most memory that the first worker has held so far: GPU memory where it has a GPU, else its
+            process's resident memory.
+        mfu: model FLOPs utilisation, 0 to 1: see `flops`; None where the device's peak is not known.
+        alerts: what has been noticed since the step before, a sentence each.
+        metrics: the objective's further figures, each a mean over the step.
     """
 
     step: int
@@ -33,6 +38,10 @@ class Progress:
     grad_norm: float
     tokens_per_s: float
     seconds: float
+    memory_bytes: int | None = None
+    mfu: float | None = None
+    alerts: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,9 +148,18 @@ def test_a_resolved_configuration_holds_no_key_without_effect(method: Any) -> No
 
 def test_a_resolved_configuration_holds_every_other_key() -> None:
     missing = [path for path in layout().leaves if not is_in(resolved(Config()), path)]
-    assert {".".join(path[:2]) for path in missing} == {"dataset.synthetic_generation", "deployment.auto_scaling"}
+    assert {".".join(path[:2]) for path in missing} == {
+        "dataset.synthetic_generation",
+        "deployment.auto_scaling",
+        "fine_tuning.parameters",  # those of methods that auto never chooses
+        "monitoring.alerting",  # its email
+    }
     on = {"deployment": {"auto_scaling": {"max_replicas": 2}}, "dataset": {"synthetic_generation": {"enabled": True}}}
-    assert all(is_in(resolved(parse_config(on)), path) for path in layout().leaves)
+    tables = [
+        resolved(parse_config(on | {"fine_tuning": {"method": method}}))
+        for method in ("auto", "hybrid_lora_adapter", "prefix_tuning")
+    ]
+    assert all(any(is_in(table, path) for table in tables) for path in layout().leaves)
 
 
 def is_in(table: Any, path: Any) -> Any:

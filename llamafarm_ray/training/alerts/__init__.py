@@ -1,0 +1,28 @@
+"""What is wrong with a run, and who is told: detectors are pure, channels deliver."""
+
+from llamafarm_ray.training.alerts.channels import (
+    Channel,
+    Destinations,
+    EmailChannel,
+    LogChannel,
+    Notice,
+    WebhookChannel,
+)
+from llamafarm_ray.training.alerts.delivery import Delivery
+from llamafarm_ray.training.alerts.detectors import Alert, AlertKind, EarlyStopping, Limits, RunWatch, Smoothed
+
+__all__ = [
+    "Alert",
+    "AlertKind",
+    "Channel",
+    "Delivery",
+    "Destinations",
+    "EarlyStopping",
+    "EmailChannel",
+    "Limits",
+    "LogChannel",
+    "Notice",
+    "RunWatch",
+    "Smoothed",
+    "WebhookChannel",
+]

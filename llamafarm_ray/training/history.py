@@ -1,0 +1,154 @@
+"""What happened in a run, a line of JSON each: ``history.jsonl`` in its folder, kept over all attempts."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.training.alerts import Alert
+from llamafarm_ray.training.result import Progress
+
+__all__ = ["Checkpoint", "History", "Validation", "entry", "open_lines", "step_entry"]
+
+_STEP_FIELDS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "seconds", "memory_bytes", "mfu")
+_NUMBERS = (
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_s",
+    "seconds",
+)  # null in the file where they are not finite
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """A validation after a step."""
+
+    step: int
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint of a step, and how long it took to write."""
+
+    step: int
+    seconds: float
+
+
+@dataclass(slots=True)
+class History:
+    """Everything of a run up to now, in memory.
+
+    Args:
+        total_steps: steps that the whole run has.
+        steps: of each step done.
+        validations: of each validation done.
+        checkpoints: of each checkpoint written.
+        alerts: raised so far.
+        attempts: how often the run went on after it was interrupted, by the step it went on from.
+    """
+
+    total_steps: int
+    steps: list[Progress] = field(default_factory=list)
+    validations: list[Validation] = field(default_factory=list)
+    checkpoints: list[Checkpoint] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
+    attempts: list[int] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, path: Path, *, total_steps: int, steps_done: int | None = None) -> History:
+        """What earlier attempts left; empty where there is nothing.
+
+        Args:
+            path: ``history.jsonl``.
+            total_steps: steps of the run.
+            steps_done: what is beyond this step is void, because it will be done again; None: all counts.
+
+        Raises:
+            OSError: the file is there and can't be read.
+        """
+        history = cls(total_steps)
+        for entry in _entries(path):
+            if steps_done is None or entry.get("step", 0) <= steps_done:
+                history.add(entry)
+        return history
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Take in one line; what is of no known kind is left out."""
+        values = dict(entry)
+        kind = values.pop("event", None)
+        if kind == "step":
+            numbers = {name: math.nan if values[name] is None else values[name] for name in _NUMBERS}
+            self.steps.append(Progress(**{**values, **numbers, "total_steps": self.total_steps}))
+        elif kind == "validation":
+            self.validations.append(Validation(values["step"], math.nan if values["loss"] is None else values["loss"]))
+        elif kind == "checkpoint":
+            self.checkpoints.append(Checkpoint(**values))
+        elif kind == "alert":
+            self.alerts.append(Alert(**values))
+        elif kind == "resume":
+            self.attempts.append(values["step"])
+
+
+def step_entry(progress: Progress) -> dict[str, Any]:
+    """A step as a line."""
+    return {"event": "step", **{name: getattr(progress, name) for name in _STEP_FIELDS}}
+
+
+def entry(event: str, what: Validation | Checkpoint | Alert) -> dict[str, Any]:
+    """Anything else as a line."""
+    return {"event": event, **asdict(what)}
+
+
+def open_lines(
+    path: Path, *, keep: Callable[[Mapping[str, Any]], bool]
+) -> Callable[[Sequence[Mapping[str, Any]]], None]:
+    """Go on writing a history.
+
+    Args:
+        path: ``history.jsonl``; its folder is made.
+        keep: which of the lines that are there stay.
+
+    Returns:
+        What appends lines.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kept = [line for line in _entries(path) if keep(line)]
+    new = path.with_suffix(".new")
+    new.write_text("".join(_line(one) for one in kept), encoding="utf-8")
+    new.replace(path)
+
+    def append(entries: Sequence[Mapping[str, Any]]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(_line(one) for one in entries))
+
+    return append
+
+
+def _entries(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # cut when its writer was killed
+            if isinstance(value, dict):
+                yield value
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    """Strict JSON: a number that is none becomes null."""
+    finite = {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()
+    }
+    return json.dumps(finite, allow_nan=False) + "\n"

@@ -1,0 +1,7 @@
+"""Where a run's numbers are written: TensorBoard always, Weights & Biases and MLflow on request."""
+
+from llamafarm_ray.training.tracking.base import Ending, Outcome, Record, RunInfo, Tracker, flat, record_of
+from llamafarm_ray.training.tracking.choice import Trackers
+from llamafarm_ray.training.tracking.worker_events import TensorBoardTracker
+
+__all__ = ["Ending", "Outcome", "Record", "RunInfo", "TensorBoardTracker", "Tracker", "Trackers", "flat", "record_of"]

@@ -1,0 +1,93 @@
+"""What a tracker is: something outside the run that its numbers are written to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from llamafarm_ray.training.result import Progress
+
+__all__ = ["Ending", "Outcome", "Record", "RunInfo", "Tracker", "flat", "record_of"]
+
+Outcome = Literal["finished", "stopped", "failed", "interrupted"]
+"""How a run ended: to its last step, early as asked, by an error, or in a way that another attempt goes on from."""
+
+_FIELDS = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes", "mfu")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Numbers of one step.
+
+    Args:
+        step: optimizer steps done.
+        values: by name, such as ``train/loss``; all finite.
+    """
+
+    step: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """A run's end.
+
+    Args:
+        outcome: how it ended.
+        facts: what is known of it now, such as the number of trained weights.
+    """
+
+    outcome: Outcome
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What is known of a run when it begins, or goes on.
+
+    Args:
+        name: for people.
+        run_id: the same for all attempts at one run, and for no other run.
+        folder: the run's output, for trackers that write files.
+        steps_done: optimizer steps that earlier attempts have done.
+        config: the configuration.
+        facts: digests, method, strategy and the like.
+    """
+
+    name: str
+    run_id: str
+    folder: Path
+    steps_done: int
+    config: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+
+class Tracker(Protocol):
+    """Writes numbers somewhere. It may fail or hang as it likes: it runs behind a `Background`."""
+
+    def log(self, records: Sequence[Record]) -> None:
+        """Write the numbers of some steps."""
+
+    def close(self, ending: Ending) -> None:
+        """Write what is held back, and how the run ended."""
+
+
+def record_of(progress: Progress) -> Record:
+    """A step's numbers under ``train/``; what is unknown or not finite is left out."""
+    named = ((f"train/{name}", getattr(progress, name)) for name in _FIELDS)
+    return Record(progress.step, {name: value for name, value in named if value is not None and math.isfinite(value)})
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """A nested mapping as dotted keys and short texts: ``{"fine_tuning.parameters.r": "16"}``."""
+    if isinstance(value, Mapping) and value:
+        items: Iterable[tuple[str, str]] = (
+            pair
+            for key, inner in value.items()
+            for pair in flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()
+        )
+        return dict(items)
+    return {prefix: "" if value is None else str(value)}
