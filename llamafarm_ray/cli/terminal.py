@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from llamafarm_ray.errors import LlamaFarmError
 
@@ -28,6 +30,7 @@ __all__ = [
     "print_json",
     "say",
     "size",
+    "stage_bars",
     "stages",
     "table",
     "waiting",
@@ -168,11 +171,18 @@ def waiting(text: str, *, quiet: bool = False) -> Iterator[None]:
 
 
 class StageProgress:
-    """One bar a stage of a workflow."""
+    """One bar a stage of a workflow, and below it what else there is to say."""
 
-    def __init__(self, progress: Any) -> None:
+    def __init__(self, progress: Any, *, in_lines: bool = False) -> None:
         self._progress = progress
+        self._in_lines = in_lines
         self._tasks: dict[str, Any] = {}
+        self._said_at = time.monotonic()
+
+    @property
+    def width(self) -> int:
+        """Columns that there are."""
+        return _error_console.width
 
     def __call__(self, stage: str, fraction: float, note: str = "") -> None:
         """Say that ``fraction`` (0 to 1) of a stage is done."""
@@ -183,28 +193,64 @@ class StageProgress:
             self._tasks[stage] = self._progress.add_task(stage, total=1.0, note="")
         self._progress.update(self._tasks[stage], completed=fraction, note=note)
 
+    def detail(self, *lines: str) -> None:
+        """Show lines below the bar in place of the last ones; where there is no bar, one line every ten seconds."""
+        if self._progress is not None:
+            self._progress.lines = [_printable(line) for line in lines]
+        elif self._in_lines and time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES:
+            self._said_at = time.monotonic()
+            errors.line("  ".join(lines))
+
+    def warn(self, text: str) -> None:
+        """One line that stays, above the bars."""
+        if self._progress is not None or self._in_lines:
+            _error_console.print(_printable(text), markup=False, style="yellow")
+
     def finish(self) -> None:
         """Say that all stages so far are done."""
+        if self._progress is not None:
+            self._progress.lines = []
         for task in self._tasks.values():
             self._progress.update(task, completed=1.0)
 
 
+_SECONDS_BETWEEN_LINES = 10.0
+
+
 @contextmanager
 def stages(*, quiet: bool = False) -> Iterator[StageProgress]:
-    """Progress bars on standard error for the time of a block; nothing where it is no terminal or ``quiet``."""
+    """Progress bars on standard error for the time of a block; a line now and then where it is no terminal.
+
+    Args:
+        quiet: nothing at all.
+    """
     if quiet or not _error_console.is_terminal:
-        yield StageProgress(None)
+        yield StageProgress(None, in_lines=not quiet)
         return
+    with stage_bars(_error_console) as progress:
+        drawn = StageProgress(progress)
+        yield drawn
+        drawn.finish()
+
+
+def stage_bars(console: Console) -> Any:
+    """Rich's progress with a bar a stage, and ``lines`` of text below it."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (
+    class Bars(Progress):
+        lines: Sequence[str] = ()
+
+        def get_renderables(self) -> Iterator[Any]:
+            yield self.make_tasks_table(self.tasks)
+            for number, line in enumerate(self.lines):
+                style = "dim" if number else "cyan"
+                yield Text(f"{'':<13}{line}", no_wrap=True, overflow="ellipsis", style=style)
+
+    return Bars(
         TextColumn("{task.description:<12}"),
         BarColumn(bar_width=28),
         TextColumn("{task.percentage:>4.0f}%"),
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[note]}"),
+        console=console,
     )
-    with Progress(*columns, console=_error_console) as progress:
-        drawn = StageProgress(progress)
-        yield drawn
-        drawn.finish()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, Overrides, configuration
-from llamafarm_ray.cli.terminal import StageProgress, console, print_json, stages, table
+from llamafarm_ray.cli.terminal import StageProgress, console, facts, print_json, size, stages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,7 +59,7 @@ def command(
     if as_json:
         print_json({"path": str(trained.path), "version": record and record.ref, **trained.result.to_dict()})
         return
-    show_result(trained.result)
+    show_result(trained.result, trained.path)
     next_step = (
         f"Registered {record.ref}." if record else f"Register it: llamafarm models register --model {trained.path}"
     )
@@ -65,44 +67,93 @@ def command(
 
 
 def loss_line(progress: StageProgress) -> Callable[[Progress], None]:
-    """Draw a run's progress: a bar, and the loss as it falls."""
+    """Draw a run's progress: a bar with the time that is left, the loss as it falls, speed and memory."""
     losses: list[float] = []
+    pace = _Pace()
 
     def step(now: Progress) -> None:
         losses.append(now.loss)
-        curve = f"loss {now.loss:.3f} {sparkline(losses, 16)}"
-        note = f"step {now.step}/{now.total_steps}  {curve}  {now.tokens_per_s:,.0f} tok/s"
-        progress("train", now.step / now.total_steps, note)
+        left_s = pace.left_s(now)
+        progress("train", now.step / now.total_steps, "" if left_s is None else f"{_clock(left_s)} left")
+        head = f"step {now.step:,}/{now.total_steps:,}, epoch {now.epoch + 1}  loss {now.loss:.3f} "
+        room = progress.width - len(head) - 14
+        progress.detail(head + sparkline(losses, max(8, min(60, room))), speed_line(now))
+        for text in now.alerts:
+            progress.warn(f"step {now.step}: {text}")
 
     return step
 
 
+def speed_line(now: Progress) -> str:
+    """Rate, speed, memory and MFU of a step, as far as they are known."""
+    parts = [f"lr {now.learning_rate:.2e}", f"grad {now.grad_norm:.3g}", f"{now.tokens_per_s:,.0f} tok/s"]
+    if now.memory_bytes is not None:
+        parts.append(size(now.memory_bytes))
+    if now.mfu is not None:
+        parts.append(f"MFU {now.mfu:.0%}")
+    return "  ".join(parts)
+
+
+class _Pace:
+    """How long a run takes from here, by its last steps."""
+
+    def __init__(self) -> None:
+        self._before: Progress | None = None
+        self._seconds_per_step: float | None = None
+
+    def left_s(self, now: Progress) -> float | None:
+        """Seconds until the last step; None after the first one, whose compiling and loading say nothing."""
+        before, self._before = self._before, now
+        if before is not None and now.step > before.step:
+            recent = (now.seconds - before.seconds) / (now.step - before.step)
+            known = self._seconds_per_step
+            self._seconds_per_step = recent if known is None else 0.9 * known + 0.1 * recent
+        if self._seconds_per_step is None:
+            return None
+        return max(0.0, self._seconds_per_step * (now.total_steps - now.step))
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds: ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 def sparkline(values: list[float], width: int) -> str:
-    """A curve in one line of text, ``width`` characters at most."""
-    if not values:
+    """A curve in one line of text, ``width`` characters at most; what is not finite is left out."""
+    known = [value for value in values if math.isfinite(value)]
+    if not known:
         return ""
-    size = max(1, -(-len(values) // width))
-    means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
+    count = min(width, len(known))
+    cuts = [index * len(known) // count for index in range(count + 1)]
+    means = [sum(known[start:end]) / (end - start) for start, end in itertools.pairwise(cuts)]
     low, high = min(means), max(means)
     scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
 
 
-def show_result(result: TrainingResult) -> None:
-    """A finished run as a table."""
-    table(
-        f"Trained with {result.method}: {result.strategy}, workers: {result.num_workers}",
-        ("rows", "steps", "first loss", "last loss", "curve", "trained weights", "seconds"),
+def show_result(result: TrainingResult, path: Path | None = None) -> None:
+    """A finished run.
+
+    Args:
+        result: of the run.
+        path: its folder, if its report shall be pointed at.
+    """
+    losses = result.losses
+    validation = result.metrics.get("validation_loss")
+    workers = f"{result.num_workers} worker{'s' if result.num_workers > 1 else ''}"
+    dropped = sum(result.num_dropped.values())
+    speed = f", {result.num_tokens / result.seconds:,.0f} tok/s" if result.seconds > 0 else ""
+    report = path / "report.html" if path is not None else None
+    facts(
+        f"Trained with {result.method}: {result.strategy}, {workers}, {result.precision}",
         [
-            (
-                result.num_rows,
-                result.num_steps,
-                f"{result.losses[0]:.3f}",
-                f"{result.losses[-1]:.3f}",
-                sparkline(result.losses, 12),
-                f"{result.num_trainable_parameters:,}",
-                f"{result.seconds:.1f}",
-            )
+            ("loss", f"{losses[0]:.3f} → {losses[-1]:.3f}  {sparkline(losses, 24)}" if losses else ""),
+            ("validation loss", "" if validation is None else f"{validation:.3f}"),
+            ("steps", f"{result.num_steps:,} in {_clock(result.seconds)}{speed}"),
+            ("rows", f"{result.num_rows:,}" + (f", {dropped:,} left out" if dropped else "")),
+            ("trained weights", f"{result.num_trainable_parameters:,}"),
+            ("report", report if report is not None and report.is_file() else ""),
         ],
     )
     for reason in result.reasons:
