@@ -39,6 +39,7 @@ def describe(reference: Reference, at: At = None, home: Home = None, as_json: Js
 def history(
     name: Annotated[str, typer.Argument(help="The model's name.")],
     alias: Annotated[str | None, typer.Option("--alias", help="Only what is about this alias of it.")] = None,
+    at: At = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -46,7 +47,7 @@ def history(
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.history import history as history_of
 
-    found = history_of(open_registry(home), name, alias=alias)
+    found = history_of(open_registry(home), name, alias=alias, at=moment(at) if at else None)
     if as_json:
         print_json([entry.to_dict() for entry in found])
         return

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+
 from llamafarm_ray.errors import NotFoundError, did_you_mean
 from llamafarm_ray.registry import RegistryApi, check_name
 from llamafarm_ray.registry.access import Action
@@ -11,24 +13,29 @@ from llamafarm_ray.workflows.audit import AuditEntry, entries
 __all__ = ["history"]
 
 
-def history(registry: RegistryApi, name: str, *, alias: str | None = None) -> list[AuditEntry]:
+def history(
+    registry: RegistryApi, name: str, *, alias: str | None = None, at: dt.datetime | None = None
+) -> list[AuditEntry]:
     """What happened to a model, newest first, and what was tried and refused.
 
     Args:
         registry: where to look.
         name: the model's.
         alias: only what is about this alias of it.
+        at: as of when; now by default.
 
     Raises:
-        NotFoundError: there is no such model, or it never had that alias.
+        NotFoundError: there was no such model, or it never had that alias.
         IntegrityError: a commit is damaged.
     """
     check_name(name)
-    state = registry.refresh()
+    now = registry.refresh()
     registry.allow(Action.READ, ModelRef(name).namespace, target=name)
+    state = now if at is None else registry.state_at(at)
     if name not in state.models:
         raise NotFoundError(f"There is no model {name!r}.", hint=did_you_mean(name, state.models))
-    found = [entry for entry in entries(registry) if entry.model == name and alias in {None, entry.alias}]
+    told = (entry for entry in entries(registry) if at is None or entry.time <= at)
+    found = [entry for entry in told if entry.model == name and alias in {None, entry.alias}]
     if alias is not None and not found:
         raise NotFoundError(f"{name} has no alias {alias!r}.", hint=did_you_mean(alias, state.models[name].aliases))
     return found[::-1]

@@ -29,8 +29,13 @@ class PolicyChange:
     policy: Policy
 
 
-def policies(registry: RegistryApi, alias: str | None = None) -> dict[str, Policy]:
+def policies(registry: RegistryApi, alias: str | None = None, *, at: dt.datetime | None = None) -> dict[str, Policy]:
     """The rules in force by alias, or those of one alias: an empty policy where it has none.
+
+    Args:
+        registry: where to look.
+        alias: only this one.
+        at: as of when; now by default.
 
     Raises:
         InputError: that is no alias's name.
@@ -38,8 +43,9 @@ def policies(registry: RegistryApi, alias: str | None = None) -> dict[str, Polic
     """
     if alias is not None:
         check_alias(alias)
-    state = registry.refresh()
+    now = registry.refresh()
     registry.allow(Action.READ, EVERY_NAMESPACE, target="policies")
+    state = now if at is None else registry.state_at(at)
     if alias is not None:
         return {alias: state.policies.get(alias, Policy())}
     return {name: state.policies[name] for name in sorted(state.policies) if not state.policies[name].is_empty}

@@ -69,15 +69,20 @@ def revoke(registry: RegistryApi, name: str, *, reason: str = "") -> None:
     registry.submit(Revoke(name), reason=reason)
 
 
-def principals(registry: RegistryApi) -> list[Principal]:
+def principals(registry: RegistryApi, *, at: dt.datetime | None = None) -> list[Principal]:
     """Everybody who may or might do something, by name.
+
+    Args:
+        registry: where to look.
+        at: as of when; now by default.
 
     Raises:
         AccessDeniedError: it takes the right to read every namespace.
     """
-    registry.refresh()
+    now = registry.refresh()
     registry.allow(Action.READ, EVERY_NAMESPACE, target="principals")
-    return [registry.state.principals[name] for name in sorted(registry.state.principals)]
+    state = now if at is None else registry.state_at(at)
+    return [state.principals[name] for name in sorted(state.principals)]
 
 
 def principal_status(principal: Principal, now: dt.datetime) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, Reason
+from llamafarm_ray.cli.options import At, Home, Json, Reason, moment
 from llamafarm_ray.cli.terminal import ago, local_time, print_json, say, table
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ Alias = Annotated[str, typer.Argument(metavar="ENV", help="The alias: production
 @app.command("show")
 def show(
     env: Annotated[str | None, typer.Argument(help="The alias; else all that have rules.")] = None,
+    at: At = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -29,7 +30,7 @@ def show(
     from llamafarm_ray.workflows.audit import policy_rules
     from llamafarm_ray.workflows.policies import policies
 
-    found = policies(open_registry(home), env)
+    found = policies(open_registry(home), env, at=moment(at) if at else None)
     if as_json:
         print_json({alias: policy.model_dump(mode="json") for alias, policy in found.items()})
         return
@@ -37,7 +38,8 @@ def show(
     if rows:
         table("Rules", ("alias", "rule", "value"), rows)
     else:
-        say(f"{env or 'No alias'} has {'no ' if env else ''}rules: anything may be promoted.")
+        has, may = ("had", "might") if at else ("has", "may")
+        say(f"{env or 'No alias'} {has} {'no ' if env else ''}rules: anything {may} be promoted.")
 
 
 @app.command("set")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, Reason, expiry
+from llamafarm_ray.cli.options import At, Home, Json, Reason, expiry, moment
 from llamafarm_ray.cli.terminal import errors, local_time, print_json, say, table
 
 __all__ = ["app"]
@@ -48,13 +48,14 @@ def add(
 
 
 @app.command("list")
-def list_(home: Home = None, as_json: Json = False) -> None:
+def list_(at: At = None, home: Home = None, as_json: Json = False) -> None:
     """List everybody, those whose token has ended included."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.audit import roles
     from llamafarm_ray.workflows.principals import principal_status, principals
 
-    found, now = principals(open_registry(home)), dt.datetime.now(dt.UTC)
+    time = moment(at) if at else None
+    found, now = principals(open_registry(home), at=time), time or dt.datetime.now(dt.UTC)
     if as_json:
         print_json(
             [
@@ -69,7 +70,8 @@ def list_(home: Home = None, as_json: Json = False) -> None:
         )
         return
     if not found:
-        say("There are no principals: whoever can write to the home may do everything.")
+        were, might = ("were", "might") if at else ("are", "may")
+        say(f"There {were} no principals: whoever can write to the home {might} do everything.")
         return
     rows = [
         (

@@ -142,6 +142,10 @@ def test_the_past_can_be_asked_for(bot):
     assert bot.json("models", "diff", "bot", "bot:1.1.0", "--at", then)["left"] == "bot:1.0.0"
     assert bot.json("models", "trace", "bot", "--at", then)["root"] == "model:bot:1.0.0"
     assert bot.error("models", "describe", "bot", "--at", "2020-01-01")["code"] == "not_found"
+    told = bot.json("models", "history", "bot")
+    assert len(told) > len(before := bot.json("models", "history", "bot", "--at", then))
+    assert before == [entry for entry in told if entry["time"] <= then]
+    assert bot.error("models", "history", "bot", "--at", "2020-01-01")["code"] == "not_found"
 
 
 def test_promote_and_rollback_move_the_alias(bot):

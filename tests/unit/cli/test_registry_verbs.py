@@ -103,6 +103,10 @@ def test_a_policy_is_set_shown_replaced_and_kept_in_its_history(bot, folders):
     assert bot.json("registry", "policy", "show") == {}
     assert "anything may be promoted" in bot.text("registry", "policy", "show", "production")
     told = bot.json("registry", "policy", "history", "production")
+    first = told[-1]["time"]
+    assert bot.json("registry", "policy", "show", "--at", first)["production"]["metrics"] == {"accuracy": ">0.8"}
+    assert bot.json("registry", "policy", "show", "production", "--at", first)["production"]["approvals"] == 1
+    assert "anything might be promoted" in bot.text("registry", "policy", "show", "--at", "2020-01-01")
     assert [(change["reason"], change["policy"]["licenses"]) for change in told] == [
         ("", []),
         ("looser", ["MIT"]),
@@ -162,6 +166,12 @@ def test_principals_are_listed_granted_and_revoked(guarded):
     assert granted["grants"] == {"law": "deployer"}
     guarded.text("registry", "principal", "revoke", "temp")
     assert {row["name"]: row["status"] for row in guarded.json("registry", "principal", "list")}["temp"] == "revoked"
+    added = guarded.json("registry", "audit", "--format", "json")
+    then = next(entry["time"] for entry in added if entry["target"] == "temp" and "add" in entry["action"])
+    known = {row["name"]: row for row in guarded.json("registry", "principal", "list", "--at", then)}
+    assert (known["temp"]["status"], known["vera"]["grants"]) == ("active", {"medical": "viewer"})
+    assert guarded.json("registry", "principal", "list", "--at", "2020-01-01") == []
+    assert "There were no principals" in guarded.text("registry", "principal", "list", "--at", "2020-01-01")
     assert "last admin" in guarded.error("registry", "principal", "revoke", "root")["message"]
 
 
@@ -171,6 +181,7 @@ PROTECTED = [
     "models describe bot",
     "models describe bot --at 1s",
     "models history bot",
+    "models history bot --at 1s",
     "models diff bot:1.0.0 bot:1.1.0",
     "models trace bot",
     "models trace base --direction down",
@@ -191,10 +202,12 @@ PROTECTED = [
     "registry head",
     "registry audit",
     "registry policy show",
+    "registry policy show --at 1s",
     "registry policy set production --approvals 1",
     "registry policy history production",
     "registry principal add eve --role admin",
     "registry principal list",
+    "registry principal list --at 1s",
     "registry principal grant vera --role admin",
     "registry principal revoke root",
     "registry cache list",
