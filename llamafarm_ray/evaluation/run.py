@@ -13,6 +13,7 @@ from torch.nn import functional
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.evaluation.metrics import bleu, perplexity, rouge_l
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
+from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.chat import end_of_turn_ids, render_chat, tokenise_chat
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.loading import load_model
@@ -109,15 +110,7 @@ def _load(job: EvaluationJob) -> Any:
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
     model = load_model(job.base_model, dtype=torch.bfloat16 if has_bf16 else torch.float32)
     if job.adapter is not None:
-        # Here and not above: peft imports libraries that print, and a base model alone needs none of them.
-        from peft import PeftModel  # noqa: PLC0415
-
-        if not (job.adapter / "adapter_config.json").is_file() or not any(job.adapter.glob("*.safetensors")):
-            raise InputError(
-                f"{str(job.adapter)!r} is not an adapter: adapter_config.json and safetensors are needed.",
-                hint="Give the output folder of a training run.",
-            )
-        model = PeftModel.from_pretrained(model, str(job.adapter), use_safetensors=True)
+        model = load_adapter(model, job.adapter)
     model.config.use_cache = True
     return model.to(device).eval()
 

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 
-__all__ = ["Architecture", "inspect_architecture", "linear_module_names", "load_model"]
+__all__ = ["Architecture", "Task", "inspect_architecture", "linear_layers", "linear_module_names", "load_model"]
+
+Task = Literal["causal-lm", "embedding"]
+"""What a model is for: writing text, or giving each token (and so each text) a vector; encoders do the latter only."""
+
+_MODELS = {"causal-lm": AutoModelForCausalLM, "embedding": AutoModel}
+_WORDS = {"causal-lm": "causal language model", "embedding": "embedding model"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +31,36 @@ class Architecture:
         linear_modules: names of the linear layers' last parts without the output head, sorted: ``("down_proj", ...)``.
         module_names: every module's dotted name.
         max_positions: the longest sequence in tokens it was made for, where its config says.
+        task: what it was built for.
+        hidden_size: width of the vectors that blocks hand on, where its config says.
+        linear_layers: inputs and outputs of each linear layer but the output head, by its dotted name, in the order
+            they are defined.
+        is_causal: whether a token sees none after it; encoders let every token see all.
     """
 
     num_parameters: int
     linear_modules: tuple[str, ...]
     module_names: tuple[str, ...]
     max_positions: int | None
+    task: Task = "causal-lm"
+    hidden_size: int | None = None
+    linear_layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    is_causal: bool = True
 
 
-def inspect_architecture(folder: Path) -> Architecture:
+def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architecture:
     """Build the model without weights (torch's meta device) and look at it.
 
     Raises:
-        InputError: config.json names no causal language model that transformers knows.
+        InputError: config.json names no model for that task that transformers knows.
     """
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = _MODELS[task].from_config(config)
     except UNREADABLE as error:
         raise InputError(
-            f"The base model {str(folder)!r} is no causal language model that can be trained: {first_line(error)}",
+            f"The base model {str(folder)!r} is no {_WORDS[task]} that can be trained: {first_line(error)}",
             hint="Models that bring their own code are refused.",
         ) from error
     return Architecture(
@@ -52,22 +68,27 @@ def inspect_architecture(folder: Path) -> Architecture:
         linear_modules=tuple(linear_module_names(model)),
         module_names=tuple(name for name, _ in model.named_modules() if name),
         max_positions=getattr(config, "max_position_embeddings", None),
+        task=task,
+        hidden_size=getattr(config.get_text_config(), "hidden_size", None),
+        linear_layers=linear_layers(model),
+        is_causal=any(getattr(module, "is_causal", False) is True for module in model.modules()),
     )
 
 
-def load_model(folder: Path, *, dtype: torch.dtype, **options: Any) -> Any:
-    """The folder's causal language model with its weights, from safetensors only.
+def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **options: Any) -> Any:
+    """The folder's model with its weights, from safetensors only.
 
     Args:
         folder: the base model.
         dtype: what floating point weights are held in.
-        options: passed on to ``AutoModelForCausalLM.from_pretrained`` (``quantization_config``, ``device_map``).
+        task: with the head that writes text, or without.
+        options: passed on to ``from_pretrained`` (``quantization_config``, ``device_map``).
 
     Raises:
         InputError: the weights can't be read.
     """
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = _MODELS[task].from_pretrained(
             str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, **options
         )
     except torch.OutOfMemoryError:
@@ -80,14 +101,30 @@ def load_model(folder: Path, *, dtype: torch.dtype, **options: Any) -> Any:
     return model
 
 
+def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of each linear layer but the output head, by dotted name, in the order of definition.
+
+    An encoder's pooling head is left out as well: vectors are taken from the last layer, so no loss reaches it.
+    """
+    head = model.get_output_embeddings()
+    return {
+        name: _features(module)
+        for name, module in model.named_modules()
+        if module is not head and _is_linear(module) and "pooler" not in name.split(".")
+    }
+
+
 def linear_module_names(model: Any) -> list[str]:
     """The last parts of the names of all linear layers but the output head, sorted: ``["down_proj", ...]``."""
-    head = model.get_output_embeddings()
+    return sorted({name.rpartition(".")[2] for name in linear_layers(model)})
+
+
+def _is_linear(module: Any) -> bool:
     # GPT-2's Conv1D is a linear layer with its weight transposed; peft adapts both.
-    return sorted(
-        {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if module is not head and (isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D")
-        }
-    )
+    return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+
+
+def _features(module: Any) -> tuple[int, int]:
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features, module.out_features
+    return int(module.nx), int(module.nf)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from llamafarm_ray.errors import UnsupportedError, did_you_mean
-from llamafarm_ray.training.methods.base import Method, Precision, check_saved_weights
+from llamafarm_ray.training.methods.adapter import AdapterMethod
+from llamafarm_ray.training.methods.base import Method, Precision, Server, Task, check_saved_weights
 from llamafarm_ray.training.methods.full import FullMethod
+from llamafarm_ray.training.methods.hybrid import HybridLoraAdapterMethod
 from llamafarm_ray.training.methods.lora import LoraMethod
+from llamafarm_ray.training.methods.prefix_tuning import PrefixTuningMethod
 from llamafarm_ray.training.methods.qlora import QloraMethod
 
-__all__ = ["METHODS", "Method", "Precision", "check_saved_weights", "find_method"]
+__all__ = ["METHODS", "Method", "Precision", "Server", "Task", "check_saved_weights", "find_method"]
 
-METHODS: dict[str, type[Method]] = {method.name: method for method in (LoraMethod, QloraMethod, FullMethod)}
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (LoraMethod, QloraMethod, FullMethod, AdapterMethod, PrefixTuningMethod, HybridLoraAdapterMethod)
+}
 """Every method by its name in ``fine_tuning.method``."""
 
 

@@ -7,17 +7,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from safetensors import safe_open
 
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import IntegrityError
-from llamafarm_ray.models.loading import Architecture, load_model
+from llamafarm_ray.models.loading import Architecture, Task, load_model
 from llamafarm_ray.types import ModelKind
 
-__all__ = ["Method", "Precision", "check_saved_weights"]
+__all__ = ["Method", "Precision", "Server", "Task", "check_saved_weights"]
+
+Server = Literal["vllm", "peft"]
+"""What can answer requests with a method's result: vLLM, or plain transformers with peft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +46,23 @@ class Method(ABC):
     kind: ClassVar[ModelKind]
     shardable: ClassVar[bool] = True
     """Whether ZeRO stage 3 can split the model's weights between workers."""
+    packable: ClassVar[bool] = True
+    """Whether rows may lie one after the other in one sequence, with attention kept apart."""
+    checkpointable: ClassVar[bool] = True
+    """Whether activations can be computed a second time in the backward pass instead of being kept."""
 
     def __init__(self, parameters: MethodParameters) -> None:
         self.parameters = parameters
+
+    @property
+    @abstractmethod
+    def served_by(self) -> Server:
+        """What can serve the result; parameters may matter (vLLM has no DoRA)."""
+
+    @property
+    def num_reserved_positions(self) -> int:
+        """Positions that the method takes from the longest sequence the model was made for."""
+        return 0
 
     @abstractmethod
     def check(self, architecture: Architecture) -> None:
@@ -55,13 +72,13 @@ class Method(ABC):
             UserError: they don't.
         """
 
-    def load(self, folder: Path, *, precision: Precision, device: torch.device) -> Any:
+    def load(self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm") -> Any:
         """The base model, ready to be wrapped; frozen weights may be held in the compute format."""
         del device  # a strategy moves the model; only a quantised one is born where it stays
-        return load_model(folder, dtype=precision.compute_dtype)
+        return load_model(folder, dtype=precision.compute_dtype, task=task)
 
     @abstractmethod
-    def wrap(self, model: Any, *, base_model: Path) -> Any:
+    def wrap(self, model: Any, *, base_model: Path, task: Task = "causal-lm") -> Any:
         """The model to train: exactly the parameters with ``requires_grad`` change and are saved."""
 
     @abstractmethod

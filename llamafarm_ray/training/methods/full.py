@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from llamafarm_ray.models.loading import Architecture, load_model
-from llamafarm_ray.training.methods.base import Method, Precision, check_saved_weights
+from llamafarm_ray.models.loading import Architecture, Task, load_model
+from llamafarm_ray.training.methods.base import Method, Precision, Server, check_saved_weights
 from llamafarm_ray.types import ModelKind
 
 __all__ = ["FullMethod"]
@@ -21,17 +21,26 @@ class FullMethod(Method):
     name: ClassVar[str] = "full"
     kind: ClassVar[ModelKind] = ModelKind.BASE
 
+    @property
+    def served_by(self) -> Server:
+        """See `Method.served_by`."""
+        return "vllm"
+
     def check(self, architecture: Architecture) -> None:
         """Nothing to check: there are no parameters."""
 
-    def load(self, folder: Path, *, precision: Precision, device: torch.device) -> Any:
+    def load(self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm") -> Any:
         """See `Method.load`: all in fp32, since bf16 would round small updates away."""
         del precision, device
-        return load_model(folder, dtype=torch.float32)
+        return load_model(folder, dtype=torch.float32, task=task)
 
-    def wrap(self, model: Any, *, base_model: Path) -> Any:
+    def wrap(self, model: Any, *, base_model: Path, task: Task = "causal-lm") -> Any:
         """See `Method.wrap`."""
         del base_model
+        if task == "embedding" and getattr(model, "pooler", None) is not None:
+            # Vectors are taken from the last layer. Weights that no loss reaches would stop workers that wait for
+            # each other's gradients.
+            model.pooler = None
         return model
 
     def save(self, model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -2,91 +2,105 @@
 
 With ``use_rslora`` the update is scaled by alpha/sqrt(r) (https://arxiv.org/abs/2312.03732); ``use_dora`` learns a
 magnitude beside the direction (https://arxiv.org/abs/2402.09353).
+
+``target_modules: auto`` is every linear layer but the output head, as ``all-linear`` is. Adapting all layers is what
+reaches full fine-tuning's quality, and more than rank does (https://arxiv.org/abs/2305.14314, section 4;
+https://arxiv.org/abs/2405.09673, figure 6); peft's own default, two or three attention projections, does not.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
-
-import torch
-from safetensors.torch import save_file
 
 from llamafarm_ray.errors import UserError, did_you_mean
 from llamafarm_ray.models.loading import Architecture, linear_module_names
-from llamafarm_ray.training.methods.base import Method, check_saved_weights
-from llamafarm_ray.types import ModelKind
+from llamafarm_ray.training.methods.base import Server
+from llamafarm_ray.training.methods.peft_method import PeftMethod
 
 __all__ = ["LoraMethod"]
 
+_POOLER = r"(.*\.)?pooler(\..*)?"
 
-class LoraMethod(Method):
+
+class LoraMethod(PeftMethod):
     """Saves a plain peft adapter: ``adapter_config.json`` and ``adapter_model.safetensors``."""
 
     name: ClassVar[str] = "lora"
-    kind: ClassVar[ModelKind] = ModelKind.ADAPTER
+
+    @property
+    def served_by(self) -> Server:
+        """See `Method.served_by`: vLLM, but for DoRA, which it refuses."""
+        return "peft" if self.parameters.use_dora else "vllm"
 
     def check(self, architecture: Architecture) -> None:
         """See `Method.check`.
 
         Raises:
-            UserError: an entry of ``target_modules`` names no module of the model.
+            UserError: an entry of ``target_modules`` names no module of the model, or a pattern no adapted module.
         """
         if not architecture.linear_modules:
             raise UserError("The base model has no linear layers that LoRA could adapt.", hint="Use method full.")
-        if isinstance(self.parameters.target_modules, str):
-            return
-        for target in self.parameters.target_modules:
-            # peft's own rule for a list: the whole dotted name, or its end.
-            if not any(name == target or name.endswith(f".{target}") for name in architecture.module_names):
-                raise UserError(
-                    f"fine_tuning.parameters.target_modules names {target!r}, which the base model does not have.",
-                    hint=did_you_mean(target, architecture.linear_modules),
-                )
+        targets: Iterable[str] = architecture.linear_modules
+        if not isinstance(self.parameters.target_modules, str):
+            targets = self.parameters.target_modules
+            for target in targets:
+                if not any(_is_end(target, name) for name in architecture.module_names):
+                    raise UserError(
+                        f"fine_tuning.parameters.target_modules names {target!r}, which the base model does not have.",
+                        hint=did_you_mean(target, architecture.linear_modules),
+                    )
+        adapted = [name for name in architecture.module_names if any(_is_end(target, name) for target in targets)]
+        for key in ("rank_pattern", "alpha_pattern"):
+            _check_patterns(key, getattr(self.parameters, key), adapted)
 
-    def wrap(self, model: Any, *, base_model: Path) -> Any:
-        """See `Method.wrap`."""
-        # peft imports every quantisation library there is, some of which print: not before a worker needs it.
-        from peft import LoraConfig, get_peft_model  # noqa: PLC0415
+    def adapter_config(self, model: Any, **common: Any) -> Any:
+        """See `PeftMethod.adapter_config`."""
+        from peft import LoraConfig  # noqa: PLC0415 - see PeftMethod.wrap
 
+        return LoraConfig(**common, **self.lora_options(model))
+
+    def lora_options(self, model: Any) -> dict[str, Any]:
+        """The arguments of peft's ``LoraConfig`` that the parameters stand for."""
         parameters = self.parameters
-        config = LoraConfig(
-            task_type="CAUSAL_LM",
-            base_model_name_or_path=str(base_model),
-            r=parameters.r,
-            lora_alpha=parameters.lora_alpha,
-            lora_dropout=parameters.lora_dropout,
-            target_modules=self._target_modules(model),
-            use_rslora=parameters.use_rslora,
-            use_dora=parameters.use_dora,
-        )
-        return get_peft_model(model, config)
-
-    def save(self, model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
-        """See `Method.save`."""
-        from peft import get_peft_model_state_dict  # noqa: PLC0415 - see wrap
-
-        state = get_peft_model_state_dict(model, state_dict=dict(weights), save_embedding_layers=False)
-        save_file(
-            {name: tensor.contiguous() for name, tensor in state.items()}, str(folder / "adapter_model.safetensors")
-        )
-        check_saved_weights(folder)
-        config = model.peft_config["default"].to_dict()
-        config["inference_mode"] = True
-        # peft keeps the names in a set; sorted, the same run writes the same bytes, and vLLM reads plain names.
-        text = json.dumps(config, indent=2, sort_keys=True, default=_sorted_list)
-        (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
-
-    def _target_modules(self, model: Any) -> list[str]:
-        targets = self.parameters.target_modules
-        if not isinstance(targets, str):
-            return sorted(targets)
-        return linear_module_names(model)
+        targets = parameters.target_modules
+        return {
+            "r": parameters.r,
+            "lora_alpha": parameters.lora_alpha,
+            "lora_dropout": parameters.lora_dropout,
+            # An encoder's pooling head is reached by no loss, and may have a name that blocks have too.
+            "exclude_modules": _POOLER
+            if any(re.fullmatch(_POOLER, name) for name, _ in model.named_modules())
+            else None,
+            "target_modules": linear_module_names(model) if isinstance(targets, str) else sorted(targets),
+            "rank_pattern": dict(parameters.rank_pattern),
+            "alpha_pattern": dict(parameters.alpha_pattern),
+            "use_rslora": parameters.use_rslora,
+            "use_dora": parameters.use_dora,
+            # GPT-2's linear layers hold their weights transposed.
+            "fan_in_fan_out": any(type(module).__name__ == "Conv1D" for module in model.modules()),
+        }
 
 
-def _sorted_list(value: object) -> list[Any]:
-    if isinstance(value, set):
-        return sorted(value)
-    raise TypeError(f"adapter_config.json can't hold {value!r}")
+def _is_end(target: str, name: str) -> bool:
+    # peft's own rule for a list: the whole dotted name, or its end.
+    return name == target or name.endswith(f".{target}")
+
+
+def _check_patterns(key: str, patterns: Mapping[str, int], adapted: Iterable[str]) -> None:
+    """Check that each pattern means something: peft lets those pass that match nothing."""
+    for pattern in patterns:
+        try:
+            # peft's own rule: the pattern is the whole dotted name, or its end.
+            expression = re.compile(rf"(.*\.)?({pattern})$")
+        except re.error as error:
+            raise UserError(
+                f"fine_tuning.parameters.{key} has {pattern!r}, which is no regular expression: {error}.",
+                hint="Write module names, or Python's regular expressions.",
+            ) from None
+        if not any(expression.match(name) for name in adapted):
+            raise UserError(
+                f"fine_tuning.parameters.{key} has {pattern!r}, which matches no adapted layer of the base model.",
+                hint=did_you_mean(pattern, {name.rpartition(".")[2] for name in adapted}),
+            )

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from transformers import BitsAndBytesConfig
 
-from llamafarm_ray.models.loading import load_model
+from llamafarm_ray.models.loading import Task, load_model
 from llamafarm_ray.training.methods.base import Precision
 from llamafarm_ray.training.methods.lora import LoraMethod
 
@@ -21,9 +21,9 @@ class QloraMethod(LoraMethod):
     name: ClassVar[str] = "qlora"
     shardable: ClassVar[bool] = False
 
-    def load(self, folder: Path, *, precision: Precision, device: torch.device) -> Any:
+    def load(self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm") -> Any:
         """See `Method.load`: linear layers but the output head in 4 bits, the rest in fp32."""
-        from peft import prepare_model_for_kbit_training  # noqa: PLC0415 - see LoraMethod.wrap
+        from peft import prepare_model_for_kbit_training  # noqa: PLC0415 - see PeftMethod.wrap
 
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -32,7 +32,11 @@ class QloraMethod(LoraMethod):
             bnb_4bit_compute_dtype=precision.compute_dtype,
         )
         model = load_model(
-            folder, dtype=precision.compute_dtype, quantization_config=quantization, device_map={"": str(device)}
+            folder,
+            dtype=precision.compute_dtype,
+            task=task,
+            quantization_config=quantization,
+            device_map={"": str(device)},
         )
         # Checkpointing is switched on in one place for every method, so not here.
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
