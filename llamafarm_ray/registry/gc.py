@@ -132,11 +132,12 @@ def _used(content: ContentStore, state: RegistryState, ended: set[str], leased: 
     for digest in manifests:
         used.add(digest)
         used.update(_files(content, digest))
-    for digest in leased - manifests:
+    deployed = {Digest(deployment.base_digest) for deployment in state.deployments.values()}
+    for digest in (leased | deployed) - manifests:
         used.add(digest)
         try:
             used.update(_files(content, digest))
-        except IntegrityError:  # a pull of what isn't there (any more) keeps nothing
+        except IntegrityError:  # a pull of what isn't there (any more), or a base that never was, keeps nothing
             continue
     return used
 

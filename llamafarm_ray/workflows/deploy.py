@@ -269,10 +269,10 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
     ref = ModelRef.parse(reference)
     record = registry.resolve(ref) if ref.version or ref.alias else registry.latest(ref.name)
     deployment = deployment_of(registry, record)
+    registry.allow(Action.MOVE_ALIAS, ref.namespace, target=f"{ref.name}@{alias}")  # before replicas are kept busy
     from llamafarm_ray.serving.ray_llm import load_everywhere  # noqa: PLC0415
 
     quiet()
-    registry.allow(Action.MOVE_ALIAS, ref.namespace, target=f"{ref.name}@{alias}")  # before replicas are kept busy
     load_everywhere(deployment.application, record.ref)
     registry.promote(record.ref, alias, reason="swap-adapter")
     _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)

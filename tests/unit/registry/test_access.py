@@ -3,13 +3,15 @@
 import datetime as dt
 
 import pytest
+from model_files import note_digest
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, NotFoundError, PolicyError
 from llamafarm_ray.registry import Change, CommitLog, DeploymentRecorded, Policy, RegistryService
 from llamafarm_ray.registry.access import Action, Role, allows
-from llamafarm_ray.registry.commands import Grant, RecordDeployment, RemoveDeployment, Revoke, SetPolicy
+from llamafarm_ray.registry.commands import Grant, RecordDeployment, Register, RemoveDeployment, Revoke, SetPolicy
 from llamafarm_ray.registry.events import Refused
 from llamafarm_ray.registry.verify import verify
+from llamafarm_ray.types import ModelKind
 
 
 @pytest.fixture
@@ -170,6 +172,14 @@ def test_a_service_that_was_open_before_tokens_were_asked_for_asks_now(registry,
         before.resolve("bot", at=now)
 
 
+def test_a_stranger_does_not_learn_what_is_stored(admin):
+    stranger = RegistryService(admin.home, token="lfr_wrong")  # noqa: S106
+    for digest in (note_digest("bot:1.0.0"), note_digest("never stored")):
+        with pytest.raises(AccessDeniedError):
+            stranger.submit(Register("bot", ModelKind.ADAPTER, digest, 1))
+    assert [(event.action, event.target) for _, event in refusals(admin)] == [("register", "bot")]
+
+
 def test_knocking_all_the_time_does_not_fill_the_log(admin):
     stranger = RegistryService(admin.home, token="lfr_wrong")  # noqa: S106
     for _ in range(20):
@@ -184,7 +194,9 @@ def test_a_commit_dated_ahead_expires_no_token(admin):
     change = Change(time=ahead, principal="root", idempotency_key="ahead", events=())
     CommitLog(admin.home).append(admin.head, [change])
     guest.tag("bot:1.0.0", add=("fine",))
-    assert any("in the future" in problem for problem in verify(admin.home, blobs=False).problems)
+    problems = verify(admin.home, blobs=False).problems
+    assert problems
+    assert all("in the future" in problem for problem in problems)  # the guest's commit says nothing of the token's end
 
 
 def test_who_recorded_a_deployment_may_take_it_off_the_record(admin):

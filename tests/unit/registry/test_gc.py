@@ -7,13 +7,13 @@ import pytest
 from signing_key import make_key
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, IntegrityError
-from llamafarm_ray.registry import Change, CommitLog, DeploymentRecorded, RegistryService
+from llamafarm_ray.registry import Change, CommitLog, DeploymentRecorded, RegistryService, signing
 from llamafarm_ray.registry.access import Role
-from llamafarm_ray.registry.commands import RecordDeployment
+from llamafarm_ray.registry.commands import RecordDeployment, Sign
 from llamafarm_ray.registry.events import VersionRetired
 from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.registry.verify import verify
-from llamafarm_ray.types import Digest, ModelKind
+from llamafarm_ray.types import Digest, ModelKind, ModelRef
 
 NOW = dt.timedelta(0)
 
@@ -114,6 +114,53 @@ def test_a_version_registered_while_marking_is_seen(registry, folder, orphan, mo
     run(registry)
     assert registered[0].registered.manifest == orphan.digest
     assert verify(registry.home).problems == ()
+
+
+def deployed_base(digest):
+    return RecordDeployment(
+        DeploymentRecorded(application="app", base_model="b", base_digest=digest, url="http://x", ray_address="")
+    )
+
+
+@pytest.mark.usefixtures("bot")
+def test_a_deployed_base_without_a_version_stays(registry, orphan):
+    registry.submit(deployed_base(orphan.digest))
+    assert run(registry).blobs == 0
+    assert orphan.digest in {digest for digest, _ in stored(registry)}
+
+
+@pytest.mark.usefixtures("bot")
+def test_a_deployment_recorded_while_marking_is_seen(registry, orphan, monkeypatch):
+    late(registry, monkeypatch, lambda: registry_of(registry).submit(deployed_base(orphan.digest)))
+    assert run(registry).blobs == 0
+    assert orphan.digest in {digest for digest, _ in stored(registry)}
+
+
+def test_a_signature_recorded_while_marking_is_seen(registry, bot, tmp_path, monkeypatch):
+    signature = signing.sign(registry.pull(bot.ref), make_key(tmp_path / "key.pem"))
+    digest = registry.content.publish_bytes(signature.bundle)
+    key = signing.key_digest(signature.public_key)
+    command = Sign(ModelRef.parse(bot.ref), digest, signature.public_key, key)
+    late(registry, monkeypatch, lambda: registry_of(registry).submit(command))
+    assert run(registry).blobs == 0
+    assert verify(registry.home).problems == ()
+
+
+def late(registry, monkeypatch, act):
+    """Have something happen between a collector's look and its commit."""
+    submit, done = registry.submit, []
+
+    def interrupted(command, **options):
+        if not done:
+            done.append(act())
+        return submit(command, **options)
+
+    monkeypatch.setattr(registry, "submit", interrupted)
+
+
+def registry_of(registry):
+    """Another process's registry."""
+    return RegistryService(registry.home)
 
 
 def test_a_publisher_whose_bytes_are_condemned_stores_them_again(registry, folder, monkeypatch):

@@ -6,7 +6,7 @@ import pytest
 from model_files import note_digest, store_note
 
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
-from llamafarm_ray.registry import RegistryService, service
+from llamafarm_ray.registry import CommitLog, RegistryService, service
 from llamafarm_ray.registry.commands import MoveAlias, RecordMetrics, Register, RegisterDataset, Rollback
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind, ModelRef, Version
@@ -249,6 +249,23 @@ def test_a_caller_who_goes_away_while_waiting_leaves_the_turn_to_the_next(regist
 def impatient(waiting, event):
     waiting.called = event
     return waiting
+
+
+def test_a_writer_that_finds_its_own_commit_has_not_lost_a_race(registry, monkeypatch):
+    """An object store's client that lost the answer asks again, and is told that the name is taken."""
+    create, asked = registry.home.create, []
+
+    def twice(name, data):
+        asked.append(name)
+        create(name, data)
+        raise FileExistsError(name)
+
+    monkeypatch.setattr(registry.home, "create", twice)
+    assert registry.submit(next_version()).sequence == 1
+    assert asked == ["log/00000000000000000001.json"]
+    assert RegistryService(registry.home).state == registry.state
+    change = next(iter(registry.commits())).changes[0].model_copy(update={"idempotency_key": "other"})
+    assert CommitLog(registry.home).append(registry.head, [change])[1].sequence == 2
 
 
 def test_one_key_twice_in_one_commit_is_done_once(registry, monkeypatch):

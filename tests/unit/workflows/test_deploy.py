@@ -1,18 +1,22 @@
 """What a deployment serves and records, without a cluster."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import pytest
 from model_files import safetensors_bytes
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import InputError, NotFoundError
+from llamafarm_ray.errors import AccessDeniedError, InputError, NotFoundError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryService
+from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.cluster import ClusterInfo
-from llamafarm_ray.workflows.deploy import APPLICATION, deployment_of, undeploy, with_model
+from llamafarm_ray.workflows.deploy import APPLICATION, deployment_of, swap_adapter, undeploy, with_model
+from llamafarm_ray.workflows.register import Registration, register
 
 HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True)
 
@@ -67,3 +71,23 @@ def test_stopping_takes_only_its_own_deployment_off_the_record(registry):
     undeploy(registry, HERE, "http://127.0.0.1:2/v1")
     with pytest.raises(NotFoundError, match="Nothing is deployed"):
         deployment_of(registry)
+
+
+def test_who_may_not_move_the_alias_keeps_no_replica_busy(registry, models, monkeypatch):
+    adapter = register(registry, Registration(models[1]))
+    event = DeploymentRecorded(
+        application=APPLICATION,
+        base_model="base",
+        base_digest=adapter.registered.base_digest,
+        url="http://127.0.0.1:1/v1",
+        ray_address="a:1",
+    )
+    registry.submit(RecordDeployment(event))
+    root = RegistryService(registry.home, token=registry.add_principal("root", {"*": Role.ADMIN}))
+    viewer = RegistryService(registry.home, token=root.add_principal("vic", {"*": Role.VIEWER}))
+    loaded = []
+    stub = SimpleNamespace(load_everywhere=lambda *args: loaded.append(args))
+    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_llm", stub)  # the real one imports vLLM
+    with pytest.raises(AccessDeniedError, match="move alias"):
+        swap_adapter(viewer, adapter.ref, "production")
+    assert loaded == []
