@@ -75,7 +75,7 @@ def test_a_collector_s_condemnation_reaches_a_publisher_through_the_actor(client
 
     monkeypatch.setattr(client.content, "publish", interrupted)
     client.register(folder, name="bot", kind=ModelKind.ADAPTER)
-    assert rounds == [1]
+    assert rounds == [2]  # what is being published, and the note that nobody registered
     assert verify(client.home).problems == ()
 
 

@@ -7,6 +7,8 @@ import pytest
 from registry_crash import NUM_STEPS, busy_bucket, crash_at_points  # noqa: F401  (a fixture)
 from s3 import bucket, s3_server  # noqa: F401  (fixtures)
 
+pytestmark = pytest.mark.timeout(1200)  # seconds, on a machine that is busy with other things
+
 LOCAL_POINTS, S3_POINTS = 130, 72
 S3_PARTS = {
     "pull": {4},
