@@ -11,12 +11,14 @@ from llamafarm_ray import __version__
 from llamafarm_ray.cli import (
     aliases,
     chat,
+    combine,
     create_dataset,
     deploy,
     evaluate,
     inspection,
     lifecycle,
     list_models,
+    merge,
     register,
     registry,
     schema,
@@ -46,6 +48,8 @@ _MAKE, _SERVE, _KEEP, _LOOK, _RELEASE = "Make", "Serve", "Keep versions", "Look 
 models.command("create-dataset", rich_help_panel=_MAKE)(create_dataset.command)
 models.command("train", rich_help_panel=_MAKE)(train.command)
 models.command("evaluate", rich_help_panel=_MAKE)(evaluate.command)
+models.command("merge", rich_help_panel=_MAKE)(merge.command)
+models.command("combine", rich_help_panel=_MAKE)(combine.command)
 models.command("validate", rich_help_panel=_MAKE)(validate.command)
 models.command("schema", rich_help_panel=_MAKE)(schema.command)
 models.command("deploy", rich_help_panel=_SERVE)(deploy.command)

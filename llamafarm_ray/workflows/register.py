@@ -16,7 +16,7 @@ from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.metrics import read_metrics
 
-__all__ = ["Registration", "base_reference", "register", "register_trained"]
+__all__ = ["Registration", "base_reference", "read_run_record", "register", "register_trained"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ def register(registry: RegistryApi, asked: Registration) -> VersionRecord:
         check_alias(asked.alias)
     registry.refresh()
     registry.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before a base is fetched
-    details = _details(asked, _run_record(folder)) | _dataset(registry, asked.dataset)
+    details = _details(asked, read_run_record(folder)) | _dataset(registry, asked.dataset)
     if kind is ModelKind.ADAPTER:
         details |= _base(registry, asked, details)
     elif kind is ModelKind.BASE and details["method"]:
@@ -122,6 +122,7 @@ def _details(asked: Registration, record: dict[str, Any]) -> dict[str, Any]:
     return {
         "base_model": asked.base_model or lineage.get("base_model", ""),
         "base_digest": lineage.get("base_digest"),
+        "derived_from": tuple(lineage.get("derived_from", ())),
         "method": asked.method or record.get("method", ""),
         "parameters": lineage.get("parameters", {}),
         "dataset": lineage.get("dataset", ""),
@@ -178,7 +179,12 @@ def _kind(folder: Path) -> ModelKind:
     )
 
 
-def _run_record(folder: Path) -> dict[str, Any]:
+def read_run_record(folder: Path) -> dict[str, Any]:
+    """What the command that made a folder wrote of it; nothing if it was made elsewhere.
+
+    Raises:
+        InputError: the record is not what such a command writes.
+    """
     path = folder / "training.json"
     record = _read_json(path) if path.is_file() else {}
     if not isinstance(record.get("lineage", {}), dict) or not isinstance(record.get("metrics", {}), dict):

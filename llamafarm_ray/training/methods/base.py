@@ -25,14 +25,14 @@ Server = Literal["vllm", "peft"]
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """The number format of a run: ``fp32``, or ``bf16`` for computing with what is trained kept in fp32."""
+    """The number format of a run: ``fp32``, or ``bf16`` or ``fp16`` to compute in; what is trained stays in fp32."""
 
     name: str
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """The format of matrix products."""
-        return torch.bfloat16 if self.name == "bf16" else torch.float32
+        return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(self.name, torch.float32)
 
 
 class Method(ABC):

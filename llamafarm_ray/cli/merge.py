@@ -1,0 +1,58 @@
+"""``llamafarm models merge``: an adapter's update into its base model's weights."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from llamafarm_ray.cli.options import Home, Json
+from llamafarm_ray.cli.terminal import errors, number, print_json, say, waiting
+
+__all__ = ["command"]
+
+
+def command(
+    model: Annotated[str, typer.Option("--model", help="Adapter: a folder, name, name:1.2.0 or name@production.")],
+    output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="Its base; else the one its record names.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option("--dtype", help="Format of the weights: auto (the base's own), fp32, bf16 or fp16.")
+    ] = "auto",
+    register: Annotated[
+        str | None, typer.Option("--register", metavar="NAME", help="Register it under that name as well.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Merge an adapter into its base model, and check that the result answers alike."""
+    from llamafarm_ray.models.tokenizer import quiet_libraries
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.merge import merge
+    from llamafarm_ray.workflows.register import Registration
+    from llamafarm_ray.workflows.register import register as register_folder
+
+    quiet_libraries()
+    registry = open_registry(home)
+    with waiting(f"Merging {model}", quiet=as_json):
+        merged = merge(registry, model, output, base_model=base_model, dtype=dtype, overwrite=overwrite)
+        record = register_folder(registry, Registration(output, name=register)) if register else None
+    for note in merged.notes:
+        errors.line(note)
+    if as_json:
+        print_json({**asdict(merged), "version": record.ref if record else None})
+        return
+    check = merged.check
+    say(f"Merged {merged.adapter} into {merged.base_model}: {output} ({check.dtype}).")
+    say(
+        f"On {check.num_prompts} sample prompts logits differ by at most {number(check.max_difference)} "
+        f"({number(check.relative_difference)} of the largest; {number(check.tolerance)} is allowed), and "
+        f"{number(check.rounded_difference)} once rounded to {check.dtype}."
+    )
+    if record:
+        say(f"Registered {record.ref} ({record.registered.kind}).")

@@ -1,0 +1,326 @@
+"""One model from a base and its adapter, and one adapter from several; both checked before they are believed."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoConfig
+
+from llamafarm_ray.errors import IntegrityError, UnsupportedError, UserError
+from llamafarm_ray.models.adapters import load_adapter, read_adapter_config
+from llamafarm_ray.models.folder import TOKENIZER_FILES
+from llamafarm_ray.models.loading import Task, load_model
+from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.training.methods.base import check_saved_weights
+from llamafarm_ray.training.methods.peft_method import write_adapter
+
+__all__ = [
+    "COMBINATIONS",
+    "SAMPLE_PROMPTS",
+    "Combination",
+    "Combined",
+    "Merged",
+    "check_combinable",
+    "check_mergeable",
+    "combine_adapters",
+    "merge_adapter",
+]
+
+Combination = Literal["linear", "cat", "svd", "ties", "dare_linear", "dare_ties", "magnitude_prune"]
+COMBINATIONS: tuple[Combination, ...] = (
+    "cat",
+    "svd",
+    "linear",
+    "ties",
+    "dare_linear",
+    "dare_ties",
+    "magnitude_prune",
+)
+"""cat: exact, the ranks add up. svd: the best approximation of a rank (Eckart-Young). linear: matrices averaged apart,
+rough. ties (https://arxiv.org/abs/2306.01708): trimmed, and only values that agree on a sign. dare_linear and dare_ties
+(https://arxiv.org/abs/2311.03099): values dropped at random and the rest scaled up. magnitude_prune: the largest kept.
+"""
+
+SAMPLE_PROMPTS = (
+    "The capital of France is",
+    "How many legs does a spider have?",
+    "def add(a, b):\n    return",
+    "Water boils at one hundred degrees Celsius. " * 4,
+)
+"""What both models are asked in `merge_adapter`."""
+
+_WITH_DENSITY = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
+_OF_EQUAL_RANKS = ("linear", *_WITH_DENSITY)
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_TOLERANCE = 1e-4
+"""How far numbers may be apart that are equal but for the order of sums in fp32, as a share of the largest."""
+_UNMERGEABLE = {
+    "BOTTLENECK": "bottleneck adapters are networks of their own, with a non-linearity that no weight can stand for",
+    "HYBRID_LORA_ADAPTER": "its bottleneck adapters are networks of their own, with a non-linearity that no weight can "
+    "stand for",
+    "PREFIX_TUNING": "a prefix is a piece of every sequence, not of the weights",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What `merge_adapter` found.
+
+    Args:
+        dtype: the number format of the written weights: ``fp32``, ``bf16`` or ``fp16``.
+        max_difference: the largest difference of any logit between base with adapter and the merged model in fp32.
+        relative_difference: that as a share of the largest logit; more than ``tolerance`` is an error.
+        rounded_difference: the same share once weights are rounded to ``dtype``, from the files read back. What is
+            above ``relative_difference`` is the price of the format.
+        tolerance: the share that was allowed.
+        num_prompts: texts that both were given.
+    """
+
+    dtype: str
+    max_difference: float
+    relative_difference: float
+    rounded_difference: float
+    tolerance: float
+    num_prompts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """What `combine_adapters` found.
+
+    Args:
+        r: the highest rank of the combined adapter.
+        error: how far its updates are from the weighted sum of the adapters' updates: the norm of the difference as a
+            share of the norm of the sum. 0 for cat; by intention not for ties, DARE and pruning.
+    """
+
+    r: int
+    error: float
+
+
+def check_mergeable(adapter: Path) -> None:
+    """Check that the adapter is of a type that merges.
+
+    Raises:
+        InputError: the folder is no adapter.
+        UnsupportedError: it is of another type.
+    """
+    kind = str(read_adapter_config(adapter)["peft_type"])
+    if kind != "LORA":
+        reason = _UNMERGEABLE.get(kind, f"adapters of type {kind} are not known here")
+        raise UnsupportedError(
+            f"{adapter} can't be merged: {reason}.", hint="Serve the adapter beside its base model, or train with lora."
+        )
+
+
+def merge_adapter(base: Path, adapter: Path, output: Path, *, dtype: str = "auto") -> Merged:
+    """Write the base model with the adapter's update in its weights, and check that it answers alike.
+
+    The sum is made in fp32 and then rounded to the format that is written. Three answers are compared: of the adapter
+    on its base, of the sum, and of the written files read back, which must be those of the rounded sum.
+
+    Args:
+        base: the base model's folder; unquantised, also for an adapter that was trained on 4-bit weights.
+        adapter: a LoRA adapter's folder.
+        output: an existing folder.
+        dtype: ``fp32``, ``bf16`` or ``fp16``; ``auto`` is the base model's own.
+
+    Raises:
+        InputError: a folder is unusable.
+        UnsupportedError: the adapter is of a type that doesn't merge.
+        IntegrityError: the merged model answers differently, or the files hold another one.
+    """
+    check_mergeable(adapter)
+    task = _task(adapter)
+    target = _dtype(base, dtype)
+    tokenizer = load_tokenizer(base)
+    inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"] for prompt in SAMPLE_PROMPTS]
+    model = load_adapter(load_model(base, dtype=torch.float32, task=task), adapter).eval()
+    expected = _outputs(model, inputs)
+    merged = model.merge_and_unload(safe_merge=True)
+    largest = max(float(tensor.abs().max()) for tensor in expected)
+    difference = _difference(expected, _outputs(merged, inputs))
+    _check(difference, largest, "The merged model answers differently from the adapter on its base")
+    for parameter in merged.parameters():  # not buffers, which are made anew when a model is loaded
+        parameter.data = parameter.data.to(target).to(torch.float32)
+    rounded = _outputs(merged, inputs)
+    merged.to(target).config.use_cache = True
+    merged.save_pretrained(str(output))
+    check_saved_weights(output)
+    for name in TOKENIZER_FILES:
+        source = adapter / name if (adapter / name).is_file() else base / name
+        if source.is_file():
+            shutil.copyfile(source, output / name)
+    del model, merged
+    gc.collect()  # a large model need not be in memory twice
+    found = _outputs(load_model(output, dtype=torch.float32, task=task).eval(), inputs)
+    _check(_difference(rounded, found), largest, "The written model answers differently from the one in memory")
+    return Merged(
+        _name(target),
+        difference,
+        difference / largest,
+        _difference(expected, found) / largest,
+        _TOLERANCE,
+        len(inputs),
+    )
+
+
+def _difference(one: Sequence[torch.Tensor], other: Sequence[torch.Tensor]) -> float:
+    return max(float((a - b).abs().max()) for a, b in zip(one, other, strict=True))
+
+
+def _check(difference: float, largest: float, what: str) -> None:
+    if not difference <= _TOLERANCE * largest:  # a NaN is not
+        raise IntegrityError(
+            f"{what}: logits of up to {largest:.4g} differ by up to {difference:.4g}, and "
+            f"{_TOLERANCE * largest:.4g} is allowed.",
+            hint="Check that the base model is the one the adapter was trained on, and that there is disk space.",
+        )
+
+
+def check_combinable(adapters: Sequence[Path], weights: Sequence[float], method: str, density: float | None) -> None:
+    """Check what can be known before a model is loaded.
+
+    Raises:
+        InputError: a folder is no adapter.
+        UserError: the numbers don't fit, or the adapters don't fit each other or the method.
+    """
+    if len(adapters) < 2:  # noqa: PLR2004 - that is what combining means
+        raise UserError("Only one adapter was given.", hint="Name two or more.")
+    if len(weights) != len(adapters):
+        raise UserError(
+            f"There are {len(weights)} weights for {len(adapters)} adapters.", hint="Give one for each, in their order."
+        )
+    if not any(weights):
+        raise UserError("All weights are 0, so nothing would be left.", hint="Give other weights.")
+    if method not in COMBINATIONS:
+        raise UserError(f"There is no method {method!r}.", hint=f"Use {', '.join(COMBINATIONS)}.")
+    if (density is not None) != (method in _WITH_DENSITY):
+        asked = "needs a density: the share of values that is kept" if density is None else "has no density"
+        raise UserError(f"Method {method} {asked}.", hint="Say --density 0.5." if density is None else "Leave it out.")
+    if density is not None and not 0 < density <= 1:
+        raise UserError(f"The density is {density:g}; it is a share.", hint="Give more than 0, and at most 1.")
+    configs = [read_adapter_config(adapter) for adapter in adapters]
+    for adapter, config in zip(adapters, configs, strict=True):
+        if config["peft_type"] != "LORA" or config.get("use_dora"):
+            kind = "uses DoRA, whose magnitudes don't add" if config.get("use_dora") else f"is {config['peft_type']}"
+            raise UnsupportedError(f"{adapter} {kind}; only LoRA adapters are combined.", hint="Leave it out.")
+    if len({type(config.get("target_modules")) for config in configs}) > 1:
+        raise UserError(
+            "Some adapters name their layers in a list and some by a pattern, which can't be combined.",
+            hint="Train them with the same target_modules.",
+        )
+    ranks = [config["r"] for config in configs]
+    if method in _OF_EQUAL_RANKS and (len(set(ranks)) > 1 or any(config.get("rank_pattern") for config in configs)):
+        shown = ", ".join(str(rank) for rank in ranks)
+        raise UserError(
+            f"Method {method} needs adapters of one rank in all layers; they have {shown}"
+            f"{', and ranks that differ by layer' if any(config.get('rank_pattern') for config in configs) else ''}.",
+            hint="Use cat or svd.",
+        )
+
+
+def combine_adapters(
+    base: Path,
+    adapters: Sequence[Path],
+    weights: Sequence[float],
+    output: Path,
+    *,
+    method: Combination = "cat",
+    density: float | None = None,
+    rank: int | None = None,
+    seed: int = 0,
+) -> Combined:
+    """Write one LoRA adapter from several on the same base, through peft's ``add_weighted_adapter``.
+
+    Args:
+        base: the base model's folder.
+        adapters: LoRA adapters' folders.
+        weights: what each update counts; negative ones take away.
+        output: an existing folder.
+        method: see `COMBINATIONS`.
+        density: the share of values that ties, DARE and pruning keep.
+        rank: of the result (svd); the highest of the adapters by default.
+        seed: of DARE's random choice.
+
+    Raises:
+        UserError: the numbers don't fit, or the adapters don't fit each other, the method or the base.
+        IntegrityError: the written adapter is not the combination.
+    """
+    check_combinable(adapters, weights, method, density)
+    from peft import get_peft_model_state_dict  # noqa: PLC0415 - see PeftMethod.wrap
+
+    names = [f"part{number}" for number in range(len(adapters))]
+    model = load_adapter(load_model(base, dtype=torch.float32, task=_task(adapters[0])), adapters[0], name=names[0])
+    for name, adapter in zip(names[1:], adapters[1:], strict=True):
+        model.load_adapter(str(adapter), adapter_name=name, use_safetensors=True)
+    # peft copies the first one's configuration, while the matrices it makes are scaled already.
+    model.peft_config[names[0]].use_rslora = False
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model.add_weighted_adapter(
+            names,
+            list(weights),
+            adapter_name="combined",
+            combination_type=method,
+            density=density,
+            svd_rank=rank,
+            svd_full_matrices=False,
+        )
+    error = _error(model, names, weights)
+    if method == "cat" and not error <= _TOLERANCE:
+        raise IntegrityError(
+            f"The combined update differs from the sum of its parts by {error:.3g} of its size.",
+            hint="This is a fault of ours; try svd.",
+        )
+    config = model.peft_config["combined"]
+    config.lora_dropout = 0.0
+    state = get_peft_model_state_dict(model, adapter_name="combined", save_embedding_layers=False)
+    write_adapter(state, config, output)
+    for name in TOKENIZER_FILES:
+        if (adapters[0] / name).is_file():
+            shutil.copyfile(adapters[0] / name, output / name)
+    return Combined(int(config.r), error)
+
+
+@torch.no_grad()
+def _error(model: Any, names: Sequence[str], weights: Sequence[float]) -> float:
+    """See `Combined.error`."""
+    apart = total = 0.0
+    for module in model.modules():
+        if "combined" in getattr(module, "lora_A", {}):
+            parts = [(name, w) for name, w in zip(names, weights, strict=True) if name in module.lora_A]
+            expected = sum(module.get_delta_weight(name) * weight for name, weight in parts)
+            apart += float((module.get_delta_weight("combined") - expected).square().sum())
+            total += float(torch.as_tensor(expected).square().sum())
+    return float((apart / total) ** 0.5) if total else 0.0
+
+
+@torch.no_grad()
+def _outputs(model: Any, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Logits, or vectors where there is no head, of each text."""
+    results = (model(input_ids=ids) for ids in inputs)
+    return [(result.logits if hasattr(result, "logits") else result.last_hidden_state).float() for result in results]
+
+
+def _task(adapter: Path) -> Task:
+    return "embedding" if read_adapter_config(adapter).get("task_type") == "FEATURE_EXTRACTION" else "causal-lm"
+
+
+def _dtype(base: Path, name: str) -> torch.dtype:
+    if name in _DTYPES:
+        return _DTYPES[name]
+    if name != "auto":
+        raise UserError(f"There is no format {name!r}.", hint=f"Use auto, {', '.join(_DTYPES)}.")
+    own = getattr(AutoConfig.from_pretrained(str(base), local_files_only=True), "dtype", None)
+    return next((dtype for dtype in _DTYPES.values() if dtype == own), torch.float32)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return next(name for name, value in _DTYPES.items() if value == dtype)
