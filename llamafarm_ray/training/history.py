@@ -14,7 +14,18 @@ from llamafarm_ray.training.result import Progress
 
 __all__ = ["Checkpoint", "History", "Validation", "entry", "open_lines", "step_entry"]
 
-_STEP_FIELDS = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens_per_s", "seconds", "memory_bytes", "mfu")
+_STEP_FIELDS = (
+    "step",
+    "epoch",
+    "loss",
+    "learning_rate",
+    "grad_norm",
+    "tokens_per_s",
+    "seconds",
+    "memory_bytes",
+    "mfu",
+    "metrics",
+)
 _NUMBERS = (
     "loss",
     "learning_rate",
@@ -51,6 +62,7 @@ class History:
         checkpoints: of each checkpoint written.
         alerts: raised so far.
         attempts: how often the run went on after it was interrupted, by the step it went on from.
+        run_id: what it is recorded under; empty where nothing says it.
     """
 
     total_steps: int
@@ -59,6 +71,7 @@ class History:
     checkpoints: list[Checkpoint] = field(default_factory=list)
     alerts: list[Alert] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
+    run_id: str = ""
 
     @classmethod
     def read(cls, path: Path, *, total_steps: int, steps_done: int | None = None) -> History:
@@ -93,6 +106,8 @@ class History:
             self.alerts.append(Alert(**values))
         elif kind == "resume":
             self.attempts.append(values["step"])
+        elif kind == "run":
+            self.run_id = values["id"]
 
 
 def step_entry(progress: Progress) -> dict[str, Any]:

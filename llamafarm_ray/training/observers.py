@@ -11,7 +11,7 @@ but an error of the run's own ends it. The calls, in their order::
                                steps_done=state.step, flops=ModelFlops.of(model, ...))
     try:
         for each step:
-            seen = observers.step(progress)         # also before raising about a loss that is not finite
+            seen = observers.step(progress)
             channel.put(seen.progress)              # with memory, MFU and alerts filled in
             if seen.stop: ...                       # a sentence; tell all ranks, save, finish as if steps had ended
         seen = observers.validation(loss, step)     # seen.stop as above
@@ -27,10 +27,12 @@ but an error of the run's own ends it. The calls, in their order::
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +42,7 @@ import torch
 
 from llamafarm_ray.config import Config, Monitoring, config_digest, resolved
 from llamafarm_ray.models.foreign import first_line
-from llamafarm_ray.training.alerts import Alert, Delivery, Destinations, Limits, Notice, RunWatch
+from llamafarm_ray.training.alerts import Alert, AlertKind, Delivery, Destinations, Limits, Notice, RunWatch
 from llamafarm_ray.training.background import Background
 from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.history import Checkpoint, History, Validation, entry, open_lines, step_entry
@@ -53,6 +55,7 @@ __all__ = ["ObserverSettings", "Observers", "Seen", "peak_memory_bytes"]
 _TIMEOUT_S: Final = 30.0
 _HISTORY: Final = "history.jsonl"
 _REPORT: Final = "report.html"
+_NOT_FINITE: Final = re.compile(r" is (nan|-?inf)\b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class ObserverSettings:
 
     Args:
         name: the run's, for people.
-        run_id: the same for all attempts at one run, and for no other run.
+        run_id: the same for all attempts at one run; a run that is begun anew adds a suffix of its own.
         monitoring: the configuration's section.
         config: the whole configuration, without a webhook's URL.
         facts: digests, method, strategy and the like.
@@ -132,7 +135,7 @@ class Observers:
     Args:
         settings: what the driver decided.
         folder: where files go.
-        history: what earlier attempts did.
+        history: what earlier attempts did, and the id they recorded under.
         steps_done: the step that this attempt goes on from.
         flops: for MFU; None where it isn't known.
     """
@@ -164,7 +167,8 @@ class Observers:
             timeout_s=settings.timeout_s,
             give_up=self._warn,
         )
-        info = RunInfo(settings.name, settings.run_id, folder, steps_done, settings.config, settings.facts)
+        self._lines.put({"event": "run", "id": history.run_id})
+        info = RunInfo(settings.name, history.run_id, folder, steps_done, settings.config, settings.facts)
         self._trackers = [self._open_tracker(name, opener) for name, opener in settings.trackers.openers(info).items()]
         if steps_done:
             history.attempts.append(steps_done)
@@ -192,10 +196,12 @@ class Observers:
             steps_done: of these, done by earlier attempts; what those wrote beyond it is void.
             flops: what a token costs and the devices can do; None where that isn't known, as on CPU.
         """
-        history, problem = History(total_steps), ""
+        # A run that is begun anew is another one, though its settings be the same.
+        history, problem = History(total_steps, run_id=f"{settings.run_id}-{uuid.uuid4().hex[:6]}"), ""
         if steps_done:
             try:
                 history = History.read(folder / _HISTORY, total_steps=total_steps, steps_done=steps_done)
+                history.run_id = history.run_id or settings.run_id
             except (OSError, ValueError, TypeError, KeyError) as error:
                 problem = f"What earlier attempts recorded can't be read: {first_line(error)}."
         made = cls(settings, folder=folder, history=history, steps_done=steps_done, flops=flops)
@@ -254,11 +260,13 @@ class Observers:
         """The run has failed and won't be tried again. Waits a bounded time for what is on its way.
 
         Args:
-            error: why; sent as an alert.
+            error: why; sent as an alert, of kind ``nan`` where it says that a number is none.
         """
         with self._lock:
             if not self._is_closed:
-                self._raise_alerts([Alert("failure", self._step, f"The run failed: {error}")])
+                is_known = any(alert.kind == "nan" for alert in self._history.alerts)
+                kind: AlertKind = "nan" if _NOT_FINITE.search(str(error)) and not is_known else "failure"
+                self._raise_alerts([Alert(kind, self._step, f"The run failed: {error}")])
         self._end("failed", {}, str(error))
 
     def close(self) -> None:
@@ -290,7 +298,7 @@ class Observers:
         settings = self._settings
         page = RunPage(
             name=settings.name,
-            run_id=settings.run_id,
+            run_id=self._history.run_id,
             outcome=outcome,
             history=self._history,
             config=settings.config,
@@ -335,7 +343,7 @@ class Observers:
             self._history.alerts.append(alert)
             self._lines.put(entry("alert", alert))
             self._news.append(alert.text)
-            self._delivery.send(Notice(alert, self._settings.name, self._settings.run_id, stops))
+            self._delivery.send(Notice(alert, self._settings.name, self._history.run_id, stops))
 
     def _warn(self, text: str) -> None:
         with self._lock:

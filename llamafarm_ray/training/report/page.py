@@ -236,7 +236,7 @@ def _table(title: str, rows: Mapping[str, str], *, columns: int = 1) -> str:
     size = -(-len(shown) // columns)
     tables = "".join(
         "<table>"
-        + "".join(f"<tr><th>{_text(key)}</th><td>{_text(value)}</td></tr>" for key, value in part)
+        + "".join(f"<tr><th>{_key(key)}</th><td>{_number(value)}</td></tr>" for key, value in part)
         + "</table>"
         for part in (shown[start : start + size] for start in range(0, len(shown), size))
     )

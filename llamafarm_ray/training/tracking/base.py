@@ -77,8 +77,9 @@ class Tracker(Protocol):
 
 def record_of(progress: Progress) -> Record:
     """A step's numbers under ``train/``; what is unknown or not finite is left out."""
-    named = ((f"train/{name}", getattr(progress, name)) for name in _FIELDS)
-    return Record(progress.step, {name: value for name, value in named if value is not None and math.isfinite(value)})
+    values = {name: getattr(progress, name) for name in _FIELDS} | progress.metrics
+    known = {f"train/{name}": value for name, value in values.items() if value is not None and math.isfinite(value)}
+    return Record(progress.step, known)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, str]:

@@ -31,6 +31,7 @@ class WandbTracker:
         import wandb  # noqa: PLC0415 - an extra, and half a second
 
         info.folder.mkdir(parents=True, exist_ok=True)
+        self._teardown = wandb.teardown
         self._run = wandb.init(
             project=project,
             entity=entity,
@@ -64,4 +65,7 @@ class WandbTracker:
     def close(self, ending: Ending) -> None:
         """Send the rest, and mark the run."""
         self._run.summary.update({**ending.facts, "outcome": ending.outcome})
-        self._run.finish(exit_code=_EXIT_CODES[ending.outcome])
+        exit_code = _EXIT_CODES[ending.outcome]
+        self._run.finish(exit_code=exit_code)
+        # `finish` returns before W&B's own process has written the last of an offline run's file.
+        self._teardown(exit_code=exit_code)

@@ -1,0 +1,36 @@
+"""A web server on loopback that takes posted JSON."""
+
+import http.server
+import json
+import threading
+import time
+
+
+class Hook:
+    """A web server on loopback that notes what it is posted, and answers as told."""
+
+    def __init__(self, *answers, delay_s=0.0):
+        self.bodies = []
+        answers = list(answers)
+        hook = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self):
+                hook.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+                time.sleep(delay_s)
+                self.send_response(answers.pop(0) if answers else 200)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/services/SECRET"
+
+    def __enter__(self):
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.server.shutdown()
+        self.server.server_close()
