@@ -26,6 +26,7 @@ __all__ = ["ModelFlops", "peak_flops_per_s", "training_flops_per_token"]
 _FORWARD_AND_INPUT_GRADIENT = 4
 _WITH_WEIGHT_GRADIENT = 6
 _ATTENTION = 12
+_SHAPE = ("num_hidden_layers", "num_attention_heads", "hidden_size")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 
@@ -55,7 +56,7 @@ class ModelFlops:
             num_devices: devices of the run.
 
         Returns:
-            None where no honest number is known: on CPU, an unknown device, or a mixture of experts.
+            None where no honest number is known: on CPU, an unknown device, a mixture of experts, no attention.
         """
         peak = peak_flops_per_s(device_name, precision)
         per_token = training_flops_per_token(model, context_tokens=context_tokens)
@@ -76,10 +77,12 @@ def training_flops_per_token(model: Any, *, context_tokens: float) -> float | No
         context_tokens: see `ModelFlops.of`.
 
     Returns:
-        None for a mixture of experts, whose tokens don't meet every weight.
+        None for a mixture of experts, whose tokens don't meet every weight, and for models without attention.
     """
-    config = model.config
+    config = model.config.get_text_config()  # of a model that reads pictures too, the part that is trained
     if any((getattr(config, name, None) or 0) > 1 for name in _EXPERTS):
+        return None
+    if any(getattr(config, name, None) is None for name in _SHAPE):
         return None
     matrices = 0
     for module in model.modules():

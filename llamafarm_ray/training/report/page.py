@@ -21,6 +21,7 @@ __all__ = ["RunPage", "write_report"]
 _SMOOTH_FROM: Final = 30
 _MAX_MARKS: Final = 60
 _MAX_ROWS: Final = 100
+_EMPTY: Final = {"", "[]", "{}", "()"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def _tiles(history: History) -> str:
         tiles.append((memory(peak), "peak memory"))
     used = sorted(step.mfu for step in steps if step.mfu is not None)
     if used:
-        tiles.append((f"{used[len(used) // 2]:.1%}", "of peak FLOP/s (MFU)"))
+        tiles.append((f"{used[len(used) // 2]:.1%}", "MFU"))
     made = "".join(f"<div><b>{_text(value)}</b><span>{_text(name)}</span></div>" for value, name in tiles)
     return f'<section class="tiles">{made}</section>'
 
@@ -151,7 +152,7 @@ def _charts(history: History) -> Iterator[Chart]:
         curves[0] = Curve("training", "train", losses)
     marks = _marks(history)
     end = float(max([step.step for step in history.steps], default=1))
-    yield Chart("Loss (nats per token)", curves, marks, width=1040, height=330, max_step=end)
+    yield Chart("Loss", curves, marks, width=1040, height=330, max_step=end)
 
     def chart(title: str, name: str, unit: float = 1.0, **options: Any) -> Chart:
         known = [(float(step.step), getattr(step, name)) for step in history.steps]
@@ -183,8 +184,8 @@ def _smooth(points: Sequence[Point]) -> list[Point]:
     reach = max(2, len(known) // 80)
     made = []
     for index, (step, _) in enumerate(known):
-        room = min(reach, index, len(known) - 1 - index)
-        made.append((step, (sums[index + room + 1] - sums[index - room]) / (2 * room + 1)))
+        start, end = max(0, index - reach), min(len(known), index + reach + 1)
+        made.append((step, (sums[end] - sums[start]) / (end - start)))
     return made
 
 
@@ -230,7 +231,7 @@ def _list(title: str, lines: Sequence[str]) -> str:
 
 
 def _table(title: str, rows: Mapping[str, str], *, columns: int = 1) -> str:
-    shown = [(key, value) for key, value in rows.items() if key and value]
+    shown = [(key, value) for key, value in rows.items() if key and value not in _EMPTY]
     if not shown:
         return ""
     size = -(-len(shown) // columns)

@@ -5,7 +5,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from tiny_model import make_tiny_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
 from llamafarm_ray.training.flops import ModelFlops, peak_flops_per_s, training_flops_per_token
 
@@ -62,6 +62,11 @@ def test_a_mixture_of_experts_has_no_number(folder):
     model.config.num_local_experts = 8
     assert training_flops_per_token(model, context_tokens=16) is None
     assert ModelFlops.of(model, context_tokens=16, device_name="NVIDIA H100", precision="bf16", num_devices=1) is None
+
+
+def test_a_model_without_attention_has_no_number():
+    model = MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=32, num_hidden_layers=1, state_size=4))
+    assert training_flops_per_token(model, context_tokens=16) is None
 
 
 @pytest.mark.parametrize(
