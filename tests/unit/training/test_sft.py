@@ -66,9 +66,14 @@ def test_characters_of_several_tokens_are_masked_and_trained_whole():
     assert tokenizer.decode(answer) == "ラマ 🦙!<|im_end|>"
 
 
+def row_of(tokenizer, messages, max_length):
+    (row,) = SftObjective().tokenise(tokenizer, {"messages": messages}, max_length)
+    return row
+
+
 def test_labels_are_the_tokens_themselves_or_ignored(tokenizer):
     chat = tokenise_chat(tokenizer, [USER, ANSWER])
-    row = SftObjective.tokenise(tokenizer, [USER, ANSWER], 256)
+    row = row_of(tokenizer, [USER, ANSWER], 256)
     assert row.input_ids == chat.input_ids
     assert row.labels == [
         token if trained else -100 for token, trained in zip(chat.input_ids, chat.trained, strict=True)
@@ -76,22 +81,22 @@ def test_labels_are_the_tokens_themselves_or_ignored(tokenizer):
 
 
 def test_a_long_answer_loses_its_end(tokenizer):
-    whole = SftObjective.tokenise(tokenizer, [USER, ANSWER], 256)
+    whole = row_of(tokenizer, [USER, ANSWER], 256)
     length = len(whole.input_ids) - 5
-    cut = SftObjective.tokenise(tokenizer, [USER, ANSWER], length)
+    cut = row_of(tokenizer, [USER, ANSWER], length)
     assert (cut.input_ids, cut.labels, cut.dropped) == (whole.input_ids[:length], whole.labels[:length], "")
 
 
 def test_a_row_whose_prompt_alone_is_too_long_is_dropped_rather_than_cut(tokenizer):
     first_trained = next(
-        index for index, label in enumerate(SftObjective.tokenise(tokenizer, [USER, ANSWER], 256).labels) if label >= 0
+        index for index, label in enumerate(row_of(tokenizer, [USER, ANSWER], 256).labels) if label >= 0
     )
-    assert SftObjective.tokenise(tokenizer, [USER, ANSWER], first_trained).dropped == "prompt longer than max_length"
-    assert SftObjective.tokenise(tokenizer, [USER, ANSWER], first_trained + 1).dropped == ""
+    assert row_of(tokenizer, [USER, ANSWER], first_trained).dropped == "prompt longer than max_length"
+    assert row_of(tokenizer, [USER, ANSWER], first_trained + 1).dropped == ""
 
 
 def test_a_row_without_an_answer_is_dropped(tokenizer):
-    assert SftObjective.tokenise(tokenizer, [USER], 256).dropped == "no assistant turn"
+    assert row_of(tokenizer, [USER], 256).dropped == "no assistant turn"
 
 
 def test_no_chat_template_says_how_to_set_one():
@@ -104,13 +109,19 @@ def test_a_template_that_refuses_the_roles_is_the_users_error_with_its_reason():
         tokenise_chat(make_tiny_tokenizer(LLAMA2), [USER, USER, ANSWER])
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused():
+def test_a_template_that_rewrites_earlier_turns_is_refused_as_one_sequence_and_trained_as_several():
     forgetful = (
         "{% for m in messages %}{% if loop.last or m.role == 'user' %}"
         "{{ m.role + ':' + m.content + ';' }}{% endif %}{% endfor %}"
     )
+    tokenizer = make_tiny_tokenizer(forgetful)
     with pytest.raises(UserError, match="turn 2 differently once other turns follow"):
-        tokenise_chat(make_tiny_tokenizer(forgetful), [USER, ANSWER, *MORE])
+        tokenise_chat(tokenizer, [USER, ANSWER, *MORE])
+    rows = SftObjective().tokenise(tokenizer, {"messages": [USER, ANSWER, *MORE]}, 256)
+    assert [tokenizer.decode([label for label in row.labels if label >= 0]) for row in rows] == [
+        f"assistant:{ANSWER['content']};",
+        f"assistant:{MORE[1]['content']};",
+    ]
 
 
 def test_generation_stops_at_the_templates_end_of_turn_and_at_the_end_of_text(tokenizer):

@@ -1,0 +1,88 @@
+"""From a model's token vectors to one vector a text, and the files that tell others how it is done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from llamafarm_ray.config.objectives import Pooling
+
+__all__ = ["pooled", "write_sentence_transformers_files"]
+
+_MODULES = ("Transformer", "Pooling", "Normalize")
+_POOLING_MODES = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "last": "pooling_mode_lasttoken",
+}
+
+
+def pooled(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+    """One vector of length 1 for each text.
+
+    Args:
+        hidden: the last layer's vectors, of shape (S, longest, width).
+        attention_mask: of shape (S, longest), 1 for tokens and 0 for padding on the right.
+        pooling: the mean over the tokens, the last one's vector, or the first one's.
+
+    Returns:
+        A tensor of shape (S, width) in fp32.
+    """
+    hidden = hidden.float()
+    if pooling == "cls":
+        vectors = hidden[:, 0]
+    elif pooling == "last":
+        rows = torch.arange(hidden.shape[0], device=hidden.device)
+        vectors = hidden[rows, attention_mask.sum(dim=1) - 1]
+    else:
+        mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
+        vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
+    return functional.normalize(vectors, dim=-1)
+
+
+def write_sentence_transformers_files(
+    folder: Path, *, width: int, max_length: int, pooling: Pooling, query_prefix: str = "", passage_prefix: str = ""
+) -> None:
+    """Make a saved model, or an adapter, readable by ``sentence_transformers.SentenceTransformer(folder)``.
+
+    See https://sbert.net/docs/sentence_transformer/usage/custom_models.html.
+
+    Args:
+        folder: where weights, configuration and tokenizer are.
+        width: of a vector.
+        max_length: the longest text, in tokens.
+        pooling: as in `pooled`.
+        query_prefix: put before questions; the prompt ``query``.
+        passage_prefix: put before what is searched; the prompts ``passage`` and ``document``.
+    """
+    modules = [
+        {
+            "idx": index,
+            "name": str(index),
+            "path": f"{index}_{name}" if index else "",
+            "type": f"sentence_transformers.models.{name}",
+        }
+        for index, name in enumerate(_MODULES)
+    ]
+    pooling_config = {"word_embedding_dimension": width, "include_prompt": True}
+    pooling_config |= {key: mode == pooling for mode, key in _POOLING_MODES.items()}
+    prompts = {"query": query_prefix, "document": passage_prefix, "passage": passage_prefix}
+    files = {
+        "modules.json": modules,
+        "1_Pooling/config.json": pooling_config,
+        # Without a file in it, a folder is lost wherever files are copied one by one.
+        "2_Normalize/config.json": {},
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "config_sentence_transformers.json": {
+            "prompts": prompts,
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    }
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
