@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import ConflictError, InputError
+from llamafarm_ray.models.adapters import read_adapter_config
 from llamafarm_ray.registry import BaseModel, RegistryApi
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import ModelKind
@@ -56,6 +57,7 @@ def find_parent(registry: RegistryApi, reference: str, base_model: str | None = 
     """
     folder = Path(reference).expanduser()
     if folder.is_dir():
+        read_adapter_config(folder)
         record = read_run_record(folder)
         lineage = dict(record.get("lineage", {}))
         base = usable_base(base_model or lineage.get("base_model") or base_reference(folder), registry)

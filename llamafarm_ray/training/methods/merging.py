@@ -133,12 +133,18 @@ def merge_adapter(base: Path, adapter: Path, output: Path, *, dtype: str = "auto
 
     Raises:
         InputError: a folder is unusable.
-        UnsupportedError: the adapter is of a type that doesn't merge.
+        UnsupportedError: the adapter is of a type that doesn't merge, or the base model is quantised itself.
         IntegrityError: the merged model answers differently, or the files hold another one.
     """
     check_mergeable(adapter)
     task = _task(adapter)
-    target = _dtype(base, dtype)
+    config = AutoConfig.from_pretrained(str(base), local_files_only=True)
+    if getattr(config, "quantization_config", None) is not None:
+        raise UnsupportedError(
+            f"{base} is quantised, and a sum would have to be rounded to so few bits again that the adapter gets lost.",
+            hint="Merge into the unquantised model, with --base-model, and quantise that.",
+        )
+    target = _dtype(config, dtype)
     tokenizer = load_tokenizer(base)
     inputs = [tokenizer(prompt, return_tensors="pt")["input_ids"] for prompt in SAMPLE_PROMPTS]
     model = load_adapter(load_model(base, dtype=torch.float32, task=task), adapter).eval()
@@ -313,12 +319,12 @@ def _task(adapter: Path) -> Task:
     return "embedding" if read_adapter_config(adapter).get("task_type") == "FEATURE_EXTRACTION" else "causal-lm"
 
 
-def _dtype(base: Path, name: str) -> torch.dtype:
+def _dtype(config: Any, name: str) -> torch.dtype:
     if name in _DTYPES:
         return _DTYPES[name]
     if name != "auto":
         raise UserError(f"There is no format {name!r}.", hint=f"Use auto, {', '.join(_DTYPES)}.")
-    own = getattr(AutoConfig.from_pretrained(str(base), local_files_only=True), "dtype", None)
+    own = getattr(config, "dtype", None)
     return next((dtype for dtype in _DTYPES.values() if dtype == own), torch.float32)
 
 

@@ -50,7 +50,10 @@ MISTAKES = [
     ("train --base-model bare --dataset data.json --output empty", "exists already"),
     ("train --config nope.yaml", "no file nope.yaml"),
     ("train --config bad.yaml", "3 mistakes"),
-    ("train --method prefix_tuning --base-model bare --dataset data.json", "not available yet"),
+    ("merge --model nope --output out", "no model 'nope'"),
+    ("merge --model empty --output out", "adapter_config.json"),
+    ("combine nope nope --output out", "no model 'nope'"),
+    ("combine nope nope --method tise --output out", "Did you mean ties"),
     ("train --set fine_tuning.method=lorra", "lorra"),
     ("train --set nonsense", "nonsense"),
     ("evaluate --model nope --dataset data.json", "no model 'nope'"),
@@ -210,11 +213,11 @@ def test_dry_run_prints_the_resolved_configuration_and_does_nothing(place, capsy
 
 
 def test_validate_says_what_a_later_verb_will_refuse(place, capsys):
-    (place / "good.yaml").write_text("fine_tuning: {method: prefix_tuning}\n")
+    (place / "good.yaml").write_text("deployment: {target: kubernetes}\n")
     assert run(["models", "validate", "good.yaml"]) == 0
     shown = capsys.readouterr().out
     assert "is valid" in shown
-    assert "prefix_tuning" in shown
+    assert "kubernetes" in shown
 
 
 def verbs(group, path=()):

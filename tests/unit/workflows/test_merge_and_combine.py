@@ -114,6 +114,15 @@ def test_what_is_no_change_of_weights_is_not_merged(shared, registry, tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_quantised_base_is_not_merged_into(shared, tmp_path):
+    config = json.loads((shared / "base" / "config.json").read_text())
+    (tmp_path / "base").mkdir()
+    quantised = config | {"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": True}}
+    (tmp_path / "base" / "config.json").write_text(json.dumps(quantised))
+    with pytest.raises(UnsupportedError, match=r"is quantised.*Merge into the unquantised model"):
+        merging.merge_adapter(tmp_path / "base", shared / "a", tmp_path)
+
+
 def test_a_merged_model_that_answers_differently_is_never_left_behind(shared, registry, tmp_path, monkeypatch):
     real = merging.load_model
 
