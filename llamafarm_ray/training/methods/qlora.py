@@ -38,5 +38,10 @@ class QloraMethod(LoraMethod):
             quantization_config=quantization,
             device_map={"": str(device)},
         )
+        for module in model.modules():
+            # On CPUs with AVX512-BF16, bitsandbytes 0.50 packs a layer's weights anew at its first evaluation, for a
+            # kernel without a backward pass: training that goes on after a validation would get wrong gradients.
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
         # Checkpointing is switched on in one place for every method, so not here.
         return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)

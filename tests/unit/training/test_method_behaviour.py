@@ -64,6 +64,16 @@ def test_gradient_checkpointing_changes_no_gradient(llama, name, reentrant):
     assert all(torch.allclose(found[key], expected[key], atol=1e-6) for key in expected)
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_an_evaluation_in_between_changes_no_gradient(base_model, name):
+    _, model = wrapped(base_model, name)
+    expected = gradients(model)
+    output(model.eval())
+    model.zero_grad()
+    found = gradients(model)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
 def test_a_prefix_refuses_gradient_checkpointing_which_would_drop_it(llama):
     method, model = wrapped(llama, "prefix_tuning")
     assert not method.checkpointable
