@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Section, Unused, section
 from llamafarm_ray.config.quality import QualityControl
+from llamafarm_ray.config.values import FrozenMapping
 
 __all__ = [
     "DatasetConfig",
@@ -108,6 +109,14 @@ class DatasetConfig(Section):
         description="A dataset that exists: a built folder, a .json or a .jsonl file; used instead of `source`. "
         "A relative one starts at the current directory.",
     )
+    mixture: Annotated[
+        Mapping[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, le=1e9)]],
+        AfterValidator(FrozenMapping),
+    ] = Field(
+        default_factory=FrozenMapping,
+        description="Several datasets that exist, instead of `path`: each one's path and its weight, {qa.jsonl: 3, "
+        "chats: 1}. An epoch has as many rows as all of them; weights say whose.",
+    )
     source: Source = section(Source, "What a new dataset is made from.")
     format: DatasetFormat | None = Field(
         default=None,
@@ -121,6 +130,8 @@ class DatasetConfig(Section):
 
     def mistakes(self) -> Iterator[Mistake]:
         """The short and the long way of saying a thing must agree."""
+        if self.mixture and self.path is not None:
+            yield Mistake(("mixture", "path"), "is set beside {1}; put that one into the mixture, with a weight.")
         if self.format == "auto_generate_qa":
             if not self.preprocessing.qa_generation.enabled:
                 yield Mistake(

@@ -1,9 +1,19 @@
 """From documents to datasets: readers, steps, generation, formats and the build that runs them on Ray Data."""
 
 from llamafarm_ray.data.dataset import Splits, open_dataset
+from llamafarm_ray.data.mixing import MixedPart, open_mixture
 from llamafarm_ray.data.pipeline import build_dataset
 from llamafarm_ray.data.report import BuildReport
 from llamafarm_ray.data.rows import DocumentRecord
 from llamafarm_ray.data.sources import discover
 
-__all__ = ["BuildReport", "DocumentRecord", "Splits", "build_dataset", "discover", "open_dataset"]
+__all__ = [
+    "BuildReport",
+    "DocumentRecord",
+    "MixedPart",
+    "Splits",
+    "build_dataset",
+    "discover",
+    "open_dataset",
+    "open_mixture",
+]

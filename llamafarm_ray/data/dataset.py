@@ -15,6 +15,7 @@ import ray.data
 from llamafarm_ray.data.formats import JSON_SUFFIXES, read_messages
 from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
 from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, Example, Message, dataset_digest
+from llamafarm_ray.data.training_rows import read_rows
 from llamafarm_ray.data.writing import DATASET_FILE, REPORT_FILE, validation_path
 from llamafarm_ray.errors import InputError, IntegrityError
 from llamafarm_ray.types import Digest
@@ -25,6 +26,8 @@ __all__ = ["Splits", "open_dataset"]
 @dataclass(frozen=True)
 class Splits:
     """An open dataset; its rows have the columns id, messages, document, document_digest and passage.
+
+    Rows of other kinds than conversations have the columns of their `RowKind`.
 
     Args:
         train: the rows to train on.
@@ -41,6 +44,8 @@ class Splits:
 
 def open_dataset(path: Path) -> Splits:
     """Open the dataset at ``path``: a folder that was built, or a file in alpaca, sharegpt or chatml format.
+
+    A file may have rows of another kind too, with columns of their own: see `llamafarm_ray.data.training_rows`.
 
     Beside a file ``qa.json``, ``qa.validation.json`` is taken as its validation split.
 
@@ -97,19 +102,27 @@ def _open_split(folder: Path, num_rows: int) -> ray.data.Dataset | None:
 def _open_json(path: Path) -> Splits:
     beside = validation_path(path)
     files = {"train": path} | ({"validation": beside} if beside.is_file() else {})
-    rows = {split: _rows(file) for split, file in files.items()}
+    read = {split: _rows(file) for split, file in files.items()}
+    rows = {split: of_split for split, (_, of_split) in read.items()}
+    schemas = [schema for schema, _ in read.values()]
+    if any(schema != schemas[0] for schema in schemas):
+        raise InputError(f"{beside} holds rows of another kind than {path.name}.", hint="Write both in one format.")
     documents = _recorded_documents(path, list(files.values())) or [
         DocumentRecord(file.name, rows[split][0]["document_digest"], len(rows[split])) for split, file in files.items()
     ]
-    tables = {split: pa.Table.from_pylist(of_split, schema=ROW_SCHEMA) for split, of_split in rows.items()}
+    tables = {split: pa.Table.from_pylist(of_split, schema=schemas[0]) for split, of_split in rows.items()}
     with quiet_ray_data():
         datasets = {split: ray.data.from_arrow(table) for split, table in tables.items()}
     return Splits(datasets["train"], datasets.get("validation"), dataset_digest(rows), documents)
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
+def _rows(file: Path) -> tuple[pa.Schema, list[dict[str, Any]]]:
     digest = Digest.of(file.read_bytes())
-    return [_row(messages, file.name, digest) for messages in read_messages(file)]
+    special = read_rows(file)
+    if special is None:
+        return ROW_SCHEMA, [_row(messages, file.name, digest) for messages in read_messages(file)]
+    kind, rows = special
+    return kind.schema, [{**row, "document": file.name, "document_digest": digest, "passage": ""} for row in rows]
 
 
 def _row(messages: Sequence[Message], document: str, digest: Digest) -> dict[str, Any]:

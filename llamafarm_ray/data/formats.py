@@ -5,12 +5,14 @@
     alpaca    {"instruction": "...", "input": "", "output": "..."}                        one turn
     sharegpt  {"conversations": [{"from": "human", "value": "..."}, {"from": "gpt", ...}]}
     chatml    {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", ...}]}   as OpenAI's API
+
+Rows of other kinds are in `llamafarm_ray.data.training_rows`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +20,18 @@ from llamafarm_ray.data.rows import ROLES, Message
 from llamafarm_ray.data.text import decode_text
 from llamafarm_ray.errors import InputError
 
-__all__ = ["FORMATS", "JSON_SUFFIXES", "RowFormat", "format_record", "parse_record", "read_messages"]
+__all__ = [
+    "FORMATS",
+    "JSON_SUFFIXES",
+    "RecordError",
+    "RowFormat",
+    "format_record",
+    "parse_record",
+    "parse_turns",
+    "read_messages",
+    "read_records",
+    "required_text",
+]
 
 RowFormat = Literal["alpaca", "sharegpt", "chatml"]
 FORMATS: tuple[RowFormat, ...] = ("alpaca", "sharegpt", "chatml")
@@ -31,8 +44,8 @@ _EXPECTED = (
 )
 
 
-class _RecordError(Exception):
-    """What is wrong with one record; the caller knows which one it is."""
+class RecordError(Exception):
+    """What is wrong with one record; who reads the file knows which one it is."""
 
 
 def format_record(messages: Sequence[Message], row_format: RowFormat) -> dict[str, Any]:
@@ -61,18 +74,22 @@ def read_messages(path: Path) -> list[tuple[Message, ...]]:
         InputError: the file can't be read, is empty, or has a bad record; the message names the first one.
     """
     conversations = []
-    for place, record in _records(path):
+    for place, record in read_records(path):
         try:
             conversations.append(parse_record(record))
-        except _RecordError as error:
+        except RecordError as error:
             raise InputError(f"{path}: {place} {error}", hint=_EXPECTED) from None
     if not conversations:
         raise InputError(f"{path} has no records.", hint=_EXPECTED)
     return conversations
 
 
-def _records(path: Path) -> Iterator[tuple[str, object]]:
-    """Each record with the words that say where it stands."""
+def read_records(path: Path) -> Iterator[tuple[str, object]]:
+    """Each record of a ``.json`` or ``.jsonl`` file, with the words that say where it stands.
+
+    Raises:
+        InputError: the file can't be read, or is no such file.
+    """
     try:
         text = decode_text(path.read_bytes())
     except OSError as error:
@@ -106,52 +123,74 @@ def parse_record(record: object) -> tuple[Message, ...]:
     """The conversation of one record of any format.
 
     Raises:
-        _RecordError: it has no such format, or is missing something.
+        RecordError: it has no such format, or is missing something.
     """
     if not isinstance(record, dict):
-        raise _RecordError(f"is {_kind(record)}, not an object.")
-    if "messages" in record:
-        messages = _turns(record["messages"], "messages", "role", "content", {role: role for role in ROLES})
-    elif "conversations" in record:
-        messages = _turns(record["conversations"], "conversations", "from", "value", _SHAREGPT_ROLES)
+        raise RecordError(f"is {_kind(record)}, not an object.")
+    if "messages" in record or "conversations" in record:
+        messages = parse_turns(record)
     elif "instruction" in record or "output" in record:
         instruction, extra = _text(record, "instruction"), _text(record, "input", optional=True)
         question = f"{instruction}\n\n{extra}" if extra else instruction
         messages = [Message("user", question), Message("assistant", _text(record, "output"))]
     else:
         keys = ", ".join(map(repr, record)) or "none"
-        raise _RecordError(f"has no known format; its keys are: {keys}.")
+        raise RecordError(f"has no known format; its keys are: {keys}.")
     if "system" in record and "messages" not in record and _text(record, "system", optional=True):
         messages.insert(0, Message("system", _text(record, "system")))
     if not any(message.role == "assistant" for message in messages):
-        raise _RecordError("has no assistant turn to learn from.")
+        raise RecordError("has no assistant turn to learn from.")
     return tuple(messages)
+
+
+def parse_turns(record: Mapping[str, Any], *, shown_as: str = "") -> list[Message]:
+    """The turns under ``messages`` (role and content) or ``conversations`` (from and value).
+
+    Args:
+        record: has one of the two.
+        shown_as: what the key is called in messages, where it isn't that.
+
+    Raises:
+        RecordError: they are no list of turns.
+    """
+    if "messages" in record:
+        return _turns(record["messages"], shown_as or "messages", "role", "content", {role: role for role in ROLES})
+    return _turns(record["conversations"], shown_as or "conversations", "from", "value", _SHAREGPT_ROLES)
+
+
+def required_text(record: Mapping[str, Any], key: str) -> str:
+    """The text under ``key``.
+
+    Raises:
+        RecordError: it is missing, empty or no text.
+    """
+    return _text(record, key)
 
 
 def _turns(turns: object, key: str, role_key: str, text_key: str, roles: dict[str, str]) -> list[Message]:
     if not isinstance(turns, list) or not turns:
-        raise _RecordError(f"has {_kind(turns)} as '{key}', not a list of turns.")
+        raise RecordError(f"has {_kind(turns)} as '{key}', not a list of turns.")
     messages = []
     for index, turn in enumerate(turns):
         if not isinstance(turn, dict):
-            raise _RecordError(f"has {_kind(turn)} as {key}[{index}], not an object.")
+            raise RecordError(f"has {_kind(turn)} as {key}[{index}], not an object.")
         role = turn.get(role_key)
         if not isinstance(role, str) or role not in roles:
-            raise _RecordError(f"has {role!r} as {key}[{index}].{role_key}, not one of {', '.join(roles)}.")
+            raise RecordError(f"has {role!r} as {key}[{index}].{role_key}, not one of {', '.join(roles)}.")
         messages.append(Message(roles[role], _text(turn, text_key, f"{key}[{index}].")))  # type: ignore[arg-type]
     return messages
 
 
-def _text(record: dict[str, object], key: str, prefix: str = "", *, optional: bool = False) -> str:
+def _text(record: Mapping[str, Any], key: str, prefix: str = "", *, optional: bool = False) -> str:
     value = record.get(key)
     if optional and (value is None or value == ""):
         return ""
     if value is None:
-        raise _RecordError(f"is missing '{prefix}{key}'.")
+        raise RecordError(f"is missing '{prefix}{key}'.")
     if not isinstance(value, str):
-        raise _RecordError(f"has {_kind(value)} as '{prefix}{key}', not text.")
+        raise RecordError(f"has {_kind(value)} as '{prefix}{key}', not text.")
     if not value.strip():
-        raise _RecordError(f"has an empty '{prefix}{key}'.")
+        raise RecordError(f"has an empty '{prefix}{key}'.")
     return value
 
 

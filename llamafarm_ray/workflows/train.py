@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
 from llamafarm_ray.config import Config, config_digest, refuse_unavailable
-from llamafarm_ray.data import open_dataset
+from llamafarm_ray.data import MixedPart, Splits, open_dataset, open_mixture
 from llamafarm_ray.errors import ConflictError, InputError
-from llamafarm_ray.registry import BaseModel, RegistryApi
+from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
+from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.training import Progress, TrainingResult, train
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
@@ -63,10 +64,17 @@ class TrainingRun:
             ConflictError: ``output`` is taken.
         """
         refuse_unavailable(config, "train")
-        if config.dataset.path is None:
+        if config.dataset.mixture:
+            for path in config.dataset.mixture:
+                if not Path(path).expanduser().exists():
+                    raise InputError(
+                        f"dataset.mixture: there is no {path!r}.",
+                        hint="`llamafarm models create-dataset` makes datasets.",
+                    )
+        elif config.dataset.path is None:
             if config.dataset.source.path is None:
                 raise InputError(
-                    "There is nothing to train on: neither dataset.path nor dataset.source.path is set.",
+                    "There is nothing to train on: dataset.path, dataset.mixture and dataset.source.path are not set.",
                     hint="Give a dataset with --dataset, or a folder of documents in the configuration.",
                 )
             check_source(config)
@@ -98,11 +106,7 @@ class TrainingRun:
             InputError: the dataset is unusable.
             TrainingError: the run failed.
         """
-        if self.config.dataset.path is None:
-            path = create_dataset(self.config, self.registry, on_progress=on_stage).path
-        else:
-            path = Path(self.config.dataset.path).expanduser()
-        splits = open_dataset(path)
+        name, splits, parts = self._open_dataset(on_stage)
         self.output.absolute().parent.mkdir(parents=True, exist_ok=True)
         result = train(
             self.config,
@@ -114,11 +118,34 @@ class TrainingRun:
             lineage={
                 "base_model": self.base.reference,
                 "base_digest": self.base.digest,
-                "dataset": dataset_name(path),
+                "dataset": name,
                 "dataset_digest": splits.digest,
+                **({"mixture": [asdict(part) for part in parts]} if parts else {}),
                 "config_digest": config_digest(self.config),
                 "parameters": self.config.fine_tuning.parameters.model_dump(mode="json"),
             },
             on_progress=on_progress,
         )
         return TrainedModel(self.output, result)
+
+    def _open_dataset(self, on_stage: Callable[[str, float], None] | None) -> tuple[str, Splits, list[MixedPart]]:
+        """The dataset with its name, built if need be; a mixture is recorded, so that its documents can be traced."""
+        dataset = self.config.dataset
+        if not dataset.mixture:
+            if dataset.path is None:
+                path = create_dataset(self.config, self.registry, on_progress=on_stage).path
+            else:
+                path = Path(dataset.path).expanduser()
+            return dataset_name(path), open_dataset(path), []
+        splits, parts = open_mixture(dataset.mixture, seed=self.config.seed)
+        name = f"{self.config.name[:80]}-mixture"
+        registered = DatasetRegistered(
+            name=name,
+            digest=splits.digest,
+            num_train=sum(part.num_taken for part in parts),
+            num_validation=0 if splits.validation is None else splits.validation.count(),
+            location="",
+            documents=tuple(SourceDocument(**asdict(document)) for document in splits.documents),
+        )
+        self.registry.submit(RegisterDataset(registered), reason="train: a mixture")
+        return name, splits, parts

@@ -17,8 +17,6 @@ ASKING = {
     # A value that asks for what isn't there.
     "dataset.source.type": "conversation_logs",
     "dataset.preprocessing.qa_generation.enabled": False,
-    "fine_tuning.training.precision": "fp16",
-    "fine_tuning.distributed.nodes": 2,
     "dataset.preprocessing.qa_generation.model": "gpt-4o-mini-turbo",
     "dataset.validation.quality_threshold": 0.8,
     "dataset.quality_control.filters.language_detection": "en",
@@ -34,9 +32,6 @@ ASKING = {
     "dataset.quality_control.factual_verification": True,
     "dataset.synthetic_generation.enabled": True,
     "dataset.augmentation": True,
-    "fine_tuning.objective": "dpo",
-    "fine_tuning.training.packing": True,
-    "fine_tuning.distributed.offload": "cpu",
     "evaluation.metrics": ["bleu", "rag_accuracy"],
     "evaluation.benchmarks": ["mmlu"],
     "evaluation.custom_evaluations": ["mine"],

@@ -151,6 +151,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
     assert {".".join(path[:2]) for path in missing} == {
         "dataset.synthetic_generation",
         "deployment.auto_scaling",
+        *(f"fine_tuning.{objective}" for objective in ("dpo", "kto", "contrastive")),  # sft has no settings
         "fine_tuning.parameters",  # those of methods that auto never chooses
         "monitoring.alerting",  # its email
     }

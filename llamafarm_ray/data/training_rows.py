@@ -1,0 +1,269 @@
+"""Rows that are more, or less, than a conversation: preferences, liked answers, matching texts, plain text.
+
+A ``.json`` or ``.jsonl`` file holds rows of one kind, told by the keys of its records; what other tools write is read
+too.
+
+::
+
+    preference   {"messages": [...], "chosen": "...", "rejected": "..."}       fine_tuning.objective dpo
+                 {"prompt": ..., "chosen": ..., "rejected": ...}               TRL; each a text or a list of messages
+                 {"chosen": [...], "rejected": [...]}                          TRL, the prompt in both
+                 {"conversations": [...], "chosen": {...}, "rejected": {...}}  LLaMA-Factory, sharegpt
+                 {"instruction": ..., "input": ..., "chosen": ..., "rejected": ...}         LLaMA-Factory, alpaca
+    judgement    {"messages": [..., {"role": "assistant", ...}], "label": true}             kto
+                 {"prompt": ..., "completion": ..., "label": true}             TRL
+                 {"conversations" or "messages": [...], "kto_tag": true}       LLaMA-Factory
+    match        {"anchor": "...", "positive": "...", "negatives": ["..."]}                 contrastive
+                 {"anchor": ..., "positive": ..., "negative": "..."}           sentence-transformers
+                 {"query": "...", "pos": ["..."], "neg": ["..."]}              FlagEmbedding; a row for each of ``pos``
+    text         {"text": "..."}                                                            pretraining
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from llamafarm_ray.data.formats import RecordError, parse_turns, read_records, required_text
+from llamafarm_ray.data.rows import ROW_SCHEMA, Message
+from llamafarm_ray.data.text import text_digest
+from llamafarm_ray.errors import InputError
+
+__all__ = ["KINDS", "RowKind", "judgement_row", "kind_of", "match_row", "preference_row", "read_rows", "text_row"]
+
+KindName = Literal["preference", "judgement", "match", "text"]
+Row = dict[str, Any]
+
+_SOURCE = tuple(ROW_SCHEMA.field(name) for name in ("document", "document_digest", "passage"))
+_ID, _MESSAGES = ROW_SCHEMA.field("id"), ROW_SCHEMA.field("messages")
+
+
+@dataclass(frozen=True, slots=True)
+class RowKind:
+    """A kind of rows.
+
+    Args:
+        name: of the kind.
+        schema: the columns.
+        read: the rows that a record of a file holds, without their source; raises RecordError where it is bad.
+    """
+
+    name: KindName
+    schema: pa.Schema
+    read: Callable[[Mapping[str, Any]], Iterator[Row]]
+
+
+def preference_row(messages: Sequence[Message], chosen: str, rejected: str) -> Row:
+    """A question with a better and a worse answer; without the columns that say where it came from."""
+    return {
+        "id": text_digest(("preference", *_parts(messages), chosen, rejected)),
+        "messages": [dataclasses.asdict(message) for message in messages],
+        "chosen": chosen,
+        "rejected": rejected,
+    }
+
+
+def judgement_row(messages: Sequence[Message], *, label: bool) -> Row:
+    """A conversation whose last answer was liked, or was not."""
+    return {
+        "id": text_digest(("judgement", *_parts(messages), str(label))),
+        "messages": [dataclasses.asdict(message) for message in messages],
+        "label": label,
+    }
+
+
+def match_row(anchor: str, positive: str, negatives: Sequence[str] = ()) -> Row:
+    """A text, one that belongs to it, and some that look as if they did."""
+    return {
+        "id": text_digest(("match", anchor, positive, *negatives)),
+        "anchor": anchor,
+        "positive": positive,
+        "negatives": list(negatives),
+    }
+
+
+def text_row(text: str) -> Row:
+    """A plain text."""
+    return {"id": text_digest(("text", text)), "text": text}
+
+
+def read_rows(path: Path) -> tuple[RowKind, list[Row]] | None:
+    """The rows of a ``.json`` or ``.jsonl`` file, whose kind its first record says; None for conversations.
+
+    Raises:
+        InputError: the file can't be read, or has a bad record; the message names the first one.
+    """
+    kind: RowKind | None = None
+    rows: list[Row] = []
+    for place, record in read_records(path):
+        kind = kind or kind_of(record)
+        if kind is None:
+            return None
+        try:
+            rows += _read_as(kind, record)
+        except RecordError as error:
+            raise InputError(
+                f"{path}: {place} {error}", hint=f"A {kind.name} row has {_described(kind)}; a file has one kind."
+            ) from None
+    return None if kind is None else (kind, rows)
+
+
+def _read_as(kind: RowKind, record: object) -> list[Row]:
+    if kind_of(record) is not kind or not isinstance(record, Mapping):
+        raise RecordError(f"is no {kind.name} row as the first one is.")
+    return list(kind.read(record))
+
+
+def _described(kind: RowKind) -> str:
+    own = [name for name in kind.schema.names if name != "id" and name not in {field.name for field in _SOURCE}]
+    return ", ".join(map(repr, own))
+
+
+def kind_of(record: object) -> RowKind | None:
+    """What a record's keys say it is; None for a conversation, and for what is nothing that is known."""
+    if not isinstance(record, Mapping):
+        return None
+    keys = record.keys()
+    if {"chosen", "rejected"} <= keys:
+        return KINDS["preference"]
+    if keys & {"label", "kto_tag"} and keys & {"messages", "conversations", "prompt"}:
+        return KINDS["judgement"]
+    if {"anchor", "positive"} <= keys or {"query", "pos"} <= keys:
+        return KINDS["match"]
+    if "text" in keys and not keys & {"messages", "conversations", "instruction"}:
+        return KINDS["text"]
+    return None
+
+
+def _parts(messages: Sequence[Message]) -> Iterator[str]:
+    for message in messages:
+        yield from (message.role, message.content)
+
+
+def _read_preference(record: Mapping[str, Any]) -> Iterator[Row]:
+    chosen, rejected = (_answer(record, key) for key in ("chosen", "rejected"))
+    prompt = _prompt(record)
+    if not prompt:
+        # The prompt is what both begin with.
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+            shared += 1
+        prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
+    elif len(chosen) > len(prompt) and chosen[: len(prompt)] == prompt == rejected[: len(prompt)]:
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    if not prompt:
+        raise RecordError("has no prompt: neither 'messages' nor 'prompt', and its answers share no beginning.")
+    if prompt[-1].role == "assistant":
+        raise RecordError(
+            "has a prompt that ends with an assistant turn; the answers stand in 'chosen' and 'rejected'."
+        )
+    for key, answer in (("chosen", chosen), ("rejected", rejected)):
+        if [message.role for message in answer] != ["assistant"]:
+            roles = ", ".join(message.role for message in answer) or "no turns"
+            raise RecordError(f"has {roles} after the prompt as '{key}', not one assistant turn.")
+    yield preference_row(prompt, chosen[0].content, rejected[0].content)
+
+
+def _read_judgement(record: Mapping[str, Any]) -> Iterator[Row]:
+    key = "label" if "label" in record else "kto_tag"
+    label = record[key]
+    if not isinstance(label, bool):
+        raise RecordError(f"has {label!r} as '{key}', not true or false.")
+    messages = _prompt(record)
+    if "completion" in record:
+        messages = [*messages, *_answer(record, "completion")]
+    if not messages or messages[-1].role != "assistant":
+        raise RecordError("does not end with the assistant turn that was judged.")
+    yield judgement_row(messages, label=label)
+
+
+def _read_match(record: Mapping[str, Any]) -> Iterator[Row]:
+    if "query" in record:
+        negatives = _texts(record, "neg")
+        positives = _texts(record, "pos")
+        if not positives:
+            raise RecordError("has an empty list as 'pos'.")
+        query = required_text(record, "query")
+        yield from (match_row(query, positive, negatives) for positive in positives)
+        return
+    negatives = _texts(record, "negatives")
+    if record.get("negative"):
+        negatives.append(required_text(record, "negative"))
+    yield match_row(required_text(record, "anchor"), required_text(record, "positive"), negatives)
+
+
+def _read_text(record: Mapping[str, Any]) -> Iterator[Row]:
+    yield text_row(required_text(record, "text"))
+
+
+KINDS: dict[str, RowKind] = {
+    kind.name: kind
+    for kind in (
+        RowKind(
+            "preference",
+            pa.schema([_ID, _MESSAGES, ("chosen", pa.string()), ("rejected", pa.string()), *_SOURCE]),
+            _read_preference,
+        ),
+        RowKind("judgement", pa.schema([_ID, _MESSAGES, ("label", pa.bool_()), *_SOURCE]), _read_judgement),
+        RowKind(
+            "match",
+            pa.schema(
+                [
+                    _ID,
+                    ("anchor", pa.string()),
+                    ("positive", pa.string()),
+                    ("negatives", pa.list_(pa.string())),
+                    *_SOURCE,
+                ]
+            ),
+            _read_match,
+        ),
+        RowKind("text", pa.schema([_ID, ("text", pa.string()), *_SOURCE]), _read_text),
+    )
+}
+"""The kinds by name."""
+
+
+def _prompt(record: Mapping[str, Any]) -> list[Message]:
+    """The turns that a record gives beside its answers; none if it doesn't."""
+    if record.get("messages") is not None or record.get("conversations") is not None:
+        messages = parse_turns(record)
+    elif isinstance(record.get("prompt"), list):
+        messages = parse_turns({"messages": record["prompt"]})
+    elif record.get("prompt") is not None:
+        messages = [Message("user", required_text(record, "prompt"))]
+    elif record.get("instruction") is not None:
+        question = [required_text(record, "instruction")]
+        if record.get("input"):
+            question.append(required_text(record, "input"))
+        messages = [Message("user", "\n\n".join(question))]
+    else:
+        return []
+    if record.get("system") and messages[0].role != "system":
+        messages = [Message("system", required_text(record, "system")), *messages]
+    return messages
+
+
+def _answer(record: Mapping[str, Any], key: str) -> list[Message]:
+    """An answer in any of its forms: a text, a message, or messages."""
+    value = record[key]
+    if isinstance(value, Mapping):
+        value = [value]
+    if isinstance(value, list):
+        form = "conversations" if value and isinstance(value[0], Mapping) and "from" in value[0] else "messages"
+        return parse_turns({form: value}, shown_as=key)
+    return [Message("assistant", required_text(record, key))]
+
+
+def _texts(record: Mapping[str, Any], key: str) -> list[str]:
+    values = record.get(key)
+    if values is None:
+        return []
+    if not isinstance(values, list):
+        raise RecordError(f"has {values!r} as '{key}', not a list of texts.")
+    return [required_text({f"{key}[{index}]": value}, f"{key}[{index}]") for index, value in enumerate(values)]

@@ -1,0 +1,110 @@
+import json
+
+import pytest
+
+from llamafarm_ray.data.training_rows import KINDS, kind_of, read_rows
+from llamafarm_ray.errors import InputError
+
+USER = {"role": "user", "content": "A llama?"}
+GOOD, BAD = {"role": "assistant", "content": "An animal."}, {"role": "assistant", "content": "A plant."}
+FROM_USER, FROM_GOOD, FROM_BAD = (
+    {"from": who, "value": turn["content"]}
+    for who, turn in zip(("human", "gpt", "gpt"), (USER, GOOD, BAD), strict=True)
+)
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+def read(tmp_path, *records):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(json.dumps(record) for record in records))
+    return read_rows(path)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [USER], "chosen": "An animal.", "rejected": "A plant."},
+        {"prompt": "A llama?", "chosen": "An animal.", "rejected": "A plant."},
+        {"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": "A llama?", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"conversations": [FROM_USER], "chosen": FROM_GOOD, "rejected": FROM_BAD},
+        {"instruction": "A llama?", "input": "", "chosen": "An animal.", "rejected": "A plant."},
+    ],
+)
+def test_every_form_of_a_preference_is_the_same_row(tmp_path, record):
+    kind, (row,) = read(tmp_path, record)
+    assert kind is KINDS["preference"]
+    assert (row["messages"], row["chosen"], row["rejected"]) == ([USER], "An animal.", "A plant.")
+    assert row["id"] == read(tmp_path, {"messages": [USER], "chosen": "An animal.", "rejected": "A plant."})[1][0]["id"]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"messages": [USER, GOOD], "label": True},
+        {"prompt": "A llama?", "completion": "An animal.", "label": True},
+        {"prompt": [USER], "completion": [GOOD], "label": True},
+        {"conversations": [FROM_USER, FROM_GOOD], "kto_tag": True},
+    ],
+)
+def test_every_form_of_a_judgement_is_the_same_row(tmp_path, record):
+    kind, (row,) = read(tmp_path, record)
+    assert kind is KINDS["judgement"]
+    assert (row["messages"], row["label"]) == ([USER, GOOD], True)
+
+
+def test_matches_have_any_number_of_negatives(tmp_path):
+    rows = read(
+        tmp_path,
+        {"anchor": "a", "positive": "b"},
+        {"anchor": "a", "positive": "b", "negative": "c"},
+        {"anchor": "a", "positive": "b", "negatives": ["c", "d"]},
+        {"query": "a", "pos": ["b", "e"], "neg": ["c"]},
+    )[1]
+    assert [(row["anchor"], row["positive"], row["negatives"]) for row in rows] == [
+        ("a", "b", []),
+        ("a", "b", ["c"]),
+        ("a", "b", ["c", "d"]),
+        ("a", "b", ["c"]),
+        ("a", "e", ["c"]),
+    ]
+
+
+def test_text_and_system_prompts_are_read(tmp_path):
+    assert read(tmp_path, {"text": "Water."})[1][0]["text"] == "Water."
+    row = read(tmp_path, {"system": "Be brief.", "prompt": "A llama?", "chosen": "x", "rejected": "y"})[1][0]
+    assert row["messages"] == [SYSTEM, USER]
+
+
+@pytest.mark.parametrize("record", [{"messages": [USER, GOOD]}, {"instruction": "a", "output": "b"}, {"other": 1}, [1]])
+def test_a_conversation_is_left_to_its_own_formats(tmp_path, record):
+    assert kind_of(record) is None
+    assert read(tmp_path, record) is None
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"chosen": "a", "rejected": "b"}, "has no prompt"),
+        ({"prompt": "a", "chosen": "", "rejected": "b"}, "has an empty 'chosen'"),
+        ({"prompt": "a", "chosen": 3, "rejected": "b"}, "has a number as 'chosen', not text"),
+        ({"messages": [USER, GOOD], "chosen": "a", "rejected": "b"}, "prompt that ends with an assistant turn"),
+        ({"prompt": [USER], "chosen": [USER], "rejected": [BAD]}, "has user after the prompt as 'chosen'"),
+        ({"prompt": [USER], "chosen": [GOOD], "rejected": [{"role": "robot"}]}, r"rejected\[0\]\.role"),
+        ({"messages": [USER, GOOD], "label": "yes"}, "has 'yes' as 'label', not true or false"),
+        ({"messages": [USER], "label": True}, "does not end with the assistant turn"),
+        ({"anchor": "a", "positive": "b", "negatives": "c"}, "has 'c' as 'negatives', not a list"),
+        ({"anchor": "a", "positive": "b", "negatives": [""]}, r"has an empty 'negatives\[0\]'"),
+        ({"query": "a", "pos": []}, "has an empty list as 'pos'"),
+        ({"text": " "}, "has an empty 'text'"),
+    ],
+)
+def test_a_bad_record_is_named_with_what_is_wrong(tmp_path, record, message):
+    with pytest.raises(InputError, match=rf"rows\.jsonl: line 1 .*{message}"):
+        read(tmp_path, record)
+
+
+def test_one_file_has_one_kind(tmp_path):
+    with pytest.raises(InputError, match="line 2 is no text row as the first one is"):
+        read(tmp_path, {"text": "a"}, {"messages": [USER, GOOD]})
