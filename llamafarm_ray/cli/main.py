@@ -14,6 +14,7 @@ from llamafarm_ray.cli import (
     combine,
     create_dataset,
     deploy,
+    estimate,
     evaluate,
     inspection,
     lifecycle,
@@ -47,6 +48,7 @@ app.add_typer(registry.app, name="registry")
 _MAKE, _SERVE, _KEEP, _LOOK, _RELEASE = "Make", "Serve", "Keep versions", "Look at versions", "Release"
 models.command("create-dataset", rich_help_panel=_MAKE)(create_dataset.command)
 models.command("train", rich_help_panel=_MAKE)(train.command)
+models.command("estimate", rich_help_panel=_MAKE)(estimate.command)
 models.command("evaluate", rich_help_panel=_MAKE)(evaluate.command)
 models.command("merge", rich_help_panel=_MAKE)(merge.command)
 models.command("combine", rich_help_panel=_MAKE)(combine.command)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.cli.estimate import show_dry_run
 from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, Overrides, configuration
 from llamafarm_ray.cli.terminal import StageProgress, console, facts, print_json, size, stages
 
@@ -42,9 +43,7 @@ def command(
     flags = {"dataset.path": dataset, "base_model": base_model, "fine_tuning.method": method}
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
-        from llamafarm_ray.config import resolved
-
-        print_json(resolved(config))
+        show_dry_run(config, as_json=as_json)
         return
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect

@@ -1,0 +1,54 @@
+"""The check that a run goes through before its workers start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llamafarm_ray.errors import UserError
+from llamafarm_ray.training.estimate.fit import check_fits, verdict
+from llamafarm_ray.training.estimate.machine import available_memory_bytes
+from llamafarm_ray.training.estimate.memory import MemoryEstimate
+from llamafarm_ray.training.estimate.setup import Setup
+from llamafarm_ray.training.estimate.shape import ModelShape
+
+__all__ = ["check_before_start"]
+
+_GIB = 1024**3
+
+
+def check_before_start(
+    base_model: Path, setup: Setup, *, gpu_memory_bytes: int, num_nodes: int, reasons: list[str]
+) -> MemoryEstimate | None:
+    """Refuse a run that can't fit, and say of one that will be tight that it will.
+
+    What can't be estimated is not refused: models of unknown shape, and CPU workers on several machines, whose memory
+    is not known here.
+
+    Args:
+        base_model: its folder.
+        setup: the run.
+        gpu_memory_bytes: memory of one GPU; unused on CPUs.
+        num_nodes: machines of the cluster.
+        reasons: gets a sentence where it will be tight.
+
+    Returns:
+        The estimate, if there is one.
+
+    Raises:
+        UserError: it can't fit; see `check_fits`.
+    """
+    try:
+        shape = ModelShape.of_folder(base_model)
+        memory_bytes = gpu_memory_bytes
+        if setup.device == "cpu":
+            memory_bytes = available_memory_bytes() // setup.num_workers if num_nodes == 1 else 0
+    except UserError:
+        return None
+    if memory_bytes <= 0:
+        return None
+    memory = check_fits(shape, setup, memory_bytes)
+    if verdict(memory, memory_bytes) == "tight":
+        reasons.append(
+            f"Memory will be tight: about {memory.total / _GIB:.1f} GiB of {memory_bytes / _GIB:.1f} GiB on each worker."
+        )
+    return memory

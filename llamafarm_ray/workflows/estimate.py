@@ -1,0 +1,279 @@
+"""What a configured run will take: memory, time and cost, and what else would fit. Starts and fetches nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.config import Config
+from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError
+from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.training.estimate import (
+    METHODS,
+    STRATEGIES,
+    Alternative,
+    DurationEstimate,
+    Machine,
+    MemoryEstimate,
+    ModelShape,
+    Option,
+    Setup,
+    Tables,
+    estimate_duration,
+    estimate_memory,
+    find_alternatives,
+    read_tables,
+    recommend,
+    verdict,
+)
+from llamafarm_ray.types import MODEL_NAME, Digest, ModelRef
+
+__all__ = ["RunEstimate", "estimate_run", "find_shape", "try_estimate"]
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SIZE_IN_NAME = re.compile(r"(?:^|[-_/])(\d+(?:\.\d+)?[bm])(?:$|[-_.])", re.IGNORECASE)
+_PRICED_TOKENS = 1_000_000
+_JSON_LINES = ".jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class RunEstimate:
+    """A run, and what it takes.
+
+    Args:
+        shape: the model.
+        setup: the run.
+        machine: the hardware.
+        memory: of each worker's device.
+        verdict: ``fits``, ``tight`` (within what estimates may be off by) or ``too large``.
+        duration: of all epochs; of a million tokens where the number of rows is not known.
+        num_rows: training rows; None where unknown.
+        alternatives: what would fit, where this does not.
+        options: every method and strategy that fits, the fastest first; where they were asked for.
+        notes: what was assumed.
+    """
+
+    shape: ModelShape
+    setup: Setup
+    machine: Machine
+    memory: MemoryEstimate
+    verdict: str
+    duration: DurationEstimate
+    num_rows: int | None
+    alternatives: list[Alternative]
+    options: list[Option]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; bytes, seconds and US dollars."""
+        setup = self.setup
+        return {
+            "base_model": self.shape.name,
+            "num_parameters": self.shape.num_parameters,
+            "method": setup.method,
+            "strategy": setup.strategy,
+            "offload": setup.offload,
+            "num_workers": setup.num_workers,
+            "precision": setup.precision,
+            "batch_size": setup.batch_size,
+            "max_length": setup.max_length,
+            "gradient_checkpointing": setup.gradient_checkpointing,
+            "device": self.machine.name,
+            "device_memory": self.machine.memory_bytes,
+            "memory": self.memory.to_dict(),
+            "verdict": self.verdict,
+            "num_rows": self.num_rows,
+            **self.duration.to_dict(),
+            "alternatives": [
+                {"changes": other.changes, "memory": other.memory.to_dict()} for other in self.alternatives
+            ],
+            "options": [option.to_dict() for option in self.options],
+            "notes": self.notes,
+        }
+
+
+def estimate_run(
+    config: Config,
+    open_registry: Callable[[], RegistryApi],
+    *,
+    gpu: str | None = None,
+    num_rows: int | None = None,
+    prices: Path | None = None,
+    all_options: bool = False,
+) -> RunEstimate:
+    """Estimate the training that a configuration describes.
+
+    Args:
+        config: ``base_model``, which may also be a size such as ``7b``; ``fine_tuning`` and, for the number of rows,
+            ``dataset.path``.
+        open_registry: called where ``base_model`` is no folder and no size.
+        gpu: a device of the tables; this machine if None.
+        num_rows: training rows; counted in ``dataset.path`` if None.
+        prices: a file laid over the tables.
+        all_options: whether every method and strategy is tried.
+
+    Raises:
+        UserError: the model, the device or the prices are unusable, or what is asked can't be combined.
+    """
+    tables, notes = read_tables(prices), list[str]()
+    shape = find_shape(config.base_model, tables, open_registry, notes)
+    tuning, training = config.fine_tuning, config.fine_tuning.training
+    num_workers = tuning.distributed.num_workers or 1
+    machine = Machine.of_table(gpu, num_workers, tables) if gpu else Machine.this_one(num_workers, tables)
+    precision = training.precision
+    if precision == "auto":
+        precision = "bf16" if machine.has_bf16 else "fp32"
+    max_length = min(training.max_length or config.dataset.preprocessing.max_length, shape.max_positions or 2**31)
+    setup = Setup.of_config(
+        method="lora" if tuning.method == "auto" else tuning.method,
+        parameters=tuning.parameters,
+        training=training,
+        distributed=tuning.distributed,
+        strategy=_plain_strategy(str(tuning.distributed.strategy), num_workers),
+        num_workers=num_workers,
+        precision=precision,
+        max_length=max_length,
+        device=machine.kind,
+        packed=training.packing is not False and tuning.method != "prefix_tuning",
+    )
+    setup = _decide(shape, setup, machine, config, notes)
+    rows = num_rows if num_rows is not None else _count_rows(config.dataset.path)
+    num_tokens = _PRICED_TOKENS if rows is None else _tokens_of_run(config, setup, rows)
+    notes.append(
+        f"Time: {machine.assumption}; rows are counted as {max_length} tokens each, so shorter ones take less."
+    )
+    if rows is None:
+        notes.append("The number of rows is not known (--rows): time and cost are those of a million tokens.")
+    if machine.price_note:
+        notes.append(f"Prices: {machine.price_note}. They change: look them up before you rely on them.")
+    memory = estimate_memory(shape, setup)
+    found = verdict(memory, machine.memory_bytes)
+    return RunEstimate(
+        shape=shape,
+        setup=setup,
+        machine=machine,
+        memory=memory,
+        verdict=found,
+        duration=estimate_duration(shape, setup, machine, tables, num_tokens=num_tokens),
+        num_rows=rows,
+        alternatives=find_alternatives(shape, setup, machine.memory_bytes) if found == "too large" else [],
+        options=recommend(shape, setup, machine, tables, num_tokens=num_tokens) if all_options else [],
+        notes=notes,
+    )
+
+
+def try_estimate(config: Config, open_registry: Callable[[], RegistryApi]) -> RunEstimate | str:
+    """The estimate of a run on this machine, or the reason why there is none: for ``train --dry-run``."""
+    try:
+        return estimate_run(config, open_registry)
+    except LlamaFarmError as error:
+        return str(error)
+
+
+def find_shape(
+    reference: str | None, tables: Tables, open_registry: Callable[[], RegistryApi], notes: list[str]
+) -> ModelShape:
+    """The shape of a base model: from a folder, a size, the registry, or the size in a hub id's name. Fetches nothing.
+
+    Raises:
+        InputError: there is no reference, or what it names has no usable config.json.
+        NotFoundError: nothing is known of it.
+    """
+    if not reference:
+        raise InputError("base_model is not set.", hint="Give a folder, a registered model or a size such as 7b.")
+    folder = Path(reference).expanduser()
+    if folder.is_dir():
+        return ModelShape.of_folder(folder)
+    if (sized := ModelShape.of_size(reference, tables)) is not None:
+        return sized
+    if re.fullmatch(rf"{MODEL_NAME}([:@].*)?", reference):
+        registry, ref = open_registry(), ModelRef.parse(reference)
+        if ref.name in registry.refresh().models:
+            return _registered(registry, ref)
+        fetched = registry.content.cache / "hub" / reference
+        if (fetched / "config.json").is_file():
+            return ModelShape.of_folder(fetched)
+    if _HUB_ID.fullmatch(reference) and (match := _SIZE_IN_NAME.search(reference)):
+        sized = ModelShape.of_size(match[1], tables)
+        if sized is not None:
+            notes.append(f"{reference} is not on this machine: its shape is taken from its name.")
+            return replace(sized, name=f"{reference} ({sized.name})")
+    raise NotFoundError(
+        f"There is no folder and no registered model {reference!r} to estimate.",
+        hint="Give a folder, a registered model or a size such as 7b.",
+    )
+
+
+def _registered(registry: RegistryApi, ref: ModelRef) -> ModelShape:
+    """Reads config.json alone."""
+    manifest = registry.content.manifest(Digest(registry.resolve(ref).registered.manifest))
+    entry = next((entry for entry in manifest.files if entry.path == "config.json"), None)
+    if entry is None:
+        raise InputError(f"{ref} has no config.json, so it is no base model.", hint="Is it an adapter?")
+    try:
+        config = json.loads(registry.content.read_blob(entry.digest))
+    except ValueError as error:
+        raise InputError(f"The config.json of {ref} can't be read: {error}") from error
+    return ModelShape.of_config(config, str(ref))
+
+
+def _plain_strategy(strategy: str, num_workers: int) -> str:
+    if strategy != "auto":
+        return strategy
+    return "single" if num_workers == 1 else "ddp"
+
+
+def _decide(shape: ModelShape, setup: Setup, machine: Machine, config: Config, notes: list[str]) -> Setup:
+    """What the configuration left open: the plainest that fits."""
+    tuning = config.fine_tuning
+    methods = METHODS[:2] if tuning.method == "auto" else (setup.method,)
+    strategies = [setup.strategy]
+    if tuning.distributed.strategy == "auto" and setup.num_workers > 1:
+        strategies = [name for name in STRATEGIES[1:] if name != "deepspeed_zero1"]
+    candidates = [
+        replace(setup, method=method, strategy=strategy)
+        for method in methods
+        for strategy in strategies
+        if (method, strategy) != ("qlora", "deepspeed_zero3")
+    ]
+    fitting = (run for run in candidates if verdict(estimate_memory(shape, run), machine.memory_bytes) == "fits")
+    chosen = next(fitting, candidates[0])
+    if len(candidates) > 1:
+        left = [
+            key
+            for key, value in (("method", tuning.method), ("strategy", tuning.distributed.strategy))
+            if value == "auto"
+        ]
+        notes.append(f"{' and '.join(left)}: auto; estimated with {chosen.method} and {chosen.strategy}.")
+    return chosen
+
+
+def _tokens_of_run(config: Config, setup: Setup, num_rows: int) -> int:
+    """Rows times epochs at full length, but no more than ``max_steps`` steps see."""
+    training = config.fine_tuning.training
+    rows = math.ceil(num_rows * training.epochs)
+    if training.max_steps is not None:
+        a_step = setup.batch_size * setup.gradient_accumulation_steps * setup.num_workers
+        rows = min(rows, training.max_steps * a_step)
+    return rows * setup.max_length
+
+
+def _count_rows(dataset: str | None) -> int | None:
+    """Training rows of a dataset on this machine: as its description says, or by its lines."""
+    if dataset is None:
+        return None
+    path = Path(dataset).expanduser()
+    try:
+        if path.is_dir():
+            return int(json.loads((path / "dataset.json").read_text(encoding="utf-8"))["num_train"])
+        if path.suffix.lower() == _JSON_LINES:
+            with path.open("rb") as file:
+                return sum(1 for line in file if line.strip())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None
