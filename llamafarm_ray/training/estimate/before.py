@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.training.estimate.fit import check_fits, verdict
 from llamafarm_ray.training.estimate.machine import available_memory_bytes
-from llamafarm_ray.training.estimate.memory import MemoryEstimate
+from llamafarm_ray.training.estimate.memory import MemoryEstimate, estimate_memory
 from llamafarm_ray.training.estimate.setup import Setup
 from llamafarm_ray.training.estimate.shape import ModelShape
 
@@ -21,6 +22,7 @@ def check_before_start(
 ) -> MemoryEstimate | None:
     """Refuse a run that can't fit, and say of one that will be tight that it will.
 
+    Refused is only what can't fit even with few trained tokens and fused kernels, so that no run is held up wrongly.
     What can't be estimated is not refused: models of unknown shape, and CPU workers on several machines, whose memory
     is not known here.
 
@@ -46,9 +48,11 @@ def check_before_start(
         return None
     if memory_bytes <= 0:
         return None
-    memory = check_fits(shape, setup, memory_bytes)
-    if verdict(memory, memory_bytes) == "tight":
+    least = dataclasses.replace(setup, logit_positions=0, fused_kernels=setup.device == "cuda")
+    check_fits(shape, least, memory_bytes)
+    memory = estimate_memory(shape, setup)
+    if verdict(memory, memory_bytes) != "fits":
         reasons.append(
-            f"Memory will be tight: about {memory.total / _GIB:.1f} GiB of {memory_bytes / _GIB:.1f} GiB on each worker."
+            f"Memory will be tight: each worker needs about {memory.total / _GIB:.1f} GiB of {memory_bytes / _GIB:.1f}."
         )
     return memory
