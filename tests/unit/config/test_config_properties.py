@@ -155,11 +155,16 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "fine_tuning.parameters",  # those of methods that auto never chooses
         "monitoring.alerting",  # its email
     }
-    on = {"deployment": {"auto_scaling": {"max_replicas": 2}}, "dataset": {"synthetic_generation": {"enabled": True}}}
+    on = {
+        "deployment": {"auto_scaling": {"max_replicas": 2}},
+        "dataset": {"synthetic_generation": {"enabled": True}},
+        "monitoring": {"alerting": {"email": {"to": ["a@example.com"], "sender": "b@example.com", "server": "c"}}},
+    }
     tables = [
         resolved(parse_config(on | {"fine_tuning": {"method": method}}))
         for method in ("auto", "hybrid_lora_adapter", "prefix_tuning")
     ]
+    tables += [resolved(parse_config({"fine_tuning": {"objective": name}})) for name in ("dpo", "kto", "contrastive")]
     assert all(any(is_in(table, path) for table in tables) for path in layout().leaves)
 
 
