@@ -23,6 +23,7 @@ from llamafarm_ray.config.monitoring import AlertEmail, Alerting, Monitoring
 from llamafarm_ray.config.quality import QualityControl, QualityFilters, QualityMetrics, QualityValidation
 from llamafarm_ray.config.root import Config
 from llamafarm_ray.config.schema import json_schema
+from llamafarm_ray.config.tuning import Domain, Tuning
 from llamafarm_ray.config.values import Comparison, Gpu, MemorySize
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "DatasetValidation",
     "Deployment",
     "Distributed",
+    "Domain",
     "Evaluation",
     "FineTuning",
     "Gpu",
@@ -54,6 +56,7 @@ __all__ = [
     "Source",
     "SyntheticGeneration",
     "Training",
+    "Tuning",
     "Verb",
     "config_digest",
     "json_schema",

@@ -81,11 +81,6 @@ GAPS: Final = (
     _nothing("dataset.quality_control.factual_verification", "build"),
     _nothing("dataset.synthetic_generation.enabled", "build"),
     _nothing("dataset.augmentation", "build"),
-    _only("fine_tuning.objective", "training", "sft"),
-    _only("fine_tuning.training.precision", "training", "auto", "fp32", "bf16"),
-    _only("fine_tuning.training.packing", "training", "auto", False),
-    _only("fine_tuning.distributed.nodes", "training", None, 1),
-    _only("fine_tuning.distributed.offload", "training", "none"),
     _only_elements("evaluation.metrics", "measuring", "perplexity", "bleu", "rouge"),
     _nothing("evaluation.benchmarks", "measuring"),
     _nothing("evaluation.custom_evaluations", "measuring"),
@@ -99,8 +94,8 @@ GAPS: Final = (
 def refuse_unavailable(config: Config, verb: Verb) -> None:
     """Refuse what a verb would need and this release has no engine for.
 
-    ``train`` builds its dataset from ``dataset.source`` if no ``dataset.path`` is given, and then needs what
-    ``create-dataset`` needs too.
+    ``train`` builds its dataset from ``dataset.source`` if neither ``dataset.path`` nor ``dataset.mixture`` is given,
+    and then needs what ``create-dataset`` needs too.
 
     Raises:
         UnsupportedError: naming every such key with its value and what works instead.
@@ -126,7 +121,7 @@ def _lines(config: Config, verb: str) -> list[str]:
 def _steps(config: Config, verb: str) -> tuple[Step, ...]:
     steps: Mapping[str, tuple[Step, ...]] = {
         "create-dataset": ("build",),
-        "train": ("training",) if config.dataset.path is not None else ("build", "training"),
+        "train": ("training",) if config.dataset.path is not None or config.dataset.mixture else ("build", "training"),
         "evaluate": ("measuring",),
         "deploy": ("serving",),
     }

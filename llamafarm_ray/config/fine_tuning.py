@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Section, Unused, as_tuple, section
+from llamafarm_ray.config.objectives import ContrastiveSettings, DpoSettings, KtoSettings
 from llamafarm_ray.config.values import FrozenMapping
 
 __all__ = [
@@ -319,6 +320,15 @@ class FineTuning(Section):
     training: Training = section(Training, "The training loop.")
     distributed: Distributed = section(Distributed, "Workers and what they share.")
     intent: Intent = section(Intent, "What the result is for.")
+    dpo: DpoSettings = section(DpoSettings, "Settings of the objective dpo.")
+    kto: KtoSettings = section(KtoSettings, "Settings of the objective kto.")
+    contrastive: ContrastiveSettings = section(ContrastiveSettings, "Settings of the objective contrastive.")
+
+    @property
+    def objective_settings(self) -> Section | None:
+        """The section of the objective that is trained; None where it has none."""
+        found: Section | None = getattr(self, self.objective, None)
+        return found
 
     def mistakes(self) -> Iterator[Mistake]:
         """A prefix lies in a cache, which a layer that computes its activations twice drops."""
@@ -329,7 +339,7 @@ class FineTuning(Section):
             )
 
     def unused(self) -> Mapping[str, Unused]:
-        """Each method has its own parameters."""
+        """Each method has its own parameters, and each objective its own settings."""
         reason = Unused(
             "method", f"has no effect with {{1}} {self.method}; remove it, or choose a method that uses it."
         )
@@ -342,4 +352,8 @@ class FineTuning(Section):
         if self.method != "auto":
             for_auto = Unused("method", f"has no effect with {{1}} {self.method}; it is what auto goes by.")
             found |= {f"intent.{key}": for_auto for key in Intent.model_fields}
+        for_other = Unused("objective", f"has no effect with {{1}} {self.objective}; it is another objective's.")
+        for name, kind in (("dpo", DpoSettings), ("kto", KtoSettings), ("contrastive", ContrastiveSettings)):
+            if name != self.objective:
+                found |= {f"{name}.{key}": for_other for key in kind.model_fields}
         return found

@@ -13,12 +13,21 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 
-__all__ = ["Architecture", "Task", "inspect_architecture", "linear_layers", "linear_module_names", "load_model"]
+__all__ = [
+    "Architecture",
+    "Task",
+    "can_pack",
+    "inspect_architecture",
+    "linear_layers",
+    "linear_module_names",
+    "load_model",
+]
 
 Task = Literal["causal-lm", "embedding"]
 """What a model is for: writing text, or giving each token (and so each text) a vector; encoders do the latter only."""
 
 _MODELS = {"causal-lm": AutoModelForCausalLM, "embedding": AutoModel}
+_PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 _WORDS = {"causal-lm": "causal language model", "embedding": "embedding model"}
 
 
@@ -36,6 +45,7 @@ class Architecture:
         linear_layers: inputs and outputs of each linear layer but the output head, by its dotted name, in the order
             they are defined.
         is_causal: whether a token sees none after it; encoders let every token see all.
+        can_pack: see `can_pack`.
     """
 
     num_parameters: int
@@ -46,6 +56,7 @@ class Architecture:
     hidden_size: int | None = None
     linear_layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     is_causal: bool = True
+    can_pack: bool = False
 
 
 def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architecture:
@@ -72,6 +83,25 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         linear_layers=linear_layers(model),
         is_causal=any(getattr(module, "is_causal", False) is True for module in model.modules()),
+        can_pack=can_pack(model),
+    )
+
+
+def can_pack(model: Any) -> bool:
+    """Whether a model's tokens meet in attention only, with nothing added to its scores.
+
+    Args:
+        model: a transformers model; one without weights will do.
+    """
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or _PLAIN_LAYERS)
+    return bool(
+        getattr(model, "_supports_attention_backend", False)
+        and not getattr(model, "_is_stateful", False)
+        and layers <= _PLAIN_LAYERS
+        and not getattr(config, "attn_logit_softcapping", None)
+        and getattr(config, "position_embedding_type", "absolute") in {"absolute", None}
+        and config.model_type not in {"gpt_oss", "bloom", "mpt", "falcon", "t5"}
     )
 
 

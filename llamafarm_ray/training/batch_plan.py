@@ -5,44 +5,36 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["IGNORED", "BatchPlan"]
-
-IGNORED = -100
-"""The label of a token that is not trained."""
+__all__ = ["BatchPlan"]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """How an epoch of ``num_rows`` rows is cut, the same on every worker.
+    """How an epoch of ``num_rows`` rows is cut into windows, one for each optimizer step.
+
+    A window is the same rows however many workers share it: what a step sees, and so what is learnt, does not depend
+    on their number.
 
     Args:
-        num_rows: rows of all workers together.
-        num_workers: workers; each has ``num_rows / num_workers`` rows, rounded up or down.
-        batch_size: rows of a micro-batch.
-        accumulation: micro-batches of a window.
+        num_rows: rows of an epoch.
+        batch_size: the most rows of a worker's micro-batch.
+        window_rows: rows of a window, of all workers together; an epoch's last window may have fewer.
     """
 
     num_rows: int
-    num_workers: int
     batch_size: int
-    accumulation: int
-
-    @property
-    def window_rows(self) -> int:
-        """Rows of a full window of one worker."""
-        return self.batch_size * self.accumulation
-
-    @property
-    def rows_per_worker(self) -> int:
-        """Rows of the worker that has most."""
-        return math.ceil(self.num_rows / self.num_workers)
+    window_rows: int
 
     @property
     def num_windows(self) -> int:
         """Windows, and so optimizer steps, of an epoch."""
-        return math.ceil(self.rows_per_worker / self.window_rows)
+        return math.ceil(self.num_rows / self.window_rows)
 
-    def num_batches(self, window: int) -> int:
-        """Micro-batches of the window of that number, counted from 0."""
-        rows = min(self.window_rows, self.rows_per_worker - window * self.window_rows)
-        return math.ceil(rows / self.batch_size)
+    def rows_of(self, window: int) -> int:
+        """Rows of the window of that number, counted from 0."""
+        return min(self.window_rows, self.num_rows - window * self.window_rows)
+
+    def num_batches(self, window: int, num_workers: int) -> int:
+        """Micro-batches that every worker runs in that window."""
+        share = math.ceil(self.rows_of(window) / num_workers)
+        return math.ceil(share / self.batch_size)

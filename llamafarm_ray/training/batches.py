@@ -1,104 +1,185 @@
-"""From a worker's rows to its steps: windows of micro-batches, the same number on every worker.
+"""From an epoch's rows to a worker's steps: windows of micro-batches, as many on every worker.
 
-A *window* is what one optimizer step sees on one worker: ``gradient_accumulation_steps`` micro-batches of
-``batch_size`` rows, fewer in an epoch's last window. Every worker runs as many micro-batches as the others, or
-the collectives inside a step would wait for each other forever: who has a row less runs an empty one.
+A *window* is what one optimizer step sees, over all workers: ``batch_size`` rows times
+``gradient_accumulation_steps`` times the workers, fewer at an epoch's end. Its rows are dealt to the workers like
+cards, the longest first, so that each gets about as many tokens. Every worker runs as many micro-batches as the others,
+or the collectives inside a step would wait for each other for ever: who has no row left runs an empty one.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 
-from llamafarm_ray.training.batch_plan import IGNORED, BatchPlan
+from llamafarm_ray.training.batch_plan import BatchPlan
+from llamafarm_ray.training.rows import IGNORED, Row
 
-__all__ = ["IGNORED", "Batch", "Row", "collate", "windows"]
+__all__ = ["Batch", "Layout", "Window", "collate", "windows"]
 
-Row = tuple[Sequence[int], Sequence[int]]
-"""Token ids and labels of one row, of the same length."""
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the sequences of a micro-batch become a tensor.
+
+    Args:
+        packed: all in one row, one after another without padding, their attention kept apart by `Batch.bounds`
+            (see `llamafarm_ray.training.attention`); otherwise a row each, padded on the right.
+        pad_id: the token that fills up.
+    """
+
+    packed: bool
+    pad_id: int
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A padded micro-batch, all of shape (rows, tokens) and int64.
+    """A micro-batch of S sequences in T tokens: tensors of shape (S, longest), or (1, T) where it is packed.
 
     Args:
-        input_ids: tokens, padded on the right.
-        attention_mask: 1 for tokens, 0 for padding.
-        labels: tokens to train, ``IGNORED`` elsewhere.
+        input_ids: int64, tokens.
+        labels: int64, tokens to train, ``IGNORED`` elsewhere.
+        attention_mask: int64, 1 for tokens and 0 for padding; None where packed.
+        position_ids: int64, the place of each token in its sequence.
+        bounds: int32 of shape (S + 1,): where each sequence begins in a packed row, and where the last one ends; None
+            where padded.
+        sequences_per_row: how many sequences each dataset row has, in order.
+        tags: each dataset row's `Row.tag`.
         num_tokens: tokens without padding.
-        num_trained: tokens that have a label.
+        longest: tokens of the longest sequence.
     """
 
     input_ids: torch.Tensor
-    attention_mask: torch.Tensor
     labels: torch.Tensor
+    attention_mask: torch.Tensor | None
+    position_ids: torch.Tensor
+    bounds: torch.Tensor | None
+    sequences_per_row: tuple[int, ...]
+    tags: tuple[int, ...]
     num_tokens: int
-    num_trained: int
+    longest: int
+
+    @property
+    def num_rows(self) -> int:
+        """Dataset rows; 0 for the batch of a worker that has none left."""
+        return len(self.sequences_per_row)
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of all rows, at least one: an empty batch has a token that is not trained."""
+        return max(1, sum(self.sequences_per_row))
+
+    @property
+    def num_trained(self) -> int:
+        """Tokens that have a label. The first token of a sequence has nothing before it and never has one."""
+        return int((self.labels != IGNORED).sum())
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on ``device``."""
-        return Batch(
-            self.input_ids.to(device),
-            self.attention_mask.to(device),
-            self.labels.to(device),
-            self.num_tokens,
-            self.num_trained,
-        )
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name in ("input_ids", "labels", "attention_mask", "position_ids", "bounds")
+            if (value := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, **moved)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What one worker runs in one optimizer step.
+
+    Args:
+        epoch: counted from 0.
+        batches: its micro-batches, as many as the other workers'.
+    """
+
+    epoch: int
+    batches: list[Batch]
 
 
 def windows(
-    plan: BatchPlan, read_epoch: Callable[[int], Iterator[Row]], *, first_step: int, num_steps: int, pad_id: int
-) -> Iterator[tuple[int, list[Batch]]]:
-    """The windows of steps ``first_step`` to ``num_steps``, each with the number of its epoch.
+    plan: BatchPlan,
+    read_epoch: Callable[[int, int], Iterator[Row]],
+    *,
+    rank: int,
+    num_workers: int,
+    first_step: int,
+    num_steps: int,
+    layout: Layout,
+) -> Iterator[Window]:
+    """A worker's windows of steps ``first_step`` to ``num_steps``.
 
     Args:
         plan: how epochs are cut.
-        read_epoch: this worker's rows in that epoch's order.
-        first_step: steps that are done already; their rows are read and passed over.
+        read_epoch: given an epoch and a number of rows to pass over, the other rows of all workers in their order.
+        rank: which worker this is.
+        num_workers: of how many.
+        first_step: steps that are done already.
         num_steps: steps of the whole run.
-        pad_id: the token that fills up.
+        layout: of the micro-batches.
     """
     step = first_step
     while step < num_steps:
         epoch, skipped = divmod(step, plan.num_windows)
-        rows = read_epoch(epoch)
-        for _ in islice(rows, skipped * plan.window_rows):
-            pass
+        rows = read_epoch(epoch, skipped * plan.window_rows)
         for window in range(skipped, min(plan.num_windows, skipped + num_steps - step)):
-            yield epoch, _cut(list(islice(rows, plan.window_rows)), plan, plan.num_batches(window), pad_id)
+            dealt = _deal(list(islice(rows, plan.rows_of(window))))[rank::num_workers]
+            size = plan.batch_size
+            batches = [
+                collate(dealt[index * size : (index + 1) * size], layout)
+                for index in range(plan.num_batches(window, num_workers))
+            ]
+            yield Window(epoch, batches)
             step += 1
 
 
-def _cut(rows: list[Row], plan: BatchPlan, num_batches: int, pad_id: int) -> list[Batch]:
+def _deal(rows: list[Row]) -> list[Row]:
     # Rows of like length share a micro-batch, which saves padding. The step is the same: its gradient is a sum.
-    rows.sort(key=lambda row: len(row[0]), reverse=True)
-    size = plan.batch_size
-    return [collate(rows[index * size : (index + 1) * size], pad_id) for index in range(num_batches)]
+    return sorted(rows, key=lambda row: len(row.input_ids), reverse=True)
 
 
-def collate(rows: Sequence[Row], pad_id: int) -> Batch:
-    """Pad rows to the longest of them; no rows become one token that is not trained."""
-    if not rows:
-        rows = [((pad_id,), (IGNORED,))]
-        empty = True
+def collate(rows: Sequence[Row], layout: Layout) -> Batch:
+    """Put rows together; no rows become one token that is not trained."""
+    sequences = [part for row in rows for part in _parts(row)] or [(np.array([layout.pad_id]), np.array([IGNORED]))]
+    lengths = [len(ids) for ids, _ in sequences]
+    num_tokens, longest = sum(lengths), max(lengths)
+    bounds = attention_mask = None
+    if layout.packed:
+        input_ids = torch.from_numpy(np.concatenate([ids for ids, _ in sequences]).astype(np.int64))[None]
+        labels = torch.from_numpy(np.concatenate([targets for _, targets in sequences]).astype(np.int64))[None]
+        position_ids = torch.cat([torch.arange(length) for length in lengths])[None]
+        bounds = torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int32)
     else:
-        empty = False
-    width = max(len(ids) for ids, _ in rows)
-    input_ids = torch.full((len(rows), width), pad_id)
-    attention_mask = torch.zeros((len(rows), width), dtype=torch.int64)
-    labels = torch.full((len(rows), width), IGNORED)
-    for index, (ids, targets) in enumerate(rows):
-        input_ids[index, : len(ids)] = torch.as_tensor(ids, dtype=torch.int64)
-        attention_mask[index, : len(ids)] = 1
-        labels[index, : len(ids)] = torch.as_tensor(targets, dtype=torch.int64)
+        shape = (len(sequences), longest)
+        input_ids, labels = torch.full(shape, layout.pad_id), torch.full(shape, IGNORED)
+        attention_mask = torch.zeros(shape, dtype=torch.int64)
+        position_ids = torch.arange(longest)[None].expand(shape)
+        for index, (ids, targets) in enumerate(sequences):
+            input_ids[index, : len(ids)] = torch.from_numpy(ids.astype(np.int64))
+            labels[index, : len(ids)] = torch.from_numpy(targets.astype(np.int64))
+            attention_mask[index, : len(ids)] = 1
     return Batch(
         input_ids,
-        attention_mask,
         labels,
-        num_tokens=0 if empty else int(attention_mask.sum()),
-        num_trained=int((labels != IGNORED).sum()),
+        attention_mask,
+        position_ids,
+        bounds,
+        sequences_per_row=tuple(len(row.lengths) for row in rows),
+        tags=tuple(row.tag for row in rows),
+        num_tokens=num_tokens if rows else 0,
+        longest=longest,
     )
+
+
+def _parts(row: Row) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    ids, labels = np.asarray(row.input_ids), np.asarray(row.labels)
+    start = 0
+    for length in row.lengths:
+        yield ids[start : start + length], labels[start : start + length]
+        start += length

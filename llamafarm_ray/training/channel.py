@@ -1,11 +1,12 @@
-"""How rank 0 tells the driver about steps, and the driver tells the workers to stop.
+"""What passes between driver and workers while a run goes: steps, signs of life, orders to end.
 
-``ray.train.report`` is a barrier between all workers that takes more than a second, so it is kept for checkpoints.
+``ray.train.report`` is a barrier between all workers that takes more than a second, so it is not used.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -13,7 +14,65 @@ import ray
 from llamafarm_ray.errors import LlamaFarmError, TrainingError
 from llamafarm_ray.training.result import Progress
 
-__all__ = ["ProgressChannel", "ProgressReporter"]
+__all__ = ["Beat", "ProgressChannel", "ProgressReporter", "Stall"]
+
+_SILENT_S = 30.0
+"""After so long without a sign of life a worker counts as lost. Its process or its machine stands still."""
+_LEAST_STALL_S = 30.0
+_STALL_STEPS = 20
+_SLOW_S = 900.0
+"""How long what has no usual length may take: loading, the first steps (which compile), a checkpoint."""
+_MAX_VAIN_STARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """A worker's sign of life.
+
+    Args:
+        rank: the worker.
+        where: its process and machine, for people.
+        doing: what it does, for people.
+        step: steps it has done.
+        quiet_s: seconds since it last got on.
+        usual_s: seconds that getting on takes usually; None where there is nothing to compare with.
+    """
+
+    rank: int
+    where: str
+    doing: str
+    step: int
+    quiet_s: float
+    usual_s: float | None
+
+
+@dataclass(slots=True)
+class Stall:
+    """Decides from signs of life whether a run stands still. Times are in seconds, from any clock that only goes on."""
+
+    beats: dict[int, tuple[float, Beat]] = field(default_factory=dict)
+
+    def note(self, beat: Beat, now: float) -> None:
+        """Take a sign of life that came at ``now``."""
+        self.beats[beat.rank] = (now, beat)
+
+    def problem(self, now: float) -> str:
+        """What is wrong at ``now``; empty if nothing is."""
+        for came, beat in self.beats.values():
+            if now - came > _SILENT_S:
+                return f"Worker {beat.rank} ({beat.where}) has given no sign of life for {now - came:.0f} s."
+        for came, beat in self.beats.values():
+            usual = beat.usual_s
+            limit = _SLOW_S if usual is None else max(_LEAST_STALL_S, _STALL_STEPS * usual)
+            quiet = beat.quiet_s + now - came
+            if quiet > limit:
+                each = "; ".join(
+                    f"worker {rank} ({one.where}) is {one.doing}, after step {one.step}"
+                    for rank, (_, one) in sorted(self.beats.items())
+                )
+                usually = f" (a step takes {usual:.1f} s)" if usual is not None else ""
+                return f"Training has stood still for {quiet:.0f} s{usually}: {each}."
+        return ""
 
 
 class ProgressChannel:
@@ -23,20 +82,69 @@ class ProgressChannel:
         self._steps: list[Progress] = []
         self._failure: LlamaFarmError | None = None
         self._stopped = False
+        self._stall = Stall()
+        self._attempt = 0
+        self._ended_attempt = -1
+        self._furthest = -1
+        self._vain_starts = 0
+        self._notes: list[str] = []
 
     def put(self, steps: list[Progress]) -> bool:
         """Leave steps for the driver. Returns whether the run shall stop."""
         self._steps += steps
         return self._stopped
 
-    def take(self) -> list[Progress]:
-        """The steps since the last call."""
+    def take(self) -> tuple[list[Progress], list[str]]:
+        """The steps, and what else there is to say, since the last call."""
         steps, self._steps = self._steps, []
-        return steps
+        notes, self._notes = self._notes, []
+        return steps, notes
 
     def stop(self) -> None:
         """Ask the workers to stop."""
         self._stopped = True
+
+    def begin(self) -> int:
+        """The workers start, or start again. Returns the attempt's number."""
+        self._attempt += 1
+        self._stall = Stall()
+        return self._attempt
+
+    def restored(self, step: int) -> None:
+        """The workers have read the state after ``step`` steps and go on from there."""
+        self._vain_starts = 0 if step > self._furthest else self._vain_starts + 1
+        self._furthest = max(self._furthest, step)
+        if self._attempt > 1:
+            self._notes.append(f"The workers were started again; training goes on after step {step}.")
+        if self._vain_starts > _MAX_VAIN_STARTS:
+            self.fail(
+                TrainingError(
+                    f"The workers were lost {self._vain_starts} times in a row after step {step}.",
+                    hint="Out of memory? Lower fine_tuning.training.batch_size; the logs say more.",
+                )
+            )
+
+    def beat(self, attempt: int, beat: Beat) -> bool:
+        """Take a sign of life. Returns whether the worker's process shall end at once."""
+        now = time.monotonic()
+        if attempt == self._attempt:
+            self._stall.note(beat, now)
+            problem = self._stall.problem(now)
+            if problem and self._ended_attempt != attempt:
+                self._end(attempt, problem)
+        return attempt <= self._ended_attempt
+
+    def look(self) -> None:
+        """Look for workers that stand still; the driver calls it, for the case that no sign of life comes at all."""
+        problem = self._stall.problem(time.monotonic())
+        if problem and self._ended_attempt != self._attempt:
+            self._end(self._attempt, problem)
+
+    def _end(self, attempt: int, problem: str) -> None:
+        self._ended_attempt = attempt
+        self._notes.append(problem)
+        if self._vain_starts > 0:  # it stood still at the same place before
+            self.fail(TrainingError(problem, hint="The last checkpoint stays; the same command goes on from it."))
 
     def fail(self, error: LlamaFarmError) -> None:
         """Record why the run can't succeed, however often it is tried. The first reason stands."""
@@ -62,19 +170,15 @@ class ProgressReporter:
         self._sent_at = time.monotonic()
         self._answer: Any = None
 
-    def step(self, progress: Progress) -> None:
-        """Note a step, and send what has gathered when it is time.
-
-        Raises:
-            TrainingError: the driver asked the run to stop.
-        """
+    def step(self, progress: Progress) -> bool:
+        """Note a step, and send what has gathered when it is time. Returns whether the driver wants the run stopped."""
         self._held.append(progress)
         if time.monotonic() - self._sent_at < self._interval_s:
-            return
+            return False
         # The answer to the message before has long arrived, so a step never waits for the driver's machine.
-        if self._answer is not None and ray.get(self._answer):
-            raise TrainingError(f"The run was stopped after step {progress.step}.")
+        stopped = self._answer is not None and bool(ray.get(self._answer))
         self._send()
+        return stopped
 
     def flush(self) -> None:
         """Send the rest and wait until it has arrived."""

@@ -1,78 +1,292 @@
-"""Checkpoints of a run: each worker writes its part, Ray Train keeps the parts of one step together."""
+"""Checkpoints of a run: whole or absent, verified when read, on any storage, for any number of workers.
+
+A checkpoint is a folder ``step-00000120-1f3a`` with a safetensors file from each worker and ``checkpoint.json``, which
+is written last and lists the files with their digests: without it the folder does not count, and a file that differs
+from it makes the whole checkpoint count as damaged. The files hold trained parameters and the optimizer's averages as
+whole tensors by name, each parameter in one of them. So a checkpoint says nothing of who wrote it, and one worker may
+go on from what four wrote, with ZeRO or without.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
+import math
+import secrets
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import ray.train
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from llamafarm_ray.training.strategies import Strategy
+from llamafarm_ray.errors import IntegrityError, LlamaFarmError, StorageError
+from llamafarm_ray.storage import Location
+from llamafarm_ray.training.strategies import ParameterState, Strategy
+from llamafarm_ray.types import Digest
 
-__all__ = ["Checkpoints", "RunState"]
+__all__ = ["CheckpointStore", "RunState", "StoredCheckpoint"]
+
+_FOLDER = "checkpoints"
+_MANIFEST = "checkpoint.json"
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class RunState:
     """Where a run is. Everything else follows from the configuration, or is the strategy's.
 
+    There is no random state among it: every step seeds anew, from the run's seed, the step and the worker.
+
     Args:
         step: optimizer steps done.
+        num_updates: of these, steps that changed the parameters; fp16 leaves some out.
         num_tokens: tokens read by all workers.
-        num_trained_tokens: of these, tokens that were trained.
+        num_counted: what the objective counted: trained tokens, pairs, ...
         seconds: time spent.
         losses: of each step done.
+        validation: validation losses by the step after which they were measured.
+        loss_scale: fp16's, where there is one.
     """
 
     step: int = 0
+    num_updates: int = 0
     num_tokens: int = 0
-    num_trained_tokens: int = 0
+    num_counted: int = 0
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    loss_scale: float | None = None
+
+    @property
+    def best_step(self) -> int | None:
+        """The step with the lowest validation loss so far; None before the first."""
+        return min(self.validation, key=lambda one: (one[1], one[0]))[0] if self.validation else None
 
 
-class Checkpoints:
-    """Writes checkpoints, and restores the latest one when Ray Train starts the workers again.
+@dataclass(frozen=True, slots=True)
+class StoredCheckpoint:
+    """A whole checkpoint.
 
     Args:
-        every_steps: optimizer steps between two checkpoints.
+        name: its folder.
+        step: steps done when it was written.
+        validation_loss: measured at that step, if it was.
+        files: digests (sha256) of its files by name.
+        state: the `RunState` as a dictionary.
     """
 
-    def __init__(self, every_steps: int) -> None:
-        self._every_steps = every_steps
+    name: str
+    step: int
+    validation_loss: float | None
+    files: dict[str, str]
+    state: dict[str, Any]
+
+
+class CheckpointStore:
+    """A run's checkpoints.
+
+    Args:
+        location: the run's folder; they lie in ``checkpoints/`` there.
+        fingerprint: of what the run trains on and with; checkpoints of another are not its own.
+        keep: how many of the latest stay; the one with the lowest validation loss stays besides.
+    """
+
+    def __init__(self, location: Location, *, fingerprint: str, keep: int = 2) -> None:
+        self._location = location
+        self._fingerprint = fingerprint
+        self._keep = keep
+
+    def find(self) -> list[StoredCheckpoint]:
+        """The run's whole checkpoints, the latest first.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+        names = [file.name for file in self._location.walk(_FOLDER) if file.name.endswith(f"/{_MANIFEST}")]
+        found = []
+        for name, data in zip(names, self._location.read_many(names), strict=True):
+            stored = self._parse(name.split("/")[1], data)
+            if stored is not None:
+                found.append(stored)
+        return sorted(found, key=lambda stored: (stored.step, stored.name), reverse=True)
+
+    def _parse(self, name: str, data: bytes | None) -> StoredCheckpoint | None:
+        if data is None:
+            return None
+        try:
+            content = json.loads(data)
+            if content["fingerprint"] != self._fingerprint:
+                return None
+            return StoredCheckpoint(
+                name, content["state"]["step"], content["validation_loss"], content["files"], content["state"]
+            )
+        except (ValueError, KeyError, TypeError):
+            _logger.warning("The checkpoint %s/%s has an unreadable %s.", self._location.uri, name, _MANIFEST)
+            return None
 
     def restore(self, strategy: Strategy) -> RunState:
-        """The state to go on from; the beginning, where there is no checkpoint. All workers call it."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return RunState()
-        with checkpoint.as_directory() as path:
-            folder = Path(path)
-            strategy.load(folder)
-            random = torch.load(folder / _random_file(strategy), weights_only=True)
-            torch.set_rng_state(random["cpu"])
-            if "cuda" in random:
-                torch.cuda.set_rng_state(random["cuda"])
-            return RunState(**json.loads((folder / "state.json").read_text(encoding="utf-8")))
+        """Go on from the latest checkpoint that is undamaged; from the beginning where there is none.
 
-    def after_step(self, strategy: Strategy, state: RunState, *, num_steps: int) -> None:
-        """Write a checkpoint if it is time; not after the last step, when the output follows."""
-        if state.step % self._every_steps or state.step == num_steps:
-            return
-        with tempfile.TemporaryDirectory(prefix="llamafarm-checkpoint-") as path:
-            folder = Path(path)
-            strategy.save(folder)
-            random = {"cpu": torch.get_rng_state()}
-            if strategy.place.device.type == "cuda":
-                random["cuda"] = torch.cuda.get_rng_state()
-            torch.save(random, folder / _random_file(strategy))
-            if strategy.place.rank == 0:
-                (folder / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
-            ray.train.report({"step": state.step}, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        All workers call it, and agree on one.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+        for stored in _of_rank_0(strategy, self.find):
+            states, problem = self._load_all(strategy, stored)
+            if problem:
+                _logger.warning("The checkpoint %s is left out: %s", stored.name, problem)
+                continue
+            state = RunState(**stored.state)
+            state.validation = [(step, loss) for step, loss in state.validation]
+            strategy.import_state(states, state.num_updates)
+            if state.loss_scale is not None:
+                strategy.set_loss_scale(state.loss_scale)
+            return state
+        return RunState()
+
+    def load_weights(self, strategy: Strategy, stored: StoredCheckpoint) -> None:
+        """Put a checkpoint's parameters into the model. All workers call it.
+
+        Raises:
+            IntegrityError: it is damaged.
+            StorageError: the storage does not answer.
+        """
+        states, problem = self._load_all(strategy, stored)
+        if problem:
+            raise IntegrityError(f"The checkpoint {stored.name} can't be read: {problem}")
+        strategy.import_state(states, stored.state["num_updates"])
+
+    def _load_all(self, strategy: Strategy, stored: StoredCheckpoint) -> tuple[dict[str, ParameterState], str]:
+        """The parameters' states by name, and what any worker found damaged; empty where none did."""
+        states: dict[str, ParameterState] = {}
+        problems = _together(strategy, lambda: self._load(stored, states))
+        return states, next((problem for problem in problems if problem), "")
+
+    def _load(self, stored: StoredCheckpoint, states: dict[str, ParameterState]) -> str:
+        """Fill ``states``; returns what is damaged."""
+        try:
+            with tempfile.TemporaryDirectory(prefix="llamafarm-checkpoint-") as folder:
+                for name, digest in stored.files.items():
+                    path = Path(folder, name)
+                    self._location.download(f"{_FOLDER}/{stored.name}/{name}", path)
+                    if _sha256(path) != digest:
+                        return f"{name} is not what was written."
+                    for key, tensor in load_file(path).items():
+                        kind, _, parameter = key.partition(":")
+                        states.setdefault(parameter, {})[kind] = tensor
+        except FileNotFoundError as error:
+            return f"a file is missing: {error}"
+        except SafetensorError as error:
+            return f"a file is damaged: {error}"
+        except OSError as error:  # the folder for temporary files
+            raise StorageError(f"A checkpoint can't be read: {error}", hint="Is the disk full?") from error
+        return ""
+
+    def save(self, strategy: Strategy, state: RunState) -> StoredCheckpoint:
+        """Write a checkpoint and remove old ones. All workers call it.
+
+        Raises:
+            StorageError: the storage is full or does not answer. Earlier checkpoints stay.
+            IntegrityError: a tensor is not finite.
+        """
+        state.loss_scale = strategy.loss_scale()
+        name = _of_rank_0(strategy, lambda: f"step-{state.step:08d}-{secrets.token_hex(2)}")
+        written = _together(strategy, lambda: self._write_part(strategy, name))
+        files = {file: digest for part in written for file, digest in part.items()}
+        loss = dict(state.validation).get(state.step)
+        stored = StoredCheckpoint(name, state.step, loss, files, asdict(state))
+        _together(strategy, lambda: self._finish(stored) if strategy.place.rank == 0 else None)
+        return stored
+
+    def _write_part(self, strategy: Strategy, name: str) -> dict[str, str]:
+        """Write every n-th parameter, and say under which name and digest."""
+        rank, num_workers = strategy.place.rank, strategy.place.num_workers
+        part: dict[str, torch.Tensor] = {}
+        for index, (parameter, tensors) in enumerate(strategy.export_state()):
+            if index % num_workers == rank:
+                for kind, tensor in tensors.items():
+                    if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
+                        raise IntegrityError(f"{kind} of {parameter} is not finite, so no checkpoint was written.")
+                    part[f"{kind}:{parameter}"] = tensor.contiguous()
+        if not part:
+            return {}
+        file = f"rank-{rank}.safetensors"
+        try:
+            with tempfile.TemporaryDirectory(prefix="llamafarm-checkpoint-") as folder:
+                path = Path(folder, file)
+                save_file(part, path)
+                digest = _sha256(path)
+                self._location.upload(path, f"{_FOLDER}/{name}/{file}", Digest(f"sha256:{digest}"))
+        except (OSError, SafetensorError) as error:  # the folder for temporary files
+            raise StorageError(f"A checkpoint can't be written: {error}", hint="Is the disk full?") from error
+        return {file: digest}
+
+    def _finish(self, stored: StoredCheckpoint) -> None:
+        content = {
+            "fingerprint": self._fingerprint,
+            "validation_loss": stored.validation_loss,
+            "files": stored.files,
+            "state": stored.state,
+        }
+        self._location.write(f"{_FOLDER}/{stored.name}/{_MANIFEST}", json.dumps(content).encode())
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Keep the latest and the best; the rest goes, its manifest first, so that nothing half removed counts."""
+        found = self.find()
+        measured = [stored for stored in found if stored.validation_loss is not None]
+        best = min(measured, key=lambda stored: (stored.validation_loss, stored.step), default=None)
+        keep = {stored.name for stored in found[: self._keep]} | ({best.name} if best else set())
+        files = [file.name for file in self._location.walk(_FOLDER)]
+        for name in sorted(files, key=lambda name: not name.endswith(_MANIFEST)):
+            if name.split("/")[1] not in keep:
+                self._location.remove(name)
+
+    def clear(self) -> None:
+        """Remove all checkpoints.
+
+        Raises:
+            StorageError: the storage does not answer.
+        """
+        files = [file.name for file in self._location.walk(_FOLDER)]
+        for name in sorted(files, key=lambda name: not name.endswith(_MANIFEST)):
+            self._location.remove(name)
+
+    def best(self) -> StoredCheckpoint | None:
+        """The checkpoint with the lowest validation loss; None where none was measured."""
+        measured = [stored for stored in self.find() if stored.validation_loss is not None]
+        return min(measured, key=lambda stored: (stored.validation_loss, stored.step), default=None)
 
 
-def _random_file(strategy: Strategy) -> str:
-    return f"random-{strategy.place.rank}.pt"
+def _of_rank_0(strategy: Strategy, make: Callable[[], Any]) -> Any:
+    """What the first worker makes, on all workers; its error too."""
+    return _together(strategy, lambda: make() if strategy.place.rank == 0 else None)[0]
+
+
+def _together(strategy: Strategy, do: Callable[[], Any]) -> list[Any]:
+    """Let each worker do its part, and give all parts to each. If one fails, all raise: nobody waits for it.
+
+    Raises:
+        LlamaFarmError: the first worker's error that is one.
+    """
+    result, error = None, None
+    try:
+        result = do()
+    except LlamaFarmError as caught:
+        error = caught
+    parts = strategy.gather((result, error))
+    for _, failure in parts:
+        if failure is not None:
+            raise failure
+    return [part for part, _ in parts]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafarm_ray.config import MethodParameters, Training
+from llamafarm_ray.config import Distributed, MethodParameters, Training
+from llamafarm_ray.config.base import Section
 from llamafarm_ray.training.batch_plan import BatchPlan
+from llamafarm_ray.training.observers import ObserverSettings
 
 __all__ = ["RunFolder", "TrainingJob"]
 
@@ -32,9 +34,19 @@ class RunFolder:
         return self.path / "logs"
 
     @property
-    def checkpoints(self) -> Path:
-        """Where Ray Train keeps checkpoints."""
-        return self.path / "checkpoints"
+    def ray(self) -> Path:
+        """What Ray Train writes of its own."""
+        return self.path / "ray"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that runs the run."""
+        return self.path / "lock"
+
+    @property
+    def identity(self) -> Path:
+        """Says which run this is: a later one with other settings does not go on from it."""
+        return self.path / "run.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +56,47 @@ class TrainingJob:
     Args:
         base_model: folder of the base model.
         folder: the run's hidden folder.
+        checkpoints: URI of the folder that holds ``checkpoints/``.
+        fingerprint: of everything that decides what is learnt; a run goes on from checkpoints of the same one only.
         method: never ``auto``.
         parameters: the method's.
         objective: what is minimised.
+        objective_settings: the objective's own section of ``fine_tuning``; None where it has none.
+        max_length: the longest sequence, in tokens.
         strategy: never ``auto``.
-        precision: ``fp32`` or ``bf16``.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+        packed: whether rows are concatenated instead of padded.
         training: the loop's settings.
+        distributed: workers and what they share.
         seed: of every random choice.
         plan: how the training rows make batches.
         validation_plan: how the validation rows do; None without any.
         num_steps: optimizer steps of the run.
         checkpoint_every_steps: steps between checkpoints.
-        tensorboard: whether to write TensorBoard events.
+        evaluate_every_steps: steps between validations.
+        context_tokens: the mean over tokens of the length of the row they are in.
+        observers: who looks on.
     """
 
     base_model: Path
     folder: RunFolder
+    checkpoints: str
+    fingerprint: str
     method: str
     parameters: MethodParameters
     objective: str
+    objective_settings: Section | None
+    max_length: int
     strategy: str
     precision: str
+    packed: bool
     training: Training
+    distributed: Distributed
     seed: int
     plan: BatchPlan
     validation_plan: BatchPlan | None
     num_steps: int
     checkpoint_every_steps: int
-    tensorboard: bool
+    evaluate_every_steps: int
+    context_tokens: float
+    observers: ObserverSettings

@@ -5,43 +5,69 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 
 from llamafarm_ray.errors import TrainingError
-from llamafarm_ray.training.batches import Batch
+from llamafarm_ray.training.batches import Batch, Window
 from llamafarm_ray.training.checkpoints import RunState
-from llamafarm_ray.training.objectives import SftObjective
+from llamafarm_ray.training.objectives import Objective
 from llamafarm_ray.training.result import Progress
 from llamafarm_ray.training.schedule import Schedule
 from llamafarm_ray.training.strategies import Strategy
 
-__all__ = ["mean_loss", "train_steps"]
+__all__ = ["StepHook", "mean_loss", "seed_step", "train_steps"]
 
-Windows = Iterator[tuple[int, list[Batch]]]
-"""An epoch's number and a step's micro-batches, step by step."""
+_MAX_OVERFLOWS = 50
+"""fp16 steps in a row that may be left out; the loss scale is then 2^-50 of what it was."""
 
 
 class StepHook(Protocol):
-    """What happens after a step: reporting, tracking, a checkpoint."""
+    """What happens after a step: reporting, tracking, validating, a checkpoint."""
 
-    def __call__(self, state: RunState, progress: Progress) -> None: ...
+    def __call__(self, state: RunState, progress: Progress) -> bool:
+        """Returns whether the run shall end here."""
+
+
+@dataclass(slots=True)
+class _Sums:
+    """A step's loss and further figures, summed over its micro-batches."""
+
+    loss: torch.Tensor
+    others: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def add(self, loss: torch.Tensor, others: dict[str, torch.Tensor]) -> None:
+        self.loss += loss
+        for name, value in others.items():
+            self.others[name] = self.others.get(name, 0.0) + value.detach().double()
+
+    def means(self, strategy: Strategy, count: float) -> tuple[float, dict[str, float]]:
+        names = sorted(self.others)
+        loss, *others = strategy.sum([float(self.loss), *(float(self.others[name]) for name in names)])
+        return loss / count, {name: value / count for name, value in zip(names, others, strict=True)}
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Seed dropout for a step, so that random numbers depend on the step alone and not on what ran before it."""
+    torch.manual_seed(((seed * 1_000_003 + step) * 65_537 + rank) % 2**63)
 
 
 def train_steps(
     strategy: Strategy,
-    objective: type[SftObjective],
-    windows: Windows,
+    objective: Objective,
+    windows: Iterator[Window],
     *,
     schedule: Schedule,
     state: RunState,
+    seed: int,
     after_step: StepHook,
 ) -> None:
     """Run optimizer steps until ``windows`` ends. Every worker runs the same number.
 
-    A step's loss is the mean over all tokens that are trained in it: over micro-batches and workers, however
-    unequal their rows. So accumulating gradients, or adding workers, is exactly a larger batch.
+    A step's loss is the mean over all that its window counts (trained tokens, pairs): over micro-batches and workers,
+    however unequal their rows. So accumulating gradients, or adding workers, is exactly a larger batch.
 
     Args:
         strategy: holds the model.
@@ -49,71 +75,93 @@ def train_steps(
         windows: this worker's share of each step.
         schedule: the learning rate.
         state: where the run is; kept up to date.
-        after_step: called after each step.
+        seed: of dropout.
+        after_step: called after each step, on every worker.
 
     Raises:
         TrainingError: a loss or a gradient is not finite; the message names the step.
     """
     strategy.model.train()
-    device, num_workers = strategy.place.device, strategy.place.num_workers
-    for epoch, batches in windows:
+    place, overflows = strategy.place, 0
+    for window in windows:
         started = time.perf_counter()
+        seed_step(seed, state.step, place.rank)
         learning_rate = schedule.at(state.step)
         strategy.set_learning_rate(learning_rate)
-        num_tokens, num_trained = strategy.sum(
-            [sum(batch.num_tokens for batch in batches), sum(batch.num_trained for batch in batches)]
+        batches = window.batches
+        num_tokens, count = strategy.sum(
+            [sum(batch.num_tokens for batch in batches), sum(objective.count(batch) for batch in batches)]
         )
+        batches = [batch.to(place.device) for batch in batches]
+        contexts = objective.prepare(strategy, batches, count)
 
-        loss_sum = torch.zeros((), device=device, dtype=torch.float64)
-        for index, batch in enumerate(batches):
+        sums = _Sums(torch.zeros((), device=place.device, dtype=torch.float64))
+        for index, (batch, context) in enumerate(zip(batches, contexts, strict=True)):
             with strategy.autocast():
-                loss = objective.loss(strategy.model, batch.to(device))
-            # Strategies average gradients over workers; times their number that is a sum, which num_trained divides.
-            strategy.backward(loss * (num_workers / num_trained), last=index == len(batches) - 1)
-            loss_sum += loss.detach()
-        mean = strategy.sum([float(loss_sum)])[0] / num_trained
+                loss = objective.loss(strategy.model, batch, context)
+            # Strategies average gradients over workers; times their number that is a sum, which count divides.
+            strategy.backward(loss.total * (place.num_workers / count), last=index == len(batches) - 1)
+            sums.add(loss.reported, loss.sums)
+        mean, metrics = sums.means(strategy, count)
         _check_finite(mean, "loss", state.step + 1, learning_rate)
         grad_norm = strategy.step()
-        _check_finite(grad_norm, "gradient", state.step + 1, learning_rate)
+        if grad_norm is None:
+            overflows += 1
+            if overflows > _MAX_OVERFLOWS:
+                raise _not_finite(math.inf, "gradient", state.step + 1, learning_rate)
+        else:
+            overflows = 0
+            state.num_updates += 1
+            _check_finite(grad_norm, "gradient", state.step + 1, learning_rate)
 
         seconds = time.perf_counter() - started
         state.step += 1
         state.num_tokens += int(num_tokens)
-        state.num_trained_tokens += int(num_trained)
+        state.num_counted += int(count)
         state.seconds += seconds
         state.losses.append(mean)
-        after_step(
-            state,
-            Progress(
-                step=state.step,
-                total_steps=schedule.num_steps,
-                epoch=epoch,
-                loss=mean,
-                learning_rate=learning_rate,
-                grad_norm=grad_norm,
-                tokens_per_s=num_tokens / seconds,
-                seconds=state.seconds,
-            ),
+        progress = Progress(
+            step=state.step,
+            total_steps=schedule.num_steps,
+            epoch=window.epoch,
+            loss=mean,
+            learning_rate=learning_rate,
+            grad_norm=grad_norm or 0.0,
+            tokens_per_s=num_tokens / seconds,
+            seconds=state.seconds,
+            metrics=metrics,
         )
+        if after_step(state, progress):
+            return
 
 
 @torch.no_grad()
-def mean_loss(strategy: Strategy, objective: type[SftObjective], windows: Windows) -> float:
-    """The mean loss per trained token over all of ``windows`` and all workers, without dropout."""
+def mean_loss(strategy: Strategy, objective: Objective, windows: Iterator[Window]) -> float:
+    """The mean loss over all that ``windows`` count, on all workers, without dropout."""
+    was_training = strategy.model.training
     strategy.model.eval()
-    loss_sum = num_trained = 0.0
-    for _, batches in windows:
-        for batch in batches:
+    loss_sum = total = 0.0
+    for window in windows:
+        batches: list[Batch] = [batch.to(strategy.place.device) for batch in window.batches]
+        (count,) = strategy.sum([sum(objective.count(batch) for batch in batches)])
+        contexts = objective.prepare(strategy, batches, count)
+        strategy.model.eval()
+        for batch, context in zip(batches, contexts, strict=True):
             with strategy.autocast():
-                loss_sum += float(objective.loss(strategy.model, batch.to(strategy.place.device)))
-            num_trained += batch.num_trained
-    loss_sum, num_trained = strategy.sum([loss_sum, num_trained])
-    return loss_sum / num_trained
+                loss_sum += float(objective.loss(strategy.model, batch, context).reported)
+        total += count
+    strategy.model.train(was_training)
+    (loss_sum,) = strategy.sum([loss_sum])
+    return loss_sum / total
 
 
 def _check_finite(value: float, what: str, step: int, learning_rate: float) -> None:
     if not math.isfinite(value):
-        raise TrainingError(
-            f"The {what} of step {step} is {value}, at a learning rate of {learning_rate:.3g}.",
-            hint="Lower fine_tuning.training.learning_rate, or warm up for longer.",
-        )
+        raise _not_finite(value, what, step, learning_rate)
+
+
+def _not_finite(value: float, what: str, step: int, learning_rate: float) -> TrainingError:
+    return TrainingError(
+        f"The {what} of step {step} is {value}, at a learning rate of {learning_rate:.3g}.",
+        hint="Lower fine_tuning.training.learning_rate, or warm up for longer.",
+    )

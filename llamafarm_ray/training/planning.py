@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import ray
 import ray.data
 
-from llamafarm_ray.config import Config
-from llamafarm_ray.errors import UnsupportedError
+from llamafarm_ray.config import Config, MethodParameters
+from llamafarm_ray.errors import UnsupportedError, UserError
 from llamafarm_ray.models.chat import check_chat_template
-from llamafarm_ray.models.folder import check_base_model
+from llamafarm_ray.models.folder import check_base_model, folder_fingerprint
 from llamafarm_ray.models.loading import Architecture, inspect_architecture
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.training.batch_plan import BatchPlan
+from llamafarm_ray.training.estimate import Setup, check_before_start
 from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.methods.auto import Hardware, choose_method
 from llamafarm_ray.training.objectives import find_objective
+from llamafarm_ray.training.observers import ObserverSettings
 from llamafarm_ray.training.resources import WorkerResources, choose_precision, choose_workers, find_hardware
-from llamafarm_ray.training.shards import TokenisedData, tokenise
 from llamafarm_ray.training.strategies import choose_strategy
+from llamafarm_ray.training.tokenised import TokenisedData, tokenise
 
 __all__ = ["Plan", "make_plan"]
 
@@ -35,6 +42,7 @@ class Plan:
         workers: how many there are and what each takes.
         train: tokenised training rows.
         validation: tokenised validation rows, if there are any.
+        facts: what decides what is learnt, of which the job's fingerprint is.
         reasons: why things that the configuration left open were chosen so.
     """
 
@@ -42,6 +50,7 @@ class Plan:
     workers: WorkerResources
     train: TokenisedData
     validation: TokenisedData | None
+    facts: dict[str, Any]
     reasons: list[str] = field(default_factory=list)
 
 
@@ -52,6 +61,7 @@ def make_plan(
     validation_rows: ray.data.Dataset | None,
     base_model: Path,
     folder: RunFolder,
+    lineage: Mapping[str, Any] | None = None,
 ) -> Plan:
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
@@ -60,10 +70,13 @@ def make_plan(
         ClusterError: Ray is not running.
     """
     tuning, training = config.fine_tuning, config.fine_tuning.training
-    find_objective(tuning.objective)
+    settings = tuning.objective_settings
+    objective = find_objective(tuning.objective, settings)
     check_base_model(base_model)
-    check_chat_template(load_tokenizer(base_model))
-    architecture = inspect_architecture(base_model)
+    tokenizer = load_tokenizer(base_model)
+    if objective.needs_chat_template:
+        check_chat_template(tokenizer)
+    architecture = inspect_architecture(base_model, task=objective.task)
     if tuning.method != "auto":
         find_method(tuning.method)(tuning.parameters).check(architecture)
     hardware = find_hardware()
@@ -75,12 +88,12 @@ def make_plan(
 
     def tokenised(rows: ray.data.Dataset, name: str) -> TokenisedData:
         return tokenise(
-            rows, base_model=base_model, objective=tuning.objective, max_length=max_length, seed=config.seed, name=name
+            rows, base_model=base_model, objective=objective, max_length=max_length, seed=config.seed, name=name
         )
 
     train = tokenised(train_rows, "training")
     validation = tokenised(validation_rows, "validation") if validation_rows is not None else None
-    method, strategy = _choose(
+    method, parameters, strategy = _choose(
         config,
         hardware=hardware,
         workers=workers,
@@ -88,32 +101,119 @@ def make_plan(
         num_rows=train.num_rows,
         reasons=reasons,
     )
-    plan = BatchPlan(train.num_rows, workers.num_workers, training.batch_size, training.gradient_accumulation_steps)
+    packed = _choose_packing(config, method, architecture, reasons)
+    setup = Setup.of_config(
+        method=method,
+        parameters=parameters,
+        training=training,
+        distributed=tuning.distributed,
+        strategy=strategy,
+        num_workers=workers.num_workers,
+        precision=precision,
+        max_length=min(max_length, math.ceil(train.context_tokens)),  # of the row that a token is in, on average
+        device="cuda" if workers.use_gpu else "cpu",
+        packed=packed,
+    )
+    memory, num_nodes = hardware.gpu_memory_bytes, sum(node["Alive"] for node in ray.nodes())
+    check_before_start(base_model, setup, gpu_memory_bytes=memory, num_nodes=num_nodes, reasons=reasons)
+    window_rows = training.batch_size * training.gradient_accumulation_steps * workers.num_workers
+    plan = BatchPlan(train.num_rows, training.batch_size, window_rows)
     num_steps = math.ceil(training.epochs * plan.num_windows)
+    num_steps = min(num_steps, training.max_steps or num_steps)
+    facts = {
+        "method": method,
+        "parameters": parameters.model_dump(mode="json"),
+        "objective": tuning.objective,
+        "objective_settings": settings.model_dump(mode="json") if settings else None,
+        "precision": precision,
+        "packed": packed,
+        "seed": config.seed,
+        "num_steps": num_steps,
+        "window_rows": window_rows,
+        "training": training.model_dump(mode="json", include=_DECISIVE),
+        "rows": train.digest,
+        "base_model": str((lineage or {}).get("base_digest") or folder_fingerprint(base_model)),
+    }
+    fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     job = TrainingJob(
         base_model=base_model,
         folder=folder,
+        checkpoints=_checkpoint_uri(training.checkpoint_location, folder, fingerprint),
+        fingerprint=fingerprint,
         method=method,
-        parameters=tuning.parameters,
+        parameters=parameters,
         objective=tuning.objective,
+        objective_settings=settings,
+        max_length=max_length,
         strategy=strategy,
         precision=precision,
+        packed=packed,
         training=training,
+        distributed=tuning.distributed,
         seed=config.seed,
         plan=plan,
-        validation_plan=BatchPlan(validation.num_rows, workers.num_workers, training.batch_size, 1)
+        validation_plan=BatchPlan(validation.num_rows, training.batch_size, training.batch_size * workers.num_workers)
         if validation
         else None,
-        num_steps=min(num_steps, training.max_steps or num_steps),
+        num_steps=num_steps,
         checkpoint_every_steps=training.checkpoint_every_steps or plan.num_windows,
-        tensorboard=config.monitoring.tensorboard,
+        evaluate_every_steps=training.evaluate_every_steps or plan.num_windows,
+        context_tokens=train.context_tokens,
+        observers=ObserverSettings.of(
+            config,
+            run_id=fingerprint[:16],
+            facts={**(lineage or {}), "method": method, "strategy": strategy, "precision": precision},
+            reasons=reasons,
+        ),
     )
-    return Plan(job, workers, train, validation, reasons)
+    return Plan(job, workers, train, validation, facts, reasons)
+
+
+_DECISIVE = {
+    "batch_size",
+    "learning_rate",
+    "lr_scheduler",
+    "warmup_steps",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+    "gradient_checkpointing",
+}
+"""Settings of the loop that decide what is learnt, besides those that show in the rows and the number of steps."""
+
+
+def _checkpoint_uri(location: str | None, folder: RunFolder, fingerprint: str) -> str:
+    return f"{location.rstrip('/')}/{fingerprint[:16]}" if location else str(folder.path)
+
+
+def _choose_packing(config: Config, method: str, architecture: Architecture, reasons: list[str]) -> bool:
+    """Whether rows are concatenated. Raises `UserError` where that is asked for and can't be."""
+    wanted = config.fine_tuning.training.packing
+    objective = find_objective(config.fine_tuning.objective)
+    found = find_method(method)
+    if wanted is False:
+        return False
+    for can, who in (
+        (architecture.can_pack, "the base model's architecture"),
+        (found.packable, f"method {method}"),
+        (objective.packable, f"objective {objective.name}"),
+    ):
+        if not can:
+            if wanted is True:
+                raise UserError(
+                    f"fine_tuning.training.packing is true, but {who} can't keep packed rows apart.",
+                    hint="Leave it at auto.",
+                )
+            reasons.append(f"Rows are padded and put beside others of like length: {who} can't take packed ones.")
+            return False
+    return True
 
 
 def _choose_max_length(config: Config, architecture: Architecture, reasons: list[str]) -> int:
     max_length = config.fine_tuning.training.max_length or config.dataset.preprocessing.max_length
-    limit = architecture.max_positions
+    limit, tuning = architecture.max_positions, config.fine_tuning
+    if limit is not None and tuning.method != "auto":
+        limit -= find_method(tuning.method)(tuning.parameters).num_reserved_positions
     if limit is not None and limit < max_length:
         reasons.append(f"Rows are cut at {limit} tokens, the longest that the base model was made for.")
         return limit
@@ -128,14 +228,21 @@ def _choose(
     architecture: Architecture,
     num_rows: int,
     reasons: list[str],
-) -> tuple[str, str]:
+) -> tuple[str, MethodParameters, str]:
     tuning = config.fine_tuning
+    parameters = tuning.parameters
     method, strategy = str(tuning.method), str(tuning.distributed.strategy)
     if method == "auto":
-        choice = choose_method(hardware, num_parameters=architecture.num_parameters, num_rows=num_rows)
-        method = choice.name
+        choice = choose_method(
+            hardware,
+            num_parameters=architecture.num_parameters,
+            num_rows=num_rows,
+            intent=tuning.intent,
+            parameters=parameters,
+        )
+        method, parameters = choice.name, choice.apply(parameters)
         reasons.extend(choice.reasons)
-        find_method(method)(tuning.parameters).check(architecture)
+        find_method(method)(parameters).check(architecture)
     if strategy == "auto":
         choice = choose_strategy(
             hardware, num_workers=workers.num_workers, method=method, num_parameters=architecture.num_parameters
@@ -148,4 +255,9 @@ def _choose(
             "are not split between workers.",
             hint="Use deepspeed_zero2 or ddp.",
         )
-    return method, strategy
+    if strategy == "deepspeed_zero3" and tuning.training.compile:
+        raise UserError(
+            "fine_tuning.training.compile can't be combined with deepspeed_zero3, which gathers weights as it goes.",
+            hint="Use deepspeed_zero2, or leave compile out.",
+        )
+    return method, parameters, strategy

@@ -8,7 +8,7 @@ import ray
 import torch
 
 from llamafarm_ray.config import Distributed
-from llamafarm_ray.errors import ClusterError, UnsupportedError, UserError
+from llamafarm_ray.errors import ClusterError, UserError
 from llamafarm_ray.training.methods.auto import Hardware
 
 __all__ = ["WorkerResources", "choose_precision", "choose_workers", "find_hardware"]
@@ -21,7 +21,8 @@ class WorkerResources:
     """How many workers there are, and what Ray reserves for each.
 
     Args:
-        num_workers: training processes.
+        num_workers: training processes, the most.
+        min_workers: the fewest; the same unless the run is elastic.
         num_cpus: CPUs of each.
         use_gpu: whether each has a GPU.
     """
@@ -29,6 +30,7 @@ class WorkerResources:
     num_workers: int
     num_cpus: float
     use_gpu: bool
+    min_workers: int = 0
 
 
 def find_hardware() -> Hardware:
@@ -63,31 +65,29 @@ def choose_workers(distributed: Distributed, hardware: Hardware) -> WorkerResour
             f"fine_tuning.distributed.gpus is {distributed.gpus}, but the cluster has no GPU.",
             hint="Remove it, or set fine_tuning.distributed.workers to train on CPUs.",
         )
-    if 0 < hardware.num_gpus < num_workers:
+    needed = distributed.min_workers or num_workers
+    if 0 < hardware.num_gpus < needed:
         raise UserError(
-            f"{num_workers} workers need a GPU each, but the cluster has {hardware.num_gpus}.",
+            f"{needed} workers need a GPU each, but the cluster has {hardware.num_gpus}.",
             hint="Lower fine_tuning.distributed.workers.",
         )
     num_cpus = max(_LEAST_CPUS, min(1.0, (hardware.num_cpus - 1) / num_workers))
-    if num_workers * num_cpus > hardware.num_cpus:
+    if needed * num_cpus > hardware.num_cpus:
         raise UserError(
-            f"{num_workers} workers need {num_cpus:g} CPU each, but the cluster has {hardware.num_cpus:g}.",
+            f"{needed} workers need {num_cpus:g} CPU each, but the cluster has {hardware.num_cpus:g}.",
             hint="Lower fine_tuning.distributed.workers, or add nodes.",
         )
-    return WorkerResources(num_workers, num_cpus, use_gpu=hardware.num_gpus > 0)
+    return WorkerResources(num_workers, num_cpus, use_gpu=hardware.num_gpus > 0, min_workers=needed)
 
 
 def choose_precision(configured: str, hardware: Hardware) -> str:
-    """``bf16`` where GPUs compute in it, ``fp32`` elsewhere, unless one is configured.
+    """The number format: as configured, or by what the devices compute fast and without loss.
 
-    Raises:
-        UnsupportedError: fp16 is configured.
+    GPUs that have bf16 use it, older ones fp16 with a scaled loss. CPUs use fp32, in which every promise about equal
+    results holds.
     """
-    if configured == "fp16":
-        raise UnsupportedError(
-            "fine_tuning.training.precision fp16 is not supported: its narrow range needs loss scaling.",
-            hint="Use bf16, or fp32 on GPUs without it.",
-        )
     if configured != "auto":
         return configured
-    return "bf16" if hardware.has_bf16 else "fp32"
+    if hardware.num_gpus == 0:
+        return "fp32"
+    return "bf16" if hardware.has_bf16 else "fp16"

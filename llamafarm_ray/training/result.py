@@ -60,7 +60,7 @@ class TrainingResult:
         num_dropped: rows left out before training, by reason.
         num_steps: optimizer steps.
         num_tokens: tokens read over all steps, prompts included and padding not.
-        num_trained_tokens: of these, tokens that had a part in the loss.
+        num_counted: what the loss is the mean of: trained tokens, or pairs.
         num_trainable_parameters: parameters the optimizer changed.
         seconds: from the first step to the last.
         losses: of every step, as in `Progress.loss`.
@@ -80,7 +80,7 @@ class TrainingResult:
     num_dropped: dict[str, int]
     num_steps: int
     num_tokens: int
-    num_trained_tokens: int
+    num_counted: int
     num_trainable_parameters: int
     seconds: float
     losses: list[float]

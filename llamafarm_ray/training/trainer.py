@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import logging
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
@@ -19,19 +21,21 @@ import ray.train.torch
 from llamafarm_ray.config import Config, resolved
 from llamafarm_ray.errors import ClusterError, ConflictError, LlamaFarmError, StorageError, TrainingError
 from llamafarm_ray.models.tokenizer import quiet_libraries
+from llamafarm_ray.storage import Location
+from llamafarm_ray.storage.locks import try_exclusive
 from llamafarm_ray.training.channel import ProgressChannel
+from llamafarm_ray.training.checkpoints import CheckpointStore
 from llamafarm_ray.training.entry import train_worker
 from llamafarm_ray.training.failures import clean_error
 from llamafarm_ray.training.job import RunFolder
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.planning import Plan, make_plan
 from llamafarm_ray.training.result import Progress, TrainingResult
-from llamafarm_ray.training.shards import split
 
 __all__ = ["train"]
 
 _POLL_S = 0.25
-_MAX_RESTARTS = 2
+_log = logging.getLogger(__name__)
 
 
 def train(
@@ -42,23 +46,31 @@ def train(
     base_model: Path,
     output: Path,
     on_progress: Callable[[Progress], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
     overwrite: bool = False,
+    restart: bool = False,
     lineage: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Fine-tune a base model, on the Ray cluster that the caller is connected to.
 
+    A run that ended early, for whatever reason, goes on when `train` is called again with the same configuration, rows
+    and output: from its last whole checkpoint, to the same result.
+
     Args:
         config: ``fine_tuning``, ``seed``, ``monitoring`` and ``dataset.preprocessing.max_length`` are used. What of
             them has no engine yet is refused by `llamafarm_ray.config.refuse_unavailable`, before this.
-        train_rows: rows with a column ``messages``.
-        validation_rows: likewise; their loss is measured once, after the last step.
+        train_rows: rows with the objective's columns, such as ``messages``.
+        validation_rows: likewise; their loss is measured at the end of each epoch, and after the last step.
         base_model: a folder with config.json, safetensors and a tokenizer that has a chat template. Every node must
             be able to read it, and `output`'s parent.
-        output: the folder to make: an adapter or a model, the tokenizer, ``training.json``, ``tensorboard/``. It
-            appears whole, by a rename.
+        output: the folder to make: an adapter or a model, the tokenizer, ``training.json``, ``report.html``,
+            ``history.jsonl``, ``tensorboard/``. It appears whole, by a rename.
         on_progress: called in this thread after each step; a run that lost a worker repeats those since its last
             checkpoint. What it raises stops the run and is raised from here.
+        on_note: called in this thread with what else there is to say: that the run goes on after a checkpoint, that a
+            worker was lost.
         overwrite: replace ``output`` if it exists.
+        restart: forget an unfinished run with this output.
         lineage: where the inputs came from, in plain values; ``training.json`` keeps it for the registry.
 
     Returns:
@@ -68,37 +80,50 @@ def train(
         InputError: the base model or the rows are unusable.
         UserError: the chat template, ``target_modules`` or the number of workers don't fit.
         UnsupportedError: method, objective or precision, or their combination with the strategy, can't be trained.
-        ConflictError: ``output`` exists.
+        ConflictError: ``output`` exists, or another run writes to it, or an unfinished one with other settings does.
         ClusterError: Ray is not running here, or stopped while the run went on.
+        StorageError: a disk is full, or the checkpoints' storage does not answer.
         TrainingError: the run failed; the hint names the folder that is left of it.
         IntegrityError: what was trained is empty or not finite, so it was not saved.
     """
     base_model, output = base_model.absolute(), output.absolute()
     _check_output(output, overwrite=overwrite)
     quiet_libraries()
-    folder = RunFolder(output.parent / f".{output.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        plan = make_plan(
-            config, train_rows=train_rows, validation_rows=validation_rows, base_model=base_model, folder=folder
+    folder = RunFolder(output.parent / f".{output.name}.run")
+    note = on_note or _log.info
+    with _only_run(folder):
+        try:
+            plan = make_plan(
+                config,
+                train_rows=train_rows,
+                validation_rows=validation_rows,
+                base_model=base_model,
+                folder=folder,
+                lineage=lineage,
+            )
+        except (ray.exceptions.RayError, ray.exceptions.RaySystemError) as error:
+            raise clean_error(error, "The rows could not be tokenised") from error
+        store = CheckpointStore(
+            Location(plan.job.checkpoints), fingerprint=plan.job.fingerprint, keep=plan.job.training.keep_checkpoints
         )
-    except (ray.exceptions.RayError, ray.exceptions.RaySystemError) as error:
-        raise clean_error(error, "The rows could not be tokenised") from error
-    try:
-        folder.output.mkdir(parents=True)
-        outcome = _run_workers(plan, on_progress)
-        result = _describe(config, plan, outcome, lineage or {})
-        text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-        (folder.output / "training.json").write_text(text + "\n", encoding="utf-8")
-        _publish(folder, output, overwrite=overwrite)
-    except OSError as error:
-        raise StorageError(f"The run's folder {folder.path} can't be written: {error}") from error
-    except LlamaFarmError as error:
-        error.hint = f"{error.hint} Logs and checkpoints are in {folder.path}.".lstrip()
-        raise
-    except BaseException:  # the caller's own, from on_progress or the keyboard: nothing to look into
+        _continue_or_begin(plan, store, note, restart=restart)
+        try:
+            folder.output.mkdir(parents=True, exist_ok=True)
+            outcome = _run_workers(plan, on_progress, note)
+            result = _describe(config, plan, outcome, lineage or {})
+            text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+            (folder.output / "training.json").write_text(text + "\n", encoding="utf-8")
+            _publish(folder, output, overwrite=overwrite)
+        except OSError as error:
+            raise StorageError(f"The run's folder {folder.path} can't be written: {error}") from error
+        except LlamaFarmError as error:
+            error.hint = f"{error.hint} Logs and checkpoints are in {folder.path}.".lstrip()
+            raise
+        except BaseException:  # the caller's own, from on_progress or the keyboard
+            if not _has_checkpoint(store):
+                shutil.rmtree(folder.path, ignore_errors=True)
+            raise
         shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-    shutil.rmtree(folder.path, ignore_errors=True)
     return result
 
 
@@ -109,7 +134,91 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
         )
 
 
-def _run_workers(plan: Plan, on_progress: Callable[[Progress], None] | None) -> dict[str, Any]:
+@contextlib.contextmanager
+def _only_run(folder: RunFolder) -> Iterator[None]:
+    """Hold the run's folder; it goes when nothing is in it but the lock."""
+    try:
+        with try_exclusive(folder.lock) as is_ours:
+            if not is_ours:
+                raise ConflictError(
+                    f"Another run writes to {folder.path}.", hint="Wait for it, end it, or choose another output."
+                )
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):
+                    if [path.name for path in folder.path.iterdir()] == [folder.lock.name]:
+                        shutil.rmtree(folder.path)
+    except PermissionError as error:
+        raise StorageError(f"The run's folder {folder.path} can't be made: {error}") from error
+
+
+def _continue_or_begin(plan: Plan, store: CheckpointStore, note: Callable[[str], None], *, restart: bool) -> None:
+    """Say where the run goes on, or make room for a new one.
+
+    Raises:
+        ConflictError: an unfinished run with other settings would be lost.
+    """
+    job = plan.job
+    earlier = _identity(job.folder)
+    if earlier is not None and (restart or earlier != plan.facts):
+        last = max((step for step in _steps_in(job.folder)), default=None)
+        if not restart and last is not None:
+            raise ConflictError(
+                f"An unfinished run in {job.folder.path} (a checkpoint after step {last}) differs from this one in "
+                f"{', '.join(_differences(earlier, plan.facts))}.",
+                hint="Use its settings to go on with it, or --restart to forget it.",
+            )
+        for path in (job.folder.path / "checkpoints", job.folder.output, job.folder.logs, job.folder.ray):
+            shutil.rmtree(path, ignore_errors=True)
+    if restart:
+        store.clear()
+    try:
+        job.folder.identity.write_text(json.dumps(plan.facts, indent=2), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"The run's folder {job.folder.path} can't be written: {error}") from error
+    found = store.find()
+    if found:
+        note(f"An unfinished run goes on after step {found[0].step} of {job.num_steps}.")
+    else:
+        shutil.rmtree(job.folder.output, ignore_errors=True)  # of a run that ended before its first checkpoint
+
+
+def _identity(folder: RunFolder) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = json.loads(folder.identity.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found
+
+
+def _steps_in(folder: RunFolder) -> Iterator[int]:
+    for path in folder.path.glob("checkpoints/step-*/checkpoint.json"):
+        yield int(path.parent.name.split("-")[1])
+
+
+def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """The dotted names of what differs."""
+    names = []
+    for name in now:
+        before, after = earlier.get(name), now[name]
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            names += [f"{name}.{inner}" for inner in after if before.get(inner) != after[inner]]
+        elif before != after:
+            names.append(name)
+    return names or ["its form"]
+
+
+def _has_checkpoint(store: CheckpointStore) -> bool:
+    try:
+        return bool(store.find())
+    except StorageError:
+        return True  # nobody knows, so nothing is thrown away
+
+
+def _run_workers(
+    plan: Plan, on_progress: Callable[[Progress], None] | None, note: Callable[[str], None]
+) -> dict[str, Any]:
     """Run Ray Train in a thread, and pass its steps on in this one."""
     channel = ray.remote(num_cpus=0)(ProgressChannel).remote()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="llamafarm-train") as executor:
@@ -117,8 +226,8 @@ def _run_workers(plan: Plan, on_progress: Callable[[Progress], None] | None) -> 
         run = executor.submit(trainer.fit)
         try:
             while not _is_done(run):
-                _pass_on(channel, on_progress)
-            _pass_on(channel, on_progress)
+                _pass_on(channel, on_progress, note)
+            _pass_on(channel, on_progress, note)
         except ray.exceptions.RayError as error:
             raise ClusterError("The connection to Ray was lost while training.") from error
         except BaseException:
@@ -145,8 +254,11 @@ def _is_done(run: Future[Any]) -> bool:
     return True
 
 
-def _pass_on(channel: Any, on_progress: Callable[[Progress], None] | None) -> None:
-    steps = ray.get(channel.take.remote())
+def _pass_on(channel: Any, on_progress: Callable[[Progress], None] | None, note: Callable[[str], None]) -> None:
+    channel.look.remote()
+    steps, notes = ray.get(channel.take.remote())
+    for text in notes:
+        note(text)
     if on_progress is not None:
         for progress in steps:
             on_progress(progress)
@@ -154,29 +266,30 @@ def _pass_on(channel: Any, on_progress: Callable[[Progress], None] | None) -> No
 
 def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:
     job, workers = plan.job, plan.workers
-    # Each worker has datasets of its own, so none is left for Ray Train to split: its split gives out blocks in
-    # the order workers ask, and drops what does not divide.
-    datasets = {f"train-{rank}": shard for rank, shard in enumerate(split(plan.train, workers.num_workers))}
+    is_elastic = workers.min_workers < workers.num_workers
+    datasets = {"train": plan.train.dataset}
     if plan.validation is not None:
-        shards = split(plan.validation, workers.num_workers)
-        datasets |= {f"validation-{rank}": shard for rank, shard in enumerate(shards)}
+        datasets["validation"] = plan.validation.dataset
     return ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"job": job, "channel": channel},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=workers.num_workers,
+            num_workers=(workers.min_workers, workers.num_workers) if is_elastic else workers.num_workers,
             use_gpu=workers.use_gpu,
             resources_per_worker={"CPU": workers.num_cpus} | ({"GPU": 1} if workers.use_gpu else {}),
+            placement_strategy="SPREAD" if (job.distributed.nodes or 1) > 1 else "PACK",
         ),
         run_config=ray.train.RunConfig(
-            name="run",
-            storage_path=str(job.folder.checkpoints),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=job.training.keep_checkpoints),
-            failure_config=ray.train.FailureConfig(max_failures=_MAX_RESTARTS),
+            name=uuid.uuid4().hex[:8],  # what Ray Train remembers of an earlier attempt is not wanted
+            storage_path=str(job.folder.ray),
+            # The channel counts attempts that get nowhere; a run on machines that come and go may be lost often.
+            failure_config=ray.train.FailureConfig(max_failures=-1),
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
         ),
         datasets=datasets,
+        # Every worker reads the whole stream and keeps its rows: Ray Train's split gives out blocks in the order that
+        # workers ask, and drops what does not divide.
         dataset_config=ray.train.DataConfig(
             datasets_to_split=[], execution_options=ray.data.ExecutionOptions(preserve_order=True)
         ),
@@ -186,8 +299,9 @@ def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:
 def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapping[str, Any]) -> TrainingResult:
     job = plan.job
     metrics = {"train_loss": outcome["losses"][-1]}
-    if outcome["validation_loss"] is not None:
-        metrics["validation_loss"] = outcome["validation_loss"]
+    if outcome["validation"]:
+        measured = [loss for _, loss in outcome["validation"]]
+        metrics["validation_loss"] = min(measured) if job.training.keep_best else measured[-1]
     return TrainingResult(
         method=job.method,
         kind=find_method(job.method).kind,
@@ -200,7 +314,7 @@ def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapp
         num_dropped=plan.train.num_dropped,
         num_steps=outcome["step"],
         num_tokens=outcome["num_tokens"],
-        num_trained_tokens=outcome["num_trained_tokens"],
+        num_counted=outcome["num_counted"],
         num_trainable_parameters=outcome["num_trainable_parameters"],
         seconds=outcome["seconds"],
         losses=outcome["losses"],

@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,24 +21,30 @@ import ray.train
 import ray.train.torch
 import torch
 import torch.distributed
+from safetensors import SafetensorError
 
-from llamafarm_ray.errors import LlamaFarmError, TrainingError
+from llamafarm_ray.errors import LlamaFarmError, StorageError, TrainingError
 from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.models.foreign import first_line
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
+from llamafarm_ray.storage import Location
+from llamafarm_ray.training.attention import use_packed_attention
 from llamafarm_ray.training.batch_plan import BatchPlan
-from llamafarm_ray.training.batches import windows
+from llamafarm_ray.training.batches import Layout, Window, windows
 from llamafarm_ray.training.channel import ProgressReporter
-from llamafarm_ray.training.checkpoints import Checkpoints, RunState
+from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
+from llamafarm_ray.training.flops import ModelFlops
+from llamafarm_ray.training.heartbeat import Heartbeat
 from llamafarm_ray.training.job import TrainingJob
-from llamafarm_ray.training.loop import Windows, mean_loss, train_steps
+from llamafarm_ray.training.kernels import use_fused_kernels
+from llamafarm_ray.training.loop import mean_loss, train_steps
 from llamafarm_ray.training.methods import Method, Precision, find_method
-from llamafarm_ray.training.objectives import find_objective
+from llamafarm_ray.training.objectives import Objective, find_objective
+from llamafarm_ray.training.observers import Observers
 from llamafarm_ray.training.result import Progress
 from llamafarm_ray.training.schedule import Schedule
-from llamafarm_ray.training.shards import read_shard
 from llamafarm_ray.training.strategies import Place, Strategy, find_strategy
-from llamafarm_ray.training.tracking import TensorBoardTracker
+from llamafarm_ray.training.stream import read_epoch
 
 __all__ = ["run_worker"]
 
@@ -49,17 +56,17 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
         settings: ``job``, a `TrainingJob`, and ``channel``, the handle of a `ProgressChannel` actor.
 
     Returns:
-        The `RunState` as a dictionary, with ``validation_loss`` and ``num_trainable_parameters``; empty where the
-        channel holds a failure.
+        The `RunState` as a dictionary, with ``num_trainable_parameters``; empty where the channel holds a failure.
     """
     job, channel = settings["job"], settings["channel"]
-    earlier = ray.get(channel.failure.remote())
-    if earlier is not None:
-        raise earlier  # another try would end the same way
     context = ray.train.get_context()
-    with _output_to(job.folder.logs / f"worker-{context.get_world_rank()}.log"):
+    rank = context.get_world_rank()
+    if ray.get(channel.failure.remote()) is not None:
+        return {}  # another try would end the same way; the driver raises it
+    with _output_to(job.folder.logs / f"worker-{rank}.log"):
+        heartbeat = Heartbeat(channel, _attempt(channel, rank, context.get_world_size()), rank)
         try:
-            return _run(job, channel)
+            return _Run(job, channel, heartbeat).run()
         except Exception as error:  # the process boundary: the driver can't unpickle every library's errors
             failure = error if isinstance(error, LlamaFarmError) else _as_ours(error)
             traceback.print_exc()
@@ -68,6 +75,16 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
                 if context.get_world_size() == 1:
                     return {}  # raised, it would be tried again; several workers must, or the others would wait
             raise failure from error
+        finally:
+            heartbeat.close()
+
+
+def _attempt(channel: Any, rank: int, num_workers: int) -> int:
+    """The number of this start of the workers, the same on all of them."""
+    attempt = [ray.get(channel.begin.remote()) if rank == 0 else 0]
+    if num_workers > 1:
+        torch.distributed.broadcast_object_list(attempt, src=0)
+    return attempt[0]
 
 
 def _as_ours(error: Exception) -> TrainingError:
@@ -85,90 +102,213 @@ def _is_lost_worker(error: Exception) -> bool:
     return isinstance(error, torch.distributed.DistError) or "connection" in text or "timed out" in text
 
 
-def _run(job: TrainingJob, channel: Any) -> dict[str, Any]:
-    quiet_libraries()
-    place = _find_place()
-    _seed(job.seed)
-    method = find_method(job.method)(job.parameters)
-    strategy = find_strategy(job.strategy)(place, Precision(job.precision), job.training)
-    module = _build_model(job, method, strategy)
-    strategy.prepare(module)
-    _seed(job.seed + 1 + place.rank)  # weights start alike on all workers, dropout differs
+class _Run:
+    """One start of one worker.
 
-    objective = find_objective(job.objective)
-    checkpoints = Checkpoints(job.checkpoint_every_steps)
-    state = checkpoints.restore(strategy)
-    reporters = _reporters(job, channel, place, state)
+    Args:
+        job: what to do.
+        channel: handle of a `ProgressChannel` actor.
+        heartbeat: this worker's.
+    """
 
-    def after_step(state: RunState, progress: Progress) -> None:
-        for reporter in reporters:
-            reporter.step(progress)
-        checkpoints.after_step(strategy, state, num_steps=job.num_steps)
+    def __init__(self, job: TrainingJob, channel: Any, heartbeat: Heartbeat) -> None:
+        quiet_libraries()
+        self._job = job
+        self._channel = channel
+        self._heartbeat = heartbeat
+        self._place = _find_place()
+        self._objective = find_objective(job.objective, job.objective_settings)
+        self._method = find_method(job.method)(job.parameters)
+        self._layout = Layout(job.packed, load_tokenizer(job.base_model).pad_token_id)
+        self._store = CheckpointStore(
+            Location(job.checkpoints), fingerprint=job.fingerprint, keep=job.training.keep_checkpoints
+        )
+        self._strategy = find_strategy(job.strategy)(
+            self._place, Precision(job.precision), job.training, job.distributed
+        )
+        self._reporter: ProgressReporter | None = None
+        self._observers: Observers | None = None
+        self._stopped_by_driver = False
+        self._saved_for: object = None
 
-    steps = _read(job, "train", job.plan, first_step=state.step, num_steps=job.num_steps)
-    schedule = Schedule.of(job.training, job.num_steps)
-    train_steps(strategy, objective, steps, schedule=schedule, state=state, after_step=after_step)
+    def run(self) -> dict[str, Any]:
+        """Train to the end."""
+        job, strategy = self._job, self._strategy
+        with self._heartbeat.slow("loading the model"):
+            _seed(job.seed)  # new weights start alike on all workers
+            module = _build_model(job, self._method, self._objective, strategy)
+            strategy.prepare(module)
+            if self._objective.needs_reference and not hasattr(module, "disable_adapter"):
+                strategy.keep_reference(_load(job, self._method, self._objective, strategy))
+        with self._heartbeat.slow("reading a checkpoint"):
+            state = self._store.restore(strategy)
+        if self._place.rank == 0:
+            ray.get(self._channel.restored.remote(state.step))
+            self._reporter = ProgressReporter(self._channel, job.training.log_every_s)
+            self._observers = self._open_observers(module, state)
+        try:
+            return self._train(module, state)
+        except LlamaFarmError as error:
+            if self._observers is not None and not self._stopped_by_driver:
+                self._observers.fail(error)
+            raise
+        finally:
+            if self._observers is not None:
+                self._observers.close()
 
-    validation_loss = None
-    if plan := job.validation_plan:
-        every_row_once = _read(job, "validation", plan, first_step=0, num_steps=plan.num_windows)
-        validation_loss = mean_loss(strategy, objective, every_row_once)
-    num_trainable = _save(job, method, module, strategy)
-    for reporter in reporters:
-        if isinstance(reporter, TensorBoardTracker):
-            if validation_loss is not None:
-                reporter.validation(validation_loss, state.step)
-            reporter.close()
-        else:
-            reporter.flush()
-    return {
-        **dataclasses.asdict(state),
-        "validation_loss": validation_loss,
-        "num_trainable_parameters": num_trainable,
-    }
+    def _train(self, module: Any, state: RunState) -> dict[str, Any]:
+        job, strategy = self._job, self._strategy
+        if state.step < job.num_steps:
+            train_steps(
+                strategy,
+                self._objective,
+                self._windows("train", job.plan, first_step=state.step, num_steps=job.num_steps),
+                schedule=Schedule.of(job.training, job.num_steps),
+                state=state,
+                seed=job.seed,
+                after_step=self._after_step,
+            )
+        if self._stopped_by_driver:
+            raise TrainingError(f"The run was stopped after step {state.step}.")
+        if job.validation_plan is not None and (not state.validation or state.validation[-1][0] != state.step):
+            self._validate(state)
+        with self._heartbeat.slow("saving"):
+            if job.training.keep_best and state.best_step not in {None, state.step}:
+                best = self._store.best()
+                if best is not None:
+                    self._store.load_weights(strategy, best)
+            num_trainable = _save(job, self._method, self._objective, module, strategy)
+        if self._reporter is not None:
+            self._reporter.flush()
+        if self._observers is not None:
+            self._observers.finish({"num_trainable_parameters": num_trainable})
+        return {**dataclasses.asdict(state), "num_trainable_parameters": num_trainable}
+
+    def _after_step(self, state: RunState, progress: Progress) -> bool:
+        """Report, and do what is due. All workers call it, and decide alike."""
+        job, wishes = self._job, [0.0, 0.0, 0.0]
+        self._heartbeat.moved("training", state.step)
+        if self._observers is not None and self._reporter is not None:
+            seen = self._observers.step(progress)
+            wishes[0] = float(self._reporter.step(seen.progress or progress))
+            wishes[1] = float(seen.stop is not None)
+        notice = ray.train.get_preemption_info()
+        wishes[2] = float(notice is not None and notice != self._saved_for)
+        by_driver, early, preempted = (wish > 0 for wish in self._strategy.sum(wishes))
+        self._saved_for = notice
+
+        is_last = state.step == job.num_steps
+        improved = False
+        if job.validation_plan is not None and state.step % job.evaluate_every_steps == 0:
+            early = self._validate(state) or early
+            improved = state.best_step == state.step
+        due = state.step % job.checkpoint_every_steps == 0 or (job.training.keep_best and improved)
+        # Not after the last step, when the output follows.
+        if (due and not is_last) or preempted or (by_driver and not is_last):
+            self._checkpoint(state)
+        self._stopped_by_driver = by_driver
+        return by_driver or early
+
+    def _validate(self, state: RunState) -> bool:
+        """Measure the validation loss. Returns whether the run shall end early."""
+        plan = self._job.validation_plan
+        assert plan is not None  # noqa: S101 - the callers look
+        every_row_once = self._windows("validation", plan, first_step=0, num_steps=plan.num_windows)
+        loss = mean_loss(self._strategy, self._objective, self._ticking(every_row_once))
+        state.validation.append((state.step, loss))
+        self._heartbeat.moved("training")
+        wish = 0.0
+        if self._observers is not None:
+            wish = float(self._observers.validation(loss, state.step).stop is not None)
+        return self._strategy.sum([wish])[0] > 0
+
+    def _ticking(self, windows: Iterator[Window]) -> Iterator[Window]:
+        for window in windows:
+            self._heartbeat.moved("validating")
+            if self._observers is not None:
+                self._observers.beat()
+            yield window
+
+    def _checkpoint(self, state: RunState) -> None:
+        started = time.perf_counter()
+        with self._heartbeat.slow("writing a checkpoint"):
+            self._store.save(self._strategy, state)
+        if self._observers is not None:
+            self._observers.checkpoint(state.step, time.perf_counter() - started)
+
+    def _windows(self, name: str, plan: BatchPlan, *, first_step: int, num_steps: int) -> Iterator[Window]:
+        rows = ray.train.get_dataset_shard(name)
+        return windows(
+            plan,
+            functools.partial(read_epoch, rows, seed=self._job.seed),
+            rank=self._place.rank,
+            num_workers=self._place.num_workers,
+            first_step=first_step,
+            num_steps=num_steps,
+            layout=self._layout,
+        )
+
+    def _open_observers(self, module: Any, state: RunState) -> Observers:
+        job, device = self._job, self._place.device
+        is_gpu = device.type == "cuda"
+        return Observers.open(
+            job.observers,
+            folder=job.folder.output,
+            total_steps=job.num_steps,
+            steps_done=state.step,
+            flops=ModelFlops.of(
+                module,
+                context_tokens=job.context_tokens,
+                device_name=torch.cuda.get_device_name(device) if is_gpu else "",
+                precision=job.precision,
+                num_devices=self._place.num_workers,
+            ),
+        )
 
 
-def _build_model(job: TrainingJob, method: Method, strategy: Strategy) -> Any:
+def _load(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> Any:
+    model = method.load(job.base_model, precision=strategy.precision, device=strategy.place.device, task=objective.task)
+    if job.packed:
+        use_packed_attention(model)
+    return model
+
+
+def _build_model(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> Any:
     with strategy.loading():
-        model = method.load(job.base_model, precision=strategy.precision, device=strategy.place.device)
-    model = method.wrap(model, base_model=job.base_model)
+        model = _load(job, method, objective, strategy)
+    use_fused_kernels(model, job.training.fused_kernels, strategy.place.device)
+    model = method.wrap(model, base_model=job.base_model, task=objective.task)
     if job.training.gradient_checkpointing:
         # Gathering weights for the second forward is hidden from the newer, non-reentrant kind.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": strategy.shards_weights})
         model.enable_input_require_grads()
+    if job.training.compile:
+        model.compile(dynamic=True)
     return model
 
 
-def _read(job: TrainingJob, name: str, plan: BatchPlan, *, first_step: int, num_steps: int) -> Windows:
-    shard = ray.train.get_dataset_shard(f"{name}-{ray.train.get_context().get_world_rank()}")
-    pad_id = load_tokenizer(job.base_model).pad_token_id
-    read_epoch = functools.partial(read_shard, shard, seed=job.seed)
-    return windows(plan, read_epoch, first_step=first_step, num_steps=num_steps, pad_id=pad_id)
+def _save(job: TrainingJob, method: Method, objective: Objective, module: Any, strategy: Strategy) -> int:
+    """Write the trained weights, the tokenizer, and what the objective adds, on rank 0.
 
-
-def _reporters(
-    job: TrainingJob, channel: Any, place: Place, state: RunState
-) -> list[ProgressReporter | TensorBoardTracker]:
-    if place.rank != 0:
-        return []
-    reporters: list[ProgressReporter | TensorBoardTracker] = [ProgressReporter(channel, job.training.log_every_s)]
-    if job.tensorboard:
-        reporters.append(TensorBoardTracker(job.folder.output / "tensorboard", first_step=state.step))
-    return reporters
-
-
-def _save(job: TrainingJob, method: Method, module: Any, strategy: Strategy) -> int:
-    """Write the trained weights and the tokenizer, on rank 0. Returns how many parameters were trained."""
+    Returns:
+        How many parameters were trained.
+    """
     weights = strategy.weights()
     if strategy.place.rank != 0:
         return 0
     folder = job.folder.output
-    folder.mkdir(parents=True, exist_ok=True)
-    method.save(module, weights, folder)
-    # Copied rather than saved anew, so that they are the base model's very bytes.
-    for name in TOKENIZER_FILES:
-        if (job.base_model / name).is_file():
-            shutil.copyfile(job.base_model / name, folder / name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        method.save(module, weights, folder)
+        # Copied rather than saved anew, so that they are the base model's very bytes.
+        for name in TOKENIZER_FILES:
+            if (job.base_model / name).is_file():
+                shutil.copyfile(job.base_model / name, folder / name)
+        base = module.get_base_model() if hasattr(module, "get_base_model") else module
+        width = base.config.get_text_config().hidden_size
+        objective.write_beside(folder, width=width, max_length=job.max_length)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"The trained model can't be written to {folder}: {error}") from error
     return sum(tensor.numel() for tensor in weights.values())
 
 

@@ -2,17 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llamafarm_ray.errors import UnsupportedError, did_you_mean
-from llamafarm_ray.training.objectives.sft import SftObjective, TokenisedRow
+from llamafarm_ray.training.objectives.base import Loss, Objective
+from llamafarm_ray.training.objectives.contrastive import ContrastiveObjective
+from llamafarm_ray.training.objectives.dpo import DpoObjective
+from llamafarm_ray.training.objectives.kto import KtoObjective
+from llamafarm_ray.training.objectives.pretraining import PretrainingObjective
+from llamafarm_ray.training.objectives.sft import SftObjective
 
-__all__ = ["OBJECTIVES", "SftObjective", "TokenisedRow", "find_objective"]
+__all__ = [
+    "OBJECTIVES",
+    "ContrastiveObjective",
+    "DpoObjective",
+    "KtoObjective",
+    "Loss",
+    "Objective",
+    "PretrainingObjective",
+    "SftObjective",
+    "find_objective",
+]
 
-OBJECTIVES: dict[str, type[SftObjective]] = {SftObjective.name: SftObjective}
+OBJECTIVES: dict[str, type[Objective]] = {
+    objective.name: objective
+    for objective in (SftObjective, PretrainingObjective, DpoObjective, KtoObjective, ContrastiveObjective)
+}
 """Every objective by its name in ``fine_tuning.objective``."""
 
 
-def find_objective(name: str) -> type[SftObjective]:
+def find_objective(name: str, settings: Any = None) -> Objective:
     """The objective of that name.
+
+    Args:
+        name: as in ``fine_tuning.objective``.
+        settings: its own section, `FineTuning.objective_settings`; None: its defaults.
 
     Raises:
         UnsupportedError: there is no engine for it.
@@ -21,4 +45,4 @@ def find_objective(name: str) -> type[SftObjective]:
         raise UnsupportedError(
             f"fine_tuning.objective {name!r} can't be trained by this release.", hint=did_you_mean(name, OBJECTIVES)
         )
-    return OBJECTIVES[name]
+    return OBJECTIVES[name](settings)

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.distributed
 
-from llamafarm_ray.config import Training
+from llamafarm_ray.config import Distributed, Training
 from llamafarm_ray.training.methods import Precision
 
-__all__ = ["Place", "Strategy", "optimizer_groups", "trainable_names"]
+__all__ = ["MOMENTS", "ParameterState", "Place", "Strategy", "optimizer_groups", "trainable"]
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What AdamW remembers of each parameter, by torch's names."""
+
+ParameterState = dict[str, torch.Tensor]
+"""A trained parameter's ``weight`` and `MOMENTS`, each whole, in fp32 and on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class Strategy(ABC):
         place: which worker this is.
         precision: the run's number format.
         training: the configuration's ``fine_tuning.training``.
+        distributed: the configuration's ``fine_tuning.distributed``.
     """
 
     name: ClassVar[str]
@@ -48,11 +54,17 @@ class Strategy(ABC):
 
     model: Any
     """What the loop calls; set by `prepare`."""
+    module: Any
+    """The model under whatever wraps it; set by `prepare`."""
 
-    def __init__(self, place: Place, precision: Precision, training: Training) -> None:
+    def __init__(
+        self, place: Place, precision: Precision, training: Training, distributed: Distributed | None = None
+    ) -> None:
         self.place = place
+        self.distributed = distributed or Distributed()
         self.precision = precision
         self.training = training
+        self._reference: Any = None
 
     def loading(self) -> AbstractContextManager[object]:
         """Around the loading of the model: a strategy that shards weights does so while they are read."""
@@ -74,20 +86,68 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def step(self) -> float:
-        """Clip, change the parameters, forget the gradients. Returns the norm before clipping."""
+    def step(self) -> float | None:
+        """Clip, change the parameters, forget the gradients.
+
+        Returns:
+            The gradient's norm before clipping; None where fp16 overflowed, and the step was left out.
+        """
 
     @abstractmethod
     def weights(self) -> dict[str, torch.Tensor]:
         """The trained parameters by name, whole, on the CPU. All workers call it; rank 0 gets them."""
 
     @abstractmethod
-    def save(self, folder: Path) -> None:
-        """Write this worker's part of parameters and optimizer state. All workers call it."""
+    def export_state(self) -> Iterator[tuple[str, ParameterState]]:
+        """Each trained parameter with what the optimizer remembers of it, in the order of `trainable`.
+
+        Whole tensors, whatever the strategy splits: any number of workers, and any strategy, can go on from them.
+        All workers iterate in step, and each gets all.
+        """
 
     @abstractmethod
-    def load(self, folder: Path) -> None:
-        """Read what `save` of the same number of workers wrote. All workers call it."""
+    def import_state(self, state: Mapping[str, ParameterState], num_updates: int) -> None:
+        """Take what `export_state` gave. All workers call it with the same.
+
+        Args:
+            state: by the parameters' names.
+            num_updates: steps that changed the parameters, which AdamW corrects its averages by.
+
+        Raises:
+            KeyError: a trained parameter is missing.
+        """
+
+    @abstractmethod
+    def loss_scale(self) -> float | None:
+        """What fp16 losses are multiplied by now; None where nothing is."""
+
+    @abstractmethod
+    def set_loss_scale(self, scale: float) -> None:
+        """Go on with an earlier `loss_scale`; nothing where there is none."""
+
+    @contextmanager
+    def reference(self) -> Iterator[Any]:
+        """A model to call that answers as the base model does, without dropout, while the block lasts.
+
+        It is the trained one with its adapter switched off, or the frozen copy given to `keep_reference`.
+        """
+        if self._reference is not None:
+            yield self._reference
+            return
+        self.model.eval()
+        try:
+            with self._adapter_off():
+                yield self.model
+        finally:
+            self.model.train()
+
+    def keep_reference(self, model: Any) -> None:
+        """Hold a frozen copy of the base model, where no adapter can be switched off."""
+        self._reference = model.to(self.place.device).eval().requires_grad_(requires_grad=False)
+
+    def _adapter_off(self) -> AbstractContextManager[object]:
+        off: AbstractContextManager[object] = self.module.disable_adapter()
+        return off
 
     def autocast(self) -> AbstractContextManager[object]:
         """The number format of a forward pass."""
@@ -104,10 +164,29 @@ class Strategy(ABC):
         summed: list[float] = total.tolist()
         return summed
 
+    def gather(self, value: Any) -> list[Any]:
+        """Every worker's ``value``, in the order of their ranks, on every worker. For small plain values."""
+        if self.place.num_workers == 1:
+            return [value]
+        values: list[Any] = [None] * self.place.num_workers
+        torch.distributed.all_gather_object(values, value)
+        return values
 
-def trainable_names(model: Any) -> list[str]:
-    """Names of the parameters that training changes."""
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    def gather_rows(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        """Every worker's ``rows``, of shape (R, width) with an R of its own, in the order of their ranks."""
+        if self.place.num_workers == 1:
+            return [rows]
+        counts = [int(count) for count in self.gather(rows.shape[0])]
+        padded = rows.new_zeros((max(counts), rows.shape[1]))
+        padded[: rows.shape[0]] = rows
+        gathered = [torch.empty_like(padded) for _ in counts]
+        torch.distributed.all_gather(gathered, padded)
+        return [found[:count] for found, count in zip(gathered, counts, strict=True)]
+
+
+def trainable(model: Any) -> list[tuple[str, Any]]:
+    """Names and parameters that training changes, in the model's order."""
+    return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def optimizer_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

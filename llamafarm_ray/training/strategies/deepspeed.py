@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,11 +20,19 @@ if not torch.cuda.is_available():
 
 import deepspeed
 from deepspeed.accelerator import get_accelerator
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
 from transformers.integrations import HfDeepSpeedConfig
 
 from llamafarm_ray.errors import TrainingError
 from llamafarm_ray.models.foreign import first_line
-from llamafarm_ray.training.strategies.base import Strategy, optimizer_groups
+from llamafarm_ray.training.strategies.base import MOMENTS, ParameterState, Strategy, optimizer_groups, trainable
 from llamafarm_ray.training.strategies.build_lock import only_builder
 
 __all__ = ["ZERO_STAGES", "Zero1Strategy", "Zero2Strategy", "Zero3Strategy", "build_extensions"]
@@ -44,9 +52,21 @@ class _ZeroStrategy(Strategy):
             "gradient_clipping": self.training.max_grad_norm,
             "zero_optimization": {"stage": self.stage, "overlap_comm": False, "contiguous_gradients": True},
             "bf16": {"enabled": self.precision.name == "bf16"},
+            "fp16": {"enabled": self.precision.name == "fp16"},
             "steps_per_print": 2**62,
         }
+        if offload := self._offload():
+            settings["zero_optimization"]["offload_optimizer"] = offload
+            settings["zero_force_ds_cpu_optimizer"] = False  # torch's fused AdamW does it, and on any CPU
         return settings
+
+    def _offload(self) -> dict[str, Any]:
+        """Where DeepSpeed keeps what does not fit; empty for nowhere."""
+        device = self.distributed.offload
+        if device == "none":
+            return {}
+        settings = {"device": device, "pin_memory": self.place.device.type == "cuda"}
+        return settings | ({"nvme_path": self.distributed.nvme_path} if device == "nvme" else {})
 
     def loading(self) -> AbstractContextManager[object]:
         """See `Strategy.loading`: from here on DeepSpeed knows the workers, without which it would shard for one."""
@@ -57,8 +77,9 @@ class _ZeroStrategy(Strategy):
     def prepare(self, model: Any) -> None:
         """See `Strategy.prepare`."""
         groups = optimizer_groups(model, self.training.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.training.learning_rate)
+        optimizer = torch.optim.AdamW(groups, lr=self.training.learning_rate, fused=True)
         self.model, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=self.settings())
+        self.module = self.model.module
 
     def set_learning_rate(self, rate: float) -> None:
         """See `Strategy.set_learning_rate`."""
@@ -70,36 +91,71 @@ class _ZeroStrategy(Strategy):
         del last
         self.model.backward(loss)
 
-    def step(self) -> float:
+    def step(self) -> float | None:
         """See `Strategy.step`."""
+        skipped = self.model.skipped_steps
         self.model.step()
+        if self.model.skipped_steps > skipped:
+            return None
         return float(self.model.get_global_grad_norm() or 0.0)
 
     def weights(self) -> dict[str, torch.Tensor]:
         """See `Strategy.weights`: gathered one by one, so that no worker holds more than a tensor too much."""
         whole: dict[str, torch.Tensor] = {}
-        for name, parameter in self.model.module.named_parameters():
-            if not parameter.requires_grad:
-                continue
-            # Without gathering, a parameter of stage 3 is an empty tensor.
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.stage == 3):  # noqa: PLR2004 - stage 3
-                if self.place.rank == 0:
-                    whole[name] = parameter.detach().cpu().clone()
+        for name, parameter in trainable(self.module):
+            weight = safe_get_full_fp32_param(parameter)
+            if self.place.rank == 0:
+                whole[name] = weight.detach().cpu().clone()
         return whole
 
     def autocast(self) -> AbstractContextManager[object]:
         """See `Strategy.autocast`: DeepSpeed converts the weights themselves, and keeps fp32 copies to update."""
         return contextlib.nullcontext()
 
-    def save(self, folder: Path) -> None:
-        """See `Strategy.save`: every worker writes its part."""
-        self.model.save_checkpoint(str(folder), tag="zero", exclude_frozen_parameters=True)
+    def export_state(self) -> Iterator[tuple[str, ParameterState]]:
+        """See `Strategy.export_state`."""
+        for name, parameter in trainable(self.module):
+            state = {key: safe_get_full_optimizer_state(parameter, key) for key in MOMENTS}
+            state["weight"] = safe_get_full_fp32_param(parameter)
+            yield name, {key: value.detach().cpu().float().clone() for key, value in state.items()}
 
-    def load(self, folder: Path) -> None:
-        """See `Strategy.load`."""
-        path, _ = self.model.load_checkpoint(str(folder), tag="zero", load_module_strict=False)
-        if path is None:
-            raise TrainingError(f"The checkpoint in {folder} can't be read by DeepSpeed.", hint="Start the run anew.")
+    def import_state(self, state: Mapping[str, ParameterState], num_updates: int) -> None:
+        """See `Strategy.import_state`."""
+        optimizer = self.model.optimizer
+        for flat in self._partitions():
+            optimizer.optimizer.state[flat] = {
+                "step": torch.tensor(float(num_updates), device=flat.device),
+                **{key: torch.zeros_like(flat) for key in MOMENTS},
+            }
+        self._states_made()
+        for name, parameter in trainable(self.module):
+            whole = {key: tensor.to(self.place.device) for key, tensor in state[name].items()}
+            self._import(parameter, whole)
+
+    def _partitions(self) -> list[torch.Tensor]:
+        """This worker's parts of the parameters as the optimizer sees them: flat, in fp32."""
+        partitions: list[torch.Tensor] = self.model.optimizer.single_partition_of_fp32_groups
+        return partitions
+
+    def _states_made(self) -> None:
+        """Tell DeepSpeed that the optimizer has states, which it looks at after the first step otherwise."""
+        self.model.optimizer._lazy_init_hp_params_optimizer_state()  # noqa: SLF001 - see test_zero_state.py
+
+    def _import(self, parameter: Any, whole: ParameterState) -> None:
+        with torch.no_grad():
+            parameter.data.copy_(whole["weight"])
+        safe_set_full_fp32_param(parameter, whole["weight"])
+        for key in MOMENTS:
+            safe_set_full_optimizer_state(parameter, whole[key], key)
+
+    def loss_scale(self) -> float | None:
+        """See `Strategy.loss_scale`."""
+        return float(self.model.optimizer.loss_scale) if self.precision.name == "fp16" else None
+
+    def set_loss_scale(self, scale: float) -> None:
+        """See `Strategy.set_loss_scale`."""
+        if self.precision.name == "fp16":
+            self.model.optimizer.loss_scaler.cur_scale = scale
 
 
 class Zero1Strategy(_ZeroStrategy):
@@ -130,7 +186,32 @@ class Zero3Strategy(_ZeroStrategy):
         # would leave nothing to share, everything is split.
         persistence_threshold = 100_000 if self.place.device.type == "cuda" else 0
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = persistence_threshold
+        if offload := self._offload():
+            settings["zero_optimization"]["offload_param"] = offload
         return settings
+
+    def _partitions(self) -> list[torch.Tensor]:
+        partitions: list[torch.Tensor] = self.model.optimizer.fp32_partitioned_groups_flat
+        return partitions
+
+    def _states_made(self) -> None:
+        """Stage 3 looks at the optimizer's states directly."""
+
+    def _import(self, parameter: Any, whole: ParameterState) -> None:
+        # DeepSpeed's own function for whole tensors fails where their size is no multiple of the workers.
+        with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0), torch.no_grad():
+            if self.place.rank == 0:
+                parameter.data.copy_(whole["weight"])
+        safe_set_local_fp32_param(parameter, self._part(parameter, whole["weight"]))
+        for key in MOMENTS:
+            safe_set_local_optimizer_state(parameter, self._part(parameter, whole[key]), key)
+
+    def _part(self, parameter: Any, whole: torch.Tensor) -> torch.Tensor:
+        """This worker's part of a tensor: equal parts, the last one filled up with zeros."""
+        size = parameter.ds_tensor.numel()
+        padded = torch.zeros(size * self.place.num_workers, dtype=whole.dtype, device=whole.device)
+        padded[: whole.numel()] = whole.flatten()
+        return padded[self.place.rank * size : (self.place.rank + 1) * size]
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:

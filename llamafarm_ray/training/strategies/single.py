@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
 
-from llamafarm_ray.training.strategies.base import Strategy, optimizer_groups, trainable_names
+from llamafarm_ray.training.strategies.base import MOMENTS, ParameterState, Strategy, optimizer_groups, trainable
 
 __all__ = ["SingleStrategy"]
 
@@ -22,8 +22,10 @@ class SingleStrategy(Strategy):
         self.module = model.to(self.place.device)
         self.model = self.module
         self.optimizer = torch.optim.AdamW(
-            optimizer_groups(self.module, self.training.weight_decay), lr=self.training.learning_rate
+            optimizer_groups(self.module, self.training.weight_decay), lr=self.training.learning_rate, fused=True
         )
+        # fp16's smallest number is 6e-8: losses are scaled up, and steps that overflow are left out.
+        self._scaler = torch.amp.GradScaler(self.place.device.type, enabled=self.precision.name == "fp16")
 
     def set_learning_rate(self, rate: float) -> None:
         """See `Strategy.set_learning_rate`."""
@@ -33,34 +35,45 @@ class SingleStrategy(Strategy):
     def backward(self, loss: torch.Tensor, *, last: bool) -> None:
         """See `Strategy.backward`."""
         del last
-        loss.backward()  # type: ignore[no-untyped-call]
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
-    def step(self) -> float:
+    def step(self) -> float | None:
         """See `Strategy.step`."""
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm or float("inf"))
-        self.optimizer.step()
+        self._scaler.unscale_(self.optimizer)
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm or float("inf")))
+        scale = self.loss_scale()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        overflowed = scale is not None and self._scaler.get_scale() < scale
+        return None if overflowed else norm
 
     def weights(self) -> dict[str, torch.Tensor]:
         """See `Strategy.weights`."""
-        return {
-            name: parameter.detach().cpu().clone()
-            for name, parameter in self.module.named_parameters()
-            if parameter.requires_grad
-        }
+        return {name: parameter.detach().cpu().clone() for name, parameter in trainable(self.module)}
 
-    def save(self, folder: Path) -> None:
-        """See `Strategy.save`: every worker has the same, so rank 0 writes."""
-        if self.place.rank == 0:
-            torch.save({"weights": self.weights(), "optimizer": self.optimizer.state_dict()}, folder / "state.pt")
+    def export_state(self) -> Iterator[tuple[str, ParameterState]]:
+        """See `Strategy.export_state`: every worker has everything."""
+        for name, parameter in trainable(self.module):
+            moments = self.optimizer.state.get(parameter, {})
+            state = {key: moments.get(key, torch.zeros_like(parameter)) for key in MOMENTS}
+            yield name, {key: value.detach().cpu().float() for key, value in (state | {"weight": parameter}).items()}
 
-    def load(self, folder: Path) -> None:
-        """See `Strategy.load`."""
-        state = torch.load(folder / "state.pt", map_location=self.place.device, weights_only=True)
-        parameters = dict(self.module.named_parameters())
-        with torch.no_grad():
-            for name in trainable_names(self.module):
-                parameters[name].copy_(state["weights"][name])
-        self.optimizer.load_state_dict(state["optimizer"])
+    def import_state(self, state: Mapping[str, ParameterState], num_updates: int) -> None:
+        """See `Strategy.import_state`."""
+        for name, parameter in trainable(self.module):
+            with torch.no_grad():
+                parameter.copy_(state[name]["weight"])
+            moments = {key: torch.zeros_like(parameter).copy_(state[name][key]) for key in MOMENTS}
+            step = torch.tensor(float(num_updates), device=self.place.device)
+            self.optimizer.state[parameter] = {"step": step, **moments}
+
+    def loss_scale(self) -> float | None:
+        """See `Strategy.loss_scale`."""
+        return self._scaler.get_scale() if self._scaler.is_enabled() else None
+
+    def set_loss_scale(self, scale: float) -> None:
+        """See `Strategy.set_loss_scale`."""
+        if self._scaler.is_enabled():
+            self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale})

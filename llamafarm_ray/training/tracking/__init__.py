@@ -2,6 +2,5 @@
 
 from llamafarm_ray.training.tracking.base import Ending, Outcome, Record, RunInfo, Tracker, flat, record_of
 from llamafarm_ray.training.tracking.choice import Trackers
-from llamafarm_ray.training.tracking.worker_events import TensorBoardTracker
 
-__all__ = ["Ending", "Outcome", "Record", "RunInfo", "TensorBoardTracker", "Tracker", "Trackers", "flat", "record_of"]
+__all__ = ["Ending", "Outcome", "Record", "RunInfo", "Tracker", "Trackers", "flat", "record_of"]

@@ -1,11 +1,13 @@
 """One process and a tiny model: everything but Ray."""
 
+import numpy as np
 import pytest
 from tiny_model import make_rows, make_tiny_model
 
 from llamafarm_ray.config import MethodParameters, Training
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.training.objectives import SftObjective
+from llamafarm_ray.training.rows import Row
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +22,15 @@ def tokenizer(base_model):
 
 @pytest.fixture(scope="session")
 def token_rows(tokenizer):
-    """Eleven rows of different lengths, as (input_ids, labels)."""
-    rows = [SftObjective.tokenise(tokenizer, row["messages"], 256) for row in make_rows(11)]
-    return [(row.input_ids, row.labels) for row in rows]
+    """Eleven rows of different lengths."""
+    made = [SftObjective().tokenise(tokenizer, row, 256) for row in make_rows(11)]
+    return [as_row(row) for rows in made for row in rows]
+
+
+def as_row(row):
+    """A tokenised row as workers read it."""
+    ids, labels, lengths = (np.array(part, dtype=np.int32) for part in (row.input_ids, row.labels, row.parts))
+    return Row(ids, labels, lengths, row.tag)
 
 
 @pytest.fixture
@@ -33,11 +41,11 @@ def make_strategy(base_model):
     from llamafarm_ray.training.methods import Precision, find_method
     from llamafarm_ray.training.strategies import Place, find_strategy
 
-    def make(method="full", parameters=None, **training):
+    def make(method="full", parameters=None, precision="fp32", **training):
         torch.manual_seed(0)
         place = Place(rank=0, num_workers=1, device=torch.device("cpu"))
         made = find_method(method)(parameters or MethodParameters())
-        strategy = find_strategy("single")(place, Precision("fp32"), Training(**training))
+        strategy = find_strategy("single")(place, Precision(precision), Training(**training))
         model = made.wrap(
             made.load(base_model, precision=strategy.precision, device=place.device), base_model=base_model
         )

@@ -1,31 +1,44 @@
 import pytest
 import torch
 
+from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import TrainingError
+from llamafarm_ray.training.attention import use_packed_attention
 from llamafarm_ray.training.batch_plan import BatchPlan
-from llamafarm_ray.training.batches import windows
+from llamafarm_ray.training.batches import Layout, windows
 from llamafarm_ray.training.checkpoints import RunState
 from llamafarm_ray.training.loop import mean_loss, train_steps
-from llamafarm_ray.training.objectives import SftObjective
+from llamafarm_ray.training.objectives import PretrainingObjective, SftObjective
 from llamafarm_ray.training.schedule import Schedule
 
-
-def steps_of(rows, *, batch_size, accumulation, num_steps=None):
-    plan = BatchPlan(len(rows), 1, batch_size, accumulation)
-    return windows(plan, lambda _: iter(rows), first_step=0, num_steps=num_steps or plan.num_windows, pad_id=2)
+LAYOUTS = {"padded": Layout(packed=False, pad_id=2), "packed": Layout(packed=True, pad_id=2)}
 
 
-def run(strategy, rows, **cut):
+def steps_of(rows, *, batch_size, accumulation, num_steps=None, layout="padded"):
+    plan = BatchPlan(len(rows), batch_size, batch_size * accumulation)
+    return windows(
+        plan,
+        lambda _, skip: iter(rows[skip:]),
+        rank=0,
+        num_workers=1,
+        first_step=0,
+        num_steps=num_steps or plan.num_windows,
+        layout=LAYOUTS[layout],
+    )
+
+
+def run(strategy, rows, objective=None, seed=0, after_step=None, **cut):
     steps = list(steps_of(rows, **cut))
     state, seen = RunState(), []
     schedule = Schedule("constant", strategy.training.learning_rate, 0, len(steps))
     train_steps(
         strategy,
-        SftObjective,
+        objective or SftObjective(),
         iter(steps),
         schedule=schedule,
         state=state,
-        after_step=lambda _, progress: seen.append(progress),
+        seed=seed,
+        after_step=after_step or (lambda _, progress: seen.append(progress)),
     )
     return state, seen
 
@@ -47,8 +60,8 @@ def test_accumulated_gradients_are_one_larger_batch_the_ragged_last_window_inclu
 
 def test_the_loss_is_the_mean_over_trained_tokens_as_transformers_computes_it(make_strategy, token_rows):
     _, strategy = make_strategy("full", learning_rate=1e-9)
-    ids, labels = token_rows[0]
-    expected = strategy.model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss.item()
+    ids, labels = (torch.tensor(part.astype("int64"))[None] for part in token_rows[0][:2])
+    expected = strategy.model(input_ids=ids, labels=labels).loss.item()
     state, _ = run(strategy, token_rows[:1], batch_size=1, accumulation=1)
     assert state.losses == pytest.approx([expected], abs=1e-5)
 
@@ -63,14 +76,14 @@ def test_the_same_seed_gives_the_same_losses_and_training_lowers_them(make_strat
     assert runs[0][-1] < runs[0][0]
     assert [progress.step for progress in seen] == list(range(1, 10))
     assert [progress.epoch for progress in seen] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
-    assert state.num_tokens == 3 * sum(len(ids) for ids, _ in token_rows)
-    assert state.num_trained_tokens == 3 * sum(label >= 0 for _, labels in token_rows for label in labels)
+    assert state.num_tokens == 3 * sum(len(row.input_ids) for row in token_rows)
+    assert state.num_counted == 3 * sum(int((row.labels >= 0).sum()) for row in token_rows)
 
 
 def test_the_mean_loss_of_several_batches_is_that_of_one(make_strategy, token_rows):
     _, strategy = make_strategy("lora")
-    one = mean_loss(strategy, SftObjective, steps_of(token_rows, batch_size=11, accumulation=1))
-    many = mean_loss(strategy, SftObjective, steps_of(token_rows, batch_size=2, accumulation=1))
+    one = mean_loss(strategy, SftObjective(), steps_of(token_rows, batch_size=11, accumulation=1))
+    many = mean_loss(strategy, SftObjective(), steps_of(token_rows, batch_size=2, accumulation=1))
     assert many == pytest.approx(one, abs=1e-5)
 
 
@@ -83,14 +96,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_step(make_strategy
                 next(strategy.module.parameters()).fill_(float("nan"))
 
     with pytest.raises(TrainingError, match="loss of step 3 is nan"):
-        train_steps(
-            strategy,
-            SftObjective,
-            steps_of(token_rows, batch_size=4, accumulation=1),
-            schedule=Schedule("constant", 0.1, 0, 3),
-            state=RunState(),
-            after_step=poison,
-        )
+        run(strategy, token_rows, batch_size=4, accumulation=1, after_step=poison)
 
 
 def test_gradients_are_clipped_and_their_norm_before_is_reported(make_strategy, token_rows):
@@ -104,13 +110,46 @@ def test_gradients_are_clipped_and_their_norm_before_is_reported(make_strategy, 
     assert float((after - before).norm()) == pytest.approx(1e-4, rel=1e-2)
 
 
-def test_a_saved_state_goes_on_with_the_same_losses(make_strategy, token_rows, tmp_path):
-    _, strategy = make_strategy("lora", learning_rate=1e-2)
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_state_that_another_strategy_took_over_goes_on_with_the_same_losses_bit_for_bit(
+    make_strategy, token_rows, method
+):
+    parameters = MethodParameters(lora_dropout=0.3) if method == "lora" else None
+    _, strategy = make_strategy(method, parameters, learning_rate=1e-2)
     run(strategy, token_rows, batch_size=4, accumulation=1)
-    strategy.save(tmp_path)
-    expected, _ = run(strategy, token_rows, batch_size=4, accumulation=1)
+    exported = {name: {key: value.clone() for key, value in one.items()} for name, one in strategy.export_state()}
+    expected, _ = run(strategy, token_rows, batch_size=4, accumulation=1, seed=5)
 
-    _, other = make_strategy("lora", learning_rate=1e-2)
-    other.load(tmp_path)
-    got, _ = run(other, token_rows, batch_size=4, accumulation=1)
-    assert got.losses == pytest.approx(expected.losses, abs=1e-7)
+    _, other = make_strategy(method, parameters, learning_rate=1e-2)
+    other.import_state(exported, num_updates=3)
+    torch.rand(7)  # dropout does not depend on what was drawn before
+    got, _ = run(other, token_rows, batch_size=4, accumulation=1, seed=5)
+    assert got.losses == expected.losses
+    assert len(set(got.losses)) == 3
+
+
+@pytest.mark.parametrize("objective", [SftObjective, PretrainingObjective])
+def test_packed_rows_give_the_losses_and_gradients_of_padded_ones(make_strategy, token_rows, objective):
+    found = {}
+    for layout in LAYOUTS:
+        _, strategy = make_strategy("full", learning_rate=0.1, max_grad_norm=0.0)
+        use_packed_attention(strategy.module)
+        strategy.optimizer = torch.optim.SGD(strategy.module.parameters(), lr=0.1)
+        state, seen = run(strategy, token_rows, objective(), batch_size=4, accumulation=1, layout=layout)
+        found[layout] = (state.losses, [progress.grad_norm for progress in seen])
+    assert found["packed"][0] == pytest.approx(found["padded"][0], abs=1e-5)
+    assert found["packed"][1] == pytest.approx(found["padded"][1], abs=1e-5)
+
+
+def test_fp16_scales_the_loss_and_leaves_overflowing_steps_out(make_strategy, token_rows):
+    _, strategy = make_strategy("full", learning_rate=1e-2, precision="fp16")
+    strategy.set_loss_scale(2.0**40)
+    before = {name: weight.clone() for name, weight in strategy.weights().items()}
+    state, seen = run(strategy, token_rows, batch_size=11, accumulation=1, num_steps=2)
+    assert state.num_updates == 0
+    assert all(torch.equal(weight, before[name]) for name, weight in strategy.weights().items())
+    assert strategy.loss_scale() == 2.0**38
+    strategy.set_loss_scale(2.0**10)
+    state, seen = run(strategy, token_rows, batch_size=11, accumulation=1, num_steps=4)
+    assert state.num_updates == 4
+    assert seen[-1].loss < seen[0].loss

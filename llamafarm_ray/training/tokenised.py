@@ -1,4 +1,4 @@
-"""From rows in Ray Data to one tokenised shard per worker, in an order that depends on the seed alone."""
+"""From rows in Ray Data to tokens, in an order that depends on the seed alone."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ import ray.data
 
 from llamafarm_ray.errors import InputError, LlamaFarmError
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
-from llamafarm_ray.training.batch_plan import IGNORED
-from llamafarm_ray.training.objectives import TokenisedRow, find_objective
+from llamafarm_ray.training.objectives import Objective
+from llamafarm_ray.training.rows import IGNORED, TokenisedRow
 
-__all__ = ["TokenisedData", "read_shard", "split", "tokenise"]
+__all__ = ["TokenisedData", "tokenise"]
 
-_SHUFFLE_ROWS = 10_000
-"""Rows of a shard that are shuffled together in every epoch but the first; more memory buys a wider shuffle."""
+REPETITION = "repetition"
+"""The column in which a mixture of datasets says which copy of a row this is; 0 is the row itself."""
+
+_COLUMNS = ("input_ids", "labels", "lengths", "tag")
 
 _BLOCK_TOKENS = 4_000_000
 """Tokens of a block that is sorted at once: 32 MB with their labels."""
@@ -38,20 +40,25 @@ class TokenisedData:
     """Rows ready for training.
 
     Args:
-        dataset: materialised, with the columns ``input_ids`` and ``labels``, in the order of the first epoch.
+        dataset: materialised, in the order of the first epoch, with the columns of `TokenisedRow`: ``input_ids``,
+            ``labels`` and ``lengths`` (lists of int32) and ``tag`` (int32).
+        digest: of the rows and their order.
         num_rows: rows in it.
         num_tokens: their tokens.
+        context_tokens: the mean over tokens of the length of the sequence they are in.
         num_dropped: rows left out, by reason.
     """
 
     dataset: Any
+    digest: str
     num_rows: int
     num_tokens: int
+    context_tokens: float
     num_dropped: dict[str, int]
 
 
 def tokenise(
-    rows: ray.data.Dataset, *, base_model: Path, objective: str, max_length: int, seed: int, name: str
+    rows: ray.data.Dataset, *, base_model: Path, objective: Objective, max_length: int, seed: int, name: str
 ) -> TokenisedData:
     """Tokenise rows on the cluster and put them in a random order.
 
@@ -59,9 +66,9 @@ def tokenise(
     blocks, and on however many workers they were tokenised.
 
     Args:
-        rows: with a column ``messages``.
+        rows: with the objective's columns.
         base_model: where the tokenizer is; must be readable on every node.
-        objective: the objective's name.
+        objective: what is minimised.
         max_length: the longest sequence, in tokens.
         seed: of the order.
         name: what the rows are called in messages.
@@ -77,7 +84,7 @@ def tokenise(
         rows = rows.copy(rows)
         rows.context.enable_progress_bars = False
         tokenised = rows.map_batches(step, batch_format="pyarrow", zero_copy_batch=True).materialize()
-        num_rows, num_dropped, num_tokens = _count(tokenised)
+        num_rows, num_dropped, num_tokens, context_tokens = _count(tokenised)
         if num_rows == 0:
             raise InputError(
                 f"There is no {name} row that can be trained on"
@@ -89,52 +96,30 @@ def tokenise(
         # A sort takes a task for each pair of blocks, so small data goes into few of them first.
         blocks = tokenised.repartition(math.ceil(num_tokens / _BLOCK_TOKENS))
         kept = blocks.map_batches(_keep, batch_format="pyarrow", batch_size=None).sort("order")
-        dataset = kept.select_columns(["input_ids", "labels"]).materialize()
-    return TokenisedData(dataset, num_rows, num_tokens, num_dropped)
+        ordered = kept.select_columns([*_COLUMNS, "order"]).materialize()
+        digest = _digest(ordered)
+        dataset = ordered.select_columns(list(_COLUMNS)).materialize()
+    return TokenisedData(dataset, digest, num_rows, num_tokens, context_tokens, num_dropped)
 
 
-def split(data: TokenisedData, num_workers: int) -> list[Any]:
-    """One dataset per worker, whose sizes differ by one row at most; no row is left out."""
-    if num_workers == 1:
-        return [data.dataset]
-    with _quiet_ray_data():
-        bounds = [index * data.num_rows // num_workers for index in range(1, num_workers)]
-        shards: list[Any] = data.dataset.split_at_indices(bounds)
-    return shards
-
-
-def read_shard(shard: ray.data.DataIterator, epoch: int, *, seed: int) -> Iterator[tuple[Any, Any]]:
-    """Stream a worker's rows in the order of that epoch.
-
-    The first epoch takes them as they lie, which is random already; later ones shuffle within a buffer.
-    """
-    shuffle: dict[str, Any] = {}
-    if epoch > 0:
-        shuffle = {
-            "local_shuffle_buffer_size": _SHUFFLE_ROWS,
-            "local_shuffle_seed": int(np.random.SeedSequence((seed, epoch)).generate_state(1)[0]),
-        }
-    for batch in shard.iter_batches(batch_size=64, batch_format="pyarrow", prefetch_batches=1, **shuffle):
-        input_ids, labels = batch.column("input_ids"), batch.column("labels")
-        for index in range(batch.num_rows):
-            yield input_ids[index].values.to_numpy(), labels[index].values.to_numpy()
-
-
-def _tokenise_block(block: pa.Table, *, base_model: str, objective: str, max_length: int, seed: int) -> pa.Table:
+def _tokenise_block(block: pa.Table, *, base_model: str, objective: Objective, max_length: int, seed: int) -> pa.Table:
     """Tokenise a block. Our own errors travel as a value: raised, Ray Data would lose all of them but a text."""
     error = None
     rows: list[TokenisedRow] = []
+    copies: list[int] = []
     try:
-        rows = _tokenise_rows(block, base_model=Path(base_model), objective=objective, max_length=max_length)
+        copies, rows = _tokenise_rows(block, base_model=Path(base_model), objective=objective, max_length=max_length)
     except LlamaFarmError as caught:
         error = pickle.dumps(caught)
-        rows = [TokenisedRow([], [], "error")]
+        copies, rows = [0], [TokenisedRow.left_out("error")]
     tokens = pa.list_(pa.int32())
     return pa.table(
         {
             "input_ids": pa.array([row.input_ids for row in rows], tokens),
             "labels": pa.array([row.labels for row in rows], tokens),
-            "order": pa.array([_order(seed, row.input_ids, row.labels) for row in rows], pa.string()),
+            "lengths": pa.array([row.parts for row in rows], tokens),
+            "tag": pa.array([row.tag for row in rows], pa.int32()),
+            "order": pa.array([_order(seed, *each) for each in zip(copies, rows, strict=True)], pa.string()),
             "num_tokens": pa.array([len(row.input_ids) for row in rows], pa.int64()),
             "dropped": pa.array([row.dropped for row in rows], pa.string()),
             "error": pa.array([error] * len(rows), pa.binary()),
@@ -142,15 +127,24 @@ def _tokenise_block(block: pa.Table, *, base_model: str, objective: str, max_len
     )
 
 
-def _tokenise_rows(block: pa.Table, *, base_model: Path, objective: str, max_length: int) -> list[TokenisedRow]:
-    if "messages" not in block.column_names:
+def _tokenise_rows(
+    block: pa.Table, *, base_model: Path, objective: Objective, max_length: int
+) -> tuple[list[int], list[TokenisedRow]]:
+    """Rows, and before them which copy of a row each is."""
+    missing = [name for name in objective.columns if name not in block.column_names]
+    if missing:
         raise InputError(
-            f"The rows have no column 'messages', only {', '.join(block.column_names)}.",
-            hint="Open them with llamafarm_ray.data.open_dataset.",
+            f"The rows have no column {missing[0]!r}, only {', '.join(block.column_names)}; "
+            f"fine_tuning.objective {objective.name} needs it.",
+            hint="Choose another objective, or open the rows with llamafarm_ray.data.open_dataset.",
         )
     tokenizer = _tokenizer(base_model)
-    make = find_objective(objective).tokenise
-    return [make(tokenizer, messages, max_length) for messages in block.column("messages").to_pylist()]
+    made = [
+        (row.get(REPETITION, 0), one)
+        for row in block.to_pylist()
+        for one in objective.tokenise(tokenizer, row, max_length)
+    ]
+    return [copy for copy, _ in made], [one for _, one in made]
 
 
 def _keep(block: pa.Table) -> pa.Table:
@@ -163,21 +157,37 @@ def _tokenizer(base_model: Path) -> Any:
     return load_tokenizer(base_model)
 
 
-def _order(seed: int, input_ids: list[int], labels: list[int]) -> str:
-    content = np.array([seed, *input_ids, IGNORED, *labels], dtype="<i8").tobytes()
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+def _order(seed: int, copy: int, row: TokenisedRow) -> str:
+    """Where a row comes: by its content, and a copy of it (from 1) somewhere else."""
+    content = np.array(
+        [seed, row.tag, *row.parts, IGNORED, *row.input_ids, IGNORED, *row.labels, *([copy] if copy else [])],
+        dtype="<i8",
+    )
+    return hashlib.blake2b(content.tobytes(), digest_size=16).hexdigest()
 
 
-def _count(tokenised: ray.data.Dataset) -> tuple[int, dict[str, int], int]:
-    """Rows kept, rows dropped by reason, tokens kept. Raises the error that a block holds, if one does."""
+def _digest(rows: ray.data.Dataset) -> str:
+    """Of all rows in their order."""
+    hasher = hashlib.sha256()
+    for batch in rows.select_columns(["order"]).iter_batches(batch_format="pyarrow"):
+        hasher.update("".join(batch.column("order").to_pylist()).encode())
+    return f"sha256:{hasher.hexdigest()}"
+
+
+def _count(tokenised: ray.data.Dataset) -> tuple[int, dict[str, int], int, float]:
+    """Rows kept, rows dropped by reason, tokens kept, and their mean context. Raises the error that a block holds."""
     num_by_reason: Counter[str] = Counter()
-    num_tokens = 0
-    for batch in tokenised.select_columns(["dropped", "num_tokens", "error"]).iter_batches(batch_format="pyarrow"):
+    num_tokens = squares = 0
+    columns = ["dropped", "num_tokens", "lengths", "error"]
+    for batch in tokenised.select_columns(columns).iter_batches(batch_format="pyarrow"):
         for error in batch.column("error").drop_null().to_pylist():
             raise pickle.loads(error)  # noqa: S301 - written by our own task a moment ago
         num_by_reason.update(batch.column("dropped").to_pylist())
         num_tokens += pc.sum(batch.column("num_tokens")).as_py() or 0
-    return num_by_reason.pop("", 0), dict(sorted(num_by_reason.items())), num_tokens
+        lengths = pc.list_flatten(batch.column("lengths")).cast(pa.int64())
+        squares += pc.sum(pc.multiply(lengths, lengths)).as_py() or 0
+    num_rows = num_by_reason.pop("", 0)
+    return num_rows, dict(sorted(num_by_reason.items())), num_tokens, squares / max(1, num_tokens)
 
 
 @contextlib.contextmanager

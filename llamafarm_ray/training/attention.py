@@ -1,0 +1,120 @@
+"""Attention over packed sequences: several in one row, none of which sees another.
+
+A packed micro-batch is one row of T tokens with the bounds of its sequences (the ``cu_seq_lens`` of FlashAttention's
+interface, which transformers passes on to attention functions). Each sequence is attended to by itself with torch's
+fused kernel, so nothing is padded, no T x T mask is built, and a sequence's result is the one it has alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from llamafarm_ray.errors import UnsupportedError
+
+__all__ = ["PACKED_ATTENTION", "packed_attention", "use_packed_attention"]
+
+PACKED_ATTENTION = "llamafarm_packed"
+"""The name under which transformers knows `packed_attention`."""
+
+_UNKNOWN_TERMS = ("s_aux", "softcap", "position_bias", "head_mask")
+"""What some models add to attention, which `packed_attention` does not compute."""
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """An attention function in transformers' form.
+
+    Args:
+        module: the attention layer.
+        query: of shape (1, heads, T, head size) where packed.
+        key: of shape (1, key heads, T, head size).
+        value: likewise.
+        attention_mask: of a padded batch.
+        dropout: of the attention's weights.
+        scaling: of the scores; by default one over the root of the head size.
+        sliding_window: how many tokens back a token sees, itself included.
+        cu_seq_lens_q: bounds of packed sequences, int32 of shape (S + 1,); without it the batch is padded, and
+            transformers' own function does it.
+        kwargs: what models pass besides.
+
+    Returns:
+        The result, of shape (1, T, heads, head size), and None for the weights.
+
+    Raises:
+        UnsupportedError: the model adds a term to attention that this function doesn't know.
+    """
+    if cu_seq_lens_q is None:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+        return output, None
+    for term in _UNKNOWN_TERMS:
+        if kwargs.get(term) is not None:
+            raise UnsupportedError(
+                f"{type(module).__name__} adds {term!r} to its attention, which packed rows can't have.",
+                hint="Set fine_tuning.training.packing to false.",
+            )
+    groups = query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = repeat_kv(key, groups), repeat_kv(value, groups)
+    is_causal = bool(getattr(module, "is_causal", True))
+    bounds = cu_seq_lens_q.tolist()
+    outputs = []
+    for start, end in itertools.pairwise(bounds):
+        mask = _window_mask(end - start, sliding_window, query.device) if sliding_window else None
+        outputs.append(
+            functional.scaled_dot_product_attention(
+                query[:, :, start:end],
+                key[:, :, start:end],
+                value[:, :, start:end],
+                attn_mask=mask,
+                dropout_p=dropout,
+                scale=scaling,
+                is_causal=is_causal and mask is None,
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+
+
+def use_packed_attention(model: Any) -> None:
+    """Let a transformers model compute attention by `packed_attention`, of packed and of padded batches alike."""
+    model.set_attn_implementation(PACKED_ATTENTION)
+
+
+def _window_mask(length: int, window: int, device: torch.device) -> torch.Tensor | None:
+    """True where a token may look: at itself and the ``window - 1`` before it. None where that is all there is."""
+    if length <= window:
+        return None
+    places = torch.arange(length, device=device)
+    distance = places[:, None] - places[None, :]
+    return (distance >= 0) & (distance < window)
+
+
+def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
+    """The mask of a padded batch; packed ones have none."""
+    if attention_mask is None:
+        return None
+    mask: torch.Tensor | None = sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+    return mask
+
+
+AttentionInterface.register(PACKED_ATTENTION, packed_attention)
+AttentionMaskInterface.register(PACKED_ATTENTION, _mask)

@@ -1,0 +1,123 @@
+"""Workers without Ray: strategies agree, and any of them goes on from another's checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+from tiny_model import make_rows, make_tiny_model
+from worker_group import run_cases
+
+METHODS = {
+    "lora": {"r": 4, "lora_dropout": 0.0},
+    "full": {},
+    "adapter": {"reduction_factor": 4},
+    "prefix_tuning": {"num_virtual_tokens": 3},
+    "hybrid_lora_adapter": {"r": 4, "reduction_factor": 4},
+}
+ZERO = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
+
+
+@pytest.fixture(scope="module")
+def base_model(tmp_path_factory):
+    # A width that no two workers divide evenly leaves ZeRO stage 3 with parts of unequal use.
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "base", hidden_size=36)
+
+
+@pytest.fixture(scope="module")
+def rows(base_model):
+    from llamafarm_ray.models.tokenizer import load_tokenizer
+    from llamafarm_ray.training.objectives import find_objective
+    from llamafarm_ray.training.rows import Row
+
+    tokenizer = load_tokenizer(base_model)
+    made = [one for row in make_rows(11) for one in find_objective("sft").tokenise(tokenizer, row, 64)]
+    return [Row(np.array(one.input_ids), np.array(one.labels), np.array(one.parts), one.tag) for one in made]
+
+
+def case(strategy, method, **options):
+    return {"strategy": strategy, "method": method, "parameters": METHODS[method], **options}
+
+
+def test_every_zero_stage_agrees_with_ddp_over_fifty_steps_for_every_method(rows, base_model):
+    cases = [
+        case(strategy, method, num_steps=50, learning_rate=2e-4) for method in METHODS for strategy in ("ddp", *ZERO)
+    ]
+    found = run_cases(cases, rows, base_model)
+    for index, one in enumerate(cases):
+        ddp = found[index - index % 4]
+        assert len(ddp["losses"]) == 50
+        assert ddp["losses"][-1] != ddp["losses"][0]
+        worst = max(abs(a - b) for a, b in zip(found[index]["losses"], ddp["losses"], strict=True))
+        assert worst <= 1e-6, (one["strategy"], one["method"], worst)
+
+
+def test_a_run_goes_on_bit_for_bit_from_its_own_checkpoint_whatever_splits_it(rows, base_model, tmp_path):
+    """Steps 1 to 3 are the first epoch; the checkpoints are in its middle, and in the second one's."""
+    names = ("ddp", *ZERO)
+    whole = run_cases([case(name, "lora", num_steps=7) for name in names], rows, base_model)
+    for at in (2, 4):
+        begun = [
+            case(name, "lora", num_steps=7, home=str(tmp_path / f"{name}-{at}"), checkpoint_at=at, end_at=5)
+            for name in names
+        ]
+        run_cases(begun, rows, base_model)
+        rest = run_cases([{**one, "end_at": None, "checkpoint_at": None} for one in begun], rows, base_model)
+        for name, went_on, expected in zip(names, rest, whole, strict=True):
+            assert went_on["first_step"] == at, name
+            assert went_on["losses"] == expected["losses"], name
+            assert all(torch.equal(went_on["weights"][key], weight) for key, weight in expected["weights"].items())
+
+
+def test_other_numbers_of_workers_and_other_strategies_go_on_from_a_checkpoint(rows, base_model, tmp_path):
+    home = str(tmp_path / "home")
+    (expected,) = run_cases([case("ddp", "full", num_steps=6)], rows, base_model)
+    run_cases([case("deepspeed_zero3", "full", num_steps=6, home=home, checkpoint_at=3, end_at=3)], rows, base_model)
+    options = {"num_steps": 6, "home": home}
+    of_two = run_cases([case(name, "full", **options) for name in ("ddp", *ZERO)], rows, base_model)
+    of_one = run_cases([case("single", "full", **options)], rows, base_model, num_workers=1)
+    of_three = run_cases([case("deepspeed_zero2", "full", **options)], rows, base_model, num_workers=3)
+    for found in (*of_two, *of_one, *of_three):
+        assert found["first_step"] == 3
+        assert found["losses"] == pytest.approx(expected["losses"], abs=1e-5)
+
+
+def test_the_workers_of_a_window_are_one_larger_batch(rows, base_model):
+    """The same windows of eight rows: one worker with eight at once, or one at a time, or four workers."""
+    options = {"num_steps": 4, "of_workers": 1}
+    (whole, single_rows) = run_cases(
+        [
+            case("single", "full", batch_size=8, accumulation=1, **options),
+            case("single", "full", batch_size=1, accumulation=8, **options),
+        ],
+        rows,
+        base_model,
+        num_workers=1,
+    )
+    (of_four,) = run_cases([case("ddp", "full", batch_size=2, accumulation=4, **options)], rows, base_model, 4)
+    for other in (single_rows, of_four):
+        assert other["norms"] == pytest.approx(whole["norms"], abs=1e-6 * max(whole["norms"]) * 10)
+        assert other["losses"] == pytest.approx(whole["losses"], abs=1e-5)
+
+
+def test_an_adapter_that_stage_3_split_to_the_last_tensor_reloads_in_plain_peft(rows, base_model, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run_cases([case("deepspeed_zero3", "lora", save_to=str(tmp_path / "three"))], rows, base_model)
+    run_cases([case("ddp", "lora", save_to=str(tmp_path / "ddp"))], rows, base_model)
+    logits = []
+    for name in ("three", "ddp"):
+        base = AutoModelForCausalLM.from_pretrained(base_model)
+        model = PeftModel.from_pretrained(base, tmp_path / name).eval()
+        with torch.no_grad():
+            logits.append(model(input_ids=torch.arange(3, 20)[None]).logits)
+            with model.disable_adapter():
+                assert not torch.allclose(model(input_ids=torch.arange(3, 20)[None]).logits, logits[-1], atol=1e-3)
+    assert torch.allclose(logits[0], logits[1], atol=1e-5)
+
+
+def test_optimizer_state_on_the_cpu_changes_nothing(rows, base_model):
+    names = ("deepspeed_zero2", "deepspeed_zero3")
+    plain = run_cases([case(name, "lora") for name in names], rows, base_model)
+    offloaded = run_cases([case(name, "lora", offload="cpu") for name in names], rows, base_model)
+    for expected, got in zip(plain, offloaded, strict=True):
+        assert got["losses"] == pytest.approx(expected["losses"], abs=1e-6)
