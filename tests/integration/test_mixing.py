@@ -79,3 +79,22 @@ def test_a_mixture_is_configured_by_paths_and_weights(two):
         parse_config({"dataset": {"mixture": dict(two), "path": "here"}})
     with pytest.raises(ConfigError, match=r"dataset\.mixture"):
         parse_config({"dataset": {"mixture": dict.fromkeys(two, 0)}})
+
+
+def test_a_mixture_that_is_trained_on_is_recorded_with_its_documents(two, tmp_path):
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.train import TrainingRun
+
+    registry = open_registry(str(tmp_path / "home"))
+    config = parse_config({"name": "bot", "dataset": {"mixture": dict(two)}})
+    run = TrainingRun(config, registry, None, tmp_path / "out", overwrite=False)
+    name, splits, parts = run._open_dataset(None)
+    assert (name, len(parts)) == ("bot-mixture", 2)
+    recorded = registry.state.dataset_named("bot-mixture")
+    assert recorded.digest == splits.digest
+    assert recorded.num_train == 24
+    assert {document.path for document in recorded.documents} == {
+        "small.jsonl",
+        "large.jsonl",
+        "large.validation.jsonl",
+    }
