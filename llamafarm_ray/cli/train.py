@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamafarm_ray.cli.estimate import show_dry_run
-from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, Overrides, configuration
+from llamafarm_ray.cli.jobs import ran_as_job
+from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
 from llamafarm_ray.cli.terminal import StageProgress, console, facts, print_json, size, stages
 
 if TYPE_CHECKING:
@@ -27,15 +28,22 @@ def command(
     config_file: ConfigFile = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="What `create-dataset` wrote.")] = None,
     base_model: Annotated[str | None, typer.Option("--base-model", help="Folder, registered model or hub id.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="auto, lora, qlora or full.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option("--method", help="auto, lora, qlora, full, adapter, prefix_tuning or hybrid_lora_adapter."),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Folder to write.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="Forget an unfinished run with this output; else it goes on.")
+    ] = False,
     register_it: Annotated[
-        bool, typer.Option("--register", help="Register the result under the config's name.")
+        bool, typer.Option("--register", help="Register the result under the config's name; a job always does.")
     ] = False,
     overrides: Overrides = None,
     home: Home = None,
     address: Address = None,
+    no_wait: NoWait = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -45,15 +53,24 @@ def command(
     if dry_run:
         show_dry_run(config, as_json=as_json)
         return
+    if ran_as_job(
+        "train",
+        config,
+        outputs={"--output": output or Path("trained_models", config.name)},
+        flags={"--register": True, "--overwrite": overwrite},
+        no_wait=no_wait,
+        as_json=as_json,
+    ):
+        return
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.register import register_trained
     from llamafarm_ray.workflows.train import TrainingRun
 
     registry = open_registry(config.home)
-    run = TrainingRun.prepare(config, registry, output=output, overwrite=overwrite)
+    run = TrainingRun.prepare(config, registry, output=output, overwrite=overwrite, restart=restart)
     with connect(config.cluster.address), stages(quiet=as_json) as progress:
-        trained = run.run(on_progress=loss_line(progress), on_stage=progress)
+        trained = run.run(on_progress=loss_line(progress), on_stage=progress, on_note=progress.warn)
     record = register_trained(registry, config, trained.path) if register_it else None
     if as_json:
         print_json({"path": str(trained.path), "version": record and record.ref, **trained.result.to_dict()})

@@ -37,6 +37,7 @@ class TrainingRun:
         base: the base model.
         output: the folder to write.
         overwrite: replace what is there.
+        restart: forget an unfinished run with this output instead of going on with it.
     """
 
     config: Config
@@ -44,10 +45,17 @@ class TrainingRun:
     base: BaseModel
     output: Path
     overwrite: bool
+    restart: bool = False
 
     @classmethod
     def prepare(
-        cls, config: Config, registry: RegistryApi, *, output: Path | None = None, overwrite: bool = False
+        cls,
+        config: Config,
+        registry: RegistryApi,
+        *,
+        output: Path | None = None,
+        overwrite: bool = False,
+        restart: bool = False,
     ) -> Self:
         """Check a run before Ray is started or asked.
 
@@ -57,6 +65,7 @@ class TrainingRun:
             registry: where a base model may come from.
             output: the folder to write; ``trained_models/NAME`` by default.
             overwrite: replace what is there.
+            restart: forget an unfinished run with this output instead of going on with it.
 
         Raises:
             UnsupportedError: the configuration asks for what this release does not have.
@@ -88,19 +97,21 @@ class TrainingRun:
             raise ConflictError(
                 f"The output {str(target)!r} exists already.", hint="Use another --output, or --overwrite."
             )
-        return cls(config, registry, usable_base(config.base_model, registry), target, overwrite)
+        return cls(config, registry, usable_base(config.base_model, registry), target, overwrite, restart)
 
     def run(
         self,
         *,
         on_progress: Callable[[Progress], None] | None = None,
         on_stage: Callable[[str, float], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
     ) -> TrainedModel:
         """Train. Needs a connected Ray.
 
         Args:
             on_progress: called in this thread as steps are done.
             on_stage: called with a stage of the dataset's building and the fraction of it that is done.
+            on_note: called with what else there is to say: where an unfinished run goes on, which worker was lost.
 
         Raises:
             InputError: the dataset is unusable.
@@ -115,6 +126,7 @@ class TrainingRun:
             base_model=self.base.folder,
             output=self.output,
             overwrite=self.overwrite,
+            restart=self.restart,
             lineage={
                 "base_model": self.base.reference,
                 "base_digest": self.base.digest,
@@ -125,6 +137,7 @@ class TrainingRun:
                 "parameters": self.config.fine_tuning.parameters.model_dump(mode="json"),
             },
             on_progress=on_progress,
+            on_note=on_note,
         )
         return TrainedModel(self.output, result)
 

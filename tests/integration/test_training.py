@@ -20,12 +20,13 @@ def base_model(tmp_path_factory):
     return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
 
 
-def start(base, output, *, rows=None, num_blocks=2, on_progress=None, overwrite=False, validate=True, **fine_tuning):
+def start(base, output, *, rows=None, num_blocks=2, validate=True, fine_tuning=None, **options):
     """Train on some rows; every run's schedule is the same, so that runs of different lengths begin alike."""
     import ray.data
 
     from llamafarm_ray.training import train
 
+    fine_tuning = dict(fine_tuning or {})
     training = {"epochs": 2.0, "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-2}
     training |= {"lr_scheduler": "constant", "warmup_steps": 0, "log_every_s": 0.0}
     fine_tuning["training"] = training | fine_tuning.get("training", {})
@@ -35,10 +36,12 @@ def start(base, output, *, rows=None, num_blocks=2, on_progress=None, overwrite=
         validation_rows=ray.data.from_items(make_rows(3), override_num_blocks=1) if validate else None,
         base_model=base,
         output=output,
-        on_progress=on_progress,
-        overwrite=overwrite,
         lineage={"dataset": "animals"},
+        **options,
     )
+
+
+SETTINGS = ("method", "objective", "parameters", "training", "distributed")
 
 
 @pytest.fixture
@@ -46,7 +49,8 @@ def run(base_model, tmp_path):
     """A function that trains into ``tmp_path / "out"``."""
 
     def run(name="out", *, base=base_model, **options):
-        return start(base, tmp_path / name, **options)
+        fine_tuning = {key: options.pop(key) for key in SETTINGS if key in options}
+        return start(base, tmp_path / name, fine_tuning=fine_tuning, **options)
 
     return run
 
@@ -112,23 +116,60 @@ def test_an_error_in_a_worker_comes_back_as_itself_and_leaves_no_output(run, tmp
     with pytest.raises(TrainingError, match="loss of step 1 is nan") as caught:
         run(base=broken)
     assert "ray" not in str(caught.value).lower().replace(str(tmp_path).lower(), "")
-    kept = [path for path in tmp_path.iterdir() if path.name.startswith(".out.")]
+    kept = [path for path in tmp_path.iterdir() if path.name == ".out.run"]
     assert not (tmp_path / "out").exists()
     assert len(kept) == 1
     assert str(kept[0]) in caught.value.hint
     assert "TrainingError" in (kept[0] / "logs" / "worker-0.log").read_text()
 
 
-def test_what_on_progress_raises_stops_the_run(run, tmp_path):
-    class Enough(Exception):  # noqa: N818 - not an error
-        pass
+class Enough(Exception):  # noqa: N818 - not an error
+    pass
 
+
+def stop_after(step):
     def stop(progress):
-        raise Enough
+        if progress.step == step:
+            raise Enough
 
+    return stop
+
+
+def test_a_run_that_was_stopped_before_its_first_checkpoint_leaves_nothing(run, tmp_path):
     with pytest.raises(Enough):
-        run(on_progress=stop, training={"epochs": 10000.0})
-    assert list(tmp_path.iterdir()) == []
+        run(on_progress=stop_after(1), training={"epochs": 10000.0, "checkpoint_every_steps": 10000, "max_steps": 9999})
+    assert [path for path in tmp_path.iterdir() if path.name != ".out.run"] == []
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_result_bit_for_bit(run, tmp_path):
+    """In the middle of the second epoch, with dropout."""
+    settings = {"method": "lora", "parameters": {"lora_dropout": 0.3}}
+    training = {"epochs": 4.0, "checkpoint_every_steps": 2}
+    whole = run("whole", training=training, **settings)
+    with pytest.raises(Enough):
+        run(on_progress=stop_after(5), training=training, **settings)
+    assert not (tmp_path / "out").exists()
+
+    with pytest.raises(ConflictError, match=r"differs from this one in training.learning_rate.*"):
+        run(training={**training, "learning_rate": 5e-3}, **settings)
+    notes, seen = [], []
+    rest = run(on_note=notes.append, on_progress=seen.append, training={**training, "keep_checkpoints": 5}, **settings)
+    assert seen[0].step >= 5
+    assert any("goes on after step" in note for note in notes)
+    assert rest.losses == whole.losses
+    assert rest.metrics == whole.metrics
+    assert trained(tmp_path / "out").keys() == trained(tmp_path / "whole").keys()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_an_unfinished_run_can_be_forgotten(run, tmp_path):
+    training = {"epochs": 2.0, "checkpoint_every_steps": 1}
+    with pytest.raises(Enough):
+        run(on_progress=stop_after(3), training=training)
+    seen = []
+    run(on_progress=seen.append, training={**training, "learning_rate": 5e-3}, restart=True)
+    assert seen[0].step == 1
 
 
 def test_a_killed_worker_is_started_again_from_the_last_checkpoint(run, finished):
@@ -145,11 +186,31 @@ def test_a_killed_worker_is_started_again_from_the_last_checkpoint(run, finished
             workers[0].kill()
 
     training = {"epochs": 4.0, "checkpoint_every_steps": 2}
-    result = run(on_progress=kill_the_first_worker_after_some_checkpoints, training=training)
+    notes = []
+    result = run(
+        on_progress=kill_the_first_worker_after_some_checkpoints, on_note=notes.append, training=training
+    )
     assert len(workers) == 2, "one was killed, another one went on"
     assert [progress.step for progress in seen].count(1) == 1, "it did not begin anew"
+    assert any("started again" in note for note in notes)
     assert result.num_steps == len(result.losses) == 12
-    assert result.losses[:6] == pytest.approx(finished[1].losses, abs=1e-6)
+    assert result.losses[:6] == finished[1].losses
+
+
+def test_checkpoints_may_lie_elsewhere_and_the_best_weights_be_kept(run, tmp_path):
+    place = tmp_path / "checkpoints"
+    training = {"epochs": 4.0, "keep_best": True, "checkpoint_location": str(place), "learning_rate": 5e-2}
+    result = run(training=training)
+    manifests = sorted(place.glob("*/checkpoints/*/checkpoint.json"))
+    losses = [json.loads(path.read_text())["validation_loss"] for path in manifests]
+    assert result.metrics["validation_loss"] <= min(loss for loss in losses if loss is not None)
+    assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+def test_as_many_workers_as_the_cluster_has_train_an_elastic_run_on_the_same_windows(run):
+    elastic = run("elastic", distributed={"workers": [1, 2]})
+    fixed = run("fixed", distributed={"workers": 2})
+    assert elastic.losses == pytest.approx(fixed.losses, abs=1e-5)
 
 
 @pytest.mark.parametrize(
