@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, Overrides, configuration
+from llamafarm_ray.cli.jobs import ran_as_job
+from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
 from llamafarm_ray.cli.terminal import console, print_json, stages, table
 
 __all__ = ["command"]
@@ -27,6 +28,7 @@ def command(
     overrides: Overrides = None,
     home: Home = None,
     address: Address = None,
+    no_wait: NoWait = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -42,6 +44,8 @@ def command(
         from llamafarm_ray.config import resolved
 
         print_json(resolved(config))
+        return
+    if ran_as_job("deploy", config, inputs={"--model": model}, no_wait=no_wait, as_json=as_json):
         return
     from llamafarm_ray.config import refuse_unavailable
     from llamafarm_ray.registry import open_registry

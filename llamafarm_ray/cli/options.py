@@ -24,6 +24,7 @@ __all__ = [
     "Env",
     "Home",
     "Json",
+    "NoWait",
     "Overrides",
     "Reason",
     "Reference",
@@ -41,7 +42,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and do nothing.")]
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="Ray cluster, host:port or auto; else $RAY_ADDRESS, else this machine."),
+    typer.Option(
+        "--address",
+        help="Ray cluster: http://host:8265 to run there as a job, host:port or auto on one of its machines; "
+        "else $RAY_ADDRESS, else this machine.",
+    ),
+]
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", "--detach", help="As a job: print its name and leave once it is submitted.")
 ]
 Home = Annotated[
     str | None, typer.Option("--home", help="Where everything that lasts is; else $LLAMAFARM_HOME, else ~/.llamafarm.")

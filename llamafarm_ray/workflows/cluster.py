@@ -19,7 +19,7 @@ from pathlib import Path
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.serving.application import SERVE_ENV
 
-__all__ = ["ClusterInfo", "connect", "free_port", "quiet"]
+__all__ = ["ClusterInfo", "connect", "free_port", "inside_job", "is_job_server", "quiet"]
 
 _CONNECT_TIMEOUT_S = 15
 _LONGEST_TEMPORARY_FOLDER = 97 - len("/lf-12345678/" + 54 * "0" + "/metrics.sock")
@@ -59,7 +59,8 @@ def connect(address: str | None) -> Iterator[ClusterInfo]:
         yield _info("", started_here=False)
         return
     folder: Path | None = None
-    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None or (is_job_server(address) and inside_job()):  # a job is where its submitter wanted it
+        address = os.environ.get("RAY_ADDRESS")
     try:
         if address:
             dashboard = _join(address)
@@ -73,6 +74,16 @@ def connect(address: str | None) -> Iterator[ClusterInfo]:
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_job_server(address: str) -> bool:
+    """Whether an address is that of a dashboard, which takes jobs, and not the cluster's own."""
+    return address.startswith(("http://", "https://"))
+
+
+def inside_job() -> bool:
+    """Whether this process was started by a cluster's job server."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def quiet() -> None:
@@ -103,12 +114,17 @@ def _join(address: str) -> str:
     """Connect, and say where the dashboard is."""
     import ray  # noqa: PLC0415
 
-    if address.startswith(("http://", "https://")):
+    if is_job_server(address):
         raise InputError(
-            f"{address} is a dashboard's address, which takes jobs.",
-            hint="Write the cluster's own, host:port (6379 by default), or submit with `ray job submit`.",
+            f"{address} is a dashboard's address, which takes jobs, and this verb is none.",
+            hint="Write the cluster's own, host:port (6379 by default), on one of its machines.",
         )
-    if address != "auto" and not address.startswith("ray://"):
+    if address.startswith("ray://"):
+        raise InputError(
+            f"{address} is for Ray Client, which can't do this.",
+            hint="Submit a job with the dashboard's address, http://HOST:8265, or be on a machine of the cluster.",
+        )
+    if address != "auto":
         host, _, port = address.rpartition(":")
         if not host or not port.isdigit():
             raise InputError(
