@@ -57,7 +57,7 @@ def command(
         "train",
         config,
         outputs={"--output": output or Path("trained_models", config.name)},
-        flags={"--register": True, "--overwrite": overwrite},
+        flags={"--register": True, "--overwrite": overwrite, "--restart": restart},
         no_wait=no_wait,
         as_json=as_json,
     ):

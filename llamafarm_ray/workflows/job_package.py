@@ -12,10 +12,13 @@ from pathlib import Path
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["MAX_PACKAGE_BYTES", "WorkingDirectory"]
+__all__ = ["MAX_PACKAGE_BYTES", "OUTPUTS", "WorkingDirectory"]
 
 MAX_PACKAGE_BYTES = 512 * 1024**2
 """Ray takes no larger message (its ``max_grpc_message_size``), and keeps a package in the head node's memory."""
+OUTPUTS = "llamafarm-jobs"
+"""Folder in the home directory of who runs jobs there: below it is what they wrote to relative paths."""
+
 _LEFT_OUT = frozenset({"__pycache__", "mlruns", "node_modules", "runs", "trained_models", "venv", "wandb"})
 """Folders of any depth that hold what was made, not what is needed; so do those whose name starts with a dot."""
 _NUM_NAMED = 5
@@ -54,7 +57,8 @@ class WorkingDirectory:
     def take(self, key: str, text: str) -> str:
         """What ``text`` shall be for the job, if it names a file or folder of this machine.
 
-        What is not there (a model's name, a bucket, a path of the cluster) stays as it is.
+        What is not there (a model's name, a bucket, a path of the cluster) stays as it is, and so does what another job
+        wrote, which is the cluster's even if that is this machine.
 
         Args:
             key: where it was written.
@@ -66,7 +70,7 @@ class WorkingDirectory:
         if "://" in text:
             return text
         path = Path(os.path.normpath(self.folder / Path(text).expanduser()))
-        if not path.exists():
+        if not path.exists() or path.is_relative_to(Path.home() / OUTPUTS):
             return text
         inside = next((found for found in (path, path.resolve()) if found.is_relative_to(self.folder)), None)
         if inside is None:

@@ -24,7 +24,7 @@ from llamafarm_ray.config import Config, resolved
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, InputError
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.workflows.cluster import inside_job, is_job_server
-from llamafarm_ray.workflows.job_package import WorkingDirectory
+from llamafarm_ray.workflows.job_package import OUTPUTS, WorkingDirectory
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -33,8 +33,6 @@ __all__ = ["JobRequest", "JobServer", "RunningJob", "SubmittedJob", "job_server_
 
 _T = TypeVar("_T")
 
-_OUTPUTS = "llamafarm-jobs"
-"""Folder in the home directory of who runs jobs there: below it is what they wrote to relative paths."""
 
 _CONFIG = "llamafarm-job.json"
 _REQUEST_S = 20.0
@@ -361,7 +359,7 @@ class RunningJob:
 def _folder(directory: WorkingDirectory) -> str:
     """Where relative outputs go, below the home directory there."""
     parts = (Identity.from_environment().user, directory.folder.name)
-    return "/".join((_OUTPUTS, *(re.sub(r"[^\w.-]+", "-", part).strip(".") or "-" for part in parts)))
+    return "/".join((OUTPUTS, *(re.sub(r"[^\w.-]+", "-", part).strip(".") or "-" for part in parts)))
 
 
 def _command(request: JobRequest, directory: WorkingDirectory) -> str:

@@ -75,6 +75,13 @@ def test_what_is_not_on_this_machine_is_the_clusters(folder, text):
     assert directory.named == set()
 
 
+def test_what_another_job_wrote_is_the_clusters_even_on_this_machine(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    made = folder.parent / "llamafarm-jobs" / "ann" / "qa"
+    made.mkdir(parents=True)
+    assert WorkingDirectory.current().take("dataset.path", str(made)) == str(made)
+
+
 def test_what_is_here_but_outside_is_refused_by_name(folder):
     (folder.parent / "secret.jsonl").write_text("{}")
     for text in ("../secret.jsonl", str(folder.parent / "secret.jsonl")):
