@@ -252,6 +252,13 @@ class Distributed(Section):
     )
     gpus: int | None = Field(default=None, ge=1, le=1024, description="GPUs per node.")
     nodes: int | None = Field(default=None, ge=1, le=65536, description="Machines the workers are spread over.")
+    cpus_per_worker: int | None = Field(
+        default=None,
+        ge=1,
+        le=4096,
+        description="CPUs that each worker reserves and, without a GPU, computes on; unset: a machine's workers share "
+        "its CPUs.",
+    )
     offload: Offload = Field(
         default="none", description="Where DeepSpeed keeps optimizer state and weights that don't fit."
     )

@@ -83,8 +83,8 @@ def train_steps(
     """
     strategy.model.train()
     place, overflows = strategy.place, 0
-    for window in windows:
-        started = time.perf_counter()
+    started = time.perf_counter()
+    for window in windows:  # reading it is part of the step
         seed_step(seed, state.step, place.rank)
         learning_rate = schedule.at(state.step)
         strategy.set_learning_rate(learning_rate)
@@ -133,6 +133,7 @@ def train_steps(
         )
         if after_step(state, progress):
             return
+        started = time.perf_counter()
 
 
 @torch.no_grad()

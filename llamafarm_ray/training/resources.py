@@ -71,7 +71,7 @@ def choose_workers(distributed: Distributed, hardware: Hardware) -> WorkerResour
             f"{needed} workers need a GPU each, but the cluster has {hardware.num_gpus}.",
             hint="Lower fine_tuning.distributed.workers.",
         )
-    num_cpus = max(_LEAST_CPUS, min(1.0, (hardware.num_cpus - 1) / num_workers))
+    num_cpus = distributed.cpus_per_worker or max(_LEAST_CPUS, min(1.0, (hardware.num_cpus - 1) / num_workers))
     if needed * num_cpus > hardware.num_cpus:
         raise UserError(
             f"{needed} workers need {num_cpus:g} CPU each, but the cluster has {hardware.num_cpus:g}.",

@@ -24,7 +24,7 @@ from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.training.objectives import Objective
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow
 
-__all__ = ["TokenisedData", "tokenise"]
+__all__ = ["TokenisedData", "row_order", "tokenise"]
 
 REPETITION = "repetition"
 """The column in which a mixture of datasets says which copy of a row this is; 0 is the row itself."""
@@ -119,7 +119,7 @@ def _tokenise_block(block: pa.Table, *, base_model: str, objective: Objective, m
             "labels": pa.array([row.labels for row in rows], tokens),
             "lengths": pa.array([row.parts for row in rows], tokens),
             "tag": pa.array([row.tag for row in rows], pa.int32()),
-            "order": pa.array([_order(seed, *each) for each in zip(copies, rows, strict=True)], pa.string()),
+            "order": pa.array([row_order(seed, *each) for each in zip(copies, rows, strict=True)], pa.string()),
             "num_tokens": pa.array([len(row.input_ids) for row in rows], pa.int64()),
             "dropped": pa.array([row.dropped for row in rows], pa.string()),
             "error": pa.array([error] * len(rows), pa.binary()),
@@ -157,7 +157,7 @@ def _tokenizer(base_model: Path) -> Any:
     return load_tokenizer(base_model)
 
 
-def _order(seed: int, copy: int, row: TokenisedRow) -> str:
+def row_order(seed: int, copy: int, row: TokenisedRow) -> str:
     """Where a row comes: by its content, and a copy of it (from 1) somewhere else."""
     content = np.array(
         [seed, row.tag, *row.parts, IGNORED, *row.input_ids, IGNORED, *row.labels, *([copy] if copy else [])],

@@ -116,7 +116,7 @@ class _Run:
         self._job = job
         self._channel = channel
         self._heartbeat = heartbeat
-        self._place = _find_place()
+        self._place = _find_place(job.distributed.cpus_per_worker)
         self._objective = find_objective(job.objective, job.objective_settings)
         self._method = find_method(job.method)(job.parameters)
         self._layout = Layout(job.packed, load_tokenizer(job.base_model).pad_token_id)
@@ -312,12 +312,12 @@ def _save(job: TrainingJob, method: Method, objective: Objective, module: Any, s
     return sum(tensor.numel() for tensor in weights.values())
 
 
-def _find_place() -> Place:
+def _find_place(num_cpus: int | None) -> Place:
     context = ray.train.get_context()
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         # Workers of one machine share its cores; more threads than cores only get in each other's way.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
+        torch.set_num_threads(num_cpus or max(1, (os.cpu_count() or 1) // context.get_local_world_size()))
     return Place(context.get_world_rank(), context.get_world_size(), device)
 
 

@@ -187,9 +187,7 @@ def test_a_killed_worker_is_started_again_from_the_last_checkpoint(run, finished
 
     training = {"epochs": 4.0, "checkpoint_every_steps": 2}
     notes = []
-    result = run(
-        on_progress=kill_the_first_worker_after_some_checkpoints, on_note=notes.append, training=training
-    )
+    result = run(on_progress=kill_the_first_worker_after_some_checkpoints, on_note=notes.append, training=training)
     assert len(workers) == 2, "one was killed, another one went on"
     assert [progress.step for progress in seen].count(1) == 1, "it did not begin anew"
     assert any("started again" in note for note in notes)
