@@ -26,6 +26,7 @@ from llamafarm_ray.cli import (
     swap_adapter,
     train,
     transfer,
+    tune,
     validate,
 )
 from llamafarm_ray.cli.terminal import errors, is_json
@@ -48,6 +49,7 @@ app.add_typer(registry.app, name="registry")
 _MAKE, _SERVE, _KEEP, _LOOK, _RELEASE = "Make", "Serve", "Keep versions", "Look at versions", "Release"
 models.command("create-dataset", rich_help_panel=_MAKE)(create_dataset.command)
 models.command("train", rich_help_panel=_MAKE)(train.command)
+models.command("tune", rich_help_panel=_MAKE)(tune.command)
 models.command("estimate", rich_help_panel=_MAKE)(estimate.command)
 models.command("evaluate", rich_help_panel=_MAKE)(evaluate.command)
 models.command("merge", rich_help_panel=_MAKE)(merge.command)

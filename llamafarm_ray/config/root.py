@@ -15,6 +15,7 @@ from llamafarm_ray.config.deployment import DEFAULT_MAX_LORA_RANK, LORA_RANKS, D
 from llamafarm_ray.config.evaluation import Evaluation, holdout_ratio
 from llamafarm_ray.config.fine_tuning import FineTuning
 from llamafarm_ray.config.monitoring import Monitoring
+from llamafarm_ray.config.tuning import Tuning
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import MODEL_NAME, Version
 
@@ -66,6 +67,7 @@ class Config(Section):
     evaluation: Evaluation = section(Evaluation, "What is measured.")
     deployment: Deployment = section(Deployment, "How the model is served.")
     monitoring: Monitoring = section(Monitoring, "What is recorded.")
+    tuning: Tuning = section(Tuning, "Which settings a sweep tries.")
 
     @model_validator(mode="before")
     @classmethod

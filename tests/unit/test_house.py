@@ -58,7 +58,7 @@ def test_every_shipped_config_parses_and_starts_with_its_command(path):
     load_config(path)
     command = path.read_text(encoding="utf-8").splitlines()[0]
     if path.parent.name == "configs":
-        assert re.fullmatch(rf"# llamafarm models (train|deploy) --config jobs/configs/{path.name}", command)
+        assert re.fullmatch(rf"# llamafarm models (train|tune|deploy) --config jobs/configs/{path.name}", command)
 
 
 @pytest.mark.parametrize("path", SERVE_CONFIGS, ids=lambda path: path.name)

@@ -1,0 +1,156 @@
+"""The next trial of a sweep: one that was interrupted, one worth trying first, or what the search proposes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from llamafarm_ray.config import Config
+from llamafarm_ray.errors import ConfigError
+from llamafarm_ray.tuning.journal import Journal, Record, State
+from llamafarm_ray.tuning.search import GridSearch, Searcher
+from llamafarm_ray.tuning.space import Space
+
+__all__ = ["Planner", "Suggestion", "Task"]
+
+_MAX_ATTEMPTS: Final = 200
+"""Proposals that were tried already, in a row; then the space counts as tried out."""
+_MAX_INVALID: Final = 100
+"""Proposals that break a rule, in a row; then the sweep ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """Values worth trying before any search.
+
+    Args:
+        values: of searched keys.
+        why: for people.
+    """
+
+    values: Mapping[str, Any]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A trial to run.
+
+    Args:
+        record: of the trial.
+        config: what it trains.
+    """
+
+    record: Record
+    config: Config
+
+
+class Planner:
+    """Hands out trials, and writes each into the journal before it begins.
+
+    Args:
+        journal: of the sweep.
+        space: what is searched.
+        search: proposes values.
+        num_trials: trials in all, those of earlier sessions included and invalid ones not; None for no limit.
+        first: tried before the search begins.
+        has_time: whether one more trial is worth beginning.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        space: Space,
+        search: Searcher,
+        *,
+        num_trials: int | None,
+        first: Sequence[Suggestion] = (),
+        has_time: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._journal = journal
+        self._space = space
+        self._search = search
+        self._num_trials = num_trials
+        self._first = deque(first)
+        self._has_time = has_time
+        self.ended_because = ""
+        """Why there is no further trial, once there is none."""
+        known = list(journal.records.values())
+        self._interrupted = deque(record for record in known if record.state is State.RUNNING)
+        search.remember(record for record in known if record.state is not State.RUNNING)
+
+    @property
+    def num_begun(self) -> int:
+        """Trials so far; invalid ones are none."""
+        return sum(record.state is not State.INVALID for record in self._journal.records.values())
+
+    def next(self) -> Task | None:
+        """The next trial; None if there is none, for the reason in `ended_because`.
+
+        Raises:
+            ConfigError: nothing that is proposed is a valid configuration.
+        """
+        if not self._has_time():
+            self._end("the budget is used up")
+            return None
+        while self._interrupted:
+            record = self._interrupted.popleft()
+            point = self._space.point(record.values)
+            if point.config is not None:
+                return Task(record, point.config)
+            self._journal.ended(record.number, State.FAILED, seconds=0.0, reason=point.problem)
+        if self._num_trials is not None and self.num_begun >= self._num_trials:
+            self._end(f"all {self._num_trials} trials are done")
+            return None
+        while self._first:
+            suggestion = self._first.popleft()
+            values = {key: suggestion.values[key] for key in self._space.domains if key in suggestion.values}
+            task = self._begin(values, suggestion.why)
+            if task is not None:
+                return task
+        return self._searched()
+
+    def tell(self, record: Record) -> None:
+        """A trial has ended."""
+        self._search.tell(record)
+
+    def _searched(self) -> Task | None:
+        num_invalid = attempt = 0
+        while attempt < _MAX_ATTEMPTS or isinstance(self._search, GridSearch):
+            number = len(self._journal.records)
+            values = self._search.propose(number, attempt)
+            if values is None:
+                self._end("every combination was tried")
+                return None
+            task = self._begin(values)
+            if task is not None:
+                return task
+            attempt += 1
+            if len(self._journal.records) > number:
+                num_invalid, attempt = num_invalid + 1, 0
+                if num_invalid >= _MAX_INVALID:
+                    self._end_invalid()
+                    return None
+        self._end("every combination that was proposed had been tried already")
+        return None
+
+    def _begin(self, values: Mapping[str, Any], why: str = "") -> Task | None:
+        """Begin a trial with these values, unless it is there already or breaks a rule."""
+        point, number = self._space.point(values), len(self._journal.records)
+        if any(record.values == point.values for record in self._journal.records.values()):
+            return None
+        if point.config is None:
+            self._journal.invalid(number, point.values, point.problem)
+            return None
+        return Task(self._journal.started(number, point.values, why), point.config)
+
+    def _end(self, why: str) -> None:
+        self.ended_because = self.ended_because or why
+
+    def _end_invalid(self) -> None:
+        last = self._journal.records[len(self._journal.records) - 1]
+        if self.num_begun == 0:
+            raise ConfigError("the search space", [f"{_MAX_INVALID} proposals, and each breaks a rule: {last.reason}"])
+        self._end(f"{_MAX_INVALID} proposals in a row broke a rule ({last.reason})")

@@ -1,0 +1,89 @@
+"""One trial: what Ray Tune starts, and what it says on its way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import ray
+from ray import tune
+
+from llamafarm_ray.config import Config, parse_config
+from llamafarm_ray.errors import LlamaFarmError
+from llamafarm_ray.tuning.journal import State
+
+__all__ = ["POINT", "VALUE", "Report", "RunTrial", "trainable"]
+
+POINT, VALUE = "llamafarm_point", "llamafarm_value"
+"""What a result is called in which a trial says its metric on its way."""
+_POLL_S: Final = 0.25
+
+
+class Report(Protocol):
+    """What a trial says on its way."""
+
+    def __call__(self, point: int, value: float) -> None:
+        """Say the metric at a point of comparison, counted from 1."""
+
+
+RunTrial = Callable[[Config, Path, Report], Mapping[str, float]]
+"""Trains one trial into a folder and returns its metrics; goes on with what an earlier, interrupted call left there."""
+
+
+def trainable(run_trial: RunTrial) -> Callable[[dict[str, Any]], None]:
+    """What Ray Tune starts for a trial.
+
+    Ray Tune puts it into a placement group, of which everything that it starts has to come. So what trains is an actor
+    outside of that group, and goes with this process, which owns it.
+    """
+
+    def trial(settings: dict[str, Any]) -> None:
+        actor = ray.remote(_TrialActor).options(num_cpus=0, max_concurrency=2, scheduling_strategy="DEFAULT")
+        driver = actor.remote(run_trial, settings["config"], settings["output"])
+        run = driver.run.remote()
+        is_done = False
+        while not is_done:
+            is_done = bool(ray.wait([run], timeout=_POLL_S)[0])
+            for point, value in ray.get(driver.take.remote()):
+                tune.report({POINT: point, VALUE: value})
+        tune.report(ray.get(run))
+
+    return trial
+
+
+class _TrialActor:
+    """Runs a trial in one thread, and lets what it says be fetched in another.
+
+    Args:
+        run_trial: trains.
+        config: of the trial, as JSON.
+        output: where to.
+    """
+
+    def __init__(self, run_trial: RunTrial, config: str, output: str) -> None:
+        self._run_trial = run_trial
+        self._config = parse_config(json.loads(config))
+        self._output = Path(output)
+        self._said: list[tuple[int, float]] = []
+
+    def run(self) -> dict[str, Any]:
+        """Train, and say how it ended."""
+        try:
+            metrics = self._run_trial(self._config, self._output, self._say)
+        except LlamaFarmError as error:
+            return {"state": str(State.FAILED), "reason": str(error)}
+        except Exception as error:  # noqa: BLE001 - one trial's failure is no reason to end the sweep
+            text = str(error).strip().partition("\n")[0]
+            return {"state": str(State.FAILED), "reason": f"{type(error).__name__}: {text}"}
+        return {"state": str(State.FINISHED), "metrics": dict(metrics)}
+
+    def _say(self, point: int, value: float) -> None:
+        self._said.append((point, value))
+
+    def take(self) -> list[tuple[int, float]]:
+        """What was said since the last call."""
+        said = list(self._said)
+        del self._said[: len(said)]
+        return said
