@@ -11,7 +11,7 @@ EDITABLE := $(VENV)/.editable
 # PyTorch's own index has the CPU build; where it can't be reached, pip takes the wheel that its find-links offer.
 TORCH_CPU := torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-unit test-crash test-long bench check format lock clean help
+.PHONY: setup demo test test-unit test-gpu test-crash test-long bench check format lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -45,6 +45,9 @@ test-unit: setup ## Tests that need no Ray, in under a minute.
 
 test-crash: setup ## Writers to an object store killed at every point (part of CI).
 	@$(BIN)/python -m pytest -m crash -n auto $(ARGS)
+
+test-gpu: setup ## Training's promises and speed on a GPU (EXTRA=gpu).
+	@$(BIN)/python -m pytest tests/gpu -m gpu $(ARGS)
 
 test-long: setup ## Kill, race and soak tests.
 	@$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)

@@ -11,7 +11,8 @@ __all__ = ["Case", "run_cases"]
 
 Case = dict[str, Any]
 """What a run is: ``strategy``, ``method``, and any of ``parameters``, ``objective``, ``num_steps``, ``batch_size``,
-``accumulation``, ``packed``, ``seed``, ``checkpoint_at``, ``home``, ``learning_rate``, ``offload``, ``save_to``."""
+``accumulation``, ``packed``, ``seed``, ``checkpoint_at``, ``home``, ``learning_rate``, ``offload``, ``save_to``,
+``precision``, ``gpu``."""
 
 
 def run_cases(cases: list[Case], rows: list[Any], base_model: Path, num_workers: int = 2) -> list[dict[str, Any]]:
@@ -36,15 +37,22 @@ def _worker(rank, num_workers, meet, cases, rows, base_model, answers):
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_workers)}
     os.environ |= {"LOCAL_SIZE": str(num_workers), "MASTER_ADDR": "127.0.0.1", "TOKENIZERS_PARALLELISM": "false"}
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{meet}", rank=rank, world_size=num_workers)
-    found = [_run(case, rows, base_model, rank, num_workers) for case in cases]
+    device = torch.device("cuda", rank) if any(case.get("gpu") for case in cases) else torch.device("cpu")
+    if device.type == "cuda":
+        del os.environ["DS_ACCELERATOR"]
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, init_method=f"file://{meet}", rank=rank, world_size=num_workers)
+    from llamafarm_ray.training.strategies import Place
+
+    found = [_run(case, rows, base_model, Place(rank, num_workers, device)) for case in cases]
     if rank == 0:
         torch.save(found, answers)
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-def _run(case, rows, base_model, rank, num_workers):
+def _run(case, rows, base_model, place):
     import torch
 
     from llamafarm_ray.config import Distributed, MethodParameters, Training
@@ -57,12 +65,11 @@ def _run(case, rows, base_model, rank, num_workers):
     from llamafarm_ray.training.methods import Precision, find_method
     from llamafarm_ray.training.objectives import find_objective
     from llamafarm_ray.training.schedule import Schedule
-    from llamafarm_ray.training.strategies import Place, find_strategy
+    from llamafarm_ray.training.strategies import find_strategy
 
     seed, num_steps = case.get("seed", 0), case.get("num_steps", 4)
     method = find_method(case["method"])(MethodParameters(**case.get("parameters", {})))
     objective = find_objective(case.get("objective", "sft"))
-    place = Place(rank, num_workers, torch.device("cpu"))
     training = Training(batch_size=case.get("batch_size", 2), learning_rate=case.get("learning_rate", 1e-2))
     distributed = Distributed(
         strategy=case["strategy"] if case.get("offload") else "auto", offload=case.get("offload", "none")
@@ -86,10 +93,11 @@ def _run(case, rows, base_model, rank, num_workers):
         from llamafarm_ray.training.checkpoints import RunState
 
         state = RunState()
-    first_step, norms = state.step, []
+    first_step, norms, speeds = state.step, [], []
 
     def after_step(state, progress):
         norms.append(progress.grad_norm)
+        speeds.append(progress.tokens_per_s)
         if store and state.step == case.get("checkpoint_at"):
             store.save(strategy, state)
         return state.step == case.get("end_at")
@@ -100,8 +108,8 @@ def _run(case, rows, base_model, rank, num_workers):
     steps = windows(
         plan,
         lambda epoch, skip: iter((rows if epoch % 2 == 0 else rows[::-1])[skip:]),
-        rank=rank,
-        num_workers=num_workers,
+        rank=place.rank,
+        num_workers=place.num_workers,
         first_step=first_step,
         num_steps=num_steps,
         layout=Layout(packed, pad_id=2),
@@ -109,7 +117,13 @@ def _run(case, rows, base_model, rank, num_workers):
     schedule = Schedule("linear", training.learning_rate, 2, num_steps)
     train_steps(strategy, objective, steps, schedule=schedule, state=state, seed=seed, after_step=after_step)
     weights = strategy.weights()
-    if "save_to" in case and rank == 0:
+    if "save_to" in case and place.rank == 0:
         Path(case["save_to"]).mkdir(parents=True)
         method.save(module, weights, Path(case["save_to"]))
-    return {"losses": state.losses, "norms": norms, "first_step": first_step, "weights": weights}
+    return {
+        "losses": state.losses,
+        "norms": norms,
+        "first_step": first_step,
+        "weights": weights,
+        "tokens_per_s": float(torch.tensor(speeds).median()) if speeds else 0.0,
+    }

@@ -1,8 +1,9 @@
 """Attention over packed sequences: several in one row, none of which sees another.
 
 A packed micro-batch is one row of T tokens with the bounds of its sequences (the ``cu_seq_lens`` of FlashAttention's
-interface, which transformers passes on to attention functions). Each sequence is attended to by itself with torch's
-fused kernel, so nothing is padded, no T x T mask is built, and a sequence's result is the one it has alone.
+interface, which transformers passes on to attention functions). In half precision on GPUs one FlashAttention kernel
+does all of them; elsewhere each sequence is attended to by itself with torch's fused kernel. So nothing is padded, no
+T x T mask is built, and a sequence's result is the one it has alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch.nn import functional
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -23,6 +25,7 @@ __all__ = ["PACKED_ATTENTION", "packed_attention", "use_packed_attention"]
 PACKED_ATTENTION = "llamafarm_packed"
 """The name under which transformers knows `packed_attention`."""
 
+_FLASH_DTYPES = {torch.bfloat16, torch.float16}
 _UNKNOWN_TERMS = ("s_aux", "softcap", "position_bias", "head_mask")
 """What some models add to attention, which `packed_attention` does not compute."""
 
@@ -38,6 +41,7 @@ def packed_attention(
     scaling: float | None = None,
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """An attention function in transformers' form.
@@ -53,6 +57,7 @@ def packed_attention(
         sliding_window: how many tokens back a token sees, itself included.
         cu_seq_lens_q: bounds of packed sequences, int32 of shape (S + 1,); without it the batch is padded, and
             transformers' own function does it.
+        max_length_q: tokens of the longest packed sequence.
         kwargs: what models pass besides.
 
     Returns:
@@ -72,10 +77,26 @@ def packed_attention(
                 f"{type(module).__name__} adds {term!r} to its attention, which packed rows can't have.",
                 hint="Set fine_tuning.training.packing to false.",
             )
+    is_causal = bool(getattr(module, "is_causal", True))
     groups = query.shape[1] // key.shape[1]
+    if query.is_cuda and query.dtype in _FLASH_DTYPES and not dropout and max_length_q is not None:
+        back = -1 if sliding_window is None else sliding_window - 1
+        queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
+        output: torch.Tensor = varlen_attn(  # type: ignore[assignment]
+            queries,
+            keys,
+            values,
+            cu_seq_lens_q,
+            cu_seq_lens_q,
+            max_length_q,
+            max_length_q,
+            scale=scaling,
+            window_size=(back, 0 if is_causal else back),
+            enable_gqa=groups > 1,
+        )
+        return output[None], None
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    is_causal = bool(getattr(module, "is_causal", True))
     bounds = cu_seq_lens_q.tolist()
     outputs = []
     for start, end in itertools.pairwise(bounds):
