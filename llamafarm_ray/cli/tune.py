@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, Overrides, configuration
+from llamafarm_ray.cli.jobs import ran_as_job
+from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
 from llamafarm_ray.cli.terminal import StageProgress, console, print_json, say, stages, table
 
 if TYPE_CHECKING:
@@ -41,10 +42,13 @@ def command(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace trained_models/NAME.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Forget the sweep that is in the folder.")] = False,
-    register_it: Annotated[bool, typer.Option("--register", help="Register the best under the config's name.")] = False,
+    register_it: Annotated[
+        bool, typer.Option("--register", help="Register the best under the config's name; a job always does.")
+    ] = False,
     overrides: Overrides = None,
     home: Home = None,
     address: Address = None,
+    no_wait: NoWait = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -65,6 +69,15 @@ def command(
     config = configuration(config_file, whole_keys(overrides or []), flags, home=home, address=address)
     if dry_run:
         _show_dry_run(config)
+        return
+    if ran_as_job(
+        "tune",
+        config,
+        outputs={"--output": output},
+        flags={"--register": True, "--overwrite": overwrite, "--restart": restart},
+        no_wait=no_wait,
+        as_json=as_json,
+    ):
         return
     import os
 
