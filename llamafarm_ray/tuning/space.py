@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from pydantic import ConfigDict, ValidationError, create_model
 
@@ -16,6 +16,7 @@ from llamafarm_ray.config import Config, Domain, parse_config
 from llamafarm_ray.config.base import Section
 from llamafarm_ray.config.layout import Path, layout, parse_path
 from llamafarm_ray.config.placing import Placement
+from llamafarm_ray.config.tuning import DomainKind
 from llamafarm_ray.config.wording import shown
 from llamafarm_ray.errors import ConfigError
 
@@ -169,6 +170,11 @@ def _canonical(key: str, domain: Domain, problems: list[str]) -> str | None:
     _put(table, key, domain.values[0])
     placement.place(table)
     problems += [f"tuning.parameters.{problem}" for problem in placement.problems]
+    if any(isinstance(one.value, Mapping) and path in layout().leaves for path, one in placement.values.items()):
+        name, _, kind = key.rpartition(".")
+        kinds = ", ".join(get_args(DomainKind))
+        problems.append(f"tuning.parameters.{name}: must be values of a kind that exists ({kinds}), not {kind}.")
+        return None
     given = [path for path, value in placement.values.items() if value.value != {} or path in layout().leaves]
     if placement.problems:
         return None
