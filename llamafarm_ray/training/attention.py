@@ -82,7 +82,7 @@ def packed_attention(
     if query.is_cuda and query.dtype in _FLASH_DTYPES and not dropout and max_length_q is not None:
         back = -1 if sliding_window is None else sliding_window - 1
         queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
-        output: torch.Tensor = varlen_attn(  # type: ignore[assignment]
+        flash = varlen_attn(
             queries,
             keys,
             values,
@@ -94,7 +94,8 @@ def packed_attention(
             window_size=(back, 0 if is_causal else back),
             enable_gqa=groups > 1,
         )
-        return output[None], None
+        assert isinstance(flash, torch.Tensor)  # noqa: S101 - a pair only where more is asked for
+        return flash[None], None
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     bounds = cu_seq_lens_q.tolist()

@@ -85,7 +85,13 @@ def scaling(**keys: Any) -> Any:
             workers(strategy="ddp", offload="cpu"),
             ["fine_tuning.distributed.offload", "fine_tuning.distributed.strategy"],
         ),
-        (workers(strategy="deepspeed_zero2", offload="nvme"), ["fine_tuning.distributed.offload", "deepspeed_zero3"]),
+        (
+            workers(strategy="deepspeed_zero2", offload="nvme", nvme_path="/fast"),
+            ["fine_tuning.distributed.offload", "deepspeed_zero3"],
+        ),
+        (workers(strategy="deepspeed_zero3", offload="nvme"), ["fine_tuning.distributed.nvme_path", "nvme"]),
+        (workers(workers=[3, 2]), ["fine_tuning.distributed.workers", "lower number comes first"]),
+        (workers(workers=[1, 2], gpus=2), ["fine_tuning.distributed.workers", "gpus"]),
         (scaling(min_replicas=3, max_replicas=2), ["auto_scaling.min_replicas", "auto_scaling.max_replicas"]),
         (
             {"deployment": {"replicas": 9, "auto_scaling": {"max_replicas": 3}}},

@@ -1,7 +1,7 @@
 import pytest
 
 from llamafarm_ray.config import Distributed
-from llamafarm_ray.errors import ClusterError, UnsupportedError, UserError
+from llamafarm_ray.errors import ClusterError, UserError
 from llamafarm_ray.training.methods.auto import Hardware, choose_method
 from llamafarm_ray.training.resources import choose_precision, choose_workers, find_hardware
 from llamafarm_ray.training.strategies import choose_strategy
@@ -63,10 +63,9 @@ def test_more_workers_than_the_cluster_can_run_are_refused_rather_than_waited_fo
         choose_workers(Distributed(gpus=8), CPU)
 
 
-def test_bf16_is_taken_where_gpus_have_it():
-    assert [choose_precision("auto", hardware) for hardware in (CPU, SMALL_GPU, LARGE_GPU)] == ["fp32", "fp32", "bf16"]
-    with pytest.raises(UnsupportedError, match="fp16"):
-        choose_precision("fp16", LARGE_GPU)
+def test_gpus_compute_in_bf16_or_where_they_have_none_in_fp16():
+    assert [choose_precision("auto", hardware) for hardware in (CPU, SMALL_GPU, LARGE_GPU)] == ["fp32", "fp16", "bf16"]
+    assert choose_precision("fp32", LARGE_GPU) == "fp32"
 
 
 def test_without_ray_it_says_how_to_start_it():
