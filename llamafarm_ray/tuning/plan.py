@@ -20,6 +20,9 @@ _MAX_ATTEMPTS: Final = 200
 _MAX_INVALID: Final = 100
 """Proposals that break a rule, in a row; then the sweep ends."""
 
+_MAX_FAILED: Final = 3
+"""If so many trials fail before any other, it is not the settings' fault."""
+
 
 @dataclass(frozen=True, slots=True)
 class Suggestion:
@@ -103,6 +106,10 @@ class Planner:
             self._journal.ended(record.number, State.FAILED, seconds=0.0, reason=point.problem)
         if self._num_trials is not None and self.num_begun >= self._num_trials:
             self._end(f"all {self._num_trials} trials are done")
+            return None
+        begun = [record for record in self._journal.records.values() if record.state is not State.INVALID]
+        if len(begun) >= _MAX_FAILED and all(record.state is State.FAILED for record in begun):
+            self._end(f"the first {len(begun)} trials failed")
             return None
         while self._first:
             suggestion = self._first.popleft()

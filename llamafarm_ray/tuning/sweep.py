@@ -142,7 +142,7 @@ def run_sweep(
     watch = _Watch(sweep, journal, planner, budget, on_change or (lambda _: None))
     scratch = sweep.folder / "ray"
     if not budget.is_over:
-        with _environment():
+        with _environment(sweep.concurrent):
             tuner = tune.Tuner(
                 tune.with_resources(trainable(run_trial), _DRIVER),
                 tune_config=tune.TuneConfig(
@@ -176,9 +176,10 @@ def run_sweep(
 
 
 @contextlib.contextmanager
-def _environment() -> Iterator[None]:
-    before = {key: os.environ.get(key) for key in _ENVIRONMENT}
-    os.environ.update(_ENVIRONMENT)
+def _environment(concurrent: int) -> Iterator[None]:
+    wanted = {**_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(concurrent)}  # else they start one after the other
+    before = {key: os.environ.get(key) for key in wanted}
+    os.environ.update(wanted)
     try:
         yield
     finally:
@@ -293,10 +294,13 @@ class _Watch:
         self.show()
 
     def clean_up(self) -> None:
-        """Remove what nobody will need: trials that were stopped, and the weights of those that others beat."""
+        """Remove what nobody will need: trials that were stopped, and the weights of those that others beat.
+
+        What failed keeps its logs.
+        """
         ranked = best_of(self.journal.records, lower_is_better=self.sweep.facts.lower_is_better)
         for record in self.journal.records.values():
-            if record.state in {State.STOPPED, State.FAILED}:
+            if record.state is State.STOPPED:
                 shutil.rmtree(self.sweep.trial_folder(record), ignore_errors=True)
         for record in ranked[self.sweep.keep_models :]:
             for path in self.sweep.output(record).glob("*.safetensors"):

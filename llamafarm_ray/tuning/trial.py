@@ -38,10 +38,11 @@ def trainable(run_trial: RunTrial) -> Callable[[dict[str, Any]], None]:
     Ray Tune puts it into a placement group, of which everything that it starts has to come. So what trains is an actor
     outside of that group, and goes with this process, which owns it.
     """
+    pickled = ray.cloudpickle.dumps(run_trial)  # opened where it trains: it brings torch and all models along
 
     def trial(settings: dict[str, Any]) -> None:
         actor = ray.remote(_TrialActor).options(num_cpus=0, max_concurrency=2, scheduling_strategy="DEFAULT")
-        driver = actor.remote(run_trial, settings["config"], settings["output"])
+        driver = actor.remote(pickled, settings["config"], settings["output"])
         run = driver.run.remote()
         is_done = False
         while not is_done:
@@ -57,13 +58,13 @@ class _TrialActor:
     """Runs a trial in one thread, and lets what it says be fetched in another.
 
     Args:
-        run_trial: trains.
+        run_trial: a `RunTrial`, pickled.
         config: of the trial, as JSON.
         output: where to.
     """
 
-    def __init__(self, run_trial: RunTrial, config: str, output: str) -> None:
-        self._run_trial = run_trial
+    def __init__(self, run_trial: bytes, config: str, output: str) -> None:
+        self._run_trial: RunTrial = ray.cloudpickle.loads(run_trial)
         self._config = parse_config(json.loads(config))
         self._output = Path(output)
         self._said: list[tuple[int, float]] = []

@@ -14,8 +14,8 @@ from tiny_model import make_rows, make_tiny_model
 from llamafarm_ray.config import load_config
 from llamafarm_ray.tuning.journal import Journal
 
-RATES = [2e-2, 1e-6, 1e-2, 2e-6]
-"""In this order: the second and the fourth learn nothing."""
+RATES = [2e-2, 1e-2, 1e-6]
+"""In this order: the last one learns nothing."""
 
 
 def write_rows(path, rows):
@@ -28,7 +28,7 @@ def place(tmp_path_factory):
     make_tiny_model(folder / "base")
     write_rows(folder / "qa.jsonl", make_rows(16))
     write_rows(folder / "qa.validation.jsonl", make_rows(4))
-    training = {"epochs": 20.0, "batch_size": 4, "log_every_s": 0.0, "warmup_steps": 0, "lr_scheduler": "constant"}
+    training = {"epochs": 8.0, "batch_size": 4, "log_every_s": 0.0, "warmup_steps": 0, "lr_scheduler": "constant"}
     config = {
         "name": "tuned",
         "base_model": "base",
@@ -39,7 +39,7 @@ def place(tmp_path_factory):
             "parameters": {"fine_tuning.training.learning_rate": {"grid": RATES}},
             "search": "grid",
             "max_concurrent": 2,
-            "early_stopping": {"first_after": 0.1, "reduction_factor": 2},
+            "early_stopping": {"first_after": 0.25, "reduction_factor": 2},
         },
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
@@ -89,8 +89,8 @@ def test_a_killed_sweep_goes_on_stops_what_is_worse_and_registers_the_best(kille
     assert [record.values["fine_tuning.training.learning_rate"] for record in records] == RATES
     assert all(records[number] == record for number, record in finished.items()), "what had ended was not run again"
     assert {record.state for record in records} == {"finished", "stopped"}
-    assert tuned.result.best.number in {0, 2}
-    assert any(records[number].state == "stopped" for number in (1, 3)), "ASHA has no use for them"
+    assert tuned.result.best.number in {0, 1}
+    assert records[2].state == "stopped", "ASHA has no use for it"
     assert tuned.result.ended_because == "every combination was tried"
     histories = [killed / "trials" / record.name / "model" / "history.jsonl" for record in records]
     resumed = [path for path in histories if path.is_file() and '"resume"' in path.read_text()]

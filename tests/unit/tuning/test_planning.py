@@ -126,6 +126,14 @@ def test_what_is_worth_trying_first_is_tried_first_and_once(tmp_path):
     assert [record.why for record in done[1:]] == ["", ""]
 
 
+def test_a_sweep_of_which_nothing_succeeds_ends_after_three_trials(tmp_path):
+    plan, journal = planner(tmp_path, WIDE, num_trials=50)
+    while (task := plan.next()) is not None:
+        journal.ended(task.record.number, State.FAILED, seconds=1, reason="disk full")
+    assert len(journal.records) == 3
+    assert plan.ended_because == "the first 3 trials failed"
+
+
 def test_without_time_no_trial_begins(tmp_path):
     plan, _ = planner(tmp_path, WIDE, has_time=lambda: False)
     assert plan.next() is None
