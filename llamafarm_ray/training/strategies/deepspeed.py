@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -241,6 +242,8 @@ def build_extensions() -> None:
     python = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     folder = cache / "llamafarm" / "torch_extensions" / f"{python}-torch{torch.__version__}"
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+    # This environment's ninja: one of another version doesn't read its log, and compiles all again (1.13 and 1.11).
+    os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
     builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
     if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
         return
