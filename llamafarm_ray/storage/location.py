@@ -32,6 +32,14 @@ _PART_BYTES = 32 * 1024 * 1024
 """Smaller files are sent to an object store in one request."""
 _MAX_PARTS = 9_000
 _MAX_CONFLICTS = 10
+_CONNECT_TIMEOUT_S = 5
+_READ_TIMEOUT_S = 10
+"""How long an object store may take to begin its answer, once it has the whole request."""
+_TRIES = 2
+"""How often s3fs asks; each of these is as many requests as AWS_MAX_ATTEMPTS says."""
+_REQUESTS = 2
+"""The default of AWS_MAX_ATTEMPTS here. So a store that is silent is an error after 2 x 2 x 10 s; by the libraries' own
+defaults it would be after six minutes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +72,19 @@ class Location:
         self.uri = os.path.expanduser(os.fspath(uri))  # noqa: PTH111  (a URI is no path)
         try:
             # An instance of its own: fsspec's shared ones keep the endpoint and credentials of the first use.
-            fs, root = fsspec.core.url_to_fs(self.uri, use_listings_cache=False, skip_instance_cache=True)
+            fs, root = fsspec.core.url_to_fs(
+                self.uri, use_listings_cache=False, skip_instance_cache=True, **_options(self.uri)
+            )
         except (ValueError, ImportError) as error:
             raise InputError(f"{self.uri!r} can't be opened: {error}.", hint="Use a folder or an fsspec URI.") from None
         self._fs: Any = fs
         if isinstance(fs, LocalFileSystem):
             self.uri = root  # absolute: other processes have other current folders
         self.root: str = root.rstrip("/") or "/"
-        # One GET an object; by default s3fs asks for the size first.
-        self._whole = {"max_concurrency": 1} if "s3" in fs.protocol else {}
+        self._whole: dict[str, Any] = {}
+        if "s3" in fs.protocol:
+            fs.retries = _TRIES
+            self._whole = {"max_concurrency": 1}  # one GET an object; by default s3fs asks for the size first
 
     @property
     def is_local(self) -> bool:
@@ -335,6 +347,16 @@ class Location:
 
     def __repr__(self) -> str:
         return f"Location({self.uri!r})"
+
+
+def _options(uri: str) -> dict[str, Any]:
+    """Patience with an object store; none for other URIs."""
+    if not uri.startswith(("s3://", "s3a://")):
+        return {}
+    config: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT_S, "read_timeout": _READ_TIMEOUT_S}
+    if "AWS_MAX_ATTEMPTS" not in os.environ:
+        config["retries"] = {"mode": "standard", "total_max_attempts": _REQUESTS}
+    return {"config_kwargs": config}
 
 
 def _unless_missing(error: OSError) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,8 @@ _STALL_STEPS = 20
 _SLOW_S = 900.0
 """How long what has no usual length may take: loading, the first steps (which compile), a checkpoint."""
 _MAX_VAIN_STARTS = 3
+_START_S = 45.0
+"""How long workers may take to be started before it is said that they are not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +51,22 @@ class Beat:
 
 @dataclass(slots=True)
 class Stall:
-    """Decides from signs of life whether a run stands still. Times are in seconds, from any clock that only goes on."""
+    """Decides from signs of life whether a run stands still. Times are in seconds, from any clock that only goes on.
 
+    Args:
+        num_workers: how many give them.
+        started: when the workers began to.
+        beats: the last of each, with when it came.
+    """
+
+    num_workers: int = 0
+    started: float = 0.0
     beats: dict[int, tuple[float, Beat]] = field(default_factory=dict)
+
+    @property
+    def step(self) -> int:
+        """Steps that the furthest worker has done."""
+        return max((beat.step for _, beat in self.beats.values()), default=0)
 
     def note(self, beat: Beat, now: float) -> None:
         """Take a sign of life that came at ``now``."""
@@ -61,6 +77,9 @@ class Stall:
         for came, beat in self.beats.values():
             if now - came > _SILENT_S:
                 return f"Worker {beat.rank} ({beat.where}) has given no sign of life for {now - came:.0f} s."
+        unheard = sorted(set(range(self.num_workers)) - self.beats.keys())
+        if unheard and now - self.started > _SILENT_S:
+            return f"Worker {unheard[0]} has given no sign of life since it started {now - self.started:.0f} s ago."
         for came, beat in self.beats.values():
             usual = beat.usual_s
             limit = _SLOW_S if usual is None else max(_LEAST_STALL_S, _STALL_STEPS * usual)
@@ -76,17 +95,24 @@ class Stall:
 
 
 class ProgressChannel:
-    """A mailbox; made an actor by the driver, and held in the hand by tests."""
+    """A mailbox; made an actor by the driver, and held in the hand by tests.
 
-    def __init__(self) -> None:
+    Args:
+        clock: seconds that only go on.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._steps: list[Progress] = []
         self._failure: LlamaFarmError | None = None
         self._stopped = False
         self._stall = Stall()
         self._attempt = 0
         self._ended_attempt = -1
+        self._stalled_at = -1
         self._furthest = -1
         self._vain_starts = 0
+        self._waiting_since: float | None = clock()
         self._notes: list[str] = []
 
     def put(self, steps: list[Progress]) -> bool:
@@ -104,47 +130,61 @@ class ProgressChannel:
         """Ask the workers to stop."""
         self._stopped = True
 
-    def begin(self) -> int:
-        """The workers start, or start again. Returns the attempt's number."""
+    def begin(self, num_workers: int) -> int:
+        """So many workers start, or start again. Returns the attempt's number."""
         self._attempt += 1
-        self._stall = Stall()
+        self._waiting_since = None
+        self._stall = Stall(num_workers, self._clock())
         return self._attempt
 
     def restored(self, step: int) -> None:
         """The workers have read the state after ``step`` steps and go on from there."""
-        self._vain_starts = 0 if step > self._furthest else self._vain_starts + 1
-        self._furthest = max(self._furthest, step)
+        if step > self._furthest:
+            self._furthest, self._vain_starts = step, 0
         if self._attempt > 1:
             self._notes.append(f"The workers were started again; training goes on after step {step}.")
+
+    def lost(self) -> LlamaFarmError | None:
+        """The workers have ended, one of them at least by an error. Returns why not to start them again, if so."""
+        self._vain_starts += 1
+        self._ended_attempt = self._attempt  # who is left of it ends, and nobody waits for signs of it
+        self._waiting_since = self._clock()
         if self._vain_starts > _MAX_VAIN_STARTS:
+            where = f"after step {self._furthest}" if self._furthest > 0 else "before the first checkpoint"
             self.fail(
                 TrainingError(
-                    f"The workers were lost {self._vain_starts} times in a row after step {step}.",
+                    f"The workers were lost {self._vain_starts} times in a row {where}.",
                     hint="Out of memory? Lower fine_tuning.training.batch_size; the logs say more.",
                 )
             )
+        return self._failure
 
     def beat(self, attempt: int, beat: Beat) -> bool:
         """Take a sign of life. Returns whether the worker's process shall end at once."""
-        now = time.monotonic()
         if attempt == self._attempt:
-            self._stall.note(beat, now)
-            problem = self._stall.problem(now)
-            if problem and self._ended_attempt != attempt:
-                self._end(attempt, problem)
+            self._stall.note(beat, self._clock())
+            self._end_if_still()
         return attempt <= self._ended_attempt
 
     def look(self) -> None:
         """Look for workers that stand still; the driver calls it, for the case that no sign of life comes at all."""
-        problem = self._stall.problem(time.monotonic())
-        if problem and self._ended_attempt != self._attempt:
-            self._end(self._attempt, problem)
+        now = self._clock()
+        if self._waiting_since is not None and now - self._waiting_since > _START_S:
+            self._waiting_since = None
+            self._notes.append(
+                f"The workers have not started for {_START_S:.0f} s: the cluster has no room for them now, or is slow."
+            )
+        self._end_if_still()
 
-    def _end(self, attempt: int, problem: str) -> None:
-        self._ended_attempt = attempt
+    def _end_if_still(self) -> None:
+        problem = self._stall.problem(self._clock())
+        if not problem or self._ended_attempt == self._attempt:
+            return
+        self._ended_attempt = self._attempt
         self._notes.append(problem)
-        if self._vain_starts > 0:  # it stood still at the same place before
+        if self._stall.step <= self._stalled_at:
             self.fail(TrainingError(problem, hint="The last checkpoint stays; the same command goes on from it."))
+        self._stalled_at = self._stall.step
 
     def fail(self, error: LlamaFarmError) -> None:
         """Record why the run can't succeed, however often it is tried. The first reason stands."""

@@ -1,10 +1,10 @@
 """Checkpoints of a run: whole or absent, verified when read, on any storage, for any number of workers.
 
 A checkpoint is a folder ``step-00000120-1f3a`` with a safetensors file from each worker and ``checkpoint.json``, which
-is written last and lists the files with their digests: without it the folder does not count, and a file that differs
-from it makes the whole checkpoint count as damaged. The files hold trained parameters and the optimizer's averages as
-whole tensors by name, each parameter in one of them. So a checkpoint says nothing of who wrote it, and one worker may
-go on from what four wrote, with ZeRO or without.
+is written last and lists the files with their digests and its own: without it the folder does not count, and a file
+that differs from it makes the whole checkpoint count as damaged. The files hold trained parameters and the optimizer's
+averages as whole tensors by name, each parameter in one of them. So a checkpoint says nothing of who wrote it, and one
+worker may go on from what four wrote, with ZeRO or without.
 """
 
 from __future__ import annotations
@@ -118,15 +118,19 @@ class CheckpointStore:
     def _parse(self, name: str, data: bytes | None) -> StoredCheckpoint | None:
         if data is None:
             return None
+        where = self._location.uri, name, _MANIFEST
         try:
             content = json.loads(data)
             if content["fingerprint"] != self._fingerprint:
+                return None
+            if content.pop("digest") != _digest_of(content):
+                _logger.warning("The checkpoint %s/%s is left out: its %s is damaged.", *where)
                 return None
             return StoredCheckpoint(
                 name, content["state"]["step"], content["validation_loss"], content["files"], content["state"]
             )
         except (ValueError, KeyError, TypeError):
-            _logger.warning("The checkpoint %s/%s has an unreadable %s.", self._location.uri, name, _MANIFEST)
+            _logger.warning("The checkpoint %s/%s is left out: its %s can't be read.", *where)
             return None
 
     def restore(self, strategy: Strategy) -> RunState:
@@ -208,12 +212,16 @@ class CheckpointStore:
         """Write every n-th parameter, and say under which name and digest."""
         rank, num_workers = strategy.place.rank, strategy.place.num_workers
         part: dict[str, torch.Tensor] = {}
+        problem = ""
+        # To the end, whatever is found: the other workers wait in each of its collectives.
         for index, (parameter, tensors) in enumerate(strategy.export_state()):
             if index % num_workers == rank:
                 for kind, tensor in tensors.items():
                     if not math.isfinite(float(tensor.sum())) and not bool(torch.isfinite(tensor).all()):
-                        raise IntegrityError(f"{kind} of {parameter} is not finite, so no checkpoint was written.")
+                        problem = problem or f"{kind} of {parameter} is not finite, so no checkpoint was written."
                     part[f"{kind}:{parameter}"] = tensor.contiguous()
+        if problem:
+            raise IntegrityError(problem)
         if not part:
             return {}
         file = f"rank-{rank}.safetensors"
@@ -234,6 +242,7 @@ class CheckpointStore:
             "files": stored.files,
             "state": stored.state,
         }
+        content["digest"] = _digest_of(content)
         self._location.write(f"{_FOLDER}/{stored.name}/{_MANIFEST}", json.dumps(content).encode())
         self._clean_up()
 
@@ -285,6 +294,11 @@ def _together(strategy: Strategy, do: Callable[[], Any]) -> list[Any]:
         if failure is not None:
             raise failure
     return [part for part, _ in parts]
+
+
+def _digest_of(content: dict[str, Any]) -> str:
+    """Of a manifest's other fields; JSON gives every float back as it was."""
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

@@ -66,10 +66,10 @@ class Heartbeat:
     @contextmanager
     def slow(self, doing: str) -> Iterator[None]:
         """Around work of no usual length: loading, a checkpoint."""
-        before = self._doing
+        before = self._doing, self._slow
         self._doing, self._slow, self._moved_at = doing, True, time.monotonic()
         yield
-        self._doing, self._moved_at = before, time.monotonic()
+        (self._doing, self._slow), self._moved_at = before, time.monotonic()
 
     def close(self) -> None:
         """Send no more."""

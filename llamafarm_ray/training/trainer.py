@@ -17,12 +17,14 @@ import ray
 import ray.data
 import ray.train
 import ray.train.torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llamafarm_ray.config import Config, resolved
 from llamafarm_ray.errors import ClusterError, ConflictError, LlamaFarmError, StorageError, TrainingError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.locks import try_exclusive
+from llamafarm_ray.training.attempts import EndOfAttempts
 from llamafarm_ray.training.channel import ProgressChannel
 from llamafarm_ray.training.checkpoints import CheckpointStore
 from llamafarm_ray.training.entry import train_worker
@@ -220,7 +222,9 @@ def _run_workers(
     plan: Plan, on_progress: Callable[[Progress], None] | None, note: Callable[[str], None]
 ) -> dict[str, Any]:
     """Run Ray Train in a thread, and pass its steps on in this one."""
-    channel = ray.remote(num_cpus=0)(ProgressChannel).remote()
+    # On this machine: with another one the run would lose its driver's ear, and could not go on.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    channel = ray.remote(num_cpus=0, scheduling_strategy=here)(ProgressChannel).remote()
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="llamafarm-train") as executor:
         trainer = _make_trainer(plan, channel)
         run = executor.submit(trainer.fit)
@@ -285,6 +289,7 @@ def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:
             storage_path=str(job.folder.ray),
             # The channel counts attempts that get nowhere; a run on machines that come and go may be lost often.
             failure_config=ray.train.FailureConfig(max_failures=-1),
+            callbacks=[EndOfAttempts(channel)],
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
         ),
         datasets=datasets,

@@ -28,6 +28,7 @@ from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.models.foreign import first_line
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.storage import Location
+from llamafarm_ray.storage.failures import NO_SPACE
 from llamafarm_ray.training.attention import use_packed_attention
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.batches import Layout, Window, windows
@@ -61,38 +62,48 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     job, channel = settings["job"], settings["channel"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
-    if ray.get(channel.failure.remote()) is not None:
-        return {}  # another try would end the same way; the driver raises it
-    with _output_to(job.folder.logs / f"worker-{rank}.log"):
-        heartbeat = Heartbeat(channel, _attempt(channel, rank, context.get_world_size()), rank)
-        try:
-            return _Run(job, channel, heartbeat).run()
-        except Exception as error:  # the process boundary: the driver can't unpickle every library's errors
-            failure = error if isinstance(error, LlamaFarmError) else _as_ours(error)
+    try:
+        if ray.get(channel.failure.remote()) is not None:
+            return {}  # another try would end the same way; the driver raises it
+        with _output_to(job.folder.logs / f"worker-{rank}.log"):
+            return _run_reported(job, channel, rank, context.get_world_size())
+    except ray.exceptions.RayActorError:
+        return {}  # the channel is gone, and with it the driver's word; it says so itself
+
+
+def _run_reported(job: TrainingJob, channel: Any, rank: int, num_workers: int) -> dict[str, Any]:
+    """Run the job, and tell the channel what no other try can mend."""
+    heartbeat = Heartbeat(channel, _attempt(channel, rank, num_workers), rank)
+    try:
+        return _Run(job, channel, heartbeat).run()
+    except Exception as error:  # the process boundary: the driver can't unpickle every library's errors
+        failure = error if isinstance(error, LlamaFarmError) else _as_ours(error)
+        if isinstance(error, LlamaFarmError) or not _is_lost_worker(error):
+            ray.get(channel.fail.remote(failure))
+        with contextlib.suppress(OSError):  # the log may be on the very disk that is full
             traceback.print_exc()
-            if isinstance(error, LlamaFarmError) or not _is_lost_worker(error):
-                ray.get(channel.fail.remote(failure))
-                if context.get_world_size() == 1:
-                    return {}  # raised, it would be tried again; several workers must, or the others would wait
-            raise failure from error
-        finally:
-            heartbeat.close()
+        raise failure from error
+    finally:
+        heartbeat.close()
 
 
 def _attempt(channel: Any, rank: int, num_workers: int) -> int:
     """The number of this start of the workers, the same on all of them."""
-    attempt = [ray.get(channel.begin.remote()) if rank == 0 else 0]
+    attempt = [ray.get(channel.begin.remote(num_workers)) if rank == 0 else 0]
     if num_workers > 1:
         torch.distributed.broadcast_object_list(attempt, src=0)
     return attempt[0]
 
 
-def _as_ours(error: Exception) -> TrainingError:
+def _as_ours(error: Exception) -> LlamaFarmError:
     if isinstance(error, torch.OutOfMemoryError):
         return TrainingError(
             "A worker ran out of GPU memory.",
             hint="Lower fine_tuning.training.batch_size, set gradient_checkpointing, or use method qlora.",
         )
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        where = f" at {error.filename}" if error.filename else ""
+        return StorageError(f"A worker's disk is full{where}.", hint="Free some space there, or use another place.")
     return TrainingError(f"A worker failed: {first_line(error)}")
 
 
@@ -329,19 +340,27 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
-    """Send what this process prints, C libraries included, to a file instead of the driver's terminal."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """Send what this process prints, C libraries included, to a file instead of the driver's terminal.
+
+    A full disk takes nothing but the log: what the run itself can't write has an error of its own.
+    """
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    _flush()
     kept = [os.dup(1), os.dup(2)]
-    with path.open("ab") as file:
+    with contextlib.suppress(OSError), path.open("ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         for number, copy in enumerate(kept, start=1):
             os.dup2(copy, number)
             os.close(copy)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()
