@@ -174,7 +174,8 @@ def show_sweep(tuned: TunedModel, metric: str) -> None:
 
     records, best = tuned.result.records, tuned.result.best
     order = sorted(records, key=lambda one: (one is not best, one.value is None, _rank(one, tuned), one.number))
-    keys = list(dict.fromkeys(key for record in records for key in record.values))
+    known = dict.fromkeys(key for record in records for key in record.values)
+    keys = [key for key in known if len({str(record.values.get(key)) for record in records}) > 1]
     rows = [
         [
             f"{record.number}{' *' if record is best else ''}",
@@ -185,8 +186,8 @@ def show_sweep(tuned: TunedModel, metric: str) -> None:
         ]
         for record in order[:_MAX_ROWS]
     ]
-    columns = ["trial", "", metric.replace("_", " "), *(key.rpartition(".")[2] for key in keys), "time"]
-    table("Trials, the best first", columns, rows, drop_empty=True)
+    columns = ["trial", "state", metric.replace("_", " "), *(key.rpartition(".")[2] for key in keys), "time"]
+    table("Trials, the best first", columns, rows, drop_empty=True, whole=("state", "time"))
     if len(order) > _MAX_ROWS:
         say(f"{len(order) - _MAX_ROWS} more are in {tuned.folder / 'trials.jsonl'}.", style="dim")
     for text in tuned.words:

@@ -52,7 +52,8 @@ def _sentences(
             if text:
                 yield text
     if best.why:
-        yield f"The best trial is one of those tried first: {best.why}; nothing that the search proposed was better."
+        more = "; nothing that the search proposed was better" if any(not one.why for one in records) else ""
+        yield f"The best trial is one of those tried first: {best.why}{more}."
 
 
 def _ahead(best: Record, ranked: Sequence[Record]) -> str:
