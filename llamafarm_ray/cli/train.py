@@ -144,8 +144,8 @@ def sparkline(values: list[float], width: int) -> str:
     cuts = [index * len(known) // count for index in range(count + 1)]
     means = [sum(known[start:end]) / (end - start) for start, end in itertools.pairwise(cuts)]
     low, high = min(means), max(means)
-    scale = (len(_BLOCKS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BLOCKS[round((mean - low) * scale)] for mean in means)
+    spread = (high - low) or 1.0
+    return "".join(_BLOCKS[round((mean - low) / spread * (len(_BLOCKS) - 1))] for mean in means)
 
 
 def show_result(result: TrainingResult, path: Path | None = None) -> None:

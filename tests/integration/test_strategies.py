@@ -37,6 +37,7 @@ def case(strategy, method, **options):
     return {"strategy": strategy, "method": method, "parameters": METHODS[method], **options}
 
 
+@pytest.mark.long
 def test_every_zero_stage_agrees_with_ddp_over_fifty_steps_for_every_method(rows, base_model):
     cases = [
         case(strategy, method, num_steps=50, learning_rate=2e-4) for method in METHODS for strategy in ("ddp", *ZERO)
@@ -50,23 +51,27 @@ def test_every_zero_stage_agrees_with_ddp_over_fifty_steps_for_every_method(rows
         assert worst <= 1e-6, (one["strategy"], one["method"], worst)
 
 
-def test_a_run_goes_on_bit_for_bit_from_its_own_checkpoint_whatever_splits_it(rows, base_model, tmp_path):
+def test_zero_stages_agree_with_ddp_and_each_goes_on_bit_for_bit_from_its_own_checkpoint(rows, base_model, tmp_path):
     """Steps 1 to 3 are the first epoch; the checkpoints are in its middle, and in the second one's."""
     names = ("ddp", *ZERO)
-    whole = run_cases([case(name, "lora", num_steps=7) for name in names], rows, base_model)
+    options = {"num_steps": 7, "learning_rate": 2e-4}
+    cases = [case(name, "lora", **options) for name in names]
     for at in (2, 4):
-        begun = [
-            case(name, "lora", num_steps=7, home=str(tmp_path / f"{name}-{at}"), checkpoint_at=at, end_at=5)
-            for name in names
-        ]
-        run_cases(begun, rows, base_model)
-        rest = run_cases([{**one, "end_at": None, "checkpoint_at": None} for one in begun], rows, base_model)
-        for name, went_on, expected in zip(names, rest, whole, strict=True):
-            assert went_on["first_step"] == at, name
-            assert went_on["losses"] == expected["losses"], name
-            assert all(torch.equal(went_on["weights"][key], weight) for key, weight in expected["weights"].items())
+        for name in names:
+            home = str(tmp_path / f"{name}-{at}")
+            cases.append(case(name, "lora", home=home, checkpoint_at=at, end_at=5, **options))
+            cases.append(case(name, "lora", home=home, **options))
+    whole, others = (found := run_cases(cases, rows, base_model))[:4], found[4:]
+    for one in whole:
+        assert one["losses"] == pytest.approx(whole[0]["losses"], abs=1e-6)
+    for index, went_on in enumerate(others[1::2]):
+        expected = whole[index % 4]
+        assert went_on["first_step"] == (2, 4)[index // 4]
+        assert went_on["losses"] == expected["losses"], names[index % 4]
+        assert all(torch.equal(went_on["weights"][key], weight) for key, weight in expected["weights"].items())
 
 
+@pytest.mark.long
 def test_other_numbers_of_workers_and_other_strategies_go_on_from_a_checkpoint(rows, base_model, tmp_path):
     home = str(tmp_path / "home")
     (expected,) = run_cases([case("ddp", "full", num_steps=6)], rows, base_model)
@@ -102,10 +107,10 @@ def test_an_adapter_that_stage_3_split_to_the_last_tensor_reloads_in_plain_peft(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    run_cases([case("deepspeed_zero3", "lora", save_to=str(tmp_path / "three"))], rows, base_model)
-    run_cases([case("ddp", "lora", save_to=str(tmp_path / "ddp"))], rows, base_model)
+    cases = [case(name, "lora", save_to=str(tmp_path / name)) for name in ("deepspeed_zero3", "ddp")]
+    run_cases(cases, rows, base_model)
     logits = []
-    for name in ("three", "ddp"):
+    for name in ("deepspeed_zero3", "ddp"):
         base = AutoModelForCausalLM.from_pretrained(base_model)
         model = PeftModel.from_pretrained(base, tmp_path / name).eval()
         with torch.no_grad():
@@ -115,9 +120,10 @@ def test_an_adapter_that_stage_3_split_to_the_last_tensor_reloads_in_plain_peft(
     assert torch.allclose(logits[0], logits[1], atol=1e-5)
 
 
+@pytest.mark.long
 def test_optimizer_state_on_the_cpu_changes_nothing(rows, base_model):
     names = ("deepspeed_zero2", "deepspeed_zero3")
-    plain = run_cases([case(name, "lora") for name in names], rows, base_model)
-    offloaded = run_cases([case(name, "lora", offload="cpu") for name in names], rows, base_model)
-    for expected, got in zip(plain, offloaded, strict=True):
+    cases = [case(name, "lora", offload=offload) for offload in ("none", "cpu") for name in names]
+    found = run_cases(cases, rows, base_model)
+    for expected, got in zip(found[:2], found[2:], strict=True):
         assert got["losses"] == pytest.approx(expected["losses"], abs=1e-6)
