@@ -217,6 +217,12 @@ class Training(Section):
     keep_best: bool = Field(
         default=False, description="Save the weights of the lowest validation loss, not those of the last step."
     )
+    early_stopping_patience: int | None = Field(
+        default=None,
+        ge=1,
+        le=10000,
+        description="End the run after so many validations in a row without a lower loss than the best.",
+    )
     checkpoint_every_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps between two checkpoints; unset: one at the end of each epoch."
     )

@@ -79,6 +79,12 @@ def make_plan(
     architecture = inspect_architecture(base_model, task=objective.task)
     if tuning.method != "auto":
         find_method(tuning.method)(tuning.parameters).check(architecture)
+    for key in ("keep_best", "early_stopping_patience"):
+        if getattr(training, key) and validation_rows is None:
+            raise UserError(
+                f"fine_tuning.training.{key} goes by the validation loss, but there are no validation rows.",
+                hint="Give the dataset a validation split (dataset.validation.split_ratio), or leave the key out.",
+            )
     hardware = find_hardware()
     workers = choose_workers(tuning.distributed, hardware)
     precision = choose_precision(training.precision, hardware)

@@ -228,8 +228,8 @@ class _Run:
         loss = mean_loss(self._strategy, self._objective, self._ticking(every_row_once))
         state.validation.append((state.step, loss))
         self._heartbeat.moved("training")
-        wish = 0.0
-        if self._observers is not None:
+        wish = float(_is_patience_over(state, self._job.training.early_stopping_patience))
+        if self._observers is not None and not wish:
             wish = float(self._observers.validation(loss, state.step).stop is not None)
         return self._strategy.sum([wish])[0] > 0
 
@@ -275,6 +275,12 @@ class _Run:
                 num_devices=self._place.num_workers,
             ),
         )
+
+
+def _is_patience_over(state: RunState, patience: int | None) -> bool:
+    """Whether the last ``patience`` validations were no better than one before them."""
+    steps = [step for step, _ in state.validation]
+    return patience is not None and len(steps) - 1 - steps.index(state.best_step or 0) >= patience
 
 
 def _load(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> Any:
