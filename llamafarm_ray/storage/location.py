@@ -33,13 +33,12 @@ _PART_BYTES = 32 * 1024 * 1024
 _MAX_PARTS = 9_000
 _MAX_CONFLICTS = 10
 _CONNECT_TIMEOUT_S = 5
-_READ_TIMEOUT_S = 10
+_READ_TIMEOUT_S = 15
 """How long an object store may take to begin its answer, once it has the whole request."""
-_TRIES = 2
-"""How often s3fs asks; each of these is as many requests as AWS_MAX_ATTEMPTS says."""
-_REQUESTS = 2
-"""The default of AWS_MAX_ATTEMPTS here. So a store that is silent is an error after 2 x 2 x 10 s; by the libraries' own
-defaults it would be after six minutes."""
+_REQUESTS = 3
+"""How often it is asked, where AWS_MAX_ATTEMPTS does not say otherwise: lost connections, throttling, its own errors.
+So a store that is silent is an error after 3 x 15 s and some pauses. By the libraries' own defaults it would be after
+half an hour: botocore asks five times, and each of s3fs's two loops around it again five times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +82,7 @@ class Location:
         self.root: str = root.rstrip("/") or "/"
         self._whole: dict[str, Any] = {}
         if "s3" in fs.protocol:
-            fs.retries = _TRIES
+            fs.retries = 1  # botocore does it
             self._whole = {"max_concurrency": 1}  # one GET an object; by default s3fs asks for the size first
 
     @property
