@@ -78,7 +78,7 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         linear_modules=tuple(linear_module_names(model)),
         module_names=tuple(name for name, _ in model.named_modules() if name),
-        max_positions=getattr(config, "max_position_embeddings", None),
+        max_positions=_max_positions(model),
         task=task,
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         linear_layers=linear_layers(model),
@@ -103,6 +103,16 @@ def can_pack(model: Any) -> bool:
         and getattr(config, "position_embedding_type", "absolute") in {"absolute", None}
         and config.model_type not in {"gpt_oss", "bloom", "mpt", "falcon", "t5"}
     )
+
+
+def _max_positions(model: Any) -> int | None:
+    """The longest sequence; RoBERTa's kin number positions from after the padding token's id."""
+    limit: int | None = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        padding: int | None = getattr(module, "padding_idx", None)
+        if limit is not None and name.endswith("position_embeddings") and padding is not None:
+            return limit - padding - 1
+    return limit
 
 
 def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **options: Any) -> Any:

@@ -79,6 +79,8 @@ def packed_attention(
             )
     is_causal = bool(getattr(module, "is_causal", True))
     groups = query.shape[1] // key.shape[1]
+    if query.is_cuda and torch.is_autocast_enabled("cuda"):  # rotary positions and norms leave fp32 behind
+        query, key, value = (states.to(torch.get_autocast_dtype("cuda")) for states in (query, key, value))
     if query.is_cuda and query.dtype in _FLASH_DTYPES and not dropout and max_length_q is not None:
         back = -1 if sliding_window is None else sliding_window - 1
         queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))

@@ -8,17 +8,19 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import ray
 
 from llamafarm_ray.errors import LlamaFarmError, TrainingError
 from llamafarm_ray.training.result import Progress
 
-__all__ = ["Beat", "ProgressChannel", "ProgressReporter", "Stall"]
+__all__ = ["Beat", "Order", "ProgressChannel", "ProgressReporter", "Stall"]
 
 _SILENT_S = 30.0
 """After so long without a sign of life a worker counts as lost. Its process or its machine stands still."""
+_UNHEARD_S = 120.0
+"""How long after the first worker's start the last one may start: imports from a cold network disk take their time."""
 _LEAST_STALL_S = 30.0
 _STALL_STEPS = 20
 _SLOW_S = 900.0
@@ -26,6 +28,10 @@ _SLOW_S = 900.0
 _MAX_VAIN_STARTS = 3
 _START_S = 45.0
 """How long workers may take to be started before it is said that they are not."""
+
+
+Order = Literal["go on", "stop", "end"]
+"""What a worker is told: to stop after its step, or to end its process at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +84,7 @@ class Stall:
             if now - came > _SILENT_S:
                 return f"Worker {beat.rank} ({beat.where}) has given no sign of life for {now - came:.0f} s."
         unheard = sorted(set(range(self.num_workers)) - self.beats.keys())
-        if unheard and now - self.started > _SILENT_S:
+        if unheard and now - self.started > _UNHEARD_S:
             return f"Worker {unheard[0]} has given no sign of life since it started {now - self.started:.0f} s ago."
         for came, beat in self.beats.values():
             usual = beat.usual_s
@@ -115,10 +121,9 @@ class ProgressChannel:
         self._waiting_since: float | None = clock()
         self._notes: list[str] = []
 
-    def put(self, steps: list[Progress]) -> bool:
-        """Leave steps for the driver. Returns whether the run shall stop."""
+    def put(self, steps: list[Progress]) -> None:
+        """Leave steps for the driver."""
         self._steps += steps
-        return self._stopped
 
     def take(self) -> tuple[list[Progress], list[str]]:
         """The steps, and what else there is to say, since the last call."""
@@ -126,9 +131,10 @@ class ProgressChannel:
         notes, self._notes = self._notes, []
         return steps, notes
 
-    def stop(self) -> None:
-        """Ask the workers to stop."""
+    def stop(self) -> bool:
+        """Ask the workers to stop after a step. Returns whether there are any."""
         self._stopped = True
+        return self._attempt > max(0, self._ended_attempt)
 
     def begin(self, num_workers: int) -> int:
         """So many workers start, or start again. Returns the attempt's number."""
@@ -159,12 +165,14 @@ class ProgressChannel:
             )
         return self._failure
 
-    def beat(self, attempt: int, beat: Beat) -> bool:
-        """Take a sign of life. Returns whether the worker's process shall end at once."""
+    def beat(self, attempt: int, beat: Beat) -> Order:
+        """Take a sign of life. Returns what the worker shall do."""
         if attempt == self._attempt:
             self._stall.note(beat, self._clock())
             self._end_if_still()
-        return attempt <= self._ended_attempt
+        if attempt <= self._ended_attempt:
+            return "end"
+        return "stop" if self._stopped else "go on"
 
     def look(self) -> None:
         """Look for workers that stand still; the driver calls it, for the case that no sign of life comes at all."""
@@ -210,15 +218,11 @@ class ProgressReporter:
         self._sent_at = time.monotonic()
         self._answer: Any = None
 
-    def step(self, progress: Progress) -> bool:
-        """Note a step, and send what has gathered when it is time. Returns whether the driver wants the run stopped."""
+    def step(self, progress: Progress) -> None:
+        """Note a step, and send what has gathered when it is time."""
         self._held.append(progress)
-        if time.monotonic() - self._sent_at < self._interval_s:
-            return False
-        # The answer to the message before has long arrived, so a step never waits for the driver's machine.
-        stopped = self._answer is not None and bool(ray.get(self._answer))
-        self._send()
-        return stopped
+        if time.monotonic() - self._sent_at >= self._interval_s:
+            self._send()
 
     def flush(self) -> None:
         """Send the rest and wait until it has arrived."""

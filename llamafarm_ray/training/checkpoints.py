@@ -63,9 +63,15 @@ class RunState:
     loss_scale: float | None = None
 
     @property
+    def last_validation_loss(self) -> float | None:
+        """Measured last; None before the first, or where it is not finite."""
+        loss = self.validation[-1][1] if self.validation else math.nan
+        return loss if math.isfinite(loss) else None
+
+    @property
     def best_step(self) -> int | None:
         """The step with the lowest validation loss so far; None before the first."""
-        return min(self.validation, key=lambda one: (one[1], one[0]))[0] if self.validation else None
+        return min(self.validation, key=lambda one: (_or_infinity(one[1]), one[0]))[0] if self.validation else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,10 +273,21 @@ class CheckpointStore:
         for name in sorted(files, key=lambda name: not name.endswith(_MANIFEST)):
             self._location.remove(name)
 
+    def by_loss(self, strategy: Strategy) -> list[StoredCheckpoint]:
+        """The checkpoints at which the validation loss was measured, the lowest first. All workers call it."""
+        found: list[StoredCheckpoint] = _of_rank_0(strategy, self.find)
+        measured = [stored for stored in found if stored.validation_loss is not None]
+        return sorted(measured, key=lambda stored: (_or_infinity(stored.validation_loss), stored.step))
+
     def best(self) -> StoredCheckpoint | None:
         """The checkpoint with the lowest validation loss; None where none was measured."""
         measured = [stored for stored in self.find() if stored.validation_loss is not None]
         return min(measured, key=lambda stored: (stored.validation_loss, stored.step), default=None)
+
+
+def _or_infinity(loss: float | None) -> float:
+    """A loss that can be compared: one that is not finite is the worst."""
+    return loss if loss is not None and math.isfinite(loss) else math.inf
 
 
 def _of_rank_0(strategy: Strategy, make: Callable[[], Any]) -> Any:

@@ -47,6 +47,8 @@ class Heartbeat:
         self._moved_at = time.monotonic()
         self._times: deque[float] = deque(maxlen=50)
         self._ended = threading.Event()
+        self.stop_asked = False
+        """Whether the driver wants the run to stop after a step."""
         self._thread = threading.Thread(target=self._run, name="llamafarm-heartbeat", daemon=True)
         self._thread.start()
 
@@ -62,6 +64,10 @@ class Heartbeat:
             self._times.append(now - self._moved_at)
         self._doing, self._moved_at, self._slow = doing, now, False
         self._step = self._step if step is None else step
+
+    def touch(self) -> None:
+        """The worker got on with work of no usual length."""
+        self._moved_at = time.monotonic()
 
     @contextmanager
     def slow(self, doing: str) -> Iterator[None]:
@@ -81,8 +87,10 @@ class Heartbeat:
             usual = statistics.median(self._times) if len(self._times) >= _FEWEST and not self._slow else None
             beat = Beat(self._rank, self._where, self._doing, self._step, time.monotonic() - self._moved_at, usual)
             try:
-                if answer is not None and ray.get(answer, timeout=_INTERVAL_S * 5):
+                order = "go on" if answer is None else ray.get(answer, timeout=_INTERVAL_S * 5)
+                if order == "end":
                     os._exit(_EXIT_STATUS)
+                self.stop_asked = order == "stop"
                 answer = self._channel.beat.remote(self._attempt, beat)
             except ray.exceptions.GetTimeoutError:
                 continue

@@ -97,10 +97,11 @@ def train_steps(
 
         sums = _Sums(torch.zeros((), device=place.device, dtype=torch.float64))
         for index, (batch, context) in enumerate(zip(batches, contexts, strict=True)):
-            with strategy.autocast():
-                loss = objective.loss(strategy.model, batch, context)
-            # Strategies average gradients over workers; times their number that is a sum, which count divides.
-            strategy.backward(loss.total * (place.num_workers / count), last=index == len(batches) - 1)
+            with strategy.accumulating(last=index == len(batches) - 1):
+                with strategy.autocast():
+                    loss = objective.loss(strategy.model, batch, context)
+                # Strategies average gradients over workers; times their number that is a sum, which count divides.
+                strategy.backward(loss.total * (place.num_workers / count))
             sums.add(loss.reported, loss.sums)
         mean, metrics = sums.means(strategy, count)
         _check_finite(mean, "loss", state.step + 1, learning_rate)

@@ -19,6 +19,7 @@ from llamafarm_ray.models.chat import check_chat_template
 from llamafarm_ray.models.folder import check_base_model, folder_fingerprint
 from llamafarm_ray.models.loading import Architecture, inspect_architecture
 from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.storage import Location
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.estimate import Setup, check_before_start
 from llamafarm_ray.training.job import RunFolder, TrainingJob
@@ -86,6 +87,10 @@ def make_plan(
                 hint="Give the dataset a validation split (dataset.validation.split_ratio), or leave the key out.",
             )
     hardware = find_hardware()
+    if training.fused_kernels is True and hardware.num_gpus == 0:
+        raise UserError(
+            "fine_tuning.training.fused_kernels is true, but the cluster has no GPU.", hint="Leave the key at auto."
+        )
     workers = choose_workers(tuning.distributed, hardware)
     precision = choose_precision(training.precision, hardware)
 
@@ -189,7 +194,11 @@ _DECISIVE = {
 
 
 def _checkpoint_uri(location: str | None, folder: RunFolder, fingerprint: str) -> str:
-    return f"{location.rstrip('/')}/{fingerprint[:16]}" if location else str(folder.path)
+    if location is None:
+        return str(folder.path)
+    # Absolute, since workers have current folders of their own; and one output's own, since it is cleaned up.
+    place = hashlib.sha256(str(folder.path).encode()).hexdigest()[:8]
+    return f"{Location(location).uri.rstrip('/')}/{folder.path.name.strip('.')}-{place}-{fingerprint[:16]}"
 
 
 def _choose_packing(config: Config, method: str, architecture: Architecture, reasons: list[str]) -> bool:
@@ -249,6 +258,9 @@ def _choose(
         method, parameters = choice.name, choice.apply(parameters)
         reasons.extend(choice.reasons)
         find_method(method)(parameters).check(architecture)
+    if strategy == "auto" and tuning.distributed.offload != "none":
+        strategy = "deepspeed_zero3" if find_method(method).shardable else "deepspeed_zero2"
+        reasons.append(f"fine_tuning.distributed.offload is set, which {strategy} does.")
     if strategy == "auto":
         choice = choose_strategy(
             hardware, num_workers=workers.num_workers, method=method, num_parameters=architecture.num_parameters

@@ -83,6 +83,8 @@ def tokenise(
     with _quiet_ray_data():
         rows = rows.copy(rows)
         rows.context.enable_progress_bars = False
+        # What follows a sort comes in the order in which tasks end, unless it is told otherwise.
+        rows.context.execution_options.preserve_order = True
         tokenised = rows.map_batches(step, batch_format="pyarrow", zero_copy_batch=True).materialize()
         num_rows, num_dropped, num_tokens, context_tokens = _count(tokenised)
         if num_rows == 0:

@@ -8,7 +8,7 @@ import logging
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,9 @@ from llamafarm_ray.training.result import Progress, TrainingResult
 __all__ = ["train"]
 
 _POLL_S = 0.25
+_NEVER_S = 10.0 * 365 * 86400
+_STOP_S = 120.0
+"""How long workers may take to write a checkpoint and end when they are asked to."""
 _log = logging.getLogger(__name__)
 
 
@@ -116,6 +119,7 @@ def train(
             text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
             (folder.output / "training.json").write_text(text + "\n", encoding="utf-8")
             _publish(folder, output, overwrite=overwrite)
+            store.clear()
         except OSError as error:
             raise StorageError(f"The run's folder {folder.path} can't be written: {error}") from error
         except LlamaFarmError as error:
@@ -139,20 +143,21 @@ def _check_output(output: Path, *, overwrite: bool) -> None:
 @contextlib.contextmanager
 def _only_run(folder: RunFolder) -> Iterator[None]:
     """Hold the run's folder; it goes when nothing is in it but the lock."""
-    try:
-        with try_exclusive(folder.lock) as is_ours:
-            if not is_ours:
-                raise ConflictError(
-                    f"Another run writes to {folder.path}.", hint="Wait for it, end it, or choose another output."
-                )
-            try:
-                yield
-            finally:
-                with contextlib.suppress(OSError):
-                    if [path.name for path in folder.path.iterdir()] == [folder.lock.name]:
-                        shutil.rmtree(folder.path)
-    except PermissionError as error:
-        raise StorageError(f"The run's folder {folder.path} can't be made: {error}") from error
+    with contextlib.ExitStack() as stack:
+        try:
+            is_ours = stack.enter_context(try_exclusive(folder.lock))
+        except OSError as error:
+            raise StorageError(f"The run's folder {folder.path} can't be made: {error}") from error
+        if not is_ours:
+            raise ConflictError(
+                f"Another run writes to {folder.path}.", hint="Wait for it, end it, or choose another output."
+            )
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                if [path.name for path in folder.path.iterdir()] == [folder.lock.name]:
+                    shutil.rmtree(folder.path)
 
 
 def _continue_or_begin(plan: Plan, store: CheckpointStore, note: Callable[[str], None], *, restart: bool) -> None:
@@ -225,18 +230,21 @@ def _run_workers(
     # On this machine: with another one the run would lose its driver's ear, and could not go on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     channel = ray.remote(num_cpus=0, scheduling_strategy=here)(ProgressChannel).remote()
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="llamafarm-train") as executor:
-        trainer = _make_trainer(plan, channel)
-        run = executor.submit(trainer.fit)
-        try:
-            while not _is_done(run):
-                _pass_on(channel, on_progress, note)
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="llamafarm-train")
+    run = executor.submit(_make_trainer(plan, channel).fit)
+    try:
+        while not _is_done(run):
             _pass_on(channel, on_progress, note)
-        except ray.exceptions.RayError as error:
-            raise ClusterError("The connection to Ray was lost while training.") from error
-        except BaseException:
-            channel.stop.remote()  # leaving the executor waits until the workers have stopped
-            raise
+        _pass_on(channel, on_progress, note)
+    except ray.exceptions.RayError as error:
+        raise ClusterError("The connection to Ray was lost while training.") from error
+    except BaseException:
+        # Workers that wait for room in the cluster never hear of it; they end with the connection to it.
+        if ray.get(channel.stop.remote()):
+            wait([run], timeout=_STOP_S)
+        raise
+    finally:
+        executor.shutdown(wait=False)
     lost: LlamaFarmError | None = None
     outcome: dict[str, Any] = {}
     try:
@@ -282,6 +290,8 @@ def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:
             num_workers=(workers.min_workers, workers.num_workers) if is_elastic else workers.num_workers,
             use_gpu=workers.use_gpu,
             resources_per_worker={"CPU": workers.num_cpus} | ({"GPU": 1} if workers.use_gpu else {}),
+            # A group that could grow is not stopped for it: it takes what there is when it starts, or starts again.
+            elastic_resize_monitor_interval_s=_NEVER_S,
             placement_strategy="SPREAD" if (job.distributed.nodes or 1) > 1 else "PACK",
         ),
         run_config=ray.train.RunConfig(
@@ -304,16 +314,15 @@ def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:
 def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapping[str, Any]) -> TrainingResult:
     job = plan.job
     metrics = {"train_loss": outcome["losses"][-1]}
-    if outcome["validation"]:
-        measured = [loss for _, loss in outcome["validation"]]
-        metrics["validation_loss"] = min(measured) if job.training.keep_best else measured[-1]
+    if outcome["validation_loss"] is not None:
+        metrics["validation_loss"] = outcome["validation_loss"]
     return TrainingResult(
         method=job.method,
         kind=find_method(job.method).kind,
         objective=job.objective,
         strategy=job.strategy,
         reasons=plan.reasons,
-        num_workers=plan.workers.num_workers,
+        num_workers=outcome["num_workers"],
         precision=job.precision,
         num_rows=plan.train.num_rows,
         num_dropped=plan.train.num_dropped,

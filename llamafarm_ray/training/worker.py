@@ -23,7 +23,7 @@ import torch
 import torch.distributed
 from safetensors import SafetensorError
 
-from llamafarm_ray.errors import LlamaFarmError, StorageError, TrainingError
+from llamafarm_ray.errors import IntegrityError, LlamaFarmError, StorageError, TrainingError
 from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.models.foreign import first_line
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
@@ -150,7 +150,7 @@ class _Run:
             module = _build_model(job, self._method, self._objective, strategy)
             strategy.prepare(module)
             if self._objective.needs_reference and not hasattr(module, "disable_adapter"):
-                strategy.keep_reference(_load(job, self._method, self._objective, strategy))
+                strategy.keep_reference(_load_reference(job, self._method, self._objective, strategy))
         with self._heartbeat.slow("reading a checkpoint"):
             state = self._store.restore(strategy)
         if self._place.rank == 0:
@@ -159,9 +159,10 @@ class _Run:
             self._observers = self._open_observers(module, state)
         try:
             return self._train(module, state)
-        except LlamaFarmError as error:
-            if self._observers is not None and not self._stopped_by_driver:
-                self._observers.fail(error)
+        except Exception as error:
+            # A lost worker's neighbours fail too, but the run is tried again.
+            if self._observers is not None and not self._stopped_by_driver and not _is_lost_worker(error):
+                self._observers.fail(error if isinstance(error, LlamaFarmError) else _as_ours(error))
             raise
         finally:
             if self._observers is not None:
@@ -169,7 +170,7 @@ class _Run:
 
     def _train(self, module: Any, state: RunState) -> dict[str, Any]:
         job, strategy = self._job, self._strategy
-        if state.step < job.num_steps:
+        if state.step < job.num_steps and not _is_patience_over(state, job.training.early_stopping_patience):
             train_steps(
                 strategy,
                 self._objective,
@@ -184,16 +185,31 @@ class _Run:
         if job.validation_plan is not None and (not state.validation or state.validation[-1][0] != state.step):
             self._validate(state)
         with self._heartbeat.slow("saving"):
-            if job.training.keep_best and state.best_step not in {None, state.step}:
-                best = self._store.best()
-                if best is not None:
-                    self._store.load_weights(strategy, best)
+            saved_loss = self._take_best(state) if job.training.keep_best else None
             num_trainable = _save(job, self._method, self._objective, module, strategy)
         if self._reporter is not None:
             self._reporter.flush()
         if self._observers is not None:
             self._observers.finish({"num_trainable_parameters": num_trainable})
-        return {**dataclasses.asdict(state), "num_trainable_parameters": num_trainable}
+        return {
+            **dataclasses.asdict(state),
+            "num_trainable_parameters": num_trainable,
+            "num_workers": self._place.num_workers,
+            "validation_loss": state.last_validation_loss if saved_loss is None else saved_loss,
+        }
+
+    def _take_best(self, state: RunState) -> float | None:
+        """Put the weights of the lowest validation loss into the model. Returns that loss; None if they stay."""
+        if state.best_step in {None, state.step}:
+            return None
+        for stored in self._store.by_loss(self._strategy):
+            try:
+                self._store.load_weights(self._strategy, stored)
+            except IntegrityError as error:  # the same on all workers
+                print(f"{error}; the next best is taken.", file=sys.stderr)  # noqa: T201 - into the worker's log
+            else:
+                return stored.validation_loss
+        return None
 
     def _after_step(self, state: RunState, progress: Progress) -> bool:
         """Report, and do what is due. All workers call it, and decide alike."""
@@ -201,8 +217,9 @@ class _Run:
         self._heartbeat.moved("training", state.step)
         if self._observers is not None and self._reporter is not None:
             seen = self._observers.step(progress)
-            wishes[0] = float(self._reporter.step(seen.progress or progress))
+            self._reporter.step(seen.progress or progress)
             wishes[1] = float(seen.stop is not None)
+        wishes[0] = float(self._heartbeat.stop_asked)
         notice = ray.train.get_preemption_info()
         wishes[2] = float(notice is not None and notice != self._saved_for)
         by_driver, early, preempted = (wish > 0 for wish in self._strategy.sum(wishes))
@@ -215,9 +232,9 @@ class _Run:
             improved = state.best_step == state.step
         due = state.step % job.checkpoint_every_steps == 0 or (job.training.keep_best and improved)
         # Not after the last step, when the output follows.
-        if (due and not is_last) or preempted or (by_driver and not is_last):
+        if (due or by_driver or preempted) and not is_last:
             self._checkpoint(state)
-        self._stopped_by_driver = by_driver
+        self._stopped_by_driver = by_driver and not is_last
         return by_driver or early
 
     def _validate(self, state: RunState) -> bool:
@@ -225,17 +242,18 @@ class _Run:
         plan = self._job.validation_plan
         assert plan is not None  # noqa: S101 - the callers look
         every_row_once = self._windows("validation", plan, first_step=0, num_steps=plan.num_windows)
-        loss = mean_loss(self._strategy, self._objective, self._ticking(every_row_once))
+        with self._heartbeat.slow("validating"):
+            loss = mean_loss(self._strategy, self._objective, self._ticking(every_row_once))
         state.validation.append((state.step, loss))
         self._heartbeat.moved("training")
         wish = float(_is_patience_over(state, self._job.training.early_stopping_patience))
-        if self._observers is not None and not wish:
-            wish = float(self._observers.validation(loss, state.step).stop is not None)
+        if self._observers is not None:
+            wish += float(self._observers.validation(loss, state.step).stop is not None)
         return self._strategy.sum([wish])[0] > 0
 
     def _ticking(self, windows: Iterator[Window]) -> Iterator[Window]:
         for window in windows:
-            self._heartbeat.moved("validating")
+            self._heartbeat.touch()
             if self._observers is not None:
                 self._observers.beat()
             yield window
@@ -285,6 +303,16 @@ def _is_patience_over(state: RunState, patience: int | None) -> bool:
 
 def _load(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> Any:
     model = method.load(job.base_model, precision=strategy.precision, device=strategy.place.device, task=objective.task)
+    if job.packed:
+        use_packed_attention(model)
+    return model
+
+
+def _load_reference(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> Any:
+    """The base model as it was, in the format that forward passes compute in: nothing of it is trained."""
+    model = Method.load(
+        method, job.base_model, precision=strategy.precision, device=strategy.place.device, task=objective.task
+    )
     if job.packed:
         use_packed_attention(model)
     return model

@@ -94,6 +94,25 @@ def test_the_same_seed_gives_the_same_run_however_rows_come_in_blocks(finished, 
         assert (tmp_path / "out" / name).read_bytes() == (output / name).read_bytes()
 
 
+def test_rows_come_in_the_same_order_however_many_blocks_hold_them(base_model, monkeypatch):
+    import ray.data
+
+    from llamafarm_ray.training import tokenised
+    from llamafarm_ray.training.objectives import find_objective
+
+    def tokenise(num_blocks):
+        rows = ray.data.from_items(make_rows(60), override_num_blocks=num_blocks)
+        found = tokenised.tokenise(
+            rows, base_model=base_model, objective=find_objective("sft"), max_length=64, seed=1, name="training"
+        )
+        return found.digest, [list(row["input_ids"]) for row in found.dataset.iter_rows()]
+
+    expected = tokenise(1)
+    monkeypatch.setattr(tokenised, "_BLOCK_TOKENS", 100)
+    for num_blocks in (2, 7):
+        assert tokenise(num_blocks) == expected
+
+
 def test_two_workers_agree_whether_they_share_gradients_or_weights(run, tmp_path):
     # No validation: its forward passes would gather the weights, and hide that saving forgot to.
     ddp = run("ddp", distributed={"workers": 2}, validate=False)
@@ -199,10 +218,12 @@ def test_checkpoints_may_lie_elsewhere_and_the_best_weights_be_kept(run, tmp_pat
     place = tmp_path / "checkpoints"
     training = {"epochs": 4.0, "keep_best": True, "checkpoint_location": str(place), "learning_rate": 5e-2}
     result = run(training=training)
-    manifests = sorted(place.glob("*/checkpoints/*/checkpoint.json"))
-    losses = [json.loads(path.read_text())["validation_loss"] for path in manifests]
-    assert result.metrics["validation_loss"] <= min(loss for loss in losses if loss is not None)
+    entries = [json.loads(line) for line in (tmp_path / "out" / "history.jsonl").read_text().splitlines()]
+    losses = [entry["loss"] for entry in entries if entry.get("event") == "validation"]
+    assert len(losses) == 4
+    assert result.metrics["validation_loss"] == pytest.approx(min(losses))
     assert (tmp_path / "out" / "adapter_model.safetensors").exists()
+    assert [path for path in place.rglob("*") if path.is_file()] == [], "a finished run leaves none"
 
 
 def test_as_many_workers_as_the_cluster_has_train_an_elastic_run_on_the_same_windows(run):

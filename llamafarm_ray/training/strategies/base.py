@@ -78,9 +78,14 @@ class Strategy(ABC):
     def set_learning_rate(self, rate: float) -> None:
         """The rate of the next `step`."""
 
+    def accumulating(self, *, last: bool) -> AbstractContextManager[object]:
+        """Around forward and backward of a micro-batch; only the window's ``last`` needs to talk to other workers."""
+        del last
+        return nullcontext()
+
     @abstractmethod
-    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
-        """Add the gradient of ``loss`` to those of the window; ``last`` ends the window.
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradient of ``loss`` to those of the window.
 
         What `step` sees is the *mean* of the workers' gradients.
         """

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
-import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from llamafarm_ray.training.strategies.single import SingleStrategy
@@ -24,7 +23,7 @@ class DdpStrategy(SingleStrategy):
         devices = [self.place.device] if self.place.device.type == "cuda" else None
         self.model = DistributedDataParallel(self.module, device_ids=devices)
 
-    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
-        """See `Strategy.backward`: only a window's last backward talks to the other workers."""
-        with nullcontext() if last else self.model.no_sync():
-            super().backward(loss, last=last)
+    def accumulating(self, *, last: bool) -> AbstractContextManager[object]:
+        """See `Strategy.accumulating`."""
+        quiet: AbstractContextManager[object] = nullcontext() if last else self.model.no_sync()
+        return quiet

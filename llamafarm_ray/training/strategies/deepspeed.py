@@ -87,9 +87,8 @@ class _ZeroStrategy(Strategy):
         for group in self.model.optimizer.param_groups:
             group["lr"] = rate
 
-    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+    def backward(self, loss: torch.Tensor) -> None:
         """See `Strategy.backward`."""
-        del last
         self.model.backward(loss)
 
     def step(self) -> float | None:
@@ -122,6 +121,11 @@ class _ZeroStrategy(Strategy):
 
     def import_state(self, state: Mapping[str, ParameterState], num_updates: int) -> None:
         """See `Strategy.import_state`."""
+        if self.distributed.offload == "nvme":
+            raise TrainingError(
+                "A run whose optimizer state lies on NVMe can't go on from a checkpoint yet.",
+                hint="Begin anew with --restart, or use fine_tuning.distributed.offload cpu.",
+            )
         optimizer = self.model.optimizer
         for flat in self._partitions():
             optimizer.optimizer.state[flat] = {

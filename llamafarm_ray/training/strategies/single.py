@@ -32,9 +32,8 @@ class SingleStrategy(Strategy):
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
-    def backward(self, loss: torch.Tensor, *, last: bool) -> None:
+    def backward(self, loss: torch.Tensor) -> None:
         """See `Strategy.backward`."""
-        del last
         self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
 
     def step(self) -> float | None:

@@ -43,3 +43,12 @@ def test_the_architecture_is_known_without_the_weights(base_model, tmp_path):
     assert found.num_parameters * 4 == pytest.approx(weights, rel=0.05)
     assert found.linear_modules == ("down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj")
     assert found.max_positions == json.loads((base_model / "config.json").read_text())["max_position_embeddings"]
+
+
+def test_positions_before_the_padding_token_s_id_are_not_for_text(tmp_path):
+    from transformers import RobertaConfig
+
+    sizes = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(intermediate_size=16, max_position_embeddings=18, pad_token_id=1, **sizes)
+    config.save_pretrained(tmp_path)
+    assert inspect_architecture(tmp_path, task="embedding").max_positions == 16

@@ -13,7 +13,7 @@ class Channel:
 
     def __init__(self):
         self.beats = queue.Queue()
-        self.end = False
+        self.order = "go on"
         self.beat = self
 
     def remote(self, attempt, beat):
@@ -57,7 +57,7 @@ def beating(channel, monkeypatch, ended):
         raise Exit
 
     monkeypatch.setattr(heartbeat, "_INTERVAL_S", 0.001)
-    monkeypatch.setattr(heartbeat.ray, "get", lambda answer, timeout: answer.end)  # noqa: ARG005
+    monkeypatch.setattr(heartbeat.ray, "get", lambda answer, timeout: answer.order)  # noqa: ARG005
     monkeypatch.setattr(heartbeat.os, "_exit", leave)
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     made = Heartbeat(channel, attempt=3, rank=1)
@@ -113,7 +113,7 @@ def test_validating_counts_batches_as_signs_and_not_as_steps(clock, channel, bea
 
 def test_the_process_ends_when_the_channel_says_so(channel, beating, ended):
     assert channel.latest()
-    channel.end = True
+    channel.order = "end"
     assert ended.get(timeout=10) == 70
     beating._thread.join(timeout=10)
     assert not beating._thread.is_alive()
@@ -123,3 +123,11 @@ def test_a_closed_heartbeat_sends_no_more(channel, beating):
     beating.close()
     beating._thread.join(timeout=10)
     assert not beating._thread.is_alive()
+
+
+def test_a_worker_that_shall_stop_hears_of_it_and_lives_on(channel, beating, ended):
+    assert not beating.stop_asked
+    channel.order = "stop"
+    channel.latest()
+    assert beating.stop_asked
+    assert ended.empty()
