@@ -182,6 +182,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result_bit_for_bit(run, tmp_
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+@pytest.mark.long
 def test_an_unfinished_run_can_be_forgotten(run, tmp_path):
     training = {"epochs": 2.0, "checkpoint_every_steps": 1}
     with pytest.raises(Enough):
@@ -226,6 +227,7 @@ def test_checkpoints_may_lie_elsewhere_and_the_best_weights_be_kept(run, tmp_pat
     assert [path for path in place.rglob("*") if path.is_file()] == [], "a finished run leaves none"
 
 
+@pytest.mark.long
 def test_as_many_workers_as_the_cluster_has_train_an_elastic_run_on_the_same_windows(run):
     elastic = run("elastic", distributed={"workers": [1, 2]})
     fixed = run("fixed", distributed={"workers": 2})

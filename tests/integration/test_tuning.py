@@ -72,6 +72,7 @@ def is_under_way(sweep):
     return has_checkpoint and len(running) < len(journal.records)
 
 
+@pytest.mark.long
 def test_a_killed_sweep_goes_on_stops_what_is_worse_and_registers_the_best(killed, place, monkeypatch):
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.tune import TuningRun, register_tuned
