@@ -175,6 +175,7 @@ def terminal(ray_head, project, create):
     made.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answer", ["n\n", "\x03"], ids=["no", "Ctrl-C again"])
 def test_ctrl_c_asks_and_leaves_the_job_alone(terminal, jobs, answer):
     terminal.type("\x03")
@@ -198,6 +199,7 @@ def test_ctrl_c_and_yes_stops_the_job(terminal, jobs):
     assert jobs.status(job) == "STOPPED"
 
 
+@pytest.mark.long
 def test_sigterm_leaves_the_job_alone(terminal, jobs):
     terminal.process.send_signal(signal.SIGTERM)
     assert terminal.end() == 143
@@ -207,6 +209,7 @@ def test_sigterm_leaves_the_job_alone(terminal, jobs):
     jobs.stop(job)
 
 
+@pytest.mark.long
 def test_a_job_can_be_left_at_once(ray_head, project, create, jobs):
     result = run(ray_head, project, create("--output", str(project.parent / "qa"), "--no-wait"))
     assert result.returncode == 0

@@ -77,7 +77,7 @@ def train(objective, base, folder, name, *, workers=1, accumulation=4, **tuning)
     ("objective", "tuning"),
     [
         ("dpo", {"method": "lora", "dpo": {"beta": 0.5}}),
-        ("kto", {"method": "full", "kto": {"beta": 0.5}}),
+        pytest.param("kto", {"method": "full", "kto": {"beta": 0.5}}, marks=pytest.mark.long),
         ("contrastive", {"method": "full", "contrastive": {"temperature": 0.2}}),
     ],
 )
