@@ -78,7 +78,7 @@ def train(objective, base, folder, name, *, workers=1, accumulation=4, **tuning)
     [
         ("dpo", {"method": "lora", "dpo": {"beta": 0.5}}),
         pytest.param("kto", {"method": "full", "kto": {"beta": 0.5}}, marks=pytest.mark.long),
-        ("contrastive", {"method": "full", "contrastive": {"temperature": 0.2}}),
+        pytest.param("contrastive", {"method": "full", "contrastive": {"temperature": 0.2}}, marks=pytest.mark.long),
     ],
 )
 def test_two_workers_learn_what_one_does(llama, bert, tmp_path, objective, tuning):
