@@ -34,7 +34,7 @@ from llamafarm_ray.registry.identity import Identity, authorize, name_of
 from llamafarm_ray.registry.log import GENESIS, Change, Commit, CommitLog, Head, LostRaceError
 from llamafarm_ray.registry.snapshots import Snapshot, Snapshots
 from llamafarm_ray.registry.state import RegistryState
-from llamafarm_ray.registry.stored import with_stored
+from llamafarm_ray.registry.stored import StoredManifests
 from llamafarm_ray.storage import Location
 
 __all__ = ["RegistryService", "open_registry", "registry_home"]
@@ -85,6 +85,7 @@ class RegistryService(RegistryApi):
         self._refused: dict[tuple[str, Action, str, str], float] = {}
         self._write_lock = threading.RLock()
         self._line = Line(self._commit)
+        self._stored = StoredManifests()
         self._listeners: list[Callable[[], None]] = []
         self.recent: deque[Commit] = deque(maxlen=_RECENT_COMMITS)
         self._open()
@@ -225,7 +226,7 @@ class RegistryService(RegistryApi):
             if idempotency_key in state.commits_by_key:  # done before: its files may be gone by now
                 return command
             try:
-                return with_stored(state, self.content, command)
+                return self._stored.look(state, self.content, command)
             except (InputError, ContentMovedError):
                 if is_new:
                     raise

@@ -10,7 +10,33 @@ from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.storage import ContentStore
 from llamafarm_ray.types import Digest
 
-__all__ = ["with_stored"]
+__all__ = ["StoredManifests", "with_stored"]
+
+_MOST = 10_000
+
+
+class StoredManifests:
+    """Which manifests were found stored, with the generation of each of their files.
+
+    A file goes only after a commit that condemns its generation, so what was seen under a generation is there for as
+    long as the state still has that one; nobody looks at the disk again for it.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[Digest, dict[Digest, int]] = {}
+
+    def look(self, state: RegistryState, content: ContentStore, command: Register) -> Register:
+        """See `with_stored`."""
+        if command.stored:
+            return with_stored(state, content, command)
+        seen = self._seen.get(command.manifest)
+        if seen is not None and all(state.generations.get(digest, 0) == number for digest, number in seen.items()):
+            return replace(command, stored=seen)
+        found = with_stored(state, content, command)
+        if len(self._seen) >= _MOST:
+            self._seen.clear()
+        self._seen[command.manifest] = dict(found.stored)
+        return found
 
 
 def with_stored(state: RegistryState, content: ContentStore, command: Register) -> Register:

@@ -192,6 +192,24 @@ def test_files_condemned_while_they_are_registered_are_refused(registry, monkeyp
         registry.submit(next_version("bot"))
 
 
+def test_files_seen_before_are_not_looked_at_again_and_refused_once_another_process_gave_them_up(registry, monkeypatch):
+    store_note(registry.content, "x")
+    registry.submit(next_version("bot"))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(registry.content), "size", None)
+        patch.setattr(type(registry.content), "manifest", None)
+        registry.submit(next_version("bot"))
+    other = RegistryService(registry.home)
+    for version in ("1.0.0", "1.0.1"):
+        other.retire(f"bot:{version}")
+    collect(other, grace=dt.timedelta(), purge_retired_after=dt.timedelta(), dry_run=False)
+    with pytest.raises(ConflictError, match="given up as garbage"):
+        registry.submit(next_version("bot"))
+    store_note(registry.content, "x")
+    registry.submit(next_version("bot"))
+    assert verify(registry.home).problems == ()
+
+
 def test_a_repeated_registration_needs_no_files_any_more(registry):
     store_note(registry.content, "x")
     first = registry.submit(next_version("bot"), idempotency_key="k")
