@@ -255,9 +255,7 @@ class CheckpointStore:
     def _clean_up(self) -> None:
         """Keep the latest and the best; the rest goes, its manifest first, so that nothing half removed counts."""
         found = self.find()
-        measured = [stored for stored in found if stored.validation_loss is not None]
-        best = min(measured, key=lambda stored: (stored.validation_loss, stored.step), default=None)
-        keep = {stored.name for stored in found[: self._keep]} | ({best.name} if best else set())
+        keep = {stored.name for stored in [*found[: self._keep], *_by_loss(found)[:1]]}
         files = [file.name for file in self._location.walk(_FOLDER)]
         for name in sorted(files, key=lambda name: not name.endswith(_MANIFEST)):
             if name.split("/")[1] not in keep:
@@ -275,14 +273,12 @@ class CheckpointStore:
 
     def by_loss(self, strategy: Strategy) -> list[StoredCheckpoint]:
         """The checkpoints at which the validation loss was measured, the lowest first. All workers call it."""
-        found: list[StoredCheckpoint] = _of_rank_0(strategy, self.find)
-        measured = [stored for stored in found if stored.validation_loss is not None]
-        return sorted(measured, key=lambda stored: (_or_infinity(stored.validation_loss), stored.step))
+        return _by_loss(_of_rank_0(strategy, self.find))
 
-    def best(self) -> StoredCheckpoint | None:
-        """The checkpoint with the lowest validation loss; None where none was measured."""
-        measured = [stored for stored in self.find() if stored.validation_loss is not None]
-        return min(measured, key=lambda stored: (stored.validation_loss, stored.step), default=None)
+
+def _by_loss(found: list[StoredCheckpoint]) -> list[StoredCheckpoint]:
+    measured = [stored for stored in found if stored.validation_loss is not None]
+    return sorted(measured, key=lambda stored: (_or_infinity(stored.validation_loss), stored.step))
 
 
 def _or_infinity(loss: float | None) -> float:

@@ -25,7 +25,7 @@ from llamafarm_ray.training.estimate import Setup, check_before_start
 from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.methods.auto import Hardware, choose_method
-from llamafarm_ray.training.objectives import find_objective
+from llamafarm_ray.training.objectives import Objective, find_objective
 from llamafarm_ray.training.observers import ObserverSettings
 from llamafarm_ray.training.resources import WorkerResources, choose_precision, choose_workers, find_hardware
 from llamafarm_ray.training.strategies import choose_strategy
@@ -71,21 +71,8 @@ def make_plan(
         ClusterError: Ray is not running.
     """
     tuning, training = config.fine_tuning, config.fine_tuning.training
-    settings = tuning.objective_settings
-    objective = find_objective(tuning.objective, settings)
-    check_base_model(base_model)
-    tokenizer = load_tokenizer(base_model)
-    if objective.needs_chat_template:
-        check_chat_template(tokenizer)
-    architecture = inspect_architecture(base_model, task=objective.task)
-    if tuning.method != "auto":
-        find_method(tuning.method)(tuning.parameters).check(architecture)
-    for key in ("keep_best", "early_stopping_patience"):
-        if getattr(training, key) and validation_rows is None:
-            raise UserError(
-                f"fine_tuning.training.{key} goes by the validation loss, but there are no validation rows.",
-                hint="Give the dataset a validation split (dataset.validation.split_ratio), or leave the key out.",
-            )
+    objective = find_objective(tuning.objective, tuning.objective_settings)
+    architecture = _check_inputs(config, objective, base_model, has_validation=validation_rows is not None)
     hardware = find_hardware()
     if training.fused_kernels is True and hardware.num_gpus == 0:
         raise UserError(
@@ -127,20 +114,20 @@ def make_plan(
     )
     memory, num_nodes = hardware.gpu_memory_bytes, sum(node["Alive"] for node in ray.nodes())
     check_before_start(base_model, setup, gpu_memory_bytes=memory, num_nodes=num_nodes, reasons=reasons)
-    window_rows = training.batch_size * training.gradient_accumulation_steps * workers.num_workers
-    plan = BatchPlan(train.num_rows, training.batch_size, window_rows)
+    micro_rows = training.batch_size * workers.num_workers
+    plan = BatchPlan(train.num_rows, training.batch_size, micro_rows * training.gradient_accumulation_steps)
     num_steps = math.ceil(training.epochs * plan.num_windows)
     num_steps = min(num_steps, training.max_steps or num_steps)
     facts = {
         "method": method,
         "parameters": parameters.model_dump(mode="json"),
         "objective": tuning.objective,
-        "objective_settings": settings.model_dump(mode="json") if settings else None,
+        "objective_settings": tuning.objective_settings and tuning.objective_settings.model_dump(mode="json"),
         "precision": precision,
         "packed": packed,
         "seed": config.seed,
         "num_steps": num_steps,
-        "window_rows": window_rows,
+        "window_rows": plan.window_rows,
         "training": training.model_dump(mode="json", include=_DECISIVE),
         "rows": train.digest,
         "base_model": str((lineage or {}).get("base_digest") or folder_fingerprint(base_model)),
@@ -154,7 +141,7 @@ def make_plan(
         method=method,
         parameters=parameters,
         objective=tuning.objective,
-        objective_settings=settings,
+        objective_settings=tuning.objective_settings,
         max_length=max_length,
         strategy=strategy,
         precision=precision,
@@ -163,9 +150,7 @@ def make_plan(
         distributed=tuning.distributed,
         seed=config.seed,
         plan=plan,
-        validation_plan=BatchPlan(validation.num_rows, training.batch_size, training.batch_size * workers.num_workers)
-        if validation
-        else None,
+        validation_plan=BatchPlan(validation.num_rows, training.batch_size, micro_rows) if validation else None,
         num_steps=num_steps,
         checkpoint_every_steps=training.checkpoint_every_steps or plan.num_windows,
         evaluate_every_steps=training.evaluate_every_steps or plan.num_windows,
@@ -178,6 +163,25 @@ def make_plan(
         ),
     )
     return Plan(job, workers, train, validation, facts, reasons)
+
+
+def _check_inputs(config: Config, objective: Objective, base_model: Path, *, has_validation: bool) -> Architecture:
+    """What can be known to be wrong without a cluster. Returns the base model's architecture."""
+    tuning, training = config.fine_tuning, config.fine_tuning.training
+    check_base_model(base_model)
+    tokenizer = load_tokenizer(base_model)
+    if objective.needs_chat_template:
+        check_chat_template(tokenizer)
+    architecture = inspect_architecture(base_model, task=objective.task)
+    if tuning.method != "auto":
+        find_method(tuning.method)(tuning.parameters).check(architecture)
+    for key in ("keep_best", "early_stopping_patience"):
+        if getattr(training, key) and not has_validation:
+            raise UserError(
+                f"fine_tuning.training.{key} goes by the validation loss, but there are no validation rows.",
+                hint="Give the dataset a validation split (dataset.validation.split_ratio), or leave the key out.",
+            )
+    return architecture
 
 
 _DECISIVE = {

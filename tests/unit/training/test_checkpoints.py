@@ -225,7 +225,7 @@ def test_the_latest_stay_and_the_best_besides(location):
     for step, loss in ((1, 0.9), (2, 0.3), (3, None), (4, 0.5), (5, 0.3), (6, 0.8)):
         save(store, step, loss=loss)
     assert steps(location) == [6, 5, 2]
-    assert store.best().step == 2, "the earlier of two that are equal"
+    assert store.by_loss(Worker())[0].step == 2, "the earlier of two that are equal"
     assert len(files(location)) == 6
 
 
@@ -234,7 +234,7 @@ def test_without_a_validation_the_latest_stay(location):
     for step in (1, 2, 3):
         save(store, step)
     assert steps(location) == [3]
-    assert store.best() is None
+    assert store.by_loss(Worker()) == []
 
 
 def test_what_is_removed_loses_its_manifest_first(local, monkeypatch):
