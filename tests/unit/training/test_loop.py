@@ -7,7 +7,7 @@ from llamafarm_ray.training.attention import use_packed_attention
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.batches import Layout, windows
 from llamafarm_ray.training.checkpoints import RunState
-from llamafarm_ray.training.loop import mean_loss, train_steps
+from llamafarm_ray.training.loop import mean_loss, seed_step, train_steps
 from llamafarm_ray.training.objectives import PretrainingObjective, SftObjective
 from llamafarm_ray.training.schedule import Schedule
 
@@ -153,3 +153,28 @@ def test_fp16_scales_the_loss_and_leaves_overflowing_steps_out(make_strategy, to
     state, seen = run(strategy, token_rows, batch_size=11, accumulation=1, num_steps=4)
     assert state.num_updates == 4
     assert seen[-1].loss < seen[0].loss
+
+
+def test_dropout_is_of_the_seed_the_step_and_the_worker():
+    def drawn(*where):
+        seed_step(*where)
+        return torch.rand(4).tolist()
+
+    places = [(seed, step, rank) for seed in (0, 1) for step in (0, 1, 70_000) for rank in (0, 1)]
+    assert len({tuple(drawn(*where)) for where in places}) == len(places)
+    assert drawn(1, 2, 3) == drawn(1, 2, 3)
+
+
+def test_a_step_uses_the_dropout_of_its_own_number(make_strategy, token_rows):
+    """The same rows and weights in two steps that change nothing: only dropout tells their losses apart."""
+    _, strategy = make_strategy("lora", MethodParameters(lora_dropout=0.5), learning_rate=1e-2)
+    with torch.no_grad():
+        for name, weight in strategy.module.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    strategy.optimizer = torch.optim.SGD([{"params": list(strategy.module.parameters())}], lr=0.0)
+    strategy.set_learning_rate = lambda _rate: None
+    state, _ = run(strategy, token_rows[:2], batch_size=2, accumulation=1, num_steps=2)
+    assert state.losses[0] != state.losses[1]
+    again, _ = run(strategy, token_rows[:2], batch_size=2, accumulation=1, num_steps=2)
+    assert again.losses == state.losses

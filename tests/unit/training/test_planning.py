@@ -1,7 +1,16 @@
 from pathlib import Path
 
+import pytest
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.errors import IntegrityError
+from llamafarm_ray.models.loading import inspect_architecture
+from llamafarm_ray.training.checkpoints import RunState, StoredCheckpoint
 from llamafarm_ray.training.job import RunFolder
-from llamafarm_ray.training.planning import _checkpoint_uri
+from llamafarm_ray.training.methods.auto import Hardware
+from llamafarm_ray.training.planning import _checkpoint_uri, _choose
+from llamafarm_ray.training.resources import WorkerResources
+from llamafarm_ray.training.worker import _Run
 
 
 def test_checkpoints_lie_in_the_run_s_folder_unless_a_place_is_named(tmp_path):
@@ -22,3 +31,40 @@ def test_two_outputs_and_two_fingerprints_have_places_of_their_own():
     }
     assert len(places) == 4
     assert all(place.startswith("s3://bucket/runs/out.run-") for place in places)
+
+
+@pytest.mark.parametrize(("method", "expected"), [("lora", "deepspeed_zero3"), ("qlora", "deepspeed_zero2")])
+def test_offloading_that_is_asked_for_chooses_a_strategy_that_does_it(base_model, method, expected):
+    config = parse_config({"fine_tuning": {"method": method, "distributed": {"offload": "cpu"}}})
+    reasons = []
+    _, _, strategy = _choose(
+        config,
+        hardware=Hardware(num_cpus=4),
+        workers=WorkerResources(1, 1.0, use_gpu=False),
+        architecture=inspect_architecture(base_model),
+        num_rows=10,
+        reasons=reasons,
+    )
+    assert strategy == expected
+    assert any("offload is set" in reason for reason in reasons)
+
+
+class _Store:
+    def __init__(self, damaged):
+        self.damaged, self.loaded = damaged, []
+
+    def by_loss(self, _strategy):
+        return [StoredCheckpoint(f"step-{step}", step, float(step), {}, {}) for step in (1, 2, 3)]
+
+    def load_weights(self, _strategy, stored):
+        if stored.step in self.damaged:
+            raise IntegrityError(f"The checkpoint {stored.name} can't be read.")
+        self.loaded.append(stored.step)
+
+
+@pytest.mark.parametrize(("damaged", "loaded", "loss"), [((), [1], 1.0), ((1, 2), [3], 3.0), ((1, 2, 3), [], None)])
+def test_damaged_best_weights_give_way_to_the_next_best_and_to_those_there_are(damaged, loaded, loss):
+    run = _Run.__new__(_Run)
+    run._store, run._strategy = _Store(damaged), None
+    assert run._take_best(RunState(step=4, validation=[(1, 1.0), (4, 5.0)])) == loss
+    assert run._store.loaded == loaded
