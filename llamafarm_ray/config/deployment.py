@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Names, Section, section
+from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.values import FrozenMapping, GpuField, MemoryField
 
 __all__ = ["DEFAULT_MAX_LORA_RANK", "LORA_RANKS", "AutoScaling", "Deployment", "Resources", "RolloutStrategy", "Target"]
@@ -74,6 +75,12 @@ class Deployment(Section):
     engine_kwargs: Annotated[Mapping[str, bool | int | float | str | None], AfterValidator(FrozenMapping)] = Field(
         default_factory=FrozenMapping, description="Further options of the engine, passed on as they are."
     )
+    require_key: bool | None = Field(
+        default=None,
+        description="Whether requests need a key, the token of a principal of the registry; unset: once it has any.",
+    )
+    limits: Limits = section(Limits, "What each key may ask for, and how requests wait.")
+    log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs.")
     strategy: RolloutStrategy | None = Field(default=None, description="How a new version takes over; unset: at once.")
 
     def mistakes(self) -> Iterator[Mistake]:

@@ -6,8 +6,11 @@ import os
 from typing import Any
 
 from llamafarm_ray.config import Config, parse_config
+from llamafarm_ray.config.deployment import Deployment
+from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
+from llamafarm_ray.serving.access import check_keys
 
 __all__ = ["SERVE_ENV", "build"]
 
@@ -25,6 +28,8 @@ def build(args: dict[str, Any]) -> Any:
     Raises:
         ConfigError: the configuration has mistakes.
         ClusterError: the environment lacks :data:`SERVE_ENV`.
+        InputError: the endpoint would be open to a network without keys, see
+            :func:`llamafarm_ray.serving.access.check_keys`.
     """
     config = parse_config(args, source="the application's args")
     for name, value in SERVE_ENV.items():
@@ -40,8 +45,25 @@ def build(args: dict[str, Any]) -> Any:
 
     registry = open_registry(config.home)
     base = find_base(config.base_model, registry)
-    served = Served(registry.home.uri, base.name, base.digest, config.deployment.adapters)
+    check_keys(config.deployment, registry.refresh())
+    served = Served(
+        registry.home.uri,
+        base.name,
+        base.digest,
+        config.deployment.adapters,
+        require_key=config.deployment.require_key,
+        limits=_limits(config.deployment),
+        log_prompts=config.deployment.log_prompts,
+    )
     return compose(LLMConfig(**_llm_config(config, base)), served)
+
+
+def _limits(deployment: Deployment) -> Limits:
+    """The limits; the engine's own option says how much it works on at once, where it is given."""
+    num_running = deployment.engine_kwargs.get("max_num_seqs")
+    if not isinstance(num_running, int) or isinstance(num_running, bool):
+        return deployment.limits
+    return deployment.limits.model_copy(update={"running_requests": num_running})
 
 
 def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
@@ -51,6 +73,8 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
         "enable_lora": True,
         "max_loras": deployment.max_loras,
         "max_lora_rank": deployment.max_lora_rank,
+        "max_num_seqs": deployment.limits.running_requests,
+        "enable_log_requests": False,  # the gate logs prompts, where that is asked for
     }
     if deployment.max_model_len is not None:
         engine["max_model_len"] = deployment.max_model_len

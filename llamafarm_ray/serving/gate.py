@@ -1,40 +1,61 @@
-"""The gate in front of a replica's HTTP app: only listed routes, every request tied to one version and told so.
+"""The gate in front of a replica's HTTP app: only listed routes, each request somebody's, tied to one version, told so.
 
-A plain ASGI middleware (https://asgi.readthedocs.io). For a route that names a model it reads the body, resolves the
-name, has the adapter loaded, puts the version's engine name into the body, and adds to the response
+A plain ASGI middleware (https://asgi.readthedocs.io). It asks, in this order: are the headers sound, whose key is it
+(:mod:`.access`), has the key anything left (:mod:`.limits`), does the route exist, is the body sound (:mod:`.intake`),
+may the key use that model, which version is meant, whose turn is it (:mod:`.turns`). Only then the engine sees the
+request: the version's engine name in its body, and none of the client's headers but the few it needs. The response says
 
-* ``x-llamafarm-model: name:version`` and
-* ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model).
+* ``x-llamafarm-model: name:version``,
+* ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model) and
+* ``x-request-id``, which the engine's logs and the response's ``id`` hold too.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
-import re
+import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+import uuid
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError
+from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.errors import LlamaFarmError, NotFoundError
+from llamafarm_ray.serving.access import Caller, Keys
+from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
+from llamafarm_ray.serving.intake import bound_generation, check_headers, check_shape, read_object
+from llamafarm_ray.serving.limits import Account, Accounts
+from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.turns import COMPLETION_WEIGHT, Turns
+from llamafarm_ray.serving.usage import Usage, UsageMeter, ask_for_usage
 
-__all__ = ["MODEL_ROUTES", "Gate", "Models"]
+__all__ = ["FEEDBACK_ROUTE", "MODEL_ROUTES", "OPEN_ROUTES", "Gate", "Models"]
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+logger = logging.getLogger("ray.serve.llamafarm")  # below Ray Serve's own, so that it lands in the replica's log
 
 MODEL_ROUTES = {"/v1/chat/completions", "/v1/completions", "/tokenize"}
-"""The POST routes that name a model in their body. With ``/health`` and ``/v1/models`` they are all there are."""
+"""The POST routes that name a model in their body."""
+FEEDBACK_ROUTE = "/v1/feedback"
+"""With these, ``GET /v1/models`` and the open ones, these are all routes there are."""
+OPEN_ROUTES = {("GET", "/health"), ("HEAD", "/health")}
+"""The routes that ask for no key."""
 
-_MAX_BODY_BYTES = 8 * 1024 * 1024
-_TRUSTED_HEADER = re.compile(rb"(?i)serve[-_]multiplexed[-_]model[-_]id")
+_ENGINE_HEADERS = {b"accept", b"content-type", b"host", b"user-agent", b"traceparent", b"tracestate"}
+"""What of the client's headers reaches the engine; others steer it (X-data-parallel-rank, X-Request-Id, ...)."""
+_BYTES_PER_TOKEN = 4
+"""A guess that only counts until the engine says how long the prompt was."""
+_UNBOUNDED_ANSWER_TOKENS = 256
+"""Likewise, of an answer whose request names no length."""
 
 
 class Models(Protocol):
     """What the gate asks of its replica."""
+
+    def resolve(self, model: str) -> Target:
+        """The version that a name means; raises where nothing of that name is served."""
 
     async def prepare(self, model: str) -> Target:
         """Resolve a request's model and have it ready to answer."""
@@ -43,120 +64,188 @@ class Models(Protocol):
         """The names a request may use."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A request for a model's answer, before its body is read."""
+
+    scope: Scope
+    receive: Receive
+    send: Send
+    caller: Caller
+    account: Account
+    routed: str | None
+    """The engine name that the router chose."""
+
+
 class Gate:
     """See the module's text.
 
     Args:
         app: the engine's own HTTP app.
         models: resolves and loads.
+        keys: says whose key a request carries.
+        feedback: where feedback is kept.
+        limits: what each key may, and how many requests the engine gets at once.
+        log_prompts: whether prompts are logged.
     """
 
-    def __init__(self, app: App, models: Models) -> None:
+    def __init__(
+        self,
+        app: App,
+        models: Models,
+        *,
+        keys: Keys,
+        feedback: FeedbackLog,
+        limits: Limits | None = None,
+        log_prompts: bool = False,
+    ) -> None:
         self._app = app
         self._models = models
+        self._keys = keys
+        self._feedback = feedback
+        self._limits = limits or Limits()
+        self._log_prompts = log_prompts
+        self._accounts = Accounts(self._limits)
+        self._turns = Turns(self._limits.running_requests, self._limits.queued_requests, self._limits.queue_timeout_s)
         self._started = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
-        if scope["type"] == "lifespan":
+        match scope["type"]:
+            case "http":
+                try:
+                    await self._handle(scope, receive, send)
+                except LlamaFarmError as error:
+                    await refuse(send, error)
+            case "lifespan":
+                await self._app(scope, self._closing(receive), send)
+            case "websocket":
+                await receive()
+                await send({"type": "websocket.close", "code": 1008})
+
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        routed = check_headers(scope["headers"])
+        method, path = scope["method"], scope["path"]
+        if (method, path) in OPEN_ROUTES:
             await self._app(scope, receive, send)
             return
-        if scope["type"] != "http":
-            return  # no websocket is served
-        route = (scope["method"], scope["path"])
-        try:
-            if route in {("GET", "/health"), ("HEAD", "/health")}:
-                await self._app(scope, receive, send)
-            elif route == ("GET", "/v1/models"):
-                cards = [self._card(name) for name in self._models.names()]
-                await _answer(send, 200, {"object": "list", "data": cards})
-            elif scope["method"] == "GET" and scope["path"].startswith("/v1/models/"):
-                name = scope["path"].removeprefix("/v1/models/")
-                if name not in self._models.names():
-                    raise NotFoundError(f"The model {name!r} does not exist.")
-                await _answer(send, 200, self._card(name))
-            elif scope["method"] == "POST" and scope["path"] in MODEL_ROUTES:
-                await self._serve(scope, receive, send)
+        caller = self._keys.caller(scope["headers"])
+        with self._accounts.admitted(caller.name) as account:
+            plain = scope.get("raw_path") in {None, path.encode()}  # a listed path has one spelling
+            if (method, path) == ("GET", "/v1/models"):
+                cards = [self._card(name) for name in self._models.names() if caller.may_use(name)]
+                await answer(send, 200, {"object": "list", "data": cards})
+            elif method == "GET" and path.startswith("/v1/models/"):
+                name = path.removeprefix("/v1/models/")
+                if name not in self._models.names() or not caller.may_use(name):
+                    raise NotFoundError(f"The model {name[:120]!r} does not exist.")
+                await answer(send, 200, self._card(name))
+            elif method == "POST" and path in MODEL_ROUTES and plain:
+                await self._generate(_Request(scope, receive, send, caller, account, routed))
+            elif method == "POST" and path == FEEDBACK_ROUTE and plain:
+                await self._take_feedback(scope, receive, send, caller)
             else:
-                raise NotFoundError(f"There is no route {scope['method']} {scope['path']}.")
-        except LlamaFarmError as error:
-            await _answer(send, error.http_status, _openai_error(error))
+                raise NotFoundError(f"There is no route {method[:20]} {path[:120]!r}.")
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
-        body = _parse(await _read(receive))
-        name = _routed_name(scope) or body.get("model")
-        if not isinstance(name, str) or not name:
-            raise InputError("The request names no model.", hint="Set 'model'; GET /v1/models lists what there is.")
-        target = await self._models.prepare(name)
+    async def _generate(self, request: _Request) -> None:
+        path, caller = request.scope["path"], request.caller
+        body = await read_object(request.scope, request.receive, self._limits)
+        check_shape(path, body)
+        bound_generation(path, body, self._limits)
+        model = request.routed or body["model"]
+        caller.check(model)
+        target = await self._models.prepare(model)
         body["model"] = target.engine_name
-        data = json.dumps(body).encode()
-        headers = [(k, v) for k, v in scope["headers"] if k.lower() not in {b"content-length", b"transfer-encoding"}]
-        headers.append((b"content-length", str(len(data)).encode()))
-        told = [(b"x-llamafarm-model", target.ref.encode())]
-        if target.digest is not None:
-            told.append((b"x-llamafarm-digest", target.digest.encode()))
-        sent = False
+        if self._log_prompts:
+            logger.info("%s asks %s: %s", caller.name, target.ref, json.dumps(body.get("messages", body.get("prompt"))))
+        await check_prompt(self._app, request.scope, body, self._limits)
+        hide = ask_for_usage(body)
+        data = json.dumps(body, ensure_ascii=False).encode()
+        usage = Usage(0 if path == "/tokenize" else len(data) // _BYTES_PER_TOKEN)
+        longest = body.get("max_completion_tokens") or body.get("max_tokens") or _UNBOUNDED_ANSWER_TOKENS
+        told = _Told(request.send, target)
+        client = _Client(request.receive, data)
+        headers = [(name, value) for name, value in request.scope["headers"] if name.lower() in _ENGINE_HEADERS]
+        headers += [(b"content-length", str(len(data)).encode()), (b"x-request-id", told.request_id.encode())]
+        try:
+            async with self._turns.turn(
+                caller.name, usage.prompt_tokens + COMPLETION_WEIGHT * longest, client.gone
+            ) as turn:
+                try:
+                    await self._app(
+                        {**request.scope, "headers": headers, "query_string": b""},
+                        client.receive,
+                        UsageMeter(told, usage, hide=hide),
+                    )
+                finally:
+                    turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
+                    request.account.settle(usage.prompt_tokens + usage.completion_tokens)
+        finally:
+            client.close()
 
-        async def replay() -> Message:
-            nonlocal sent
-            if sent:
-                return await receive()  # from here on only the disconnect matters
-            sent = True
-            return {"type": "http.request", "body": data, "more_body": False}
-
-        async def tell(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), *told]}
-            await send(message)
-
-        await self._app({**scope, "headers": headers}, replay, tell)
+    async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
+        said = FeedbackRequest.of(await read_object(scope, receive, self._limits))
+        caller.check(said.model)
+        record = feedback_record(said, self._models.resolve(said.model), caller.name)
+        await self._feedback.add(record)
+        kept = {name: record[name] for name in ("id", "version", "digest")}
+        await answer(send, 201, {"object": "feedback", **kept})
 
     def _card(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "llamafarm"}
 
+    def _closing(self, receive: Receive) -> Receive:
+        async def closing() -> Message:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await self._feedback.close()
+            return message
 
-def _routed_name(scope: Scope) -> str | None:
-    """The version the router chose, from the header that the proxy strips from clients' requests."""
-    for key, value in scope["headers"]:
-        if _TRUSTED_HEADER.fullmatch(key) and value:
-            return bytes(value).decode("latin-1")
-    return None
-
-
-async def _read(receive: Receive) -> bytes:
-    chunks: list[bytes] = []
-    size_bytes = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise InputError("The client went away before its request was read.")
-        chunk = message.get("body", b"")
-        size_bytes += len(chunk)
-        if size_bytes > _MAX_BODY_BYTES:
-            raise InputError(f"The request's body is over {_MAX_BODY_BYTES} bytes.", hint="Send less at a time.")
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
+        return closing
 
 
-def _parse(body: bytes) -> dict[str, Any]:
-    try:
-        parsed = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"The request's body is no JSON: {error}.") from None
-    if not isinstance(parsed, dict):
-        raise InputError(f"The request's body is a JSON {type(parsed).__name__}, not an object.")
-    return parsed
+class _Told:
+    """Sends a response with headers that say which version answered."""
+
+    def __init__(self, send: Send, target: Target) -> None:
+        self._send = send
+        self.request_id = uuid.uuid4().hex
+        self._headers = [
+            (b"x-llamafarm-model", target.ref.encode()),
+            (b"x-request-id", self.request_id.encode()),
+        ]
+        if target.digest is not None:
+            self._headers.append((b"x-llamafarm-digest", target.digest.encode()))
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            kept = [header for header in message.get("headers", []) if header[0].lower() != b"x-request-id"]
+            message = {**message, "headers": [*kept, *self._headers]}
+        await self._send(message)
 
 
-def _openai_error(error: LlamaFarmError) -> dict[str, Any]:
-    """The error shape of https://platform.openai.com/docs/guides/error-codes."""
-    kind = "invalid_request_error" if error.http_status < 500 else "server_error"  # noqa: PLR2004
-    return {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
+class _Client:
+    """The client as the engine sees it: the body that the gate wrote, then nothing until it goes away."""
 
+    def __init__(self, receive: Receive, data: bytes) -> None:
+        self._receive = receive
+        self._data: bytes | None = data
+        self._gone: asyncio.Future[Message] | None = None
 
-async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
-    data = json.dumps(body).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})
+    def gone(self) -> asyncio.Future[Message]:
+        """What is done when the client has gone away."""
+        if self._gone is None:
+            self._gone = asyncio.ensure_future(self._receive())
+        return self._gone
+
+    async def receive(self) -> Message:
+        """ASGI's receive."""
+        if self._data is None:
+            return await asyncio.shield(self.gone())  # who listens here stops listening when the answer is out
+        data, self._data = self._data, None
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._gone is not None:
+            self._gone.cancel()

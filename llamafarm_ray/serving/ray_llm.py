@@ -17,7 +17,7 @@ import contextlib
 import pickle
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +34,13 @@ from ray.serve.context import _get_global_client
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 
+from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError, NotFoundError, UserError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.adapters import AdapterLoader
+from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.resolution import Target, resolve, served_models
 from llamafarm_ray.storage import ContentStore, Location
@@ -62,12 +65,18 @@ class Served:
         base_name: the name requests call the base model by.
         base_digest: manifest digest of the base's files; adapters of another base are refused.
         preload: references of the adapters that are loaded before the first request.
+        require_key: whether requests need a key; ``None``: once the registry has principals.
+        limits: what each key may ask for, and how requests wait.
+        log_prompts: whether prompts are logged.
     """
 
     home: str
     base_name: str
     base_digest: Digest
     preload: tuple[str, ...] = ()
+    require_key: bool | None = None
+    limits: Limits = field(default_factory=Limits)
+    log_prompts: bool = False
 
     def resolve(self, model: str, view: RegistryView) -> Target:
         """The target of a request's ``model``, see :func:`llamafarm_ray.serving.resolution.resolve`."""
@@ -94,8 +103,23 @@ class Replica(LLMServer):  # type: ignore[misc]
         """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gate."""
         app = await self.engine.build_asgi_app()
         app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
-        app.add_middleware(Gate, models=self)
+        app.add_middleware(
+            Gate,
+            models=self,
+            keys=Keys(lambda: self._view.state, required=self._served.require_key),
+            feedback=FeedbackLog(Location(self._served.home)),
+            limits=self._served.limits,
+            log_prompts=self._served.log_prompts,
+        )
         return app
+
+    def resolve(self, model: str) -> Target:
+        """The version that a name means.
+
+        Raises:
+            NotFoundError: no such model is served here.
+        """
+        return self._served.resolve(model, self._view)
 
     async def prepare(self, model: str) -> Target:
         """Resolve a request's model and have it ready to answer.

@@ -45,9 +45,9 @@ def resolve(model: str, state: RegistryState, *, base_name: str, base_digest: Di
     reference, _, digest = model.partition("#")
     ref = ModelRef.parse(reference)
     if ref.name not in state.models:
-        raise NotFoundError(
-            f"The model {model!r} does not exist.", hint=did_you_mean(ref.name, [base_name, *state.models])
-        )
+        # Once keys count, names of other namespaces are not given away.
+        known = [one for one in (base_name, *state.models) if not state.principals or _namespace(one) == ref.namespace]
+        raise NotFoundError(f"The model {model!r} does not exist.", hint=did_you_mean(ref.name, known))
     record = state.resolve(ref)
     if record.retired is not None:
         raise NotFoundError(f"The model {record.ref!r} is retired.", hint=record.retired)
@@ -60,6 +60,10 @@ def resolve(model: str, state: RegistryState, *, base_name: str, base_digest: Di
     if digest and digest != target.engine_name.partition("#")[2]:
         raise NotFoundError(f"The model {model!r} does not exist.", hint=f"{record.ref} is {target.engine_name}.")
     return target
+
+
+def _namespace(name: str) -> str:
+    return ModelRef(name).namespace
 
 
 def served_models(state: RegistryState, *, base_name: str, base_digest: Digest) -> list[str]:

@@ -1,0 +1,52 @@
+"""The refusals that only HTTP has a word for: branches of the one error tree (:mod:`llamafarm_ray.errors`)."""
+
+from __future__ import annotations
+
+from llamafarm_ray.errors import AccessDeniedError, InputError, UserError
+
+__all__ = ["BodyTooLargeError", "LimitError", "MediaTypeError", "SlowClientError", "UnauthenticatedError"]
+
+
+class UnauthenticatedError(AccessDeniedError):
+    """No key was given, or it is worth nothing (any more)."""
+
+    code = "invalid_api_key"
+    http_status = 401
+
+
+class SlowClientError(InputError):
+    """A request's body did not arrive in time."""
+
+    code = "request_timeout"
+    http_status = 408
+
+
+class BodyTooLargeError(InputError):
+    """A request's body has more bytes than is allowed."""
+
+    code = "request_too_large"
+    http_status = 413
+
+
+class MediaTypeError(InputError):
+    """A request's body is of a type, or in an encoding, that is not read."""
+
+    code = "unsupported_media_type"
+    http_status = 415
+
+
+class LimitError(UserError):
+    """A limit of the key, or of the replica, is reached.
+
+    Args:
+        message: which one.
+        retry_after_s: seconds until asking again can succeed.
+        hint: what to do.
+    """
+
+    code = "rate_limit_exceeded"
+    http_status = 429
+
+    def __init__(self, message: str, *, retry_after_s: float, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
