@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated, Any
 
@@ -31,16 +32,18 @@ def command(
     from llamafarm_ray.workflows.chat import ask, stream
     from llamafarm_ray.workflows.deploy import deployment_of
 
+    # The registry's token goes to its own deployment only; elsewhere the key is what every OpenAI client takes.
+    key = os.environ.get("OPENAI_API_KEY" if url else "LLAMAFARM_TOKEN")
     if url is None or model is None:
         deployment = deployment_of(open_registry(home))
         url, model = url or deployment.url, model or deployment.base_model
     if question is not None:
         if as_json:
-            answer = ask(url, model, question, max_tokens=max_tokens, temperature=temperature)
+            answer = ask(url, model, question, max_tokens=max_tokens, temperature=temperature, key=key)
             print_json({"answer": answer.text, "model": answer.model, "headers": answer.headers})
             return
         for piece in stream(
-            url, model, [{"role": "user", "content": question}], max_tokens=max_tokens, temperature=temperature
+            url, model, [{"role": "user", "content": question}], max_tokens=max_tokens, temperature=temperature, key=key
         ):
             console.print(piece, end="", markup=False)
         console.print()
@@ -50,7 +53,7 @@ def command(
     while said := _read():
         messages.append({"role": "user", "content": said})
         answered = ""
-        for piece in stream(url, model, messages, max_tokens=max_tokens, temperature=temperature):
+        for piece in stream(url, model, messages, max_tokens=max_tokens, temperature=temperature, key=key):
             answered += piece
             console.print(piece, end="", markup=False)
         console.print()

@@ -21,16 +21,16 @@ from llamafarm_ray.serving.asgi import Header
 from llamafarm_ray.serving.refusals import UnauthenticatedError
 from llamafarm_ray.types import ModelRef
 
-__all__ = ["ANONYMOUS", "Caller", "Keys", "check_keys"]
+__all__ = ["ANONYMOUS", "Keys", "Tenant", "check_keys"]
 
 ANONYMOUS = "anonymous"
-"""What callers without a key are called where none is asked for. They share one account of limits."""
+"""What those without a key are called where none is asked for. They share one account of limits."""
 _MAX_KEY_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sends a request.
+class Tenant:
+    """Who sends a request: the holder of a key.
 
     Attributes:
         name: the principal's.
@@ -45,7 +45,7 @@ class Caller:
         return self.grants is None or allows(self.grants, Action.READ, ModelRef(_name(model)).namespace)
 
     def check(self, model: str) -> None:
-        """Refuse a model of a namespace in which the caller has no role, in the same words whether or not it exists.
+        """Refuse a model of a namespace in which the tenant has no role, in the same words whether or not it exists.
 
         Raises:
             AccessDeniedError: there is none.
@@ -78,7 +78,7 @@ class Keys:
         self._seen: Mapping[str, Principal] | None = None
         self._by_digest: dict[str, Principal] = {}
 
-    def caller(self, headers: Iterable[Header]) -> Caller:
+    def tenant(self, headers: Iterable[Header]) -> Tenant:
         """Who sends a request with these headers (names in lower case).
 
         A key is found by its SHA-256, so how long that takes says nothing of the key; the digests are compared in
@@ -89,7 +89,7 @@ class Keys:
         """
         principals = self._state().principals
         if self._required is False or (self._required is None and not principals):
-            return Caller()
+            return Tenant()
         digest = token_digest(_bearer(headers))
         if principals is not self._seen:  # states never change: another object is another commit
             self._by_digest = {known.token_digest: known for known in principals.values()}
@@ -101,7 +101,7 @@ class Keys:
             or not principal.is_valid(self._now())
         ):
             raise UnauthenticatedError("The key is not (or no longer) valid.", hint="Ask an admin for a new one.")
-        return Caller(principal.name, principal.grants)
+        return Tenant(principal.name, principal.grants)
 
 
 def check_keys(deployment: Deployment, state: RegistryState) -> None:
@@ -144,4 +144,4 @@ def _bearer(headers: Iterable[Header]) -> str:
 
 def _name(model: str) -> str:
     """The name in a reference or an engine name."""
-    return re.split("[:@#]", model, maxsplit=1)[0]
+    return re.split("[:@#;]", model, maxsplit=1)[0]

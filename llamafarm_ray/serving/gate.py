@@ -12,18 +12,17 @@ request: the version's engine name in its body, and none of the client's headers
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
-from llamafarm_ray.serving.access import Caller, Keys
+from llamafarm_ray.serving.access import Keys, Tenant
 from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.intake import bound_generation, check_headers, check_shape, read_object
 from llamafarm_ray.serving.limits import Account, Accounts
@@ -43,8 +42,6 @@ FEEDBACK_ROUTE = "/v1/feedback"
 OPEN_ROUTES = {("GET", "/health"), ("HEAD", "/health")}
 """The routes that ask for no key."""
 
-_ENGINE_HEADERS = {b"accept", b"content-type", b"host", b"user-agent", b"traceparent", b"tracestate"}
-"""What of the client's headers reaches the engine; others steer it (X-data-parallel-rank, X-Request-Id, ...)."""
 _BYTES_PER_TOKEN = 4
 """A guess that only counts until the engine says how long the prompt was."""
 _UNBOUNDED_ANSWER_TOKENS = 256
@@ -71,7 +68,7 @@ class _Request:
     scope: Scope
     receive: Receive
     send: Send
-    caller: Caller
+    tenant: Tenant
     account: Account
     routed: str | None
     """The engine name that the router chose."""
@@ -129,64 +126,61 @@ class Gate:
         if (method, path) in OPEN_ROUTES:
             await self._app(scope, receive, send)
             return
-        caller = self._keys.caller(scope["headers"])
-        with self._accounts.admitted(caller.name) as account:
+        tenant = self._keys.tenant(scope["headers"])
+        with self._accounts.admitted(tenant.name) as account:
             plain = scope.get("raw_path") in {None, path.encode()}  # a listed path has one spelling
             if (method, path) == ("GET", "/v1/models"):
-                cards = [self._card(name) for name in self._models.names() if caller.may_use(name)]
+                cards = [self._card(name) for name in self._models.names() if tenant.may_use(name)]
                 await answer(send, 200, {"object": "list", "data": cards})
             elif method == "GET" and path.startswith("/v1/models/"):
                 name = path.removeprefix("/v1/models/")
-                if name not in self._models.names() or not caller.may_use(name):
+                if name not in self._models.names() or not tenant.may_use(name):
                     raise NotFoundError(f"The model {name[:120]!r} does not exist.")
                 await answer(send, 200, self._card(name))
             elif method == "POST" and path in MODEL_ROUTES and plain:
-                await self._generate(_Request(scope, receive, send, caller, account, routed))
+                await self._generate(_Request(scope, receive, send, tenant, account, routed))
             elif method == "POST" and path == FEEDBACK_ROUTE and plain:
-                await self._take_feedback(scope, receive, send, caller)
+                await self._take_feedback(scope, receive, send, tenant)
             else:
                 raise NotFoundError(f"There is no route {method[:20]} {path[:120]!r}.")
 
     async def _generate(self, request: _Request) -> None:
-        path, caller = request.scope["path"], request.caller
+        path, tenant = request.scope["path"], request.tenant
         body = await read_object(request.scope, request.receive, self._limits)
         check_shape(path, body)
         bound_generation(path, body, self._limits)
         model = request.routed or body["model"]
-        caller.check(model)
+        tenant.check(model)
         target = await self._models.prepare(model)
         body["model"] = target.engine_name
         if self._log_prompts:
-            logger.info("%s asks %s: %s", caller.name, target.ref, json.dumps(body.get("messages", body.get("prompt"))))
+            logger.info("%s asks %s: %s", tenant.name, target.ref, json.dumps(body.get("messages", body.get("prompt"))))
         await check_prompt(self._app, request.scope, body, self._limits)
+        await self._forward(request, body, target)
+
+    async def _forward(self, request: _Request, body: dict[str, Any], target: Target) -> None:
+        """Have the engine answer when it is the request's turn, and settle what that cost."""
         hide = ask_for_usage(body)
-        data = json.dumps(body, ensure_ascii=False).encode()
-        usage = Usage(0 if path == "/tokenize" else len(data) // _BYTES_PER_TOKEN)
+        exchange = Exchange(request.scope, request.receive, request.send, body, target)
+        is_counting = request.scope["path"] == "/tokenize"
+        usage = Usage(0 if is_counting else exchange.size_bytes // _BYTES_PER_TOKEN)
         longest = body.get("max_completion_tokens") or body.get("max_tokens") or _UNBOUNDED_ANSWER_TOKENS
-        told = _Told(request.send, target)
-        client = _Client(request.receive, data)
-        headers = [(name, value) for name, value in request.scope["headers"] if name.lower() in _ENGINE_HEADERS]
-        headers += [(b"content-length", str(len(data)).encode()), (b"x-request-id", told.request_id.encode())]
+        guess = usage.prompt_tokens + COMPLETION_WEIGHT * (0 if is_counting else longest)
         try:
-            async with self._turns.turn(
-                caller.name, usage.prompt_tokens + COMPLETION_WEIGHT * longest, client.gone
-            ) as turn:
+            async with self._turns.turn(request.tenant.name, guess, exchange.gone) as turn:
                 try:
-                    await self._app(
-                        {**request.scope, "headers": headers, "query_string": b""},
-                        client.receive,
-                        UsageMeter(told, usage, hide=hide),
-                    )
+                    meter = UsageMeter(exchange.send, usage, hide=hide)
+                    await self._app(exchange.scope, exchange.receive, meter)
                 finally:
                     turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
                     request.account.settle(usage.prompt_tokens + usage.completion_tokens)
         finally:
-            client.close()
+            exchange.close()
 
-    async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, caller: Caller) -> None:
+    async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant) -> None:
         said = FeedbackRequest.of(await read_object(scope, receive, self._limits))
-        caller.check(said.model)
-        record = feedback_record(said, self._models.resolve(said.model), caller.name)
+        tenant.check(said.model)
+        record = feedback_record(said, self._models.resolve(said.model), tenant.name)
         await self._feedback.add(record)
         kept = {name: record[name] for name in ("id", "version", "digest")}
         await answer(send, 201, {"object": "feedback", **kept})
@@ -202,50 +196,3 @@ class Gate:
             return message
 
         return closing
-
-
-class _Told:
-    """Sends a response with headers that say which version answered."""
-
-    def __init__(self, send: Send, target: Target) -> None:
-        self._send = send
-        self.request_id = uuid.uuid4().hex
-        self._headers = [
-            (b"x-llamafarm-model", target.ref.encode()),
-            (b"x-request-id", self.request_id.encode()),
-        ]
-        if target.digest is not None:
-            self._headers.append((b"x-llamafarm-digest", target.digest.encode()))
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            kept = [header for header in message.get("headers", []) if header[0].lower() != b"x-request-id"]
-            message = {**message, "headers": [*kept, *self._headers]}
-        await self._send(message)
-
-
-class _Client:
-    """The client as the engine sees it: the body that the gate wrote, then nothing until it goes away."""
-
-    def __init__(self, receive: Receive, data: bytes) -> None:
-        self._receive = receive
-        self._data: bytes | None = data
-        self._gone: asyncio.Future[Message] | None = None
-
-    def gone(self) -> asyncio.Future[Message]:
-        """What is done when the client has gone away."""
-        if self._gone is None:
-            self._gone = asyncio.ensure_future(self._receive())
-        return self._gone
-
-    async def receive(self) -> Message:
-        """ASGI's receive."""
-        if self._data is None:
-            return await asyncio.shield(self.gone())  # who listens here stops listening when the answer is out
-        data, self._data = self._data, None
-        return {"type": "http.request", "body": data, "more_body": False}
-
-    def close(self) -> None:
-        """Stop listening."""
-        if self._gone is not None:
-            self._gone.cancel()

@@ -31,6 +31,8 @@ _ONCE = {b"authorization", b"content-length", b"content-type", b"host", b"transf
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON spells one; whether it has its other half is looked at then."""
 _OURS = b"x-llamafarm-"
+_FROM_CLIENTS = {b"x-llamafarm-session"}
+"""Those of ours that a client sends: who shall get the same side of a rollout each time."""
 _ROUTED = b"serve_multiplexed_model_id"
 _ROUTED_SPELLINGS = re.compile(rb"serve[-_]multiplexed[-_]model[-_]id")
 _ENGINE_FIELDS = frozenset(
@@ -65,7 +67,7 @@ def check_headers(headers: Iterable[Header]) -> str | None:
         if name in seen and (name in _ONCE or name == _ROUTED):
             raise InputError(f"The header {_shown(name)} is given twice.")
         seen.add(name)
-        if name.replace(b"_", b"-").startswith(_OURS):
+        if name.replace(b"_", b"-").startswith(_OURS) and name not in _FROM_CLIENTS:
             raise InputError(f"The header {_shown(name)} is for responses only.", hint="Leave it out.")
         if _ROUTED_SPELLINGS.fullmatch(name):
             if name != _ROUTED:

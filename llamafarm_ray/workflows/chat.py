@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
-from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError, UserError
+from llamafarm_ray.errors import AccessDeniedError, DeploymentError, InputError, NotFoundError, UserError
 
 __all__ = ["Answer", "ask", "stream"]
 
@@ -22,7 +22,9 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-def ask(url: str, model: str, question: str, *, max_tokens: int = 64, temperature: float = 0.0) -> Answer:
+def ask(
+    url: str, model: str, question: str, *, max_tokens: int = 64, temperature: float = 0.0, key: str | None = None
+) -> Answer:
     """One question, one answer.
 
     Args:
@@ -31,13 +33,15 @@ def ask(url: str, model: str, question: str, *, max_tokens: int = 64, temperatur
         question: the user's message.
         max_tokens: the answer's length at most.
         temperature: 0 is greedy: the same question, the same answer.
+        key: proves who asks, where the endpoint wants to know.
 
     Raises:
         NotFoundError: the endpoint does not know the model.
+        AccessDeniedError: it asks for another key, or the key may not use the model.
         InputError: nothing answers at ``url``.
         DeploymentError: the endpoint fails.
     """
-    with _errors(url), _client(url) as client:
+    with _errors(url), _client(url, key) as client:
         response = client.chat.completions.with_raw_response.create(
             model=model,
             messages=[{"role": "user", "content": question}],
@@ -56,9 +60,10 @@ def stream(
     *,
     max_tokens: int = 256,
     temperature: float = 0.0,
+    key: str | None = None,
 ) -> Iterator[str]:
     """The answer to a conversation, piece by piece; raises as :func:`ask` does."""
-    with _errors(url), _client(url) as client:
+    with _errors(url), _client(url, key) as client:
         pieces = client.chat.completions.create(
             model=model, messages=messages, max_tokens=max_tokens, temperature=temperature, stream=True
         )
@@ -67,8 +72,8 @@ def stream(
                 yield piece.choices[0].delta.content
 
 
-def _client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120.0)
+def _client(url: str, key: str | None) -> openai.OpenAI:
+    return openai.OpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=120.0)
 
 
 class _errors:  # noqa: N801  (reads as the verb it is used as)
@@ -84,6 +89,8 @@ class _errors:  # noqa: N801  (reads as the verb it is used as)
         match error:
             case openai.NotFoundError():
                 raise NotFoundError(_message(error)) from None
+            case openai.AuthenticationError() | openai.PermissionDeniedError():
+                raise AccessDeniedError(_message(error)) from None
             case openai.BadRequestError():
                 raise UserError(_message(error)) from None
             case openai.APIConnectionError():

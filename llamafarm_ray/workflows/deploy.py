@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from llamafarm_ray.config import Config, refuse_unavailable, resolved
-from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, NotFoundError
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, DeploymentError, InputError, NotFoundError
 from llamafarm_ray.registry import (
     BaseModel,
     DeploymentRecorded,
@@ -22,6 +22,8 @@ from llamafarm_ray.registry import (
 )
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
+from llamafarm_ray.registry.identity import Identity
+from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
@@ -87,10 +89,11 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
 
     Raises:
         UnsupportedError: the configuration asks for what this release does not have.
-        InputError: the base model is missing or unusable.
+        InputError: the base model is missing or unusable, or the endpoint would be open to a network without keys.
         NotFoundError: an adapter is not registered.
     """
     refuse_unavailable(config, "deploy")
+    check_keys(config.deployment, registry.refresh())
     for reference in config.deployment.adapters:
         registry.resolve(reference)
     return usable_base(config.base_model, registry)
@@ -286,7 +289,10 @@ def _confirm(url: str, model: str, expected: str) -> None:
     while time.monotonic() < deadline:
         try:
             response = httpx.post(
-                f"{url.removesuffix('/v1')}/tokenize", json={"model": model, "prompt": "?"}, timeout=5
+                f"{url.removesuffix('/v1')}/tokenize",
+                json={"model": model, "prompt": "?"},
+                headers=_own_key(),
+                timeout=5,
             )
             answered = response.headers.get("x-llamafarm-model", f"status {response.status_code}")
         except httpx.TransportError as error:
@@ -298,6 +304,12 @@ def _confirm(url: str, model: str, expected: str) -> None:
         f"{model} points at {expected} in the registry, but the endpoint still answers with {answered}.",
         hint="Does the endpoint use the same home?",
     )
+
+
+def _own_key() -> dict[str, str]:
+    """The header that shows the endpoint who asks: its keys are the registry's tokens."""
+    token = Identity.from_environment().token
+    return {"Authorization": f"Bearer {token}"} if token else {}
 
 
 def _wait_until_ready(url: str, started: float, on_progress: Callable[[str, float], None] | None) -> tuple[str, ...]:
@@ -315,9 +327,11 @@ def _wait_until_ready(url: str, started: float, on_progress: Callable[[str, floa
             raise DeploymentError(f"The deployment failed: {_last_line(application.message, messages)}")
         if status == "RUNNING":
             try:
-                response = httpx.get(f"{url}/models", timeout=5)
+                response = httpx.get(f"{url}/models", headers=_own_key(), timeout=5)
             except httpx.TransportError:
                 response = None
+            if response is not None and response.status_code == httpx.codes.UNAUTHORIZED:
+                raise AccessDeniedError("The endpoint refuses the key.", hint="Set LLAMAFARM_TOKEN to yours.")
             if response is not None and response.is_success:
                 return tuple(card["id"] for card in response.json()["data"])
         time.sleep(_POLL_S)
