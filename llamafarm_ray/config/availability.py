@@ -59,7 +59,7 @@ def _nothing(key: str, step: Step) -> Gap:
 
 
 GAPS: Final = (
-    _only("dataset.source.type", "build", "rag_documents", "domain_corpus"),
+    _only("dataset.source.type", "build", "rag_documents", "domain_corpus", "human_feedback"),
     _only(
         "dataset.preprocessing.qa_generation.model",
         "build",

@@ -33,7 +33,10 @@ class Source(Section):
 
     type: SourceType = Field(default="rag_documents", description="What the files at `path` are.")
     path: str | None = Field(
-        default=None, min_length=1, description="Folder of documents; a relative one starts at the current directory."
+        default=None,
+        min_length=1,
+        description="Folder of documents; a relative one starts at the current directory. Of human_feedback: a folder "
+        "or URI; by default what the registry's home has.",
     )
     include_metadata: bool = Field(default=True, description="Keep which document and passage an example came from.")
 

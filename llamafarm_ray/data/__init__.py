@@ -1,6 +1,7 @@
 """From documents to datasets: readers, steps, generation, formats and the build that runs them on Ray Data."""
 
 from llamafarm_ray.data.dataset import Splits, open_dataset
+from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
 from llamafarm_ray.data.mixing import MixedPart, open_mixture
 from llamafarm_ray.data.pipeline import build_dataset
 from llamafarm_ray.data.report import BuildReport
@@ -13,7 +14,9 @@ __all__ = [
     "MixedPart",
     "Splits",
     "build_dataset",
+    "build_feedback_dataset",
     "discover",
     "open_dataset",
     "open_mixture",
+    "rows_maker",
 ]

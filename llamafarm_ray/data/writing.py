@@ -20,7 +20,16 @@ from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
 from llamafarm_ray.types import Digest
 
-__all__ = ["DATASET_FILE", "REPORT_FILE", "FolderTarget", "JsonTarget", "Target", "target_for", "validation_path"]
+__all__ = [
+    "DATASET_FILE",
+    "REPORT_FILE",
+    "FolderTarget",
+    "JsonTarget",
+    "RowsTarget",
+    "Target",
+    "target_for",
+    "validation_path",
+]
 
 DATASET_FILE = "dataset.json"
 REPORT_FILE = "report.json"
@@ -165,8 +174,7 @@ class JsonTarget(Target):
     def add(self, split: str, rows: list[dict[str, Any]]) -> None:
         """See :meth:`Target.add`."""
         for row in rows:
-            record = format_record([Message(**message) for message in row["messages"]], self._row_format)
-            text = json.dumps(record, ensure_ascii=False)
+            text = json.dumps(self._record(row), ensure_ascii=False)
             first = split not in self._files
             if first:
                 self._files[split] = (self._staging / split).open("w", encoding="utf-8")
@@ -175,6 +183,10 @@ class JsonTarget(Target):
                 file.write(f"{text}\n")
             else:
                 file.write(f"{'[' if first else ','}\n  {text}")
+
+    def _record(self, row: dict[str, Any]) -> dict[str, Any]:
+        """A row as it is written."""
+        return format_record([Message(**message) for message in row["messages"]], self._row_format)
 
     def finish(self, dataset: dict[str, Any], report: dict[str, Any]) -> None:
         """See :meth:`Target.finish`; the report has the dataset's description and the digest of each file in it."""
@@ -213,6 +225,14 @@ class JsonTarget(Target):
                 return validation_path(self.output)
             case _:
                 return self.output.with_name(f"{self.output.stem}.{REPORT_FILE}")
+
+
+class RowsTarget(JsonTarget):
+    """One file of rows of another kind than conversations, see `llamafarm_ray.data.training_rows`."""
+
+    def _record(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Everything but the id, which is made anew from the rest."""
+        return {name: value for name, value in row.items() if name != "id"}
 
 
 def target_for(output: Path, row_format: RowFormat, *, overwrite: bool) -> Target:

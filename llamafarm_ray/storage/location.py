@@ -184,14 +184,15 @@ class Location:
         found = (entry.rstrip("/").rsplit("/", 1)[-1] for entry in listing)
         return sorted(name for name in found if not name.startswith("."))
 
-    def walk(self, folder: str) -> Iterator[StoredFile]:
-        """Every file below ``folder``, hidden ones too, in no order; none where the folder is missing.
+    def walk(self, folder: str = "") -> Iterator[StoredFile]:
+        """Every file below ``folder``, or of all, hidden ones too, in no order; none where the folder is missing.
 
         Raises:
             StorageError: it can't be listed.
         """
         with as_storage_errors(f"{self.uri}/{folder} can't be listed"):
-            found = self._walk_local(folder) if self.is_local else self._walk_remote(folder)
+            path = self._path(folder) if folder else self.root
+            found = self._walk_local(path) if self.is_local else self._walk_remote(path)
             yield from found
 
     def create(self, name: str, data: bytes) -> None:
@@ -277,8 +278,8 @@ class Location:
                     raise data
                 yield from (data[offset : offset + PIECE_BYTES] for offset in range(0, len(data), PIECE_BYTES))
 
-    def _walk_local(self, folder: str) -> Iterator[StoredFile]:
-        for current, _, files in os.walk(self._path(folder), onerror=_unless_missing):
+    def _walk_local(self, root: str) -> Iterator[StoredFile]:
+        for current, _, files in os.walk(root, onerror=_unless_missing):
             for file in files:
                 path = Path(current, file)
                 with contextlib.suppress(FileNotFoundError):  # deleted since
@@ -286,8 +287,8 @@ class Location:
                     modified = dt.datetime.fromtimestamp(found.st_mtime, dt.UTC)
                     yield StoredFile(path.relative_to(self.root).as_posix(), found.st_size, modified)
 
-    def _walk_remote(self, folder: str) -> Iterator[StoredFile]:
-        for path, info in self._fs.find(self._path(folder), detail=True).items():
+    def _walk_remote(self, root: str) -> Iterator[StoredFile]:
+        for path, info in self._fs.find(root, detail=True).items():
             if info["type"] != "file":  # what s3fs finds of a folder whose last file was removed just now
                 continue
             try:

@@ -1,18 +1,27 @@
-"""Documents to a dataset, recorded in the registry with the documents it came from."""
+"""Documents, or feedback, to a dataset, recorded in the registry with what it came from."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from llamafarm_ray.config import Config, refuse_unavailable
-from llamafarm_ray.data import BuildReport, build_dataset, discover, open_dataset
+from llamafarm_ray.data import (
+    BuildReport,
+    DocumentRecord,
+    build_dataset,
+    build_feedback_dataset,
+    discover,
+    open_dataset,
+    rows_maker,
+)
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
+from llamafarm_ray.types import FEEDBACK_FOLDER
 
 __all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name"]
 
@@ -39,7 +48,7 @@ def create_dataset(
     overwrite: bool = False,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> CreatedDataset:
-    """Build the dataset that ``dataset`` describes. Needs a connected Ray.
+    """Build the dataset that ``dataset`` describes. Needs a connected Ray, but for feedback.
 
     Args:
         config: ``dataset.source.path`` is read, ``dataset.path`` is written.
@@ -51,11 +60,13 @@ def create_dataset(
         InputError: the source is missing, or holds nothing that can be used.
         ConflictError: there is another dataset at ``dataset.path``.
     """
-    source = check_source(config)
+    if config.dataset.source.type == "human_feedback":
+        return _create_from_feedback(config, registry, overwrite=overwrite)
+    check_source(config)
     output = Path(config.dataset.path or Path("datasets", config.name)).expanduser()
     name = dataset_name(output)
     report = build_dataset(
-        source,
+        Path(config.dataset.source.path or "").expanduser(),
         output,
         config.dataset,
         name=name,
@@ -63,31 +74,56 @@ def create_dataset(
         overwrite=overwrite,
         progress=on_progress,
     )
+    return _registered(registry, output, report, open_dataset(output).documents)
+
+
+def _create_from_feedback(config: Config, registry: RegistryApi, *, overwrite: bool) -> CreatedDataset:
+    check_source(config)
+    output = Path(config.dataset.path or "").expanduser()
+    report, documents = build_feedback_dataset(
+        config.dataset.source.path or f"{registry.home.uri}/{FEEDBACK_FOLDER}",
+        output,
+        objective=config.fine_tuning.objective,
+        ratio=config.dataset.validation.split_ratio,
+        seed=config.seed,
+        name=dataset_name(output),
+        overwrite=overwrite,
+    )
+    return _registered(registry, output, report, documents)
+
+
+def _registered(
+    registry: RegistryApi, output: Path, report: BuildReport, documents: Iterable[DocumentRecord]
+) -> CreatedDataset:
     registered = DatasetRegistered(
-        name=name,
+        name=report.name,
         digest=report.digest,
         num_train=report.num_train,
         num_validation=report.num_validation,
         location=str(output.resolve()),
-        documents=tuple(SourceDocument(**dataclasses.asdict(document)) for document in open_dataset(output).documents),
+        documents=tuple(SourceDocument(**dataclasses.asdict(document)) for document in documents),
     )
     registry.submit(RegisterDataset(registered), reason="create-dataset")
-    return CreatedDataset(name, output, report)
+    return CreatedDataset(report.name, output, report)
 
 
-def check_source(config: Config) -> Path:
-    """The documents' folder, looked at before Ray is started or asked.
+def check_source(config: Config) -> None:
+    """Look at the documents' folder, or at what feedback is wanted for, before Ray is started or asked.
 
     Raises:
         UnsupportedError: the configuration asks for what this release does not have.
-        InputError: it is not set, missing, or holds no document of a type that can be read.
+        InputError: it is not set, missing, or holds no document of a type that can be read; or rows made from feedback
+            have no file to go to.
     """
     refuse_unavailable(config, "create-dataset")
+    if config.dataset.source.type == "human_feedback":
+        rows_maker(config.fine_tuning.objective)
+        if Path(config.dataset.path or "").suffix.lower() not in {".json", ".jsonl"}:
+            raise InputError("Rows made from feedback are a file.", hint="Name it: --output feedback.jsonl.")
+        return
     if config.dataset.source.path is None:
         raise InputError("dataset.source.path is not set.", hint="Give the documents' folder with --source.")
-    source = Path(config.dataset.source.path).expanduser()
-    discover(source)
-    return source
+    discover(Path(config.dataset.source.path).expanduser())
 
 
 def dataset_name(path: Path) -> str:
