@@ -109,11 +109,25 @@ class Engine:
         assert int(dict(scope["headers"]).get(b"content-length", len(data))) == len(data)
         self.num_running += 1
         self.most_running = max(self.most_running, self.num_running)
+        # As vLLM's `with_cancellation`: who leaves is not answered.
+        answering = asyncio.create_task(self._work(scope["path"], body, send))
+        leaving = asyncio.create_task(self._listen(receive))
         try:
-            await asyncio.sleep(self.seconds)
-            await self._answer(scope["path"], body, send)
+            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if answering.done():
+                answering.result()
         finally:
+            answering.cancel()
+            leaving.cancel()
             self.num_running -= 1
+
+    async def _listen(self, receive):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def _work(self, path, body, send):
+        await asyncio.sleep(self.seconds)
+        await self._answer(path, body, send)
 
     async def _answer(self, path, body, send):
         num_prompt, num_completion = words(body), body.get("max_tokens") or 4

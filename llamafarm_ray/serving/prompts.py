@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -47,9 +48,13 @@ def _parts(body: dict[str, Any]) -> list[int | dict[str, Any]]:
 async def _count(app: App, scope: Scope, body: dict[str, Any]) -> int:
     """The engine's answer; 0 where it refuses, since it will refuse the request itself and say why."""
     data = json.dumps(body, ensure_ascii=False).encode()
-    said = bytearray()
+    said, is_sent = bytearray(), False
 
     async def receive() -> Message:
+        nonlocal is_sent
+        if is_sent:  # the engine listens for the client's leaving, and stops listening when it has answered
+            await asyncio.get_running_loop().create_future()
+        is_sent = True
         return {"type": "http.request", "body": data, "more_body": False}
 
     async def send(message: Message) -> None:

@@ -47,7 +47,7 @@ def ask_for_usage(body: dict[str, Any]) -> bool:
     options = body.get("stream_options") or {}
     if options.get("include_usage") is True:
         return False
-    body["stream_options"] = {**options, "include_usage": True}
+    body["stream_options"] = {"include_usage": True}
     return True
 
 
@@ -98,17 +98,18 @@ class UsageMeter:
             return {**message, "body": b""}
         events, self._held = bytes(self._held[:end]), self._held[end:]
         if b'"usage"' in events:
-            events = b"".join(self._event(event) for event in events.splitlines(keepends=True))
+            events = _END.join(event for event in events.split(_END) if not self._is_hidden(event))
         if not self._usage.is_exact:
             self._usage.completion_tokens += events.count(b"data: {")
         return {**message, "body": events}
 
-    def _event(self, line: bytes) -> bytes:
-        if not line.startswith(b"data: {") or b'"usage"' not in line:
-            return line
-        event = _parsed(line.removeprefix(b"data: "))
-        self._usage.take(event.get("usage"))
-        return b": \n" if self._hide and event.get("choices") == [] else line
+    def _is_hidden(self, event: bytes) -> bool:
+        """Take in what an event says of the usage; whether the client shall not see it."""
+        if not event.startswith(b"data: {") or b'"usage"' not in event:
+            return False
+        parsed = _parsed(event.removeprefix(b"data: "))
+        self._usage.take(parsed.get("usage"))
+        return self._hide and parsed.get("choices") == []
 
 
 def _parsed(data: bytes) -> dict[str, Any]:
