@@ -19,9 +19,9 @@ class Served:
     adapters: dict[str, Path]
     registry: object
 
-    def complete(self, model, prompt="The capital of France", num_tokens=12, **options):
+    def complete(self, model, prompt="The capital of France", num_tokens=12, headers_sent=None, **options):
         body = {"model": model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0, **options}
-        return httpx.post(f"{self.url}/completions", json=body, timeout=60)
+        return httpx.post(f"{self.url}/completions", json=body, headers=headers_sent, timeout=60)
 
 
 @pytest.fixture(scope="session")

@@ -156,6 +156,47 @@ def test_the_openai_client_works_streaming_and_not(served):
         ask(served.url, "bott", "?")
 
 
+def test_the_responses_id_is_the_gates(served):
+    response = served.complete("bot", headers_sent={"x-request-id": "mine"})
+    assert response.json()["id"].startswith(f"cmpl-{response.headers['x-request-id']}")
+    assert "mine" not in response.text
+
+
+def test_a_stream_has_no_usage_that_was_not_asked_for(served):
+    assert '"usage":{' not in served.complete("bot", stream=True).text.replace(" ", "")
+    assert '"usage":{' in served.complete("bot", stream=True, stream_options={"include_usage": True}).text.replace(
+        " ", ""
+    )
+
+
+def test_feedback_on_an_answer_becomes_a_dataset(served, tmp_path):
+    from llamafarm_ray.workflows.create_dataset import create_dataset
+
+    answered = served.complete("bot:1.1.0")
+    said = {
+        "model": answered.json()["model"],
+        "response_id": answered.json()["id"],
+        "messages": [{"role": "user", "content": PROMPT}],
+        "answer": answered.json()["choices"][0]["text"] or "?",
+        "correction": "is Paris.",
+    }
+    response = httpx.post(f"{served.url}/feedback", json=said, timeout=60)
+    assert response.status_code == 201, response.text
+    assert response.json()["digest"] == answered.headers["x-llamafarm-digest"]
+    output = tmp_path / "said.jsonl"
+    dataset = {"source": {"type": "human_feedback"}, "path": str(output), "validation": {"split_ratio": 0.0}}
+    create_dataset(parse_config({"dataset": dataset, "fine_tuning": {"objective": "dpo"}}), served.registry)
+    assert '"chosen": "is Paris."' in output.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [({"n": 10_000}, 400), ({"max_tokens": -1}, 400), ({"request_id": "x"}, 400), ({"priority": -1}, 400)],
+)
+def test_what_would_steer_the_engine_is_refused(served, fields, status):
+    assert served.complete("bot", **fields).status_code == status
+
+
 def test_serving_goes_on_without_the_registry_actor_which_comes_back(served, oracle):
     import ray
 
