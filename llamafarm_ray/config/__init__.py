@@ -18,6 +18,7 @@ from llamafarm_ray.config.dataset import (
 from llamafarm_ray.config.deployment import AutoScaling, Deployment, Resources
 from llamafarm_ray.config.evaluation import Evaluation
 from llamafarm_ray.config.fine_tuning import Distributed, FineTuning, MethodParameters, Training
+from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
 from llamafarm_ray.config.monitoring import AlertEmail, Alerting, Monitoring
 from llamafarm_ray.config.quality import QualityControl, QualityFilters, QualityMetrics, QualityValidation
@@ -43,6 +44,7 @@ __all__ = [
     "Evaluation",
     "FineTuning",
     "Gpu",
+    "Limits",
     "MemorySize",
     "MethodParameters",
     "Monitoring",

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from llamafarm_ray.config.deployment import Deployment
+from llamafarm_ray.config import Deployment
 from llamafarm_ray.errors import AccessDeniedError, InputError
 from llamafarm_ray.registry.access import Action, Role, allows, token_digest
 from llamafarm_ray.registry.state import Principal, RegistryState

@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from llamafarm_ray.config import Config, parse_config
-from llamafarm_ray.config.deployment import Deployment
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys

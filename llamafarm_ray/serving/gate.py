@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.serving.access import Keys, Tenant
 from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.asgi import Header, Receive, Scope
 from llamafarm_ray.serving.refusals import BodyTooLargeError, MediaTypeError, SlowClientError

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.refusals import LimitError
 
 __all__ = ["Account", "Accounts", "TokenBucket"]

@@ -6,7 +6,7 @@ import asyncio
 import json
 from typing import Any
 
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.asgi import App, Message, Scope
 

@@ -34,7 +34,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError, NotFoundError, UserError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.view import RegistryView

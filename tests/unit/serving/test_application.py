@@ -7,7 +7,7 @@ import pytest
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ClusterError, ConfigError
 from llamafarm_ray.registry import BaseModel
-from llamafarm_ray.serving.application import SERVE_ENV, _llm_config, build
+from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, build
 from llamafarm_ray.types import Digest
 
 BASE = BaseModel("base", "base", Path("/models/base"), Digest.of(b"x"))
@@ -40,6 +40,20 @@ def test_half_a_gpu_is_half_a_gpu():
 
 def test_the_users_engine_options_win():
     assert llm_config(engine_kwargs={"dtype": "bfloat16"})["engine_kwargs"]["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("deployment", "num_running"),
+    [({}, 256), ({"limits": {"running_requests": 8}}, 8), ({"engine_kwargs": {"max_num_seqs": 32}}, 32)],
+)
+def test_the_gate_gives_the_engine_as_much_as_it_works_on(deployment, num_running):
+    made = llm_config(**deployment)
+    assert made["engine_kwargs"]["max_num_seqs"] == num_running
+    assert _limits(parse_config({"deployment": deployment}).deployment).running_requests == num_running
+
+
+def test_the_engine_logs_no_requests():
+    assert llm_config(log_prompts=True)["engine_kwargs"]["enable_log_requests"] is False
 
 
 def test_mistakes_in_a_serve_config_are_named():

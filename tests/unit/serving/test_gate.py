@@ -6,7 +6,7 @@ import logging
 import pytest
 from gate import BOT, CHAT, ONE, Server
 
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.gate import MODEL_ROUTES
 
 

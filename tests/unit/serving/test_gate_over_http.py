@@ -10,7 +10,8 @@ import pytest
 import uvicorn
 from gate import ANN, BEN, BOT, CHAT, Engine, Server, keyed_state
 
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.cli.main import run
+from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import AccessDeniedError, NotFoundError
 from llamafarm_ray.workflows.chat import ask, stream
 
@@ -109,6 +110,17 @@ def test_our_own_client_shows_its_key(keyed):
     for key in (None, BEN):
         with pytest.raises(AccessDeniedError):
             ask(keyed, "bot", "?", key=key)
+
+
+def test_chat_shows_the_registrys_token_to_its_own_deployment_only(keyed, monkeypatch, capsys):
+    monkeypatch.setenv("LLAMAFARM_TOKEN", ANN)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    command = ["models", "chat", "How many legs?", "--url", keyed, "--model", "bot", "--max-tokens", "2"]
+    assert run(command) == 2
+    assert "The key is not" in capsys.readouterr().err
+    monkeypatch.setenv("OPENAI_API_KEY", ANN)
+    assert run(command) == 0
+    assert "0 1" in capsys.readouterr().out
 
 
 def exchange(port, *pieces, wait_s=2.0):

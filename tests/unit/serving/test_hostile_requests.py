@@ -6,7 +6,7 @@ import json
 import pytest
 from gate import BOT, CHAT, Server
 
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config import Limits
 
 COMPLETIONS, ROUTE = "/v1/completions", "/v1/chat/completions"
 JSON = (b"content-type", b"application/json")

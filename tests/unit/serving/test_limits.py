@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from gate import ANN, BEN, Engine, Server, is_openai_error, keyed_state
 
-from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.limits import Accounts, TokenBucket
 from llamafarm_ray.serving.refusals import LimitError
 

@@ -15,7 +15,14 @@ from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.cluster import ClusterInfo
-from llamafarm_ray.workflows.deploy import APPLICATION, deployment_of, swap_adapter, undeploy, with_model
+from llamafarm_ray.workflows.deploy import (
+    APPLICATION,
+    check_deployment,
+    deployment_of,
+    swap_adapter,
+    undeploy,
+    with_model,
+)
 from llamafarm_ray.workflows.register import Registration, register
 
 HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True)
@@ -50,6 +57,20 @@ def test_an_adapters_folder_is_registered_and_brings_its_base(registry, models):
     config = with_model(parse_config({}), registry, str(adapter))
     assert config.base_model == str(base)
     assert config.deployment.adapters == ("bot:1.0.0",)
+
+
+def test_an_endpoint_that_would_be_open_to_the_network_is_not_deployed(registry, models):
+    (models[0] / "tokenizer.json").write_text("{}")
+
+    def config(**deployment):
+        return parse_config({"base_model": str(models[0]), "deployment": {"host": "10.0.0.1", **deployment}})
+
+    with pytest.raises(InputError, match=r"deployment\.host '10\.0\.0\.1' is open to the network"):
+        check_deployment(config(), registry)
+    assert check_deployment(config(require_key=False), registry).name == "base"
+    token = registry.add_principal("root", {"*": Role.ADMIN})
+    registry = RegistryService(registry.home, token=token)
+    assert check_deployment(config(), registry).name == "base"
 
 
 def test_a_base_model_is_the_base(registry, models):
