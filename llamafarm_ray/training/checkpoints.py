@@ -241,6 +241,25 @@ class CheckpointStore:
             raise StorageError(f"A checkpoint can't be written: {error}", hint="Is the disk full?") from error
         return {file: digest}
 
+    def adopt(self, other: CheckpointStore, stored: StoredCheckpoint) -> None:
+        """Copy a checkpoint of another run, as one of this run. The driver calls it, before there are workers.
+
+        Raises:
+            IntegrityError: it is damaged.
+            StorageError: it can't be read or written.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="llamafarm-checkpoint-") as folder:
+                for name, digest in stored.files.items():
+                    path, source = Path(folder, name), f"{_FOLDER}/{stored.name}/{name}"
+                    other._location.download(source, path)
+                    if _sha256(path) != digest:
+                        raise IntegrityError(f"The checkpoint {stored.name} can't be read: {name} is damaged.")
+                    self._location.upload(path, source, Digest(f"sha256:{digest}"))
+        except OSError as error:
+            raise StorageError(f"The checkpoint {stored.name} can't be copied: {error}") from error
+        self._finish(stored)
+
     def _finish(self, stored: StoredCheckpoint) -> None:
         content = {
             "fingerprint": self._fingerprint,

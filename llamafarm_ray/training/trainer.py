@@ -25,10 +25,12 @@ from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.locks import try_exclusive
 from llamafarm_ray.training.attempts import EndOfAttempts
+from llamafarm_ray.training.branching import BeginWith, branch
 from llamafarm_ray.training.channel import ProgressChannel
 from llamafarm_ray.training.checkpoints import CheckpointStore
 from llamafarm_ray.training.entry import train_worker
 from llamafarm_ray.training.failures import clean_error
+from llamafarm_ray.training.identity import differences, read_facts
 from llamafarm_ray.training.job import RunFolder
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.planning import Plan, make_plan
@@ -54,6 +56,7 @@ def train(
     on_note: Callable[[str], None] | None = None,
     overwrite: bool = False,
     restart: bool = False,
+    begin_with: BeginWith | None = None,
     lineage: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Fine-tune a base model, on the Ray cluster that the caller is connected to.
@@ -76,6 +79,8 @@ def train(
             worker was lost.
         overwrite: replace ``output`` if it exists.
         restart: forget an unfinished run with this output.
+        begin_with: what another run had learnt, of the same model, rows and method; None: the base model's weights.
+            An unfinished run with this output goes on by itself.
         lineage: where the inputs came from, in plain values; ``training.json`` keeps it for the registry.
 
     Returns:
@@ -85,7 +90,8 @@ def train(
         InputError: the base model or the rows are unusable.
         UserError: the chat template, ``target_modules`` or the number of workers don't fit.
         UnsupportedError: method, objective or precision, or their combination with the strategy, can't be trained.
-        ConflictError: ``output`` exists, or another run writes to it, or an unfinished one with other settings does.
+        ConflictError: ``output`` exists, or another run writes to it, or an unfinished one with other settings does;
+            or `begin_with` is no start for this run.
         ClusterError: Ray is not running here, or stopped while the run went on.
         StorageError: a disk is full, or the checkpoints' storage does not answer.
         TrainingError: the run failed; the hint names the folder that is left of it.
@@ -112,6 +118,9 @@ def train(
             Location(plan.job.checkpoints), fingerprint=plan.job.fingerprint, keep=plan.job.training.keep_checkpoints
         )
         _continue_or_begin(plan, store, note, restart=restart)
+        if begin_with is not None and not store.find():
+            branch(plan.facts, store, begin_with)
+            note(f"The run begins after step {begin_with.step}, with what {begin_with.folder} had learnt.")
         try:
             folder.output.mkdir(parents=True, exist_ok=True)
             outcome = _run_workers(plan, on_progress, note)
@@ -167,13 +176,13 @@ def _continue_or_begin(plan: Plan, store: CheckpointStore, note: Callable[[str],
         ConflictError: an unfinished run with other settings would be lost.
     """
     job = plan.job
-    earlier = _identity(job.folder)
+    earlier = read_facts(job.folder)
     if earlier is not None and (restart or earlier != plan.facts):
         last = max((step for step in _steps_in(job.folder)), default=None)
         if not restart and last is not None:
             raise ConflictError(
                 f"An unfinished run in {job.folder.path} (a checkpoint after step {last}) differs from this one in "
-                f"{', '.join(_differences(earlier, plan.facts))}.",
+                f"{', '.join(differences(earlier, plan.facts))}.",
                 hint="Use its settings to go on with it, or --restart to forget it.",
             )
         for path in (job.folder.path / "checkpoints", job.folder.output, job.folder.logs, job.folder.ray):
@@ -191,29 +200,9 @@ def _continue_or_begin(plan: Plan, store: CheckpointStore, note: Callable[[str],
         shutil.rmtree(job.folder.output, ignore_errors=True)  # of a run that ended before its first checkpoint
 
 
-def _identity(folder: RunFolder) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(folder.identity.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found
-
-
 def _steps_in(folder: RunFolder) -> Iterator[int]:
     for path in folder.path.glob("checkpoints/step-*/checkpoint.json"):
         yield int(path.parent.name.split("-")[1])
-
-
-def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The dotted names of what differs."""
-    names = []
-    for name in now:
-        before, after = earlier.get(name), now[name]
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            names += [f"{name}.{inner}" for inner in after if before.get(inner) != after[inner]]
-        elif before != after:
-            names.append(name)
-    return names or ["its form"]
 
 
 def _has_checkpoint(store: CheckpointStore) -> bool:
