@@ -28,8 +28,9 @@ from llamafarm_ray.training.attempts import EndOfAttempts
 from llamafarm_ray.training.channel import ProgressChannel
 from llamafarm_ray.training.checkpoints import CheckpointStore
 from llamafarm_ray.training.entry import train_worker
+from llamafarm_ray.training.failed_run import record_failure
 from llamafarm_ray.training.failures import clean_error
-from llamafarm_ray.training.job import RunFolder
+from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.planning import Plan, make_plan
 from llamafarm_ray.training.result import Progress, TrainingResult
@@ -71,7 +72,7 @@ def train(
         output: the folder to make: an adapter or a model, the tokenizer, ``training.json``, ``report.html``,
             ``history.jsonl``, ``tensorboard/``. It appears whole, by a rename.
         on_progress: called in this thread after each step; a run that lost a worker repeats those since its last
-            checkpoint. What it raises stops the run and is raised from here.
+            checkpoint. What it raises ends the run as failed, and is raised from here.
         on_note: called in this thread with what else there is to say: that the run goes on after a checkpoint, that a
             worker was lost.
         overwrite: replace ``output`` if it exists.
@@ -121,11 +122,13 @@ def train(
             _publish(folder, output, overwrite=overwrite)
             store.clear()
         except OSError as error:
-            raise StorageError(f"The run's folder {folder.path} can't be written: {error}") from error
-        except LlamaFarmError as error:
-            error.hint = f"{error.hint} Logs and checkpoints are in {folder.path}.".lstrip()
+            failure = StorageError(f"The run's folder {folder.path} can't be written: {error}")
+            _tell(plan.job, failure, note)
+            raise failure from error
+        except Exception as error:
+            _tell(plan.job, error, note)
             raise
-        except BaseException:  # the caller's own, from on_progress or the keyboard
+        except BaseException:  # the keyboard, or a signal: a stop, and no failure
             if not _has_checkpoint(store):
                 shutil.rmtree(folder.path, ignore_errors=True)
             raise
@@ -214,6 +217,15 @@ def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str
         elif before != after:
             names.append(name)
     return names or ["its form"]
+
+
+def _tell(job: TrainingJob, error: Exception, note: Callable[[str], None]) -> None:
+    """Tell of a failure wherever failures are told, and tell the failure where what is left lies."""
+    problems = record_failure(job.observers, folder=job.folder.output, total_steps=job.num_steps, error=error)
+    if isinstance(error, LlamaFarmError):
+        error.hint = f"{error.hint} Logs and checkpoints are in {job.folder.path}.".lstrip()
+    for problem in problems:
+        note(problem)
 
 
 def _has_checkpoint(store: CheckpointStore) -> bool:

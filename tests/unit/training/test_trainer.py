@@ -1,0 +1,103 @@
+"""What the driver does around a run, with the plan and the workers replaced: no Ray here."""
+
+import json
+
+import pytest
+from hook import Hook
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.errors import TrainingError
+from llamafarm_ray.training import trainer
+from llamafarm_ray.training.batch_plan import BatchPlan
+from llamafarm_ray.training.job import TrainingJob
+from llamafarm_ray.training.observers import ObserverSettings
+from llamafarm_ray.training.planning import Plan, _checkpoint_uri
+from llamafarm_ray.training.resources import WorkerResources
+
+
+@pytest.fixture
+def begin(tmp_path, monkeypatch):
+    """A function that runs `train` into ``tmp_path / "out"`` with ``workers`` in the place of Ray Train."""
+
+    def make_plan(config, *, base_model, folder, **_):
+        tuning = config.fine_tuning
+        facts = {"seed": config.seed}
+        fingerprint = f"{config.seed:064d}"
+        job = TrainingJob(
+            base_model=base_model,
+            folder=folder,
+            checkpoints=_checkpoint_uri(tuning.training.checkpoint_location, folder, fingerprint),
+            fingerprint=fingerprint,
+            method="lora",
+            parameters=tuning.parameters,
+            objective="sft",
+            objective_settings=None,
+            max_length=64,
+            strategy="single",
+            precision="fp32",
+            packed=False,
+            training=tuning.training,
+            distributed=tuning.distributed,
+            seed=config.seed,
+            plan=BatchPlan(8, 1, 1),
+            validation_plan=None,
+            num_steps=8,
+            checkpoint_every_steps=2,
+            evaluate_every_steps=8,
+            context_tokens=8.0,
+            observers=ObserverSettings.of(config, run_id="run-1"),
+        )
+        return Plan(job, WorkerResources(1, 1.0, use_gpu=False), None, None, facts)
+
+    def begin(workers, *, seed=0, monitoring=None, training=None, **options):
+        config = parse_config(
+            {
+                "name": "bot",
+                "seed": seed,
+                "monitoring": {"tensorboard": False, **(monitoring or {})},
+                "fine_tuning": {"training": training or {}},
+            }
+        )
+        monkeypatch.setattr(trainer, "make_plan", make_plan)
+        monkeypatch.setattr(trainer, "_run_workers", lambda plan, *_: workers(plan))
+        return trainer.train(
+            config,
+            train_rows=None,
+            validation_rows=None,
+            base_model=tmp_path / "base",
+            output=tmp_path / "out",
+            **options,
+        )
+
+    return begin
+
+
+def fail_with(error):
+    def workers(_plan):
+        raise error
+
+    return workers
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (TrainingError("Training has stood still for 31 s."), TrainingError),
+        (OSError(28, "No space left on device"), trainer.StorageError),
+        (KeyError("losses"), KeyError),
+    ],
+)
+def test_every_failure_is_told_once_and_leaves_a_page(begin, tmp_path, error, raised):
+    with Hook() as hook, pytest.raises(raised):
+        begin(fail_with(error), monitoring={"alerting": {"webhook": hook.url}})
+    assert [body["alert"]["kind"] for body in hook.bodies] == ["failure"]
+    output = tmp_path / ".out.run" / "output"
+    assert 'class="outcome failed"' in (output / "report.html").read_text(encoding="utf-8")
+    assert [json.loads(line)["event"] for line in (output / "history.jsonl").read_text().splitlines()] == ["alert"]
+
+
+def test_a_stop_by_the_keyboard_is_no_failure_and_leaves_nothing_before_a_checkpoint(begin, tmp_path):
+    with Hook() as hook, pytest.raises(KeyboardInterrupt):
+        begin(fail_with(KeyboardInterrupt()), monitoring={"alerting": {"webhook": hook.url}})
+    assert hook.bodies == []
+    assert list(tmp_path.iterdir()) == []
