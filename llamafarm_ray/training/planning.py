@@ -31,7 +31,7 @@ from llamafarm_ray.training.resources import WorkerResources, choose_precision, 
 from llamafarm_ray.training.strategies import choose_strategy
 from llamafarm_ray.training.tokenised import TokenisedData, tokenise
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "fingerprint_of", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def make_plan(
         "rows": train.digest,
         "base_model": str((lineage or {}).get("base_digest") or folder_fingerprint(base_model)),
     }
-    fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    fingerprint = fingerprint_of(facts)
     job = TrainingJob(
         base_model=base_model,
         folder=folder,
@@ -163,6 +163,11 @@ def make_plan(
         ),
     )
     return Plan(job, workers, train, validation, facts, reasons)
+
+
+def fingerprint_of(facts: Mapping[str, Any]) -> str:
+    """The digest (sha256) of what decides what is learnt: a run goes on from checkpoints of the same one only."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _check_inputs(config: Config, objective: Objective, base_model: Path, *, has_validation: bool) -> Architecture:

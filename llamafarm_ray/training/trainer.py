@@ -32,7 +32,7 @@ from llamafarm_ray.training.failed_run import record_failure
 from llamafarm_ray.training.failures import clean_error
 from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
-from llamafarm_ray.training.planning import Plan, make_plan
+from llamafarm_ray.training.planning import Plan, fingerprint_of, make_plan
 from llamafarm_ray.training.result import Progress, TrainingResult
 
 __all__ = ["train"]
@@ -172,19 +172,22 @@ def _continue_or_begin(plan: Plan, store: CheckpointStore, note: Callable[[str],
     job = plan.job
     earlier = _identity(job.folder)
     if earlier is not None and (restart or earlier != plan.facts):
-        last = max((step for step in _steps_in(job.folder)), default=None)
-        if not restart and last is not None:
+        last = None if restart else _last_step(job.folder)
+        if last is not None:
             raise ConflictError(
                 f"An unfinished run in {job.folder.path} (a checkpoint after step {last}) differs from this one in "
                 f"{', '.join(_differences(earlier, plan.facts))}.",
                 hint="Use its settings to go on with it, or --restart to forget it.",
             )
+        _remove_checkpoints(job.folder, note)
         for path in (job.folder.path / "checkpoints", job.folder.output, job.folder.logs, job.folder.ray):
             shutil.rmtree(path, ignore_errors=True)
     if restart:
         store.clear()
     try:
-        job.folder.identity.write_text(json.dumps(plan.facts, indent=2), encoding="utf-8")
+        elsewhere = job.checkpoints if job.training.checkpoint_location is not None else None
+        identity = {"facts": plan.facts, "checkpoints": elsewhere}
+        job.folder.identity.write_text(json.dumps(identity, indent=2), encoding="utf-8")
     except OSError as error:
         raise StorageError(f"The run's folder {job.folder.path} can't be written: {error}") from error
     found = store.find()
@@ -195,16 +198,35 @@ def _continue_or_begin(plan: Plan, store: CheckpointStore, note: Callable[[str],
 
 
 def _identity(folder: RunFolder) -> dict[str, Any] | None:
+    """What decides what the folder's run learns; None where there is no run."""
     try:
-        found: dict[str, Any] = json.loads(folder.identity.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found: dict[str, Any] = json.loads(folder.identity.read_text(encoding="utf-8"))["facts"]
+    except (OSError, ValueError, KeyError):
         return None
     return found
 
 
-def _steps_in(folder: RunFolder) -> Iterator[int]:
-    for path in folder.path.glob("checkpoints/step-*/checkpoint.json"):
-        yield int(path.parent.name.split("-")[1])
+def _checkpoints_of(folder: RunFolder) -> CheckpointStore:
+    """Where the folder's run, whatever its settings, keeps its checkpoints: perhaps on another storage."""
+    found = json.loads(folder.identity.read_text(encoding="utf-8"))
+    return CheckpointStore(Location(found["checkpoints"] or folder.path), fingerprint=fingerprint_of(found["facts"]))
+
+
+def _last_step(folder: RunFolder) -> int | None:
+    """The step of the latest checkpoint of the folder's run.
+
+    Raises:
+        StorageError: its storage does not answer, so nobody knows what would be lost.
+    """
+    return max((stored.step for stored in _checkpoints_of(folder).find()), default=None)
+
+
+def _remove_checkpoints(folder: RunFolder, note: Callable[[str], None]) -> None:
+    """Forget those of the folder's run; where their storage is gone, so are they."""
+    try:
+        _checkpoints_of(folder).clear()
+    except StorageError as error:
+        note(f"The checkpoints of the earlier run could not be removed: {error}")
 
 
 def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -3,16 +3,20 @@
 import json
 
 import pytest
+import torch
 from hook import Hook
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import TrainingError
+from llamafarm_ray.errors import ConflictError, StorageError, TrainingError
+from llamafarm_ray.storage import Location
 from llamafarm_ray.training import trainer
 from llamafarm_ray.training.batch_plan import BatchPlan
+from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
 from llamafarm_ray.training.job import TrainingJob
 from llamafarm_ray.training.observers import ObserverSettings
-from llamafarm_ray.training.planning import Plan, _checkpoint_uri
+from llamafarm_ray.training.planning import Plan, _checkpoint_uri, fingerprint_of
 from llamafarm_ray.training.resources import WorkerResources
+from llamafarm_ray.training.strategies import Place
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def begin(tmp_path, monkeypatch):
     def make_plan(config, *, base_model, folder, **_):
         tuning = config.fine_tuning
         facts = {"seed": config.seed}
-        fingerprint = f"{config.seed:064d}"
+        fingerprint = fingerprint_of(facts)
         job = TrainingJob(
             base_model=base_model,
             folder=folder,
@@ -83,7 +87,7 @@ def fail_with(error):
     ("error", "raised"),
     [
         (TrainingError("Training has stood still for 31 s."), TrainingError),
-        (OSError(28, "No space left on device"), trainer.StorageError),
+        (OSError(28, "No space left on device"), StorageError),
         (KeyError("losses"), KeyError),
     ],
 )
@@ -101,3 +105,68 @@ def test_a_stop_by_the_keyboard_is_no_failure_and_leaves_nothing_before_a_checkp
         begin(fail_with(KeyboardInterrupt()), monitoring={"alerting": {"webhook": hook.url}})
     assert hook.bodies == []
     assert list(tmp_path.iterdir()) == []
+
+
+class Worker:
+    """The part of a strategy that checkpoints use."""
+
+    place = Place(0, 1, torch.device("cpu"))
+
+    def gather(self, value):
+        return [value]
+
+    def export_state(self):
+        yield "a", {"weight": torch.ones(1)}
+
+    def loss_scale(self):
+        return None
+
+
+def checkpoint_then_fail(plan):
+    store = CheckpointStore(Location(plan.job.checkpoints), fingerprint=plan.job.fingerprint)
+    store.save(Worker(), RunState(step=2))
+    raise TrainingError("Lost.")
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_an_unfinished_run_with_other_settings_is_kept_wherever_its_checkpoints_lie(begin, tmp_path, elsewhere):
+    training = {"checkpoint_location": str(tmp_path / "bucket")} if elsewhere else {}
+    with pytest.raises(TrainingError):
+        begin(checkpoint_then_fail, training=training)
+    # Its place counts, also where the new settings have another one.
+    with pytest.raises(ConflictError, match=r"a checkpoint after step 2\) differs from this one in seed"):
+        begin(checkpoint_then_fail, seed=1)
+    notes = []
+    with pytest.raises(TrainingError):
+        begin(fail_with(TrainingError("Lost.")), training=training, on_note=notes.append)
+    assert notes == ["An unfinished run goes on after step 2 of 8."]
+    with pytest.raises(TrainingError):
+        begin(fail_with(TrainingError("Lost.")), seed=1, restart=True)
+    assert list(tmp_path.rglob("checkpoint.json")) == []
+
+
+def test_a_run_folder_that_was_moved_is_still_known(begin, tmp_path):
+    with pytest.raises(TrainingError):
+        begin(checkpoint_then_fail)
+    identity = json.loads((tmp_path / ".out.run" / "run.json").read_text())
+    assert str(tmp_path) not in json.dumps(identity)
+
+
+def test_checkpoints_whose_storage_does_not_answer_are_not_lost_unless_that_is_asked_for(begin, tmp_path, monkeypatch):
+    training = {"checkpoint_location": str(tmp_path / "bucket")}
+    with pytest.raises(TrainingError):
+        begin(checkpoint_then_fail, training=training)
+    walk = Location.walk
+
+    def fail(location, folder):
+        if "bucket" in location.uri:
+            raise StorageError("The bucket does not answer.")
+        return walk(location, folder)
+
+    monkeypatch.setattr(Location, "walk", fail)
+    with pytest.raises(StorageError):
+        begin(checkpoint_then_fail, seed=1)
+    notes = []
+    with pytest.raises(TrainingError):
+        begin(fail_with(TrainingError("Lost.")), seed=1, restart=True, on_note=notes.append)
+    assert notes[0] == "The checkpoints of the earlier run could not be removed: The bucket does not answer."
