@@ -32,8 +32,10 @@ from llamafarm_ray.training.failed_run import record_failure
 from llamafarm_ray.training.failures import clean_error
 from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
+from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.planning import Plan, fingerprint_of, make_plan
 from llamafarm_ray.training.result import Progress, TrainingResult
+from llamafarm_ray.types import ModelKind
 
 __all__ = ["train"]
 
@@ -352,7 +354,7 @@ def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapp
         metrics["validation_loss"] = outcome["validation_loss"]
     return TrainingResult(
         method=job.method,
-        kind=find_method(job.method).kind,
+        kind=_kind(job),
         objective=job.objective,
         strategy=job.strategy,
         reasons=plan.reasons,
@@ -370,6 +372,12 @@ def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapp
         config=resolved(config),
         lineage=dict(lineage),
     )
+
+
+def _kind(job: TrainingJob) -> ModelKind:
+    """What is saved. A whole model that learnt vectors has no output head, so it is no base for text any more."""
+    kind = find_method(job.method).kind
+    return ModelKind.EMBEDDING if kind is ModelKind.BASE and find_objective(job.objective).task == "embedding" else kind
 
 
 def _publish(folder: RunFolder, output: Path, *, overwrite: bool) -> None:

@@ -17,6 +17,8 @@ from llamafarm_ray.training.observers import ObserverSettings
 from llamafarm_ray.training.planning import Plan, _checkpoint_uri, fingerprint_of
 from llamafarm_ray.training.resources import WorkerResources
 from llamafarm_ray.training.strategies import Place
+from llamafarm_ray.training.tokenised import TokenisedData
+from llamafarm_ray.types import ModelKind
 
 
 @pytest.fixture
@@ -25,6 +27,7 @@ def begin(tmp_path, monkeypatch):
 
     def make_plan(config, *, base_model, folder, **_):
         tuning = config.fine_tuning
+        tokenised = TokenisedData(None, "", 8, 64, 8.0, {})
         facts = {"seed": config.seed}
         fingerprint = fingerprint_of(facts)
         job = TrainingJob(
@@ -32,9 +35,9 @@ def begin(tmp_path, monkeypatch):
             folder=folder,
             checkpoints=_checkpoint_uri(tuning.training.checkpoint_location, folder, fingerprint),
             fingerprint=fingerprint,
-            method="lora",
+            method=tuning.method,
             parameters=tuning.parameters,
-            objective="sft",
+            objective=tuning.objective,
             objective_settings=None,
             max_length=64,
             strategy="single",
@@ -51,15 +54,15 @@ def begin(tmp_path, monkeypatch):
             context_tokens=8.0,
             observers=ObserverSettings.of(config, run_id="run-1"),
         )
-        return Plan(job, WorkerResources(1, 1.0, use_gpu=False), None, None, facts)
+        return Plan(job, WorkerResources(1, 1.0, use_gpu=False), tokenised, None, facts)
 
-    def begin(workers, *, seed=0, monitoring=None, training=None, **options):
+    def begin(workers, *, seed=0, monitoring=None, training=None, method="lora", objective="sft", **options):
         config = parse_config(
             {
                 "name": "bot",
                 "seed": seed,
                 "monitoring": {"tensorboard": False, **(monitoring or {})},
-                "fine_tuning": {"training": training or {}},
+                "fine_tuning": {"method": method, "objective": objective, "training": training or {}},
             }
         )
         monkeypatch.setattr(trainer, "make_plan", make_plan)
@@ -105,6 +108,26 @@ def test_a_stop_by_the_keyboard_is_no_failure_and_leaves_nothing_before_a_checkp
         begin(fail_with(KeyboardInterrupt()), monitoring={"alerting": {"webhook": hook.url}})
     assert hook.bodies == []
     assert list(tmp_path.iterdir()) == []
+
+
+def finish(plan):
+    plan.job.folder.output.mkdir(parents=True, exist_ok=True)
+    (plan.job.folder.output / "model.safetensors").write_text(f"seed {plan.job.seed}")
+    done = {"losses": [1.0], "step": 8, "num_tokens": 64, "num_counted": 32, "seconds": 1.0}
+    return {**done, "validation_loss": None, "num_workers": 1, "num_trainable_parameters": 9}
+
+
+@pytest.mark.parametrize(
+    ("method", "objective", "kind"),
+    [
+        ("full", "contrastive", ModelKind.EMBEDDING),
+        ("lora", "contrastive", ModelKind.ADAPTER),
+        ("full", "sft", ModelKind.BASE),
+    ],
+)
+def test_a_whole_model_that_learnt_vectors_is_an_embedding_model(begin, tmp_path, method, objective, kind):
+    assert begin(finish, method=method, objective=objective).kind is kind
+    assert json.loads((tmp_path / "out" / "training.json").read_text())["kind"] == kind
 
 
 class Worker:
