@@ -20,7 +20,7 @@ import ray.train.torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llamafarm_ray.config import Config, resolved
-from llamafarm_ray.errors import ClusterError, ConflictError, LlamaFarmError, StorageError, TrainingError
+from llamafarm_ray.errors import ClusterError, ConflictError, LlamaFarmError, StorageError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.locks import try_exclusive
@@ -34,6 +34,7 @@ from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.planning import Plan, fingerprint_of, make_plan
+from llamafarm_ray.training.publishing import check_output, finish_publication, publish
 from llamafarm_ray.training.result import Progress, TrainingResult
 from llamafarm_ray.types import ModelKind
 
@@ -72,7 +73,8 @@ def train(
         base_model: a folder with config.json, safetensors and a tokenizer that has a chat template. Every node must
             be able to read it, and `output`'s parent.
         output: the folder to make: an adapter or a model, the tokenizer, ``training.json``, ``report.html``,
-            ``history.jsonl``, ``tensorboard/``. It appears whole, by a rename.
+            ``history.jsonl``, ``tensorboard/``. It appears whole, by a rename; if the process is killed between setting
+            an older one aside and that, the next call with this output puts it in place.
         on_progress: called in this thread after each step; a run that lost a worker repeats those since its last
             checkpoint. What it raises ends the run as failed, and is raised from here.
         on_note: called in this thread with what else there is to say: that the run goes on after a checkpoint, that a
@@ -95,11 +97,12 @@ def train(
         IntegrityError: what was trained is empty or not finite, so it was not saved.
     """
     base_model, output = base_model.absolute(), output.absolute()
-    _check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     quiet_libraries()
     folder = RunFolder(output.parent / f".{output.name}.run")
     note = on_note or _log.info
     with _only_run(folder):
+        published = _finish_publication(folder, output, note)
         try:
             plan = make_plan(
                 config,
@@ -114,14 +117,17 @@ def train(
         store = CheckpointStore(
             Location(plan.job.checkpoints), fingerprint=plan.job.fingerprint, keep=plan.job.training.keep_checkpoints
         )
+        if published is not None:
+            result, facts = published
+            if facts == plan.facts and not restart:
+                return result
+            check_output(output, overwrite=overwrite)
         _continue_or_begin(plan, store, note, restart=restart)
         try:
             folder.output.mkdir(parents=True, exist_ok=True)
             outcome = _run_workers(plan, on_progress, note)
             result = _describe(config, plan, outcome, lineage or {})
-            text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-            (folder.output / "training.json").write_text(text + "\n", encoding="utf-8")
-            _publish(folder, output, overwrite=overwrite)
+            publish(folder, output, result, overwrite=overwrite)
             store.clear()
         except OSError as error:
             failure = StorageError(f"The run's folder {folder.path} can't be written: {error}")
@@ -136,13 +142,6 @@ def train(
             raise
         shutil.rmtree(folder.path, ignore_errors=True)
     return result
-
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise ConflictError(
-            f"The output {str(output)!r} exists already.", hint="Choose another folder, or overwrite it."
-        )
 
 
 @contextlib.contextmanager
@@ -163,6 +162,27 @@ def _only_run(folder: RunFolder) -> Iterator[None]:
             with contextlib.suppress(OSError):
                 if [path.name for path in folder.path.iterdir()] == [folder.lock.name]:
                     shutil.rmtree(folder.path)
+
+
+def _finish_publication(
+    folder: RunFolder, output: Path, note: Callable[[str], None]
+) -> tuple[TrainingResult, dict[str, Any] | None] | None:
+    """End an earlier run that was killed while its output took its place: its result, and what decided it."""
+    try:
+        result = finish_publication(folder, output)
+        if result is None:
+            return None
+        note(f"The output {str(output)!r} of the run before, which was killed while it took its place, is whole.")
+        facts = _identity(folder)
+        if facts is not None:
+            _remove_checkpoints(folder, note)
+        for path in folder.path.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+        folder.identity.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"The run's folder {folder.path} can't be written: {error}") from error
+    return result, facts
 
 
 def _continue_or_begin(plan: Plan, store: CheckpointStore, note: Callable[[str], None], *, restart: bool) -> None:
@@ -378,17 +398,3 @@ def _kind(job: TrainingJob) -> ModelKind:
     """What is saved. A whole model that learnt vectors has no output head, so it is no base for text any more."""
     kind = find_method(job.method).kind
     return ModelKind.EMBEDDING if kind is ModelKind.BASE and find_objective(job.objective).task == "embedding" else kind
-
-
-def _publish(folder: RunFolder, output: Path, *, overwrite: bool) -> None:
-    """Rename what was made to ``output``."""
-    if not any(folder.output.glob("*.safetensors")):
-        raise TrainingError(
-            f"The first worker wrote to {folder.output} on its machine, which this one does not see.",
-            hint="Put the output on storage that all nodes share.",
-        )
-    if output.exists():
-        if not overwrite:
-            raise ConflictError(f"The output {str(output)!r} was made by someone else meanwhile.")
-        output.rename(folder.path / "replaced")
-    folder.output.rename(output)

@@ -1,6 +1,8 @@
 """What the driver does around a run, with the plan and the workers replaced: no Ray here."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -193,3 +195,63 @@ def test_checkpoints_whose_storage_does_not_answer_are_not_lost_unless_that_is_a
     with pytest.raises(TrainingError):
         begin(fail_with(TrainingError("Lost.")), seed=1, restart=True, on_note=notes.append)
     assert notes[0] == "The checkpoints of the earlier run could not be removed: The bucket does not answer."
+
+
+def never(_plan):
+    raise AssertionError("there is nothing left to train")
+
+
+def save_and_finish(plan):
+    CheckpointStore(Location(plan.job.checkpoints), fingerprint=plan.job.fingerprint).save(Worker(), RunState(step=2))
+    return finish(plan)
+
+
+@pytest.fixture
+def killed(begin, tmp_path, tmp_path_factory, monkeypatch):
+    """The disk as a kill leaves it while the output of seed 1 takes the place of that of seed 0."""
+    begin(finish, seed=0)
+    disk = tmp_path_factory.mktemp("disk") / "copy"
+    rename = Path.rename
+
+    def strike(path, target):
+        if path.name == "output":
+            shutil.copytree(tmp_path, disk)
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", strike)
+        with pytest.raises(KeyboardInterrupt):
+            begin(save_and_finish, seed=1, overwrite=True)
+    assert (tmp_path / "out" / "model.safetensors").read_text() == "seed 0", "who can still act puts it back"
+    shutil.rmtree(tmp_path)
+    shutil.copytree(disk, tmp_path)
+    assert not (tmp_path / "out").exists()
+    return tmp_path / "out" / "model.safetensors"
+
+
+def test_a_run_that_was_killed_while_its_output_took_its_place_is_finished_by_the_same_command(begin, tmp_path, killed):
+    notes = []
+    result = begin(never, seed=1, overwrite=True, on_note=notes.append)
+    assert killed.read_text() == "seed 1"
+    assert (result.config["seed"], result.losses) == (1, [1.0])
+    assert "is whole" in notes[0]
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_another_command_after_such_a_kill_finds_the_output_there(begin, tmp_path, killed):
+    with pytest.raises(ConflictError, match="exists already"):
+        begin(never, seed=2)
+    assert killed.read_text() == "seed 1"
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+    begin(finish, seed=2, overwrite=True)
+    assert killed.read_text() == "seed 2"
+
+
+def test_an_older_output_that_a_kill_left_aside_is_in_nobodys_way(begin, tmp_path):
+    begin(finish, seed=0)
+    aside = tmp_path / ".out.run" / "replaced"
+    aside.mkdir(parents=True)
+    (aside / "model.safetensors").write_text("older")
+    begin(finish, seed=1, overwrite=True)
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
