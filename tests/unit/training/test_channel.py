@@ -7,6 +7,7 @@ import pytest
 
 from llamafarm_ray.errors import StorageError, TrainingError
 from llamafarm_ray.training import channel as mailbox
+from llamafarm_ray.training import resources
 from llamafarm_ray.training.channel import Beat, ProgressChannel, Stall
 
 
@@ -78,7 +79,8 @@ def test_the_bounds_are_those_that_the_documentation_promises():
         f"never heard of, {mailbox._UNHEARD_S:.0f} s after the start",
         f"longer than {mailbox._LEAST_STALL_S:.0f} s and than {mailbox._STALL_STEPS} usual ones",
         f"longer than {mailbox._SLOW_S:.0f} s.",
-        f"said after {mailbox._START_S:.0f} s.",
+        f"said after {mailbox._START_S:.0f} s;",
+        f"free within {resources._INSPECTION_S:.0f} s",
     ):
         assert words in promise
 
