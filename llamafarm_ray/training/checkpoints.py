@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from llamafarm_ray.errors import IntegrityError, LlamaFarmError, StorageError
 from llamafarm_ray.storage import Location
-from llamafarm_ray.training.strategies import ParameterState, Strategy
+from llamafarm_ray.training.strategies import LossScale, ParameterState, Strategy
 from llamafarm_ray.types import Digest
 
 __all__ = ["CheckpointStore", "RunState", "StoredCheckpoint"]
@@ -60,7 +60,7 @@ class RunState:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
-    loss_scale: float | None = None
+    loss_scale: LossScale | None = None
 
     @property
     def last_validation_loss(self) -> float | None:
@@ -155,7 +155,8 @@ class CheckpointStore:
             state = RunState(**stored.state)
             state.validation = [(step, loss) for step, loss in state.validation]
             strategy.import_state(states, state.num_updates)
-            if state.loss_scale is not None:
+            if stored.state["loss_scale"] is not None:
+                state.loss_scale = LossScale(**stored.state["loss_scale"])
                 strategy.set_loss_scale(state.loss_scale)
             return state
         return RunState()

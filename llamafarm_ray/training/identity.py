@@ -20,8 +20,8 @@ def fingerprint_of(facts: Mapping[str, Any]) -> str:
 def read_facts(folder: RunFolder) -> dict[str, Any] | None:
     """What the run in a folder is; None where there is none that can be read."""
     try:
-        found: dict[str, Any] = json.loads(folder.identity.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found: dict[str, Any] = json.loads(folder.identity.read_text(encoding="utf-8"))["facts"]
+    except (OSError, ValueError, KeyError):
         return None
     return found
 

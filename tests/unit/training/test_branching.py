@@ -42,7 +42,7 @@ def run(tmp_path):
     """A run with checkpoints after steps 2, 4 and 6, in each of which the parameter is the step's number."""
     folder = RunFolder(tmp_path / "run")
     folder.path.mkdir()
-    folder.identity.write_text(json.dumps(FACTS))
+    folder.identity.write_text(json.dumps({"facts": FACTS, "checkpoints": None}))
     store = CheckpointStore(Location(folder.path), fingerprint=fingerprint_of(FACTS), keep=9)
     for step in (2, 4, 6):
         state = RunState(step=step, num_updates=step, losses=[1.0] * step, validation=[(step, 1.0)])
