@@ -19,7 +19,8 @@ from llamafarm_ray.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
     from llamafarm_ray.config import Config
-    from llamafarm_ray.workflows.jobs import JobServer, RunningJob, SubmittedJob
+    from llamafarm_ray.workflows.job_server import JobServer, SubmittedJob
+    from llamafarm_ray.workflows.running_job import RunningJob
 
 __all__ = ["ran_as_job"]
 
@@ -57,7 +58,8 @@ def ran_as_job(
         ClusterError: the cluster does not take the job, loses it, or can't be reached any more.
         typer.Exit: the job ended with an exit status, which is passed on, or was left.
     """
-    from llamafarm_ray.workflows.jobs import JobRequest, JobServer, job_server_of
+    from llamafarm_ray.workflows.job_request import JobRequest
+    from llamafarm_ray.workflows.job_server import JobServer, job_server_of
 
     address = job_server_of(config)
     if address is None:
@@ -107,7 +109,7 @@ class _Followed:
     """A job that was submitted, followed to its end or left."""
 
     def __init__(self, server: JobServer, job: SubmittedJob, *, as_json: bool) -> None:
-        from llamafarm_ray.workflows.jobs import RunningJob
+        from llamafarm_ray.workflows.running_job import RunningJob
 
         self._job = job
         self._as_json = as_json

@@ -33,7 +33,7 @@ def command(
     budget: Annotated[str | None, typer.Option("--budget", help="Longest time in all: 30m, 12h, ...")] = None,
     max_concurrent: Annotated[int | None, typer.Option("--max-concurrent", help="Most trials at once.")] = None,
     search: Annotated[str | None, typer.Option("--search", help="optuna, random or grid.")] = None,
-    scheduler: Annotated[str | None, typer.Option("--scheduler", help="asha or none.")] = None,
+    scheduler: Annotated[str | None, typer.Option("--scheduler", help="asha, pbt or none.")] = None,
     metric: Annotated[
         str | None, typer.Option("--metric", help="What decides: validation_loss, train_loss, ...")
     ] = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -12,6 +12,7 @@ from llamafarm_ray.config.objectives import ContrastiveSettings, DpoSettings, Kt
 from llamafarm_ray.config.values import FrozenMapping
 
 __all__ = [
+    "CHANGEABLE_MIDWAY",
     "Distributed",
     "FineTuning",
     "Goal",
@@ -33,6 +34,17 @@ Strategy = Literal["auto", "single", "ddp", "deepspeed_zero1", "deepspeed_zero2"
 Offload = Literal["none", "cpu", "nvme"]
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 LearningRateSchedule = Literal["linear", "cosine", "constant"]
+
+CHANGEABLE_MIDWAY: Final = (
+    "learning_rate",
+    "lr_scheduler",
+    "warmup_steps",
+    "warmup_ratio",
+    "weight_decay",
+    "max_grad_norm",
+)
+"""Keys of ``fine_tuning.training`` that may change between two steps of a run: neither the weights' shapes depend on
+them, nor which rows a step trains on."""
 
 _MAX_RANK = 512  # the largest that vLLM serves
 _KEYS_OF_METHODS = (

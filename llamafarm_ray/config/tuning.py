@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal, Self, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
-from llamafarm_ray.config.base import Section, Unused
+from llamafarm_ray.config.base import Mistake, Section, Unused
 from llamafarm_ray.config.values import FrozenMapping
 
-__all__ = ["Domain", "DomainKind", "EarlyStopping", "Mode", "Scheduler", "Search", "Tuning"]
+__all__ = ["Domain", "DomainKind", "EarlyStopping", "Mode", "PopulationBasedTraining", "Scheduler", "Search", "Tuning"]
 
 DomainKind = Literal["choice", "grid", "uniform", "log_uniform", "quniform", "int", "log_int"]
 Search = Literal["random", "grid", "optuna"]
-Scheduler = Literal["none", "asha"]
+Scheduler = Literal["none", "asha", "pbt"]
 Mode = Literal["auto", "min", "max"]
 
 _KINDS: Final[tuple[str, ...]] = get_args(DomainKind)
@@ -158,19 +158,34 @@ DomainField = Annotated[
 
 
 class EarlyStopping(Section):
-    """When a trial that does worse than others is stopped (scheduler asha)."""
+    """When a trial that does worse than others is stopped (schedulers asha and pbt)."""
 
     first_after: float = Field(
         default=0.1,
         gt=0,
         lt=1,
-        description="Share of the longest trial's training rows after which trials are compared first.",
+        description="Share of the longest trial's training rows after which trials are compared first; with pbt "
+        "after each such share.",
     )
     reduction_factor: int = Field(
         default=3,
         ge=2,
         le=16,
-        description="Of so many trials one goes on; the next comparison is after so many times as many rows.",
+        description="Of so many trials one goes on; the next comparison is after so many times as many rows (asha).",
+    )
+
+
+class PopulationBasedTraining(Section):
+    """How trials that do worst go on from the weights of those that do best, with other settings (scheduler pbt)."""
+
+    quantile: float = Field(
+        default=0.25, gt=0, le=0.5, description="Share of the trials that count as the worst, and as the best."
+    )
+    resample_probability: float = Field(
+        default=0.25,
+        ge=0,
+        le=1,
+        description="How often a setting is drawn anew; else it is changed a little from the better trial's.",
     )
 
 
@@ -187,7 +202,9 @@ class Tuning(Section):
         default="optuna", description="How values are chosen; optuna: by what earlier trials showed (TPE)."
     )
     scheduler: Scheduler = Field(
-        default="asha", description="Whether trials that do worse than others at the same point are stopped early."
+        default="asha",
+        description="What happens to trials that do worse than others at the same point: asha stops them, pbt replaces "
+        "them by ones that go on from a better trial's weights with other settings.",
     )
     metric: str = Field(
         default="validation_loss", min_length=1, description="What decides: a metric of a run's result."
@@ -196,7 +213,11 @@ class Tuning(Section):
         default="auto", description="Whether the metric is to be low or high; 'auto': low where it is a loss."
     )
     num_trials: int | None = Field(
-        default=None, ge=1, le=100000, description="Trials in all; unset: 20, or what the budget has time for."
+        default=None,
+        ge=1,
+        le=100000,
+        description="Trials in all; unset: 20, or what the budget has time for. With pbt those that train at a time; "
+        "unset: 8.",
     )
     max_concurrent: int | None = Field(
         default=None, ge=1, le=10000, description="Most trials at once; unset: what the cluster has room for."
@@ -211,6 +232,9 @@ class Tuning(Section):
     ) = Field(default=None, description="Longest time in all, such as 30m or 12h; unset: no limit.")
     early_stopping: EarlyStopping = Field(
         default_factory=EarlyStopping, description="When trials are compared and stopped."
+    )
+    pbt: PopulationBasedTraining = Field(
+        default_factory=PopulationBasedTraining, description="How worse trials learn from better ones (pbt)."
     )
     keep_models: int = Field(
         default=1,
@@ -233,9 +257,17 @@ class Tuning(Section):
         """Whether the best trial is the one with the lowest metric."""
         return "loss" in self.metric or "perplexity" in self.metric if self.mode == "auto" else self.mode == "min"
 
+    def mistakes(self) -> Iterator[Mistake]:
+        """PBT changes settings in the middle of a training, which has to be asked for."""
+        if self.scheduler == "pbt" and not self.parameters:
+            yield Mistake(("scheduler", "parameters"), "is pbt, which needs {1}: what may change during a training.")
+
     def unused(self) -> Mapping[str, Unused]:
-        """Nothing is stopped early without a scheduler."""
-        if self.scheduler == "asha":
-            return {}
+        """Nothing is stopped early without a scheduler, and each scheduler has settings of its own."""
         reason = Unused("scheduler", f"has no effect with {{1}} {self.scheduler}.")
-        return {f"early_stopping.{key}": reason for key in EarlyStopping.model_fields}
+        used = {"asha": ("early_stopping",), "pbt": ("early_stopping", "pbt")}.get(self.scheduler, ())
+        sections: dict[str, type[Section]] = {"early_stopping": EarlyStopping, "pbt": PopulationBasedTraining}
+        unused = [f"{name}.{key}" for name, kind in sections.items() if name not in used for key in kind.model_fields]
+        if self.scheduler == "pbt":
+            unused.append("early_stopping.reduction_factor")
+        return dict.fromkeys(unused, reason)

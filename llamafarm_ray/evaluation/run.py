@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn import functional
@@ -14,7 +14,7 @@ from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.evaluation.metrics import bleu, perplexity, rouge_l
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
 from llamafarm_ray.models.adapters import load_adapter
-from llamafarm_ray.models.chat import end_of_turn_ids, render_chat, tokenise_chat
+from llamafarm_ray.models.chat import TokenisedChat, end_of_turn_ids, render_chat, tokenise_turns
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
@@ -25,6 +25,8 @@ METRICS = ("perplexity", "bleu", "rouge")
 """What can be measured."""
 
 _BATCH_SIZE = 8
+
+_Row = TypeVar("_Row")
 
 Report = Callable[[str, float], None]
 """Called with what is being done and how much of the whole is done, 0 to 1."""
@@ -45,10 +47,9 @@ class EvaluationJob:
 
 @dataclass(frozen=True, slots=True)
 class _Example:
-    """A row as tokens: the whole chat for its loss, the last prompt to answer, and the answer it should get."""
+    """A row as tokens: the chats whose answers count, as training has them; the last prompt, and the answer to it."""
 
-    input_ids: list[int]
-    trained: list[bool]
+    chats: list[TokenisedChat]
     prompt_ids: list[int]
     reference: str
 
@@ -124,12 +125,12 @@ def _make_examples(tokenizer: Any, job: EvaluationJob, *, max_length: int | None
         last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None)
         if last is None:
             continue
-        chat = tokenise_chat(tokenizer, messages)
+        chats = tokenise_turns(tokenizer, messages)
         prompt = render_chat(tokenizer, messages[:last], for_answer=True)
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        needed = max(len(chat.input_ids), len(prompt_ids) + job.max_new_tokens if generates else 0)
-        if any(chat.trained[1:]) and (max_length is None or needed <= max_length):
-            examples.append(_Example(chat.input_ids, chat.trained, list(prompt_ids), messages[last]["content"]))
+        needed = max(len(prompt_ids) + job.max_new_tokens if generates else 0, *(len(chat.input_ids) for chat in chats))
+        if any(any(chat.trained[1:]) for chat in chats) and (max_length is None or needed <= max_length):
+            examples.append(_Example(chats, list(prompt_ids), messages[last]["content"]))
     return examples
 
 
@@ -162,9 +163,10 @@ def _measure(
 def _sum_losses(model: Any, pad_id: int, examples: list[_Example], report: Report) -> tuple[float, int]:
     """The answers' cross-entropies in nats, summed over all examples, and how many tokens they have."""
     loss_sum, num_tokens = 0.0, 0
-    for batch in _by_length(examples, lambda example: len(example.input_ids), report, "perplexity"):
-        input_ids, mask = _pad([example.input_ids for example in batch], pad_id, left=False)
-        trained, _ = _pad([[int(flag) for flag in example.trained] for example in batch], 0, left=False)
+    chats = [chat for example in examples for chat in example.chats]
+    for batch in _by_length(chats, lambda chat: len(chat.input_ids), report, "perplexity"):
+        input_ids, mask = _pad([chat.input_ids for chat in batch], pad_id, left=False)
+        trained, _ = _pad([[int(flag) for flag in chat.trained] for chat in batch], 0, left=False)
         logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits
         # The logits at one position are about the token at the next.
         labels = input_ids.where(trained.bool(), -100)[:, 1:].flatten().to(model.device)
@@ -200,11 +202,9 @@ def _generate(model: Any, tokenizer: Any, examples: list[_Example], max_new_toke
     return answers
 
 
-def _by_length(
-    examples: list[_Example], length: Callable[[_Example], int], report: Report, what: str
-) -> Iterator[list[_Example]]:
-    """Batches of examples of like length, the longest first, so that too little memory shows at once."""
-    ordered = sorted(examples, key=length, reverse=True)
+def _by_length(rows: list[_Row], length: Callable[[_Row], int], report: Report, what: str) -> Iterator[list[_Row]]:
+    """Batches of rows of like length, the longest first, so that too little memory shows at once."""
+    ordered = sorted(rows, key=length, reverse=True)
     for start in range(0, len(ordered), _BATCH_SIZE):
         yield ordered[start : start + _BATCH_SIZE]
         report(what, min(1.0, (start + _BATCH_SIZE) / len(ordered)))

@@ -21,7 +21,6 @@ __all__ = [
     "end_of_turn_ids",
     "render_chat",
     "tokenise_answer",
-    "tokenise_chat",
     "tokenise_turns",
 ]
 
@@ -82,28 +81,6 @@ def render_chat(tokenizer: Any, messages: Messages, *, for_answer: bool = False)
     return text
 
 
-def tokenise_chat(tokenizer: Any, messages: Messages) -> TokenisedChat:
-    """Tokenise a chat and mark the tokens of the assistant's turns.
-
-    A token that holds any character of an answer counts as the answer's, since a prompt's last space often
-    shares a token with the answer's first word. What a template puts after the end-of-turn token, white space or the
-    end of the text, is nobody's: at inference the turn has ended before it.
-
-    Raises:
-        UserError: there is no template, it refuses the messages, or it renders a turn differently once others follow.
-    """
-    text = render_chat(tokenizer, messages)
-    turns = _answers(tokenizer, messages, text)
-    for number, turn in turns.items():
-        if not _same_history(turn, text):
-            raise UserError(
-                f"The chat template of {tokenizer.name_or_path!r} renders turn {number} differently once other "
-                "turns follow it, so what the assistant says can't be told from the prompt.",
-                hint="Use rows with one answer each, or a template that only appends.",
-            )
-    return _tokenised(tokenizer, text, [turn.span for turn in turns.values()])
-
-
 def tokenise_turns(tokenizer: Any, messages: Messages) -> list[TokenisedChat]:
     """Tokenise a chat so that each answer follows exactly the prompt that inference would give.
 
@@ -111,6 +88,10 @@ def tokenise_turns(tokenizer: Any, messages: Messages) -> list[TokenisedChat]:
     earlier turns differently once others follow: they drop an earlier turn's reasoning (Qwen3), or move the system
     prompt to the last question (Mistral). There each assistant turn becomes a sequence of its own, which ends with it
     and has what came before as the template renders it at that point; only its own answer is trained.
+
+    A token that holds any character of an answer counts as the answer's, since a prompt's last space often
+    shares a token with the answer's first word. What a template puts after the end-of-turn token, white space or the
+    end of the text, is nobody's: at inference the turn has ended before it.
 
     Returns:
         One chat, or one for each assistant turn, in order; none where there is no assistant turn.

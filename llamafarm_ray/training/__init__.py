@@ -6,12 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llamafarm_ray.training.branching import BeginWith
     from llamafarm_ray.training.result import Progress, TrainingResult
     from llamafarm_ray.training.trainer import train
 
-__all__ = ["Progress", "TrainingResult", "train"]
+__all__ = ["BeginWith", "Progress", "TrainingResult", "train"]
 
-_HOME = {"Progress": "result", "TrainingResult": "result", "train": "trainer"}
+_HOME = {"BeginWith": "branching", "Progress": "result", "TrainingResult": "result", "train": "trainer"}
 
 
 def __getattr__(name: str) -> Any:

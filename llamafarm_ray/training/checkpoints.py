@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 
 from llamafarm_ray.errors import IntegrityError, LlamaFarmError, StorageError
 from llamafarm_ray.storage import Location
-from llamafarm_ray.training.strategies import ParameterState, Strategy
+from llamafarm_ray.training.strategies import LossScale, ParameterState, Strategy
 from llamafarm_ray.types import Digest
 
 __all__ = ["CheckpointStore", "RunState", "StoredCheckpoint"]
@@ -60,7 +60,7 @@ class RunState:
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
-    loss_scale: float | None = None
+    loss_scale: LossScale | None = None
 
     @property
     def last_validation_loss(self) -> float | None:
@@ -155,7 +155,8 @@ class CheckpointStore:
             state = RunState(**stored.state)
             state.validation = [(step, loss) for step, loss in state.validation]
             strategy.import_state(states, state.num_updates)
-            if state.loss_scale is not None:
+            if stored.state["loss_scale"] is not None:
+                state.loss_scale = LossScale(**stored.state["loss_scale"])
                 strategy.set_loss_scale(state.loss_scale)
             return state
         return RunState()
@@ -240,6 +241,25 @@ class CheckpointStore:
         except (OSError, SafetensorError) as error:  # the folder for temporary files
             raise StorageError(f"A checkpoint can't be written: {error}", hint="Is the disk full?") from error
         return {file: digest}
+
+    def adopt(self, other: CheckpointStore, stored: StoredCheckpoint) -> None:
+        """Copy a checkpoint of another run, as one of this run. The driver calls it, before there are workers.
+
+        Raises:
+            IntegrityError: it is damaged.
+            StorageError: it can't be read or written.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="llamafarm-checkpoint-") as folder:
+                for name, digest in stored.files.items():
+                    path, source = Path(folder, name), f"{_FOLDER}/{stored.name}/{name}"
+                    other._location.download(source, path)
+                    if _sha256(path) != digest:
+                        raise IntegrityError(f"The checkpoint {stored.name} can't be read: {name} is damaged.")
+                    self._location.upload(path, source, Digest(f"sha256:{digest}"))
+        except OSError as error:
+            raise StorageError(f"The checkpoint {stored.name} can't be copied: {error}") from error
+        self._finish(stored)
 
     def _finish(self, stored: StoredCheckpoint) -> None:
         content = {

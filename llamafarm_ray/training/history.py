@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from llamafarm_ray.training.alerts import Alert
 from llamafarm_ray.training.result import Progress
 
-__all__ = ["Checkpoint", "History", "Validation", "entry", "open_lines", "step_entry"]
+__all__ = ["Checkpoint", "History", "Validation", "append_lines", "entry", "open_lines", "step_entry"]
 
 _STEP_FIELDS = (
     "step",
@@ -63,6 +64,7 @@ class History:
         alerts: raised so far.
         attempts: how often the run went on after it was interrupted, by the step it went on from.
         run_id: what it is recorded under; empty where nothing says it.
+        warnings: what looks on and stopped working: a tracker, an alert's way.
     """
 
     total_steps: int
@@ -72,6 +74,12 @@ class History:
     alerts: list[Alert] = field(default_factory=list)
     attempts: list[int] = field(default_factory=list)
     run_id: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    @property
+    def last_step(self) -> int:
+        """The last step that is known to be done; 0 before the first."""
+        return max([*(step.step for step in self.steps[-1:]), *self.attempts[-1:]], default=0)
 
     @classmethod
     def read(cls, path: Path, *, total_steps: int, steps_done: int | None = None) -> History:
@@ -108,6 +116,8 @@ class History:
             self.attempts.append(values["step"])
         elif kind == "run":
             self.run_id = values["id"]
+        elif kind == "warning":
+            self.warnings.append(values["text"])
 
 
 def step_entry(progress: Progress) -> dict[str, Any]:
@@ -118,6 +128,21 @@ def step_entry(progress: Progress) -> dict[str, Any]:
 def entry(event: str, what: Validation | Checkpoint | Alert) -> dict[str, Any]:
     """Anything else as a line."""
     return {"event": event, **asdict(what)}
+
+
+def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Add to a history.
+
+    Args:
+        path: ``history.jsonl``; its folder is made.
+        entries: lines to add.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(_line(one) for one in entries))
 
 
 def open_lines(
@@ -140,12 +165,7 @@ def open_lines(
     new = path.with_suffix(".new")
     new.write_text("".join(_line(one) for one in kept), encoding="utf-8")
     new.replace(path)
-
-    def append(entries: Sequence[Mapping[str, Any]]) -> None:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(_line(one) for one in entries))
-
-    return append
+    return functools.partial(append_lines, path)
 
 
 def _entries(path: Path) -> Iterator[dict[str, Any]]:

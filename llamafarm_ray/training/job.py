@@ -29,6 +29,11 @@ class RunFolder:
         return self.path / "output"
 
     @property
+    def replaced(self) -> Path:
+        """An older output, set aside for the moment in which the new one takes its place."""
+        return self.path / "replaced"
+
+    @property
     def logs(self) -> Path:
         """What workers and libraries print, a file each."""
         return self.path / "logs"

@@ -18,16 +18,18 @@ but an error of the run's own ends it. The calls, in their order::
         observers.checkpoint(step, seconds)         # one is written
         observers.beat()                            # in long work that ends no step: loading, saving, validating
         observers.finish({"num_trainable_parameters": ...})
-    except LlamaFarmError as error:
-        observers.fail(error)                       # only where the run will not be tried again
+    except LlamaFarmError:
+        observers.fail()                            # only where the run will not be tried again
         raise
     finally:
         observers.close()                           # always; after neither finish nor fail, another attempt goes on
+
+    # Driver, once all attempts have ended and the run did not: whoever saw the failure, only the driver tells of it.
+    record_failure(settings, folder=job.folder.output, total_steps=job.num_steps, error=error)
 """
 
 from __future__ import annotations
 
-import re
 import resource
 import sys
 import threading
@@ -42,7 +44,7 @@ import torch
 
 from llamafarm_ray.config import Config, Monitoring, config_digest, resolved
 from llamafarm_ray.models.foreign import first_line
-from llamafarm_ray.training.alerts import Alert, AlertKind, Delivery, Destinations, Limits, Notice, RunWatch
+from llamafarm_ray.training.alerts import Alert, Delivery, Destinations, Limits, Notice, RunWatch
 from llamafarm_ray.training.background import Background
 from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.history import Checkpoint, History, Validation, entry, open_lines, step_entry
@@ -50,12 +52,11 @@ from llamafarm_ray.training.report import RunPage, write_report
 from llamafarm_ray.training.result import Progress
 from llamafarm_ray.training.tracking import Ending, Outcome, Record, RunInfo, Tracker, Trackers, record_of
 
-__all__ = ["ObserverSettings", "Observers", "Seen", "peak_memory_bytes"]
+__all__ = ["HISTORY_FILE", "REPORT_FILE", "ObserverSettings", "Observers", "Seen", "peak_memory_bytes"]
 
 _TIMEOUT_S: Final = 30.0
-_HISTORY: Final = "history.jsonl"
-_REPORT: Final = "report.html"
-_NOT_FINITE: Final = re.compile(r" is (nan|-?inf)\b")
+HISTORY_FILE: Final = "history.jsonl"
+REPORT_FILE: Final = "report.html"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,27 @@ class ObserverSettings:
             Destinations.find(config.monitoring.alerting),
         )
 
+    def page(self, history: History, outcome: Outcome, message: str, facts: Mapping[str, Any] | None = None) -> RunPage:
+        """The report of a run that has ended.
+
+        Args:
+            history: what happened in it.
+            outcome: how it ended.
+            message: the error of a failed run, or why one was stopped; else empty.
+            facts: what is known now, besides these settings' own.
+        """
+        return RunPage(
+            name=self.name,
+            run_id=history.run_id,
+            outcome=outcome,
+            history=history,
+            config=self.config,
+            facts={**self.facts, **(facts or {})},
+            reasons=self.reasons,
+            warnings=history.warnings,
+            message=message,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -155,7 +177,7 @@ class Observers:
         self._flops = flops
         self._lock = threading.RLock()
         self._news: list[str] = []  # for people, since the last step
-        self._warnings: list[str] = []
+        self._num_old_warnings = len(history.warnings)
         self._stop: str | None = None
         self._is_closed = False
         self._step = steps_done
@@ -163,7 +185,9 @@ class Observers:
         self._delivery = Delivery(settings.destinations.channels(), warn=self._warn)
         self._lines: Background[Mapping[str, Any]] = Background(
             "The run's history",
-            lambda: open_lines(folder / _HISTORY, keep=lambda one: steps_done > 0 and one.get("step", 0) <= steps_done),
+            lambda: open_lines(
+                folder / HISTORY_FILE, keep=lambda one: steps_done > 0 and one.get("step", 0) <= steps_done
+            ),
             timeout_s=settings.timeout_s,
             give_up=self._warn,
         )
@@ -200,7 +224,7 @@ class Observers:
         history, problem = History(total_steps, run_id=f"{settings.run_id}-{uuid.uuid4().hex[:6]}"), ""
         if steps_done:
             try:
-                history = History.read(folder / _HISTORY, total_steps=total_steps, steps_done=steps_done)
+                history = History.read(folder / HISTORY_FILE, total_steps=total_steps, steps_done=steps_done)
                 history.run_id = history.run_id or settings.run_id
             except (OSError, ValueError, TypeError, KeyError) as error:
                 problem = f"What earlier attempts recorded can't be read: {first_line(error)}."
@@ -256,18 +280,12 @@ class Observers:
         """
         self._end("stopped" if self._stop else "finished", facts or {}, self._stop or "")
 
-    def fail(self, error: BaseException) -> None:
-        """The run has failed and won't be tried again. Waits a bounded time for what is on its way.
+    def fail(self) -> None:
+        """The run has failed and won't be tried again: trackers are told, people by the driver's `record_failure`.
 
-        Args:
-            error: why; sent as an alert, of kind ``nan`` where it says that a number is none.
+        Waits a bounded time for what is on its way.
         """
-        with self._lock:
-            if not self._is_closed:
-                is_known = any(alert.kind == "nan" for alert in self._history.alerts)
-                kind: AlertKind = "nan" if _NOT_FINITE.search(str(error)) and not is_known else "failure"
-                self._raise_alerts([Alert(kind, self._step, f"The run failed: {error}")])
-        self._end("failed", {}, str(error))
+        self._end("failed", {}, "")
 
     def close(self) -> None:
         """Let go. Nothing is marked as ended where neither `finish` nor `fail` was called."""
@@ -284,6 +302,8 @@ class Observers:
             tracker.put(ending)
             tracker.close()
         self._delivery.close()
+        for text in self._history.warnings[self._num_old_warnings :]:
+            self._lines.put({"event": "warning", "text": text})
         self._lines.close()
         # All end at the same time, so the slowest one bounds the wait.
         deadline = time.monotonic() + self._settings.timeout_s
@@ -291,24 +311,13 @@ class Observers:
             tracker.join(max(0.0, deadline - time.monotonic()))
         self._lines.join(max(0.0, deadline - time.monotonic()))
         self._delivery.join(max(0.0, deadline - time.monotonic()))
-        if outcome != "interrupted":
+        if outcome in {"finished", "stopped"}:
             self._write_report(outcome, facts, message)
 
     def _write_report(self, outcome: Outcome, facts: Mapping[str, Any], message: str) -> None:
-        settings = self._settings
-        page = RunPage(
-            name=settings.name,
-            run_id=self._history.run_id,
-            outcome=outcome,
-            history=self._history,
-            config=settings.config,
-            facts={**settings.facts, **facts},
-            reasons=settings.reasons,
-            warnings=self._warnings,
-            message=message,
-        )
+        page = self._settings.page(self._history, outcome, message, facts)
         try:
-            write_report(self._folder / _REPORT, page)
+            write_report(self._folder / REPORT_FILE, page)
         except OSError as error:
             self._warn(f"The report could not be written: {first_line(error)}.")
 
@@ -347,7 +356,7 @@ class Observers:
 
     def _warn(self, text: str) -> None:
         with self._lock:
-            self._warnings.append(text)
+            self._history.warnings.append(text)
             self._news.append(text)
         sys.stderr.write(f"{text}\n")  # the worker's log
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +12,7 @@ from typing import Any
 import ray
 import ray.data
 
-from llamafarm_ray.config import Config, MethodParameters
+from llamafarm_ray.config import CHANGEABLE_MIDWAY, Config, MethodParameters
 from llamafarm_ray.errors import UnsupportedError, UserError
 from llamafarm_ray.models.chat import check_chat_template
 from llamafarm_ray.models.folder import check_base_model, folder_fingerprint
@@ -22,6 +21,7 @@ from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.storage import Location
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.estimate import Setup, check_before_start
+from llamafarm_ray.training.identity import fingerprint_of
 from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.methods.auto import Hardware, choose_method
@@ -132,7 +132,7 @@ def make_plan(
         "rows": train.digest,
         "base_model": str((lineage or {}).get("base_digest") or folder_fingerprint(base_model)),
     }
-    fingerprint = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    fingerprint = fingerprint_of(facts)
     job = TrainingJob(
         base_model=base_model,
         folder=folder,
@@ -186,13 +186,8 @@ def _check_inputs(config: Config, objective: Objective, base_model: Path, *, has
 
 _DECISIVE = {
     "batch_size",
-    "learning_rate",
-    "lr_scheduler",
-    "warmup_steps",
-    "warmup_ratio",
-    "weight_decay",
-    "max_grad_norm",
     "gradient_checkpointing",
+    *CHANGEABLE_MIDWAY,
 }
 """Settings of the loop that decide what is learnt, besides those that show in the rows and the number of steps."""
 

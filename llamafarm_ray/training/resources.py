@@ -14,6 +14,8 @@ from llamafarm_ray.training.methods.auto import Hardware
 __all__ = ["WorkerResources", "choose_precision", "choose_workers", "find_hardware"]
 
 _LEAST_CPUS = 0.5
+_INSPECTION_S = 120.0
+"""How long a GPU may take to be free, and a process on it to import torch from a cold network disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,10 @@ class WorkerResources:
 
 
 def find_hardware() -> Hardware:
-    """What the cluster of the caller's Ray has.
+    """What the cluster of the caller's Ray has. A GPU is looked at by a task that needs it for a moment.
 
     Raises:
-        ClusterError: the caller has not connected to Ray.
+        ClusterError: the caller has not connected to Ray, or no GPU was to be had for two minutes.
     """
     if not ray.is_initialized():
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
@@ -45,7 +47,15 @@ def find_hardware() -> Hardware:
     num_gpus = int(resources.get("GPU", 0))
     if num_gpus == 0:
         return Hardware(num_cpus=resources.get("CPU", 0.0))
-    memory, has_bf16 = ray.get(ray.remote(num_gpus=1, num_cpus=0)(_inspect_gpu).remote())
+    inspection = ray.remote(num_gpus=1, num_cpus=0)(_inspect_gpu).remote()
+    try:
+        memory, has_bf16 = ray.get(inspection, timeout=_INSPECTION_S)
+    except ray.exceptions.GetTimeoutError as error:
+        ray.cancel(inspection, force=True)
+        raise ClusterError(
+            f"None of the cluster's GPUs ({num_gpus}) could be looked at within {_INSPECTION_S:.0f} s.",
+            hint="Others hold them, as `ray status` shows. Try again when one is free.",
+        ) from error
     return Hardware(resources.get("CPU", 0.0), num_gpus, memory, has_bf16)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import shutil
 import uuid
@@ -20,19 +19,25 @@ import ray.train.torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llamafarm_ray.config import Config, resolved
-from llamafarm_ray.errors import ClusterError, ConflictError, LlamaFarmError, StorageError, TrainingError
+from llamafarm_ray.errors import ClusterError, ConflictError, LlamaFarmError, StorageError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.locks import try_exclusive
 from llamafarm_ray.training.attempts import EndOfAttempts
+from llamafarm_ray.training.branching import BeginWith, branch
 from llamafarm_ray.training.channel import ProgressChannel
 from llamafarm_ray.training.checkpoints import CheckpointStore
 from llamafarm_ray.training.entry import train_worker
+from llamafarm_ray.training.failed_run import record_failure
 from llamafarm_ray.training.failures import clean_error
-from llamafarm_ray.training.job import RunFolder
+from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
+from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.planning import Plan, make_plan
+from llamafarm_ray.training.publishing import check_output, publish
 from llamafarm_ray.training.result import Progress, TrainingResult
+from llamafarm_ray.training.unfinished import continue_or_begin, end_publication, has_checkpoint
+from llamafarm_ray.types import ModelKind
 
 __all__ = ["train"]
 
@@ -54,6 +59,7 @@ def train(
     on_note: Callable[[str], None] | None = None,
     overwrite: bool = False,
     restart: bool = False,
+    begin_with: BeginWith | None = None,
     lineage: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Fine-tune a base model, on the Ray cluster that the caller is connected to.
@@ -69,13 +75,16 @@ def train(
         base_model: a folder with config.json, safetensors and a tokenizer that has a chat template. Every node must
             be able to read it, and `output`'s parent.
         output: the folder to make: an adapter or a model, the tokenizer, ``training.json``, ``report.html``,
-            ``history.jsonl``, ``tensorboard/``. It appears whole, by a rename.
+            ``history.jsonl``, ``tensorboard/``. It appears whole, by a rename; if the process is killed between setting
+            an older one aside and that, the next call with this output puts it in place.
         on_progress: called in this thread after each step; a run that lost a worker repeats those since its last
-            checkpoint. What it raises stops the run and is raised from here.
+            checkpoint. What it raises ends the run as failed, and is raised from here.
         on_note: called in this thread with what else there is to say: that the run goes on after a checkpoint, that a
             worker was lost.
         overwrite: replace ``output`` if it exists.
         restart: forget an unfinished run with this output.
+        begin_with: what another run had learnt, of the same model, rows and method; None: the base model's weights.
+            An unfinished run with this output goes on by itself.
         lineage: where the inputs came from, in plain values; ``training.json`` keeps it for the registry.
 
     Returns:
@@ -85,18 +94,20 @@ def train(
         InputError: the base model or the rows are unusable.
         UserError: the chat template, ``target_modules`` or the number of workers don't fit.
         UnsupportedError: method, objective or precision, or their combination with the strategy, can't be trained.
-        ConflictError: ``output`` exists, or another run writes to it, or an unfinished one with other settings does.
+        ConflictError: ``output`` exists, or another run writes to it, or an unfinished one with other settings does;
+            or `begin_with` is no start for this run.
         ClusterError: Ray is not running here, or stopped while the run went on.
         StorageError: a disk is full, or the checkpoints' storage does not answer.
         TrainingError: the run failed; the hint names the folder that is left of it.
         IntegrityError: what was trained is empty or not finite, so it was not saved.
     """
     base_model, output = base_model.absolute(), output.absolute()
-    _check_output(output, overwrite=overwrite)
+    check_output(output, overwrite=overwrite)
     quiet_libraries()
     folder = RunFolder(output.parent / f".{output.name}.run")
     note = on_note or _log.info
     with _only_run(folder):
+        published = end_publication(folder, output, note)
         try:
             plan = make_plan(
                 config,
@@ -111,33 +122,34 @@ def train(
         store = CheckpointStore(
             Location(plan.job.checkpoints), fingerprint=plan.job.fingerprint, keep=plan.job.training.keep_checkpoints
         )
-        _continue_or_begin(plan, store, note, restart=restart)
+        if published is not None:
+            result, facts = published
+            if facts == plan.facts and not restart:
+                return result
+            check_output(output, overwrite=overwrite)
+        continue_or_begin(plan.job, plan.facts, store, note, restart=restart)
+        if begin_with is not None and not store.find():
+            branch(plan.facts, store, begin_with)
+            note(f"The run begins after step {begin_with.step}, with what {begin_with.folder} had learnt.")
         try:
             folder.output.mkdir(parents=True, exist_ok=True)
             outcome = _run_workers(plan, on_progress, note)
             result = _describe(config, plan, outcome, lineage or {})
-            text = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-            (folder.output / "training.json").write_text(text + "\n", encoding="utf-8")
-            _publish(folder, output, overwrite=overwrite)
+            publish(folder, output, result, overwrite=overwrite)
             store.clear()
         except OSError as error:
-            raise StorageError(f"The run's folder {folder.path} can't be written: {error}") from error
-        except LlamaFarmError as error:
-            error.hint = f"{error.hint} Logs and checkpoints are in {folder.path}.".lstrip()
+            failure = StorageError(f"The run's folder {folder.path} can't be written: {error}")
+            _tell(plan.job, failure, note)
+            raise failure from error
+        except Exception as error:
+            _tell(plan.job, error, note)
             raise
-        except BaseException:  # the caller's own, from on_progress or the keyboard
-            if not _has_checkpoint(store):
+        except BaseException:  # the keyboard, or a signal: a stop, and no failure
+            if not has_checkpoint(store):
                 shutil.rmtree(folder.path, ignore_errors=True)
             raise
         shutil.rmtree(folder.path, ignore_errors=True)
     return result
-
-
-def _check_output(output: Path, *, overwrite: bool) -> None:
-    if output.exists() and not overwrite:
-        raise ConflictError(
-            f"The output {str(output)!r} exists already.", hint="Choose another folder, or overwrite it."
-        )
 
 
 @contextlib.contextmanager
@@ -160,67 +172,13 @@ def _only_run(folder: RunFolder) -> Iterator[None]:
                     shutil.rmtree(folder.path)
 
 
-def _continue_or_begin(plan: Plan, store: CheckpointStore, note: Callable[[str], None], *, restart: bool) -> None:
-    """Say where the run goes on, or make room for a new one.
-
-    Raises:
-        ConflictError: an unfinished run with other settings would be lost.
-    """
-    job = plan.job
-    earlier = _identity(job.folder)
-    if earlier is not None and (restart or earlier != plan.facts):
-        last = max((step for step in _steps_in(job.folder)), default=None)
-        if not restart and last is not None:
-            raise ConflictError(
-                f"An unfinished run in {job.folder.path} (a checkpoint after step {last}) differs from this one in "
-                f"{', '.join(_differences(earlier, plan.facts))}.",
-                hint="Use its settings to go on with it, or --restart to forget it.",
-            )
-        for path in (job.folder.path / "checkpoints", job.folder.output, job.folder.logs, job.folder.ray):
-            shutil.rmtree(path, ignore_errors=True)
-    if restart:
-        store.clear()
-    try:
-        job.folder.identity.write_text(json.dumps(plan.facts, indent=2), encoding="utf-8")
-    except OSError as error:
-        raise StorageError(f"The run's folder {job.folder.path} can't be written: {error}") from error
-    found = store.find()
-    if found:
-        note(f"An unfinished run goes on after step {found[0].step} of {job.num_steps}.")
-    else:
-        shutil.rmtree(job.folder.output, ignore_errors=True)  # of a run that ended before its first checkpoint
-
-
-def _identity(folder: RunFolder) -> dict[str, Any] | None:
-    try:
-        found: dict[str, Any] = json.loads(folder.identity.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found
-
-
-def _steps_in(folder: RunFolder) -> Iterator[int]:
-    for path in folder.path.glob("checkpoints/step-*/checkpoint.json"):
-        yield int(path.parent.name.split("-")[1])
-
-
-def _differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The dotted names of what differs."""
-    names = []
-    for name in now:
-        before, after = earlier.get(name), now[name]
-        if isinstance(before, Mapping) and isinstance(after, Mapping):
-            names += [f"{name}.{inner}" for inner in after if before.get(inner) != after[inner]]
-        elif before != after:
-            names.append(name)
-    return names or ["its form"]
-
-
-def _has_checkpoint(store: CheckpointStore) -> bool:
-    try:
-        return bool(store.find())
-    except StorageError:
-        return True  # nobody knows, so nothing is thrown away
+def _tell(job: TrainingJob, error: Exception, note: Callable[[str], None]) -> None:
+    """Tell of a failure wherever failures are told, and tell the failure where what is left lies."""
+    problems = record_failure(job.observers, folder=job.folder.output, total_steps=job.num_steps, error=error)
+    if isinstance(error, LlamaFarmError):
+        error.hint = f"{error.hint} Logs and checkpoints are in {job.folder.path}.".lstrip()
+    for problem in problems:
+        note(problem)
 
 
 def _run_workers(
@@ -318,7 +276,7 @@ def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapp
         metrics["validation_loss"] = outcome["validation_loss"]
     return TrainingResult(
         method=job.method,
-        kind=find_method(job.method).kind,
+        kind=_kind(job),
         objective=job.objective,
         strategy=job.strategy,
         reasons=plan.reasons,
@@ -338,15 +296,7 @@ def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapp
     )
 
 
-def _publish(folder: RunFolder, output: Path, *, overwrite: bool) -> None:
-    """Rename what was made to ``output``."""
-    if not any(folder.output.glob("*.safetensors")):
-        raise TrainingError(
-            f"The first worker wrote to {folder.output} on its machine, which this one does not see.",
-            hint="Put the output on storage that all nodes share.",
-        )
-    if output.exists():
-        if not overwrite:
-            raise ConflictError(f"The output {str(output)!r} was made by someone else meanwhile.")
-        output.rename(folder.path / "replaced")
-    folder.output.rename(output)
+def _kind(job: TrainingJob) -> ModelKind:
+    """What is saved. A whole model that learnt vectors has no output head, so it is no base for text any more."""
+    kind = find_method(job.method).kind
+    return ModelKind.EMBEDDING if kind is ModelKind.BASE and find_objective(job.objective).task == "embedding" else kind

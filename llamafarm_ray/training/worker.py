@@ -162,7 +162,7 @@ class _Run:
         except Exception as error:
             # A lost worker's neighbours fail too, but the run is tried again.
             if self._observers is not None and not self._stopped_by_driver and not _is_lost_worker(error):
-                self._observers.fail(error if isinstance(error, LlamaFarmError) else _as_ours(error))
+                self._observers.fail()
             raise
         finally:
             if self._observers is not None:

@@ -49,6 +49,9 @@ class Record:
         seconds: spent in this trial, over all attempts.
         reason: why it failed, was invalid, or was stopped.
         why: where the values come from, where that is worth saying (a default that was tried first).
+        parent: the trial whose weights it began with; None for the base model's.
+        instead_of: the trial whose place it took.
+        begins_at: the comparison after which it began; 0 for one from the start.
     """
 
     number: int
@@ -60,6 +63,9 @@ class Record:
     seconds: float = 0.0
     reason: str = ""
     why: str = ""
+    parent: int | None = None
+    instead_of: int | None = None
+    begins_at: int = 0
 
     @property
     def name(self) -> str:
@@ -134,6 +140,14 @@ class Journal:
         self._write({"event": "trial", "trial": number, "values": dict(values), "why": why})
         return self.records[number]
 
+    def branched(self, number: int, values: Mapping[str, Any], *, parent: Record, instead_of: Record) -> Record:
+        """A trial begins with the weights that ``parent`` had at the last comparison of ``instead_of``."""
+        point = max(instead_of.points)
+        why = f"In place of {instead_of.name}, from the weights of {parent.name} at comparison {point}."
+        place = {"parent": parent.number, "instead_of": instead_of.number, "begins_at": point}
+        self._write({"event": "trial", "trial": number, "values": dict(values), "why": why, **place})
+        return self.records[number]
+
     def invalid(self, number: int, values: Mapping[str, Any], reason: str) -> None:
         """Values that break a rule were proposed."""
         self._write({"event": "invalid", "trial": number, "values": dict(values), "reason": reason})
@@ -190,7 +204,10 @@ class Journal:
         elif kind == "trial":
             values = {key: _tuples(one) for key, one in entry["values"].items()}
             known = self.records.get(number)
-            self.records[number] = known or Record(number, values, why=entry.get("why", ""))
+            parent, instead_of = entry.get("parent"), entry.get("instead_of")
+            new = Record(number, values, why=entry.get("why", ""), parent=parent, instead_of=instead_of)
+            new.begins_at = entry.get("begins_at", 0)
+            self.records[number] = known or new
         elif kind == "invalid":
             values = {key: _tuples(one) for key, one in entry["values"].items()}
             self.records[number] = Record(number, values, State.INVALID, reason=entry["reason"])

@@ -10,6 +10,7 @@ from typing import Any, Final
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import ConfigError
 from llamafarm_ray.tuning.journal import Journal, Record, State
+from llamafarm_ray.tuning.population import Population
 from llamafarm_ray.tuning.search import GridSearch, Searcher
 from llamafarm_ray.tuning.space import Space
 
@@ -60,6 +61,7 @@ class Planner:
         num_trials: trials in all, those of earlier sessions included and invalid ones not; None for no limit.
         first: tried before the search begins.
         has_time: whether one more trial is worth beginning.
+        population: lets new trials take the place of the worst; None without.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Planner:
         num_trials: int | None,
         first: Sequence[Suggestion] = (),
         has_time: Callable[[], bool] = lambda: True,
+        population: Population | None = None,
     ) -> None:
         self._journal = journal
         self._space = space
@@ -78,23 +81,29 @@ class Planner:
         self._num_trials = num_trials
         self._first = deque(first)
         self._has_time = has_time
+        self._population = population
         self.ended_because = ""
         """Why there is no further trial, once there is none."""
+        self.is_waiting = False
+        """Whether `next` has no trial now, but may have one when one that runs has ended."""
         known = list(journal.records.values())
         self._interrupted = deque(record for record in known if record.state is State.RUNNING)
-        search.remember(record for record in known if record.state is not State.RUNNING)
+        ended = (record for record in known if record.state is not State.RUNNING)
+        search.remember(record for record in ended if record.parent is None)
 
     @property
     def num_begun(self) -> int:
-        """Trials so far; invalid ones are none."""
-        return sum(record.state is not State.INVALID for record in self._journal.records.values())
+        """Trials so far; invalid ones are none, and one that took another's place is no further one."""
+        records = self._journal.records.values()
+        return sum(record.state is not State.INVALID and record.parent is None for record in records)
 
     def next(self) -> Task | None:
-        """The next trial; None if there is none, for the reason in `ended_because`.
+        """The next trial; None if there is none now (`is_waiting`), or ever, for the reason in `ended_because`.
 
         Raises:
             ConfigError: nothing that is proposed is a valid configuration.
         """
+        self.is_waiting = False
         if not self._has_time():
             self._end("the budget is used up")
             return None
@@ -104,6 +113,13 @@ class Planner:
             if point.config is not None:
                 return Task(record, point.config)
             self._journal.ended(record.number, State.FAILED, seconds=0.0, reason=point.problem)
+        task = self._original()
+        if task is not None or self._population is None:
+            return task
+        return self._branch(self._population)
+
+    def _original(self) -> Task | None:
+        """A trial that begins with the base model's weights."""
         if self._num_trials is not None and self.num_begun >= self._num_trials:
             self._end(f"all {self._num_trials} trials are done")
             return None
@@ -121,7 +137,22 @@ class Planner:
 
     def tell(self, record: Record) -> None:
         """A trial has ended."""
-        self._search.tell(record)
+        if record.parent is None:  # how others did depends on whose weights they began with
+            self._search.tell(record)
+
+    def _branch(self, population: Population) -> Task | None:
+        """A trial in the place of one of the worst."""
+        records = self._journal.records
+        gone = population.vacancy(records)
+        if gone is None:
+            self.is_waiting = any(record.state is State.RUNNING for record in records.values())
+            return None
+        parent, number = population.parent(gone, records), len(records)
+        proposals = (population.explore(parent, self._space, number, attempt) for attempt in range(_MAX_INVALID))
+        points = (self._space.point(values) for values in (*proposals, parent.values))
+        point = next(point for point in points if point.config is not None)  # at the latest its parent's
+        assert point.config is not None  # noqa: S101 - that is what was looked for
+        return Task(self._journal.branched(number, point.values, parent=parent, instead_of=gone), point.config)
 
     def _searched(self) -> Task | None:
         num_invalid = attempt = 0

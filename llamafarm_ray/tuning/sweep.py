@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,8 +24,9 @@ from llamafarm_ray.storage.locks import try_exclusive
 from llamafarm_ray.tuning.budget import Budget
 from llamafarm_ray.tuning.journal import Journal, Record, State, SweepFacts
 from llamafarm_ray.tuning.plan import Planner
+from llamafarm_ray.tuning.population import Population
 from llamafarm_ray.tuning.space import base_table
-from llamafarm_ray.tuning.trial import POINT, VALUE, RunTrial, trainable
+from llamafarm_ray.tuning.trial import POINT, VALUE, Place, RunTrial, trainable
 
 __all__ = ["Sweep", "SweepResult", "best_of", "only_sweep", "run_sweep"]
 
@@ -54,6 +55,7 @@ class Sweep:
         num_points: points of comparison of the longest trial; 0: trials are not compared on their way.
         reduction_factor: of so many trials one goes on after a comparison.
         keep_models: how many of the best trials keep their weights.
+        population: compares trials and lets new ones take the place of the worst; None: halving does.
     """
 
     facts: SweepFacts
@@ -62,6 +64,7 @@ class Sweep:
     num_points: int = 0
     reduction_factor: int = 3
     keep_models: int = 1
+    population: Population | None = None
 
     def trial_folder(self, record: Record) -> Path:
         """Everything of a trial."""
@@ -70,6 +73,17 @@ class Sweep:
     def output(self, record: Record) -> Path:
         """What a trial trained."""
         return self.trial_folder(record) / "model"
+
+    def place(self, record: Record, records: Mapping[int, Record]) -> Place:
+        """Where a trial works."""
+        output = self.output(record).absolute()
+        if self.population is None:
+            return Place(output)
+        parent = None if record.parent is None else self._kept(records[record.parent])
+        return Place(output, self._kept(record), parent, record.begins_at)
+
+    def _kept(self, record: Record) -> Path:
+        return self.trial_folder(record).absolute() / "kept"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +182,10 @@ def run_sweep(
                 shutil.rmtree(scratch, ignore_errors=True)
     if watch.error is not None:
         raise watch.error
-    watch.clean_up()
+    if budget.is_over and any(record.state is State.RUNNING for record in journal.records.values()):
+        watch.clean_up()
+    else:
+        watch.clean_up(is_done=True)
     finished = best_of(journal.records, lower_is_better=sweep.facts.lower_is_better)
     because = "the budget is used up" if budget.is_over else planner.ended_because
     spent = budget.spent_s + budget.session_s
@@ -191,9 +208,11 @@ def _environment(concurrent: int) -> Iterator[None]:
 
 
 def _scheduler(sweep: Sweep, journal: Journal) -> TrialScheduler:
-    """Asynchronous successive halving (Li et al. 2020), told what earlier sessions saw; or none."""
+    """Asynchronous successive halving (Li et al. 2020), told what earlier sessions saw; a population; or none."""
     if sweep.num_points < 2:  # noqa: PLR2004 - the only point would be the end
         return FIFOScheduler()
+    if sweep.population is not None:
+        return _PopulationScheduler(sweep.population, journal)
     scheduler = AsyncHyperBandScheduler(
         time_attr=POINT,
         metric=VALUE,
@@ -210,6 +229,26 @@ def _scheduler(sweep: Sweep, journal: Journal) -> TrialScheduler:
             for point, value in sorted(record.points.items()):
                 scheduler.on_trial_result(None, earlier, {POINT: point, VALUE: value})
     return scheduler
+
+
+class _PopulationScheduler(FIFOScheduler):  # type: ignore[misc]  # Ray has no types
+    """Ends trials that a population gives up; the planner then lets others take their place."""
+
+    def __init__(self, population: Population, journal: Journal) -> None:
+        super().__init__()
+        self._population = population
+        self._journal = journal
+
+    def __reduce__(self) -> tuple[type[TrialScheduler], tuple[()]]:
+        return FIFOScheduler, ()
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
+        del tune_controller
+        if POINT not in result:
+            return str(TrialScheduler.CONTINUE)
+        number, point, value = trial.config["trial"], int(result[POINT]), float(result[VALUE])
+        gives_up = self._population.gives_up(number, point, value, self._journal.records)
+        return str(TrialScheduler.STOP if gives_up else TrialScheduler.CONTINUE)
 
 
 @dataclass(slots=True)
@@ -236,11 +275,11 @@ class _Watch:
             self.error = error
             task = None
         if task is None:
-            return str(Searcher.FINISHED)
+            return None if self.planner.is_waiting and self.error is None else str(Searcher.FINISHED)
         self.running[task.record.number] = time.monotonic()
         self.show()
-        output = self.sweep.output(task.record).absolute()
-        return {"trial": task.record.number, "config": json.dumps(base_table(task.config)), "output": str(output)}
+        place = self.sweep.place(task.record, self.journal.records)
+        return {"trial": task.record.number, "config": json.dumps(base_table(task.config)), "place": place}
 
     def result(self, number: int, result: Mapping[str, Any]) -> None:
         """A trial said something."""
@@ -270,8 +309,10 @@ class _Watch:
             return
         points = self.journal.records[number].points
         last = max(points, default=0)
-        better = sum(last in record.points for record in self.journal.records.values())
-        reason = f"Not among the best 1/{self.sweep.reduction_factor} of {better} trials at comparison {last}."
+        there = sum(last in record.points for record in self.journal.records.values())
+        reason = f"Not among the best 1/{self.sweep.reduction_factor} of {there} trials at comparison {last}."
+        if self.sweep.population is not None:
+            reason = f"Among the worst {self.sweep.population.quantile:.0%} of {there} trials at comparison {last}."
         self._end(number, State.STOPPED, reason=reason)
 
     def lost(self, number: int, reason: str) -> None:
@@ -293,15 +334,19 @@ class _Watch:
         self.clean_up()
         self.show()
 
-    def clean_up(self) -> None:
+    def clean_up(self, *, is_done: bool = False) -> None:
         """Remove what nobody will need: trials that were stopped, and the weights of those that others beat.
 
-        What failed keeps its logs.
+        What failed keeps its logs. In a population others may go on from any trial, until the sweep is done.
         """
         ranked = best_of(self.journal.records, lower_is_better=self.sweep.facts.lower_is_better)
         for record in self.journal.records.values():
+            folder = self.sweep.trial_folder(record)
             if record.state is State.STOPPED:
-                shutil.rmtree(self.sweep.trial_folder(record), ignore_errors=True)
+                others = [] if self.sweep.population is None or is_done else ["kept"]
+                _remove_all_but(folder, others)
+            elif is_done:
+                shutil.rmtree(folder / "kept", ignore_errors=True)
         for record in ranked[self.sweep.keep_models :]:
             for path in self.sweep.output(record).glob("*.safetensors"):
                 path.unlink(missing_ok=True)
@@ -315,6 +360,15 @@ class _Watch:
         if now or time.monotonic() - self._shown_at >= _LIVE_S:
             self._shown_at = time.monotonic()
             self.on_change(self.journal.records)
+
+
+def _remove_all_but(folder: Path, names: Sequence[str]) -> None:
+    if not names:
+        shutil.rmtree(folder, ignore_errors=True)
+    elif folder.is_dir():
+        for path in folder.iterdir():
+            if path.name not in names:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class _Proposals(Searcher):  # type: ignore[misc]  # Ray has no types

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -14,7 +15,7 @@ from llamafarm_ray.config import Config, parse_config
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.tuning.journal import State
 
-__all__ = ["POINT", "VALUE", "Report", "RunTrial", "trainable"]
+__all__ = ["POINT", "VALUE", "Place", "Report", "RunTrial", "trainable"]
 
 POINT, VALUE = "llamafarm_point", "llamafarm_value"
 """What a result is called in which a trial says its metric on its way."""
@@ -28,8 +29,25 @@ class Report(Protocol):
         """Say the metric at a point of comparison, counted from 1."""
 
 
-RunTrial = Callable[[Config, Path, Report], Mapping[str, float]]
-"""Trains one trial into a folder and returns its metrics; goes on with what an earlier, interrupted call left there."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a trial works.
+
+    Args:
+        output: the folder that it trains into.
+        kept: where its weights at each point of comparison stay, as others may go on from them; None if none will.
+        parent_kept: `kept` of the trial whose weights it begins with; None for the base model's.
+        begins_at: the point of comparison those are of.
+    """
+
+    output: Path
+    kept: Path | None = None
+    parent_kept: Path | None = None
+    begins_at: int = 0
+
+
+RunTrial = Callable[[Config, Place, Report], Mapping[str, float]]
+"""Trains one trial and returns its metrics; goes on with what an earlier, interrupted call left there."""
 
 
 def trainable(run_trial: RunTrial) -> Callable[[dict[str, Any]], None]:
@@ -42,7 +60,7 @@ def trainable(run_trial: RunTrial) -> Callable[[dict[str, Any]], None]:
 
     def trial(settings: dict[str, Any]) -> None:
         actor = ray.remote(_TrialActor).options(num_cpus=0, max_concurrency=2, scheduling_strategy="DEFAULT")
-        driver = actor.remote(pickled, settings["config"], settings["output"])
+        driver = actor.remote(pickled, settings["config"], settings["place"])
         run = driver.run.remote()
         is_done = False
         while not is_done:
@@ -60,19 +78,19 @@ class _TrialActor:
     Args:
         run_trial: a `RunTrial`, pickled.
         config: of the trial, as JSON.
-        output: where to.
+        place: where.
     """
 
-    def __init__(self, run_trial: bytes, config: str, output: str) -> None:
+    def __init__(self, run_trial: bytes, config: str, place: Place) -> None:
         self._run_trial: RunTrial = ray.cloudpickle.loads(run_trial)
         self._config = parse_config(json.loads(config))
-        self._output = Path(output)
+        self._place = place
         self._said: list[tuple[int, float]] = []
 
     def run(self) -> dict[str, Any]:
         """Train, and say how it ended."""
         try:
-            metrics = self._run_trial(self._config, self._output, self._say)
+            metrics = self._run_trial(self._config, self._place, self._say)
         except LlamaFarmError as error:
             return {"state": str(State.FAILED), "reason": str(error)}
         except Exception as error:  # noqa: BLE001 - one trial's failure is no reason to end the sweep

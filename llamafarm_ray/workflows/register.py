@@ -172,7 +172,8 @@ def _kind(folder: Path) -> ModelKind:
     if (folder / "adapter_config.json").is_file():
         return ModelKind.ADAPTER
     if (folder / "config.json").is_file():
-        return ModelKind.BASE
+        # sentence-transformers' list of what turns tokens into a vector: it writes no text.
+        return ModelKind.EMBEDDING if (folder / "modules.json").is_file() else ModelKind.BASE
     raise InputError(
         f"{folder} holds neither adapter_config.json nor config.json.",
         hint="Give the folder of an adapter or of a whole model.",

@@ -12,7 +12,7 @@ from llamafarm_ray.data import MixedPart, Splits, open_dataset, open_mixture
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
-from llamafarm_ray.training import Progress, TrainingResult, train
+from llamafarm_ray.training import BeginWith, Progress, TrainingResult, train
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
 
@@ -105,6 +105,7 @@ class TrainingRun:
         on_progress: Callable[[Progress], None] | None = None,
         on_stage: Callable[[str, float], None] | None = None,
         on_note: Callable[[str], None] | None = None,
+        begin_with: BeginWith | None = None,
     ) -> TrainedModel:
         """Train. Needs a connected Ray.
 
@@ -112,6 +113,7 @@ class TrainingRun:
             on_progress: called in this thread as steps are done.
             on_stage: called with a stage of the dataset's building and the fraction of it that is done.
             on_note: called with what else there is to say: where an unfinished run goes on, which worker was lost.
+            begin_with: what another run had learnt; None: the base model's weights.
 
         Raises:
             InputError: the dataset is unusable.
@@ -127,6 +129,7 @@ class TrainingRun:
             output=self.output,
             overwrite=self.overwrite,
             restart=self.restart,
+            begin_with=begin_with,
             lineage={
                 "base_model": self.base.reference,
                 "base_digest": self.base.digest,

@@ -297,6 +297,7 @@ def measure(scale: Scale, folder: Path) -> dict[str, dict[str, Any]]:
             adapters[name] = output
             print(f"  {name}: {speeds[name][-1]:,.0f} tokens/s, {found['wall_s']:.1f} s in all", flush=True)
     speed = {name: statistics.median(found) for name, found in speeds.items()}
+    print("  medians: " + ", ".join(f"{name} {found:,.0f}" for name, found in speed.items()), flush=True)
     loss = {name: held_out_loss(base, adapters[name], folder / "held_out.jsonl") for name in ("ours", "TRL padded")}
     walls = {
         name: child(kinds[name][0], base, long, folder / f"long-{name}".replace(" ", "-"), **kinds[name][1])
@@ -308,7 +309,10 @@ def measure(scale: Scale, folder: Path) -> dict[str, dict[str, Any]]:
     once = (walls["ours"]["wall_s"] - walls["ours"]["seconds"]) - (
         walls["no Ray"]["wall_s"] - walls["no Ray"]["seconds"]
     )
-    slower = speed["no Ray"] / speed["ours"] - 1
+    pairs = [plain / ours - 1 for plain, ours in zip(speeds["no Ray"], speeds["ours"], strict=True)]
+    pairs.append(walls["ours"]["seconds"] / walls["no Ray"]["seconds"] - 1)
+    slower = statistics.median(pairs)
+    print(f"  Ray: {once:.1f} s once, steps {slower:+.2%} ({', '.join(f'{pair:+.2%}' for pair in pairs)})", flush=True)
     trl = max(speed["TRL padded"], speed["TRL packed"])
     return {
         "tokens/s, ours to the better of TRL's": at_least(speed["ours"] / trl, 1.3),

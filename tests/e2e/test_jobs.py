@@ -263,7 +263,8 @@ class Wire:
 FOLLOW = """
 import sys
 from llamafarm_ray.errors import ClusterError
-from llamafarm_ray.workflows.jobs import JobServer, RunningJob
+from llamafarm_ray.workflows.job_server import JobServer
+from llamafarm_ray.workflows.running_job import RunningJob
 
 server = JobServer(sys.argv[1])
 job = server.client.submit_job(entrypoint="for n in $(seq 12); do echo line $n; sleep 0.7; done; exit 7")

@@ -11,6 +11,8 @@ from tiny_model import make_rows, make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, InputError, TrainingError, UserError
+from llamafarm_ray.training.branching import BeginWith, keep_checkpoints
+from llamafarm_ray.training.job import RunFolder
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -180,6 +182,28 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_result_bit_for_bit(run, tmp_
     assert trained(tmp_path / "out").keys() == trained(tmp_path / "whole").keys()
     for name in ("adapter_model.safetensors", "adapter_config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.long
+def test_a_run_begins_with_what_another_one_had_learnt(run, tmp_path):
+    """With the same settings it ends as the other one did, and with other settings it goes its own way."""
+    training = {"epochs": 4.0, "checkpoint_every_steps": 4, "keep_checkpoints": 5}
+    folder, kept = RunFolder(tmp_path / ".whole.run"), tmp_path / "kept"
+    whole = run("whole", training=training, on_progress=lambda _: keep_checkpoints(folder, 4, kept))
+    seen, notes = [], []
+    begin_with = BeginWith(kept, 8)
+    same = run("same", training=training, begin_with=begin_with, on_progress=seen.append, on_note=notes.append)
+    assert (seen[0].step, same.losses) == (9, whole.losses)
+    assert any("begins after step 8" in note for note in notes)
+    assert (tmp_path / "same" / "adapter_model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "adapter_model.safetensors"
+    ).read_bytes()
+
+    other = run("other", training={**training, "learning_rate": 1e-4}, begin_with=begin_with)
+    assert other.losses[:9] == whole.losses[:9], "the ninth step's loss is of weights before it"
+    assert other.losses[9:] != whole.losses[9:]
+    with pytest.raises(ConflictError, match=r"differ in training\.batch_size"):
+        run("batch", training={**training, "batch_size": 4, "gradient_accumulation_steps": 1}, begin_with=begin_with)
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from tiny_model import make_rows, make_tiny_model
 
-from llamafarm_ray.config import load_config
+from llamafarm_ray.config import load_config, parse_config
 from llamafarm_ray.tuning.journal import Journal
 
 RATES = [2e-2, 1e-2, 1e-6]
@@ -115,3 +115,44 @@ def test_a_killed_sweep_goes_on_stops_what_is_worse_and_registers_the_best(kille
 
     again = TuningRun.prepare(config, registry, folder=killed).run()
     assert [record.value for record in again.result.records] == [record.value for record in records]
+
+
+@pytest.mark.long
+def test_in_a_population_the_worst_go_on_from_the_best(ray_cluster, place, monkeypatch):
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.tune import TuningRun
+
+    monkeypatch.chdir(place)
+    rates = {"fine_tuning.training.learning_rate": {"choice": [2e-2, 1e-2, 1e-6, 1e-7]}}
+    config = load_config("config.yaml", overrides=["name=population"])
+    tuning = parse_config(
+        {
+            "tuning": {
+                "parameters": rates,
+                "scheduler": "pbt",
+                "search": "random",
+                "num_trials": 4,
+                "max_concurrent": 2,
+                "early_stopping": {"first_after": 0.25},
+                "pbt": {"quantile": 0.5, "resample_probability": 0.0},
+            }
+        }
+    ).tuning
+    config = config.model_copy(update={"tuning": tuning})
+    folder = place / "population"
+    tuned = TuningRun.prepare(config, open_registry(config.home), folder=folder).run()
+    records = tuned.result.records
+    children = [record for record in records if record.parent is not None]
+    assert children, [record.to_dict() for record in records]
+    for child in children:
+        history = folder / "trials" / child.name / "model" / "history.jsonl"
+        if history.is_file():
+            first = next(json.loads(line) for line in history.read_text().splitlines() if '"event": "step"' in line)
+            assert first["step"] == child.begins_at * 8 + 1, "it went on from its parent's weights"
+    rate = "fine_tuning.training.learning_rate"
+    assert sum(record.state == "finished" for record in records) == 4
+    assert tuned.result.best.values[rate] in {2e-2, 1e-2}
+    assert tuned.result.best.value == min(record.value for record in records if record.value is not None)
+    assert not list(folder.glob("trials/*/kept"))
+    page = (folder / "report.html").read_text()
+    assert f"from the weights of {records[children[0].parent].name}" in page

@@ -229,9 +229,14 @@ class Destinations:
             password = _secret(known, "monitoring.alerting.email.password_env", alerting.email.password_env)
         return cls(alerting, webhook, password)
 
-    def channels(self) -> Iterable[Channel]:
-        """The log, and what was asked for."""
-        yield LogChannel()
+    def channels(self, *, log: bool = True) -> Iterable[Channel]:
+        """The log, and what was asked for.
+
+        Args:
+            log: False for a process whose log says it anyway.
+        """
+        if log:
+            yield LogChannel()
         if self.webhook is not None:
             yield WebhookChannel(self.webhook)
         if self.alerting.email is not None:

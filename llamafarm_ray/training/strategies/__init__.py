@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from llamafarm_ray.training.strategies.base import ParameterState, Place, Strategy
+from llamafarm_ray.training.strategies.base import LossScale, ParameterState, Place, Strategy
 from llamafarm_ray.training.strategies.choice import choose_strategy
 from llamafarm_ray.training.strategies.ddp import DdpStrategy
 from llamafarm_ray.training.strategies.single import SingleStrategy
 
-__all__ = ["ParameterState", "Place", "Strategy", "choose_strategy", "find_strategy"]
+__all__ = ["LossScale", "ParameterState", "Place", "Strategy", "choose_strategy", "find_strategy"]
 
 
 def find_strategy(name: str) -> type[Strategy]:

@@ -14,7 +14,7 @@ import torch.distributed
 from llamafarm_ray.config import Distributed, Training
 from llamafarm_ray.training.methods import Precision
 
-__all__ = ["MOMENTS", "ParameterState", "Place", "Strategy", "optimizer_groups", "trainable"]
+__all__ = ["MOMENTS", "LossScale", "ParameterState", "Place", "Strategy", "optimizer_groups", "trainable"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW remembers of each parameter, by torch's names."""
@@ -36,6 +36,21 @@ class Place:
     rank: int
     num_workers: int
     device: torch.device
+
+
+@dataclass(frozen=True, slots=True)
+class LossScale:
+    """What fp16 remembers of overflows, whichever library scales; so one goes on from what another wrote.
+
+    Args:
+        scale: what losses are multiplied by.
+        good_steps: steps in a row that did not overflow; after a number of them the scale grows.
+        forgiven: how many more overflows leave the scale as it is, which is DeepSpeed's hysteresis; None from torch.
+    """
+
+    scale: float
+    good_steps: int = 0
+    forgiven: int | None = None
 
 
 class Strategy(ABC):
@@ -123,11 +138,11 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def loss_scale(self) -> float | None:
-        """What fp16 losses are multiplied by now; None where nothing is."""
+    def loss_scale(self) -> LossScale | None:
+        """How fp16 losses are scaled now; None where they are not."""
 
     @abstractmethod
-    def set_loss_scale(self, scale: float) -> None:
+    def set_loss_scale(self, scale: LossScale) -> None:
         """Go on with an earlier `loss_scale`; nothing where there is none."""
 
     @contextmanager

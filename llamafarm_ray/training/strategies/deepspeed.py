@@ -33,7 +33,14 @@ from transformers.integrations import HfDeepSpeedConfig
 
 from llamafarm_ray.errors import TrainingError
 from llamafarm_ray.models.foreign import first_line
-from llamafarm_ray.training.strategies.base import MOMENTS, ParameterState, Strategy, optimizer_groups, trainable
+from llamafarm_ray.training.strategies.base import (
+    MOMENTS,
+    LossScale,
+    ParameterState,
+    Strategy,
+    optimizer_groups,
+    trainable,
+)
 from llamafarm_ray.training.strategies.build_lock import only_builder
 
 __all__ = ["ZERO_STAGES", "Zero1Strategy", "Zero2Strategy", "Zero3Strategy", "build_extensions"]
@@ -153,14 +160,23 @@ class _ZeroStrategy(Strategy):
         for key in MOMENTS:
             safe_set_full_optimizer_state(parameter, whole[key], key)
 
-    def loss_scale(self) -> float | None:
+    def loss_scale(self) -> LossScale | None:
         """See `Strategy.loss_scale`."""
-        return float(self.model.optimizer.loss_scale) if self.precision.name == "fp16" else None
+        if self.precision.name != "fp16":
+            return None
+        scaler = self.model.optimizer.loss_scaler  # a `DynamicLossScaler`
+        good_steps = scaler.cur_iter - scaler.last_overflow_iter - 1
+        return LossScale(float(scaler.cur_scale), good_steps, scaler.cur_hysteresis - 1)
 
-    def set_loss_scale(self, scale: float) -> None:
+    def set_loss_scale(self, scale: LossScale) -> None:
         """See `Strategy.set_loss_scale`."""
-        if self.precision.name == "fp16":
-            self.model.optimizer.loss_scaler.cur_scale = scale
+        if self.precision.name != "fp16":
+            return
+        scaler = self.model.optimizer.loss_scaler
+        scaler.cur_scale = scale.scale
+        # It compares two step numbers, of which only the difference counts.
+        scaler.cur_iter, scaler.last_overflow_iter = scale.good_steps, -1
+        scaler.cur_hysteresis = scaler.delayed_shift if scale.forgiven is None else scale.forgiven + 1
 
 
 class Zero1Strategy(_ZeroStrategy):

@@ -7,7 +7,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from llamafarm_ray.training.strategies.base import MOMENTS, ParameterState, Strategy, optimizer_groups, trainable
+from llamafarm_ray.training.strategies.base import (
+    MOMENTS,
+    LossScale,
+    ParameterState,
+    Strategy,
+    optimizer_groups,
+    trainable,
+)
 
 __all__ = ["SingleStrategy"]
 
@@ -41,12 +48,11 @@ class SingleStrategy(Strategy):
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         self._scaler.unscale_(self.optimizer)
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.training.max_grad_norm or float("inf")))
-        scale = self.loss_scale()
+        scale = self._scaler.get_scale()
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        overflowed = scale is not None and self._scaler.get_scale() < scale
-        return None if overflowed else norm
+        return None if self._scaler.get_scale() < scale else norm
 
     def weights(self) -> dict[str, torch.Tensor]:
         """See `Strategy.weights`."""
@@ -68,11 +74,15 @@ class SingleStrategy(Strategy):
             step = torch.tensor(float(num_updates), device=self.place.device)
             self.optimizer.state[parameter] = {"step": step, **moments}
 
-    def loss_scale(self) -> float | None:
+    def loss_scale(self) -> LossScale | None:
         """See `Strategy.loss_scale`."""
-        return self._scaler.get_scale() if self._scaler.is_enabled() else None
+        state = self._scaler.state_dict()
+        return LossScale(state["scale"], state["_growth_tracker"]) if state else None
 
-    def set_loss_scale(self, scale: float) -> None:
+    def set_loss_scale(self, scale: LossScale) -> None:
         """See `Strategy.set_loss_scale`."""
-        if self._scaler.is_enabled():
-            self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale})
+        state = self._scaler.state_dict()
+        if state:
+            # It counts up to the interval at which it grows, and from nothing then; DeepSpeed goes on counting.
+            counted = scale.good_steps % state["growth_interval"]
+            self._scaler.load_state_dict(state | {"scale": scale.scale, "_growth_tracker": counted})

@@ -45,7 +45,12 @@ def test_other_overrides_stay_as_they_are():
     ("options", "problem"),
     [
         (["--search", "annealing"], "must be one of random, grid, optuna"),
-        (["--scheduler", "pbt"], "must be one of none, asha"),
+        (["--scheduler", "hyperband"], "must be one of none, asha, pbt"),
+        (["--scheduler", "pbt"], "is pbt, which needs tuning.parameters"),
+        (
+            ["--scheduler", "pbt", "--set", "tuning.parameters={lora_r: [8, 16]}"],
+            "fine_tuning.parameters.r: can't change",
+        ),
         (["--budget", "soon"], "length of time such as 30m"),
         (["--num-trials", "0"], "tuning.num_trials"),
         (["--set", "tuning.parameters.fine_tuning.parameters.rang=[1]"], "rang: is no known key"),

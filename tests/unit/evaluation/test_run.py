@@ -3,11 +3,12 @@ import math
 import pytest
 import torch
 from adapters import greedy, make_adapter
+from chat_templates import QWEN3
 from tiny_model import make_rows, make_tiny_model
 
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.evaluation.run import EvaluationJob, run_evaluation
-from llamafarm_ray.models.chat import tokenise_chat
+from llamafarm_ray.models.chat import tokenise_turns
 from llamafarm_ray.models.tokenizer import load_tokenizer
 
 ROWS = make_rows(11)
@@ -31,7 +32,7 @@ def evaluate(base_model, adapter=None, rows=ROWS, metrics=("perplexity", "bleu",
     return result.benchmarks["held_out"], seen
 
 
-def expected_perplexity(base_model, adapter=None):
+def expected_perplexity(base_model, adapter=None, rows=ROWS):
     """One row at a time, by transformers' own loss."""
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
@@ -40,8 +41,7 @@ def expected_perplexity(base_model, adapter=None):
     if adapter is not None:
         model = PeftModel.from_pretrained(model, adapter)
     loss_sum = num_tokens = 0
-    for row in ROWS:
-        chat = tokenise_chat(tokenizer, row["messages"])
+    for chat in [chat for row in rows for chat in tokenise_turns(tokenizer, row["messages"])]:
         labels = [token if trained else -100 for token, trained in zip(chat.input_ids, chat.trained, strict=True)]
         with torch.no_grad():
             loss = model(input_ids=torch.tensor([chat.input_ids]), labels=torch.tensor([labels])).loss
@@ -55,6 +55,25 @@ def test_perplexity_is_over_the_answers_tokens_however_rows_are_batched(base_mod
     assert scores.metrics["perplexity"] == pytest.approx(expected_perplexity(base_model, adapter), rel=1e-4)
     assert scores.baseline["perplexity"] == pytest.approx(expected_perplexity(base_model), rel=1e-4)
     assert (scores.num_examples, scores.num_skipped) == (11, 0)
+
+
+def test_turns_that_a_template_rewrites_are_measured_as_they_are_trained(tmp_path):
+    base = make_tiny_model(tmp_path / "base")
+    (base / "chat_template.jinja").write_text(QWEN3, encoding="utf-8")
+    turns = [("What is a llama?", "<think>\nwool\n</think>\n\nAn animal."), ("And a farm?", "It needs water.")]
+    rows = [
+        {
+            "messages": [
+                {"role": role, "content": text}
+                for pair in turns
+                for role, text in zip(("user", "assistant"), pair, strict=True)
+            ]
+        }
+    ]
+    assert len(tokenise_turns(load_tokenizer(base), rows[0]["messages"])) == 2
+    scores, _ = evaluate(base, rows=rows, metrics=("perplexity", "rouge"))
+    assert scores.metrics["perplexity"] == pytest.approx(expected_perplexity(base, rows=rows), rel=1e-4)
+    assert (scores.num_examples, scores.num_skipped) == (1, 0)
 
 
 def test_answers_are_what_the_model_alone_would_say_to_each_prompt(base_model, adapter):

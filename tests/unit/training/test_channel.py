@@ -1,10 +1,13 @@
 """The mailbox between driver and workers: who stands still, how often it is tried again, what ends a run."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from llamafarm_ray.errors import StorageError, TrainingError
+from llamafarm_ray.training import channel as mailbox
+from llamafarm_ray.training import resources
 from llamafarm_ray.training.channel import Beat, ProgressChannel, Stall
 
 
@@ -66,6 +69,20 @@ def test_standing_still_is_measured_by_what_a_step_takes(usual_s, limit_s):
     stall.note(beat(quiet_s=limit_s - 2, usual_s=usual_s), 0.0)
     assert stall.problem(1.0) == ""
     assert "Training has stood still" in stall.problem(3.0)
+
+
+def test_the_bounds_are_those_that_the_documentation_promises():
+    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    promise = " ".join(text.partition("**Nothing hangs.**")[2].partition("\n- ")[0].split())
+    for words in (
+        f"no sign of life for {mailbox._SILENT_S:.0f} s;",
+        f"never heard of, {mailbox._UNHEARD_S:.0f} s after the start",
+        f"longer than {mailbox._LEAST_STALL_S:.0f} s and than {mailbox._STALL_STEPS} usual ones",
+        f"longer than {mailbox._SLOW_S:.0f} s.",
+        f"said after {mailbox._START_S:.0f} s;",
+        f"free within {resources._INSPECTION_S:.0f} s",
+    ):
+        assert words in promise
 
 
 def test_standing_still_says_what_every_worker_does():

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamafarm_ray.errors import UserError
-from llamafarm_ray.models.chat import end_of_turn_ids, render_chat, tokenise_answer, tokenise_chat, tokenise_turns
+from llamafarm_ray.models.chat import end_of_turn_ids, render_chat, tokenise_answer, tokenise_turns
 from llamafarm_ray.training.objectives import DpoObjective, KtoObjective, SftObjective
 from llamafarm_ray.training.rows import IGNORED
 
@@ -22,6 +22,12 @@ REWRITING = {
 @functools.cache
 def tokenizer_of(name):
     return {**FAMILIES, **REWRITING}[name].tokenizer()
+
+
+def whole_chat(tokenizer, messages):
+    """A chat that is one sequence."""
+    (chat,) = tokenise_turns(tokenizer, messages)
+    return chat
 
 
 def pieces(chat):
@@ -43,13 +49,13 @@ def marked(tokenizer, chat):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_exactly_what_the_assistant_writes_is_trained(name):
     tokenizer = tokenizer_of(name)
-    assert marked(tokenizer, tokenise_chat(tokenizer, [*FIRST, *SECOND])) == FAMILIES[name].two_turns
+    assert marked(tokenizer, whole_chat(tokenizer, [*FIRST, *SECOND])) == FAMILIES[name].two_turns
 
 
 @pytest.mark.parametrize("name", WITH_SYSTEM)
 def test_a_system_prompt_is_never_trained(name):
     tokenizer = tokenizer_of(name)
-    assert marked(tokenizer, tokenise_chat(tokenizer, [SYSTEM, *FIRST, *SECOND])) == FAMILIES[name].with_system
+    assert marked(tokenizer, whole_chat(tokenizer, [SYSTEM, *FIRST, *SECOND])) == FAMILIES[name].with_system
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *REWRITING])
@@ -76,7 +82,7 @@ def test_every_trained_run_follows_what_inference_would_send_token_by_token(name
 def test_the_last_trained_token_of_a_turn_is_where_generation_stops(name):
     tokenizer = tokenizer_of(name)
     stops = end_of_turn_ids(tokenizer)
-    chat = tokenise_chat(tokenizer, [*FIRST, *SECOND])
+    chat = whole_chat(tokenizer, [*FIRST, *SECOND])
     assert [tokens[-1] in stops for trained, tokens in pieces(chat) if trained] == [True, True]
     assert tokenizer.eos_token_id in stops
     assert len(stops) <= 2
@@ -87,7 +93,7 @@ def test_a_preference_trains_the_compared_answer_only(name):
     tokenizer = tokenizer_of(name)
     row = {"messages": [*FIRST, SECOND[0]], "chosen": "It needs water.", "rejected": "No."}
     (found,) = DpoObjective().tokenise(tokenizer, row, 512)
-    whole = marked(tokenizer, tokenise_chat(tokenizer, [*FIRST, *SECOND]))
+    whole = marked(tokenizer, whole_chat(tokenizer, [*FIRST, *SECOND]))
     last = whole[whole.rindex("[[") + 2 : whole.rindex("]]")]
     assert tokenizer.decode([label for label in found.labels[: found.lengths[0]] if label != IGNORED]) == last
     (liked,) = KtoObjective().tokenise(tokenizer, {"messages": [*FIRST, *SECOND], "label": True}, 512)
@@ -104,7 +110,7 @@ def test_both_turns_around_a_tools_answer_are_trained_and_the_tool_is_not(name):
         {"role": "tool", "content": "An animal."},
         {"role": "assistant", "content": "It is an animal."},
     ]
-    runs = pieces(tokenise_chat(tokenizer, messages))
+    runs = pieces(whole_chat(tokenizer, messages))
     trained = [tokenizer.decode(tokens[:-1]) for is_trained, tokens in runs if is_trained]
     assert trained == ["look up llama", "It is an animal."]
 
@@ -131,8 +137,6 @@ def test_turns_that_lose_their_thoughts_once_others_follow_are_rows_of_their_own
     )
     rows = SftObjective().tokenise(tokenizer, {"messages": THOUGHT}, 512)
     assert [row.dropped for row in rows] == ["", ""]
-    with pytest.raises(UserError, match="turn 2 differently once other turns follow"):
-        tokenise_chat(tokenizer, THOUGHT)
 
 
 def test_a_system_prompt_that_moves_to_the_last_question_gives_each_turn_a_row():
@@ -170,7 +174,7 @@ def test_a_template_whose_answers_begin_otherwise_than_it_prompts_is_refused():
 
 def test_an_answer_that_ends_with_a_marker_of_its_own_keeps_it():
     tokenizer = tokenizer_of("phi-3")
-    chat = tokenise_chat(tokenizer, [FIRST[0], {"role": "assistant", "content": "call <|end|>"}])
+    chat = whole_chat(tokenizer, [FIRST[0], {"role": "assistant", "content": "call <|end|>"}])
     assert marked(tokenizer, chat).endswith("[[call <|end|><|end|>]]\n<|endoftext|>")
 
 

@@ -1,4 +1,7 @@
+from types import SimpleNamespace
+
 import pytest
+import ray
 
 from llamafarm_ray.config import Distributed
 from llamafarm_ray.errors import ClusterError, UserError
@@ -66,6 +69,40 @@ def test_more_workers_than_the_cluster_can_run_are_refused_rather_than_waited_fo
 def test_gpus_compute_in_bf16_or_where_they_have_none_in_fp16():
     assert [choose_precision("auto", hardware) for hardware in (CPU, SMALL_GPU, LARGE_GPU)] == ["fp32", "fp16", "bf16"]
     assert choose_precision("fp32", LARGE_GPU) == "fp32"
+
+
+class BusyRay:
+    """The calls of ray that look at a GPU, on a cluster whose GPUs are all held by others."""
+
+    def __init__(self, monkeypatch):
+        self.cancelled = []
+        for name in ("is_initialized", "cluster_resources", "remote", "get", "cancel"):
+            monkeypatch.setattr(ray, name, getattr(self, name))
+
+    def is_initialized(self):
+        return True
+
+    def cluster_resources(self):
+        return {"CPU": 16.0, "GPU": 8.0}
+
+    def remote(self, **resources):
+        assert resources["num_gpus"] == 1
+        return lambda _function: SimpleNamespace(remote=lambda: "inspection")
+
+    def get(self, _reference, *, timeout=None):
+        assert timeout is not None, "it would wait for ever"
+        raise ray.exceptions.GetTimeoutError
+
+    def cancel(self, reference, *, force):
+        assert force
+        self.cancelled.append(reference)
+
+
+def test_gpus_that_others_hold_are_not_waited_for_for_ever(monkeypatch):
+    busy = BusyRay(monkeypatch)
+    with pytest.raises(ClusterError, match=r"None of the cluster's GPUs \(8\) .* within 120 s.*`ray status`"):
+        find_hardware()
+    assert busy.cancelled == ["inspection"], "it must not take a GPU once there is one"
 
 
 def test_without_ray_it_says_how_to_start_it():

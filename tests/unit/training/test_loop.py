@@ -3,13 +3,15 @@ import torch
 
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import TrainingError
+from llamafarm_ray.storage import Location
 from llamafarm_ray.training.attention import use_packed_attention
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.batches import Layout, windows
-from llamafarm_ray.training.checkpoints import RunState
+from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
 from llamafarm_ray.training.loop import mean_loss, seed_step, train_steps
 from llamafarm_ray.training.objectives import PretrainingObjective, SftObjective
 from llamafarm_ray.training.schedule import Schedule
+from llamafarm_ray.training.strategies import LossScale
 
 LAYOUTS = {"padded": Layout(packed=False, pad_id=2), "packed": Layout(packed=True, pad_id=2)}
 
@@ -143,16 +145,31 @@ def test_packed_rows_give_the_losses_and_gradients_of_padded_ones(make_strategy,
 
 def test_fp16_scales_the_loss_and_leaves_overflowing_steps_out(make_strategy, token_rows):
     _, strategy = make_strategy("full", learning_rate=1e-2, precision="fp16")
-    strategy.set_loss_scale(2.0**40)
+    strategy.set_loss_scale(LossScale(2.0**40))
     before = {name: weight.clone() for name, weight in strategy.weights().items()}
     state, seen = run(strategy, token_rows, batch_size=11, accumulation=1, num_steps=2)
     assert state.num_updates == 0
     assert all(torch.equal(weight, before[name]) for name, weight in strategy.weights().items())
-    assert strategy.loss_scale() == 2.0**38
-    strategy.set_loss_scale(2.0**10)
+    assert strategy.loss_scale() == LossScale(2.0**38)
+    strategy.set_loss_scale(LossScale(2.0**10))
     state, seen = run(strategy, token_rows, batch_size=11, accumulation=1, num_steps=4)
     assert state.num_updates == 4
     assert seen[-1].loss < seen[0].loss
+
+
+def test_fp16_goes_on_from_a_checkpoint_with_the_scale_and_what_it_counted(make_strategy, token_rows, tmp_path):
+    """torch doubles the scale after 2000 steps without an overflow: here that is the step after the checkpoint."""
+    _, strategy = make_strategy("lora", learning_rate=1e-2, precision="fp16")
+    strategy.set_loss_scale(LossScale(2.0**10, good_steps=1997))
+    state, _ = run(strategy, token_rows, batch_size=11, accumulation=1, num_steps=2)
+    CheckpointStore(Location(tmp_path), fingerprint="f").save(strategy, state)
+    _, other = make_strategy("lora", learning_rate=1e-2, precision="fp16")
+    found = CheckpointStore(Location(tmp_path), fingerprint="f").restore(other)
+    assert found == state
+    assert other.loss_scale() == LossScale(2.0**10, good_steps=1999)
+    losses = [run(one, token_rows, batch_size=11, accumulation=1, num_steps=2)[0].losses for one in (strategy, other)]
+    assert losses[0] == losses[1]
+    assert strategy.loss_scale() == other.loss_scale() == LossScale(2.0**11, good_steps=1)
 
 
 def test_dropout_is_of_the_seed_the_step_and_the_worker():

@@ -10,7 +10,8 @@ import pytest
 from hook import Hook
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import TrainingError, UserError
+from llamafarm_ray.errors import ClusterError, TrainingError, UserError
+from llamafarm_ray.training.failed_run import record_failure
 from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.history import History
 from llamafarm_ray.training.observers import Observers, ObserverSettings
@@ -117,10 +118,13 @@ def test_attempts_share_an_id_and_a_run_begun_anew_has_another(tmp_path):
     assert ids(tmp_path / "lost") == ["run-1"]
 
 
+def record(folder, error, **monitoring):
+    return record_failure(settings(**monitoring), folder=folder, total_steps=TOTAL, error=error)
+
+
 def test_a_number_that_is_none_is_an_alert_also_where_only_the_error_says_so(tmp_path):
     with Hook() as hook:
-        observers = look(tmp_path, alerting={"webhook": hook.url})
-        observers.fail(TrainingError("The gradient of step 3 is inf, at a learning rate of 0.1."))
+        record(tmp_path, TrainingError("The gradient of step 3 is inf."), alerting={"webhook": hook.url})
     assert [body["alert"]["kind"] for body in hook.bodies] == ["nan"]
 
 
@@ -162,18 +166,46 @@ def test_a_validation_that_got_worse_reaches_the_webhook_and_the_next_step(tmp_p
     assert "SECRET" not in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_failed_run_says_why(tmp_path):
+def test_a_failed_run_says_why_once_and_the_worker_leaves_it_to_the_driver(tmp_path):
     with Hook() as hook:
-        observers = look(tmp_path, alerting={"webhook": hook.url})
+        alerting = {"webhook": hook.url}
+        observers = look(tmp_path, alerting=alerting)
         seen = observers.step(progress(1, math.nan))
         assert "loss is nan" in seen.progress.alerts[0]
-        observers.fail(TrainingError("The loss of step 1 is nan.", hint="Lower the rate."))
+        observers.fail()
         observers.close()
+        assert [body["alert"]["kind"] for body in hook.bodies] == ["nan"]
+        assert not (tmp_path / "report.html").exists()
+        error = TrainingError("The loss of step 1 is nan.", hint="Lower the rate.")
+        assert record(tmp_path, error, alerting=alerting) == []
     assert [body["alert"]["kind"] for body in hook.bodies] == ["nan", "failure"]
+    assert [body["alert"]["step"] for body in hook.bodies] == [1, 1]
+    assert hook.bodies[1]["run"]["id"] == ids(tmp_path)[0]
+    assert lines(tmp_path)[-1]["text"] == "The run failed: The loss of step 1 is nan. Lower the rate."
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert 'class="outcome failed"' in page
     assert "The loss of step 1 is nan. Lower the rate." in page
     assert lines(tmp_path)[1]["loss"] is None, "JSON has no NaN"
+
+
+@pytest.mark.parametrize("error", [ClusterError("Ray is gone."), KeyError("outcome"), RuntimeError()])
+def test_a_run_that_failed_before_any_worker_said_something_is_told_all_the_same(tmp_path, error):
+    with Hook() as hook:
+        assert record(tmp_path / "output", error, alerting={"webhook": hook.url}) == []
+    (body,) = hook.bodies
+    assert body["alert"]["kind"] == "failure"
+    assert (str(error) or type(error).__name__) in body["alert"]["text"]
+    assert body["alert"]["step"] == 0
+    assert 'class="outcome failed"' in (tmp_path / "output" / "report.html").read_text(encoding="utf-8")
+    assert [line["event"] for line in lines(tmp_path / "output")] == ["alert"]
+
+
+def test_a_failure_that_can_not_be_told_hides_no_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with Hook(400) as hook:
+        problems = record(tmp_path / "file", TrainingError("Lost."), alerting={"webhook": hook.url})
+    assert "could not be sent by webhook 127.0.0.1" in problems[0]
+    assert "The report could not be written" in problems[1]
 
 
 def test_a_run_that_stands_still_is_noticed_and_signs_of_life_count(tmp_path):
@@ -225,7 +257,8 @@ def test_a_broken_tracker_neither_slows_nor_ends_a_run(tmp_path, monkeypatch, ki
     assert alerts[0].startswith("Tracker failed: RuntimeError: server gone" if kind == "fails" else "Tracker has not")
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "the run goes on without it" in page
-    assert len(lines(tmp_path)) == 31
+    assert [line["event"] for line in lines(tmp_path)].count("step") == 30
+    assert History.read(tmp_path / "history.jsonl", total_steps=TOTAL).warnings == alerts
 
 
 def test_a_folder_that_can_not_be_written_does_not_end_a_run(tmp_path):

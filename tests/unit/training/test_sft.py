@@ -2,7 +2,7 @@ import pytest
 from tiny_model import CHATML, LLAMA2, make_tiny_tokenizer
 
 from llamafarm_ray.errors import UserError
-from llamafarm_ray.models.chat import end_of_turn_ids, tokenise_chat
+from llamafarm_ray.models.chat import end_of_turn_ids, tokenise_turns
 from llamafarm_ray.training.objectives import SftObjective
 
 USER = {"role": "user", "content": "What is a llama?"}
@@ -10,9 +10,15 @@ ANSWER = {"role": "assistant", "content": "A llama is a domesticated animal."}
 MORE = [{"role": "user", "content": "And a farm?"}, {"role": "assistant", "content": "A farm needs water."}]
 
 
+def whole_chat(tokenizer, messages):
+    """A chat that is one sequence."""
+    (chat,) = tokenise_turns(tokenizer, messages)
+    return chat
+
+
 def trained_text(tokenizer, messages):
     """The trained tokens, with a bar wherever untrained ones lie between."""
-    chat = tokenise_chat(tokenizer, messages)
+    chat = whole_chat(tokenizer, messages)
     parts, before = [], False
     for token, trained in zip(chat.input_ids, chat.trained, strict=True):
         if trained:
@@ -35,7 +41,7 @@ def test_every_assistant_turn_is_trained_with_its_end_and_nothing_else(template,
 @pytest.mark.parametrize("template", [CHATML, LLAMA2])
 def test_the_prompt_is_token_by_token_what_inference_sends(template):
     tokenizer = make_tiny_tokenizer(template)
-    chat = tokenise_chat(tokenizer, [USER, ANSWER])
+    chat = whole_chat(tokenizer, [USER, ANSWER])
     prompt = tokenizer.apply_chat_template([USER], tokenize=False, add_generation_prompt=True)
     prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     assert chat.input_ids[: len(prompt_ids)] == prompt_ids
@@ -61,7 +67,7 @@ def test_an_answer_that_shares_its_first_token_with_the_prompts_last_space_is_tr
 def test_characters_of_several_tokens_are_masked_and_trained_whole():
     messages = [{"role": "user", "content": "日本 🦙"}, {"role": "assistant", "content": "ラマ 🦙!"}]
     tokenizer = make_tiny_tokenizer(CHATML)
-    chat = tokenise_chat(tokenizer, messages)
+    chat = whole_chat(tokenizer, messages)
     answer = [token for token, trained in zip(chat.input_ids, chat.trained, strict=True) if trained]
     assert tokenizer.decode(answer) == "ラマ 🦙!<|im_end|>"
 
@@ -72,7 +78,7 @@ def row_of(tokenizer, messages, max_length):
 
 
 def test_labels_are_the_tokens_themselves_or_ignored(tokenizer):
-    chat = tokenise_chat(tokenizer, [USER, ANSWER])
+    chat = whole_chat(tokenizer, [USER, ANSWER])
     row = row_of(tokenizer, [USER, ANSWER], 256)
     assert row.input_ids == chat.input_ids
     assert row.labels == [
@@ -101,22 +107,20 @@ def test_a_row_without_an_answer_is_dropped(tokenizer):
 
 def test_no_chat_template_says_how_to_set_one():
     with pytest.raises(UserError, match=r"no chat template.*chat_template\.jinja"):
-        tokenise_chat(make_tiny_tokenizer(None), [USER, ANSWER])
+        whole_chat(make_tiny_tokenizer(None), [USER, ANSWER])
 
 
 def test_a_template_that_refuses_the_roles_is_the_users_error_with_its_reason():
     with pytest.raises(UserError, match=r"roles user, user.*must alternate"):
-        tokenise_chat(make_tiny_tokenizer(LLAMA2), [USER, USER, ANSWER])
+        whole_chat(make_tiny_tokenizer(LLAMA2), [USER, USER, ANSWER])
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused_as_one_sequence_and_trained_as_several():
+def test_a_template_that_rewrites_earlier_turns_trains_each_in_a_sequence_of_its_own():
     forgetful = (
         "{% for m in messages %}{% if loop.last or m.role == 'user' %}"
         "{{ m.role + ':' + m.content + ';' }}{% endif %}{% endfor %}"
     )
     tokenizer = make_tiny_tokenizer(forgetful)
-    with pytest.raises(UserError, match="turn 2 differently once other turns follow"):
-        tokenise_chat(tokenizer, [USER, ANSWER, *MORE])
     rows = SftObjective().tokenise(tokenizer, {"messages": [USER, ANSWER, *MORE]}, 256)
     assert [tokenizer.decode([label for label in row.labels if label >= 0]) for row in rows] == [
         f"assistant:{ANSWER['content']};",

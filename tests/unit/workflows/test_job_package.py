@@ -9,7 +9,7 @@ import pytest
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.workflows.job_package import MAX_PACKAGE_BYTES, WorkingDirectory
-from llamafarm_ray.workflows.jobs import JobRequest, _command, _table
+from llamafarm_ray.workflows.job_request import JobRequest, command_of, table_of
 
 
 @pytest.fixture
@@ -123,7 +123,7 @@ def request(**more):
 
 def test_the_job_runs_the_same_verb_with_the_resolved_configuration(folder):
     asked = request(config={"base_model": str(folder / "runs" / "base"), "dataset": {"path": "data/rows.jsonl"}})
-    table = _table(asked, WorkingDirectory.current())
+    table = table_of(asked, WorkingDirectory.current())
     assert table["cluster"]["address"] is None
     assert table["base_model"] == "runs/base"
     assert parse_config(table).fine_tuning == asked.config.fine_tuning
@@ -132,25 +132,25 @@ def test_the_job_runs_the_same_verb_with_the_resolved_configuration(folder):
 def test_relative_outputs_go_where_they_outlast_the_job_and_absolute_ones_where_they_say(folder, monkeypatch):
     directory = WorkingDirectory.current()
     monkeypatch.setenv("LLAMAFARM_PRINCIPAL", "ann b")
-    command = _command(request(outputs={"--output": Path("./out dir/m")}, flags=("--register",)), directory)
+    command = command_of(request(outputs={"--output": Path("./out dir/m")}, flags=("--register",)), directory)
     assert command.endswith(" --register --output \"$HOME\"/'llamafarm-jobs/ann-b/project/out dir/m'")
-    assert _command(request(outputs={"--output": Path("/srv/m")}), directory).endswith(" --output /srv/m")
+    assert command_of(request(outputs={"--output": Path("/srv/m")}), directory).endswith(" --output /srv/m")
     with pytest.raises(InputError, match="leads out of the working directory"):
-        _command(request(outputs={"--output": Path("../m")}), directory)
+        command_of(request(outputs={"--output": Path("../m")}), directory)
 
 
 def test_a_mixtures_datasets_and_the_model_to_evaluate_go_along(folder):
     directory = WorkingDirectory.current()
-    table = _table(request(config={"dataset": {"mixture": {str(folder / "data/rows.jsonl"): 3}}}), directory)
+    table = table_of(request(config={"dataset": {"mixture": {str(folder / "data/rows.jsonl"): 3}}}), directory)
     assert table["dataset"]["mixture"] == {"data/rows.jsonl": 3}
-    command = _command(request(verb="evaluate", inputs={"--model": str(folder / "runs" / "base")}), directory)
+    command = command_of(request(verb="evaluate", inputs={"--model": str(folder / "runs" / "base")}), directory)
     assert command.endswith("--model runs/base")
     assert len(directory.named) == 2
 
 
 def test_what_lasts_may_not_be_in_the_jobs_own_folder(folder, monkeypatch):
     with pytest.raises(InputError, match="home: 'home' would be in the job's own folder"):
-        _table(request(config={"home": "home"}), WorkingDirectory.current())
+        table_of(request(config={"home": "home"}), WorkingDirectory.current())
     for home, sent in (("s3://bucket/home", "s3://bucket/home"), ("/home/ann/.llamafarm", None)):
         monkeypatch.setenv("LLAMAFARM_HOME", home)
-        assert _table(request(), WorkingDirectory.current())["home"] == sent
+        assert table_of(request(), WorkingDirectory.current())["home"] == sent

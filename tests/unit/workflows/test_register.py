@@ -6,6 +6,7 @@ import pytest
 from model_files import safetensors_bytes
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError
+from llamafarm_ray.models.embedding import write_sentence_transformers_files
 from llamafarm_ray.registry import DatasetRegistered, RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RegisterDataset
@@ -119,6 +120,13 @@ def test_a_broken_metrics_file_is_named(registry, adapter, tmp_path, content):
 def test_a_whole_model_is_a_base_unless_it_was_trained(registry, base):
     assert register(registry, Registration(base)).registered.kind is ModelKind.BASE
     assert register(registry, Registration(base, name="tuned", method="full")).registered.kind is ModelKind.MERGED
+
+
+@pytest.mark.parametrize("method", [None, "full"])
+def test_a_whole_model_that_gives_vectors_is_an_embedding_model_wherever_it_was_made(registry, base, method):
+    write_sentence_transformers_files(base, width=8, max_length=64, pooling="mean")
+    assert register(registry, Registration(base, method=method)).registered.kind is ModelKind.EMBEDDING
+    assert [row.record.ref for row in list_versions(registry, kind="embedding")] == ["base:1.0.0"]
 
 
 def test_lists_are_filtered_by_kind_and_field(registry, adapter, base):
