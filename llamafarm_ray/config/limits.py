@@ -31,7 +31,9 @@ class Limits(Section):
     max_completion_tokens: int | None = Field(
         default=None, ge=1, description="Longest answer, and what a request gets that does not say; unset: the model's."
     )
-    max_choices: int = Field(default=128, ge=1, le=16384, description="Most answers to one request (n, best_of).")
+    max_choices: int = Field(
+        default=128, ge=1, le=16384, description="Most answers to one request: n or best_of, for each of its prompts."
+    )
     max_body_bytes: int = Field(
         default=8 * 1024 * 1024, ge=1024, le=2**31, description="Largest body of a request, in bytes."
     )

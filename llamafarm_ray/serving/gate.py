@@ -44,8 +44,6 @@ OPEN_ROUTES = {("GET", "/health"), ("HEAD", "/health")}
 
 _BYTES_PER_TOKEN = 4
 """A guess that only counts until the engine says how long the prompt was."""
-_UNBOUNDED_ANSWER_TOKENS = 256
-"""Likewise, of an answer whose request names no length."""
 
 
 class Models(Protocol):
@@ -162,12 +160,9 @@ class Gate:
         """Have the engine answer when it is the request's turn, and settle what that cost."""
         hide = ask_for_usage(body)
         exchange = Exchange(request.scope, request.receive, request.send, body, target)
-        is_counting = request.scope["path"] == "/tokenize"
-        usage = Usage(0 if is_counting else exchange.size_bytes // _BYTES_PER_TOKEN)
-        longest = body.get("max_completion_tokens") or body.get("max_tokens") or _UNBOUNDED_ANSWER_TOKENS
-        guess = usage.prompt_tokens + COMPLETION_WEIGHT * (0 if is_counting else longest)
+        usage = Usage(0 if request.scope["path"] == "/tokenize" else exchange.size_bytes // _BYTES_PER_TOKEN)
         try:
-            async with self._turns.turn(request.tenant.name, guess, exchange.gone) as turn:
+            async with self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn:
                 try:
                     meter = UsageMeter(exchange.send, usage, hide=hide)
                     await self._app(exchange.scope, exchange.receive, meter)

@@ -250,9 +250,13 @@ def bound_generation(path: str, body: dict[str, Any], limits: Limits) -> None:
     Raises:
         InputError: it asks for more.
     """
-    for name in ("n", "best_of"):
-        if (body.get(name) or 1) > limits.max_choices:
-            raise InputError(f"{name!r} is {body[name]}; {limits.max_choices} is the most.")
+    num_prompts = _num_prompts(body.get("prompt"))
+    num_choices = num_prompts * max(body.get("n") or 1, body.get("best_of") or 1)
+    if num_choices > limits.max_choices:
+        raise InputError(
+            f"The request asks for {num_choices} answers ('n' or 'best_of' for each of {num_prompts} prompts); "
+            f"{limits.max_choices} is the most."
+        )
     most = limits.max_completion_tokens
     if most is None or path == "/tokenize":
         return
@@ -262,6 +266,11 @@ def bound_generation(path: str, body: dict[str, Any], limits: Limits) -> None:
             raise InputError(f"{name!r} is {body[name]}; {most} is the most.")
     if not asked:
         body["max_tokens"] = most
+
+
+def _num_prompts(prompt: object) -> int:
+    """How many prompts it is: a list is one of tokens, or of prompts."""
+    return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
 
 
 def _shown(value: bytes) -> str:

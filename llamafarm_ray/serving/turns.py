@@ -3,8 +3,8 @@
 This is the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
 https://arxiv.org/abs/2401.00588), algorithm 2: each key has a counter of the service it got; the next request is one of
 the key with the lowest; a key that comes back is lifted to the others, so nobody saves up turns by being idle. It never
-leaves the engine idle while somebody waits. One thing differs, because the engine is behind HTTP: a request is charged
-a guess when it begins and the difference when it ends.
+leaves the engine idle while somebody waits. One thing differs, because the engine is behind HTTP: an answer is charged
+when it has ended, not token by token.
 
 Where the queue is full, the key with the most waiting gives up its newest: the buffer stealing of McKenney's
 stochastic fairness queueing (INFOCOM 1990). So a flood fills the queue, and still keeps nobody out.
@@ -32,7 +32,7 @@ _SMOOTHING = 0.1
 
 @dataclass(slots=True)
 class Turn:
-    """A request's turn at the engine; ``cost`` is the guess it was charged, to be set to what it took."""
+    """A request's turn at the engine; ``cost`` is what it was charged so far, to be set to all that it took."""
 
     cost: float
 
@@ -62,31 +62,31 @@ class Turns:
         return sum(map(len, self._waiting.values()))
 
     @contextlib.asynccontextmanager
-    async def turn(self, key: str, guess: float, gone: Callable[[], asyncio.Future[Any]]) -> AsyncIterator[Turn]:
+    async def turn(self, key: str, cost: float, gone: Callable[[], asyncio.Future[Any]]) -> AsyncIterator[Turn]:
         """Wait for a turn; the block is the time at the engine.
 
         Args:
             key: whose request it is.
-            guess: what it costs, as far as is known: tokens of the prompt, and :data:`COMPLETION_WEIGHT` times those
-                of the answer.
+            cost: what it costs to begin with: the tokens of its prompt, above 0. Never a guess of the answer's: what
+                is charged too much puts others who come meanwhile behind for good.
             gone: gives what is done when the client has gone away; asked only if the request has to wait.
 
         Raises:
             LimitError: too many wait, or it waited for too long.
             InputError: the client went away.
         """
-        await self._wait(key, guess, gone)
-        taken, begun = Turn(guess), asyncio.get_running_loop().time()
+        await self._wait(key, cost, gone)
+        taken, begun = Turn(cost), asyncio.get_running_loop().time()
         try:
             yield taken
         finally:
             took_s = asyncio.get_running_loop().time() - begun
             self._mean_s += _SMOOTHING * (took_s - self._mean_s)
-            self._free(key, taken.cost - guess)
+            self._free(key, taken.cost - cost)
 
-    async def _wait(self, key: str, guess: float, gone: Callable[[], asyncio.Future[Any]]) -> None:
+    async def _wait(self, key: str, cost: float, gone: Callable[[], asyncio.Future[Any]]) -> None:
         place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._enter(key, place, guess)
+        self._enter(key, place, cost)
         self._next()
         if self.num_waiting > self._max_waiting:
             self._give_up_one()
@@ -96,7 +96,7 @@ class Turns:
                 await asyncio.wait({place, left}, timeout=self._timeout_s, return_when=asyncio.FIRST_COMPLETED)
             except asyncio.CancelledError:
                 if place.done() and place.exception() is None:  # its turn came meanwhile
-                    self._free(key, -guess)
+                    self._free(key, -cost)
                 self._leave(key, place)
                 raise
         if place.done():
@@ -107,17 +107,17 @@ class Turns:
         raise self._refusal(f"The request waited for {self._timeout_s:g} s without a turn.")
 
     def _free(self, key: str, more: float) -> None:
-        """Give a slot back, and charge what the turn cost more than was guessed."""
+        """Give a slot back, and charge what was not charged yet."""
         self._served[key] += more
         self._num_free += 1
         self._next()
 
-    def _enter(self, key: str, place: asyncio.Future[None], guess: float) -> None:
+    def _enter(self, key: str, place: asyncio.Future[None], cost: float) -> None:
         if key not in self._waiting:
             others = (self._served[other] for other in self._waiting)
             lift = min(others, default=self._served.get(self._last, 0.0))
             self._served[key] = max(self._served.get(key, 0.0), lift)
-        self._waiting.setdefault(key, deque()).append((place, guess))
+        self._waiting.setdefault(key, deque()).append((place, cost))
 
     def _leave(self, key: str, place: asyncio.Future[None]) -> None:
         """Take a place out of its line, if it is still there."""
@@ -128,11 +128,11 @@ class Turns:
     def _next(self) -> None:
         while self._num_free > 0 and self._waiting:
             key = min(self._waiting, key=self._served.__getitem__)
-            place, guess = self._waiting[key].popleft()
+            place, cost = self._waiting[key].popleft()
             if not self._waiting[key]:
                 del self._waiting[key]
             self._last = key
-            self._served[key] += guess
+            self._served[key] += cost
             self._num_free -= 1
             place.set_result(None)
 

@@ -93,8 +93,8 @@ class UsageMeter:
     def _of_stream(self, message: Message) -> Message:
         """The message with whole events only; what is left of the last one comes with the next message."""
         self._held += message.get("body", b"")
-        end = len(self._held) if not message.get("more_body", False) else self._held.rfind(_END) + len(_END)
-        if end < len(_END):
+        end = len(self._held)
+        if message.get("more_body", False) and (end := self._held.rfind(_END) + len(_END)) < len(_END):
             return {**message, "body": b""}
         events, self._held = bytes(self._held[:end]), self._held[end:]
         if b'"usage"' in events:

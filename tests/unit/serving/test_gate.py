@@ -157,6 +157,21 @@ def test_each_of_several_prompts_is_counted(prompt, status):
 
 
 @pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"prompt": ["a"] * 4}, 200),
+        ({"prompt": ["a"] * 5}, 400),
+        ({"prompt": ["a"] * 2, "n": 3}, 400),
+        ({"prompt": [[1]] * 5}, 400),
+        ({"prompt": [1] * 5}, 200),
+    ],
+)
+def test_each_prompt_of_a_list_asks_for_answers(fields, status):
+    server = Server(limits=Limits(max_choices=4))
+    assert server.post("/v1/completions", body_for("x", **fields)).status_code == status
+
+
+@pytest.mark.parametrize(
     ("fields", "status", "reaches"),
     [
         ({}, 200, {"max_tokens": 8}),

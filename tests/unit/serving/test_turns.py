@@ -91,6 +91,39 @@ def test_who_asks_little_waits_little_beside_a_flood():
         assert flooded.served[key] >= 0.45 * alone.served[key]
 
 
+def test_a_flood_that_pauses_puts_nobody_behind():
+    """What a flood has under way when it stops is no debt of those who come meanwhile."""
+    waits = []
+
+    async def scenario():
+        clock = asyncio.get_running_loop().time
+        turns = Turns(SLOTS, 1024, 60.0)
+
+        async def ask(key):
+            asked = clock()
+            async with turns.turn(key, 1.0, never) as turn:
+                if key == "ann":
+                    waits.append(clock() - asked)
+                await asyncio.sleep(SERVICE_S)
+                turn.cost = 50.0
+
+        async def flood():
+            for _ in range(5):
+                await asyncio.gather(*(ask(FLOOD) for _ in range(200)))
+                await asyncio.sleep(1.0)
+
+        async def calm():
+            for _ in range(100):
+                await ask("ann")
+                await asyncio.sleep(0.2)
+
+        await asyncio.gather(flood(), calm())
+
+    virtual_time.run(scenario())
+    assert len(waits) == 100
+    assert max(waits) <= 2 * SERVICE_S
+
+
 def test_tokens_count_not_requests():
     """Requests four times as long come a quarter as often."""
     costs = {"long": 40.0, "short": 10.0}
