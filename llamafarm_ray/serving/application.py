@@ -8,6 +8,7 @@ from typing import Any
 from llamafarm_ray.config import Config, parse_config
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
+from llamafarm_ray.serving.gate import SESSION_HEADER
 
 __all__ = ["SERVE_ENV", "build"]
 
@@ -15,6 +16,7 @@ SERVE_ENV = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
+    "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
 

@@ -3,8 +3,9 @@
 A plain ASGI middleware (https://asgi.readthedocs.io). For a route that names a model it reads the body, resolves the
 name, has the adapter loaded, puts the version's engine name into the body, and adds to the response
 
-* ``x-llamafarm-model: name:version`` and
-* ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model).
+* ``x-llamafarm-model: name:version``,
+* ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model) and
+* ``x-llamafarm-variant: baseline`` or ``candidate``, while a rollout is under way for what the request named.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any, Protocol
 
 from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError
 from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.rollouts.split import Caller
 
-__all__ = ["MODEL_ROUTES", "Gate", "Models"]
+__all__ = ["MODEL_ROUTES", "SESSION_HEADER", "Gate", "Models", "caller_of"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,15 +31,24 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 MODEL_ROUTES = {"/v1/chat/completions", "/v1/completions", "/tokenize"}
 """The POST routes that name a model in their body. With ``/health`` and ``/v1/models`` they are all there are."""
 
+SESSION_HEADER = "x-llamafarm-session"
+"""The request header that names a session: a rollout gives all of its requests the same variant."""
+
 _MAX_BODY_BYTES = 8 * 1024 * 1024
+_SESSION_KEY = SESSION_HEADER.encode()
 _TRUSTED_HEADER = re.compile(rb"(?i)serve[-_]multiplexed[-_]model[-_]id")
 
 
 class Models(Protocol):
     """What the gate asks of its replica."""
 
-    async def prepare(self, model: str) -> Target:
-        """Resolve a request's model and have it ready to answer."""
+    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
+        """Resolve a model and have it ready to answer.
+
+        Args:
+            model: what the request's body names; without a caller what the router decided (:attr:`Target.routed`).
+            caller: who sent the request.
+        """
 
     def names(self) -> list[str]:
         """The names a request may use."""
@@ -84,10 +95,13 @@ class Gate:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         body = _parse(await _read(receive))
-        name = _routed_name(scope) or body.get("model")
-        if not isinstance(name, str) or not name:
+        routed, name = _routed_name(scope), body.get("model")
+        if routed is not None:
+            target = await self._models.prepare(routed)
+        elif isinstance(name, str) and name:
+            target = await self._models.prepare(name, caller_of(scope["headers"], body))
+        else:
             raise InputError("The request names no model.", hint="Set 'model'; GET /v1/models lists what there is.")
-        target = await self._models.prepare(name)
         body["model"] = target.engine_name
         data = json.dumps(body).encode()
         headers = [(k, v) for k, v in scope["headers"] if k.lower() not in {b"content-length", b"transfer-encoding"}]
@@ -95,6 +109,8 @@ class Gate:
         told = [(b"x-llamafarm-model", target.ref.encode())]
         if target.digest is not None:
             told.append((b"x-llamafarm-digest", target.digest.encode()))
+        if target.variant is not None:
+            told.append((b"x-llamafarm-variant", target.variant.encode()))
         sent = False
 
         async def replay() -> Message:
@@ -113,6 +129,13 @@ class Gate:
 
     def _card(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self._started, "owned_by": "llamafarm"}
+
+
+def caller_of(headers: Iterable[tuple[bytes, bytes]], body: Mapping[str, Any]) -> Caller:
+    """Who sent a request, as far as its headers and body say."""
+    sessions = (bytes(value).decode("latin-1") for key, value in headers if key.lower() == _SESSION_KEY)
+    user = body.get("user")
+    return Caller(user if isinstance(user, str) else "", next(sessions, ""))
 
 
 def _routed_name(scope: Scope) -> str | None:

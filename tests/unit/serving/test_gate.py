@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.serving.gate import MODEL_ROUTES, Gate
 from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.rollouts import Caller, Variant
 from llamafarm_ray.types import Digest
 
 DIGEST = Digest.of(b"x")
@@ -18,9 +20,13 @@ BOT = Target(f"bot:1.0.0#{DIGEST.short}", "bot:1.0.0", DIGEST)
 class Models:
     def __init__(self):
         self.prepared = []
+        self.callers = []
 
-    async def prepare(self, model):
+    async def prepare(self, model, caller=None):
         self.prepared.append(model)
+        self.callers.append(caller)
+        if model == "bot@canary":
+            return replace(BOT, variant=Variant.CANDIDATE, rollout="bot@canary#1")
         if model == "tiny":
             return Target("tiny", "tiny")
         if model.startswith("bot"):
@@ -68,6 +74,35 @@ def test_the_base_has_no_digest_header():
     response = request("POST", "/v1/completions", json={"model": "tiny", "prompt": ""})
     assert response.headers["x-llamafarm-model"] == "tiny"
     assert "x-llamafarm-digest" not in response.headers
+
+
+def test_a_rollouts_variant_is_told_and_nothing_where_there_is_none():
+    told = request("POST", "/v1/completions", json={"model": "bot@canary"})
+    assert told.headers["x-llamafarm-variant"] == "candidate"
+    told = request("POST", "/v1/completions", json={"model": "bot"}, headers={"x-llamafarm-variant": "candidate"})
+    assert "x-llamafarm-variant" not in told.headers
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "caller"),
+    [
+        ({"user": "ann"}, {}, Caller("ann")),
+        ({}, {"X-LlamaFarm-Session": "7"}, Caller(session="7")),
+        ({"user": "ann"}, {"x-llamafarm-session": "7"}, Caller("ann", "7")),
+        ({"user": 7}, {}, Caller()),
+    ],
+)
+def test_who_asks_is_read_from_the_body_and_the_session_header(body, headers, caller):
+    models = Models()
+    request("POST", "/v1/completions", models, json={"model": "bot", **body}, headers=headers)
+    assert models.callers == [caller]
+
+
+def test_what_the_router_decided_is_not_decided_again():
+    models = Models()
+    headers = {"serve_multiplexed_model_id": "bot:1.0.0#abc;candidate;bot@production#1"}
+    request("POST", "/v1/completions", models, json={"model": "bot", "user": "ann"}, headers=headers)
+    assert (models.prepared, models.callers) == (["bot:1.0.0#abc;candidate;bot@production#1"], [None])
 
 
 def test_the_routers_choice_counts_more_than_the_body():
