@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import numpy as np
+
 from llamafarm_ray.registry.state import RolloutRecord
 
 __all__ = ["GROWTH", "Histogram", "Moments", "Observations", "Sample", "Window"]
@@ -32,8 +34,9 @@ class Histogram:
     @classmethod
     def of(cls, latencies_s: Iterable[float]) -> Histogram:
         """A histogram of latencies in seconds; what is below 0.1 ms counts as that."""
-        scale = math.log(GROWTH)
-        return cls(Counter(math.ceil(math.log(max(latency, _SHORTEST_S)) / scale) for latency in latencies_s))
+        seconds = np.fromiter(latencies_s, dtype=np.float64)
+        buckets = np.ceil(np.log(np.maximum(seconds, _SHORTEST_S)) / math.log(GROWTH)).astype(int)
+        return cls(Counter(buckets.tolist()))
 
     @property
     def count(self) -> int:
