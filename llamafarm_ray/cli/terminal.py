@@ -126,7 +126,7 @@ def table(
 
 def redrawn(tables: Iterable[Table]) -> None:
     """Tables on standard output: each in the place of the one before it, or below where that is no terminal."""
-    if not console.is_terminal or console.is_dumb_terminal:
+    if not console.is_interactive:
         for made in tables:
             console.print(made)
         return

@@ -64,6 +64,7 @@ def test_status_is_a_table_and_with_a_name_a_history(served, registry):
 def test_watching_shows_each_change_and_ends_with_the_rollout(served, registry, monkeypatch, is_terminal):
     served.text(*ROLLOUT, "start", "bot:1.1.0")
     monkeypatch.setattr(terminal.console, "_force_terminal", is_terminal)
+    monkeypatch.setattr(terminal.console, "is_interactive", is_terminal)
     monkeypatch.setenv("TERM", "xterm")
     looks = []
 
@@ -78,7 +79,6 @@ def test_watching_shows_each_change_and_ends_with_the_rollout(served, registry, 
     monkeypatch.setattr(verbs.time, "sleep", wait)
     shown = served.text(*ROLLOUT, "status", "--watch")
     assert len(looks) == 4
-    print(repr(shown))
     places = [shown.index(text) for text in ("5 %", "25 %", "promoted")]
     assert places == sorted(places)
     assert shown.count("good so far") == 1
