@@ -2,6 +2,8 @@
 
 A rollout belongs to an alias of a model. The alias stays at the baseline until the rollout is promoted; meanwhile
 requests to the alias are split as the plan says.
+
+Plans are kept in the log: a field that is added later needs a default.
 """
 
 from __future__ import annotations
@@ -109,7 +111,7 @@ class _Stepwise(_Plan):
 
 
 class CanaryPlan(_Stepwise):
-    """More and more of the traffic, step by step."""
+    """More and more of the traffic, step by step. At 100 % guards with a ratio have nothing left to compare with."""
 
     kind: Literal["canary"] = "canary"
 

@@ -13,20 +13,16 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError
+from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send
 from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.rollouts.split import Caller
 
 __all__ = ["MODEL_ROUTES", "SESSION_HEADER", "Gate", "Models", "caller_of"]
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MODEL_ROUTES = {"/v1/chat/completions", "/v1/completions", "/tokenize"}
 """The POST routes that name a model in their body. With ``/health`` and ``/v1/models`` they are all there are."""
@@ -65,6 +61,7 @@ class Gate:
     def __init__(self, app: App, models: Models) -> None:
         self._app = app
         self._models = models
+        self._mirror = Mirror(app, models.prepare)
         self._started = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -102,6 +99,8 @@ class Gate:
             target = await self._models.prepare(name, caller_of(scope["headers"], body))
         else:
             raise InputError("The request names no model.", hint="Set 'model'; GET /v1/models lists what there is.")
+        if target.shadow is not None:
+            self._mirror.send(scope, body, target.shadow.engine_name)
         body["model"] = target.engine_name
         data = json.dumps(body).encode()
         headers = [(k, v) for k, v in scope["headers"] if k.lower() not in {b"content-length", b"transfer-encoding"}]

@@ -19,8 +19,6 @@ import contextlib
 import pickle
 import time
 import uuid
-from collections.abc import Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +40,8 @@ from llamafarm_ray.errors import DeploymentError, LlamaFarmError, NotFoundError,
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.adapters import AdapterLoader
-from llamafarm_ray.serving.gate import App, Gate, Receive, Scope, Send, caller_of
+from llamafarm_ray.serving.gate import Gate, caller_of
+from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.split import Caller
 from llamafarm_ray.storage import ContentStore, Location
@@ -168,7 +167,7 @@ class Router(LLMRouter):  # type: ignore[misc]
         self._view = RegistryView(served.home)
         await self._view.start()
         await super().__init__(server=server, base_model_id=served.base_name)
-        self.app.add_middleware(_KeepHeaders)
+        self.app.add_middleware(KeepHeaders)
 
     def _get_multiplexed_model_id(self, request_body: dict[str, Any] | None) -> str:
         """The decision for the trusted header; nothing where the replica shall answer with an error."""
@@ -177,28 +176,13 @@ class Router(LLMRouter):  # type: ignore[misc]
         if not isinstance(model, str):
             return ""
         try:
-            return self._served.resolve(model, self._view, caller_of(_headers.get(), body)).routed
+            return self._served.resolve(model, self._view, caller_of(request_headers(), body)).routed
         except LlamaFarmError:
             return ""
 
     def _get_handle(self, multiplexed_model_id: str) -> DeploymentHandle:
         """Pick a replica by the engine name alone: both sides of a rollout find the replicas that have it loaded."""
         return super()._get_handle(multiplexed_model_id.partition(";")[0])
-
-
-_headers: ContextVar[Sequence[tuple[bytes, bytes]]] = ContextVar("headers", default=())
-"""Those of the request that the router is asked about."""
-
-
-class _KeepHeaders:
-    """Keeps a request's headers for the router's method that Ray gives the body only."""
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        _headers.set(tuple(scope.get("headers", ())))
-        await self._app(scope, receive, send)
 
 
 def compose(llm_config: LLMConfig, served: Served) -> Application:

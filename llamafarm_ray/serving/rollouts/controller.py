@@ -9,7 +9,7 @@ import logging
 import math
 from dataclasses import dataclass
 
-from llamafarm_ray.errors import ConflictError, PolicyError
+from llamafarm_ray.errors import LlamaFarmError, PolicyError
 from llamafarm_ray.registry.api import RegistryApi
 from llamafarm_ray.registry.commands import Command, PauseRollout, PromoteRollout, StepRollout, StopRollout
 from llamafarm_ray.registry.rollouts import AbPlan, RolloutStatus
@@ -147,19 +147,22 @@ class RolloutController:
         self._seen: dict[str, tuple[Evidence, dt.datetime]] = {}
 
     async def turn(self, now: dt.datetime) -> dict[str, Decision]:
-        """Observe, decide and act once; what was decided, by the rollout's id."""
+        """Observe, decide and act once; what was decided, by the rollout's id.
+
+        A rollout that can't be observed or changed is told to the log, and does not hold up the others.
+        """
         state = await asyncio.to_thread(self._registry.refresh)
         under_way = {rollout.id: rollout for rollout in state.rollouts_under_way()}
         self._seen = {known: seen for known, seen in self._seen.items() if known in under_way}
         decisions = {}
         for rollout in under_way.values():
-            evidence = await self._observe(rollout)
-            decision = decide(rollout, evidence, state.version(rollout.model, rollout.candidate), now)
-            decisions[rollout.id] = decision
             try:
+                evidence = await self._observe(rollout)
+                decision = decide(rollout, evidence, state.version(rollout.model, rollout.candidate), now)
+                decisions[rollout.id] = decision
                 await asyncio.to_thread(carry_out, self._registry, rollout, decision)
-            except ConflictError as error:  # the next turn sees what somebody else did
-                logger.info("%s: not done: %s", rollout.id, error)
+            except LlamaFarmError as error:  # somebody was faster, or something is down: the next turn sees
+                logger.warning("The rollout %s could not be taken further: %s", rollout.id, error)
         return decisions
 
     async def _observe(self, rollout: RolloutRecord) -> Evidence:

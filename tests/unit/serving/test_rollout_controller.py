@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from model_files import note_digest, store_note
 
+from llamafarm_ray.errors import StorageError
 from llamafarm_ray.registry import Guards, Policy, RegistryService, RolloutStatus, VersionRecord, VersionRegistered
 from llamafarm_ray.registry.commands import (
     PauseRollout,
@@ -340,6 +341,24 @@ def test_a_turn_survives_somebody_who_was_faster(registry):
     found = asyncio.run(controller.turn(rollout.step_since + 200 * SECOND))
     assert found[rollout.id].move is Move.STEP
     assert registry.refresh().rollout(*BOT).status is RolloutStatus.PAUSED
+
+
+def test_a_rollout_that_can_not_be_observed_does_not_hold_up_the_others(registry, caplog):
+    registry.promote("bot:1.0.0", "staging")
+    registry.submit(StartRollout(ModelRef("bot", version=Version(1, 1, 0)), "staging", CANARY))
+    start(registry)
+
+    class HalfDown(Traffic):
+        async def windows(self, rollout, _after):
+            if rollout.alias == "staging":
+                raise StorageError("the bucket does not answer.")
+            return [self.window(rollout, rollout.step_since)]
+
+    bad = HalfDown(candidate=Behaviour(error_rate=1))
+    now = registry.state.time + 5 * SECOND
+    assert list(asyncio.run(RolloutController(registry, bad).turn(now))) == ["bot@production#1"]
+    assert registry.refresh().rollout(*BOT).status is RolloutStatus.ROLLED_BACK
+    assert "bot@staging#1 could not be taken further: the bucket does not answer" in caplog.text
 
 
 def test_a_promotion_that_the_policy_forbids_by_now_waits_for_somebody(registry):
