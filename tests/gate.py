@@ -14,7 +14,7 @@ from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
-from llamafarm_ray.serving.resolution import resolve, served_models
+from llamafarm_ray.serving.resolution import resolve, resolve_routed, served_models
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest, ModelKind
 
@@ -63,14 +63,19 @@ class Models:
 
     def __init__(self, state):
         self.state = state
-        self.prepared = []
+        self.prepared, self.callers = [], []
+        self.variant = None
 
     def resolve(self, model):
         return resolve(model, self.state, base_name="tiny", base_digest=BASE)
 
-    async def prepare(self, model):
-        target = self.resolve(model)
+    async def prepare(self, model, caller=None):
+        if caller is None:
+            target = resolve_routed(model, self.state, base_name="tiny", base_digest=BASE)
+        else:
+            target = dataclasses.replace(self.resolve(model), variant=self.variant)
         self.prepared.append(model)
+        self.callers.append(caller)
         return target
 
     def names(self):

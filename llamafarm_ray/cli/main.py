@@ -22,6 +22,7 @@ from llamafarm_ray.cli import (
     merge,
     register,
     registry,
+    rollout,
     schema,
     swap_adapter,
     train,
@@ -78,6 +79,7 @@ models.command("promote", rich_help_panel=_RELEASE)(aliases.promote)
 models.command("approve", rich_help_panel=_RELEASE)(aliases.approve)
 models.command("rollback", rich_help_panel=_RELEASE)(aliases.rollback)
 models.command("unalias", rich_help_panel=_RELEASE)(aliases.unalias)
+models.add_typer(rollout.app, name="rollout", rich_help_panel=_RELEASE)
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,12 +6,13 @@ import datetime as dt
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -22,12 +23,14 @@ __all__ = [
     "StageProgress",
     "ago",
     "console",
+    "drawn_table",
     "errors",
     "facts",
     "is_json",
     "local_time",
     "number",
     "print_json",
+    "redrawn",
     "say",
     "size",
     "stage_bars",
@@ -75,15 +78,15 @@ def say(text: str, *, style: str = "") -> None:
     console.print(_printable(text), markup=False, style=style)
 
 
-def table(
+def drawn_table(
     title: str,
     columns: Sequence[str],
     rows: Sequence[Sequence[object]],
     *,
     drop_empty: bool = False,
     whole: Sequence[str] = (),
-) -> None:
-    """A table on standard output; the first column names the row and is never broken.
+) -> Table:
+    """A table; the first column names the row and is never broken.
 
     Args:
         title: above it.
@@ -106,7 +109,30 @@ def table(
         made.add_column(columns[n], overflow="fold", no_wrap=n == 0 or columns[n] in whole)
     for row in rows:
         made.add_row(*(escape(_printable(str(row[n]))) for n in shown))
-    console.print(made)
+    return made
+
+
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    drop_empty: bool = False,
+    whole: Sequence[str] = (),
+) -> None:
+    """A table on standard output, see :func:`drawn_table`."""
+    console.print(drawn_table(title, columns, rows, drop_empty=drop_empty, whole=whole))
+
+
+def redrawn(tables: Iterable[Table]) -> None:
+    """Tables on standard output: each in the place of the one before it, or below where that is no terminal."""
+    if not console.is_interactive:
+        for made in tables:
+            console.print(made)
+        return
+    with Live(console=console, auto_refresh=False) as live:
+        for made in tables:
+            live.update(made, refresh=True)
 
 
 def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:

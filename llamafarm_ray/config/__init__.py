@@ -22,6 +22,7 @@ from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
 from llamafarm_ray.config.monitoring import AlertEmail, Alerting, Monitoring
 from llamafarm_ray.config.quality import QualityControl, QualityFilters, QualityMetrics, QualityValidation
+from llamafarm_ray.config.rollout import Rollout, RolloutGuards
 from llamafarm_ray.config.root import Config
 from llamafarm_ray.config.schema import json_schema
 from llamafarm_ray.config.tuning import Domain, Tuning
@@ -56,6 +57,8 @@ __all__ = [
     "QualityMetrics",
     "QualityValidation",
     "Resources",
+    "Rollout",
+    "RolloutGuards",
     "Source",
     "SyntheticGeneration",
     "Training",

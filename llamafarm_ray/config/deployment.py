@@ -9,12 +9,12 @@ from pydantic import AfterValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Names, Section, section
 from llamafarm_ray.config.limits import Limits
+from llamafarm_ray.config.rollout import Rollout, RolloutKind
 from llamafarm_ray.config.values import FrozenMapping, GpuField, MemoryField
 
-__all__ = ["DEFAULT_MAX_LORA_RANK", "LORA_RANKS", "AutoScaling", "Deployment", "Resources", "RolloutStrategy", "Target"]
+__all__ = ["DEFAULT_MAX_LORA_RANK", "LORA_RANKS", "AutoScaling", "Deployment", "Resources", "Target"]
 
 Target = Literal["local", "ray", "kubernetes"]
-RolloutStrategy = Literal["blue_green", "canary", "ab", "shadow"]
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The rank limits that vLLM's engine can be started with."""
 DEFAULT_MAX_LORA_RANK: Final = 64
@@ -81,14 +81,21 @@ class Deployment(Section):
     )
     limits: Limits = section(Limits, "What each key may ask for, and how requests wait.")
     log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs.")
-    strategy: RolloutStrategy | None = Field(default=None, description="How a new version takes over; unset: at once.")
+    strategy: RolloutKind | None = Field(
+        default=None, description="How a new version takes over; unset: at once. The same as rollout.kind."
+    )
+    rollout: Rollout = section(Rollout, "What `llamafarm models rollout start` does.")
 
     def mistakes(self) -> Iterator[Mistake]:
-        """The first number of replicas must be one that scaling allows."""
+        """The first number of replicas must be one that scaling allows, and there is one way to take over."""
         scaling = self.auto_scaling
         if scaling is not None and not scaling.min_replicas <= self.replicas <= scaling.max_replicas:
             low, high = scaling.min_replicas, scaling.max_replicas
             yield Mistake(
                 ("replicas", "auto_scaling.min_replicas", "auto_scaling.max_replicas"),
                 f"is {self.replicas}, outside of {{1}} to {{2}}, which is {low} to {high}.",
+            )
+        if self.strategy not in {None, self.rollout.kind}:
+            yield Mistake(
+                ("strategy", "rollout.kind"), f"is {self.strategy}, but {{1}} is {self.rollout.kind}; keep one."
             )

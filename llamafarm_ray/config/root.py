@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
@@ -15,6 +15,7 @@ from llamafarm_ray.config.deployment import DEFAULT_MAX_LORA_RANK, LORA_RANKS, D
 from llamafarm_ray.config.evaluation import Evaluation, holdout_ratio
 from llamafarm_ray.config.fine_tuning import FineTuning
 from llamafarm_ray.config.monitoring import Monitoring
+from llamafarm_ray.config.rollout import RolloutKind
 from llamafarm_ray.config.tuning import Tuning
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import MODEL_NAME, Version
@@ -85,6 +86,9 @@ class Config(Section):
         fewest = _get(data, "deployment", "auto_scaling", "min_replicas")
         if isinstance(fewest, int) and fewest > 1:
             _fill(data, ("deployment", "replicas"), fewest)
+        strategy = _get(data, "deployment", "strategy")
+        if strategy in get_args(RolloutKind):
+            _fill(data, ("deployment", "rollout", "kind"), strategy)
         rank = _get(data, "fine_tuning", "parameters", "r")
         if isinstance(rank, int) and DEFAULT_MAX_LORA_RANK < rank <= LORA_RANKS[-1]:
             _fill(data, ("deployment", "max_lora_rank"), next(limit for limit in LORA_RANKS if limit >= rank))

@@ -17,8 +17,9 @@ from llamafarm_ray.registry.events import (
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import Change, Commit, CommitLog, Head
 from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.registry.rollouts import Guards, Plan, RolloutStatus
 from llamafarm_ray.registry.service import RegistryService, open_registry, registry_home
-from llamafarm_ray.registry.state import ModelRecord, RegistryState, VersionRecord
+from llamafarm_ray.registry.state import ModelRecord, RegistryState, RolloutRecord, VersionRecord
 
 __all__ = [
     "BaseModel",
@@ -28,14 +29,18 @@ __all__ = [
     "DatasetRegistered",
     "DeploymentRecorded",
     "Event",
+    "Guards",
     "Head",
     "Identity",
     "ModelRecord",
     "Outcome",
+    "Plan",
     "Policy",
     "RegistryApi",
     "RegistryService",
     "RegistryState",
+    "RolloutRecord",
+    "RolloutStatus",
     "SourceDocument",
     "VersionRecord",
     "VersionRegistered",

@@ -43,6 +43,7 @@ class Action(enum.StrEnum):
     RETIRE = "retire"
     APPROVE = "approve"
     MOVE_ALIAS = "move alias"
+    ROLL_OUT = "roll out"
     DEPLOY = "deploy"
     SET_POLICY = "set policy"
     MANAGE_PRINCIPALS = "manage principals"
@@ -65,6 +66,7 @@ _LEAST_ROLE = {
     Action.RETIRE: Role.DEPLOYER,
     Action.APPROVE: Role.DEPLOYER,
     Action.MOVE_ALIAS: Role.DEPLOYER,
+    Action.ROLL_OUT: Role.DEPLOYER,
     Action.DEPLOY: Role.DEPLOYER,
     Action.SET_POLICY: Role.ADMIN,
     Action.MANAGE_PRINCIPALS: Role.ADMIN,

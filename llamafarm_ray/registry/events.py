@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.registry.rollouts import Plan
 from llamafarm_ray.types import MODEL_NAME, NAME, ModelKind, Version
 
 __all__ = [
@@ -31,6 +32,11 @@ __all__ = [
     "PrincipalRevoked",
     "PromotionApproved",
     "Refused",
+    "RolloutPaused",
+    "RolloutResumed",
+    "RolloutStarted",
+    "RolloutStepped",
+    "RolloutStopped",
     "SourceDocument",
     "VersionDeprecated",
     "VersionPurged",
@@ -194,6 +200,51 @@ class AliasRemoved(_Event):
     alias: Name
 
 
+class _RolloutEvent(_Event):
+    model: ModelName
+    alias: Name
+    number: int = Field(ge=1, description="Which rollout of the alias it is, counted from 1.")
+
+
+class RolloutStarted(_RolloutEvent):
+    """Requests to an alias are split between what it points at and a candidate from now on.
+
+    It ends with :class:`RolloutStopped`, or when the alias moves: a promotion is an :class:`AliasMoved` to the
+    candidate, and a move elsewhere aborts it.
+    """
+
+    type: Literal["rollout_started"] = "rollout_started"
+    baseline: SemVer
+    candidate: SemVer
+    plan: Plan
+
+
+class RolloutStepped(_RolloutEvent):
+    """The candidate gets the share of the plan's step of this index from now on."""
+
+    type: Literal["rollout_stepped"] = "rollout_stepped"
+    step: int = Field(ge=1)
+
+
+class RolloutPaused(_RolloutEvent):
+    """The split stays as it is until the rollout is resumed."""
+
+    type: Literal["rollout_paused"] = "rollout_paused"
+
+
+class RolloutResumed(_RolloutEvent):
+    """The rollout goes on where it was paused."""
+
+    type: Literal["rollout_resumed"] = "rollout_resumed"
+
+
+class RolloutStopped(_RolloutEvent):
+    """The candidate gets no requests any more; the alias stays at the baseline."""
+
+    type: Literal["rollout_stopped"] = "rollout_stopped"
+    is_rollback: bool = Field(default=False, description="A guard was broken, or the baseline proved better.")
+
+
 class PolicySet(_Event):
     """What a version must fulfil before this alias may point at it, from now on."""
 
@@ -305,6 +356,11 @@ Event = Annotated[
     | VersionPurged
     | AliasMoved
     | AliasRemoved
+    | RolloutStarted
+    | RolloutStepped
+    | RolloutPaused
+    | RolloutResumed
+    | RolloutStopped
     | PolicySet
     | PromotionApproved
     | DatasetRegistered

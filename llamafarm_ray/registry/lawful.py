@@ -20,6 +20,7 @@ from llamafarm_ray.registry.commands import (
     Deprecate,
     Grant,
     MoveAlias,
+    PauseRollout,
     Purge,
     RecordDeployment,
     RecordMetrics,
@@ -27,11 +28,15 @@ from llamafarm_ray.registry.commands import (
     RegisterDataset,
     RemoveAlias,
     RemoveDeployment,
+    ResumeRollout,
     Retire,
     Revoke,
     Rollback,
     SetPolicy,
     Sign,
+    StartRollout,
+    StepRollout,
+    StopRollout,
     Tag,
     references,
 )
@@ -50,6 +55,11 @@ from llamafarm_ray.registry.events import (
     PrincipalRevoked,
     PromotionApproved,
     Refused,
+    RolloutPaused,
+    RolloutResumed,
+    RolloutStarted,
+    RolloutStepped,
+    RolloutStopped,
     VersionDeprecated,
     VersionPurged,
     VersionRegistered,
@@ -154,6 +164,32 @@ def _(event: AliasMoved, _: RegistryState) -> Command:
 @_command.register
 def _(event: AliasRemoved, _: RegistryState) -> Command:
     return RemoveAlias(event.model, event.alias)
+
+
+@_command.register
+def _(event: RolloutStarted, _: RegistryState) -> Command:
+    ref = ModelRef(event.model, version=Version.parse(event.candidate))
+    return StartRollout(ref, event.alias, event.plan)
+
+
+@_command.register
+def _(event: RolloutStepped, _: RegistryState) -> Command:
+    return StepRollout(event.model, event.alias, event.number, event.step)
+
+
+@_command.register
+def _(event: RolloutPaused, _: RegistryState) -> Command:
+    return PauseRollout(event.model, event.alias, event.number)
+
+
+@_command.register
+def _(event: RolloutResumed, _: RegistryState) -> Command:
+    return ResumeRollout(event.model, event.alias, event.number)
+
+
+@_command.register
+def _(event: RolloutStopped, _: RegistryState) -> Command:
+    return StopRollout(event.model, event.alias, event.number, event.is_rollback)
 
 
 @_command.register

@@ -117,13 +117,19 @@ def check(state: RegistryState, content: ContentStore, command: Sign) -> None:
 
 
 def check_policies(state: RegistryState, content: ContentStore, record: VersionRecord, folder: Path) -> None:
-    """Check a pulled version's signature, where the policy of an alias that points at it asks for one.
+    """Check a pulled version's signature, where the policy of an alias that points (or may soon) at it asks for one.
 
     Raises:
         PolicyError: no key that the policy names has signed it.
         IntegrityError: its signature is not good.
     """
-    for alias in state.models[record.registered.model].pointing_at(record.registered.version):
+    model, version = record.registered.model, record.registered.version
+    rolled_out_to = [
+        rollout.alias
+        for rollout in state.rollouts_under_way()
+        if (rollout.model, rollout.candidate) == (model, version)
+    ]
+    for alias in (*state.models[model].pointing_at(version), *rolled_out_to):
         policy = state.policies.get(alias)
         if policy is None or not policy.signed_by:
             continue

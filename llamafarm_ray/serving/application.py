@@ -9,6 +9,7 @@ from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
+from llamafarm_ray.serving.intake import SESSION_HEADER
 
 __all__ = ["SERVE_ENV", "build"]
 
@@ -16,6 +17,7 @@ SERVE_ENV = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
+    "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
 

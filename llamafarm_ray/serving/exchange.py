@@ -37,6 +37,8 @@ class Exchange:
         self._told: list[Header] = [(b"x-request-id", request_id), (b"x-llamafarm-model", target.ref.encode())]
         if target.digest is not None:
             self._told.append((b"x-llamafarm-digest", target.digest.encode()))
+        if target.variant is not None:
+            self._told.append((b"x-llamafarm-variant", target.variant.encode()))
         headers = [(name, value) for name, value in scope["headers"] if name.lower() in _ENGINE_HEADERS]
         headers += [(b"content-length", str(self.size_bytes).encode()), (b"x-request-id", request_id)]
         self.scope: Scope = {**scope, "headers": headers, "query_string": b""}

@@ -6,7 +6,8 @@ may the key use that model, which version is meant, whose turn is it (:mod:`.tur
 request: the version's engine name in its body, and none of the client's headers but the few it needs. The response says
 
 * ``x-llamafarm-model: name:version``,
-* ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model) and
+* ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model),
+* ``x-llamafarm-variant: baseline`` or ``candidate``, while a rollout is under way for what the request named, and
 * ``x-request-id``, which the engine's logs and the response's ``id`` hold too.
 """
 
@@ -24,10 +25,12 @@ from llamafarm_ray.serving.access import Keys, Tenant
 from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
-from llamafarm_ray.serving.intake import bound_generation, check_headers, check_shape, read_object
+from llamafarm_ray.serving.intake import bound_generation, caller_of, check_headers, check_shape, read_object
 from llamafarm_ray.serving.limits import Account, Accounts
 from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.rollouts.mirror import Mirror
+from llamafarm_ray.serving.rollouts.split import Caller
 from llamafarm_ray.serving.turns import COMPLETION_WEIGHT, Turns
 from llamafarm_ray.serving.usage import Usage, UsageMeter, ask_for_usage
 
@@ -52,8 +55,13 @@ class Models(Protocol):
     def resolve(self, model: str) -> Target:
         """The version that a name means; raises where nothing of that name is served."""
 
-    async def prepare(self, model: str) -> Target:
-        """Resolve a request's model and have it ready to answer."""
+    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
+        """Resolve a model and have it ready to answer.
+
+        Args:
+            model: what the request's body names; without a caller what the router decided (:attr:`Target.routed`).
+            caller: who sent the request.
+        """
 
     def names(self) -> list[str]:
         """The names a request may use."""
@@ -69,7 +77,7 @@ class _Request:
     tenant: Tenant
     account: Account
     routed: str | None
-    """The engine name that the router chose."""
+    """What the router decided (:attr:`Target.routed`)."""
 
 
 class Gate:
@@ -102,6 +110,7 @@ class Gate:
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits)
         self._turns = Turns(self._limits.running_requests, self._limits.queued_requests, self._limits.queue_timeout_s)
+        self._mirror = Mirror(app, models.prepare)
         self._started = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,9 +156,13 @@ class Gate:
         body = await read_object(request.scope, request.receive, self._limits)
         check_shape(path, body)
         bound_generation(path, body, self._limits)
-        model = request.routed or body["model"]
-        tenant.check(model)
-        target = await self._models.prepare(model)
+        tenant.check(request.routed or body["model"])
+        if request.routed is not None:
+            target = await self._models.prepare(request.routed)
+        else:
+            target = await self._models.prepare(body["model"], caller_of(request.scope["headers"], body))
+        if target.shadow is not None:
+            tenant.check(target.shadow.ref)
         body["model"] = target.engine_name
         if self._log_prompts:
             logger.info("%s asks %s: %s", tenant.name, target.ref, json.dumps(body.get("messages", body.get("prompt"))))
@@ -164,6 +177,8 @@ class Gate:
         try:
             async with self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn:
                 try:
+                    if target.shadow is not None:
+                        self._mirror.send(exchange.scope, body, target.shadow.engine_name)
                     meter = UsageMeter(exchange.send, usage, hide=hide)
                     await self._app(exchange.scope, exchange.receive, meter)
                 finally:

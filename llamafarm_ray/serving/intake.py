@@ -10,15 +10,19 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.asgi import Header, Receive, Scope
 from llamafarm_ray.serving.refusals import BodyTooLargeError, MediaTypeError, SlowClientError
+from llamafarm_ray.serving.rollouts.split import Caller
 
-__all__ = ["bound_generation", "check_headers", "check_shape", "read_object"]
+__all__ = ["SESSION_HEADER", "bound_generation", "caller_of", "check_headers", "check_shape", "read_object"]
+
+SESSION_HEADER = "x-llamafarm-session"
+"""The request header that names a session: a rollout gives all of its requests the same variant."""
 
 _MAX_DEPTH = 64
 _MAX_NAME_CHARS = 320
@@ -31,8 +35,7 @@ _ONCE = {b"authorization", b"content-length", b"content-type", b"host", b"transf
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON spells one; whether it has its other half is looked at then."""
 _OURS = b"x-llamafarm-"
-_FROM_CLIENTS = {b"x-llamafarm-session"}
-"""Those of ours that a client sends: who shall get the same side of a rollout each time."""
+_SESSION = SESSION_HEADER.encode()
 _ROUTED = b"serve_multiplexed_model_id"
 _ROUTED_SPELLINGS = re.compile(rb"serve[-_]multiplexed[-_]model[-_]id")
 _ENGINE_FIELDS = frozenset(
@@ -67,7 +70,7 @@ def check_headers(headers: Iterable[Header]) -> str | None:
         if name in seen and (name in _ONCE or name == _ROUTED):
             raise InputError(f"The header {_shown(name)} is given twice.")
         seen.add(name)
-        if name.replace(b"_", b"-").startswith(_OURS) and name not in _FROM_CLIENTS:
+        if name.replace(b"_", b"-").startswith(_OURS) and name != _SESSION:
             raise InputError(f"The header {_shown(name)} is for responses only.", hint="Leave it out.")
         if _ROUTED_SPELLINGS.fullmatch(name):
             if name != _ROUTED:
@@ -76,6 +79,13 @@ def check_headers(headers: Iterable[Header]) -> str | None:
     if {b"content-length", b"transfer-encoding"} <= seen:
         raise InputError("The request has a Content-Length and a Transfer-Encoding.", hint="Send one of them.")
     return routed
+
+
+def caller_of(headers: Iterable[Header], body: Mapping[str, Any]) -> Caller:
+    """Who sent a request, as far as its headers and body say."""
+    sessions = (bytes(value).decode("latin-1") for key, value in headers if key.lower() == _SESSION)
+    user = body.get("user")
+    return Caller(user if isinstance(user, str) else "", next(sessions, ""))
 
 
 async def read_object(scope: Scope, receive: Receive, limits: Limits) -> dict[str, Any]:

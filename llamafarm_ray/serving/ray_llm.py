@@ -5,6 +5,8 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 * ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine.resolve_lora``,
 * ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
 * ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
+  ``LLMRouter._get_handle``, which picks a replica by it, and ``app`` of what ``serve.ingress`` makes, the HTTP app that
+  HAProxy asks and that gets the client's session header (``RAY_SERVE_SESSION_ID_HEADER_KEY``),
 * ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``,
 * ``serve.context._get_global_client``, which knows where a running Serve listens and its replicas' actors,
 * ``handle_request`` of those actors, which takes a pickled ``RequestMetadata``. (Ray's own ``broadcast`` builds its
@@ -42,7 +44,10 @@ from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.adapters import AdapterLoader
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
-from llamafarm_ray.serving.resolution import Target, resolve, served_models
+from llamafarm_ray.serving.intake import caller_of
+from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
+from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
+from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -78,9 +83,14 @@ class Served:
     limits: Limits = field(default_factory=Limits)
     log_prompts: bool = False
 
-    def resolve(self, model: str, view: RegistryView) -> Target:
-        """The target of a request's ``model``, see :func:`llamafarm_ray.serving.resolution.resolve`."""
-        return resolve(model, view.state, base_name=self.base_name, base_digest=self.base_digest)
+    def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
+        """The target of a request's ``model``, or without a caller of what the router decided.
+
+        See :mod:`llamafarm_ray.serving.resolution`.
+        """
+        if caller is None:
+            return resolve_routed(model, view.state, base_name=self.base_name, base_digest=self.base_digest)
+        return resolve(model, view.state, base_name=self.base_name, base_digest=self.base_digest, caller=caller)
 
 
 class Replica(LLMServer):  # type: ignore[misc]
@@ -114,28 +124,28 @@ class Replica(LLMServer):  # type: ignore[misc]
         return app
 
     def resolve(self, model: str) -> Target:
-        """The version that a name means.
+        """The version that a name means; not for what the router decided.
 
         Raises:
             NotFoundError: no such model is served here.
         """
-        return self._served.resolve(model, self._view)
+        return self._served.resolve(model, self._view, NOBODY)
 
-    async def prepare(self, model: str) -> Target:
-        """Resolve a request's model and have it ready to answer.
+    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
+        """Resolve a request's model, or what the router decided, and have it ready to answer.
 
         Raises:
             NotFoundError: no such model is served here.
         """
         try:
-            target = self._served.resolve(model, self._view)
+            target = self._served.resolve(model, self._view, caller)
         except NotFoundError:
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
             with contextlib.suppress(RayError):  # without the registry, what is known stands
                 await self._view.refresh()
-            target = self._served.resolve(model, self._view)
+            target = self._served.resolve(model, self._view, caller)
         await self._loader.ensure(target)
         return target
 
@@ -182,16 +192,22 @@ class Router(LLMRouter):  # type: ignore[misc]
         self._view = RegistryView(served.home)
         await self._view.start()
         await super().__init__(server=server, base_model_id=served.base_name)
+        self.app.add_middleware(KeepHeaders)
 
     def _get_multiplexed_model_id(self, request_body: dict[str, Any] | None) -> str:
-        """The engine name for the trusted header; nothing where the replica shall answer with an error."""
-        model = (request_body or {}).get("model")
+        """The decision for the trusted header; nothing where the replica shall answer with an error."""
+        body = request_body or {}
+        model = body.get("model")
         if not isinstance(model, str):
             return ""
         try:
-            return self._served.resolve(model, self._view).engine_name
+            return self._served.resolve(model, self._view, caller_of(request_headers(), body)).routed
         except LlamaFarmError:
             return ""
+
+    def _get_handle(self, multiplexed_model_id: str) -> DeploymentHandle:
+        """Pick a replica by the engine name alone: both sides of a rollout find the replicas that have it loaded."""
+        return super()._get_handle(multiplexed_model_id.partition(";")[0])
 
 
 def compose(llm_config: LLMConfig, served: Served) -> Application:

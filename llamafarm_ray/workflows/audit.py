@@ -28,6 +28,7 @@ _OF_MODELS = {
     Action.RETIRE,
     Action.APPROVE,
     Action.MOVE_ALIAS,
+    Action.ROLL_OUT,
     Action.COLLECT_GARBAGE,
 }
 
@@ -242,6 +243,21 @@ def _policy_set(event: Any) -> _Told:
     return _Told("policy set", event.alias, rules or "no rules")
 
 
+def _rollout_started(event: Any) -> _Told:
+    details = f"{event.baseline} -> {event.candidate}, {event.plan.kind.replace('_', '-')}"
+    return _of_rollout("rollout started", event, details)
+
+
+def _of_rollout(action: str, event: Any, details: str = "") -> _Told:
+    return _Told(
+        action,
+        f"{event.model}@{event.alias}",
+        f"rollout {event.number}" + (f": {details}" if details else ""),
+        event.model,
+        event.alias,
+    )
+
+
 def _dataset(event: Any) -> _Told:
     counts = f"{event.num_train} to train, {event.num_validation} held out, of {len(event.documents)} documents"
     return _Told("dataset registered", event.name, counts)
@@ -263,6 +279,11 @@ _OTHERS: dict[str, Callable[[Any], _Told]] = {
     "alias_removed": lambda event: _Told(
         "alias removed", f"{event.model}@{event.alias}", model=event.model, alias=event.alias
     ),
+    "rollout_started": _rollout_started,
+    "rollout_stepped": lambda event: _of_rollout("rollout stepped", event, f"step {event.step + 1}"),
+    "rollout_paused": lambda event: _of_rollout("rollout paused", event),
+    "rollout_resumed": lambda event: _of_rollout("rollout resumed", event),
+    "rollout_stopped": lambda event: _of_rollout(f"rollout {'rolled back' if event.is_rollback else 'aborted'}", event),
     "deployment_removed": lambda event: _Told("undeployed", event.application),
     "content_condemned": lambda event: _Told("garbage collected", f"{len(event.generations)} blobs"),
 }

@@ -232,6 +232,6 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(ReplicaActor.handle_request)
     assert callable(_get_global_client)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
-    assert hasattr(LLMRouter, "_get_multiplexed_model_id")
+    assert all(hasattr(LLMRouter, name) for name in ("_get_multiplexed_model_id", "_get_handle", "app"))
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "resolve_lora"))
     assert hasattr(Application, "_with_ingress_request_router")

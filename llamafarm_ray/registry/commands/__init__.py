@@ -16,6 +16,14 @@ from llamafarm_ray.registry.commands.base import Command, ContentMovedError, Con
 from llamafarm_ray.registry.commands.content import Condemn, Purge, references
 from llamafarm_ray.registry.commands.deployments import RecordDeployment, RemoveDeployment
 from llamafarm_ray.registry.commands.principals import AddPrincipal, Grant, Revoke
+from llamafarm_ray.registry.commands.rollouts import (
+    PauseRollout,
+    PromoteRollout,
+    ResumeRollout,
+    StartRollout,
+    StepRollout,
+    StopRollout,
+)
 from llamafarm_ray.registry.commands.versions import (
     Bump,
     Deprecate,
@@ -38,6 +46,8 @@ __all__ = [
     "Deprecate",
     "Grant",
     "MoveAlias",
+    "PauseRollout",
+    "PromoteRollout",
     "Purge",
     "RecordDeployment",
     "RecordMetrics",
@@ -45,11 +55,15 @@ __all__ = [
     "RegisterDataset",
     "RemoveAlias",
     "RemoveDeployment",
+    "ResumeRollout",
     "Retire",
     "Revoke",
     "Rollback",
     "SetPolicy",
     "Sign",
+    "StartRollout",
+    "StepRollout",
+    "StopRollout",
     "Tag",
     "check_stored",
     "previous_version",

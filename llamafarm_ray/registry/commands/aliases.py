@@ -12,7 +12,7 @@ from llamafarm_ray.registry.policy import Policy, violations
 from llamafarm_ray.registry.state import AliasMove, RegistryState, VersionRecord
 from llamafarm_ray.types import ModelRef
 
-__all__ = ["Approve", "MoveAlias", "RemoveAlias", "Rollback", "SetPolicy", "previous_version"]
+__all__ = ["Approve", "MoveAlias", "RemoveAlias", "Rollback", "SetPolicy", "check_policy", "previous_version"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class MoveAlias(OfVersion):
             PolicyError: a rule of the alias is not fulfilled; which, and with which value.
         """
         record = state.resolve(self.ref)
-        _check_policy(state, record, self.alias, context)
+        check_policy(state, record, self.alias, context)
         moves = state.models[record.registered.model].aliases.get(self.alias)
         if moves and moves[-1].version == record.registered.version:
             return []
@@ -92,6 +92,13 @@ class Rollback(Command):
         """One event."""
         state.resolve(ModelRef(self.model, alias=self.alias))  # that there is such an alias
         moves = state.models[self.model].aliases[self.alias]
+        rollout = state.rollout_under_way(self.model, self.alias)
+        if rollout is not None and self.version is None:  # the baseline is what works: nobody means the one before it
+            raise ConflictError(
+                f"{rollout.candidate} is being rolled out to {self.target}, which points at {rollout.baseline} still.",
+                hint=f"`llamafarm models rollout abort {self.model} --env {self.alias}` leaves it there; to go "
+                "elsewhere, name a version with --version.",
+            )
         version = self.version or previous_version(state, self.model, self.alias)
         if version is None:
             raise ConflictError(
@@ -100,7 +107,7 @@ class Rollback(Command):
             )
         record = state.version(self.model, version)
         was_there = version in {move.version for move in moves}
-        _check_policy(state, record, self.alias, context, only="signed_by" if was_there else None)
+        check_policy(state, record, self.alias, context, only="signed_by" if was_there else None)
         if version == moves[-1].version:
             raise ConflictError(f"{self.target} points at {version} already.")
         return [event_of(AliasMoved, model=self.model, alias=self.alias, version=version, is_rollback=True)]
@@ -148,9 +155,21 @@ def _after_move(stack: list[str], move: AliasMove) -> list[str]:
     return [*(number for number in stack if number != move.version), move.version]
 
 
-def _check_policy(
+def check_policy(
     state: RegistryState, record: VersionRecord, alias: str, context: Context, *, only: str | None = None
 ) -> None:
+    """Check that an alias may point at a version.
+
+    Args:
+        state: where the alias's rules are.
+        record: the version.
+        alias: the alias.
+        context: who asks, and when.
+        only: the one rule that counts; by default all do.
+
+    Raises:
+        PolicyError: a rule is not fulfilled; which, and with which value.
+    """
     policy = state.policies.get(alias)
     if policy is None:
         return

@@ -5,7 +5,22 @@ https://github.com/MagicStack/immutables). Readers need no lock, a lost race cos
 last Tuesday is a value like any other.
 """
 
-from llamafarm_ray.registry.state.records import AliasMove, ModelRecord, Principal, VersionRecord
+from llamafarm_ray.registry.state.records import (
+    AliasMove,
+    ModelRecord,
+    Principal,
+    RolloutChange,
+    RolloutRecord,
+    VersionRecord,
+)
 from llamafarm_ray.registry.state.whole import RegistryState
 
-__all__ = ["AliasMove", "ModelRecord", "Principal", "RegistryState", "VersionRecord"]
+__all__ = [
+    "AliasMove",
+    "ModelRecord",
+    "Principal",
+    "RegistryState",
+    "RolloutChange",
+    "RolloutRecord",
+    "VersionRecord",
+]

@@ -22,6 +22,11 @@ from llamafarm_ray.registry.events import (
     PrincipalRevoked,
     PromotionApproved,
     Refused,
+    RolloutPaused,
+    RolloutResumed,
+    RolloutStarted,
+    RolloutStepped,
+    RolloutStopped,
     VersionDeprecated,
     VersionPurged,
     VersionRegistered,
@@ -29,7 +34,8 @@ from llamafarm_ray.registry.events import (
     VersionSigned,
     VersionTagged,
 )
-from llamafarm_ray.registry.state.records import AliasMove, Principal, VersionRecord
+from llamafarm_ray.registry.rollouts import RolloutStatus
+from llamafarm_ray.registry.state.records import AliasMove, Principal, RolloutChange, RolloutRecord, VersionRecord
 
 if TYPE_CHECKING:
     from llamafarm_ray.registry.log import Change
@@ -55,16 +61,75 @@ def _(event: AliasMoved, state: RegistryState, change: Change) -> RegistryState:
     model = state.models[event.model]
     move = AliasMove(event.version, change.time, change.principal, change.reason, event.is_rollback)
     moves = (*model.aliases.get(event.alias, ()), move)
+    state = _end_rollout(state, event.model, event.alias, event.version, change)
     return replace(
         state, models=state.models.set(model.name, replace(model, aliases=model.aliases.set(event.alias, moves)))
     )
 
 
 @after.register(AliasRemoved)
-def _(event: AliasRemoved, state: RegistryState, _: Change) -> RegistryState:
+def _(event: AliasRemoved, state: RegistryState, change: Change) -> RegistryState:
     model = state.models[event.model]
+    state = _end_rollout(state, event.model, event.alias, None, change)
     changed = replace(model, aliases=model.aliases.delete(event.alias))
     return replace(state, models=state.models.set(model.name, changed))
+
+
+def _end_rollout(state: RegistryState, model: str, alias: str, version: str | None, change: Change) -> RegistryState:
+    """An alias that moves ends its rollout: promoted where it moves to the candidate, else aborted."""
+    rollout = state.rollout_under_way(model, alias)
+    if rollout is None:
+        return state
+    is_promotion = version == rollout.candidate
+    return _with_status(state, rollout, RolloutStatus.PROMOTED if is_promotion else RolloutStatus.ABORTED, change)
+
+
+def _with_status(
+    state: RegistryState, rollout: RolloutRecord, status: RolloutStatus, change: Change, *, step: int | None = None
+) -> RegistryState:
+    reached = rollout.step if step is None else step
+    return state.with_rollout(
+        rollout.after(RolloutChange(status, reached, change.time, change.principal, change.reason))
+    )
+
+
+@after.register(RolloutStarted)
+def _(event: RolloutStarted, state: RegistryState, change: Change) -> RegistryState:
+    started = RolloutChange(RolloutStatus.RUNNING, 0, change.time, change.principal, change.reason)
+    return state.with_rollout(
+        RolloutRecord(
+            event.model,
+            event.alias,
+            event.number,
+            event.baseline,
+            event.candidate,
+            event.plan,
+            step_since=change.time,
+            changes=(started,),
+        )
+    )
+
+
+@after.register(RolloutStepped)
+def _(event: RolloutStepped, state: RegistryState, change: Change) -> RegistryState:
+    rollout = state.rollout(event.model, event.alias)
+    return _with_status(state, rollout, rollout.status, change, step=event.step)
+
+
+@after.register(RolloutPaused)
+def _(event: RolloutPaused, state: RegistryState, change: Change) -> RegistryState:
+    return _with_status(state, state.rollout(event.model, event.alias), RolloutStatus.PAUSED, change)
+
+
+@after.register(RolloutResumed)
+def _(event: RolloutResumed, state: RegistryState, change: Change) -> RegistryState:
+    return _with_status(state, state.rollout(event.model, event.alias), RolloutStatus.RUNNING, change)
+
+
+@after.register(RolloutStopped)
+def _(event: RolloutStopped, state: RegistryState, change: Change) -> RegistryState:
+    status = RolloutStatus.ROLLED_BACK if event.is_rollback else RolloutStatus.ABORTED
+    return _with_status(state, state.rollout(event.model, event.alias), status, change)
 
 
 @after.register(PolicySet)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import singledispatch
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,17 @@ from llamafarm_ray.registry.events import (
     PrincipalAdded,
     PrincipalGranted,
     PrincipalRevoked,
+    RolloutPaused,
+    RolloutResumed,
+    RolloutStarted,
+    RolloutStepped,
+    RolloutStopped,
     VersionPurged,
     VersionRegistered,
     VersionRetired,
 )
-from llamafarm_ray.registry.state.records import VersionRecord, find
+from llamafarm_ray.registry.rollouts import RolloutStatus
+from llamafarm_ray.registry.state.records import RolloutRecord, VersionRecord, find
 from llamafarm_ray.types import ModelRef
 
 if TYPE_CHECKING:
@@ -68,19 +75,73 @@ def _(event: VersionRetired, state: RegistryState) -> None:
             f"{record.ref} can't end: {', '.join(aliases)} points at it.",
             hint="Move that alias, or remove it with `llamafarm models unalias`.",
         )
+    for rollout in state.rollouts_under_way():
+        if (rollout.model, rollout.candidate) == (event.model, event.version):
+            raise ConflictError(
+                f"{record.ref} can't end: it is being rolled out to {rollout.target}.", hint=_abort(rollout)
+            )
     _check_not_deployed(record, state)
     if any(
         other.retired is None and other.ref != record.ref for other in state.with_content(record.registered.manifest)
     ):
         return
-    for model in state.models.values():
-        for moves in model.aliases.values():
-            resting = model.versions[moves[-1].version]
-            if resting.registered.base_digest == record.registered.manifest:
-                raise ConflictError(
-                    f"{record.ref} can't end: {resting.ref}, which an alias points at, is based on it.",
-                    hint="Move that alias first.",
-                )
+    for resting, why in _in_use(state):
+        if resting.registered.base_digest == record.registered.manifest:
+            raise ConflictError(
+                f"{record.ref} can't end: {resting.ref}, which {why}, is based on it.", hint="Move that alias first."
+            )
+
+
+@check.register(RolloutStarted)
+def _(event: RolloutStarted, state: RegistryState) -> None:
+    """The candidate lives, is another version than the one the alias points at, and is the only one rolled out."""
+    candidate = state.version(event.model, event.candidate)
+    target = f"{event.model}@{event.alias}"
+    pointed_at = state.resolve(ModelRef(event.model, alias=event.alias)).registered.version
+    if candidate.retired is not None:
+        raise ConflictError(f"{candidate.ref} is retired, so it can't be rolled out.")
+    if event.baseline != pointed_at:
+        raise ConflictError(f"{target} points at {pointed_at}, not at {event.baseline}.")
+    if event.candidate == event.baseline:
+        raise ConflictError(f"{target} points at {candidate.ref} already.", hint="Roll out another version.")
+    under_way = state.rollout_under_way(event.model, event.alias)
+    if under_way is not None:
+        raise ConflictError(f"{under_way.candidate} is being rolled out to {target} already.", hint=_abort(under_way))
+    expected = len(state.rollouts.get(target, ())) + 1
+    if event.number != expected:
+        raise ConflictError(f"The next rollout of {target} is number {expected}, not {event.number}.")
+
+
+@check.register(RolloutStepped)
+def _(event: RolloutStepped, state: RegistryState) -> None:
+    rollout = _under_way(event, state)
+    if rollout.status is RolloutStatus.PAUSED:
+        raise ConflictError(f"The rollout {rollout.id} is paused.", hint="Resume it first.")
+    if event.step >= len(rollout.steps):
+        raise ConflictError(f"The rollout {rollout.id} has {len(rollout.steps)} steps, and all were taken.")
+    if event.step != rollout.step + 1:
+        raise ConflictError(
+            f"The rollout {rollout.id} is at step {rollout.step + 1}, which step {event.step + 1} does not follow."
+        )
+
+
+@check.register(RolloutPaused)
+def _(event: RolloutPaused, state: RegistryState) -> None:
+    rollout = _under_way(event, state)
+    if rollout.status is RolloutStatus.PAUSED:
+        raise ConflictError(f"The rollout {rollout.id} is paused already.")
+
+
+@check.register(RolloutResumed)
+def _(event: RolloutResumed, state: RegistryState) -> None:
+    rollout = _under_way(event, state)
+    if rollout.status is not RolloutStatus.PAUSED:
+        raise ConflictError(f"The rollout {rollout.id} is not paused: it is {rollout.status}.")
+
+
+@check.register(RolloutStopped)
+def _(event: RolloutStopped, state: RegistryState) -> None:
+    _under_way(event, state)
 
 
 @check.register(VersionPurged)
@@ -121,6 +182,29 @@ def _(event: PrincipalGranted, state: RegistryState) -> None:
 @check.register(PrincipalRevoked)
 def _(event: PrincipalRevoked, state: RegistryState) -> None:
     find(state.principals, event.name, "principal")
+
+
+def _in_use(state: RegistryState) -> Iterator[tuple[VersionRecord, str]]:
+    """The versions that requests to an alias may get, and why."""
+    for model in state.models.values():
+        for moves in model.aliases.values():
+            yield model.versions[moves[-1].version], "an alias points at"
+    for rollout in state.rollouts_under_way():
+        yield state.version(rollout.model, rollout.candidate), f"is being rolled out to {rollout.target}"
+
+
+def _under_way(event: Any, state: RegistryState) -> RolloutRecord:
+    """The rollout that an event is about, which must not be over."""
+    rollout = state.rollout(event.model, event.alias, event.number)
+    if not rollout.status.is_under_way:
+        raise ConflictError(
+            f"The rollout {rollout.id} is over: it was {rollout.status.words}.", hint="Start another one."
+        )
+    return rollout
+
+
+def _abort(rollout: RolloutRecord) -> str:
+    return f"`llamafarm models rollout abort {rollout.model} --env {rollout.alias}` ends that."
 
 
 def _check_not_deployed(record: VersionRecord, state: RegistryState) -> None:

@@ -14,9 +14,19 @@ from pydantic_core import CoreSchema, core_schema
 from llamafarm_ray.errors import NotFoundError, did_you_mean
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import VersionRegistered, VersionSigned
+from llamafarm_ray.registry.rollouts import AbPlan, Plan, RolloutStatus, ShadowPlan, Step
 from llamafarm_ray.types import Version
 
-__all__ = ["AliasMove", "ModelRecord", "Principal", "Trie", "VersionRecord", "find"]
+__all__ = [
+    "AliasMove",
+    "ModelRecord",
+    "Principal",
+    "RolloutChange",
+    "RolloutRecord",
+    "Trie",
+    "VersionRecord",
+    "find",
+]
 
 T = TypeVar("T")
 
@@ -142,6 +152,85 @@ class ModelRecord:
             highest = number
         ever = max(self.highest_ever, number, key=_precedence)
         return replace(self, versions=versions, highest=highest, highest_ever=ever)
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutChange:
+    """One step of a rollout's history: what it became, when, by whom and why."""
+
+    status: RolloutStatus
+    step: int
+    time: dt.datetime
+    principal: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutRecord:
+    """A rollout of a candidate to an alias, under way or over.
+
+    Attributes:
+        model: the model's name.
+        alias: the alias whose requests are split.
+        number: which rollout of that alias it is, counted from 1.
+        baseline: the version (its number) that the alias pointed at when it started.
+        candidate: the version that shall take its place.
+        plan: what is to be done.
+        step_since: since when the step lasts; time in which the rollout was paused is not counted.
+        changes: its history, oldest first; the start is the first.
+    """
+
+    model: str
+    alias: str
+    number: int
+    baseline: str
+    candidate: str
+    plan: Plan
+    step_since: dt.datetime
+    changes: tuple[RolloutChange, ...]
+
+    @property
+    def target(self) -> str:
+        """``name@alias``."""
+        return f"{self.model}@{self.alias}"
+
+    @property
+    def id(self) -> str:
+        """``name@alias#number``: no other rollout has it, ever."""
+        return f"{self.target}#{self.number}"
+
+    @property
+    def status(self) -> RolloutStatus:
+        """Where it stands."""
+        return self.changes[-1].status
+
+    @property
+    def step(self) -> int:
+        """The index of the plan's current (or last) step."""
+        return self.changes[-1].step
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """The plan's steps; kinds without any have one."""
+        if isinstance(self.plan, AbPlan):
+            return (Step(percent=self.plan.percent, dwell_s=0),)
+        if isinstance(self.plan, ShadowPlan):
+            return (Step(percent=self.plan.percent, dwell_s=self.plan.dwell_s),)
+        return self.plan.steps
+
+    @property
+    def percent(self) -> float:
+        """The share of requests that the candidate gets now (shadow: gets a copy of), 0 to 100."""
+        return self.steps[self.step].percent if self.status.is_under_way else 0.0
+
+    def after(self, change: RolloutChange) -> RolloutRecord:
+        """This rollout with one more step of its history."""
+        since = self.step_since
+        if change.step != self.step:
+            since = change.time
+        elif self.status is RolloutStatus.PAUSED:
+            since += change.time - self.changes[-1].time
+        return replace(self, step_since=since, changes=(*self.changes, change))
 
 
 def _height(record: VersionRecord) -> tuple[bool, bool, Version]:

@@ -14,7 +14,7 @@ from llamafarm_ray.registry.log import Change, Commit
 from llamafarm_ray.registry.policy import Policy
 from llamafarm_ray.registry.state.changes import after
 from llamafarm_ray.registry.state.checks import check
-from llamafarm_ray.registry.state.records import ModelRecord, Principal, Trie, VersionRecord, find
+from llamafarm_ray.registry.state.records import ModelRecord, Principal, RolloutRecord, Trie, VersionRecord, find
 from llamafarm_ray.types import ModelRef
 
 __all__ = ["DEFAULT_ALIAS", "RegistryState"]
@@ -33,6 +33,8 @@ class RegistryState:
     models: Trie[ModelRecord] = field(default_factory=Map)
     datasets: Trie[tuple[DatasetRegistered, ...]] = field(default_factory=Map)
     deployments: Trie[DeploymentRecorded] = field(default_factory=Map)
+    rollouts: Trie[tuple[RolloutRecord, ...]] = field(default_factory=Map)
+    """All rollouts of an alias, the newest last, by ``name@alias``."""
     policies: Trie[Policy] = field(default_factory=Map)
     principals: Trie[Principal] = field(default_factory=Map)
     generations: Trie[int] = field(default_factory=Map)
@@ -87,6 +89,34 @@ class RegistryState:
             raise NotFoundError(f"{name} has no version {number}.", hint=did_you_mean(number, model.versions))
         return model.versions[number]
 
+    def rollout(self, model: str, alias: str, number: int | None = None) -> RolloutRecord:
+        """The newest rollout of an alias, or the one of that number.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        target = f"{model}@{alias}"
+        known = self.rollouts.get(target, ())
+        if not known:
+            raise NotFoundError(f"{target} never had a rollout.", hint=did_you_mean(target, self._rollouts_near(model)))
+        if number is not None and not 1 <= number <= len(known):
+            raise NotFoundError(f"{target} has no rollout {number}.", hint=f"It had {len(known)}.")
+        return known[number - 1 if number is not None else -1]
+
+    def rollout_under_way(self, model: str, alias: str) -> RolloutRecord | None:
+        """The rollout that splits an alias's requests now."""
+        newest = self.rollouts.get(f"{model}@{alias}", (None,))[-1]
+        return newest if newest is not None and newest.status.is_under_way else None
+
+    def rollouts_under_way(self) -> Iterator[RolloutRecord]:
+        """All rollouts that split requests now, in no order."""
+        return (known[-1] for known in self.rollouts.values() if known[-1].status.is_under_way)
+
+    def with_rollout(self, rollout: RolloutRecord) -> RegistryState:
+        """This state with a rollout added, or changed: the newest of its alias."""
+        others = self.rollouts.get(rollout.target, ())[: rollout.number - 1]
+        return replace(self, rollouts=self.rollouts.set(rollout.target, (*others, rollout)))
+
     def versions(self) -> Iterator[VersionRecord]:
         """All versions of all models, in no order."""
         for model in self.models.values():
@@ -104,6 +134,10 @@ class RegistryState:
         """
         return find(self.datasets, name, "dataset")[-1]
 
+    def _rollouts_near(self, model: str) -> list[str]:
+        namespace = ModelRef(model).namespace  # as for models: names of other namespaces are not given away
+        return [target for target in self.rollouts if not self.principals or _namespace(target) == namespace]
+
     def _model(self, name: str) -> ModelRecord:
         if name in self.models:
             return self.models[name]
@@ -118,3 +152,7 @@ class RegistryState:
         model = self.models.get(name)
         changed = model.with_version(record) if model else ModelRecord(name, number, number, Map({number: record}))
         return replace(self, models=self.models.set(name, changed))
+
+
+def _namespace(target: str) -> str:
+    return target.rpartition("/")[0]

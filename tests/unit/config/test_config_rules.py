@@ -149,3 +149,49 @@ def test_a_test_set_may_be_a_path() -> None:
     config = parse_config({"evaluation": {"test_set": "holdout_set/test.jsonl"}})
     assert config.evaluation.holdout_ratio is None
     assert config.dataset.validation.split_ratio == 0.1
+
+
+def rollout(**values: Any) -> Any:
+    return {"deployment": {"rollout": values}}
+
+
+def test_strategy_is_another_name_of_the_rollouts_kind() -> None:
+    assert parse_config({"deployment": {"strategy": "shadow"}}).deployment.rollout.kind == "shadow"
+    assert parse_config(rollout(kind="ab")).deployment.strategy is None
+    found = problem({"deployment": {"strategy": "ab", "rollout": {"kind": "canary"}}})
+    assert found == "deployment.strategy: is ab, but deployment.rollout.kind is canary; keep one."
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("ab", "steps", [5]),
+        ("ab", "dwell_s", 5.0),
+        ("canary", "percent", 5),
+        ("shadow", "metric", "latency"),
+        ("blue_green", "max_requests", 9),
+        ("blue_green", "guards", {"max_error_ratio": 2}),
+        ("blue_green", "guards", {"max_latency_ratio": None}),
+    ],
+)
+def test_what_a_kind_of_rollout_does_not_use_is_refused(kind: Any, key: Any, value: Any) -> None:
+    found = problem(rollout(kind=kind, **{key: value}))
+    assert f"has no effect with deployment.rollout.kind {kind}" in found
+    for name in {"canary", "ab", "shadow"} if key == "guards" else ():
+        parse_config(rollout(kind=name, guards=value))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"steps": [5, 50, 25]}, "steps: must rise, and are 5, 50, 25."),
+        ({"steps": [5, 5]}, "must rise"),
+        ({"steps": []}, "steps: must be"),
+        ({"steps": [0]}, "must be"),
+        ({"kind": "ab", "percent": 100}, "percent: is 100, which leaves nothing to compare with."),
+        ({"kind": "ab", "max_requests": 100}, "is 100, too few for deployment.rollout.min_requests, which is 100 for"),
+        ({"guards": {"metrics": {"accuracy": "good"}}}, "must be a comparison such as"),
+    ],
+)
+def test_a_rollout_that_means_nothing_is_refused(values: Any, says: Any) -> None:
+    assert says in problem(rollout(**values))

@@ -19,17 +19,24 @@ from llamafarm_ray.registry.commands import (
     Deprecate,
     Grant,
     MoveAlias,
+    PauseRollout,
+    PromoteRollout,
     Purge,
     RecordMetrics,
     Register,
     RegisterDataset,
+    ResumeRollout,
     Retire,
     Revoke,
     Rollback,
     SetPolicy,
+    StartRollout,
+    StepRollout,
+    StopRollout,
     Tag,
 )
 from llamafarm_ray.registry.events import DatasetRegistered
+from llamafarm_ray.registry.rollouts import AbPlan, BlueGreenPlan, CanaryPlan, Guards, ShadowPlan, Step
 from llamafarm_ray.registry.snapshots import dump_state, load_state
 from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.storage import Location
@@ -40,6 +47,17 @@ refs = st.builds(ModelRef, st.sampled_from(["a", "ns/b"]), st.sampled_from(NUMBE
 NOTES = "xyz"
 digests = st.sampled_from([note_digest(text) for text in NOTES])
 aliases = st.sampled_from(["production", "staging"])
+plans = st.sampled_from(
+    [
+        CanaryPlan(
+            steps=(Step(percent=5, dwell_s=1), Step(percent=50, dwell_s=0)), guards=Guards(metrics={"x": ">-9"})
+        ),
+        BlueGreenPlan(steps=(Step(percent=100, dwell_s=9),), guards=Guards(max_error_rate=0.1)),
+        AbPlan(metric="latency", guards=Guards(max_error_ratio=1.5)),
+        ShadowPlan(percent=10),
+    ]
+)
+of_alias = (st.sampled_from(["a", "ns/b"]), aliases)
 names = st.sampled_from(["root", "dan"])
 grants = st.dictionaries(st.sampled_from(["*", "", "ns"]), st.sampled_from(list(Role)), max_size=2)
 commands = st.one_of(
@@ -55,6 +73,9 @@ commands = st.one_of(
     ),
     st.builds(MoveAlias, refs, aliases),
     st.builds(Rollback, st.sampled_from(["a", "ns/b"]), aliases, st.one_of(st.none(), st.sampled_from(NUMBERS))),
+    st.builds(StartRollout, refs, aliases, plans),
+    st.one_of(*(st.builds(kind, *of_alias) for kind in (StepRollout, PauseRollout, ResumeRollout, PromoteRollout))),
+    st.builds(StopRollout, *of_alias, st.none(), st.booleans()),
     st.builds(RecordMetrics, refs, st.dictionaries(st.text(max_size=3), st.integers() | st.text())),
     st.builds(Tag, refs, st.tuples(st.text(max_size=5)), st.just(())),
     st.builds(Deprecate, refs, st.text(max_size=5)),

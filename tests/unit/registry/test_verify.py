@@ -21,11 +21,17 @@ from llamafarm_ray.registry import (
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import (
     Grant,
+    PauseRollout,
+    PromoteRollout,
     RecordDeployment,
     RegisterDataset,
     RemoveDeployment,
+    ResumeRollout,
     Revoke,
     SetPolicy,
+    StartRollout,
+    StepRollout,
+    StopRollout,
 )
 from llamafarm_ray.registry.events import (
     AliasMoved,
@@ -33,13 +39,18 @@ from llamafarm_ray.registry.events import (
     PolicySet,
     PrincipalGranted,
     PrincipalRevoked,
+    RolloutPaused,
+    RolloutStarted,
+    RolloutStepped,
+    RolloutStopped,
     VersionPurged,
     VersionRetired,
     VersionTagged,
 )
 from llamafarm_ray.registry.gc import collect
+from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.registry.verify import verify
-from llamafarm_ray.types import Digest, ModelKind
+from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
 
 
 @pytest.fixture
@@ -150,7 +161,14 @@ MOVE = AliasMoved(model="bot", alias="production", version="1.0.0")
 SERVED = DeploymentRecorded(
     application="app", base_model="bot", base_digest="sha256:" + "0" * 64, url="http://x", ray_address=""
 )
+CANARY = CanaryPlan(steps=(Step(percent=5, dwell_s=60), Step(percent=50, dwell_s=60)))
+STARTED = RolloutStarted(model="bot", alias="production", number=1, baseline="1.1.0", candidate="1.0.0", plan=CANARY)
+ROLLOUT = {"model": "bot", "alias": "production", "number": 1}
 FORGED = [
+    ("dan", STARTED, "'dan' may not roll out: that takes the role deployer"),
+    ("root", STARTED.model_copy(update={"baseline": "1.0.0"}), "points at 1.1.0, not at 1.0.0"),
+    ("root", STARTED.model_copy(update={"number": 2}), "is number 1, not 2"),
+    ("root", STARTED.model_copy(update={"candidate": "1.1.0"}), "points at bot:1.1.0 already"),
     ("dan", MOVE, "'dan' may not move alias: that takes the role deployer"),
     ("vic", VersionTagged(model="bot", version="1.0.0", tags=("good",)), "may not tag"),
     ("dan", VersionRetired(model="bot", version="1.0.0"), "may not retire"),
@@ -202,11 +220,39 @@ def test_an_alias_moved_against_its_policy_is_forged(root, policy):
     )
 
 
+def test_a_rollout_against_the_aliass_policy_is_forged(root):
+    root.submit(SetPolicy("production", Policy(approvals=1)))
+    forge(root, "root", STARTED)
+    assert "is forged: bot:1.0.0 may not become 'production'" in verify(root.home, blobs=False).problems[0]
+
+
+@pytest.mark.parametrize(
+    "event", [RolloutStepped(**ROLLOUT, step=1), RolloutPaused(**ROLLOUT), RolloutStopped(**ROLLOUT)]
+)
+def test_a_change_of_a_rollout_that_is_over_is_forged(root, event):
+    root.submit(StartRollout(ModelRef("bot", version=Version(1, 0, 0)), "production", CANARY))
+    root.submit(StopRollout("bot", "production"))
+    forge(root, "root", event)
+    assert "is over: it was aborted" in verify(root.home, blobs=False).problems[0]
+
+
 def test_every_sort_of_commit_of_the_service_is_lawful(root, folder):
     root.submit(SetPolicy("production", Policy(approvals=1)))
     dan = RegistryService(root.home, token=root.add_principal("dan", {"*": Role.DEPLOYER}))
     dan.approve("bot:1.0.0", "production")
     root.promote("bot:1.0.0", "production")
+    root.rollback("bot", "production")
+    bot = ("bot", "production")
+    for command in (
+        StartRollout(ModelRef("bot", version=Version(1, 0, 0)), "production", CANARY),
+        PauseRollout(*bot),
+        ResumeRollout(*bot),
+        StepRollout(*bot),
+        StopRollout(*bot, is_rollback=True),
+        StartRollout(ModelRef("bot", version=Version(1, 0, 0)), "production", CANARY),
+        PromoteRollout(*bot),
+    ):
+        root.submit(command, reason="try it")
     root.rollback("bot", "production")
     root.unalias("bot", "production")
     dan.record_metrics("bot:1.0.0", {"accuracy": 1})

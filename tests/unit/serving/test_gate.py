@@ -8,6 +8,7 @@ from gate import BOT, CHAT, ONE, Server
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.gate import MODEL_ROUTES
+from llamafarm_ray.serving.rollouts import Caller, Variant
 
 
 def body_for(route, **fields):
@@ -29,6 +30,38 @@ def test_the_base_has_no_digest_header():
     response = Server().post("/v1/completions", {"model": "tiny", "prompt": ""})
     assert response.headers["x-llamafarm-model"] == "tiny"
     assert "x-llamafarm-digest" not in response.headers
+
+
+def test_a_rollouts_variant_is_told_and_nothing_where_there_is_none():
+    server = Server()
+    assert "x-llamafarm-variant" not in server.post("/v1/completions", body_for("x")).headers
+    server.models.variant = Variant.CANDIDATE
+    assert server.post("/v1/completions", body_for("x")).headers["x-llamafarm-variant"] == "candidate"
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "caller"),
+    [
+        ({"user": "ann"}, {}, Caller("ann")),
+        ({}, {"X-LlamaFarm-Session": "7"}, Caller(session="7")),
+        ({"user": "ann"}, {"x-llamafarm-session": "7"}, Caller("ann", "7")),
+        ({"user": 7}, {}, Caller()),
+    ],
+)
+def test_who_asks_is_read_from_the_body_and_the_session_header(body, headers, caller):
+    server = Server()
+    server.post("/v1/completions", body_for("x", **body), headers=headers)
+    assert server.models.callers == [caller]
+
+
+def test_what_the_router_decided_is_not_decided_again():
+    server = Server()
+    decided = f"{BOT};candidate;bot@production#1"
+    response = server.post(
+        "/v1/completions", body_for("x", user="ann"), headers={"serve_multiplexed_model_id": decided}
+    )
+    assert (server.models.prepared, server.models.callers) == ([decided], [None])
+    assert response.headers["x-llamafarm-variant"] == "candidate"
 
 
 def test_the_routers_choice_counts_more_than_the_body():

@@ -298,6 +298,11 @@ NAMES = {
     "a digest and more": f"{BOT}/../x",
     "two digests": f"{BOT}{BOT}",
     "another case": "BOT",
+    "a variant": f"{BOT};candidate;bot@production#1;",
+    "a variant that is none": f"{BOT};winner;bot@production#1",
+    "half a decision": f"{BOT};candidate",
+    "a shadow that is none": f"{BOT};baseline;r;../x",
+    "too much of a decision": f"{BOT};baseline;r;{BOT};x",
     "the base and more": "tiny/../tiny",
 }
 

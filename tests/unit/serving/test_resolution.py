@@ -6,9 +6,11 @@ import pytest
 
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import Change, Commit, RegistryState, VersionRegistered
-from llamafarm_ray.registry.events import AliasMoved
+from llamafarm_ray.registry.events import AliasMoved, RolloutStarted, RolloutStepped, RolloutStopped
 from llamafarm_ray.registry.log import GENESIS
-from llamafarm_ray.serving.resolution import resolve, served_models
+from llamafarm_ray.registry.rollouts import CanaryPlan, ShadowPlan, Step
+from llamafarm_ray.serving.resolution import resolve, resolve_routed, served_models
+from llamafarm_ray.serving.rollouts import Caller, Variant
 from llamafarm_ray.types import Digest, ModelKind
 
 BASE, OTHER = Digest.of(b"base"), Digest.of(b"other")
@@ -30,13 +32,93 @@ def state():
         adapter("foreign", "1.0.0", ONE, base=OTHER),
         VersionRegistered(model="plain", version="1.0.0", kind=ModelKind.BASE, manifest=BASE, size_bytes=1),
     )
+    return after(RegistryState(), *events)
+
+
+def after(state, *events):
     now = dt.datetime.now(dt.UTC)
     change = Change(time=now, principal="x", idempotency_key="k", events=events)
-    return RegistryState().after(Commit(sequence=1, previous=GENESIS.digest, time=now, changes=(change,)))
+    sequence = state.sequence + 1
+    return state.after(Commit(sequence=sequence, previous=GENESIS.digest, time=now, changes=(change,)))
 
 
-def target(state, model):
-    return resolve(model, state, base_name="tiny", base_digest=BASE)
+def target(state, model, **caller):
+    return resolve(model, state, base_name="tiny", base_digest=BASE, caller=Caller(**caller))
+
+
+def routed(state, text):
+    return resolve_routed(text, state, base_name="tiny", base_digest=BASE)
+
+
+OF_ROLLOUT = {"model": "bot", "alias": "production", "number": 1}
+CANARY = CanaryPlan(steps=(Step(percent=5, dwell_s=1), Step(percent=25, dwell_s=1)))
+
+
+def started(state, plan):
+    return after(state, RolloutStarted(**OF_ROLLOUT, baseline="1.0.0", candidate="1.1.0", plan=plan))
+
+
+def who_gets_the_candidate(state, model="bot"):
+    users = [f"user-{number}" for number in range(2000)]
+    return {user for user in users if target(state, model, user=user).variant is Variant.CANDIDATE}
+
+
+def test_a_rollout_splits_requests_to_its_alias_and_to_the_bare_name(state):
+    state = started(state, CANARY)
+    chosen = who_gets_the_candidate(state)
+    assert 0.035 < len(chosen) / 2000 < 0.065
+    assert who_gets_the_candidate(state, "bot@production") == chosen
+    for user, version in ((next(iter(chosen)), "bot:1.1.0"), ("user-x", "bot:1.0.0")):
+        found = target(state, "bot", user=user)
+        assert (found.ref, found.rollout) == (version, "bot@production#1")
+    assert chosen < who_gets_the_candidate(after(state, RolloutStepped(**OF_ROLLOUT, step=1)))
+
+
+def test_who_names_a_version_gets_it_whatever_is_rolled_out(state):
+    state = started(state, CanaryPlan(steps=(Step(percent=100, dwell_s=1),)))
+    assert target(state, "bot").ref == "bot:1.1.0"
+    for model in ("bot:1.0.0", f"bot:1.0.0#{ONE.short}"):
+        assert (target(state, model).ref, target(state, model).variant) == ("bot:1.0.0", None)
+
+
+def test_a_rollout_that_is_over_splits_nothing(state):
+    state = after(started(state, CanaryPlan(steps=(Step(percent=100, dwell_s=1),))), RolloutStopped(**OF_ROLLOUT))
+    assert (target(state, "bot").ref, target(state, "bot").variant) == ("bot:1.0.0", None)
+
+
+def test_the_session_counts_where_the_plan_says_so_and_where_there_is_no_user(state):
+    by_session = started(state, CANARY.model_copy(update={"sticky_by": "session"}))
+    by_user = started(state, CANARY)
+    for number in range(200):
+        session = {"session": str(number)}
+        alone = target(by_session, "bot", **session).variant
+        assert target(by_session, "bot", user="ann", **session).variant is alone
+        assert target(by_user, "bot", **session).variant is alone
+        assert target(by_user, "bot", user="ann", **session).variant is target(by_user, "bot", user="ann").variant
+
+
+def test_a_shadow_gets_a_copy_and_the_baseline_answers(state):
+    found = target(started(state, ShadowPlan(percent=100)), "bot")
+    assert (found.ref, found.variant) == ("bot:1.0.0", Variant.BASELINE)
+    assert (found.shadow.ref, found.shadow.variant) == ("bot:1.1.0", Variant.SHADOW)
+    copied = sum(target(started(state, ShadowPlan(percent=50)), "bot").shadow is not None for _ in range(400))
+    assert 120 < copied < 280
+
+
+@pytest.mark.parametrize("plan", [CANARY, ShadowPlan(percent=50)])
+def test_what_the_router_writes_is_what_the_gate_reads(state, plan):
+    split = started(state, plan)
+    for user in range(50):
+        decided = target(split, "bot", user=str(user))
+        assert routed(split, decided.routed) == decided
+        assert not set(decided.routed) & set('"}')  # HAProxy's Lua finds it with a pattern
+    for model in ("bot", "bot:1.1.0", "tiny"):
+        assert routed(state, target(state, model).routed) == target(state, model)
+
+
+def test_a_client_can_not_write_what_the_router_writes(state):
+    with pytest.raises((InputError, NotFoundError)):
+        target(state, target(started(state, CANARY), "bot").routed)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,227 @@
+"""``llamafarm models rollout``: give a new version some of an alias's requests, and see how it does."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamafarm_ray.cli.options import (
+    ConfigFile,
+    DryRun,
+    Env,
+    Home,
+    Json,
+    Overrides,
+    Reason,
+    Reference,
+    configuration,
+    duration,
+)
+from llamafarm_ray.cli.terminal import ago, drawn_table, local_time, print_json, redrawn, say, table
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from llamafarm_ray.registry import RegistryApi, RolloutRecord
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Give a new version some of an alias's requests, step by step.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
+
+_LOOK_S = 1.0
+"""How often ``--watch`` looks."""
+
+
+@app.command("start")
+def start(
+    reference: Reference,
+    env: Env = "production",
+    kind: Annotated[str | None, typer.Option("--kind", help="canary, blue_green, ab or shadow.")] = None,
+    steps: Annotated[
+        str | None, typer.Option("--steps", metavar="PERCENTS", help="canary: shares of the requests, such as 5,25,50.")
+    ] = None,
+    percent: Annotated[float | None, typer.Option("--percent", help="ab, shadow: share of the requests.")] = None,
+    dwell: Annotated[
+        str | None, typer.Option("--dwell", metavar="TIME", help="How long each step lasts at least, such as 10m.")
+    ] = None,
+    metric: Annotated[str | None, typer.Option("--metric", help="ab: feedback, error_rate or latency.")] = None,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    reason: Reason = "",
+    home: Home = None,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Split an alias's requests between the version it points at and this one.
+
+    What is not said here comes from deployment.rollout of the configuration: the steps and above all the guards, which
+    roll it back.
+    """
+    flags = {
+        "deployment.strategy": kind,
+        "deployment.rollout.kind": kind,
+        "deployment.rollout.steps": _percents(steps) if steps is not None else None,
+        "deployment.rollout.percent": percent,
+        "deployment.rollout.dwell_s": duration(dwell).total_seconds() if dwell is not None else None,
+        "deployment.rollout.metric": metric,
+    }
+    config = configuration(config_file, overrides, flags, home=home)
+    if dry_run:
+        from llamafarm_ray.config import resolved
+
+        print_json(resolved(config)["deployment"]["rollout"])
+        return
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.rollouts import start_rollout
+
+    record = start_rollout(open_registry(config.home), reference, env, config.deployment.rollout, reason=reason)
+    share = f"{record.percent:g} % of the requests to {record.target}"
+    verb = "gets copies of" if record.plan.kind == "shadow" else "gets"
+    _show(record, f"{record.model}:{record.candidate} {verb} {share} now.", as_json=as_json)
+
+
+@app.command("status")
+def status(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The model's name; else all models.")] = None,
+    env: Annotated[str | None, typer.Option("--env", help="Only the rollouts to this alias.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing them until all are over.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show the rollouts under way; with a name the newest of each alias and its history."""
+    from llamafarm_ray.errors import InputError
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.rollouts import rollout_dict, rollouts
+
+    if watch and as_json:
+        raise InputError("Both --watch and --json were given.", hint="Leave one of them out.")
+    registry = open_registry(home)
+    found = rollouts(registry, name, alias=env, every=every)
+    if as_json:
+        print_json([rollout_dict(record) for record in found])
+        return
+    if not found:
+        say("No rollout is under way.")
+        return
+    if watch:
+        redrawn(_tables(registry, found))
+    else:
+        table("Rollouts", _COLUMNS, _rows(found), whole=_WHOLE)
+    if name is not None and len(found) == 1 and not watch:
+        _history(found[0])
+
+
+@app.command("pause")
+def pause(name: Name, env: Env = "production", reason: Reason = "", home: Home = None, as_json: Json = False) -> None:
+    """Keep the split as it is; guards go on guarding."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.rollouts import pause_rollout
+
+    record = pause_rollout(open_registry(home), name, env, reason=reason)
+    _show(
+        record, f"The rollout of {record.candidate} to {record.target} stays at {record.percent:g} %.", as_json=as_json
+    )
+
+
+@app.command("resume")
+def resume(name: Name, env: Env = "production", reason: Reason = "", home: Home = None, as_json: Json = False) -> None:
+    """Go on with a paused rollout."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.rollouts import resume_rollout
+
+    record = resume_rollout(open_registry(home), name, env, reason=reason)
+    _show(record, f"The rollout of {record.candidate} to {record.target} goes on.", as_json=as_json)
+
+
+@app.command("promote")
+def promote(name: Name, env: Env = "production", reason: Reason = "", home: Home = None, as_json: Json = False) -> None:
+    """Point the alias at the new version now; that ends the rollout."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.rollouts import promote_rollout
+
+    record = promote_rollout(open_registry(home), name, env, reason=reason)
+    _show(record, f"{record.target} is now {record.model}:{record.candidate}.", as_json=as_json)
+
+
+@app.command("abort")
+def abort(name: Name, env: Env = "production", reason: Reason = "", home: Home = None, as_json: Json = False) -> None:
+    """Send all requests to the version that the alias points at; that ends the rollout."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.rollouts import abort_rollout
+
+    record = abort_rollout(open_registry(home), name, env, reason=reason)
+    _show(record, f"{record.target} stays {record.model}:{record.baseline}.", as_json=as_json)
+
+
+_COLUMNS = ("alias", "rollout", "from", "to", "status", "step", "share", "since", "by", "why")
+_WHOLE = ("from", "to", "status", "step", "share")
+
+
+def _tables(registry: RegistryApi, shown: Sequence[RolloutRecord]) -> Iterator[Table]:
+    """A table of these rollouts whenever one changes, until all are over."""
+    before: Sequence[RolloutRecord] = ()
+    while True:
+        if shown != before:
+            yield drawn_table("Rollouts", _COLUMNS, _rows(shown), whole=_WHOLE)
+        if not any(record.status.is_under_way for record in shown):
+            return
+        time.sleep(_LOOK_S)
+        state, before = registry.refresh(), shown
+        shown = [state.rollout(record.model, record.alias, record.number) for record in shown]
+
+
+def _rows(found: Sequence[RolloutRecord]) -> list[tuple[str, ...]]:
+    return [
+        (
+            record.target,
+            f"{record.number} {record.plan.kind.replace('_', '-')}",
+            record.baseline,
+            record.candidate,
+            record.status.words,
+            f"{record.step + 1} of {len(record.steps)}",
+            f"{record.percent:g} %",
+            ago(record.changes[-1].time, dt.datetime.now(dt.UTC)),
+            record.changes[-1].principal,
+            record.changes[-1].reason,
+        )
+        for record in found
+    ]
+
+
+def _history(record: RolloutRecord) -> None:
+    rows = [
+        (
+            local_time(change.time),
+            change.status.words,
+            f"{change.step + 1} ({record.steps[change.step].percent:g} %)",
+            change.principal,
+            change.reason,
+        )
+        for change in record.changes
+    ]
+    table(f"History of {record.id}", ("when", "status", "step", "by", "why"), rows, drop_empty=True)
+
+
+def _percents(text: str) -> list[float]:
+    from llamafarm_ray.errors import InputError
+
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise InputError(f"{text[:120]!r} is no list of percents.", hint="Write it like 5,25,50.") from None
+
+
+def _show(record: RolloutRecord, text: str, *, as_json: bool) -> None:
+    if as_json:
+        from llamafarm_ray.workflows.rollouts import rollout_dict
+
+        print_json(rollout_dict(record))
+        return
+    say(text)

@@ -1,0 +1,173 @@
+"""What to do about a rollout: a function of its record, what was seen and the time; and the turn that does it."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import enum
+import logging
+import math
+from dataclasses import dataclass
+
+from llamafarm_ray.errors import LlamaFarmError, PolicyError
+from llamafarm_ray.registry.api import RegistryApi
+from llamafarm_ray.registry.commands import Command, PauseRollout, PromoteRollout, StepRollout, StopRollout
+from llamafarm_ray.registry.rollouts import AbPlan, RolloutStatus
+from llamafarm_ray.registry.state import RolloutRecord, VersionRecord
+from llamafarm_ray.serving.rollouts.ab import Gain, compare, num_measured
+from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
+from llamafarm_ray.serving.rollouts.observations import Observations
+
+__all__ = ["Decision", "Move", "RolloutController", "carry_out", "decide"]
+
+logger = logging.getLogger(__name__)
+
+
+class Move(enum.StrEnum):
+    """What can be done about a rollout."""
+
+    STAY = "stay"
+    STEP = "step"
+    PROMOTE = "promote"
+    ROLL_BACK = "roll back"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do, and why in words."""
+
+    move: Move
+    reason: str
+
+
+def decide(rollout: RolloutRecord, evidence: Evidence, candidate: VersionRecord, now: dt.datetime) -> Decision:
+    """What to do about a rollout that is under way.
+
+    A broken guard rolls back, also a paused rollout. Otherwise a paused one stays; an A/B rollout ends once it is known
+    which variant is better, or that ``max_requests`` were not enough to tell; the others go on once a step had its
+    dwell and the candidate ``min_requests`` in it.
+
+    Args:
+        rollout: its record.
+        evidence: what was seen of both variants.
+        candidate: the candidate's record, for its evaluation results.
+        now: the time.
+    """
+    broken = broken_guard(rollout, evidence, candidate)
+    if broken is not None:
+        return Decision(Move.ROLL_BACK, broken)
+    if rollout.status is RolloutStatus.PAUSED:
+        return Decision(Move.STAY, "it is paused")
+    if isinstance(rollout.plan, AbPlan):
+        return _decide_ab(rollout.plan, evidence)
+    return _decide_step(rollout, evidence, now)
+
+
+def _decide_step(rollout: RolloutRecord, evidence: Evidence, now: dt.datetime) -> Decision:
+    plan, step = rollout.plan, rollout.steps[rollout.step]
+    requests, lasted_s = evidence.requests_in(rollout), (now - rollout.step_since).total_seconds()
+    if requests < plan.min_requests:
+        return Decision(Move.STAY, f"the candidate had {requests:,} of {plan.min_requests:,} requests at this step")
+    if lasted_s < step.dwell_s:
+        return Decision(Move.STAY, f"this step has {step.dwell_s - lasted_s:,.0f} s to go")
+    good = f"{requests:,} requests in {lasted_s:,.0f} s at {step.percent:g} %, and no guard was broken"
+    if rollout.step + 1 < len(rollout.steps):
+        return Decision(Move.STEP, good)
+    return _good_end(good, is_automatic=plan.automatic)
+
+
+def _decide_ab(plan: AbPlan, evidence: Evidence) -> Decision:
+    measured = min(num_measured(plan.metric, sample) for sample in (evidence.baseline, evidence.candidate))
+    if measured >= plan.min_requests:
+        gain = compare(plan.metric, evidence.baseline, evidence.candidate, confidence=plan.confidence)
+        if gain.winner == "candidate":
+            return _good_end(f"the candidate is better: {_said(plan, gain)}", is_automatic=plan.automatic)
+        if gain.winner == "baseline":
+            return Decision(Move.ROLL_BACK, f"the baseline is better: {_said(plan, gain)}")
+    requests = evidence.baseline.requests + evidence.candidate.requests
+    if requests >= plan.max_requests:
+        return Decision(Move.ROLL_BACK, f"{requests:,} requests show no difference in {plan.metric}")
+    return Decision(
+        Move.STAY, f"{measured:,} requests of each variant measured, which is not enough to tell them apart"
+    )
+
+
+def _good_end(reason: str, *, is_automatic: bool) -> Decision:
+    if is_automatic:
+        return Decision(Move.PROMOTE, reason)
+    return Decision(Move.STAY, f"{reason}; it waits for somebody to promote it")
+
+
+def _said(plan: AbPlan, gain: Gain) -> str:
+    low, estimate, high = gain.low, gain.estimate, gain.high
+    sure = f"(at {plan.confidence:.4g} confidence)"
+    if plan.metric == "latency":
+        return f"{math.exp(estimate):.3g} times as fast, {math.exp(low):.3g} to {math.exp(high):.3g} {sure}"
+    what = "rating" if plan.metric == "feedback" else "error rate, lower"
+    return f"{what} by {estimate:.3g}, {low:.3g} to {high:.3g} {sure}"
+
+
+def carry_out(registry: RegistryApi, rollout: RolloutRecord, decision: Decision) -> None:
+    """Do what was decided; once, however often a controller that was killed in between does it again.
+
+    A promotion that the alias's policy forbids by now pauses the rollout, for somebody to look at.
+
+    Raises:
+        ConflictError: somebody else changed the rollout since it was decided about.
+    """
+    if decision.move is Move.STAY:
+        return
+    at = (rollout.model, rollout.alias, rollout.number)
+    commands: dict[Move, Command] = {
+        Move.STEP: StepRollout(*at, rollout.step + 1),
+        Move.PROMOTE: PromoteRollout(*at),
+        Move.ROLL_BACK: StopRollout(*at, is_rollback=True),
+    }
+    key = f"{rollout.id} {len(rollout.changes)} {decision.move}"
+    try:
+        registry.submit(commands[decision.move], reason=decision.reason, idempotency_key=key)
+    except PolicyError as error:
+        registry.submit(PauseRollout(*at), reason=f"{decision.reason}, but: {error.message}")
+
+
+class RolloutController:
+    """Takes every rollout under way a turn further. Whatever calls :meth:`turn` now and then is a live controller.
+
+    It may die at any moment, and several may run: what was decided is in the registry, what was seen comes from
+    ``observations`` again, and of two that decide the same the second changes nothing.
+
+    Args:
+        registry: where rollouts are.
+        observations: what was seen of their variants.
+    """
+
+    def __init__(self, registry: RegistryApi, observations: Observations) -> None:
+        self._registry = registry
+        self._observations = observations
+        self._seen: dict[str, tuple[Evidence, dt.datetime]] = {}
+
+    async def turn(self, now: dt.datetime) -> dict[str, Decision]:
+        """Observe, decide and act once; what was decided, by the rollout's id.
+
+        A rollout that can't be observed or changed is told to the log, and does not hold up the others.
+        """
+        state = await asyncio.to_thread(self._registry.refresh)
+        under_way = {rollout.id: rollout for rollout in state.rollouts_under_way()}
+        self._seen = {known: seen for known, seen in self._seen.items() if known in under_way}
+        decisions = {}
+        for rollout in under_way.values():
+            try:
+                evidence = await self._observe(rollout)
+                decision = decide(rollout, evidence, state.version(rollout.model, rollout.candidate), now)
+                decisions[rollout.id] = decision
+                await asyncio.to_thread(carry_out, self._registry, rollout, decision)
+            except LlamaFarmError as error:  # somebody was faster, or something is down: the next turn sees
+                logger.warning("The rollout %s could not be taken further: %s", rollout.id, error)
+        return decisions
+
+    async def _observe(self, rollout: RolloutRecord) -> Evidence:
+        evidence, until = self._seen.get(rollout.id, (Evidence(), rollout.changes[0].time))
+        for window in await self._observations.windows(rollout, until):
+            evidence, until = evidence.after(window, rollout), window.end
+        self._seen[rollout.id] = (evidence, until)
+        return evidence

@@ -1,0 +1,152 @@
+"""What a rollout's guards make of what was seen: the evidence so far, and which guard it proves to be broken.
+
+A guard is broken once its evidence reaches ``k / (1 - confidence)``, with ``k`` the number of guards that are set. So a
+candidate that keeps within all of them is rolled back with a probability of at most ``1 - confidence``, over the whole
+rollout and however often it is looked at (Ville's inequality, and the union bound over guards).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from llamafarm_ray.registry.policy import Policy, violations
+from llamafarm_ray.registry.rollouts import Guards
+from llamafarm_ray.registry.state import RolloutRecord, VersionRecord
+from llamafarm_ray.serving.rollouts.observations import GROWTH, Sample, Window
+from llamafarm_ray.serving.rollouts.sequential import ODDS, Logs, log_mixture, log_odds_evidence, log_rate_evidence
+
+__all__ = ["Evidence", "broken_guard"]
+
+_QUANTILE: Final = 0.95
+_MIN_LATENCIES = 100
+"""So many of the baseline's latencies tell where its 95th percentile is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """All that a controller must remember of the windows it saw; plain numbers, so that it can be kept anywhere.
+
+    Attributes:
+        baseline: what was seen of the baseline, all windows together.
+        candidate: what was seen of the candidate.
+        step: the plan's step that ``step_requests`` is about.
+        step_requests: the candidate's requests in windows that began in that step.
+        logs: by guard, the log likelihood ratio of each alternative.
+    """
+
+    baseline: Sample = field(default_factory=Sample)
+    candidate: Sample = field(default_factory=Sample)
+    step: int = 0
+    step_requests: int = 0
+    logs: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def after(self, window: Window, rollout: RolloutRecord) -> Evidence:
+        """The evidence with a window more, which must be later than all before it."""
+        found = dict(self.logs)
+        for guard, logs in _weigh(rollout.plan.guards, window, self.baseline):
+            before = found.get(guard, (0.0,) * len(ODDS))
+            found[guard] = tuple(float(old + new) for old, new in zip(before, logs, strict=True))
+        step_requests = self.step_requests if self.step == rollout.step else 0
+        if window.start >= rollout.step_since:
+            step_requests += window.candidate.requests
+        return replace(
+            self,
+            baseline=self.baseline + window.baseline,
+            candidate=self.candidate + window.candidate,
+            step=rollout.step,
+            step_requests=step_requests,
+            logs=found,
+        )
+
+    def requests_in(self, rollout: RolloutRecord) -> int:
+        """The requests that the candidate had in the rollout's current step."""
+        return self.step_requests if self.step == rollout.step else 0
+
+
+def broken_guard(rollout: RolloutRecord, evidence: Evidence, candidate: VersionRecord) -> str | None:
+    """Why the candidate must go, in words, or ``None``.
+
+    Args:
+        rollout: whose guards count.
+        evidence: what was seen.
+        candidate: the candidate, for its evaluation results: one that fails, or was measured again and fails now.
+    """
+    guards = rollout.plan.guards
+    failed = violations(Policy(metrics=guards.metrics), candidate, promoter="", approvers=())
+    if failed:
+        return "; ".join(violation.message for violation in failed)
+    active = [guard for guard in _SAID if getattr(guards, guard) is not None]
+    enough = math.log(max(len(active), 1) / (1 - guards.confidence))
+    for guard in active:
+        if guard in evidence.logs and log_mixture(evidence.logs[guard]) >= enough:
+            return f"{_SAID[guard](guards, evidence)} (at {guards.confidence:.4g} confidence)"
+    return None
+
+
+def _weigh(guards: Guards, window: Window, seen: Sample) -> Iterator[tuple[str, Logs]]:
+    """What a window says about each guard that is set; ``seen`` is the baseline before it."""
+    candidate, baseline = window.candidate, window.baseline
+    if guards.max_error_rate is not None:
+        yield "max_error_rate", log_rate_evidence(candidate.errors, candidate.requests, rate=guards.max_error_rate)
+    if guards.max_error_ratio is not None:
+        yield (
+            "max_error_ratio",
+            log_odds_evidence(
+                candidate.errors,
+                candidate.requests,
+                baseline.errors,
+                baseline.requests,
+                odds_ratio=guards.max_error_ratio,
+            ),
+        )
+    if guards.max_latency_ratio is not None and seen.latencies.count >= _MIN_LATENCIES:
+        # A candidate that is at most so many times as slow exceeds so many times the baseline's percentile at most as
+        # often as the baseline exceeds it. The percentile was known before the window: nothing is fitted to it.
+        limit = seen.latencies.bucket_of(_QUANTILE)
+        slower = math.ceil(round(math.log(guards.max_latency_ratio) / math.log(GROWTH), 6))
+        yield (
+            "max_latency_ratio",
+            log_odds_evidence(
+                candidate.latencies.count_above(limit + slower),
+                candidate.latencies.count,
+                baseline.latencies.count_above(limit),
+                baseline.latencies.count,
+                odds_ratio=1,
+            ),
+        )
+    if guards.min_feedback is not None:
+        ratings = candidate.ratings
+        yield (
+            "min_feedback",
+            log_rate_evidence(ratings.count - ratings.total, ratings.count, rate=1 - guards.min_feedback),
+        )
+
+
+def _errors(sample: Sample) -> str:
+    return f"{sample.errors:,} of {sample.requests:,} requests failed ({sample.error_rate:.2%})"
+
+
+def _p95(sample: Sample) -> str:
+    return f"{sample.latencies.quantile_s(_QUANTILE):.3g} s"
+
+
+_SAID: Final[Mapping[str, Any]] = {
+    "max_error_rate": lambda guards, seen: (
+        f"{_errors(seen.candidate)}, and {guards.max_error_rate:.4g} may at most: guard max_error_rate"
+    ),
+    "max_error_ratio": lambda guards, seen: (
+        f"{_errors(seen.candidate)}, and of the baseline's {_errors(seen.baseline)}: "
+        f"more than {guards.max_error_ratio:g} times its odds: guard max_error_ratio"
+    ),
+    "max_latency_ratio": lambda guards, seen: (
+        f"the 95th percentile of latency is {_p95(seen.candidate)}, and the baseline's {_p95(seen.baseline)}: "
+        f"more than {guards.max_latency_ratio:g} times it: guard max_latency_ratio"
+    ),
+    "min_feedback": lambda guards, seen: (
+        f"{seen.candidate.ratings.count:,} ratings have a mean of {seen.candidate.ratings.mean:.3g}, below "
+        f"{guards.min_feedback:g}: guard min_feedback"
+    ),
+}

@@ -1,0 +1,76 @@
+"""Copies of requests for a shadow: it answers beside the baseline, and nobody sees or waits for the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from llamafarm_ray.errors import LlamaFarmError
+from llamafarm_ray.serving.asgi import App, Message, Scope
+
+__all__ = ["Mirror"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_AT_ONCE = 32
+_OF_THE_ORIGINAL = {b"content-length", b"transfer-encoding", b"x-request-id"}
+"""Headers that a copy must not have; an id twice would be one request to the engine."""
+
+
+class Mirror:
+    """Sends copies of requests to an engine's app and drops what it answers.
+
+    Args:
+        app: the engine's own HTTP app.
+        load: has the version of an engine name ready.
+        most_at_once: how many copies may be under way. Further ones are not sent: a shadow that can't keep up must not
+            take the engine from those who wait for answers.
+    """
+
+    def __init__(
+        self, app: App, load: Callable[[str], Awaitable[object]], *, most_at_once: int = _MOST_AT_ONCE
+    ) -> None:
+        self._app = app
+        self._load = load
+        self._most_at_once = most_at_once
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def send(self, scope: Scope, body: Mapping[str, Any], engine_name: str) -> bool:
+        """Start a copy of a request; whether there was room for it.
+
+        Args:
+            scope: the request's.
+            body: what it asks, as parsed from JSON.
+            engine_name: the shadow's.
+        """
+        if len(self._under_way) >= self._most_at_once:
+            return False
+        task = asyncio.create_task(self._answer(dict(scope), {**body, "model": engine_name}))
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+        return True
+
+    async def _answer(self, scope: Scope, body: dict[str, Any]) -> None:
+        data = json.dumps(body, ensure_ascii=False).encode()
+        headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _OF_THE_ORIGINAL]
+        scope["headers"] = [*headers, (b"content-length", str(len(data)).encode())]
+        unread = [data]
+
+        async def receive() -> Message:
+            if unread:
+                return {"type": "http.request", "body": unread.pop(), "more_body": False}
+            return await asyncio.Future()  # this client never goes away; it is cancelled with the task
+
+        async def drop(_message: Message) -> None:
+            pass
+
+        try:
+            await self._load(body["model"])
+            await self._app(scope, receive, drop)
+        except LlamaFarmError as error:
+            logger.warning("The shadow %s does not answer: %s", body["model"], error)
+        except Exception:  # a task's end: nobody else would hear of it
+            logger.exception("The shadow %s failed.", body["model"])

@@ -1,0 +1,117 @@
+"""A shadow answers copies of requests: nobody waits for it, sees it, or is harmed by it."""
+
+import asyncio
+import json
+
+import httpx
+import pytest
+
+from llamafarm_ray.errors import NotFoundError
+from llamafarm_ray.registry import RegistryState
+from llamafarm_ray.serving.access import Keys
+from llamafarm_ray.serving.feedback import FeedbackLog
+from llamafarm_ray.serving.gate import Gate
+from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.rollouts import Variant
+from llamafarm_ray.serving.rollouts.mirror import Mirror
+from llamafarm_ray.storage import Location
+from llamafarm_ray.types import Digest
+
+DIGEST = Digest.of(b"x")
+SHADOW = Target("bot:1.1.0#x", "bot:1.1.0", DIGEST, Variant.SHADOW, "bot@production#1")
+BASELINE = Target("bot:1.0.0#x", "bot:1.0.0", DIGEST, Variant.BASELINE, "bot@production#1", SHADOW)
+
+
+class Engine:
+    """Records what it is asked; the shadow's answers wait until they are let go."""
+
+    def __init__(self, fails=None):
+        self.asked, self.num_dropped = [], 0
+        self.go = asyncio.Event()
+        self.fails = fails
+
+    async def __call__(self, scope, receive, send):
+        body = json.loads((await receive())["body"])
+        self.asked.append((body["model"], body["prompt"], dict(scope["headers"])[b"content-length"]))
+        if body["model"] == SHADOW.engine_name:
+            await self.go.wait()
+            if self.fails:
+                raise self.fails
+            self.num_dropped += 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": body["model"].encode()})
+
+
+class Models:
+    loaded = ()
+
+    async def prepare(self, model, caller=None):
+        if caller is not None:
+            return BASELINE
+        self.loaded = (*self.loaded, model)
+        return None
+
+    def names(self):
+        return []
+
+
+async def ask(client):
+    return await client.post("/v1/completions", json={"model": "bot", "prompt": "hé"})
+
+
+def client_of(engine, models=None):
+    keys, feedback = Keys(RegistryState), FeedbackLog(Location("memory://mirror"))
+    transport = httpx.ASGITransport(app=Gate(engine, models or Models(), keys=keys, feedback=feedback))
+    return httpx.AsyncClient(transport=transport, base_url="http://test")
+
+
+@pytest.mark.parametrize("fails", [None, ValueError("broken")])
+def test_the_baseline_answers_without_waiting_for_the_shadow(fails, caplog):
+    async def scenario():
+        engine, models = Engine(fails), Models()
+        async with client_of(engine, models) as client:
+            answer = await asyncio.wait_for(ask(client), 5)  # the shadow is still at it
+            await asyncio.sleep(0)
+            engine.go.set()
+            await asyncio.sleep(0.05)
+        return engine, models, answer
+
+    engine, models, answer = asyncio.run(scenario())
+    assert (answer.text, answer.headers["x-llamafarm-variant"]) == (BASELINE.engine_name, "baseline")
+    assert models.loaded == (SHADOW.engine_name,)
+    assert sorted(engine.asked) == sorted(
+        (name, "hé", str(len(json.dumps({"model": name, "prompt": "hé"}, ensure_ascii=False).encode())).encode())
+        for name in (BASELINE.engine_name, SHADOW.engine_name)
+    )
+    assert engine.num_dropped == (0 if fails else 1)
+    assert ("failed" in caplog.text) == bool(fails)
+    assert "hé" not in caplog.text  # nothing of the prompt
+
+
+def test_a_shadow_that_can_not_keep_up_gets_no_more_copies():
+    async def scenario():
+        engine = Engine()
+
+        async def load(_name):
+            pass
+
+        mirror = Mirror(engine, load, most_at_once=3)
+        scope = {"type": "http", "headers": []}
+        sent = [mirror.send(scope, {"prompt": n}, SHADOW.engine_name) for n in range(5)]
+        engine.go.set()
+        await asyncio.sleep(0.05)
+        return sent, mirror.send(scope, {"prompt": 9}, SHADOW.engine_name), engine.num_dropped
+
+    assert asyncio.run(scenario()) == ([True, True, True, False, False], True, 3)
+
+
+def test_a_shadow_that_can_not_be_loaded_is_told_to_the_log(caplog):
+    async def scenario():
+        async def load(name):
+            raise NotFoundError(f"There is no {name}.")
+
+        Mirror(Engine(), load).send({"headers": []}, {}, "bot:1.1.0#x")
+        await asyncio.sleep(0.05)
+
+    asyncio.run(scenario())
+    assert "does not answer: There is no bot:1.1.0#x." in caplog.text
