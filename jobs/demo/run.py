@@ -91,7 +91,7 @@ def main() -> int:
         config = load_config(HERE / "config.yaml", settings)
         demo = Demo(folder, config, open_registry(str(folder / "home")))
         demo.folder.mkdir(parents=True, exist_ok=True)
-        with connect(None) as cluster:
+        with connect(None, with_dashboard=True) as cluster:
             run(demo, cluster)
     except LlamaFarmError as error:
         errors.show(error, as_json=False)

@@ -58,7 +58,7 @@ def command(
     registry = open_registry(config.home)
     config = with_model(config, registry, model)
     check_deployment(config, registry)
-    with connect(config.cluster.address) as cluster:
+    with connect(config.cluster.address, with_dashboard=True) as cluster:
         with stages(quiet=as_json) as progress:
             deployment = deploy(
                 config,

@@ -9,7 +9,7 @@ import logging
 import math
 import pickle
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,12 @@ REPETITION = "repetition"
 """The column in which a mixture of datasets says which copy of a row this is; 0 is the row itself."""
 
 _COLUMNS = ("input_ids", "labels", "lengths", "tag")
+_COUNTED = ["dropped", "num_tokens", "lengths", "error"]
 
 _BLOCK_TOKENS = 4_000_000
 """Tokens of a block that is sorted at once: 32 MB with their labels."""
+_FEW_ROWS, _FEW_BYTES = 5_000, 16 * 1024 * 1024
+"""So much is tokenised in this process: in a second or two, while others would take longer to import what it takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,10 @@ class TokenisedData:
 def tokenise(
     rows: ray.data.Dataset, *, base_model: Path, objective: Objective, max_length: int, seed: int, name: str
 ) -> TokenisedData:
-    """Tokenise rows on the cluster and put them in a random order.
+    """Tokenise rows and put them in a random order: a few in this process, more on the cluster.
 
     The order is by a hash of the seed and each row's tokens, so it is the same however the rows came in
-    blocks, and on however many workers they were tokenised.
+    blocks, and wherever they were tokenised.
 
     Args:
         rows: with the objective's columns.
@@ -85,8 +88,13 @@ def tokenise(
         rows.context.enable_progress_bars = False
         # What follows a sort comes in the order in which tasks end, unless it is told otherwise.
         rows.context.execution_options.preserve_order = True
-        tokenised = rows.map_batches(step, batch_format="pyarrow", zero_copy_batch=True).materialize()
-        num_rows, num_dropped, num_tokens, context_tokens = _count(tokenised)
+        few = _few(rows)
+        if few is None:
+            made = rows.map_batches(step, batch_format="pyarrow", zero_copy_batch=True).materialize()
+            num_rows, num_dropped, num_tokens, context_tokens = _count(_tables(made, _COUNTED))
+        else:
+            table = step(few)
+            num_rows, num_dropped, num_tokens, context_tokens = _count([table])
         if num_rows == 0:
             raise InputError(
                 f"There is no {name} row that can be trained on"
@@ -95,13 +103,36 @@ def tokenise(
                 hint="Give rows with an assistant turn, or a larger fine_tuning.training.max_length."
                 * bool(num_dropped),
             )
-        # A sort takes a task for each pair of blocks, so small data goes into few of them first.
-        blocks = tokenised.repartition(math.ceil(num_tokens / _BLOCK_TOKENS))
-        kept = blocks.map_batches(_keep, batch_format="pyarrow", batch_size=None).sort("order")
-        ordered = kept.select_columns([*_COLUMNS, "order"]).materialize()
-        digest = _digest(ordered)
-        dataset = ordered.select_columns(list(_COLUMNS)).materialize()
+        if few is None:
+            ordered = _sorted(made, num_blocks=math.ceil(num_tokens / _BLOCK_TOKENS))
+            digest = _digest(_tables(ordered, ["order"]))
+            dataset = ordered.select_columns(list(_COLUMNS)).materialize()
+        else:
+            table = _keep(table).sort_by("order")
+            digest = _digest([table])
+            dataset = ray.data.from_arrow(table.select(list(_COLUMNS)))
+        dataset.context.execution_options.preserve_order = True
     return TokenisedData(dataset, digest, num_rows, num_tokens, context_tokens, num_dropped)
+
+
+def _few(rows: ray.data.Dataset) -> pa.Table | None:
+    """All rows, if they are few."""
+    found = rows.limit(_FEW_ROWS + 1).materialize()
+    if not 0 < found.count() <= _FEW_ROWS or found.size_bytes() > _FEW_BYTES:
+        return None
+    blocks = [block for block in ray.get(found.to_arrow_refs()) if block.num_rows]
+    return pa.concat_tables(blocks, promote_options="permissive")
+
+
+def _sorted(tokenised: ray.data.Dataset, *, num_blocks: int) -> ray.data.Dataset:
+    """The rows that are kept, in their order."""
+    # A sort takes a task for each pair of blocks, so small data goes into few of them first.
+    kept = tokenised.repartition(num_blocks).map_batches(_keep, batch_format="pyarrow", batch_size=None)
+    return kept.sort("order").select_columns([*_COLUMNS, "order"]).materialize()
+
+
+def _tables(rows: ray.data.Dataset, columns: list[str]) -> Iterator[pa.Table]:
+    return iter(rows.select_columns(columns).iter_batches(batch_format="pyarrow"))
 
 
 def _tokenise_block(block: pa.Table, *, base_model: str, objective: Objective, max_length: int, seed: int) -> pa.Table:
@@ -168,25 +199,24 @@ def row_order(seed: int, copy: int, row: TokenisedRow) -> str:
     return hashlib.blake2b(content.tobytes(), digest_size=16).hexdigest()
 
 
-def _digest(rows: ray.data.Dataset) -> str:
+def _digest(tables: Iterable[pa.Table]) -> str:
     """Of all rows in their order."""
     hasher = hashlib.sha256()
-    for batch in rows.select_columns(["order"]).iter_batches(batch_format="pyarrow"):
-        hasher.update("".join(batch.column("order").to_pylist()).encode())
+    for table in tables:
+        hasher.update("".join(table.column("order").to_pylist()).encode())
     return f"sha256:{hasher.hexdigest()}"
 
 
-def _count(tokenised: ray.data.Dataset) -> tuple[int, dict[str, int], int, float]:
+def _count(tables: Iterable[pa.Table]) -> tuple[int, dict[str, int], int, float]:
     """Rows kept, rows dropped by reason, tokens kept, and their mean context. Raises the error that a block holds."""
     num_by_reason: Counter[str] = Counter()
     num_tokens = squares = 0
-    columns = ["dropped", "num_tokens", "lengths", "error"]
-    for batch in tokenised.select_columns(columns).iter_batches(batch_format="pyarrow"):
-        for error in batch.column("error").drop_null().to_pylist():
+    for table in tables:
+        for error in table.column("error").drop_null().to_pylist():
             raise pickle.loads(error)  # noqa: S301 - written by our own task a moment ago
-        num_by_reason.update(batch.column("dropped").to_pylist())
-        num_tokens += pc.sum(batch.column("num_tokens")).as_py() or 0
-        lengths = pc.list_flatten(batch.column("lengths")).cast(pa.int64())
+        num_by_reason.update(table.column("dropped").to_pylist())
+        num_tokens += pc.sum(table.column("num_tokens")).as_py() or 0
+        lengths = pc.list_flatten(table.column("lengths")).cast(pa.int64())
         squares += pc.sum(pc.multiply(lengths, lengths)).as_py() or 0
     num_rows = num_by_reason.pop("", 0)
     return num_rows, dict(sorted(num_by_reason.items())), num_tokens, squares / max(1, num_tokens)

@@ -237,12 +237,14 @@ def _pass_on(channel: Any, on_progress: Callable[[Progress], None] | None, note:
 def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:
     job, workers = plan.job, plan.workers
     is_elastic = workers.min_workers < workers.num_workers
-    datasets = {"train": plan.train.dataset}
+    # Every worker reads the whole stream and keeps its rows: Ray Train's split gives out blocks in the order that
+    # workers ask, and drops what does not divide. So there is nothing that its manager of datasets has to do.
+    rows = {"train": plan.train.dataset}
     if plan.validation is not None:
-        datasets["validation"] = plan.validation.dataset
+        rows["validation"] = plan.validation.dataset
     return ray.train.torch.TorchTrainer(
         train_worker,
-        train_loop_config={"job": job, "channel": channel},
+        train_loop_config={"job": job, "channel": channel, "rows": rows},
         torch_config=ray.train.torch.TorchConfig(backend="nccl" if workers.use_gpu else "gloo"),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(workers.min_workers, workers.num_workers) if is_elastic else workers.num_workers,
@@ -259,12 +261,6 @@ def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:
             failure_config=ray.train.FailureConfig(max_failures=-1),
             callbacks=[EndOfAttempts(channel)],
             logging_config=ray.train.LoggingConfig(log_level="CRITICAL"),
-        ),
-        datasets=datasets,
-        # Every worker reads the whole stream and keeps its rows: Ray Train's split gives out blocks in the order that
-        # workers ask, and drops what does not divide.
-        dataset_config=ray.train.DataConfig(
-            datasets_to_split=[], execution_options=ray.data.ExecutionOptions(preserve_order=True)
         ),
     )
 

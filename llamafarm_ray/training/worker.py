@@ -11,7 +11,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,28 +54,31 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's entry point: run the job, and turn whatever goes wrong into an error of ours.
 
     Args:
-        settings: ``job``, a `TrainingJob`, and ``channel``, the handle of a `ProgressChannel` actor.
+        settings: ``job``, a `TrainingJob`, ``channel``, the handle of a `ProgressChannel` actor, and ``rows``, Ray
+            Data's datasets ``train`` and perhaps ``validation``.
 
     Returns:
         The `RunState` as a dictionary, with ``num_trainable_parameters``; empty where the channel holds a failure.
     """
-    job, channel = settings["job"], settings["channel"]
+    job, channel, rows = settings["job"], settings["channel"], settings["rows"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
     try:
         if ray.get(channel.failure.remote()) is not None:
             return {}  # another try would end the same way; the driver raises it
         with _output_to(job.folder.logs / f"worker-{rank}.log"):
-            return _run_reported(job, channel, rank, context.get_world_size())
+            return _run_reported(job, channel, rows, rank, context.get_world_size())
     except ray.exceptions.RayActorError:
         return {}  # the channel is gone, and with it the driver's word; it says so itself
 
 
-def _run_reported(job: TrainingJob, channel: Any, rank: int, num_workers: int) -> dict[str, Any]:
+def _run_reported(
+    job: TrainingJob, channel: Any, rows: Mapping[str, Any], rank: int, num_workers: int
+) -> dict[str, Any]:
     """Run the job, and tell the channel what no other try can mend."""
     heartbeat = Heartbeat(channel, _attempt(channel, rank, num_workers), rank)
     try:
-        return _Run(job, channel, heartbeat).run()
+        return _Run(job, channel, rows, heartbeat).run()
     except Exception as error:  # the process boundary: the driver can't unpickle every library's errors
         failure = error if isinstance(error, LlamaFarmError) else _as_ours(error)
         if isinstance(error, LlamaFarmError) or not _is_lost_worker(error):
@@ -119,13 +122,15 @@ class _Run:
     Args:
         job: what to do.
         channel: handle of a `ProgressChannel` actor.
+        rows: Ray Data's datasets ``train`` and perhaps ``validation``, materialised.
         heartbeat: this worker's.
     """
 
-    def __init__(self, job: TrainingJob, channel: Any, heartbeat: Heartbeat) -> None:
+    def __init__(self, job: TrainingJob, channel: Any, rows: Mapping[str, Any], heartbeat: Heartbeat) -> None:
         quiet_libraries()
         self._job = job
         self._channel = channel
+        self._rows = rows
         self._heartbeat = heartbeat
         self._place = _find_place(job.distributed.cpus_per_worker)
         self._objective = find_objective(job.objective, job.objective_settings)
@@ -266,10 +271,9 @@ class _Run:
             self._observers.checkpoint(state.step, time.perf_counter() - started)
 
     def _windows(self, name: str, plan: BatchPlan, *, first_step: int, num_steps: int) -> Iterator[Window]:
-        rows = ray.train.get_dataset_shard(name)
         return windows(
             plan,
-            functools.partial(read_epoch, rows, seed=self._job.seed),
+            functools.partial(read_epoch, self._rows[name], seed=self._job.seed),
             rank=self._place.rank,
             num_workers=self._place.num_workers,
             first_step=first_step,

@@ -44,8 +44,12 @@ class ClusterInfo:
 
 
 @contextmanager
-def connect(address: str | None) -> Iterator[ClusterInfo]:
+def connect(address: str | None, *, with_dashboard: bool = False) -> Iterator[ClusterInfo]:
     """Use the cluster at ``address`` (or ``$RAY_ADDRESS``), or without one a local Ray that ends with the block.
+
+    Args:
+        address: the cluster's.
+        with_dashboard: whether a local Ray has one.
 
     Raises:
         InputError: the address is malformed, or nothing answers at it.
@@ -66,7 +70,7 @@ def connect(address: str | None) -> Iterator[ClusterInfo]:
             dashboard = _join(address)
         else:
             folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
-            dashboard = _start(folder)
+            dashboard = _start(folder, with_dashboard=with_dashboard)
         quiet()
         with _ended_by_sigterm():
             yield _info(dashboard, started_here=folder is not None)
@@ -152,7 +156,7 @@ def _join(address: str) -> str:
     return str(context.dashboard_url or "")
 
 
-def _start(folder: Path) -> str:
+def _start(folder: Path, *, with_dashboard: bool) -> str:
     """Start a Ray that keeps everything in ``folder``, and say where its dashboard is."""
     import ray  # noqa: PLC0415
 
@@ -161,7 +165,7 @@ def _start(folder: Path) -> str:
         context = ray.init(
             address="local",
             num_cpus=max(_MIN_LOCAL_CPUS, os.cpu_count() or 1),
-            include_dashboard=True,
+            include_dashboard=with_dashboard,  # ten processes, whose start a short command would wait for
             dashboard_host="127.0.0.1",
             dashboard_port=free_port(),
             log_to_driver=False,

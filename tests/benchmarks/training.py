@@ -39,7 +39,7 @@ class Scale:
 
     rounds: int = 3
     rows: int = 640
-    long_rows: int = 4000
+    long_rows: int = 3000
 
 
 QUICK = Scale(rounds=1, rows=64, long_rows=96)
@@ -344,6 +344,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small numbers, to see that it works")
+    parser.add_argument("--rounds", type=int, default=Scale.rounds, help="how often all take turns")
     parser.add_argument("--child", nargs=5, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -352,7 +353,7 @@ def main() -> None:
         print(json.dumps(found), flush=True)
         return
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        numbers = measure(QUICK if arguments.quick else Scale(), Path(folder))
+        numbers = measure(QUICK if arguments.quick else Scale(arguments.rounds), Path(folder))
     for name, number in numbers.items():
         print(f"{'met ' if number['met'] else 'MISS'} {name}: {number['measured']} (goal {number['goal']})")
     print(json.dumps({"benchmark": "training", "numbers": numbers}))

@@ -134,7 +134,12 @@ class Terminal:
     def __init__(self, command, **options):
         self._ours, theirs = os.openpty()
         self.shown = ""
-        self.process = subprocess.Popen(command, preexec_fn=lambda: os.login_tty(theirs), **options)  # noqa: PLW1509
+
+        def log_in():
+            os.login_tty(theirs)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, these tests perhaps, ignore it
+
+        self.process = subprocess.Popen(command, preexec_fn=log_in, **options)  # noqa: PLW1509
         os.close(theirs)
 
     def wait_for(self, text, timeout_s=120):

@@ -29,7 +29,7 @@ def place(ray_cluster, tmp_path_factory):
     ("name", "files"),
     [
         ("qlora", {"adapter_config.json", "adapter_model.safetensors"}),
-        ("full", {"config.json", "model.safetensors"}),
+        pytest.param("full", {"config.json", "model.safetensors"}, marks=pytest.mark.long),
         pytest.param("deepspeed", {"adapter_config.json", "adapter_model.safetensors"}, marks=pytest.mark.long),
     ],
 )

@@ -99,6 +99,7 @@ def test_two_workers_learn_what_one_does(llama, bert, tmp_path, objective, tunin
         assert not (folder / "modules.json").exists()
 
 
+@pytest.mark.long
 def test_plain_text_is_trained_without_a_chat_template(tmp_path):
     base = make_tiny_model(tmp_path / "base", chat_template=None)
     result, _ = train("pretraining", base, tmp_path, "out", method="lora")

@@ -28,10 +28,6 @@ def test_a_writer_to_a_folder_killed_at_any_point_loses_nothing_it_acknowledged(
     check_crashes(crash_at_points(LOCAL_POINTS, str(tmp_path / "store"), tmp_path), set(range(NUM_STEPS)))
 
 
-def test_a_writer_to_an_object_store_killed_at_three_points_loses_nothing_it_acknowledged(busy_bucket, tmp_path):  # noqa: F811  (the fixture)
-    check_crashes(crash_at_points(3, busy_bucket, tmp_path), set())
-
-
 @pytest.mark.crash
 @pytest.mark.parametrize("part", list(S3_PARTS))
 def test_a_writer_to_an_object_store_killed_at_any_point_loses_nothing_it_acknowledged(part, busy_bucket, tmp_path):  # noqa: F811  (the fixture)
