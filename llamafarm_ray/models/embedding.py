@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch.nn import functional
 
 from llamafarm_ray.config.objectives import Pooling
+from llamafarm_ray.errors import InputError
 
-__all__ = ["pooled", "write_sentence_transformers_files"]
+__all__ = ["pooled", "read_pooling", "write_sentence_transformers_files"]
 
 _MODULES = ("Transformer", "Pooling", "Normalize")
-_POOLING_MODES = {
+_POOLING_MODES: Mapping[Pooling, str] = {
     "cls": "pooling_mode_cls_token",
     "mean": "pooling_mode_mean_tokens",
     "last": "pooling_mode_lasttoken",
@@ -41,6 +43,25 @@ def pooled(hidden: torch.Tensor, attention_mask: torch.Tensor, pooling: Pooling)
         mask = attention_mask.unsqueeze(-1).to(hidden.dtype)
         vectors = (hidden * mask).sum(dim=1) / mask.sum(dim=1)
     return functional.normalize(vectors, dim=-1)
+
+
+def read_pooling(folder: Path | None) -> Pooling | None:
+    """How a folder's token vectors become one, as sentence-transformers' files say; ``None`` where they say nothing.
+
+    Raises:
+        InputError: they ask for what `pooled` does not do.
+    """
+    path = folder / "1_Pooling" / "config.json" if folder is not None else None
+    if path is None or not path.is_file():
+        return None
+    said = json.loads(path.read_text(encoding="utf-8"))
+    asked = [key for key, value in said.items() if key.startswith("pooling_mode_") and value is True]
+    for mode, key in _POOLING_MODES.items():
+        if asked == [key]:
+            return mode
+    raise InputError(
+        f"{path} asks for {' and '.join(asked) or 'no pooling'}.", hint="Mean, last and cls can be served."
+    )
 
 
 def write_sentence_transformers_files(

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -90,6 +91,7 @@ class Gate:
         feedback: where feedback is kept.
         limits: what each key may, and how many requests the engine gets at once.
         log_prompts: whether prompts are logged.
+        routes: the engine's POST routes that name a model in their body.
     """
 
     def __init__(
@@ -101,8 +103,10 @@ class Gate:
         feedback: FeedbackLog,
         limits: Limits | None = None,
         log_prompts: bool = False,
+        routes: Collection[str] = MODEL_ROUTES,
     ) -> None:
         self._app = app
+        self._routes = frozenset(routes)
         self._models = models
         self._keys = keys
         self._feedback = feedback
@@ -144,7 +148,7 @@ class Gate:
                 if name not in self._models.names() or not tenant.may_use(name):
                     raise NotFoundError(f"The model {name[:120]!r} does not exist.")
                 await answer(send, 200, self._card(name))
-            elif method == "POST" and path in MODEL_ROUTES and plain:
+            elif method == "POST" and path in self._routes and plain:
                 await self._generate(_Request(scope, receive, send, tenant, account, routed))
             elif method == "POST" and path == FEEDBACK_ROUTE and plain:
                 await self._take_feedback(scope, receive, send, tenant)

@@ -19,10 +19,20 @@ from llamafarm_ray.serving.asgi import Header, Receive, Scope
 from llamafarm_ray.serving.refusals import BodyTooLargeError, MediaTypeError, SlowClientError
 from llamafarm_ray.serving.rollouts.split import Caller
 
-__all__ = ["SESSION_HEADER", "bound_generation", "caller_of", "check_headers", "check_shape", "read_object"]
+__all__ = [
+    "ROUTED_HEADER",
+    "SESSION_HEADER",
+    "bound_generation",
+    "caller_of",
+    "check_headers",
+    "check_shape",
+    "read_object",
+]
 
 SESSION_HEADER = "x-llamafarm-session"
 """The request header that names a session: a rollout gives all of its requests the same variant."""
+ROUTED_HEADER = b"serve_multiplexed_model_id"
+"""The header that a router's decision comes in, from the proxy."""
 
 _MAX_DEPTH = 64
 _MAX_NAME_CHARS = 320
@@ -36,7 +46,6 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON spells one; whether it has its other half is looked at then."""
 _OURS = b"x-llamafarm-"
 _SESSION = SESSION_HEADER.encode()
-_ROUTED = b"serve_multiplexed_model_id"
 _ROUTED_SPELLINGS = re.compile(rb"serve[-_]multiplexed[-_]model[-_]id")
 _ENGINE_FIELDS = frozenset(
     {
@@ -67,13 +76,13 @@ def check_headers(headers: Iterable[Header]) -> str | None:
         name = raw.lower()
         if not _TOKEN.fullmatch(name) or _NOT_IN_VALUES.search(value):
             raise InputError(f"The header {_shown(name)} is malformed.")
-        if name in seen and (name in _ONCE or name == _ROUTED):
+        if name in seen and (name in _ONCE or name == ROUTED_HEADER):
             raise InputError(f"The header {_shown(name)} is given twice.")
         seen.add(name)
         if name.replace(b"_", b"-").startswith(_OURS) and name != _SESSION:
             raise InputError(f"The header {_shown(name)} is for responses only.", hint="Leave it out.")
         if _ROUTED_SPELLINGS.fullmatch(name):
-            if name != _ROUTED:
+            if name != ROUTED_HEADER:
                 raise InputError(f"The header {_shown(name)} is not for clients.", hint="Leave it out.")
             routed = value.decode("latin-1") or None
     if {b"content-length", b"transfer-encoding"} <= seen:
@@ -260,7 +269,7 @@ def bound_generation(path: str, body: dict[str, Any], limits: Limits) -> None:
     Raises:
         InputError: it asks for more.
     """
-    num_prompts = _num_prompts(body.get("prompt"))
+    num_prompts = _num_prompts(body.get("prompt", body.get("input")))
     num_choices = num_prompts * max(body.get("n") or 1, body.get("best_of") or 1)
     if num_choices > limits.max_choices:
         raise InputError(

@@ -35,7 +35,7 @@ def _parts(body: dict[str, Any]) -> list[int | dict[str, Any]]:
     """What is counted for itself: the requests to ``/tokenize``, or the lengths where the tokens are given."""
     if "messages" in body:
         return [{name: body[name] for name in _TEMPLATE_FIELDS if body.get(name) is not None}]
-    prompt = body.get("prompt")
+    prompt = body.get("prompt", body.get("input"))
     if isinstance(prompt, str):
         return [{"prompt": prompt}]
     if not isinstance(prompt, list):

@@ -1,0 +1,107 @@
+"""What an engine is: versions by name, and tokens out of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+__all__ = ["Engine", "FinishReason", "Output", "SamplingParams", "ScoredToken"]
+
+FinishReason = Literal["stop", "length"]
+"""Why an answer ended: the model said so (or a stop text came), or it was as long as it may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How tokens are drawn; the names are vLLM's and OpenAI's.
+
+    Attributes:
+        max_tokens: the longest answer; 0 scores the prompt only.
+        temperature: what logits are divided by; 0 takes the most probable token.
+        top_p: the share of probability, of the most probable tokens, that is drawn from.
+        top_k: how many of the most probable tokens are drawn from; 0: all.
+        seed: makes drawing repeatable; ``None``: it isn't.
+        stop_token_ids: tokens that end an answer, beside the model's own.
+        ignore_eos: whether the answer goes on after the model's own end.
+        logprobs: how many of the most probable tokens are told with each token; ``None``: no log-probabilities at all.
+        prompt_logprobs: likewise of the prompt's tokens.
+    """
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop_token_ids: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token, and how probable it was.
+
+    Attributes:
+        token_id: its id.
+        logprob: the natural logarithm of its probability before temperature and the like; ``None`` where that was not
+            asked for, and for a prompt's first token.
+        top: the most probable tokens at its place and their log-probabilities, the most probable first.
+    """
+
+    token_id: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One step of an answer.
+
+    Attributes:
+        token: the next token; ``None`` where a step only tells of the prompt, or where nothing was to be written.
+        finish_reason: why the answer ends with this step; ``None``: it goes on.
+        prompt: the prompt's tokens, in the first step, where their log-probabilities were asked for.
+    """
+
+    token: ScoredToken | None = None
+    finish_reason: FinishReason | None = None
+    prompt: tuple[ScoredToken, ...] = ()
+
+
+class Engine(Protocol):
+    """A base model and versions of it, each under a name that never changes meaning.
+
+    Every method raises a :class:`~llamafarm_ray.errors.LlamaFarmError` for what is not to be had.
+    """
+
+    @property
+    def tokenizer(self) -> Any:
+        """The base model's tokenizer, as transformers has them, with its chat template."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it writes text; otherwise it gives texts vectors."""
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Have the version in ``folder`` answer to ``name``."""
+
+    async def unload_adapter(self, name: str) -> None:
+        """Free a version; answers under way are written to their end."""
+
+    def max_model_len(self, name: str) -> int | None:
+        """The most tokens that a prompt and its answer may have together; ``None``: no bound is known."""
+
+    def generate(self, name: str, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
+        """Write an answer, a step a token; the last step has a ``finish_reason``. Closing it ends the work.
+
+        Args:
+            name: the version, or the base model.
+            prompt: token ids, one at least.
+            params: how tokens are drawn.
+        """
+
+    async def embed(self, name: str, tokens: Sequence[int]) -> Sequence[float]:
+        """The vector of a text of these token ids."""

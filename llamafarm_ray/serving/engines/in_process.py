@@ -1,0 +1,153 @@
+"""The engine for everything that answers in this process: transformers with peft, and classes that users write."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UserError
+from llamafarm_ray.serving.engines.base import Output, SamplingParams
+from llamafarm_ray.serving.engines.worker import Worker
+
+__all__ = ["InProcessEngine", "LanguageModel"]
+
+
+class LanguageModel:
+    """One version of a model, in memory."""
+
+    writes: bool = True
+    """Whether :meth:`generate` works; otherwise :meth:`embed` must."""
+    max_model_len: int | None = None
+    """The most tokens that a prompt and its answer may have together; ``None``: there is no bound."""
+
+    def generate(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[Output]:
+        """Write an answer, a step a token; the last step has a ``finish_reason``.
+
+        Closed early when the client goes away.
+
+        Args:
+            prompt: token ids, one at least; with ``params.max_tokens`` no more than ``max_model_len``.
+            params: how tokens are drawn; refuse what can't be heeded.
+
+        Raises:
+            UserError: it can't be answered as asked.
+        """
+        del prompt, params
+        raise InputError("This model writes no text.", hint="Ask /v1/embeddings.")
+
+    def embed(self, tokens: Sequence[int]) -> Sequence[float]:
+        """The vector of a text of these token ids.
+
+        Raises:
+            UserError: this model has none.
+        """
+        del tokens
+        raise InputError("This model gives no vectors; it writes text.", hint="Ask /v1/chat/completions.")
+
+
+class InProcessEngine:
+    """An :class:`~llamafarm_ray.serving.engines.base.Engine` of models in this process.
+
+    Args:
+        base_name: what requests call the base model by.
+        tokenizer: the base model's.
+        load: loads the version in a folder, or with ``None`` the base model, which is loaded at once.
+    """
+
+    def __init__(self, base_name: str, tokenizer: Any, load: Callable[[Path | None], LanguageModel]) -> None:
+        self._base_name = base_name
+        self._load = load
+        self._models = {base_name: load(None)}
+        self._worker = Worker("engine")
+        self.tokenizer = tokenizer
+
+    @property
+    def writes(self) -> bool:
+        """See ``Engine.writes``."""
+        return self._models[self._base_name].writes
+
+    @property
+    def loaded(self) -> list[str]:
+        """The names that answer, sorted."""
+        return sorted(self._models)
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """See ``Engine.load_adapter``.
+
+        Raises:
+            UserError: the version does not fit the base model, or this engine.
+        """
+        try:
+            self._models[name] = await asyncio.to_thread(self._load, folder)
+        except LlamaFarmError:
+            raise
+        except Exception as error:  # a user's class may raise anything
+            raise UserError(f"The engine can't load {name}: {type(error).__name__}: {error}") from error
+
+    async def unload_adapter(self, name: str) -> None:
+        """See ``Engine.unload_adapter``.
+
+        Raises:
+            InputError: it is the base model.
+        """
+        if name == self._base_name:
+            raise InputError(f"{name!r} is the base model.", hint="Stop the deployment to free it.")
+        self._models.pop(name, None)  # answers under way hold it
+
+    def max_model_len(self, name: str) -> int | None:
+        """See ``Engine.max_model_len``."""
+        return self._model(name).max_model_len
+
+    async def generate(self, name: str, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
+        """See ``Engine.generate``.
+
+        Raises:
+            NotFoundError: nothing of that name is loaded.
+            InputError: the prompt is empty, or too long with its answer.
+        """
+        model = self._model(name)
+        _check_length(len(prompt), params.max_tokens, model.max_model_len)
+        steps = self._worker.run(lambda: model.generate(prompt, params))
+        try:
+            async for step in steps:
+                yield step
+        finally:
+            await steps.aclose()
+
+    async def embed(self, name: str, tokens: Sequence[int]) -> Sequence[float]:
+        """See ``Engine.embed``.
+
+        Raises:
+            NotFoundError: nothing of that name is loaded.
+            InputError: there are no tokens, or too many.
+        """
+        model = self._model(name)
+        _check_length(len(tokens), 0, model.max_model_len)
+        vectors = self._worker.run(lambda: iter([model.embed(tokens)]))
+        try:
+            return await anext(vectors)
+        finally:
+            await vectors.aclose()
+
+    def _model(self, name: str) -> LanguageModel:
+        if name not in self._models:
+            raise NotFoundError(f"The model {name!r} is not loaded.")
+        return self._models[name]
+
+
+def _check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:
+    """Refuse a prompt without tokens, and one that is too long with its answer.
+
+    Raises:
+        InputError: it is.
+    """
+    if num_prompt == 0:
+        raise InputError("The prompt has no tokens.", hint="Send a text.")
+    if longest is not None and num_prompt + max_tokens > longest:
+        raise InputError(
+            f"The prompt has {num_prompt} tokens and its answer may have {max_tokens}; "
+            f"{longest} is the most that the model has room for.",
+            hint="Shorten the prompt, or set a smaller max_tokens.",
+        )

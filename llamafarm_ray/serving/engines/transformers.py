@@ -1,0 +1,215 @@
+"""Transformers with peft: a base model and adapters of every type that peft knows, ours among them.
+
+Each version has a tree of modules of its own around the base model's weights, which are in memory once: so peft's
+loader treats it as it treats a model in training and evaluation, no version is ever switched on for another one's
+tokens, and a version that is dropped leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.models.adapters import load_adapter
+from llamafarm_ray.models.embedding import pooled, read_pooling
+from llamafarm_ray.models.loading import Task, load_model
+from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
+from llamafarm_ray.serving.engines.base import FinishReason, Output, SamplingParams, ScoredToken
+from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel
+from llamafarm_ray.serving.engines.sampling import Sampler, score
+
+__all__ = ["transformers_engine"]
+
+_CHUNK_TOKENS = 512
+"""How much of a prompt is computed in one step: other answers go on between the chunks of a long one."""
+
+
+def transformers_engine(
+    base_name: str, folder: Path, *, max_model_len: int | None = None, dtype: str | None = None
+) -> InProcessEngine:
+    """The engine for a base model and its adapters: on the GPU if there is one, else on the CPU.
+
+    Args:
+        base_name: what requests call the base model by.
+        folder: its files.
+        max_model_len: the longest prompt with its answer, in tokens; by default what the model was made for.
+        dtype: what weights are held in, as torch names it (``bfloat16``); by default bfloat16 on a GPU that computes in
+            it, else float32.
+
+    Raises:
+        InputError: the folder can't be read, the model keeps another state than keys and values, or there is no such
+            dtype.
+    """
+    quiet_libraries()
+    shared = _SharedBase(folder, max_model_len, _dtype(dtype))
+    return InProcessEngine(base_name, load_tokenizer(folder), shared.version)
+
+
+class _SharedBase:
+    """A base model's weights, and the versions that share them."""
+
+    def __init__(self, folder: Path, max_model_len: int | None, dtype: torch.dtype) -> None:
+        # sentence-transformers' list of what turns tokens into a vector: such a model writes no text.
+        task: Task = "embedding" if (folder / "modules.json").is_file() else "causal-lm"
+        model = load_model(folder, dtype=dtype, task=task).to(_device()).eval()
+        if getattr(model, "_is_stateful", False):
+            raise InputError(
+                f"{model.config.model_type} models keep another state than keys and values, which engine transformers "
+                "can't go on from.",
+                hint="Set deployment.engine to vllm.",
+            )
+        self._folder = folder
+        self._model = model
+        self._task = task
+        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self._longest = min((bound for bound in (max_model_len, positions) if bound is not None), default=None)
+
+    def version(self, folder: Path | None) -> LanguageModel:
+        """The base model itself, or with the adapter in ``folder``.
+
+        Raises:
+            InputError: the adapter does not fit.
+        """
+        model = self._model if folder is None else load_adapter(_twin(self._model), folder).eval()
+        if self._task == "embedding":
+            return _Encoder(model, read_pooling(folder) or read_pooling(self._folder) or "mean", self._longest)
+        return _Writer(model, self._longest)
+
+
+def _twin(model: Any) -> Any:
+    """The same model in new modules around the same tensors."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
+
+
+class _Writer(LanguageModel):
+    """A causal language model, with an adapter or without."""
+
+    def __init__(self, model: Any, longest: int | None) -> None:
+        self._model = model
+        config: Any = getattr(model, "active_peft_config", None)
+        self._has_prefix = config is not None and config.is_prompt_learning
+        if self._has_prefix and config.peft_type != "PREFIX_TUNING":
+            raise InputError(
+                f"The adapter is of type {config.peft_type.value}, which engine transformers can't serve.",
+                hint="Of methods that put something before the prompt, prefix_tuning can be served.",
+            )
+        # A prefix is keys and values in the cache, and nothing else: what computes is the base model.
+        self._forward = model.get_base_model() if self._has_prefix else model
+        plain = model.get_base_model() if config is not None else model
+        self._keeps_last = "logits_to_keep" in inspect.signature(plain.forward).parameters
+        self._eos_ids = _eos_ids(plain)
+        if longest is not None and self._has_prefix:
+            longest -= config.num_virtual_tokens
+        self.max_model_len = longest
+
+    @torch.inference_mode()
+    def generate(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[Output]:
+        """See `LanguageModel.generate`."""
+        cache = self._new_cache()
+        told: list[ScoredToken] = []
+        logits = torch.empty(0)
+        for start in range(0, len(prompt), _CHUNK_TOKENS):
+            chunk = prompt[start : start + _CHUNK_TOKENS]
+            computed = self._logits(chunk, cache, all_of_them=params.prompt_logprobs is not None)
+            if params.prompt_logprobs is not None:
+                told += _scored(chunk, logits, computed, params.prompt_logprobs)
+            logits = computed[-1]
+            if start + _CHUNK_TOKENS < len(prompt):
+                yield Output()
+        if params.max_tokens == 0:
+            yield Output(finish_reason="length", prompt=tuple(told))
+            return
+        sample, ends = Sampler(params), self._ends(params)
+        for index in range(params.max_tokens):
+            token_id = sample(logits)
+            reason: FinishReason | None = None
+            if token_id in ends:
+                reason = "stop"
+            elif index + 1 == params.max_tokens:
+                reason = "length"
+            yield Output(score(token_id, logits, params.logprobs), reason, tuple(told) if index == 0 else ())
+            if reason is not None:
+                return
+            logits = self._logits([token_id], cache, all_of_them=False)[-1]
+
+    def _new_cache(self) -> DynamicCache:
+        if self._has_prefix:
+            return self._model.get_prompt(batch_size=1)
+        return DynamicCache(config=self._model.config)
+
+    def _logits(self, tokens: Sequence[int], cache: DynamicCache, *, all_of_them: bool) -> torch.Tensor:
+        """The logits after each of the tokens, or after the last one: of shape (positions, vocabulary)."""
+        options = {} if all_of_them or not self._keeps_last else {"logits_to_keep": 1}
+        ids = torch.tensor([list(tokens)], device=self._model.device)
+        computed: torch.Tensor = self._forward(input_ids=ids, past_key_values=cache, use_cache=True, **options).logits
+        return computed[0]
+
+    def _ends(self, params: SamplingParams) -> set[int]:
+        return {*params.stop_token_ids, *(() if params.ignore_eos else self._eos_ids)}
+
+
+class _Encoder(LanguageModel):
+    """A model that gives texts vectors, with an adapter or without."""
+
+    writes = False
+
+    def __init__(self, model: Any, pooling: Any, longest: int | None) -> None:
+        self._model = model
+        self._pooling = pooling
+        self.max_model_len = longest
+
+    @torch.inference_mode()
+    def embed(self, tokens: Sequence[int]) -> Sequence[float]:
+        """See `LanguageModel.embed`."""
+        ids = torch.tensor([list(tokens)], device=self._model.device)
+        mask = torch.ones_like(ids)
+        hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
+        vector: list[float] = pooled(hidden, mask, self._pooling)[0].tolist()
+        return vector
+
+
+def _scored(tokens: Sequence[int], before: torch.Tensor, logits: torch.Tensor, num_top: int) -> list[ScoredToken]:
+    """A prompt's tokens, each by the logits at the position before it; the first one of all has none.
+
+    Args:
+        tokens: a chunk of the prompt.
+        before: the logits that the chunk before ended with; empty for the first chunk.
+        logits: of shape (tokens, vocabulary).
+        num_top: see `score`.
+    """
+    places = [before, *logits[:-1]]
+    return [
+        score(token, place, num_top) if place.numel() else ScoredToken(token)
+        for token, place in zip(tokens, places, strict=True)
+    ]
+
+
+def _eos_ids(model: Any) -> frozenset[int]:
+    """The tokens that end a text, as ``generate`` of transformers takes them from the model's files."""
+    known = getattr(model, "generation_config", None) or model.config
+    ids = known.eos_token_id
+    return frozenset([ids] if isinstance(ids, int) else ids or ())
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _dtype(name: str | None) -> torch.dtype:
+    if name is None:
+        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if has_bf16 else torch.float32
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(
+            f"deployment.engine_kwargs.dtype: {name!r} is no format of torch.", hint="Say float32 or bfloat16."
+        )
+    return found

@@ -1,0 +1,239 @@
+"""Adapters of every type answer exactly as in plain transformers and peft, at the same time and beside each other."""
+
+import asyncio
+
+import pytest
+import torch
+from method_models import randomise, reload, trained, wrapped
+from tiny_model import make_tiny_model
+
+from llamafarm_ray.errors import InputError, NotFoundError
+from llamafarm_ray.serving.engines import transformers as engine_module
+from llamafarm_ray.serving.engines.base import SamplingParams
+from llamafarm_ray.serving.engines.transformers import transformers_engine
+
+METHODS = ("lora", "adapter", "prefix_tuning", "hybrid_lora_adapter")
+PROMPTS = ([5, 40, 77, 300, 12], [9, 9, 200], list(range(30, 60)))
+NUM_TOKENS = 20
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("engines") / "base")
+
+
+@pytest.fixture(scope="module")
+def adapters(base, tmp_path_factory):
+    """A saved adapter of each method, as a training run writes it."""
+    folders = {}
+    for name in METHODS:
+        method, model = wrapped(base, name)
+        randomise(model)
+        folders[name] = tmp_path_factory.mktemp(name)
+        method.save(model, trained(model), folders[name])
+    return folders
+
+
+@pytest.fixture(scope="module")
+def engine(base, adapters):
+    async def loaded():
+        engine = transformers_engine("tiny", base)
+        for name, folder in adapters.items():
+            await engine.load_adapter(name, folder)
+        return engine
+
+    return asyncio.run(loaded())
+
+
+@pytest.fixture(scope="module")
+def oracle(base, adapters):
+    """What ``generate`` says to each prompt, by version."""
+    import transformers
+
+    plain = transformers.AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32).eval()
+    said = {"tiny": [generate(plain, prompt) for prompt in PROMPTS]}
+    for name, folder in adapters.items():
+        model = reload(base, folder)
+        said[name] = [generate(model, prompt) for prompt in PROMPTS]
+    return said
+
+
+def generate(model, prompt):
+    ids = torch.tensor([prompt])
+    with torch.no_grad():
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_TOKENS, do_sample=False
+        )
+    return out[0, len(prompt) :].tolist()
+
+
+async def answer(engine, name, prompt, num_tokens=NUM_TOKENS, **options):
+    params = SamplingParams(max_tokens=num_tokens, **{"temperature": 0.0, **options})
+    return [step async for step in engine.generate(name, prompt, params)]
+
+
+def tokens(steps):
+    return [step.token.token_id for step in steps if step.token is not None]
+
+
+def test_the_versions_answer_differently(oracle):
+    assert len({str(answers) for answers in oracle.values()}) == len(METHODS) + 1
+
+
+@pytest.mark.parametrize("name", ["tiny", *METHODS])
+def test_greedy_answers_are_those_of_generate(engine, oracle, name):
+    async def all_prompts():
+        return [tokens(await answer(engine, name, prompt)) for prompt in PROMPTS]
+
+    assert asyncio.run(all_prompts()) == oracle[name]
+
+
+def test_all_versions_at_the_same_time_answer_as_alone(engine, oracle):
+    async def together():
+        asked = [(name, index) for name in oracle for index in range(len(PROMPTS))]
+        answers = await asyncio.gather(*(answer(engine, name, PROMPTS[index]) for name, index in asked))
+        return {key: tokens(steps) for key, steps in zip(asked, answers, strict=True)}
+
+    for (name, index), said in asyncio.run(together()).items():
+        assert said == oracle[name][index], name
+
+
+def test_a_short_answer_does_not_wait_for_a_long_ones_end(engine):
+    async def scenario():
+        ended = []
+
+        async def ask(name, num_tokens):
+            await answer(engine, name, PROMPTS[0], num_tokens, ignore_eos=True)
+            ended.append(name)
+
+        await asyncio.gather(ask("adapter", 150), ask("tiny", 3))
+        return ended
+
+    assert asyncio.run(scenario()) == ["tiny", "adapter"]
+
+
+def test_a_prompt_in_chunks_is_answered_as_in_one(engine, oracle, monkeypatch):
+    monkeypatch.setattr(engine_module, "_CHUNK_TOKENS", 7)
+
+    async def chunked():
+        return [tokens(await answer(engine, name, PROMPTS[2])) for name in oracle]
+
+    assert asyncio.run(chunked()) == [answers[2] for answers in oracle.values()]
+
+
+@pytest.mark.parametrize("name", ["tiny", "adapter", "prefix_tuning"])
+@pytest.mark.parametrize("chunk", [512, 4])
+def test_log_probabilities_are_those_of_one_forward_pass(engine, base, adapters, monkeypatch, name, chunk):
+    monkeypatch.setattr(engine_module, "_CHUNK_TOKENS", chunk)
+    steps = asyncio.run(answer(engine, name, PROMPTS[2], 4, logprobs=3, prompt_logprobs=2))
+    told = [step for step in steps if step.token is not None or step.prompt]
+    scored = [*told[0].prompt, *(step.token for step in told)]
+    ids = [token.token_id for token in scored]
+    assert ids[: len(PROMPTS[2])] == PROMPTS[2]
+    if name == "tiny":
+        import transformers
+
+        model = transformers.AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.float32).eval()
+    else:
+        model = reload(base, adapters[name])
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+    assert scored[0].logprob is None
+    for place, token in enumerate(scored[1:]):
+        assert token.logprob == pytest.approx(expected[place, token.token_id].item(), abs=1e-4)
+        assert token.top[0][0] == int(expected[place].argmax())
+    assert [len(token.top) for token in scored] == [0] + [2] * (len(PROMPTS[2]) - 1) + [3] * 4
+
+
+def test_a_prompt_alone_can_be_scored(engine):
+    steps = asyncio.run(answer(engine, "tiny", PROMPTS[0], 0, prompt_logprobs=1))
+    assert [len(step.prompt) for step in steps] == [len(PROMPTS[0])]
+    assert steps[0].finish_reason == "length"
+    assert tokens(steps) == []
+
+
+def test_an_answer_ends_at_a_stop_token_or_at_its_length(engine, oracle):
+    said = oracle["adapter"][0]
+    stop = said[4]
+    steps = asyncio.run(answer(engine, "adapter", PROMPTS[0], stop_token_ids=(stop,)))
+    assert tokens(steps) == said[: said.index(stop) + 1]
+    assert [step.finish_reason for step in steps][-1] == "stop"
+    steps = asyncio.run(answer(engine, "adapter", PROMPTS[0], 3))
+    assert [step.finish_reason for step in steps] == [None, None, "length"]
+
+
+def test_a_seed_repeats_an_answer_whatever_runs_beside_it(engine):
+    async def scenario():
+        alone = tokens(await answer(engine, "lora", PROMPTS[1], temperature=1.0, seed=3))
+        beside, *_ = await asyncio.gather(
+            answer(engine, "lora", PROMPTS[1], temperature=1.0, seed=3),
+            answer(engine, "lora", PROMPTS[1], temperature=1.0, seed=4),
+        )
+        return alone, tokens(beside), tokens(await answer(engine, "lora", PROMPTS[1], temperature=1.0, seed=4))
+
+    alone, beside, other = asyncio.run(scenario())
+    assert alone == beside
+    assert alone != other
+
+
+def test_versions_share_the_bases_weights_and_none_is_changed(base, adapters):
+    async def scenario():
+        engine = transformers_engine("tiny", base)
+        before = tokens(await answer(engine, "tiny", PROMPTS[0]))
+        plain = dict(engine._models["tiny"]._model.named_parameters())
+        for name, folder in adapters.items():
+            await engine.load_adapter(name, folder)
+            own = {id(p) for p in engine._models[name]._model.parameters()}
+            assert {id(p) for p in plain.values()} <= own
+        assert tokens(await answer(engine, "tiny", PROMPTS[0])) == before
+
+    asyncio.run(scenario())
+
+
+def test_an_unloaded_version_is_freed_and_its_answer_is_written_to_the_end(base, adapters, oracle):
+    import gc
+    import weakref
+
+    async def scenario():
+        engine = transformers_engine("tiny", base)
+        await engine.load_adapter("bot", adapters["adapter"])
+        gone = weakref.ref(engine._models["bot"])
+        stream = engine.generate("bot", PROMPTS[0], SamplingParams(max_tokens=NUM_TOKENS, temperature=0.0))
+        said = [await anext(stream)]
+        await engine.unload_adapter("bot")
+        assert engine.loaded == ["tiny"]
+        said += [step async for step in stream]
+        assert tokens(said) == oracle["adapter"][0]
+        with pytest.raises(NotFoundError, match="bot"):
+            await answer(engine, "bot", PROMPTS[0])
+        await answer(engine, "tiny", PROMPTS[0], 1)  # the thread forgets a job with the next one
+        del stream
+        gc.collect()
+        assert gone() is None
+        with pytest.raises(InputError, match="base model"):
+            await engine.unload_adapter("tiny")
+
+    asyncio.run(scenario())
+
+
+def test_what_has_no_room_is_refused(engine, base):
+    longest = engine.max_model_len("tiny")
+    assert longest == 256
+    assert engine.max_model_len("prefix_tuning") < longest
+    assert transformers_engine("tiny", base, max_model_len=64).max_model_len("tiny") == 64
+    with pytest.raises(InputError, match="256 is the most"):
+        asyncio.run(answer(engine, "tiny", PROMPTS[0], 252))
+    with pytest.raises(InputError, match="no tokens"):
+        asyncio.run(answer(engine, "tiny", []))
+
+
+def test_an_adapter_of_another_base_is_refused(adapters, tmp_path):
+    other = make_tiny_model(tmp_path / "other", hidden_size=128)
+    engine = transformers_engine("other", other)
+    with pytest.raises(InputError, match="does not fit its base model"):
+        asyncio.run(engine.load_adapter("bot", adapters["adapter"]))
+
+
+def test_a_format_that_torch_does_not_have_is_refused(base):
+    with pytest.raises(InputError, match=r"engine_kwargs\.dtype: 'float7'"):
+        transformers_engine("tiny", base, dtype="float7")
