@@ -12,9 +12,10 @@ from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.rollout import Rollout, RolloutKind
 from llamafarm_ray.config.values import FrozenMapping, GpuField, MemoryField
 
-__all__ = ["DEFAULT_MAX_LORA_RANK", "LORA_RANKS", "AutoScaling", "Deployment", "Resources", "Target"]
+__all__ = ["DEFAULT_MAX_LORA_RANK", "LORA_RANKS", "AutoScaling", "Deployment", "EngineName", "Resources", "Target"]
 
 Target = Literal["local", "ray", "kubernetes"]
+EngineName = Literal["auto", "vllm", "transformers", "custom"]
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The rank limits that vLLM's engine can be started with."""
 DEFAULT_MAX_LORA_RANK: Final = 64
@@ -58,6 +59,10 @@ class Deployment(Section):
         default=1, ge=1, le=10000, description="Copies of the model that answer; the first number if scaled."
     )
     resources: Resources = section(Resources, "What each replica needs.")
+    engine: EngineName = Field(
+        default="auto",
+        description="What computes the answers; auto: vllm, or transformers where an adapter is nothing for vLLM.",
+    )
     auto_scaling: AutoScaling | None = Field(
         default=None, description="How replicas follow the load; unset: they don't."
     )

@@ -9,6 +9,7 @@ from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
+from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
 
 __all__ = ["SERVE_ENV", "build"]
@@ -21,6 +22,9 @@ SERVE_ENV = {
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
 
+_ENGINE_ENV = {**SERVE_ENV, "HF_HUB_OFFLINE": "1"}
+"""What every replica's environment has."""
+
 
 def build(args: dict[str, Any]) -> Any:
     """The application for a configuration given as plain values; ``serve deploy`` and ``serve run`` call this.
@@ -30,6 +34,7 @@ def build(args: dict[str, Any]) -> Any:
         ClusterError: the environment lacks :data:`SERVE_ENV`.
         InputError: the endpoint would be open to a network without keys, see
             :func:`llamafarm_ray.serving.access.check_keys`.
+        UnsupportedError: the engine that is asked for can't serve the base model or an adapter.
     """
     config = parse_config(args, source="the application's args")
     for name, value in SERVE_ENV.items():
@@ -38,14 +43,13 @@ def build(args: dict[str, Any]) -> Any:
                 f"{name} is not {value} in this process.",
                 hint="Start Ray with it: env " + " ".join(f"{k}={v}" for k, v in SERVE_ENV.items()) + " ray start ...",
             )
-    # These import vLLM and read the environment when they are imported.
-    from ray.serve.llm import LLMConfig  # noqa: PLC0415
-
-    from llamafarm_ray.serving.ray_llm import Served, compose  # noqa: PLC0415
-
     registry = open_registry(config.home)
     base = find_base(config.base_model, registry)
     check_keys(config.deployment, registry.refresh())
+    engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    # These read the environment when they are imported.
+    from llamafarm_ray.serving.versions import Served  # noqa: PLC0415
+
     served = Served(
         registry.home.uri,
         base.name,
@@ -55,6 +59,15 @@ def build(args: dict[str, Any]) -> Any:
         limits=_limits(config.deployment),
         log_prompts=config.deployment.log_prompts,
     )
+    if engine != "vllm":
+        from llamafarm_ray.serving.engines import replica  # noqa: PLC0415
+
+        settings = replica.engine_settings(engine, base, config.deployment)
+        return replica.compose(settings, served, config.deployment, env=_ENGINE_ENV)
+    from ray.serve.llm import LLMConfig  # noqa: PLC0415
+
+    from llamafarm_ray.serving.ray_llm import compose  # noqa: PLC0415
+
     return compose(LLMConfig(**_llm_config(config, base)), served)
 
 
@@ -78,7 +91,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     }
     if deployment.max_model_len is not None:
         engine["max_model_len"] = deployment.max_model_len
-    env = {**SERVE_ENV, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    env = {**_ENGINE_ENV, "VLLM_NO_USAGE_STATS": "1"}
     actor: dict[str, Any] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes

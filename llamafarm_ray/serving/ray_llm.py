@@ -19,7 +19,6 @@ import contextlib
 import pickle
 import time
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,6 @@ from ray.serve.context import _get_global_client
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 
-from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError, NotFoundError, UserError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.view import RegistryView
@@ -46,8 +44,9 @@ from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.intake import caller_of
 from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
-from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
+from llamafarm_ray.serving.resolution import Target, served_models
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
+from llamafarm_ray.serving.versions import Served
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -59,38 +58,6 @@ _LOAD_S = 600.0
 """A swap's first phase, pulling the adapter's files included."""
 _REPLICA_GONE_S = 0.5
 _ROUTER = "router"
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What an application serves.
-
-    Attributes:
-        home: the registry's home, reachable from every node.
-        base_name: the name requests call the base model by.
-        base_digest: manifest digest of the base's files; adapters of another base are refused.
-        preload: references of the adapters that are loaded before the first request.
-        require_key: whether requests need a key; ``None``: once the registry has principals.
-        limits: what each key may ask for, and how requests wait.
-        log_prompts: whether prompts are logged.
-    """
-
-    home: str
-    base_name: str
-    base_digest: Digest
-    preload: tuple[str, ...] = ()
-    require_key: bool | None = None
-    limits: Limits = field(default_factory=Limits)
-    log_prompts: bool = False
-
-    def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
-        """The target of a request's ``model``, or without a caller of what the router decided.
-
-        See :mod:`llamafarm_ray.serving.resolution`.
-        """
-        if caller is None:
-            return resolve_routed(model, view.state, base_name=self.base_name, base_digest=self.base_digest)
-        return resolve(model, view.state, base_name=self.base_name, base_digest=self.base_digest, caller=caller)
 
 
 class Replica(LLMServer):  # type: ignore[misc]

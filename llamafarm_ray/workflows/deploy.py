@@ -24,6 +24,7 @@ from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.serving.access import check_keys
+from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
@@ -88,7 +89,8 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
     """The base model to serve, and that its adapters exist: looked at before Ray is started or asked.
 
     Raises:
-        UnsupportedError: the configuration asks for what this release does not have.
+        UnsupportedError: the configuration asks for what this release does not have, or for an engine that can't serve
+            one of the adapters.
         InputError: the base model is missing or unusable, or the endpoint would be open to a network without keys.
         NotFoundError: an adapter is not registered.
     """
@@ -96,7 +98,9 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
     check_keys(config.deployment, registry.refresh())
     for reference in config.deployment.adapters:
         registry.resolve(reference)
-    return usable_base(config.base_model, registry)
+    base = usable_base(config.base_model, registry)
+    choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    return base
 
 
 def with_model(config: Config, registry: RegistryApi, model: str | None) -> Config:
@@ -169,7 +173,7 @@ def deploy(
     try:
         _start_serve(wanted.host, wanted.port, cluster)
         application = build({**resolved(config), "home": registry.home.uri})
-        _run(application, lambda: on_progress and on_progress("starting vLLM", time.monotonic() - started))
+        _run(application, lambda: on_progress and on_progress("starting the engine", time.monotonic() - started))
     except (RayError, RuntimeError) as error:
         raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), [])}") from error
     host, port = http_address() or (wanted.host, wanted.port)

@@ -1,0 +1,77 @@
+"""Which engine serves an application: what its base model and its adapters are decides, unless the user does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from llamafarm_ray.config.deployment import EngineName
+from llamafarm_ray.errors import UnsupportedError
+from llamafarm_ray.models.adapters import read_adapter_config
+from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
+
+__all__ = ["choose_engine"]
+
+_VLLM_METHODS = frozenset({"lora", "qlora"})
+_VLLM_TYPE = "LORA"
+"""What vLLM can put on a base model: low-rank updates without DoRA (https://docs.vllm.ai/en/latest/features/lora/)."""
+
+
+def choose_engine(asked: EngineName, base: BaseModel, adapters: Iterable[str], registry: RegistryApi) -> EngineName:
+    """The engine for a base model and the adapters that are deployed with it.
+
+    One application has one engine. ``auto`` is vLLM, which is the fastest, unless one of the adapters, or the base
+    model, is nothing that it can serve; transformers, which serves LoRA too, serves all of them then.
+
+    Args:
+        asked: the configuration's ``deployment.engine``.
+        base: the base model.
+        adapters: references of the adapters that are deployed.
+        registry: where they are.
+
+    Returns:
+        ``vllm``, ``transformers`` or ``custom``.
+
+    Raises:
+        UnsupportedError: the engine that is asked for can't serve one of them.
+        NotFoundError: an adapter is not registered.
+    """
+    if asked == "custom":
+        return asked
+    reasons = [reason for reason in (_of_base(base), *(_of_adapter(one, registry) for one in adapters)) if reason]
+    if asked == "vllm" and reasons:
+        raise UnsupportedError(
+            f"deployment.engine is vllm, and {reasons[0]}.", hint="Set deployment.engine to auto or transformers."
+        )
+    if asked == "auto":
+        return "transformers" if reasons else "vllm"
+    return asked
+
+
+def _of_base(base: BaseModel) -> str:
+    """Why vLLM, as it is started here, can't serve a base model; empty if it can."""
+    gives_vectors = (base.folder / "modules.json").is_file()  # sentence-transformers' list of its parts
+    return f"the base model {base.reference!r} gives vectors, not text" if gives_vectors else ""
+
+
+def _of_adapter(reference: str, registry: RegistryApi) -> str:
+    """Why vLLM can't serve an adapter; empty if it can."""
+    record = registry.resolve(reference)
+    method = record.registered.method
+    if record.registered.parameters.get("use_dora"):
+        return _not_served(record, "type DoRA")
+    if method in _VLLM_METHODS:
+        return ""
+    return _of_files(record, registry.pull(reference)) if not method else _not_served(record, f"method {method}")
+
+
+def _of_files(record: VersionRecord, folder: Path) -> str:
+    """Likewise by its files, where nobody said how it was trained."""
+    said = read_adapter_config(folder)
+    if said.get("use_dora"):
+        return _not_served(record, "type DoRA")
+    return "" if said["peft_type"] == _VLLM_TYPE else _not_served(record, f"type {said['peft_type']}")
+
+
+def _not_served(record: VersionRecord, what: str) -> str:
+    return f"{record.ref} is of {what}, which vLLM can't serve"

@@ -1,0 +1,177 @@
+"""An engine on Ray Serve, by its public interface: replicas whose HTTP app is the gate before the engine's app."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.deployment import Application
+
+from llamafarm_ray.config.deployment import Deployment as DeploymentConfig
+from llamafarm_ray.config.deployment import EngineName
+from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
+from llamafarm_ray.registry import BaseModel
+from llamafarm_ray.serving.access import Keys
+from llamafarm_ray.serving.asgi import App, Receive, Scope, Send
+from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
+from llamafarm_ray.serving.engines.in_process import InProcessEngine
+from llamafarm_ray.serving.feedback import FeedbackLog
+from llamafarm_ray.serving.gate import Gate, Models
+from llamafarm_ray.serving.intake import ROUTED_HEADER
+from llamafarm_ray.serving.versions import Served, Versions
+from llamafarm_ray.storage import Location
+
+__all__ = ["EngineSettings", "compose", "engine_settings", "gated", "open_engine"]
+
+_OPTIONS: Mapping[str, tuple[str, ...]] = {"transformers": ("dtype",), "custom": ("model",)}
+"""What each engine takes of ``deployment.engine_kwargs``."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """How an engine is opened, on whatever node.
+
+    Attributes:
+        engine: ``transformers`` or ``custom``.
+        base_name: what requests call the base model by.
+        folder: its files.
+        max_model_len: the longest prompt with its answer, in tokens; ``None``: the model's.
+        options: the engine's own.
+    """
+
+    engine: EngineName
+    base_name: str
+    folder: Path
+    max_model_len: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def engine_settings(engine: EngineName, base: BaseModel, deployment: DeploymentConfig) -> EngineSettings:
+    """The settings that a configuration gives an engine.
+
+    Raises:
+        InputError: ``engine_kwargs`` has an option that the engine does not have.
+        UnsupportedError: more than one GPU is asked for.
+    """
+    for name in deployment.engine_kwargs:
+        if name not in _OPTIONS[engine]:
+            raise InputError(
+                f"deployment.engine_kwargs.{name} is no option of engine {engine}.",
+                hint=did_you_mean(name, _OPTIONS[engine]),
+            )
+    gpu = deployment.resources.gpu
+    if gpu is not None and gpu.count > 1:
+        raise UnsupportedError(
+            f"deployment.resources.gpu is {gpu.count:g}, and engine {engine} computes on one.",
+            hint="Set it to 1 and deployment.replicas higher.",
+        )
+    return EngineSettings(engine, base.name, base.folder, deployment.max_model_len, dict(deployment.engine_kwargs))
+
+
+def open_engine(settings: EngineSettings) -> InProcessEngine:
+    """Load the base model into an engine; may take minutes.
+
+    Raises:
+        InputError: the base model or an option is unusable.
+    """
+    # Each imports what the other does not need.
+    if settings.engine == "custom":
+        from llamafarm_ray.serving.engines.custom import custom_engine  # noqa: PLC0415
+
+        return custom_engine(settings.base_name, settings.folder, **settings.options)
+    from llamafarm_ray.serving.engines.transformers import transformers_engine  # noqa: PLC0415
+
+    longest = settings.max_model_len
+    return transformers_engine(settings.base_name, settings.folder, max_model_len=longest, **settings.options)
+
+
+def gated(engine: InProcessEngine, models: Models, keys: Keys, served: Served) -> App:
+    """The HTTP app of a replica: the engine's, behind the gate."""
+    gate = Gate(
+        EngineApp(engine),
+        models,
+        keys=keys,
+        feedback=FeedbackLog(Location(served.home)),
+        limits=served.limits,
+        log_prompts=served.log_prompts,
+        routes=ROUTES,
+    )
+    return Unrouted(gate)
+
+
+class Unrouted:
+    """ASGI middleware that takes the router's header away: without a router, a client must have sent it.
+
+    Args:
+        app: the application.
+    """
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] == "http":
+            headers = [(name, value) for name, value in scope["headers"] if name.lower() != ROUTED_HEADER]
+            scope = {**scope, "headers": headers}
+        await self._app(scope, receive, send)
+
+
+class EngineReplica:
+    """One engine, and the gate in front of its HTTP app.
+
+    Args:
+        settings: of the engine.
+        served: what is served.
+    """
+
+    async def __init__(self, settings: EngineSettings, served: Served) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._served = served
+        self._engine = await asyncio.to_thread(open_engine, settings)
+        self._versions = Versions(served, self._engine)
+        await self._versions.start()
+
+    async def __serve_build_asgi_app__(self) -> App:
+        """The HTTP app, which Serve asks for once the replica is made (see ``serve.ingress``)."""
+        keys = Keys(lambda: self._versions.state, required=self._served.require_key)
+        return gated(self._engine, self._versions, keys, self._served)
+
+    async def load(self, reference: str) -> str:
+        """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
+        return await self._versions.load(reference)
+
+    def num_loads(self) -> dict[str, int]:
+        """How often this replica loaded each version, by engine name."""
+        return self._versions.num_loads
+
+
+def compose(
+    settings: EngineSettings, served: Served, deployment: DeploymentConfig, *, env: Mapping[str, str]
+) -> Application:
+    """The Serve application: replicas of an engine, which HAProxy sends requests to.
+
+    Args:
+        settings: of the engine.
+        served: what is served.
+        deployment: how many replicas, and what each needs.
+        env: the replicas' environment.
+    """
+    needs, limits = deployment.resources, served.limits
+    actor: dict[str, Any] = {"num_cpus": needs.cpu or 1, "runtime_env": {"env_vars": dict(env)}}
+    if needs.gpu is not None:
+        actor["num_gpus"] = needs.gpu.count
+        if needs.gpu.type is not None:
+            actor["accelerator_type"] = needs.gpu.type.upper()
+    if needs.memory is not None:
+        actor["memory"] = needs.memory.num_bytes
+    made = serve.deployment(
+        name=settings.base_name,
+        num_replicas=deployment.replicas,
+        max_ongoing_requests=limits.running_requests + limits.queued_requests,  # the gate refuses what is over that
+        ray_actor_options=actor,
+    )
+    return made(serve.ingress()(EngineReplica)).bind(settings, served)

@@ -1,0 +1,142 @@
+"""What a replica serves: versions found in its own copy of the registry, pulled, checked and loaded when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ray.exceptions import RayError
+
+from llamafarm_ray.config import Limits
+from llamafarm_ray.errors import NotFoundError
+from llamafarm_ray.registry.signing import check_policies
+from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.serving.adapters import AdapterEngine, AdapterLoader
+from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
+from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
+from llamafarm_ray.storage import ContentStore, Location
+from llamafarm_ray.types import Digest, ModelRef
+
+__all__ = ["Served", "Versions"]
+
+_LOOK_AGAIN_S = 0.2
+"""How often an unknown name may make a replica ask the registry again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What an application serves.
+
+    Attributes:
+        home: the registry's home, reachable from every node.
+        base_name: the name requests call the base model by.
+        base_digest: manifest digest of the base's files; adapters of another base are refused.
+        preload: references of the adapters that are loaded before the first request.
+        require_key: whether requests need a key; ``None``: once the registry has principals.
+        limits: what each key may ask for, and how requests wait.
+        log_prompts: whether prompts are logged.
+    """
+
+    home: str
+    base_name: str
+    base_digest: Digest
+    preload: tuple[str, ...] = ()
+    require_key: bool | None = None
+    limits: Limits = field(default_factory=Limits)
+    log_prompts: bool = False
+
+    def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
+        """The target of a request's ``model``, or without a caller of what the router decided.
+
+        See :mod:`llamafarm_ray.serving.resolution`.
+        """
+        if caller is None:
+            return resolve_routed(model, view.state, base_name=self.base_name, base_digest=self.base_digest)
+        return resolve(model, view.state, base_name=self.base_name, base_digest=self.base_digest, caller=caller)
+
+
+class Versions:
+    """The gate's ``Models`` over an engine of this process.
+
+    Args:
+        served: what is served.
+        engine: where versions are loaded.
+    """
+
+    def __init__(self, served: Served, engine: AdapterEngine) -> None:
+        self._served = served
+        self._view = RegistryView(served.home)
+        self._content = ContentStore(
+            Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
+        )
+        self._loader = AdapterLoader(engine, self._pull)
+        self._looked = 0.0
+
+    async def start(self) -> None:
+        """Follow the registry, and load what is loaded before the first request.
+
+        Raises:
+            LlamaFarmError: one of these versions can't be served.
+        """
+        await self._view.start()
+        for reference in self._served.preload:
+            await self.prepare(reference)
+
+    @property
+    def state(self) -> RegistryState:
+        """The registry's state, as of at most a second ago."""
+        return self._view.state
+
+    @property
+    def num_loads(self) -> dict[str, int]:
+        """How often each version was loaded, by engine name."""
+        return dict(self._loader.num_loads)
+
+    def resolve(self, model: str) -> Target:
+        """The version that a name means; not for what the router decided.
+
+        Raises:
+            NotFoundError: no such model is served here.
+        """
+        return self._served.resolve(model, self._view, NOBODY)
+
+    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
+        """Resolve a request's model, or what the router decided, and have it ready to answer.
+
+        Raises:
+            NotFoundError: no such model is served here.
+        """
+        try:
+            target = self._served.resolve(model, self._view, caller)
+        except NotFoundError:
+            if time.monotonic() - self._looked < _LOOK_AGAIN_S:
+                raise
+            self._looked = time.monotonic()
+            with contextlib.suppress(RayError):  # without the registry, what is known stands
+                await self._view.refresh()
+            target = self._served.resolve(model, self._view, caller)
+        await self._loader.ensure(target)
+        return target
+
+    async def load(self, reference: str) -> str:
+        """Have a version ready; its engine name. Called on every replica before an alias moves.
+
+        Raises:
+            LlamaFarmError: it can't be served here.
+        """
+        await self._view.refresh()
+        return (await self.prepare(reference)).engine_name
+
+    def names(self) -> list[str]:
+        """The names a request may use."""
+        return served_models(self._view.state, base_name=self._served.base_name, base_digest=self._served.base_digest)
+
+    def _pull(self, target: Target) -> Path:
+        """The verified files of an adapter, their signature too where a policy asks for one."""
+        record = self._view.state.resolve(ModelRef.parse(target.ref))
+        folder = self._content.pull(Digest(record.registered.manifest))
+        check_policies(self._view.state, self._content, record, folder)
+        return folder

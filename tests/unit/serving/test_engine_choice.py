@@ -1,0 +1,152 @@
+"""vLLM serves what it can, transformers the rest, and a wrong choice is refused before anything starts."""
+
+import json
+
+import pytest
+from model_files import safetensors_bytes
+from tiny_model import make_tiny_tokenizer
+
+from llamafarm_ray.config import MethodParameters, parse_config
+from llamafarm_ray.errors import InputError, UnsupportedError, UserError
+from llamafarm_ray.registry import RegistryService, find_base
+from llamafarm_ray.serving.engines.choice import choose_engine
+from llamafarm_ray.serving.engines.custom import custom_engine
+from llamafarm_ray.serving.engines.replica import EngineSettings, Unrouted, engine_settings, open_engine
+from llamafarm_ray.storage import Location
+from llamafarm_ray.training.methods import METHODS
+from llamafarm_ray.types import ModelKind
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return RegistryService(Location(tmp_path / "home"))
+
+
+@pytest.fixture
+def base(tmp_path, registry):
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(safetensors_bytes())
+    make_tiny_tokenizer().save_pretrained(str(folder))
+    return find_base(str(folder), registry)
+
+
+def registered(registry, tmp_path, base, method="", peft_type="LORA", **parameters):
+    folder = tmp_path / f"{method or peft_type}-{len(registry.state.models)}"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": peft_type, **parameters}))
+    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes())
+    record = registry.register(
+        folder,
+        name=folder.name,
+        kind=ModelKind.ADAPTER,
+        method=method,
+        base_digest=base.digest,
+        parameters=parameters if method else {},
+    )
+    return record.ref
+
+
+ADAPTER_METHODS = [(name, False) for name, method in METHODS.items() if method.kind is ModelKind.ADAPTER]
+
+
+@pytest.mark.parametrize(("name", "use_dora"), [*ADAPTER_METHODS, ("lora", True), ("qlora", True)])
+def test_the_choice_is_what_training_says_of_its_methods(registry, tmp_path, base, name, use_dora):
+    served_by = METHODS[name](MethodParameters(use_dora=use_dora)).served_by
+    ref = registered(registry, tmp_path, base, name, **({"use_dora": True} if use_dora else {}))
+    assert choose_engine("auto", base, [ref], registry) == {"vllm": "vllm", "peft": "transformers"}[served_by]
+
+
+@pytest.mark.parametrize(
+    ("peft_type", "parameters", "chosen"),
+    [("LORA", {}, "vllm"), ("LORA", {"use_dora": True}, "transformers"), ("PREFIX_TUNING", {}, "transformers")],
+)
+def test_an_adapter_from_elsewhere_is_judged_by_its_files(registry, tmp_path, base, peft_type, parameters, chosen):
+    ref = registered(registry, tmp_path, base, "", peft_type, **parameters)
+    assert choose_engine("auto", base, [ref], registry) == chosen
+
+
+def test_one_adapter_that_vllm_cannot_serve_decides_for_all(registry, tmp_path, base):
+    refs = [registered(registry, tmp_path, base, method) for method in ("lora", "adapter")]
+    assert choose_engine("auto", base, refs, registry) == "transformers"
+    assert choose_engine("auto", base, refs[:1], registry) == "vllm"
+    assert choose_engine("auto", base, [], registry) == "vllm"
+
+
+def test_the_users_choice_wins_where_it_can_work(registry, tmp_path, base):
+    lora, bottleneck = (registered(registry, tmp_path, base, method) for method in ("lora", "adapter"))
+    assert choose_engine("transformers", base, [lora], registry) == "transformers"
+    assert choose_engine("custom", base, [bottleneck], registry) == "custom"
+    with pytest.raises(
+        UnsupportedError, match=r"deployment\.engine is vllm, and adapter-1:1\.0\.0 is of method adapter"
+    ):
+        choose_engine("vllm", base, [lora, bottleneck], registry)
+
+
+def test_an_embedding_model_is_served_by_transformers(registry, base):
+    (base.folder / "modules.json").write_text("[]")
+    assert choose_engine("auto", base, [], registry) == "transformers"
+
+
+def settings(base, engine, **deployment):
+    return engine_settings(engine, base, parse_config({"base_model": "x", "deployment": deployment}).deployment)
+
+
+def test_options_that_an_engine_does_not_have_are_refused(base):
+    assert settings(base, "transformers", engine_kwargs={"dtype": "bfloat16"}).options == {"dtype": "bfloat16"}
+    with pytest.raises(InputError, match=r"engine_kwargs\.dtyp is no option.*Did you mean dtype"):
+        settings(base, "transformers", engine_kwargs={"dtyp": "bfloat16"})
+    with pytest.raises(UnsupportedError, match="computes on one"):
+        settings(base, "transformers", resources={"gpu": 2})
+
+
+def test_a_users_class_is_loaded_and_serves_versions(base, tmp_path):
+    import asyncio
+
+    from llamafarm_ray.serving.engines.base import SamplingParams
+
+    version = tmp_path / "version"
+    version.mkdir()
+    (version / "token.json").write_text('{"token": 9}')
+    (base.folder / "token.json").write_text('{"token": 7}')
+    engine = open_engine(EngineSettings("custom", "base", base.folder, options={"model": "engines:Constant"}))
+
+    async def answers():
+        await engine.load_adapter("bot", version)
+        with pytest.raises(UserError, match=r"can't load broken: FileNotFoundError"):
+            await engine.load_adapter("broken", tmp_path)
+        params = SamplingParams(max_tokens=2)
+        return [[step.token.token_id async for step in engine.generate(name, [1], params)] for name in ("base", "bot")]
+
+    assert asyncio.run(answers()) == [[7, 7], [9, 9]]
+    assert engine.loaded == ["base", "bot"]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        (None, "needs a class"),
+        ("engines", "needs a class"),
+        ("engines:Nope", "can't be imported"),
+        ("no_such_module:X", "can't be imported"),
+        ("engines:Parrot", "is no CustomModel"),
+        ("engines:WORDS", "is no CustomModel"),
+    ],
+)
+def test_a_class_that_is_none_is_refused(base, name, told):
+    with pytest.raises(InputError, match=told):
+        custom_engine("base", base.folder, model=name)
+
+
+def test_a_client_cannot_pretend_to_be_the_router():
+    import asyncio
+
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append([name for name, _ in scope["headers"]])
+
+    headers = [(b"serve_multiplexed_model_id", b"bot:1.0.0#x"), (b"Serve_Multiplexed_Model_Id", b"y"), (b"host", b"h")]
+    asyncio.run(Unrouted(app)({"type": "http", "headers": headers}, None, None))
+    assert seen == [[b"host"]]

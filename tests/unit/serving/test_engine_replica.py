@@ -1,0 +1,138 @@
+"""A replica without Ray around it: from a registered bottleneck adapter to its answer over HTTP."""
+
+import asyncio
+
+import httpx
+import pytest
+from method_models import randomise, reload, trained, wrapped
+from tiny_model import make_tiny_model
+
+from llamafarm_ray.errors import NotFoundError
+from llamafarm_ray.registry import RegistryService, find_base
+from llamafarm_ray.serving import versions
+from llamafarm_ray.serving.engines.replica import EngineReplica, EngineSettings
+from llamafarm_ray.serving.versions import Served
+from llamafarm_ray.storage import Location
+from llamafarm_ray.workflows.register import Registration, register
+
+PROMPT = "The capital of France"
+
+
+class View:
+    """A registry's state, read from its log when it is asked for, as the real view does with the registry actor."""
+
+    def __init__(self, home):
+        self._registry = RegistryService(Location(home))
+        self.num_refreshed = 0
+
+    @property
+    def state(self):
+        return self._registry.state
+
+    async def start(self):
+        await self.refresh()
+
+    async def refresh(self):
+        self._registry.refresh()
+        self.num_refreshed += 1
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("replica") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def adapter(base, tmp_path_factory):
+    method, model = wrapped(base, "adapter")
+    randomise(model)
+    folder = tmp_path_factory.mktemp("adapter")
+    method.save(model, trained(model), folder)
+    return folder
+
+
+@pytest.fixture
+def registry(tmp_path, adapter):
+    registry = RegistryService(Location(tmp_path / "home"))
+    register(registry, Registration(adapter, name="bot", method="adapter", alias="production"))
+    return registry
+
+
+@pytest.fixture(autouse=True)
+def _without_ray(monkeypatch):
+    monkeypatch.setattr(versions, "RegistryView", View)
+
+
+async def replica_of(registry, base, *preload):
+    found = find_base(str(base), registry)
+    replica = EngineReplica.__new__(EngineReplica)
+    served = Served(registry.home.uri, found.name, found.digest, preload)
+    await replica.__init__(EngineSettings("transformers", found.name, found.folder), served)
+    return replica
+
+
+async def ask(replica, model, **headers):
+    app = await replica.__serve_build_asgi_app__()
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+        body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+        return await client.post("/v1/completions", json=body, headers=headers)
+
+
+def oracle(base, folder):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(base))
+    inputs = tokenizer(PROMPT, return_tensors="pt")
+    out = reload(base, folder).generate(**inputs, max_new_tokens=12, do_sample=False)
+    text = tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")
+
+
+def test_a_registered_bottleneck_adapter_answers_as_in_plain_peft(registry, base, adapter):
+    async def scenario():
+        replica = await replica_of(registry, base, "bot@production")
+        assert list(replica.num_loads().values()) == [1]
+        return [await ask(replica, model) for model in ("bot", "bot@production", "tiny")]
+
+    by_name, by_alias, by_base = asyncio.run(scenario())
+    assert by_name.json()["choices"][0]["text"] == by_alias.json()["choices"][0]["text"] == oracle(base, adapter)
+    assert by_name.headers["x-llamafarm-model"] == "bot:1.0.0"
+    assert by_name.headers["x-llamafarm-digest"] == registry.resolve("bot").registered.manifest
+    assert by_base.headers["x-llamafarm-model"] == "tiny"
+    assert by_base.json()["choices"][0]["text"] != oracle(base, adapter)
+
+
+def test_a_version_registered_later_is_found_and_loaded_once(registry, base, adapter):
+    async def scenario():
+        replica = await replica_of(registry, base)
+        register(registry, Registration(adapter, name="late", method="adapter"))
+        assert await replica.load("late") == (await replica.load("late:1.0.0"))
+        responses = await asyncio.gather(*(ask(replica, "late") for _ in range(5)))
+        assert {response.status_code for response in responses} == {200}
+        assert list(replica.num_loads().values()) == [1]
+        with pytest.raises(NotFoundError):
+            await replica.load("never")
+
+    asyncio.run(scenario())
+
+
+def test_an_unknown_name_asks_the_registry_again_but_not_each_time(registry, base, monkeypatch):
+    monkeypatch.setattr(versions, "_LOOK_AGAIN_S", 3600.0)
+
+    async def scenario():
+        replica = await replica_of(registry, base)
+        view = replica._versions._view
+        replica._versions._looked = float("-inf")
+        before = view.num_refreshed
+        assert [(await ask(replica, "never")).status_code for _ in range(3)] == [404] * 3
+        assert view.num_refreshed == before + 1
+
+    asyncio.run(scenario())
+
+
+def test_the_routers_header_is_believed_from_nobody(registry, base):
+    async def scenario():
+        replica = await replica_of(registry, base)
+        return await ask(replica, "tiny", serve_multiplexed_model_id="bot:1.0.0")
+
+    assert asyncio.run(scenario()).headers["x-llamafarm-model"] == "tiny"
