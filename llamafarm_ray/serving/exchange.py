@@ -49,6 +49,10 @@ class Exchange:
             self._gone = asyncio.ensure_future(self._receive())
         return self._gone
 
+    def is_gone(self) -> bool:
+        """Whether the client is known to have gone away."""
+        return self._gone is not None and self._gone.done()
+
     async def receive(self) -> Message:
         """The body, then nothing until the client goes away."""
         if self._body is None:

@@ -16,6 +16,7 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import pickle
 import time
 import uuid
@@ -45,9 +46,12 @@ from llamafarm_ray.serving.adapters import AdapterLoader
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.intake import caller_of
+from llamafarm_ray.serving.meters import RayMeters
 from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
+from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
+from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -102,7 +106,9 @@ class Replica(LLMServer):  # type: ignore[misc]
         self._content = ContentStore(
             Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
         )
-        self._loader = AdapterLoader(self, self._pull)
+        windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
+        self._telemetry = Telemetry(RayMeters(), windows)
+        self._loader = AdapterLoader(self, self._pull, self._telemetry.loaded)
         self._looked = 0.0
         await self._view.start()
         await super().__init__(llm_config)
@@ -118,6 +124,7 @@ class Replica(LLMServer):  # type: ignore[misc]
             models=self,
             keys=Keys(lambda: self._view.state, required=self._served.require_key),
             feedback=FeedbackLog(Location(self._served.home)),
+            telemetry=self._telemetry,
             limits=self._served.limits,
             log_prompts=self._served.log_prompts,
         )
@@ -178,6 +185,10 @@ class Replica(LLMServer):  # type: ignore[misc]
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
         await self._view.refresh()
         return (await self.prepare(reference)).engine_name
+
+    async def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
+        """What this replica saw of a rollout in windows that ended after a time; on the loop that counts requests."""
+        return self._telemetry.windows.report(rollout, after)
 
     def num_loads(self) -> dict[str, int]:
         """How often this replica loaded each version, by engine name."""
