@@ -15,8 +15,10 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
+import logging
 import pickle
 import time
 import uuid
@@ -49,19 +51,24 @@ from llamafarm_ray.serving.intake import caller_of
 from llamafarm_ray.serving.meters import RayMeters
 from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
+from llamafarm_ray.serving.rollouts.actor import start_controller
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
-__all__ = ["Served", "compose", "http_address", "load_everywhere", "num_loads"]
+__all__ = ["RayFleet", "Served", "compose", "http_address", "load_everywhere", "num_loads"]
+
+logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.2
 """How often an unknown name may make a replica ask the registry again."""
 _LOAD_S = 600.0
 """A swap's first phase, pulling the adapter's files included."""
 _REPLICA_GONE_S = 0.5
+_REPORT_S = 2.0
+"""What a replica does not hand over in this time is asked for again."""
 _ROUTER = "router"
 
 
@@ -114,6 +121,15 @@ class Replica(LLMServer):  # type: ignore[misc]
         await super().__init__(llm_config)
         for reference in served.preload:
             await self.prepare(reference)
+        self._starting = asyncio.create_task(self._start_controller())
+
+    async def _start_controller(self) -> None:
+        """See to it that somebody takes rollouts further; requests are answered without."""
+        application = serve.get_replica_context().app_name
+        try:
+            await asyncio.to_thread(start_controller, self._served.home, application, self._served.base_digest)
+        except (RayError, LlamaFarmError) as error:
+            logger.warning("The rollouts' controller could not be started: %s", error)
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gate."""
@@ -274,6 +290,49 @@ def num_loads(application: str) -> list[dict[str, int]]:
     """How often each replica of a running application loaded each version, by engine name."""
     loads: list[dict[str, int]] = ray.get([_call(replica, "num_loads") for replica in _replicas(application)])
     return loads
+
+
+class RayFleet:
+    """The running replicas of an application, as the rollouts' controller asks them.
+
+    Args:
+        application: the Serve application's name.
+    """
+
+    def __init__(self, application: str) -> None:
+        self._application = application
+
+    async def reports(self, rollout: str, after: dt.datetime) -> list[Report]:
+        """What each replica that answers saw of a rollout, see :class:`~.rollouts.fleet.Fleet`."""
+        return await asyncio.to_thread(self._reports, rollout, after)
+
+    def _reports(self, rollout: str, after: dt.datetime) -> list[Report]:
+        calls = []
+        for replica in _replicas(self._application):
+            with contextlib.suppress(ValueError):  # it died since it was listed
+                calls.append(_call(replica, "rollout_report", rollout, after))
+        done, late = ray.wait(calls, num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
+        reports: list[Report] = []
+        for call in done:
+            try:
+                reports.append(ray.get(call))
+            except RayError as error:
+                logger.info("A replica died before it told of %s: %s", rollout, error)
+        if late:
+            logger.warning("%d of %d replicas do not tell of %s.", len(late), len(calls), rollout)
+        return reports
+
+    async def load(self, reference: str) -> None:
+        """Load a version on every replica, see :func:`load_everywhere`.
+
+        Raises:
+            DeploymentError: nothing runs that could load it.
+            LlamaFarmError: it can't be loaded.
+        """
+        try:
+            await asyncio.to_thread(load_everywhere, self._application, reference)
+        except RayError as error:
+            raise DeploymentError(f"{reference} could not be loaded: {error}") from error
 
 
 def _replicas(application: str) -> list[str]:
