@@ -28,6 +28,7 @@ from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
 from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.rollouts import roll_out
 
 if TYPE_CHECKING:
     from ray.serve.deployment import Application
@@ -59,12 +60,14 @@ class Deployment:
         base_model: the name requests call the base by.
         models: the names requests may use.
         seconds: from the call until it answered.
+        rollouts: the ids of those under way because of this deployment.
     """
 
     url: str
     base_model: str
     models: tuple[str, ...]
     seconds: float
+    rollouts: tuple[str, ...] = ()
 
 
 def check_port(host: str, port: int) -> None:
@@ -91,11 +94,14 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
         UnsupportedError: the configuration asks for what this release does not have.
         InputError: the base model is missing or unusable, or the endpoint would be open to a network without keys.
         NotFoundError: an adapter is not registered.
+        ConflictError: an adapter is to be rolled out while another version of its model is.
     """
     refuse_unavailable(config, "deploy")
     check_keys(config.deployment, registry.refresh())
     for reference in config.deployment.adapters:
         registry.resolve(reference)
+    if config.deployment.strategy is not None:
+        roll_out(registry, config.deployment.adapters, config.deployment.rollout, dry_run=True)
     return usable_base(config.base_model, registry)
 
 
@@ -144,6 +150,9 @@ def deploy(
 ) -> Deployment:
     """Start (or replace) the application of a configuration, and return once it answers over HTTP.
 
+    With ``deployment.strategy``, adapters that are not yet the ``production`` of their models are then rolled out to
+    it: every replica has them loaded by that time.
+
     Args:
         config: ``base_model`` and ``deployment`` are what counts.
         registry: where adapters come from and the deployment is recorded.
@@ -154,6 +163,7 @@ def deploy(
         InputError: the port is in use, or the base model is unusable.
         ConflictError: the cluster's Serve listens at another port.
         DeploymentError: it did not become healthy; unless it replaced another, nothing of it is left running.
+        PolicyError: an adapter may not be rolled out. The application runs all the same.
     """
     base = check_deployment(config, registry)
     from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
@@ -161,6 +171,7 @@ def deploy(
 
     from llamafarm_ray.serving.application import build  # noqa: PLC0415
     from llamafarm_ray.serving.ray_llm import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.rollouts.actor import start_controller  # noqa: PLC0415
 
     quiet()
     started = time.monotonic()
@@ -189,7 +200,11 @@ def deploy(
         adapters=tuple(registry.resolve(reference).ref for reference in wanted.adapters),
     )
     registry.submit(RecordDeployment(recorded), reason="deploy")
-    return Deployment(url, base.name, models, time.monotonic() - started)
+    token = Identity.from_environment().token
+    start_controller(registry.home.uri, APPLICATION, base.digest, token=token, replace=True)
+    rollouts = roll_out(registry, wanted.adapters, wanted.rollout, reason="deploy") if wanted.strategy else []
+    ids = tuple(rollout.id for rollout in rollouts)
+    return Deployment(url, base.name, models, time.monotonic() - started, ids)
 
 
 def _start_serve(host: str, port: int, cluster: ClusterInfo) -> None:
@@ -229,11 +244,14 @@ def undeploy(registry: RegistryApi, cluster: ClusterInfo, url: str) -> None:
     """
     from ray import serve  # noqa: PLC0415
 
+    from llamafarm_ray.serving.rollouts.actor import stop_controller  # noqa: PLC0415
+
     recorded = registry.refresh().deployments.get(APPLICATION)
     if recorded is not None and recorded.url == url:
         registry.submit(RemoveDeployment(recorded), reason="stopped")
     if not cluster.started_here:
         serve.delete(APPLICATION)
+        stop_controller(registry.home.uri, APPLICATION)
 
 
 def deployment_of(registry: RegistryApi, record: VersionRecord | None = None) -> DeploymentRecorded:
