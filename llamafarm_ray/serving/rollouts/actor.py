@@ -53,7 +53,6 @@ class ControllerActor:
         self._application = application
         self._base_digest = base_digest
         self._token = token
-        self._num_turns = 0
         self._task = asyncio.create_task(self._run())
 
     async def pid(self) -> int:
@@ -64,10 +63,6 @@ class ControllerActor:
         """The base model whose rollouts it takes further."""
         return self._base_digest
 
-    async def num_turns(self) -> int:
-        """How many turns it took since it was (re)started."""
-        return self._num_turns
-
     async def _run(self) -> None:
         controller: RolloutController | None = None
         while True:
@@ -75,7 +70,6 @@ class ControllerActor:
                 if controller is None:
                     controller = await asyncio.to_thread(self._controller)
                 await controller.turn(dt.datetime.now(dt.UTC))
-                self._num_turns += 1
             except ClusterError as error:
                 logger.warning("The rollouts at %s wait for the registry: %s", self._home, error)
                 controller = None  # its actor may be another by now
