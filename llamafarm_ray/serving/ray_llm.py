@@ -8,7 +8,8 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
   ``LLMRouter._get_handle``, which picks a replica by it, and ``app`` of what ``serve.ingress`` makes, the HTTP app that
   HAProxy asks and that gets the client's session header (``RAY_SERVE_SESSION_ID_HEADER_KEY``),
 * ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``,
-* ``serve.context._get_global_client``, which knows where a running Serve listens and its replicas' actors,
+* ``serve.context._get_global_client``, which knows where a running Serve listens and its replicas' actors, and
+  ``_disconnect``, which makes it look for Serve anew,
 * ``handle_request`` of those actors, which takes a pickled ``RequestMetadata``. (Ray's own ``broadcast`` builds its
   router on the calling thread when that thread looks too early, and fails there for want of an event loop.)
 """
@@ -35,8 +36,9 @@ from ray.llm._internal.serve.core.ingress.router import LLMRouter
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.serve._private.common import ReplicaState, RequestMetadata
 from ray.serve._private.constants import SERVE_NAMESPACE
-from ray.serve.context import _get_global_client
+from ray.serve.context import _disconnect, _get_global_client
 from ray.serve.deployment import Application
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from llamafarm_ray.config import Limits
@@ -307,8 +309,14 @@ class RayFleet:
         return await asyncio.to_thread(self._reports, rollout, after)
 
     def _reports(self, rollout: str, after: dt.datetime) -> list[Report]:
+        try:
+            replicas = _replicas(self._application)
+        except (RayError, RayServeException) as error:
+            _disconnect()  # the Serve of the next turn may be another
+            logger.warning("Serve does not say which replicas of %s run: %s", self._application, error)
+            return []
         calls = []
-        for replica in _replicas(self._application):
+        for replica in replicas:
             with contextlib.suppress(ValueError):  # it died since it was listed
                 calls.append(_call(replica, "rollout_report", rollout, after))
         done, late = ray.wait(calls, num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
@@ -331,7 +339,8 @@ class RayFleet:
         """
         try:
             await asyncio.to_thread(load_everywhere, self._application, reference)
-        except RayError as error:
+        except (RayError, RayServeException) as error:
+            _disconnect()
             raise DeploymentError(f"{reference} could not be loaded: {error}") from error
 
 

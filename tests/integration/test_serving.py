@@ -224,13 +224,14 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
     from ray.serve._private.common import RequestMetadata
     from ray.serve._private.replica import ReplicaActor
-    from ray.serve.context import _get_global_client
+    from ray.serve.context import _disconnect, _get_global_client
     from ray.serve.deployment import Application
 
     assert callable(_build_direct_streaming_llm_deployment)
     assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
     assert callable(ReplicaActor.handle_request)
     assert callable(_get_global_client)
+    assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
     assert all(hasattr(LLMRouter, name) for name in ("_get_multiplexed_model_id", "_get_handle", "app"))
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "resolve_lora"))
