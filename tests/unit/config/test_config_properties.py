@@ -154,6 +154,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         *(f"fine_tuning.{objective}" for objective in ("dpo", "kto", "contrastive")),  # sft has no settings
         "fine_tuning.parameters",  # those of methods that auto never chooses
         "monitoring.alerting",  # its email
+        "tuning.pbt",  # the usual scheduler is another
     }
     on = {
         "deployment": {"auto_scaling": {"max_replicas": 2}},
@@ -165,6 +166,8 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         for method in ("auto", "hybrid_lora_adapter", "prefix_tuning")
     ]
     tables += [resolved(parse_config({"fine_tuning": {"objective": name}})) for name in ("dpo", "kto", "contrastive")]
+    rates = {"fine_tuning.training.learning_rate": [1e-4, 1e-3]}
+    tables.append(resolved(parse_config({"tuning": {"scheduler": "pbt", "parameters": rates}})))
     assert all(any(is_in(table, path) for table in tables) for path in layout().leaves)
 
 
