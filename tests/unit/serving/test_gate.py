@@ -124,7 +124,9 @@ def test_health_is_the_engines_own():
 def test_each_request_has_an_id_of_its_own_whatever_the_client_says():
     server = Server()
     ids = {
-        server.post("/v1/completions", body_for("x"), headers={"x-request-id": "mine"}).headers["x-request-id"]
+        server.post("/v1/completions", body_for("x"), headers={"x-request-id": "mine"}).headers[
+            "x-llamafarm-request-id"
+        ]
         for _ in range(2)
     }
     assert len(ids) == 2
