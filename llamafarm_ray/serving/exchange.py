@@ -34,7 +34,10 @@ class Exchange:
         self._gone: asyncio.Future[Message] | None = None
         self.size_bytes = len(self._body)
         request_id = uuid.uuid4().hex.encode()
-        self._told: list[Header] = [(b"x-request-id", request_id), (b"x-llamafarm-model", target.ref.encode())]
+        self._told: list[Header] = [
+            (b"x-llamafarm-request-id", request_id),
+            (b"x-llamafarm-model", target.ref.encode()),
+        ]
         if target.digest is not None:
             self._told.append((b"x-llamafarm-digest", target.digest.encode()))
         if target.variant is not None:

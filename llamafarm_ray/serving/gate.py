@@ -8,7 +8,8 @@ request: the version's engine name in its body, and none of the client's headers
 * ``x-llamafarm-model: name:version``,
 * ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model),
 * ``x-llamafarm-variant: baseline`` or ``candidate``, while a rollout is under way for what the request named, and
-* ``x-request-id``, which the engine's logs and the response's ``id`` hold too.
+* ``x-llamafarm-request-id``, which the engine's logs and the response's ``id`` hold too (``x-request-id`` is Ray
+  Serve's, which gives a client its own back)
 """
 
 from __future__ import annotations

@@ -158,7 +158,8 @@ def test_the_openai_client_works_streaming_and_not(served):
 
 def test_the_responses_id_is_the_gates(served):
     response = served.complete("bot", headers_sent={"x-request-id": "mine"})
-    assert response.json()["id"].startswith(f"cmpl-{response.headers['x-request-id']}")
+    assert response.json()["id"].startswith(f"cmpl-{response.headers['x-llamafarm-request-id']}")
+    assert response.headers["x-request-id"] == "mine"
     assert "mine" not in response.text
 
 
