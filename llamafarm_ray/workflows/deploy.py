@@ -170,7 +170,7 @@ def deploy(
     from ray.exceptions import RayError  # noqa: PLC0415
 
     from llamafarm_ray.serving.application import build  # noqa: PLC0415
-    from llamafarm_ray.serving.ray_llm import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import http_address  # noqa: PLC0415
     from llamafarm_ray.serving.rollouts.actor import start_controller  # noqa: PLC0415
 
     quiet()
@@ -212,7 +212,7 @@ def _start_serve(host: str, port: int, cluster: ClusterInfo) -> None:
     from ray import serve  # noqa: PLC0415
     from ray.serve.config import HTTPOptions  # noqa: PLC0415
 
-    from llamafarm_ray.serving.ray_llm import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import http_address  # noqa: PLC0415
 
     running = http_address()
     if running is None:
@@ -291,7 +291,7 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
     record = registry.resolve(ref) if ref.version or ref.alias else registry.latest(ref.name)
     deployment = deployment_of(registry, record)
     registry.allow(Action.MOVE_ALIAS, ref.namespace, target=f"{ref.name}@{alias}")  # before replicas are kept busy
-    from llamafarm_ray.serving.ray_llm import load_everywhere  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import load_everywhere  # noqa: PLC0415
 
     quiet()
     load_everywhere(deployment.application, record.ref)

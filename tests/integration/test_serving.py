@@ -56,7 +56,7 @@ def test_the_base_answers_as_plain_transformers_does(served, oracle):
 
 
 def test_fifty_first_requests_to_a_cold_adapter_all_answer_after_one_load(served, oracle):
-    from llamafarm_ray.serving.ray_llm import num_loads
+    from llamafarm_ray.serving.replicas import num_loads
 
     (loaded_before,) = num_loads(APPLICATION)
     with ThreadPoolExecutor(50) as pool:

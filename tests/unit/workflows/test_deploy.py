@@ -109,7 +109,7 @@ def test_who_may_not_move_the_alias_keeps_no_replica_busy(registry, models, monk
     viewer = RegistryService(registry.home, token=root.add_principal("vic", {"*": Role.VIEWER}))
     loaded = []
     stub = SimpleNamespace(load_everywhere=lambda *args: loaded.append(args))
-    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_llm", stub)  # the real one imports vLLM
+    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.replicas", stub)
     with pytest.raises(AccessDeniedError, match="move alias"):
         swap_adapter(viewer, adapter.ref, "production")
     assert loaded == []
