@@ -1,6 +1,7 @@
 """A gate over a fake engine: an ASGI app that answers as vLLM does, and remembers what reached it."""
 
 import asyncio
+import collections
 import dataclasses
 import datetime as dt
 import json
@@ -15,6 +16,8 @@ from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.resolution import resolve, resolve_routed, served_models
+from llamafarm_ray.serving.rollouts.windows import RolloutWindows
+from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest, ModelKind
 
@@ -80,6 +83,28 @@ class Models:
 
     def names(self):
         return served_models(self.state, base_name="tiny", base_digest=BASE)
+
+
+class CountingMeters:
+    """What Prometheus would be told, by name and labels in the order of their names."""
+
+    def __init__(self):
+        self.counters, self.observed, self.gauges = collections.Counter(), collections.defaultdict(list), {}
+
+    def add(self, name, amount, labels):
+        assert amount > 0
+        self.counters[name, *(labels[key] for key in sorted(labels))] += amount
+
+    def observe(self, name, value, labels):
+        self.observed[name, *(labels[key] for key in sorted(labels))].append(value)
+
+    def set(self, name, value, labels):
+        self.gauges[name, *(labels[key] for key in sorted(labels))] = value
+
+
+def telemetry(meters=None, **options):
+    """Telemetry of a replica that knows of no rollout."""
+    return Telemetry(meters or CountingMeters(), RolloutWindows(tuple), **options)
 
 
 @dataclasses.dataclass
@@ -191,7 +216,11 @@ class Server:
         self.engine = engine or Engine()
         self.feedback = FeedbackLog(Location(home), linger_s=0.01)
         keys = Keys(lambda: self.models.state, required=required, now=lambda: NOW)
-        self.gate = Gate(self.engine, self.models, keys=keys, feedback=self.feedback, **options)
+        self.meters = CountingMeters()
+        self.telemetry = telemetry(self.meters)
+        self.gate = Gate(
+            self.engine, self.models, keys=keys, feedback=self.feedback, telemetry=self.telemetry, **options
+        )
 
     def client(self, key=None):
         headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -67,6 +67,8 @@ def command(
                 on_progress=lambda state, seconds: progress("deploy", min(seconds / 60, 0.99), state.lower()),
             )
         result = {"url": deployment.url, "base_model": deployment.base_model, "models": list(deployment.models)}
+        if deployment.rollouts:
+            result["rollouts"] = list(deployment.rollouts)
         if as_json:
             print_json(result)
         else:
@@ -75,6 +77,11 @@ def command(
                 ("a request's model",),
                 [(name,) for name in deployment.models],
             )
+            for rollout in deployment.rollouts:
+                console.print(
+                    f"Rolling out: {rollout}. `llamafarm models rollout status --watch` shows how it goes.",
+                    markup=False,
+                )
         if cluster.started_here:
             if not as_json:
                 console.print(f"Dashboard: {cluster.dashboard_url}   Stop with Ctrl-C.")

@@ -17,7 +17,7 @@ from llamafarm_ray.config.dataset import (
 )
 from llamafarm_ray.config.deployment import AutoScaling, Deployment, Resources
 from llamafarm_ray.config.evaluation import Evaluation
-from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY, Distributed, FineTuning, MethodParameters, Training
+from llamafarm_ray.config.fine_tuning import Distributed, FineTuning, MethodParameters, Training
 from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
 from llamafarm_ray.config.monitoring import AlertEmail, Alerting, Monitoring
@@ -30,7 +30,6 @@ from llamafarm_ray.config.values import Comparison, Gpu, MemorySize
 
 __all__ = [
     "ALIASES",
-    "CHANGEABLE_MIDWAY",
     "AlertEmail",
     "Alerting",
     "Alias",

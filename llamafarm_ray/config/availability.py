@@ -86,7 +86,6 @@ GAPS: Final = (
     _nothing("evaluation.custom_evaluations", "measuring"),
     _only("deployment.target", "serving", "local", "ray"),
     _nothing("deployment.auto_scaling", "serving"),
-    _nothing("deployment.strategy", "serving"),
 )
 """What has no engine yet."""
 

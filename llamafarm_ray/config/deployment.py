@@ -89,7 +89,7 @@ class Deployment(Section):
     strategy: RolloutKind | None = Field(
         default=None, description="How a new version takes over; unset: at once. The same as rollout.kind."
     )
-    rollout: Rollout = section(Rollout, "What `llamafarm models rollout start` does.")
+    rollout: Rollout = section(Rollout, "What `llamafarm models rollout start` does, and `deploy` with a strategy.")
 
     def mistakes(self) -> Iterator[Mistake]:
         """The first number of replicas must be one that scaling allows, and there is one way to take over."""

@@ -26,11 +26,15 @@ class AdapterLoader:
     Args:
         engine: where adapters are loaded.
         pull: gives the verified local folder of a target with a digest; may block.
+        on_load: called with the ``name:version`` of each adapter that the engine was given.
     """
 
-    def __init__(self, engine: AdapterEngine, pull: Callable[[Target], Path]) -> None:
+    def __init__(
+        self, engine: AdapterEngine, pull: Callable[[Target], Path], on_load: Callable[[str], object] = lambda _: None
+    ) -> None:
         self._engine = engine
         self._pull = pull
+        self._on_load = on_load
         self._loads: dict[str, asyncio.Task[None]] = {}
         self.num_loads: Counter[str] = Counter()
         """How often each engine name was loaded."""
@@ -59,6 +63,7 @@ class AdapterLoader:
         self.num_loads[target.engine_name] += 1
         folder = await asyncio.to_thread(self._pull, target)
         await self._engine.load_adapter(target.engine_name, folder)
+        self._on_load(target.ref)
 
     def _forget_failure(self, name: str, task: asyncio.Task[None]) -> None:
         if task.cancelled() or task.exception() is not None:

@@ -34,7 +34,10 @@ class Exchange:
         self._gone: asyncio.Future[Message] | None = None
         self.size_bytes = len(self._body)
         request_id = uuid.uuid4().hex.encode()
-        self._told: list[Header] = [(b"x-request-id", request_id), (b"x-llamafarm-model", target.ref.encode())]
+        self._told: list[Header] = [
+            (b"x-llamafarm-request-id", request_id),
+            (b"x-llamafarm-model", target.ref.encode()),
+        ]
         if target.digest is not None:
             self._told.append((b"x-llamafarm-digest", target.digest.encode()))
         if target.variant is not None:
@@ -48,6 +51,10 @@ class Exchange:
         if self._gone is None:
             self._gone = asyncio.ensure_future(self._receive())
         return self._gone
+
+    def is_gone(self) -> bool:
+        """Whether the client is known to have gone away."""
+        return self._gone is not None and self._gone.done()
 
     async def receive(self) -> Message:
         """The body, then nothing until the client goes away."""

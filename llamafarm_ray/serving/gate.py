@@ -8,7 +8,8 @@ request: the version's engine name in its body, and none of the client's headers
 * ``x-llamafarm-model: name:version``,
 * ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model),
 * ``x-llamafarm-variant: baseline`` or ``candidate``, while a rollout is under way for what the request named, and
-* ``x-request-id``, which the engine's logs and the response's ``id`` hold too.
+* ``x-llamafarm-request-id``, which the engine's logs and the response's ``id`` hold too (``x-request-id`` is Ray
+  Serve's, which gives a client its own back)
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from llamafarm_ray.serving.access import Keys, Tenant
 from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
+from llamafarm_ray.serving.finished import ResponseWatch
 from llamafarm_ray.serving.intake import bound_generation, caller_of, check_headers, check_shape, read_object
 from llamafarm_ray.serving.limits import Account, Accounts
 from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.rollouts.split import Caller
+from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.turns import COMPLETION_WEIGHT, Turns
 from llamafarm_ray.serving.usage import Usage, UsageMeter, ask_for_usage
 
@@ -89,6 +92,7 @@ class Gate:
         models: resolves and loads.
         keys: says whose key a request carries.
         feedback: where feedback is kept.
+        telemetry: hears of each request that the engine is done with; of ``/tokenize`` it does not.
         limits: what each key may, and how many requests the engine gets at once.
         log_prompts: whether prompts are logged.
         routes: the engine's POST routes that name a model in their body.
@@ -101,6 +105,7 @@ class Gate:
         *,
         keys: Keys,
         feedback: FeedbackLog,
+        telemetry: Telemetry,
         limits: Limits | None = None,
         log_prompts: bool = False,
         routes: Collection[str] = MODEL_ROUTES,
@@ -110,11 +115,17 @@ class Gate:
         self._models = models
         self._keys = keys
         self._feedback = feedback
+        self._telemetry = telemetry
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits)
-        self._turns = Turns(self._limits.running_requests, self._limits.queued_requests, self._limits.queue_timeout_s)
-        self._mirror = Mirror(app, models.prepare)
+        self._turns = Turns(
+            self._limits.running_requests,
+            self._limits.queued_requests,
+            self._limits.queue_timeout_s,
+            telemetry.queued,
+        )
+        self._mirror = Mirror(app, models.prepare, telemetry.finished)
         self._started = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -177,17 +188,20 @@ class Gate:
         """Have the engine answer when it is the request's turn, and settle what that cost."""
         hide = ask_for_usage(body)
         exchange = Exchange(request.scope, request.receive, request.send, body, target)
-        usage = Usage(0 if request.scope["path"] == "/tokenize" else exchange.size_bytes // _BYTES_PER_TOKEN)
+        is_answer = request.scope["path"] != "/tokenize"
+        usage = Usage(exchange.size_bytes // _BYTES_PER_TOKEN if is_answer else 0)
         try:
             async with self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn:
+                watch = ResponseWatch(exchange.send, exchange.is_gone)
                 try:
                     if target.shadow is not None:
-                        self._mirror.send(exchange.scope, body, target.shadow.engine_name)
-                    meter = UsageMeter(exchange.send, usage, hide=hide)
-                    await self._app(exchange.scope, exchange.receive, meter)
+                        self._mirror.send(exchange.scope, body, target.shadow)
+                    await self._app(exchange.scope, exchange.receive, UsageMeter(watch, usage, hide=hide))
                 finally:
                     turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
                     request.account.settle(usage.prompt_tokens + usage.completion_tokens)
+                    if is_answer:
+                        self._telemetry.finished(watch.finished(target, usage))
         finally:
             exchange.close()
 

@@ -1,4 +1,4 @@
-"""Ray Serve LLM with direct streaming: the only module that touches Ray's private parts, and vLLM through them.
+"""Ray Serve LLM with direct streaming: with :mod:`.replicas` the only module that touches Ray's private parts.
 
 It relies on (a test names each, so that an upgrade that moves one fails there):
 
@@ -7,57 +7,36 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 * ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
   ``LLMRouter._get_handle``, which picks a replica by it, and ``app`` of what ``serve.ingress`` makes, the HTTP app that
   HAProxy asks and that gets the client's session header (``RAY_SERVE_SESSION_ID_HEADER_KEY``),
-* ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``,
-* ``serve.context._get_global_client``, which knows where a running Serve listens and its replicas' actors,
-* ``handle_request`` of those actors, which takes a pickled ``RequestMetadata``. (Ray's own ``broadcast`` builds its
-  router on the calling thread when that thread looks too early, and fails there for want of an event loop.)
+* ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import pickle
-import time
-import uuid
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
-from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
 from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
 from ray.llm._internal.serve.core.ingress.router import LLMRouter
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
-from ray.serve._private.common import ReplicaState, RequestMetadata
-from ray.serve._private.constants import SERVE_NAMESPACE
-from ray.serve.context import _get_global_client
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 
-from llamafarm_ray.errors import DeploymentError, LlamaFarmError, NotFoundError, UserError
-from llamafarm_ray.registry.signing import check_policies
+from llamafarm_ray.errors import LlamaFarmError, UserError
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.access import Keys
-from llamafarm_ray.serving.adapters import AdapterLoader
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.intake import caller_of
+from llamafarm_ray.serving.replicas import ROUTER
 from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
-from llamafarm_ray.serving.resolution import Target, served_models
-from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
-from llamafarm_ray.serving.versions import Served
-from llamafarm_ray.storage import ContentStore, Location
-from llamafarm_ray.types import Digest, ModelRef
+from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.versions import Served, Versions
+from llamafarm_ray.storage import Location
 
-__all__ = ["Served", "compose", "http_address", "load_everywhere", "num_loads"]
-
-_LOOK_AGAIN_S = 0.2
-"""How often an unknown name may make a replica ask the registry again."""
-_LOAD_S = 600.0
-"""A swap's first phase, pulling the adapter's files included."""
-_REPLICA_GONE_S = 0.5
-_ROUTER = "router"
+__all__ = ["Served", "compose"]
 
 
 class Replica(LLMServer):  # type: ignore[misc]
@@ -65,16 +44,10 @@ class Replica(LLMServer):  # type: ignore[misc]
 
     async def __init__(self, llm_config: LLMConfig, *, served: Served) -> None:  # type: ignore[misc]
         self._served = served
-        self._view = RegistryView(served.home)
-        self._content = ContentStore(
-            Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
-        )
-        self._loader = AdapterLoader(self, self._pull)
-        self._looked = 0.0
-        await self._view.start()
+        self._versions = Versions(served, self)
+        await self._versions.follow()
         await super().__init__(llm_config)
-        for reference in served.preload:
-            await self.prepare(reference)
+        await self._versions.preload(serve.get_replica_context().app_name)
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gate."""
@@ -82,50 +55,14 @@ class Replica(LLMServer):  # type: ignore[misc]
         app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
         app.add_middleware(
             Gate,
-            models=self,
-            keys=Keys(lambda: self._view.state, required=self._served.require_key),
+            models=self._versions,
+            keys=Keys(lambda: self._versions.state, required=self._served.require_key),
             feedback=FeedbackLog(Location(self._served.home)),
+            telemetry=self._versions.telemetry,
             limits=self._served.limits,
             log_prompts=self._served.log_prompts,
         )
         return app
-
-    def resolve(self, model: str) -> Target:
-        """The version that a name means; not for what the router decided.
-
-        Raises:
-            NotFoundError: no such model is served here.
-        """
-        return self._served.resolve(model, self._view, NOBODY)
-
-    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
-        """Resolve a request's model, or what the router decided, and have it ready to answer.
-
-        Raises:
-            NotFoundError: no such model is served here.
-        """
-        try:
-            target = self._served.resolve(model, self._view, caller)
-        except NotFoundError:
-            if time.monotonic() - self._looked < _LOOK_AGAIN_S:
-                raise
-            self._looked = time.monotonic()
-            with contextlib.suppress(RayError):  # without the registry, what is known stands
-                await self._view.refresh()
-            target = self._served.resolve(model, self._view, caller)
-        await self._loader.ensure(target)
-        return target
-
-    def _pull(self, target: Target) -> Path:
-        """The verified files of an adapter, their signature too where a policy asks for one."""
-        record = self._view.state.resolve(ModelRef.parse(target.ref))
-        folder = self._content.pull(Digest(record.registered.manifest))
-        check_policies(self._view.state, self._content, record, folder)
-        return folder
-
-    def names(self) -> list[str]:
-        """The names a request may use."""
-        return served_models(self._view.state, base_name=self._served.base_name, base_digest=self._served.base_digest)
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Give vLLM the adapter in ``folder`` under ``name``.
@@ -143,12 +80,15 @@ class Replica(LLMServer):  # type: ignore[misc]
 
     async def load(self, reference: str) -> str:
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
-        await self._view.refresh()
-        return (await self.prepare(reference)).engine_name
+        return await self._versions.load(reference)
+
+    async def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
+        """What this replica saw of a rollout in windows that ended after a time."""
+        return self._versions.rollout_report(rollout, after)
 
     def num_loads(self) -> dict[str, int]:
         """How often this replica loaded each version, by engine name."""
-        return dict(self._loader.num_loads)
+        return self._versions.num_loads
 
 
 class Router(LLMRouter):  # type: ignore[misc]
@@ -182,72 +122,5 @@ def compose(llm_config: LLMConfig, served: Served) -> Application:
     replicas = _build_direct_streaming_llm_deployment(
         llm_config, deployment_cls=Replica, bind_kwargs={"served": served}, name_prefix=""
     )
-    router = serve.deployment(Router, name=_ROUTER, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
+    router = serve.deployment(Router, name=ROUTER, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
     return replicas._with_ingress_request_router(router.bind(replicas, served=served))  # noqa: SLF001
-
-
-def http_address() -> tuple[str, int] | None:
-    """Where the connected cluster's Serve listens (host, port); None while it isn't running."""
-    client = _get_global_client(raise_if_no_controller_running=False)
-    return (client.http_config.host, client.http_config.port) if client is not None else None
-
-
-def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOAD_S) -> list[str]:
-    """Load a version on every running replica of an application; the engine names, one a replica.
-
-    A replica that dies meanwhile is passed over: the one that takes its place asks the registry when it starts.
-
-    Raises:
-        DeploymentError: the application isn't running, or a replica could not load it in time.
-        UserError: the version does not fit the application's base.
-    """
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        replicas = _replicas(application)
-        if not replicas:
-            break
-        try:
-            calls = [_call(replica, "load", reference) for replica in replicas]
-            loaded: list[str] = ray.get(calls, timeout=deadline - time.monotonic())
-        except RayTaskError as error:
-            cause = error.cause
-            raise cause if isinstance(cause, LlamaFarmError) else DeploymentError(str(cause)) from None
-        except (RayActorError, ValueError):  # ValueError: the actor's name is gone already
-            time.sleep(_REPLICA_GONE_S)
-            continue
-        except GetTimeoutError:
-            break
-        return loaded
-    state = serve.status().applications.get(application)
-    raise DeploymentError(
-        f"{reference} could not be loaded: the application {application!r} is "
-        f"{state.status.value if state else 'not running'}, with no replica that answers.",
-        hint="`serve status` says more.",
-    )
-
-
-def num_loads(application: str) -> list[dict[str, int]]:
-    """How often each replica of a running application loaded each version, by engine name."""
-    loads: list[dict[str, int]] = ray.get([_call(replica, "num_loads") for replica in _replicas(application)])
-    return loads
-
-
-def _replicas(application: str) -> list[str]:
-    """The actor names of an application's running vLLM replicas."""
-    client = _get_global_client(raise_if_no_controller_running=False)
-    found = client.get_serve_details()["applications"].get(application) if client is not None else None
-    deployments = found["deployments"].values() if found else ()
-    return [
-        replica["actor_name"]
-        for deployment in deployments
-        if deployment["name"] != _ROUTER
-        for replica in deployment["replicas"]
-        if replica["state"] == ReplicaState.RUNNING
-    ]
-
-
-def _call(replica: str, method: str, *args: object) -> ray.ObjectRef[Any]:
-    """Call a method of one replica, whichever the router would pick."""
-    request = f"llamafarm-{uuid.uuid4()}"
-    metadata = RequestMetadata(request_id=request, internal_request_id=request, call_method=method)
-    return ray.get_actor(replica, namespace=SERVE_NAMESPACE).handle_request.remote(pickle.dumps(metadata), *args)

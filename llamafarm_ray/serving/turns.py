@@ -44,13 +44,17 @@ class Turns:
         num_slots: requests that the engine works on at once.
         max_waiting: requests that wait for it.
         timeout_s: seconds that a request waits at most.
+        on_change: called with how many requests wait, when that changed.
     """
 
-    def __init__(self, num_slots: int, max_waiting: int, timeout_s: float) -> None:
+    def __init__(
+        self, num_slots: int, max_waiting: int, timeout_s: float, on_change: Callable[[int], object] = lambda _: None
+    ) -> None:
         self._num_free = num_slots
         self._num_slots = num_slots
         self._max_waiting = max_waiting
         self._timeout_s = timeout_s
+        self._on_change = on_change
         self._waiting: dict[str, deque[tuple[asyncio.Future[None], float]]] = {}
         self._served: dict[str, float] = {}
         self._last = ""
@@ -118,12 +122,14 @@ class Turns:
             lift = min(others, default=self._served.get(self._last, 0.0))
             self._served[key] = max(self._served.get(key, 0.0), lift)
         self._waiting.setdefault(key, deque()).append((place, cost))
+        self._on_change(self.num_waiting)
 
     def _leave(self, key: str, place: asyncio.Future[None]) -> None:
         """Take a place out of its line, if it is still there."""
         kept = deque(waiting for waiting in self._waiting.pop(key, ()) if waiting[0] is not place)
         if kept:
             self._waiting[key] = kept
+        self._on_change(self.num_waiting)
 
     def _next(self) -> None:
         while self._num_free > 0 and self._waiting:
@@ -135,6 +141,7 @@ class Turns:
             self._served[key] += cost
             self._num_free -= 1
             place.set_result(None)
+            self._on_change(self.num_waiting)
 
     def _give_up_one(self) -> None:
         key = max(self._waiting, key=lambda key: len(self._waiting[key]))

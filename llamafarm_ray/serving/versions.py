@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import datetime as dt
+import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,17 +13,23 @@ from pathlib import Path
 from ray.exceptions import RayError
 
 from llamafarm_ray.config import Limits
-from llamafarm_ray.errors import NotFoundError
+from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.adapters import AdapterEngine, AdapterLoader
+from llamafarm_ray.serving.meters import RayMeters
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
+from llamafarm_ray.serving.rollouts.actor import start_controller
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
+from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
+from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
 __all__ = ["Served", "Versions"]
+
+logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.2
 """How often an unknown name may make a replica ask the registry again."""
@@ -64,6 +73,9 @@ class Versions:
     Args:
         served: what is served.
         engine: where versions are loaded.
+
+    Attributes:
+        telemetry: told of each request, for metrics and rollouts.
     """
 
     def __init__(self, served: Served, engine: AdapterEngine) -> None:
@@ -72,18 +84,39 @@ class Versions:
         self._content = ContentStore(
             Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
         )
-        self._loader = AdapterLoader(engine, self._pull)
+        windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
+        self.telemetry = Telemetry(RayMeters(), windows)
+        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded)
         self._looked = 0.0
+        self._starting: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Follow the registry, and load what is loaded before the first request.
+    async def follow(self) -> None:
+        """Follow the registry."""
+        await self._view.start()
+
+    async def preload(self, application: str) -> None:
+        """Load what is loaded before the first request, and see to it that somebody takes rollouts further.
+
+        Args:
+            application: the Serve application that this replica is of.
 
         Raises:
             LlamaFarmError: one of these versions can't be served.
         """
-        await self._view.start()
         for reference in self._served.preload:
             await self.prepare(reference)
+        self._starting = asyncio.create_task(self._start_controller(application))
+
+    async def _start_controller(self, application: str) -> None:
+        """Requests are answered without."""
+        try:
+            await asyncio.to_thread(start_controller, self._served.home, application, self._served.base_digest)
+        except (RayError, LlamaFarmError) as error:
+            logger.warning("The rollouts' controller could not be started: %s", error)
+
+    def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
+        """What this replica saw of a rollout in windows that ended after a time; on the loop that counts requests."""
+        return self.telemetry.windows.report(rollout, after)
 
     @property
     def state(self) -> RegistryState:

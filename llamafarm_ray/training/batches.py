@@ -2,8 +2,9 @@
 
 A *window* is what one optimizer step sees, over all workers: ``batch_size`` rows times
 ``gradient_accumulation_steps`` times the workers, fewer at an epoch's end. Its rows are dealt to the workers like
-cards, the longest first, so that each gets about as many tokens. Every worker runs as many micro-batches as the others,
-or the collectives inside a step would wait for each other for ever: who has no row left runs an empty one.
+cards, the longest first and every other round backwards, so that each gets about as many tokens. Every worker runs
+as many micro-batches as the others, or the collectives inside a step would wait for each other for ever: who has no
+row left runs an empty one.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ def windows(
         epoch, skipped = divmod(step, plan.num_windows)
         rows = read_epoch(epoch, skipped * plan.window_rows)
         for window in range(skipped, min(plan.num_windows, skipped + num_steps - step)):
-            dealt = _deal(list(islice(rows, plan.rows_of(window))))[rank::num_workers]
+            dealt = _share(_deal(list(islice(rows, plan.rows_of(window)))), rank, num_workers)
             size = plan.batch_size
             batches = [
                 collate(dealt[index * size : (index + 1) * size], layout)
@@ -137,6 +138,13 @@ def windows(
             ]
             yield Window(epoch, batches)
             step += 1
+
+
+def _share(dealt: list[Row], rank: int, num_workers: int) -> list[Row]:
+    """A worker's rows. Were each round dealt from the first worker on, it would get the longer row every time."""
+    rounds = range(0, len(dealt), num_workers)
+    places = (start + (rank if index % 2 == 0 else num_workers - 1 - rank) for index, start in enumerate(rounds))
+    return [dealt[place] for place in places if place < len(dealt)]
 
 
 def _deal(rows: list[Row]) -> list[Row]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.config import CHANGEABLE_MIDWAY
+from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
 from llamafarm_ray.storage import Location
 from llamafarm_ray.training.checkpoints import CheckpointStore

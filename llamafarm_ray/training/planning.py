@@ -12,7 +12,8 @@ from typing import Any
 import ray
 import ray.data
 
-from llamafarm_ray.config import CHANGEABLE_MIDWAY, Config, MethodParameters
+from llamafarm_ray.config import Config, MethodParameters
+from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.errors import UnsupportedError, UserError
 from llamafarm_ray.models.chat import check_chat_template
 from llamafarm_ray.models.folder import check_base_model, folder_fingerprint

@@ -29,6 +29,7 @@ from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
 from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.rollouts import roll_out
 
 if TYPE_CHECKING:
     from ray.serve.deployment import Application
@@ -60,12 +61,14 @@ class Deployment:
         base_model: the name requests call the base by.
         models: the names requests may use.
         seconds: from the call until it answered.
+        rollouts: the ids of those under way because of this deployment.
     """
 
     url: str
     base_model: str
     models: tuple[str, ...]
     seconds: float
+    rollouts: tuple[str, ...] = ()
 
 
 def check_port(host: str, port: int) -> None:
@@ -93,6 +96,7 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
             one of the adapters.
         InputError: the base model is missing or unusable, or the endpoint would be open to a network without keys.
         NotFoundError: an adapter is not registered.
+        ConflictError: an adapter is to be rolled out while another version of its model is.
     """
     refuse_unavailable(config, "deploy")
     check_keys(config.deployment, registry.refresh())
@@ -100,6 +104,8 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
         registry.resolve(reference)
     base = usable_base(config.base_model, registry)
     choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    if config.deployment.strategy is not None:
+        roll_out(registry, config.deployment.adapters, config.deployment.rollout, dry_run=True)
     return base
 
 
@@ -148,6 +154,9 @@ def deploy(
 ) -> Deployment:
     """Start (or replace) the application of a configuration, and return once it answers over HTTP.
 
+    With ``deployment.strategy``, adapters that are not yet the ``production`` of their models are then rolled out to
+    it: every replica has them loaded by that time.
+
     Args:
         config: ``base_model`` and ``deployment`` are what counts.
         registry: where adapters come from and the deployment is recorded.
@@ -158,13 +167,15 @@ def deploy(
         InputError: the port is in use, or the base model is unusable.
         ConflictError: the cluster's Serve listens at another port.
         DeploymentError: it did not become healthy; unless it replaced another, nothing of it is left running.
+        PolicyError: an adapter may not be rolled out. The application runs all the same.
     """
     base = check_deployment(config, registry)
     from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
     from ray.exceptions import RayError  # noqa: PLC0415
 
     from llamafarm_ray.serving.application import build  # noqa: PLC0415
-    from llamafarm_ray.serving.ray_llm import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.rollouts.actor import start_controller  # noqa: PLC0415
 
     quiet()
     started = time.monotonic()
@@ -193,7 +204,11 @@ def deploy(
         adapters=tuple(registry.resolve(reference).ref for reference in wanted.adapters),
     )
     registry.submit(RecordDeployment(recorded), reason="deploy")
-    return Deployment(url, base.name, models, time.monotonic() - started)
+    token = Identity.from_environment().token
+    start_controller(registry.home.uri, APPLICATION, base.digest, token=token, replace=True)
+    rollouts = roll_out(registry, wanted.adapters, wanted.rollout, reason="deploy") if wanted.strategy else []
+    ids = tuple(rollout.id for rollout in rollouts)
+    return Deployment(url, base.name, models, time.monotonic() - started, ids)
 
 
 def _start_serve(host: str, port: int, cluster: ClusterInfo) -> None:
@@ -201,7 +216,7 @@ def _start_serve(host: str, port: int, cluster: ClusterInfo) -> None:
     from ray import serve  # noqa: PLC0415
     from ray.serve.config import HTTPOptions  # noqa: PLC0415
 
-    from llamafarm_ray.serving.ray_llm import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import http_address  # noqa: PLC0415
 
     running = http_address()
     if running is None:
@@ -233,11 +248,14 @@ def undeploy(registry: RegistryApi, cluster: ClusterInfo, url: str) -> None:
     """
     from ray import serve  # noqa: PLC0415
 
+    from llamafarm_ray.serving.rollouts.actor import stop_controller  # noqa: PLC0415
+
     recorded = registry.refresh().deployments.get(APPLICATION)
     if recorded is not None and recorded.url == url:
         registry.submit(RemoveDeployment(recorded), reason="stopped")
     if not cluster.started_here:
         serve.delete(APPLICATION)
+        stop_controller(registry.home.uri, APPLICATION)
 
 
 def deployment_of(registry: RegistryApi, record: VersionRecord | None = None) -> DeploymentRecorded:
@@ -277,7 +295,7 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
     record = registry.resolve(ref) if ref.version or ref.alias else registry.latest(ref.name)
     deployment = deployment_of(registry, record)
     registry.allow(Action.MOVE_ALIAS, ref.namespace, target=f"{ref.name}@{alias}")  # before replicas are kept busy
-    from llamafarm_ray.serving.ray_llm import load_everywhere  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import load_everywhere  # noqa: PLC0415
 
     quiet()
     load_everywhere(deployment.application, record.ref)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from llamafarm_ray.config import Rollout
-from llamafarm_ray.errors import NotFoundError
+from llamafarm_ray.errors import ConflictError, NotFoundError
 from llamafarm_ray.registry import RegistryApi, RolloutRecord, check_alias, check_name
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import (
@@ -16,6 +17,7 @@ from llamafarm_ray.registry.commands import (
     StopRollout,
 )
 from llamafarm_ray.registry.rollouts import AbPlan, BlueGreenPlan, CanaryPlan, Guards, Plan, ShadowPlan, Step
+from llamafarm_ray.registry.state.whole import DEFAULT_ALIAS
 from llamafarm_ray.types import ModelRef
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "plan_of",
     "promote_rollout",
     "resume_rollout",
+    "roll_out",
     "rollout_dict",
     "rollouts",
     "start_rollout",
@@ -97,6 +100,50 @@ def start_rollout(
     candidate = ModelRef(record.registered.model, version=record.version)
     registry.submit(StartRollout(candidate, alias, plan_of(config)), reason=reason)
     return registry.refresh().rollout(candidate.name, alias)
+
+
+def roll_out(
+    registry: RegistryApi, references: Iterable[str], config: Rollout, *, reason: str = "", dry_run: bool = False
+) -> list[RolloutRecord]:
+    """Have versions take over ``production`` of their models as a configuration says; the rollouts under way then.
+
+    The first version of a model to be deployed becomes its production at once: there is nothing to compare it with. One
+    that is production, or is being rolled out to it, is left as it is.
+
+    Args:
+        registry: where the versions are.
+        references: the versions.
+        config: their ``deployment.rollout``.
+        reason: why, for the history.
+        dry_run: look whether it can be done, and do nothing.
+
+    Raises:
+        NotFoundError: there is no such version.
+        ConflictError: another version is being rolled out.
+        PolicyError: the alias may not point at that version, or it lacks a result that the guards ask for.
+    """
+    found = []
+    for reference in references:
+        record = registry.resolve(reference)
+        name, number = record.registered.model, record.registered.version
+        aliases = registry.refresh().models[name].aliases
+        under_way = registry.state.rollout_under_way(name, DEFAULT_ALIAS)
+        if DEFAULT_ALIAS not in aliases:
+            if not dry_run:
+                registry.promote(record.ref, DEFAULT_ALIAS, reason=reason)
+        elif aliases[DEFAULT_ALIAS][-1].version == number:
+            continue
+        elif under_way is None:
+            if not dry_run:
+                found.append(start_rollout(registry, record.ref, DEFAULT_ALIAS, config, reason=reason))
+        elif under_way.candidate == number:
+            found.append(under_way)
+        else:
+            raise ConflictError(
+                f"{name}:{under_way.candidate} is being rolled out to {under_way.target}, so {number} can't be.",
+                hint=f"End that first: `llamafarm models rollout promote {name}`, or abort.",
+            )
+    return found
 
 
 def pause_rollout(registry: RegistryApi, name: str, alias: str, *, reason: str = "") -> RolloutRecord:

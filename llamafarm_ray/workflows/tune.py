@@ -12,7 +12,8 @@ from typing import Any, Final, Self
 
 import yaml
 
-from llamafarm_ray.config import CHANGEABLE_MIDWAY, Config, Domain, resolved
+from llamafarm_ray.config import Config, Domain, resolved
+from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.data import Splits, open_dataset, open_mixture
 from llamafarm_ray.errors import ConfigError, ConflictError, InputError, TrainingError, UserError
 from llamafarm_ray.models.loading import inspect_architecture

@@ -56,7 +56,7 @@ def test_the_base_answers_as_plain_transformers_does(served, oracle):
 
 
 def test_fifty_first_requests_to_a_cold_adapter_all_answer_after_one_load(served, oracle):
-    from llamafarm_ray.serving.ray_llm import num_loads
+    from llamafarm_ray.serving.replicas import num_loads
 
     (loaded_before,) = num_loads(APPLICATION)
     with ThreadPoolExecutor(50) as pool:
@@ -158,7 +158,8 @@ def test_the_openai_client_works_streaming_and_not(served):
 
 def test_the_responses_id_is_the_gates(served):
     response = served.complete("bot", headers_sent={"x-request-id": "mine"})
-    assert response.json()["id"].startswith(f"cmpl-{response.headers['x-request-id']}")
+    assert response.json()["id"].startswith(f"cmpl-{response.headers['x-llamafarm-request-id']}")
+    assert response.headers["x-request-id"] == "mine"
     assert "mine" not in response.text
 
 
@@ -224,13 +225,14 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
     from ray.serve._private.common import RequestMetadata
     from ray.serve._private.replica import ReplicaActor
-    from ray.serve.context import _get_global_client
+    from ray.serve.context import _disconnect, _get_global_client
     from ray.serve.deployment import Application
 
     assert callable(_build_direct_streaming_llm_deployment)
     assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
     assert callable(ReplicaActor.handle_request)
     assert callable(_get_global_client)
+    assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
     assert all(hasattr(LLMRouter, name) for name in ("_get_multiplexed_model_id", "_get_handle", "app"))
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "resolve_lora"))

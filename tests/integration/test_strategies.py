@@ -12,6 +12,7 @@ METHODS = {
     "adapter": {"reduction_factor": 4},
     "prefix_tuning": {"num_virtual_tokens": 3},
     "hybrid_lora_adapter": {"r": 4, "reduction_factor": 4},
+    "qlora": {"r": 4},
 }
 ZERO = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
 
@@ -39,16 +40,15 @@ def case(strategy, method, **options):
 
 @pytest.mark.long
 def test_every_zero_stage_agrees_with_ddp_over_fifty_steps_for_every_method(rows, base_model):
-    cases = [
-        case(strategy, method, num_steps=50, learning_rate=2e-4) for method in METHODS for strategy in ("ddp", *ZERO)
-    ]
-    found = run_cases(cases, rows, base_model)
-    for index, one in enumerate(cases):
-        ddp = found[index - index % 4]
+    options = {"num_steps": 50, "learning_rate": 2e-4}
+    for method in METHODS:
+        names = ZERO[:2] if method == "qlora" else ZERO  # stage 3 can't split 4-bit weights, and is refused
+        ddp, *others = run_cases([case(name, method, **options) for name in ("ddp", *names)], rows, base_model)
         assert len(ddp["losses"]) == 50
         assert ddp["losses"][-1] != ddp["losses"][0]
-        worst = max(abs(a - b) for a, b in zip(found[index]["losses"], ddp["losses"], strict=True))
-        assert worst <= 1e-6, (one["strategy"], one["method"], worst)
+        for name, found in zip(names, others, strict=True):
+            worst = max(abs(a - b) for a, b in zip(found["losses"], ddp["losses"], strict=True))
+            assert worst <= 1e-6, (name, method, worst)
 
 
 def test_zero_stages_agree_with_ddp_and_each_goes_on_bit_for_bit_from_its_own_checkpoint(rows, base_model, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from llamafarm_ray.serving.engines.in_process import InProcessEngine
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate, Models
 from llamafarm_ray.serving.intake import ROUTED_HEADER
+from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import Location
 
@@ -89,13 +92,14 @@ def open_engine(settings: EngineSettings) -> InProcessEngine:
     return transformers_engine(settings.base_name, settings.folder, max_model_len=longest, **settings.options)
 
 
-def gated(engine: InProcessEngine, models: Models, keys: Keys, served: Served) -> App:
+def gated(engine: InProcessEngine, models: Models, keys: Keys, served: Served, telemetry: Telemetry) -> App:
     """The HTTP app of a replica: the engine's, behind the gate."""
     gate = Gate(
         EngineApp(engine),
         models,
         keys=keys,
         feedback=FeedbackLog(Location(served.home)),
+        telemetry=telemetry,
         limits=served.limits,
         log_prompts=served.log_prompts,
         routes=ROUTES,
@@ -133,16 +137,21 @@ class EngineReplica:
         self._served = served
         self._engine = await asyncio.to_thread(open_engine, settings)
         self._versions = Versions(served, self._engine)
-        await self._versions.start()
+        await self._versions.follow()
+        await self._versions.preload(serve.get_replica_context().app_name)
 
     async def __serve_build_asgi_app__(self) -> App:
         """The HTTP app, which Serve asks for once the replica is made (see ``serve.ingress``)."""
         keys = Keys(lambda: self._versions.state, required=self._served.require_key)
-        return gated(self._engine, self._versions, keys, self._served)
+        return gated(self._engine, self._versions, keys, self._served, self._versions.telemetry)
 
     async def load(self, reference: str) -> str:
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
         return await self._versions.load(reference)
+
+    async def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
+        """What this replica saw of a rollout in windows that ended after a time."""
+        return self._versions.rollout_report(rollout, after)
 
     def num_loads(self) -> dict[str, int]:
         """How often this replica loaded each version, by engine name."""

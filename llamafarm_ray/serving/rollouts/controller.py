@@ -7,9 +7,10 @@ import datetime as dt
 import enum
 import logging
 import math
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 
-from llamafarm_ray.errors import LlamaFarmError, PolicyError
+from llamafarm_ray.errors import DeploymentError, LlamaFarmError, PolicyError
 from llamafarm_ray.registry.api import RegistryApi
 from llamafarm_ray.registry.commands import Command, PauseRollout, PromoteRollout, StepRollout, StopRollout
 from llamafarm_ray.registry.rollouts import AbPlan, RolloutStatus
@@ -21,6 +22,9 @@ from llamafarm_ray.serving.rollouts.observations import Observations
 __all__ = ["Decision", "Move", "RolloutController", "carry_out", "decide"]
 
 logger = logging.getLogger(__name__)
+
+_QUICK_LOAD_S = 1.0
+"""A turn waits so long for a load; guards must go on guarding while a longer one lasts."""
 
 
 class Move(enum.StrEnum):
@@ -130,6 +134,10 @@ def carry_out(registry: RegistryApi, rollout: RolloutRecord, decision: Decision)
         registry.submit(PauseRollout(*at), reason=f"{decision.reason}, but: {error.message}")
 
 
+async def _nothing_to_load(_reference: str) -> None:
+    """For those who only look on."""
+
+
 class RolloutController:
     """Takes every rollout under way a turn further. Whatever calls :meth:`turn` now and then is a live controller.
 
@@ -139,12 +147,26 @@ class RolloutController:
     Args:
         registry: where rollouts are.
         observations: what was seen of their variants.
+        load: has every replica load a version (``name:version``) and returns when they have. It is called when a
+            rollout is first seen, and again before each step and promotion, as replicas may have come meanwhile.
+        serves: tells of a candidate whether it is served where ``load`` loads; others' rollouts are left alone.
     """
 
-    def __init__(self, registry: RegistryApi, observations: Observations) -> None:
+    def __init__(
+        self,
+        registry: RegistryApi,
+        observations: Observations,
+        *,
+        load: Callable[[str], Awaitable[object]] = _nothing_to_load,
+        serves: Callable[[VersionRecord], bool] = lambda _: True,
+    ) -> None:
         self._registry = registry
         self._observations = observations
+        self._load = load
+        self._serves = serves
         self._seen: dict[str, tuple[Evidence, dt.datetime]] = {}
+        self._loads: dict[tuple[str, int, Move], asyncio.Future[object]] = {}
+        self._troubles: dict[str, str] = {}
 
     async def turn(self, now: dt.datetime) -> dict[str, Decision]:
         """Observe, decide and act once; what was decided, by the rollout's id.
@@ -152,17 +174,23 @@ class RolloutController:
         A rollout that can't be observed or changed is told to the log, and does not hold up the others.
         """
         state = await asyncio.to_thread(self._registry.refresh)
-        under_way = {rollout.id: rollout for rollout in state.rollouts_under_way()}
-        self._seen = {known: seen for known, seen in self._seen.items() if known in under_way}
+        candidates = (
+            (rollout, state.version(rollout.model, rollout.candidate)) for rollout in state.rollouts_under_way()
+        )
+        under_way = [(rollout, candidate) for rollout, candidate in candidates if self._serves(candidate)]
+        self._forget_all_but({rollout.id for rollout, _ in under_way})
         decisions = {}
-        for rollout in under_way.values():
+        for rollout, candidate in under_way:
             try:
                 evidence = await self._observe(rollout)
-                decision = decide(rollout, evidence, state.version(rollout.model, rollout.candidate), now)
+                decision = await self._once_loaded(rollout, candidate, decide(rollout, evidence, candidate, now))
                 decisions[rollout.id] = decision
                 await asyncio.to_thread(carry_out, self._registry, rollout, decision)
+                self._troubles.pop(rollout.id, None)
             except LlamaFarmError as error:  # somebody was faster, or something is down: the next turn sees
-                logger.warning("The rollout %s could not be taken further: %s", rollout.id, error)
+                if self._troubles.get(rollout.id) != str(error):  # once, not every second
+                    logger.warning("The rollout %s could not be taken further: %s", rollout.id, error)
+                self._troubles[rollout.id] = str(error)
         return decisions
 
     async def _observe(self, rollout: RolloutRecord) -> Evidence:
@@ -171,3 +199,33 @@ class RolloutController:
             evidence, until = evidence.after(window, rollout), window.end
         self._seen[rollout.id] = (evidence, until)
         return evidence
+
+    async def _once_loaded(self, rollout: RolloutRecord, candidate: VersionRecord, decision: Decision) -> Decision:
+        """The decision once the candidate is loaded; until then to stay, and to roll back if it can't be.
+
+        Raises:
+            DeploymentError: nothing runs that could load it, which says nothing of the candidate.
+        """
+        if decision.move is Move.ROLL_BACK:
+            return decision
+        key = (rollout.id, rollout.step, decision.move)
+        if key not in self._loads:
+            self._loads[key] = asyncio.ensure_future(self._load(candidate.ref))
+            await asyncio.wait({self._loads[key]}, timeout=_QUICK_LOAD_S)
+        load = self._loads[key]
+        if not load.done():
+            return Decision(Move.STAY, f"the replicas are loading {candidate.ref}")
+        try:
+            load.result()
+        except DeploymentError:
+            del self._loads[key]
+            raise
+        except LlamaFarmError as error:
+            return Decision(Move.ROLL_BACK, f"it can't be loaded: {error}")
+        return decision
+
+    def _forget_all_but(self, under_way: Collection[str]) -> None:
+        self._seen = {known: seen for known, seen in self._seen.items() if known in under_way}
+        self._troubles = {known: told for known, told in self._troubles.items() if known in under_way}
+        for key in [key for key in self._loads if key[0] not in under_way]:
+            self._loads.pop(key).cancel()

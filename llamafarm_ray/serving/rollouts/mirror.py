@@ -10,6 +10,9 @@ from typing import Any
 
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.serving.asgi import App, Message, Scope
+from llamafarm_ray.serving.finished import End, FinishedRequest, ResponseWatch
+from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.usage import Usage, UsageMeter
 
 __all__ = ["Mirror"]
 
@@ -26,34 +29,41 @@ class Mirror:
     Args:
         app: the engine's own HTTP app.
         load: has the version of an engine name ready.
+        on_finished: called with each copy that the shadow is done with, one that it could not be loaded for too.
         most_at_once: how many copies may be under way. Further ones are not sent: a shadow that can't keep up must not
             take the engine from those who wait for answers.
     """
 
     def __init__(
-        self, app: App, load: Callable[[str], Awaitable[object]], *, most_at_once: int = _MOST_AT_ONCE
+        self,
+        app: App,
+        load: Callable[[str], Awaitable[object]],
+        on_finished: Callable[[FinishedRequest], object],
+        *,
+        most_at_once: int = _MOST_AT_ONCE,
     ) -> None:
         self._app = app
         self._load = load
+        self._on_finished = on_finished
         self._most_at_once = most_at_once
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def send(self, scope: Scope, body: Mapping[str, Any], engine_name: str) -> bool:
+    def send(self, scope: Scope, body: Mapping[str, Any], shadow: Target) -> bool:
         """Start a copy of a request; whether there was room for it.
 
         Args:
             scope: the request's.
             body: what it asks, as parsed from JSON.
-            engine_name: the shadow's.
+            shadow: what gets the copy.
         """
         if len(self._under_way) >= self._most_at_once:
             return False
-        task = asyncio.create_task(self._answer(dict(scope), {**body, "model": engine_name}))
+        task = asyncio.create_task(self._answer(dict(scope), {**body, "model": shadow.engine_name}, shadow))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
         return True
 
-    async def _answer(self, scope: Scope, body: dict[str, Any]) -> None:
+    async def _answer(self, scope: Scope, body: dict[str, Any], shadow: Target) -> None:
         data = json.dumps(body, ensure_ascii=False).encode()
         headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _OF_THE_ORIGINAL]
         scope["headers"] = [*headers, (b"content-length", str(len(data)).encode())]
@@ -68,9 +78,14 @@ class Mirror:
             pass
 
         try:
-            await self._load(body["model"])
-            await self._app(scope, receive, drop)
+            await self._load(shadow.engine_name)
         except LlamaFarmError as error:
-            logger.warning("The shadow %s does not answer: %s", body["model"], error)
+            logger.warning("The shadow %s does not answer: %s", shadow.ref, error)
+            self._on_finished(FinishedRequest(shadow, End.FAILED, latency_s=0))
+            return
+        usage, watch = Usage(0), ResponseWatch(drop)
+        try:
+            await self._app(scope, receive, UsageMeter(watch, usage, hide=False))
         except Exception:  # a task's end: nobody else would hear of it
-            logger.exception("The shadow %s failed.", body["model"])
+            logger.exception("The shadow %s failed.", shadow.ref)
+        self._on_finished(watch.finished(shadow, usage))

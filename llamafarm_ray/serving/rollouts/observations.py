@@ -38,6 +38,11 @@ class Histogram:
         buckets = np.ceil(np.log(np.maximum(seconds, _SHORTEST_S)) / math.log(GROWTH)).astype(int)
         return cls(Counter(buckets.tolist()))
 
+    @staticmethod
+    def bucket(latency_s: float) -> int:
+        """The bucket of one latency in seconds."""
+        return math.ceil(math.log(max(latency_s, _SHORTEST_S)) / math.log(GROWTH))
+
     @property
     def count(self) -> int:
         """How many latencies it holds."""
@@ -109,7 +114,8 @@ class Sample:
     Attributes:
         requests: how many ended, well or badly. What the client got wrong (a 4xx) or gave up is not among them.
         errors: how many of them failed: a 5xx, or an answer that broke off.
-        latencies: of those that did not fail, from the request to the last token.
+        latencies: of those that did not fail, from their turn at the engine to the last token: how long they waited
+            for it says nothing of the version.
         ratings: what users said of answers, from 0 to 1.
     """
 

@@ -37,7 +37,6 @@ ASKING = {
     "evaluation.custom_evaluations": ["mine"],
     "deployment.target": "kubernetes",
     "deployment.auto_scaling": {"max_replicas": 2},
-    "deployment.strategy": "canary",
 }
 
 

@@ -3,7 +3,7 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llamafarm_ray.config import ALIASES, Config, config_digest, load_config, parse_config, resolved
 from llamafarm_ray.config.layout import layout
+from llamafarm_ray.config.rollout import RolloutKind
 from llamafarm_ray.errors import ConfigError, InputError
 from llamafarm_ray.types import Digest
 
@@ -151,9 +152,11 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
     assert {".".join(path[:2]) for path in missing} == {
         "dataset.synthetic_generation",
         "deployment.auto_scaling",
+        "deployment.rollout",  # each kind has its own keys
         *(f"fine_tuning.{objective}" for objective in ("dpo", "kto", "contrastive")),  # sft has no settings
         "fine_tuning.parameters",  # those of methods that auto never chooses
         "monitoring.alerting",  # its email
+        "tuning.pbt",  # the usual scheduler is another
     }
     on = {
         "deployment": {"auto_scaling": {"max_replicas": 2}},
@@ -165,6 +168,9 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         for method in ("auto", "hybrid_lora_adapter", "prefix_tuning")
     ]
     tables += [resolved(parse_config({"fine_tuning": {"objective": name}})) for name in ("dpo", "kto", "contrastive")]
+    tables += [resolved(parse_config({"deployment": {"rollout": {"kind": kind}}})) for kind in get_args(RolloutKind)]
+    rates = {"fine_tuning.training.learning_rate": [1e-4, 1e-3]}
+    tables.append(resolved(parse_config({"tuning": {"scheduler": "pbt", "parameters": rates}})))
     assert all(any(is_in(table, path) for table in tables) for path in layout().leaves)
 
 

@@ -1,10 +1,12 @@
 """A replica without Ray around it: from a registered bottleneck adapter to its answer over HTTP."""
 
 import asyncio
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from method_models import randomise, reload, trained, wrapped
+from ray import serve
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.errors import NotFoundError
@@ -61,6 +63,8 @@ def registry(tmp_path, adapter):
 @pytest.fixture(autouse=True)
 def _without_ray(monkeypatch):
     monkeypatch.setattr(versions, "RegistryView", View)
+    monkeypatch.setattr(versions, "start_controller", lambda *_: None)
+    monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
 
 
 async def replica_of(registry, base, *preload):

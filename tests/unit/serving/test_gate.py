@@ -123,10 +123,9 @@ def test_health_is_the_engines_own():
 
 def test_each_request_has_an_id_of_its_own_whatever_the_client_says():
     server = Server()
-    ids = {
-        server.post("/v1/completions", body_for("x"), headers={"x-request-id": "mine"}).headers["x-request-id"]
-        for _ in range(2)
-    }
+    sent = {"x-request-id": "mine"}
+    answers = [server.post("/v1/completions", body_for("x"), headers=sent) for _ in range(2)]
+    ids = {answer.headers["x-llamafarm-request-id"] for answer in answers}
     assert len(ids) == 2
     assert {seen.headers[b"x-request-id"].decode() for seen in server.engine.seen} == ids
 

@@ -5,11 +5,13 @@ import json
 
 import httpx
 import pytest
+from gate import telemetry
 
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.registry import RegistryState
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
+from llamafarm_ray.serving.finished import End
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts import Variant
@@ -59,17 +61,20 @@ async def ask(client):
     return await client.post("/v1/completions", json={"model": "bot", "prompt": "hé"})
 
 
-def client_of(engine, models=None):
+def client_of(engine, models=None, told=None):
     keys, feedback = Keys(RegistryState), FeedbackLog(Location("memory://mirror"))
-    transport = httpx.ASGITransport(app=Gate(engine, models or Models(), keys=keys, feedback=feedback))
+    gate = Gate(engine, models or Models(), keys=keys, feedback=feedback, telemetry=told or telemetry())
+    transport = httpx.ASGITransport(app=gate)
     return httpx.AsyncClient(transport=transport, base_url="http://test")
 
 
 @pytest.mark.parametrize("fails", [None, ValueError("broken")])
 def test_the_baseline_answers_without_waiting_for_the_shadow(fails, caplog):
+    told = telemetry()
+
     async def scenario():
         engine, models = Engine(fails), Models()
-        async with client_of(engine, models) as client:
+        async with client_of(engine, models, told) as client:
             answer = await asyncio.wait_for(ask(client), 5)  # the shadow is still at it
             await asyncio.sleep(0)
             engine.go.set()
@@ -86,32 +91,41 @@ def test_the_baseline_answers_without_waiting_for_the_shadow(fails, caplog):
     assert engine.num_dropped == (0 if fails else 1)
     assert ("failed" in caplog.text) == bool(fails)
     assert "hé" not in caplog.text  # nothing of the prompt
+    counters = told._meters.counters
+    assert counters["llamafarm_requests_total", "answered", "bot:1.0.0", "baseline"] == 1
+    assert counters["llamafarm_requests_total", "failed" if fails else "answered", "bot:1.1.0", "shadow"] == 1
 
 
 def test_a_shadow_that_can_not_keep_up_gets_no_more_copies():
+    ended = []
+
     async def scenario():
         engine = Engine()
 
         async def load(_name):
             pass
 
-        mirror = Mirror(engine, load, most_at_once=3)
+        mirror = Mirror(engine, load, ended.append, most_at_once=3)
         scope = {"type": "http", "headers": []}
-        sent = [mirror.send(scope, {"prompt": n}, SHADOW.engine_name) for n in range(5)]
+        sent = [mirror.send(scope, {"prompt": n}, SHADOW) for n in range(5)]
         engine.go.set()
         await asyncio.sleep(0.05)
-        return sent, mirror.send(scope, {"prompt": 9}, SHADOW.engine_name), engine.num_dropped
+        return sent, mirror.send(scope, {"prompt": 9}, SHADOW), engine.num_dropped
 
     assert asyncio.run(scenario()) == ([True, True, True, False, False], True, 3)
+    assert [request.end for request in ended[:3]] == [End.ANSWERED] * 3
 
 
-def test_a_shadow_that_can_not_be_loaded_is_told_to_the_log(caplog):
+def test_a_shadow_that_can_not_be_loaded_is_told_to_the_log_and_counts_as_failed(caplog):
+    ended = []
+
     async def scenario():
         async def load(name):
             raise NotFoundError(f"There is no {name}.")
 
-        Mirror(Engine(), load).send({"headers": []}, {}, "bot:1.1.0#x")
+        Mirror(Engine(), load, ended.append).send({"headers": []}, {}, SHADOW)
         await asyncio.sleep(0.05)
 
     asyncio.run(scenario())
     assert "does not answer: There is no bot:1.1.0#x." in caplog.text
+    assert [(request.target, request.end) for request in ended] == [(SHADOW, End.FAILED)]

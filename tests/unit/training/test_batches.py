@@ -83,6 +83,13 @@ def test_workers_get_about_as_many_tokens():
     assert abs(tokens[0] - tokens[1]) <= 4
 
 
+def test_no_worker_gets_the_longer_row_every_time():
+    rows = [Row(np.arange(length), np.arange(length), np.array([length]), 0) for length in (8, 7, 6, 5, 4, 3, 2, 1)]
+    plan = BatchPlan(8, batch_size=4, window_rows=8)
+    tokens = [cut(rows, plan, rank=rank, num_workers=2)[0].batches[0].num_tokens for rank in range(2)]
+    assert tokens == [18, 18]
+
+
 def test_going_on_from_a_step_gives_the_windows_that_were_left():
     plan = BatchPlan(11, batch_size=2, window_rows=4)
     whole = cut(ROWS, plan, num_steps=8)

@@ -8,7 +8,7 @@ import pytest
 from model_files import safetensors_bytes
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import AccessDeniedError, InputError, NotFoundError
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, NotFoundError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RecordDeployment
@@ -24,6 +24,7 @@ from llamafarm_ray.workflows.deploy import (
     with_model,
 )
 from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.rollouts import roll_out
 
 HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True)
 
@@ -40,7 +41,9 @@ def models(tmp_path):
     adapter.mkdir()
     (base / "config.json").write_text("{}")
     (base / "model.safetensors").write_bytes(safetensors_bytes())
-    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    (adapter / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(base), "peft_type": "LORA"})
+    )
     (adapter / "adapter_model.safetensors").write_bytes(safetensors_bytes())
     return base, adapter
 
@@ -108,7 +111,51 @@ def test_who_may_not_move_the_alias_keeps_no_replica_busy(registry, models, monk
     viewer = RegistryService(registry.home, token=root.add_principal("vic", {"*": Role.VIEWER}))
     loaded = []
     stub = SimpleNamespace(load_everywhere=lambda *args: loaded.append(args))
-    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_llm", stub)  # the real one imports vLLM
+    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.replicas", stub)
     with pytest.raises(AccessDeniedError, match="move alias"):
         swap_adapter(viewer, adapter.ref, "production")
     assert loaded == []
+
+
+def adapter_with(folder, text):
+    """A folder of another adapter, of the same base."""
+    other = folder.with_name(f"{folder.name}-{text}")
+    other.mkdir()
+    for file in folder.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    (other / "README.md").write_text(text)
+    return other
+
+
+@pytest.fixture
+def versions(registry, models):
+    """``bot`` 1.0.0 to 1.2.0, none of them production."""
+    folders = [models[1], *(adapter_with(models[1], text) for text in "bc")]
+    return [register(registry, Registration(folder, name="bot")).ref for folder in folders]
+
+
+CANARY = parse_config({"deployment": {"strategy": "canary"}}).deployment.rollout
+
+
+def test_a_strategy_rolls_out_what_is_not_yet_production(registry, versions):
+    assert roll_out(registry, versions[:1], CANARY) == []
+    assert registry.resolve("bot@production").ref == "bot:1.0.0"  # the first has nothing to be compared with
+    assert roll_out(registry, versions[:1], CANARY) == []
+    assert roll_out(registry, versions[:2], CANARY, dry_run=True) == []
+    assert registry.state.rollout_under_way("bot", "production") is None
+    (started,) = roll_out(registry, versions[:2], CANARY, reason="deploy")
+    assert (started.candidate, started.percent, started.changes[0].reason) == ("1.1.0", 5, "deploy")
+    assert roll_out(registry, versions[1:2], CANARY) == [started]  # deployed again: it goes on
+    assert registry.resolve("bot@production").ref == "bot:1.0.0"
+
+
+def test_one_version_is_rolled_out_at_a_time_and_that_is_known_before_anything_starts(registry, models, versions):
+    roll_out(registry, versions[:1], CANARY)
+    roll_out(registry, versions[1:2], CANARY)
+    (models[0] / "tokenizer.json").write_text("{}")
+    deployment = {"strategy": "canary", "adapters": [versions[2]]}
+    config = parse_config({"base_model": str(models[0]), "deployment": deployment})
+    with pytest.raises(ConflictError, match=r"bot:1\.1\.0 is being rolled out to bot@production, so 1\.2\.0 can't be"):
+        check_deployment(config, registry)
+    at_once = parse_config({"base_model": str(models[0]), "deployment": {"adapters": [versions[2]]}})
+    assert check_deployment(at_once, registry).name == "base"

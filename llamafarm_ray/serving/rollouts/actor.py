@@ -1,0 +1,151 @@
+"""The rollouts' controller in a cluster: an actor that calls :meth:`RolloutController.turn` every second.
+
+It is detached and restarts by itself: it holds nothing that the registry and the replicas don't, so it may be killed at
+any moment. There is one for each application; deploying starts it, and so does a replica where it is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import hashlib
+import logging
+import os
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from llamafarm_ray.errors import ClusterError, LlamaFarmError
+from llamafarm_ray.registry.actor import NAMESPACE
+from llamafarm_ray.registry.client import connect
+from llamafarm_ray.registry.state import VersionRecord
+from llamafarm_ray.serving.rollouts.controller import RolloutController
+from llamafarm_ray.serving.rollouts.fleet import FleetObservations
+from llamafarm_ray.serving.rollouts.ratings import StoredRatings
+from llamafarm_ray.storage import Location
+from llamafarm_ray.types import Digest, ModelKind
+
+__all__ = ["controller_actor", "start_controller", "stop_controller"]
+
+logger = logging.getLogger("ray.serve.llamafarm")
+
+_TURN_S = 1.0
+_NAME_IN_USE_S = 10.0
+_POLL_S = 0.1
+
+
+@ray.remote(num_cpus=0, max_restarts=-1)
+class ControllerActor:
+    """Takes the rollouts of one application further, for as long as it is there.
+
+    Args:
+        home: the registry's home.
+        application: the Serve application whose replicas are asked.
+        base_digest: of the base model that it serves; rollouts of other models are left alone.
+        token: proves to the registry that rollouts may be changed; by default ``$LLAMAFARM_TOKEN``.
+    """
+
+    async def __init__(self, home: str, application: str, base_digest: Digest, token: str | None) -> None:  # type: ignore[misc]
+        self._home = home
+        self._application = application
+        self._base_digest = base_digest
+        self._token = token
+        self._task = asyncio.create_task(self._run())
+
+    async def pid(self) -> int:
+        """The process it runs in."""
+        return os.getpid()
+
+    async def base_digest(self) -> Digest:
+        """The base model whose rollouts it takes further."""
+        return self._base_digest
+
+    async def _run(self) -> None:
+        controller: RolloutController | None = None
+        while True:
+            try:
+                if controller is None:
+                    controller = await asyncio.to_thread(self._controller)
+                await controller.turn(dt.datetime.now(dt.UTC))
+            except ClusterError as error:
+                logger.warning("The rollouts at %s wait for the registry: %s", self._home, error)
+                controller = None  # its actor may be another by now
+            except LlamaFarmError as error:
+                logger.warning("The rollouts at %s could not be taken further: %s", self._home, error)
+            except Exception:  # a process's loop: there is nobody to tell but the log
+                logger.exception("The rollouts at %s could not be taken further.", self._home)
+                controller = None
+            await asyncio.sleep(_TURN_S)
+
+    def _controller(self) -> RolloutController:
+        from llamafarm_ray.serving.replicas import RayFleet  # noqa: PLC0415  (which starts this actor)
+
+        fleet = RayFleet(self._application)
+        observations = FleetObservations(fleet, StoredRatings(Location(self._home)))
+        registry = connect(self._home, token=self._token)
+        return RolloutController(registry, observations, load=fleet.load, serves=self._serves)
+
+    def _serves(self, candidate: VersionRecord) -> bool:
+        registered = candidate.registered
+        return registered.kind is ModelKind.ADAPTER and registered.base_digest == self._base_digest
+
+
+def controller_actor(home: str, application: str) -> Any:
+    """The handle of an application's controller.
+
+    Raises:
+        ValueError: there is none.
+    """
+    return ray.get_actor(_name(home, application), namespace=NAMESPACE)
+
+
+def start_controller(
+    home: str, application: str, base_digest: Digest, *, token: str | None = None, replace: bool = False
+) -> Any:
+    """Start an application's controller, detached, if it isn't running or is another base model's; its handle.
+
+    Args:
+        home: the registry's home.
+        application: the Serve application's name.
+        base_digest: of the base model that it serves.
+        token: what the controller shows to the registry; by default its own environment's.
+        replace: end the one that runs, so that this code and this token count.
+
+    Raises:
+        ClusterError: the one that runs does not end.
+    """
+    deadline = time.monotonic() + _NAME_IN_USE_S
+    while replace and time.monotonic() < deadline:
+        try:
+            return _start(home, application, base_digest, token, get_if_exists=False)
+        except ValueError:  # the name is taken until the one that has it has ended
+            stop_controller(home, application)
+            time.sleep(_POLL_S)
+    if replace:
+        raise ClusterError(
+            f"The rollouts' controller of {application!r} does not end.", hint="`ray list actors` shows it."
+        )
+    running = _start(home, application, base_digest, token, get_if_exists=True)
+    with contextlib.suppress(RayError):  # it is being restarted: with what it was started with
+        if ray.get(running.base_digest.remote(), timeout=_NAME_IN_USE_S) != base_digest:
+            return start_controller(home, application, base_digest, token=token, replace=True)
+    return running
+
+
+def stop_controller(home: str, application: str) -> None:
+    """End an application's controller; one that isn't running is fine. Rollouts under way stay as they are."""
+    with contextlib.suppress(ValueError, RayError):
+        ray.kill(controller_actor(home, application), no_restart=True)
+
+
+def _start(home: str, application: str, base_digest: Digest, token: str | None, *, get_if_exists: bool) -> Any:
+    return ControllerActor.options(  # type: ignore[attr-defined]
+        name=_name(home, application), namespace=NAMESPACE, lifetime="detached", get_if_exists=get_if_exists
+    ).remote(Location(home).uri, application, base_digest, token)
+
+
+def _name(home: str, application: str) -> str:
+    return f"rollouts-{hashlib.sha256(Location(home).root.encode()).hexdigest()[:12]}-{application}"

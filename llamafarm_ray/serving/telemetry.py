@@ -1,0 +1,67 @@
+"""What a replica tells of its requests: metrics for Prometheus, and samples for the rollouts under way."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from llamafarm_ray.serving.finished import End, FinishedRequest
+from llamafarm_ray.serving.meters import Meters
+from llamafarm_ray.serving.rollouts.windows import RolloutWindows
+
+__all__ = ["OTHER", "Telemetry"]
+
+OTHER: Final = "other"
+"""The label of all versions beyond those that have one of their own."""
+_MAX_VERSIONS = 100
+
+
+class Telemetry:
+    """Takes in finished requests.
+
+    Args:
+        meters: where the metrics go.
+        windows: where samples of rollouts are kept.
+        max_versions: how many versions have a label of their own, first come, first served. Each takes some 40 series
+            in Prometheus for as long as the replica lives.
+    """
+
+    def __init__(self, meters: Meters, windows: RolloutWindows, *, max_versions: int = _MAX_VERSIONS) -> None:
+        self.windows = windows
+        self._meters = meters
+        self._max_versions = max_versions
+        self._versions: set[str] = set()
+
+    def finished(self, request: FinishedRequest) -> None:
+        """Take in a request that the engine is done with."""
+        target = request.target
+        if target.variant is not None:
+            self.windows.add(target.rollout, target.variant, request.end, request.latency_s)
+        model = {"model": self._label(target.ref)}
+        variant = {**model, "variant": target.variant or "none"}
+        self._meters.add("llamafarm_requests_total", 1, {**variant, "end": request.end})
+        if request.end is End.FAILED:
+            self._meters.add("llamafarm_errors_total", 1, variant)
+        if request.end is End.ANSWERED:
+            self._meters.observe("llamafarm_latency_seconds", request.latency_s, model)
+        if request.first_token_s is not None:
+            self._meters.observe("llamafarm_time_to_first_token_seconds", request.first_token_s, model)
+        if request.inter_token_s is not None:
+            self._meters.observe("llamafarm_inter_token_seconds", request.inter_token_s, model)
+        for name, num_tokens in (("prompt", request.prompt_tokens), ("completion", request.completion_tokens)):
+            if num_tokens > 0:
+                self._meters.add(f"llamafarm_{name}_tokens_total", num_tokens, model)
+
+    def queued(self, num_waiting: int) -> None:
+        """Take in how many requests wait for their turn at the engine."""
+        self._meters.set("llamafarm_queue_length", num_waiting, {})
+
+    def loaded(self, ref: str) -> None:
+        """Take in that the engine was given an adapter, ``name:version``."""
+        self._meters.add("llamafarm_adapter_loads_total", 1, {"model": self._label(ref)})
+
+    def _label(self, ref: str) -> str:
+        if ref not in self._versions:
+            if len(self._versions) >= self._max_versions:
+                return OTHER
+            self._versions.add(ref)
+        return ref
