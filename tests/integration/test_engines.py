@@ -6,6 +6,8 @@ import torch
 from method_models import randomise, reload, trained, wrapped
 from tiny_model import make_tiny_model
 
+pytestmark = pytest.mark.long  # it has Serve to itself, on a port of its own
+
 PROMPT = "The capital of France"
 NUM_TOKENS = 12
 
