@@ -76,6 +76,7 @@ class EngineApp:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        engine.tokenizer("")  # takes back the padding that its files may ask for, before threads share it
         self._routes = {
             "/v1/chat/completions": self._chat,
             "/v1/completions": self._complete,

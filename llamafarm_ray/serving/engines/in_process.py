@@ -146,8 +146,8 @@ def _check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None
     if num_prompt == 0:
         raise InputError("The prompt has no tokens.", hint="Send a text.")
     if longest is not None and num_prompt + max_tokens > longest:
+        answer = f" and its answer may have {max_tokens}" if max_tokens else ""
         raise InputError(
-            f"The prompt has {num_prompt} tokens and its answer may have {max_tokens}; "
-            f"{longest} is the most that the model has room for.",
-            hint="Shorten the prompt, or set a smaller max_tokens.",
+            f"The prompt has {num_prompt} tokens{answer}; {longest} is the most that the model has room for.",
+            hint="Shorten the prompt, or set a smaller max_tokens." if max_tokens else "Shorten it.",
         )

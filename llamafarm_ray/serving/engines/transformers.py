@@ -19,7 +19,7 @@ from transformers import DynamicCache
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.embedding import pooled, read_pooling
-from llamafarm_ray.models.loading import Task, load_model
+from llamafarm_ray.models.loading import Task, inspect_architecture, load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.serving.engines.base import FinishReason, Output, SamplingParams, ScoredToken
 from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel
@@ -68,7 +68,7 @@ class _SharedBase:
         self._folder = folder
         self._model = model
         self._task = task
-        positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        positions = inspect_architecture(folder, task=task).max_positions
         self._longest = min((bound for bound in (max_model_len, positions) if bound is not None), default=None)
 
     def version(self, folder: Path | None) -> LanguageModel:
