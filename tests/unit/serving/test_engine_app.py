@@ -54,7 +54,7 @@ def test_a_completion(server, tokenizer):
     ]
     assert body["model"] == BOT
     assert body["object"] == "text_completion"
-    assert body["id"] == f"cmpl-{response.headers['x-request-id']}"
+    assert body["id"] == f"cmpl-{response.headers['x-llamafarm-request-id']}"
     num_prompt = len(tokenizer(WORDS).input_ids)
     assert body["usage"] == {
         "prompt_tokens": num_prompt,
