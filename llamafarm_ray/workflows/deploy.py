@@ -184,6 +184,7 @@ def deploy(
     try:
         _start_serve(wanted.host, wanted.port, cluster)
         application = build({**resolved(config), "home": registry.home.uri})
+        quiet()  # Ray Serve LLM, which that imports, sets the loggers up anew
         _run(application, lambda: on_progress and on_progress("starting the engine", time.monotonic() - started))
     except (RayError, RuntimeError) as error:
         raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), [])}") from error
