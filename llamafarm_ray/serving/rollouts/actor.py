@@ -81,7 +81,7 @@ class ControllerActor:
             await asyncio.sleep(_TURN_S)
 
     def _controller(self) -> RolloutController:
-        from llamafarm_ray.serving.replicas import RayFleet  # noqa: PLC0415  (which starts this actor)
+        from llamafarm_ray.serving.replicas import RayFleet  # noqa: PLC0415  (Serve reads the environment when it is imported)
 
         fleet = RayFleet(self._application)
         observations = FleetObservations(fleet, StoredRatings(Location(self._home)))

@@ -1,6 +1,7 @@
 """A replica without Ray around it: from a registered bottleneck adapter to its answer over HTTP."""
 
 import asyncio
+import datetime as dt
 from types import SimpleNamespace
 
 import httpx
@@ -140,3 +141,17 @@ def test_the_routers_header_is_believed_from_nobody(registry, base):
         return await ask(replica, "tiny", serve_multiplexed_model_id="bot:1.0.0")
 
     assert asyncio.run(scenario()).headers["x-llamafarm-model"] == "tiny"
+
+
+def test_rollouts_are_watched_here_too(registry, base, monkeypatch):
+    started = []
+    monkeypatch.setattr(versions, "start_controller", lambda *asked: started.append(asked))
+
+    async def scenario():
+        replica = await replica_of(registry, base)
+        await replica._versions._starting
+        return await replica.rollout_report("none", dt.datetime.now(dt.UTC))
+
+    report = asyncio.run(scenario())
+    assert [application for _, application, _ in started] == ["test"]
+    assert list(report.windows) == []
