@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llamafarm_ray.errors import AccessDeniedError, InputError, UserError
 
-__all__ = ["BodyTooLargeError", "LimitError", "MediaTypeError", "SlowClientError", "UnauthenticatedError"]
+__all__ = ["BodyTooLargeError", "HostError", "LimitError", "MediaTypeError", "SlowClientError", "UnauthenticatedError"]
 
 
 class UnauthenticatedError(AccessDeniedError):
@@ -12,6 +12,12 @@ class UnauthenticatedError(AccessDeniedError):
 
     code = "invalid_api_key"
     http_status = 401
+
+
+class HostError(AccessDeniedError):
+    """A request without a key came under a name that is not this server's."""
+
+    code = "host_not_allowed"
 
 
 class SlowClientError(InputError):

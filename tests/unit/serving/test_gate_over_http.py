@@ -16,7 +16,7 @@ from llamafarm_ray.errors import AccessDeniedError, NotFoundError
 from llamafarm_ray.workflows.chat import ask, stream
 
 GOOD = json.dumps(CHAT).encode()
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 class ChatEngine(Engine):
@@ -156,10 +156,10 @@ RAW = {
     "chunks that never end": HEAD + CLOSE + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"mod\r\n',
     "a bad chunk": HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
     "a huge length": HEAD + CLOSE + b"Content-Length: 999999999999\r\n\r\n",
-    "a percent escape in the path": b"POST /v1/chat%2fcompletions HTTP/1.1\r\nHost: x\r\n"
+    "a percent escape in the path": b"POST /v1/chat%2fcompletions HTTP/1.1\r\nHost: localhost\r\n"
     + CLOSE
     + b"Content-Length: 0\r\n\r\n",
-    "an absolute target": b"POST http://x/sleep HTTP/1.1\r\nHost: x\r\n" + CLOSE + b"Content-Length: 0\r\n\r\n",
+    "an absolute target": b"POST http://x/sleep HTTP/1.1\r\nHost: localhost\r\n" + CLOSE + b"Content-Length: 0\r\n\r\n",
 }
 
 
@@ -175,7 +175,7 @@ def test_bytes_that_no_client_would_send_reach_nothing(served, sent):
 def test_a_request_hidden_in_anothers_body_is_not_answered(served):
     """Request smuggling, https://portswigger.net/web-security/request-smuggling: one answer, and the line is closed."""
     server, port = served
-    hidden = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    hidden = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
     said = exchange(port, HEAD + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden)
     assert statuses(said) == [400]
     assert server.engine.seen == []
