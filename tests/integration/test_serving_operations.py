@@ -1,5 +1,6 @@
 """What an operator sees of a deployment: metrics in Ray's Prometheus endpoint, traces at a collector; who is let in."""
 
+import contextlib
 import secrets
 import socket
 import time
@@ -163,45 +164,29 @@ def test_a_page_of_another_origin_may_not_ask(served):
         assert not any(name.startswith("access-control") for name in one.headers)
 
 
-def raw(served, *pieces, wait_s):
-    """Send bytes as they are; what comes back until the other side closes, or falls silent for so long."""
-    host, _, port = served.root.removeprefix("http://").partition(":")
-    said = b""
-    with socket.create_connection((host, int(port)), timeout=wait_s) as connection:
-        try:
-            for piece in pieces:
-                connection.sendall(piece)
-            while data := connection.recv(65536):
-                said += data
-        except (ConnectionError, TimeoutError):
-            pass
-    return said
-
-
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-
-
-def endless():
-    yield HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
-    while True:
-        yield b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-
-
+CHUNK = b"100000\r\n" + b" " * 2**20 + b"\r\n"
 FLOODS = {
-    "a body that never ends": (endless(),),
-    "a body of which one byte comes": ((HEAD + b"Content-Length: 100\r\n\r\n{",),),
-    "ten thousand headers": ((HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(10_000)) + b"\r\n",),),
-    "a header of a megabyte": ((HEAD + b"X-A: " + b"a" * 2**20 + b"\r\nContent-Length: 2\r\n\r\n{}",),),
+    "a body that does not end": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", CHUNK),
+    "a body of which one byte comes": (HEAD + b"Content-Length: 100\r\n\r\n{", b""),
+    "a thousand headers": (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(1000)) + b"\r\n", b""),
+    "a header of a megabyte": (HEAD + b"X-A: " + b"a" * 2**20 + b"\r\nContent-Length: 2\r\n\r\n{}", b""),
     "a packed body": (
-        (HEAD + b"Content-Encoding: gzip\r\nContent-Length: 3\r\nConnection: close\r\n\r\n\x1f\x8b\x08",),
+        HEAD + b"Content-Encoding: gzip\r\nContent-Length: 3\r\nConnection: close\r\n\r\n\x1f\x8b\x08",
+        b"",
     ),
 }
 
 
-@pytest.mark.parametrize("pieces", FLOODS.values(), ids=FLOODS)
-def test_a_client_that_floods_or_stalls_is_cut_off_and_others_are_answered(served, pieces):
-    begun = time.monotonic()
-    said = raw(served, *pieces[0], wait_s=45)
-    assert time.monotonic() - begun < 40
+@pytest.mark.parametrize(("begin", "go_on"), FLOODS.values(), ids=FLOODS)
+def test_a_client_that_floods_or_stalls_is_cut_off_and_others_are_answered(served, begin, go_on):
+    host, _, port = served.root.removeprefix("http://").partition(":")
+    said = b""
+    with socket.create_connection((host, int(port)), timeout=40) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(begin)
+        for _ in range(64 if go_on else 0):
+            connection.sendall(go_on)
+        while data := connection.recv(65536):
+            said += data
     assert not said or 400 <= int(said.split()[1]) < 500, said[:300]
     assert served.complete("bot").status_code == 200

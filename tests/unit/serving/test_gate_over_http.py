@@ -155,6 +155,16 @@ def test_a_client_that_sends_byte_by_byte_is_answered_only_if_it_is_done_in_time
     assert statuses(fast) == [200]
 
 
+def test_a_body_without_an_end_is_cut_off_at_the_bound():
+    server = Server(engine=ChatEngine(), limits=Limits(max_body_bytes=2**20))
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    with listening(server) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        with pytest.raises(ConnectionError):
+            connection.sendall(chunk * 1000)
+    assert server.engine.seen == []
+
+
 def test_a_client_that_leaves_while_it_waits_leaves_the_queue():
     server = Server(engine=ChatEngine(seconds=1.0), limits=Limits(running_requests=1))
     whole = HEAD + f"Content-Length: {len(GOOD)}\r\n\r\n".encode() + GOOD
