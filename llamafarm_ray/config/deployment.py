@@ -86,8 +86,7 @@ class Deployment(Section):
     )
     allowed_hosts: Names = Field(
         default=(),
-        description="Names, besides localhost and this machine's own, that requests without a key may call the server "
-        "by; '*' is every one.",
+        description="Names in the public DNS that requests without a key may call the server by; '*' is every one.",
     )
     allowed_origins: Names = Field(
         default=(),

@@ -63,7 +63,7 @@ class Keys:
     Args:
         state: gives the registry's state as of now.
         required: whether a key is asked for: always, never, or (``None``) once the registry has principals.
-        allowed_hosts: names, besides this machine's own, that requests without a key may call it by.
+        allowed_hosts: names in the public DNS that requests without a key may call this server by.
         now: the time that keys expire by.
     """
 

@@ -49,7 +49,7 @@ class Served:
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
         log_prompts: whether prompts are logged, and part of traces.
-        allowed_hosts: names, besides this machine's own, that requests without a key may call it by.
+        allowed_hosts: names in the public DNS that requests without a key may call this server by.
         allowed_origins: origins whose web pages may read answers.
         otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
     """

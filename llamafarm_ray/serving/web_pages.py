@@ -3,7 +3,7 @@
 A browser sends requests of any page to any server. What keeps a page of another origin from reading answers, and from
 sending JSON at all, is that it must ask first (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol) and is told no.
 A page that makes its own name point at this server (DNS rebinding) is of the same origin and need not ask. Its
-requests carry that name, so where no key is asked for, requests must carry one of this server's.
+requests carry that name, so where no key is asked for, requests must carry one that no stranger's page can have.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = ["check_host", "for_web_pages"]
 
 _HOST = re.compile(r"(?P<name>[a-z0-9._-]+|\[(?P<ip>[0-9a-f:.]+)])(:\d+)?")
 """https://www.rfc-editor.org/rfc/rfc9110#section-7.2, in lower case."""
-_LOCAL = ".localhost"
-"""With what stands before it, names that are this machine on every machine: https://www.rfc-editor.org/rfc/rfc6761#section-6.3."""
+_PRIVATE = frozenset({"localhost", "local", "internal"})
+"""Domains that the public DNS never has (RFC 6761, RFC 6762, ICANN's reservation of 2024), which Ollama lets in too."""
 _SHOWN = (
     "x-llamafarm-model",
     "x-llamafarm-digest",
@@ -35,10 +35,10 @@ _SHOWN = (
 
 
 def check_host(headers: Iterable[Header], allowed: Collection[str]) -> None:
-    """Refuse a request that a page could have sent under a name of its own.
+    """Refuse a request that a stranger's page could have sent under a name of its own.
 
-    Addresses, ``localhost`` and this machine's name are always this server's. A request without the header is no
-    browser's.
+    Addresses, this machine's name and those that the public DNS can't have, one without a dot among them, are nobody
+    else's. A request without the header is no browser's.
 
     Args:
         headers: the request's, names in lower case.
@@ -52,8 +52,7 @@ def check_host(headers: Iterable[Header], allowed: Collection[str]) -> None:
         return
     found = _HOST.fullmatch(told)
     name = (found["ip"] or found["name"]).removesuffix(".") if found else ""
-    names = {socket.gethostname().lower(), *allowed}
-    if not (_is_address(name) or f".{name}".endswith(_LOCAL) or name in names):
+    if not (_is_private(name) or name in allowed or name == socket.gethostname().lower()):
         raise HostError(
             f"The server answers without a key, and does not go by the name {told[:120]!r}.",
             hint="List the name in deployment.allowed_hosts, or ask for keys (deployment.require_key).",
@@ -78,9 +77,10 @@ def for_web_pages(app: App, origins: Collection[str]) -> App:
     )
 
 
-def _is_address(name: str) -> bool:
+def _is_private(name: str) -> bool:
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        return False
+        parts = name.split(".")
+        return bool(name) and (len(parts) == 1 or parts[-1] in _PRIVATE)
     return True
