@@ -201,10 +201,15 @@ def _with_context(scope: Scope, span: trace.Span) -> Scope:
 
 def _messages(body: Mapping[str, Any]) -> str:
     """The prompt in the conventions' JSON: a list of messages of parts."""
-    messages = body.get("messages") or [{"role": "user", "content": body.get("prompt", body.get("input"))}]
+    if "messages" not in body:
+        told = [{"role": "user", "parts": [_text(body.get("prompt", body.get("input")))]}]
+        return json.dumps(told, ensure_ascii=False)
     told = []
-    for message in messages:
+    for message in body["messages"]:
         content = message.get("content")
-        parts = content if isinstance(content, list) else [{"type": "text", "content": content}]
-        told.append({"role": message["role"], "parts": parts})
+        told.append({"role": message["role"], "parts": content if isinstance(content, list) else [_text(content)]})
     return json.dumps(told, ensure_ascii=False)
+
+
+def _text(content: object) -> dict[str, object]:
+    return {"type": "text", "content": content}

@@ -105,9 +105,45 @@ def test_what_the_client_does_not_want_sampled_is_not_sent(collector):
 def test_the_prompt_is_told_only_where_that_was_asked_for(collector, asked):
     _, _, (span,) = traced(collector, "/v1/completions", COMPLETE, log_prompts=asked)
     assert (PROMPT in repr(span)) == asked
-    if asked:
-        told = json.loads(span.attributes["gen_ai.input.messages"])
-        assert told == [{"role": "user", "parts": [{"type": "text", "content": PROMPT}]}]
+    assert ("gen_ai.input.messages" in span.attributes) == asked
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "parts"),
+    [
+        ("/v1/completions", {"prompt": PROMPT}, [{"type": "text", "content": PROMPT}]),
+        ("/v1/completions", {"prompt": ["a", "b"]}, [{"type": "text", "content": ["a", "b"]}]),
+        ("/v1/chat/completions", {}, [{"type": "text", "content": "A llama?"}]),
+        (
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+            [{"type": "text", "text": "a"}],
+        ),
+    ],
+)
+def test_a_prompt_is_told_in_messages_of_parts(collector, path, fields, parts):
+    body = {**(CHAT if "chat" in path else {"model": "bot"}), **fields}
+    _, _, (span,) = traced(collector, path, body, log_prompts=True)
+    assert json.loads(span.attributes["gen_ai.input.messages"]) == [{"role": "user", "parts": parts}]
+
+
+def test_what_is_not_sent_yet_is_sent_when_the_replica_shuts_down(collector):
+    async def scenario():
+        server = Server(tracing=open_tracing(collector.url))
+        async with server.client() as client:
+            await client.post("/v1/completions", json=COMPLETE)
+        messages = iter([{"type": "lifespan.startup"}, {"type": "lifespan.shutdown"}])
+
+        async def receive():
+            return next(messages)
+
+        async def send(_message):
+            pass
+
+        await server.gate({"type": "lifespan"}, receive, send)
+
+    asyncio.run(scenario())
+    assert [span.name for span in collector.spans] == ["text_completion bot"]
 
 
 class Failing(Engine):
