@@ -39,8 +39,7 @@ _MAX_NAME_CHARS = 320
 """The longest model reference: a namespace, a name, an alias or version, and a digest."""
 _MAX_INT = 2**63
 _MAX_HEADERS = 128
-_MAX_HEADER_BYTES = 65_536
-"""Of all of them together."""
+_MAX_HEADER_BYTES = 65_536  # of all of them together
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 """A header's name in ASGI: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2, in lower case."""
 _NOT_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -76,9 +75,7 @@ def check_headers(headers: Iterable[Header]) -> str | None:
     """
     headers = list(headers)
     if len(headers) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > _MAX_HEADER_BYTES:
-        raise HeadersTooLargeError(
-            f"The request has more than {_MAX_HEADERS} headers, or {_MAX_HEADER_BYTES} bytes of them."
-        )
+        raise HeadersTooLargeError(f"The headers are more than {_MAX_HEADERS}, or {_MAX_HEADER_BYTES} bytes.")
     seen: set[bytes] = set()
     routed: str | None = None
     for raw, value in headers:
