@@ -84,8 +84,22 @@ class Deployment(Section):
         default=None,
         description="Whether requests need a key, the token of a principal of the registry; unset: once it has any.",
     )
+    allowed_hosts: Names = Field(
+        default=(),
+        description="Names in the public DNS that requests without a key may call the server by; '*' is every one.",
+    )
+    allowed_origins: Names = Field(
+        default=(),
+        description="Origins, such as https://chat.example.com, whose web pages may send requests; '*' is every one.",
+    )
     limits: Limits = section(Limits, "What each key may ask for, and how requests wait.")
-    log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs.")
+    log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs, and into traces.")
+    otlp_traces_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="URL that traces are sent to, such as http://127.0.0.1:4318/v1/traces; unset: that of "
+        "OpenTelemetry's variables, or nowhere.",
+    )
     strategy: RolloutKind | None = Field(
         default=None, description="How a new version takes over; unset: at once. The same as rollout.kind."
     )

@@ -11,6 +11,7 @@ from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
+from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
 
 __all__ = ["SERVE_ENV", "build"]
 
@@ -21,9 +22,6 @@ SERVE_ENV = {
     "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
-
-_ENGINE_ENV = {**SERVE_ENV, "HF_HUB_OFFLINE": "1"}
-"""What every replica's environment has."""
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -58,12 +56,15 @@ def build(args: dict[str, Any]) -> Any:
         require_key=config.deployment.require_key,
         limits=_limits(config.deployment),
         log_prompts=config.deployment.log_prompts,
+        allowed_hosts=(config.deployment.host, *config.deployment.allowed_hosts),
+        allowed_origins=config.deployment.allowed_origins,
+        otlp_traces_endpoint=_traces(config),
     )
     if engine != "vllm":
         from llamafarm_ray.serving.engines import replica  # noqa: PLC0415
 
         settings = replica.engine_settings(engine, base, config.deployment)
-        return replica.compose(settings, served, config.deployment, env=_ENGINE_ENV)
+        return replica.compose(settings, served, config.deployment, env=_engine_env(config))
     from ray.serve.llm import LLMConfig  # noqa: PLC0415
 
     from llamafarm_ray.serving.ray_llm import compose  # noqa: PLC0415
@@ -79,6 +80,16 @@ def _limits(deployment: Deployment) -> Limits:
     return deployment.limits.model_copy(update={"running_requests": num_running})
 
 
+def _traces(config: Config) -> str | None:
+    """Where spans go."""
+    return traces_endpoint(config.deployment.otlp_traces_endpoint, os.environ)
+
+
+def _engine_env(config: Config) -> dict[str, str]:
+    """What every replica's environment has."""
+    return {**SERVE_ENV, "HF_HUB_OFFLINE": "1", **tracing_environment(_traces(config), os.environ)}
+
+
 def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     """The plain values of Ray's LLMConfig."""
     deployment, needs = config.deployment, config.deployment.resources
@@ -91,7 +102,9 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     }
     if deployment.max_model_len is not None:
         engine["max_model_len"] = deployment.max_model_len
-    env = {**_ENGINE_ENV, "VLLM_NO_USAGE_STATS": "1"}
+    if (traces := _traces(config)) is not None:
+        engine["otlp_traces_endpoint"] = traces
+    env = {**_engine_env(config), "VLLM_NO_USAGE_STATS": "1"}
     actor: dict[str, Any] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes

@@ -17,6 +17,7 @@ from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.adapters import AdapterEngine, AdapterLoader
 from llamafarm_ray.serving.meters import RayMeters
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
@@ -24,6 +25,7 @@ from llamafarm_ray.serving.rollouts.actor import start_controller
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -46,7 +48,10 @@ class Served:
         preload: references of the adapters that are loaded before the first request.
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
-        log_prompts: whether prompts are logged.
+        log_prompts: whether prompts are logged, and part of traces.
+        allowed_hosts: names in the public DNS that requests without a key may call this server by.
+        allowed_origins: origins whose web pages may read answers.
+        otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
     """
 
     home: str
@@ -56,6 +61,9 @@ class Served:
     require_key: bool | None = None
     limits: Limits = field(default_factory=Limits)
     log_prompts: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    otlp_traces_endpoint: str | None = None
 
     def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
         """The target of a request's ``model``, or without a caller of what the router decided.
@@ -75,7 +83,9 @@ class Versions:
         engine: where versions are loaded.
 
     Attributes:
+        keys: tells whose key a request carries.
         telemetry: told of each request, for metrics and rollouts.
+        tracing: where spans of requests and loads go.
     """
 
     def __init__(self, served: Served, engine: AdapterEngine) -> None:
@@ -84,9 +94,11 @@ class Versions:
         self._content = ContentStore(
             Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
         )
+        self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
         self.telemetry = Telemetry(RayMeters(), windows)
-        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded)
+        self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
+        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded, self.tracing)
         self._looked = 0.0
         self._starting: asyncio.Task[None] | None = None
 
@@ -148,8 +160,8 @@ class Versions:
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
-            with contextlib.suppress(RayError):  # without the registry, what is known stands
-                await self._view.refresh()
+            with contextlib.suppress(RayError), self.tracing.step("read registry"):
+                await self._view.refresh()  # without the registry, what is known stands
             target = self._served.resolve(model, self._view, caller)
         await self._loader.ensure(target)
         return target

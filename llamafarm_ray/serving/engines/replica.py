@@ -25,7 +25,9 @@ from llamafarm_ray.serving.gate import Gate, Models
 from llamafarm_ray.serving.intake import ROUTED_HEADER
 from llamafarm_ray.serving.rollouts.windows import Report
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import Tracing
 from llamafarm_ray.serving.versions import Served, Versions
+from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
 
 __all__ = ["EngineSettings", "compose", "engine_settings", "gated", "open_engine"]
@@ -92,7 +94,15 @@ def open_engine(settings: EngineSettings) -> InProcessEngine:
     return transformers_engine(settings.base_name, settings.folder, max_model_len=longest, **settings.options)
 
 
-def gated(engine: InProcessEngine, models: Models, keys: Keys, served: Served, telemetry: Telemetry) -> App:
+def gated(
+    engine: InProcessEngine,
+    models: Models,
+    keys: Keys,
+    served: Served,
+    telemetry: Telemetry,
+    *,
+    tracing: Tracing | None = None,
+) -> App:
     """The HTTP app of a replica: the engine's, behind the gate."""
     gate = Gate(
         EngineApp(engine),
@@ -103,8 +113,9 @@ def gated(engine: InProcessEngine, models: Models, keys: Keys, served: Served, t
         limits=served.limits,
         log_prompts=served.log_prompts,
         routes=ROUTES,
+        tracing=tracing,
     )
-    return Unrouted(gate)
+    return for_web_pages(Unrouted(gate), served.allowed_origins)
 
 
 class Unrouted:
@@ -142,8 +153,8 @@ class EngineReplica:
 
     async def __serve_build_asgi_app__(self) -> App:
         """The HTTP app, which Serve asks for once the replica is made (see ``serve.ingress``)."""
-        keys = Keys(lambda: self._versions.state, required=self._served.require_key)
-        return gated(self._engine, self._versions, keys, self._served, self._versions.telemetry)
+        versions = self._versions
+        return gated(self._engine, versions, versions.keys, self._served, versions.telemetry, tracing=versions.tracing)
 
     async def load(self, reference: str) -> str:
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
