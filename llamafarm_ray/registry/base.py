@@ -38,7 +38,8 @@ def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
     """The base model of that reference, fetched if it isn't on this machine.
 
     Args:
-        reference: a folder, a GGUF file, ``name``/``name:version``/``name@alias`` in the registry, or ``owner/name`` on the hub.
+        reference: a folder, a GGUF file, ``name``/``name:version``/``name@alias`` in the registry, or ``owner/name`` on
+            the hub.
         registry: where names are looked up.
 
     Raises:

@@ -28,19 +28,21 @@ _MAX_LIST = 2**22
 _STRING, _ARRAY = 8, 9
 _POOLINGS = frozenset({1, 2, 3})
 """Mean, first and last token: llama.cpp's numbers for how a text's vector is made."""
-_NUMBERS = {
-    **{0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?"},
-    **{10: "Q", 11: "q", 12: "d"},
-}
+_NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
 """How ``struct`` calls each type of number."""
-_BLOCKS = {
-    **{0: (1, 4), 1: (1, 2), 30: (1, 2), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8)},  # plain numbers
-    **{2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40)},  # Q4_0 to Q8_1
-    **{10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292)},  # Q2_K to Q8_K
-    **{16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110), 22: (256, 82)},  # IQ*
-    **{23: (256, 136), 29: (256, 56), 34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18)},  # and the rest
+_BLOCK_BYTES = {
+    1: {0: 4, 1: 2, 24: 1, 25: 2, 26: 4, 27: 8, 28: 8, 30: 2},
+    32: {2: 18, 3: 20, 6: 22, 7: 24, 8: 34, 9: 40, 20: 18, 39: 17},
+    64: {40: 36},
+    128: {41: 18},
+    256: {10: 84, 11: 110, 12: 144, 13: 176, 14: 210, 15: 292, 16: 66, 17: 74, 18: 98, 19: 50, 21: 110, 22: 82}
+    | {23: 136, 29: 56, 34: 54, 35: 66},
 }
-"""Each tensor type's block: how many values, in how many bytes (``GGML_QUANT_SIZES`` of llama.cpp's gguf-py)."""
+"""By how many values a block of a tensor has: the types of tensor, and a block's bytes.
+
+These are ``GGML_QUANT_SIZES`` of llama.cpp's gguf-py.
+"""
+_BLOCKS = {kind: (num, size) for num, sizes in _BLOCK_BYTES.items() for kind, size in sizes.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def _read(reader: _Reader, size_bytes: int) -> GgufHeader:
             raise ValueError(f"it has the fact {name!r} twice")
         facts[name] = reader.value(reader.number("I"))
     if not isinstance(facts.get("general.architecture"), str):
-        raise ValueError("it names no general.architecture")
+        raise ValueError("it names no general.architecture")  # noqa: TRY004  (one kind of finding)
     tensors = [_tensor(reader) for _ in range(num_tensors)]
     alignment = facts.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):

@@ -48,19 +48,23 @@ def check_onnx(path: Path) -> None:
     Raises:
         InputError: it is cut off or no such model, or names a file elsewhere or one that is not there.
     """
-    found = _Found()
     try:
-        with path.open("rb") as file:
-            if path.stat().st_size == 0:
-                raise ValueError("it is empty")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                _walk(data, "model", (0, len(data)), found, depth=0)
-        if not found.model_fields >= {_IR_VERSION, _GRAPH}:
-            raise ValueError("it has no ir_version or no graph")
+        found = _read(path)
         for name in found.files:
             _check_file(path, name)
     except ValueError as error:
         raise InputError(f"{str(path)!r} is no sound ONNX file: {error}.", hint="Copy or export it again.") from None
+
+
+def _read(path: Path) -> _Found:
+    found = _Found()
+    if path.stat().st_size == 0:
+        raise ValueError("it is empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        _walk(data, "model", (0, len(data)), found, depth=0)
+    if not found.model_fields >= {_IR_VERSION, _GRAPH}:
+        raise ValueError("it has no ir_version or no graph")
+    return found
 
 
 def _check_file(path: Path, name: bytes) -> None:

@@ -1,37 +1,32 @@
 """GGUF files through llama.cpp: whole models, and low-rank updates of them, each in a process of its own.
 
-llama.cpp's stream leaves out tokens that end within a letter, so tokens are asked for one by one: what it computed of an
-answer so far stays in the answer's slot, and answers that are written at the same time share its batches.
+llama.cpp's stream leaves out tokens that end within a letter, so tokens are asked for one by one: what it computed of
+an answer so far stays in the answer's slot, and answers that are written at the same time share its batches.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import importlib.util
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UserError
+from llamafarm_ray.errors import InputError, NotFoundError, UnsupportedError
 from llamafarm_ray.models.folder import gguf_file
-from llamafarm_ray.serving.engines.base import FinishReason, Output, SamplingParams, ScoredToken
+from llamafarm_ray.serving.engines.base import Output, SamplingParams
 from llamafarm_ray.serving.engines.gguf_tokenizer import GgufTokenizer
 from llamafarm_ray.serving.engines.in_process import check_length
-from llamafarm_ray.serving.engines.llama_server import Connection, LlamaServer, LlamaSettings
+from llamafarm_ray.serving.engines.llama_answer import LlamaAnswer, Slot
+from llamafarm_ray.serving.engines.llama_server import LlamaServer, LlamaSettings
 from llamafarm_ray.storage.gguf import GgufHeader, read_gguf
 
 __all__ = ["GgufEngine"]
 
 _RANKING = 4
 """llama.cpp's number for models that compare two texts."""
-_FORCED = 1e6
-"""What is added to a logit so that its token is taken; log-probabilities are told without it."""
-_ANY_SEED = 2**32 - 1
-"""llama.cpp's word for a seed of its own choice."""
-_WIDTHS = (64, 4096, 2**31 - 1)
 
 
 class GgufEngine:
@@ -46,7 +41,7 @@ class GgufEngine:
 
     Raises:
         InputError: the file is no model, or llama.cpp can't load it.
-        UnsupportedError: its tokenizer is of a kind that is not known here.
+        UnsupportedError: its tokenizer is of a kind that is not known here, or llama.cpp is not installed.
     """
 
     def __init__(
@@ -58,6 +53,13 @@ class GgufEngine:
         n_parallel: int = 4,
         n_threads: int | None = None,
     ) -> None:
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise UnsupportedError(
+                "Engine gguf needs llama.cpp, which is not installed.", hint="pip install 'llamafarm_ray[gguf]'"
+            )
+        for name, value in (("n_parallel", n_parallel), ("n_threads", n_threads)):
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"deployment.engine_kwargs.{name} is {value!r}.", hint="Say 1 or more.")
         self._base_name = base_name
         self._file = gguf_file(path)
         self._header = read_gguf(self._file)
@@ -117,7 +119,7 @@ class GgufEngine:
         if not self.writes:
             raise InputError("This model writes no text.", hint="Ask /v1/embeddings.")
         async with model.slot(prompt) as slot, model.server.connection() as connection:
-            answer = _Answer(connection, slot, params, self._end_of_text)
+            answer = LlamaAnswer(connection, slot, params, self._end_of_text)
             told = await answer.prompt(prompt)
             if params.max_tokens == 0:
                 yield Output(finish_reason="length", prompt=told)
@@ -176,6 +178,7 @@ class GgufEngine:
         bounds = [bound for bound in (self._max_model_len, made_for) if isinstance(bound, int) and bound > 0]
         if not bounds:
             raise InputError(f"{model.name} does not say how long its texts may be.", hint="Set max_model_len.")
+        _check_memory(header, min(bounds) * self._n_parallel)
         settings = LlamaSettings(
             model=str(model),
             lora=str(lora) if lora is not None else None,
@@ -187,19 +190,6 @@ class GgufEngine:
         return _Model(LlamaServer(settings), min(bounds), self._n_parallel)
 
 
-@dataclass(eq=False, slots=True)
-class _Slot:
-    """Where llama.cpp keeps what it computed of one answer.
-
-    Attributes:
-        number: which.
-        tokens: of what was computed in it last, and what an answer has so far.
-    """
-
-    number: int
-    tokens: list[int] = field(default_factory=list)
-
-
 class _Model:
     """A loaded file."""
 
@@ -207,13 +197,13 @@ class _Model:
         self.server = server
         self.max_model_len = max_model_len
         self._turns = asyncio.Semaphore(n_parallel)
-        self._free = [_Slot(number) for number in range(n_parallel)]
+        self._free = [Slot(number) for number in range(n_parallel)]
 
     @asynccontextmanager
-    async def slot(self, prompt: Sequence[int]) -> AsyncGenerator[_Slot, None]:
+    async def slot(self, prompt: Sequence[int]) -> AsyncGenerator[Slot, None]:
         """A slot of one's own, when there is one: that which has the most of the prompt."""
         async with self._turns:
-            chosen = max(self._free, key=lambda slot: len(os.path.commonprefix([slot.tokens, list(prompt)])))
+            chosen = max(self._free, key=lambda slot: slot.num_shared(prompt))
             self._free.remove(chosen)
             try:
                 yield chosen
@@ -221,98 +211,33 @@ class _Model:
                 self._free.append(chosen)
 
 
-class _Answer:
-    """One answer, a token at a time.
+def _check_memory(header: GgufHeader, num_tokens: int) -> None:
+    """Refuse to keep so many tokens that there can't be room for their keys and values, of 16 bits each.
 
-    Args:
-        connection: to the server.
-        slot: the answer's.
-        params: how tokens are drawn.
-        end_of_text: a token without letters.
+    Raises:
+        InputError: this machine has less memory.
     """
-
-    def __init__(self, connection: Connection, slot: _Slot, params: SamplingParams, end_of_text: int) -> None:
-        self._connection = connection
-        self._slot = slot
-        self._params = params
-        self._end_of_text = end_of_text
-
-    async def prompt(self, tokens: Sequence[int]) -> tuple[ScoredToken, ...]:
-        """Take the prompt; its tokens with their log-probabilities, where they were asked for."""
-        self._slot.tokens = list(tokens)
-        if self._params.prompt_logprobs is None:
-            return ()
-        scored = [ScoredToken(tokens[0])]
-        for end in range(1, len(tokens)):
-            scored.append(await self._score(tokens[:end], tokens[end], self._params.prompt_logprobs))
-        return tuple(scored)
-
-    async def step(self, index: int) -> tuple[ScoredToken, FinishReason | None]:
-        """The next token, and why it is the last one."""
-        params, before = self._params, self._slot.tokens
-        drawn = await self._ask(
-            before,
-            temperature=params.temperature,
-            top_k=params.top_k,
-            top_p=params.top_p,
-            seed=_ANY_SEED if params.seed is None else _seed_of(params.seed, index),
-            n_probs=0 if params.logprobs is None else max(1, params.logprobs),
+    heads, layers, width = (
+        _number(header, name) for name in ("attention.head_count", "block_count", "embedding_length")
+    )
+    if not heads or not layers or not width:
+        raise InputError("The file does not say how many layers and heads it has.", hint="Convert the model again.")
+    per_layer = _number(header, "attention.head_count_kv") or heads
+    per_head = _number(header, "attention.key_length") or width // heads
+    needed = 2 * 2 * num_tokens * layers * per_layer * per_head
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:
+        raise InputError(
+            f"Keys and values of {num_tokens} tokens take {needed / 2**30:.1f} GiB; this machine has "
+            f"{there / 2**30:.1f}.",
+            hint="Set a smaller deployment.max_model_len, or engine_kwargs.n_parallel.",
         )
-        token_id: int = drawn["tokens"][0]
-        token = ScoredToken(token_id)
-        if params.logprobs is not None:
-            scored = _told(drawn, token_id, params.logprobs)
-            token = scored or await self._search(before, token_id, params.logprobs)
-        before.append(token_id)
-        ends = drawn["stop_type"] == "eos" and not params.ignore_eos
-        if ends or token_id in params.stop_token_ids:
-            return token, "stop"
-        return token, "length" if index + 1 == params.max_tokens else None
-
-    async def _score(self, before: Sequence[int], token_id: int, num_top: int) -> ScoredToken:
-        """A token that is given: llama.cpp is made to choose it, and tells how probable it was."""
-        forced = await self._ask(before, n_probs=max(1, num_top), logit_bias=[[token_id, _FORCED]])
-        return _told(forced, token_id, num_top) or await self._search(before, token_id, num_top)
-
-    async def _search(self, before: Sequence[int], token_id: int, num_top: int) -> ScoredToken:
-        """A token that ends within a letter, of which llama.cpp tells only among the most probable ones."""
-        for width in _WIDTHS:
-            forced = await self._ask(before, n_probs=width, logit_bias=[[self._end_of_text, _FORCED]])
-            found = _told(forced, self._end_of_text, width)
-            logprob = dict(found.top).get(token_id) if found is not None else None
-            if found is not None and logprob is not None:
-                return ScoredToken(token_id, logprob, found.top[:num_top])
-        raise UserError(f"llama.cpp does not tell how probable the token {token_id} is.", hint="Leave out logprobs.")
-
-    async def _ask(self, before: Sequence[int], **options: Any) -> dict[str, Any]:
-        asked = {
-            "prompt": list(before),
-            "n_predict": 1,
-            "return_tokens": True,
-            "id_slot": self._slot.number,
-            "cache_prompt": True,
-            "samplers": ["temperature", "top_k", "top_p"],  # in vLLM's order
-            "temperature": 0.0,
-            **options,
-        }
-        answer: dict[str, Any] = await self._connection.ask("/completion", asked)
-        if not answer.get("tokens"):
-            raise LlamaFarmError("llama.cpp gave no token.")
-        return answer
 
 
-def _told(answer: dict[str, Any], token_id: int, num_top: int) -> ScoredToken | None:
-    """The log-probabilities in an answer of llama.cpp's, where it tells them."""
-    for place in answer.get("completion_probabilities") or ():
-        if place["id"] == token_id:
-            top = tuple((other["id"], other["logprob"]) for other in place["top_logprobs"][:num_top])
-            return ScoredToken(token_id, place["logprob"], top)
-    return None
-
-
-def _seed_of(seed: int, index: int) -> int:
-    """A seed for each token, since each is drawn anew."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {index}".encode()).digest()[:8], "little") % _ANY_SEED
+def _number(header: GgufHeader, name: str) -> int:
+    """A number of the architecture, the greatest where each layer has its own; 0 where there is none."""
+    said = header.of_architecture(name)
+    return max((one for one in (said if isinstance(said, list) else [said]) if isinstance(one, int)), default=0)
 
 
 def _vocabulary(header: GgufHeader) -> tuple[Any, ...]:

@@ -47,7 +47,8 @@ class GgufTokenizer:
         if not tokens or not isinstance(tokens, list) or len(types) != len(tokens):
             raise InputError(f"{name!r} has no tokenizer.", hint="Convert the model again, tokenizer included.")
         if kind not in _BYTE_LEVEL | _PIECES:
-            raise UnsupportedError(f"{name!r} has a tokenizer of kind {kind!r}; engine gguf knows gpt2, llama, t5, bert.")
+            known = ", ".join(sorted(_BYTE_LEVEL | _PIECES))
+            raise UnsupportedError(f"{name!r} has a tokenizer of kind {kind!r}; engine gguf knows {known}.")
         self.name_or_path = name
         self.chat_template: str | None = facts.get("tokenizer.chat_template")
         self._tokens: list[str] = tokens

@@ -13,7 +13,7 @@ from typing import Any
 
 
 def _parameters(settings: dict[str, Any]) -> Any:
-    import xllamacpp  # type: ignore[import-not-found]  # noqa: PLC0415
+    import xllamacpp  # noqa: PLC0415
 
     made = xllamacpp.CommonParams()
     made.model.path = settings["model"]
