@@ -12,6 +12,7 @@ from gguf_files import write_gguf, write_lora
 from tiny_model import SENTENCES, make_tiny_model
 
 from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError, UserError
+from llamafarm_ray.models.embedding import pooled
 from llamafarm_ray.serving.engines.base import SamplingParams
 from llamafarm_ray.serving.engines.gguf import GgufEngine
 
@@ -226,6 +227,21 @@ def test_what_has_no_room_is_refused(engine, files):
         asyncio.run(answer(engine, "tiny", []))
     with pytest.raises(InputError, match="gives no vectors"):
         asyncio.run(engine.embed("tiny", PROMPTS[0]))
+
+
+@pytest.mark.parametrize(("number", "pooling"), [(1, "mean"), (2, "cls"), (3, "last")])
+def test_an_embedding_models_vectors_are_those_of_plain_transformers(base, tmp_path, number, pooling):
+    from transformers import AutoModel
+
+    engine = GgufEngine("tiny", write_gguf(base, tmp_path / "model.gguf", pooling_type=number), n_threads=1)
+    ids = torch.tensor([PROMPTS[0]])
+    with torch.no_grad():
+        hidden = AutoModel.from_pretrained(str(base), dtype=torch.float32).eval()(input_ids=ids).last_hidden_state
+    expected = pooled(hidden, torch.ones_like(ids), pooling)[0].tolist()
+    assert not engine.writes
+    assert asyncio.run(engine.embed("tiny", PROMPTS[0])) == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(InputError, match="writes no text"):
+        asyncio.run(answer(engine, "tiny", PROMPTS[0]))
 
 
 def test_a_token_that_the_model_does_not_have_is_refused(engine):

@@ -23,7 +23,10 @@ def text(value):
     return struct.pack("<Q", len(value)) + value
 
 
-def gguf(num_tensors, *facts, tail=b"", architecture=text(ARCHITECTURE) + struct.pack("<I", 8) + text(b"llama")):
+LLAMA = text(ARCHITECTURE) + struct.pack("<I", 8) + text(b"llama")
+
+
+def gguf(num_tensors, *facts, tail=b"", architecture=LLAMA):
     counts = struct.pack("<QQ", num_tensors, len(facts) + (1 if architecture else 0))
     return HEAD + counts + architecture + b"".join(facts) + tail
 
