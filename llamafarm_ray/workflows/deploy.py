@@ -142,8 +142,10 @@ def with_model(config: Config, registry: RegistryApi, model: str | None) -> Conf
 
 
 def _version_of(registry: RegistryApi, reference: str) -> VersionRecord | None:
-    """The version of a reference or of an adapter's folder; nothing for the folder of a whole model."""
+    """The version of a reference or of an adapter's folder; nothing for the folder or file of a whole model."""
     folder = Path(reference).expanduser()
+    if folder.is_file():
+        return None
     if not folder.is_dir():
         return registry.resolve(reference)
     return register(registry, Registration(folder)) if (folder / "adapter_config.json").is_file() else None

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL
 from llamafarm_ray.errors import InputError, NotFoundError, UnsupportedError
 from llamafarm_ray.models.folder import gguf_file
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
@@ -50,7 +51,7 @@ class GgufEngine:
         path: Path,
         *,
         max_model_len: int | None = None,
-        n_parallel: int = 4,
+        n_parallel: int = DEFAULT_N_PARALLEL,
         n_threads: int | None = None,
     ) -> None:
         if importlib.util.find_spec("xllamacpp") is None:

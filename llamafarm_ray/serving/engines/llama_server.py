@@ -92,7 +92,7 @@ class LlamaServer:
             with httpx.Client(transport=transport, **process.http) as client:
                 return _answer_of(client.post(route, json=body))
         except httpx.TransportError as error:
-            raise _ended(error) from error
+            raise process.ended(error) from error
 
     @asynccontextmanager
     async def connection(self) -> AsyncGenerator[Connection, None]:
@@ -130,7 +130,7 @@ class Connection:
         try:
             return _answer_of(await self._client.post(route, json=body))
         except httpx.TransportError as error:
-            raise _ended(error) from error
+            raise self._process.ended(error) from error
 
 
 class _Process:
@@ -159,6 +159,7 @@ class _Process:
                 text=True,
             )
         self._process = process
+        self._is_lost = False
         self._end = weakref.finalize(self, _end, process, folder)
         told = json.dumps({**asdict(settings), "socket": self.socket, "key": key})
         if not _say(process, told):
@@ -175,7 +176,15 @@ class _Process:
 
     @property
     def is_alive(self) -> bool:
-        return self._process.poll() is None
+        return not self._is_lost and self._process.poll() is None
+
+    def ended(self, error: httpx.TransportError) -> DeploymentError:
+        """What is told where the process answers no more; it may take a moment until it is gone."""
+        self._is_lost = True
+        return DeploymentError(
+            f"llama.cpp's process ended while it worked ({type(error).__name__}).",
+            hint="It is started again with the next request.",
+        )
 
 
 def _say(process: subprocess.Popen[str], told: str) -> bool:
@@ -222,9 +231,3 @@ def _answer_of(response: httpx.Response) -> Any:
     if response.is_client_error:
         raise UserError(f"llama.cpp refuses the request: {told}.")
     raise DeploymentError(f"llama.cpp failed: {told}.")
-
-
-def _ended(error: httpx.TransportError) -> DeploymentError:
-    return DeploymentError(
-        f"llama.cpp's process ended while it worked: {error}.", hint="It is started again with the next request."
-    )
