@@ -148,7 +148,7 @@ class GgufEngine:
 
     @property
     def _end_of_text(self) -> int:
-        return int(self._header.facts.get("tokenizer.ggml.eos_token_id", 0))
+        return self.tokenizer.eos_token_id or 0
 
     def _model(self, name: str) -> _Model:
         if name not in self._models:

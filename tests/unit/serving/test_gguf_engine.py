@@ -2,19 +2,25 @@
 
 import asyncio
 import gc
+import json
 import os
 import signal
 import time
 
 import pytest
 import torch
+from gate import Server
 from gguf_files import write_gguf, write_lora
 from tiny_model import SENTENCES, make_tiny_model
 
 from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError, UserError
+from llamafarm_ray.models.chat import end_of_turn_ids
 from llamafarm_ray.models.embedding import pooled
+from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
 from llamafarm_ray.serving.engines.base import SamplingParams
 from llamafarm_ray.serving.engines.gguf import GgufEngine
+from llamafarm_ray.serving.engines.transformers import transformers_engine
 
 PROMPTS = ([5, 40, 77, 300, 12], [9, 9, 200], list(range(30, 60)))
 NUM_TOKENS = 20
@@ -201,9 +207,7 @@ def test_an_answer_that_nobody_waits_for_ends_and_frees_its_slot(engine):
 
 
 def test_texts_become_the_tokens_that_the_models_own_tokenizer_makes(engine, base):
-    from transformers import AutoTokenizer
-
-    theirs, ours = AutoTokenizer.from_pretrained(str(base)), engine.tokenizer
+    theirs, ours = load_tokenizer(base), engine.tokenizer
     assert len(ours) == len(theirs)
     for text in (*SENTENCES, "<|im_start|>user\nä 日本 \N{LLAMA}<|im_end|>", "  two  spaces"):
         ids = ours(text)["input_ids"]
@@ -211,9 +215,68 @@ def test_texts_become_the_tokens_that_the_models_own_tokenizer_makes(engine, bas
         assert ours.decode(ids) == theirs.decode(ids)
         assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
         assert ours.convert_ids_to_tokens(ids) == theirs.convert_ids_to_tokens(ids)
+        options = {"add_special_tokens": False, "return_offsets_mapping": True}
+        assert ours(text, **options)["offset_mapping"] == theirs(text, **options)["offset_mapping"], text
     chat = [{"role": "user", "content": "A llama?"}]
+    assert end_of_turn_ids(ours) == end_of_turn_ids(theirs)
     options = {"tokenize": False, "add_generation_prompt": True}
     assert ours.apply_chat_template(chat, **options) == theirs.apply_chat_template(chat, **options)
+
+
+ASKED = {"model": "tiny", "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+CHAT = {**ASKED, "messages": [{"role": "user", "content": "A llama?"}]}
+REQUESTS = {
+    "chat": ("/v1/chat/completions", CHAT),
+    "scored chat": ("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 1}),
+    "completion": ("/v1/completions", {**ASKED, "prompt": SENTENCES[0], "logprobs": 1, "echo": True}),
+    "two answers": ("/v1/completions", {**ASKED, "prompt": SENTENCES[:2], "n": 2}),
+    "stream": ("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}}),
+    "tokens": ("/tokenize", {"model": "tiny", "prompt": SENTENCES[3], "return_token_strs": True}),
+    "tokens of a chat": ("/tokenize", {"model": "tiny", "messages": CHAT["messages"]}),
+}
+
+
+@pytest.mark.parametrize(("path", "body"), REQUESTS.values(), ids=REQUESTS)
+def test_over_http_it_answers_as_engine_transformers_does(ours, theirs, path, body):
+    responses = [server.post(path, body, headers={"x-request-id": "1"}) for server in (ours, theirs)]
+    assert [response.status_code for response in responses] == [200, 200], responses[0].text
+    said, expected = (plain(response.text) for response in responses)
+    assert said == expected
+
+
+@pytest.fixture(scope="module")
+def ours(files):
+    folder, _ = files
+    return Server(engine=EngineApp(GgufEngine("tiny", folder / "base", n_parallel=4, n_threads=1)), routes=ROUTES)
+
+
+@pytest.fixture(scope="module")
+def theirs(base):
+    return Server(engine=EngineApp(transformers_engine("tiny", base)), routes=ROUTES)
+
+
+def plain(text):
+    """An answer or the events of a stream without what differs each time, log-probabilities to three digits."""
+    lines = [line.removeprefix("data: ") for line in text.splitlines() if line and line != "data: [DONE]"]
+    return [_rounded(json.loads(line)) for line in lines]
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(one) for key, one in value.items() if key not in {"id", "created"}}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return pytest.approx(value, abs=2e-3) if isinstance(value, float) else value
+
+
+def test_a_stop_text_ends_the_answer_and_the_work(ours):
+    asked = {**ASKED, "prompt": SENTENCES[0], "max_tokens": 200}
+    whole = ours.post("/v1/completions", asked).json()["choices"][0]["text"]
+    stop = whole[10:13]
+    body = ours.post("/v1/completions", {**asked, "stop": stop}).json()
+    assert body["choices"][0]["text"] == whole[: whole.index(stop)]
+    assert body["choices"][0]["finish_reason"] == "stop"
+    assert body["usage"]["completion_tokens"] < 100
 
 
 def test_what_has_no_room_is_refused(engine, files):
