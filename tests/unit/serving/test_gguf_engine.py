@@ -5,6 +5,8 @@ import gc
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -351,6 +353,26 @@ def test_an_unloaded_version_is_freed_and_its_answer_is_written_to_the_end(files
             await engine.unload_adapter("tiny")
 
     asyncio.run(scenario())
+
+
+def test_a_replica_that_is_killed_leaves_no_process_behind(files):
+    folder, _ = files
+    script = """
+import sys, time
+from pathlib import Path
+from llamafarm_ray.serving.engines.replica import EngineSettings, open_engine
+engine = open_engine(EngineSettings("gguf", "tiny", Path(sys.argv[1]), options={"n_parallel": 1, "n_threads": 1}))
+print("pid", engine._models["tiny"].server.pid, flush=True)
+time.sleep(600)
+"""
+    path = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(folder / "base")], stdout=subprocess.PIPE, text=True, env=path
+    ) as replica:
+        pid = next(int(line.split()[1]) for line in replica.stdout if line.startswith("pid "))
+        os.kill(pid, 0)
+        replica.kill()
+    assert gone(pid)
 
 
 def gone(pid, within_s=10):
