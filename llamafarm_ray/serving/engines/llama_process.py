@@ -39,14 +39,13 @@ def main() -> None:
 
     settings = json.loads(sys.stdin.readline())
     try:
-        server = xllamacpp.Server(_parameters(settings))
+        _server = xllamacpp.Server(_parameters(settings))  # which serves for as long as there is a name for it
     except (RuntimeError, ValueError, TypeError) as error:
         sys.exit(str(error))
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.read()
-    del server
-    os._exit(0)  # nothing is left to be written, and a thread of llama.cpp must not keep the process
+    os._exit(0)  # nothing is left to be written, and no thread of llama.cpp's is waited for
 
 
 if __name__ == "__main__":
