@@ -12,13 +12,24 @@ from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.rollout import Rollout, RolloutKind
 from llamafarm_ray.config.values import FrozenMapping, GpuField, MemoryField
 
-__all__ = ["DEFAULT_MAX_LORA_RANK", "LORA_RANKS", "AutoScaling", "Deployment", "EngineName", "Resources", "Target"]
+__all__ = [
+    "DEFAULT_MAX_LORA_RANK",
+    "DEFAULT_N_PARALLEL",
+    "LORA_RANKS",
+    "AutoScaling",
+    "Deployment",
+    "EngineName",
+    "Resources",
+    "Target",
+]
 
 Target = Literal["local", "ray", "kubernetes"]
-EngineName = Literal["auto", "vllm", "transformers", "custom"]
+EngineName = Literal["auto", "vllm", "transformers", "onnx", "gguf", "custom"]
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The rank limits that vLLM's engine can be started with."""
 DEFAULT_MAX_LORA_RANK: Final = 64
+DEFAULT_N_PARALLEL: Final = 4
+"""How many answers llama.cpp writes at the same time."""
 
 
 class Resources(Section):
@@ -61,7 +72,7 @@ class Deployment(Section):
     resources: Resources = section(Resources, "What each replica needs.")
     engine: EngineName = Field(
         default="auto",
-        description="What computes the answers; auto: vllm, or transformers where an adapter is nothing for vLLM.",
+        description="What computes the answers; auto: what the files are for, and vllm rather than transformers.",
     )
     auto_scaling: AutoScaling | None = Field(
         default=None, description="How replicas follow the load; unset: they don't."

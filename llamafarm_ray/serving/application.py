@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
+from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
@@ -54,7 +55,7 @@ def build(args: dict[str, Any]) -> Any:
         base.digest,
         config.deployment.adapters,
         require_key=config.deployment.require_key,
-        limits=_limits(config.deployment),
+        limits=_limits(config.deployment, engine),
         log_prompts=config.deployment.log_prompts,
         allowed_hosts=(config.deployment.host, *config.deployment.allowed_hosts),
         allowed_origins=config.deployment.allowed_origins,
@@ -72,9 +73,10 @@ def build(args: dict[str, Any]) -> Any:
     return compose(LLMConfig(**_llm_config(config, base)), served)
 
 
-def _limits(deployment: Deployment) -> Limits:
-    """The limits; the engine's own option says how much it works on at once, where it is given."""
-    num_running = deployment.engine_kwargs.get("max_num_seqs")
+def _limits(deployment: Deployment, engine: EngineName) -> Limits:
+    """The limits; the engine's own option says how much it works on at once, where it has one."""
+    options = deployment.engine_kwargs
+    num_running = options.get("n_parallel", DEFAULT_N_PARALLEL) if engine == "gguf" else options.get("max_num_seqs")
     if not isinstance(num_running, int) or isinstance(num_running, bool):
         return deployment.limits
     return deployment.limits.model_copy(update={"running_requests": num_running})

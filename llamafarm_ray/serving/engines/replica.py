@@ -19,7 +19,7 @@ from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.asgi import App, Receive, Scope, Send
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
-from llamafarm_ray.serving.engines.in_process import InProcessEngine
+from llamafarm_ray.serving.engines.base import Engine
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate, Models
 from llamafarm_ray.serving.intake import ROUTED_HEADER
@@ -32,7 +32,12 @@ from llamafarm_ray.storage import Location
 
 __all__ = ["EngineSettings", "compose", "engine_settings", "gated", "open_engine"]
 
-_OPTIONS: Mapping[str, tuple[str, ...]] = {"transformers": ("dtype",), "custom": ("model",)}
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "transformers": ("dtype",),
+    "onnx": ("n_threads",),
+    "gguf": ("n_parallel", "n_threads"),
+    "custom": ("model",),
+}
 """What each engine takes of ``deployment.engine_kwargs``."""
 
 
@@ -41,7 +46,7 @@ class EngineSettings:
     """How an engine is opened, on whatever node.
 
     Attributes:
-        engine: ``transformers`` or ``custom``.
+        engine: any of these.
         base_name: what requests call the base model by.
         folder: its files.
         max_model_len: the longest prompt with its answer, in tokens; ``None``: the model's.
@@ -77,25 +82,35 @@ def engine_settings(engine: EngineName, base: BaseModel, deployment: DeploymentC
     return EngineSettings(engine, base.name, base.folder, deployment.max_model_len, dict(deployment.engine_kwargs))
 
 
-def open_engine(settings: EngineSettings) -> InProcessEngine:
+def open_engine(settings: EngineSettings) -> Engine:
     """Load the base model into an engine; may take minutes.
 
     Raises:
         InputError: the base model or an option is unusable.
     """
-    # Each imports what the other does not need.
-    if settings.engine == "custom":
-        from llamafarm_ray.serving.engines.custom import custom_engine  # noqa: PLC0415
+    folder, options = settings.folder, settings.options
+    sized = {**options, "max_model_len": settings.max_model_len}
+    # Each imports what the others do not need.
+    match settings.engine:
+        case "custom":
+            from llamafarm_ray.serving.engines.custom import custom_engine  # noqa: PLC0415
 
-        return custom_engine(settings.base_name, settings.folder, **settings.options)
+            return custom_engine(settings.base_name, folder, **options)
+        case "gguf":
+            from llamafarm_ray.serving.engines.gguf import GgufEngine  # noqa: PLC0415
+
+            return GgufEngine(settings.base_name, folder, **sized)
+        case "onnx":
+            from llamafarm_ray.serving.engines.onnx import onnx_engine  # noqa: PLC0415
+
+            return onnx_engine(settings.base_name, folder, **sized)
     from llamafarm_ray.serving.engines.transformers import transformers_engine  # noqa: PLC0415
 
-    longest = settings.max_model_len
-    return transformers_engine(settings.base_name, settings.folder, max_model_len=longest, **settings.options)
+    return transformers_engine(settings.base_name, folder, **sized)
 
 
 def gated(
-    engine: InProcessEngine,
+    engine: Engine,
     models: Models,
     keys: Keys,
     served: Served,

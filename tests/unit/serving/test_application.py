@@ -49,7 +49,13 @@ def test_the_users_engine_options_win():
 def test_the_gate_gives_the_engine_as_much_as_it_works_on(deployment, num_running):
     made = llm_config(**deployment)
     assert made["engine_kwargs"]["max_num_seqs"] == num_running
-    assert _limits(parse_config({"deployment": deployment}).deployment).running_requests == num_running
+    assert _limits(parse_config({"deployment": deployment}).deployment, "vllm").running_requests == num_running
+
+
+@pytest.mark.parametrize(("options", "num_running"), [({}, 4), ({"n_parallel": 2}, 2)])
+def test_llama_cpp_gets_as_many_requests_as_it_has_slots(options, num_running):
+    deployment = parse_config({"deployment": {"engine": "gguf", "engine_kwargs": options}}).deployment
+    assert _limits(deployment, "gguf").running_requests == num_running
 
 
 def test_the_engine_logs_no_requests():
