@@ -18,6 +18,7 @@ import logging
 import pickle
 import time
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import ray
@@ -29,6 +30,7 @@ from ray.serve.context import _disconnect, _get_global_client
 from ray.serve.exceptions import RayServeException
 
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError
+from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.rollouts.windows import Report
 
 __all__ = ["ROUTER", "RayFleet", "http_address", "load_everywhere", "num_loads"]
@@ -105,26 +107,24 @@ class RayFleet:
         return await asyncio.to_thread(self._reports, rollout, after)
 
     def _reports(self, rollout: str, after: dt.datetime) -> list[Report]:
+        told = ask_each(self._running(), "rollout_report", rollout, after)
+        if None in told.values():
+            late = sum(one is None for one in told.values())
+            logger.warning("%d of %d replicas do not tell of %s.", late, len(told), rollout)
+        return [report for report in told.values() if report is not None]
+
+    async def activities(self) -> list[Activity]:
+        """What each replica that answers has loaded and did lately."""
+        told = await asyncio.to_thread(lambda: ask_each(self._running(), "activity"))
+        return [activity for activity in told.values() if activity is not None]
+
+    def _running(self) -> list[str]:
         try:
-            replicas = _replicas(self._application)
+            return _replicas(self._application)
         except (RayError, RayServeException) as error:
             _disconnect()  # the Serve of the next turn may be another
             logger.warning("Serve does not say which replicas of %s run: %s", self._application, error)
             return []
-        calls = []
-        for replica in replicas:
-            with contextlib.suppress(ValueError):  # it died since it was listed
-                calls.append(_call(replica, "rollout_report", rollout, after))
-        done, late = ray.wait(calls, num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
-        reports: list[Report] = []
-        for call in done:
-            try:
-                reports.append(ray.get(call))
-            except RayError as error:
-                logger.info("A replica died before it told of %s: %s", rollout, error)
-        if late:
-            logger.warning("%d of %d replicas do not tell of %s.", len(late), len(calls), rollout)
-        return reports
 
     async def load(self, reference: str) -> None:
         """Load a version on every replica, see :func:`load_everywhere`.
@@ -138,6 +138,22 @@ class RayFleet:
         except (RayError, RayServeException) as error:
             _disconnect()
             raise DeploymentError(f"{reference} could not be loaded: {error}") from error
+
+
+def ask_each(replicas: Iterable[str], method: str, *args: object) -> dict[str, Any]:
+    """What each of these replicas says to a call, by its actor's name; nothing of one that is late, or died."""
+    calls = {}
+    told: dict[str, Any] = dict.fromkeys(replicas)
+    for replica in told:
+        with contextlib.suppress(ValueError):  # it died since it was listed
+            calls[_call(replica, method, *args)] = replica
+    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
+    for call in done:
+        try:
+            told[calls[call]] = ray.get(call)
+        except RayError as error:
+            logger.info("A replica died before it answered %s: %s", method, error)
+    return told
 
 
 def _replicas(application: str) -> list[str]:
