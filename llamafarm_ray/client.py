@@ -57,8 +57,8 @@ def select_model(
 ) -> Selection:
     """Choose the best deployed model that meets all limits.
 
-    The best has the highest quality, then the lowest latency, in coarse steps, then needs the least memory. Chosen from
-    are base models and what the alias ``production`` of each model points at.
+    The best has the highest quality; of those the lowest latency, or one up to 1.5 times it; of those it needs the
+    least memory. Chosen from are base models and what the alias ``production`` of each model points at.
 
     Args:
         task: what it must be for: a capability that it was registered with, such as ``summarization``, or ``chat``,
@@ -172,10 +172,12 @@ def _offers(base_url: str, answer: _Answer) -> list[Offer]:
         raise ClusterError(f"{base_url} answers {answer.status_code}.")
     try:
         cards = _CARDS.validate_json(answer.content)["data"]
+        if cards and not any(CARD_FIELD in card for card in cards):
+            raise ClusterError(f"{base_url} does not describe its models.", hint="Is it another kind of server?")
         known = [(card["id"], card[CARD_FIELD]) for card in cards if CARD_FIELD in card and _is_bare(card["id"])]
         return [_OFFER.validate_python({**said, "model": name, "base_url": base_url}) for name, said in known]
     except (ValidationError, KeyError, TypeError):
-        raise ClusterError(f"{base_url} does not describe its models.", hint="Is it another server?") from None
+        raise ClusterError(f"What {base_url} says of its models can't be read.") from None
 
 
 def _is_bare(name: object) -> bool:

@@ -2,11 +2,15 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import datetime as dt
 import json
+import socket
+import threading
 
 import httpx
+import uvicorn
 
 from llamafarm_ray.registry import Change, Commit, RegistryState, VersionRegistered
 from llamafarm_ray.registry.access import Role, token_digest
@@ -15,6 +19,8 @@ from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
+from llamafarm_ray.serving.measured import Latencies
+from llamafarm_ray.serving.offers import Offers
 from llamafarm_ray.serving.resolution import resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.windows import RolloutWindows
 from llamafarm_ray.serving.telemetry import Telemetry
@@ -68,6 +74,8 @@ class Models:
         self.state = state
         self.prepared, self.callers = [], []
         self.variant = None
+        self.latencies = Latencies()
+        self._offers = Offers("tiny", BASE)
 
     def resolve(self, model):
         return resolve(model, self.state, base_name="tiny", base_digest=BASE)
@@ -83,6 +91,12 @@ class Models:
 
     def names(self):
         return served_models(self.state, base_name="tiny", base_digest=BASE)
+
+    async def describe(self, names):
+        return self._offers.of(names, self.state, self.latencies)
+
+    async def offers(self, caller):
+        return self._offers.to_choose_from(self.state, self.latencies, caller)
 
 
 class CountingMeters:
@@ -243,6 +257,22 @@ class Server:
                 "POST", path, key=key, content=body, headers={"content-type": "application/json", **(headers or {})}
             )
         return self.request("POST", path, key=key, json=body, headers=headers)
+
+
+@contextlib.contextmanager
+def listening(app):
+    """A real HTTP server on loopback for an ASGI app, and its port."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        http = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical"))
+        thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            http.should_exit = True
+            thread.join(10)
 
 
 def is_openai_error(response):

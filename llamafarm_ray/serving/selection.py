@@ -19,8 +19,8 @@ AUTO = "auto"
 """What a request names as its model to have one chosen."""
 CARD_FIELD = "llamafarm"
 """Where a model's card of ``GET /v1/models`` holds what is known of it (:func:`card_of`)."""
-_LATENCY_STEP = 1.5
-"""Latencies closer than about this factor count as equal: which is lower changes from minute to minute."""
+_SAME_LATENCY = 1.5
+"""Latencies up to this factor over the lowest count as equal to it: which is lower changes from minute to minute."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class Wanted:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+            is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            if not is_number or not 0 <= value <= most:
                 between = "a number from 0 to 1" if most == 1 else "a number of 0 or more"
                 raise InputError(f"{name} must be {between}, not {value!r}.")
 
@@ -159,8 +160,8 @@ class _Limit:
 def select(offers: Iterable[Offer], wanted: Wanted) -> Selection:
     """The best model that meets all that is wanted; the same offers give the same one.
 
-    The best has the highest quality (those that were not evaluated come last), then the lowest latency, in coarse
-    steps, then needs the least memory; then names decide.
+    The best has the highest quality (those that were not evaluated come last); of those the lowest latency, or one up
+    to 1.5 times it; of those it needs the least memory; then names decide.
 
     Raises:
         NoModelFitsError: there is none.
@@ -179,9 +180,15 @@ def select(offers: Iterable[Offer], wanted: Wanted) -> Selection:
         missed = {id(offer) for offer, _ in missing}
         left = [offer for offer in left if id(offer) not in missed]
         met.append(limit.what)
-    best, *others = sorted(left, key=_rank)
-    left_out += [LeftOut(offer.model, offer.base_url, _why_worse(offer, best)) for offer in others]
-    return Selection(best.model, best.version, best.base_url, _why_best(best, others), best, tuple(left_out))
+    best = _best(left)
+    others = [offer for offer in left if offer is not best]
+    for offer in others:
+        left_out.append(LeftOut(offer.model, offer.base_url, f"{best.version} has {_advantage(best, offer)}"))
+    reason = "the only one that meets all limits"
+    if others:
+        second = _best(others)
+        reason = f"{_advantage(best, second)} than the next, {second.version}"
+    return Selection(best.model, best.version, best.base_url, reason, best, tuple(left_out))
 
 
 def _limits(wanted: Wanted) -> Iterator[_Limit]:
@@ -239,52 +246,44 @@ def _quality(least: float) -> _Limit:
         known = [offer for offer in offers if offer.quality is not None]
         if not known:
             return "None of them was evaluated: llamafarm models record-metrics."
-        best = min(known, key=_rank)
+        best = _best(known)
         return f"The nearest is {best.version} with {_shown_quality(best)}."
 
     return _Limit(f"known to have a quality of {least:g} or more", misses, nearest)
 
 
-def _rank(offer: Offer) -> tuple[float, float, float, str, str]:
-    """What the best has the least of."""
-    return (
-        -offer.quality if offer.quality is not None else math.inf,
-        _latency_step(offer),
-        offer.memory_bytes if offer.memory_bytes is not None else math.inf,
-        offer.model,
-        offer.base_url,
-    )
-
-
-def _latency_step(offer: Offer) -> float:
-    if offer.latency_ms is None:
-        return math.inf
-    return round(math.log(max(offer.latency_ms, 1.0)) / math.log(_LATENCY_STEP))
-
-
-_ADVANTAGES = ("a higher quality", "a lower latency", "less memory", "the first name", "the first address")
-"""What each part of :func:`_rank` is called."""
-
-
-def _why_best(best: Offer, others: Sequence[Offer]) -> str:
-    if not others:
-        return "the only one that meets all limits"
-    return f"{_advantage(best, others[0])} than the next, {others[0].version}"
-
-
-def _why_worse(offer: Offer, best: Offer) -> str:
-    return f"{best.version} has {_advantage(best, offer)}"
+def _best(offers: Sequence[Offer]) -> Offer:
+    """The best of some."""
+    quality = max(map(_quality_of, offers))
+    good = [offer for offer in offers if _quality_of(offer) == quality]
+    fastest = min(map(_latency_of, good))
+    fast = [offer for offer in good if _latency_of(offer) <= _SAME_LATENCY * fastest]
+    return min(fast, key=lambda offer: (_memory_of(offer), offer.model, offer.base_url))
 
 
 def _advantage(best: Offer, other: Offer) -> str:
-    """What comes before another by the first thing that differs."""
-    pairs = zip(_rank(best), _rank(other), _ADVANTAGES, strict=True)
-    word = next((word for mine, its, word in pairs if mine != its), _ADVANTAGES[-1])
-    if word == _ADVANTAGES[0]:
-        return f"{word} ({_shown_quality(best)} against {_shown_quality(other)})"
-    if word == _ADVANTAGES[1]:
-        return f"{word} ({_shown_latency(best)} against {_shown_latency(other)})"
-    return word
+    """What the best has before another."""
+    if _quality_of(best) != _quality_of(other):
+        return f"a higher quality ({_shown_quality(best)} against {_shown_quality(other)})"
+    if _latency_of(other) > _SAME_LATENCY * _latency_of(best):
+        return f"a lower latency ({_shown_latency(best)} against {_shown_latency(other)})"
+    if _memory_of(best) < _memory_of(other):
+        return "a smaller need of memory"
+    if _latency_of(best) < _latency_of(other):
+        return "a latency nearer to the lowest"
+    return "a name, or address, that is sorted before"
+
+
+def _quality_of(offer: Offer) -> float:
+    return -math.inf if offer.quality is None else offer.quality
+
+
+def _latency_of(offer: Offer) -> float:
+    return math.inf if offer.latency_ms is None else offer.latency_ms
+
+
+def _memory_of(offer: Offer) -> float:
+    return math.inf if offer.memory_bytes is None else offer.memory_bytes
 
 
 def _shown_quality(offer: Offer) -> str:

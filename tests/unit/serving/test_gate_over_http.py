@@ -7,8 +7,7 @@ import threading
 
 import openai
 import pytest
-import uvicorn
-from gate import ANN, BEN, BOT, CHAT, Engine, Server, keyed_state
+from gate import ANN, BEN, BOT, CHAT, Engine, Server, keyed_state, listening
 
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import Limits
@@ -39,34 +38,18 @@ class ChatEngine(Engine):
         await super()._answer(path, body, as_chat)
 
 
-@contextlib.contextmanager
-def listening(server):
-    """A server for a gate, and its port."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        http = uvicorn.Server(uvicorn.Config(server.gate, lifespan="off", log_level="critical"))
-        thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            http.should_exit = True
-            thread.join(10)
-
-
 @pytest.fixture
 def served():
     """A gate without keys, and the address it listens at."""
     server = Server(engine=ChatEngine(), limits=Limits(body_timeout_s=0.3))
-    with listening(server) as port:
+    with listening(server.gate) as port:
         yield server, port
 
 
 @pytest.fixture
 def keyed():
     server = Server(state=keyed_state(), engine=ChatEngine(), limits=Limits(requests_per_minute=5))
-    with listening(server) as port:
+    with listening(server.gate) as port:
         yield f"http://127.0.0.1:{port}/v1"
 
 
@@ -194,7 +177,7 @@ def test_a_client_that_sends_byte_by_byte_is_answered_only_if_it_is_done_in_time
 def test_a_client_that_leaves_while_it_waits_leaves_the_queue():
     server = Server(engine=ChatEngine(seconds=1.0), limits=Limits(running_requests=1))
     whole = HEAD + f"Content-Length: {len(GOOD)}\r\n\r\n".encode() + GOOD
-    with listening(server) as port, socket.create_connection(("127.0.0.1", port)) as first:
+    with listening(server.gate) as port, socket.create_connection(("127.0.0.1", port)) as first:
         first.sendall(whole)
         assert eventually(lambda: server.engine.num_running == 1)
         with socket.create_connection(("127.0.0.1", port)) as second:
