@@ -18,7 +18,6 @@ MINUTE_S: Final = 60
 _LATEST: Final = 200
 """How many latencies of a version are kept, so that one that nobody asked lately is still known."""
 _MAX_VERSIONS: Final = 1000
-_QUANTILE: Final = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +38,14 @@ class Seen:
         return self.minute.requests / MINUTE_S
 
     @property
+    def minute_latency_ms(self) -> float | None:
+        """The 95th percentile of the last minute's latencies in milliseconds; ``None`` where there are none."""
+        return _p95_ms(self.minute.latencies)
+
+    @property
     def latency_ms(self) -> float | None:
         """The 95th percentile of the latest latencies in milliseconds; ``None`` where there are none."""
-        return 1000 * self.latest.quantile_s(_QUANTILE) if self.latest.counts else None
+        return _p95_ms(self.latest)
 
     def __add__(self, other: Seen) -> Seen:
         return Seen(self.minute + other.minute, self.latest + other.latest)
@@ -62,6 +66,10 @@ class Activity:
     loaded: tuple[str, ...] = ()
     num_waiting: int = 0
     seen: Mapping[str, Seen] = field(default_factory=dict)
+
+
+def _p95_ms(latencies: Histogram) -> float | None:
+    return 1000 * latencies.quantile_s(0.95) if latencies.counts else None
 
 
 def joined(activities: Iterable[Activity]) -> dict[str, Seen]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ray.exceptions import RayError
 
@@ -100,6 +101,7 @@ class Versions:
         self._offers = Offers(served.base_name, served.base_digest, kinds)
         self._latencies = Kept(self._measure, _MEASURE_S)
         self._application = ""
+        self._controller: Any = None
         self._looked = 0.0
         self._starting: asyncio.Task[None] | None = None
 
@@ -132,11 +134,15 @@ class Versions:
         """What all replicas measured, of which the controller knows; without it, what this one did."""
         try:
             async with asyncio.timeout(_ASK_S):
-                controller = controller_actor(self._served.home, self._application)
-                return Latencies.of(await controller.seen.remote())
-        except (RayError, ValueError, TimeoutError) as error:  # ValueError: there is no controller
-            logger.info("The latencies of all replicas are not known: %s", error)
-            return Latencies.of(self.telemetry.recent.seen())
+                if self._controller is None:
+                    self._controller = await asyncio.to_thread(controller_actor, self._served.home, self._application)
+                return Latencies.of(await self._controller.seen.remote())
+        except TimeoutError:
+            logger.info("The controller does not say in time what all replicas measured.")
+        except (RayError, ValueError) as error:  # ValueError: there is no controller
+            self._controller = None  # another one takes its place
+            logger.info("The controller does not say what all replicas measured: %s", error)
+        return Latencies.of(self.telemetry.recent.seen())
 
     async def describe(self, names: Iterable[str]) -> dict[str, Offer]:
         """What is known of these names; those that mean nothing at the moment are left out."""
