@@ -12,7 +12,12 @@ from llama_index.llms.openai_like import OpenAILike
 
 QUESTION = "How many legs has a llama?"
 NUM_TOKENS = 8
-UNIT = {"type": "object", "properties": {"unit": {"enum": ["metres", "feet"]}}, "required": ["unit"]}
+UNIT = {
+    "type": "object",
+    "properties": {"unit": {"enum": ["metres", "feet"]}},
+    "required": ["unit"],
+    "additionalProperties": False,
+}
 TOOL = {"type": "function", "function": {"name": "measure", "description": "Measures a llama.", "parameters": UNIT}}
 
 
@@ -24,8 +29,8 @@ def expected(served):
     return ask(served.url, "bot:1.0.0", QUESTION, max_tokens=NUM_TOKENS).text
 
 
-def langchain(served, model="bot:1.0.0", **options):
-    return ChatOpenAI(base_url=served.url, api_key="none", model=model, temperature=0, max_tokens=NUM_TOKENS, **options)
+def langchain(served, model="bot:1.0.0", num_tokens=NUM_TOKENS, **options):
+    return ChatOpenAI(base_url=served.url, api_key="none", model=model, temperature=0, max_tokens=num_tokens, **options)
 
 
 def llama_index(served, model="bot:1.0.0", **options):
@@ -45,7 +50,7 @@ def test_langchain_asks_and_streams(served, expected):
     answer = chat.invoke(QUESTION)
     assert answer.content.strip() == expected
     assert answer.response_metadata["model_name"].startswith("bot:1.0.0#")
-    assert answer.usage_metadata["output_tokens"] == NUM_TOKENS
+    assert 0 < answer.usage_metadata["output_tokens"] <= NUM_TOKENS
     assert "".join(piece.content for piece in chat.stream(QUESTION)).strip() == expected
 
     async def streamed():
@@ -56,7 +61,7 @@ def test_langchain_asks_and_streams(served, expected):
 
 
 def test_langchain_calls_tools_and_gets_structured_output(served):
-    chat = langchain(served, model="tiny", max_completion_tokens=64).bind_tools([TOOL], tool_choice="measure")
+    chat = langchain(served, model="tiny", num_tokens=64).bind_tools([TOOL], tool_choice="measure")
     (call,) = chat.invoke("How tall?").tool_calls
     assert call["name"] == "measure"
     assert call["args"]["unit"] in {"metres", "feet"}
