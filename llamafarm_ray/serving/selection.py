@@ -195,11 +195,7 @@ def _limits(wanted: Wanted) -> Iterator[_Limit]:
     """What is asked, the broadest first."""
     if wanted.kind is not None:
         yield _of_names(f"for {wanted.kind} requests", wanted.kind, lambda offer: offer.kinds)
-    yield _Limit(
-        "in production",
-        lambda offer: offer.withheld,
-        lambda offers: f"{offers[0].model}: {offers[0].withheld}.",
-    )
+    yield _Limit("in production", lambda offer: offer.withheld, lambda them: f"{them[0].model}: {them[0].withheld}.")
     task = wanted.task or wanted.kind
     if task is not None:
         yield _of_names(f"for the task {task[:80]!r}", task, lambda offer: offer.tasks)
