@@ -1,6 +1,7 @@
 """The best model answers: for ``auto`` in an application, for the agents' client across two; status shows both."""
 
 import json
+import time
 
 import httpx
 import pytest
@@ -44,7 +45,12 @@ def second(served):
         "deployment": {"engine": "transformers", "adapters": ["bot:1.1.0"]},
     }
     serve.run(build(args), name=SECOND, route_prefix=f"/{SECOND}")
-    yield f"{served.root}/{SECOND}/v1"
+    url = f"{served.root}/{SECOND}/v1"
+    deadline = time.monotonic() + 30
+    while not httpx.get(f"{url}/models", timeout=10).is_success:  # the proxy is told after Serve has it running
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    yield url
     serve.delete(SECOND)
     stop_controller(served.registry.home.uri, SECOND)
 
