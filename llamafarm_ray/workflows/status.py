@@ -57,7 +57,7 @@ class VersionStatus:
 
     Attributes:
         ref: ``name:version``, or the base's name.
-        digest: of its manifest; empty for the base.
+        digest: of its manifest; empty for the base, and for what the registry does not know.
         aliases: those that point at it now.
         num_replicas: replicas that have it loaded.
         seen: its requests.
@@ -165,11 +165,15 @@ def _versions(
         yield VersionStatus(base, "", (), count, seen.get(base, Seen()))
     for ref in sorted({*loaded, *busy} - set(bases), key=_order):
         parsed = ModelRef.parse(ref)
-        if registry.may(Action.READ, parsed.namespace):
-            record = registry.state.resolve(parsed)
-            aliases = registry.state.models[parsed.name].pointing_at(record.registered.version)
-            manifest = record.registered.manifest
-            yield VersionStatus(ref, manifest, tuple(aliases), loaded[ref], seen.get(ref, Seen()))
+        if not registry.may(Action.READ, parsed.namespace):
+            continue
+        model = registry.state.models.get(parsed.name)
+        number = str(parsed.version)
+        if model is None or number not in model.versions:  # it is served from another home
+            yield VersionStatus(ref, "", (), loaded[ref], seen.get(ref, Seen()))
+            continue
+        manifest, aliases = model.versions[number].registered.manifest, model.pointing_at(number)
+        yield VersionStatus(ref, manifest, tuple(aliases), loaded[ref], seen.get(ref, Seen()))
 
 
 def _order(ref: str) -> tuple[str, object]:

@@ -134,6 +134,16 @@ def test_a_version_of_a_namespace_that_may_not_be_read_is_not_named(served, monk
     assert application["requests_per_s"] == 2.0
 
 
+def test_a_version_from_another_home_is_shown_without_what_only_its_registry_knows(served):
+    replica = RunningReplica("k3u8a2xq", "10.0.0.1", "RUNNING", Activity("tiny", ("other:2.0.0#0123456789ab",)))
+    served.found[:] = [RunningApplication("llamafarm", "/", "RUNNING", "", (replica,))]
+    (application,) = served.json(*STATUS)["applications"]
+    assert [(one["version"], one["digest"], one["replicas"]) for one in application["versions"]] == [
+        ("tiny", "", 1),
+        ("other:2.0.0", "", 1),
+    ]
+
+
 def test_where_nothing_is_deployed_it_says_so(bot, monkeypatch):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     assert bot.text(*STATUS) == "Nothing is deployed.\n"
