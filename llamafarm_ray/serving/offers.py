@@ -54,31 +54,42 @@ class Offers:
         self._base_digest = base_digest
         self._kinds = kinds
         self._described: dict[str, tuple[VersionRecord, Offer]] = {}
-        self._seen: RegistryState | None = None
-        self._names: list[str] = []
+        self._state: RegistryState | None = None
+        self._latencies: Latencies | None = None
         self._base: VersionRecord | None = None
+        self._plain: dict[str, Offer] = {}
+        self._timed: dict[str, Offer] = {}
 
     def to_choose_from(self, state: RegistryState, latencies: Latencies, caller: Caller) -> list[Offer]:
         """One for the base, and one for each model that has a version of it: what its name means to a caller."""
-        self._look(state)
-        return list(self._offers(self._names, state, latencies, caller))
+        self._look(state, latencies)
+        split = [one.model for one in state.rollouts_under_way() if one.alias == DEFAULT_ALIAS]
+        mine = self._offers((name for name in split if name in self._plain), state, latencies, caller)
+        return list({**self._timed, **{offer.model: offer for offer in mine}}.values())
 
     def of(self, names: Iterable[str], state: RegistryState, latencies: Latencies) -> dict[str, Offer]:
         """What is known of names that a request may use; those that mean nothing at the moment are left out."""
-        self._look(state)
+        self._look(state, latencies)
         return {offer.model: offer for offer in self._offers(names, state, latencies, NOBODY)}
 
-    def _look(self, state: RegistryState) -> None:
-        if state is self._seen:  # states never change: another object is another commit
-            return
-        names = served_models(state, base_name=self._base_name, base_digest=self._base_digest)
-        self._names = list(dict.fromkeys(filter(_is_bare, names)))
-        living = (record for record in state.with_content(self._base_digest) if record.retired is None)
-        base = next(living, None)
-        if base is not self._base:
-            self._base = base
-            self._described.clear()
-        self._seen = state
+    def _look(self, state: RegistryState, latencies: Latencies) -> None:
+        """Keep what is the same for all requests until a commit, or until latencies are measured again."""
+        if state is not self._state:  # states never change: another object is another commit
+            living = (record for record in state.with_content(self._base_digest) if record.retired is None)
+            base = next(living, None)
+            if base is not self._base:
+                self._base = base
+                self._described.clear()
+            names = served_models(state, base_name=self._base_name, base_digest=self._base_digest)
+            bare = dict.fromkeys(filter(_is_bare, names))
+            self._plain = {offer.model: offer for offer in self._offers(bare, state, Latencies(), NOBODY)}
+            self._state = state
+            self._latencies = None
+        if latencies is not self._latencies:
+            self._timed = {
+                name: replace(offer, latency_ms=latencies.get(offer.version)) for name, offer in self._plain.items()
+            }
+            self._latencies = latencies
 
     def _offers(
         self, names: Iterable[str], state: RegistryState, latencies: Latencies, caller: Caller
