@@ -174,15 +174,12 @@ def _offers(base_url: str, answer: _Answer) -> list[Offer]:
         cards = _CARDS.validate_json(answer.content)["data"]
         if cards and not any(CARD_FIELD in card for card in cards):
             raise ClusterError(f"{base_url} does not describe its models.", hint="Is it another kind of server?")
-        known = [(card["id"], card[CARD_FIELD]) for card in cards if CARD_FIELD in card and _is_bare(card["id"])]
-        return [_OFFER.validate_python({**said, "model": name, "base_url": base_url}) for name, said in known]
+        described = [{**card[CARD_FIELD], "model": card["id"]} for card in cards if CARD_FIELD in card]
+        offers = [_OFFER.validate_python({**one, "base_url": base_url}) for one in described]
     except (ValidationError, KeyError, TypeError):
         raise ClusterError(f"What {base_url} says of its models can't be read.") from None
-
-
-def _is_bare(name: object) -> bool:
-    """Whether it is a model's name, without a version or an alias."""
-    return isinstance(name, str) and ":" not in name and "@" not in name
+    # Of a model's names the one without a version or an alias.
+    return [offer for offer in offers if offer.model == offer.version.partition(":")[0]]
 
 
 def _get(client: httpx.Client, url: str) -> _Answer:
