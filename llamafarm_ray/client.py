@@ -14,6 +14,7 @@ their models and how fast they answered lately. A request for the model ``auto``
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Generator, Iterable, Sequence
 from dataclasses import replace
@@ -148,12 +149,9 @@ def _choosing(wanted: Wanted, roots: Sequence[str]) -> Generator[list[str], list
 def _base_urls(root: str, answer: _Answer) -> list[str]:
     """The applications at a cluster's root; what hides Ray Serve's list of them is taken for one."""
     if isinstance(answer, httpx.Response) and answer.is_success:
-        try:
-            prefixes = _ROUTES.validate_json(answer.content)
-        except ValidationError:
-            prefixes = {}
-        else:
-            return [f"{root}{prefix.rstrip('/')}{_VERSION}" for prefix in sorted(prefixes) if prefix.startswith("/")]
+        with contextlib.suppress(ValidationError):
+            prefixes = sorted(_ROUTES.validate_json(answer.content))
+            return [f"{root}{prefix.rstrip('/')}{_VERSION}" for prefix in prefixes if prefix.startswith("/")]
     return [root + _VERSION]
 
 
