@@ -198,7 +198,8 @@ def _limits(wanted: Wanted) -> Iterator[_Limit]:
     yield _Limit("in production", lambda offer: offer.withheld, lambda them: f"{them[0].model}: {them[0].withheld}.")
     task = wanted.task or wanted.kind
     if task is not None:
-        yield _of_names(f"for the task {task[:80]!r}", task, lambda offer: offer.tasks)
+        what = f"for the task {task[:80]!r}" if wanted.task else f"for {task} in general"
+        yield _of_names(what, task, lambda offer: offer.tasks)
     if wanted.max_memory_bytes is not None:
         yield _at_most("memory", wanted.max_memory_bytes, lambda offer: offer.memory_bytes, _gigabytes)
     if wanted.min_quality is not None:

@@ -71,7 +71,7 @@ def test_auto_chooses_by_what_was_measured(served, scholar):
     refused = auto(served, **{"task": "qa", "max-latency-ms": "0.001"})
     assert refused.status_code == 404
     assert "The nearest is scholar:1.0.0 with" in refused.json()["error"]["message"]
-    refused = auto(served, **{"min-quality": "0.95"})
+    refused = auto(served, **{"task": "qa", "min-quality": "0.95"})
     assert "The nearest is scholar:1.0.0 with 0.9 accuracy." in refused.json()["error"]["message"]
 
 

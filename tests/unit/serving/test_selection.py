@@ -73,6 +73,10 @@ def test_the_best_says_what_it_is_better_in():
             {"task": "qa", "min_quality": 0.85, "max_latency_ms": 500},
             "quality of 0.85 or more, none is known to keep to 500 ms of latency. The nearest is slow:2.0.0 with 900",
         ),
+        (
+            {"kind": "chat", "min_quality": 0.1},
+            "Of the models for chat requests and in production and for chat in general",
+        ),
         ({"task": "chat", "max_memory_bytes": 1e8}, "to 0.1 GB of memory. The nearest is tiny with 1 GB."),
         ({"task": "chat", "min_quality": 0.1}, "None of them was evaluated"),
     ],
