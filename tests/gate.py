@@ -2,15 +2,11 @@
 
 import asyncio
 import collections
-import contextlib
 import dataclasses
 import datetime as dt
 import json
-import socket
-import threading
 
 import httpx
-import uvicorn
 
 from llamafarm_ray.registry import Change, Commit, RegistryState, VersionRegistered
 from llamafarm_ray.registry.access import Role, token_digest
@@ -222,14 +218,15 @@ class Server:
         home: where feedback goes.
         engine: by default one that answers at once.
         required: whether keys are asked for.
+        allowed_hosts: names that requests without a key may use.
         **options: of the gate.
     """
 
-    def __init__(self, *, state=None, home="memory://gate", engine=None, required=None, **options):
+    def __init__(self, *, state=None, home="memory://gate", engine=None, required=None, allowed_hosts=(), **options):
         self.models = Models(state or models_state())
         self.engine = engine or Engine()
         self.feedback = FeedbackLog(Location(home), linger_s=0.01)
-        keys = Keys(lambda: self.models.state, required=required, now=lambda: NOW)
+        keys = Keys(lambda: self.models.state, required=required, allowed_hosts=allowed_hosts, now=lambda: NOW)
         self.meters = CountingMeters()
         self.telemetry = telemetry(self.meters)
         self.gate = Gate(
@@ -239,7 +236,7 @@ class Server:
     def client(self, key=None):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         transport = httpx.ASGITransport(app=self.gate)
-        return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
     def request(self, method, path, *, key=None, **options):
         """One request, and the response to it."""
@@ -257,22 +254,6 @@ class Server:
                 "POST", path, key=key, content=body, headers={"content-type": "application/json", **(headers or {})}
             )
         return self.request("POST", path, key=key, json=body, headers=headers)
-
-
-@contextlib.contextmanager
-def listening(app):
-    """A real HTTP server on loopback for an ASGI app, and its port."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        http = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical"))
-        thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            http.should_exit = True
-            thread.join(10)
 
 
 def is_openai_error(response):

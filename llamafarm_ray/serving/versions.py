@@ -19,6 +19,7 @@ from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.adapters import AdapterEngine, AdapterLoader
 from llamafarm_ray.serving.measured import Kept, Latencies
@@ -30,6 +31,7 @@ from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
 from llamafarm_ray.serving.selection import Offer
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -56,7 +58,10 @@ class Served:
         preload: references of the adapters that are loaded before the first request.
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
-        log_prompts: whether prompts are logged.
+        log_prompts: whether prompts are logged, and part of traces.
+        allowed_hosts: names in the public DNS that requests without a key may call this server by.
+        allowed_origins: origins whose web pages may read answers.
+        otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
     """
 
     home: str
@@ -66,6 +71,9 @@ class Served:
     require_key: bool | None = None
     limits: Limits = field(default_factory=Limits)
     log_prompts: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    otlp_traces_endpoint: str | None = None
 
     def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
         """The target of a request's ``model``, or without a caller of what the router decided.
@@ -86,7 +94,9 @@ class Versions:
         kinds: the requests that it answers, see :mod:`.offers`.
 
     Attributes:
+        keys: tells whose key a request carries.
         telemetry: told of each request, for metrics and rollouts.
+        tracing: where spans of requests and loads go.
     """
 
     def __init__(self, served: Served, engine: AdapterEngine, kinds: tuple[str, ...] = WRITES) -> None:
@@ -95,9 +105,11 @@ class Versions:
         self._content = ContentStore(
             Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
         )
+        self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
         self.telemetry = Telemetry(RayMeters(), windows)
-        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded)
+        self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
+        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded, self.tracing)
         self._offers = Offers(served.base_name, served.base_digest, kinds)
         self._latencies = Kept(self._measure, _MEASURE_S)
         self._application = ""
@@ -196,8 +208,8 @@ class Versions:
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
-            with contextlib.suppress(RayError):  # without the registry, what is known stands
-                await self._view.refresh()
+            with contextlib.suppress(RayError), self.tracing.step("read registry"):
+                await self._view.refresh()  # without the registry, what is known stands
             target = self._served.resolve(model, self._view, caller)
         await self._loader.ensure(target)
         return target

@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from gate import ANN, BEN, ONE, Server, adapter, keyed_state, listening, models_state, state_of, whole
+from gate import ANN, BEN, ONE, Server, adapter, keyed_state, models_state, state_of, whole
+from gate_over_http import listening
 
 from llamafarm_ray.client import NoModelFitsError, select_model, select_model_async
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, InputError

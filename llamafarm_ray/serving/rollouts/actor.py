@@ -24,11 +24,12 @@ from llamafarm_ray.registry.client import connect
 from llamafarm_ray.registry.state import VersionRecord
 from llamafarm_ray.serving.activity import Seen, joined
 from llamafarm_ray.serving.measured import Kept
+from llamafarm_ray.serving.resolution import is_served
 from llamafarm_ray.serving.rollouts.controller import RolloutController
 from llamafarm_ray.serving.rollouts.fleet import FleetObservations
 from llamafarm_ray.serving.rollouts.ratings import StoredRatings
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import Digest, ModelKind
+from llamafarm_ray.types import Digest
 
 if TYPE_CHECKING:
     from llamafarm_ray.serving.replicas import RayFleet
@@ -99,16 +100,16 @@ class ControllerActor:
         fleet = self._fleet()
         observations = FleetObservations(fleet, StoredRatings(Location(self._home)))
         registry = connect(self._home, token=self._token)
-        return RolloutController(registry, observations, load=fleet.load, serves=self._serves)
+
+        def serves(candidate: VersionRecord) -> bool:
+            return is_served(candidate, registry.state, self._base_digest)
+
+        return RolloutController(registry, observations, load=fleet.load, serves=serves)
 
     def _fleet(self) -> RayFleet:
         from llamafarm_ray.serving.replicas import RayFleet  # noqa: PLC0415  (Serve reads the environment when it is imported)
 
         return RayFleet(self._application)
-
-    def _serves(self, candidate: VersionRecord) -> bool:
-        registered = candidate.registered
-        return registered.kind is ModelKind.ADAPTER and registered.base_digest == self._base_digest
 
 
 def controller_actor(home: str, application: str) -> Any:
