@@ -15,6 +15,8 @@ from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
+from llamafarm_ray.serving.measured import Latencies
+from llamafarm_ray.serving.offers import Offers
 from llamafarm_ray.serving.resolution import resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.windows import RolloutWindows
 from llamafarm_ray.serving.telemetry import Telemetry
@@ -68,6 +70,8 @@ class Models:
         self.state = state
         self.prepared, self.callers = [], []
         self.variant = None
+        self.latencies = Latencies()
+        self._offers = Offers("tiny", BASE)
 
     def resolve(self, model):
         return resolve(model, self.state, base_name="tiny", base_digest=BASE)
@@ -83,6 +87,12 @@ class Models:
 
     def names(self):
         return served_models(self.state, base_name="tiny", base_digest=BASE)
+
+    async def describe(self, names):
+        return self._offers.of(names, self.state, self.latencies)
+
+    async def offers(self, caller):
+        return self._offers.to_choose_from(self.state, self.latencies, caller)
 
 
 class CountingMeters:

@@ -1,4 +1,4 @@
-"""A gate behind a real HTTP server on loopback."""
+"""A gate, or another ASGI app, behind a real HTTP server on loopback."""
 
 import contextlib
 import json
@@ -30,12 +30,12 @@ class ChatEngine(Engine):
 
 
 @contextlib.contextmanager
-def listening(server):
-    """A server for a gate, and its port."""
+def listening(app):
+    """A real server for an ASGI app, and its port."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        http = uvicorn.Server(uvicorn.Config(server.gate, lifespan="off", log_level="critical"))
+        http = uvicorn.Server(uvicorn.Config(app, lifespan="off", log_level="critical"))
         thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -7,11 +7,12 @@ from typing import Any
 
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
-from llamafarm_ray.errors import ClusterError
+from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
+from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
 
 __all__ = ["SERVE_ENV", "build"]
@@ -32,7 +33,7 @@ def build(args: dict[str, Any]) -> Any:
         ConfigError: the configuration has mistakes.
         ClusterError: the environment lacks :data:`SERVE_ENV`.
         InputError: the endpoint would be open to a network without keys, see
-            :func:`llamafarm_ray.serving.access.check_keys`.
+            :func:`llamafarm_ray.serving.access.check_keys`; or nobody could name the base model.
         UnsupportedError: the engine that is asked for can't serve the base model or an adapter.
     """
     config = parse_config(args, source="the application's args")
@@ -44,6 +45,8 @@ def build(args: dict[str, Any]) -> Any:
             )
     registry = open_registry(config.home)
     base = find_base(config.base_model, registry)
+    if base.name == AUTO:
+        raise InputError(f"The base model's name is {AUTO!r}, which asks for any model.", hint="Rename its folder.")
     check_keys(config.deployment, registry.refresh())
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
     # These read the environment when they are imported.

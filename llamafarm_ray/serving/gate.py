@@ -2,8 +2,9 @@
 
 A plain ASGI middleware (https://asgi.readthedocs.io). It asks, in this order: are the headers sound, whose key is it
 (:mod:`.access`), has the key anything left (:mod:`.limits`), does the route exist, is the body sound (:mod:`.intake`),
-may the key use that model, which version is meant, whose turn is it (:mod:`.turns`). Only then the engine sees the
-request: the version's engine name in its body, and none of the client's headers but the few it needs. The response says
+may the key use that model, which version is meant (and for ``auto``, which model, :mod:`.auto`), whose turn is it
+(:mod:`.turns`). Only then the engine sees the request: the version's engine name in its body, and none of the client's
+headers but the few it needs. The response says
 
 * ``x-llamafarm-model: name:version``,
 * ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model),
@@ -17,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.serving.access import Keys, Tenant
 from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.auto import choose, refuse_limits
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.finished import ResponseWatch
@@ -34,6 +36,7 @@ from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.rollouts.split import Caller
+from llamafarm_ray.serving.selection import AUTO, CARD_FIELD, Offer, card_of
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import Span, Tracing
 from llamafarm_ray.serving.turns import COMPLETION_WEIGHT, Turns
@@ -70,6 +73,12 @@ class Models(Protocol):
 
     def names(self) -> list[str]:
         """The names a request may use."""
+
+    async def describe(self, names: Iterable[str]) -> Mapping[str, Offer]:
+        """What is known of these names; those that mean nothing at the moment are left out."""
+
+    async def offers(self, caller: Caller) -> Sequence[Offer]:
+        """What ``auto`` is chosen from: the base, and what each model's name means to a caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +148,7 @@ class Gate:
         match scope["type"]:
             case "http":
                 try:
-                    await self._handle(scope, receive, send)
+                    await self._handle(_at_root(scope), receive, send)
                 except LlamaFarmError as error:
                     await refuse(send, error)
             case "lifespan":
@@ -158,13 +167,13 @@ class Gate:
         with self._accounts.admitted(tenant.name) as account:
             plain = scope.get("raw_path") in {None, path.encode()}  # a listed path has one spelling
             if (method, path) == ("GET", "/v1/models"):
-                cards = [self._card(name) for name in self._models.names() if tenant.may_use(name)]
-                await answer(send, 200, {"object": "list", "data": cards})
+                names = [name for name in self._models.names() if tenant.may_use(name)]
+                await answer(send, 200, {"object": "list", "data": await self._cards(names)})
             elif method == "GET" and path.startswith("/v1/models/"):
                 name = path.removeprefix("/v1/models/")
                 if name not in self._models.names() or not tenant.may_use(name):
                     raise NotFoundError(f"The model {name[:120]!r} does not exist.")
-                await answer(send, 200, self._card(name))
+                await answer(send, 200, (await self._cards([name]))[0])
             elif method == "POST" and path in self._routes and plain:
                 with self._tracing.request(scope) as span:
                     await self._generate(_Request(span.scope, receive, send, tenant, account, routed, span))
@@ -179,11 +188,17 @@ class Gate:
         check_shape(path, body)
         request.span.asked(body)
         bound_generation(path, body, self._limits)
+        headers = request.scope["headers"]
+        caller = caller_of(headers, body)
+        if body["model"] == AUTO:
+            body["model"] = choose(await self._models.offers(caller), tenant, path, headers)
+        else:
+            refuse_limits(headers)
         tenant.check(request.routed or body["model"])
         if request.routed is not None:
             target = await self._models.prepare(request.routed)
         else:
-            target = await self._models.prepare(body["model"], caller_of(request.scope["headers"], body))
+            target = await self._models.prepare(body["model"], caller)
         request.span.resolved(target)
         if target.shadow is not None:
             tenant.check(target.shadow.ref)
@@ -225,8 +240,11 @@ class Gate:
         kept = {name: record[name] for name in ("id", "version", "digest")}
         await answer(send, 201, {"object": "feedback", **kept})
 
-    def _card(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._started, "owned_by": "llamafarm"}
+    async def _cards(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """OpenAI's objects for models, with what is known of each."""
+        known = await self._models.describe(names)
+        card = {"object": "model", "created": self._started, "owned_by": "llamafarm"}
+        return [{"id": name, **card, **({CARD_FIELD: card_of(known[name])} if name in known else {})} for name in names]
 
     def _closing(self, receive: Receive) -> Receive:
         async def closing() -> Message:
@@ -237,3 +255,13 @@ class Gate:
             return message
 
         return closing
+
+
+def _at_root(scope: Scope) -> Scope:
+    """The request as an application without a route prefix gets it: Serve leaves the prefix in the path."""
+    prefix, path, raw_path = scope.get("root_path", ""), scope["path"], scope.get("raw_path")
+    if not prefix or not path.startswith(f"{prefix}/"):
+        return scope
+    if raw_path is not None and raw_path.startswith(prefix.encode()):
+        raw_path = raw_path[len(prefix.encode()) :]
+    return {**scope, "root_path": "", "path": path[len(prefix) :], "raw_path": raw_path}

@@ -26,12 +26,14 @@ from ray.serve.handle import DeploymentHandle
 
 from llamafarm_ray.errors import LlamaFarmError, UserError
 from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.intake import caller_of
 from llamafarm_ray.serving.replicas import ROUTER
 from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
@@ -91,6 +93,10 @@ class Replica(LLMServer):  # type: ignore[misc]
         """How often this replica loaded each version, by engine name."""
         return self._versions.num_loads
 
+    async def activity(self) -> Activity:
+        """What this replica has loaded and did lately."""
+        return self._versions.activity()
+
 
 class Router(LLMRouter):  # type: ignore[misc]
     """Turns the model that a request names into one version, before a replica is picked."""
@@ -106,7 +112,7 @@ class Router(LLMRouter):  # type: ignore[misc]
         """The decision for the trusted header; nothing where the replica shall answer with an error."""
         body = request_body or {}
         model = body.get("model")
-        if not isinstance(model, str):
+        if not isinstance(model, str) or model == AUTO:  # the replica chooses: it knows the key and the limits
             return ""
         try:
             return self._served.resolve(model, self._view, caller_of(request_headers(), body)).routed

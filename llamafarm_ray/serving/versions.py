@@ -7,8 +7,10 @@ import contextlib
 import datetime as dt
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ray.exceptions import RayError
 
@@ -18,12 +20,16 @@ from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.access import Keys
+from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.adapters import AdapterEngine, AdapterLoader
+from llamafarm_ray.serving.measured import Kept, Latencies
 from llamafarm_ray.serving.meters import RayMeters
+from llamafarm_ray.serving.offers import WRITES, Offers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
-from llamafarm_ray.serving.rollouts.actor import start_controller
+from llamafarm_ray.serving.rollouts.actor import controller_actor, start_controller
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
+from llamafarm_ray.serving.selection import Offer
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
@@ -35,6 +41,10 @@ logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.2
 """How often an unknown name may make a replica ask the registry again."""
+_MEASURE_S = 2.0
+"""How old the latencies may be that a model is chosen by."""
+_ASK_S = 1.0
+"""How long a request for ``auto`` waits for the latencies of the other replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +91,7 @@ class Versions:
     Args:
         served: what is served.
         engine: where versions are loaded.
+        kinds: the requests that it answers, see :mod:`.offers`.
 
     Attributes:
         keys: tells whose key a request carries.
@@ -88,7 +99,7 @@ class Versions:
         tracing: where spans of requests and loads go.
     """
 
-    def __init__(self, served: Served, engine: AdapterEngine) -> None:
+    def __init__(self, served: Served, engine: AdapterEngine, kinds: tuple[str, ...] = WRITES) -> None:
         self._served = served
         self._view = RegistryView(served.home)
         self._content = ContentStore(
@@ -99,6 +110,10 @@ class Versions:
         self.telemetry = Telemetry(RayMeters(), windows)
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded, self.tracing)
+        self._offers = Offers(served.base_name, served.base_digest, kinds)
+        self._latencies = Kept(self._measure, _MEASURE_S)
+        self._application = ""
+        self._controller: Any = None
         self._looked = 0.0
         self._starting: asyncio.Task[None] | None = None
 
@@ -117,6 +132,7 @@ class Versions:
         """
         for reference in self._served.preload:
             await self.prepare(reference)
+        self._application = application
         self._starting = asyncio.create_task(self._start_controller(application))
 
     async def _start_controller(self, application: str) -> None:
@@ -125,6 +141,38 @@ class Versions:
             await asyncio.to_thread(start_controller, self._served.home, application, self._served.base_digest)
         except (RayError, LlamaFarmError) as error:
             logger.warning("The rollouts' controller could not be started: %s", error)
+
+    async def _measure(self) -> Latencies:
+        """What all replicas measured, of which the controller knows; without it, what this one did."""
+        try:
+            async with asyncio.timeout(_ASK_S):
+                if self._controller is None:
+                    self._controller = await asyncio.to_thread(controller_actor, self._served.home, self._application)
+                return Latencies.of(await self._controller.seen.remote())
+        except TimeoutError:
+            logger.info("The controller does not say in time what all replicas measured.")
+        except (RayError, ValueError) as error:  # ValueError: there is no controller
+            self._controller = None  # another one takes its place
+            logger.info("The controller does not say what all replicas measured: %s", error)
+        return Latencies.of(self.telemetry.recent.seen())
+
+    async def describe(self, names: Iterable[str]) -> dict[str, Offer]:
+        """What is known of these names; those that mean nothing at the moment are left out."""
+        return self._offers.of(names, self._view.state, await self._latencies.get())
+
+    async def offers(self, caller: Caller) -> list[Offer]:
+        """The base, and what each model's name means to a caller: what ``auto`` is chosen from."""
+        latencies = await self._latencies.get()
+        return self._offers.to_choose_from(self._view.state, latencies, caller)
+
+    def activity(self) -> Activity:
+        """What this replica has loaded and did lately."""
+        return Activity(
+            self._served.base_name,
+            tuple(self._loader.loaded),
+            self.telemetry.num_waiting,
+            self.telemetry.recent.seen(),
+        )
 
     def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
         """What this replica saw of a rollout in windows that ended after a time; on the loop that counts requests."""

@@ -17,12 +17,14 @@ from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.access import Keys
+from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.asgi import App, Receive, Scope, Send
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
 from llamafarm_ray.serving.engines.base import Engine
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate, Models
 from llamafarm_ray.serving.intake import ROUTED_HEADER
+from llamafarm_ray.serving.offers import VECTORS, WRITES
 from llamafarm_ray.serving.rollouts.windows import Report
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import Tracing
@@ -162,7 +164,7 @@ class EngineReplica:
     async def __init__(self, settings: EngineSettings, served: Served) -> None:  # type: ignore[misc]  # Serve awaits it
         self._served = served
         self._engine = await asyncio.to_thread(open_engine, settings)
-        self._versions = Versions(served, self._engine)
+        self._versions = Versions(served, self._engine, WRITES if self._engine.writes else VECTORS)
         await self._versions.follow()
         await self._versions.preload(serve.get_replica_context().app_name)
 
@@ -182,6 +184,10 @@ class EngineReplica:
     def num_loads(self) -> dict[str, int]:
         """How often this replica loaded each version, by engine name."""
         return self._versions.num_loads
+
+    async def activity(self) -> Activity:
+        """What this replica has loaded and did lately."""
+        return self._versions.activity()
 
 
 def compose(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import ClusterError, ConfigError
+from llamafarm_ray.errors import ClusterError, ConfigError, InputError
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, build
 from llamafarm_ray.types import Digest
@@ -72,6 +72,15 @@ def test_a_cluster_without_the_proxys_environment_is_refused(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ClusterError, match="RAY_SERVE_ENABLE_HA_PROXY"):
         build({"base_model": "x"})
+
+
+def test_a_base_that_no_request_could_name_is_refused(monkeypatch, tmp_path):
+    for name, value in SERVE_ENV.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "auto").mkdir()
+    (tmp_path / "auto" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="asks for any model"):
+        build({"base_model": str(tmp_path / "auto"), "home": str(tmp_path / "home")})
 
 
 def test_without_an_endpoint_nothing_is_traced(monkeypatch):

@@ -23,14 +23,14 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: 
 def served():
     """A gate without keys, and the address it listens at."""
     server = Server(engine=ChatEngine(), limits=Limits(body_timeout_s=0.3))
-    with listening(server) as port:
+    with listening(server.gate) as port:
         yield server, port
 
 
 @pytest.fixture
 def keyed():
     server = Server(state=keyed_state(), engine=ChatEngine(), limits=Limits(requests_per_minute=5))
-    with listening(server) as port:
+    with listening(server.gate) as port:
         yield f"http://127.0.0.1:{port}/v1"
 
 
@@ -158,7 +158,7 @@ def test_a_client_that_sends_byte_by_byte_is_answered_only_if_it_is_done_in_time
 def test_a_body_without_an_end_is_cut_off_at_the_bound():
     server = Server(engine=ChatEngine(), limits=Limits(max_body_bytes=2**20))
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    with listening(server) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with listening(server.gate) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         with pytest.raises(ConnectionError):
             connection.sendall(chunk * 1000)
@@ -168,7 +168,7 @@ def test_a_body_without_an_end_is_cut_off_at_the_bound():
 def test_a_client_that_leaves_while_it_waits_leaves_the_queue():
     server = Server(engine=ChatEngine(seconds=1.0), limits=Limits(running_requests=1))
     whole = HEAD + f"Content-Length: {len(GOOD)}\r\n\r\n".encode() + GOOD
-    with listening(server) as port, socket.create_connection(("127.0.0.1", port)) as first:
+    with listening(server.gate) as port, socket.create_connection(("127.0.0.1", port)) as first:
         first.sendall(whole)
         assert eventually(lambda: server.engine.num_running == 1)
         with socket.create_connection(("127.0.0.1", port)) as second:

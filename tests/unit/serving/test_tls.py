@@ -104,7 +104,7 @@ def wait_for(port, process):
 @pytest.fixture(scope="module")
 def running(signed):
     server = Server(state=keyed_state(), engine=ChatEngine())
-    with listening(server) as port, fronted(signed, port) as https:
+    with listening(server.gate) as port, fronted(signed, port) as https:
         yield server, https
 
 
