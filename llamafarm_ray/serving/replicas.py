@@ -31,7 +31,7 @@ from ray.serve.exceptions import RayServeException
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError
 from llamafarm_ray.serving.rollouts.windows import Report
 
-__all__ = ["ROUTER", "RayFleet", "http_address", "load_everywhere", "num_loads"]
+__all__ = ["ROUTER", "RayFleet", "http_address", "load_everywhere", "loaded", "num_loads"]
 
 logger = logging.getLogger(__name__)
 
@@ -88,6 +88,12 @@ def num_loads(application: str) -> list[dict[str, int]]:
     """How often each replica of a running application loaded each version, by engine name."""
     loads: list[dict[str, int]] = ray.get([_call(replica, "num_loads") for replica in _replicas(application)])
     return loads
+
+
+def loaded(application: str) -> list[list[str]]:
+    """The engine names of the versions that the engine of each replica of a running application holds now."""
+    names: list[list[str]] = ray.get([_call(replica, "loaded") for replica in _replicas(application)])
+    return names
 
 
 class RayFleet:

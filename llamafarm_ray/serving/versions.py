@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import logging
 import time
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,8 +18,10 @@ from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
-from llamafarm_ray.serving.adapters import AdapterEngine, AdapterLoader
+from llamafarm_ray.serving.adapter_pool import AdapterPool
+from llamafarm_ray.serving.adapters import AdapterEngine, Room
 from llamafarm_ray.serving.meters import RayMeters
+from llamafarm_ray.serving.needs import need_of
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.actor import start_controller
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
@@ -33,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.2
 """How often an unknown name may make a replica ask the registry again."""
+_SWAP_S = 600.0
+"""How long a version that was loaded for a swap waits for its alias: as long as the other replicas may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,7 @@ class Served:
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
         log_prompts: whether prompts are logged.
+        room: how many adapters each engine has room for.
     """
 
     home: str
@@ -56,6 +62,7 @@ class Served:
     require_key: bool | None = None
     limits: Limits = field(default_factory=Limits)
     log_prompts: bool = False
+    room: Room = field(default_factory=Room)
 
     def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
         """The target of a request's ``model``, or without a caller of what the router decided.
@@ -86,12 +93,19 @@ class Versions:
         )
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
         self.telemetry = Telemetry(RayMeters(), windows)
-        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded)
+        self._pool = AdapterPool(
+            engine,
+            Files(self._content, self._view),
+            served.room,
+            need=lambda target: need_of(target, self._view.state),
+            watch=self.telemetry,
+        )
         self._looked = 0.0
         self._starting: asyncio.Task[None] | None = None
 
     async def follow(self) -> None:
         """Follow the registry."""
+        self._view.on_change = self._pool.registry_changed
         await self._view.start()
 
     async def preload(self, application: str) -> None:
@@ -126,7 +140,7 @@ class Versions:
     @property
     def num_loads(self) -> dict[str, int]:
         """How often each version was loaded, by engine name."""
-        return dict(self._loader.num_loads)
+        return dict(self._pool.num_loads)
 
     def resolve(self, model: str) -> Target:
         """The version that a name means; not for what the router decided.
@@ -136,40 +150,80 @@ class Versions:
         """
         return self._served.resolve(model, self._view, NOBODY)
 
-    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
-        """Resolve a request's model, or what the router decided, and have it ready to answer.
+    async def find(self, model: str, caller: Caller | None = None) -> Target:
+        """The version that a request means, or that the router decided on; an unknown one is asked for once more.
 
         Raises:
             NotFoundError: no such model is served here.
         """
         try:
-            target = self._served.resolve(model, self._view, caller)
+            return self._served.resolve(model, self._view, caller)
         except NotFoundError:
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
             with contextlib.suppress(RayError):  # without the registry, what is known stands
                 await self._view.refresh()
-            target = self._served.resolve(model, self._view, caller)
-        await self._loader.ensure(target)
+            return self._served.resolve(model, self._view, caller)
+
+    def use(self, target: Target) -> AbstractAsyncContextManager[None]:
+        """Have a version ready to answer for the time of a block, see :meth:`.adapter_pool.AdapterPool.use`."""
+        return self._pool.use(target)
+
+    async def prepare(self, model: str) -> Target:
+        """Have a version loaded that requests are expected for.
+
+        Raises:
+            LlamaFarmError: it can't be served here.
+        """
+        target = await self.find(model)
+        await self._pool.load(target)
         return target
 
     async def load(self, reference: str) -> str:
-        """Have a version ready; its engine name. Called on every replica before an alias moves.
+        """Have a version ready; its engine name. Called on every replica before an alias moves, and kept until then.
 
         Raises:
             LlamaFarmError: it can't be served here.
         """
         await self._view.refresh()
-        return (await self.prepare(reference)).engine_name
+        target = await self.find(reference)
+        await self._pool.load(target, hold_s=_SWAP_S)
+        return target.engine_name
 
     def names(self) -> list[str]:
         """The names a request may use."""
         return served_models(self._view.state, base_name=self._served.base_name, base_digest=self._served.base_digest)
 
-    def _pull(self, target: Target) -> Path:
+
+class Files:
+    """Adapters' files on this node.
+
+    Args:
+        content: where they are stored.
+        view: the registry, whose policies may ask for signatures.
+    """
+
+    def __init__(self, content: ContentStore, view: RegistryView) -> None:
+        self._content = content
+        self._view = view
+
+    async def pull(self, target: Target) -> Path:
         """The verified files of an adapter, their signature too where a policy asks for one."""
+        return await asyncio.to_thread(self._pull, target)
+
+    def _pull(self, target: Target) -> Path:
         record = self._view.state.resolve(ModelRef.parse(target.ref))
-        folder = self._content.pull(Digest(record.registered.manifest))
-        check_policies(self._view.state, self._content, record, folder)
+        digest = Digest(record.registered.manifest)
+        folder = self._content.pull(digest)
+        try:
+            check_policies(self._view.state, self._content, record, folder)
+        except BaseException:
+            self._content.release(digest)
+            raise
         return folder
+
+    def release(self, target: Target) -> None:
+        """Let the files be evicted from this node's cache."""
+        if target.digest is not None:
+            self._content.release(target.digest)

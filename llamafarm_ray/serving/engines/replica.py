@@ -157,6 +157,10 @@ class EngineReplica:
         """How often this replica loaded each version, by engine name."""
         return self._versions.num_loads
 
+    def loaded(self) -> list[str]:
+        """The engine names of the versions that this replica's engine holds, beside the base model."""
+        return [name for name in self._engine.loaded if name != self._served.base_name]
+
 
 def compose(
     settings: EngineSettings, served: Served, deployment: DeploymentConfig, *, env: Mapping[str, str]

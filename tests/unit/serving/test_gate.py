@@ -60,7 +60,7 @@ def test_what_the_router_decided_is_not_decided_again():
     response = server.post(
         "/v1/completions", body_for("x", user="ann"), headers={"serve_multiplexed_model_id": decided}
     )
-    assert (server.models.prepared, server.models.callers) == ([decided], [None])
+    assert (server.models.found, server.models.callers) == ([decided], [None])
     assert response.headers["x-llamafarm-variant"] == "candidate"
 
 
@@ -68,7 +68,7 @@ def test_the_routers_choice_counts_more_than_the_body():
     server = Server()
     body = {"model": "bot@production", "prompt": ""}
     server.post("/v1/completions", body, headers={"serve_multiplexed_model_id": BOT})
-    assert server.models.prepared == [BOT]
+    assert server.models.found == [BOT]
 
 
 @pytest.mark.parametrize(
