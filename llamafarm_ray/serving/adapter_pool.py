@@ -289,19 +289,13 @@ class AdapterPool:
 
     def _is_passing(self, name: str) -> bool:
         """See :class:`Seats`."""
-        adapter = self._adapters.get(name)
-        if adapter is None:
-            return False
-        return adapter.need is Need.CANDIDATE or self._is_held(adapter) or self._is_leaving(adapter)
+        one = self._adapters.get(name)
+        return one is not None and (one.need is Need.CANDIDATE or self._is_held(one) or self._is_leaving(one))
 
     def _start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """A task that outlives its callers; what it raises is for those who still wait."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
-
-    def _ended(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()

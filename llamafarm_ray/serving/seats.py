@@ -65,7 +65,7 @@ class Seats:
         Raises:
             LimitError: it waited for too long.
         """
-        if name in self._users and name not in self._lines and not self._is_somebody_due():
+        if name in self._users and not self._is_somebody_due():
             self._users[name] += 1
         else:
             await self._wait(name)

@@ -314,6 +314,40 @@ def test_a_swap_and_the_version_that_takes_over_wait_for_no_request_under_way():
     virtual_time.run(scenario())
 
 
+def test_the_version_that_takes_over_is_let_in_when_the_alias_moves_though_it_was_not_loaded_before():
+    async def scenario():
+        replica = Replica(in_use=1)
+        replica.want(a=Need.ALIAS)
+        async with replica.pool.use(target("a")):
+            early = asyncio.create_task(replica.ask("b"))  # of a router that knows before the replica does
+            await asyncio.sleep(0.01)
+            assert not early.done()
+            replica.want(b=Need.ALIAS)
+            await replica.ask_soon(early)
+
+    virtual_time.run(scenario())
+
+
+def test_who_asks_for_an_adapter_that_is_about_to_go_keeps_it():
+    async def scenario():
+        replica = Replica()
+        replica.want(a=Need.ALIAS)
+        await replica.ask("a")
+        replica.engine.may_load.clear()
+        other = asyncio.create_task(replica.ask("b"))
+        await settled(lambda: replica.pool.num_loads["b:1.0.0#abc"])
+        replica.want()
+        await asyncio.sleep(0.5)  # it has to wait for the load
+        async with replica.pool.use(target("a")):
+            replica.engine.may_load.set()
+            await other
+            await asyncio.sleep(0.1)
+            assert "a" in replica.held
+        await settled(lambda: replica.held == "b")
+
+    virtual_time.run(scenario())
+
+
 def test_more_than_there_is_room_for_goes_when_it_is_idle_again():
     async def scenario():
         replica = Replica(in_use=1, loaded=1)
