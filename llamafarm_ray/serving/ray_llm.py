@@ -1,8 +1,8 @@
-"""Ray Serve LLM with direct streaming: with :mod:`.replicas` and :mod:`.vllm_adapters` all that touches private parts.
+"""Ray Serve LLM with direct streaming: with :mod:`.replicas` the only module that touches Ray's private parts.
 
 It relies on (a test names each, so that an upgrade that moves one fails there):
 
-* ``LLMServer.engine`` and ``VLLMEngine.build_asgi_app``,
+* ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine._oai_models``, which is vLLM's,
 * ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
 * ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
   ``LLMRouter._get_handle``, which picks a replica by it, and ``app`` of what ``serve.ingress`` makes, the HTTP app that
@@ -44,7 +44,7 @@ class Replica(LLMServer):  # type: ignore[misc]
 
     async def __init__(self, llm_config: LLMConfig, *, served: Served) -> None:  # type: ignore[misc]
         self._served = served
-        self._adapters = VllmAdapters(lambda: self.engine)
+        self._adapters = VllmAdapters(lambda: self.engine._oai_models)  # noqa: SLF001
         self._versions = Versions(served, self._adapters)
         await self._versions.follow()
         await super().__init__(llm_config)

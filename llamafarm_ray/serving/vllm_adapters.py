@@ -4,10 +4,10 @@ vLLM's own ``unload_lora_adapter`` forgets the name and leaves the weights with 
 taken from the workers under a request comes back at their next step, from its files: for good if they are there, and if
 they aren't, with the end of the engine. So its own books are asked before one is removed.
 
-It relies on ``VLLMEngine.resolve_lora`` and ``_oai_models``, vLLM's ``OpenAIServingModels`` with its ``lora_requests``,
-``lora_resolver_lock`` and ``unload_lora_adapter``, ``AsyncLLM.remove_lora`` and ``list_loras``, and the
-``request_states`` of its ``output_processor``, from which a request goes before the workers are told to stop it. A test
-names each.
+The only module that touches vLLM. It relies on ``OpenAIServingModels`` with its ``lora_requests``,
+``lora_resolver_lock``, ``load_lora_adapter`` and ``unload_lora_adapter``, on ``remove_lora`` and ``list_loras`` of its
+``engine_client``, an ``AsyncLLM``, and on the ``request_states`` of that one's ``output_processor``, from which a
+request goes before the workers are told to stop it. A test names each.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig
 
 from llamafarm_ray.errors import ConflictError, UserError
 
@@ -27,11 +25,11 @@ class VllmAdapters:
     """An :class:`~llamafarm_ray.serving.adapters.AdapterEngine` over vLLM in this process.
 
     Args:
-        engine: gives Ray Serve LLM's ``VLLMEngine``, once it is started.
+        models: gives vLLM's ``OpenAIServingModels``, once the engine is started.
     """
 
-    def __init__(self, engine: Callable[[], Any]) -> None:
-        self._engine = engine
+    def __init__(self, models: Callable[[], Any]) -> None:
+        self._models = models
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Give vLLM the adapter in ``folder`` under ``name``.
@@ -39,13 +37,14 @@ class VllmAdapters:
         Raises:
             UserError: vLLM refuses it (rank above ``max_lora_rank``, modules it can't adapt, ...).
         """
-        adapter = DiskMultiplexConfig(
-            model_id=name, max_total_tokens=None, local_path=str(folder), lora_assigned_int_id=0
-        )
-        try:
-            await self._engine().resolve_lora(adapter)
-        except ValueError as error:
-            raise UserError(f"vLLM refuses the adapter {name}: {error}") from None
+        # Importing vLLM takes seconds, and is done in replicas alone.
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse  # noqa: PLC0415
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest  # noqa: PLC0415
+
+        asked = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(folder))
+        said = await self._models().load_lora_adapter(asked)
+        if isinstance(said, ErrorResponse):
+            raise UserError(f"vLLM refuses the adapter {name}: {said.error.message}")
 
     async def unload_adapter(self, name: str) -> None:
         """Take an adapter from the workers' slots and memory, and its name from the list.
@@ -53,9 +52,9 @@ class VllmAdapters:
         Raises:
             ConflictError: requests for it are not over yet.
         """
-        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest  # noqa: PLC0415 - takes seconds
+        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest  # noqa: PLC0415
 
-        models = self._models
+        models = self._models()
         known = models.lora_requests.get(name)
         if known is None:
             return
@@ -69,11 +68,7 @@ class VllmAdapters:
 
     async def loaded(self) -> list[str]:
         """The names of the adapters that the workers hold, sorted; ``#number`` where the front end knows none."""
-        models = self._models
+        models = self._models()
         names = {known.lora_int_id: name for name, known in models.lora_requests.items()}
         held = await models.engine_client.list_loras()
         return sorted(names.get(number, f"#{number}") for number in held)
-
-    @property
-    def _models(self) -> Any:
-        return self._engine()._oai_models  # noqa: SLF001

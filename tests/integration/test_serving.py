@@ -245,7 +245,7 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from vllm.v1.engine.async_llm import AsyncLLM
 
     assert UnloadLoRAAdapterRequest(lora_name="a").lora_name == "a"
-    assert callable(OpenAIServingModels.unload_lora_adapter)
+    assert all(callable(getattr(OpenAIServingModels, f"{verb}_lora_adapter")) for verb in ("load", "unload"))
     assert all(hasattr(AsyncLLM, name) for name in ("remove_lora", "list_loras"))
     assert callable(_build_direct_streaming_llm_deployment)
     assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
@@ -254,5 +254,5 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
     assert all(hasattr(LLMRouter, name) for name in ("_get_multiplexed_model_id", "_get_handle", "app"))
-    assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "resolve_lora"))
+    assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start"))
     assert hasattr(Application, "_with_ingress_request_router")
