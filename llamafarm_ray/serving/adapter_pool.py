@@ -282,10 +282,8 @@ class AdapterPool:
     def _is_held(self, adapter: _Adapter) -> bool:
         return adapter.held_until > asyncio.get_running_loop().time()
 
-    def _is_leaving(self, adapter: _Adapter) -> bool:
-        if adapter.need is Need.GONE:
-            return True
-        return adapter.had_need and not adapter.need.is_standing and not self._is_held(adapter)
+    def _is_leaving(self, one: _Adapter) -> bool:
+        return one.need is Need.GONE or (one.had_need and not one.need.is_standing and not self._is_held(one))
 
     def _is_passing(self, name: str) -> bool:
         """See :class:`Seats`."""
