@@ -28,6 +28,7 @@ class View:
     def __init__(self, home):
         self._registry = RegistryService(Location(home))
         self.num_refreshed = 0
+        self.on_change = lambda: None
 
     @property
     def state(self):
@@ -39,6 +40,7 @@ class View:
     async def refresh(self):
         self._registry.refresh()
         self.num_refreshed += 1
+        self.on_change()
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,28 @@ def test_a_version_registered_later_is_found_and_loaded_once(registry, base, ada
         assert list(replica.num_loads().values()) == [1]
         with pytest.raises(NotFoundError):
             await replica.load("never")
+
+    asyncio.run(scenario())
+
+
+def test_the_version_that_an_alias_left_is_unloaded_and_its_files_may_be_evicted(registry, base, tmp_path):
+    method, model = wrapped(base, "adapter")
+    method.save(model, trained(model), tmp_path)
+    register(registry, Registration(tmp_path, name="bot", method="adapter"))
+
+    async def scenario():
+        replica = await replica_of(registry, base, "bot@production")
+        (former,) = replica.loaded()
+        latest = await replica.load("bot:1.1.0")
+        assert replica.loaded() == sorted([former, latest])
+        registry.promote("bot:1.1.0", "production")
+        await replica._versions._view.refresh()
+        async with asyncio.timeout(1):
+            while replica.loaded() != [latest]:  # noqa: ASYNC110 - of an engine that tells nobody
+                await asyncio.sleep(0.01)
+        assert (await ask(replica, "bot")).headers["x-llamafarm-model"] == "bot:1.1.0"
+        in_use = {cached.digest for cached in replica._versions._content.cached() if cached.in_use}
+        assert in_use == {registry.resolve("bot:1.1.0").registered.manifest}
 
     asyncio.run(scenario())
 
