@@ -218,14 +218,15 @@ class Server:
         home: where feedback goes.
         engine: by default one that answers at once.
         required: whether keys are asked for.
+        allowed_hosts: names that requests without a key may use.
         **options: of the gate.
     """
 
-    def __init__(self, *, state=None, home="memory://gate", engine=None, required=None, **options):
+    def __init__(self, *, state=None, home="memory://gate", engine=None, required=None, allowed_hosts=(), **options):
         self.models = Models(state or models_state())
         self.engine = engine or Engine()
         self.feedback = FeedbackLog(Location(home), linger_s=0.01)
-        keys = Keys(lambda: self.models.state, required=required, now=lambda: NOW)
+        keys = Keys(lambda: self.models.state, required=required, allowed_hosts=allowed_hosts, now=lambda: NOW)
         self.meters = CountingMeters()
         self.telemetry = telemetry(self.meters)
         self.gate = Gate(
@@ -235,7 +236,7 @@ class Server:
     def client(self, key=None):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         transport = httpx.ASGITransport(app=self.gate)
-        return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
     def request(self, method, path, *, key=None, **options):
         """One request, and the response to it."""

@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -21,6 +21,7 @@ from llamafarm_ray.serving.adapters import AdapterEngine, AdapterFiles, AdapterW
 from llamafarm_ray.serving.needs import Need
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.seats import Seats
+from llamafarm_ray.serving.tracing import Tracing
 
 __all__ = ["AdapterPool"]
 
@@ -73,6 +74,7 @@ class AdapterPool:
         room: how many there may be.
         need: what the registry wants of a version now.
         watch: told of loads.
+        tracing: where spans of loads go.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class AdapterPool:
         *,
         need: Callable[[Target], Need],
         watch: AdapterWatch,
+        tracing: Tracing,
     ) -> None:
         self._engine = engine
         self._files = files
         self._room = room
         self._need = need
         self._watch = watch
+        self._tracing = tracing
         self._adapters: dict[str, _Adapter] = {}
         self._seats = Seats(room.in_use, timeout_s=room.wait_s, is_passing=self._is_passing)
         self._at_engine = asyncio.Lock()
@@ -116,15 +120,12 @@ class AdapterPool:
         if target.digest is None:
             yield
             return
-        adapter = self._enter(target)
-        try:
+        with self._asked(target) as adapter:
             if not adapter.is_loaded:
                 await self._pulled(adapter)  # before it takes a seat from others
             async with self._seats.seat(target.engine_name):
                 await self._ready(adapter)
                 yield
-        finally:
-            self._leave(adapter)
 
     async def load(self, target: Target, *, hold_s: float = 0.0) -> None:
         """Have a target loaded, though no request asks for it yet; requests under way don't wait for that.
@@ -138,13 +139,10 @@ class AdapterPool:
         """
         if target.digest is None:
             return
-        adapter = self._enter(target)
-        try:
+        with self._asked(target) as adapter:
             await self._ready(adapter)
             if hold_s > 0 and not adapter.need.is_standing:
                 self._hold(adapter, hold_s)
-        finally:
-            self._leave(adapter)
 
     def registry_changed(self) -> None:
         """Take in what the registry wants now: what it doesn't any more is unloaded once its last request ended."""
@@ -166,18 +164,19 @@ class AdapterPool:
         adapter.had_need, adapter.held_until = True, loop.time() + seconds
         loop.call_at(adapter.held_until + _TICK_S, self._sweep)
 
-    def _enter(self, target: Target) -> _Adapter:
+    @contextlib.contextmanager
+    def _asked(self, target: Target) -> Iterator[_Adapter]:
         adapter = self._adapters.get(target.engine_name)
         if adapter is None:
             adapter = self._adapters[target.engine_name] = _Adapter(target)
             self._learn_need(adapter)
         adapter.num_users += 1
-        return adapter
-
-    def _leave(self, adapter: _Adapter) -> None:
-        adapter.num_users -= 1
-        adapter.last_used = next(self._uses)
-        self._settle(adapter)
+        try:
+            yield adapter
+        finally:
+            adapter.num_users -= 1
+            adapter.last_used = next(self._uses)
+            self._settle(adapter)
 
     async def _pulled(self, adapter: _Adapter) -> Path:
         if adapter.files is None:
@@ -207,7 +206,8 @@ class AdapterPool:
                     return
                 await self._make_room()
                 self.num_loads[target.engine_name] += 1
-                await self._engine.load_adapter(target.engine_name, folder)
+                with self._tracing.step("load adapter", target):
+                    await self._engine.load_adapter(target.engine_name, folder)
                 adapter.place = "loaded"
             self._watch.loaded(target.ref, len(self._loaded()))
         finally:

@@ -38,6 +38,7 @@ from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.rollouts.split import Caller
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import Span, Tracing
 from llamafarm_ray.serving.turns import COMPLETION_WEIGHT, Turns
 from llamafarm_ray.serving.usage import Usage, UsageMeter, ask_for_usage
 
@@ -88,6 +89,8 @@ class _Request:
     account: Account
     routed: str | None
     """What the router decided (:attr:`Target.routed`)."""
+    span: Span
+    """What a trace is told of it."""
 
 
 class Gate:
@@ -102,6 +105,7 @@ class Gate:
         limits: what each key may, and how many requests the engine gets at once.
         log_prompts: whether prompts are logged.
         routes: the engine's POST routes that name a model in their body.
+        tracing: where spans of requests go.
     """
 
     def __init__(
@@ -115,6 +119,7 @@ class Gate:
         limits: Limits | None = None,
         log_prompts: bool = False,
         routes: Collection[str] = MODEL_ROUTES,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._routes = frozenset(routes)
@@ -122,6 +127,7 @@ class Gate:
         self._keys = keys
         self._feedback = feedback
         self._telemetry = telemetry
+        self._tracing = tracing or Tracing()
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits)
@@ -166,7 +172,8 @@ class Gate:
                     raise NotFoundError(f"The model {name[:120]!r} does not exist.")
                 await answer(send, 200, self._card(name))
             elif method == "POST" and path in self._routes and plain:
-                await self._generate(_Request(scope, receive, send, tenant, account, routed))
+                with self._tracing.request(scope) as span:
+                    await self._generate(_Request(span.scope, receive, send, tenant, account, routed, span))
             elif method == "POST" and path == FEEDBACK_ROUTE and plain:
                 await self._take_feedback(scope, receive, send, tenant)
             else:
@@ -176,12 +183,14 @@ class Gate:
         path, tenant = request.scope["path"], request.tenant
         body = await read_object(request.scope, request.receive, self._limits)
         check_shape(path, body)
+        request.span.asked(body)
         bound_generation(path, body, self._limits)
         tenant.check(request.routed or body["model"])
         if request.routed is not None:
             target = await self._models.find(request.routed)
         else:
             target = await self._models.find(body["model"], caller_of(request.scope["headers"], body))
+        request.span.resolved(target)
         if target.shadow is not None:
             tenant.check(target.shadow.ref)
         body["model"] = target.engine_name
@@ -201,6 +210,7 @@ class Gate:
                 self._models.use(target),
             ):
                 await check_prompt(self._app, request.scope, body, self._limits)
+                request.span.began()
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
                 try:
                     if target.shadow is not None:
@@ -210,7 +220,9 @@ class Gate:
                     turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
                     request.account.settle(usage.prompt_tokens + usage.completion_tokens)
                     if is_answer:
-                        self._telemetry.finished(watch.finished(target, usage))
+                        finished = watch.finished(target, usage)
+                        self._telemetry.finished(finished)
+                        request.span.finished(finished)
         finally:
             exchange.close()
 
@@ -230,6 +242,7 @@ class Gate:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
                 await self._feedback.close()
+                await self._tracing.close()
             return message
 
         return closing

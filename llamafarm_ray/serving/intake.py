@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.asgi import Header, Receive, Scope
-from llamafarm_ray.serving.refusals import BodyTooLargeError, MediaTypeError, SlowClientError
+from llamafarm_ray.serving.refusals import BodyTooLargeError, HeadersTooLargeError, MediaTypeError, SlowClientError
 from llamafarm_ray.serving.rollouts.split import Caller
 
 __all__ = [
@@ -38,6 +38,8 @@ _MAX_DEPTH = 64
 _MAX_NAME_CHARS = 320
 """The longest model reference: a namespace, a name, an alias or version, and a digest."""
 _MAX_INT = 2**63
+_MAX_HEADERS = 128
+_MAX_HEADER_BYTES = 65_536  # of all of them together
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 """A header's name in ASGI: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2, in lower case."""
 _NOT_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
@@ -69,7 +71,11 @@ def check_headers(headers: Iterable[Header]) -> str | None:
 
     Raises:
         InputError: a header is malformed, given twice, or not for clients to send.
+        HeadersTooLargeError: there are too many, or they are too long.
     """
+    headers = list(headers)
+    if len(headers) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > _MAX_HEADER_BYTES:
+        raise HeadersTooLargeError(f"The headers are more than {_MAX_HEADERS}, or {_MAX_HEADER_BYTES} bytes.")
     seen: set[bytes] = set()
     routed: str | None = None
     for raw, value in headers:

@@ -25,7 +25,6 @@ from ray.serve.handle import DeploymentHandle
 
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry.view import RegistryView
-from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.intake import caller_of
@@ -34,6 +33,7 @@ from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.rollouts.windows import Report
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.serving.vllm_adapters import VllmAdapters
+from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
 
 __all__ = ["Served", "compose"]
@@ -57,13 +57,14 @@ class Replica(LLMServer):  # type: ignore[misc]
         app.add_middleware(
             Gate,
             models=self._versions,
-            keys=Keys(lambda: self._versions.state, required=self._served.require_key),
+            keys=self._versions.keys,
             feedback=FeedbackLog(Location(self._served.home)),
             telemetry=self._versions.telemetry,
             limits=self._served.limits,
             log_prompts=self._served.log_prompts,
+            tracing=self._versions.tracing,
         )
-        return app
+        return for_web_pages(app, self._served.allowed_origins)
 
     async def load(self, reference: str) -> str:
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from llamafarm_ray.errors import AccessDeniedError, InputError, UserError
 
-__all__ = ["BodyTooLargeError", "LimitError", "MediaTypeError", "SlowClientError", "UnauthenticatedError"]
+__all__ = [
+    "BodyTooLargeError",
+    "HeadersTooLargeError",
+    "HostError",
+    "LimitError",
+    "MediaTypeError",
+    "SlowClientError",
+    "UnauthenticatedError",
+]
 
 
 class UnauthenticatedError(AccessDeniedError):
@@ -12,6 +20,12 @@ class UnauthenticatedError(AccessDeniedError):
 
     code = "invalid_api_key"
     http_status = 401
+
+
+class HostError(AccessDeniedError):
+    """A request without a key came under a name that is not this server's."""
+
+    code = "host_not_allowed"
 
 
 class SlowClientError(InputError):
@@ -26,6 +40,13 @@ class BodyTooLargeError(InputError):
 
     code = "request_too_large"
     http_status = 413
+
+
+class HeadersTooLargeError(InputError):
+    """A request has more headers, or longer ones, than is allowed."""
+
+    code = "headers_too_large"
+    http_status = 431
 
 
 class MediaTypeError(InputError):

@@ -18,6 +18,7 @@ from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.adapter_pool import AdapterPool
 from llamafarm_ray.serving.adapters import AdapterEngine, Room
 from llamafarm_ray.serving.meters import RayMeters
@@ -27,6 +28,7 @@ from llamafarm_ray.serving.rollouts.actor import start_controller
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import Tracing, open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -51,8 +53,11 @@ class Served:
         preload: references of the adapters that are loaded before the first request.
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
-        log_prompts: whether prompts are logged.
+        log_prompts: whether prompts are logged, and part of traces.
         room: how many adapters each engine has room for.
+        allowed_hosts: names in the public DNS that requests without a key may call this server by.
+        allowed_origins: origins whose web pages may read answers.
+        otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
     """
 
     home: str
@@ -63,6 +68,9 @@ class Served:
     limits: Limits = field(default_factory=Limits)
     log_prompts: bool = False
     room: Room = field(default_factory=Room)
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    otlp_traces_endpoint: str | None = None
 
     def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
         """The target of a request's ``model``, or without a caller of what the router decided.
@@ -82,7 +90,9 @@ class Versions:
         engine: where versions are loaded.
 
     Attributes:
+        keys: tells whose key a request carries.
         telemetry: told of each request, for metrics and rollouts.
+        tracing: where spans of requests and loads go.
     """
 
     def __init__(self, served: Served, engine: AdapterEngine) -> None:
@@ -91,14 +101,17 @@ class Versions:
         self._content = ContentStore(
             Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
         )
+        self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
         self.telemetry = Telemetry(RayMeters(), windows)
+        self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._pool = AdapterPool(
             engine,
-            Files(self._content, self._view),
+            Files(self._content, self._view, self.tracing),
             served.room,
             need=lambda target: need_of(target, self._view.state),
             watch=self.telemetry,
+            tracing=self.tracing,
         )
         self._looked = 0.0
         self._starting: asyncio.Task[None] | None = None
@@ -162,8 +175,8 @@ class Versions:
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
-            with contextlib.suppress(RayError):  # without the registry, what is known stands
-                await self._view.refresh()
+            with contextlib.suppress(RayError), self.tracing.step("read registry"):
+                await self._view.refresh()  # without the registry, what is known stands
             return self._served.resolve(model, self._view, caller)
 
     def use(self, target: Target) -> AbstractAsyncContextManager[None]:
@@ -202,15 +215,18 @@ class Files:
     Args:
         content: where they are stored.
         view: the registry, whose policies may ask for signatures.
+        tracing: where spans of pulls go.
     """
 
-    def __init__(self, content: ContentStore, view: RegistryView) -> None:
+    def __init__(self, content: ContentStore, view: RegistryView, tracing: Tracing) -> None:
         self._content = content
         self._view = view
+        self._tracing = tracing
 
     async def pull(self, target: Target) -> Path:
         """The verified files of an adapter, their signature too where a policy asks for one."""
-        return await asyncio.to_thread(self._pull, target)
+        with self._tracing.step("pull adapter", target):
+            return await asyncio.to_thread(self._pull, target)
 
     def _pull(self, target: Target) -> Path:
         record = self._view.state.resolve(ModelRef.parse(target.ref))

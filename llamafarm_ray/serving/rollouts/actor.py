@@ -22,11 +22,12 @@ from llamafarm_ray.errors import ClusterError, LlamaFarmError
 from llamafarm_ray.registry.actor import NAMESPACE
 from llamafarm_ray.registry.client import connect
 from llamafarm_ray.registry.state import VersionRecord
+from llamafarm_ray.serving.resolution import is_served
 from llamafarm_ray.serving.rollouts.controller import RolloutController
 from llamafarm_ray.serving.rollouts.fleet import FleetObservations
 from llamafarm_ray.serving.rollouts.ratings import StoredRatings
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import Digest, ModelKind
+from llamafarm_ray.types import Digest
 
 __all__ = ["controller_actor", "start_controller", "stop_controller"]
 
@@ -86,11 +87,11 @@ class ControllerActor:
         fleet = RayFleet(self._application)
         observations = FleetObservations(fleet, StoredRatings(Location(self._home)))
         registry = connect(self._home, token=self._token)
-        return RolloutController(registry, observations, load=fleet.load, serves=self._serves)
 
-    def _serves(self, candidate: VersionRecord) -> bool:
-        registered = candidate.registered
-        return registered.kind is ModelKind.ADAPTER and registered.base_digest == self._base_digest
+        def serves(candidate: VersionRecord) -> bool:
+            return is_served(candidate, registry.state, self._base_digest)
+
+        return RolloutController(registry, observations, load=fleet.load, serves=serves)
 
 
 def controller_actor(home: str, application: str) -> Any:

@@ -50,7 +50,13 @@ def test_the_users_engine_options_win():
 def test_the_gate_gives_the_engine_as_much_as_it_works_on(deployment, num_running):
     made = llm_config(**deployment)
     assert made["engine_kwargs"]["max_num_seqs"] == num_running
-    assert _limits(parse_config({"deployment": deployment}).deployment).running_requests == num_running
+    assert _limits(parse_config({"deployment": deployment}).deployment, "vllm").running_requests == num_running
+
+
+@pytest.mark.parametrize(("options", "num_running"), [({}, 4), ({"n_parallel": 2}, 2)])
+def test_llama_cpp_gets_as_many_requests_as_it_has_slots(options, num_running):
+    deployment = parse_config({"deployment": {"engine": "gguf", "engine_kwargs": options}}).deployment
+    assert _limits(deployment, "gguf").running_requests == num_running
 
 
 @pytest.mark.parametrize(
@@ -87,3 +93,21 @@ def test_a_cluster_without_the_proxys_environment_is_refused(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ClusterError, match="RAY_SERVE_ENABLE_HA_PROXY"):
         build({"base_model": "x"})
+
+
+def test_without_an_endpoint_nothing_is_traced(monkeypatch):
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    made = llm_config()
+    assert "otlp_traces_endpoint" not in made["engine_kwargs"]
+    assert not any(name.startswith("OTEL") for name in made["runtime_env"]["env_vars"])
+
+
+def test_vllm_sends_its_spans_where_the_gate_does(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    monkeypatch.delenv("OTEL_SDK_DISABLED", raising=False)
+    made = llm_config()
+    assert made["engine_kwargs"]["otlp_traces_endpoint"] == "http://collector:4318/v1/traces"
+    assert made["runtime_env"]["env_vars"]["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    own = "http://other:4318/v1/traces"
+    assert llm_config(otlp_traces_endpoint=own)["engine_kwargs"]["otlp_traces_endpoint"] == own

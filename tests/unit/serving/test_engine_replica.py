@@ -80,7 +80,7 @@ async def replica_of(registry, base, *preload):
 
 async def ask(replica, model, **headers):
     app = await replica.__serve_build_asgi_app__()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
         body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
         return await client.post("/v1/completions", json=body, headers=headers)
 

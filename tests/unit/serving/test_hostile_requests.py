@@ -143,6 +143,21 @@ def test_headers_that_hide_or_pretend_are_refused(headers):
     refused(server, serve(server, body(GOOD), headers=[JSON, *headers]), 400)
 
 
+FLOODS = {
+    "a thousand headers": [(b"x-%d" % number, b"") for number in range(1000)],
+    "a thousand times the same": [(b"x-a", b"")] * 1000,
+    "a long value": [(b"x-a", b"a" * 70_000)],
+    "a long name": [(b"a" * 70_000, b"")],
+    "many long ones": [(b"x-%d" % number, b"a" * 1000) for number in range(100)],
+}
+
+
+@pytest.mark.parametrize("headers", FLOODS.values(), ids=FLOODS)
+def test_a_flood_of_headers_is_refused(headers):
+    server = Server()
+    refused(server, serve(server, body(GOOD), headers=[JSON, *headers]), 431)
+
+
 # A page of another site may send these to this machine: https://fetch.spec.whatwg.org/#cors-safelisted-request-header
 @pytest.mark.parametrize(
     "kind", [b"text/plain", b"application/x-www-form-urlencoded", b"multipart/form-data", b"", None]
