@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -120,15 +120,12 @@ class AdapterPool:
         if target.digest is None:
             yield
             return
-        adapter = self._enter(target)
-        try:
+        with self._asked(target) as adapter:
             if not adapter.is_loaded:
                 await self._pulled(adapter)  # before it takes a seat from others
             async with self._seats.seat(target.engine_name):
                 await self._ready(adapter)
                 yield
-        finally:
-            self._leave(adapter)
 
     async def load(self, target: Target, *, hold_s: float = 0.0) -> None:
         """Have a target loaded, though no request asks for it yet; requests under way don't wait for that.
@@ -142,13 +139,10 @@ class AdapterPool:
         """
         if target.digest is None:
             return
-        adapter = self._enter(target)
-        try:
+        with self._asked(target) as adapter:
             await self._ready(adapter)
             if hold_s > 0 and not adapter.need.is_standing:
                 self._hold(adapter, hold_s)
-        finally:
-            self._leave(adapter)
 
     def registry_changed(self) -> None:
         """Take in what the registry wants now: what it doesn't any more is unloaded once its last request ended."""
@@ -170,18 +164,19 @@ class AdapterPool:
         adapter.had_need, adapter.held_until = True, loop.time() + seconds
         loop.call_at(adapter.held_until + _TICK_S, self._sweep)
 
-    def _enter(self, target: Target) -> _Adapter:
+    @contextlib.contextmanager
+    def _asked(self, target: Target) -> Iterator[_Adapter]:
         adapter = self._adapters.get(target.engine_name)
         if adapter is None:
             adapter = self._adapters[target.engine_name] = _Adapter(target)
             self._learn_need(adapter)
         adapter.num_users += 1
-        return adapter
-
-    def _leave(self, adapter: _Adapter) -> None:
-        adapter.num_users -= 1
-        adapter.last_used = next(self._uses)
-        self._settle(adapter)
+        try:
+            yield adapter
+        finally:
+            adapter.num_users -= 1
+            adapter.last_used = next(self._uses)
+            self._settle(adapter)
 
     async def _pulled(self, adapter: _Adapter) -> Path:
         if adapter.files is None:

@@ -34,7 +34,7 @@ from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
 from llamafarm_ray.serving.selection import Offer
 from llamafarm_ray.serving.telemetry import Telemetry
-from llamafarm_ray.serving.tracing import open_tracing
+from llamafarm_ray.serving.tracing import Tracing, open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -64,6 +64,7 @@ class Served:
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
         log_prompts: whether prompts are logged, and part of traces.
+        room: how many adapters each engine has room for.
         allowed_hosts: names in the public DNS that requests without a key may call this server by.
         allowed_origins: origins whose web pages may read answers.
         otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
@@ -118,7 +119,7 @@ class Versions:
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._pool = AdapterPool(
             engine,
-            Files(self._content, self._view),
+            Files(self._content, self._view, self.tracing),
             served.room,
             need=lambda target: need_of(target, self._view.state),
             watch=self.telemetry,
@@ -263,15 +264,18 @@ class Files:
     Args:
         content: where they are stored.
         view: the registry, whose policies may ask for signatures.
+        tracing: where spans of pulls go.
     """
 
-    def __init__(self, content: ContentStore, view: RegistryView) -> None:
+    def __init__(self, content: ContentStore, view: RegistryView, tracing: Tracing) -> None:
         self._content = content
         self._view = view
+        self._tracing = tracing
 
     async def pull(self, target: Target) -> Path:
         """The verified files of an adapter, their signature too where a policy asks for one."""
-        return await asyncio.to_thread(self._pull, target)
+        with self._tracing.step("pull adapter", target):
+            return await asyncio.to_thread(self._pull, target)
 
     def _pull(self, target: Target) -> Path:
         record = self._view.state.resolve(ModelRef.parse(target.ref))

@@ -12,6 +12,7 @@ from llamafarm_ray.serving.adapter_pool import AdapterPool
 from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.needs import Need
 from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.tracing import Tracing
 from llamafarm_ray.types import Digest
 
 
@@ -92,6 +93,7 @@ class Replica:
             Room(in_use, loaded),
             need=lambda target: self.needs.get(target.ref.partition(":")[0], Need.NONE),
             watch=self.watch,
+            tracing=Tracing(),
         )
 
     async def ask(self, name, turns=1):
