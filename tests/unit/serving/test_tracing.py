@@ -6,10 +6,9 @@ import subprocess
 import sys
 import threading
 import time
-from types import SimpleNamespace
 
 import pytest
-from gate import BOT, CHAT, ONE, Engine, Server, keyed_state, models_state, telemetry
+from gate import BOT, CHAT, ONE, Engine, Server, keyed_state
 from otlp import collecting
 
 from llamafarm_ray.config import Limits
@@ -19,7 +18,6 @@ from llamafarm_ray.serving.needs import Need
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts import Variant
 from llamafarm_ray.serving.tracing import Tracing, open_tracing, traces_endpoint, tracing_environment
-from llamafarm_ray.serving.versions import Files
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 PROMPT = "my pin is 4711"
