@@ -11,6 +11,7 @@ from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
+from llamafarm_ray.serving.scaling import DRAIN_S, scaling_options
 
 __all__ = ["SERVE_ENV", "build"]
 
@@ -19,6 +20,8 @@ SERVE_ENV = {
     "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
     "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llamafarm_ray.serving.cold_start:middlewares",
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
 
@@ -98,7 +101,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     made: dict[str, Any] = {
         "model_loading_config": {"model_id": base.name, "model_source": str(base.folder)},
         "runtime_env": {"env_vars": env},
-        "deployment_config": {"name": base.name, "num_replicas": deployment.replicas, "ray_actor_options": actor},
+        "deployment_config": {"name": base.name, **scaling_options(deployment), "ray_actor_options": actor},
     }
     bundle: dict[str, float] = {"CPU": needs.cpu or 1}
     if needs.gpu is None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -30,6 +29,7 @@ from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedbac
 from llamafarm_ray.serving.finished import ResponseWatch
 from llamafarm_ray.serving.intake import bound_generation, caller_of, check_headers, check_shape, read_object
 from llamafarm_ray.serving.limits import Account, Accounts
+from llamafarm_ray.serving.listing import ModelList
 from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts.mirror import Mirror
@@ -113,6 +113,7 @@ class Gate:
         self._app = app
         self._routes = frozenset(routes)
         self._models = models
+        self._list = ModelList(models.names)
         self._keys = keys
         self._feedback = feedback
         self._telemetry = telemetry
@@ -126,7 +127,6 @@ class Gate:
             telemetry.queued,
         )
         self._mirror = Mirror(app, models.prepare, telemetry.finished)
-        self._started = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -151,14 +151,8 @@ class Gate:
         tenant = self._keys.tenant(scope["headers"])
         with self._accounts.admitted(tenant.name) as account:
             plain = scope.get("raw_path") in {None, path.encode()}  # a listed path has one spelling
-            if (method, path) == ("GET", "/v1/models"):
-                cards = [self._card(name) for name in self._models.names() if tenant.may_use(name)]
-                await answer(send, 200, {"object": "list", "data": cards})
-            elif method == "GET" and path.startswith("/v1/models/"):
-                name = path.removeprefix("/v1/models/")
-                if name not in self._models.names() or not tenant.may_use(name):
-                    raise NotFoundError(f"The model {name[:120]!r} does not exist.")
-                await answer(send, 200, self._card(name))
+            if self._list.is_for(method, path):
+                await self._list.answer(path, tenant, send)
             elif method == "POST" and path in self._routes and plain:
                 await self._generate(_Request(scope, receive, send, tenant, account, routed))
             elif method == "POST" and path == FEEDBACK_ROUTE and plain:
@@ -212,9 +206,6 @@ class Gate:
         await self._feedback.add(record)
         kept = {name: record[name] for name in ("id", "version", "digest")}
         await answer(send, 201, {"object": "feedback", **kept})
-
-    def _card(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._started, "owned_by": "llamafarm"}
 
     def _closing(self, receive: Receive) -> Receive:
         async def closing() -> Message:

@@ -12,6 +12,7 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from llamafarm_ray.serving.intake import caller_of
 from llamafarm_ray.serving.replicas import ROUTER
 from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import Location
 
@@ -42,8 +44,9 @@ __all__ = ["Served", "compose"]
 class Replica(LLMServer):  # type: ignore[misc]
     """One vLLM engine and the gate in front of its HTTP app."""
 
-    async def __init__(self, llm_config: LLMConfig, *, served: Served) -> None:  # type: ignore[misc]
+    async def __init__(self, llm_config: LLMConfig, *, served: Served, num_cpus: float) -> None:  # type: ignore[misc]
         self._served = served
+        self._cpu = CpuMeter(num_cpus)
         self._versions = Versions(served, self)
         await self._versions.follow()
         await super().__init__(llm_config)
@@ -86,6 +89,13 @@ class Replica(LLMServer):  # type: ignore[misc]
         """What this replica saw of a rollout in windows that ended after a time."""
         return self._versions.rollout_report(rollout, after)
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's autoscaler gets to know beside the number of requests, which it counts itself."""
+        return {CPU_METRIC: await asyncio.to_thread(self._cpu.percent)}
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Nothing: the settings are for who holds requests back while no replica runs, see :mod:`.cold_start`."""
+
     def num_loads(self) -> dict[str, int]:
         """How often this replica loaded each version, by engine name."""
         return self._versions.num_loads
@@ -119,8 +129,13 @@ class Router(LLMRouter):  # type: ignore[misc]
 
 def compose(llm_config: LLMConfig, served: Served) -> Application:
     """The Serve application: replicas as the ingress, and the router that HAProxy asks for each request."""
+    bundles = (llm_config.placement_group_config or {})["bundle_per_worker"]
     replicas = _build_direct_streaming_llm_deployment(
-        llm_config, deployment_cls=Replica, bind_kwargs={"served": served}, name_prefix=""
+        llm_config,
+        deployment_cls=Replica,
+        bind_kwargs={"served": served, "num_cpus": bundles["CPU"]},
+        name_prefix="",
+        override_serve_options={"user_config": served.cold_start()},
     )
     router = serve.deployment(Router, name=ROUTER, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
     return replicas._with_ingress_request_router(router.bind(replicas, served=served))  # noqa: SLF001

@@ -299,9 +299,10 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
     from llamafarm_ray.serving.replicas import load_everywhere  # noqa: PLC0415
 
     quiet()
-    load_everywhere(deployment.application, record.ref)
+    loaded = load_everywhere(deployment.application, record.ref)
     registry.promote(record.ref, alias, reason="swap-adapter")
-    _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
+    if loaded:  # asking would start an application that is scaled to zero
+        _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
     return record
 
 
