@@ -119,6 +119,9 @@ class Room:
         self._models = ModelList(lambda: served_models(view.state, **base))
         self._num_waiting = 0
         self._num_bytes = 0
+        self.has_space = asyncio.Event()
+        """Whether more of the bodies of those that wait is read."""
+        self.has_space.set()
 
     async def handle(self, prefix: str, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request.
@@ -161,8 +164,8 @@ class Room:
         answering = asyncio.ensure_future(self._app(scope, held.receive, held.send))
         beginning = asyncio.ensure_future(held.begun.wait())
         self._num_waiting += 1
+        timeout_s = self.settings["timeout_s"]
         try:
-            timeout_s = self.settings["timeout_s"]
             await asyncio.wait({answering, beginning}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:
             answering.cancel()
@@ -170,22 +173,22 @@ class Room:
         finally:
             self._num_waiting -= 1
             beginning.cancel()
+            held.forget()
         if not answering.done() and not held.begun.is_set():
             held.is_over = True
             answering.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await answering
-            held.forget()
             raise ColdStartError(f"No replica could answer within {timeout_s:g} s.", retry_after_s=_RETRY_S)
-        try:
-            await answering
-        finally:
-            held.forget()
+        await answering
 
-    def hold(self, num_bytes: int) -> bool:
-        """Count bytes of bodies that are held, or with a negative number no longer are; whether more may be read."""
+    def hold(self, num_bytes: int) -> None:
+        """Count bytes of bodies that are held, or with a negative number no longer are."""
         self._num_bytes += num_bytes
-        return self._num_bytes < _MAX_HELD_BYTES
+        if self._num_bytes < _MAX_HELD_BYTES:
+            self.has_space.set()
+        else:
+            self.has_space.clear()
 
 
 class _Held:
@@ -202,13 +205,16 @@ class _Held:
         """Whether what the proxy still says is nobody's."""
 
     async def receive(self) -> Message:
-        is_most = self._num_bytes > self._room.settings["max_body_bytes"]
-        if is_most or not self._room.hold(0):
+        if self.begun.is_set():
+            return await self._receive()
+        if self._num_bytes > self._room.settings["max_body_bytes"]:
             await self.begun.wait()  # the gate refuses what is too large, in its words
+        await self._room.has_space.wait()
         message = await self._receive()
-        num_bytes = len(message.get("body", b""))
-        self._num_bytes += num_bytes
-        self._room.hold(num_bytes)
+        if not self.begun.is_set():
+            num_bytes = len(message.get("body", b""))
+            self._num_bytes += num_bytes
+            self._room.hold(num_bytes)
         return message
 
     async def send(self, message: Message) -> None:
@@ -217,7 +223,9 @@ class _Held:
             await self._send(message)
 
     def forget(self) -> None:
+        """Nothing is held any more: the replica has the body, or nobody wants it."""
         self._room.hold(-self._num_bytes)
+        self._num_bytes = 0
 
 
 def _plain(name: bytes) -> bytes:

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.serving.access import Keys, Tenant
-from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, below_root, refuse
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.finished import ResponseWatch
@@ -133,7 +133,7 @@ class Gate:
         match scope["type"]:
             case "http":
                 try:
-                    await self._handle(scope, receive, send)
+                    await self._handle(below_root(scope), receive, send)
                 except LlamaFarmError as error:
                     await refuse(send, error)
             case "lifespan":

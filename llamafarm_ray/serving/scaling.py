@@ -150,6 +150,7 @@ class Room:
             return False
         logger.info("%s is idle and makes room: %d replicas find no place.", deployment, self._found.num_pending)
         self._leaving = deployment
+        del self._idle[deployment]
         return True
 
     def _look(self, now: float) -> None:
