@@ -193,7 +193,7 @@ def _short_temporary_folder() -> str:
 
 def _proxy_environment(folder: Path) -> dict[str, str]:
     """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet."""
-    ports = secrets.SystemRandom().randrange(20000, 29000, 50)
+    ports = secrets.SystemRandom().randrange(20000, 29000, 100)
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
@@ -204,7 +204,7 @@ def _proxy_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports + 49),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports + 99),
     }
 
 

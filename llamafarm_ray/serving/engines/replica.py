@@ -156,6 +156,10 @@ class EngineReplica:
         """What this replica saw of a rollout in windows that ended after a time."""
         return self._versions.rollout_report(rollout, after)
 
+    def check_health(self) -> None:
+        """Fail where nothing can be answered any more: Serve then replaces this replica."""
+        self._engine.check_health()
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What Serve's autoscaler gets to know beside the number of requests, which it counts itself."""
         return {CPU_METRIC: await asyncio.to_thread(self._cpu.percent)}

@@ -52,6 +52,16 @@ def test_the_gate_gives_the_engine_as_much_as_it_works_on(deployment, num_runnin
     assert _limits(parse_config({"deployment": deployment}).deployment).running_requests == num_running
 
 
+def test_scaling_reaches_serve_and_takes_the_place_of_a_number():
+    from ray.serve._private.config import DeploymentConfig
+
+    scaling = {"min_replicas": 0, "max_replicas": 4, "cpu_threshold": 80}
+    made = llm_config(auto_scaling=scaling)["deployment_config"]
+    assert "num_replicas" not in made
+    assert made["autoscaling_config"]["max_replicas"] == 4
+    DeploymentConfig(**{name: value for name, value in made.items() if name not in {"name", "ray_actor_options"}})
+
+
 def test_the_engine_logs_no_requests():
     assert llm_config(log_prompts=True)["engine_kwargs"]["enable_log_requests"] is False
 
