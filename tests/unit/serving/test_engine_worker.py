@@ -97,6 +97,7 @@ def test_closing_ends_the_work():
     asyncio.run(scenario())
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_has_ended_is_told_of():
     def leaving():
         raise SystemExit
