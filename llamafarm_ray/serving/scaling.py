@@ -33,6 +33,10 @@ _TOLERANCE = 0.1
 """CPU load this close to the threshold changes nothing, as in Kubernetes' horizontal pod autoscaler."""
 _PATIENCE_S = 3.0
 """A replica without a place for this long gets one made; Ray may be about to find it."""
+_SETTLED_S = 15.0
+"""Idle for this long makes room; replicas tell of their requests every ten seconds."""
+_STARTED_S = 5.0
+"""Not asked for this long: there was no replica meanwhile."""
 _FORGOTTEN_S = 10.0
 """A deployment that did not ask for this long is gone."""
 _LOOK_S = 1.0
@@ -139,6 +143,8 @@ class Room:
             used: when it last had a request.
             now: the time, in seconds as ``used``.
         """
+        if now - used < _SETTLED_S:
+            return False
         self._idle[deployment] = _Idle(used, now)
         self._look(now)
         if self._leaving and self._leaving not in self._found.placed:
@@ -186,7 +192,8 @@ class ScalingPolicy:
         self._idle_s = idle_s
         self._cpu_threshold = cpu_threshold
         self._room = room or _ROOM
-        self._used: float | None = None
+        self._used = self._called = float("-inf")
+        self._was_running = False
 
     def __call__(self, ctx: Any) -> tuple[float, dict[str, Any]]:
         """How many replicas there should be.
@@ -195,8 +202,10 @@ class ScalingPolicy:
             ctx: Serve's ``AutoscalingContext``.
         """
         num_running, now = ctx.current_num_replicas, ctx.current_time
-        if self._used is None:
+        # Serve does not ask while a first replica is started for requests, and that one has not told of them yet.
+        if not self._was_running or now - self._called > _STARTED_S:
             self._used = now
+        self._was_running, self._called = num_running > 0, now
         if num_running == 0:
             return ctx.target_num_replicas, {}
         num_requests = ctx.total_num_requests

@@ -145,6 +145,19 @@ def test_the_first_request_starts_one_at_once(cluster):
     assert cluster.after(1, one) == 1
 
 
+@pytest.mark.parametrize("slept_s", [1, 10 * IDLE_S])
+def test_a_first_replica_whose_requests_are_not_told_of_yet_stays(cluster, slept_s):
+    one = cluster.add("one", num_replicas=0)
+    cluster.after(slept_s, one)
+    one.num_requests = 1.0
+    for _ in range(int(2 * IDLE_S)):  # it starts, while Serve's own rule for the first replica holds
+        assert cluster.after(1, one) == 1
+        one.num_replicas = 0
+    one.num_replicas, one.num_requests = 1, 0.0
+    assert cluster.after(IDLE_S - 1, one) == 1
+    assert cluster.after(3, one) == 0
+
+
 def test_what_may_not_scale_to_zero_stays(cluster):
     one = cluster.add("one", min_replicas=1)
     cluster.placements = Placements(1, frozenset({"one#tiny"}))
@@ -166,6 +179,7 @@ def test_the_least_recently_used_makes_room_for_a_replica_that_finds_none(cluste
     old.num_requests = 0.0
     cluster.after(5, old, new)
     new.num_requests = 0.0
+    assert cluster.after(20, old, new) == [1, 1]
     both = frozenset({"old#tiny", "new#tiny"})
     cluster.placements = Placements(1, both)
     assert cluster.after(2, old, new) == [1, 1]  # Ray may find a place yet
@@ -183,6 +197,7 @@ def test_another_one_goes_where_that_was_not_enough(cluster):
     new.num_requests = 1.0
     cluster.after(5, old, new)
     new.num_requests = 0.0
+    cluster.after(20, old, new)
     cluster.placements = Placements(1, frozenset({"old#tiny", "new#tiny"}))
     assert cluster.after(6, old, new) == [0, 1]
     cluster.placements = Placements(1, frozenset({"new#tiny"}))
@@ -200,13 +215,23 @@ def test_who_is_busy_makes_no_room(cluster):
 
 def test_one_that_made_room_and_is_back_stays(cluster):
     one = cluster.add("one")
+    cluster.after(20, one)
     cluster.placements = Placements(1, frozenset({"one#tiny"}))
     assert cluster.after(6, one) == 0
     one.num_requests = 1.0
     cluster.placements = Placements(0, frozenset({"one#tiny"}))
     assert cluster.after(5, one) == 1
     one.num_requests = 0.0
-    assert cluster.after(10, one) == 1
+    assert cluster.after(30, one) == 1
+
+
+def test_one_that_was_just_used_makes_no_room_yet(cluster):
+    one = cluster.add("one")
+    one.num_requests = 1.0
+    cluster.after(5, one)
+    one.num_requests = 0.0
+    cluster.placements = Placements(1, frozenset({"one#tiny"}))
+    assert cluster.after(14, one) == 1
 
 
 def test_deployments_that_are_gone_keep_nobody(cluster):
