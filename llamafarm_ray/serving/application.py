@@ -21,6 +21,7 @@ SERVE_ENV = {
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
     "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a HAProxy that died is noticed after three of them
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llamafarm_ray.serving.cold_start:middlewares",
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""

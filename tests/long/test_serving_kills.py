@@ -169,7 +169,7 @@ def processes(name):
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if " ".join(process.cmdline()).startswith(name):
+            if " ".join(process.cmdline()).startswith(name) or process.name() == name:
                 found.append(process.pid)
         except psutil.Error:
             continue
@@ -221,13 +221,16 @@ def test_the_serve_controllers_death_fails_no_request(served, load):
     assert load.failed() == []
 
 
-def test_haproxy_comes_back_and_only_what_went_through_it_then_fails(served, load):
-    pids = processes("haproxy") or [pid for pid in processes("/") if "haproxy" in psutil.Process(pid).name()]
+@pytest.mark.parametrize("name", ["haproxy", "ray::HAProxyManager"])
+def test_the_proxy_comes_back_and_fails_nothing_from_then_on(served, load, name):
+    pids = processes(name)
     assert pids
-    killed = max([kill(pid) for pid in pids])
-    wait_until(lambda: load.answered_since(killed), RESTORED_S)
+    killed = max(kill(pid) for pid in pids)
+    wait_until(lambda: set(processes("haproxy")) - set(pids) and load.answered_since(killed), RESTORED_S)
     back = min(one.ended for one in load.answered_since(killed))
+    print(name, pids, processes("haproxy"), "back after", back - killed)
     swap_back_and_forth(served)
+    wait_until(lambda: len(load.answered_since(time.monotonic() - 1)) > 5, 60)
     assert [one for one in load.failed() if one.begun > back] == []
 
 
