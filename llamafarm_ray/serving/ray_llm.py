@@ -31,6 +31,7 @@ from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.intake import caller_of
+from llamafarm_ray.serving.replica_log import serve_log_kept
 from llamafarm_ray.serving.replicas import ROUTER
 from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.rollouts.windows import Report
@@ -49,12 +50,14 @@ class Replica(LLMServer):  # type: ignore[misc]
         self._cpu = CpuMeter(num_cpus)
         self._versions = Versions(served, self)
         await self._versions.follow()
-        await super().__init__(llm_config)
+        with serve_log_kept():
+            await super().__init__(llm_config)
         await self._versions.preload(serve.get_replica_context().app_name)
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gate."""
-        app = await self.engine.build_asgi_app()
+        with serve_log_kept():
+            app = await self.engine.build_asgi_app()
         app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
         app.add_middleware(
             Gate,
