@@ -168,7 +168,7 @@ def test_cpu_load_above_the_threshold_adds_replicas(cluster):
     one = cluster.add("one", cpu_threshold=50, num_replicas=2, min_replicas=1)
     one.num_requests, one.loads = 2.0, {"a": 100.0, "b": 60.0}
     assert cluster.after(7, one) == 4
-    one.loads = {name: 52.0 for name in "abcd"}
+    one.loads = dict.fromkeys("abcd", 52.0)
     assert cluster.after(2 * IDLE_S, one) == 4
 
 
