@@ -6,7 +6,7 @@ application that is idle and may scale to zero does so at once, not after its de
 no place: the least recently used first, one at a time. So models take turns on the memory, CPUs and GPUs of a cluster,
 and it is Ray that says what fits: each replica asks for what ``deployment.resources`` says.
 
-Policies run in Serve's controller, one object for each deployment, so they see each other in :data:`_IDLE`.
+Policies run in Serve's controller, one object for each deployment, so they see each other in :data:`_EVICTIONS`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import psutil  # type: ignore[import-untyped]
 
 from llamafarm_ray.config import Deployment
 
-__all__ = ["CPU_METRIC", "DRAIN_S", "CpuMeter", "Placements", "Room", "ScalingPolicy", "scaling_options"]
+__all__ = ["CPU_METRIC", "DRAIN_S", "CpuMeter", "Evictions", "Placements", "ScalingPolicy", "scaling_options"]
 
 logger = logging.getLogger("ray.serve.llamafarm")
 
@@ -115,7 +115,7 @@ class _Idle:
 
 
 @dataclass(slots=True)
-class Room:
+class Evictions:
     """Which idle deployment goes when another one has no place.
 
     Args:
@@ -176,7 +176,7 @@ def _cluster_placements() -> Placements:
     return Placements(len(pending), frozenset(placed))
 
 
-_ROOM = Room(_cluster_placements)
+_EVICTIONS = Evictions(_cluster_placements)
 
 
 class ScalingPolicy:
@@ -185,13 +185,13 @@ class ScalingPolicy:
     Args:
         idle_s: seconds without a request after which the last replica goes.
         cpu_threshold: percent of the CPUs in use that adds a replica, as replicas tell by :data:`CPU_METRIC`.
-        room: shared by all policies of a process.
+        evictions: shared by all policies of a process.
     """
 
-    def __init__(self, idle_s: float, cpu_threshold: float | None = None, room: Room | None = None) -> None:
+    def __init__(self, idle_s: float, cpu_threshold: float | None = None, evictions: Evictions | None = None) -> None:
         self._idle_s = idle_s
         self._cpu_threshold = cpu_threshold
-        self._room = room or _ROOM
+        self._evictions = evictions or _EVICTIONS
         self._used = self._called = float("-inf")
         self._was_running = False
 
@@ -213,11 +213,11 @@ class ScalingPolicy:
         name = f"{ctx.app_name}#{ctx.deployment_name}"
         if num_requests > 0:
             self._used = now
-            self._room.busy(name)
+            self._evictions.busy(name)
         if ctx.capacity_adjusted_min_replicas > 0 or num_requests > 0:
             return wanted, {}
         is_last = ctx.target_num_replicas == 1
-        if now - self._used >= self._idle_s or (is_last and self._room.must_go(name, self._used, now)):
+        if now - self._used >= self._idle_s or (is_last and self._evictions.must_go(name, self._used, now)):
             return 0.0, {}
         return max(1.0, wanted), {}
 

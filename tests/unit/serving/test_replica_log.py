@@ -38,5 +38,5 @@ def test_the_log_goes_on(log):
         set_up_logging_anew()
     logging.getLogger("ray.serve.llamafarm").info("after")
     assert log.read_text() == "before\nafter\n"
-    (handler,) = logging.getLogger("ray.serve").handlers
+    handler, *_ = logging.getLogger("ray.serve").handlers
     assert handler.target.baseFilename == str(log)

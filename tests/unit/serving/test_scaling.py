@@ -9,7 +9,7 @@ from ray.serve.autoscaling_policy import _apply_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter, Placements, Room, ScalingPolicy, scaling_options
+from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter, Evictions, Placements, ScalingPolicy, scaling_options
 
 IDLE_S = 100.0
 
@@ -49,7 +49,7 @@ class Cluster:
         self.now = 1000.0
         self.placements = Placements()
         self.num_looks = 0
-        self.room = Room(self._look)
+        self.evictions = Evictions(self._look)
         self.deployments = {}
 
     def _look(self):
@@ -80,7 +80,7 @@ class Deployment:
             downscale_delay_s=IDLE_S,
             downscale_to_zero_delay_s=0,
         )
-        self._policy = _apply_autoscaling_config(ScalingPolicy(IDLE_S, cpu_threshold, cluster.room))
+        self._policy = _apply_autoscaling_config(ScalingPolicy(IDLE_S, cpu_threshold, cluster.evictions))
 
     def tick(self):
         context = AutoscalingContext(
