@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from llamafarm_ray.registry import RegistryApi, RolloutRecord
 
-__all__ = ["app"]
+__all__ = ["app", "show_rollouts"]
 
 app = typer.Typer(help="Give a new version some of an alias's requests, step by step.", no_args_is_help=True)
 
@@ -113,7 +113,7 @@ def status(
     if watch:
         redrawn(_tables(registry, found))
     else:
-        table("Rollouts", _COLUMNS, _rows(found), whole=_WHOLE)
+        show_rollouts(found)
     if name is not None and len(found) == 1 and not watch:
         _history(found[0])
 
@@ -158,6 +158,11 @@ def abort(name: Name, env: Env = "production", reason: Reason = "", home: Home =
 
     record = abort_rollout(open_registry(home), name, env, reason=reason)
     _show(record, f"{record.target} stays {record.model}:{record.baseline}.", as_json=as_json)
+
+
+def show_rollouts(found: Sequence[RolloutRecord]) -> None:
+    """A table of rollouts, a line each."""
+    table("Rollouts", _COLUMNS, _rows(found), whole=_WHOLE)
 
 
 _COLUMNS = ("alias", "rollout", "from", "to", "status", "step", "share", "since", "by", "why")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
 import secrets
@@ -51,12 +53,15 @@ class ClusterInfo:
 
 
 @contextmanager
-def connect(address: str | None, *, with_dashboard: bool = False) -> Iterator[ClusterInfo]:
+def connect(
+    address: str | None, *, with_dashboard: bool = False, meanwhile: str | None = None
+) -> Iterator[ClusterInfo]:
     """Use the cluster at ``address`` (or ``$RAY_ADDRESS``), or without one a local Ray that ends with the block.
 
     Args:
         address: the cluster's.
         with_dashboard: whether a local Ray has one.
+        meanwhile: a module that the block needs, and that takes seconds to import: as a local Ray takes to start.
 
     Raises:
         InputError: the address is malformed, or nothing answers at it.
@@ -77,6 +82,8 @@ def connect(address: str | None, *, with_dashboard: bool = False) -> Iterator[Cl
             dashboard = _join(address)
         else:
             folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
+            if meanwhile is not None:
+                threading.Thread(target=_import, args=(meanwhile,), name="llamafarm-import", daemon=True).start()
             dashboard = _start(folder, with_dashboard=with_dashboard)
         quiet()
         with _ended_by_sigterm():
@@ -85,6 +92,11 @@ def connect(address: str | None, *, with_dashboard: bool = False) -> Iterator[Cl
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _import(module: str) -> None:
+    with contextlib.suppress(Exception):  # the block imports it too, and says what is wrong
+        importlib.import_module(module)
 
 
 def is_job_server(address: str) -> bool:
@@ -168,6 +180,7 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
     import ray  # noqa: PLC0415
 
     os.environ.update(_proxy_environment(folder))
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that waits for this machine's notice
     try:
         context = ray.init(
             address="local",
