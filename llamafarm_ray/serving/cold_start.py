@@ -99,7 +99,10 @@ class WaitingRoom:
             if not self._rooms:
                 raise ColdStartError(f"The applications can't be looked up: {error}.", retry_after_s=_RETRY_S) from None
             return  # what is known stands
+        gone = [room for prefix, room in self._rooms.items() if rooms.get(prefix) is not room]
         self._rooms, self._looked = rooms, time.monotonic()
+        for room in gone:
+            await room.view.stop()
 
 
 class Room:
@@ -113,6 +116,7 @@ class Room:
 
     def __init__(self, app: App, settings: dict[str, Any], view: RegistryView) -> None:
         self.settings = settings
+        self.view = view
         self._app = app
         self._keys = Keys(lambda: view.state, required=settings["require_key"])
         base = {"base_name": settings["base_name"], "base_digest": Digest(settings["base_digest"])}
@@ -235,7 +239,7 @@ def _plain(name: bytes) -> bytes:
 def _user_configs() -> dict[str, dict[str, Any]]:
     from llamafarm_ray.serving.replicas import user_configs  # noqa: PLC0415  (Serve is being imported when this is)
 
-    return user_configs()
+    return {prefix: config["llamafarm"] for prefix, config in user_configs().items() if "llamafarm" in config}
 
 
 async def _follow(home: str) -> RegistryView:

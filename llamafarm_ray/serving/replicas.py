@@ -61,7 +61,7 @@ def http_address() -> tuple[str, int] | None:
 
 
 def user_configs() -> dict[str, dict[str, Any]]:
-    """The ``user_config`` of each application of the connected Serve whose replicas are ours, by route prefix."""
+    """The ``user_config`` of each application of the connected Serve that has one, by route prefix."""
     client = _get_global_client(raise_if_no_controller_running=False)
     found = client.get_serve_details()["applications"].values() if client is not None else ()
     return {

@@ -31,8 +31,8 @@ CPU_METRIC = "cpu_percent"
 _POLICY = f"{__name__}:ScalingPolicy"
 _TOLERANCE = 0.1
 """CPU load this close to the threshold changes nothing, as in Kubernetes' horizontal pod autoscaler."""
-_PATIENCE_S = 3.0
-"""A replica without a place for this long gets one made; Ray may be about to find it."""
+_PATIENCE_S = 10.0
+"""A replica without a place for this long gets one made; before, its process may be about to start."""
 _SETTLED_S = 15.0
 """Idle for this long makes room; replicas tell of their requests every ten seconds."""
 _STARTED_S = 5.0

@@ -63,7 +63,7 @@ class Served:
 
         Plain values, for Serve's ``user_config``; :class:`llamafarm_ray.serving.cold_start.WaitingRoom` reads them.
         """
-        return {
+        settings = {
             "home": self.home,
             "base_name": self.base_name,
             "base_digest": str(self.base_digest),
@@ -72,6 +72,7 @@ class Served:
             "max_requests": self.limits.cold_start_requests,
             "timeout_s": self.limits.cold_start_timeout_s,
         }
+        return {"llamafarm": settings}
 
     def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
         """The target of a request's ``model``, or without a caller of what the router decided.

@@ -44,7 +44,12 @@ class Sleeping:
     """An application at ``/`` without a replica, and the room before it."""
 
     def __init__(self, monkeypatch, *, state=None, prefix="/", require_key=None, **limits):
-        view = types.SimpleNamespace(state=state or models_state())
+        self.stopped = []
+
+        async def stop():
+            self.stopped.append(view)
+
+        view = types.SimpleNamespace(state=state or models_state(), stop=stop)
 
         async def follow(home):
             assert home == "memory://home"
@@ -52,7 +57,7 @@ class Sleeping:
 
         monkeypatch.setattr(cold_start, "_follow", follow)
         served = Served("memory://home", "tiny", BASE, require_key=require_key, limits=Limits(**limits))
-        self.applications = {prefix: served.cold_start()}
+        self.applications = {prefix: served.cold_start()["llamafarm"]}
         self.proxy = Proxy()
         self.room = WaitingRoom(self.proxy, lambda: self.applications)
 
@@ -271,5 +276,19 @@ def test_while_serve_can_not_be_asked_what_is_known_stands(monkeypatch):
             assert (await client.post("/v1/completions", json=CHAT)).status_code == 200
             sleeping.room._find, sleeping.room._looked = dead, float("-inf")
             assert (await client.post("/v1/completions", json=CHAT)).status_code == 200
+
+    run(story)
+
+
+def test_an_application_that_was_deployed_anew_has_its_new_bounds(monkeypatch):
+    async def story():
+        sleeping = Sleeping(monkeypatch)
+        sleeping.proxy.is_there.set()
+        async with sleeping.client() as client:
+            assert (await client.post("/v1/completions", json=CHAT)).status_code == 200
+            sleeping.applications = {"/": {**sleeping.applications["/"], "max_requests": 0}}
+            sleeping.room._looked = float("-inf")
+            assert (await client.post("/v1/completions", json=CHAT)).status_code == 503
+        assert len(sleeping.stopped) == 1
 
     run(story)
