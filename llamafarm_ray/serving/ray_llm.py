@@ -5,7 +5,7 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 * ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine.resolve_lora``,
 * ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
 * ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
-  ``LLMRouter._get_handle``, which picks a replica by it, and ``app`` of what ``serve.ingress`` makes, the HTTP app that
+  ``LLMRouter._get_handle`` and ``_pick_replica``, which pick a replica by it, and ``app`` of what ``serve.ingress`` makes, the HTTP app that
   HAProxy asks and that gets the client's session header (``RAY_SERVE_SESSION_ID_HEADER_KEY``),
 * ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``.
 """
@@ -40,6 +40,9 @@ from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import Location
 
 __all__ = ["Served", "compose"]
+
+
+_PICK_S = 2.0
 
 
 class Replica(LLMServer):  # type: ignore[misc]
@@ -128,6 +131,19 @@ class Router(LLMRouter):  # type: ignore[misc]
     def _get_handle(self, multiplexed_model_id: str) -> DeploymentHandle:
         """Pick a replica by the engine name alone: both sides of a rollout find the replicas that have it loaded."""
         return super()._get_handle(multiplexed_model_id.partition(";")[0])
+
+    async def _pick_replica(self, handle: DeploymentHandle, **options: Any) -> tuple[str, int, str, str | None]:
+        """A replica, or one that HAProxy does not know where none runs any more and HAProxy was not told yet.
+
+        It sends what it does not know to Serve's own proxy, where requests wait for a first replica. Without an answer
+        in five seconds it would refuse the request.
+        """
+        try:
+            async with asyncio.timeout(_PICK_S):
+                picked: tuple[str, int, str, str | None] = await super()._pick_replica(handle=handle, **options)
+                return picked
+        except TimeoutError:
+            return "", 0, "none", None
 
 
 def compose(llm_config: LLMConfig, served: Served) -> Application:
