@@ -5,8 +5,8 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 * ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine.resolve_lora``,
 * ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
 * ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
-  ``LLMRouter._get_handle`` and ``_pick_replica``, which pick a replica by it, and ``app`` of what ``serve.ingress`` makes, the HTTP app that
-  HAProxy asks and that gets the client's session header (``RAY_SERVE_SESSION_ID_HEADER_KEY``),
+  ``LLMRouter._get_handle`` and ``_pick_replica``, which pick a replica by it, and ``app`` of what ``serve.ingress``
+  makes, the HTTP app that HAProxy asks and that gets the client's session header (``RAY_SERVE_SESSION_ID_HEADER_KEY``),
 * ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``.
 """
 
