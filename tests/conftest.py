@@ -11,5 +11,5 @@ def ray_cluster():
     os.environ.pop("RAY_ADDRESS", None)
     from llamafarm_ray.workflows.cluster import connect
 
-    with connect(None) as cluster:
+    with connect(None, with_dashboard=True) as cluster:  # as `deploy` does: without one Ray collects no metrics
         yield cluster

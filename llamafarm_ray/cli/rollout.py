@@ -21,14 +21,14 @@ from llamafarm_ray.cli.options import (
     configuration,
     duration,
 )
-from llamafarm_ray.cli.terminal import ago, drawn_table, local_time, print_json, redrawn, say, table
+from llamafarm_ray.cli.terminal import ago, console, drawn_table, local_time, print_json, redrawn, say, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from llamafarm_ray.registry import RegistryApi, RolloutRecord
 
-__all__ = ["app", "show_rollouts"]
+__all__ = ["app", "rollouts_table", "show_rollouts"]
 
 app = typer.Typer(help="Give a new version some of an alias's requests, step by step.", no_args_is_help=True)
 
@@ -161,8 +161,8 @@ def abort(name: Name, env: Env = "production", reason: Reason = "", home: Home =
 
 
 def show_rollouts(found: Sequence[RolloutRecord]) -> None:
-    """A table of rollouts, a line each."""
-    table("Rollouts", _COLUMNS, _rows(found), whole=_WHOLE)
+    """Rollouts on standard output, a row each."""
+    console.print(rollouts_table(found))
 
 
 _COLUMNS = ("alias", "rollout", "from", "to", "status", "step", "share", "since", "by", "why")
@@ -174,7 +174,7 @@ def _tables(registry: RegistryApi, shown: Sequence[RolloutRecord]) -> Iterator[T
     before: Sequence[RolloutRecord] = ()
     while True:
         if shown != before:
-            yield drawn_table("Rollouts", _COLUMNS, _rows(shown), whole=_WHOLE)
+            yield rollouts_table(shown)
         if not any(record.status.is_under_way for record in shown):
             return
         time.sleep(_LOOK_S)
@@ -182,8 +182,9 @@ def _tables(registry: RegistryApi, shown: Sequence[RolloutRecord]) -> Iterator[T
         shown = [state.rollout(record.model, record.alias, record.number) for record in shown]
 
 
-def _rows(found: Sequence[RolloutRecord]) -> list[tuple[str, ...]]:
-    return [
+def rollouts_table(found: Sequence[RolloutRecord], *, brief: bool = False) -> Table:
+    """Rollouts, a row each; ``brief``: without who changed them last and why."""
+    rows = [
         (
             record.target,
             f"{record.number} {record.plan.kind.replace('_', '-')}",
@@ -198,6 +199,8 @@ def _rows(found: Sequence[RolloutRecord]) -> list[tuple[str, ...]]:
         )
         for record in found
     ]
+    num_columns = len(_COLUMNS) - 2 if brief else len(_COLUMNS)
+    return drawn_table("Rollouts", _COLUMNS[:num_columns], rows, whole=_WHOLE)
 
 
 def _history(record: RolloutRecord) -> None:

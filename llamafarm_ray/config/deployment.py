@@ -12,13 +12,24 @@ from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.rollout import Rollout, RolloutKind
 from llamafarm_ray.config.values import FrozenMapping, GpuField, MemoryField
 
-__all__ = ["DEFAULT_MAX_LORA_RANK", "LORA_RANKS", "AutoScaling", "Deployment", "EngineName", "Resources", "Target"]
+__all__ = [
+    "DEFAULT_MAX_LORA_RANK",
+    "DEFAULT_N_PARALLEL",
+    "LORA_RANKS",
+    "AutoScaling",
+    "Deployment",
+    "EngineName",
+    "Resources",
+    "Target",
+]
 
 Target = Literal["local", "ray", "kubernetes"]
-EngineName = Literal["auto", "vllm", "transformers", "custom"]
+EngineName = Literal["auto", "vllm", "transformers", "onnx", "gguf", "custom"]
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The rank limits that vLLM's engine can be started with."""
 DEFAULT_MAX_LORA_RANK: Final = 64
+DEFAULT_N_PARALLEL: Final = 4
+"""How many answers llama.cpp writes at the same time."""
 
 
 class Resources(Section):
@@ -80,7 +91,7 @@ class Deployment(Section):
     resources: Resources = section(Resources, "What each replica needs.")
     engine: EngineName = Field(
         default="auto",
-        description="What computes the answers; auto: vllm, or transformers where an adapter is nothing for vLLM.",
+        description="What computes the answers; auto: what the files are for, and vllm rather than transformers.",
     )
     auto_scaling: AutoScaling | None = Field(
         default=None, description="How replicas follow the load; unset: they don't."
@@ -103,8 +114,22 @@ class Deployment(Section):
         default=None,
         description="Whether requests need a key, the token of a principal of the registry; unset: once it has any.",
     )
+    allowed_hosts: Names = Field(
+        default=(),
+        description="Names in the public DNS that requests without a key may call the server by; '*' is every one.",
+    )
+    allowed_origins: Names = Field(
+        default=(),
+        description="Origins, such as https://chat.example.com, whose web pages may send requests; '*' is every one.",
+    )
     limits: Limits = section(Limits, "What each key may ask for, and how requests wait.")
-    log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs.")
+    log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs, and into traces.")
+    otlp_traces_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="URL that traces are sent to, such as http://127.0.0.1:4318/v1/traces; unset: that of "
+        "OpenTelemetry's variables, or nowhere.",
+    )
     strategy: RolloutKind | None = Field(
         default=None, description="How a new version takes over; unset: at once. The same as rollout.kind."
     )

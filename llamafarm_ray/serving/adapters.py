@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.tracing import Tracing
 
 __all__ = ["AdapterEngine", "AdapterLoader"]
 
@@ -27,12 +28,18 @@ class AdapterLoader:
         engine: where adapters are loaded.
         pull: gives the verified local folder of a target with a digest; may block.
         on_load: called with the ``name:version`` of each adapter that the engine was given.
+        tracing: where spans of loads go.
     """
 
     def __init__(
-        self, engine: AdapterEngine, pull: Callable[[Target], Path], on_load: Callable[[str], object] = lambda _: None
+        self,
+        engine: AdapterEngine,
+        pull: Callable[[Target], Path],
+        on_load: Callable[[str], object] = lambda _: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._engine = engine
+        self._tracing = tracing or Tracing()
         self._pull = pull
         self._on_load = on_load
         self._loads: dict[str, asyncio.Task[None]] = {}
@@ -61,8 +68,10 @@ class AdapterLoader:
 
     async def _load(self, target: Target) -> None:
         self.num_loads[target.engine_name] += 1
-        folder = await asyncio.to_thread(self._pull, target)
-        await self._engine.load_adapter(target.engine_name, folder)
+        with self._tracing.step("load adapter", target):
+            with self._tracing.step("pull adapter", target):
+                folder = await asyncio.to_thread(self._pull, target)
+            await self._engine.load_adapter(target.engine_name, folder)
         self._on_load(target.ref)
 
     def _forget_failure(self, name: str, task: asyncio.Task[None]) -> None:

@@ -6,12 +6,15 @@ import os
 from typing import Any
 
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
-from llamafarm_ray.errors import ClusterError
+from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
+from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
 from llamafarm_ray.serving.scaling import DRAIN_S, scaling_options
+from llamafarm_ray.serving.selection import AUTO
+from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
 
 __all__ = ["SERVE_ENV", "build"]
 
@@ -26,9 +29,6 @@ SERVE_ENV = {
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
 
-_ENGINE_ENV = {**SERVE_ENV, "HF_HUB_OFFLINE": "1"}
-"""What every replica's environment has."""
-
 
 def build(args: dict[str, Any]) -> Any:
     """The application for a configuration given as plain values; ``serve deploy`` and ``serve run`` call this.
@@ -37,7 +37,7 @@ def build(args: dict[str, Any]) -> Any:
         ConfigError: the configuration has mistakes.
         ClusterError: the environment lacks :data:`SERVE_ENV`.
         InputError: the endpoint would be open to a network without keys, see
-            :func:`llamafarm_ray.serving.access.check_keys`.
+            :func:`llamafarm_ray.serving.access.check_keys`; or nobody could name the base model.
         UnsupportedError: the engine that is asked for can't serve the base model or an adapter.
     """
     config = parse_config(args, source="the application's args")
@@ -49,6 +49,8 @@ def build(args: dict[str, Any]) -> Any:
             )
     registry = open_registry(config.home)
     base = find_base(config.base_model, registry)
+    if base.name == AUTO:
+        raise InputError(f"The base model's name is {AUTO!r}, which asks for any model.", hint="Rename its folder.")
     check_keys(config.deployment, registry.refresh())
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
     # These read the environment when they are imported.
@@ -60,14 +62,17 @@ def build(args: dict[str, Any]) -> Any:
         base.digest,
         config.deployment.adapters,
         require_key=config.deployment.require_key,
-        limits=_limits(config.deployment),
+        limits=_limits(config.deployment, engine),
         log_prompts=config.deployment.log_prompts,
+        allowed_hosts=(config.deployment.host, *config.deployment.allowed_hosts),
+        allowed_origins=config.deployment.allowed_origins,
+        otlp_traces_endpoint=_traces(config),
     )
     if engine != "vllm":
         from llamafarm_ray.serving.engines import replica  # noqa: PLC0415
 
         settings = replica.engine_settings(engine, base, config.deployment)
-        return replica.compose(settings, served, config.deployment, env=_ENGINE_ENV)
+        return replica.compose(settings, served, config.deployment, env=_engine_env(config))
     from ray.serve.llm import LLMConfig  # noqa: PLC0415
 
     from llamafarm_ray.serving.ray_llm import compose  # noqa: PLC0415
@@ -75,12 +80,23 @@ def build(args: dict[str, Any]) -> Any:
     return compose(LLMConfig(**_llm_config(config, base)), served)
 
 
-def _limits(deployment: Deployment) -> Limits:
-    """The limits; the engine's own option says how much it works on at once, where it is given."""
-    num_running = deployment.engine_kwargs.get("max_num_seqs")
+def _limits(deployment: Deployment, engine: EngineName) -> Limits:
+    """The limits; the engine's own option says how much it works on at once, where it has one."""
+    options = deployment.engine_kwargs
+    num_running = options.get("n_parallel", DEFAULT_N_PARALLEL) if engine == "gguf" else options.get("max_num_seqs")
     if not isinstance(num_running, int) or isinstance(num_running, bool):
         return deployment.limits
     return deployment.limits.model_copy(update={"running_requests": num_running})
+
+
+def _traces(config: Config) -> str | None:
+    """Where spans go."""
+    return traces_endpoint(config.deployment.otlp_traces_endpoint, os.environ)
+
+
+def _engine_env(config: Config) -> dict[str, str]:
+    """What every replica's environment has."""
+    return {**SERVE_ENV, "HF_HUB_OFFLINE": "1", **tracing_environment(_traces(config), os.environ)}
 
 
 def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
@@ -95,7 +111,9 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     }
     if deployment.max_model_len is not None:
         engine["max_model_len"] = deployment.max_model_len
-    env = {**_ENGINE_ENV, "VLLM_NO_USAGE_STATS": "1"}
+    if (traces := _traces(config)) is not None:
+        engine["otlp_traces_endpoint"] = traces
+    env = {**_engine_env(config), "VLLM_NO_USAGE_STATS": "1"}
     actor: dict[str, Any] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes

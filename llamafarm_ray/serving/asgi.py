@@ -16,7 +16,7 @@ from llamafarm_ray.serving.refusals import (
     UnauthenticatedError,
 )
 
-__all__ = ["App", "Header", "Message", "Receive", "Scope", "Send", "answer", "below_root", "refuse"]
+__all__ = ["App", "Header", "Message", "Receive", "Scope", "Send", "answer", "refuse"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,20 +26,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 Header = tuple[bytes, bytes]
 
 _SERVER_ERROR = 500
-
-
-def below_root(scope: Scope) -> Scope:
-    """A scope whose path is what the application knows: without the prefix that Serve mounts it at."""
-    root = scope.get("root_path", "")
-    if not root:
-        return scope
-    raw = scope.get("raw_path")
-    return {
-        **scope,
-        "root_path": "",
-        "path": scope["path"].removeprefix(root),
-        "raw_path": raw.removeprefix(root.encode()) if raw else raw,
-    }
 
 
 async def answer(send: Send, status: int, body: dict[str, Any], headers: Iterable[Header] = ()) -> None:

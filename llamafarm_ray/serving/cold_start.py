@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -29,6 +29,8 @@ from llamafarm_ray.serving.intake import ROUTED_HEADER
 from llamafarm_ray.serving.listing import ModelList
 from llamafarm_ray.serving.refusals import BodyTooLargeError, ColdStartError
 from llamafarm_ray.serving.resolution import served_models
+from llamafarm_ray.serving.selection import Offer
+from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.types import Digest
 
 __all__ = ["Room", "WaitingRoom", "middlewares"]
@@ -70,21 +72,18 @@ class WaitingRoom:
             await self._app(scope, receive, send)
             return
         try:
-            prefix, room = await self._room(scope["path"])
-            if room is None:
-                await self._app(scope, receive, send)
-            else:
-                await room.handle(prefix, scope, receive, send)
-        except LlamaFarmError as error:
+            room = await self._room(scope["path"])
+        except ColdStartError as error:
             await refuse(send, error)
+            return
+        await (room.app if room is not None else self._app)(scope, receive, send)
 
-    async def _room(self, path: str) -> tuple[str, Room | None]:
+    async def _room(self, path: str) -> Room | None:
         async with self._looking:
             if time.monotonic() - self._looked > _LOOK_AGAIN_S:
                 await self._look()
         fitting = [prefix for prefix in self._rooms if path == prefix or path.startswith(prefix.rstrip("/") + "/")]
-        prefix = max(fitting, key=len, default="")
-        return prefix.rstrip("/"), self._rooms.get(prefix)
+        return self._rooms.get(max(fitting, key=len, default=""))
 
     async def _look(self) -> None:
         try:
@@ -93,7 +92,7 @@ class WaitingRoom:
             for prefix, settings in found.items():
                 room = self._rooms.get(prefix)
                 if room is None or room.settings != settings:
-                    room = Room(self._app, settings, await _follow(settings["home"]))
+                    room = Room(self._app, prefix, settings, await _follow(settings["home"]))
                 rooms[prefix] = room
         except RayError as error:
             if not self._rooms:
@@ -109,37 +108,38 @@ class Room:
     """Where the requests to one application wait.
 
     Args:
-        app: the proxy.
+        proxy: where requests go from here.
+        prefix: the application's route prefix.
         settings: see :meth:`llamafarm_ray.serving.versions.Served.cold_start`.
         view: of the application's registry.
+
+    Attributes:
+        app: handles the application's requests.
     """
 
-    def __init__(self, app: App, settings: dict[str, Any], view: RegistryView) -> None:
+    def __init__(self, proxy: App, prefix: str, settings: dict[str, Any], view: RegistryView) -> None:
         self.settings = settings
         self.view = view
-        self._app = app
-        self._keys = Keys(lambda: view.state, required=settings["require_key"])
+        self.app = for_web_pages(self._handle, settings["allowed_origins"])
+        self._proxy = proxy
+        self._prefix = prefix.rstrip("/")
+        self._keys = Keys(lambda: view.state, required=settings["require_key"], allowed_hosts=settings["allowed_hosts"])
         base = {"base_name": settings["base_name"], "base_digest": Digest(settings["base_digest"])}
-        self._models = ModelList(lambda: served_models(view.state, **base))
+        self._models = ModelList(lambda: served_models(view.state, **base), _describe_nothing)
         self._num_waiting = 0
         self._num_bytes = 0
         self.has_space = asyncio.Event()
         """Whether more of the bodies of those that wait is read."""
         self.has_space.set()
 
-    async def handle(self, prefix: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request.
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        except LlamaFarmError as error:
+            await refuse(send, error)
 
-        Args:
-            prefix: what the application's routes begin with.
-            scope: of the request.
-            receive: likewise.
-            send: likewise.
-
-        Raises:
-            LlamaFarmError: it is refused.
-        """
-        method, path = scope["method"], scope["path"].removeprefix(prefix)
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"].removeprefix(self._prefix)
         if (method, path) in OPEN_ROUTES:
             await answer(send, 200, {})
             return
@@ -165,7 +165,7 @@ class Room:
         if self._num_waiting >= self.settings["max_requests"]:
             raise ColdStartError(f"{self._num_waiting} requests wait already for a replica.", retry_after_s=_RETRY_S)
         held = _Held(self, receive, send)
-        answering = asyncio.ensure_future(self._app(scope, held.receive, held.send))
+        answering = asyncio.ensure_future(self._proxy(scope, held.receive, held.send))
         beginning = asyncio.ensure_future(held.begun.wait())
         self._num_waiting += 1
         timeout_s = self.settings["timeout_s"]
@@ -240,6 +240,11 @@ def _user_configs() -> dict[str, dict[str, Any]]:
     from llamafarm_ray.serving.replicas import user_configs  # noqa: PLC0415  (Serve is being imported when this is)
 
     return {prefix: config["llamafarm"] for prefix, config in user_configs().items() if "llamafarm" in config}
+
+
+async def _describe_nothing(names: Iterable[str]) -> dict[str, Offer]:  # noqa: ARG001
+    """Without a replica nothing was measured."""
+    return {}
 
 
 async def _follow(home: str) -> RegistryView:

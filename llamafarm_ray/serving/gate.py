@@ -2,8 +2,9 @@
 
 A plain ASGI middleware (https://asgi.readthedocs.io). It asks, in this order: are the headers sound, whose key is it
 (:mod:`.access`), has the key anything left (:mod:`.limits`), does the route exist, is the body sound (:mod:`.intake`),
-may the key use that model, which version is meant, whose turn is it (:mod:`.turns`). Only then the engine sees the
-request: the version's engine name in its body, and none of the client's headers but the few it needs. The response says
+may the key use that model, which version is meant (and for ``auto``, which model, :mod:`.auto`), whose turn is it
+(:mod:`.turns`). Only then the engine sees the request: the version's engine name in its body, and none of the client's
+headers but the few it needs. The response says
 
 * ``x-llamafarm-model: name:version``,
 * ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model),
@@ -16,14 +17,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.serving.access import Keys, Tenant
-from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, below_root, refuse
+from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.auto import choose, refuse_limits
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.finished import ResponseWatch
@@ -34,7 +36,9 @@ from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.rollouts.split import Caller
+from llamafarm_ray.serving.selection import AUTO, Offer
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import Span, Tracing
 from llamafarm_ray.serving.turns import COMPLETION_WEIGHT, Turns
 from llamafarm_ray.serving.usage import Usage, UsageMeter, ask_for_usage
 
@@ -70,6 +74,12 @@ class Models(Protocol):
     def names(self) -> list[str]:
         """The names a request may use."""
 
+    async def describe(self, names: Iterable[str]) -> Mapping[str, Offer]:
+        """What is known of these names; those that mean nothing at the moment are left out."""
+
+    async def offers(self, caller: Caller) -> Sequence[Offer]:
+        """What ``auto`` is chosen from: the base, and what each model's name means to a caller."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Request:
@@ -82,6 +92,8 @@ class _Request:
     account: Account
     routed: str | None
     """What the router decided (:attr:`Target.routed`)."""
+    span: Span
+    """What a trace is told of it."""
 
 
 class Gate:
@@ -96,6 +108,7 @@ class Gate:
         limits: what each key may, and how many requests the engine gets at once.
         log_prompts: whether prompts are logged.
         routes: the engine's POST routes that name a model in their body.
+        tracing: where spans of requests go.
     """
 
     def __init__(
@@ -109,14 +122,16 @@ class Gate:
         limits: Limits | None = None,
         log_prompts: bool = False,
         routes: Collection[str] = MODEL_ROUTES,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._routes = frozenset(routes)
         self._models = models
-        self._list = ModelList(models.names)
+        self._list = ModelList(models.names, models.describe)
         self._keys = keys
         self._feedback = feedback
         self._telemetry = telemetry
+        self._tracing = tracing or Tracing()
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits)
@@ -133,7 +148,7 @@ class Gate:
         match scope["type"]:
             case "http":
                 try:
-                    await self._handle(below_root(scope), receive, send)
+                    await self._handle(_at_root(scope), receive, send)
                 except LlamaFarmError as error:
                     await refuse(send, error)
             case "lifespan":
@@ -154,7 +169,8 @@ class Gate:
             if self._list.is_for(method, path):
                 await self._list.answer(path, tenant, send)
             elif method == "POST" and path in self._routes and plain:
-                await self._generate(_Request(scope, receive, send, tenant, account, routed))
+                with self._tracing.request(scope) as span:
+                    await self._generate(_Request(span.scope, receive, send, tenant, account, routed, span))
             elif method == "POST" and path == FEEDBACK_ROUTE and plain:
                 await self._take_feedback(scope, receive, send, tenant)
             else:
@@ -164,12 +180,20 @@ class Gate:
         path, tenant = request.scope["path"], request.tenant
         body = await read_object(request.scope, request.receive, self._limits)
         check_shape(path, body)
+        request.span.asked(body)
         bound_generation(path, body, self._limits)
+        headers = request.scope["headers"]
+        caller = caller_of(headers, body)
+        if body["model"] == AUTO:
+            body["model"] = choose(await self._models.offers(caller), tenant, path, headers)
+        else:
+            refuse_limits(headers)
         tenant.check(request.routed or body["model"])
         if request.routed is not None:
             target = await self._models.prepare(request.routed)
         else:
-            target = await self._models.prepare(body["model"], caller_of(request.scope["headers"], body))
+            target = await self._models.prepare(body["model"], caller)
+        request.span.resolved(target)
         if target.shadow is not None:
             tenant.check(target.shadow.ref)
         body["model"] = target.engine_name
@@ -186,6 +210,7 @@ class Gate:
         usage = Usage(exchange.size_bytes // _BYTES_PER_TOKEN if is_answer else 0)
         try:
             async with self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn:
+                request.span.began()
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
                 try:
                     if target.shadow is not None:
@@ -195,7 +220,9 @@ class Gate:
                     turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
                     request.account.settle(usage.prompt_tokens + usage.completion_tokens)
                     if is_answer:
-                        self._telemetry.finished(watch.finished(target, usage))
+                        finished = watch.finished(target, usage)
+                        self._telemetry.finished(finished)
+                        request.span.finished(finished)
         finally:
             exchange.close()
 
@@ -212,6 +239,17 @@ class Gate:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
                 await self._feedback.close()
+                await self._tracing.close()
             return message
 
         return closing
+
+
+def _at_root(scope: Scope) -> Scope:
+    """The request as an application without a route prefix gets it: Serve leaves the prefix in the path."""
+    prefix, path, raw_path = scope.get("root_path", ""), scope["path"], scope.get("raw_path")
+    if not prefix or not path.startswith(f"{prefix}/"):
+        return scope
+    if raw_path is not None and raw_path.startswith(prefix.encode()):
+        raw_path = raw_path[len(prefix.encode()) :]
+    return {**scope, "root_path": "", "path": path[len(prefix) :], "raw_path": raw_path}

@@ -27,7 +27,7 @@ from ray.serve.handle import DeploymentHandle
 
 from llamafarm_ray.errors import LlamaFarmError, UserError
 from llamafarm_ray.registry.view import RegistryView
-from llamafarm_ray.serving.access import Keys
+from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.intake import caller_of
@@ -36,7 +36,9 @@ from llamafarm_ray.serving.replicas import ROUTER
 from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.rollouts.windows import Report
 from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter
+from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.versions import Served, Versions
+from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
 
 __all__ = ["Served", "compose"]
@@ -65,13 +67,14 @@ class Replica(LLMServer):  # type: ignore[misc]
         app.add_middleware(
             Gate,
             models=self._versions,
-            keys=Keys(lambda: self._versions.state, required=self._served.require_key),
+            keys=self._versions.keys,
             feedback=FeedbackLog(Location(self._served.home)),
             telemetry=self._versions.telemetry,
             limits=self._served.limits,
             log_prompts=self._served.log_prompts,
+            tracing=self._versions.tracing,
         )
-        return app
+        return for_web_pages(app, self._served.allowed_origins)
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Give vLLM the adapter in ``folder`` under ``name``.
@@ -106,6 +109,10 @@ class Replica(LLMServer):  # type: ignore[misc]
         """How often this replica loaded each version, by engine name."""
         return self._versions.num_loads
 
+    async def activity(self) -> Activity:
+        """What this replica has loaded and did lately."""
+        return self._versions.activity()
+
 
 class Router(LLMRouter):  # type: ignore[misc]
     """Turns the model that a request names into one version, before a replica is picked."""
@@ -121,7 +128,7 @@ class Router(LLMRouter):  # type: ignore[misc]
         """The decision for the trusted header; nothing where the replica shall answer with an error."""
         body = request_body or {}
         model = body.get("model")
-        if not isinstance(model, str):
+        if not isinstance(model, str) or model == AUTO:  # the replica chooses: it knows the key and the limits
             return ""
         try:
             return self._served.resolve(model, self._view, caller_of(request_headers(), body)).routed

@@ -7,6 +7,8 @@ from llamafarm_ray.errors import AccessDeniedError, InputError, LlamaFarmError, 
 __all__ = [
     "BodyTooLargeError",
     "ColdStartError",
+    "HeadersTooLargeError",
+    "HostError",
     "LimitError",
     "MediaTypeError",
     "SlowClientError",
@@ -21,6 +23,12 @@ class UnauthenticatedError(AccessDeniedError):
     http_status = 401
 
 
+class HostError(AccessDeniedError):
+    """A request without a key came under a name that is not this server's."""
+
+    code = "host_not_allowed"
+
+
 class SlowClientError(InputError):
     """A request's body did not arrive in time."""
 
@@ -33,6 +41,13 @@ class BodyTooLargeError(InputError):
 
     code = "request_too_large"
     http_status = 413
+
+
+class HeadersTooLargeError(InputError):
+    """A request has more headers, or longer ones, than is allowed."""
+
+    code = "headers_too_large"
+    http_status = 431
 
 
 class MediaTypeError(InputError):

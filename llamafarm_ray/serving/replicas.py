@@ -19,6 +19,8 @@ import logging
 import pickle
 import time
 import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -29,13 +31,18 @@ from ray.serve._private.common import ReplicaID, ReplicaState, RequestMetadata
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.context import _disconnect, _get_global_client
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError
+from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.rollouts.windows import Report
 
 __all__ = [
     "ROUTER",
     "RayFleet",
+    "RunningApplication",
+    "RunningReplica",
+    "applications",
     "http_address",
     "load_everywhere",
     "num_loads",
@@ -134,6 +141,67 @@ def num_loads(application: str) -> list[dict[str, int]]:
     return loads
 
 
+@dataclass(frozen=True, slots=True)
+class RunningReplica:
+    """A replica of a deployment.
+
+    Attributes:
+        id: Serve's.
+        node: the address of the machine that it runs on; empty while it has none.
+        state: Serve's, such as ``RUNNING`` or ``STARTING``.
+        activity: what it tells of itself; ``None`` where it does not run, answers late, or is another's.
+    """
+
+    id: str
+    node: str
+    state: str
+    activity: Activity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningApplication:
+    """An application of Serve.
+
+    Attributes:
+        name: its name.
+        route_prefix: where its routes begin.
+        status: Serve's, such as ``RUNNING`` or ``DEPLOYING``.
+        message: what is wrong with it.
+        replicas: of its models.
+    """
+
+    name: str
+    route_prefix: str
+    status: str
+    message: str
+    replicas: tuple[RunningReplica, ...]
+
+
+def applications() -> list[RunningApplication]:
+    """The applications of the connected cluster's Serve, by name, and what their replicas tell of themselves."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    found: dict[str, Any] = client.get_serve_details()["applications"] if client is not None else {}
+    told = _ask_each([one for details in found.values() for one in _running(details)], "activity")
+    return [
+        RunningApplication(
+            name,
+            details["route_prefix"] or "",
+            ApplicationStatus(details["status"]).value,
+            details["message"],
+            tuple(
+                RunningReplica(
+                    replica["replica_id"],
+                    replica["node_ip"] or "",
+                    ReplicaState(replica["state"]).value,
+                    told.get(replica["actor_name"]),
+                )
+                for replica in _details(details)
+            ),
+        )
+        for name, details in sorted(found.items())
+    ]
+
+
 class RayFleet:
     """The running replicas of an application, as the rollouts' controller asks them.
 
@@ -149,26 +217,24 @@ class RayFleet:
         return await asyncio.to_thread(self._reports, rollout, after)
 
     def _reports(self, rollout: str, after: dt.datetime) -> list[Report]:
+        told = _ask_each(self._listed(), "rollout_report", rollout, after)
+        if None in told.values():
+            late = sum(one is None for one in told.values())
+            logger.warning("%d of %d replicas do not tell of %s.", late, len(told), rollout)
+        return [report for report in told.values() if report is not None]
+
+    async def activities(self) -> list[Activity]:
+        """What each replica that answers has loaded and did lately."""
+        told = await asyncio.to_thread(lambda: _ask_each(self._listed(), "activity"))
+        return [activity for activity in told.values() if activity is not None]
+
+    def _listed(self) -> list[str]:
         try:
-            replicas = _replicas(self._application)
+            return _replicas(self._application)
         except (RayError, RayServeException) as error:
             _disconnect()  # the Serve of the next turn may be another
             logger.warning("Serve does not say which replicas of %s run: %s", self._application, error)
             return []
-        calls = []
-        for replica in replicas:
-            with contextlib.suppress(ValueError):  # it died since it was listed
-                calls.append(_call(replica, "rollout_report", rollout, after))
-        done, late = ray.wait(calls, num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
-        reports: list[Report] = []
-        for call in done:
-            try:
-                reports.append(ray.get(call))
-            except RayError as error:
-                logger.info("A replica died before it told of %s: %s", rollout, error)
-        if late:
-            logger.warning("%d of %d replicas do not tell of %s.", len(late), len(calls), rollout)
-        return reports
 
     async def load(self, reference: str) -> None:
         """Load a version on every replica, see :func:`load_everywhere`.
@@ -184,18 +250,37 @@ class RayFleet:
             raise DeploymentError(f"{reference} could not be loaded: {error}") from error
 
 
+def _ask_each(replicas: Iterable[str], method: str, *args: object) -> dict[str, Any]:
+    """What each of these replicas says to a call, by its actor's name; nothing of one that is late, or died."""
+    calls = {}
+    told: dict[str, Any] = dict.fromkeys(replicas)
+    for replica in told:
+        with contextlib.suppress(ValueError):  # it died since it was listed
+            calls[_call(replica, method, *args)] = replica
+    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
+    for call in done:
+        try:
+            told[calls[call]] = ray.get(call)
+        except RayError as error:  # it died, or is another application's and knows no such call
+            logger.info("A replica does not answer %s: %s", method, error)
+    return told
+
+
 def _replicas(application: str) -> list[str]:
-    """The actor names of an application's running vLLM replicas."""
+    """The actor names of an application's running replicas of models."""
     client = _get_global_client(raise_if_no_controller_running=False)
     found = client.get_serve_details()["applications"].get(application) if client is not None else None
-    deployments = found["deployments"].values() if found else ()
-    return [
-        replica["actor_name"]
-        for deployment in deployments
-        if deployment["name"] != ROUTER
-        for replica in deployment["replicas"]
-        if replica["state"] == ReplicaState.RUNNING
-    ]
+    return _running(found) if found else []
+
+
+def _running(application: dict[str, Any]) -> list[str]:
+    return [replica["actor_name"] for replica in _details(application) if replica["state"] == ReplicaState.RUNNING]
+
+
+def _details(application: dict[str, Any]) -> list[dict[str, Any]]:
+    """What Serve knows of each replica of a model, in whatever state."""
+    deployments = application["deployments"].values()
+    return [replica for one in deployments if one["name"] != ROUTER for replica in one["replicas"]]
 
 
 def _is_scaled_to_zero(application: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from llamafarm_ray.serving.activity import RecentRequests
 from llamafarm_ray.serving.finished import End, FinishedRequest
 from llamafarm_ray.serving.meters import Meters
 from llamafarm_ray.serving.rollouts.windows import RolloutWindows
@@ -23,10 +24,17 @@ class Telemetry:
         windows: where samples of rollouts are kept.
         max_versions: how many versions have a label of their own, first come, first served. Each takes some 40 series
             in Prometheus for as long as the replica lives.
+
+    Attributes:
+        windows: what was seen of rollouts.
+        recent: what was seen lately, by version.
+        num_waiting: requests that wait for their turn at the engine.
     """
 
     def __init__(self, meters: Meters, windows: RolloutWindows, *, max_versions: int = _MAX_VERSIONS) -> None:
         self.windows = windows
+        self.recent = RecentRequests()
+        self.num_waiting = 0
         self._meters = meters
         self._max_versions = max_versions
         self._versions: set[str] = set()
@@ -34,6 +42,7 @@ class Telemetry:
     def finished(self, request: FinishedRequest) -> None:
         """Take in a request that the engine is done with."""
         target = request.target
+        self.recent.add(target.ref, request.end, request.latency_s)
         if target.variant is not None:
             self.windows.add(target.rollout, target.variant, request.end, request.latency_s)
         model = {"model": self._label(target.ref)}
@@ -53,6 +62,7 @@ class Telemetry:
 
     def queued(self, num_waiting: int) -> None:
         """Take in how many requests wait for their turn at the engine."""
+        self.num_waiting = num_waiting
         self._meters.set("llamafarm_queue_length", num_waiting, {})
 
     def loaded(self, ref: str) -> None:

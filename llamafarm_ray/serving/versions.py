@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,19 @@ from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.serving.access import Keys
+from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.adapters import AdapterEngine, AdapterLoader
+from llamafarm_ray.serving.measured import Kept, Latencies
 from llamafarm_ray.serving.meters import RayMeters
+from llamafarm_ray.serving.offers import WRITES, Offers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
-from llamafarm_ray.serving.rollouts.actor import start_controller
+from llamafarm_ray.serving.rollouts.actor import controller_actor, start_controller
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
+from llamafarm_ray.serving.selection import Offer
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -34,6 +41,10 @@ logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.2
 """How often an unknown name may make a replica ask the registry again."""
+_MEASURE_S = 2.0
+"""How old the latencies may be that a model is chosen by."""
+_ASK_S = 1.0
+"""How long a request for ``auto`` waits for the latencies of the other replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +58,10 @@ class Served:
         preload: references of the adapters that are loaded before the first request.
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
-        log_prompts: whether prompts are logged.
+        log_prompts: whether prompts are logged, and part of traces.
+        allowed_hosts: names in the public DNS that requests without a key may call this server by.
+        allowed_origins: origins whose web pages may read answers.
+        otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
     """
 
     home: str
@@ -57,6 +71,9 @@ class Served:
     require_key: bool | None = None
     limits: Limits = field(default_factory=Limits)
     log_prompts: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    otlp_traces_endpoint: str | None = None
 
     def cold_start(self) -> dict[str, Any]:
         """What must be known of an application to answer, or hold back, requests while no replica of it runs.
@@ -68,6 +85,8 @@ class Served:
             "base_name": self.base_name,
             "base_digest": str(self.base_digest),
             "require_key": self.require_key,
+            "allowed_hosts": list(self.allowed_hosts),
+            "allowed_origins": list(self.allowed_origins),
             "max_body_bytes": self.limits.max_body_bytes,
             "max_requests": self.limits.cold_start_requests,
             "timeout_s": self.limits.cold_start_timeout_s,
@@ -90,20 +109,29 @@ class Versions:
     Args:
         served: what is served.
         engine: where versions are loaded.
+        kinds: the requests that it answers, see :mod:`.offers`.
 
     Attributes:
+        keys: tells whose key a request carries.
         telemetry: told of each request, for metrics and rollouts.
+        tracing: where spans of requests and loads go.
     """
 
-    def __init__(self, served: Served, engine: AdapterEngine) -> None:
+    def __init__(self, served: Served, engine: AdapterEngine, kinds: tuple[str, ...] = WRITES) -> None:
         self._served = served
         self._view = RegistryView(served.home)
         self._content = ContentStore(
             Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
         )
+        self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
         self.telemetry = Telemetry(RayMeters(), windows)
-        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded)
+        self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
+        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded, self.tracing)
+        self._offers = Offers(served.base_name, served.base_digest, kinds)
+        self._latencies = Kept(self._measure, _MEASURE_S)
+        self._application = ""
+        self._controller: Any = None
         self._looked = 0.0
         self._starting: asyncio.Task[None] | None = None
 
@@ -127,6 +155,7 @@ class Versions:
                 logger.warning("%s is not loaded: %s", reference, error)
         for reference in self._served.preload:
             await self.prepare(reference)
+        self._application = application
         self._starting = asyncio.create_task(self._start_controller(application))
 
     def _also_wanted(self) -> list[str]:
@@ -152,6 +181,38 @@ class Versions:
             await asyncio.to_thread(start_controller, self._served.home, application, self._served.base_digest)
         except (RayError, LlamaFarmError) as error:
             logger.warning("The rollouts' controller could not be started: %s", error)
+
+    async def _measure(self) -> Latencies:
+        """What all replicas measured, of which the controller knows; without it, what this one did."""
+        try:
+            async with asyncio.timeout(_ASK_S):
+                if self._controller is None:
+                    self._controller = await asyncio.to_thread(controller_actor, self._served.home, self._application)
+                return Latencies.of(await self._controller.seen.remote())
+        except TimeoutError:
+            logger.info("The controller does not say in time what all replicas measured.")
+        except (RayError, ValueError) as error:  # ValueError: there is no controller
+            self._controller = None  # another one takes its place
+            logger.info("The controller does not say what all replicas measured: %s", error)
+        return Latencies.of(self.telemetry.recent.seen())
+
+    async def describe(self, names: Iterable[str]) -> dict[str, Offer]:
+        """What is known of these names; those that mean nothing at the moment are left out."""
+        return self._offers.of(names, self._view.state, await self._latencies.get())
+
+    async def offers(self, caller: Caller) -> list[Offer]:
+        """The base, and what each model's name means to a caller: what ``auto`` is chosen from."""
+        latencies = await self._latencies.get()
+        return self._offers.to_choose_from(self._view.state, latencies, caller)
+
+    def activity(self) -> Activity:
+        """What this replica has loaded and did lately."""
+        return Activity(
+            self._served.base_name,
+            tuple(self._loader.loaded),
+            self.telemetry.num_waiting,
+            self.telemetry.recent.seen(),
+        )
 
     def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
         """What this replica saw of a rollout in windows that ended after a time; on the loop that counts requests."""
@@ -187,8 +248,8 @@ class Versions:
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
-            with contextlib.suppress(RayError):  # without the registry, what is known stands
-                await self._view.refresh()
+            with contextlib.suppress(RayError), self.tracing.step("read registry"):
+                await self._view.refresh()  # without the registry, what is known stands
             target = self._served.resolve(model, self._view, caller)
         await self._loader.ensure(target)
         return target

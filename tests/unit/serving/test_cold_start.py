@@ -43,7 +43,7 @@ class Proxy:
 class Sleeping:
     """An application at ``/`` without a replica, and the room before it."""
 
-    def __init__(self, monkeypatch, *, state=None, prefix="/", require_key=None, **limits):
+    def __init__(self, monkeypatch, *, state=None, prefix="/", require_key=None, origins=(), **limits):
         self.stopped = []
 
         async def stop():
@@ -56,7 +56,9 @@ class Sleeping:
             return view
 
         monkeypatch.setattr(cold_start, "_follow", follow)
-        served = Served("memory://home", "tiny", BASE, require_key=require_key, limits=Limits(**limits))
+        served = Served(
+            "memory://home", "tiny", BASE, require_key=require_key, limits=Limits(**limits), allowed_origins=origins
+        )
         self.applications = {prefix: served.cold_start()["llamafarm"]}
         self.proxy = Proxy()
         self.room = WaitingRoom(self.proxy, lambda: self.applications)
@@ -127,7 +129,7 @@ def test_an_answer_that_has_begun_may_take_its_time(monkeypatch):
             await asyncio.sleep(0.2)
             await send({"type": "http.response.body", "body": b"whole"})
 
-        sleeping.room._app = slow
+        sleeping.room._app = slow  # before it is looked for
         async with sleeping.client() as client:
             assert (await client.post("/v1/completions", json=CHAT)).text == "whole"
 
@@ -290,5 +292,20 @@ def test_an_application_that_was_deployed_anew_has_its_new_bounds(monkeypatch):
             sleeping.room._looked = float("-inf")
             assert (await client.post("/v1/completions", json=CHAT)).status_code == 503
         assert len(sleeping.stopped) == 1
+
+    run(story)
+
+
+def test_web_pages_that_may_ask_are_told_so_without_a_replica(monkeypatch):
+    async def story():
+        sleeping = Sleeping(monkeypatch, state=keyed_state(), origins=("https://chat.example.com",))
+        asked = {"origin": "https://chat.example.com", "access-control-request-method": "POST"}
+        async with sleeping.client() as client:
+            response = await client.options("/v1/chat/completions", headers=asked)
+            assert response.status_code == 200
+            refused = await client.post("/v1/chat/completions", json=CHAT, headers={"origin": asked["origin"]})
+        assert refused.status_code == 401
+        assert refused.headers["access-control-allow-origin"] == asked["origin"]
+        assert sleeping.proxy.seen == []
 
     run(story)

@@ -16,6 +16,7 @@ from llamafarm_ray.registry.commands import StartRollout
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving import versions
 from llamafarm_ray.serving.engines.replica import EngineReplica, EngineSettings
+from llamafarm_ray.serving.rollouts.split import NOBODY
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelRef
@@ -74,10 +75,15 @@ def registry(tmp_path, adapter):
     return registry
 
 
+def no_controller(*_):
+    raise ValueError("there is none")
+
+
 @pytest.fixture(autouse=True)
 def _without_ray(monkeypatch):
     monkeypatch.setattr(versions, "RegistryView", View)
     monkeypatch.setattr(versions, "start_controller", lambda *_: None)
+    monkeypatch.setattr(versions, "controller_actor", no_controller)
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
 
 
@@ -91,7 +97,7 @@ async def replica_of(registry, base, *preload):
 
 async def ask(replica, model, **headers):
     app = await replica.__serve_build_asgi_app__()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
         body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
         return await client.post("/v1/completions", json=body, headers=headers)
 
@@ -203,3 +209,19 @@ def test_rollouts_are_watched_here_too(registry, base, monkeypatch):
     report = asyncio.run(scenario())
     assert [application for _, application, _ in started] == ["test"]
     assert list(report.windows) == []
+
+
+def test_a_replica_without_a_controller_chooses_by_what_it_measured_itself(registry, base):
+    async def scenario():
+        replica = await replica_of(registry, base)
+        await ask(replica, "bot")
+        (before,) = [one for one in await replica._versions.offers(NOBODY) if one.model == "bot"]
+        chosen = await ask(replica, "auto", **{"x-llamafarm-max-latency-ms": "60000"})
+        return before, chosen, await replica.activity()
+
+    before, chosen, activity = asyncio.run(scenario())
+    assert before.latency_ms > 0
+    assert chosen.headers["x-llamafarm-model"] in {"bot:1.0.0", "tiny"}
+    assert activity.loaded == (f"bot:1.0.0#{registry.resolve('bot').registered.manifest[7:19]}",)
+    assert activity.base_model == "tiny"
+    assert activity.seen["bot:1.0.0"].minute.requests >= 1

@@ -94,7 +94,7 @@ def test_the_routers_choice_counts_more_than_the_body():
 )
 def test_whatever_is_not_listed_does_not_exist(method, path):
     server = Server()
-    response = server.request(method, f"http://test{path}")
+    response = server.request(method, f"http://localhost{path}")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "not_found"
     assert server.engine.seen == []

@@ -65,7 +65,7 @@ def client_of(engine, models=None, told=None):
     keys, feedback = Keys(RegistryState), FeedbackLog(Location("memory://mirror"))
     gate = Gate(engine, models or Models(), keys=keys, feedback=feedback, telemetry=told or telemetry())
     transport = httpx.ASGITransport(app=gate)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 @pytest.mark.parametrize("fails", [None, ValueError("broken")])

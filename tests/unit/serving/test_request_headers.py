@@ -22,7 +22,7 @@ def test_an_endpoint_sees_its_own_requests_headers():
 
     async def scenario():
         transport = httpx.ASGITransport(app=app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             calls = (client.post("/", json={}, headers={"X-Llamafarm-Session": str(n)}) for n in range(20))
             return [answer.json() for answer in await asyncio.gather(*calls)]
 
