@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -68,7 +69,8 @@ class Models:
 
     def __init__(self, state):
         self.state = state
-        self.prepared, self.callers = [], []
+        self.found, self.callers = [], []
+        self.in_use = collections.Counter()
         self.variant = None
         self.latencies = Latencies()
         self._offers = Offers("tiny", BASE)
@@ -76,14 +78,22 @@ class Models:
     def resolve(self, model):
         return resolve(model, self.state, base_name="tiny", base_digest=BASE)
 
-    async def prepare(self, model, caller=None):
+    async def find(self, model, caller=None):
         if caller is None:
             target = resolve_routed(model, self.state, base_name="tiny", base_digest=BASE)
         else:
             target = dataclasses.replace(self.resolve(model), variant=self.variant)
-        self.prepared.append(model)
+        self.found.append(model)
         self.callers.append(caller)
         return target
+
+    @contextlib.asynccontextmanager
+    async def use(self, target):
+        self.in_use[target.engine_name] += 1
+        try:
+            yield
+        finally:
+            self.in_use[target.engine_name] -= 1
 
     def names(self):
         return served_models(self.state, base_name="tiny", base_digest=BASE)

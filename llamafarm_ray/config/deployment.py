@@ -98,7 +98,10 @@ class Deployment(Section):
     )
     adapters: Names = Field(default=(), description="Adapters to serve: folders or registry references.")
     max_loras: int = Field(
-        default=4, ge=1, le=1024, description="Different adapters in one batch; others wait or are swapped in."
+        default=4,
+        ge=1,
+        le=1024,
+        description="Different adapters in use at the same time, beside a spare one; others take turns.",
     )
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(
         default=DEFAULT_MAX_LORA_RANK,

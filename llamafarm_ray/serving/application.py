@@ -10,6 +10,7 @@ from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
+from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
 from llamafarm_ray.serving.scaling import DRAIN_S, scaling_options
@@ -28,6 +29,12 @@ SERVE_ENV = {
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llamafarm_ray.serving.cold_start:middlewares",
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
+
+
+_SPARE = 1
+"""Slots beyond ``deployment.max_loras``, for a version that takes another's place."""
+_LOADED_PER_SLOT = 4
+"""Adapters in host memory for each slot: one that comes back from there costs a copy, one from the files a load."""
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -67,6 +74,7 @@ def build(args: dict[str, Any]) -> Any:
         allowed_hosts=(config.deployment.host, *config.deployment.allowed_hosts),
         allowed_origins=config.deployment.allowed_origins,
         otlp_traces_endpoint=_traces(config),
+        room=_room(config.deployment, engine),
     )
     if engine != "vllm":
         from llamafarm_ray.serving.engines import replica  # noqa: PLC0415
@@ -83,8 +91,9 @@ def build(args: dict[str, Any]) -> Any:
 def _limits(deployment: Deployment, engine: EngineName) -> Limits:
     """The limits; the engine's own option says how much it works on at once, where it has one."""
     options = deployment.engine_kwargs
-    num_running = options.get("n_parallel", DEFAULT_N_PARALLEL) if engine == "gguf" else options.get("max_num_seqs")
-    if not isinstance(num_running, int) or isinstance(num_running, bool):
+    given = options.get("n_parallel", DEFAULT_N_PARALLEL) if engine == "gguf" else options.get("max_num_seqs")
+    num_running = _whole(given)
+    if num_running is None:
         return deployment.limits
     return deployment.limits.model_copy(update={"running_requests": num_running})
 
@@ -99,12 +108,34 @@ def _engine_env(config: Config) -> dict[str, str]:
     return {**SERVE_ENV, "HF_HUB_OFFLINE": "1", **tracing_environment(_traces(config), os.environ)}
 
 
+def _room(deployment: Deployment, engine: EngineName) -> Room:
+    """How many adapters there is room for; vLLM's own options say so where they are given."""
+    wait_s = deployment.limits.queue_timeout_s
+    if engine != "vllm":  # what is loaded there is all that there is of it, and may be large
+        return Room(deployment.max_loras, deployment.max_loras + _SPARE, wait_s)
+    slots, loaded = _slots(deployment)
+    return Room(max(1, slots - _SPARE), loaded, wait_s)
+
+
+def _slots(deployment: Deployment) -> tuple[int, int]:
+    """How many slots vLLM has (its ``max_loras``), and how many adapters in memory (``max_cpu_loras``)."""
+    given = deployment.engine_kwargs
+    slots = _whole(given.get("max_loras")) or deployment.max_loras + _SPARE
+    return slots, _whole(given.get("max_cpu_loras")) or _LOADED_PER_SLOT * slots
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
 def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     """The plain values of Ray's LLMConfig."""
     deployment, needs = config.deployment, config.deployment.resources
+    slots, loaded = _slots(deployment)
     engine: dict[str, Any] = {
         "enable_lora": True,
-        "max_loras": deployment.max_loras,
+        "max_loras": slots,
+        "max_cpu_loras": loaded,
         "max_lora_rank": deployment.max_lora_rank,
         "max_num_seqs": deployment.limits.running_requests,
         "enable_log_requests": False,  # the gate logs prompts, where that is asked for

@@ -3,8 +3,9 @@
 A plain ASGI middleware (https://asgi.readthedocs.io). It asks, in this order: are the headers sound, whose key is it
 (:mod:`.access`), has the key anything left (:mod:`.limits`), does the route exist, is the body sound (:mod:`.intake`),
 may the key use that model, which version is meant (and for ``auto``, which model, :mod:`.auto`), whose turn is it
-(:mod:`.turns`). Only then the engine sees the request: the version's engine name in its body, and none of the client's
-headers but the few it needs. The response says
+(:mod:`.turns`), is the version loaded (if it isn't, it is now, and stays until the answer's end:
+:mod:`.adapter_pool`), is the prompt too long. Only then the engine sees the request: the version's engine name in its
+body, and none of the client's headers but the few it needs. The response says
 
 * ``x-llamafarm-model: name:version``,
 * ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model),
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -63,13 +65,16 @@ class Models(Protocol):
     def resolve(self, model: str) -> Target:
         """The version that a name means; raises where nothing of that name is served."""
 
-    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
-        """Resolve a model and have it ready to answer.
+    async def find(self, model: str, caller: Caller | None = None) -> Target:
+        """The version that a request means.
 
         Args:
             model: what the request's body names; without a caller what the router decided (:attr:`Target.routed`).
             caller: who sent the request.
         """
+
+    def use(self, target: Target) -> AbstractAsyncContextManager[None]:
+        """Have a version ready to answer for the time of a block."""
 
     def names(self) -> list[str]:
         """The names a request may use."""
@@ -141,7 +146,7 @@ class Gate:
             self._limits.queue_timeout_s,
             telemetry.queued,
         )
-        self._mirror = Mirror(app, models.prepare, telemetry.finished)
+        self._mirror = Mirror(app, models.use, telemetry.finished)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -190,16 +195,15 @@ class Gate:
             refuse_limits(headers)
         tenant.check(request.routed or body["model"])
         if request.routed is not None:
-            target = await self._models.prepare(request.routed)
+            target = await self._models.find(request.routed)
         else:
-            target = await self._models.prepare(body["model"], caller)
+            target = await self._models.find(body["model"], caller)
         request.span.resolved(target)
         if target.shadow is not None:
             tenant.check(target.shadow.ref)
         body["model"] = target.engine_name
         if self._log_prompts:
             logger.info("%s asks %s: %s", tenant.name, target.ref, json.dumps(body.get("messages", body.get("prompt"))))
-        await check_prompt(self._app, request.scope, body, self._limits)
         await self._forward(request, body, target)
 
     async def _forward(self, request: _Request, body: dict[str, Any], target: Target) -> None:
@@ -209,8 +213,12 @@ class Gate:
         is_answer = request.scope["path"] != "/tokenize"
         usage = Usage(exchange.size_bytes // _BYTES_PER_TOKEN if is_answer else 0)
         try:
-            async with self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn:
+            async with (
+                self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn,
+                self._models.use(target),
+            ):
                 request.span.began()
+                await check_prompt(self._app, request.scope, body, self._limits)
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
                 try:
                     if target.shadow is not None:

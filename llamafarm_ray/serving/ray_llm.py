@@ -2,7 +2,7 @@
 
 It relies on (a test names each, so that an upgrade that moves one fails there):
 
-* ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine.resolve_lora``,
+* ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine._oai_models``, which is vLLM's,
 * ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
 * ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
   ``LLMRouter._get_handle`` and ``_pick_replica``, which pick a replica by it, and ``app`` of what ``serve.ingress``
@@ -14,18 +14,17 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from pathlib import Path
 from typing import Any
 
 from ray import serve
-from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
+from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
 from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
 from ray.llm._internal.serve.core.ingress.router import LLMRouter
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.serve.deployment import Application
 from ray.serve.handle import DeploymentHandle
 
-from llamafarm_ray.errors import LlamaFarmError, UserError
+from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.feedback import FeedbackLog
@@ -38,6 +37,7 @@ from llamafarm_ray.serving.rollouts.windows import Report
 from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter
 from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.versions import Served, Versions
+from llamafarm_ray.serving.vllm_adapters import VllmAdapters
 from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
 
@@ -53,7 +53,8 @@ class Replica(LLMServer):  # type: ignore[misc]
     async def __init__(self, llm_config: LLMConfig, *, served: Served, num_cpus: float) -> None:  # type: ignore[misc]
         self._served = served
         self._cpu = CpuMeter(num_cpus)
-        self._versions = Versions(served, self)
+        self._adapters = VllmAdapters(lambda: self.engine._oai_models)  # noqa: SLF001
+        self._versions = Versions(served, self._adapters)
         await self._versions.follow()
         with serve_log_kept():
             await super().__init__(llm_config)
@@ -75,20 +76,6 @@ class Replica(LLMServer):  # type: ignore[misc]
             tracing=self._versions.tracing,
         )
         return for_web_pages(app, self._served.allowed_origins)
-
-    async def load_adapter(self, name: str, folder: Path) -> None:
-        """Give vLLM the adapter in ``folder`` under ``name``.
-
-        Raises:
-            UserError: vLLM refuses it (rank above ``max_lora_rank``, modules it can't adapt, ...).
-        """
-        adapter = DiskMultiplexConfig(
-            model_id=name, max_total_tokens=None, local_path=str(folder), lora_assigned_int_id=0
-        )
-        try:
-            await self.engine.resolve_lora(adapter)
-        except ValueError as error:
-            raise UserError(f"vLLM refuses the adapter {name}: {error}") from None
 
     async def load(self, reference: str) -> str:
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
@@ -112,6 +99,10 @@ class Replica(LLMServer):  # type: ignore[misc]
     async def activity(self) -> Activity:
         """What this replica has loaded and did lately."""
         return self._versions.activity()
+
+    async def loaded(self) -> list[str]:
+        """The engine names of the versions that this replica's engine holds."""
+        return await self._adapters.loaded()
 
 
 class Router(LLMRouter):  # type: ignore[misc]

@@ -45,6 +45,7 @@ __all__ = [
     "applications",
     "http_address",
     "load_everywhere",
+    "loaded",
     "num_loads",
     "replica_placements",
     "user_configs",
@@ -139,6 +140,12 @@ def num_loads(application: str) -> list[dict[str, int]]:
     """How often each replica of a running application loaded each version, by engine name."""
     loads: list[dict[str, int]] = ray.get([_call(replica, "num_loads") for replica in _replicas(application)])
     return loads
+
+
+def loaded(application: str) -> list[list[str]]:
+    """The engine names of the versions that the engine of each replica of a running application holds now."""
+    names: list[list[str]] = ray.get([_call(replica, "loaded") for replica in _replicas(application)])
+    return names
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from llamafarm_ray.serving.activity import RecentRequests
+from llamafarm_ray.serving.adapters import UnloadReason
 from llamafarm_ray.serving.finished import End, FinishedRequest
 from llamafarm_ray.serving.meters import Meters
 from llamafarm_ray.serving.rollouts.windows import RolloutWindows
@@ -65,9 +66,15 @@ class Telemetry:
         self.num_waiting = num_waiting
         self._meters.set("llamafarm_queue_length", num_waiting, {})
 
-    def loaded(self, ref: str) -> None:
-        """Take in that the engine was given an adapter, ``name:version``."""
+    def loaded(self, ref: str, num_loaded: int) -> None:
+        """Take in that the engine was given an adapter, ``name:version``, and how many it has now."""
         self._meters.add("llamafarm_adapter_loads_total", 1, {"model": self._label(ref)})
+        self._meters.set("llamafarm_adapters_loaded", num_loaded, {})
+
+    def unloaded(self, ref: str, num_loaded: int, reason: UnloadReason) -> None:
+        """Take in that the engine freed an adapter, why, and how many it has now."""
+        self._meters.add("llamafarm_adapter_evictions_total", 1, {"model": self._label(ref), "reason": reason})
+        self._meters.set("llamafarm_adapters_loaded", num_loaded, {})
 
     def _label(self, ref: str) -> str:
         if ref not in self._versions:

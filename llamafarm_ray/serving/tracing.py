@@ -36,10 +36,10 @@ class Span:
         """Take in the body that the client sent, once it is known to be sound."""
 
     def resolved(self, target: Target) -> None:
-        """Take in which version is meant, once it is loaded."""
+        """Take in which version is meant."""
 
     def began(self) -> None:
-        """Take in that it is the request's turn at the engine."""
+        """Take in that it is the request's turn at the engine, and that its version is loaded."""
 
     def finished(self, request: FinishedRequest) -> None:
         """Take in how it went."""

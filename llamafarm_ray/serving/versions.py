@@ -8,6 +8,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.activity import Activity
-from llamafarm_ray.serving.adapters import AdapterEngine, AdapterLoader
+from llamafarm_ray.serving.adapter_pool import AdapterPool
+from llamafarm_ray.serving.adapters import AdapterEngine, Room
 from llamafarm_ray.serving.measured import Kept, Latencies
 from llamafarm_ray.serving.meters import RayMeters
+from llamafarm_ray.serving.needs import need_of
 from llamafarm_ray.serving.offers import WRITES, Offers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.actor import controller_actor, start_controller
@@ -31,7 +34,7 @@ from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
 from llamafarm_ray.serving.selection import Offer
 from llamafarm_ray.serving.telemetry import Telemetry
-from llamafarm_ray.serving.tracing import open_tracing
+from llamafarm_ray.serving.tracing import Tracing, open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -45,6 +48,8 @@ _MEASURE_S = 2.0
 """How old the latencies may be that a model is chosen by."""
 _ASK_S = 1.0
 """How long a request for ``auto`` waits for the latencies of the other replicas."""
+_SWAP_S = 600.0
+"""How long a version that was loaded for a swap waits for its alias: as long as the other replicas may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +64,11 @@ class Served:
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
         log_prompts: whether prompts are logged, and part of traces.
+        room: how many adapters each engine has room for.
         allowed_hosts: names in the public DNS that requests without a key may call this server by.
         allowed_origins: origins whose web pages may read answers.
         otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
+        room: how many adapters each engine has room for.
     """
 
     home: str
@@ -74,6 +81,7 @@ class Served:
     allowed_hosts: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     otlp_traces_endpoint: str | None = None
+    room: Room = field(default_factory=Room)
 
     def cold_start(self) -> dict[str, Any]:
         """What must be known of an application to answer, or hold back, requests while no replica of it runs.
@@ -127,7 +135,14 @@ class Versions:
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
         self.telemetry = Telemetry(RayMeters(), windows)
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
-        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded, self.tracing)
+        self._pool = AdapterPool(
+            engine,
+            Files(self._content, self._view, self.tracing),
+            served.room,
+            need=lambda target: need_of(target, self._view.state),
+            watch=self.telemetry,
+            tracing=self.tracing,
+        )
         self._offers = Offers(served.base_name, served.base_digest, kinds)
         self._latencies = Kept(self._measure, _MEASURE_S)
         self._application = ""
@@ -137,6 +152,7 @@ class Versions:
 
     async def follow(self) -> None:
         """Follow the registry."""
+        self._view.on_change = self._pool.registry_changed
         await self._view.start()
 
     async def preload(self, application: str) -> None:
@@ -209,7 +225,7 @@ class Versions:
         """What this replica has loaded and did lately."""
         return Activity(
             self._served.base_name,
-            tuple(self._loader.loaded),
+            tuple(self._pool.loaded),
             self.telemetry.num_waiting,
             self.telemetry.recent.seen(),
         )
@@ -226,7 +242,7 @@ class Versions:
     @property
     def num_loads(self) -> dict[str, int]:
         """How often each version was loaded, by engine name."""
-        return dict(self._loader.num_loads)
+        return dict(self._pool.num_loads)
 
     def resolve(self, model: str) -> Target:
         """The version that a name means; not for what the router decided.
@@ -236,40 +252,83 @@ class Versions:
         """
         return self._served.resolve(model, self._view, NOBODY)
 
-    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
-        """Resolve a request's model, or what the router decided, and have it ready to answer.
+    async def find(self, model: str, caller: Caller | None = None) -> Target:
+        """The version that a request means, or that the router decided on; an unknown one is asked for once more.
 
         Raises:
             NotFoundError: no such model is served here.
         """
         try:
-            target = self._served.resolve(model, self._view, caller)
+            return self._served.resolve(model, self._view, caller)
         except NotFoundError:
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
             with contextlib.suppress(RayError), self.tracing.step("read registry"):
                 await self._view.refresh()  # without the registry, what is known stands
-            target = self._served.resolve(model, self._view, caller)
-        await self._loader.ensure(target)
+            return self._served.resolve(model, self._view, caller)
+
+    def use(self, target: Target) -> AbstractAsyncContextManager[None]:
+        """Have a version ready to answer for the time of a block, see :meth:`.adapter_pool.AdapterPool.use`."""
+        return self._pool.use(target)
+
+    async def prepare(self, model: str) -> Target:
+        """Have a version loaded that requests are expected for.
+
+        Raises:
+            LlamaFarmError: it can't be served here.
+        """
+        target = await self.find(model)
+        await self._pool.load(target)
         return target
 
     async def load(self, reference: str) -> str:
-        """Have a version ready; its engine name. Called on every replica before an alias moves.
+        """Have a version ready; its engine name. Called on every replica before an alias moves, and kept until then.
 
         Raises:
             LlamaFarmError: it can't be served here.
         """
         await self._view.refresh()
-        return (await self.prepare(reference)).engine_name
+        target = await self.find(reference)
+        await self._pool.load(target, hold_s=_SWAP_S)
+        return target.engine_name
 
     def names(self) -> list[str]:
         """The names a request may use."""
         return served_models(self._view.state, base_name=self._served.base_name, base_digest=self._served.base_digest)
 
-    def _pull(self, target: Target) -> Path:
+
+class Files:
+    """Adapters' files on this node.
+
+    Args:
+        content: where they are stored.
+        view: the registry, whose policies may ask for signatures.
+        tracing: where spans of pulls go.
+    """
+
+    def __init__(self, content: ContentStore, view: RegistryView, tracing: Tracing) -> None:
+        self._content = content
+        self._view = view
+        self._tracing = tracing
+
+    async def pull(self, target: Target) -> Path:
         """The verified files of an adapter, their signature too where a policy asks for one."""
+        with self._tracing.step("pull adapter", target):
+            return await asyncio.to_thread(self._pull, target)
+
+    def _pull(self, target: Target) -> Path:
         record = self._view.state.resolve(ModelRef.parse(target.ref))
-        folder = self._content.pull(Digest(record.registered.manifest))
-        check_policies(self._view.state, self._content, record, folder)
+        digest = Digest(record.registered.manifest)
+        folder = self._content.pull(digest)
+        try:
+            check_policies(self._view.state, self._content, record, folder)
+        except BaseException:
+            self._content.release(digest)
+            raise
         return folder
+
+    def release(self, target: Target) -> None:
+        """Let the files be evicted from this node's cache."""
+        if target.digest is not None:
+            self._content.release(target.digest)

@@ -85,6 +85,10 @@ class Engine(Protocol):
     def writes(self) -> bool:
         """Whether it writes text; otherwise it gives texts vectors."""
 
+    @property
+    def loaded(self) -> list[str]:
+        """The names that answer, the base model's among them, sorted."""
+
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Have the version in ``folder`` answer to ``name``."""
 

@@ -203,6 +203,10 @@ class EngineReplica:
         """What this replica has loaded and did lately."""
         return self._versions.activity()
 
+    def loaded(self) -> list[str]:
+        """The engine names of the versions that this replica's engine holds, beside the base model."""
+        return [name for name in self._engine.loaded if name != self._served.base_name]
+
 
 def compose(
     settings: EngineSettings, served: Served, deployment: DeploymentConfig, *, env: Mapping[str, str]

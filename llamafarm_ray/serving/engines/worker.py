@@ -111,3 +111,4 @@ class Worker:
                 self._jobs.popleft()
                 if has_more:
                     self._jobs.append(job)
+            del job  # while the thread waits, a model that is unloaded must not be kept by its last answer

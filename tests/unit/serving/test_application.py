@@ -7,7 +7,8 @@ import pytest
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ClusterError, ConfigError, InputError
 from llamafarm_ray.registry import BaseModel
-from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, build
+from llamafarm_ray.serving.adapters import Room
+from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, _room, build
 from llamafarm_ray.types import Digest
 
 BASE = BaseModel("base", "base", Path("/models/base"), Digest.of(b"x"))
@@ -66,6 +67,26 @@ def test_scaling_reaches_serve_and_takes_the_place_of_a_number():
     assert "num_replicas" not in made
     assert made["autoscaling_config"]["max_replicas"] == 4
     DeploymentConfig(**{name: value for name, value in made.items() if name not in {"name", "ray_actor_options"}})
+
+
+@pytest.mark.parametrize(
+    ("deployment", "slots", "room"),
+    [
+        ({}, (5, 20), Room(in_use=4, loaded=20)),
+        ({"max_loras": 1}, (2, 8), Room(in_use=1, loaded=8)),
+        ({"engine_kwargs": {"max_loras": 8}}, (8, 32), Room(in_use=7, loaded=32)),
+        ({"engine_kwargs": {"max_loras": 1, "max_cpu_loras": 3}}, (1, 3), Room(in_use=1, loaded=3)),
+        ({"limits": {"queue_timeout_s": 5}}, (5, 20), Room(in_use=4, loaded=20, wait_s=5)),
+    ],
+)
+def test_the_engine_has_a_slot_to_spare_and_as_many_adapters_as_the_replica_keeps(deployment, slots, room):
+    made = llm_config(**deployment)["engine_kwargs"]
+    assert (made["max_loras"], made["max_cpu_loras"]) == slots
+    assert _room(parse_config({"deployment": deployment}).deployment, "vllm") == room
+
+
+def test_other_engines_keep_what_is_in_use_and_one_to_spare():
+    assert _room(parse_config({"deployment": {"max_loras": 3}}).deployment, "custom") == Room(in_use=3, loaded=4)
 
 
 def test_the_engine_logs_no_requests():

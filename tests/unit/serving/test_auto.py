@@ -51,7 +51,7 @@ def test_the_best_that_keeps_to_the_limits_answers_and_the_response_says_so(limi
     assert response.status_code == 200, response.text
     assert response.headers["x-llamafarm-model"] == version
     assert response.json()["model"].startswith(f"{version}#")
-    assert server.models.prepared == [version.partition(":")[0]]
+    assert server.models.found == [version.partition(":")[0]]
     (seen,) = server.engine.seen
     assert not [name for name in seen.headers if name.startswith(b"x-llamafarm-")]
 

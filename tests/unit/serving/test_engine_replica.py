@@ -31,6 +31,7 @@ class View:
     def __init__(self, home):
         self._registry = RegistryService(Location(home))
         self.num_refreshed = 0
+        self.on_change = lambda: None
 
     @property
     def state(self):
@@ -42,6 +43,7 @@ class View:
     async def refresh(self):
         self._registry.refresh()
         self.num_refreshed += 1
+        self.on_change()
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +162,10 @@ def test_a_candidate_that_can_not_be_loaded_keeps_no_replica_from_starting(regis
     register(registry, Registration(newer, name="bot", method="adapter", alias="staging"))
     load = Versions.prepare
 
-    async def prepare(self, model, caller=None):
+    async def prepare(self, model):
         if model == "bot:1.1.0":
             raise UserError("it is broken")
-        return await load(self, model, caller)
+        return await load(self, model)
 
     monkeypatch.setattr(Versions, "prepare", prepare)
 
@@ -171,6 +173,28 @@ def test_a_candidate_that_can_not_be_loaded_keeps_no_replica_from_starting(regis
         replica = await replica_of(registry, base, "bot:1.0.0")
         assert [name.partition("#")[0] for name in replica.num_loads()] == ["bot:1.0.0"]
         assert (await ask(replica, "bot:1.0.0")).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_the_version_that_an_alias_left_is_unloaded_and_its_files_may_be_evicted(registry, base, tmp_path):
+    method, model = wrapped(base, "adapter")
+    method.save(model, trained(model), tmp_path)
+    register(registry, Registration(tmp_path, name="bot", method="adapter"))
+
+    async def scenario():
+        replica = await replica_of(registry, base, "bot@production")
+        (former,) = replica.loaded()
+        latest = await replica.load("bot:1.1.0")
+        assert replica.loaded() == sorted([former, latest])
+        registry.promote("bot:1.1.0", "production")
+        await replica._versions._view.refresh()
+        async with asyncio.timeout(1):
+            while replica.loaded() != [latest]:  # noqa: ASYNC110 - of an engine that tells nobody
+                await asyncio.sleep(0.01)
+        assert (await ask(replica, "bot")).headers["x-llamafarm-model"] == "bot:1.1.0"
+        in_use = {cached.digest for cached in replica._versions._content.cached() if cached.in_use}
+        assert in_use == {registry.resolve("bot:1.1.0").registered.manifest}
 
     asyncio.run(scenario())
 

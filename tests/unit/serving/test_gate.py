@@ -5,7 +5,7 @@ import logging
 
 import httpx
 import pytest
-from gate import BOT, CHAT, ONE, Server
+from gate import BOT, CHAT, ONE, Engine, Server
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.gate import MODEL_ROUTES
@@ -25,6 +25,23 @@ def test_the_engine_sees_the_versions_own_name_and_the_client_is_told(route):
     assert (seen.path, seen.body) == (route, {**body_for(route, n=1), "model": BOT})
     assert response.headers["x-llamafarm-model"] == "bot:1.0.0"
     assert response.headers["x-llamafarm-digest"] == ONE
+
+
+@pytest.mark.parametrize("path", sorted(MODEL_ROUTES))
+def test_the_version_is_kept_loaded_until_the_answers_end(path):
+    kept = []
+
+    class Watching(Engine):
+        async def _answer(self, *args):
+            kept.append(dict(server.models.in_use))
+            await super()._answer(*args)
+            kept.append(dict(server.models.in_use))
+
+    server = Server(engine=Watching(), limits=Limits(max_prompt_tokens=9))
+    assert server.post(path, body_for(path, stream=True)).status_code == 200
+    assert kept
+    assert all(names == {BOT: 1} for names in kept)
+    assert server.models.in_use == {BOT: 0}
 
 
 def test_the_base_has_no_digest_header():
@@ -61,7 +78,7 @@ def test_what_the_router_decided_is_not_decided_again():
     response = server.post(
         "/v1/completions", body_for("x", user="ann"), headers={"serve_multiplexed_model_id": decided}
     )
-    assert (server.models.prepared, server.models.callers) == ([decided], [None])
+    assert (server.models.found, server.models.callers) == ([decided], [None])
     assert response.headers["x-llamafarm-variant"] == "candidate"
 
 
@@ -69,7 +86,7 @@ def test_the_routers_choice_counts_more_than_the_body():
     server = Server()
     body = {"model": "bot@production", "prompt": ""}
     server.post("/v1/completions", body, headers={"serve_multiplexed_model_id": BOT})
-    assert server.models.prepared == [BOT]
+    assert server.models.found == [BOT]
 
 
 @pytest.mark.parametrize(

@@ -336,7 +336,7 @@ def test_a_models_name_that_is_none_loads_nothing(name, source):
     got, told, parsed = serve(server, body(json.dumps(sent).encode()), headers=headers)
     assert got in {400, 404}
     assert set(parsed["error"]) == {"message", "type", "param", "code"}
-    assert server.models.prepared == server.engine.seen == []
+    assert server.models.found == server.engine.seen == []
     assert not any(b"\n" in value or b"\r" in value for pair in told.items() for value in pair)
 
 

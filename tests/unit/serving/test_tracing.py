@@ -12,7 +12,9 @@ from gate import BOT, CHAT, ONE, Engine, Server, keyed_state
 from otlp import collecting
 
 from llamafarm_ray.config import Limits
-from llamafarm_ray.serving.adapters import AdapterLoader
+from llamafarm_ray.serving.adapter_pool import AdapterPool
+from llamafarm_ray.serving.adapters import Room
+from llamafarm_ray.serving.needs import Need
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts import Variant
 from llamafarm_ray.serving.tracing import Tracing, open_tracing, traces_endpoint, tracing_environment
@@ -183,20 +185,30 @@ def test_a_load_is_part_of_the_request_that_waits_for_it(collector, tmp_path):
         async def load_adapter(self, _name, _folder):
             pass
 
+        async def pull(self, _target):
+            return tmp_path
+
+        def release(self, _target):
+            pass
+
+        def loaded(self, _ref, _num_loaded):
+            pass
+
     async def scenario():
-        tracing = open_tracing(collector.url)
-        loader = AdapterLoader(Loading(), lambda _: tmp_path, tracing=tracing)
+        tracing, all_of_it = open_tracing(collector.url), Loading()
+        pool = AdapterPool(all_of_it, all_of_it, Room(), need=lambda _: Need.NONE, watch=all_of_it, tracing=tracing)
         target = Target(BOT, "bot:1.0.0", ONE)
         with tracing.request({"method": "POST", "path": "/v1/completions", "headers": []}):
-            await loader.ensure(target)
-            await loader.ensure(target)
+            for _ in range(2):
+                async with pool.use(target):
+                    pass
         await tracing.close()
 
     asyncio.run(scenario())
     by_name = {span.name: span for span in collector.spans}
     assert len(collector.spans) == len(by_name) == 3
     request, load, pull = (by_name[name] for name in ("text_completion", "load adapter", "pull adapter"))
-    assert (load.parent, pull.parent) == (request.span, load.span)
+    assert load.parent == pull.parent == request.span
     assert load.kind == pull.kind == INTERNAL
     assert load.attributes == {"llamafarm.version": "bot:1.0.0", "llamafarm.digest": ONE}
 
