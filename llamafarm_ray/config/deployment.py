@@ -41,12 +41,28 @@ class Resources(Section):
 
 
 class AutoScaling(Section):
-    """How the number of replicas follows the load."""
+    """How the number of replicas follows the load; the names are Ray Serve's."""
 
     min_replicas: int = Field(default=1, ge=0, le=10000, description="Fewest replicas; 0 stops all of them when idle.")
     max_replicas: int = Field(ge=1, le=10000, description="Most replicas.")
+    target_ongoing_requests: float = Field(
+        default=16.0,
+        gt=0,
+        le=1e6,
+        description="Requests at each replica, running and waiting, that are aimed at: more add replicas, fewer take "
+        "them away.",
+    )
+    upscale_delay_s: float = Field(
+        default=30.0, ge=0, le=86400, description="Seconds that replicas must be too few before one is added."
+    )
+    downscale_delay_s: float = Field(
+        default=300.0,
+        ge=0,
+        le=604800,
+        description="Seconds that replicas must be too many before one is stopped, the last one too.",
+    )
     cpu_threshold: float | None = Field(
-        default=None, gt=0, le=100, description="Percent of CPU load that adds a replica."
+        default=None, gt=0, le=100, description="Percent of the replicas' CPUs in use that adds a replica."
     )
 
     def mistakes(self) -> Iterator[Mistake]:
@@ -67,7 +83,10 @@ class Deployment(Section):
     )
     port: int = Field(default=8000, ge=1, le=65535, description="TCP port that is listened on.")
     replicas: int = Field(
-        default=1, ge=1, le=10000, description="Copies of the model that answer; the first number if scaled."
+        default=1,
+        ge=0,
+        le=10000,
+        description="Copies of the model that answer; the first number if scaled, which may be 0 if that scales to 0.",
     )
     resources: Resources = section(Resources, "What each replica needs.")
     engine: EngineName = Field(
@@ -122,6 +141,8 @@ class Deployment(Section):
     def mistakes(self) -> Iterator[Mistake]:
         """The first number of replicas must be one that scaling allows, and there is one way to take over."""
         scaling = self.auto_scaling
+        if scaling is None and self.replicas == 0:
+            yield Mistake(("replicas", "auto_scaling"), "is 0, and without {1} none would ever be started.")
         if scaling is not None and not scaling.min_replicas <= self.replicas <= scaling.max_replicas:
             low, high = scaling.min_replicas, scaling.max_replicas
             yield Mistake(

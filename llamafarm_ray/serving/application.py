@@ -13,6 +13,7 @@ from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
+from llamafarm_ray.serving.scaling import DRAIN_S, scaling_options
 from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
 
@@ -23,6 +24,9 @@ SERVE_ENV = {
     "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
     "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a HAProxy that died is noticed after three of them
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llamafarm_ray.serving.cold_start:middlewares",
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
 
@@ -147,7 +151,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     made: dict[str, Any] = {
         "model_loading_config": {"model_id": base.name, "model_source": str(base.folder)},
         "runtime_env": {"env_vars": env},
-        "deployment_config": {"name": base.name, "num_replicas": deployment.replicas, "ray_actor_options": actor},
+        "deployment_config": {"name": base.name, **scaling_options(deployment), "ray_actor_options": actor},
     }
     bundle: dict[str, float] = {"CPU": needs.cpu or 1}
     if needs.gpu is None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -34,11 +33,12 @@ from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedbac
 from llamafarm_ray.serving.finished import ResponseWatch
 from llamafarm_ray.serving.intake import bound_generation, caller_of, check_headers, check_shape, read_object
 from llamafarm_ray.serving.limits import Account, Accounts
+from llamafarm_ray.serving.listing import ModelList
 from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.rollouts.split import Caller
-from llamafarm_ray.serving.selection import AUTO, CARD_FIELD, Offer, card_of
+from llamafarm_ray.serving.selection import AUTO, Offer
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import Span, Tracing
 from llamafarm_ray.serving.turns import COMPLETION_WEIGHT, Turns
@@ -132,6 +132,7 @@ class Gate:
         self._app = app
         self._routes = frozenset(routes)
         self._models = models
+        self._list = ModelList(models.names, models.describe)
         self._keys = keys
         self._feedback = feedback
         self._telemetry = telemetry
@@ -146,7 +147,6 @@ class Gate:
             telemetry.queued,
         )
         self._mirror = Mirror(app, models.use, telemetry.finished)
-        self._started = int(time.time())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -171,14 +171,8 @@ class Gate:
         tenant = self._keys.tenant(scope["headers"])
         with self._accounts.admitted(tenant.name) as account:
             plain = scope.get("raw_path") in {None, path.encode()}  # a listed path has one spelling
-            if (method, path) == ("GET", "/v1/models"):
-                names = [name for name in self._models.names() if tenant.may_use(name)]
-                await answer(send, 200, {"object": "list", "data": await self._cards(names)})
-            elif method == "GET" and path.startswith("/v1/models/"):
-                name = path.removeprefix("/v1/models/")
-                if name not in self._models.names() or not tenant.may_use(name):
-                    raise NotFoundError(f"The model {name[:120]!r} does not exist.")
-                await answer(send, 200, (await self._cards([name]))[0])
+            if self._list.is_for(method, path):
+                await self._list.answer(path, tenant, send)
             elif method == "POST" and path in self._routes and plain:
                 with self._tracing.request(scope) as span:
                     await self._generate(_Request(span.scope, receive, send, tenant, account, routed, span))
@@ -247,12 +241,6 @@ class Gate:
         await self._feedback.add(record)
         kept = {name: record[name] for name in ("id", "version", "digest")}
         await answer(send, 201, {"object": "feedback", **kept})
-
-    async def _cards(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """OpenAI's objects for models, with what is known of each."""
-        known = await self._models.describe(names)
-        card = {"object": "model", "created": self._started, "owned_by": "llamafarm"}
-        return [{"id": name, **card, **({CARD_FIELD: card_of(known[name])} if name in known else {})} for name in names]
 
     def _closing(self, receive: Receive) -> Receive:
         async def closing() -> Message:

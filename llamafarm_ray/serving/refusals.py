@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from llamafarm_ray.errors import AccessDeniedError, InputError, UserError
+from llamafarm_ray.errors import AccessDeniedError, InputError, LlamaFarmError, UserError
 
 __all__ = [
     "BodyTooLargeError",
+    "ColdStartError",
     "HeadersTooLargeError",
     "HostError",
     "LimitError",
@@ -70,4 +71,20 @@ class LimitError(UserError):
 
     def __init__(self, message: str, *, retry_after_s: float, hint: str = "") -> None:
         super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class ColdStartError(LlamaFarmError):
+    """No replica runs yet, and no more requests wait for it, or not for longer.
+
+    Args:
+        message: what is too much.
+        retry_after_s: seconds until asking again makes sense.
+    """
+
+    code = "model_starting"
+    http_status = 503
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, hint="Ask again later.")
         self.retry_after_s = retry_after_s

@@ -5,6 +5,7 @@ private parts it relies on (a test names each, so that an upgrade that moves one
 
 * ``serve.context._get_global_client``, which knows where a running Serve listens and its replicas' actors, and
   ``_disconnect``, which makes it look for Serve anew,
+* ``GlobalState.actor_table``, which says which actors are placed on a node,
 * ``handle_request`` of those actors, which takes a pickled ``RequestMetadata``. (Ray's own ``broadcast`` builds its
   router on the calling thread when that thread looks too early, and fails there for want of an event loop.)
 """
@@ -24,8 +25,9 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray._private.state import state as cluster_state
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.serve._private.common import ReplicaState, RequestMetadata
+from ray.serve._private.common import ReplicaID, ReplicaState, RequestMetadata
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.context import _disconnect, _get_global_client
 from ray.serve.exceptions import RayServeException
@@ -45,6 +47,8 @@ __all__ = [
     "load_everywhere",
     "loaded",
     "num_loads",
+    "replica_placements",
+    "user_configs",
 ]
 
 logger = logging.getLogger(__name__)
@@ -64,10 +68,42 @@ def http_address() -> tuple[str, int] | None:
     return (client.http_config.host, client.http_config.port) if client is not None else None
 
 
+def user_configs() -> dict[str, dict[str, Any]]:
+    """The ``user_config`` of each application of the connected Serve that has one, by route prefix."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    found = client.get_serve_details()["applications"].values() if client is not None else ()
+    return {
+        application["route_prefix"]: deployment["deployment_config"]["user_config"]
+        for application in found
+        for deployment in application["deployments"].values()
+        if application["route_prefix"] and deployment["deployment_config"].get("user_config")
+    }
+
+
+def replica_placements() -> tuple[set[str], set[str]]:
+    """The replicas that no node has a place for, by actor name, and the deployments (``application#name``) with places.
+
+    A replica that is placed may be starting, or finishing what is under way before it goes.
+    """
+    pending, placed = set(), set()
+    for actor_state in ("PENDING_CREATION", "ALIVE"):
+        for actor in cluster_state.actor_table(None, None, actor_state).values():
+            name = actor["Name"]
+            if not ReplicaID.is_full_id_str(name):
+                continue
+            if actor_state == "PENDING_CREATION" and not actor["Address"]["Port"]:
+                pending.add(name)
+            else:
+                deployment = ReplicaID.from_full_id_str(name).deployment_id
+                placed.add(f"{deployment.app_name}#{deployment.name}")
+    return pending, placed
+
+
 def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOAD_S) -> list[str]:
     """Load a version on every running replica of an application; the engine names, one a replica.
 
-    A replica that dies meanwhile is passed over: the one that takes its place asks the registry when it starts.
+    A replica that dies meanwhile is passed over: the one that takes its place asks the registry when it starts. So does
+    the first one of an application that is scaled to zero: there are no names, and that is fine.
 
     Raises:
         DeploymentError: the application isn't running, or a replica could not load it in time.
@@ -77,6 +113,8 @@ def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOA
     while time.monotonic() < deadline:
         replicas = _replicas(application)
         if not replicas:
+            if _is_scaled_to_zero(application):
+                return []
             break
         try:
             calls = [_call(replica, "load", reference) for replica in replicas]
@@ -250,6 +288,16 @@ def _details(application: dict[str, Any]) -> list[dict[str, Any]]:
     """What Serve knows of each replica of a model, in whatever state."""
     deployments = application["deployments"].values()
     return [replica for one in deployments if one["name"] != ROUTER for replica in one["replicas"]]
+
+
+def _is_scaled_to_zero(application: str) -> bool:
+    client = _get_global_client(raise_if_no_controller_running=False)
+    found = client.get_serve_details()["applications"].get(application) if client is not None else None
+    return found is not None and all(
+        deployment["target_num_replicas"] == 0
+        for deployment in found["deployments"].values()
+        if deployment["name"] != ROUTER
+    )
 
 
 def _call(replica: str, method: str, *args: object) -> ray.ObjectRef[Any]:

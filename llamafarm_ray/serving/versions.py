@@ -83,6 +83,24 @@ class Served:
     otlp_traces_endpoint: str | None = None
     room: Room = field(default_factory=Room)
 
+    def cold_start(self) -> dict[str, Any]:
+        """What must be known of an application to answer, or hold back, requests while no replica of it runs.
+
+        Plain values, for Serve's ``user_config``; :class:`llamafarm_ray.serving.cold_start.WaitingRoom` reads them.
+        """
+        settings = {
+            "home": self.home,
+            "base_name": self.base_name,
+            "base_digest": str(self.base_digest),
+            "require_key": self.require_key,
+            "allowed_hosts": list(self.allowed_hosts),
+            "allowed_origins": list(self.allowed_origins),
+            "max_body_bytes": self.limits.max_body_bytes,
+            "max_requests": self.limits.cold_start_requests,
+            "timeout_s": self.limits.cold_start_timeout_s,
+        }
+        return {"llamafarm": settings}
+
     def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
         """The target of a request's ``model``, or without a caller of what the router decided.
 
@@ -146,10 +164,32 @@ class Versions:
         Raises:
             LlamaFarmError: one of these versions can't be served.
         """
+        for reference in self._also_wanted():
+            try:
+                await self.prepare(reference)
+            except LlamaFarmError as error:  # a rollout's controller finds that out too, and ends it
+                logger.warning("%s is not loaded: %s", reference, error)
         for reference in self._served.preload:
             await self.prepare(reference)
         self._application = application
         self._starting = asyncio.create_task(self._start_controller(application))
+
+    def _also_wanted(self) -> list[str]:
+        """What requests will ask for, beside ``preload``: both sides of rollouts, and aliases of what is preloaded.
+
+        The versions that aliases point at may have been others when the application was deployed.
+        """
+        state = self._view.state
+        wanted = [
+            f"{rollout.model}:{version}"
+            for rollout in state.rollouts_under_way()
+            for version in (rollout.baseline, rollout.candidate)
+            if state.version(rollout.model, version).registered.base_digest == self._served.base_digest
+        ]
+        for name in {ModelRef.parse(reference).name for reference in self._served.preload}:
+            record = state.models.get(name)
+            wanted += [f"{name}:{moves[-1].version}" for moves in record.aliases.values()] if record else []
+        return list(dict.fromkeys(wanted))
 
     async def _start_controller(self, application: str) -> None:
         """Requests are answered without."""

@@ -205,19 +205,22 @@ def _short_temporary_folder() -> str:
 
 
 def _proxy_environment(folder: Path) -> dict[str, str]:
-    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet."""
-    ports = secrets.SystemRandom().randrange(20000, 29000, 50)
+    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet.
+
+    None of the ports is one that the system gives to outgoing connections (32768 and up): they are bound seconds later.
+    """
+    ports = secrets.SystemRandom().randrange(20000, 29000, 100)
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports + 49),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports + 1),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports + 2),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports + 3),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports + 99),
     }
 
 

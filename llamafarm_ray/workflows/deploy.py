@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -261,7 +262,8 @@ def undeploy(registry: RegistryApi, cluster: ClusterInfo, url: str) -> None:
     if recorded is not None and recorded.url == url:
         registry.submit(RemoveDeployment(recorded), reason="stopped")
     if not cluster.started_here:
-        serve.delete(APPLICATION)
+        with contextlib.suppress(TimeoutError):  # answers under way take longer; the replicas go when they have ended
+            serve.delete(APPLICATION)
         stop_controller(registry.home.uri, APPLICATION)
 
 
@@ -305,9 +307,10 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
     from llamafarm_ray.serving.replicas import load_everywhere  # noqa: PLC0415
 
     quiet()
-    load_everywhere(deployment.application, record.ref)
+    loaded = load_everywhere(deployment.application, record.ref)
     registry.promote(record.ref, alias, reason="swap-adapter")
-    _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
+    if loaded:  # asking would start an application that is scaled to zero
+        _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
     return record
 
 

@@ -95,6 +95,9 @@ class Engine(Protocol):
     async def unload_adapter(self, name: str) -> None:
         """Free a version; answers under way are written to their end."""
 
+    def check_health(self) -> None:
+        """Do nothing while answers can be computed; raise where they never will again in this process."""
+
     def max_model_len(self, name: str) -> int | None:
         """The most tokens that a prompt and its answer may have together; ``None``: no bound is known."""
 

@@ -94,6 +94,9 @@ class GgufEngine:
         """
         self._models[name] = await asyncio.to_thread(self._version, gguf_file(folder))
 
+    def check_health(self) -> None:
+        """See ``Engine.check_health``: a server that died is started anew by the next request."""
+
     async def unload_adapter(self, name: str) -> None:
         """See ``Engine.unload_adapter``.
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UserError
+from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, NotFoundError, UserError
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
 from llamafarm_ray.serving.engines.worker import Worker
 
@@ -72,6 +72,15 @@ class InProcessEngine:
     def loaded(self) -> list[str]:
         """The names that answer, sorted."""
         return sorted(self._models)
+
+    def check_health(self) -> None:
+        """Do nothing while answers can be computed.
+
+        Raises:
+            DeploymentError: they can't, and never will again in this process.
+        """
+        if self._worker.is_dead:
+            raise DeploymentError("The engine's thread has ended.", hint="The replica's log says why.")
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """See ``Engine.load_adapter``.

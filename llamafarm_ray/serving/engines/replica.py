@@ -26,6 +26,7 @@ from llamafarm_ray.serving.gate import Gate, Models
 from llamafarm_ray.serving.intake import ROUTED_HEADER
 from llamafarm_ray.serving.offers import VECTORS, WRITES
 from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter, scaling_options
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import Tracing
 from llamafarm_ray.serving.versions import Served, Versions
@@ -159,10 +160,12 @@ class EngineReplica:
     Args:
         settings: of the engine.
         served: what is served.
+        num_cpus: what the replica has of them.
     """
 
-    async def __init__(self, settings: EngineSettings, served: Served) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, settings: EngineSettings, served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         self._served = served
+        self._cpu = CpuMeter(num_cpus)
         self._engine = await asyncio.to_thread(open_engine, settings)
         self._versions = Versions(served, self._engine, WRITES if self._engine.writes else VECTORS)
         await self._versions.follow()
@@ -180,6 +183,17 @@ class EngineReplica:
     async def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
         """What this replica saw of a rollout in windows that ended after a time."""
         return self._versions.rollout_report(rollout, after)
+
+    def check_health(self) -> None:
+        """Fail where nothing can be answered any more: Serve then replaces this replica."""
+        self._engine.check_health()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's autoscaler gets to know beside the number of requests, which it counts itself."""
+        return {CPU_METRIC: await asyncio.to_thread(self._cpu.percent)}
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Nothing: the settings are for who holds requests back while no replica runs, see :mod:`..cold_start`."""
 
     def num_loads(self) -> dict[str, int]:
         """How often this replica loaded each version, by engine name."""
@@ -215,8 +229,9 @@ def compose(
         actor["memory"] = needs.memory.num_bytes
     made = serve.deployment(
         name=settings.base_name,
-        num_replicas=deployment.replicas,
+        **scaling_options(deployment),
+        user_config=served.cold_start(),
         max_ongoing_requests=limits.running_requests + limits.queued_requests,  # the gate refuses what is over that
         ray_actor_options=actor,
     )
-    return made(serve.ingress()(EngineReplica)).bind(settings, served)
+    return made(serve.ingress()(EngineReplica)).bind(settings, served, needs.cpu or 1)

@@ -59,6 +59,16 @@ def test_llama_cpp_gets_as_many_requests_as_it_has_slots(options, num_running):
     assert _limits(deployment, "gguf").running_requests == num_running
 
 
+def test_scaling_reaches_serve_and_takes_the_place_of_a_number():
+    from ray.serve._private.config import DeploymentConfig
+
+    scaling = {"min_replicas": 0, "max_replicas": 4, "cpu_threshold": 80}
+    made = llm_config(auto_scaling=scaling)["deployment_config"]
+    assert "num_replicas" not in made
+    assert made["autoscaling_config"]["max_replicas"] == 4
+    DeploymentConfig(**{name: value for name, value in made.items() if name not in {"name", "ray_actor_options"}})
+
+
 @pytest.mark.parametrize(
     ("deployment", "slots", "room"),
     [

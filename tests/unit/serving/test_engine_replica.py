@@ -10,13 +10,16 @@ from method_models import randomise, reload, trained, wrapped
 from ray import serve
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.errors import NotFoundError
+from llamafarm_ray.errors import NotFoundError, UserError
 from llamafarm_ray.registry import RegistryService, find_base
+from llamafarm_ray.registry.commands import StartRollout
+from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving import versions
 from llamafarm_ray.serving.engines.replica import EngineReplica, EngineSettings
 from llamafarm_ray.serving.rollouts.split import NOBODY
-from llamafarm_ray.serving.versions import Served
+from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import Location
+from llamafarm_ray.types import ModelRef
 from llamafarm_ray.workflows.register import Registration, register
 
 PROMPT = "The capital of France"
@@ -57,6 +60,16 @@ def adapter(base, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def newer(base, tmp_path_factory):
+    """Another version of it."""
+    method, model = wrapped(base, "adapter")
+    randomise(model)
+    folder = tmp_path_factory.mktemp("newer")
+    method.save(model, {name: 2 * value for name, value in trained(model).items()}, folder)
+    return folder
+
+
 @pytest.fixture
 def registry(tmp_path, adapter):
     registry = RegistryService(Location(tmp_path / "home"))
@@ -80,7 +93,7 @@ async def replica_of(registry, base, *preload):
     found = find_base(str(base), registry)
     replica = EngineReplica.__new__(EngineReplica)
     served = Served(registry.home.uri, found.name, found.digest, preload)
-    await replica.__init__(EngineSettings("transformers", found.name, found.folder), served)
+    await replica.__init__(EngineSettings("transformers", found.name, found.folder), served, num_cpus=1)
     return replica
 
 
@@ -125,6 +138,41 @@ def test_a_version_registered_later_is_found_and_loaded_once(registry, base, ada
         assert list(replica.num_loads().values()) == [1]
         with pytest.raises(NotFoundError):
             await replica.load("never")
+
+    asyncio.run(scenario())
+
+
+def test_a_new_replica_has_loaded_what_aliases_and_rollouts_need(registry, base, adapter, newer):
+    register(registry, Registration(newer, name="bot", method="adapter", alias="staging"))
+    for folder in (adapter, newer):
+        register(registry, Registration(folder, name="other", method="adapter"))
+    registry.promote(ModelRef.parse("other:1.0.0"), "production")
+    plan = CanaryPlan(steps=(Step(percent=5, dwell_s=3600),))
+    registry.submit(StartRollout(ModelRef.parse("other:1.1.0"), "production", plan))
+
+    async def scenario():
+        replica = await replica_of(registry, base, "bot:1.0.0")
+        loaded = {name.partition("#")[0]: num for name, num in replica.num_loads().items()}
+        assert loaded == dict.fromkeys(["bot:1.0.0", "bot:1.1.0", "other:1.0.0", "other:1.1.0"], 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_candidate_that_can_not_be_loaded_keeps_no_replica_from_starting(registry, base, newer, monkeypatch):
+    register(registry, Registration(newer, name="bot", method="adapter", alias="staging"))
+    load = Versions.prepare
+
+    async def prepare(self, model):
+        if model == "bot:1.1.0":
+            raise UserError("it is broken")
+        return await load(self, model)
+
+    monkeypatch.setattr(Versions, "prepare", prepare)
+
+    async def scenario():
+        replica = await replica_of(registry, base, "bot:1.0.0")
+        assert [name.partition("#")[0] for name in replica.num_loads()] == ["bot:1.0.0"]
+        assert (await ask(replica, "bot:1.0.0")).status_code == 200
 
     asyncio.run(scenario())
 

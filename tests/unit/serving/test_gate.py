@@ -3,6 +3,7 @@
 import asyncio
 import logging
 
+import httpx
 import pytest
 from gate import BOT, CHAT, ONE, Engine, Server
 
@@ -275,3 +276,18 @@ def test_no_websocket_is_served():
 
     asyncio.run(server.gate({"type": "websocket", "path": "/v1/chat/completions", "headers": []}, receive, send))
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_an_application_below_a_prefix_knows_its_routes():
+    server = Server()
+
+    async def ask():
+        transport = httpx.ASGITransport(app=server.gate, root_path="/llama")
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            listed = await client.get("/llama/v1/models")
+            answered = await client.post("/llama/v1/chat/completions", json=CHAT)
+            return listed, answered
+
+    listed, answered = asyncio.run(ask())
+    assert (listed.status_code, answered.status_code) == (200, 200)
+    assert server.engine.seen[0].path == "/v1/chat/completions"
