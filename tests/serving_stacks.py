@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -110,28 +111,22 @@ class Server:
         self._process.terminate()
         _, left = psutil.wait_procs(tree, timeout=STOP_S)
         for process in left:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
         self._process = None
 
     def pause(self) -> None:
         """Stop its processes where they are, so that they take nothing from the server that is measured."""
         for process in self._tree():
-            process.suspend()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
 
     def resume(self) -> None:
         """Let them go on."""
         for process in self._tree():
-            process.resume()
-
-    def cpu_s(self) -> dict[str, float]:
-        """Seconds of a core that its processes took so far, by name."""
-        used: dict[str, float] = {}
-        for process in self._tree():
-            times = process.cpu_times()
-            name = process.name()
-            used[name] = used.get(name, 0.0) + times.user + times.system
-        return used
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.resume()
 
     @property
     def _log(self) -> Path:

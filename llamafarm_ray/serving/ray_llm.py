@@ -1,12 +1,9 @@
-"""Ray Serve LLM with direct streaming: with :mod:`.replicas` the only module that touches Ray's private parts.
+"""Ray Serve LLM with direct streaming: with :mod:`.router` and :mod:`.replicas` what touches Ray's private parts.
 
 It relies on (a test names each, so that an upgrade that moves one fails there):
 
 * ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine.resolve_lora``,
 * ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
-* ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
-  ``LLMRouter._get_handle``, which picks a replica by it, and ``app`` of what ``serve.ingress`` makes, the HTTP app that
-  HAProxy asks and that gets the client's session header (``RAY_SERVE_SESSION_ID_HEADER_KEY``),
 * ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``.
 """
 
@@ -19,20 +16,16 @@ from typing import Any
 from ray import serve
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
 from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
-from ray.llm._internal.serve.core.ingress.router import LLMRouter
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.serve.deployment import Application
-from ray.serve.handle import DeploymentHandle
 
-from llamafarm_ray.errors import LlamaFarmError, UserError
-from llamafarm_ray.registry.view import RegistryView
+from llamafarm_ray.errors import UserError
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
-from llamafarm_ray.serving.intake import caller_of
 from llamafarm_ray.serving.replicas import ROUTER
-from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.router import Router
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import Location
 
@@ -89,32 +82,6 @@ class Replica(LLMServer):  # type: ignore[misc]
     def num_loads(self) -> dict[str, int]:
         """How often this replica loaded each version, by engine name."""
         return self._versions.num_loads
-
-
-class Router(LLMRouter):  # type: ignore[misc]
-    """Turns the model that a request names into one version, before a replica is picked."""
-
-    async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:  # type: ignore[misc]
-        self._served = served
-        self._view = RegistryView(served.home)
-        await self._view.start()
-        await super().__init__(server=server, base_model_id=served.base_name)
-        self.app.add_middleware(KeepHeaders)
-
-    def _get_multiplexed_model_id(self, request_body: dict[str, Any] | None) -> str:
-        """The decision for the trusted header; nothing where the replica shall answer with an error."""
-        body = request_body or {}
-        model = body.get("model")
-        if not isinstance(model, str):
-            return ""
-        try:
-            return self._served.resolve(model, self._view, caller_of(request_headers(), body)).routed
-        except LlamaFarmError:
-            return ""
-
-    def _get_handle(self, multiplexed_model_id: str) -> DeploymentHandle:
-        """Pick a replica by the engine name alone: both sides of a rollout find the replicas that have it loaded."""
-        return super()._get_handle(multiplexed_model_id.partition(";")[0])
 
 
 def compose(llm_config: LLMConfig, served: Served) -> Application:

@@ -1,6 +1,6 @@
 """Serving's numbers, beside bare vLLM and stock Ray Serve LLM with the same model, engine arguments and requests.
 
-Run ``make bench BENCH=serving``; with ``ARGS=--quick`` to see that it works, with ``ARGS="--parts start,zipf"`` for some
+Run ``make bench BENCH=serving``; with ``ARGS=--quick`` to see that it works, with ``ARGS="--parts zipf"`` for some
 of it. The servers take turns every few seconds; those that are not measured are stopped meanwhile (SIGSTOP), so that
 they take nothing of the machine. Requests come from a process of its own (tests/load_generator.py), the same for all.
 The last line is one JSON object:

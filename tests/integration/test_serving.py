@@ -234,6 +234,6 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(_get_global_client)
     assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
-    assert all(hasattr(LLMRouter, name) for name in ("_get_multiplexed_model_id", "_get_handle", "app"))
+    assert all(hasattr(LLMRouter, name) for name in ("_get_handle", "_pick_replica", "app"))
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "resolve_lora"))
     assert hasattr(Application, "_with_ingress_request_router")
