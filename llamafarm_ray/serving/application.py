@@ -24,6 +24,9 @@ SERVE_ENV = {
 
 _ENGINE_ENV = {**SERVE_ENV, "HF_HUB_OFFLINE": "1"}
 """What every replica's environment has."""
+_ONE_LOOP_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+"""Keeps Ray Serve's event loop and the application's one: by default each piece of an answer crosses threads. (Engines
+that compute in the replica's process need the loops apart.)"""
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -68,7 +71,7 @@ def build(args: dict[str, Any]) -> Any:
 
     from llamafarm_ray.serving.ray_llm import compose  # noqa: PLC0415
 
-    return compose(LLMConfig(**_llm_config(config, base)), served)
+    return compose(LLMConfig(**_llm_config(config, base)), served, router_env=_ONE_LOOP_ENV)
 
 
 def _limits(deployment: Deployment) -> Limits:
@@ -91,7 +94,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     }
     if deployment.max_model_len is not None:
         engine["max_model_len"] = deployment.max_model_len
-    env = {**_ENGINE_ENV, "VLLM_NO_USAGE_STATS": "1"}
+    env = {**_ENGINE_ENV, **_ONE_LOOP_ENV, "VLLM_NO_USAGE_STATS": "1"}
     actor: dict[str, Any] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes

@@ -10,6 +10,7 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,10 +85,17 @@ class Replica(LLMServer):  # type: ignore[misc]
         return self._versions.num_loads
 
 
-def compose(llm_config: LLMConfig, served: Served) -> Application:
-    """The Serve application: replicas as the ingress, and the router that HAProxy asks for each request."""
+def compose(llm_config: LLMConfig, served: Served, *, router_env: Mapping[str, str]) -> Application:
+    """The Serve application: replicas as the ingress, and the router that HAProxy asks for each request.
+
+    Args:
+        llm_config: of the replicas.
+        served: what is served.
+        router_env: environment variables of the router's process.
+    """
     replicas = _build_direct_streaming_llm_deployment(
         llm_config, deployment_cls=Replica, bind_kwargs={"served": served}, name_prefix=""
     )
-    router = serve.deployment(Router, name=ROUTER, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": dict(router_env)}}
+    router = serve.deployment(Router, name=ROUTER, max_ongoing_requests=1000, ray_actor_options=options)
     return replicas._with_ingress_request_router(router.bind(replicas, served=served))  # noqa: SLF001
