@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 from e2e_tools import BIN, ROOT, environment, free_port, running, wait_for
 
-__all__ = ["own_cluster"]
+__all__ = ["joined", "own_cluster"]
 
 
 @contextmanager
@@ -31,3 +33,26 @@ def own_cluster(num_cpus=4, **variables):
             yield process, reaching | {"RAY_ADDRESS": f"127.0.0.1:{port}"}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def joined(variables, num_cpus=1):
+    """One more node of a cluster, on this machine, for the time of a block; gives its process and its id."""
+    folder = Path(tempfile.mkdtemp(prefix="rn-"))
+    before = _nodes(variables)
+    command = [str(BIN / "ray"), "start", "--block", f"--address={variables['RAY_ADDRESS']}", f"--num-cpus={num_cpus}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]
+    try:
+        with running(command, folder / "start.log", env=variables, cwd=ROOT) as process:
+            while not (new := _nodes(variables) - before):
+                assert process.poll() is None, (folder / "start.log").read_text()
+            yield process, new.pop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _nodes(variables):
+    """The ids of the nodes that are alive."""
+    code = "import ray; ray.init(logging_level='ERROR'); print(*(n['NodeID'] for n in ray.nodes() if n['Alive']))"
+    done = subprocess.run([sys.executable, "-c", code], env=variables, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return set(done.stdout.decode().splitlines()[-1].split())

@@ -49,6 +49,9 @@ from llamafarm_ray.training.stream import read_epoch
 
 __all__ = ["run_worker"]
 
+_NOTICES_EACH_S = 2.0
+"""How often to ask for preemption notices. It takes a round of messages, and Ray itself looks every 5 seconds."""
+
 
 def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's entry point: run the job, and turn whatever goes wrong into an error of ours.
@@ -146,6 +149,7 @@ class _Run:
         self._observers: Observers | None = None
         self._stopped_by_driver = False
         self._saved_for: object = None
+        self._looked_at = time.monotonic()
 
     def run(self) -> dict[str, Any]:
         """Train to the end."""
@@ -225,10 +229,9 @@ class _Run:
             self._reporter.step(seen.progress or progress)
             wishes[1] = float(seen.stop is not None)
         wishes[0] = float(self._heartbeat.stop_asked)
-        notice = ray.train.get_preemption_info()
-        wishes[2] = float(notice is not None and notice != self._saved_for)
-        by_driver, early, preempted = (wish > 0 for wish in self._strategy.sum(wishes))
-        self._saved_for = notice
+        wishes[2] = float(time.monotonic() - self._looked_at > _NOTICES_EACH_S)
+        by_driver, early, look = (wish > 0 for wish in self._strategy.sum(wishes))
+        preempted = look and self._is_preempted()
 
         is_last = state.step == job.num_steps
         improved = False
@@ -241,6 +244,13 @@ class _Run:
             self._checkpoint(state)
         self._stopped_by_driver = by_driver and not is_last
         return by_driver or early
+
+    def _is_preempted(self) -> bool:
+        """Whether there is a notice that no checkpoint was made for. All workers ask together: Ray makes them wait."""
+        notice = ray.train.get_preemption_info()
+        is_new = notice is not None and notice != self._saved_for
+        self._saved_for, self._looked_at = notice, time.monotonic()
+        return is_new
 
     def _validate(self, state: RunState) -> bool:
         """Measure the validation loss. Returns whether the run shall end early."""
