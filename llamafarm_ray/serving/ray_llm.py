@@ -4,6 +4,7 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 
 * ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine.resolve_lora``,
 * ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
+* ``CallbackBase.on_before_node_init`` and ``CallbackCtx.run_init_node``,
 * ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``.
 """
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
 from ray.llm._internal.serve.core.configs.llm_config import DiskMultiplexConfig, LLMConfig
 from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
@@ -31,6 +33,17 @@ from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import Location
 
 __all__ = ["Served", "compose"]
+
+
+class LocalFiles(CallbackBase):  # type: ignore[misc]
+    """Says that the base model, a folder, needs no download.
+
+    To see that for itself, Ray would start a process that imports all of vLLM, and the engine would wait for it.
+    """
+
+    async def on_before_node_init(self) -> None:
+        """Called in a replica before its engine starts."""
+        self.ctx.run_init_node = False
 
 
 class Replica(LLMServer):  # type: ignore[misc]
@@ -93,6 +106,7 @@ def compose(llm_config: LLMConfig, served: Served, *, router_env: Mapping[str, s
         served: what is served.
         router_env: environment variables of the router's process.
     """
+    llm_config.callback_config = CallbackConfig(callback_class=LocalFiles)
     replicas = _build_direct_streaming_llm_deployment(
         llm_config, deployment_cls=Replica, bind_kwargs={"served": served}, name_prefix=""
     )

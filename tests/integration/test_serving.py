@@ -219,6 +219,7 @@ def test_another_port_is_refused_and_what_runs_stays(served, ray_cluster, oracle
 
 
 def test_what_is_relied_on_of_rays_private_parts_is_there():
+    from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackCtx
     from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
     from ray.llm._internal.serve.core.ingress.router import LLMRouter
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
@@ -231,6 +232,8 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(_build_direct_streaming_llm_deployment)
     assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
     assert callable(ReplicaActor.handle_request)
+    assert CallbackCtx().run_init_node
+    assert callable(CallbackBase.on_before_node_init)
     assert callable(_get_global_client)
     assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
