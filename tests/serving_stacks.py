@@ -79,13 +79,15 @@ class Server:
     base: Path
     url: str = ""
     _process: subprocess.Popen[bytes] | None = None
+    _seen: set[psutil.Process] = field(default_factory=set)
 
     def start(self) -> float:
         """Start it; seconds until it had answered a request."""
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
+        self._seen.clear()
         started = time.perf_counter()
-        with self._log.open("ab") as log:
+        with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 self._command(port),
                 stdin=subprocess.DEVNULL,
@@ -100,7 +102,9 @@ class Server:
                 self.stop()
                 raise SystemExit(f"{type(self).__name__} does not answer:\n{tail}")
             time.sleep(0.05)
-        return time.perf_counter() - started
+        seconds = time.perf_counter() - started
+        self._settle()
+        return seconds
 
     def stop(self) -> None:
         """End it and all that it started."""
@@ -109,7 +113,7 @@ class Server:
         self.resume()
         tree = self._tree()
         self._process.terminate()
-        _, left = psutil.wait_procs(tree, timeout=STOP_S)
+        _, left = psutil.wait_procs(tree, timeout=STOP_S)  # also those whose parent has died
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -133,8 +137,13 @@ class Server:
         return self.folder / f"{type(self).__name__}.log"
 
     def _tree(self) -> list[psutil.Process]:
-        found = psutil.Process(self._process.pid)
-        return [found, *found.children(recursive=True)]
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found = psutil.Process(self._process.pid)
+            self._seen.update([found, *found.children(recursive=True)])
+        return [process for process in self._seen if process.is_running()]
+
+    def _settle(self) -> None:
+        """Wait for what is still done after the first answer."""
 
     def _answers(self) -> bool:
         body = {"model": BASE, "prompt": "A llama", "max_tokens": 1}
@@ -196,6 +205,13 @@ class Ours(Server):
             encoding="utf-8",
         )
         return [sys.executable, "-m", "llamafarm_ray", "models", "deploy", "--config", str(config), "--json"]
+
+    def _settle(self) -> None:
+        told = time.monotonic()
+        while '"base_model"' not in self._log.read_text(errors="replace"):  # the command's result
+            if self._process.poll() is not None or time.monotonic() - told > READY_S:
+                raise SystemExit(f"The deployment failed:\n{self._log.read_text(errors='replace')[-4000:]}")
+            time.sleep(0.1)
 
 
 @dataclass
