@@ -30,6 +30,9 @@ SERVE_ENV = {
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
 
+_ONE_LOOP_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
+"""Keeps Ray Serve's event loop and the application's one: by default each piece of an answer crosses threads. (Engines
+that compute in the replica's process need the loops apart.)"""
 
 _SPARE = 1
 """Slots beyond ``deployment.max_loras``, for a version that takes another's place."""
@@ -85,7 +88,7 @@ def build(args: dict[str, Any]) -> Any:
 
     from llamafarm_ray.serving.ray_llm import compose  # noqa: PLC0415
 
-    return compose(LLMConfig(**_llm_config(config, base)), served)
+    return compose(LLMConfig(**_llm_config(config, base)), served, router_env=_ONE_LOOP_ENV)
 
 
 def _limits(deployment: Deployment, engine: EngineName) -> Limits:
@@ -144,7 +147,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
         engine["max_model_len"] = deployment.max_model_len
     if (traces := _traces(config)) is not None:
         engine["otlp_traces_endpoint"] = traces
-    env = {**_engine_env(config), "VLLM_NO_USAGE_STATS": "1"}
+    env = {**_engine_env(config), **_ONE_LOOP_ENV, "VLLM_NO_USAGE_STATS": "1"}
     actor: dict[str, Any] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes

@@ -1,12 +1,10 @@
-"""Ray Serve LLM with direct streaming: with :mod:`.replicas` the only module that touches Ray's private parts.
+"""Ray Serve LLM with direct streaming: with :mod:`.router` and :mod:`.replicas` what touches Ray's private parts.
 
 It relies on (a test names each, so that an upgrade that moves one fails there):
 
 * ``LLMServer.engine``, ``VLLMEngine.build_asgi_app`` and ``VLLMEngine._oai_models``, which is vLLM's,
 * ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
-* ``LLMRouter._get_multiplexed_model_id``, whose answer reaches the replica as a header that clients can't set,
-  ``LLMRouter._get_handle`` and ``_pick_replica``, which pick a replica by it, and ``app`` of what ``serve.ingress``
-  makes, the HTTP app that HAProxy asks and that gets the client's session header (``RAY_SERVE_SESSION_ID_HEADER_KEY``),
+* ``CallbackBase.on_before_node_init`` and ``CallbackCtx.run_init_node``,
 * ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``.
 """
 
@@ -14,28 +12,24 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any
 
 from ray import serve
+from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
 from ray.llm._internal.serve.core.configs.llm_config import LLMConfig
 from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
-from ray.llm._internal.serve.core.ingress.router import LLMRouter
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.serve.deployment import Application
-from ray.serve.handle import DeploymentHandle
 
-from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
-from llamafarm_ray.serving.intake import caller_of
 from llamafarm_ray.serving.replica_log import serve_log_kept
 from llamafarm_ray.serving.replicas import ROUTER
-from llamafarm_ray.serving.request_headers import KeepHeaders, request_headers
 from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.router import Router
 from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter
-from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.serving.vllm_adapters import VllmAdapters
 from llamafarm_ray.serving.web_pages import for_web_pages
@@ -44,7 +38,15 @@ from llamafarm_ray.storage import Location
 __all__ = ["Served", "compose"]
 
 
-_PICK_S = 2.0
+class LocalFiles(CallbackBase):  # type: ignore[misc]
+    """Says that the base model, a folder, needs no download.
+
+    To see that for itself, Ray would start a process that imports all of vLLM, and the engine would wait for it.
+    """
+
+    async def on_before_node_init(self) -> None:
+        """Called in a replica before its engine starts."""
+        self.ctx.run_init_node = False
 
 
 class Replica(LLMServer):  # type: ignore[misc]
@@ -105,47 +107,15 @@ class Replica(LLMServer):  # type: ignore[misc]
         return await self._adapters.loaded()
 
 
-class Router(LLMRouter):  # type: ignore[misc]
-    """Turns the model that a request names into one version, before a replica is picked."""
+def compose(llm_config: LLMConfig, served: Served, *, router_env: Mapping[str, str]) -> Application:
+    """The Serve application: replicas as the ingress, and the router that HAProxy asks for each request.
 
-    async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:  # type: ignore[misc]
-        self._served = served
-        self._view = RegistryView(served.home)
-        await self._view.start()
-        await super().__init__(server=server, base_model_id=served.base_name)
-        self.app.add_middleware(KeepHeaders)
-
-    def _get_multiplexed_model_id(self, request_body: dict[str, Any] | None) -> str:
-        """The decision for the trusted header; nothing where the replica shall answer with an error."""
-        body = request_body or {}
-        model = body.get("model")
-        if not isinstance(model, str) or model == AUTO:  # the replica chooses: it knows the key and the limits
-            return ""
-        try:
-            return self._served.resolve(model, self._view, caller_of(request_headers(), body)).routed
-        except LlamaFarmError:
-            return ""
-
-    def _get_handle(self, multiplexed_model_id: str) -> DeploymentHandle:
-        """Pick a replica by the engine name alone: both sides of a rollout find the replicas that have it loaded."""
-        return super()._get_handle(multiplexed_model_id.partition(";")[0])
-
-    async def _pick_replica(self, handle: DeploymentHandle, **options: Any) -> tuple[str, int, str, str | None]:
-        """A replica, or one that HAProxy does not know where none runs any more and HAProxy was not told yet.
-
-        It sends what it does not know to Serve's own proxy, where requests wait for a first replica. Without an answer
-        in five seconds it would refuse the request.
-        """
-        try:
-            async with asyncio.timeout(_PICK_S):
-                picked: tuple[str, int, str, str | None] = await super()._pick_replica(handle=handle, **options)
-                return picked
-        except TimeoutError:
-            return "", 0, "none", None
-
-
-def compose(llm_config: LLMConfig, served: Served) -> Application:
-    """The Serve application: replicas as the ingress, and the router that HAProxy asks for each request."""
+    Args:
+        llm_config: of the replicas.
+        served: what is served.
+        router_env: environment variables of the router's process.
+    """
+    llm_config.callback_config = CallbackConfig(callback_class=LocalFiles)
     bundles = (llm_config.placement_group_config or {})["bundle_per_worker"]
     replicas = _build_direct_streaming_llm_deployment(
         llm_config,
@@ -154,5 +124,6 @@ def compose(llm_config: LLMConfig, served: Served) -> Application:
         name_prefix="",
         override_serve_options={"user_config": served.cold_start()},
     )
-    router = serve.deployment(Router, name=ROUTER, max_ongoing_requests=1000, ray_actor_options={"num_cpus": 0})
+    options = {"num_cpus": 0, "runtime_env": {"env_vars": dict(router_env)}}
+    router = serve.deployment(Router, name=ROUTER, max_ongoing_requests=1000, ray_actor_options=options)
     return replicas._with_ingress_request_router(router.bind(replicas, served=served))  # noqa: SLF001

@@ -92,16 +92,23 @@ class UsageMeter:
 
     def _of_stream(self, message: Message) -> Message:
         """The message with whole events only; what is left of the last one comes with the next message."""
-        self._held += message.get("body", b"")
+        body = message.get("body", b"")
+        if not self._held and body.endswith(_END) and b'"usage"' not in body:  # nearly all messages of vLLM
+            self._count(body)
+            return message
+        self._held += body
         end = len(self._held)
         if message.get("more_body", False) and (end := self._held.rfind(_END) + len(_END)) < len(_END):
             return {**message, "body": b""}
         events, self._held = bytes(self._held[:end]), self._held[end:]
         if b'"usage"' in events:
             events = _END.join(event for event in events.split(_END) if not self._is_hidden(event))
+        self._count(events)
+        return {**message, "body": events}
+
+    def _count(self, events: bytes) -> None:
         if not self._usage.is_exact:
             self._usage.completion_tokens += events.count(b"data: {")
-        return {**message, "body": events}
 
     def _is_hidden(self, event: bytes) -> bool:
         """Take in what an event says of the usage; whether the client shall not see it."""

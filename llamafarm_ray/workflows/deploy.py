@@ -189,8 +189,10 @@ def deploy(
     wanted = config.deployment
     replaced = http_address() is not None and APPLICATION in serve.status().applications
     try:
-        _start_serve(wanted.host, wanted.port, cluster)
-        application = build({**resolved(config), "home": registry.home.uri})
+        with ThreadPoolExecutor(max_workers=1) as pool:  # its imports take seconds, and so does Serve's start
+            building = pool.submit(build, {**resolved(config), "home": registry.home.uri})
+            _start_serve(wanted.host, wanted.port, cluster)
+            application = building.result()
         quiet()  # Ray Serve LLM, which that imports, sets the loggers up anew
         _run(application, lambda: on_progress and on_progress("starting the engine", time.monotonic() - started))
     except (RayError, RuntimeError) as error:

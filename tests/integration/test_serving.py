@@ -233,6 +233,7 @@ def test_another_port_is_refused_and_what_runs_stays(served, ray_cluster, oracle
 
 def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray._private.state import state
+    from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackCtx
     from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
     from ray.llm._internal.serve.core.ingress.router import LLMRouter
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
@@ -253,11 +254,11 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(ReplicaActor.handle_request)
     assert callable(state.actor_table)
     assert ReplicaID.from_full_id_str("SERVE_REPLICA::app#tiny#x").deployment_id.name == "tiny"
+    assert CallbackCtx().run_init_node
+    assert callable(CallbackBase.on_before_node_init)
     assert callable(_get_global_client)
     assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
-    assert all(
-        hasattr(LLMRouter, name) for name in ("_get_multiplexed_model_id", "_get_handle", "_pick_replica", "app")
-    )
+    assert all(hasattr(LLMRouter, name) for name in ("_get_handle", "_pick_replica", "app"))
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start"))
     assert hasattr(Application, "_with_ingress_request_router")
