@@ -3,6 +3,10 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("machines of any speed", deadline=None)
+settings.load_profile("machines of any speed")
 
 
 @pytest.fixture(scope="session")

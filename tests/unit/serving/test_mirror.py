@@ -59,6 +59,9 @@ class Models:
     def names(self):
         return []
 
+    async def describe(self, _names):
+        return {}
+
 
 async def ask(client):
     return await client.post("/v1/completions", json={"model": "bot", "prompt": "hé"})
