@@ -57,7 +57,7 @@ def test_langchain_asks_and_streams(served, expected):
 
 
 def test_langchain_calls_tools(served):
-    chat = langchain(served, seed=7, **DRAWN).bind_tools([TOOL], tool_choice="measure")
+    chat = langchain(served, seed=7, **DRAWN).bind_tools([TOOL], tool_choice="measure", strict=True)
     (call,) = chat.invoke("How tall?").tool_calls
     assert call["name"] == "measure"
     assert call["args"]["unit"] in {"metres", "feet"}
@@ -102,7 +102,7 @@ def test_llama_index_calls_tools(served):
         """Measures a llama."""
         return unit
 
-    llm = llama_index(served, is_function_calling_model=True, additional_kwargs={"seed": 7}, **DRAWN)
+    llm = llama_index(served, is_function_calling_model=True, strict=True, additional_kwargs={"seed": 7}, **DRAWN)
     response = llm.chat_with_tools([FunctionTool.from_defaults(measure)], "How tall?", tool_choice="measure")
     (call,) = llm.get_tool_calls_from_response(response)
     assert (call.tool_name, set(call.tool_kwargs)) == ("measure", {"unit"})
