@@ -27,6 +27,8 @@ from llamafarm_ray.serving.engines.app import ROUTES
 from llamafarm_ray.serving.gate import FEEDBACK_ROUTE, MODEL_ROUTES, OPEN_ROUTES
 from llamafarm_ray.serving.intake import ROUTED_HEADER
 from llamafarm_ray.serving.listing import ModelList
+from llamafarm_ray.serving.measured import Latencies
+from llamafarm_ray.serving.offers import Offers
 from llamafarm_ray.serving.refusals import BodyTooLargeError, ColdStartError
 from llamafarm_ray.serving.resolution import served_models
 from llamafarm_ray.serving.selection import Offer
@@ -41,6 +43,7 @@ _LOOK_AGAIN_S = 2.0
 """How often the applications are looked up, while requests come here."""
 _RETRY_S = 10.0
 """What clients are told: an engine takes from ten seconds to minutes to start."""
+_UNMEASURED = Latencies()
 _MAX_HELD_BYTES = 256 * 1024 * 1024
 """Beyond this no more is read of the bodies of those that wait."""
 
@@ -125,7 +128,8 @@ class Room:
         self._prefix = prefix.rstrip("/")
         self._keys = Keys(lambda: view.state, required=settings["require_key"], allowed_hosts=settings["allowed_hosts"])
         base = {"base_name": settings["base_name"], "base_digest": Digest(settings["base_digest"])}
-        self._models = ModelList(lambda: served_models(view.state, **base), _describe_nothing)
+        self._models = ModelList(lambda: served_models(view.state, **base), self._describe)
+        self._offers = Offers(**base, kinds=())  # what the engine answers is known once it runs
         self._num_waiting = 0
         self._num_bytes = 0
         self.has_space = asyncio.Event()
@@ -152,6 +156,10 @@ class Room:
             await self._wait({**scope, "headers": headers}, receive, send)
         else:
             raise NotFoundError(f"There is no route {method[:20]} {path[:120]!r}.")
+
+    async def _describe(self, names: Iterable[str]) -> dict[str, Offer]:
+        """What the registry says of models; without a replica nothing was measured."""
+        return self._offers.of(names, self.view.state, _UNMEASURED)
 
     def _check_length(self, headers: list[tuple[bytes, bytes]]) -> None:
         length = dict(headers).get(b"content-length", b"0")
@@ -240,11 +248,6 @@ def _user_configs() -> dict[str, dict[str, Any]]:
     from llamafarm_ray.serving.replicas import user_configs  # noqa: PLC0415  (Serve is being imported when this is)
 
     return {prefix: config["llamafarm"] for prefix, config in user_configs().items() if "llamafarm" in config}
-
-
-async def _describe_nothing(names: Iterable[str]) -> dict[str, Offer]:  # noqa: ARG001
-    """Without a replica nothing was measured."""
-    return {}
 
 
 async def _follow(home: str) -> RegistryView:

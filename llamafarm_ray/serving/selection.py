@@ -211,7 +211,9 @@ def _limits(wanted: Wanted) -> Iterator[_Limit]:
 def _of_names(what: str, name: str, names: Callable[[Offer], tuple[str, ...]]) -> _Limit:
     def misses(offer: Offer) -> str:
         known = names(offer)
-        return "" if name.casefold() in (one.casefold() for one in known) else f"is for {', '.join(known) or 'nothing'}"
+        if name.casefold() in (one.casefold() for one in known):
+            return ""
+        return f"is for {', '.join(known)}" if known else "nobody says what it is for"
 
     return _Limit(what, misses, lambda offers: did_you_mean(name, [one for offer in offers for one in names(offer)]))
 

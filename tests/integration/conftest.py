@@ -44,7 +44,9 @@ def served(ray_cluster, tmp_path_factory):
         record = register(registry, Registration(adapter, name="bot", alias="production" if number == 0 else None))
         assert record.ref == f"bot:{version}"
         adapters[record.ref] = adapter
+    tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
     options = {"port": free_port(), "max_lora_rank": 16, "max_loras": 2, "adapters": ["bot@production"]}
+    options["engine_kwargs"] = tools
     with collecting() as collector:
         config = {"base_model": str(base), "deployment": {**options, "otlp_traces_endpoint": collector.url}}
         deployment = deploy(parse_config(config), registry, ray_cluster)

@@ -158,7 +158,12 @@ def test_health_and_the_list_of_models_start_nothing(monkeypatch):
         async with sleeping.client(ANN) as client:
             listed = await client.get("/v1/models")
             assert {"tiny", "bot", "bot@production"} <= {card["id"] for card in listed.json()["data"]}
-            assert (await client.get("/v1/models/bot")).json()["id"] == "bot"
+            bot = (await client.get("/v1/models/bot")).json()
+            assert (bot["id"], bot["llamafarm"]["version"], bot["llamafarm"]["latency_ms"]) == (
+                "bot",
+                "bot:1.0.0",
+                None,
+            )
             assert (await client.get("/v1/models/nope")).status_code == 404
         assert sleeping.proxy.seen == []
 
