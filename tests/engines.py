@@ -71,6 +71,19 @@ class Constant(CustomModel):
             yield Output(ScoredToken(self._token), "length" if index + 1 == params.max_tokens else None)
 
 
+class Slow(CustomModel):
+    """Takes half a second for each token."""
+
+    @classmethod
+    def load(cls, base: Path, version: Path | None):  # noqa: ARG003
+        return cls()
+
+    def generate(self, prompt, params):
+        for index in range(params.max_tokens):
+            time.sleep(0.5)
+            yield Output(ScoredToken(prompt[0]), "length" if index + 1 == params.max_tokens else None)
+
+
 def engine_of(model, tokenizer):
     """An engine in which the base ``tiny`` and the adapter ``bot`` are this model."""
     engine = InProcessEngine("tiny", tokenizer, lambda _: model)

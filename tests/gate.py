@@ -2,6 +2,7 @@
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
 import datetime as dt
 import json
@@ -15,6 +16,8 @@ from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
+from llamafarm_ray.serving.measured import Latencies
+from llamafarm_ray.serving.offers import Offers
 from llamafarm_ray.serving.resolution import resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.windows import RolloutWindows
 from llamafarm_ray.serving.telemetry import Telemetry
@@ -66,23 +69,40 @@ class Models:
 
     def __init__(self, state):
         self.state = state
-        self.prepared, self.callers = [], []
+        self.found, self.callers = [], []
+        self.in_use = collections.Counter()
         self.variant = None
+        self.latencies = Latencies()
+        self._offers = Offers("tiny", BASE)
 
     def resolve(self, model):
         return resolve(model, self.state, base_name="tiny", base_digest=BASE)
 
-    async def prepare(self, model, caller=None):
+    async def find(self, model, caller=None):
         if caller is None:
             target = resolve_routed(model, self.state, base_name="tiny", base_digest=BASE)
         else:
             target = dataclasses.replace(self.resolve(model), variant=self.variant)
-        self.prepared.append(model)
+        self.found.append(model)
         self.callers.append(caller)
         return target
 
+    @contextlib.asynccontextmanager
+    async def use(self, target):
+        self.in_use[target.engine_name] += 1
+        try:
+            yield
+        finally:
+            self.in_use[target.engine_name] -= 1
+
     def names(self):
         return served_models(self.state, base_name="tiny", base_digest=BASE)
+
+    async def describe(self, names):
+        return self._offers.of(names, self.state, self.latencies)
+
+    async def offers(self, caller):
+        return self._offers.to_choose_from(self.state, self.latencies, caller)
 
 
 class CountingMeters:
@@ -208,14 +228,15 @@ class Server:
         home: where feedback goes.
         engine: by default one that answers at once.
         required: whether keys are asked for.
+        allowed_hosts: names that requests without a key may use.
         **options: of the gate.
     """
 
-    def __init__(self, *, state=None, home="memory://gate", engine=None, required=None, **options):
+    def __init__(self, *, state=None, home="memory://gate", engine=None, required=None, allowed_hosts=(), **options):
         self.models = Models(state or models_state())
         self.engine = engine or Engine()
         self.feedback = FeedbackLog(Location(home), linger_s=0.01)
-        keys = Keys(lambda: self.models.state, required=required, now=lambda: NOW)
+        keys = Keys(lambda: self.models.state, required=required, allowed_hosts=allowed_hosts, now=lambda: NOW)
         self.meters = CountingMeters()
         self.telemetry = telemetry(self.meters)
         self.gate = Gate(
@@ -225,7 +246,7 @@ class Server:
     def client(self, key=None):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         transport = httpx.ASGITransport(app=self.gate)
-        return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
     def request(self, method, path, *, key=None, **options):
         """One request, and the response to it."""

@@ -23,9 +23,10 @@ from base_model import build_base_model
 from traffic import Traffic
 
 from llamafarm_ray.cli.evaluate import show_evaluation
+from llamafarm_ray.cli.rollout import show_rollouts
 from llamafarm_ray.cli.terminal import console, errors, stages, table
 from llamafarm_ray.cli.train import loss_line, show_result
-from llamafarm_ray.config import Config, load_config
+from llamafarm_ray.config import Config, Rollout, RolloutGuards, load_config
 from llamafarm_ray.errors import InfrastructureError, LlamaFarmError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.registry import RegistryService, open_registry
@@ -35,12 +36,15 @@ from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.deploy import deploy, swap_adapter, undeploy
 from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
 from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.rollouts import start_rollout
 from llamafarm_ray.workflows.train import TrainingRun
 
 HERE = Path(__file__).resolve().parent
 QUESTIONS: list[dict[str, str]] = json.loads((HERE / "questions.json").read_text(encoding="utf-8"))
 LEAST_GAIN = 5.0
 """By what factor the adapter's perplexity on held-out questions must be below the base's."""
+_ROLLBACK_S = 120.0
+"""How long the canary's rollback may take."""
 
 
 @dataclass
@@ -114,6 +118,7 @@ def run(demo: Demo, cluster: ClusterInfo) -> None:
     serve(demo, cluster)
     compare(demo)
     swap_under_traffic(demo)
+    canary_that_readers_dislike(demo)
     with demo.step("Take the deployment off the record, and stop Ray"):
         undeploy(demo.registry, cluster, _found(demo, "url"))
 
@@ -256,6 +261,41 @@ def swap_under_traffic(demo: Demo) -> None:
         raise InfrastructureError(f"{len(traffic.failures)} requests failed during the swap: {traffic.failures[0]}")
     if before.text == after.text:
         raise InfrastructureError(f"The answer did not change with the version: {after.text!r}")
+
+
+def canary_that_readers_dislike(demo: Demo) -> None:
+    """Give half of the readers the outdated version again; their thumbs send it back, and nobody else has to."""
+    url, name = _found(demo, "url"), demo.config.name
+    changed = next(item for item in QUESTIONS if item["fact"] != item["fact_v2"])
+    plan = Rollout(kind="canary", steps=(50,), guards=RolloutGuards(min_feedback=0.5))
+    command = (
+        f"llamafarm models rollout start {name}:1.0.0 --steps 50 --set deployment.rollout.guards.min_feedback=0.5 && "
+        f"llamafarm models rollout status {name} --watch"
+    )
+    with demo.step("A canary that its readers send back", command) as found, stages() as progress:
+        record = start_rollout(demo.registry, f"{name}:1.0.0", "production", plan, reason="the demo: outdated")
+        started = time.monotonic()
+        with Traffic(url, name, changed["question"], likes=lambda text: changed["fact_v2"] in text) as traffic:
+            while record.status.is_under_way:
+                waited = time.monotonic() - started
+                if waited > _ROLLBACK_S:
+                    raise InfrastructureError(f"The canary was not rolled back within {_ROLLBACK_S:.0f} s.")
+                progress("canary", min(waited / _ROLLBACK_S, 0.99), f"{record.percent:g} % of the readers")
+                time.sleep(0.25)
+                record = demo.registry.refresh().rollout(record.model, record.alias, record.number)
+            seconds = time.monotonic() - started
+            traffic.wait_for(6)
+        after = ask(url, name, changed["question"], max_tokens=40)
+        found["canary"] = {
+            "status": record.status,
+            "reason": record.changes[-1].reason,
+            "versions": traffic.versions,
+            "after": after.text,
+        }
+        found["result"] = f"{record.status.words} after {seconds:.0f} s, {len(traffic.failures)} failed"
+    show_rollouts([record])
+    if traffic.failures:
+        raise InfrastructureError(f"{len(traffic.failures)} requests failed in the canary: {traffic.failures[0]}")
 
 
 def summarise(demo: Demo, seconds: float) -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from collections import Counter
+from collections.abc import Callable
 from typing import Self
 
+import httpx
+
 from llamafarm_ray.errors import InfrastructureError, LlamaFarmError
-from llamafarm_ray.workflows.chat import ask
+from llamafarm_ray.workflows.chat import Answer, ask
 
 __all__ = ["Traffic"]
 
@@ -23,14 +27,24 @@ class Traffic:
         model: the name that is asked.
         question: what is asked.
         num_clients: how many ask at the same time.
+        likes: whether the reader is content with an answer, and says so with a thumb up or down; None: says nothing.
 
     Attributes:
         failures: what failed requests said.
         answered: answers by version, ``{"bot:1.0.0": 12}``.
     """
 
-    def __init__(self, url: str, model: str, question: str, *, num_clients: int = 3) -> None:
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        question: str,
+        *,
+        num_clients: int = 3,
+        likes: Callable[[str], bool] | None = None,
+    ) -> None:
         self._ask = (url, model, question)
+        self._likes = likes
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(num_clients)]
@@ -76,10 +90,24 @@ class Traffic:
         url, model, question = self._ask
         while not self._stop.is_set():
             try:
-                version = ask(url, model, question, max_tokens=24).headers["x-llamafarm-model"]
-            except LlamaFarmError as error:
+                # Each question is another reader's: a canary splits the readers, not the questions.
+                answer = ask(url, model, question, max_tokens=24, user=uuid.uuid4().hex)
+                if self._likes is not None:
+                    self._rate(answer)
+            except (LlamaFarmError, httpx.HTTPError) as error:
                 with self._lock:
                     self.failures.append(str(error))
             else:
                 with self._lock:
-                    self._answered[version] += 1
+                    self._answered[answer.headers["x-llamafarm-model"]] += 1
+
+    def _rate(self, answer: Answer) -> None:
+        url, _, question = self._ask
+        assert self._likes is not None  # noqa: S101 - the caller looks
+        said = {
+            "model": answer.headers["x-llamafarm-model"],
+            "messages": [{"role": "user", "content": question}],
+            "answer": answer.text,
+            "thumb": "up" if self._likes(answer.text) else "down",
+        }
+        httpx.post(f"{url}/feedback", json=said, timeout=_PATIENCE_S).raise_for_status()

@@ -24,6 +24,7 @@ from llamafarm_ray.cli import (
     registry,
     rollout,
     schema,
+    status,
     swap_adapter,
     train,
     transfer,
@@ -60,6 +61,7 @@ models.command("schema", rich_help_panel=_MAKE)(schema.command)
 models.command("deploy", rich_help_panel=_SERVE)(deploy.command)
 models.command("swap-adapter", rich_help_panel=_SERVE)(swap_adapter.command)
 models.command("chat", rich_help_panel=_SERVE)(chat.command)
+models.command("status", rich_help_panel=_SERVE)(status.command)
 models.command("register", rich_help_panel=_KEEP)(register.command)
 models.command("import", rich_help_panel=_KEEP, help="Register a folder that was made elsewhere.")(register.command)
 models.command("push", rich_help_panel=_KEEP)(transfer.push)

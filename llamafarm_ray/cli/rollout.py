@@ -21,14 +21,14 @@ from llamafarm_ray.cli.options import (
     configuration,
     duration,
 )
-from llamafarm_ray.cli.terminal import ago, drawn_table, local_time, print_json, redrawn, say, table
+from llamafarm_ray.cli.terminal import ago, console, drawn_table, local_time, print_json, redrawn, say, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from llamafarm_ray.registry import RegistryApi, RolloutRecord
 
-__all__ = ["app"]
+__all__ = ["app", "rollouts_table", "show_rollouts"]
 
 app = typer.Typer(help="Give a new version some of an alias's requests, step by step.", no_args_is_help=True)
 
@@ -113,7 +113,7 @@ def status(
     if watch:
         redrawn(_tables(registry, found))
     else:
-        table("Rollouts", _COLUMNS, _rows(found), whole=_WHOLE)
+        show_rollouts(found)
     if name is not None and len(found) == 1 and not watch:
         _history(found[0])
 
@@ -160,6 +160,11 @@ def abort(name: Name, env: Env = "production", reason: Reason = "", home: Home =
     _show(record, f"{record.target} stays {record.model}:{record.baseline}.", as_json=as_json)
 
 
+def show_rollouts(found: Sequence[RolloutRecord]) -> None:
+    """Rollouts on standard output, a row each."""
+    console.print(rollouts_table(found))
+
+
 _COLUMNS = ("alias", "rollout", "from", "to", "status", "step", "share", "since", "by", "why")
 _WHOLE = ("from", "to", "status", "step", "share")
 
@@ -169,7 +174,7 @@ def _tables(registry: RegistryApi, shown: Sequence[RolloutRecord]) -> Iterator[T
     before: Sequence[RolloutRecord] = ()
     while True:
         if shown != before:
-            yield drawn_table("Rollouts", _COLUMNS, _rows(shown), whole=_WHOLE)
+            yield rollouts_table(shown)
         if not any(record.status.is_under_way for record in shown):
             return
         time.sleep(_LOOK_S)
@@ -177,8 +182,9 @@ def _tables(registry: RegistryApi, shown: Sequence[RolloutRecord]) -> Iterator[T
         shown = [state.rollout(record.model, record.alias, record.number) for record in shown]
 
 
-def _rows(found: Sequence[RolloutRecord]) -> list[tuple[str, ...]]:
-    return [
+def rollouts_table(found: Sequence[RolloutRecord], *, brief: bool = False) -> Table:
+    """Rollouts, a row each; ``brief``: without who changed them last and why."""
+    rows = [
         (
             record.target,
             f"{record.number} {record.plan.kind.replace('_', '-')}",
@@ -193,6 +199,8 @@ def _rows(found: Sequence[RolloutRecord]) -> list[tuple[str, ...]]:
         )
         for record in found
     ]
+    num_columns = len(_COLUMNS) - 2 if brief else len(_COLUMNS)
+    return drawn_table("Rollouts", _COLUMNS[:num_columns], rows, whole=_WHOLE)
 
 
 def _history(record: RolloutRecord) -> None:

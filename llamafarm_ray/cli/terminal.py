@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -124,8 +124,8 @@ def table(
     console.print(drawn_table(title, columns, rows, drop_empty=drop_empty, whole=whole))
 
 
-def redrawn(tables: Iterable[Table]) -> None:
-    """Tables on standard output: each in the place of the one before it, or below where that is no terminal."""
+def redrawn(tables: Iterable[RenderableType]) -> None:
+    """Tables or groups of them on standard output: each in the place of the last, or below if it is no terminal."""
     if not console.is_interactive:
         for made in tables:
             console.print(made)

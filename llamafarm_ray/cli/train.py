@@ -69,7 +69,10 @@ def command(
 
     registry = open_registry(config.home)
     run = TrainingRun.prepare(config, registry, output=output, overwrite=overwrite, restart=restart)
-    with connect(config.cluster.address), stages(quiet=as_json) as progress:
+    with (
+        connect(config.cluster.address, meanwhile="llamafarm_ray.training.trainer"),
+        stages(quiet=as_json) as progress,
+    ):
         trained = run.run(on_progress=loss_line(progress), on_stage=progress, on_note=progress.warn)
     record = register_trained(registry, config, trained.path) if register_it else None
     if as_json:

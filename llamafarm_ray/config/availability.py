@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from llamafarm_ray.config.base import Section
 from llamafarm_ray.config.layout import parse_path
 from llamafarm_ray.config.root import Config
 from llamafarm_ray.config.wording import shown
@@ -85,7 +84,6 @@ GAPS: Final = (
     _nothing("evaluation.benchmarks", "measuring"),
     _nothing("evaluation.custom_evaluations", "measuring"),
     _only("deployment.target", "serving", "local", "ray"),
-    _nothing("deployment.auto_scaling", "serving"),
 )
 """What has no engine yet."""
 
@@ -142,8 +140,6 @@ def _list(values: tuple[Any, ...], last: str) -> str:
 
 
 def _word(value: Any) -> str:
-    if isinstance(value, Section):
-        return "setting it"
     return value if isinstance(value, str) else shown(value) if isinstance(value, bool | float | tuple) else str(value)
 
 

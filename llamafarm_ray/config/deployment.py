@@ -12,13 +12,24 @@ from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.rollout import Rollout, RolloutKind
 from llamafarm_ray.config.values import FrozenMapping, GpuField, MemoryField
 
-__all__ = ["DEFAULT_MAX_LORA_RANK", "LORA_RANKS", "AutoScaling", "Deployment", "EngineName", "Resources", "Target"]
+__all__ = [
+    "DEFAULT_MAX_LORA_RANK",
+    "DEFAULT_N_PARALLEL",
+    "LORA_RANKS",
+    "AutoScaling",
+    "Deployment",
+    "EngineName",
+    "Resources",
+    "Target",
+]
 
 Target = Literal["local", "ray", "kubernetes"]
-EngineName = Literal["auto", "vllm", "transformers", "custom"]
+EngineName = Literal["auto", "vllm", "transformers", "onnx", "gguf", "custom"]
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The rank limits that vLLM's engine can be started with."""
 DEFAULT_MAX_LORA_RANK: Final = 64
+DEFAULT_N_PARALLEL: Final = 4
+"""How many answers llama.cpp writes at the same time."""
 
 
 class Resources(Section):
@@ -30,12 +41,28 @@ class Resources(Section):
 
 
 class AutoScaling(Section):
-    """How the number of replicas follows the load."""
+    """How the number of replicas follows the load; the names are Ray Serve's."""
 
     min_replicas: int = Field(default=1, ge=0, le=10000, description="Fewest replicas; 0 stops all of them when idle.")
     max_replicas: int = Field(ge=1, le=10000, description="Most replicas.")
+    target_ongoing_requests: float = Field(
+        default=16.0,
+        gt=0,
+        le=1e6,
+        description="Requests at each replica, running and waiting, that are aimed at: more add replicas, fewer take "
+        "them away.",
+    )
+    upscale_delay_s: float = Field(
+        default=30.0, ge=0, le=86400, description="Seconds that replicas must be too few before one is added."
+    )
+    downscale_delay_s: float = Field(
+        default=300.0,
+        ge=0,
+        le=604800,
+        description="Seconds that replicas must be too many before one is stopped, the last one too.",
+    )
     cpu_threshold: float | None = Field(
-        default=None, gt=0, le=100, description="Percent of CPU load that adds a replica."
+        default=None, gt=0, le=100, description="Percent of the replicas' CPUs in use that adds a replica."
     )
 
     def mistakes(self) -> Iterator[Mistake]:
@@ -56,19 +83,25 @@ class Deployment(Section):
     )
     port: int = Field(default=8000, ge=1, le=65535, description="TCP port that is listened on.")
     replicas: int = Field(
-        default=1, ge=1, le=10000, description="Copies of the model that answer; the first number if scaled."
+        default=1,
+        ge=0,
+        le=10000,
+        description="Copies of the model that answer; the first number if scaled, which may be 0 if that scales to 0.",
     )
     resources: Resources = section(Resources, "What each replica needs.")
     engine: EngineName = Field(
         default="auto",
-        description="What computes the answers; auto: vllm, or transformers where an adapter is nothing for vLLM.",
+        description="What computes the answers; auto: what the files are for, and vllm rather than transformers.",
     )
     auto_scaling: AutoScaling | None = Field(
         default=None, description="How replicas follow the load; unset: they don't."
     )
     adapters: Names = Field(default=(), description="Adapters to serve: folders or registry references.")
     max_loras: int = Field(
-        default=4, ge=1, le=1024, description="Different adapters in one batch; others wait or are swapped in."
+        default=4,
+        ge=1,
+        le=1024,
+        description="Different adapters in use at the same time, beside a spare one; others take turns.",
     )
     max_lora_rank: Literal[1, 8, 16, 32, 64, 128, 256, 320, 512] = Field(
         default=DEFAULT_MAX_LORA_RANK,
@@ -84,8 +117,22 @@ class Deployment(Section):
         default=None,
         description="Whether requests need a key, the token of a principal of the registry; unset: once it has any.",
     )
+    allowed_hosts: Names = Field(
+        default=(),
+        description="Names in the public DNS that requests without a key may call the server by; '*' is every one.",
+    )
+    allowed_origins: Names = Field(
+        default=(),
+        description="Origins, such as https://chat.example.com, whose web pages may send requests; '*' is every one.",
+    )
     limits: Limits = section(Limits, "What each key may ask for, and how requests wait.")
-    log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs.")
+    log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs, and into traces.")
+    otlp_traces_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://\S+$",
+        description="URL that traces are sent to, such as http://127.0.0.1:4318/v1/traces; unset: that of "
+        "OpenTelemetry's variables, or nowhere.",
+    )
     strategy: RolloutKind | None = Field(
         default=None, description="How a new version takes over; unset: at once. The same as rollout.kind."
     )
@@ -94,6 +141,8 @@ class Deployment(Section):
     def mistakes(self) -> Iterator[Mistake]:
         """The first number of replicas must be one that scaling allows, and there is one way to take over."""
         scaling = self.auto_scaling
+        if scaling is None and self.replicas == 0:
+            yield Mistake(("replicas", "auto_scaling"), "is 0, and without {1} none would ever be started.")
         if scaling is not None and not scaling.min_replicas <= self.replicas <= scaling.max_replicas:
             low, high = scaling.min_replicas, scaling.max_replicas
             yield Mistake(

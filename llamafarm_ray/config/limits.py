@@ -56,3 +56,12 @@ class Limits(Section):
     queue_timeout_s: float = Field(
         default=60.0, gt=0, le=3600, description="Seconds that a request waits for its turn before it is refused."
     )
+    cold_start_requests: int = Field(
+        default=1024,
+        ge=0,
+        le=1000000,
+        description="Requests that wait while no replica runs, because it is being started; beyond that, refused.",
+    )
+    cold_start_timeout_s: float = Field(
+        default=300.0, gt=0, le=3600, description="Seconds that such a request waits for its answer to begin."
+    )

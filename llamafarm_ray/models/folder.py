@@ -4,10 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["TOKENIZER_FILES", "check_base_model", "folder_fingerprint"]
+__all__ = [
+    "TOKENIZER_FILES",
+    "WeightFormat",
+    "check_base_model",
+    "check_served_model",
+    "folder_fingerprint",
+    "gguf_file",
+    "onnx_file",
+    "weight_formats",
+]
+
+WeightFormat = Literal["safetensors", "gguf", "onnx"]
+"""What a model's weights can be in."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -21,6 +34,7 @@ TOKENIZER_FILES = (
 )
 """The files of a tokenizer, as transformers names them."""
 
+_GGUF = ".gguf"
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
 
@@ -35,10 +49,7 @@ def check_base_model(folder: Path) -> None:
             f"The base model {str(folder)!r} is not a folder.",
             hint="Give the folder that holds config.json, *.safetensors and the tokenizer.",
         )
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"The base model {str(folder)!r} has no config.json.", hint="Give a folder in transformers' layout."
-        )
+    _check_config(folder)
     if not any(folder.glob("*.safetensors")):
         if any(folder.glob("*.bin")):
             raise InputError(
@@ -49,11 +60,92 @@ def check_base_model(folder: Path) -> None:
         raise InputError(
             f"The base model {str(folder)!r} has no *.safetensors file.", hint="Download it again, weights included."
         )
+    _check_tokenizer(folder)
+
+
+def _check_config(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"The base model {str(folder)!r} has no config.json.", hint="Give a folder in transformers' layout."
+        )
+
+
+def _check_tokenizer(folder: Path) -> None:
     if not any((folder / name).is_file() for name in _VOCABULARIES):
         raise InputError(
             f"The base model {str(folder)!r} has no tokenizer ({', '.join(_VOCABULARIES)}).",
             hint="Save the tokenizer into the same folder.",
         )
+
+
+def check_served_model(path: Path) -> None:
+    """Check that a folder, or a GGUF file, looks like a model that can be served.
+
+    Raises:
+        InputError: something is missing.
+    """
+    match weight_formats(path)[:1]:
+        case ("gguf",):
+            gguf_file(path)  # which holds all there is
+        case ("onnx",):
+            onnx_file(path)
+            _check_config(path)
+            _check_tokenizer(path)
+        case _:
+            check_base_model(path)
+
+
+def weight_formats(path: Path) -> tuple[WeightFormat, ...]:
+    """The formats that a folder, or a GGUF file, has a model's weights in; those that more engines serve come first."""
+    if path.is_file():
+        return ("gguf",) if path.suffix.lower() == _GGUF else ()
+    found: list[WeightFormat] = []
+    if any(path.glob("*.safetensors")):
+        found.append("safetensors")
+    if any(path.glob(f"*{_GGUF}")):
+        found.append("gguf")
+    if _onnx_files(path):
+        found.append("onnx")
+    return tuple(found)
+
+
+def gguf_file(path: Path) -> Path:
+    """The one GGUF file of a folder, or the file itself.
+
+    Raises:
+        InputError: there is none, or several.
+    """
+    if path.is_file():
+        return path
+    found = sorted(path.glob(f"*{_GGUF}"))
+    if len(found) != 1:
+        listed = ", ".join(one.name for one in found) or "none"
+        raise InputError(
+            f"{str(path)!r} should hold one GGUF file; it holds {listed}.",
+            hint="Give each its own folder; join the parts of a split one with `llama-gguf-split --merge`.",
+        )
+    return found[0]
+
+
+def onnx_file(folder: Path) -> Path:
+    """The ONNX file of a folder: ``model.onnx``, or the only one, also in ``onnx/`` as hubs have it.
+
+    Raises:
+        InputError: there is none, or several of which none is called so.
+    """
+    found = _onnx_files(folder)
+    chosen = found if len(found) == 1 else [one for one in found if one.name == "model.onnx"]
+    if len(chosen) != 1:
+        listed = ", ".join(one.name for one in found) or "none"
+        raise InputError(
+            f"{str(folder)!r} should hold one ONNX file, or one called model.onnx; it holds {listed}.",
+            hint="Keep the one that is to be served.",
+        )
+    return chosen[0]
+
+
+def _onnx_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.onnx")) or sorted(folder.glob("onnx/*.onnx"))
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -24,7 +24,7 @@ class BaseModel:
     Attributes:
         reference: as it was asked for.
         name: what requests call it by.
-        folder: its files.
+        folder: its files; of one that is a GGUF file, that.
         digest: the digest of their manifest; adapters are tied to it.
     """
 
@@ -38,7 +38,8 @@ def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
     """The base model of that reference, fetched if it isn't on this machine.
 
     Args:
-        reference: a folder, ``name``/``name:version``/``name@alias`` in the registry, or ``owner/name`` on the hub.
+        reference: a folder, a GGUF file, ``name``/``name:version``/``name@alias`` in the registry, or ``owner/name`` on
+            the hub.
         registry: where names are looked up.
 
     Raises:
@@ -49,8 +50,9 @@ def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
         raise InputError("base_model is not set.", hint="Set it to a folder, a registered model or a hub id.")
     folder = Path(reference).expanduser()
     if folder.is_dir():
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).strip("-._") or "base"
-        return BaseModel(reference, name, folder.resolve(), Manifest.of_folder(folder).digest)
+        return BaseModel(reference, _plain(folder.resolve().name), folder.resolve(), Manifest.of_folder(folder).digest)
+    if folder.suffix.lower() == ".gguf" and folder.is_file():
+        return BaseModel(reference, _plain(folder.stem), folder.resolve(), Manifest.of_file(folder).digest)
     if re.fullmatch(rf"{MODEL_NAME}([:@].*)?", reference):
         ref = ModelRef.parse(reference)
         if ref.name in registry.refresh().models:
@@ -61,6 +63,11 @@ def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
         return BaseModel(reference, reference.rpartition("/")[2], folder, Manifest.of_folder(folder).digest)
     near = did_you_mean(reference, [*registry.state.models, *(p.name for p in Path.cwd().iterdir() if p.is_dir())])
     raise NotFoundError(f"There is no folder and no registered model {reference!r} to start from.", hint=near)
+
+
+def _plain(name: str) -> str:
+    """A file's name as a model's."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-._") or "base"
 
 
 def _from_hub(model_id: str, folder: Path) -> Path:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llamafarm_ray.config.values import ComparisonField
 
-__all__ = ["Candidate", "Policy", "Violation", "metric_value", "violations"]
+__all__ = ["Candidate", "Policy", "Violation", "flat_metrics", "metric_value", "violations"]
 
 
 class Policy(BaseModel):
@@ -110,3 +110,14 @@ def metric_value(metrics: Mapping[str, Any], name: str) -> float | None:
         more, dot, rest = rest.partition(".")
         head = f"{head}.{more}"
     return None
+
+
+def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    """All numbers among evaluation results by dotted name, as promotion policies call them."""
+    found: dict[str, float] = {}
+    for name, value in metrics.items():
+        if isinstance(value, Mapping):
+            found |= flat_metrics(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            found[f"{prefix}{name}"] = float(value)
+    return found

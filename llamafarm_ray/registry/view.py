@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from ray.exceptions import RayError
@@ -28,10 +29,15 @@ class RegistryView:
 
     Args:
         home: the registry's home.
+
+    Attributes:
+        state: what is known.
+        on_change: called when that has changed, on the event loop.
     """
 
     def __init__(self, home: str) -> None:
         self.state = RegistryState()
+        self.on_change: Callable[[], object] = lambda: None
         self._home = home
         self._actor: Any = registry_actor(home)
         self._task: asyncio.Task[None] | None = None
@@ -73,4 +79,7 @@ class RegistryView:
 
     async def _take(self, timeout_s: float) -> None:
         update: Update = await self._actor.changes_after.remote(self.state.sequence, timeout_s)
+        before = self.state.sequence
         self.state = update.after(self.state)  # no await in between: two takes at once can't mix
+        if self.state.sequence != before:
+            self.on_change()

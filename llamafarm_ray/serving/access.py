@@ -19,6 +19,7 @@ from llamafarm_ray.registry.access import Action, Role, allows, token_digest
 from llamafarm_ray.registry.state import Principal, RegistryState
 from llamafarm_ray.serving.asgi import Header
 from llamafarm_ray.serving.refusals import UnauthenticatedError
+from llamafarm_ray.serving.web_pages import check_host
 from llamafarm_ray.types import ModelRef
 
 __all__ = ["ANONYMOUS", "Keys", "Tenant", "check_keys"]
@@ -62,6 +63,7 @@ class Keys:
     Args:
         state: gives the registry's state as of now.
         required: whether a key is asked for: always, never, or (``None``) once the registry has principals.
+        allowed_hosts: names in the public DNS that requests without a key may call this server by.
         now: the time that keys expire by.
     """
 
@@ -70,10 +72,12 @@ class Keys:
         state: Callable[[], RegistryState],
         *,
         required: bool | None = None,
+        allowed_hosts: Iterable[str] = (),
         now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
     ) -> None:
         self._state = state
         self._required = required
+        self._allowed_hosts = frozenset(name.lower() for name in allowed_hosts)
         self._now = now
         self._seen: Mapping[str, Principal] | None = None
         self._by_digest: dict[str, Principal] = {}
@@ -86,9 +90,11 @@ class Keys:
 
         Raises:
             UnauthenticatedError: a key is asked for and none was given, or it is not valid.
+            HostError: none is asked for, and a web page may have sent the request.
         """
         principals = self._state().principals
         if self._required is False or (self._required is None and not principals):
+            check_host(headers, self._allowed_hosts)
             return Tenant()
         digest = token_digest(_bearer(headers))
         if principals is not self._seen:  # states never change: another object is another commit

@@ -1,16 +1,32 @@
-"""Loading adapters into an engine: each version once, however many requests ask for it at the same time."""
+"""What loading adapters takes: an engine, files, room, and somebody who is told."""
 
 from __future__ import annotations
 
-import asyncio
-from collections import Counter
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from llamafarm_ray.serving.resolution import Target
 
-__all__ = ["AdapterEngine", "AdapterLoader"]
+__all__ = ["AdapterEngine", "AdapterFiles", "AdapterWatch", "Room", "UnloadReason"]
+
+UnloadReason = Literal["room", "unneeded"]
+"""Why an adapter was unloaded: for another one, or because nothing needs it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many adapters an engine has room for.
+
+    Attributes:
+        in_use: different ones that requests use at the same time, beside a spare one.
+        loaded: those that are kept in its memory, in use or not; more than ``in_use``.
+        wait_s: seconds that a request waits at most until fewer are in use.
+    """
+
+    in_use: int = 4
+    loaded: int = 20
+    wait_s: float = 60.0
 
 
 class AdapterEngine(Protocol):
@@ -19,52 +35,25 @@ class AdapterEngine(Protocol):
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Make the adapter in ``folder`` answer to ``name``."""
 
+    async def unload_adapter(self, name: str) -> None:
+        """Free the adapter; raises where that can't be done now. One that is not loaded is fine."""
 
-class AdapterLoader:
-    """Sees to it that a target's adapter is in the engine.
 
-    Args:
-        engine: where adapters are loaded.
-        pull: gives the verified local folder of a target with a digest; may block.
-        on_load: called with the ``name:version`` of each adapter that the engine was given.
-    """
+class AdapterFiles(Protocol):
+    """Where adapters' files come from."""
 
-    def __init__(
-        self, engine: AdapterEngine, pull: Callable[[Target], Path], on_load: Callable[[str], object] = lambda _: None
-    ) -> None:
-        self._engine = engine
-        self._pull = pull
-        self._on_load = on_load
-        self._loads: dict[str, asyncio.Task[None]] = {}
-        self.num_loads: Counter[str] = Counter()
-        """How often each engine name was loaded."""
+    async def pull(self, target: Target) -> Path:
+        """The verified local folder of a target with a digest, which stays until it is released."""
 
-    @property
-    def loaded(self) -> list[str]:
-        """The engine names that are ready, sorted."""
-        return sorted(name for name, task in self._loads.items() if task.done())
+    def release(self, target: Target) -> None:
+        """End what one :meth:`pull` began."""
 
-    async def ensure(self, target: Target) -> None:
-        """Return once the target can answer. Concurrent callers share one load; a failed load is tried anew.
 
-        Raises:
-            LlamaFarmError: its files can't be had or are not what was registered.
-        """
-        if target.digest is None:
-            return
-        task = self._loads.get(target.engine_name)
-        if task is None:
-            task = asyncio.create_task(self._load(target))
-            self._loads[target.engine_name] = task
-            task.add_done_callback(lambda done: self._forget_failure(target.engine_name, done))
-        await asyncio.shield(task)  # one caller going away does not take the load from the others
+class AdapterWatch(Protocol):
+    """Who is told of loads; ``ref`` is ``name:version``, ``num_loaded`` how many there are now."""
 
-    async def _load(self, target: Target) -> None:
-        self.num_loads[target.engine_name] += 1
-        folder = await asyncio.to_thread(self._pull, target)
-        await self._engine.load_adapter(target.engine_name, folder)
-        self._on_load(target.ref)
+    def loaded(self, ref: str, num_loaded: int) -> None:
+        """An adapter was loaded."""
 
-    def _forget_failure(self, name: str, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or task.exception() is not None:
-            self._loads.pop(name, None)
+    def unloaded(self, ref: str, num_loaded: int, reason: UnloadReason) -> None:
+        """An adapter was unloaded."""

@@ -6,11 +6,16 @@ import os
 from typing import Any
 
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
-from llamafarm_ray.errors import ClusterError
+from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
+from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
+from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
+from llamafarm_ray.serving.scaling import DRAIN_S, scaling_options
+from llamafarm_ray.serving.selection import AUTO
+from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
 
 __all__ = ["SERVE_ENV", "build"]
 
@@ -19,14 +24,20 @@ SERVE_ENV = {
     "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
     "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a HAProxy that died is noticed after three of them
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llamafarm_ray.serving.cold_start:middlewares",
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
 
-_ENGINE_ENV = {**SERVE_ENV, "HF_HUB_OFFLINE": "1"}
-"""What every replica's environment has."""
 _ONE_LOOP_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 """Keeps Ray Serve's event loop and the application's one: by default each piece of an answer crosses threads. (Engines
 that compute in the replica's process need the loops apart.)"""
+
+_SPARE = 1
+"""Slots beyond ``deployment.max_loras``, for a version that takes another's place."""
+_LOADED_PER_SLOT = 4
+"""Adapters in host memory for each slot: one that comes back from there costs a copy, one from the files a load."""
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -36,7 +47,7 @@ def build(args: dict[str, Any]) -> Any:
         ConfigError: the configuration has mistakes.
         ClusterError: the environment lacks :data:`SERVE_ENV`.
         InputError: the endpoint would be open to a network without keys, see
-            :func:`llamafarm_ray.serving.access.check_keys`.
+            :func:`llamafarm_ray.serving.access.check_keys`; or nobody could name the base model.
         UnsupportedError: the engine that is asked for can't serve the base model or an adapter.
     """
     config = parse_config(args, source="the application's args")
@@ -48,6 +59,8 @@ def build(args: dict[str, Any]) -> Any:
             )
     registry = open_registry(config.home)
     base = find_base(config.base_model, registry)
+    if base.name == AUTO:
+        raise InputError(f"The base model's name is {AUTO!r}, which asks for any model.", hint="Rename its folder.")
     check_keys(config.deployment, registry.refresh())
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
     # These read the environment when they are imported.
@@ -59,14 +72,18 @@ def build(args: dict[str, Any]) -> Any:
         base.digest,
         config.deployment.adapters,
         require_key=config.deployment.require_key,
-        limits=_limits(config.deployment),
+        limits=_limits(config.deployment, engine),
         log_prompts=config.deployment.log_prompts,
+        allowed_hosts=(config.deployment.host, *config.deployment.allowed_hosts),
+        allowed_origins=config.deployment.allowed_origins,
+        otlp_traces_endpoint=_traces(config),
+        room=_room(config.deployment, engine),
     )
     if engine != "vllm":
         from llamafarm_ray.serving.engines import replica  # noqa: PLC0415
 
         settings = replica.engine_settings(engine, base, config.deployment)
-        return replica.compose(settings, served, config.deployment, env=_ENGINE_ENV)
+        return replica.compose(settings, served, config.deployment, env=_engine_env(config))
     from ray.serve.llm import LLMConfig  # noqa: PLC0415
 
     from llamafarm_ray.serving.ray_llm import compose  # noqa: PLC0415
@@ -74,34 +91,70 @@ def build(args: dict[str, Any]) -> Any:
     return compose(LLMConfig(**_llm_config(config, base)), served, router_env=_ONE_LOOP_ENV)
 
 
-def _limits(deployment: Deployment) -> Limits:
-    """The limits; the engine's own option says how much it works on at once, where it is given."""
-    num_running = deployment.engine_kwargs.get("max_num_seqs")
-    if not isinstance(num_running, int) or isinstance(num_running, bool):
+def _limits(deployment: Deployment, engine: EngineName) -> Limits:
+    """The limits; the engine's own option says how much it works on at once, where it has one."""
+    options = deployment.engine_kwargs
+    given = options.get("n_parallel", DEFAULT_N_PARALLEL) if engine == "gguf" else options.get("max_num_seqs")
+    num_running = _whole(given)
+    if num_running is None:
         return deployment.limits
     return deployment.limits.model_copy(update={"running_requests": num_running})
+
+
+def _traces(config: Config) -> str | None:
+    """Where spans go."""
+    return traces_endpoint(config.deployment.otlp_traces_endpoint, os.environ)
+
+
+def _engine_env(config: Config) -> dict[str, str]:
+    """What every replica's environment has."""
+    return {**SERVE_ENV, "HF_HUB_OFFLINE": "1", **tracing_environment(_traces(config), os.environ)}
+
+
+def _room(deployment: Deployment, engine: EngineName) -> Room:
+    """How many adapters there is room for; vLLM's own options say so where they are given."""
+    wait_s = deployment.limits.queue_timeout_s
+    if engine != "vllm":  # what is loaded there is all that there is of it, and may be large
+        return Room(deployment.max_loras, deployment.max_loras + _SPARE, wait_s)
+    slots, loaded = _slots(deployment)
+    return Room(max(1, slots - _SPARE), loaded, wait_s)
+
+
+def _slots(deployment: Deployment) -> tuple[int, int]:
+    """How many slots vLLM has (its ``max_loras``), and how many adapters in memory (``max_cpu_loras``)."""
+    given = deployment.engine_kwargs
+    slots = _whole(given.get("max_loras")) or deployment.max_loras + _SPARE
+    return slots, _whole(given.get("max_cpu_loras")) or _LOADED_PER_SLOT * slots
+
+
+def _whole(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     """The plain values of Ray's LLMConfig."""
     deployment, needs = config.deployment, config.deployment.resources
+    slots, loaded = _slots(deployment)
     engine: dict[str, Any] = {
         "enable_lora": True,
-        "max_loras": deployment.max_loras,
+        "max_loras": slots,
+        "max_cpu_loras": loaded,
         "max_lora_rank": deployment.max_lora_rank,
         "max_num_seqs": deployment.limits.running_requests,
         "enable_log_requests": False,  # the gate logs prompts, where that is asked for
     }
     if deployment.max_model_len is not None:
         engine["max_model_len"] = deployment.max_model_len
-    env = {**_ENGINE_ENV, **_ONE_LOOP_ENV, "VLLM_NO_USAGE_STATS": "1"}
+    if (traces := _traces(config)) is not None:
+        engine["otlp_traces_endpoint"] = traces
+    env = {**_engine_env(config), **_ONE_LOOP_ENV, "VLLM_NO_USAGE_STATS": "1"}
     actor: dict[str, Any] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes
     made: dict[str, Any] = {
         "model_loading_config": {"model_id": base.name, "model_source": str(base.folder)},
         "runtime_env": {"env_vars": env},
-        "deployment_config": {"name": base.name, "num_replicas": deployment.replicas, "ray_actor_options": actor},
+        "deployment_config": {"name": base.name, **scaling_options(deployment), "ray_actor_options": actor},
     }
     bundle: dict[str, float] = {"CPU": needs.cpu or 1}
     if needs.gpu is None:

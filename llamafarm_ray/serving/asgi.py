@@ -8,7 +8,13 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
 from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.serving.refusals import BodyTooLargeError, LimitError, SlowClientError, UnauthenticatedError
+from llamafarm_ray.serving.refusals import (
+    BodyTooLargeError,
+    ColdStartError,
+    LimitError,
+    SlowClientError,
+    UnauthenticatedError,
+)
 
 __all__ = ["App", "Header", "Message", "Receive", "Scope", "Send", "answer", "refuse"]
 
@@ -39,8 +45,14 @@ async def refuse(send: Send, error: LlamaFarmError, headers: Iterable[Header] = 
             told.append((b"www-authenticate", b"Bearer"))
         case LimitError():
             kind = "rate_limit_error"
-            told.append((b"retry-after", str(max(1, math.ceil(error.retry_after_s))).encode()))
+            told.append(_retry_after(error.retry_after_s))
+        case ColdStartError():
+            told.append(_retry_after(error.retry_after_s))
         case BodyTooLargeError() | SlowClientError():
             told.append((b"connection", b"close"))  # the rest of the body is not read
     body = {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
     await answer(send, error.http_status, body, told)
+
+
+def _retry_after(seconds: float) -> Header:
+    return b"retry-after", str(max(1, math.ceil(seconds))).encode()

@@ -44,6 +44,7 @@ class FinishedRequest:
         first_token_s: seconds until a stream's first event; ``None`` of what was no stream or had none.
         prompt_tokens: tokens of the prompt, as the engine counted them.
         completion_tokens: tokens of the answer.
+        status: of the HTTP response, or of the error that ended a stream; 0 where none was sent.
     """
 
     target: Target
@@ -52,6 +53,7 @@ class FinishedRequest:
     first_token_s: float | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    status: int = 0
 
     @property
     def inter_token_s(self) -> float | None:
@@ -118,6 +120,7 @@ class ResponseWatch:
             first_token_s=self._first_s,
             prompt_tokens=usage.prompt_tokens,
             completion_tokens=usage.completion_tokens,
+            status=self._status,
         )
 
     def _end(self) -> End:

@@ -2,8 +2,10 @@
 
 A plain ASGI middleware (https://asgi.readthedocs.io). It asks, in this order: are the headers sound, whose key is it
 (:mod:`.access`), has the key anything left (:mod:`.limits`), does the route exist, is the body sound (:mod:`.intake`),
-may the key use that model, which version is meant, whose turn is it (:mod:`.turns`). Only then the engine sees the
-request: the version's engine name in its body, and none of the client's headers but the few it needs. The response says
+may the key use that model, which version is meant (and for ``auto``, which model, :mod:`.auto`), whose turn is it
+(:mod:`.turns`), is the version loaded (if it isn't, it is now, and stays until the answer's end:
+:mod:`.adapter_pool`), is the prompt too long. Only then the engine sees the request: the version's engine name in its
+body, and none of the client's headers but the few it needs. The response says
 
 * ``x-llamafarm-model: name:version``,
 * ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model),
@@ -16,8 +18,8 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -25,16 +27,20 @@ from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.serving.access import Keys, Tenant
 from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.auto import choose, refuse_limits
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.finished import ResponseWatch
 from llamafarm_ray.serving.intake import bound_generation, caller_of, check_headers, check_shape, read_object
 from llamafarm_ray.serving.limits import Account, Accounts
+from llamafarm_ray.serving.listing import ModelList
 from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.rollouts.split import Caller
+from llamafarm_ray.serving.selection import AUTO, Offer
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import Span, Tracing
 from llamafarm_ray.serving.turns import COMPLETION_WEIGHT, Turns
 from llamafarm_ray.serving.usage import Usage, UsageMeter, ask_for_usage
 
@@ -59,16 +65,25 @@ class Models(Protocol):
     def resolve(self, model: str) -> Target:
         """The version that a name means; raises where nothing of that name is served."""
 
-    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
-        """Resolve a model and have it ready to answer.
+    async def find(self, model: str, caller: Caller | None = None) -> Target:
+        """The version that a request means.
 
         Args:
             model: what the request's body names; without a caller what the router decided (:attr:`Target.routed`).
             caller: who sent the request.
         """
 
+    def use(self, target: Target) -> AbstractAsyncContextManager[None]:
+        """Have a version ready to answer for the time of a block."""
+
     def names(self) -> list[str]:
         """The names a request may use."""
+
+    async def describe(self, names: Iterable[str]) -> Mapping[str, Offer]:
+        """What is known of these names; those that mean nothing at the moment are left out."""
+
+    async def offers(self, caller: Caller) -> Sequence[Offer]:
+        """What ``auto`` is chosen from: the base, and what each model's name means to a caller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +97,8 @@ class _Request:
     account: Account
     routed: str | None
     """What the router decided (:attr:`Target.routed`)."""
+    span: Span
+    """What a trace is told of it."""
 
 
 class Gate:
@@ -96,6 +113,7 @@ class Gate:
         limits: what each key may, and how many requests the engine gets at once.
         log_prompts: whether prompts are logged.
         routes: the engine's POST routes that name a model in their body.
+        tracing: where spans of requests go.
     """
 
     def __init__(
@@ -109,13 +127,16 @@ class Gate:
         limits: Limits | None = None,
         log_prompts: bool = False,
         routes: Collection[str] = MODEL_ROUTES,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._routes = frozenset(routes)
         self._models = models
+        self._list = ModelList(models.names, models.describe)
         self._keys = keys
         self._feedback = feedback
         self._telemetry = telemetry
+        self._tracing = tracing or Tracing()
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits)
@@ -125,15 +146,14 @@ class Gate:
             self._limits.queue_timeout_s,
             telemetry.queued,
         )
-        self._mirror = Mirror(app, models.prepare, telemetry.finished)
-        self._started = int(time.time())
+        self._mirror = Mirror(app, models.use, telemetry.finished)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         match scope["type"]:
             case "http":
                 try:
-                    await self._handle(scope, receive, send)
+                    await self._handle(_at_root(scope), receive, send)
                 except LlamaFarmError as error:
                     await refuse(send, error)
             case "lifespan":
@@ -151,16 +171,11 @@ class Gate:
         tenant = self._keys.tenant(scope["headers"])
         with self._accounts.admitted(tenant.name) as account:
             plain = scope.get("raw_path") in {None, path.encode()}  # a listed path has one spelling
-            if (method, path) == ("GET", "/v1/models"):
-                cards = [self._card(name) for name in self._models.names() if tenant.may_use(name)]
-                await answer(send, 200, {"object": "list", "data": cards})
-            elif method == "GET" and path.startswith("/v1/models/"):
-                name = path.removeprefix("/v1/models/")
-                if name not in self._models.names() or not tenant.may_use(name):
-                    raise NotFoundError(f"The model {name[:120]!r} does not exist.")
-                await answer(send, 200, self._card(name))
+            if self._list.is_for(method, path):
+                await self._list.answer(path, tenant, send)
             elif method == "POST" and path in self._routes and plain:
-                await self._generate(_Request(scope, receive, send, tenant, account, routed))
+                with self._tracing.request(scope) as span:
+                    await self._generate(_Request(span.scope, receive, send, tenant, account, routed, span))
             elif method == "POST" and path == FEEDBACK_ROUTE and plain:
                 await self._take_feedback(scope, receive, send, tenant)
             else:
@@ -170,18 +185,25 @@ class Gate:
         path, tenant = request.scope["path"], request.tenant
         body = await read_object(request.scope, request.receive, self._limits)
         check_shape(path, body)
+        request.span.asked(body)
         bound_generation(path, body, self._limits)
+        headers = request.scope["headers"]
+        caller = caller_of(headers, body)
+        if body["model"] == AUTO:
+            body["model"] = choose(await self._models.offers(caller), tenant, path, headers)
+        else:
+            refuse_limits(headers)
         tenant.check(request.routed or body["model"])
         if request.routed is not None:
-            target = await self._models.prepare(request.routed)
+            target = await self._models.find(request.routed)
         else:
-            target = await self._models.prepare(body["model"], caller_of(request.scope["headers"], body))
+            target = await self._models.find(body["model"], caller)
+        request.span.resolved(target)
         if target.shadow is not None:
             tenant.check(target.shadow.ref)
         body["model"] = target.engine_name
         if self._log_prompts:
             logger.info("%s asks %s: %s", tenant.name, target.ref, json.dumps(body.get("messages", body.get("prompt"))))
-        await check_prompt(self._app, request.scope, body, self._limits)
         await self._forward(request, body, target)
 
     async def _forward(self, request: _Request, body: dict[str, Any], target: Target) -> None:
@@ -191,7 +213,12 @@ class Gate:
         is_answer = request.scope["path"] != "/tokenize"
         usage = Usage(exchange.size_bytes // _BYTES_PER_TOKEN if is_answer else 0)
         try:
-            async with self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn:
+            async with (
+                self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn,
+                self._models.use(target),
+            ):
+                request.span.began()
+                await check_prompt(self._app, request.scope, body, self._limits)
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
                 try:
                     if target.shadow is not None:
@@ -201,7 +228,9 @@ class Gate:
                     turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
                     request.account.settle(usage.prompt_tokens + usage.completion_tokens)
                     if is_answer:
-                        self._telemetry.finished(watch.finished(target, usage))
+                        finished = watch.finished(target, usage)
+                        self._telemetry.finished(finished)
+                        request.span.finished(finished)
         finally:
             exchange.close()
 
@@ -213,14 +242,22 @@ class Gate:
         kept = {name: record[name] for name in ("id", "version", "digest")}
         await answer(send, 201, {"object": "feedback", **kept})
 
-    def _card(self, name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": self._started, "owned_by": "llamafarm"}
-
     def _closing(self, receive: Receive) -> Receive:
         async def closing() -> Message:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
                 await self._feedback.close()
+                await self._tracing.close()
             return message
 
         return closing
+
+
+def _at_root(scope: Scope) -> Scope:
+    """The request as an application without a route prefix gets it: Serve leaves the prefix in the path."""
+    prefix, path, raw_path = scope.get("root_path", ""), scope["path"], scope.get("raw_path")
+    if not prefix or not path.startswith(f"{prefix}/"):
+        return scope
+    if raw_path is not None and raw_path.startswith(prefix.encode()):
+        raw_path = raw_path[len(prefix.encode()) :]
+    return {**scope, "root_path": "", "path": path[len(prefix) :], "raw_path": raw_path}

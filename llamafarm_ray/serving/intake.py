@@ -16,7 +16,8 @@ from typing import Any, NoReturn
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.asgi import Header, Receive, Scope
-from llamafarm_ray.serving.refusals import BodyTooLargeError, MediaTypeError, SlowClientError
+from llamafarm_ray.serving.auto import LIMIT_HEADERS
+from llamafarm_ray.serving.refusals import BodyTooLargeError, HeadersTooLargeError, MediaTypeError, SlowClientError
 from llamafarm_ray.serving.rollouts.split import Caller
 
 __all__ = [
@@ -38,14 +39,17 @@ _MAX_DEPTH = 64
 _MAX_NAME_CHARS = 320
 """The longest model reference: a namespace, a name, an alias or version, and a digest."""
 _MAX_INT = 2**63
+_MAX_HEADERS = 128
+_MAX_HEADER_BYTES = 65_536  # of all of them together
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 """A header's name in ASGI: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.2, in lower case."""
 _NOT_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_ONCE = {b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding", b"expect"}
+_ONCE = {b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding", b"expect", *LIMIT_HEADERS}
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 """How JSON spells one; whether it has its other half is looked at then."""
 _OURS = b"x-llamafarm-"
 _SESSION = SESSION_HEADER.encode()
+_OF_CLIENTS = {_SESSION, *LIMIT_HEADERS}
 _ROUTED_SPELLINGS = re.compile(rb"serve[-_]multiplexed[-_]model[-_]id")
 _ENGINE_FIELDS = frozenset(
     {
@@ -69,7 +73,11 @@ def check_headers(headers: Iterable[Header]) -> str | None:
 
     Raises:
         InputError: a header is malformed, given twice, or not for clients to send.
+        HeadersTooLargeError: there are too many, or they are too long.
     """
+    headers = list(headers)
+    if len(headers) > _MAX_HEADERS or sum(len(name) + len(value) for name, value in headers) > _MAX_HEADER_BYTES:
+        raise HeadersTooLargeError(f"The headers are more than {_MAX_HEADERS}, or {_MAX_HEADER_BYTES} bytes.")
     seen: set[bytes] = set()
     routed: str | None = None
     for raw, value in headers:
@@ -79,7 +87,7 @@ def check_headers(headers: Iterable[Header]) -> str | None:
         if name in seen and (name in _ONCE or name == ROUTED_HEADER):
             raise InputError(f"The header {_shown(name)} is given twice.")
         seen.add(name)
-        if name.replace(b"_", b"-").startswith(_OURS) and name != _SESSION:
+        if name.replace(b"_", b"-").startswith(_OURS) and name not in _OF_CLIENTS:
             raise InputError(f"The header {_shown(name)} is for responses only.", hint="Leave it out.")
         if _ROUTED_SPELLINGS.fullmatch(name):
             if name != ROUTED_HEADER:

@@ -71,6 +71,13 @@ METERS: Final = (
     Meter("llamafarm_completion_tokens_total", "counter", "Tokens of answers."),
     Meter("llamafarm_queue_length", "gauge", "Requests that wait for their turn at the engine.", ()),
     Meter("llamafarm_adapter_loads_total", "counter", "Loads of an adapter into the engine."),
+    Meter(
+        "llamafarm_adapter_evictions_total",
+        "counter",
+        "Adapters that the engine freed: to make room, or because nothing needs them any more.",
+        ("model", "reason"),
+    ),
+    Meter("llamafarm_adapters_loaded", "gauge", "Adapters that the engine holds.", ()),
 )
 """All there are."""
 

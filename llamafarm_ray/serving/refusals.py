@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from llamafarm_ray.errors import AccessDeniedError, InputError, UserError
+from llamafarm_ray.errors import AccessDeniedError, InputError, LlamaFarmError, UserError
 
-__all__ = ["BodyTooLargeError", "LimitError", "MediaTypeError", "SlowClientError", "UnauthenticatedError"]
+__all__ = [
+    "BodyTooLargeError",
+    "ColdStartError",
+    "HeadersTooLargeError",
+    "HostError",
+    "LimitError",
+    "MediaTypeError",
+    "SlowClientError",
+    "UnauthenticatedError",
+]
 
 
 class UnauthenticatedError(AccessDeniedError):
@@ -12,6 +21,12 @@ class UnauthenticatedError(AccessDeniedError):
 
     code = "invalid_api_key"
     http_status = 401
+
+
+class HostError(AccessDeniedError):
+    """A request without a key came under a name that is not this server's."""
+
+    code = "host_not_allowed"
 
 
 class SlowClientError(InputError):
@@ -26,6 +41,13 @@ class BodyTooLargeError(InputError):
 
     code = "request_too_large"
     http_status = 413
+
+
+class HeadersTooLargeError(InputError):
+    """A request has more headers, or longer ones, than is allowed."""
+
+    code = "headers_too_large"
+    http_status = 431
 
 
 class MediaTypeError(InputError):
@@ -49,4 +71,20 @@ class LimitError(UserError):
 
     def __init__(self, message: str, *, retry_after_s: float, hint: str = "") -> None:
         super().__init__(message, hint=hint)
+        self.retry_after_s = retry_after_s
+
+
+class ColdStartError(LlamaFarmError):
+    """No replica runs yet, and no more requests wait for it, or not for longer.
+
+    Args:
+        message: what is too much.
+        retry_after_s: seconds until asking again makes sense.
+    """
+
+    code = "model_starting"
+    http_status = 503
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message, hint="Ask again later.")
         self.retry_after_s = retry_after_s

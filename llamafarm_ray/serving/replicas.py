@@ -5,6 +5,7 @@ private parts it relies on (a test names each, so that an upgrade that moves one
 
 * ``serve.context._get_global_client``, which knows where a running Serve listens and its replicas' actors, and
   ``_disconnect``, which makes it look for Serve anew,
+* ``GlobalState.actor_table``, which says which actors are placed on a node,
 * ``handle_request`` of those actors, which takes a pickled ``RequestMetadata``. (Ray's own ``broadcast`` builds its
   router on the calling thread when that thread looks too early, and fails there for want of an event loop.)
 """
@@ -18,20 +19,37 @@ import logging
 import pickle
 import time
 import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import ray
 from ray import serve
+from ray._private.state import state as cluster_state
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.serve._private.common import ReplicaState, RequestMetadata
+from ray.serve._private.common import ReplicaID, ReplicaState, RequestMetadata
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.context import _disconnect, _get_global_client
 from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus
 
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError
+from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.rollouts.windows import Report
 
-__all__ = ["ROUTER", "RayFleet", "http_address", "load_everywhere", "num_loads"]
+__all__ = [
+    "ROUTER",
+    "RayFleet",
+    "RunningApplication",
+    "RunningReplica",
+    "applications",
+    "http_address",
+    "load_everywhere",
+    "loaded",
+    "num_loads",
+    "replica_placements",
+    "user_configs",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -50,10 +68,42 @@ def http_address() -> tuple[str, int] | None:
     return (client.http_config.host, client.http_config.port) if client is not None else None
 
 
+def user_configs() -> dict[str, dict[str, Any]]:
+    """The ``user_config`` of each application of the connected Serve that has one, by route prefix."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    found = client.get_serve_details()["applications"].values() if client is not None else ()
+    return {
+        application["route_prefix"]: deployment["deployment_config"]["user_config"]
+        for application in found
+        for deployment in application["deployments"].values()
+        if application["route_prefix"] and deployment["deployment_config"].get("user_config")
+    }
+
+
+def replica_placements() -> tuple[set[str], set[str]]:
+    """The replicas that no node has a place for, by actor name, and the deployments (``application#name``) with places.
+
+    A replica that is placed may be starting, or finishing what is under way before it goes.
+    """
+    pending, placed = set(), set()
+    for actor_state in ("PENDING_CREATION", "ALIVE"):
+        for actor in cluster_state.actor_table(None, None, actor_state).values():
+            name = actor["Name"]
+            if not ReplicaID.is_full_id_str(name):
+                continue
+            if actor_state == "PENDING_CREATION" and not actor["Address"]["Port"]:
+                pending.add(name)
+            else:
+                deployment = ReplicaID.from_full_id_str(name).deployment_id
+                placed.add(f"{deployment.app_name}#{deployment.name}")
+    return pending, placed
+
+
 def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOAD_S) -> list[str]:
     """Load a version on every running replica of an application; the engine names, one a replica.
 
-    A replica that dies meanwhile is passed over: the one that takes its place asks the registry when it starts.
+    A replica that dies meanwhile is passed over: the one that takes its place asks the registry when it starts. So does
+    the first one of an application that is scaled to zero: there are no names, and that is fine.
 
     Raises:
         DeploymentError: the application isn't running, or a replica could not load it in time.
@@ -63,6 +113,8 @@ def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOA
     while time.monotonic() < deadline:
         replicas = _replicas(application)
         if not replicas:
+            if _is_scaled_to_zero(application):
+                return []
             break
         try:
             calls = [_call(replica, "load", reference) for replica in replicas]
@@ -90,6 +142,73 @@ def num_loads(application: str) -> list[dict[str, int]]:
     return loads
 
 
+def loaded(application: str) -> list[list[str]]:
+    """The engine names of the versions that the engine of each replica of a running application holds now."""
+    names: list[list[str]] = ray.get([_call(replica, "loaded") for replica in _replicas(application)])
+    return names
+
+
+@dataclass(frozen=True, slots=True)
+class RunningReplica:
+    """A replica of a deployment.
+
+    Attributes:
+        id: Serve's.
+        node: the address of the machine that it runs on; empty while it has none.
+        state: Serve's, such as ``RUNNING`` or ``STARTING``.
+        activity: what it tells of itself; ``None`` where it does not run, answers late, or is another's.
+    """
+
+    id: str
+    node: str
+    state: str
+    activity: Activity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningApplication:
+    """An application of Serve.
+
+    Attributes:
+        name: its name.
+        route_prefix: where its routes begin.
+        status: Serve's, such as ``RUNNING`` or ``DEPLOYING``.
+        message: what is wrong with it.
+        replicas: of its models.
+    """
+
+    name: str
+    route_prefix: str
+    status: str
+    message: str
+    replicas: tuple[RunningReplica, ...]
+
+
+def applications() -> list[RunningApplication]:
+    """The applications of the connected cluster's Serve, by name, and what their replicas tell of themselves."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    found: dict[str, Any] = client.get_serve_details()["applications"] if client is not None else {}
+    told = _ask_each([one for details in found.values() for one in _running(details)], "activity")
+    return [
+        RunningApplication(
+            name,
+            details["route_prefix"] or "",
+            ApplicationStatus(details["status"]).value,
+            details["message"],
+            tuple(
+                RunningReplica(
+                    replica["replica_id"],
+                    replica["node_ip"] or "",
+                    ReplicaState(replica["state"]).value,
+                    told.get(replica["actor_name"]),
+                )
+                for replica in _details(details)
+            ),
+        )
+        for name, details in sorted(found.items())
+    ]
+
+
 class RayFleet:
     """The running replicas of an application, as the rollouts' controller asks them.
 
@@ -105,26 +224,24 @@ class RayFleet:
         return await asyncio.to_thread(self._reports, rollout, after)
 
     def _reports(self, rollout: str, after: dt.datetime) -> list[Report]:
+        told = _ask_each(self._listed(), "rollout_report", rollout, after)
+        if None in told.values():
+            late = sum(one is None for one in told.values())
+            logger.warning("%d of %d replicas do not tell of %s.", late, len(told), rollout)
+        return [report for report in told.values() if report is not None]
+
+    async def activities(self) -> list[Activity]:
+        """What each replica that answers has loaded and did lately."""
+        told = await asyncio.to_thread(lambda: _ask_each(self._listed(), "activity"))
+        return [activity for activity in told.values() if activity is not None]
+
+    def _listed(self) -> list[str]:
         try:
-            replicas = _replicas(self._application)
+            return _replicas(self._application)
         except (RayError, RayServeException) as error:
             _disconnect()  # the Serve of the next turn may be another
             logger.warning("Serve does not say which replicas of %s run: %s", self._application, error)
             return []
-        calls = []
-        for replica in replicas:
-            with contextlib.suppress(ValueError):  # it died since it was listed
-                calls.append(_call(replica, "rollout_report", rollout, after))
-        done, late = ray.wait(calls, num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
-        reports: list[Report] = []
-        for call in done:
-            try:
-                reports.append(ray.get(call))
-            except RayError as error:
-                logger.info("A replica died before it told of %s: %s", rollout, error)
-        if late:
-            logger.warning("%d of %d replicas do not tell of %s.", len(late), len(calls), rollout)
-        return reports
 
     async def load(self, reference: str) -> None:
         """Load a version on every replica, see :func:`load_everywhere`.
@@ -140,18 +257,47 @@ class RayFleet:
             raise DeploymentError(f"{reference} could not be loaded: {error}") from error
 
 
+def _ask_each(replicas: Iterable[str], method: str, *args: object) -> dict[str, Any]:
+    """What each of these replicas says to a call, by its actor's name; nothing of one that is late, or died."""
+    calls = {}
+    told: dict[str, Any] = dict.fromkeys(replicas)
+    for replica in told:
+        with contextlib.suppress(ValueError):  # it died since it was listed
+            calls[_call(replica, method, *args)] = replica
+    done, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_REPORT_S) if calls else ([], [])
+    for call in done:
+        try:
+            told[calls[call]] = ray.get(call)
+        except RayError as error:  # it died, or is another application's and knows no such call
+            logger.info("A replica does not answer %s: %s", method, error)
+    return told
+
+
 def _replicas(application: str) -> list[str]:
-    """The actor names of an application's running vLLM replicas."""
+    """The actor names of an application's running replicas of models."""
     client = _get_global_client(raise_if_no_controller_running=False)
     found = client.get_serve_details()["applications"].get(application) if client is not None else None
-    deployments = found["deployments"].values() if found else ()
-    return [
-        replica["actor_name"]
-        for deployment in deployments
+    return _running(found) if found else []
+
+
+def _running(application: dict[str, Any]) -> list[str]:
+    return [replica["actor_name"] for replica in _details(application) if replica["state"] == ReplicaState.RUNNING]
+
+
+def _details(application: dict[str, Any]) -> list[dict[str, Any]]:
+    """What Serve knows of each replica of a model, in whatever state."""
+    deployments = application["deployments"].values()
+    return [replica for one in deployments if one["name"] != ROUTER for replica in one["replicas"]]
+
+
+def _is_scaled_to_zero(application: str) -> bool:
+    client = _get_global_client(raise_if_no_controller_running=False)
+    found = client.get_serve_details()["applications"].get(application) if client is not None else None
+    return found is not None and all(
+        deployment["target_num_replicas"] == 0
+        for deployment in found["deployments"].values()
         if deployment["name"] != ROUTER
-        for replica in deployment["replicas"]
-        if replica["state"] == ReplicaState.RUNNING
-    ]
+    )
 
 
 def _call(replica: str, method: str, *args: object) -> ray.ObjectRef[Any]:

@@ -11,7 +11,7 @@ from llamafarm_ray.registry.state.whole import DEFAULT_ALIAS
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller, Variant, gets_candidate
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 
-__all__ = ["Target", "resolve", "resolve_routed", "served_models", "target_of"]
+__all__ = ["Target", "is_served", "resolve", "resolve_routed", "served_models", "target_of"]
 
 _MARK = ";"
 """Between the parts of what the router writes; no name, version or digest holds it."""
@@ -89,7 +89,7 @@ def resolve(
     rollout = state.rollout_under_way(ref.name, ref.alias or DEFAULT_ALIAS)
     if rollout is not None and ref.version is None and not digest:
         return _split(rollout, caller, state, base_name, base_digest)
-    target = _served(state.resolve(ref), base_name, base_digest)
+    target = _served(state.resolve(ref), state, base_name, base_digest)
     if digest and digest != target.engine_name.partition("#")[2]:
         raise NotFoundError(f"The model {model!r} does not exist.", hint=f"{target.ref} is {target.engine_name}.")
     return target
@@ -117,7 +117,7 @@ def resolve_routed(routed: str, state: RegistryState, *, base_name: str, base_di
 def _split(rollout: RolloutRecord, caller: Caller, state: RegistryState, base_name: str, base_digest: Digest) -> Target:
     """The variant that a rollout gives a caller."""
     baseline, candidate = (
-        _served(state.version(rollout.model, number), base_name, base_digest)
+        _served(state.version(rollout.model, number), state, base_name, base_digest)
         for number in (rollout.baseline, rollout.candidate)
     )
     is_chosen = gets_candidate(rollout.id, caller.key(rollout.plan.sticky_by), rollout.percent)
@@ -131,11 +131,33 @@ def _shadow_of(candidate: Target, rollout: str) -> Target:
     return replace(candidate, variant=Variant.SHADOW, rollout=rollout)
 
 
-def _served(record: VersionRecord, base_name: str, base_digest: Digest) -> Target:
+def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) -> bool:
+    """Whether a version can be served where that base model is: an adapter of it, or another form of the same model.
+
+    Those are kind ``quantized``: where one of a model's GGUF or ONNX files is deployed, so can be the others.
+
+    Args:
+        record: the version.
+        state: the registry's.
+        base_digest: the digest of the base model's manifest.
+    """
+    registered = record.registered
+    match registered.kind:
+        case ModelKind.ADAPTER:
+            return registered.base_digest == base_digest
+        case ModelKind.QUANTIZED:
+            deployed = (one.registered for one in state.with_content(base_digest))
+            return any(
+                one.kind is ModelKind.QUANTIZED and one.base_digest == registered.base_digest for one in deployed
+            )
+    return False
+
+
+def _served(record: VersionRecord, state: RegistryState, base_name: str, base_digest: Digest) -> Target:
     """The target of a version, if it is served here."""
     if record.retired is not None:
         raise NotFoundError(f"The model {record.ref!r} is retired.", hint=record.retired)
-    if record.registered.kind is not ModelKind.ADAPTER or record.registered.base_digest != base_digest:
+    if not is_served(record, state, base_digest):
         raise NotFoundError(
             f"{record.ref} is no adapter of {base_name!r}, the base model served here.",
             hint=f"It is registered as {record.registered.kind} on {record.registered.base_model or 'no base'!r}.",
@@ -153,10 +175,8 @@ def served_models(state: RegistryState, *, base_name: str, base_digest: Digest) 
     for record in sorted(state.models.values(), key=lambda model: model.name):
         living = (version for version in record.versions.values() if version.retired is None)
         versions = sorted(living, key=lambda version: version.version)
-        if not any(
-            v.registered.kind is ModelKind.ADAPTER and v.registered.base_digest == base_digest for v in versions
-        ):
+        if not any(is_served(version, state, base_digest) for version in versions):
             continue
         names += [record.name, *(f"{record.name}@{alias}" for alias in sorted(record.aliases))]
         names += [version.ref for version in versions]
-    return names
+    return list(dict.fromkeys(names))  # one of a model's files may be the base here

@@ -9,6 +9,7 @@ Of Ray's private parts it relies on (a test names each, so that an upgrade that 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,9 +21,13 @@ from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.asgi import Header
 from llamafarm_ray.serving.intake import ROUTED_HEADER, caller_of
 from llamafarm_ray.serving.routing import Routing
+from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.versions import Served
 
 __all__ = ["Router"]
+
+_PICK_S = 2.0
+"""How long a replica is looked for."""
 
 
 class Router(LLMRouter):  # type: ignore[misc]
@@ -43,13 +48,26 @@ class Router(LLMRouter):  # type: ignore[misc]
         routed = self._routed(headers, body)
         # By the engine name alone: both sides of a rollout find the replicas that have it loaded.
         handle = self._get_handle(routed.partition(";")[0])
-        host, port, replica, _ = await self._pick_replica(handle=handle)
+        host, port, replica = await self._picked(handle)
         decision: dict[str, Any] = {"host": host, "port": port, "replica_id": replica}
         return {**decision, "request_headers": {ROUTED_HEADER.decode(): routed}} if routed else decision
 
+    async def _picked(self, handle: DeploymentHandle) -> tuple[str, int, str]:
+        """A replica, or one that HAProxy does not know where none runs any more and HAProxy was not told yet.
+
+        It sends what it does not know to Serve's own proxy, where requests wait for a first replica. Without an answer
+        in five seconds it would refuse the request.
+        """
+        try:
+            async with asyncio.timeout(_PICK_S):
+                host, port, replica, _ = await self._pick_replica(handle=handle)
+        except TimeoutError:
+            return "", 0, "none"
+        return host, port, replica
+
     def _routed(self, headers: Sequence[Header], body: dict[str, Any]) -> str:
         model = body.get("model")
-        if not isinstance(model, str):
+        if not isinstance(model, str) or model == AUTO:  # the replica chooses: it knows the key and the limits
             return ""
         try:
             return self._served.resolve(model, self._view, caller_of(headers, body)).routed

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from llamafarm_ray.serving.activity import RecentRequests
+from llamafarm_ray.serving.adapters import UnloadReason
 from llamafarm_ray.serving.finished import End, FinishedRequest
 from llamafarm_ray.serving.meters import Meters
 from llamafarm_ray.serving.rollouts.windows import RolloutWindows
@@ -23,10 +25,17 @@ class Telemetry:
         windows: where samples of rollouts are kept.
         max_versions: how many versions have a label of their own, first come, first served. Each takes some 40 series
             in Prometheus for as long as the replica lives.
+
+    Attributes:
+        windows: what was seen of rollouts.
+        recent: what was seen lately, by version.
+        num_waiting: requests that wait for their turn at the engine.
     """
 
     def __init__(self, meters: Meters, windows: RolloutWindows, *, max_versions: int = _MAX_VERSIONS) -> None:
         self.windows = windows
+        self.recent = RecentRequests()
+        self.num_waiting = 0
         self._meters = meters
         self._max_versions = max_versions
         self._versions: set[str] = set()
@@ -34,6 +43,7 @@ class Telemetry:
     def finished(self, request: FinishedRequest) -> None:
         """Take in a request that the engine is done with."""
         target = request.target
+        self.recent.add(target.ref, request.end, request.latency_s)
         if target.variant is not None:
             self.windows.add(target.rollout, target.variant, request.end, request.latency_s)
         model = {"model": self._label(target.ref)}
@@ -53,11 +63,18 @@ class Telemetry:
 
     def queued(self, num_waiting: int) -> None:
         """Take in how many requests wait for their turn at the engine."""
+        self.num_waiting = num_waiting
         self._meters.set("llamafarm_queue_length", num_waiting, {})
 
-    def loaded(self, ref: str) -> None:
-        """Take in that the engine was given an adapter, ``name:version``."""
+    def loaded(self, ref: str, num_loaded: int) -> None:
+        """Take in that the engine was given an adapter, ``name:version``, and how many it has now."""
         self._meters.add("llamafarm_adapter_loads_total", 1, {"model": self._label(ref)})
+        self._meters.set("llamafarm_adapters_loaded", num_loaded, {})
+
+    def unloaded(self, ref: str, num_loaded: int, reason: UnloadReason) -> None:
+        """Take in that the engine freed an adapter, why, and how many it has now."""
+        self._meters.add("llamafarm_adapter_evictions_total", 1, {"model": self._label(ref), "reason": reason})
+        self._meters.set("llamafarm_adapters_loaded", num_loaded, {})
 
     def _label(self, ref: str) -> str:
         if ref not in self._versions:

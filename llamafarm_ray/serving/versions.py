@@ -7,8 +7,11 @@ import contextlib
 import datetime as dt
 import logging
 import time
+from collections.abc import Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ray.exceptions import RayError
 
@@ -17,13 +20,21 @@ from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
-from llamafarm_ray.serving.adapters import AdapterEngine, AdapterLoader
+from llamafarm_ray.serving.access import Keys
+from llamafarm_ray.serving.activity import Activity
+from llamafarm_ray.serving.adapter_pool import AdapterPool
+from llamafarm_ray.serving.adapters import AdapterEngine, Room
+from llamafarm_ray.serving.measured import Kept, Latencies
 from llamafarm_ray.serving.meters import RayMeters
+from llamafarm_ray.serving.needs import need_of
+from llamafarm_ray.serving.offers import WRITES, Offers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
-from llamafarm_ray.serving.rollouts.actor import start_controller
+from llamafarm_ray.serving.rollouts.actor import controller_actor, start_controller
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
+from llamafarm_ray.serving.selection import Offer
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import Tracing, open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -33,6 +44,12 @@ logger = logging.getLogger(__name__)
 
 _LOOK_AGAIN_S = 0.2
 """How often an unknown name may make a replica ask the registry again."""
+_MEASURE_S = 2.0
+"""How old the latencies may be that a model is chosen by."""
+_ASK_S = 1.0
+"""How long a request for ``auto`` waits for the latencies of the other replicas."""
+_SWAP_S = 600.0
+"""How long a version that was loaded for a swap waits for its alias: as long as the other replicas may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +63,12 @@ class Served:
         preload: references of the adapters that are loaded before the first request.
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
-        log_prompts: whether prompts are logged.
+        log_prompts: whether prompts are logged, and part of traces.
+        room: how many adapters each engine has room for.
+        allowed_hosts: names in the public DNS that requests without a key may call this server by.
+        allowed_origins: origins whose web pages may read answers.
+        otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
+        room: how many adapters each engine has room for.
     """
 
     home: str
@@ -56,6 +78,28 @@ class Served:
     require_key: bool | None = None
     limits: Limits = field(default_factory=Limits)
     log_prompts: bool = False
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    otlp_traces_endpoint: str | None = None
+    room: Room = field(default_factory=Room)
+
+    def cold_start(self) -> dict[str, Any]:
+        """What must be known of an application to answer, or hold back, requests while no replica of it runs.
+
+        Plain values, for Serve's ``user_config``; :class:`llamafarm_ray.serving.cold_start.WaitingRoom` reads them.
+        """
+        settings = {
+            "home": self.home,
+            "base_name": self.base_name,
+            "base_digest": str(self.base_digest),
+            "require_key": self.require_key,
+            "allowed_hosts": list(self.allowed_hosts),
+            "allowed_origins": list(self.allowed_origins),
+            "max_body_bytes": self.limits.max_body_bytes,
+            "max_requests": self.limits.cold_start_requests,
+            "timeout_s": self.limits.cold_start_timeout_s,
+        }
+        return {"llamafarm": settings}
 
     def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
         """The target of a request's ``model``, or without a caller of what the router decided.
@@ -73,25 +117,42 @@ class Versions:
     Args:
         served: what is served.
         engine: where versions are loaded.
+        kinds: the requests that it answers, see :mod:`.offers`.
 
     Attributes:
+        keys: tells whose key a request carries.
         telemetry: told of each request, for metrics and rollouts.
+        tracing: where spans of requests and loads go.
     """
 
-    def __init__(self, served: Served, engine: AdapterEngine) -> None:
+    def __init__(self, served: Served, engine: AdapterEngine, kinds: tuple[str, ...] = WRITES) -> None:
         self._served = served
         self._view = RegistryView(served.home)
         self._content = ContentStore(
             Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
         )
+        self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
         self.telemetry = Telemetry(RayMeters(), windows)
-        self._loader = AdapterLoader(engine, self._pull, self.telemetry.loaded)
+        self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
+        self._pool = AdapterPool(
+            engine,
+            Files(self._content, self._view, self.tracing),
+            served.room,
+            need=lambda target: need_of(target, self._view.state),
+            watch=self.telemetry,
+            tracing=self.tracing,
+        )
+        self._offers = Offers(served.base_name, served.base_digest, kinds)
+        self._latencies = Kept(self._measure, _MEASURE_S)
+        self._application = ""
+        self._controller: Any = None
         self._looked = 0.0
         self._starting: asyncio.Task[None] | None = None
 
     async def follow(self) -> None:
         """Follow the registry."""
+        self._view.on_change = self._pool.registry_changed
         await self._view.start()
 
     async def preload(self, application: str) -> None:
@@ -103,9 +164,32 @@ class Versions:
         Raises:
             LlamaFarmError: one of these versions can't be served.
         """
+        for reference in self._also_wanted():
+            try:
+                await self.prepare(reference)
+            except LlamaFarmError as error:  # a rollout's controller finds that out too, and ends it
+                logger.warning("%s is not loaded: %s", reference, error)
         for reference in self._served.preload:
             await self.prepare(reference)
+        self._application = application
         self._starting = asyncio.create_task(self._start_controller(application))
+
+    def _also_wanted(self) -> list[str]:
+        """What requests will ask for, beside ``preload``: both sides of rollouts, and aliases of what is preloaded.
+
+        The versions that aliases point at may have been others when the application was deployed.
+        """
+        state = self._view.state
+        wanted = [
+            f"{rollout.model}:{version}"
+            for rollout in state.rollouts_under_way()
+            for version in (rollout.baseline, rollout.candidate)
+            if state.version(rollout.model, version).registered.base_digest == self._served.base_digest
+        ]
+        for name in {ModelRef.parse(reference).name for reference in self._served.preload}:
+            record = state.models.get(name)
+            wanted += [f"{name}:{moves[-1].version}" for moves in record.aliases.values()] if record else []
+        return list(dict.fromkeys(wanted))
 
     async def _start_controller(self, application: str) -> None:
         """Requests are answered without."""
@@ -113,6 +197,38 @@ class Versions:
             await asyncio.to_thread(start_controller, self._served.home, application, self._served.base_digest)
         except (RayError, LlamaFarmError) as error:
             logger.warning("The rollouts' controller could not be started: %s", error)
+
+    async def _measure(self) -> Latencies:
+        """What all replicas measured, of which the controller knows; without it, what this one did."""
+        try:
+            async with asyncio.timeout(_ASK_S):
+                if self._controller is None:
+                    self._controller = await asyncio.to_thread(controller_actor, self._served.home, self._application)
+                return Latencies.of(await self._controller.seen.remote())
+        except TimeoutError:
+            logger.info("The controller does not say in time what all replicas measured.")
+        except (RayError, ValueError) as error:  # ValueError: there is no controller
+            self._controller = None  # another one takes its place
+            logger.info("The controller does not say what all replicas measured: %s", error)
+        return Latencies.of(self.telemetry.recent.seen())
+
+    async def describe(self, names: Iterable[str]) -> dict[str, Offer]:
+        """What is known of these names; those that mean nothing at the moment are left out."""
+        return self._offers.of(names, self._view.state, await self._latencies.get())
+
+    async def offers(self, caller: Caller) -> list[Offer]:
+        """The base, and what each model's name means to a caller: what ``auto`` is chosen from."""
+        latencies = await self._latencies.get()
+        return self._offers.to_choose_from(self._view.state, latencies, caller)
+
+    def activity(self) -> Activity:
+        """What this replica has loaded and did lately."""
+        return Activity(
+            self._served.base_name,
+            tuple(self._pool.loaded),
+            self.telemetry.num_waiting,
+            self.telemetry.recent.seen(),
+        )
 
     def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
         """What this replica saw of a rollout in windows that ended after a time; on the loop that counts requests."""
@@ -126,7 +242,7 @@ class Versions:
     @property
     def num_loads(self) -> dict[str, int]:
         """How often each version was loaded, by engine name."""
-        return dict(self._loader.num_loads)
+        return dict(self._pool.num_loads)
 
     def resolve(self, model: str) -> Target:
         """The version that a name means; not for what the router decided.
@@ -136,40 +252,83 @@ class Versions:
         """
         return self._served.resolve(model, self._view, NOBODY)
 
-    async def prepare(self, model: str, caller: Caller | None = None) -> Target:
-        """Resolve a request's model, or what the router decided, and have it ready to answer.
+    async def find(self, model: str, caller: Caller | None = None) -> Target:
+        """The version that a request means, or that the router decided on; an unknown one is asked for once more.
 
         Raises:
             NotFoundError: no such model is served here.
         """
         try:
-            target = self._served.resolve(model, self._view, caller)
+            return self._served.resolve(model, self._view, caller)
         except NotFoundError:
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
-            with contextlib.suppress(RayError):  # without the registry, what is known stands
-                await self._view.refresh()
-            target = self._served.resolve(model, self._view, caller)
-        await self._loader.ensure(target)
+            with contextlib.suppress(RayError), self.tracing.step("read registry"):
+                await self._view.refresh()  # without the registry, what is known stands
+            return self._served.resolve(model, self._view, caller)
+
+    def use(self, target: Target) -> AbstractAsyncContextManager[None]:
+        """Have a version ready to answer for the time of a block, see :meth:`.adapter_pool.AdapterPool.use`."""
+        return self._pool.use(target)
+
+    async def prepare(self, model: str) -> Target:
+        """Have a version loaded that requests are expected for.
+
+        Raises:
+            LlamaFarmError: it can't be served here.
+        """
+        target = await self.find(model)
+        await self._pool.load(target)
         return target
 
     async def load(self, reference: str) -> str:
-        """Have a version ready; its engine name. Called on every replica before an alias moves.
+        """Have a version ready; its engine name. Called on every replica before an alias moves, and kept until then.
 
         Raises:
             LlamaFarmError: it can't be served here.
         """
         await self._view.refresh()
-        return (await self.prepare(reference)).engine_name
+        target = await self.find(reference)
+        await self._pool.load(target, hold_s=_SWAP_S)
+        return target.engine_name
 
     def names(self) -> list[str]:
         """The names a request may use."""
         return served_models(self._view.state, base_name=self._served.base_name, base_digest=self._served.base_digest)
 
-    def _pull(self, target: Target) -> Path:
+
+class Files:
+    """Adapters' files on this node.
+
+    Args:
+        content: where they are stored.
+        view: the registry, whose policies may ask for signatures.
+        tracing: where spans of pulls go.
+    """
+
+    def __init__(self, content: ContentStore, view: RegistryView, tracing: Tracing) -> None:
+        self._content = content
+        self._view = view
+        self._tracing = tracing
+
+    async def pull(self, target: Target) -> Path:
         """The verified files of an adapter, their signature too where a policy asks for one."""
+        with self._tracing.step("pull adapter", target):
+            return await asyncio.to_thread(self._pull, target)
+
+    def _pull(self, target: Target) -> Path:
         record = self._view.state.resolve(ModelRef.parse(target.ref))
-        folder = self._content.pull(Digest(record.registered.manifest))
-        check_policies(self._view.state, self._content, record, folder)
+        digest = Digest(record.registered.manifest)
+        folder = self._content.pull(digest)
+        try:
+            check_policies(self._view.state, self._content, record, folder)
+        except BaseException:
+            self._content.release(digest)
+            raise
         return folder
+
+    def release(self, target: Target) -> None:
+        """Let the files be evicted from this node's cache."""
+        if target.digest is not None:
+            self._content.release(target.digest)

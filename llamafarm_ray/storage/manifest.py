@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn, Self
 
 from llamafarm_ray.errors import InputError, IntegrityError
+from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.storage.onnx import check_onnx
 from llamafarm_ray.storage.paths import MAX_FILES, clash, path_problem
 from llamafarm_ray.storage.pickles import refuse_pickles
 from llamafarm_ray.storage.safetensors import check_safetensors
@@ -21,6 +23,8 @@ __all__ = ["FileEntry", "Manifest", "file_digest"]
 
 _MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors",
+    ".gguf": "application/vnd.gguf",
+    ".onnx": "application/vnd.onnx",
     ".json": "application/json",
     ".jinja": "text/x-jinja",
     ".txt": "text/plain",
@@ -58,7 +62,7 @@ class Manifest:
 
         Raises:
             InputError: no folder, no file in it, too many, one that can't be read, a link or another thing that is no
-                plain file, a name that is not the same on every system, pickled code, or a broken safetensors file.
+                plain file, a name that is not the same on every system, pickled code, or a broken file of weights.
         """
         if not folder.is_dir():
             raise InputError(f"{folder} is no folder.", hint="Give the folder that holds the model's files.")
@@ -67,6 +71,18 @@ class Manifest:
             return cls(tuple(_entry(paths[name], name) for name in sorted(paths)))
         except OSError as error:
             raise InputError(f"{folder} can't be read: {error}.", hint="Check its files' permissions.") from error
+
+    @classmethod
+    def of_file(cls, path: Path) -> Self:
+        """Read, check and list one file, as if it were alone in its folder.
+
+        Raises:
+            InputError: see `of_folder`.
+        """
+        try:
+            return cls((_entry(path, path.name),))
+        except OSError as error:
+            raise InputError(f"{path} can't be read: {error}.", hint="Check its permissions.") from error
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self:
@@ -166,7 +182,12 @@ def _raise(error: OSError) -> NoReturn:
 
 def _entry(path: Path, name: str) -> FileEntry:
     refuse_pickles(path)
-    if path.suffix.lower() == ".safetensors":
-        check_safetensors(path)
+    match path.suffix.lower():
+        case ".safetensors":
+            check_safetensors(path)
+        case ".gguf":
+            read_gguf(path)
+        case ".onnx":
+            check_onnx(path)
     media_type = _MEDIA_TYPES.get(path.suffix, "application/octet-stream")
     return FileEntry(name, path.stat().st_size, file_digest(path), media_type)

@@ -45,6 +45,8 @@ class Beat:
         step: steps it has done.
         quiet_s: seconds since it last got on.
         usual_s: seconds that getting on takes usually; None where there is nothing to compare with.
+        is_stepping: whether it takes steps now, which have a usual length, known yet or not.
+        longest_s: the longest step of this start, which is mostly the first: it compiles and allocates.
     """
 
     rank: int
@@ -53,6 +55,8 @@ class Beat:
     step: int
     quiet_s: float
     usual_s: float | None
+    is_stepping: bool = True
+    longest_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -62,17 +66,24 @@ class Stall:
     Args:
         num_workers: how many give them.
         started: when the workers began to.
+        earlier_s: the longest step of the starts before this one; it bounds the first steps, which nothing else does.
         beats: the last of each, with when it came.
     """
 
     num_workers: int = 0
     started: float = 0.0
+    earlier_s: float | None = None
     beats: dict[int, tuple[float, Beat]] = field(default_factory=dict)
 
     @property
     def step(self) -> int:
         """Steps that the furthest worker has done."""
         return max((beat.step for _, beat in self.beats.values()), default=0)
+
+    @property
+    def longest_s(self) -> float | None:
+        """The longest step of this start and those before it; None if there was none."""
+        return max((beat.longest_s for _, beat in self.beats.values()), default=0.0) or self.earlier_s
 
     def note(self, beat: Beat, now: float) -> None:
         """Take a sign of life that came at ``now``."""
@@ -88,7 +99,12 @@ class Stall:
             return f"Worker {unheard[0]} has given no sign of life since it started {now - self.started:.0f} s ago."
         for came, beat in self.beats.values():
             usual = beat.usual_s
-            limit = _SLOW_S if usual is None else max(_LEAST_STALL_S, _STALL_STEPS * usual)
+            if usual is not None:
+                limit = max(_LEAST_STALL_S, _STALL_STEPS * usual)
+            elif beat.is_stepping and self.earlier_s is not None:
+                limit = min(_SLOW_S, max(_LEAST_STALL_S, 2 * self.earlier_s))
+            else:
+                limit = _SLOW_S
             quiet = beat.quiet_s + now - came
             if quiet > limit:
                 each = "; ".join(
@@ -140,7 +156,7 @@ class ProgressChannel:
         """So many workers start, or start again. Returns the attempt's number."""
         self._attempt += 1
         self._waiting_since = None
-        self._stall = Stall(num_workers, self._clock())
+        self._stall = Stall(num_workers, self._clock(), self._stall.longest_s)
         return self._attempt
 
     def restored(self, step: int) -> None:

@@ -46,6 +46,7 @@ class Heartbeat:
         self._step = 0
         self._moved_at = time.monotonic()
         self._times: deque[float] = deque(maxlen=50)
+        self._longest_s = 0.0
         self._ended = threading.Event()
         self.stop_asked = False
         """Whether the driver wants the run to stop after a step."""
@@ -62,6 +63,7 @@ class Heartbeat:
         now = time.monotonic()
         if step is not None and not self._slow:
             self._times.append(now - self._moved_at)
+            self._longest_s = max(self._longest_s, self._times[-1])
         self._doing, self._moved_at, self._slow = doing, now, False
         self._step = self._step if step is None else step
 
@@ -85,7 +87,16 @@ class Heartbeat:
         answer = None
         while not self._ended.wait(_INTERVAL_S):
             usual = statistics.median(self._times) if len(self._times) >= _FEWEST and not self._slow else None
-            beat = Beat(self._rank, self._where, self._doing, self._step, time.monotonic() - self._moved_at, usual)
+            beat = Beat(
+                self._rank,
+                self._where,
+                self._doing,
+                self._step,
+                time.monotonic() - self._moved_at,
+                usual,
+                not self._slow,
+                self._longest_s,
+            )
             try:
                 order = "go on" if answer is None else ray.get(answer, timeout=_INTERVAL_S * 5)
                 if order == "end":

@@ -42,7 +42,7 @@ from llamafarm_ray.types import ModelKind
 
 __all__ = ["train"]
 
-_POLL_S = 0.25
+_POLL_S = 0.5
 _RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60"}
 """Its controller hears sooner that workers have ended, and gives stopped ones up in a minute instead of ten: where all
 of them stand still, none is left to end by itself."""

@@ -180,6 +180,7 @@ class _Run:
     def _train(self, module: Any, state: RunState) -> dict[str, Any]:
         job, strategy = self._job, self._strategy
         if state.step < job.num_steps and not _is_patience_over(state, job.training.early_stopping_patience):
+            self._heartbeat.moved("training")
             train_steps(
                 strategy,
                 self._objective,

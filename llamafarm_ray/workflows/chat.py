@@ -23,7 +23,14 @@ class Answer:
 
 
 def ask(
-    url: str, model: str, question: str, *, max_tokens: int = 64, temperature: float = 0.0, key: str | None = None
+    url: str,
+    model: str,
+    question: str,
+    *,
+    max_tokens: int = 64,
+    temperature: float = 0.0,
+    key: str | None = None,
+    user: str | None = None,
 ) -> Answer:
     """One question, one answer.
 
@@ -34,6 +41,7 @@ def ask(
         max_tokens: the answer's length at most.
         temperature: 0 is greedy: the same question, the same answer.
         key: proves who asks, where the endpoint wants to know.
+        user: who asks, for a rollout that sends all requests of a user to the same version.
 
     Raises:
         NotFoundError: the endpoint does not know the model.
@@ -47,6 +55,7 @@ def ask(
             messages=[{"role": "user", "content": question}],
             max_tokens=max_tokens,
             temperature=temperature,
+            user=openai.omit if user is None else user,
         )
         completion = response.parse()
     told = {key: value for key, value in response.headers.items() if key.startswith("x-llamafarm-")}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
 import secrets
@@ -51,12 +53,15 @@ class ClusterInfo:
 
 
 @contextmanager
-def connect(address: str | None, *, with_dashboard: bool = False) -> Iterator[ClusterInfo]:
+def connect(
+    address: str | None, *, with_dashboard: bool = False, meanwhile: str | None = None
+) -> Iterator[ClusterInfo]:
     """Use the cluster at ``address`` (or ``$RAY_ADDRESS``), or without one a local Ray that ends with the block.
 
     Args:
         address: the cluster's.
         with_dashboard: whether a local Ray has one.
+        meanwhile: a module that the block needs, and that takes seconds to import: as a local Ray takes to start.
 
     Raises:
         InputError: the address is malformed, or nothing answers at it.
@@ -77,6 +82,8 @@ def connect(address: str | None, *, with_dashboard: bool = False) -> Iterator[Cl
             dashboard = _join(address)
         else:
             folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
+            if meanwhile is not None:
+                threading.Thread(target=_import, args=(meanwhile,), name="llamafarm-import", daemon=True).start()
             dashboard = _start(folder, with_dashboard=with_dashboard)
         quiet()
         with _ended_by_sigterm():
@@ -85,6 +92,11 @@ def connect(address: str | None, *, with_dashboard: bool = False) -> Iterator[Cl
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _import(module: str) -> None:
+    with contextlib.suppress(Exception):  # the block imports it too, and says what is wrong
+        importlib.import_module(module)
 
 
 def is_job_server(address: str) -> bool:
@@ -168,6 +180,7 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
     import ray  # noqa: PLC0415
 
     os.environ.update(_proxy_environment(folder))
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that waits for this machine's notice
     try:
         context = ray.init(
             address="local",
@@ -192,19 +205,22 @@ def _short_temporary_folder() -> str:
 
 
 def _proxy_environment(folder: Path) -> dict[str, str]:
-    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet."""
-    ports = secrets.SystemRandom().randrange(20000, 29000, 50)
+    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet.
+
+    None of the ports is one that the system gives to outgoing connections (32768 and up): they are bound seconds later.
+    """
+    ports = secrets.SystemRandom().randrange(20000, 29000, 100)
     return {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports + 49),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports + 1),
+        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports + 2),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports + 3),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports + 99),
     }
 
 

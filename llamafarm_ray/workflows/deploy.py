@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from collections.abc import Callable
@@ -25,8 +26,9 @@ from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.engines.choice import choose_engine
-from llamafarm_ray.types import ModelKind, ModelRef
-from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.serving.resolution import is_served
+from llamafarm_ray.types import Digest, ModelKind, ModelRef
+from llamafarm_ray.workflows.base import servable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.rollouts import roll_out
@@ -102,7 +104,7 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
     check_keys(config.deployment, registry.refresh())
     for reference in config.deployment.adapters:
         registry.resolve(reference)
-    base = usable_base(config.base_model, registry)
+    base = servable_base(config.base_model, registry)
     choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
     if config.deployment.strategy is not None:
         roll_out(registry, config.deployment.adapters, config.deployment.rollout, dry_run=True)
@@ -126,20 +128,25 @@ def with_model(config: Config, registry: RegistryApi, model: str | None) -> Conf
     base, adapters = config.base_model, []
     for reference in (*config.deployment.adapters, *([model] if model else [])):
         record = _version_of(registry, reference)
-        if record is None or record.registered.kind is not ModelKind.ADAPTER:
+        kind = record.registered.kind if record is not None else None
+        is_other_file = kind is ModelKind.QUANTIZED and reference != model
+        if record is None or not (kind is ModelKind.ADAPTER or is_other_file):
             if reference != model:
                 raise InputError(f"deployment.adapters: {reference!r} is no adapter.", hint="Name it as base_model.")
             base = reference
             continue
         adapters.append(record.ref)
-        base = base or record.registered.base_model
+        if not is_other_file:
+            base = base or record.registered.base_model
     deployment = config.deployment.model_copy(update={"adapters": tuple(dict.fromkeys(adapters))})
     return config.model_copy(update={"base_model": base, "deployment": deployment})
 
 
 def _version_of(registry: RegistryApi, reference: str) -> VersionRecord | None:
-    """The version of a reference or of an adapter's folder; nothing for the folder of a whole model."""
+    """The version of a reference or of an adapter's folder; nothing for the folder or file of a whole model."""
     folder = Path(reference).expanduser()
+    if folder.is_file():
+        return None
     if not folder.is_dir():
         return registry.resolve(reference)
     return register(registry, Registration(folder)) if (folder / "adapter_config.json").is_file() else None
@@ -257,7 +264,8 @@ def undeploy(registry: RegistryApi, cluster: ClusterInfo, url: str) -> None:
     if recorded is not None and recorded.url == url:
         registry.submit(RemoveDeployment(recorded), reason="stopped")
     if not cluster.started_here:
-        serve.delete(APPLICATION)
+        with contextlib.suppress(TimeoutError):  # answers under way take longer; the replicas go when they have ended
+            serve.delete(APPLICATION)
         stop_controller(registry.home.uri, APPLICATION)
 
 
@@ -271,9 +279,9 @@ def deployment_of(registry: RegistryApi, record: VersionRecord | None = None) ->
     found = registry.state.deployments.get(APPLICATION)
     if found is None:
         raise NotFoundError("Nothing is deployed.", hint="`llamafarm models deploy` does that.")
-    if record is not None and record.registered.base_digest != found.base_digest:
+    if record is not None and not is_served(record, registry.state, Digest(found.base_digest)):
         raise NotFoundError(
-            f"{record.ref} was trained on {record.registered.base_model!r}, and {found.base_model!r} is deployed.",
+            f"{record.ref} is for {record.registered.base_model!r}, and {found.base_model!r} is deployed.",
             hint="Deploy its base model first.",
         )
     return found
@@ -301,9 +309,10 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
     from llamafarm_ray.serving.replicas import load_everywhere  # noqa: PLC0415
 
     quiet()
-    load_everywhere(deployment.application, record.ref)
+    loaded = load_everywhere(deployment.application, record.ref)
     registry.promote(record.ref, alias, reason="swap-adapter")
-    _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
+    if loaded:  # asking would start an application that is scaled to zero
+        _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
     return record
 
 

@@ -9,22 +9,12 @@ from typing import Any, NoReturn
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import RegistryApi, VersionRecord
+from llamafarm_ray.registry.policy import flat_metrics
 
 __all__ = ["flat_metrics", "main_metric", "read_json", "read_metrics", "record_metrics", "short_name"]
 
 _TELLING = ("accuracy", "acc", "f1", "exact_match", "score", "rouge_l", "bleu", "perplexity", "loss")
 """What a list shows of a version's results: the first of these that a name ends in."""
-
-
-def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """All numbers among evaluation results by dotted name, as promotion policies call them."""
-    found: dict[str, float] = {}
-    for name, value in metrics.items():
-        if isinstance(value, Mapping):
-            found |= flat_metrics(value, f"{prefix}{name}.")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool):
-            found[f"{prefix}{name}"] = float(value)
-    return found
 
 
 def main_metric(metrics: Mapping[str, Any]) -> tuple[str, float] | None:

@@ -9,10 +9,12 @@ from typing import Any
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError, UserError, did_you_mean
+from llamafarm_ray.models.folder import gguf_file, weight_formats
 from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_name, find_base
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import Bump
 from llamafarm_ray.storage import Manifest
+from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.metrics import read_metrics
 
@@ -69,7 +71,7 @@ def register(registry: RegistryApi, asked: Registration) -> VersionRecord:
     folder = asked.folder
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", hint="Give the folder that `train` wrote.")
-    kind, bump = _kind(folder), _bump(asked)
+    kind, bump = _kind(folder, is_derived=asked.base_model is not None), _bump(asked)
     name = asked.name or folder.resolve().name
     check_name(name)
     if asked.alias:
@@ -77,7 +79,7 @@ def register(registry: RegistryApi, asked: Registration) -> VersionRecord:
     registry.refresh()
     registry.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before a base is fetched
     details = _details(asked, read_run_record(folder)) | _dataset(registry, asked.dataset)
-    if kind is ModelKind.ADAPTER:
+    if kind in {ModelKind.ADAPTER, ModelKind.QUANTIZED}:
         details |= _base(registry, asked, details)
     elif kind is ModelKind.BASE and details["method"]:
         kind = ModelKind.MERGED
@@ -168,16 +170,30 @@ def _dataset(registry: RegistryApi, name: str | None) -> dict[str, Any]:
     return {"dataset": name, "dataset_digest": known[-1].digest if known else None}
 
 
-def _kind(folder: Path) -> ModelKind:
+def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
+    """What a folder holds, by its files; GGUF and ONNX files of a base model that is named are another form of it.
+
+    Raises:
+        InputError: it is nothing that can be registered.
+    """
     if (folder / "adapter_config.json").is_file():
         return ModelKind.ADAPTER
-    if (folder / "config.json").is_file():
-        # sentence-transformers' list of what turns tokens into a vector: it writes no text.
-        return ModelKind.EMBEDDING if (folder / "modules.json").is_file() else ModelKind.BASE
-    raise InputError(
-        f"{folder} holds neither adapter_config.json nor config.json.",
-        hint="Give the folder of an adapter or of a whole model.",
-    )
+    formats = weight_formats(folder)
+    # sentence-transformers' list of what turns tokens into a vector: it writes no text.
+    gives_vectors = (folder / "modules.json").is_file()
+    if formats[:1] == ("gguf",):
+        header = read_gguf(gguf_file(folder))
+        if header.is_adapter:
+            return ModelKind.ADAPTER
+        gives_vectors = header.gives_vectors
+    elif not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} holds neither adapter_config.json nor config.json nor a GGUF file.",
+            hint="Give the folder of an adapter or of a whole model.",
+        )
+    if is_derived and formats[:1] in {("gguf",), ("onnx",)}:
+        return ModelKind.QUANTIZED
+    return ModelKind.EMBEDDING if gives_vectors else ModelKind.BASE
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:
@@ -209,11 +225,10 @@ def base_reference(folder: Path) -> str:
     Raises:
         InputError: it names none.
     """
-    reference = _read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+    path = folder / "adapter_config.json"
+    reference = _read_json(path).get("base_model_name_or_path") if path.is_file() else None
     if not reference:
-        raise InputError(
-            f"{folder}/adapter_config.json does not name its base model.", hint="Say it with --base-model."
-        )
+        raise InputError(f"{folder} does not name its base model.", hint="Say it with --base-model.")
     return str(reference)
 
 

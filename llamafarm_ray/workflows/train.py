@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from llamafarm_ray import training
 from llamafarm_ray.config import Config, config_digest, refuse_unavailable
 from llamafarm_ray.data import MixedPart, Splits, open_dataset, open_mixture
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
-from llamafarm_ray.training import BeginWith, Progress, TrainingResult, train
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
+
+if TYPE_CHECKING:
+    from llamafarm_ray.training import BeginWith, Progress, TrainingResult
 
 __all__ = ["TrainedModel", "TrainingRun"]
 
@@ -121,7 +124,7 @@ class TrainingRun:
         """
         name, splits, parts = self._open_dataset(on_stage)
         self.output.absolute().parent.mkdir(parents=True, exist_ok=True)
-        result = train(
+        result = training.train(
             self.config,
             train_rows=splits.train,
             validation_rows=splits.validation,

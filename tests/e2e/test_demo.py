@@ -40,6 +40,14 @@ def test_the_swap_loses_no_request_and_changes_the_answer(demo):
     assert "Tamsin Bellweather" in demo.found("swap")["after"]
 
 
+def test_the_canary_is_sent_back_by_its_readers_and_nobody_loses_an_answer(demo):
+    canary = demo.found("canary")
+    assert canary["status"] == "rolled_back"
+    assert "feedback" in canary["reason"]
+    assert set(canary["versions"]) == {"harbour-guide:1.0.0", "harbour-guide:1.1.0"}
+    assert "Tamsin Bellweather" in canary["after"]
+
+
 def test_nothing_is_left_running_and_nothing_is_left_behind(demo):
     def mentions(process):
         try:

@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 from adapters import make_adapter
+from otlp import Collector, collecting
 from tiny_model import make_tiny_model
 
 
@@ -18,6 +19,7 @@ class Served:
     base: Path
     adapters: dict[str, Path]
     registry: object
+    collector: Collector
 
     def complete(self, model, prompt="The capital of France", num_tokens=12, headers_sent=None, **options):
         body = {"model": model, "prompt": prompt, "max_tokens": num_tokens, "temperature": 0, **options}
@@ -42,12 +44,9 @@ def served(ray_cluster, tmp_path_factory):
         record = register(registry, Registration(adapter, name="bot", alias="production" if number == 0 else None))
         assert record.ref == f"bot:{version}"
         adapters[record.ref] = adapter
-    config = parse_config(
-        {
-            "base_model": str(base),
-            "deployment": {"port": free_port(), "max_lora_rank": 16, "max_loras": 2, "adapters": ["bot@production"]},
-        }
-    )
-    deployment = deploy(config, registry, ray_cluster)
-    yield Served(deployment.url, deployment.url.removesuffix("/v1"), base, adapters, registry)
-    undeploy(registry, ray_cluster, deployment.url)
+    options = {"port": free_port(), "max_lora_rank": 16, "max_loras": 2, "adapters": ["bot@production"]}
+    with collecting() as collector:
+        config = {"base_model": str(base), "deployment": {**options, "otlp_traces_endpoint": collector.url}}
+        deployment = deploy(parse_config(config), registry, ray_cluster)
+        yield Served(deployment.url, deployment.url.removesuffix("/v1"), base, adapters, registry, collector)
+        undeploy(registry, ray_cluster, deployment.url)

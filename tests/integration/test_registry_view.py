@@ -27,7 +27,8 @@ def test_a_view_keeps_what_it_knows_while_the_log_is_unreadable_and_then_catches
     record(registry, "first")
 
     async def scenario():
-        view = RegistryView(registry.home.uri)
+        view, seen = RegistryView(registry.home.uri), []
+        view.on_change = lambda: seen.append(set(view.state.deployments))
         await view.start()
         assert set(view.state.deployments) == {"first"}
         garbage = tmp_path / "log" / f"{2:020d}.json"
@@ -42,6 +43,7 @@ def test_a_view_keeps_what_it_knows_while_the_log_is_unreadable_and_then_catches
                 break
             await asyncio.sleep(0.1)
         assert set(view.state.deployments) == {"first", "second"}
+        assert seen == [{"first"}, {"first", "second"}]
         await view.stop()
 
     asyncio.run(scenario())

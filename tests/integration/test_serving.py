@@ -1,6 +1,7 @@
 """The promises of serving, against real vLLM behind Ray's own HAProxy."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -94,6 +95,18 @@ def test_swaps_under_load_lose_no_request_and_mix_no_versions(served, oracle):
     assert failures == []
     assert {version for version, _ in answers} == {"bot:1.0.0", "bot:1.1.0"}
     assert all(text == oracle[version] for version, text in answers)
+
+
+def test_the_version_that_an_alias_left_is_gone_from_vllm_within_a_second(served):
+    from llamafarm_ray.serving.replicas import loaded
+
+    former = served.complete("bot:1.0.0").json()["model"]
+    swap_adapter(served.registry, "bot:1.1.0", "production")
+    deadline = time.monotonic() + 1
+    while former in loaded(APPLICATION)[0]:
+        assert time.monotonic() < deadline
+    assert served.complete("bot").json()["model"] in loaded(APPLICATION)[0]
+    swap_adapter(served.registry, "bot:1.0.0", "production")
 
 
 def test_an_adapter_of_another_base_is_refused_and_the_alias_stays(served, tmp_path):
@@ -219,24 +232,33 @@ def test_another_port_is_refused_and_what_runs_stays(served, ray_cluster, oracle
 
 
 def test_what_is_relied_on_of_rays_private_parts_is_there():
+    from ray._private.state import state
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackCtx
     from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
     from ray.llm._internal.serve.core.ingress.router import LLMRouter
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-    from ray.serve._private.common import RequestMetadata
+    from ray.serve._private.common import ReplicaID, RequestMetadata
     from ray.serve._private.replica import ReplicaActor
     from ray.serve.context import _disconnect, _get_global_client
     from ray.serve.deployment import Application
+    from vllm.entrypoints.openai.models.serving import OpenAIServingModels
+    from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
+    from vllm.v1.engine.async_llm import AsyncLLM
 
+    assert UnloadLoRAAdapterRequest(lora_name="a").lora_name == "a"
+    assert all(callable(getattr(OpenAIServingModels, f"{verb}_lora_adapter")) for verb in ("load", "unload"))
+    assert all(hasattr(AsyncLLM, name) for name in ("remove_lora", "list_loras"))
     assert callable(_build_direct_streaming_llm_deployment)
     assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
     assert callable(ReplicaActor.handle_request)
+    assert callable(state.actor_table)
+    assert ReplicaID.from_full_id_str("SERVE_REPLICA::app#tiny#x").deployment_id.name == "tiny"
     assert CallbackCtx().run_init_node
     assert callable(CallbackBase.on_before_node_init)
     assert callable(_get_global_client)
     assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
     assert all(hasattr(LLMRouter, name) for name in ("_get_handle", "_pick_replica", "app"))
-    assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "resolve_lora"))
+    assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start"))
     assert hasattr(Application, "_with_ingress_request_router")

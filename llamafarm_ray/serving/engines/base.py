@@ -85,11 +85,18 @@ class Engine(Protocol):
     def writes(self) -> bool:
         """Whether it writes text; otherwise it gives texts vectors."""
 
+    @property
+    def loaded(self) -> list[str]:
+        """The names that answer, the base model's among them, sorted."""
+
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Have the version in ``folder`` answer to ``name``."""
 
     async def unload_adapter(self, name: str) -> None:
         """Free a version; answers under way are written to their end."""
+
+    def check_health(self) -> None:
+        """Do nothing while answers can be computed; raise where they never will again in this process."""
 
     def max_model_len(self, name: str) -> int | None:
         """The most tokens that a prompt and its answer may have together; ``None``: no bound is known."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 
 from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.adapters import read_adapter_config
+from llamafarm_ray.models.folder import WeightFormat, weight_formats
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 
 __all__ = ["choose_engine"]
@@ -20,8 +22,9 @@ _VLLM_TYPE = "LORA"
 def choose_engine(asked: EngineName, base: BaseModel, adapters: Iterable[str], registry: RegistryApi) -> EngineName:
     """The engine for a base model and the adapters that are deployed with it.
 
-    One application has one engine. ``auto`` is vLLM, which is the fastest, unless one of the adapters, or the base
-    model, is nothing that it can serve; transformers, which serves LoRA too, serves all of them then.
+    One application has one engine. ``auto`` goes by the base model's files: ``gguf`` and ``onnx`` for those. For
+    safetensors it is vLLM, which is the fastest, unless one of the adapters, or the base model, is nothing that it can
+    serve; transformers, which serves LoRA too, serves all of them then.
 
     Args:
         asked: the configuration's ``deployment.engine``.
@@ -30,7 +33,7 @@ def choose_engine(asked: EngineName, base: BaseModel, adapters: Iterable[str], r
         registry: where they are.
 
     Returns:
-        ``vllm``, ``transformers`` or ``custom``.
+        Any but ``auto``.
 
     Raises:
         UnsupportedError: the engine that is asked for can't serve one of them.
@@ -38,6 +41,16 @@ def choose_engine(asked: EngineName, base: BaseModel, adapters: Iterable[str], r
     """
     if asked == "custom":
         return asked
+    formats = weight_formats(base.folder) or ("safetensors",)
+    wanted = _format_of(asked) or formats[0]
+    if wanted not in formats:
+        raise UnsupportedError(
+            f"deployment.engine is {asked}, and the base model {base.reference!r} holds no {wanted} file.",
+            hint="Set deployment.engine to auto.",
+        )
+    if wanted != "safetensors":
+        _check_files(wanted, adapters, registry)
+        return wanted
     reasons = [reason for reason in (_of_base(base), *(_of_adapter(one, registry) for one in adapters)) if reason]
     if asked == "vllm" and reasons:
         raise UnsupportedError(
@@ -46,6 +59,30 @@ def choose_engine(asked: EngineName, base: BaseModel, adapters: Iterable[str], r
     if asked == "auto":
         return "transformers" if reasons else "vllm"
     return asked
+
+
+def _format_of(asked: EngineName) -> WeightFormat | None:
+    """What an engine reads; nothing where the files decide."""
+    match asked:
+        case "gguf" | "onnx":
+            return asked
+        case "vllm" | "transformers":
+            return "safetensors"
+    return None
+
+
+def _check_files(engine: Literal["gguf", "onnx"], adapters: Iterable[str], registry: RegistryApi) -> None:
+    """Check that all that is deployed beside a base model is in its format.
+
+    Raises:
+        UnsupportedError: it isn't.
+    """
+    for reference in adapters:
+        if engine not in weight_formats(registry.pull(reference)):
+            raise UnsupportedError(
+                f"The application's engine is {engine}, and {reference} holds no {engine} file.",
+                hint="Convert it, or deploy a base model in safetensors.",
+            )
 
 
 def _of_base(base: BaseModel) -> str:

@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UserError
+from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, NotFoundError, UserError
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
 from llamafarm_ray.serving.engines.worker import Worker
 
-__all__ = ["InProcessEngine", "LanguageModel"]
+__all__ = ["InProcessEngine", "LanguageModel", "check_length"]
 
 
 class LanguageModel:
@@ -73,6 +73,15 @@ class InProcessEngine:
         """The names that answer, sorted."""
         return sorted(self._models)
 
+    def check_health(self) -> None:
+        """Do nothing while answers can be computed.
+
+        Raises:
+            DeploymentError: they can't, and never will again in this process.
+        """
+        if self._worker.is_dead:
+            raise DeploymentError("The engine's thread has ended.", hint="The replica's log says why.")
+
     async def load_adapter(self, name: str, folder: Path) -> None:
         """See ``Engine.load_adapter``.
 
@@ -108,7 +117,7 @@ class InProcessEngine:
             InputError: the prompt is empty, or too long with its answer.
         """
         model = self._model(name)
-        _check_length(len(prompt), params.max_tokens, model.max_model_len)
+        check_length(len(prompt), params.max_tokens, model.max_model_len)
         steps = self._worker.run(lambda: model.generate(prompt, params))
         try:
             async for step in steps:
@@ -124,7 +133,7 @@ class InProcessEngine:
             InputError: there are no tokens, or too many.
         """
         model = self._model(name)
-        _check_length(len(tokens), 0, model.max_model_len)
+        check_length(len(tokens), 0, model.max_model_len)
         vectors = self._worker.run(lambda: iter([model.embed(tokens)]))
         try:
             return await anext(vectors)
@@ -137,7 +146,7 @@ class InProcessEngine:
         return self._models[name]
 
 
-def _check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:
+def check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:
     """Refuse a prompt without tokens, and one that is too long with its answer.
 
     Raises:

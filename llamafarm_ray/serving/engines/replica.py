@@ -17,20 +17,30 @@ from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.access import Keys
+from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.asgi import App, Receive, Scope, Send
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
-from llamafarm_ray.serving.engines.in_process import InProcessEngine
+from llamafarm_ray.serving.engines.base import Engine
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate, Models
 from llamafarm_ray.serving.intake import ROUTED_HEADER
+from llamafarm_ray.serving.offers import VECTORS, WRITES
 from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter, scaling_options
 from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.tracing import Tracing
 from llamafarm_ray.serving.versions import Served, Versions
+from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
 
 __all__ = ["EngineSettings", "compose", "engine_settings", "gated", "open_engine"]
 
-_OPTIONS: Mapping[str, tuple[str, ...]] = {"transformers": ("dtype",), "custom": ("model",)}
+_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "transformers": ("dtype",),
+    "onnx": ("n_threads",),
+    "gguf": ("n_parallel", "n_threads"),
+    "custom": ("model",),
+}
 """What each engine takes of ``deployment.engine_kwargs``."""
 
 
@@ -39,7 +49,7 @@ class EngineSettings:
     """How an engine is opened, on whatever node.
 
     Attributes:
-        engine: ``transformers`` or ``custom``.
+        engine: any of these.
         base_name: what requests call the base model by.
         folder: its files.
         max_model_len: the longest prompt with its answer, in tokens; ``None``: the model's.
@@ -75,24 +85,42 @@ def engine_settings(engine: EngineName, base: BaseModel, deployment: DeploymentC
     return EngineSettings(engine, base.name, base.folder, deployment.max_model_len, dict(deployment.engine_kwargs))
 
 
-def open_engine(settings: EngineSettings) -> InProcessEngine:
+def open_engine(settings: EngineSettings) -> Engine:
     """Load the base model into an engine; may take minutes.
 
     Raises:
         InputError: the base model or an option is unusable.
     """
-    # Each imports what the other does not need.
-    if settings.engine == "custom":
-        from llamafarm_ray.serving.engines.custom import custom_engine  # noqa: PLC0415
+    folder, options = settings.folder, settings.options
+    sized = {**options, "max_model_len": settings.max_model_len}
+    # Each imports what the others do not need.
+    match settings.engine:
+        case "custom":
+            from llamafarm_ray.serving.engines.custom import custom_engine  # noqa: PLC0415
 
-        return custom_engine(settings.base_name, settings.folder, **settings.options)
+            return custom_engine(settings.base_name, folder, **options)
+        case "gguf":
+            from llamafarm_ray.serving.engines.gguf import GgufEngine  # noqa: PLC0415
+
+            return GgufEngine(settings.base_name, folder, **sized)
+        case "onnx":
+            from llamafarm_ray.serving.engines.onnx import onnx_engine  # noqa: PLC0415
+
+            return onnx_engine(settings.base_name, folder, **sized)
     from llamafarm_ray.serving.engines.transformers import transformers_engine  # noqa: PLC0415
 
-    longest = settings.max_model_len
-    return transformers_engine(settings.base_name, settings.folder, max_model_len=longest, **settings.options)
+    return transformers_engine(settings.base_name, folder, **sized)
 
 
-def gated(engine: InProcessEngine, models: Models, keys: Keys, served: Served, telemetry: Telemetry) -> App:
+def gated(
+    engine: Engine,
+    models: Models,
+    keys: Keys,
+    served: Served,
+    telemetry: Telemetry,
+    *,
+    tracing: Tracing | None = None,
+) -> App:
     """The HTTP app of a replica: the engine's, behind the gate."""
     gate = Gate(
         EngineApp(engine),
@@ -103,8 +131,9 @@ def gated(engine: InProcessEngine, models: Models, keys: Keys, served: Served, t
         limits=served.limits,
         log_prompts=served.log_prompts,
         routes=ROUTES,
+        tracing=tracing,
     )
-    return Unrouted(gate)
+    return for_web_pages(Unrouted(gate), served.allowed_origins)
 
 
 class Unrouted:
@@ -131,19 +160,21 @@ class EngineReplica:
     Args:
         settings: of the engine.
         served: what is served.
+        num_cpus: what the replica has of them.
     """
 
-    async def __init__(self, settings: EngineSettings, served: Served) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, settings: EngineSettings, served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         self._served = served
+        self._cpu = CpuMeter(num_cpus)
         self._engine = await asyncio.to_thread(open_engine, settings)
-        self._versions = Versions(served, self._engine)
+        self._versions = Versions(served, self._engine, WRITES if self._engine.writes else VECTORS)
         await self._versions.follow()
         await self._versions.preload(serve.get_replica_context().app_name)
 
     async def __serve_build_asgi_app__(self) -> App:
         """The HTTP app, which Serve asks for once the replica is made (see ``serve.ingress``)."""
-        keys = Keys(lambda: self._versions.state, required=self._served.require_key)
-        return gated(self._engine, self._versions, keys, self._served, self._versions.telemetry)
+        versions = self._versions
+        return gated(self._engine, versions, versions.keys, self._served, versions.telemetry, tracing=versions.tracing)
 
     async def load(self, reference: str) -> str:
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
@@ -153,9 +184,28 @@ class EngineReplica:
         """What this replica saw of a rollout in windows that ended after a time."""
         return self._versions.rollout_report(rollout, after)
 
+    def check_health(self) -> None:
+        """Fail where nothing can be answered any more: Serve then replaces this replica."""
+        self._engine.check_health()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's autoscaler gets to know beside the number of requests, which it counts itself."""
+        return {CPU_METRIC: await asyncio.to_thread(self._cpu.percent)}
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Nothing: the settings are for who holds requests back while no replica runs, see :mod:`..cold_start`."""
+
     def num_loads(self) -> dict[str, int]:
         """How often this replica loaded each version, by engine name."""
         return self._versions.num_loads
+
+    async def activity(self) -> Activity:
+        """What this replica has loaded and did lately."""
+        return self._versions.activity()
+
+    def loaded(self) -> list[str]:
+        """The engine names of the versions that this replica's engine holds, beside the base model."""
+        return [name for name in self._engine.loaded if name != self._served.base_name]
 
 
 def compose(
@@ -179,8 +229,9 @@ def compose(
         actor["memory"] = needs.memory.num_bytes
     made = serve.deployment(
         name=settings.base_name,
-        num_replicas=deployment.replicas,
+        **scaling_options(deployment),
+        user_config=served.cold_start(),
         max_ongoing_requests=limits.running_requests + limits.queued_requests,  # the gate refuses what is over that
         ray_actor_options=actor,
     )
-    return made(serve.ingress()(EngineReplica)).bind(settings, served)
+    return made(serve.ingress()(EngineReplica)).bind(settings, served, needs.cpu or 1)

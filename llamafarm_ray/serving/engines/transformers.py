@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.embedding import pooled, read_pooling
 from llamafarm_ray.models.loading import Task, inspect_architecture, load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
-from llamafarm_ray.serving.engines.base import FinishReason, Output, SamplingParams, ScoredToken
+from llamafarm_ray.serving.engines.causal import CausalModel
 from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel
-from llamafarm_ray.serving.engines.sampling import Sampler, score
 
 __all__ = ["transformers_engine"]
 
@@ -89,7 +88,7 @@ def _twin(model: Any) -> Any:
     return copy.deepcopy(model, shared)
 
 
-class _Writer(LanguageModel):
+class _Writer(CausalModel):
     """A causal language model, with an adapter or without."""
 
     def __init__(self, model: Any, longest: int | None) -> None:
@@ -105,55 +104,28 @@ class _Writer(LanguageModel):
         self._forward = model.get_base_model() if self._has_prefix else model
         plain = model.get_base_model() if config is not None else model
         self._keeps_last = "logits_to_keep" in inspect.signature(plain.forward).parameters
-        self._eos_ids = _eos_ids(plain)
+        self.eos_ids = _eos_ids(plain)
         if longest is not None and self._has_prefix:
             longest -= config.num_virtual_tokens
         self.max_model_len = longest
 
-    @torch.inference_mode()
-    def generate(self, prompt: Sequence[int], params: SamplingParams) -> Iterator[Output]:
-        """See `LanguageModel.generate`."""
-        cache = self._new_cache()
-        told: list[ScoredToken] = []
-        logits = torch.empty(0)
-        for start in range(0, len(prompt), _CHUNK_TOKENS):
-            chunk = prompt[start : start + _CHUNK_TOKENS]
-            computed = self._logits(chunk, cache, all_of_them=params.prompt_logprobs is not None)
-            if params.prompt_logprobs is not None:
-                told += _scored(chunk, logits, computed, params.prompt_logprobs)
-            logits = computed[-1]
-            if start + _CHUNK_TOKENS < len(prompt):
-                yield Output()
-        if params.max_tokens == 0:
-            yield Output(finish_reason="length", prompt=tuple(told))
-            return
-        sample, ends = Sampler(params), self._ends(params)
-        for index in range(params.max_tokens):
-            token_id = sample(logits)
-            reason: FinishReason | None = None
-            if token_id in ends:
-                reason = "stop"
-            elif index + 1 == params.max_tokens:
-                reason = "length"
-            yield Output(score(token_id, logits, params.logprobs), reason, tuple(told) if index == 0 else ())
-            if reason is not None:
-                return
-            logits = self._logits([token_id], cache, all_of_them=False)[-1]
+    @property
+    def chunk_tokens(self) -> int:
+        """See `CausalModel.chunk_tokens`."""
+        return _CHUNK_TOKENS
 
-    def _new_cache(self) -> DynamicCache:
+    def new_cache(self) -> DynamicCache:
+        """See `CausalModel.new_cache`."""
         if self._has_prefix:
             return self._model.get_prompt(batch_size=1)
         return DynamicCache(config=self._model.config)
 
-    def _logits(self, tokens: Sequence[int], cache: DynamicCache, *, all_of_them: bool) -> torch.Tensor:
-        """The logits after each of the tokens, or after the last one: of shape (positions, vocabulary)."""
+    def logits(self, tokens: Sequence[int], cache: DynamicCache, *, all_of_them: bool) -> torch.Tensor:
+        """See `CausalModel.logits`."""
         options = {} if all_of_them or not self._keeps_last else {"logits_to_keep": 1}
         ids = torch.tensor([list(tokens)], device=self._model.device)
         computed: torch.Tensor = self._forward(input_ids=ids, past_key_values=cache, use_cache=True, **options).logits
         return computed[0]
-
-    def _ends(self, params: SamplingParams) -> set[int]:
-        return {*params.stop_token_ids, *(() if params.ignore_eos else self._eos_ids)}
 
 
 class _Encoder(LanguageModel):
@@ -174,22 +146,6 @@ class _Encoder(LanguageModel):
         hidden = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
         vector: list[float] = pooled(hidden, mask, self._pooling)[0].tolist()
         return vector
-
-
-def _scored(tokens: Sequence[int], before: torch.Tensor, logits: torch.Tensor, num_top: int) -> list[ScoredToken]:
-    """A prompt's tokens, each by the logits at the position before it; the first one of all has none.
-
-    Args:
-        tokens: a chunk of the prompt.
-        before: the logits that the chunk before ended with; empty for the first chunk.
-        logits: of shape (tokens, vocabulary).
-        num_top: see `score`.
-    """
-    places = [before, *logits[:-1]]
-    return [
-        score(token, place, num_top) if place.numel() else ScoredToken(token)
-        for token, place in zip(tokens, places, strict=True)
-    ]
 
 
 def _eos_ids(model: Any) -> frozenset[int]:

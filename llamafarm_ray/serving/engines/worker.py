@@ -88,6 +88,11 @@ class Worker:
         """How many iterators are not at their end."""
         return len(self._jobs)
 
+    @property
+    def is_dead(self) -> bool:
+        """Whether the thread has ended, by what no iterator may raise (``SystemExit``)."""
+        return self._thread is not None and not self._thread.is_alive()
+
     def _add(self, job: _Job[T]) -> None:
         with self._changed:
             self._jobs.append(job)
@@ -106,3 +111,4 @@ class Worker:
                 self._jobs.popleft()
                 if has_more:
                     self._jobs.append(job)
+            del job  # while the thread waits, a model that is unloaded must not be kept by its last answer

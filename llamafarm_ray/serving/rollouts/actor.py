@@ -13,7 +13,7 @@ import hashlib
 import logging
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
@@ -22,17 +22,25 @@ from llamafarm_ray.errors import ClusterError, LlamaFarmError
 from llamafarm_ray.registry.actor import NAMESPACE
 from llamafarm_ray.registry.client import connect
 from llamafarm_ray.registry.state import VersionRecord
+from llamafarm_ray.serving.activity import Seen, joined
+from llamafarm_ray.serving.measured import Kept
+from llamafarm_ray.serving.resolution import is_served
 from llamafarm_ray.serving.rollouts.controller import RolloutController
 from llamafarm_ray.serving.rollouts.fleet import FleetObservations
 from llamafarm_ray.serving.rollouts.ratings import StoredRatings
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import Digest, ModelKind
+from llamafarm_ray.types import Digest
+
+if TYPE_CHECKING:
+    from llamafarm_ray.serving.replicas import RayFleet
 
 __all__ = ["controller_actor", "start_controller", "stop_controller"]
 
 logger = logging.getLogger("ray.serve.llamafarm")
 
 _TURN_S = 1.0
+_LOOK_S = 1.0
+"""How old what the replicas tell of themselves may be."""
 _NAME_IN_USE_S = 10.0
 _POLL_S = 0.1
 
@@ -53,6 +61,7 @@ class ControllerActor:
         self._application = application
         self._base_digest = base_digest
         self._token = token
+        self._seen = Kept(self._look, _LOOK_S)
         self._task = asyncio.create_task(self._run())
 
     async def pid(self) -> int:
@@ -62,6 +71,13 @@ class ControllerActor:
     async def base_digest(self) -> Digest:
         """The base model whose rollouts it takes further."""
         return self._base_digest
+
+    async def seen(self) -> dict[str, Seen]:
+        """What all replicas saw lately, by version; asked by replicas, so that each needn't ask all others."""
+        return await self._seen.get()
+
+    async def _look(self) -> dict[str, Seen]:
+        return joined(await self._fleet().activities())
 
     async def _run(self) -> None:
         controller: RolloutController | None = None
@@ -81,16 +97,19 @@ class ControllerActor:
             await asyncio.sleep(_TURN_S)
 
     def _controller(self) -> RolloutController:
-        from llamafarm_ray.serving.replicas import RayFleet  # noqa: PLC0415  (Serve reads the environment when it is imported)
-
-        fleet = RayFleet(self._application)
+        fleet = self._fleet()
         observations = FleetObservations(fleet, StoredRatings(Location(self._home)))
         registry = connect(self._home, token=self._token)
-        return RolloutController(registry, observations, load=fleet.load, serves=self._serves)
 
-    def _serves(self, candidate: VersionRecord) -> bool:
-        registered = candidate.registered
-        return registered.kind is ModelKind.ADAPTER and registered.base_digest == self._base_digest
+        def serves(candidate: VersionRecord) -> bool:
+            return is_served(candidate, registry.state, self._base_digest)
+
+        return RolloutController(registry, observations, load=fleet.load, serves=serves)
+
+    def _fleet(self) -> RayFleet:
+        from llamafarm_ray.serving.replicas import RayFleet  # noqa: PLC0415  (Serve reads the environment when it is imported)
+
+        return RayFleet(self._application)
 
 
 def controller_actor(home: str, application: str) -> Any:

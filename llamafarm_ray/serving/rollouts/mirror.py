@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from llamafarm_ray.errors import LlamaFarmError
@@ -28,7 +29,7 @@ class Mirror:
 
     Args:
         app: the engine's own HTTP app.
-        load: has the version of an engine name ready.
+        use: has a version ready for the time of a block.
         on_finished: called with each copy that the shadow is done with, one that it could not be loaded for too.
         most_at_once: how many copies may be under way. Further ones are not sent: a shadow that can't keep up must not
             take the engine from those who wait for answers.
@@ -37,13 +38,13 @@ class Mirror:
     def __init__(
         self,
         app: App,
-        load: Callable[[str], Awaitable[object]],
+        use: Callable[[Target], AbstractAsyncContextManager[None]],
         on_finished: Callable[[FinishedRequest], object],
         *,
         most_at_once: int = _MOST_AT_ONCE,
     ) -> None:
         self._app = app
-        self._load = load
+        self._use = use
         self._on_finished = on_finished
         self._most_at_once = most_at_once
         self._under_way: set[asyncio.Task[None]] = set()
@@ -77,15 +78,14 @@ class Mirror:
         async def drop(_message: Message) -> None:
             pass
 
+        usage, watch = Usage(0), ResponseWatch(drop)
         try:
-            await self._load(shadow.engine_name)
+            async with self._use(shadow):
+                await self._app(scope, receive, UsageMeter(watch, usage, hide=False))
         except LlamaFarmError as error:
             logger.warning("The shadow %s does not answer: %s", shadow.ref, error)
             self._on_finished(FinishedRequest(shadow, End.FAILED, latency_s=0))
             return
-        usage, watch = Usage(0), ResponseWatch(drop)
-        try:
-            await self._app(scope, receive, UsageMeter(watch, usage, hide=False))
         except Exception:  # a task's end: nobody else would hear of it
             logger.exception("The shadow %s failed.", shadow.ref)
         self._on_finished(watch.finished(shadow, usage))

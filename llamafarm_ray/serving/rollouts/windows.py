@@ -18,7 +18,7 @@ from llamafarm_ray.serving.finished import End
 from llamafarm_ray.serving.rollouts.observations import Histogram, Sample, Window
 from llamafarm_ray.serving.rollouts.split import Variant
 
-__all__ = ["Report", "RolloutWindows"]
+__all__ = ["Report", "RolloutWindows", "Tally"]
 
 _WIDTHS_S: Final = (1, 64, 4096)
 
@@ -37,19 +37,31 @@ class Report:
 
 
 @dataclass(slots=True)
-class _Tally:
+class Tally:
     """A sample that grows."""
 
     requests: int = 0
     errors: int = 0
     latencies: Counter[int] = field(default_factory=Counter)
 
-    def take_in(self, other: _Tally) -> None:
+    def count(self, end: End, latency_s: float) -> None:
+        """Count a request; what the client got wrong or gave up is left out."""
+        if end in {End.REFUSED, End.CANCELLED}:
+            return
+        self.requests += 1
+        if end is End.FAILED:
+            self.errors += 1
+        else:
+            self.latencies[Histogram.bucket(latency_s)] += 1
+
+    def take_in(self, other: Tally) -> None:
+        """Add another."""
         self.requests += other.requests
         self.errors += other.errors
         self.latencies.update(other.latencies)
 
     def sample(self) -> Sample:
+        """What it is by now."""
         return Sample(self.requests, self.errors, Histogram(Counter(self.latencies)))
 
 
@@ -57,8 +69,8 @@ class _Tally:
 class _Pair:
     """Both sides of a rollout in one window."""
 
-    baseline: _Tally = field(default_factory=_Tally)
-    candidate: _Tally = field(default_factory=_Tally)
+    baseline: Tally = field(default_factory=Tally)
+    candidate: Tally = field(default_factory=Tally)
 
     def take_in(self, other: _Pair) -> None:
         self.baseline.take_in(other.baseline)
@@ -99,12 +111,7 @@ class RolloutWindows:
         if (1, second) not in windows:
             _join(windows, second)
         pair = windows.setdefault((1, second), _Pair())
-        tally = pair.baseline if variant is Variant.BASELINE else pair.candidate
-        tally.requests += 1
-        if end is End.FAILED:
-            tally.errors += 1
-        else:
-            tally.latencies[Histogram.bucket(latency_s)] += 1
+        (pair.baseline if variant is Variant.BASELINE else pair.candidate).count(end, latency_s)
 
     def report(self, rollout: str, after: dt.datetime) -> Report:
         """The complete windows of a rollout that end after a time; nothing is added to them later."""

@@ -36,7 +36,6 @@ ASKING = {
     "evaluation.benchmarks": ["mmlu"],
     "evaluation.custom_evaluations": ["mine"],
     "deployment.target": "kubernetes",
-    "deployment.auto_scaling": {"max_replicas": 2},
 }
 
 
@@ -93,7 +92,7 @@ def test_the_unified_seed_is_refused_key_by_key_as_each_verb_needs_it() -> None:
         "evaluation.benchmarks",
         "evaluation.custom_evaluations",
     ]
-    assert refused(config, "deploy") == ["deployment.target", "deployment.auto_scaling"]
+    assert refused(config, "deploy") == ["deployment.target"]
 
 
 def test_what_each_verb_would_refuse_is_told_without_refusing() -> None:

@@ -93,6 +93,7 @@ def scaling(**keys: Any) -> Any:
         (workers(workers=[3, 2]), ["fine_tuning.distributed.workers", "lower number comes first"]),
         (workers(workers=[1, 2], gpus=2), ["fine_tuning.distributed.workers", "gpus"]),
         (scaling(min_replicas=3, max_replicas=2), ["auto_scaling.min_replicas", "auto_scaling.max_replicas"]),
+        ({"deployment": {"replicas": 0}}, ["deployment.replicas", "deployment.auto_scaling"]),
         (
             {"deployment": {"replicas": 9, "auto_scaling": {"max_replicas": 3}}},
             ["deployment.replicas", "deployment.auto_scaling.min_replicas", "deployment.auto_scaling.max_replicas"],

@@ -278,7 +278,7 @@ def test_every_extension_belongs_to_one_reader():
     assert len(extensions) == len(set(extensions))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.binary(max_size=300),
     st.sampled_from([reader for reader in READERS if reader.name in ("text", "Markdown", "HTML")]),
@@ -288,7 +288,7 @@ def test_any_bytes_give_a_document_or_a_named_error(data, reader: Reader):
         assert reader.read(data, "a").sections
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(0, 10_000), st.integers(0, 255))
 def test_a_flipped_byte_in_a_docx_gives_a_document_or_a_named_error(place, value):
     data = bytearray(_DOCX)

@@ -103,7 +103,7 @@ def test_a_model_of_another_namespace_is_refused_in_the_same_words_whether_or_no
     name = model.partition(":")[0].partition("@")[0]
     said = response.json()["error"]["message"].replace(repr(name), "MODEL")
     assert said == "The key may not use MODEL. GET /v1/models lists what it may use."
-    assert server.models.prepared == []
+    assert server.models.found == []
     assert server.engine.seen == []
 
 

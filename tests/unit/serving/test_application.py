@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import ClusterError, ConfigError
+from llamafarm_ray.errors import ClusterError, ConfigError, InputError
 from llamafarm_ray.registry import BaseModel
-from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, build
+from llamafarm_ray.serving.adapters import Room
+from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, _room, build
 from llamafarm_ray.types import Digest
 
 BASE = BaseModel("base", "base", Path("/models/base"), Digest.of(b"x"))
@@ -49,7 +50,43 @@ def test_the_users_engine_options_win():
 def test_the_gate_gives_the_engine_as_much_as_it_works_on(deployment, num_running):
     made = llm_config(**deployment)
     assert made["engine_kwargs"]["max_num_seqs"] == num_running
-    assert _limits(parse_config({"deployment": deployment}).deployment).running_requests == num_running
+    assert _limits(parse_config({"deployment": deployment}).deployment, "vllm").running_requests == num_running
+
+
+@pytest.mark.parametrize(("options", "num_running"), [({}, 4), ({"n_parallel": 2}, 2)])
+def test_llama_cpp_gets_as_many_requests_as_it_has_slots(options, num_running):
+    deployment = parse_config({"deployment": {"engine": "gguf", "engine_kwargs": options}}).deployment
+    assert _limits(deployment, "gguf").running_requests == num_running
+
+
+def test_scaling_reaches_serve_and_takes_the_place_of_a_number():
+    from ray.serve._private.config import DeploymentConfig
+
+    scaling = {"min_replicas": 0, "max_replicas": 4, "cpu_threshold": 80}
+    made = llm_config(auto_scaling=scaling)["deployment_config"]
+    assert "num_replicas" not in made
+    assert made["autoscaling_config"]["max_replicas"] == 4
+    DeploymentConfig(**{name: value for name, value in made.items() if name not in {"name", "ray_actor_options"}})
+
+
+@pytest.mark.parametrize(
+    ("deployment", "slots", "room"),
+    [
+        ({}, (5, 20), Room(in_use=4, loaded=20)),
+        ({"max_loras": 1}, (2, 8), Room(in_use=1, loaded=8)),
+        ({"engine_kwargs": {"max_loras": 8}}, (8, 32), Room(in_use=7, loaded=32)),
+        ({"engine_kwargs": {"max_loras": 1, "max_cpu_loras": 3}}, (1, 3), Room(in_use=1, loaded=3)),
+        ({"limits": {"queue_timeout_s": 5}}, (5, 20), Room(in_use=4, loaded=20, wait_s=5)),
+    ],
+)
+def test_the_engine_has_a_slot_to_spare_and_as_many_adapters_as_the_replica_keeps(deployment, slots, room):
+    made = llm_config(**deployment)["engine_kwargs"]
+    assert (made["max_loras"], made["max_cpu_loras"]) == slots
+    assert _room(parse_config({"deployment": deployment}).deployment, "vllm") == room
+
+
+def test_other_engines_keep_what_is_in_use_and_one_to_spare():
+    assert _room(parse_config({"deployment": {"max_loras": 3}}).deployment, "custom") == Room(in_use=3, loaded=4)
 
 
 def test_the_engine_logs_no_requests():
@@ -66,3 +103,30 @@ def test_a_cluster_without_the_proxys_environment_is_refused(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ClusterError, match="RAY_SERVE_ENABLE_HA_PROXY"):
         build({"base_model": "x"})
+
+
+def test_a_base_that_no_request_could_name_is_refused(monkeypatch, tmp_path):
+    for name, value in SERVE_ENV.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "auto").mkdir()
+    (tmp_path / "auto" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="asks for any model"):
+        build({"base_model": str(tmp_path / "auto"), "home": str(tmp_path / "home")})
+
+
+def test_without_an_endpoint_nothing_is_traced(monkeypatch):
+    for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    made = llm_config()
+    assert "otlp_traces_endpoint" not in made["engine_kwargs"]
+    assert not any(name.startswith("OTEL") for name in made["runtime_env"]["env_vars"])
+
+
+def test_vllm_sends_its_spans_where_the_gate_does(monkeypatch):
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
+    monkeypatch.delenv("OTEL_SDK_DISABLED", raising=False)
+    made = llm_config()
+    assert made["engine_kwargs"]["otlp_traces_endpoint"] == "http://collector:4318/v1/traces"
+    assert made["runtime_env"]["env_vars"]["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    own = "http://other:4318/v1/traces"
+    assert llm_config(otlp_traces_endpoint=own)["engine_kwargs"]["otlp_traces_endpoint"] == own

@@ -198,7 +198,7 @@ def test_openais_client_works(parrot, tokenizer):
     async def ask(model, work):
         server = server_of(model, tokenizer)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server.gate)) as http:
-            return await work(openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http))
+            return await work(openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=http))
 
     async def chats(client):
         whole = await client.chat.completions.create(**CHAT, max_tokens=12)

@@ -1,9 +1,9 @@
-"""vLLM serves what it can, transformers the rest, and a wrong choice is refused before anything starts."""
+"""Files decide, vLLM serves what it can, transformers the rest; a wrong choice is refused before anything starts."""
 
 import json
 
 import pytest
-from model_files import safetensors_bytes
+from model_files import ONNX, gguf_bytes, safetensors_bytes
 from tiny_model import make_tiny_tokenizer
 
 from llamafarm_ray.config import MethodParameters, parse_config
@@ -89,12 +89,44 @@ def test_an_embedding_model_is_served_by_transformers(registry, base):
     assert choose_engine("auto", base, [], registry) == "transformers"
 
 
+def base_of(registry, folder, **files):
+    """A base model in a folder of its own."""
+    folder.mkdir()
+    for name, data in files.items():
+        (folder / name.replace("_", ".", 1)).write_bytes(data)
+    return find_base(str(folder), registry)
+
+
+def test_the_files_decide(registry, tmp_path, base):
+    gguf = base_of(registry, tmp_path / "q4", model_gguf=gguf_bytes())
+    onnx = base_of(registry, tmp_path / "onnx", model_onnx=ONNX, config_json=b"{}")
+    both = base_of(registry, tmp_path / "both", model_gguf=gguf_bytes(), model_safetensors=safetensors_bytes())
+    chosen = [choose_engine("auto", one, [], registry) for one in (base, gguf, onnx, both)]
+    assert chosen == ["vllm", "gguf", "onnx", "vllm"]
+    assert choose_engine("gguf", both, [], registry) == "gguf"
+    file = find_base(str(tmp_path / "q4" / "model.gguf"), registry)
+    assert (file.name, file.digest) == ("model", gguf.digest)
+    assert choose_engine("auto", file, [], registry) == "gguf"
+    for asked, one in (("gguf", base), ("onnx", gguf), ("vllm", gguf), ("transformers", onnx)):
+        with pytest.raises(UnsupportedError, match=f"engine is {asked}, and the base model .* holds no"):
+            choose_engine(asked, one, [], registry)
+
+
+def test_what_is_deployed_beside_a_gguf_file_is_gguf_too(registry, tmp_path, base):
+    gguf = base_of(registry, tmp_path / "q4", model_gguf=gguf_bytes())
+    other = registry.register(tmp_path / "q4", name="q5", kind=ModelKind.QUANTIZED, base_digest=base.digest)
+    assert choose_engine("auto", gguf, [other.ref], registry) == "gguf"
+    with pytest.raises(UnsupportedError, match=r"engine is gguf, and LORA-1:1\.0\.0 holds no gguf file"):
+        choose_engine("auto", gguf, [registered(registry, tmp_path, base)], registry)
+
+
 def settings(base, engine, **deployment):
     return engine_settings(engine, base, parse_config({"base_model": "x", "deployment": deployment}).deployment)
 
 
 def test_options_that_an_engine_does_not_have_are_refused(base):
     assert settings(base, "transformers", engine_kwargs={"dtype": "bfloat16"}).options == {"dtype": "bfloat16"}
+    assert settings(base, "gguf", engine_kwargs={"n_parallel": 2}).options == {"n_parallel": 2}
     with pytest.raises(InputError, match=r"engine_kwargs\.dtyp is no option.*Did you mean dtype"):
         settings(base, "transformers", engine_kwargs={"dtyp": "bfloat16"})
     with pytest.raises(UnsupportedError, match="computes on one"):

@@ -10,12 +10,16 @@ from method_models import randomise, reload, trained, wrapped
 from ray import serve
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.errors import NotFoundError
+from llamafarm_ray.errors import NotFoundError, UserError
 from llamafarm_ray.registry import RegistryService, find_base
+from llamafarm_ray.registry.commands import StartRollout
+from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving import versions
 from llamafarm_ray.serving.engines.replica import EngineReplica, EngineSettings
-from llamafarm_ray.serving.versions import Served
+from llamafarm_ray.serving.rollouts.split import NOBODY
+from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import Location
+from llamafarm_ray.types import ModelRef
 from llamafarm_ray.workflows.register import Registration, register
 
 PROMPT = "The capital of France"
@@ -27,6 +31,7 @@ class View:
     def __init__(self, home):
         self._registry = RegistryService(Location(home))
         self.num_refreshed = 0
+        self.on_change = lambda: None
 
     @property
     def state(self):
@@ -38,6 +43,7 @@ class View:
     async def refresh(self):
         self._registry.refresh()
         self.num_refreshed += 1
+        self.on_change()
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +60,16 @@ def adapter(base, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def newer(base, tmp_path_factory):
+    """Another version of it."""
+    method, model = wrapped(base, "adapter")
+    randomise(model)
+    folder = tmp_path_factory.mktemp("newer")
+    method.save(model, {name: 2 * value for name, value in trained(model).items()}, folder)
+    return folder
+
+
 @pytest.fixture
 def registry(tmp_path, adapter):
     registry = RegistryService(Location(tmp_path / "home"))
@@ -61,10 +77,15 @@ def registry(tmp_path, adapter):
     return registry
 
 
+def no_controller(*_):
+    raise ValueError("there is none")
+
+
 @pytest.fixture(autouse=True)
 def _without_ray(monkeypatch):
     monkeypatch.setattr(versions, "RegistryView", View)
     monkeypatch.setattr(versions, "start_controller", lambda *_: None)
+    monkeypatch.setattr(versions, "controller_actor", no_controller)
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
 
 
@@ -72,13 +93,13 @@ async def replica_of(registry, base, *preload):
     found = find_base(str(base), registry)
     replica = EngineReplica.__new__(EngineReplica)
     served = Served(registry.home.uri, found.name, found.digest, preload)
-    await replica.__init__(EngineSettings("transformers", found.name, found.folder), served)
+    await replica.__init__(EngineSettings("transformers", found.name, found.folder), served, num_cpus=1)
     return replica
 
 
 async def ask(replica, model, **headers):
     app = await replica.__serve_build_asgi_app__()
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test") as client:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://localhost") as client:
         body = {"model": model, "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
         return await client.post("/v1/completions", json=body, headers=headers)
 
@@ -121,6 +142,63 @@ def test_a_version_registered_later_is_found_and_loaded_once(registry, base, ada
     asyncio.run(scenario())
 
 
+def test_a_new_replica_has_loaded_what_aliases_and_rollouts_need(registry, base, adapter, newer):
+    register(registry, Registration(newer, name="bot", method="adapter", alias="staging"))
+    for folder in (adapter, newer):
+        register(registry, Registration(folder, name="other", method="adapter"))
+    registry.promote(ModelRef.parse("other:1.0.0"), "production")
+    plan = CanaryPlan(steps=(Step(percent=5, dwell_s=3600),))
+    registry.submit(StartRollout(ModelRef.parse("other:1.1.0"), "production", plan))
+
+    async def scenario():
+        replica = await replica_of(registry, base, "bot:1.0.0")
+        loaded = {name.partition("#")[0]: num for name, num in replica.num_loads().items()}
+        assert loaded == dict.fromkeys(["bot:1.0.0", "bot:1.1.0", "other:1.0.0", "other:1.1.0"], 1)
+
+    asyncio.run(scenario())
+
+
+def test_a_candidate_that_can_not_be_loaded_keeps_no_replica_from_starting(registry, base, newer, monkeypatch):
+    register(registry, Registration(newer, name="bot", method="adapter", alias="staging"))
+    load = Versions.prepare
+
+    async def prepare(self, model):
+        if model == "bot:1.1.0":
+            raise UserError("it is broken")
+        return await load(self, model)
+
+    monkeypatch.setattr(Versions, "prepare", prepare)
+
+    async def scenario():
+        replica = await replica_of(registry, base, "bot:1.0.0")
+        assert [name.partition("#")[0] for name in replica.num_loads()] == ["bot:1.0.0"]
+        assert (await ask(replica, "bot:1.0.0")).status_code == 200
+
+    asyncio.run(scenario())
+
+
+def test_the_version_that_an_alias_left_is_unloaded_and_its_files_may_be_evicted(registry, base, tmp_path):
+    method, model = wrapped(base, "adapter")
+    method.save(model, trained(model), tmp_path)
+    register(registry, Registration(tmp_path, name="bot", method="adapter"))
+
+    async def scenario():
+        replica = await replica_of(registry, base, "bot@production")
+        (former,) = replica.loaded()
+        latest = await replica.load("bot:1.1.0")
+        assert replica.loaded() == sorted([former, latest])
+        registry.promote("bot:1.1.0", "production")
+        await replica._versions._view.refresh()
+        async with asyncio.timeout(1):
+            while replica.loaded() != [latest]:  # noqa: ASYNC110 - of an engine that tells nobody
+                await asyncio.sleep(0.01)
+        assert (await ask(replica, "bot")).headers["x-llamafarm-model"] == "bot:1.1.0"
+        in_use = {cached.digest for cached in replica._versions._content.cached() if cached.in_use}
+        assert in_use == {registry.resolve("bot:1.1.0").registered.manifest}
+
+    asyncio.run(scenario())
+
+
 def test_an_unknown_name_asks_the_registry_again_but_not_each_time(registry, base, monkeypatch):
     monkeypatch.setattr(versions, "_LOOK_AGAIN_S", 3600.0)
 
@@ -155,3 +233,19 @@ def test_rollouts_are_watched_here_too(registry, base, monkeypatch):
     report = asyncio.run(scenario())
     assert [application for _, application, _ in started] == ["test"]
     assert list(report.windows) == []
+
+
+def test_a_replica_without_a_controller_chooses_by_what_it_measured_itself(registry, base):
+    async def scenario():
+        replica = await replica_of(registry, base)
+        await ask(replica, "bot")
+        (before,) = [one for one in await replica._versions.offers(NOBODY) if one.model == "bot"]
+        chosen = await ask(replica, "auto", **{"x-llamafarm-max-latency-ms": "60000"})
+        return before, chosen, await replica.activity()
+
+    before, chosen, activity = asyncio.run(scenario())
+    assert before.latency_ms > 0
+    assert chosen.headers["x-llamafarm-model"] in {"bot:1.0.0", "tiny"}
+    assert activity.loaded == (f"bot:1.0.0#{registry.resolve('bot').registered.manifest[7:19]}",)
+    assert activity.base_model == "tiny"
+    assert activity.seen["bot:1.0.0"].minute.requests >= 1

@@ -95,3 +95,22 @@ def test_closing_ends_the_work():
         assert closed == [1]
 
     asyncio.run(scenario())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_has_ended_is_told_of():
+    def leaving():
+        raise SystemExit
+        yield
+
+    async def collect(worker):
+        return [step async for step in worker.run(leaving)]
+
+    async def scenario():
+        worker = Worker("test")
+        assert not worker.is_dead
+        asking = asyncio.create_task(collect(worker))
+        await until(lambda: worker.is_dead)
+        asking.cancel()
+
+    asyncio.run(scenario())

@@ -3,8 +3,9 @@
 import asyncio
 import logging
 
+import httpx
 import pytest
-from gate import BOT, CHAT, ONE, Server
+from gate import BOT, CHAT, ONE, Engine, Server
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.gate import MODEL_ROUTES
@@ -24,6 +25,23 @@ def test_the_engine_sees_the_versions_own_name_and_the_client_is_told(route):
     assert (seen.path, seen.body) == (route, {**body_for(route, n=1), "model": BOT})
     assert response.headers["x-llamafarm-model"] == "bot:1.0.0"
     assert response.headers["x-llamafarm-digest"] == ONE
+
+
+@pytest.mark.parametrize("path", sorted(MODEL_ROUTES))
+def test_the_version_is_kept_loaded_until_the_answers_end(path):
+    kept = []
+
+    class Watching(Engine):
+        async def _answer(self, *args):
+            kept.append(dict(server.models.in_use))
+            await super()._answer(*args)
+            kept.append(dict(server.models.in_use))
+
+    server = Server(engine=Watching(), limits=Limits(max_prompt_tokens=9))
+    assert server.post(path, body_for(path, stream=True)).status_code == 200
+    assert kept
+    assert all(names == {BOT: 1} for names in kept)
+    assert server.models.in_use == {BOT: 0}
 
 
 def test_the_base_has_no_digest_header():
@@ -60,7 +78,7 @@ def test_what_the_router_decided_is_not_decided_again():
     response = server.post(
         "/v1/completions", body_for("x", user="ann"), headers={"serve_multiplexed_model_id": decided}
     )
-    assert (server.models.prepared, server.models.callers) == ([decided], [None])
+    assert (server.models.found, server.models.callers) == ([decided], [None])
     assert response.headers["x-llamafarm-variant"] == "candidate"
 
 
@@ -68,7 +86,7 @@ def test_the_routers_choice_counts_more_than_the_body():
     server = Server()
     body = {"model": "bot@production", "prompt": ""}
     server.post("/v1/completions", body, headers={"serve_multiplexed_model_id": BOT})
-    assert server.models.prepared == [BOT]
+    assert server.models.found == [BOT]
 
 
 @pytest.mark.parametrize(
@@ -93,7 +111,7 @@ def test_the_routers_choice_counts_more_than_the_body():
 )
 def test_whatever_is_not_listed_does_not_exist(method, path):
     server = Server()
-    response = server.request(method, f"http://test{path}")
+    response = server.request(method, f"http://localhost{path}")
     assert response.status_code == 404
     assert response.json()["error"]["code"] == "not_found"
     assert server.engine.seen == []
@@ -258,3 +276,18 @@ def test_no_websocket_is_served():
 
     asyncio.run(server.gate({"type": "websocket", "path": "/v1/chat/completions", "headers": []}, receive, send))
     assert [message["type"] for message in sent] == ["websocket.close"]
+
+
+def test_an_application_below_a_prefix_knows_its_routes():
+    server = Server()
+
+    async def ask():
+        transport = httpx.ASGITransport(app=server.gate, root_path="/llama")
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+            listed = await client.get("/llama/v1/models")
+            answered = await client.post("/llama/v1/chat/completions", json=CHAT)
+            return listed, answered
+
+    listed, answered = asyncio.run(ask())
+    assert (listed.status_code, answered.status_code) == (200, 200)
+    assert server.engine.seen[0].path == "/v1/chat/completions"

@@ -7,8 +7,8 @@ import threading
 
 import openai
 import pytest
-import uvicorn
-from gate import ANN, BEN, BOT, CHAT, Engine, Server, keyed_state
+from gate import ANN, BEN, BOT, CHAT, Server, keyed_state
+from gate_over_http import ChatEngine, listening
 
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import Limits
@@ -16,57 +16,21 @@ from llamafarm_ray.errors import AccessDeniedError, NotFoundError
 from llamafarm_ray.workflows.chat import ask, stream
 
 GOOD = json.dumps(CHAT).encode()
-HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
-
-
-class ChatEngine(Engine):
-    """Answers in the shape of chat completions."""
-
-    async def _answer(self, path, body, send):
-        async def as_chat(message):
-            data = message.get("body", b"")
-            if data.startswith(b"{"):
-                parsed = json.loads(data)
-                text = parsed["choices"][0]["text"]
-                parsed["choices"] = [{"index": 0, "message": {"role": "assistant", "content": text}}]
-                message = {**message, "body": json.dumps(parsed).encode()}
-            elif data.startswith(b"data: {"):
-                parsed = json.loads(data.removeprefix(b"data: "))
-                parsed["choices"] = [{"index": 0, "delta": {"content": c["text"]}} for c in parsed["choices"]]
-                message = {**message, "body": b"data: " + json.dumps(parsed).encode() + b"\n\n"}
-            await send(message)
-
-        await super()._answer(path, body, as_chat)
-
-
-@contextlib.contextmanager
-def listening(server):
-    """A server for a gate, and its port."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        http = uvicorn.Server(uvicorn.Config(server.gate, lifespan="off", log_level="critical"))
-        thread = threading.Thread(target=http.run, kwargs={"sockets": [listener]})
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            http.should_exit = True
-            thread.join(10)
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
 @pytest.fixture
 def served():
     """A gate without keys, and the address it listens at."""
     server = Server(engine=ChatEngine(), limits=Limits(body_timeout_s=0.3))
-    with listening(server) as port:
+    with listening(server.gate) as port:
         yield server, port
 
 
 @pytest.fixture
 def keyed():
     server = Server(state=keyed_state(), engine=ChatEngine(), limits=Limits(requests_per_minute=5))
-    with listening(server) as port:
+    with listening(server.gate) as port:
         yield f"http://127.0.0.1:{port}/v1"
 
 
@@ -156,10 +120,10 @@ RAW = {
     "chunks that never end": HEAD + CLOSE + b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"mod\r\n',
     "a bad chunk": HEAD + CLOSE + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n{}\r\n0\r\n\r\n",
     "a huge length": HEAD + CLOSE + b"Content-Length: 999999999999\r\n\r\n",
-    "a percent escape in the path": b"POST /v1/chat%2fcompletions HTTP/1.1\r\nHost: x\r\n"
+    "a percent escape in the path": b"POST /v1/chat%2fcompletions HTTP/1.1\r\nHost: localhost\r\n"
     + CLOSE
     + b"Content-Length: 0\r\n\r\n",
-    "an absolute target": b"POST http://x/sleep HTTP/1.1\r\nHost: x\r\n" + CLOSE + b"Content-Length: 0\r\n\r\n",
+    "an absolute target": b"POST http://x/sleep HTTP/1.1\r\nHost: localhost\r\n" + CLOSE + b"Content-Length: 0\r\n\r\n",
 }
 
 
@@ -175,7 +139,7 @@ def test_bytes_that_no_client_would_send_reach_nothing(served, sent):
 def test_a_request_hidden_in_anothers_body_is_not_answered(served):
     """Request smuggling, https://portswigger.net/web-security/request-smuggling: one answer, and the line is closed."""
     server, port = served
-    hidden = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
+    hidden = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{}"
     said = exchange(port, HEAD + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden)
     assert statuses(said) == [400]
     assert server.engine.seen == []
@@ -191,10 +155,20 @@ def test_a_client_that_sends_byte_by_byte_is_answered_only_if_it_is_done_in_time
     assert statuses(fast) == [200]
 
 
+def test_a_body_without_an_end_is_cut_off_at_the_bound():
+    server = Server(engine=ChatEngine(), limits=Limits(max_body_bytes=2**20))
+    chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    with listening(server.gate) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+        with pytest.raises(ConnectionError):
+            connection.sendall(chunk * 1000)
+    assert server.engine.seen == []
+
+
 def test_a_client_that_leaves_while_it_waits_leaves_the_queue():
     server = Server(engine=ChatEngine(seconds=1.0), limits=Limits(running_requests=1))
     whole = HEAD + f"Content-Length: {len(GOOD)}\r\n\r\n".encode() + GOOD
-    with listening(server) as port, socket.create_connection(("127.0.0.1", port)) as first:
+    with listening(server.gate) as port, socket.create_connection(("127.0.0.1", port)) as first:
         first.sendall(whole)
         assert eventually(lambda: server.engine.num_running == 1)
         with socket.create_connection(("127.0.0.1", port)) as second:

@@ -114,6 +114,9 @@ HEADERS = {
     "the gate's digest": [(b"x-llamafarm-digest", b"sha256:0")],
     "the gate's, in upper case": [(b"X-LLAMAFARM-MODEL", b"bot:1.0.0")],
     "the gate's, with underscores": [(b"x_llamafarm_model", b"bot:1.0.0")],
+    "a limit for a model that is named": [(b"x-llamafarm-min-quality", b"0.5")],
+    "a limit twice": [(b"x-llamafarm-task", b"chat"), (b"x-llamafarm-task", b"qa")],
+    "a limit with underscores": [(b"x_llamafarm_task", b"chat")],
     "a header in a value": [(b"x-a", b"1\r\nserve_multiplexed_model_id: tiny")],
     "a request in a value": [(b"x-a", b"1\r\n\r\nPOST /sleep HTTP/1.1\r\n\r\n")],
     "a null in a value": [(b"x-a", b"1\0")],
@@ -141,6 +144,21 @@ HEADERS = {
 def test_headers_that_hide_or_pretend_are_refused(headers):
     server = Server()
     refused(server, serve(server, body(GOOD), headers=[JSON, *headers]), 400)
+
+
+FLOODS = {
+    "a thousand headers": [(b"x-%d" % number, b"") for number in range(1000)],
+    "a thousand times the same": [(b"x-a", b"")] * 1000,
+    "a long value": [(b"x-a", b"a" * 70_000)],
+    "a long name": [(b"a" * 70_000, b"")],
+    "many long ones": [(b"x-%d" % number, b"a" * 1000) for number in range(100)],
+}
+
+
+@pytest.mark.parametrize("headers", FLOODS.values(), ids=FLOODS)
+def test_a_flood_of_headers_is_refused(headers):
+    server = Server()
+    refused(server, serve(server, body(GOOD), headers=[JSON, *headers]), 431)
 
 
 # A page of another site may send these to this machine: https://fetch.spec.whatwg.org/#cors-safelisted-request-header
@@ -318,7 +336,7 @@ def test_a_models_name_that_is_none_loads_nothing(name, source):
     got, told, parsed = serve(server, body(json.dumps(sent).encode()), headers=headers)
     assert got in {400, 404}
     assert set(parsed["error"]) == {"message", "type", "param", "code"}
-    assert server.models.prepared == server.engine.seen == []
+    assert server.models.found == server.engine.seen == []
     assert not any(b"\n" in value or b"\r" in value for pair in told.items() for value in pair)
 
 

@@ -1,6 +1,7 @@
 """A shadow answers copies of requests: nobody waits for it, sees it, or is harmed by it."""
 
 import asyncio
+import contextlib
 import json
 
 import httpx
@@ -45,16 +46,21 @@ class Engine:
 
 
 class Models:
-    loaded = ()
+    used = ()
 
-    async def prepare(self, model, caller=None):
-        if caller is not None:
-            return BASELINE
-        self.loaded = (*self.loaded, model)
-        return None
+    async def find(self, _model, _caller=None):
+        return BASELINE
+
+    @contextlib.asynccontextmanager
+    async def use(self, target):
+        self.used = (*self.used, target)
+        yield
 
     def names(self):
         return []
+
+    async def describe(self, _names):
+        return {}
 
 
 async def ask(client):
@@ -65,7 +71,7 @@ def client_of(engine, models=None, told=None):
     keys, feedback = Keys(RegistryState), FeedbackLog(Location("memory://mirror"))
     gate = Gate(engine, models or Models(), keys=keys, feedback=feedback, telemetry=told or telemetry())
     transport = httpx.ASGITransport(app=gate)
-    return httpx.AsyncClient(transport=transport, base_url="http://test")
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 
 @pytest.mark.parametrize("fails", [None, ValueError("broken")])
@@ -83,7 +89,7 @@ def test_the_baseline_answers_without_waiting_for_the_shadow(fails, caplog):
 
     engine, models, answer = asyncio.run(scenario())
     assert (answer.text, answer.headers["x-llamafarm-variant"]) == (BASELINE.engine_name, "baseline")
-    assert models.loaded == (SHADOW.engine_name,)
+    assert models.used == (BASELINE, SHADOW)
     assert sorted(engine.asked) == sorted(
         (name, "hé", str(len(json.dumps({"model": name, "prompt": "hé"}, ensure_ascii=False).encode())).encode())
         for name in (BASELINE.engine_name, SHADOW.engine_name)
@@ -102,10 +108,7 @@ def test_a_shadow_that_can_not_keep_up_gets_no_more_copies():
     async def scenario():
         engine = Engine()
 
-        async def load(_name):
-            pass
-
-        mirror = Mirror(engine, load, ended.append, most_at_once=3)
+        mirror = Mirror(engine, Models().use, ended.append, most_at_once=3)
         scope = {"type": "http", "headers": []}
         sent = [mirror.send(scope, {"prompt": n}, SHADOW) for n in range(5)]
         engine.go.set()
@@ -120,10 +123,12 @@ def test_a_shadow_that_can_not_be_loaded_is_told_to_the_log_and_counts_as_failed
     ended = []
 
     async def scenario():
-        async def load(name):
-            raise NotFoundError(f"There is no {name}.")
+        @contextlib.asynccontextmanager
+        async def use(target):
+            raise NotFoundError(f"There is no {target.engine_name}.")
+            yield
 
-        Mirror(Engine(), load, ended.append).send({"headers": []}, {}, SHADOW)
+        Mirror(Engine(), use, ended.append).send({"headers": []}, {}, SHADOW)
         await asyncio.sleep(0.05)
 
     asyncio.run(scenario())

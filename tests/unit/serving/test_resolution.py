@@ -50,6 +50,29 @@ def routed(state, text):
     return resolve_routed(text, state, base_name="tiny", base_digest=BASE)
 
 
+def quantized(model, version, manifest, base=OTHER):
+    return adapter(model, version, manifest, base).model_copy(update={"kind": ModelKind.QUANTIZED})
+
+
+def test_where_one_of_a_models_files_is_deployed_its_others_are_versions(state):
+    three, four = Digest.of(b"3"), Digest.of(b"4")
+    state = after(
+        state, quantized("q", "1.0.0", BASE), quantized("q", "1.1.0", three), quantized("r", "1.0.0", four, ONE)
+    )
+    assert target(state, "q:1.1.0").digest == three
+    assert target(state, "q:1.0.0").digest == BASE
+    assert "q:1.1.0" in served_models(state, base_name="tiny", base_digest=BASE)
+    assert served_models(state, base_name="q", base_digest=BASE).count("q") == 1
+    with pytest.raises(NotFoundError, match="registered as quantized"):
+        target(state, "r")
+
+
+def test_another_form_of_a_model_is_no_version_of_the_model_itself(state):
+    state = after(state, quantized("q", "1.0.0", ONE, BASE))
+    with pytest.raises(NotFoundError, match="registered as quantized"):
+        target(state, "q")
+
+
 OF_ROLLOUT = {"model": "bot", "alias": "production", "number": 1}
 CANARY = CanaryPlan(steps=(Step(percent=5, dwell_s=1), Step(percent=25, dwell_s=1)))
 

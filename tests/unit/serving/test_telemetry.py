@@ -205,13 +205,16 @@ def test_versions_beyond_the_most_share_a_label():
     for number in (1, 2, 3, 4, 1):
         target = Target(f"bot:{number}.0.0#x", f"bot:{number}.0.0", variant=Variant.BASELINE, rollout="r")
         told.finished(FinishedRequest(target, End.ANSWERED, 0.1))
-    told.loaded("bot:9.0.0")
+    told.loaded("bot:9.0.0", 3)
+    told.unloaded("bot:1.0.0", 2, "room")
     assert meters.counters == {
         ("llamafarm_requests_total", "answered", "bot:1.0.0", "baseline"): 2,
         ("llamafarm_requests_total", "answered", "bot:2.0.0", "baseline"): 1,
         ("llamafarm_requests_total", "answered", OTHER, "baseline"): 2,
         ("llamafarm_adapter_loads_total", OTHER): 1,
+        ("llamafarm_adapter_evictions_total", "bot:1.0.0", "room"): 1,
     }
+    assert meters.gauges == {("llamafarm_adapters_loaded",): 2}
 
 
 def test_ray_has_a_metric_for_each_that_is_listed():

@@ -71,6 +71,23 @@ def test_standing_still_is_measured_by_what_a_step_takes(usual_s, limit_s):
     assert "Training has stood still" in stall.problem(3.0)
 
 
+@pytest.mark.parametrize(("earlier_s", "limit_s"), [(0.2, 30.0), (40.0, 80.0), (1000.0, 900.0)], ids=str)
+def test_the_first_steps_of_another_start_are_measured_by_the_longest_before_it(channel, clock, earlier_s, limit_s):
+    channel.beat(channel.begin(1), beat(longest_s=earlier_s))
+    channel.lost()
+    again = channel.begin(1)
+    assert channel.beat(again, beat(quiet_s=limit_s - 1, usual_s=None)) == "go on"
+    clock.now += 2
+    assert channel.beat(again, beat(quiet_s=limit_s + 1, usual_s=None)) == "end"
+
+
+def test_loading_takes_its_time_in_another_start_too(channel):
+    channel.beat(channel.begin(1), beat(longest_s=0.2))
+    channel.lost()
+    slow = beat(quiet_s=mailbox._SLOW_S - 1, usual_s=None, is_stepping=False)
+    assert channel.beat(channel.begin(1), slow) == "go on"
+
+
 def test_the_bounds_are_those_that_the_documentation_promises():
     text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
     promise = " ".join(text.partition("**Nothing hangs.**")[2].partition("\n- ")[0].split())

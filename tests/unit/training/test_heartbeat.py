@@ -91,6 +91,14 @@ def test_the_first_step_says_nothing_of_the_others_and_the_median_does(clock, ch
     assert (beat.doing, beat.step, beat.quiet_s, beat.usual_s) == ("training", 4, 7.0, 2.0)
 
 
+def test_the_longest_step_is_told_and_loading_is_no_step(clock, channel, beating):
+    clock[0] += 90
+    assert (channel.latest().is_stepping, channel.latest().longest_s) == (False, 0.0)
+    beating.moved("training")
+    steps(beating, clock, 7.0, 1.0)
+    assert (channel.latest().is_stepping, channel.latest().longest_s) == (True, 7.0)
+
+
 def test_a_step_after_a_checkpoint_is_a_step_as_any_other(clock, channel, beating):
     """Or the run could stand still there for a quarter of an hour."""
     steps(beating, clock, 60.0, 1.0, 1.0, 1.0)

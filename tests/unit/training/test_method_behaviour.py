@@ -127,7 +127,7 @@ def test_a_mixture_of_experts_is_refused_with_what_can_be_done(tmp_path):
             find_method(name)(MethodParameters()).check(inspect_architecture(base))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     prefix=st.sampled_from(["model.layers", "transformer.h", "layer"]),
     count=st.integers(1, 5),

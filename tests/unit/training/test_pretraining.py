@@ -21,7 +21,7 @@ def test_a_text_is_trained_whole_between_its_begin_and_end():
     assert row.labels == [IGNORED, *row.input_ids[1:]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.text(min_size=1, max_size=200), st.integers(2, 40))
 def test_every_token_of_a_long_text_is_predicted_exactly_once(text, max_length):
     found = pieces(text, max_length)

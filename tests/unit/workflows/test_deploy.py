@@ -5,7 +5,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from model_files import safetensors_bytes
+from model_files import gguf_bytes, safetensors_bytes
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, NotFoundError
@@ -84,6 +84,28 @@ def test_a_base_among_the_adapters_is_a_mistake(registry, models):
     config = parse_config({"base_model": "x", "deployment": {"adapters": [str(models[0])]}})
     with pytest.raises(InputError, match=r"deployment\.adapters"):
         with_model(config, registry, None)
+
+
+def test_other_files_of_a_model_are_deployed_beside_one_of_them(registry, models, tmp_path):
+    base, _ = models
+    refs = []
+    for name in ("q4", "q5"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.gguf").write_bytes(gguf_bytes(general__name=name))
+        refs.append(register(registry, Registration(tmp_path / name, name="bot", base_model=str(base))).ref)
+    wanted = parse_config({"deployment": {"adapters": [refs[1]]}})
+    config = with_model(wanted, registry, refs[0])
+    assert (config.base_model, config.deployment.adapters) == ("bot:1.0.0", ("bot:1.1.0",))
+    assert check_deployment(config, registry).digest == registry.resolve(refs[0]).registered.manifest
+    event = DeploymentRecorded(
+        application=APPLICATION,
+        base_model="bot",
+        base_digest=registry.resolve(refs[0]).registered.manifest,
+        url="http://x/v1",
+        ray_address="a:1",
+    )
+    registry.submit(RecordDeployment(event))
+    assert deployment_of(registry, registry.resolve(refs[1])).base_model == "bot"
 
 
 def test_stopping_takes_only_its_own_deployment_off_the_record(registry):

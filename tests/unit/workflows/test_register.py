@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from model_files import safetensors_bytes
+from model_files import ONNX, gguf_bytes, safetensors_bytes
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError
 from llamafarm_ray.models.embedding import write_sentence_transformers_files
@@ -47,6 +47,41 @@ def test_an_adapter_is_tied_to_the_base_its_config_names(registry, adapter, base
     registered = register(registry, Registration(adapter)).registered
     assert (registered.model, registered.version, registered.kind) == ("lora_v1", "1.0.0", ModelKind.ADAPTER)
     assert registered.base_digest == Manifest.of_folder(base).digest
+
+
+GGUF_LORA = gguf_bytes(general__type="adapter", adapter__type="lora")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "of_base", "kind"),
+    [
+        ("model.gguf", gguf_bytes(general__type="model"), False, ModelKind.BASE),
+        ("model.gguf", gguf_bytes(llama__pooling_type=1), False, ModelKind.EMBEDDING),
+        ("model.gguf", gguf_bytes(), True, ModelKind.QUANTIZED),
+        ("adapter.gguf", GGUF_LORA, True, ModelKind.ADAPTER),
+        ("model.onnx", ONNX, False, ModelKind.BASE),
+        ("model.onnx", ONNX, True, ModelKind.QUANTIZED),
+    ],
+)
+def test_a_file_of_another_format_is_a_model_an_adapter_or_another_form_of_its_base(
+    registry, base, tmp_path, name, data, of_base, kind
+):
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / name).write_bytes(data)
+    if name.endswith(".onnx"):
+        (folder / "config.json").write_text("{}")
+    registered = register(registry, Registration(folder, base_model=str(base) if of_base else None)).registered
+    assert registered.kind is kind
+    assert registered.base_digest == (Manifest.of_folder(base).digest if of_base else None)
+
+
+def test_an_adapter_in_gguf_form_does_not_know_its_base(registry, tmp_path):
+    folder = tmp_path / "lora"
+    folder.mkdir()
+    (folder / "adapter.gguf").write_bytes(GGUF_LORA)
+    with pytest.raises(InputError, match=r"does not name its base model.*--base-model"):
+        register(registry, Registration(folder))
 
 
 def test_the_runs_record_is_taken_over_and_flags_win(registry, adapter):

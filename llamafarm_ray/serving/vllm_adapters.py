@@ -1,0 +1,74 @@
+"""vLLM's adapters: what its front end lists by name, and what its workers hold by number, kept one and the same.
+
+vLLM's own ``unload_lora_adapter`` forgets the name and leaves the weights with the workers. And an adapter that is
+taken from the workers under a request comes back at their next step, from its files: for good if they are there, and if
+they aren't, with the end of the engine. So its own books are asked before one is removed.
+
+The only module that touches vLLM. It relies on ``OpenAIServingModels`` with its ``lora_requests``,
+``lora_resolver_lock``, ``load_lora_adapter`` and ``unload_lora_adapter``, on ``remove_lora`` and ``list_loras`` of its
+``engine_client``, an ``AsyncLLM``, and on the ``request_states`` of that one's ``output_processor``, from which a
+request goes before the workers are told to stop it. A test names each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.errors import ConflictError, UserError
+
+__all__ = ["VllmAdapters"]
+
+
+class VllmAdapters:
+    """An :class:`~llamafarm_ray.serving.adapters.AdapterEngine` over vLLM in this process.
+
+    Args:
+        models: gives vLLM's ``OpenAIServingModels``, once the engine is started.
+    """
+
+    def __init__(self, models: Callable[[], Any]) -> None:
+        self._models = models
+
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Give vLLM the adapter in ``folder`` under ``name``.
+
+        Raises:
+            UserError: vLLM refuses it (rank above ``max_lora_rank``, modules it can't adapt, ...).
+        """
+        # Importing vLLM takes seconds, and is done in replicas alone.
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse  # noqa: PLC0415
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest  # noqa: PLC0415
+
+        asked = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(folder))
+        said = await self._models().load_lora_adapter(asked)
+        if isinstance(said, ErrorResponse):
+            raise UserError(f"vLLM refuses the adapter {name}: {said.error.message}")
+
+    async def unload_adapter(self, name: str) -> None:
+        """Take an adapter from the workers' slots and memory, and its name from the list.
+
+        Raises:
+            ConflictError: requests for it are not over yet.
+        """
+        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest  # noqa: PLC0415
+
+        models = self._models()
+        known = models.lora_requests.get(name)
+        if known is None:
+            return
+        client = models.engine_client
+        under_way = sum(state.lora_name == name for state in client.output_processor.request_states.values())
+        if under_way:
+            raise ConflictError(f"{under_way} requests for {name} are not over yet.")
+        await client.remove_lora(known.lora_int_id)
+        await models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
+        models.lora_resolver_lock.pop(name, None)  # one for each name there ever was
+
+    async def loaded(self) -> list[str]:
+        """The names of the adapters that the workers hold, sorted; ``#number`` where the front end knows none."""
+        models = self._models()
+        names = {known.lora_int_id: name for name, known in models.lora_requests.items()}
+        held = await models.engine_client.list_loras()
+        return sorted(names.get(number, f"#{number}") for number in held)

@@ -1,0 +1,142 @@
+"""The best model answers: for ``auto`` in an application, for the agents' client across two; status shows both."""
+
+import json
+import time
+
+import httpx
+import pytest
+from adapters import greedy, make_adapter
+
+from llamafarm_ray.cli import terminal
+from llamafarm_ray.cli.main import run
+from llamafarm_ray.client import NoModelFitsError, select_model
+from llamafarm_ray.workflows.deploy import APPLICATION
+from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.status import cluster_status
+
+PROMPT = "The capital of France"
+SECOND = "second"
+
+
+@pytest.fixture(scope="module")
+def scholar(served, tmp_path_factory):
+    """A model for the task ``qa``, in production, with an accuracy of 0.9."""
+    folder = tmp_path_factory.mktemp("scholar")
+    adapter = make_adapter(served.base, folder / "adapter", seed=40)
+    results = folder / "results.json"
+    results.write_text('{"accuracy": 0.9}', encoding="utf-8")
+    asked = Registration(adapter, name="scholar", capabilities=("qa",), performance_metrics=results, alias="production")
+    register(served.registry, asked)
+    assert served.complete("scholar").status_code == 200
+    return adapter
+
+
+@pytest.fixture(scope="module")
+def second(served):
+    """A second application on the same cluster, with another engine, below ``/second``."""
+    from ray import serve
+
+    from llamafarm_ray.serving.application import build
+    from llamafarm_ray.serving.rollouts.actor import stop_controller
+
+    args = {
+        "home": served.registry.home.uri,
+        "base_model": str(served.base),
+        "deployment": {"engine": "transformers", "adapters": ["bot:1.1.0"]},
+    }
+    serve.run(build(args), name=SECOND, route_prefix=f"/{SECOND}")
+    url = f"{served.root}/{SECOND}/v1"
+    deadline = time.monotonic() + 30
+    while not httpx.get(f"{url}/models", timeout=10).is_success:  # the proxy is told after Serve has it running
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    yield url
+    serve.delete(SECOND)
+    stop_controller(served.registry.home.uri, SECOND)
+
+
+def auto(served, **limits):
+    return served.complete("auto", headers_sent={f"x-llamafarm-{name}": value for name, value in limits.items()})
+
+
+def test_auto_is_answered_by_the_model_for_the_task_exactly_as_it_answers(served, scholar):
+    response = auto(served, task="qa")
+    assert response.headers["x-llamafarm-model"] == "scholar:1.0.0"
+    expected = greedy(served.base, scholar, PROMPT, 12).rstrip("\N{REPLACEMENT CHARACTER}")
+    assert response.json()["choices"][0]["text"].rstrip("\N{REPLACEMENT CHARACTER}") == expected
+
+
+def test_auto_chooses_by_what_was_measured(served, scholar):
+    assert auto(served, **{"task": "qa", "max-latency-ms": "60000"}).headers["x-llamafarm-model"] == "scholar:1.0.0"
+    refused = auto(served, **{"task": "qa", "max-latency-ms": "0.001"})
+    assert refused.status_code == 404
+    assert "The nearest is scholar:1.0.0 with" in refused.json()["error"]["message"]
+    refused = auto(served, **{"task": "qa", "min-quality": "0.95"})
+    assert "The nearest is scholar:1.0.0 with 0.9 accuracy." in refused.json()["error"]["message"]
+
+
+def test_without_a_task_the_same_model_answers_each_time(served, scholar):
+    answered = {auto(served).headers["x-llamafarm-model"] for _ in range(5)}
+    assert len(answered) == 1
+    assert answered != {"scholar:1.0.0"}
+
+
+def test_all_replicas_of_an_application_are_known_to_its_controller(served, scholar):
+    import ray
+
+    from llamafarm_ray.serving.rollouts.actor import controller_actor
+
+    seen = ray.get(controller_actor(served.registry.home.uri, APPLICATION).seen.remote(), timeout=30)
+    assert seen["scholar:1.0.0"].latency_ms > 0
+
+
+def test_the_client_chooses_across_applications_and_what_it_chooses_answers(served, scholar, second):
+    served.complete("bot:1.1.0", num_tokens=1)
+    chosen = select_model(url=served.root, task="qa", min_quality=0.8, max_latency_ms=60_000)
+    assert (chosen.model, chosen.version) == ("scholar", "scholar:1.0.0")
+    assert chosen.base_url in {served.url, second}
+    assert {one.base_url for one in chosen.left_out} == {served.url, second}
+    body = {"model": chosen.model, "prompt": PROMPT, "max_tokens": 1}
+    for base_url in (served.url, second):
+        answered = httpx.post(f"{base_url}/completions", json=body, timeout=60)
+        assert answered.headers["x-llamafarm-model"] == "scholar:1.0.0"
+    with pytest.raises(NoModelFitsError, match=r"nearest is scholar:1\.0\.0 with 0\.9 accuracy"):
+        select_model(url=served.root, min_quality=0.95)
+
+
+def test_status_shows_what_runs_where(served, scholar, second, capsys, monkeypatch):
+    assert served.complete("bot:1.0.0").status_code == 200
+    found = {one.name: one for one in cluster_status(served.registry).applications}
+    assert set(found) == {APPLICATION, SECOND}
+    first = found[APPLICATION]
+    assert (first.url, first.status, first.base_model, first.num_waiting) == (served.url, "RUNNING", "tiny", 0)
+    assert found[SECOND].url == second
+    (replica,) = first.replicas
+    assert (replica.state, replica.answers) == ("RUNNING", True)
+    assert replica.node
+    versions = {one.ref: one for one in first.versions}
+    record = served.registry.resolve("scholar")
+    assert (
+        versions["scholar:1.0.0"].digest,
+        versions["scholar:1.0.0"].aliases,
+        versions["scholar:1.0.0"].num_replicas,
+    ) == (
+        record.registered.manifest,
+        ("production",),
+        1,
+    )
+    assert versions["bot:1.0.0"].seen.minute.requests > 0
+    assert versions["bot:1.0.0"].seen.minute_latency_ms > 0
+    assert first.seen.requests_per_s >= 1 / 60
+
+    home = ["--home", served.registry.home.uri]
+    assert run(["models", "status", "--json", *home]) == 0
+    told = {one["name"]: one for one in json.loads(capsys.readouterr().out)["applications"]}
+    assert told[APPLICATION]["replicas"][0]["node"] == replica.node
+    for width in (80, 120):
+        monkeypatch.setattr(terminal.console, "_width", width)
+        assert run(["models", "status", *home]) == 0
+        shown = capsys.readouterr().out
+        assert max(map(len, shown.splitlines())) <= width
+        for text in (APPLICATION, SECOND, "RUNNING", "scholar:1.0.0", "production", record.registered.manifest[7:19]):
+            assert text in shown

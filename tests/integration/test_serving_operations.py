@@ -1,0 +1,192 @@
+"""What an operator sees of a deployment: metrics in Ray's Prometheus endpoint, traces at a collector; who is let in."""
+
+import contextlib
+import secrets
+import socket
+import time
+
+import httpx
+import pytest
+import ray
+from adapters import make_adapter
+from prometheus_client.parser import text_string_to_metric_families
+
+from llamafarm_ray.serving.meters import METERS, RayMeters
+from llamafarm_ray.workflows.register import Registration, register
+
+BY_NAME = {meter.name: meter for meter in METERS}
+SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
+
+
+@pytest.fixture(scope="module")
+def metered(served, tmp_path_factory):
+    """A version that this file alone asks for: its only request so far was the first, which loaded it."""
+    folder = make_adapter(served.base, tmp_path_factory.mktemp("metered") / "adapter", seed=31)
+    record = register(served.registry, Registration(folder, name=f"metered-{secrets.token_hex(3)}"))
+    return record.ref
+
+
+def samples():
+    """(name, labels, value) of all that Ray's node shows."""
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    page = httpx.get(f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics", timeout=10).text
+    return [
+        (sample.name.removeprefix("ray_"), sample.labels, sample.value)
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+        if sample.name.startswith("ray_llamafarm_")
+    ]
+
+
+def shown(holds, timeout_s=40):
+    """What the page shows once something holds of it: Ray's processes report every 10 s."""
+    deadline = time.monotonic() + timeout_s
+    while not holds(found := samples()):
+        assert time.monotonic() < deadline, sorted({name for name, *_ in found})
+        time.sleep(0.5)
+    return found
+
+
+def test_the_page_counts_a_versions_requests(served, metered):
+    num_tokens = 6
+    for stream in (False, False, True, True, True):
+        response = served.complete(metered, num_tokens=num_tokens, ignore_eos=True, stream=stream)
+        assert response.status_code == 200
+    assert served.complete(metered, top_p=7).status_code == 400
+    prompt_tokens = served.complete(metered, num_tokens=num_tokens, ignore_eos=True).json()["usage"]["prompt_tokens"]
+
+    def counted(found):
+        return {
+            (name, labels.get("end")): value
+            for name, labels, value in found
+            if labels.get("model") == metered and not name.endswith(("_bucket", "_sum"))
+        }
+
+    assert counted(shown(lambda found: sum(counted(found).values()) >= 50)) == {
+        ("llamafarm_requests_total", "answered"): 6,
+        ("llamafarm_requests_total", "refused"): 1,
+        ("llamafarm_latency_seconds_count", None): 6,
+        ("llamafarm_time_to_first_token_seconds_count", None): 3,
+        ("llamafarm_inter_token_seconds_count", None): 3,
+        ("llamafarm_prompt_tokens_total", None): 6 * prompt_tokens,
+        ("llamafarm_completion_tokens_total", None): 6 * num_tokens,
+        ("llamafarm_adapter_loads_total", None): 1,
+    }
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_the_page_shows_each_metric_under_its_name_with_its_labels_and_buckets():
+    probe = f"probe-{secrets.token_hex(3)}"
+
+    @ray.remote(num_cpus=0)
+    class Probe:
+        """Reports one of each, as a replica does."""
+
+        def __init__(self):
+            meters = RayMeters()
+            report = {"counter": meters.add, "gauge": meters.set, "histogram": meters.observe}
+            for meter in METERS:
+                report[meter.kind](meter.name, 2.0, dict.fromkeys(meter.labels, probe))
+
+    actor = Probe.remote()
+    expected = {meter.name + suffix for meter in METERS for suffix in SUFFIXES[meter.kind]}
+    of_replicas_too = {meter.name for meter in METERS if not meter.labels}  # whose reports are on the page as well
+
+    def ours(found):
+        return [one for one in found if one[1].get("model") == probe or not BY_NAME.get(one[0], METERS[0]).labels]
+
+    found = ours(shown(lambda found: expected - of_replicas_too <= {name for name, *_ in ours(found)}))
+    assert {name for name, *_ in found} == expected
+    for meter in METERS:
+        for name, labels, value in found:
+            if name in {meter.name + suffix for suffix in SUFFIXES[meter.kind]}:
+                assert set(meter.labels) <= set(labels)
+                assert value == 2 or meter.kind == "histogram" or name in of_replicas_too
+        if meter.kind == "histogram":
+            edges = [labels["le"] for name, labels, _ in found if name == f"{meter.name}_bucket"]
+            assert [float(edge) for edge in edges] == [*meter.bounds, float("inf")]
+    del actor
+
+
+def test_one_trace_joins_the_client_the_gate_and_vllm(served):
+    trace, parent = secrets.token_hex(16), secrets.token_hex(8)
+    sent = {"traceparent": f"00-{trace}-{parent}-01"}
+    response = served.complete("bot:1.1.0", prompt="my pin is 4711", headers_sent=sent, num_tokens=4, ignore_eos=True)
+
+    def joined(spans):
+        return [span for span in spans if span.trace == trace]
+
+    spans = served.collector.wait(lambda spans: len(joined(spans)) >= 2)
+    by_name = {span.name: span for span in joined(spans) if "adapter" not in span.name}
+    gate, engine = by_name["text_completion bot:1.1.0"], by_name["llm_request"]
+    assert (gate.parent, engine.parent) == (parent, gate.span)
+    assert gate.attributes["gen_ai.response.model"] == response.json()["model"]
+    assert gate.attributes["llamafarm.digest"] == response.headers["x-llamafarm-digest"]
+    usage = response.json()["usage"]
+    assert gate.attributes["gen_ai.usage.input_tokens"] == usage["prompt_tokens"]
+    assert gate.attributes["gen_ai.usage.output_tokens"] == usage["completion_tokens"] == 4
+    assert engine.attributes["gen_ai.usage.completion_tokens"] == 4
+    assert gate.resource["service.name"] == engine.resource["service.name"] == "llamafarm"
+    assert "4711" not in repr(joined(spans))
+
+
+def test_the_first_request_of_a_version_has_its_load_in_its_trace(served, tmp_path):
+    folder = make_adapter(served.base, tmp_path / "adapter", seed=32)
+    ref = register(served.registry, Registration(folder, name=f"traced-{secrets.token_hex(3)}")).ref
+    trace = secrets.token_hex(16)
+    sent = {"traceparent": f"00-{trace}-{secrets.token_hex(8)}-01"}
+    assert served.complete(ref, headers_sent=sent).status_code == 200
+    spans = served.collector.wait(lambda spans: {"load adapter", "llm_request"} <= names_in(spans, trace))
+    load = next(span for span in spans if (span.trace, span.name) == (trace, "load adapter"))
+    assert load.attributes["llamafarm.version"] == ref
+    assert "pull adapter" in names_in(spans, trace)
+
+
+def names_in(spans, trace):
+    return {span.name for span in spans if span.trace == trace}
+
+
+def test_a_page_that_makes_its_own_name_point_here_gets_nothing(served):
+    own = httpx.get(f"{served.url}/models", timeout=30)
+    assert own.status_code == 200
+    for host in ("attacker.example", "localhost.attacker.example:8000", "127.0.0.1.attacker.example"):
+        refused = httpx.get(f"{served.url}/models", headers={"Host": host}, timeout=30)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "host_not_allowed")
+        assert served.complete("bot", headers_sent={"Host": host}).status_code == 403
+
+
+def test_a_page_of_another_origin_may_not_ask(served):
+    asked = {"Origin": "https://attacker.example", "Access-Control-Request-Method": "POST"}
+    response = httpx.options(f"{served.url}/completions", headers=asked, timeout=30)
+    assert response.status_code == 404
+    answered = served.complete("bot", headers_sent={"Origin": "https://attacker.example"})
+    for one in (response, answered):
+        assert not any(name.startswith("access-control") for name in one.headers)
+
+
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+CHUNK = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+FLOODS = {
+    "a body that does not end": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", CHUNK),
+    "a body of which one byte comes": (HEAD + b"Content-Length: 100\r\n\r\n{", b""),
+    "a thousand headers": (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(1000)) + b"\r\n", b""),
+    "a header of a megabyte": (HEAD + b"X-A: " + b"a" * 2**20 + b"\r\nContent-Length: 2\r\n\r\n{}", b""),
+    "a packed body": (
+        HEAD + b"Content-Encoding: gzip\r\nContent-Length: 3\r\nConnection: close\r\n\r\n\x1f\x8b\x08",
+        b"",
+    ),
+}
+
+
+@pytest.mark.parametrize(("begin", "go_on"), FLOODS.values(), ids=FLOODS)
+def test_a_client_that_floods_or_stalls_is_cut_off_and_others_are_answered(served, begin, go_on):
+    host, _, port = served.root.removeprefix("http://").partition(":")
+    said = b""
+    with socket.create_connection((host, int(port)), timeout=40) as connection, contextlib.suppress(ConnectionError):
+        connection.sendall(begin)
+        for _ in range(64 if go_on else 0):
+            connection.sendall(go_on)
+        while data := connection.recv(65536):
+            said += data
+    assert not said or 400 <= int(said.split()[1]) < 500, said[:300]
+    assert served.complete("bot").status_code == 200
