@@ -186,17 +186,19 @@ class Ours(Server):
     Args:
         home: the registry's.
         adapters: references of what is loaded before the first request.
+        running_requests: what the engine works on at once.
     """
 
     home: Path = Path()
     adapters: list[str] = field(default_factory=list)
+    running_requests: int = ENGINE["max_num_seqs"]
 
     def _command(self, port: int) -> list[str]:
         of_config = {"max_loras", "max_lora_rank", "max_model_len"}
         deployment = {
             "port": port,
             "adapters": self.adapters,
-            "limits": {"running_requests": ENGINE["max_num_seqs"]},
+            "limits": {"running_requests": self.running_requests},
             **{name: ENGINE[name] for name in of_config},
         }
         config = self.folder / "ours.json"

@@ -1,4 +1,4 @@
-"""Canaries with real vLLM: 10,000 requests are split as asked, and a version that fails is taken back in time."""
+"""Canaries with real vLLM: 10,000 requests are split as asked, and a version that is slow is taken back in time."""
 
 import asyncio
 import dataclasses
@@ -15,7 +15,7 @@ from tiny_model import make_tiny_model
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.registry import RolloutStatus, open_registry
 from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
-from llamafarm_ray.serving.rollouts.observations import Sample, Window
+from llamafarm_ray.serving.rollouts.observations import Histogram, Sample, Window
 from llamafarm_ray.serving.rollouts.split import Caller, gets_candidate
 from llamafarm_ray.workflows.deploy import APPLICATION, deploy, undeploy
 from llamafarm_ray.workflows.register import Registration, register
@@ -24,6 +24,7 @@ from llamafarm_ray.workflows.rollouts import abort_rollout, start_rollout
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 NUM_CLIENTS = 16
+LONG = {"max_tokens": 100, "ignore_eos": True}
 
 
 @dataclasses.dataclass
@@ -38,16 +39,14 @@ class Pet:
 
 @pytest.fixture(scope="module")
 def served(ray_cluster, tmp_path_factory):
-    """``pet`` has versions 1.0.0 (production), 1.1.0, which is fine, and 1.2.0, whose weights diverged in training."""
+    """``pet`` has versions 1.0.0 (production) and 1.1.0."""
     from llamafarm_ray.workflows.cluster import free_port
 
     folder = tmp_path_factory.mktemp("canary")
     base = make_tiny_model(folder / "tiny", hidden_size=128)
     registry = open_registry(str(folder / "home"))
-    for number in range(3):
+    for number in range(2):
         adapter = make_adapter(base, folder / str(number), seed=number + 1)
-        if number == 2:
-            scale_weights(adapter, 1e30)
         register(registry, Registration(adapter, name="pet", alias="production" if number == 0 else None))
     config = parse_config(
         {"base_model": str(base), "deployment": {"port": free_port(), "adapters": ["pet@production"]}}
@@ -65,16 +64,8 @@ def pet(served):
         abort_rollout(served.registry, "pet", "production")
 
 
-def scale_weights(adapter, factor):
-    """Finite numbers, with which a float32 overflows: the logits are NaN, and vLLM can't write them as JSON."""
-    from safetensors.torch import load_file, save_file
-
-    path = adapter / "adapter_model.safetensors"
-    save_file({name: value * factor for name, value in load_file(path).items()}, path, {"format": "pt"})
-
-
 def roll_out(pet, version, percent, **guards):
-    plan = {"steps": [percent], "dwell_s": 3600, "guards": {"max_latency_ratio": None, **guards}}
+    plan = {"steps": [percent], "dwell_s": 3600, "guards": guards}
     config = parse_config({"deployment": {"rollout": plan}})
     rollout = start_rollout(pet.registry, f"pet:{version}", "production", config.deployment.rollout)
     asyncio.run(until_split(pet))
@@ -110,7 +101,7 @@ async def ask_all(pet, users):
 
 
 def test_10_000_requests_are_split_within_a_point_and_each_user_stays_where_it_is(pet):
-    rollout = roll_out(pet, "1.1.0", 5, max_error_ratio=None)
+    rollout = roll_out(pet, "1.1.0", 5, max_error_ratio=None, max_latency_ratio=None)
     users = [f"user-{number}" for number in range(10_000)]
     variants = asyncio.run(ask_all(pet, users))
     share = 100 * sum(variant == "candidate" for variant in variants.values()) / len(users)
@@ -122,37 +113,48 @@ def test_10_000_requests_are_split_within_a_point_and_each_user_stays_where_it_i
 
 
 @pytest.mark.parametrize("is_killed", [False, True], ids=["", "the controller is killed"])
-def test_a_bad_version_is_taken_back_within_ten_seconds_of_its_threshold(pet, is_killed):
+def test_a_slow_version_is_taken_back_within_ten_seconds_of_its_threshold(pet, is_killed):
     import ray
 
     from llamafarm_ray.serving.rollouts.actor import controller_actor
 
     actor = controller_actor(pet.registry.home.uri, APPLICATION)
     before = ray.get(actor.pid.remote(), timeout=30)
-    rollout = roll_out(pet, "1.2.0", 25)
+    stop = end_mark(pet)
+    rollout = roll_out(pet, "1.1.0", 25)
 
-    def on_failure(num_failed):
-        if is_killed and num_failed == 1:
+    def on_candidate(number):
+        if is_killed and number == 5:
             os.kill(before, signal.SIGKILL)
 
-    seen = asyncio.run(ask_until_rolled_back(pet, rollout, on_failure))
+    seen = asyncio.run(ask_until_rolled_back(pet, rollout, stop, on_candidate))
     ended = pet.rollout
     assert ended.status is RolloutStatus.ROLLED_BACK
-    assert "guard max_error_ratio" in ended.changes[-1].reason
-    assert not any(failed for _, is_candidate, failed in seen if not is_candidate)
-    took_s = ended.changes[-1].time.timestamp() - threshold(pet, rollout, seen)
-    assert took_s <= 10
+    assert "guard max_latency_ratio" in ended.changes[-1].reason
+    assert ended.changes[-1].time.timestamp() - threshold(pet, rollout, seen) <= 10
     assert pet.registry.resolve("pet@production").ref == "pet:1.0.0"
     if is_killed:
         assert ray.get(actor.pid.remote(), timeout=30) != before
+
+
+def end_mark(pet):
+    """A text soon in the answers of 1.0.0 and never in those of 1.1.0, which go on and on where it ends them."""
+
+    async def answer(model):
+        async with httpx.AsyncClient(timeout=60) as client:
+            response = await ask(client, pet, "somebody", model=model, **LONG)
+            return response.json()["choices"][0]["text"]
+
+    good, bad = (asyncio.run(answer(f"pet:{version}")) for version in ("1.0.0", "1.1.0"))
+    return next(good[at : at + 4] for at in range(20) if good[at : at + 4] not in bad)
 
 
 def is_candidates(rollout, user):
     return gets_candidate(rollout.id, Caller(user=user).key("user"), rollout.percent)
 
 
-async def ask_until_rolled_back(pet, rollout, on_failure):
-    """Requests until the rollout is over: when each was answered, whether it was the candidate's, whether it failed."""
+async def ask_until_rolled_back(pet, rollout, stop, on_candidate):
+    """Requests until the rollout is over: when each was answered, whether by the candidate, after how many seconds."""
     seen, is_over = [], asyncio.Event()
 
     async def client(number):
@@ -160,11 +162,12 @@ async def ask_until_rolled_back(pet, rollout, on_failure):
             turn = 0
             while not is_over.is_set():
                 turn += 1
-                user = f"client-{number}-{turn}"
-                response = await ask(session, pet, user, logprobs=1)
-                seen.append((time.time(), is_candidates(rollout, user), response.status_code >= 500))
-                if seen[-1][2]:
-                    on_failure(sum(failed for _, _, failed in seen))
+                user, sent_s = f"client-{number}-{turn}", time.time()
+                response = await ask(session, pet, user, stop=stop, **LONG)
+                assert response.status_code == 200, response.text
+                seen.append((time.time(), is_candidates(rollout, user), time.time() - sent_s))
+                if seen[-1][1]:
+                    on_candidate(sum(is_candidate for _, is_candidate, _ in seen))
 
     async def watch():
         deadline = time.monotonic() + 60
@@ -178,13 +181,16 @@ async def ask_until_rolled_back(pet, rollout, on_failure):
 
 
 def threshold(pet, rollout, seen):
-    """When the evidence was enough, had it been looked at after each answer; seconds since 1970."""
-    counts = {True: Sample(), False: Sample()}
-    record = pet.registry.resolve("pet:1.2.0")
-    for time_s, is_candidate, failed in sorted(seen):
-        counts[is_candidate] += Sample(requests=1, errors=int(failed))
-        at = dt.datetime.fromtimestamp(time_s, dt.UTC)
-        window = Window(rollout.changes[0].time, at, baseline=counts[False], candidate=counts[True])
-        if broken_guard(rollout, Evidence().after(window, rollout), record):
-            return time_s
+    """When what the clients saw was enough, looked at each second; seconds since 1970."""
+    evidence, record = Evidence(), pet.registry.resolve("pet:1.1.0")
+    for second in range(int(min(seen)[0]), int(max(seen)[0]) + 1):
+        samples = [
+            Sample(requests=len(latencies), latencies=Histogram.of(latencies))
+            for side in (False, True)
+            for latencies in [[took_s for at_s, one, took_s in seen if int(at_s) == second and one is side]]
+        ]
+        start, end = (dt.datetime.fromtimestamp(at_s, dt.UTC) for at_s in (second, second + 1))
+        evidence = evidence.after(Window(start, end, *samples), rollout)
+        if broken_guard(rollout, evidence, record):
+            return second + 1
     raise AssertionError("the threshold was never crossed")

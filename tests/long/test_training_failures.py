@@ -120,7 +120,7 @@ def test_a_rank_that_stands_still_at_the_same_step_again_ends_the_run_and_leaves
     assert drive(folder, cluster) == 0
     found = outcome(folder)
     assert found["error"] == "TrainingError"
-    assert re.search(r"Training has stood still for 3\d s .*worker 1 .*after step 9", found["message"])
+    assert re.search(r"Training has stood still for 3\d s.*worker 1 .*after step 9", found["message"])
     assert "the same command goes on from it" in found["hint"]
     strikes = events(folder, "strike")
     assert len(strikes) == 2
