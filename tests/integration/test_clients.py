@@ -20,7 +20,8 @@ UNIT = {
 }
 DRAWN = {"model": "tiny", "temperature": 1, "max_tokens": 200}
 """A random model's likeliest token after a brace is white space, for ever; drawn tokens get on."""
-TOOL = {"type": "function", "function": {"name": "measure", "description": "Measures a llama.", "parameters": UNIT}}
+FUNCTION = {"name": "measure", "description": "Measures a llama.", "parameters": UNIT, "strict": True}
+TOOL = {"type": "function", "function": FUNCTION}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_llama_index_calls_tools(served):
         """Measures a llama."""
         return unit
 
-    llm = llama_index(served, is_function_calling_model=True, additional_kwargs={"seed": 7}, **DRAWN)
+    llm = llama_index(served, is_function_calling_model=True, strict=True, additional_kwargs={"seed": 7}, **DRAWN)
     response = llm.chat_with_tools([FunctionTool.from_defaults(measure)], "How tall?", tool_choice="measure")
     (call,) = llm.get_tool_calls_from_response(response)
     assert (call.tool_name, set(call.tool_kwargs)) == ("measure", {"unit"})
