@@ -86,6 +86,7 @@ def connect(
                 threading.Thread(target=_import, args=(meanwhile,), name="llamafarm-import", daemon=True).start()
             dashboard = _start(folder, with_dashboard=with_dashboard)
         quiet()
+        _keep_raylet_off_stdout()
         with _ended_by_sigterm():
             yield _info(dashboard, started_here=folder is not None)
     finally:
@@ -118,6 +119,16 @@ def quiet() -> None:
     for name in ("ray.data", "ray.serve", "ray.train"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("vllm").setLevel(logging.ERROR)
+
+
+def _keep_raylet_off_stdout() -> None:
+    """Keep what raylets say to drivers ("8 PYTHON worker processes have been started") out of a command's output.
+
+    ``log_to_driver`` does not, and it goes to stdout, where ``--json`` has its answer. It is in Ray's own logs too.
+    """
+    from ray._private import worker  # noqa: PLC0415
+
+    worker._worker_logs_enabled = False  # noqa: SLF001
 
 
 @contextmanager
