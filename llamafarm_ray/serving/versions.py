@@ -10,18 +10,17 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ray.exceptions import RayError
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
-from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.activity import Activity
+from llamafarm_ray.serving.adapter_files import VerifiedFiles
 from llamafarm_ray.serving.adapter_pool import AdapterPool
 from llamafarm_ray.serving.adapters import AdapterEngine, Room
 from llamafarm_ray.serving.measured import Kept, Latencies
@@ -34,7 +33,7 @@ from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
 from llamafarm_ray.serving.selection import Offer
 from llamafarm_ray.serving.telemetry import Telemetry
-from llamafarm_ray.serving.tracing import Tracing, open_tracing
+from llamafarm_ray.serving.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -64,7 +63,6 @@ class Served:
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
         log_prompts: whether prompts are logged, and part of traces.
-        room: how many adapters each engine has room for.
         allowed_hosts: names in the public DNS that requests without a key may call this server by.
         allowed_origins: origins whose web pages may read answers.
         otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
@@ -128,7 +126,7 @@ class Versions:
     def __init__(self, served: Served, engine: AdapterEngine, kinds: tuple[str, ...] = WRITES) -> None:
         self._served = served
         self._view = RegistryView(served.home)
-        self._content = ContentStore(
+        content = ContentStore(
             Location(served.home), generation=lambda digest: self._view.state.generations.get(digest, 0)
         )
         self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
@@ -137,7 +135,7 @@ class Versions:
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._pool = AdapterPool(
             engine,
-            Files(self._content, self._view, self.tracing),
+            VerifiedFiles(content, self._view),
             served.room,
             need=lambda target: need_of(target, self._view.state),
             watch=self.telemetry,
@@ -296,39 +294,3 @@ class Versions:
     def names(self) -> list[str]:
         """The names a request may use."""
         return served_models(self._view.state, base_name=self._served.base_name, base_digest=self._served.base_digest)
-
-
-class Files:
-    """Adapters' files on this node.
-
-    Args:
-        content: where they are stored.
-        view: the registry, whose policies may ask for signatures.
-        tracing: where spans of pulls go.
-    """
-
-    def __init__(self, content: ContentStore, view: RegistryView, tracing: Tracing) -> None:
-        self._content = content
-        self._view = view
-        self._tracing = tracing
-
-    async def pull(self, target: Target) -> Path:
-        """The verified files of an adapter, their signature too where a policy asks for one."""
-        with self._tracing.step("pull adapter", target):
-            return await asyncio.to_thread(self._pull, target)
-
-    def _pull(self, target: Target) -> Path:
-        record = self._view.state.resolve(ModelRef.parse(target.ref))
-        digest = Digest(record.registered.manifest)
-        folder = self._content.pull(digest)
-        try:
-            check_policies(self._view.state, self._content, record, folder)
-        except BaseException:
-            self._content.release(digest)
-            raise
-        return folder
-
-    def release(self, target: Target) -> None:
-        """Let the files be evicted from this node's cache."""
-        if target.digest is not None:
-            self._content.release(target.digest)

@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,17 +39,16 @@ from llamafarm_ray.training.job import TrainingJob
 from llamafarm_ray.training.kernels import use_fused_kernels
 from llamafarm_ray.training.loop import mean_loss, train_steps
 from llamafarm_ray.training.methods import Method, Precision, find_method
+from llamafarm_ray.training.notices import Notices
 from llamafarm_ray.training.objectives import Objective, find_objective
 from llamafarm_ray.training.observers import Observers
+from llamafarm_ray.training.output import output_to
 from llamafarm_ray.training.result import Progress
 from llamafarm_ray.training.schedule import Schedule
 from llamafarm_ray.training.strategies import Place, Strategy, find_strategy
 from llamafarm_ray.training.stream import read_epoch
 
 __all__ = ["run_worker"]
-
-_NOTICES_EACH_S = 2.0
-"""How often to ask for preemption notices. It takes a round of messages, and Ray itself looks every 5 seconds."""
 
 
 def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     try:
         if ray.get(channel.failure.remote()) is not None:
             return {}  # another try would end the same way; the driver raises it
-        with _output_to(job.folder.logs / f"worker-{rank}.log"):
+        with output_to(job.folder.logs / f"worker-{rank}.log"):
             return _run_reported(job, channel, rows, rank, context.get_world_size())
     except ray.exceptions.RayActorError:
         return {}  # the channel is gone, and with it the driver's word; it says so itself
@@ -148,8 +146,7 @@ class _Run:
         self._reporter: ProgressReporter | None = None
         self._observers: Observers | None = None
         self._stopped_by_driver = False
-        self._saved_for: object = None
-        self._looked_at = time.monotonic()
+        self._notices = Notices()
 
     def run(self) -> dict[str, Any]:
         """Train to the end."""
@@ -230,9 +227,9 @@ class _Run:
             self._reporter.step(seen.progress or progress)
             wishes[1] = float(seen.stop is not None)
         wishes[0] = float(self._heartbeat.stop_asked)
-        wishes[2] = float(time.monotonic() - self._looked_at > _NOTICES_EACH_S)
+        wishes[2] = float(self._notices.is_due)
         by_driver, early, look = (wish > 0 for wish in self._strategy.sum(wishes))
-        preempted = look and self._is_preempted()
+        preempted = look and self._notices.is_there_a_new_one()
 
         is_last = state.step == job.num_steps
         improved = False
@@ -245,13 +242,6 @@ class _Run:
             self._checkpoint(state)
         self._stopped_by_driver = by_driver and not is_last
         return by_driver or early
-
-    def _is_preempted(self) -> bool:
-        """Whether there is a notice that no checkpoint was made for. All workers ask together: Ray makes them wait."""
-        notice = ray.train.get_preemption_info()
-        is_new = notice is not None and notice != self._saved_for
-        self._saved_for, self._looked_at = notice, time.monotonic()
-        return is_new
 
     def _validate(self, state: RunState) -> bool:
         """Measure the validation loss. Returns whether the run shall end early."""
@@ -385,31 +375,3 @@ def _seed(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - libraries that use the global generator
     torch.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def _output_to(path: Path) -> Iterator[None]:
-    """Send what this process prints, C libraries included, to a file instead of the driver's terminal.
-
-    A full disk takes nothing but the log: what the run itself can't write has an error of its own.
-    """
-    with contextlib.suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-    _flush()
-    kept = [os.dup(1), os.dup(2)]
-    with contextlib.suppress(OSError), path.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    try:
-        yield
-    finally:
-        _flush()
-        for number, copy in enumerate(kept, start=1):
-            os.dup2(copy, number)
-            os.close(copy)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError):
-            stream.flush()

@@ -75,6 +75,7 @@ def connect(
         yield _info("", started_here=False)
         return
     folder: Path | None = None
+    variables = contextlib.ExitStack()
     if address is None or (is_job_server(address) and inside_job()):  # a job is where its submitter wanted it
         address = os.environ.get("RAY_ADDRESS")
     try:
@@ -82,14 +83,15 @@ def connect(
             dashboard = _join(address)
         else:
             folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
+            variables.enter_context(_default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))  # nobody takes this machine
             if meanwhile is not None:
                 threading.Thread(target=_import, args=(meanwhile,), name="llamafarm-import", daemon=True).start()
             dashboard = _start(folder, with_dashboard=with_dashboard)
         quiet()
-        _keep_raylet_off_stdout()
-        with _ended_by_sigterm():
+        with _raylet_off_stdout(), _ended_by_sigterm():
             yield _info(dashboard, started_here=folder is not None)
     finally:
+        variables.close()
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -98,6 +100,18 @@ def connect(
 def _import(module: str) -> None:
     with contextlib.suppress(Exception):  # the block imports it too, and says what is wrong
         importlib.import_module(module)
+
+
+@contextmanager
+def _default(name: str, value: str) -> Iterator[None]:
+    """An environment variable for the time of a block, unless somebody set it."""
+    is_ours = name not in os.environ
+    os.environ.setdefault(name, value)
+    try:
+        yield
+    finally:
+        if is_ours:
+            os.environ.pop(name, None)
 
 
 def is_job_server(address: str) -> bool:
@@ -121,14 +135,19 @@ def quiet() -> None:
     logging.getLogger("vllm").setLevel(logging.ERROR)
 
 
-def _keep_raylet_off_stdout() -> None:
+@contextmanager
+def _raylet_off_stdout() -> Iterator[None]:
     """Keep what raylets say to drivers ("8 PYTHON worker processes have been started") out of a command's output.
 
     ``log_to_driver`` does not, and it goes to stdout, where ``--json`` has its answer. It is in Ray's own logs too.
     """
     from ray._private import worker  # noqa: PLC0415
 
-    worker._worker_logs_enabled = False  # noqa: SLF001
+    before, worker._worker_logs_enabled = worker._worker_logs_enabled, False  # noqa: SLF001
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = before  # noqa: SLF001
 
 
 @contextmanager
@@ -191,7 +210,6 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
     import ray  # noqa: PLC0415
 
     os.environ.update(_proxy_environment(folder))
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # a process that waits for this machine's notice
     try:
         context = ray.init(
             address="local",

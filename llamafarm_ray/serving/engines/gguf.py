@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL
-from llamafarm_ray.errors import InputError, NotFoundError, UnsupportedError
+from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.models.folder import gguf_file
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
 from llamafarm_ray.serving.engines.gguf_tokenizer import GgufTokenizer
 from llamafarm_ray.serving.engines.in_process import check_length
 from llamafarm_ray.serving.engines.llama_answer import LlamaAnswer, Slot
 from llamafarm_ray.serving.engines.llama_server import LlamaServer, LlamaSettings
+from llamafarm_ray.serving.engines.named_models import NamedModels
 from llamafarm_ray.storage.gguf import GgufHeader, read_gguf
 
 __all__ = ["GgufEngine"]
@@ -61,14 +62,13 @@ class GgufEngine:
         for name, value in (("n_parallel", n_parallel), ("n_threads", n_threads)):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise InputError(f"deployment.engine_kwargs.{name} is {value!r}.", hint="Say 1 or more.")
-        self._base_name = base_name
         self._file = gguf_file(path)
         self._header = read_gguf(self._file)
         self._max_model_len, self._n_parallel, self._n_threads = max_model_len, n_parallel, n_threads
         if self._header.is_adapter:
             raise InputError(f"{str(self._file)!r} is an adapter.", hint="Name the model it belongs to as base_model.")
         base = self._open(self._header, self._file, None)
-        self._models = {base_name: base}
+        self._models = NamedModels(base_name, base)
 
         def encode(text: str, add_special: bool) -> list[int]:
             asked = {"content": text, "add_special": add_special, "parse_special": True}
@@ -103,13 +103,11 @@ class GgufEngine:
         Raises:
             InputError: it is the base model.
         """
-        if name == self._base_name:
-            raise InputError(f"{name!r} is the base model.", hint="Stop the deployment to free it.")
-        self._models.pop(name, None)  # answers under way hold it
+        self._models.free(name)
 
     def max_model_len(self, name: str) -> int | None:
         """See ``Engine.max_model_len``."""
-        return self._model(name).max_model_len
+        return self._models.find(name).max_model_len
 
     async def generate(self, name: str, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
         """See ``Engine.generate``.
@@ -118,7 +116,7 @@ class GgufEngine:
             NotFoundError: nothing of that name is loaded.
             InputError: the prompt is empty, or too long with its answer, or the model writes no text.
         """
-        model = self._model(name)
+        model = self._models.find(name)
         check_length(len(prompt), params.max_tokens, model.max_model_len)
         if not self.writes:
             raise InputError("This model writes no text.", hint="Ask /v1/embeddings.")
@@ -140,7 +138,7 @@ class GgufEngine:
             NotFoundError: nothing of that name is loaded.
             InputError: there are no tokens, or too many, or the model gives no vectors.
         """
-        model = self._model(name)
+        model = self._models.find(name)
         check_length(len(tokens), 0, model.max_model_len)
         if self.writes:
             raise InputError("This model gives no vectors; it writes text.", hint="Ask /v1/chat/completions.")
@@ -153,14 +151,9 @@ class GgufEngine:
     def _end_of_text(self) -> int:
         return self.tokenizer.eos_token_id or 0
 
-    def _model(self, name: str) -> _Model:
-        if name not in self._models:
-            raise NotFoundError(f"The model {name!r} is not loaded.")
-        return self._models[name]
-
     def _version(self, file: Path) -> _Model:
         if file == self._file:  # the base itself, under its version's name
-            return self._models[self._base_name]
+            return self._models.base
         header = read_gguf(file)
         if header.architecture != self._header.architecture:
             raise InputError(

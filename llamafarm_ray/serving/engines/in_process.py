@@ -7,8 +7,9 @@ from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, NotFoundError, UserError
+from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, UserError
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
+from llamafarm_ray.serving.engines.named_models import NamedModels
 from llamafarm_ray.serving.engines.worker import Worker
 
 __all__ = ["InProcessEngine", "LanguageModel", "check_length"]
@@ -57,16 +58,15 @@ class InProcessEngine:
     """
 
     def __init__(self, base_name: str, tokenizer: Any, load: Callable[[Path | None], LanguageModel]) -> None:
-        self._base_name = base_name
         self._load = load
-        self._models = {base_name: load(None)}
+        self._models = NamedModels(base_name, load(None))
         self._worker = Worker("engine")
         self.tokenizer = tokenizer
 
     @property
     def writes(self) -> bool:
         """See ``Engine.writes``."""
-        return self._models[self._base_name].writes
+        return self._models.base.writes
 
     @property
     def loaded(self) -> list[str]:
@@ -101,13 +101,11 @@ class InProcessEngine:
         Raises:
             InputError: it is the base model.
         """
-        if name == self._base_name:
-            raise InputError(f"{name!r} is the base model.", hint="Stop the deployment to free it.")
-        self._models.pop(name, None)  # answers under way hold it
+        self._models.free(name)
 
     def max_model_len(self, name: str) -> int | None:
         """See ``Engine.max_model_len``."""
-        return self._model(name).max_model_len
+        return self._models.find(name).max_model_len
 
     async def generate(self, name: str, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
         """See ``Engine.generate``.
@@ -116,7 +114,7 @@ class InProcessEngine:
             NotFoundError: nothing of that name is loaded.
             InputError: the prompt is empty, or too long with its answer.
         """
-        model = self._model(name)
+        model = self._models.find(name)
         check_length(len(prompt), params.max_tokens, model.max_model_len)
         steps = self._worker.run(lambda: model.generate(prompt, params))
         try:
@@ -132,18 +130,13 @@ class InProcessEngine:
             NotFoundError: nothing of that name is loaded.
             InputError: there are no tokens, or too many.
         """
-        model = self._model(name)
+        model = self._models.find(name)
         check_length(len(tokens), 0, model.max_model_len)
         vectors = self._worker.run(lambda: iter([model.embed(tokens)]))
         try:
             return await anext(vectors)
         finally:
             await vectors.aclose()
-
-    def _model(self, name: str) -> LanguageModel:
-        if name not in self._models:
-            raise NotFoundError(f"The model {name!r} is not loaded.")
-        return self._models[name]
 
 
 def check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:

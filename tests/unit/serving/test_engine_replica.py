@@ -18,7 +18,7 @@ from llamafarm_ray.serving import versions
 from llamafarm_ray.serving.engines.replica import EngineReplica, EngineSettings
 from llamafarm_ray.serving.rollouts.split import NOBODY
 from llamafarm_ray.serving.versions import Served, Versions
-from llamafarm_ray.storage import Location
+from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import ModelRef
 from llamafarm_ray.workflows.register import Registration, register
 
@@ -193,7 +193,7 @@ def test_the_version_that_an_alias_left_is_unloaded_and_its_files_may_be_evicted
             while replica.loaded() != [latest]:  # noqa: ASYNC110 - of an engine that tells nobody
                 await asyncio.sleep(0.01)
         assert (await ask(replica, "bot")).headers["x-llamafarm-model"] == "bot:1.1.0"
-        in_use = {cached.digest for cached in replica._versions._content.cached() if cached.in_use}
+        in_use = {cached.digest for cached in ContentStore(Location(tmp_path / "home")).cached() if cached.in_use}
         assert in_use == {registry.resolve("bot:1.1.0").registered.manifest}
 
     asyncio.run(scenario())

@@ -11,6 +11,7 @@ import time
 
 import pytest
 import torch
+from engine_answers import NUM_TOKENS, answer, generate, tokens
 from gate import Server
 from gguf_files import write_gguf, write_lora
 from tiny_model import SENTENCES, make_tiny_model
@@ -25,7 +26,6 @@ from llamafarm_ray.serving.engines.gguf import GgufEngine
 from llamafarm_ray.serving.engines.transformers import transformers_engine
 
 PROMPTS = ([5, 40, 77, 300, 12], [9, 9, 200], list(range(30, 60)))
-NUM_TOKENS = 20
 
 
 @pytest.fixture(scope="module")
@@ -71,24 +71,6 @@ def models(base, files):
         "other": AutoModelForCausalLM.from_pretrained(str(folder / "other-hf"), dtype=torch.float32).eval(),
         "lora": changed,
     }
-
-
-def generate(model, prompt, num_tokens=NUM_TOKENS):
-    ids = torch.tensor([prompt])
-    with torch.no_grad():
-        out = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, do_sample=False
-        )
-    return out[0, len(prompt) :].tolist()
-
-
-async def answer(engine, name, prompt, num_tokens=NUM_TOKENS, **options):
-    params = SamplingParams(max_tokens=num_tokens, **{"temperature": 0.0, **options})
-    return [step async for step in engine.generate(name, prompt, params)]
-
-
-def tokens(steps):
-    return [step.token.token_id for step in steps if step.token is not None]
 
 
 @pytest.mark.parametrize("name", ["tiny", "other", "lora"])

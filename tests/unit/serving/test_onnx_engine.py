@@ -5,17 +5,16 @@ import shutil
 
 import pytest
 import torch
+from engine_answers import answer, generate, tokens
 from method_models import make_model
 from onnx_files import export_decoder, export_encoder
 from tiny_model import make_tiny_model, make_tiny_tokenizer
 
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.models.embedding import pooled, write_sentence_transformers_files
-from llamafarm_ray.serving.engines.base import SamplingParams
 from llamafarm_ray.serving.engines.onnx import onnx_engine
 
 PROMPTS = ([5, 40, 77, 300, 12], [9, 9, 200], list(range(30, 60)))
-NUM_TOKENS = 20
 NAMES = ("tiny", "whole")
 
 
@@ -47,24 +46,6 @@ def models(bases):
     from transformers import AutoModelForCausalLM
 
     return {name: AutoModelForCausalLM.from_pretrained(str(base)).eval() for name, base in bases.items()}
-
-
-def generate(model, prompt):
-    ids = torch.tensor([prompt])
-    with torch.no_grad():
-        out = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_TOKENS, do_sample=False
-        )
-    return out[0, len(prompt) :].tolist()
-
-
-async def answer(engine, name, prompt, num_tokens=NUM_TOKENS, **options):
-    params = SamplingParams(max_tokens=num_tokens, **{"temperature": 0.0, **options})
-    return [step async for step in engine.generate(name, prompt, params)]
-
-
-def tokens(steps):
-    return [step.token.token_id for step in steps if step.token is not None]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 import torch
+from engine_answers import NUM_TOKENS, answer, generate, tokens
 from method_models import randomise, reload, trained, wrapped
 from tiny_model import make_tiny_model
 
@@ -14,7 +15,6 @@ from llamafarm_ray.serving.engines.transformers import transformers_engine
 
 METHODS = ("lora", "adapter", "prefix_tuning", "hybrid_lora_adapter")
 PROMPTS = ([5, 40, 77, 300, 12], [9, 9, 200], list(range(30, 60)))
-NUM_TOKENS = 20
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +56,6 @@ def oracle(base, adapters):
         model = reload(base, folder)
         said[name] = [generate(model, prompt) for prompt in PROMPTS]
     return said
-
-
-def generate(model, prompt):
-    ids = torch.tensor([prompt])
-    with torch.no_grad():
-        out = model.generate(
-            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=NUM_TOKENS, do_sample=False
-        )
-    return out[0, len(prompt) :].tolist()
-
-
-async def answer(engine, name, prompt, num_tokens=NUM_TOKENS, **options):
-    params = SamplingParams(max_tokens=num_tokens, **{"temperature": 0.0, **options})
-    return [step async for step in engine.generate(name, prompt, params)]
-
-
-def tokens(steps):
-    return [step.token.token_id for step in steps if step.token is not None]
 
 
 def test_the_versions_answer_differently(oracle):

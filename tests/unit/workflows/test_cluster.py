@@ -1,11 +1,14 @@
 """A local Ray's folder has a name that sockets fit below, wherever temporary files go."""
 
+import os
 import sys
 import tempfile
+import time
 
 import pytest
 
-from llamafarm_ray.workflows.cluster import _keep_raylet_off_stdout, _proxy_environment, _short_temporary_folder
+from llamafarm_ray.workflows import cluster
+from llamafarm_ray.workflows.cluster import _proxy_environment, _raylet_off_stdout, _short_temporary_folder
 
 
 @pytest.mark.parametrize("length", [4, 17, 18, 60, 200])
@@ -30,6 +33,51 @@ def test_what_raylets_say_to_drivers_is_kept_off_stdout(monkeypatch, capsys):
     said = {"lines": ["8 PYTHON worker processes have been started"], "pid": "raylet", "is_err": False}
     worker.print_worker_logs(said, sys.stdout)
     assert "8 PYTHON worker processes" in capsys.readouterr().out
-    _keep_raylet_off_stdout()
-    worker.print_worker_logs(said, sys.stdout)
+    with _raylet_off_stdout():
+        worker.print_worker_logs(said, sys.stdout)
     assert capsys.readouterr().out == ""
+    worker.print_worker_logs(said, sys.stdout)
+    assert capsys.readouterr().out, "a Ray of somebody else's in this process says what it says"
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Instead of a Ray: what was so while one started."""
+    seen = {}
+
+    def start(_folder, *, with_dashboard):
+        seen["watcher"] = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
+        deadline = time.monotonic() + 20
+        while "colorsys" not in sys.modules and time.monotonic() < deadline:
+            time.sleep(0.01)
+        seen["imported"] = "colorsys" in sys.modules
+        return ""
+
+    monkeypatch.setattr(cluster, "_start", start)
+    monkeypatch.setattr(cluster, "_info", lambda *_, **__: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", raising=False)
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    return seen
+
+
+def test_a_module_is_imported_while_a_ray_of_its_own_starts(started):
+    with cluster.connect(None, meanwhile="colorsys"):
+        assert started["imported"]
+
+
+def test_a_module_that_can_t_be_imported_is_the_blocks_affair(started, monkeypatch):
+    monkeypatch.setitem(sys.modules, "colorsys", object())
+    with cluster.connect(None, meanwhile="no_such_module"):
+        assert started
+
+
+def test_only_a_ray_of_its_own_goes_without_notices(started, monkeypatch):
+    monkeypatch.setitem(sys.modules, "colorsys", object())
+    with cluster.connect(None):
+        assert started["watcher"] == "0"
+    assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in os.environ, "the next cluster may be one whose machines go"
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
+    with cluster.connect(None):
+        assert started["watcher"] == "1"
+    assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "1"

@@ -1,0 +1,49 @@
+"""The models that an engine holds, under the names that requests call them by."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from llamafarm_ray.errors import InputError, NotFoundError
+
+__all__ = ["NamedModels"]
+
+T = TypeVar("T")
+
+
+class NamedModels(dict[str, T]):
+    """Loaded models by name.
+
+    Args:
+        base_name: the base model's, which stays.
+        base: the base model.
+    """
+
+    def __init__(self, base_name: str, base: T) -> None:
+        super().__init__({base_name: base})
+        self._base_name = base_name
+
+    @property
+    def base(self) -> T:
+        """The base model."""
+        return self[self._base_name]
+
+    def find(self, name: str) -> T:
+        """The model of a name.
+
+        Raises:
+            NotFoundError: nothing of that name is loaded.
+        """
+        if name not in self:
+            raise NotFoundError(f"The model {name!r} is not loaded.")
+        return self[name]
+
+    def free(self, name: str) -> None:
+        """Let a version go; answers under way hold it. One that is not loaded is fine.
+
+        Raises:
+            InputError: it is the base model.
+        """
+        if name == self._base_name:
+            raise InputError(f"{name!r} is the base model.", hint="Stop the deployment to free it.")
+        self.pop(name, None)
