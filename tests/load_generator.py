@@ -5,7 +5,8 @@
 
 A source is what one user of the server sends: either ``clients`` that each send the next request when the last one was
 answered, or ``rate`` requests a second at random times (a Poisson process), however slow the answers are. The prompts,
-their models and these times are the same in every job with the same ``seed``. All answers have ``num_tokens`` tokens.
+their models, these times and the answers' lengths are the same in every job with the same ``seed``. Lengths differ by
+up to half of ``num_tokens``: clients whose answers were all of one length would come to send all at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import aiohttp
 import uvloop
@@ -78,6 +79,7 @@ class Answer:
         sent_s: when it was sent, or should have been, where a source has a rate.
         first_s: when the first of the answer came.
         done_s: when it was complete.
+        num_tokens: the answer's length.
         error: what went wrong; empty where nothing did.
     """
 
@@ -86,6 +88,7 @@ class Answer:
     sent_s: float
     first_s: float
     done_s: float
+    num_tokens: int
     error: str = ""
 
 
@@ -111,11 +114,17 @@ class Measured:
 
     def per_second(self, source: str | None = None) -> float:
         """Requests answered a second; of those under way at either end the part that lies within."""
-        return sum(
-            max(0.0, min(answer.done_s, self.seconds) - max(answer.sent_s, 0.0)) / (answer.done_s - answer.sent_s)
-            for answer in self.answers
-            if not answer.error and source in {None, answer.source}
-        ) / self.seconds  # fmt: skip
+        return sum(part for _, part in self._parts(source)) / self.seconds
+
+    def tokens_per_second(self, source: str | None = None) -> float:
+        """Tokens answered a second, likewise."""
+        return sum(answer.num_tokens * part for answer, part in self._parts(source)) / self.seconds
+
+    def _parts(self, source: str | None) -> Iterator[tuple[Answer, float]]:
+        for answer in self.answers:
+            if not answer.error and source in {None, answer.source}:
+                inside = max(0.0, min(answer.done_s, self.seconds) - max(answer.sent_s, 0.0))
+                yield answer, inside / (answer.done_s - answer.sent_s)
 
 
 class LoadGenerator:
@@ -142,6 +151,12 @@ class LoadGenerator:
 # What the process does.
 
 
+class _Request(NamedTuple):
+    model: str
+    body: bytes
+    num_tokens: int
+
+
 class _Sender:
     def __init__(self, job: Job, session: aiohttp.ClientSession) -> None:
         self._job = job
@@ -153,24 +168,25 @@ class _Sender:
         """Seconds since the measured time began."""
         return time.perf_counter() - self._begun
 
-    async def client(self, source: Source, requests: Iterator[tuple[str, bytes]]) -> None:
+    async def client(self, source: Source, requests: Iterator[_Request]) -> None:
         while self.now() < self._job.seconds:
             await self.send(source, next(requests), self.now())
 
-    async def at_rate(self, source: Source, requests: Iterator[tuple[str, bytes]], group: asyncio.TaskGroup) -> None:
+    async def at_rate(self, source: Source, requests: Iterator[_Request], group: asyncio.TaskGroup) -> None:
         rng, due = random.Random(f"{self._job.seed} {source.name} times"), self.now()
         while (due := due + rng.expovariate(source.rate)) < self._job.seconds:
             await asyncio.sleep(due - self.now())
             group.create_task(self.send(source, next(requests), due))
 
-    async def send(self, source: Source, request: tuple[str, bytes], sent_s: float) -> None:
-        model, body = request
+    async def send(self, source: Source, request: _Request, sent_s: float) -> None:
         headers = {"content-type": "application/json"}
         if source.key:
             headers["authorization"] = f"Bearer {source.key}"
         first_s, last, error = 0.0, b"", ""
         try:
-            async with self._session.post(f"{self._job.url}/chat/completions", data=body, headers=headers) as response:
+            async with self._session.post(
+                f"{self._job.url}/chat/completions", data=request.body, headers=headers
+            ) as response:
                 async for piece in response.content.iter_any():
                     first_s = first_s or self.now()
                     last = last[-200:] + piece
@@ -180,29 +196,27 @@ class _Sender:
                     error = f"the answer broke off: {last!r}"
         except (aiohttp.ClientError, asyncio.CancelledError) as failure:
             error = repr(failure)
-        self.answers.append(Answer(source.name, model, sent_s, first_s, self.now(), error))
+        self.answers.append(Answer(source.name, request.model, sent_s, first_s, self.now(), request.num_tokens, error))
 
 
-def _requests(job: Job, source: Source) -> Iterator[tuple[str, bytes]]:
-    """Models and bodies, for ever; made while nothing is measured, up to a number that is rarely reached."""
+def _requests(job: Job, source: Source) -> Iterator[_Request]:
+    """Requests, for ever; made while nothing is measured, up to a number that is rarely reached."""
     rng = random.Random(f"{job.seed} {source.name}")
     models = rng.choices(source.models, source.weights, k=4096) if source.weights else itertools.cycle(source.models)
-    made = [
-        (model, _body(job, model, " ".join(rng.choices(WORDS, k=job.prompt_words))))
-        for model, _ in zip(models, range(4096), strict=False)
-    ]
+    made = [_request(job, model, rng) for model, _ in zip(models, range(4096), strict=False)]
     return itertools.cycle(made)
 
 
-def _body(job: Job, model: str, prompt: str) -> bytes:
+def _request(job: Job, model: str, rng: random.Random) -> _Request:
+    num_tokens = rng.randint(job.num_tokens // 2, job.num_tokens + job.num_tokens // 2)
     fields: dict[str, Any] = {
         "model": model,
-        "messages": [{"role": "user", "content": prompt}],
-        "max_tokens": job.num_tokens,
+        "messages": [{"role": "user", "content": " ".join(rng.choices(WORDS, k=job.prompt_words))}],
+        "max_tokens": num_tokens,
         "temperature": 0,
         "ignore_eos": True,
     }
-    return json.dumps(fields | {"stream": True} if job.is_streamed else fields).encode()
+    return _Request(model, json.dumps(fields | {"stream": True} if job.is_streamed else fields).encode(), num_tokens)
 
 
 async def _run(job: Job) -> dict[str, Any]:

@@ -80,6 +80,7 @@ class Server:
     url: str = ""
     _process: subprocess.Popen[bytes] | None = None
     _seen: set[psutil.Process] = field(default_factory=set)
+    _stands_still: bool = False
 
     def start(self) -> float:
         """Start it; seconds until it had answered a request."""
@@ -125,12 +126,15 @@ class Server:
         for process in self._tree():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.suspend()
+        self._stands_still = True
 
-    def resume(self) -> None:
-        """Let them go on."""
+    def resume(self) -> bool:
+        """Let them go on; whether they stood still."""
         for process in self._tree():
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.resume()
+        stood_still, self._stands_still = self._stands_still, False
+        return stood_still
 
     @property
     def _log(self) -> Path:

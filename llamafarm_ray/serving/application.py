@@ -131,6 +131,18 @@ def _whole(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
+def _threads(deployment: Deployment) -> dict[str, str]:
+    """How many threads a CPU's engine has.
+
+    By itself vLLM binds them to all of the machine's cores but one, which engines that share a machine do alike.
+    """
+    scaling, cpu = deployment.auto_scaling, deployment.resources.cpu
+    is_alone = max(deployment.replicas, scaling.max_replicas if scaling else 0) <= 1
+    if "VLLM_CPU_OMP_THREADS_BIND" in os.environ or (is_alone and cpu is None):
+        return {}
+    return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, int(cpu or 1)))}
+
+
 def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     """The plain values of Ray's LLMConfig."""
     deployment, needs = config.deployment, config.deployment.resources
@@ -160,7 +172,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     if needs.gpu is None:
         # Compiling kernels for a CPU costs minutes and saves little; float32 is what a CPU computes in.
         engine |= {"enforce_eager": True, "dtype": "float32"}
-        env["VLLM_CPU_KVCACHE_SPACE"] = os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")
+        env |= {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"), **_threads(deployment)}
         made["accelerator_config"] = {"kind": "cpu"}
     else:
         engine["tensor_parallel_size"] = max(1, int(needs.gpu.count))

@@ -12,6 +12,7 @@ import json
 import shutil
 import statistics
 import tempfile
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,8 @@ from llamafarm_ray.workflows.register import Registration, register
 PARTS = ("start", "throughput", "zipf", "tenants")
 CLIENTS = (1, 8, 16, 32)
 MIXED = [f"mixed-{number}" for number in range(4)]
+SETTLE_S = 1.5
+"""After a server stood still: its timers are all due then, and Serve's controller catches up."""
 ZIPF_EXPONENT = 1.0
 RUNNING_REQUESTS = 8
 """For the part with tenants: what keeps the engine busy, as docs/serving.md says; only what waits can be shared out."""
@@ -98,7 +101,8 @@ class Bench:
         for other in self._running:
             if other is not server:
                 other.pause()
-        server.resume()
+        if server.resume():
+            time.sleep(SETTLE_S)
         measured = self.generator.run(Job(server.url, sources, seconds or self.scale.seconds, **job))
         self.report.cpu_shares.append(measured.cpu_share)
         return measured
@@ -138,7 +142,7 @@ def start(bench: Bench) -> None:
 
 
 def throughput(bench: Bench) -> None:
-    """Requests a second and time to first token, of all three in turn."""
+    """Tokens a second and time to the first one, of all three in turn."""
     for server in (bench.bare, bench.ours, bench.stock):
         bench.start(server)
     found: dict[tuple[str, int, bool, str], list[Measured]] = {}
@@ -179,8 +183,8 @@ def _compare(report: Report, found: dict[tuple[str, int, bool, str], list[Measur
             for side in ("Bare", "Ours", "Stock")
             if (kind, clients, is_streamed, side) in found
         }
-        speeds = {side: [one.per_second() for one in rounds] for side, rounds in sides.items()}
-        report.note(how + ": " + ", ".join(f"{side} {statistics.median(s):.1f}/s" for side, s in speeds.items()))
+        speeds = {side: [one.tokens_per_second() for one in rounds] for side, rounds in sides.items()}
+        report.note(how + ": " + ", ".join(f"{side} {statistics.median(s):.0f} tokens/s" for side, s in speeds.items()))
         for side in ("Ours", "Stock"):
             if side in speeds:
                 ratio = statistics.median(a / b for a, b in zip(speeds[side], speeds["Bare"], strict=True))

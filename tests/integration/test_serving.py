@@ -1,17 +1,20 @@
 """The promises of serving, against real vLLM behind Ray's own HAProxy."""
 
+import inspect
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
+import psutil
 import pytest
 from adapters import greedy, make_adapter
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, DeploymentError, NotFoundError, UserError
+from llamafarm_ray.serving import vllm_process
 from llamafarm_ray.workflows.chat import ask, stream
 from llamafarm_ray.workflows.deploy import APPLICATION, deploy, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
@@ -231,6 +234,13 @@ def test_another_port_is_refused_and_what_runs_stays(served, ray_cluster, oracle
     assert said(served.complete("bot:1.0.0")) == oracle["bot:1.0.0"]
 
 
+def test_the_engine_takes_one_process(served):
+    """Of the processes of this test's Ray; vLLM names its own."""
+    names = [process.name() for process in psutil.Process().children(recursive=True)]
+    assert sum(name.startswith("VLLM::EngineCor") for name in names) == 1, names
+    assert not [name for name in names if name.startswith("VLLM::Worker")]
+
+
 def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray._private.state import state
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackCtx
@@ -244,8 +254,13 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray.serve.deployment import Application
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
+    from vllm.utils.ompmultiprocessing import OMPProcessManager
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
+    assert callable(OMPProcessManager.configure_omp_envs)
+    assert f"{UniProcExecutor.__module__}.{UniProcExecutor.__name__}" == vllm_process.EXECUTOR
+    assert "engine_cls" in inspect.signature(LLMServer.__init__).parameters
     assert UnloadLoRAAdapterRequest(lora_name="a").lora_name == "a"
     assert all(callable(getattr(OpenAIServingModels, f"{verb}_lora_adapter")) for verb in ("load", "unload"))
     assert all(hasattr(AsyncLLM, name) for name in ("remove_lora", "list_loras"))
@@ -260,5 +275,5 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
     assert all(hasattr(LLMRouter, name) for name in ("_get_handle", "_pick_replica", "app"))
-    assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start"))
+    assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start", "_start_async_llm_engine"))
     assert hasattr(Application, "_with_ingress_request_router")

@@ -35,7 +35,10 @@ def test_imports_run_downward_only():
 
 def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
     named = [(path.relative_to(PACKAGE).as_posix(), name.split(".")) for path in SOURCES for name in imports(path)]
-    assert {path for path, name in named if name[0] == "vllm"} == {"serving/vllm_adapters.py"}
+    assert {path for path, name in named if name[0] == "vllm"} == {
+        "serving/vllm_adapters.py",
+        "serving/vllm_process.py",
+    }
     private = {path for path, name in named if name[0] == "ray" and any(part.startswith("_") for part in name)}
     assert private == {"serving/ray_llm.py", "serving/router.py", "serving/replicas.py", "workflows/cluster.py"}
 
@@ -71,7 +74,9 @@ def test_the_environment_in_the_docs_is_the_one_that_is_asked_for():
     from llamafarm_ray.serving.application import SERVE_ENV
 
     lines = (ROOT / "serve_configs" / "serve.env").read_text(encoding="utf-8").splitlines()
-    assert dict(line.split("=") for line in lines if not line.startswith("#")) == SERVE_ENV
+    assert dict(line.split("=") for line in lines if not line.startswith("#")) == SERVE_ENV | {
+        "RAY_worker_niceness": "0"
+    }
 
 
 def test_the_exported_schema_is_current():

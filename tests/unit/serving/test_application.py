@@ -89,6 +89,29 @@ def test_other_engines_keep_what_is_in_use_and_one_to_spare():
     assert _room(parse_config({"deployment": {"max_loras": 3}}).deployment, "custom") == Room(in_use=3, loaded=4)
 
 
+@pytest.mark.parametrize(
+    ("deployment", "num_threads"),
+    [
+        ({}, None),
+        ({"resources": {"cpu": 3}}, "3"),
+        ({"resources": {"cpu": 0.5}}, "1"),
+        ({"replicas": 2}, "1"),
+        ({"auto_scaling": {"max_replicas": 1}}, None),
+        ({"auto_scaling": {"max_replicas": 3}}, "1"),
+    ],
+)
+def test_engines_that_share_a_machine_do_not_all_take_its_cores(monkeypatch, deployment, num_threads):
+    monkeypatch.delenv("VLLM_CPU_OMP_THREADS_BIND", raising=False)
+    env = llm_config(**deployment)["runtime_env"]["env_vars"]
+    assert env.get("OMP_NUM_THREADS") == num_threads
+    assert env.get("VLLM_CPU_OMP_THREADS_BIND") == (num_threads and "nobind")
+
+
+def test_threads_that_are_bound_by_the_user_stay_so(monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "0-2")
+    assert "OMP_NUM_THREADS" not in llm_config(replicas=2)["runtime_env"]["env_vars"]
+
+
 def test_the_engine_logs_no_requests():
     assert llm_config(log_prompts=True)["engine_kwargs"]["enable_log_requests"] is False
 
