@@ -49,6 +49,7 @@ def command(
         return
     from llamafarm_ray.config import refuse_unavailable
     from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.serving.engines.choice import choose_engine
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.deploy import check_deployment, check_port, deploy, undeploy, with_model
 
@@ -57,8 +58,10 @@ def command(
         check_port(config.deployment.host, config.deployment.port)
     registry = open_registry(config.home)
     config = with_model(config, registry, model)
-    check_deployment(config, registry)
-    with connect(config.cluster.address, with_dashboard=True) as cluster:
+    base = check_deployment(config, registry)
+    engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    needed = "llamafarm_ray.serving.ray_llm" if engine == "vllm" else None
+    with connect(config.cluster.address, with_dashboard=True, meanwhile=needed) as cluster:
         with stages(quiet=as_json) as progress:
             deployment = deploy(
                 config,

@@ -4,7 +4,7 @@ It relies on (a test names each, so that an upgrade that moves one fails there):
 
 * ``LLMServer.engine`` and its ``engine_cls``, ``VLLMEngine.build_asgi_app``, ``VLLMEngine._start_async_llm_engine`` and
   ``VLLMEngine._oai_models``, which is vLLM's,
-* ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app,
+* ``LLMServer.__serve_build_asgi_app__``, the hook that makes a replica's HTTP app, and ``LLMServer._start_engine``,
 * ``CallbackBase.on_before_node_init`` and ``CallbackCtx.run_init_node``,
 * ``_build_direct_streaming_llm_deployment`` and ``Application._with_ingress_request_router``.
 """
@@ -72,6 +72,10 @@ class Replica(LLMServer):  # type: ignore[misc]
         with serve_log_kept():
             await super().__init__(llm_config, engine_cls=Engine)
         await self._versions.preload(serve.get_replica_context().app_name)
+
+    async def _start_engine(self) -> None:
+        """Without the report of what is served, for which Ray starts a process while the replica waits."""
+        await self.engine.start()
 
     async def __serve_build_asgi_app__(self) -> Any:
         """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gate."""

@@ -88,6 +88,7 @@ def connect(
         else:
             folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
             variables.enter_context(_default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))  # nobody takes this machine
+            os.environ.update(_proxy_environment(folder))
             if meanwhile is not None:
                 threading.Thread(target=_import, args=(meanwhile,), name="llamafarm-import", daemon=True).start()
             dashboard = _start(folder, with_dashboard=with_dashboard)
@@ -213,7 +214,6 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
     """Start a Ray that keeps everything in ``folder``, and say where its dashboard is."""
     import ray  # noqa: PLC0415
 
-    os.environ.update(_proxy_environment(folder))
     try:
         context = ray.init(
             address="local",

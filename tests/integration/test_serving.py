@@ -1,6 +1,7 @@
 """The promises of serving, against real vLLM behind Ray's own HAProxy."""
 
 import inspect
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -234,6 +235,16 @@ def test_another_port_is_refused_and_what_runs_stays(served, ray_cluster, oracle
     assert said(served.complete("bot:1.0.0")) == oracle["bot:1.0.0"]
 
 
+def test_a_body_that_the_proxy_does_not_hold_whole_is_answered_alike(served, oracle):
+    body = json.dumps({"model": "bot:1.0.0", "prompt": PROMPT, "max_tokens": 12, "temperature": 0})
+    padded = body[:-1] + " " * 300_000 + "}"
+    response = httpx.post(
+        f"{served.url}/completions", content=padded, headers={"content-type": "application/json"}, timeout=60
+    )
+    assert said(response) == oracle["bot:1.0.0"]
+    assert response.json()["model"].startswith("bot:1.0.0")
+
+
 def test_the_engine_takes_one_process(served):
     """Of the processes of this test's Ray; vLLM names its own."""
     names = [process.name() for process in psutil.Process().children(recursive=True)]
@@ -273,7 +284,7 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(CallbackBase.on_before_node_init)
     assert callable(_get_global_client)
     assert callable(_disconnect)
-    assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "start"))
+    assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "_start_engine", "start"))
     assert all(hasattr(LLMRouter, name) for name in ("_get_handle", "_pick_replica", "app"))
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start", "_start_async_llm_engine"))
     assert hasattr(Application, "_with_ingress_request_router")
