@@ -104,8 +104,6 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(ray_cluster, tmp_path_factory):
-    from ray import serve
-
     from llamafarm_ray.workflows.cluster import free_port
     from llamafarm_ray.workflows.deploy import deploy, undeploy
     from llamafarm_ray.workflows.register import Registration, register
@@ -119,7 +117,6 @@ def served(ray_cluster, tmp_path_factory):
         record = register(registry, Registration(adapter, name="bot", alias="production" if number == 0 else None))
         oracle[record.ref] = whole_letters(greedy(base, adapter, PROMPT, NUM_TOKENS))
     assert len(set(oracle.values())) == 2
-    serve.shutdown()  # another module's may listen at another port
     config = parse_config(
         {
             "base_model": str(base),
@@ -135,7 +132,6 @@ def served(ray_cluster, tmp_path_factory):
     deployed = deploy(config, registry, ray_cluster)
     yield Served(deployed.url, registry, oracle)
     undeploy(registry, ray_cluster, deployed.url)
-    serve.shutdown()
 
 
 @pytest.fixture
