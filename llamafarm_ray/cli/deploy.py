@@ -60,8 +60,9 @@ def command(
     config = with_model(config, registry, model)
     base = check_deployment(config, registry)
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
-    needed = "llamafarm_ray.serving.ray_llm" if engine == "vllm" else None
-    with connect(config.cluster.address, with_dashboard=True, meanwhile=needed) as cluster:
+    needed = "engines.replica" if engine != "vllm" else "ray_llm" if config.deployment.engine_kwargs else "vllm_replica"
+    module = f"llamafarm_ray.serving.{needed}"
+    with connect(config.cluster.address, with_dashboard=True, meanwhile=module) as cluster:
         with stages(quiet=as_json) as progress:
             deployment = deploy(
                 config,

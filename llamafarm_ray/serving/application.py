@@ -86,11 +86,28 @@ def build(args: dict[str, Any]) -> Any:
 
         settings = replica.engine_settings(engine, base, config.deployment)
         return replica.compose(settings, served, config.deployment, env=_engine_env(config))
-    from ray.serve.llm import LLMConfig  # noqa: PLC0415
+    from llamafarm_ray.serving.vllm_replica import compose  # noqa: PLC0415
 
-    from llamafarm_ray.serving.ray_llm import compose  # noqa: PLC0415
+    llm_config = _llm_config(config, base)
+    if config.deployment.engine_kwargs:
+        _check(llm_config)
+    return compose(llm_config, served, router_env=_ONE_LOOP_ENV)
 
-    return compose(LLMConfig(**_llm_config(config, base)), served, router_env=_ONE_LOOP_ENV)
+
+def _check(llm_config: dict[str, Any]) -> None:
+    """Make sure that vLLM knows every option that it is given; importing it takes seconds.
+
+    Raises:
+        InputError: it does not.
+    """
+    try:
+        from llamafarm_ray.serving.ray_llm import check  # noqa: PLC0415
+    except ImportError:  # this machine has no vLLM; the replicas say what is wrong
+        return
+    try:
+        check(llm_config)
+    except ValueError as error:
+        raise InputError(f"deployment.engine_kwargs: {error}", hint="They are vLLM's engine arguments.") from None
 
 
 def _limits(deployment: Deployment, engine: EngineName) -> Limits:
@@ -147,6 +164,8 @@ def _threads(deployment: Deployment) -> dict[str, str]:
 
 def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     """The plain values of Ray's LLMConfig."""
+    from llamafarm_ray.serving.accelerators import accelerator_type  # noqa: PLC0415
+
     deployment, needs = config.deployment, config.deployment.resources
     slots, loaded = _slots(deployment)
     engine: dict[str, Any] = {
@@ -181,7 +200,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
         bundle["GPU"] = min(1.0, needs.gpu.count)
         made["accelerator_config"] = {"kind": "gpu"}
         if needs.gpu.type is not None:
-            made["accelerator_type"] = needs.gpu.type.upper()
+            made["accelerator_type"] = accelerator_type(needs.gpu.type)
     made["placement_group_config"] = {"bundle_per_worker": bundle}
     made["engine_kwargs"] = {**engine, **deployment.engine_kwargs}
     return made

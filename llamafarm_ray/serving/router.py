@@ -1,10 +1,11 @@
-"""The router that HAProxy asks for each request. Its process needs neither vLLM nor what that imports.
+"""The router that HAProxy asks for each request. Its process needs neither vLLM nor what Ray Serve LLM imports.
 
-Of Ray's private parts it relies on (a test names each, so that an upgrade that moves one fails there):
+It answers as Ray's ``LLMRouter`` does, whose docstring says what HAProxy expects. Of Ray's private parts it relies on
+(a test names each, so that an upgrade that moves one fails there):
 
-* ``LLMRouter._get_handle`` and ``_pick_replica``, which pick a replica, by engine name, and
-* ``app`` of what ``serve.ingress`` makes, the HTTP app that HAProxy asks and that gets the client's session header
-  (``RAY_SERVE_SESSION_ID_HEADER_KEY``). The headers in its answer reach the replica, and clients can't set them.
+* ``DeploymentHandle._init``, without which the first request would wait for what is known of the replicas,
+* ``choose_replica(_reserve=False)``, which picks a replica and asks it nothing, and the ``_replica`` that was picked.
+  (Its place would be taken when HAProxy's request comes; the gate has a queue of its own.)
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from ray.llm._internal.serve.core.ingress.router import LLMRouter
 from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
 
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry.view import RegistryView
-from llamafarm_ray.serving.asgi import Header
+from llamafarm_ray.serving.asgi import App, Header
 from llamafarm_ray.serving.intake import ROUTED_HEADER, caller_of
 from llamafarm_ray.serving.routing import Routing
 from llamafarm_ray.serving.selection import AUTO
@@ -30,15 +31,28 @@ _PICK_S = 2.0
 """How long a replica is looked for."""
 
 
-class Router(LLMRouter):  # type: ignore[misc]
-    """Turns the model that a request names into one version, and picks a replica."""
+class Router:
+    """Turns the model that a request names into one version, and picks a replica.
 
-    async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:  # type: ignore[misc]
+    Args:
+        server: the replicas.
+        served: what they serve.
+    """
+
+    async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._server = server
         self._served = served
         self._view = RegistryView(served.home)
         await self._view.start()
-        await super().__init__(server=server, base_model_id=served.base_name)
-        self.app.add_middleware(Routing, decide=self._decide)
+        server._init()  # noqa: SLF001
+
+    def __serve_build_asgi_app__(self) -> App:
+        """The HTTP app that HAProxy asks, which Serve asks for once the router is made (see ``serve.ingress``).
+
+        A question has the client's session header (``RAY_SERVE_SESSION_ID_HEADER_KEY``). The headers in its answer
+        reach the replica, and clients can't set them.
+        """
+        return Routing(Starlette(), decide=self._decide)
 
     async def _decide(self, headers: Sequence[Header], body: dict[str, Any]) -> dict[str, Any]:
         """The answer to HAProxy: a replica, and the version in the trusted header.
@@ -47,23 +61,31 @@ class Router(LLMRouter):  # type: ignore[misc]
         """
         routed = self._routed(headers, body)
         # By the engine name alone: both sides of a rollout find the replicas that have it loaded.
-        handle = self._get_handle(routed.partition(";")[0])
-        host, port, replica = await self._picked(handle)
+        host, port, replica = await self._picked(routed.partition(";")[0])
         decision: dict[str, Any] = {"host": host, "port": port, "replica_id": replica}
         return {**decision, "request_headers": {ROUTED_HEADER.decode(): routed}} if routed else decision
 
-    async def _picked(self, handle: DeploymentHandle) -> tuple[str, int, str]:
-        """A replica, or one that HAProxy does not know where none runs any more and HAProxy was not told yet.
+    async def _picked(self, engine_name: str) -> tuple[str, int, str]:
+        """A replica's host, port and id.
 
-        It sends what it does not know to Serve's own proxy, where requests wait for a first replica. Without an answer
-        in five seconds it would refuse the request.
+        Where none runs any more, and HAProxy was not told yet, they are those of one that HAProxy does not know. Such
+        a request it sends to Serve's own proxy, where requests wait for a first replica. Without an answer in five
+        seconds it would refuse the request.
         """
         try:
             async with asyncio.timeout(_PICK_S):
-                host, port, replica, _ = await self._pick_replica(handle=handle)
+                return await self._pick(engine_name)
         except TimeoutError:
             return "", 0, "none"
-        return host, port, replica
+
+    async def _pick(self, engine_name: str) -> tuple[str, int, str]:
+        handle = self._server.options(multiplexed_model_id=engine_name) if engine_name else self._server
+        async with handle.choose_replica(_reserve=False) as selection:
+            replica = selection._replica  # noqa: SLF001
+            if replica.backend_http_endpoint is None:
+                raise RuntimeError(f"Replica {selection.replica_id} has no HTTP endpoint yet.")
+            host, port = replica.backend_http_endpoint
+            return host, port, replica.replica_id.to_full_id_str()
 
     def _routed(self, headers: Sequence[Header], body: dict[str, Any]) -> str:
         model = body.get("model")

@@ -8,6 +8,7 @@ import datetime as dt
 import hashlib
 import io
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -353,10 +354,27 @@ def _options(uri: str) -> dict[str, Any]:
     """Patience with an object store; none for other URIs."""
     if not uri.startswith(("s3://", "s3a://")):
         return {}
-    config: dict[str, Any] = {"connect_timeout": _CONNECT_TIMEOUT_S, "read_timeout": _READ_TIMEOUT_S}
+    from aiobotocore.session import AioSession  # noqa: PLC0415  (half a second, for those who need it)
+    from botocore.handlers import add_expect_header  # noqa: PLC0415
+
+    config: dict[str, Any] = {
+        "connect_timeout": _CONNECT_TIMEOUT_S,
+        "read_timeout": _READ_TIMEOUT_S,
+        "connector_args": {"socket_factory": _socket},
+    }
     if "AWS_MAX_ATTEMPTS" not in os.environ:
         config["retries"] = {"mode": "standard", "total_max_attempts": _REQUESTS}
-    return {"config_kwargs": config}
+    session = AioSession()
+    session.unregister("before-call.s3", add_expect_header)  # aiohttp would wait for ever for the store's "continue"
+    return {"config_kwargs": config, "session": session}
+
+
+def _socket(address: tuple[Any, ...]) -> socket.socket:
+    """A socket that gives up when what it sends is not taken; timeouts of libraries are for what it receives."""
+    made = socket.socket(*address[:3])
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * _READ_TIMEOUT_S))
+    return made
 
 
 def _unless_missing(error: OSError) -> None:

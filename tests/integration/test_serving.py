@@ -255,14 +255,13 @@ def test_the_engine_takes_one_process(served):
 def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray._private.state import state
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackCtx
-    from ray.llm._internal.serve.core.ingress.builder import _build_direct_streaming_llm_deployment
-    from ray.llm._internal.serve.core.ingress.router import LLMRouter
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
     from ray.serve._private.common import ReplicaID, RequestMetadata
     from ray.serve._private.replica import ReplicaActor
     from ray.serve.context import _disconnect, _get_global_client
     from ray.serve.deployment import Application
+    from ray.serve.handle import DeploymentHandle
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
     from vllm.utils.ompmultiprocessing import OMPProcessManager
@@ -271,11 +270,10 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
 
     assert callable(OMPProcessManager.configure_omp_envs)
     assert f"{UniProcExecutor.__module__}.{UniProcExecutor.__name__}" == vllm_process.EXECUTOR
-    assert "engine_cls" in inspect.signature(LLMServer.__init__).parameters
+    assert "engine_cls" in inspect.signature(LLMServer.sync_init).parameters
     assert UnloadLoRAAdapterRequest(lora_name="a").lora_name == "a"
     assert all(callable(getattr(OpenAIServingModels, f"{verb}_lora_adapter")) for verb in ("load", "unload"))
     assert all(hasattr(AsyncLLM, name) for name in ("remove_lora", "list_loras"))
-    assert callable(_build_direct_streaming_llm_deployment)
     assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
     assert callable(ReplicaActor.handle_request)
     assert callable(state.actor_table)
@@ -284,7 +282,7 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(CallbackBase.on_before_node_init)
     assert callable(_get_global_client)
     assert callable(_disconnect)
-    assert all(hasattr(LLMServer, name) for name in ("__serve_build_asgi_app__", "_start_engine", "start"))
-    assert all(hasattr(LLMRouter, name) for name in ("_get_handle", "_pick_replica", "app"))
+    assert all(hasattr(LLMServer, name) for name in ("check_health", "_start_engine", "start"))
+    assert all(callable(getattr(DeploymentHandle, name)) for name in ("_init", "choose_replica"))
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start", "_start_async_llm_engine"))
     assert hasattr(Application, "_with_ingress_request_router")

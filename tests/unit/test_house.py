@@ -40,7 +40,7 @@ def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
         "serving/vllm_process.py",
     }
     private = {path for path, name in named if name[0] == "ray" and any(part.startswith("_") for part in name)}
-    assert private == {"serving/ray_llm.py", "serving/router.py", "serving/replicas.py", "workflows/cluster.py"}
+    assert private == {"serving/ray_llm.py", "serving/replicas.py", "workflows/cluster.py"}
 
 
 def test_no_module_is_called_utils():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,8 @@ from llamafarm_ray.config.deployment import Deployment as DeploymentConfig
 from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
+from llamafarm_ray.serving.accelerators import accelerator_type
 from llamafarm_ray.serving.access import Keys
-from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.asgi import App, Receive, Scope, Send
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
 from llamafarm_ray.serving.engines.base import Engine
@@ -25,8 +24,8 @@ from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate, Models
 from llamafarm_ray.serving.intake import ROUTED_HEADER
 from llamafarm_ray.serving.offers import VECTORS, WRITES
-from llamafarm_ray.serving.rollouts.windows import Report
-from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter, scaling_options
+from llamafarm_ray.serving.replica import Replica
+from llamafarm_ray.serving.scaling import scaling_options
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import Tracing
 from llamafarm_ray.serving.versions import Served, Versions
@@ -154,7 +153,7 @@ class Unrouted:
         await self._app(scope, receive, send)
 
 
-class EngineReplica:
+class EngineReplica(Replica):
     """One engine, and the gate in front of its HTTP app.
 
     Args:
@@ -164,10 +163,9 @@ class EngineReplica:
     """
 
     async def __init__(self, settings: EngineSettings, served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
-        self._served = served
-        self._cpu = CpuMeter(num_cpus)
         self._engine = await asyncio.to_thread(open_engine, settings)
-        self._versions = Versions(served, self._engine, WRITES if self._engine.writes else VECTORS)
+        versions = Versions(served, self._engine, WRITES if self._engine.writes else VECTORS)
+        super().__init__(served, versions, num_cpus)
         await self._versions.follow()
         await self._versions.preload(serve.get_replica_context().app_name)
 
@@ -176,32 +174,9 @@ class EngineReplica:
         versions = self._versions
         return gated(self._engine, versions, versions.keys, self._served, versions.telemetry, tracing=versions.tracing)
 
-    async def load(self, reference: str) -> str:
-        """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
-        return await self._versions.load(reference)
-
-    async def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
-        """What this replica saw of a rollout in windows that ended after a time."""
-        return self._versions.rollout_report(rollout, after)
-
     def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""
         self._engine.check_health()
-
-    async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's autoscaler gets to know beside the number of requests, which it counts itself."""
-        return {CPU_METRIC: await asyncio.to_thread(self._cpu.percent)}
-
-    def reconfigure(self, settings: dict[str, Any]) -> None:
-        """Nothing: the settings are for who holds requests back while no replica runs, see :mod:`..cold_start`."""
-
-    def num_loads(self) -> dict[str, int]:
-        """How often this replica loaded each version, by engine name."""
-        return self._versions.num_loads
-
-    async def activity(self) -> Activity:
-        """What this replica has loaded and did lately."""
-        return self._versions.activity()
 
     def loaded(self) -> list[str]:
         """The engine names of the versions that this replica's engine holds, beside the base model."""
@@ -224,7 +199,7 @@ def compose(
     if needs.gpu is not None:
         actor["num_gpus"] = needs.gpu.count
         if needs.gpu.type is not None:
-            actor["accelerator_type"] = needs.gpu.type.upper()
+            actor["accelerator_type"] = accelerator_type(needs.gpu.type)
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes
     made = serve.deployment(

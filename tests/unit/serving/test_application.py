@@ -7,8 +7,10 @@ import pytest
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ClusterError, ConfigError, InputError
 from llamafarm_ray.registry import BaseModel
+from llamafarm_ray.serving.accelerators import accelerator_type
 from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, _room, build
+from llamafarm_ray.serving.vllm_replica import _bundles
 from llamafarm_ray.types import Digest
 
 BASE = BaseModel("base", "base", Path("/models/base"), Digest.of(b"x"))
@@ -33,6 +35,27 @@ def test_resources_become_bundles():
     assert made["deployment_config"]["ray_actor_options"]["memory"] == 32 * 2**30
     assert made["deployment_config"]["num_replicas"] == 3
     assert "dtype" not in made["engine_kwargs"]
+
+
+def test_each_worker_of_an_engine_has_a_bundle_and_the_first_has_the_replicas_memory():
+    made = llm_config(resources={"gpu": "2x_a100", "cpu": 4, "memory": "32Gi"})
+    worker = {"CPU": 4, "GPU": 1.0, "accelerator_type:A100": 0.001}
+    assert _bundles(made) == [worker | {"memory": 32 * 2**30}, worker]
+    assert _bundles(llm_config(resources={"gpu": 1}, engine_kwargs={"pipeline_parallel_size": 3})) == 3 * [
+        {"CPU": 1, "GPU": 1.0}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "known"), [("a10", "A10G"), ("h100", "H100"), ("amd-instinct-mi300a", "AMD-Instinct-MI300A")]
+)
+def test_a_gpus_model_is_the_one_that_ray_finds_nodes_by(name, known):
+    assert accelerator_type(name) == known
+
+
+def test_a_gpu_that_ray_does_not_know_is_refused():
+    with pytest.raises(InputError, match=r"resources\.gpu: Ray knows no GPU 'a1000'.*Did you mean A100"):
+        llm_config(resources={"gpu": "a1000"})
 
 
 def test_half_a_gpu_is_half_a_gpu():

@@ -69,9 +69,9 @@ def test_all_else_is_the_applications():
 def test_where_no_replica_is_found_in_time_the_proxy_gets_one_that_it_does_not_know(monkeypatch):
     from llamafarm_ray.serving import router
 
-    async def never(_, *, handle):
+    async def never(_, engine_name):
         await asyncio.Event().wait()
 
     monkeypatch.setattr(router, "_PICK_S", 0.01)
-    monkeypatch.setattr(router.Router, "_pick_replica", never)
-    assert asyncio.run(object.__new__(router.Router)._picked("handle")) == ("", 0, "none")
+    monkeypatch.setattr(router.Router, "_pick", never)
+    assert asyncio.run(object.__new__(router.Router)._picked("bot")) == ("", 0, "none")

@@ -257,6 +257,33 @@ def failures(home, source):
     return raised
 
 
+@pytest.mark.parametrize("reads", [True, False], ids=["takes-all", "takes-nothing"])
+def test_a_store_that_does_not_answer_a_write_is_an_error(monkeypatch, reads):
+    monkeypatch.setattr(location_module, "_READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(location_module, "_REQUESTS", 1)
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "test")
+
+    def take(listener, taken):
+        while True:
+            try:
+                taken.append(listener.accept()[0])
+            except OSError:
+                return
+            while reads and taken[-1].recv(65536):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken = []
+        threading.Thread(target=take, args=(listener, taken), daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(StorageError, match=r"s3://bucket/kept/a can't be written"):
+            Location("s3://bucket/kept").write("a", bytes(30_000_000))
+        listener.shutdown(socket.SHUT_RDWR)
+        assert taken
+
+
 def test_a_missing_bucket_is_a_storage_error(bucket, source):
     raised = failures(Location("s3://nosuchbucket/home"), source)
     hints = {name: error.hint for name, error in raised.items()}

@@ -1,0 +1,52 @@
+"""What a replica on Ray Serve is asked, whatever engine it has: loads, rollouts, what it holds and how it does."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from typing import Any
+
+from llamafarm_ray.serving.activity import Activity
+from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter
+from llamafarm_ray.serving.versions import Served, Versions
+
+__all__ = ["Replica"]
+
+
+class Replica:
+    """The part of a replica that does not depend on its engine.
+
+    Args:
+        served: what is served.
+        versions: of that, on this replica.
+        num_cpus: what the replica has of them.
+    """
+
+    def __init__(self, served: Served, versions: Versions, num_cpus: float) -> None:
+        self._served = served
+        self._versions = versions
+        self._cpu = CpuMeter(num_cpus)
+
+    async def load(self, reference: str) -> str:
+        """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
+        return await self._versions.load(reference)
+
+    async def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
+        """What this replica saw of a rollout in windows that ended after a time."""
+        return self._versions.rollout_report(rollout, after)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's autoscaler gets to know beside the number of requests, which it counts itself."""
+        return {CPU_METRIC: await asyncio.to_thread(self._cpu.percent)}
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Nothing: the settings are for who holds requests back while no replica runs, see :mod:`.cold_start`."""
+
+    def num_loads(self) -> dict[str, int]:
+        """How often this replica loaded each version, by engine name."""
+        return self._versions.num_loads
+
+    async def activity(self) -> Activity:
+        """What this replica has loaded and did lately."""
+        return self._versions.activity()

@@ -1,0 +1,118 @@
+"""vLLM on Ray Serve with direct streaming: HAProxy sends each request to the replica that the router picked.
+
+Who composes the application imports neither vLLM nor Ray Serve LLM, so that a command is fast, also on a machine that
+has none of them. Of Ray's private parts it relies on ``Application._with_ingress_request_router`` (a test names it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from ray import serve
+from ray.serve.config import RequestRouterConfig
+from ray.serve.deployment import Application
+
+from llamafarm_ray.serving.feedback import FeedbackLog
+from llamafarm_ray.serving.gate import Gate
+from llamafarm_ray.serving.replica import Replica
+from llamafarm_ray.serving.replica_log import serve_log_kept
+from llamafarm_ray.serving.replicas import ROUTER
+from llamafarm_ray.serving.router import Router
+from llamafarm_ray.serving.versions import Served, Versions
+from llamafarm_ray.serving.vllm_adapters import VllmAdapters
+from llamafarm_ray.serving.web_pages import for_web_pages
+from llamafarm_ray.storage import Location
+
+__all__ = ["VllmReplica", "compose"]
+
+_UNBOUNDED = 1_000_000_000
+"""Requests that Serve lets a replica have: the gate has a queue, which says 429 when it is full."""
+
+
+class VllmReplica(Replica):
+    """One vLLM engine and the gate in front of its HTTP app.
+
+    Args:
+        llm_config: the plain values of Ray's ``LLMConfig``.
+        served: what is served.
+        num_cpus: what the replica has of them.
+    """
+
+    async def __init__(self, llm_config: Mapping[str, Any], served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
+        self._adapters = VllmAdapters(lambda: self._server.engine._oai_models)  # noqa: SLF001
+        super().__init__(served, Versions(served, self._adapters), num_cpus)
+        with serve_log_kept():
+            importing = asyncio.to_thread(importlib.import_module, "llamafarm_ray.serving.ray_llm")
+            ray_llm, _ = await asyncio.gather(importing, self._versions.follow())
+            self._server = ray_llm.server(llm_config)
+            await self._server.start()
+        await self._versions.preload(serve.get_replica_context().app_name)
+
+    async def __serve_build_asgi_app__(self) -> Any:
+        """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gate."""
+        with serve_log_kept():
+            app = await self._server.engine.build_asgi_app()
+        app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
+        app.add_middleware(
+            Gate,
+            models=self._versions,
+            keys=self._versions.keys,
+            feedback=FeedbackLog(Location(self._served.home)),
+            telemetry=self._versions.telemetry,
+            limits=self._served.limits,
+            log_prompts=self._served.log_prompts,
+            tracing=self._versions.tracing,
+        )
+        return for_web_pages(app, self._served.allowed_origins)
+
+    async def check_health(self) -> None:
+        """Fail where nothing can be answered any more: Serve then replaces this replica."""
+        await self._server.check_health()
+
+    async def loaded(self) -> list[str]:
+        """The engine names of the versions that this replica's engine holds."""
+        return await self._adapters.loaded()
+
+
+def compose(llm_config: Mapping[str, Any], served: Served, *, router_env: Mapping[str, str]) -> Application:
+    """The Serve application: replicas as the ingress, and the router that HAProxy asks for each request.
+
+    Args:
+        llm_config: the plain values of Ray's ``LLMConfig``, of the replicas.
+        served: what is served.
+        router_env: environment variables of the router's process.
+    """
+    bundles = _bundles(llm_config)
+    options: dict[str, Any] = dict(llm_config["deployment_config"])
+    options["ray_actor_options"] = {**options["ray_actor_options"], "runtime_env": llm_config["runtime_env"]}
+    replicas = serve.deployment(
+        **options,
+        user_config=served.cold_start(),
+        max_ongoing_requests=_UNBOUNDED,
+        placement_group_bundles=bundles,
+        placement_group_strategy="PACK",
+        request_router_config=RequestRouterConfig(
+            request_router_class="ray.serve.experimental.round_robin_router:RoundRobinRouter"
+        ),
+    )(serve.ingress()(VllmReplica)).bind(llm_config, served, bundles[0]["CPU"])
+    router = serve.deployment(
+        name=ROUTER,
+        max_ongoing_requests=1000,
+        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": dict(router_env)}},
+        logging_config={"enable_access_log": False},  # a line for each request, before its time to first token
+    )(serve.ingress()(Router)).bind(replicas, served=served)
+    return replicas._with_ingress_request_router(router)  # noqa: SLF001
+
+
+def _bundles(llm_config: Mapping[str, Any]) -> list[dict[str, float]]:
+    """What each of an engine's workers takes of a node. Ray has the replica itself in the first of them."""
+    engine, actor = llm_config["engine_kwargs"], llm_config["deployment_config"]["ray_actor_options"]
+    worker: dict[str, float] = dict(llm_config["placement_group_config"]["bundle_per_worker"])
+    if (kind := llm_config.get("accelerator_type")) is not None:
+        worker[f"accelerator_type:{kind}"] = 0.001
+    num_workers = engine.get("tensor_parallel_size", 1) * engine.get("pipeline_parallel_size", 1)
+    own = {"memory": actor["memory"]} if "memory" in actor else {}
+    return [worker | own, *(dict(worker) for _ in range(num_workers - 1))]
