@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafarm_ray.errors import ClusterError, InputError
+from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
 
 __all__ = ["ClusterInfo", "connect", "free_port", "inside_job", "is_job_server", "quiet"]
@@ -238,12 +239,14 @@ def _short_temporary_folder() -> str:
 
 
 def _proxy_environment(folder: Path) -> dict[str, str]:
-    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet.
+    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet; and its program.
 
     None of the ports is one that the system gives to outgoing connections (32768 and up): they are bound seconds later.
     """
     ports = secrets.SystemRandom().randrange(20000, 29000, 100)
-    return {
+    program = os.environ.get(haproxy.PATH_VARIABLE) or haproxy.command()
+    named = {haproxy.PATH_VARIABLE: str(program)} if program is not None else {}
+    return named | {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
