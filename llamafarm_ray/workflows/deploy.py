@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,7 @@ APPLICATION = "llamafarm"
 _READY_S = 600.0
 _CONFIRM_S = 15.0
 _POLL_S = 0.25
+_LOOK_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +190,10 @@ def deploy(
     wanted = config.deployment
     replaced = http_address() is not None and APPLICATION in serve.status().applications
     try:
-        with ThreadPoolExecutor(max_workers=1) as pool:  # its imports take seconds, and so does Serve's start
-            building = pool.submit(build, {**resolved(config), "home": registry.home.uri})
-            _start_serve(wanted.host, wanted.port, cluster)
-            application = building.result()
-        quiet()  # Ray Serve LLM, which that imports, sets the loggers up anew
-        _run(application, lambda: on_progress and on_progress("starting the engine", time.monotonic() - started))
+        with _serve_started(wanted.host, wanted.port, cluster):
+            application = build({**resolved(config), "home": registry.home.uri})
+            quiet()  # Ray Serve LLM, which that may import, sets the loggers up anew
+            _run(application, lambda: on_progress and on_progress("starting the engine", time.monotonic() - started))
     except (RayError, RuntimeError) as error:
         raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), [])}") from error
     host, port = http_address() or (wanted.host, wanted.port)
@@ -221,23 +220,36 @@ def deploy(
     return Deployment(url, base.name, models, time.monotonic() - started, ids)
 
 
-def _start_serve(host: str, port: int, cluster: ClusterInfo) -> None:
-    """Have Serve listen where the configuration says; a Serve that runs already must do so."""
+@contextlib.contextmanager
+def _serve_started(host: str, port: int, cluster: ClusterInfo) -> Iterator[None]:
+    """A Serve that listens where the configuration says; while its proxies start, the block may deploy to it.
+
+    Raises:
+        InputError: the port is in use.
+        ConflictError: a Serve that runs already listens elsewhere.
+    """
     from ray import serve  # noqa: PLC0415
     from ray.serve.config import HTTPOptions  # noqa: PLC0415
 
     from llamafarm_ray.serving.replicas import http_address  # noqa: PLC0415
 
     running = http_address()
-    if running is None:
-        if cluster.started_here:
-            check_port(host, port)
-        serve.start(http_options=HTTPOptions(host=host, port=port))
-    elif running[1] != port:
+    if running is not None and running[1] != port:
         raise ConflictError(
             f"Serve listens at port {running[1]} of this cluster already, not at {port}.",
             hint=f"Say --port {running[1]}, or stop it with `serve shutdown`.",
         )
+    if running is not None:
+        yield
+        return
+    if cluster.started_here:
+        check_port(host, port)
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        starting = pool.submit(serve.start, http_options=HTTPOptions(host=host, port=port))
+        while http_address() is None and not starting.done():
+            time.sleep(_LOOK_S)
+        yield
+        starting.result()
 
 
 def _run(application: Application, on_wait: Callable[[], object]) -> None:
