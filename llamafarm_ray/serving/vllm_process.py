@@ -1,24 +1,132 @@
-"""On a CPU, vLLM's scheduler and its one worker in one process.
+"""On a CPU, vLLM's scheduler and its one worker in one process, which is there sooner.
 
 By default vLLM's CPU backend gives the worker a process of its own, and whichever of the two waits for the other spins:
 an engine takes two whole cores, one of them for nothing, and what else a small machine has to do (HTTP, Ray) waits for
 them. vLLM refuses ``distributed_executor_backend="uni"`` there since the worker's OpenMP settings must be in its
 environment before it starts. Here they are in the environment of the process that has both.
 
-With :mod:`.vllm_adapters` the only module that touches vLLM. It relies on ``OMPProcessManager.configure_omp_envs``,
-on ``UniProcExecutor``, and on ``ParallelConfig.distributed_executor_backend`` taking a class's name. A test names each.
+That process has to import vLLM as the replica had to before, seven seconds each. So a fork server begins to when the
+replica does (:func:`prepare`), and the engine's process is forked from it, provided that its OpenMP settings are those
+that vLLM then wants; else it is started anew.
+
+With :mod:`.vllm_imports` and :mod:`.vllm_adapters` the only module that touches vLLM. It relies on
+``OMPProcessManager.configure_omp_envs``, on ``UniProcExecutor``, on ``ParallelConfig.distributed_executor_backend``
+taking a class's name, and on ``vllm.v1.engine.utils.get_mp_context``, by which an engine's process is started. A test
+names each.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import glob
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from multiprocessing import forkserver
+from pathlib import Path
 from typing import Any
 
-__all__ = ["EXECUTOR", "in_one_process"]
+__all__ = ["EXECUTOR", "in_one_process", "prepare"]
+
+logger = logging.getLogger(__name__)
 
 EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """What computes in the scheduler's process."""
+_IMPORTED = ["llamafarm_ray.serving.vllm_imports"]
+_BOUND = "VLLM_CPU_OMP_THREADS_BIND"
+_AT_EXEC = ("LD_PRELOAD", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
+"""What is read when a process begins, so that a forked one has what its fork server began with."""
+_CPUS = Path("/sys/devices/system/cpu")
+
+_prepared: Mapping[str, str | None] | None = None
+
+
+def prepare() -> None:
+    """Have vLLM imported in the fork server of this process, on a CPU, before vLLM is imported here.
+
+    Where nothing else is said, this is also what decides on the cores that the engine computes on, and says so to vLLM.
+    """
+    global _prepared  # noqa: PLW0603  (as the fork server, it is one for the process)
+    bound = os.environ.setdefault(_BOUND, ",".join(map(str, _cores())))
+    wanted = {"LD_PRELOAD": _preloaded(os.environ.get("LD_PRELOAD", ""))}
+    if bound != "nobind":
+        cores = bound.split(",")
+        wanted |= {"OMP_NUM_THREADS": str(len(cores)), "GOMP_CPU_AFFINITY": " ".join(cores)}
+    before = _settings()
+    try:
+        os.environ.update({name: value for name, value in wanted.items() if value})
+        _prepared = _settings()
+        multiprocessing.set_forkserver_preload(_IMPORTED)
+        forkserver.ensure_running()
+    finally:
+        _set(before)
+
+
+def _cores() -> list[int]:
+    """One logical CPU of each core that this process may use, on one NUMA node; the last is left to all else."""
+    found: dict[tuple[int, str, str], int] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        folder = _CPUS / f"cpu{cpu}"
+        node = min((int(path.name[4:]) for path in folder.glob("node[0-9]*")), default=0)
+        package, core = ((folder / "topology" / f"{name}_id").read_text() for name in ("physical_package", "core"))
+        found[node, package, core] = cpu
+    first = min(node for node, _, _ in found)
+    cores = sorted(cpu for (node, _, _), cpu in found.items() if node == first)
+    return cores[:-1] or cores
+
+
+def _preloaded(given: str) -> str:
+    """The libraries that vLLM has its CPU workers begin with, in its order."""
+    torch, vllm = (
+        Path(spec.origin).parent if (spec := find_spec(name)) and spec.origin else None for name in ("torch", "vllm")
+    )
+    gomp = _first(torch and torch.parent / "torch.libs", "libgomp*.so*") or _first(
+        torch and torch / "lib", "libgomp*.so*"
+    )
+    malloc = _first(vllm and vllm / "libs", "libtcmalloc_minimal*.so*") or _first(
+        vllm and vllm / "libs", "libtcmalloc.so*"
+    )
+    return ":".join(one for one in (malloc, given, gomp) if one)
+
+
+def _first(folder: Path | None, pattern: str) -> str | None:
+    # By glob, as vLLM does: in the order of the folder, which pathlib's is not.
+    return next(iter(glob.glob(str(folder / pattern))), None) if folder else None  # noqa: PTH207
+
+
+def _settings() -> dict[str, str | None]:
+    return {name: os.environ.get(name) for name in _AT_EXEC}
+
+
+def _set(settings: Mapping[str, str | None]) -> None:
+    for name, value in settings.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+class _Forked:
+    """A multiprocessing context whose processes are forked from the fork server and get this one's environment."""
+
+    def __init__(self) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+
+    def Process(self, *, target: Callable[..., object], name: str, kwargs: Mapping[str, Any]) -> Any:  # noqa: N802
+        """A process, as multiprocessing's."""
+        environment = dict(os.environ)
+        return self._context.Process(target=_in_environment, name=name, args=(environment, target), kwargs=kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+def _in_environment(environment: Mapping[str, str], target: Callable[..., object], **kwargs: Any) -> None:
+    """Run in a forked process."""
+    os.environ.update(environment)
+    target(**kwargs)
 
 
 @contextlib.contextmanager
@@ -37,5 +145,21 @@ def in_one_process(vllm_config: Any) -> Iterator[None]:
         yield
         return
     parallel.distributed_executor_backend = EXECUTOR
-    with OMPProcessManager(vllm_config).configure_omp_envs(rank=0, local_rank=0):
+    with OMPProcessManager(vllm_config).configure_omp_envs(rank=0, local_rank=0), _forked_if_prepared():
         yield
+
+
+@contextlib.contextmanager
+def _forked_if_prepared() -> Iterator[None]:
+    from vllm.v1.engine import utils  # noqa: PLC0415
+
+    if _prepared is None or _prepared != (wanted := _settings()):
+        if _prepared is not None:
+            logger.info("The engine's process imports vLLM anew: %s was prepared, and %s is wanted.", _prepared, wanted)
+        yield
+        return
+    before, utils.get_mp_context = utils.get_mp_context, _Forked
+    try:
+        yield
+    finally:
+        utils.get_mp_context = before

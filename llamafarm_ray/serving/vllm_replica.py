@@ -23,6 +23,7 @@ from llamafarm_ray.serving.replicas import ROUTER
 from llamafarm_ray.serving.router import Router
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.serving.vllm_adapters import VllmAdapters
+from llamafarm_ray.serving.vllm_process import prepare
 from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
 
@@ -44,6 +45,8 @@ class VllmReplica(Replica):
     async def __init__(self, llm_config: Mapping[str, Any], served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         self._adapters = VllmAdapters(lambda: self._server.engine._oai_models)  # noqa: SLF001
         super().__init__(served, Versions(served, self._adapters), num_cpus)
+        if llm_config["accelerator_config"]["kind"] == "cpu":
+            prepare()
         with serve_log_kept():
             importing = asyncio.to_thread(importlib.import_module, "llamafarm_ray.serving.ray_llm")
             ray_llm, _ = await asyncio.gather(importing, self._versions.follow())

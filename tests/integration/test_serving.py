@@ -247,9 +247,12 @@ def test_a_body_that_the_proxy_does_not_hold_whole_is_answered_alike(served, ora
 
 def test_the_engine_takes_one_process(served):
     """Of the processes of this test's Ray; vLLM names its own."""
-    names = [process.name() for process in psutil.Process().children(recursive=True)]
+    processes = psutil.Process().children(recursive=True)
+    names = [process.name() for process in processes]
     assert sum(name.startswith("VLLM::EngineCor") for name in names) == 1, names
     assert not [name for name in names if name.startswith("VLLM::Worker")]
+    [engine] = [process for process in processes if process.name().startswith("VLLM::EngineCor")]
+    assert "vllm_imports" in " ".join(engine.parent().cmdline()), "it was forked, and imported nothing itself"
 
 
 def test_what_is_relied_on_of_rays_private_parts_is_there():
@@ -265,10 +268,12 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
     from vllm.utils.ompmultiprocessing import OMPProcessManager
+    from vllm.v1.engine import utils as engine_utils
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     assert callable(OMPProcessManager.configure_omp_envs)
+    assert callable(engine_utils.get_mp_context)
     assert f"{UniProcExecutor.__module__}.{UniProcExecutor.__name__}" == vllm_process.EXECUTOR
     assert "engine_cls" in inspect.signature(LLMServer.sync_init).parameters
     assert UnloadLoRAAdapterRequest(lora_name="a").lora_name == "a"

@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from llamafarm_ray.serving import vllm_process
 from llamafarm_ray.serving.vllm_process import EXECUTOR, in_one_process
 
 
@@ -23,11 +24,14 @@ def is_cpu(request, monkeypatch):
             monkeypatch.delenv("GOMP_CPU_AFFINITY")
 
     platforms, processes = ModuleType("vllm.platforms"), ModuleType("vllm.utils.ompmultiprocessing")
+    engine = ModuleType("vllm.v1.engine")
+    engine.utils = SimpleNamespace(get_mp_context=None)
     platforms.current_platform = SimpleNamespace(is_cpu=lambda: request.param)
     processes.OMPProcessManager = Manager
-    for module in (ModuleType("vllm"), ModuleType("vllm.utils"), platforms, processes):
+    for module in (ModuleType("vllm"), ModuleType("vllm.utils"), ModuleType("vllm.v1"), engine, platforms, processes):
         monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.delenv("GOMP_CPU_AFFINITY", raising=False)
+    monkeypatch.setattr(vllm_process, "_prepared", None)
     return request.param
 
 
@@ -40,3 +44,85 @@ def test_a_lone_worker_on_a_cpu_shares_the_engines_process_which_its_threads_are
         assert ("GOMP_CPU_AFFINITY" in os.environ) == is_one
     assert "GOMP_CPU_AFFINITY" not in os.environ
     assert parallel.distributed_executor_backend in {EXECUTOR, "mp"}
+
+
+@pytest.fixture
+def fork_server(monkeypatch):
+    """What a fork server would begin with, instead of one."""
+    began = []
+    for name in (*vllm_process._AT_EXEC, "VLLM_CPU_OMP_THREADS_BIND"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(vllm_process, "_prepared", None)
+    monkeypatch.setattr(vllm_process.multiprocessing, "set_forkserver_preload", lambda _: None)
+    monkeypatch.setattr(vllm_process.forkserver, "ensure_running", lambda: began.append(vllm_process._settings()))
+    yield began
+    os.environ.pop("VLLM_CPU_OMP_THREADS_BIND", None)
+
+
+def machine(monkeypatch, folder, cpus):
+    """CPUs given as (node, package, core), by number."""
+    for number, (node, package, core) in enumerate(cpus):
+        topology = folder / f"cpu{number}" / "topology"
+        topology.mkdir(parents=True)
+        (topology.parent / f"node{node}").mkdir()
+        (topology / "physical_package_id").write_text(f"{package}\n")
+        (topology / "core_id").write_text(f"{core}\n")
+    monkeypatch.setattr(vllm_process, "_CPUS", folder)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(len(cpus))))
+
+
+@pytest.mark.parametrize(
+    ("cpus", "bound"),
+    [
+        ([(0, 0, 0)], [0]),
+        ([(0, 0, 0), (0, 0, 1)], [0]),
+        ([(0, 0, 0), (0, 0, 1), (0, 0, 0), (0, 0, 1)], [2]),  # two threads a core
+        ([(0, 0, 0), (0, 0, 1), (0, 0, 2), (1, 1, 0), (1, 1, 1), (1, 1, 2)], [0, 1]),  # two nodes
+    ],
+)
+def test_an_engine_alone_on_a_machine_leaves_a_core(monkeypatch, tmp_path, fork_server, cpus, bound):
+    machine(monkeypatch, tmp_path, cpus)
+    vllm_process.prepare()
+    assert os.environ["VLLM_CPU_OMP_THREADS_BIND"] == ",".join(map(str, bound))
+    [began] = fork_server
+    assert began["GOMP_CPU_AFFINITY"] == " ".join(map(str, bound))
+    assert began["OMP_NUM_THREADS"] == str(len(bound))
+    assert "libgomp" in began["LD_PRELOAD"]
+    assert set(vllm_process._settings().values()) == {None}, "this process's own settings are as before"
+
+
+def test_threads_that_are_bound_to_nothing_stay_so(monkeypatch, fork_server):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    vllm_process.prepare()
+    [began] = fork_server
+    assert began["GOMP_CPU_AFFINITY"] is None
+    assert began["OMP_NUM_THREADS"] == "3"
+
+
+@pytest.mark.parametrize("is_as_wanted", [True, False])
+def test_an_engine_is_forked_only_if_it_begins_as_vllm_wants(monkeypatch, is_cpu, is_as_wanted):
+    wanted = vllm_process._settings() | {"GOMP_CPU_AFFINITY": "0 0" if is_as_wanted else "1 2"}
+    monkeypatch.setattr(vllm_process, "_prepared", wanted)
+    utils = sys.modules["vllm.v1.engine"].utils
+    parallel = SimpleNamespace(distributed_executor_backend="mp", world_size_across_dp=1)
+    with in_one_process(SimpleNamespace(parallel_config=parallel)):
+        assert (utils.get_mp_context is vllm_process._Forked) == (is_cpu and is_as_wanted)
+    assert utils.get_mp_context is None
+
+
+def test_a_forked_process_has_the_environment_of_the_one_that_asked(monkeypatch):
+    monkeypatch.setenv("LLAMAFARM_TEST", "here")
+    receiver, sender = vllm_process.multiprocessing.Pipe(duplex=False)
+    context = vllm_process._Forked()
+    process = context.Process(target=tell, name="told", kwargs={"sender": sender})
+    monkeypatch.setenv("LLAMAFARM_TEST", "later")
+    process.start()
+    assert receiver.poll(60)
+    assert receiver.recv() == ("here", "told")
+    process.join()
+    assert context.get_start_method() == "forkserver"
+
+
+def tell(sender):
+    sender.send((os.environ["LLAMAFARM_TEST"], vllm_process.multiprocessing.current_process().name))

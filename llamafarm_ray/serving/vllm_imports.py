@@ -1,0 +1,10 @@
+"""What an engine's process needs of vLLM; only the fork server that :mod:`.vllm_process` starts imports it."""
+
+import setproctitle
+
+# The place of a process's title is found while its environment lies where it did at first; vLLM's import moves that.
+setproctitle.getproctitle()
+
+import vllm.v1.engine.core  # noqa: E402
+import vllm.v1.executor.uniproc_executor  # noqa: E402
+import vllm.v1.worker.cpu_worker  # noqa: E402, F401
