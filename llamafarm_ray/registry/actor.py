@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from llamafarm_ray.errors import AccessDeniedError, PolicyError
 from llamafarm_ray.registry.access import Action
@@ -26,9 +27,11 @@ from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelRef
 
-__all__ = ["NAMESPACE", "Update", "registry_actor"]
+__all__ = ["BY_ITSELF", "NAMESPACE", "Update", "registry_actor"]
 
 NAMESPACE = "llamafarm"
+BY_ITSELF = PlacementGroupSchedulingStrategy(placement_group=None)
+"""For actors that outlive their maker: one that a replica makes would end with the replica's placement group."""
 _POLL_S = 0.2
 """How often the log is looked at for commits of other writers, while somebody waits."""
 _MAX_CALLERS = 64
@@ -138,5 +141,5 @@ def registry_actor(home: str) -> Any:
     location = Location(home)
     name = f"registry-{hashlib.sha256(location.root.encode()).hexdigest()[:12]}"
     return RegistryActor.options(  # type: ignore[attr-defined]
-        name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+        name=name, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, scheduling_strategy=BY_ITSELF
     ).remote(location.uri)

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 _WATCH_S = 20.0
 _RETRY_S = 0.5
+_LOST_S = 60.0
+"""An answer that is later than it should be by this much will not come any more, and is asked for again."""
 
 
 class RegistryView:
@@ -51,7 +53,13 @@ class RegistryView:
         self._task = asyncio.create_task(self._follow())
 
     async def refresh(self) -> None:
-        """Take in what was committed up to now."""
+        """Take in what was committed up to now.
+
+        Raises:
+            TimeoutError: the actor does not answer.
+            RayError: it is gone.
+            LlamaFarmError: it can't read the log.
+        """
         await self._take(0.0)
 
     async def stop(self) -> None:
@@ -65,7 +73,7 @@ class RegistryView:
         while True:
             try:
                 await self._take(_WATCH_S)
-            except (RayError, LlamaFarmError) as error:
+            except (RayError, LlamaFarmError, TimeoutError) as error:
                 # The actor restarts from the log, and the log's store comes back: until then this copy stands.
                 logger.warning("The registry can't be read (%s); going on with what is known.", error)
                 await asyncio.sleep(_RETRY_S)
@@ -78,7 +86,8 @@ class RegistryView:
             logger.warning("The registry actor can't be found: %s", error)
 
     async def _take(self, timeout_s: float) -> None:
-        update: Update = await self._actor.changes_after.remote(self.state.sequence, timeout_s)
+        async with asyncio.timeout(timeout_s + _LOST_S):
+            update: Update = await self._actor.changes_after.remote(self.state.sequence, timeout_s)
         before = self.state.sequence
         self.state = update.after(self.state)  # no await in between: two takes at once can't mix
         if self.state.sequence != before:

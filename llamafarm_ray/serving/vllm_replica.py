@@ -6,8 +6,6 @@ has none of them. Of Ray's private parts it relies on ``Application._with_ingres
 
 from __future__ import annotations
 
-import asyncio
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,8 +46,9 @@ class VllmReplica(Replica):
         if llm_config["accelerator_config"]["kind"] == "cpu":
             prepare()
         with serve_log_kept():
-            importing = asyncio.to_thread(importlib.import_module, "llamafarm_ray.serving.ray_llm")
-            ray_llm, _ = await asyncio.gather(importing, self._versions.follow())
+            from llamafarm_ray.serving import ray_llm  # noqa: PLC0415  (ten seconds)
+
+            await self._versions.follow()
             self._server = ray_llm.server(llm_config)
             await self._server.start()
         await self._versions.preload(serve.get_replica_context().app_name)

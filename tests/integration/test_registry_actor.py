@@ -158,3 +158,23 @@ def test_a_subscriber_hears_of_a_change_within_a_second(writer, home, manifest):
 
     delays = asyncio.run(scenario())
     assert delays[CHANGES * 9 // 10] < 1, delays
+
+
+def test_an_actor_that_a_replica_made_outlives_the_replicas_placement_group(home, manifest):
+    import ray
+    from ray.util import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    from llamafarm_ray.registry.actor import registry_actor
+
+    group = placement_group([{"CPU": 1}])
+    within = PlacementGroupSchedulingStrategy(placement_group=group, placement_group_capture_child_tasks=True)
+
+    @ray.remote(num_cpus=1, scheduling_strategy=within)
+    def make(home):
+        return ray.get(registry_actor(home).changes_after.remote(0, 0.0)).state is None
+
+    assert ray.get(make.remote(home), timeout=60)
+    remove_placement_group(group)
+    update = ray.get(registry_actor(home).changes_after.remote(0, 0.0), timeout=60)
+    assert update.commits == ()

@@ -6,6 +6,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from llamafarm_ray.registry import DeploymentRecorded, open_registry
+from llamafarm_ray.registry import view as view_module
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.view import RegistryView
 
@@ -44,6 +45,43 @@ def test_a_view_keeps_what_it_knows_while_the_log_is_unreadable_and_then_catches
             await asyncio.sleep(0.1)
         assert set(view.state.deployments) == {"first", "second"}
         assert seen == [{"first"}, {"first", "second"}]
+        await view.stop()
+
+    asyncio.run(scenario())
+
+
+class Forgetful:
+    """A registry actor whose first answers to the follower are lost."""
+
+    def __init__(self, actor):
+        self._actor = actor
+        self._num_lost = 2
+        self.changes_after = self
+
+    def remote(self, sequence, timeout_s):
+        if timeout_s and self._num_lost:
+            self._num_lost -= 1
+            return asyncio.get_running_loop().create_future()
+        return self._actor.changes_after.remote(sequence, timeout_s)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_an_answer_that_is_lost_is_asked_for_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(view_module, "_WATCH_S", 0.1)
+    registry = open_registry(str(tmp_path))
+
+    async def scenario():
+        view = RegistryView(registry.home.uri)
+        view._actor = Forgetful(view._actor)
+        monkeypatch.setattr(view, "_find_actor", lambda: None)
+        await view.start()
+        monkeypatch.setattr(view_module, "_LOST_S", 2)  # read when the follower first runs, at the next await
+        record(registry, "first")
+        for _ in range(200):
+            if view.state.deployments:
+                break
+            await asyncio.sleep(0.1)
+        assert set(view.state.deployments) == {"first"}
         await view.stop()
 
     asyncio.run(scenario())

@@ -89,6 +89,30 @@ def load(pet):
     [thread.join() for thread in threads]
 
 
+def rate(pet, reference, rating, times=20):
+    """Users say what they think of a version's answers."""
+
+    def say(_):
+        answered = pet.complete(reference, num_tokens=2)
+        said = {
+            "model": answered.json()["model"],
+            "messages": [{"role": "user", "content": "A llama?"}],
+            "answer": answered.json()["choices"][0]["text"] or "?",
+            "rating": rating,
+        }
+        return httpx.post(f"{pet.url}/feedback", json=said, timeout=60).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(say, range(times))) == {201}
+
+
+def answering(pet, num_users=20):
+    """The versions that answer so many users."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda number: ask(pet, f"user-{number}"), range(num_users))
+        return {answer.headers["x-llamafarm-model"] for answer in answers}
+
+
 def test_each_user_and_session_gets_the_variant_that_is_theirs_each_time(pet, rolled_out):
     rollout = rolled_out("1.1.0", steps=[50], dwell_s=3600)
     version = {"baseline": "pet:1.0.0", "candidate": "pet:1.1.0"}
@@ -116,19 +140,7 @@ def test_each_user_and_session_gets_the_variant_that_is_theirs_each_time(pet, ro
 
 def test_a_version_that_users_dislike_is_rolled_back_within_ten_seconds(pet, rolled_out, load):
     rolled_out("1.1.0", steps=[50], dwell_s=3600, guards={**NO_GUARDS, "min_feedback": 0.5})
-
-    def dislike(number):
-        answered = pet.complete("pet:1.1.0", num_tokens=2)
-        said = {
-            "model": answered.json()["model"],
-            "messages": [{"role": "user", "content": "A llama?"}],
-            "answer": answered.json()["choices"][0]["text"] or "?",
-            "rating": 0,
-        }
-        return httpx.post(f"{pet.url}/feedback", json=said, timeout=60).status_code
-
-    with ThreadPoolExecutor(8) as pool:
-        assert set(pool.map(dislike, range(20))) == {201}
+    rate(pet, "pet:1.1.0", 0)
     until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 10)
     assert newest(pet).status is RolloutStatus.ROLLED_BACK
     assert "guard min_feedback" in newest(pet).changes[-1].reason
@@ -169,4 +181,37 @@ def test_a_good_version_is_promoted_though_the_controller_is_killed_in_the_middl
     assert ray.get(actor.pid.remote(), timeout=30) != killed
     assert pet.registry.resolve("pet@production").ref == "pet:1.1.0"
     until(lambda: ask(pet).headers["x-llamafarm-model"] == "pet:1.1.0", 5)
+    assert load == []
+
+
+def test_of_two_variants_the_one_that_users_like_better_wins(pet, rolled_out, load):
+    rolled_out("1.1.0", kind="ab", percent=50, metric="feedback", min_requests=20)
+    assert answering(pet) == {"pet:1.0.0", "pet:1.1.0"}
+    rate(pet, "pet:1.0.0", 0)
+    rate(pet, "pet:1.1.0", 1)
+    until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 20)
+    assert newest(pet).status is RolloutStatus.PROMOTED
+    until(lambda: answering(pet) == {"pet:1.1.0"}, 5)
+    assert load == []
+
+
+def test_all_requests_go_to_the_green_version_at_once_and_back_at_once(pet, rolled_out, load):
+    guards = {"max_error_rate": 0.05, "metrics": {"accuracy": ">0.8"}}
+    pet.registry.record_metrics("pet:1.1.0", {"accuracy": 0.9})
+    rolled_out("1.1.0", kind="blue_green", dwell_s=3600, guards=guards)
+    assert answering(pet) == {"pet:1.1.0"}
+    assert pet.registry.resolve("pet@production").ref == "pet:1.0.0"
+    pet.registry.record_metrics("pet:1.1.0", {"accuracy": 0.7})
+    until(lambda: newest(pet).status is RolloutStatus.ROLLED_BACK, 10)
+    until(lambda: answering(pet) == {"pet:1.0.0"}, 5)
+    assert load == []
+
+
+def test_a_shadow_answers_nobody_and_is_judged_by_the_copies_that_it_gets(pet, rolled_out, load):
+    rolled_out("1.1.0", kind="shadow", percent=100, dwell_s=5, min_requests=50, automatic=True)
+    assert answering(pet) == {"pet:1.0.0"}
+    assert newest(pet).status is RolloutStatus.RUNNING
+    until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 30)
+    assert newest(pet).status is RolloutStatus.PROMOTED, newest(pet).changes
+    until(lambda: answering(pet) == {"pet:1.1.0"}, 5)
     assert load == []

@@ -13,6 +13,7 @@ from tiny_model import make_rows, make_tiny_model
 
 from llamafarm_ray.config import load_config, parse_config
 from llamafarm_ray.tuning.journal import Journal
+from llamafarm_ray.tuning.population import ancestors
 
 RATES = [2e-2, 1e-2, 1e-6]
 """In this order: the last one learns nothing."""
@@ -151,8 +152,10 @@ def test_in_a_population_the_worst_go_on_from_the_best(ray_cluster, place, monke
             assert first["step"] == child.begins_at * 8 + 1, "it went on from its parent's weights"
     rate = "fine_tuning.training.learning_rate"
     assert sum(record.state == "finished" for record in records) == 4
-    assert tuned.result.best.values[rate] in {2e-2, 1e-2}, [record.to_dict() for record in records]
-    assert tuned.result.best.value == min(record.value for record in records if record.value is not None)
+    best = tuned.result.best
+    line = [best, *ancestors(best, {record.number: record for record in records})]
+    assert {record.values[rate] for record in line} & {2e-2, 1e-2}, "its weights learnt, its own rate may be low"
+    assert best.value == min(record.value for record in records if record.value is not None)
     assert not list(folder.glob("trials/*/kept"))
     page = (folder / "report.html").read_text()
     assert f"from the weights of {records[children[0].parent].name}" in page

@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import RayError
 
 from llamafarm_ray.errors import ClusterError, LlamaFarmError
-from llamafarm_ray.registry.actor import NAMESPACE
+from llamafarm_ray.registry.actor import BY_ITSELF, NAMESPACE
 from llamafarm_ray.registry.client import connect
 from llamafarm_ray.registry.state import VersionRecord
 from llamafarm_ray.serving.activity import Seen, joined
@@ -162,7 +162,11 @@ def stop_controller(home: str, application: str) -> None:
 
 def _start(home: str, application: str, base_digest: Digest, token: str | None, *, get_if_exists: bool) -> Any:
     return ControllerActor.options(  # type: ignore[attr-defined]
-        name=_name(home, application), namespace=NAMESPACE, lifetime="detached", get_if_exists=get_if_exists
+        name=_name(home, application),
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=get_if_exists,
+        scheduling_strategy=BY_ITSELF,
     ).remote(Location(home).uri, application, base_digest, token)
 
 
