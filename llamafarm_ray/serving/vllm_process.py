@@ -49,7 +49,12 @@ def prepare() -> None:
     Where nothing else is said, this is also what decides on the cores that the engine computes on, and says so to vLLM.
     """
     global _prepared  # noqa: PLW0603  (as the fork server, it is one for the process)
-    bound = os.environ.setdefault(_BOUND, ",".join(map(str, _cores())))
+    try:
+        bound = os.environ.get(_BOUND) or ",".join(map(str, _cores()))
+    except (OSError, AttributeError) as error:  # not Linux, or a container that hides its processors
+        logger.info("vLLM decides on the cores, and its engine imports it anew: %s", error)
+        return
+    os.environ[_BOUND] = bound
     wanted = {"LD_PRELOAD": _preloaded(os.environ.get("LD_PRELOAD", ""))}
     if bound != "nobind":
         cores = bound.split(",")
@@ -79,21 +84,21 @@ def _cores() -> list[int]:
 
 def _preloaded(given: str) -> str:
     """The libraries that vLLM has its CPU workers begin with, in its order."""
-    torch, vllm = (
-        Path(spec.origin).parent if (spec := find_spec(name)) and spec.origin else None for name in ("torch", "vllm")
-    )
-    gomp = _first(torch and torch.parent / "torch.libs", "libgomp*.so*") or _first(
-        torch and torch / "lib", "libgomp*.so*"
-    )
-    malloc = _first(vllm and vllm / "libs", "libtcmalloc_minimal*.so*") or _first(
-        vllm and vllm / "libs", "libtcmalloc.so*"
-    )
+    torch, bundled = _folder("torch"), _folder("vllm") / "libs"
+    gomp = _first(torch.parent / "torch.libs", "libgomp*.so*") or _first(torch / "lib", "libgomp*.so*")
+    malloc = _first(bundled, "libtcmalloc_minimal*.so*") or _first(bundled, "libtcmalloc.so*")
     return ":".join(one for one in (malloc, given, gomp) if one)
 
 
-def _first(folder: Path | None, pattern: str) -> str | None:
+def _folder(package: str) -> Path:
+    """Where a package is, which is not imported for that."""
+    spec = find_spec(package)
+    return Path(spec.origin).parent if spec is not None and spec.origin else Path("not installed")
+
+
+def _first(folder: Path, pattern: str) -> str | None:
     # By glob, as vLLM does: in the order of the folder, which pathlib's is not.
-    return next(iter(glob.glob(str(folder / pattern))), None) if folder else None  # noqa: PTH207
+    return next(iter(glob.glob(str(folder / pattern))), None)  # noqa: PTH207
 
 
 def _settings() -> dict[str, str | None]:

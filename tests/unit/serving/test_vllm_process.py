@@ -91,6 +91,13 @@ def test_an_engine_alone_on_a_machine_leaves_a_core(monkeypatch, tmp_path, fork_
     assert set(vllm_process._settings().values()) == {None}, "this process's own settings are as before"
 
 
+def test_where_the_machine_does_not_say_what_it_has_vllm_decides(monkeypatch, tmp_path, fork_server):
+    monkeypatch.setattr(vllm_process, "_CPUS", tmp_path / "hidden")
+    vllm_process.prepare()
+    assert fork_server == []
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ
+
+
 def test_threads_that_are_bound_to_nothing_stay_so(monkeypatch, fork_server):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
