@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from llamafarm_ray.errors import AccessDeniedError, PolicyError
 from llamafarm_ray.registry.access import Action
@@ -30,8 +29,11 @@ from llamafarm_ray.types import ModelRef
 __all__ = ["BY_ITSELF", "NAMESPACE", "Update", "registry_actor"]
 
 NAMESPACE = "llamafarm"
-BY_ITSELF = PlacementGroupSchedulingStrategy(placement_group=None)
-"""For actors that outlive their maker: one that a replica makes would end with the replica's placement group."""
+BY_ITSELF = "DEFAULT"
+"""A scheduling strategy for actors that outlive their maker.
+
+Without one, an actor that a replica makes is placed in the replica's placement group, and ends with it for good.
+"""
 _POLL_S = 0.2
 """How often the log is looked at for commits of other writers, while somebody waits."""
 _MAX_CALLERS = 64

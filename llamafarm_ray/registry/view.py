@@ -27,7 +27,7 @@ _LOST_S = 60.0
 
 
 class RegistryView:
-    """The state as of at most a second ago. With the actor gone it keeps answering from what it has.
+    """The state as of a second ago, as a rule. With the actor gone it keeps answering from what it has.
 
     Args:
         home: the registry's home.
@@ -52,15 +52,18 @@ class RegistryView:
         await self.refresh()
         self._task = asyncio.create_task(self._follow())
 
-    async def refresh(self) -> None:
+    async def refresh(self, *, within_s: float = _LOST_S) -> None:
         """Take in what was committed up to now.
+
+        Args:
+            within_s: how long the actor is waited for.
 
         Raises:
             TimeoutError: the actor does not answer.
             RayError: it is gone.
             LlamaFarmError: it can't read the log.
         """
-        await self._take(0.0)
+        await self._take(0.0, within_s)
 
     async def stop(self) -> None:
         """Stop following."""
@@ -72,7 +75,7 @@ class RegistryView:
     async def _follow(self) -> None:
         while True:
             try:
-                await self._take(_WATCH_S)
+                await self._take(_WATCH_S, _WATCH_S + _LOST_S)
             except (RayError, LlamaFarmError, TimeoutError) as error:
                 # The actor restarts from the log, and the log's store comes back: until then this copy stands.
                 logger.warning("The registry can't be read (%s); going on with what is known.", error)
@@ -85,9 +88,12 @@ class RegistryView:
         except (RayError, ValueError) as error:  # the next turn tries again
             logger.warning("The registry actor can't be found: %s", error)
 
-    async def _take(self, timeout_s: float) -> None:
-        async with asyncio.timeout(timeout_s + _LOST_S):
-            update: Update = await self._actor.changes_after.remote(self.state.sequence, timeout_s)
+    async def _take(self, timeout_s: float, within_s: float) -> None:
+        try:
+            async with asyncio.timeout(within_s):
+                update: Update = await self._actor.changes_after.remote(self.state.sequence, timeout_s)
+        except TimeoutError:
+            raise TimeoutError(f"the registry's actor does not answer within {within_s:g} s") from None
         before = self.state.sequence
         self.state = update.after(self.state)  # no await in between: two takes at once can't mix
         if self.state.sequence != before:

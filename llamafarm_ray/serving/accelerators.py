@@ -1,4 +1,4 @@
-"""Ray's names of GPU models, by which it finds the nodes that have them."""
+"""Names of GPU models that Ray Serve LLM takes: those that Ray has a constant for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["accelerator_type"]
 _NAMES: dict[str, str] = {
     name.casefold(): name
     for constant, name in vars(accelerators).items()
-    if constant[0].isupper() and isinstance(name, str)
+    if constant.startswith(("NVIDIA_", "AMD_", "INTEL_")) and isinstance(name, str)
 } | {"a10": accelerators.NVIDIA_TESLA_A10G}
 
 

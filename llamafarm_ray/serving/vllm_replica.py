@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
@@ -30,6 +31,8 @@ __all__ = ["VllmReplica", "compose"]
 _UNBOUNDED = 1_000_000_000
 """Requests that Serve lets a replica have: the gate has a queue, which says 429 when it is full."""
 
+_HEALTH_S = 10.0
+
 
 class VllmReplica(Replica):
     """One vLLM engine and the gate in front of its HTTP app.
@@ -43,7 +46,7 @@ class VllmReplica(Replica):
     async def __init__(self, llm_config: Mapping[str, Any], served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         self._adapters = VllmAdapters(lambda: self._server.engine._oai_models)  # noqa: SLF001
         super().__init__(served, Versions(served, self._adapters), num_cpus)
-        if llm_config["accelerator_config"]["kind"] == "cpu":
+        if llm_config["accelerator_config"]["kind"] == "cpu" and _num_workers(llm_config) == 1:
             prepare()
         with serve_log_kept():
             from llamafarm_ray.serving import ray_llm  # noqa: PLC0415  (ten seconds)
@@ -89,11 +92,15 @@ def compose(llm_config: Mapping[str, Any], served: Served, *, router_env: Mappin
     """
     bundles = _bundles(llm_config)
     options: dict[str, Any] = dict(llm_config["deployment_config"])
-    options["ray_actor_options"] = {**options["ray_actor_options"], "runtime_env": llm_config["runtime_env"]}
+    inherited = ray.get_runtime_context().runtime_env if ray.is_initialized() else {}
+    environment = {**inherited, **llm_config["runtime_env"]}
+    options["ray_actor_options"] = {**options["ray_actor_options"], "runtime_env": environment}
     replicas = serve.deployment(
         **options,
         user_config=served.cold_start(),
         max_ongoing_requests=_UNBOUNDED,
+        health_check_period_s=_HEALTH_S,
+        health_check_timeout_s=_HEALTH_S,
         placement_group_bundles=bundles,
         placement_group_strategy="PACK",
         request_router_config=RequestRouterConfig(
@@ -111,10 +118,16 @@ def compose(llm_config: Mapping[str, Any], served: Served, *, router_env: Mappin
 
 def _bundles(llm_config: Mapping[str, Any]) -> list[dict[str, float]]:
     """What each of an engine's workers takes of a node. Ray has the replica itself in the first of them."""
-    engine, actor = llm_config["engine_kwargs"], llm_config["deployment_config"]["ray_actor_options"]
+    actor = llm_config["deployment_config"]["ray_actor_options"]
     worker: dict[str, float] = dict(llm_config["placement_group_config"]["bundle_per_worker"])
     if (kind := llm_config.get("accelerator_type")) is not None:
         worker[f"accelerator_type:{kind}"] = 0.001
-    num_workers = engine.get("tensor_parallel_size", 1) * engine.get("pipeline_parallel_size", 1)
     own = {"memory": actor["memory"]} if "memory" in actor else {}
-    return [worker | own, *(dict(worker) for _ in range(num_workers - 1))]
+    return [worker | own, *(dict(worker) for _ in range(_num_workers(llm_config) - 1))]
+
+
+def _num_workers(llm_config: Mapping[str, Any]) -> int:
+    """How many processes compute."""
+    engine = llm_config["engine_kwargs"]
+    workers: int = engine.get("tensor_parallel_size", 1) * engine.get("pipeline_parallel_size", 1)
+    return workers

@@ -194,7 +194,10 @@ def deploy(
             application = build({**resolved(config), "home": registry.home.uri})
             quiet()  # Ray Serve LLM, which that may import, sets the loggers up anew
             _run(application, lambda: on_progress and on_progress("starting the engine", time.monotonic() - started))
-    except (RayError, RuntimeError) as error:
+    except (RayError, RuntimeError, TimeoutError) as error:
+        if not replaced:
+            with contextlib.suppress(Exception):  # it may not have come that far
+                serve.delete(APPLICATION)
         raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), [])}") from error
     host, port = http_address() or (wanted.host, wanted.port)
     url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/v1"  # noqa: S104  (compared, not bound)
@@ -248,6 +251,8 @@ def _serve_started(host: str, port: int, cluster: ClusterInfo) -> Iterator[None]
         starting = pool.submit(serve.start, http_options=HTTPOptions(host=host, port=port))
         while http_address() is None and not starting.done():
             time.sleep(_LOOK_S)
+        if starting.done():
+            starting.result()
         yield
         starting.result()
 

@@ -15,7 +15,6 @@ from llamafarm_ray.config.deployment import Deployment as DeploymentConfig
 from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
-from llamafarm_ray.serving.accelerators import accelerator_type
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.asgi import App, Receive, Scope, Send
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
@@ -199,7 +198,7 @@ def compose(
     if needs.gpu is not None:
         actor["num_gpus"] = needs.gpu.count
         if needs.gpu.type is not None:
-            actor["accelerator_type"] = accelerator_type(needs.gpu.type)
+            actor["accelerator_type"] = needs.gpu.type.upper()
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes
     made = serve.deployment(

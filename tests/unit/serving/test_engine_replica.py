@@ -40,7 +40,7 @@ class View:
     async def start(self):
         await self.refresh()
 
-    async def refresh(self):
+    async def refresh(self, *, within_s=60.0):  # noqa: ARG002
         self._registry.refresh()
         self.num_refreshed += 1
         self.on_change()

@@ -2,9 +2,11 @@
 
 import contextlib
 import os
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
+import psutil
 import pytest
 
 from llamafarm_ray.serving import vllm_process
@@ -98,6 +100,23 @@ def test_where_the_machine_does_not_say_what_it_has_vllm_decides(monkeypatch, tm
     assert "VLLM_CPU_OMP_THREADS_BIND" not in os.environ
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VLLM_CPU_OMP_THREADS_BIND", "auto"),
+        ("VLLM_CPU_OMP_THREADS_BIND", "0-3"),
+        ("VLLM_CPU_OMP_THREADS_BIND", "0|1"),
+        ("VLLM_CPU_NUM_OF_RESERVED_CPU", "2"),
+        ("LD_PRELOAD", "/opt/libiomp5.so"),
+    ],
+)
+def test_vllm_is_left_alone_with_what_an_operator_arranged(monkeypatch, fork_server, name, value):
+    monkeypatch.setenv(name, value)
+    vllm_process.prepare()
+    assert fork_server == []
+    assert os.environ.get("VLLM_CPU_OMP_THREADS_BIND") == (value if name.endswith("BIND") else None)
+
+
 def test_threads_that_are_bound_to_nothing_stay_so(monkeypatch, fork_server):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
@@ -116,6 +135,31 @@ def test_an_engine_is_forked_only_if_it_begins_as_vllm_wants(monkeypatch, is_cpu
     with in_one_process(SimpleNamespace(parallel_config=parallel)):
         assert (utils.get_mp_context is vllm_process._Forked) == (is_cpu and is_as_wanted)
     assert utils.get_mp_context is None
+
+
+PARENT = """
+import os, sys, time
+from llamafarm_ray.serving import vllm_process
+
+def work(seconds):
+    print(os.getpid(), flush=True)
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    vllm_process._Forked().Process(target=work, name="engine", kwargs={"seconds": 600}).start()
+    sys.stdin.read()
+"""
+
+
+def test_a_forked_process_ends_with_the_one_that_asked_for_it(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    command = [sys.executable, str(script)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+        engine = psutil.Process(int(parent.stdout.readline()))
+        assert engine.is_running()
+        parent.kill()
+        engine.wait(timeout=30)
 
 
 def test_a_forked_process_has_the_environment_of_the_one_that_asked(monkeypatch):
