@@ -36,8 +36,6 @@ _ONE_LOOP_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_R
 """Keeps Ray Serve's event loop and the application's one: by default each piece of an answer crosses threads. (Engines
 that compute in the replica's process need the loops apart.)"""
 
-_ROUTER = "router"
-"""As :data:`.replicas.ROUTER`, which can't be imported before the environment is looked at."""
 _SPARE = 1
 """Slots beyond ``deployment.max_loras``, for a version that takes another's place."""
 _LOADED_PER_SLOT = 4
@@ -65,13 +63,14 @@ def build(args: dict[str, Any]) -> Any:
     base = find_base(config.base_model, registry)
     if base.name == AUTO:
         raise InputError(f"The base model's name is {AUTO!r}, which asks for any model.", hint="Rename its folder.")
-    if base.name == _ROUTER:
-        raise InputError(f"The base model's name is {_ROUTER!r}, as the router's is.", hint="Rename its folder.")
     check_keys(config.deployment, registry.refresh())
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
     # These read the environment when they are imported.
+    from llamafarm_ray.serving.replicas import ROUTER  # noqa: PLC0415
     from llamafarm_ray.serving.versions import Served  # noqa: PLC0415
 
+    if base.name == ROUTER:
+        raise InputError(f"The base model's name is {ROUTER!r}, as the router's is.", hint="Rename its folder.")
     served = Served(
         registry.home.uri,
         base.name,

@@ -14,8 +14,9 @@ from adapters import greedy, make_adapter
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import ConflictError, DeploymentError, NotFoundError, UserError
+from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, NotFoundError, UserError
 from llamafarm_ray.serving import vllm_process
+from llamafarm_ray.serving.application import build
 from llamafarm_ray.workflows.chat import ask, stream
 from llamafarm_ray.workflows.deploy import APPLICATION, deploy, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
@@ -253,6 +254,12 @@ def test_the_engine_takes_one_process(served):
     assert not [name for name in names if name.startswith("VLLM::Worker")]
     [engine] = [process for process in processes if process.name().startswith("VLLM::EngineCor")]
     assert "vllm_imports" in " ".join(engine.parent().cmdline()), "it was forked, and imported nothing itself"
+
+
+def test_an_option_that_vllm_does_not_have_is_refused_before_anything_starts(served):
+    deployment = {"engine_kwargs": {"max_lorras": 4}}
+    with pytest.raises(InputError, match=r"deployment\.engine_kwargs: .*max_lorras"):
+        build({"base_model": str(served.base), "home": served.registry.home.uri, "deployment": deployment})
 
 
 def test_what_is_relied_on_of_rays_private_parts_is_there():

@@ -160,6 +160,15 @@ def test_a_base_that_no_request_could_name_is_refused(monkeypatch, tmp_path):
         build({"base_model": str(tmp_path / "auto"), "home": str(tmp_path / "home")})
 
 
+def test_a_base_model_is_not_called_as_the_router_is(monkeypatch, tmp_path):
+    for name, value in SERVE_ENV.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router" / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="as the router"):
+        build({"base_model": str(tmp_path / "router"), "home": str(tmp_path / "home")})
+
+
 def test_without_an_endpoint_nothing_is_traced(monkeypatch):
     for name in ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
