@@ -247,6 +247,49 @@ def test_without_a_readable_manifest_nothing_is_deleted(registry, bot):
     assert stored(registry) == before
 
 
+@pytest.fixture
+def retired(registry, folder, bot):
+    """A version beside ``bot`` that the next collector gives up."""
+    (folder / "second.txt").write_text("2")
+    record = registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.retire(record.ref)
+    assert record.registered.manifest != bot.registered.manifest
+    return record
+
+
+def while_marking(registry, monkeypatch, act):
+    """Have something happen after a collector looked at the versions, before it reads their manifests."""
+    leased, done = registry.content.leased, []
+
+    def interrupted():
+        if not done:
+            done.append(act())
+        return leased()
+
+    monkeypatch.setattr(registry.content, "leased", interrupted)
+
+
+def test_what_another_collector_gave_up_while_marking_is_no_damage(registry, bot, retired, monkeypatch):
+    while_marking(registry, monkeypatch, lambda: run(registry_of(registry), purge_retired_after=NOW))
+    assert run(registry).blobs == 0
+    assert registry.resolve(retired.ref).status == "purged"
+    assert registry.pull(bot.ref)
+    assert verify(registry.home).problems == ()
+
+
+@pytest.mark.usefixtures("bot")
+def test_what_was_given_up_and_registered_again_while_marking_stays(registry, folder, retired, monkeypatch):
+    def renew():
+        run(registry_of(registry), purge_retired_after=NOW)
+        return registry_of(registry).register(folder, name="bot", kind=ModelKind.ADAPTER)
+
+    while_marking(registry, monkeypatch, renew)
+    assert run(registry).blobs == 0
+    assert registry.resolve("bot:1.2.0").registered.manifest == retired.registered.manifest
+    assert registry.pull("bot:1.2.0")
+    assert verify(registry.home).problems == ()
+
+
 def test_only_an_admin_may_collect(registry):
     root = RegistryService(registry.home, token=registry.add_principal("root", {"*": Role.ADMIN}))
     dan = RegistryService(registry.home, token=root.add_principal("dan", {"*": Role.DEPLOYER}))
