@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json
+from llamafarm_ray.cli.options import Home, Json, Output, Overwrite
 from llamafarm_ray.cli.terminal import number, print_json, say, waiting
 
 __all__ = ["command"]
@@ -16,7 +15,7 @@ __all__ = ["command"]
 
 def command(
     models: Annotated[list[str], typer.Argument(help="Adapters of one base: folders, or names of versions.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
+    output: Output,
     weights: Annotated[
         str | None, typer.Option("--weights", help="What each counts, such as 0.7,0.3; else equal shares of 1.")
     ] = None,
@@ -36,7 +35,7 @@ def command(
         str | None, typer.Option("--register", metavar="NAME", help="Register it under that name as well.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the random choice of dare_*.")] = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
+    overwrite: Overwrite = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:

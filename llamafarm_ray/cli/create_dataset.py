@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
-from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
+from llamafarm_ray.cli.options import (
+    Address,
+    ConfigFile,
+    DryRun,
+    Home,
+    Json,
+    NoWait,
+    Overrides,
+    Overwrite,
+    configuration,
+)
 from llamafarm_ray.cli.terminal import console, print_json, stages, table
 
 __all__ = ["command"]
@@ -20,7 +30,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for Parquet, or a .json or .jsonl file, to write.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     home: Home = None,

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json
+from llamafarm_ray.cli.options import Home, Json, Output, Overwrite
 from llamafarm_ray.cli.terminal import errors, number, print_json, say, waiting
 
 __all__ = ["command"]
@@ -16,7 +15,7 @@ __all__ = ["command"]
 
 def command(
     model: Annotated[str, typer.Option("--model", help="Adapter: a folder, name, name:1.2.0 or name@production.")],
-    output: Annotated[Path, typer.Option("--output", help="Folder to write.")],
+    output: Output,
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="Its base; else the one its record names.")
     ] = None,
@@ -26,7 +25,7 @@ def command(
     register: Annotated[
         str | None, typer.Option("--register", metavar="NAME", help="Register it under that name as well.")
     ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it is there.")] = False,
+    overwrite: Overwrite = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:

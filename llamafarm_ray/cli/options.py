@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "At",
+    "BaseModelReference",
+    "Bump",
     "ConfigFile",
+    "DatasetFolder",
     "DryRun",
     "Env",
     "Home",
     "Json",
+    "NewAlias",
     "NoWait",
+    "Output",
     "Overrides",
+    "Overwrite",
     "Reason",
     "Reference",
     "configuration",
@@ -55,6 +61,12 @@ Home = Annotated[
     str | None, typer.Option("--home", help="Where everything that lasts is; else $LLAMAFARM_HOME, else ~/.llamafarm.")
 ]
 Reference = Annotated[str, typer.Argument(metavar="REF", help="name, name:1.2.0 or name@production.")]
+BaseModelReference = Annotated[str | None, typer.Option("--base-model", help="Folder, registered model or hub id.")]
+DatasetFolder = Annotated[str | None, typer.Option("--dataset", help="What `create-dataset` wrote.")]
+Output = Annotated[Path, typer.Option("--output", help="Folder to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Bump = Annotated[str | None, typer.Option("--bump", help="The part the next version raises: major, minor or patch.")]
+NewAlias = Annotated[str | None, typer.Option("--alias", help="Alias that shall point at it.")]
 Env = Annotated[str, typer.Option("--env", help="The alias: production, staging, ...")]
 Reason = Annotated[str, typer.Option("--reason", help="Why, for the history.")]
 At = Annotated[

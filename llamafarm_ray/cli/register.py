@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json
+from llamafarm_ray.cli.options import Bump, Home, Json, NewAlias
 from llamafarm_ray.cli.terminal import print_json, say, size, waiting
 
 __all__ = ["command"]
@@ -18,9 +18,7 @@ def command(
     model: Annotated[Path | None, typer.Option("--model", help="The same.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="The model's name; else the folder's.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="Such as 1.2.0; else the next one.")] = None,
-    bump: Annotated[
-        str | None, typer.Option("--bump", help="The part the next version raises: major, minor or patch.")
-    ] = None,
+    bump: Bump = None,
     base_model: Annotated[str | None, typer.Option("--base-model", help="What it was trained on.")] = None,
     method: Annotated[str | None, typer.Option("--method", help="How it was trained.")] = None,
     dataset: Annotated[str | None, typer.Option("--dataset", help="What it was trained on, by name.")] = None,
@@ -38,7 +36,7 @@ def command(
         list[str] | None, typer.Option("--capability", help="Task it is for: chat, ...; may be given again.")
     ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="Word to find it by; may be given again.")] = None,
-    alias: Annotated[str | None, typer.Option("--alias", help="Alias that shall point at it.")] = None,
+    alias: NewAlias = None,
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Calls with the same one are one call, however often made.")
     ] = None,

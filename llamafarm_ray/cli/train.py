@@ -11,7 +11,19 @@ import typer
 
 from llamafarm_ray.cli.estimate import show_dry_run
 from llamafarm_ray.cli.jobs import ran_as_job
-from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
+from llamafarm_ray.cli.options import (
+    Address,
+    BaseModelReference,
+    ConfigFile,
+    DatasetFolder,
+    DryRun,
+    Home,
+    Json,
+    NoWait,
+    Overrides,
+    Overwrite,
+    configuration,
+)
 from llamafarm_ray.cli.terminal import StageProgress, console, facts, print_json, size, stages
 
 if TYPE_CHECKING:
@@ -26,14 +38,14 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 
 def command(
     config_file: ConfigFile = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="What `create-dataset` wrote.")] = None,
-    base_model: Annotated[str | None, typer.Option("--base-model", help="Folder, registered model or hub id.")] = None,
+    dataset: DatasetFolder = None,
+    base_model: BaseModelReference = None,
     method: Annotated[
         str | None,
         typer.Option("--method", help="auto, lora, qlora, full, adapter, prefix_tuning or hybrid_lora_adapter."),
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="Folder to write.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    overwrite: Overwrite = False,
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget an unfinished run with this output; else it goes on.")
     ] = False,

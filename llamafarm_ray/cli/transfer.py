@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import At, Home, Json, Reference, moment
+from llamafarm_ray.cli.options import At, Bump, Home, Json, NewAlias, Reference, moment
 from llamafarm_ray.cli.terminal import print_json, say, size, waiting
 
 __all__ = ["pull", "push"]
@@ -38,10 +38,8 @@ def pull(
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder of the adapter or model.")],
     target: Annotated[str, typer.Argument(metavar="NAME[:VERSION]", help="Its name; else the next version of it.")],
-    bump: Annotated[
-        str | None, typer.Option("--bump", help="The part the next version raises: major, minor or patch.")
-    ] = None,
-    alias: Annotated[str | None, typer.Option("--alias", help="Alias that shall point at it.")] = None,
+    bump: Bump = None,
+    alias: NewAlias = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
-from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
+from llamafarm_ray.cli.options import (
+    Address,
+    BaseModelReference,
+    ConfigFile,
+    DatasetFolder,
+    DryRun,
+    Home,
+    Json,
+    NoWait,
+    Overrides,
+    configuration,
+)
 from llamafarm_ray.cli.terminal import StageProgress, console, print_json, say, stages, table
 
 if TYPE_CHECKING:
@@ -27,8 +38,8 @@ _MAX_ROWS = 15
 
 def command(
     config_file: ConfigFile = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="What `create-dataset` wrote.")] = None,
-    base_model: Annotated[str | None, typer.Option("--base-model", help="Folder, registered model or hub id.")] = None,
+    dataset: DatasetFolder = None,
+    base_model: BaseModelReference = None,
     num_trials: Annotated[int | None, typer.Option("--num-trials", help="Trials in all.")] = None,
     budget: Annotated[str | None, typer.Option("--budget", help="Longest time in all: 30m, 12h, ...")] = None,
     max_concurrent: Annotated[int | None, typer.Option("--max-concurrent", help="Most trials at once.")] = None,

@@ -80,8 +80,6 @@ def make_plan(
             "fine_tuning.training.fused_kernels is true, but the cluster has no GPU.", hint="Leave the key at auto."
         )
     workers = choose_workers(tuning.distributed, hardware)
-    precision = choose_precision(training.precision, hardware)
-
     reasons: list[str] = []
     max_length = _choose_max_length(config, architecture, reasons)
 
@@ -92,78 +90,131 @@ def make_plan(
 
     train = tokenised(train_rows, "training")
     validation = tokenised(validation_rows, "validation") if validation_rows is not None else None
-    method, parameters, strategy = _choose(
+    chosen = _choose(
         config,
         hardware=hardware,
         workers=workers,
         architecture=architecture,
         num_rows=train.num_rows,
+        max_length=max_length,
         reasons=reasons,
     )
-    packed = _choose_packing(config, method, architecture, reasons)
-    setup = Setup.of_config(
-        method=method,
-        parameters=parameters,
-        training=training,
-        distributed=tuning.distributed,
-        strategy=strategy,
-        num_workers=workers.num_workers,
-        precision=precision,
-        max_length=min(max_length, math.ceil(train.context_tokens)),  # of the row that a token is in, on average
-        device="cuda" if workers.use_gpu else "cpu",
-        packed=packed,
+    check_before_start(
+        base_model,
+        _setup(config, chosen, workers, train),
+        gpu_memory_bytes=hardware.gpu_memory_bytes,
+        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        reasons=reasons,
     )
-    memory, num_nodes = hardware.gpu_memory_bytes, sum(node["Alive"] for node in ray.nodes())
-    check_before_start(base_model, setup, gpu_memory_bytes=memory, num_nodes=num_nodes, reasons=reasons)
-    micro_rows = training.batch_size * workers.num_workers
-    plan = BatchPlan(train.num_rows, training.batch_size, micro_rows * training.gradient_accumulation_steps)
-    num_steps = math.ceil(training.epochs * plan.num_windows)
-    num_steps = min(num_steps, training.max_steps or num_steps)
-    facts = {
-        "method": method,
-        "parameters": parameters.model_dump(mode="json"),
-        "objective": tuning.objective,
-        "objective_settings": tuning.objective_settings and tuning.objective_settings.model_dump(mode="json"),
-        "precision": precision,
-        "packed": packed,
-        "seed": config.seed,
-        "num_steps": num_steps,
-        "window_rows": plan.window_rows,
-        "training": training.model_dump(mode="json", include=_DECISIVE),
-        "rows": train.digest,
-        "base_model": str((lineage or {}).get("base_digest") or folder_fingerprint(base_model)),
-    }
+    batches = _batches(config, workers, train, validation)
+    base_digest = str((lineage or {}).get("base_digest") or folder_fingerprint(base_model))
+    facts = _facts(config, chosen, batches, rows=train.digest, base_digest=base_digest)
     fingerprint = fingerprint_of(facts)
     job = TrainingJob(
         base_model=base_model,
         folder=folder,
         checkpoints=_checkpoint_uri(training.checkpoint_location, folder, fingerprint),
         fingerprint=fingerprint,
-        method=method,
-        parameters=parameters,
+        method=chosen.method,
+        parameters=chosen.parameters,
         objective=tuning.objective,
         objective_settings=tuning.objective_settings,
         max_length=max_length,
-        strategy=strategy,
-        precision=precision,
-        packed=packed,
+        strategy=chosen.strategy,
+        precision=chosen.precision,
+        packed=chosen.packed,
         training=training,
         distributed=tuning.distributed,
         seed=config.seed,
-        plan=plan,
-        validation_plan=BatchPlan(validation.num_rows, training.batch_size, micro_rows) if validation else None,
-        num_steps=num_steps,
-        checkpoint_every_steps=training.checkpoint_every_steps or plan.num_windows,
-        evaluate_every_steps=training.evaluate_every_steps or plan.num_windows,
+        plan=batches.training,
+        validation_plan=batches.validation,
+        num_steps=batches.num_steps,
+        checkpoint_every_steps=training.checkpoint_every_steps or batches.training.num_windows,
+        evaluate_every_steps=training.evaluate_every_steps or batches.training.num_windows,
         context_tokens=train.context_tokens,
         observers=ObserverSettings.of(
             config,
             run_id=fingerprint[:16],
-            facts={**(lineage or {}), "method": method, "strategy": strategy, "precision": precision},
+            facts={
+                **(lineage or {}),
+                "method": chosen.method,
+                "strategy": chosen.strategy,
+                "precision": chosen.precision,
+            },
             reasons=reasons,
         ),
     )
     return Plan(job, workers, train, validation, facts, reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What the configuration says, or leaves open and was chosen."""
+
+    method: str
+    parameters: MethodParameters
+    strategy: str
+    precision: str
+    packed: bool
+    max_length: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Batches:
+    """How rows become steps."""
+
+    training: BatchPlan
+    validation: BatchPlan | None
+    num_steps: int
+
+
+def _batches(
+    config: Config, workers: WorkerResources, train: TokenisedData, validation: TokenisedData | None
+) -> _Batches:
+    training = config.fine_tuning.training
+    micro_rows = training.batch_size * workers.num_workers
+    plan = BatchPlan(train.num_rows, training.batch_size, micro_rows * training.gradient_accumulation_steps)
+    num_steps = math.ceil(training.epochs * plan.num_windows)
+    return _Batches(
+        plan,
+        BatchPlan(validation.num_rows, training.batch_size, micro_rows) if validation else None,
+        min(num_steps, training.max_steps or num_steps),
+    )
+
+
+def _setup(config: Config, chosen: _Chosen, workers: WorkerResources, train: TokenisedData) -> Setup:
+    """What the estimate goes by."""
+    return Setup.of_config(
+        method=chosen.method,
+        parameters=chosen.parameters,
+        training=config.fine_tuning.training,
+        distributed=config.fine_tuning.distributed,
+        strategy=chosen.strategy,
+        num_workers=workers.num_workers,
+        precision=chosen.precision,
+        max_length=min(chosen.max_length, math.ceil(train.context_tokens)),  # of the row that a token is in, on average
+        device="cuda" if workers.use_gpu else "cpu",
+        packed=chosen.packed,
+    )
+
+
+def _facts(config: Config, chosen: _Chosen, batches: _Batches, *, rows: str, base_digest: str) -> dict[str, Any]:
+    """Everything that decides what is learnt."""
+    tuning = config.fine_tuning
+    return {
+        "method": chosen.method,
+        "parameters": chosen.parameters.model_dump(mode="json"),
+        "objective": tuning.objective,
+        "objective_settings": tuning.objective_settings and tuning.objective_settings.model_dump(mode="json"),
+        "precision": chosen.precision,
+        "packed": chosen.packed,
+        "seed": config.seed,
+        "num_steps": batches.num_steps,
+        "window_rows": batches.training.window_rows,
+        "training": tuning.training.model_dump(mode="json", include=_DECISIVE),
+        "rows": rows,
+        "base_model": base_digest,
+    }
 
 
 def _check_inputs(config: Config, objective: Objective, base_model: Path, *, has_validation: bool) -> Architecture:
@@ -242,28 +293,54 @@ def _choose(
     workers: WorkerResources,
     architecture: Architecture,
     num_rows: int,
+    max_length: int,
     reasons: list[str],
-) -> tuple[str, MethodParameters, str]:
+) -> _Chosen:
+    precision = choose_precision(config.fine_tuning.training.precision, hardware)
+    method, parameters = _choose_method(config, hardware, architecture, num_rows, reasons)
+    strategy = _choose_strategy(
+        config, hardware, num_workers=workers.num_workers, architecture=architecture, method=method, reasons=reasons
+    )
+    packed = _choose_packing(config, method, architecture, reasons)
+    return _Chosen(method, parameters, strategy, precision, packed, max_length)
+
+
+def _choose_method(
+    config: Config, hardware: Hardware, architecture: Architecture, num_rows: int, reasons: list[str]
+) -> tuple[str, MethodParameters]:
     tuning = config.fine_tuning
-    parameters = tuning.parameters
-    method, strategy = str(tuning.method), str(tuning.distributed.strategy)
-    if method == "auto":
-        choice = choose_method(
-            hardware,
-            num_parameters=architecture.num_parameters,
-            num_rows=num_rows,
-            intent=tuning.intent,
-            parameters=parameters,
-        )
-        method, parameters = choice.name, choice.apply(parameters)
-        reasons.extend(choice.reasons)
-        find_method(method)(parameters).check(architecture)
+    if tuning.method != "auto":
+        return tuning.method, tuning.parameters
+    choice = choose_method(
+        hardware,
+        num_parameters=architecture.num_parameters,
+        num_rows=num_rows,
+        intent=tuning.intent,
+        parameters=tuning.parameters,
+    )
+    reasons.extend(choice.reasons)
+    parameters = choice.apply(tuning.parameters)
+    find_method(choice.name)(parameters).check(architecture)
+    return choice.name, parameters
+
+
+def _choose_strategy(
+    config: Config,
+    hardware: Hardware,
+    *,
+    num_workers: int,
+    architecture: Architecture,
+    method: str,
+    reasons: list[str],
+) -> str:
+    """The strategy. Raises `UserError` where the one that is asked for can't run the rest."""
+    tuning, strategy = config.fine_tuning, str(config.fine_tuning.distributed.strategy)
     if strategy == "auto" and tuning.distributed.offload != "none":
         strategy = "deepspeed_zero3" if find_method(method).shardable else "deepspeed_zero2"
         reasons.append(f"fine_tuning.distributed.offload is set, which {strategy} does.")
     if strategy == "auto":
         choice = choose_strategy(
-            hardware, num_workers=workers.num_workers, method=method, num_parameters=architecture.num_parameters
+            hardware, num_workers=num_workers, method=method, num_parameters=architecture.num_parameters
         )
         strategy = choice.name
         reasons.extend(choice.reasons)
@@ -278,4 +355,4 @@ def _choose(
             "fine_tuning.training.compile can't be combined with deepspeed_zero3, which gathers weights as it goes.",
             hint="Use deepspeed_zero2, or leave compile out.",
         )
-    return method, parameters, strategy
+    return strategy

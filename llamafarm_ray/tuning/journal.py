@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from llamafarm_ray.errors import ConflictError, StorageError
 
-__all__ = ["Journal", "Record", "State", "SweepFacts"]
+__all__ = ["Journal", "Record", "State", "SweepFacts", "best_of"]
 
 _SESSION_GAP_S: Final = 1.0
 """What a session counts as that was killed before its first event."""
@@ -224,6 +224,17 @@ class Journal:
         if self._session is not None:
             self.spent_s += max(_SESSION_GAP_S, (self._session[1] - self._session[0]).total_seconds())
             self._session = None
+
+
+def best_of(records: Mapping[int, Record], *, lower_is_better: bool) -> list[Record]:
+    """Finished trials, the best first."""
+    finished = [
+        record
+        for record in records.values()
+        if record.state is State.FINISHED and record.value is not None and math.isfinite(record.value)
+    ]
+    sign = 1 if lower_is_better else -1
+    return sorted(finished, key=lambda record: (sign * (record.value or 0.0), record.number))
 
 
 def _number(value: float) -> float | None:

@@ -26,9 +26,10 @@ from llamafarm_ray.tuning.budget import Budget
 from llamafarm_ray.tuning.journal import Journal, Record, SweepFacts
 from llamafarm_ray.tuning.plan import Planner
 from llamafarm_ray.tuning.population import Population, ancestors
+from llamafarm_ray.tuning.ray_tune import run_sweep
 from llamafarm_ray.tuning.search import make_search
 from llamafarm_ray.tuning.space import Space, base_table
-from llamafarm_ray.tuning.sweep import Sweep, SweepResult, only_sweep, run_sweep
+from llamafarm_ray.tuning.sweep import Sweep, SweepResult, only_sweep
 from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.estimate import try_estimate
 from llamafarm_ray.workflows.parents import new_folder

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from llamafarm_ray.tuning.explain import explain
-from llamafarm_ray.tuning.journal import Journal, SweepFacts
+from llamafarm_ray.tuning.journal import Journal, SweepFacts, best_of
 from llamafarm_ray.tuning.report import SweepPage, write_page
 from llamafarm_ray.tuning.space import Space
-from llamafarm_ray.tuning.sweep import best_of
 
 __all__ = ["Page", "write_whole"]
 

@@ -37,15 +37,16 @@ def test_two_outputs_and_two_fingerprints_have_places_of_their_own():
 def test_offloading_that_is_asked_for_chooses_a_strategy_that_does_it(base_model, method, expected):
     config = parse_config({"fine_tuning": {"method": method, "distributed": {"offload": "cpu"}}})
     reasons = []
-    _, _, strategy = _choose(
+    chosen = _choose(
         config,
         hardware=Hardware(num_cpus=4),
         workers=WorkerResources(1, 1.0, use_gpu=False),
         architecture=inspect_architecture(base_model),
         num_rows=10,
+        max_length=64,
         reasons=reasons,
     )
-    assert strategy == expected
+    assert chosen.strategy == expected
     assert any("offload is set" in reason for reason in reasons)
 
 

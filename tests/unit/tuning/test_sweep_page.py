@@ -8,9 +8,8 @@ import pytest
 
 from llamafarm_ray.tuning.automl import automatic_space
 from llamafarm_ray.tuning.explain import explain
-from llamafarm_ray.tuning.journal import Record, State
+from llamafarm_ray.tuning.journal import Record, State, best_of
 from llamafarm_ray.tuning.report import SweepPage, write_page
-from llamafarm_ray.tuning.sweep import best_of
 
 SPACE = automatic_space(methods=["lora", "full"], linear_modules=["q_proj", "v_proj"], num_rows=500)
 RATE = "fine_tuning.training.learning_rate"
