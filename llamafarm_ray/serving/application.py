@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
@@ -103,7 +104,8 @@ def build(args: dict[str, Any]) -> Any:
 def _with_memory(config: Config, engine: EngineName, base: BaseModel) -> Config:
     """The configuration of a replica that takes turns with other models' says how much memory it takes.
 
-    Else Ray would have all of them on a node at once, whatever they need.
+    Else Ray would have all of them on a node at once, whatever they need. It is no more than the largest node has,
+    where it can be alone.
     """
     deployment, needs = config.deployment, config.deployment.resources
     takes_turns = deployment.auto_scaling is not None and deployment.auto_scaling.min_replicas == 0
@@ -120,8 +122,17 @@ def _with_memory(config: Config, engine: EngineName, base: BaseModel) -> Config:
     )
     if num_bytes is None:
         return config
-    resources = needs.model_copy(update={"memory": MemorySize.parse(num_bytes)})
+    resources = needs.model_copy(update={"memory": MemorySize.parse(min(num_bytes, _largest_node_bytes()))})
     return config.model_copy(update={"deployment": deployment.model_copy(update={"resources": resources})})
+
+
+def _largest_node_bytes() -> int:
+    """Memory that Ray counts on the node that has most of it; without bounds where none is known."""
+    import ray  # noqa: PLC0415  (needed here alone)
+
+    nodes = ray.nodes() if ray.is_initialized() else []
+    found = [int(node["Resources"].get("memory", 0)) for node in nodes if node["Alive"]]
+    return max(found, default=0) or sys.maxsize
 
 
 def _kv_cache_gib() -> str:

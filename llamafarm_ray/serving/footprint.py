@@ -1,7 +1,7 @@
 """What a replica takes of a node's memory, from its model's files: what Ray reserves where nobody says how much.
 
 Weights in the format that the engine computes in, adapters at their largest, the KV cache, and what the libraries take,
-which was measured (tests/integration/test_footprint.py holds it to what a process has).
+which was measured (tests/integration/test_serving.py holds vLLM to it).
 """
 
 from __future__ import annotations

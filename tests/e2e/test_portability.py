@@ -37,6 +37,7 @@ def test_plain_peft_gives_the_same_text(demo, adapter, answers):
         assert text.strip() == answer
 
 
+@pytest.mark.long  # plain peft says the same in seconds
 def test_a_bare_vllm_server_gives_the_same_text(demo, adapter, answers, tmp_path):
     port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(demo.runs / "base")]

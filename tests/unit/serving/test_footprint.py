@@ -66,6 +66,16 @@ def test_models_that_take_turns_ask_for_what_they_need(folder, monkeypatch):
     assert memory(folder, **TURNS).num_bytes > 3 * 2**30
 
 
+def test_a_model_that_fits_nowhere_asks_for_the_largest_node(folder, monkeypatch):
+    import ray
+
+    sizes = (2**30, 2**31, 2**40)
+    nodes = [{"Alive": size < 2**40, "Resources": {"memory": float(size)}} for size in sizes]
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    assert memory(folder, **TURNS).num_bytes == 2**31
+
+
 @pytest.mark.parametrize(
     ("deployment", "said"),
     [
