@@ -12,7 +12,7 @@ import datetime as dt
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llamafarm_ray.errors import ConflictError, IntegrityError
+from llamafarm_ray.errors import ConflictError, IntegrityError, LlamaFarmError
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.api import RegistryApi, record_ref
 from llamafarm_ray.registry.commands import Condemn, ContentMovedError, Purge, references
@@ -71,10 +71,17 @@ def collect(
     if not dry_run:
         for record in ended:
             registry.submit(Purge(record_ref(record)), reason="gc")
+    ended_by: LlamaFarmError = ConflictError("Others kept registering versions meanwhile.", hint="Try again.")
     for _ in range(_MAX_TRIES):
         state = registry.refresh()
         leased = registry.content.leased()
-        unused = _unused(registry, state, {record.ref for record in ended}, leased, before=now - grace)
+        try:
+            unused = _unused(registry.content, state, {record.ref for record in ended}, leased, before=now - grace)
+        except IntegrityError as error:
+            if registry.refresh().sequence == state.sequence:
+                raise
+            ended_by = error  # or another collector took meanwhile what was to be read
+            continue
         result = _result(unused, ended, len(leased), dry_run=dry_run)
         if dry_run:
             return result
@@ -88,7 +95,7 @@ def collect(
         for leftover in registry.content.leftovers():  # of uploads that were killed
             registry.home.remove(leftover.name)
         return result
-    raise ConflictError("Others kept registering versions meanwhile.", hint="Try again.")
+    raise ended_by
 
 
 def _ended(state: RegistryState, now: dt.datetime, after: dt.timedelta | None) -> list[VersionRecord]:
@@ -107,12 +114,12 @@ def _is_deployed(state: RegistryState, record: VersionRecord) -> bool:
 
 
 def _unused(
-    registry: RegistryApi, state: RegistryState, ended: set[str], leased: set[Digest], *, before: dt.datetime
+    content: ContentStore, state: RegistryState, ended: set[str], leased: set[Digest], *, before: dt.datetime
 ) -> list[StoredBlob]:
     """What is stored, old enough, and not referred to; of earlier generations whatever is left."""
-    used = _used(registry, state, ended, leased)
+    used = _used(content, state, ended, leased)
     found = []
-    for blob in registry.content.stored():
+    for blob in content.stored():
         current = state.generations.get(blob.digest, 0)
         if blob.generation > current:  # somebody knows more than this state does
             continue
@@ -122,35 +129,24 @@ def _unused(
     return found
 
 
-def _used(registry: RegistryApi, state: RegistryState, ended: set[str], leased: set[Digest]) -> set[Digest]:
-    living = _living(state, ended)
-    manifests = {Digest(record.registered.manifest) for record in living}
-    used = {Digest(signed.signature) for record in living for signed in record.signatures.values()}
+def _used(content: ContentStore, state: RegistryState, ended: set[str], leased: set[Digest]) -> set[Digest]:
+    manifests: set[Digest] = set()
+    used: set[Digest] = set()
+    for record in state.versions():
+        if not record.purged and record.ref not in ended:
+            manifests.add(Digest(record.registered.manifest))
+            used.update(Digest(signed.signature) for signed in record.signatures.values())
     for digest in manifests:
         used.add(digest)
-        used.update(_files_of_version(registry, digest, ended))
+        used.update(_files(content, digest))
     deployed = {Digest(deployment.base_digest) for deployment in state.deployments.values()}
     for digest in (leased | deployed) - manifests:
         used.add(digest)
         try:
-            used.update(_files(registry.content, digest))
+            used.update(_files(content, digest))
         except IntegrityError:  # a pull of what isn't there (any more), or a base that never was, keeps nothing
             continue
     return used
-
-
-def _living(state: RegistryState, ended: set[str]) -> list[VersionRecord]:
-    return [record for record in state.versions() if not record.purged and record.ref not in ended]
-
-
-def _files_of_version(registry: RegistryApi, manifest: Digest, ended: set[str]) -> Iterable[Digest]:
-    """A version's files; none where another collector gave its content up since the marking began."""
-    try:
-        return _files(registry.content, manifest)
-    except IntegrityError:
-        if all(record.registered.manifest != manifest for record in _living(registry.refresh(), ended)):
-            return ()
-        return _files(registry.content, manifest)  # given up and registered again: it has another name now
 
 
 def _files(content: ContentStore, manifest: Digest) -> Iterable[Digest]:

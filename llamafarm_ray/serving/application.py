@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
-from llamafarm_ray.config.values import MemorySize
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.engines.choice import choose_engine
-from llamafarm_ray.serving.footprint import replica_memory_bytes
 from llamafarm_ray.serving.intake import SESSION_HEADER
 from llamafarm_ray.serving.scaling import DRAIN_S, scaling_options
 from llamafarm_ray.serving.selection import AUTO
@@ -68,7 +65,6 @@ def build(args: dict[str, Any]) -> Any:
         raise InputError(f"The base model's name is {AUTO!r}, which asks for any model.", hint="Rename its folder.")
     check_keys(config.deployment, registry.refresh())
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
-    config = _with_memory(config, engine, base)
     # These read the environment when they are imported.
     from llamafarm_ray.serving.replicas import ROUTER  # noqa: PLC0415
     from llamafarm_ray.serving.versions import Served  # noqa: PLC0415
@@ -99,45 +95,6 @@ def build(args: dict[str, Any]) -> Any:
     if config.deployment.engine_kwargs:
         _check(llm_config)
     return compose(llm_config, served, router_env=_ONE_LOOP_ENV)
-
-
-def _with_memory(config: Config, engine: EngineName, base: BaseModel) -> Config:
-    """The configuration of a replica that takes turns with other models' says how much memory it takes.
-
-    Else Ray would have all of them on a node at once, whatever they need. It is no more than the largest node has,
-    where it can be alone.
-    """
-    deployment, needs = config.deployment, config.deployment.resources
-    takes_turns = deployment.auto_scaling is not None and deployment.auto_scaling.min_replicas == 0
-    if not takes_turns or needs.memory is not None or needs.gpu is not None:
-        return config
-    is_vllm = engine == "vllm"
-    num_bytes = replica_memory_bytes(
-        engine,
-        base.folder,
-        options=deployment.engine_kwargs,
-        adapters=sum(_slots(deployment)) if is_vllm else deployment.max_loras + _SPARE,
-        max_rank=deployment.max_lora_rank,
-        kv_cache_gib=float(_kv_cache_gib()) if is_vllm else 0.0,
-    )
-    if num_bytes is None:
-        return config
-    resources = needs.model_copy(update={"memory": MemorySize.parse(min(num_bytes, _largest_node_bytes()))})
-    return config.model_copy(update={"deployment": deployment.model_copy(update={"resources": resources})})
-
-
-def _largest_node_bytes() -> int:
-    """Memory that Ray counts on the node that has most of it; without bounds where none is known."""
-    import ray  # noqa: PLC0415  (needed here alone)
-
-    nodes = ray.nodes() if ray.is_initialized() else []
-    found = [int(node["Resources"].get("memory", 0)) for node in nodes if node["Alive"]]
-    return max(found, default=0) or sys.maxsize
-
-
-def _kv_cache_gib() -> str:
-    """What vLLM sets apart for its KV cache on a CPU."""
-    return os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1")
 
 
 def _check(llm_config: dict[str, Any]) -> None:
@@ -239,7 +196,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     if needs.gpu is None:
         # Compiling kernels for a CPU costs minutes and saves little; float32 is what a CPU computes in.
         engine |= {"enforce_eager": True, "dtype": "float32"}
-        env |= {"VLLM_CPU_KVCACHE_SPACE": _kv_cache_gib(), **_threads(deployment)}
+        env |= {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"), **_threads(deployment)}
         made["accelerator_config"] = {"kind": "cpu"}
     else:
         engine["tensor_parallel_size"] = max(1, int(needs.gpu.count))

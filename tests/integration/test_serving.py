@@ -17,7 +17,6 @@ from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, NotFoundError, UserError
 from llamafarm_ray.serving import vllm_process
 from llamafarm_ray.serving.application import build
-from llamafarm_ray.serving.footprint import replica_memory_bytes
 from llamafarm_ray.workflows.chat import ask, stream
 from llamafarm_ray.workflows.deploy import APPLICATION, deploy, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
@@ -299,14 +298,3 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert all(callable(getattr(DeploymentHandle, name)) for name in ("_init", "choose_replica"))
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start", "_start_async_llm_engine"))
     assert hasattr(Application, "_with_ingress_request_router")
-
-
-def test_a_replica_holds_no_more_than_is_reserved_for_one_that_takes_turns(served):
-    """Its own memory, the engine's and the fork server's; pages that they share count once."""
-    replica = next(one for one in psutil.Process().children(recursive=True) if ":tiny" in one.name())
-    held = sum(one.memory_full_info().pss for one in (replica, *replica.children(recursive=True)))
-    slots, in_memory, cache_gib = 3, 12, 1
-    reserved = replica_memory_bytes(
-        "vllm", served.base, options={}, adapters=slots + in_memory, max_rank=16, kv_cache_gib=cache_gib
-    )
-    assert 0.5 * reserved < held <= reserved, (held, reserved)

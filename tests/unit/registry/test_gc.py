@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+from pathlib import Path
 
 import pytest
 from signing_key import make_key
@@ -66,8 +67,6 @@ def test_what_is_young_stays_for_the_grace_period(registry):
 
 
 def registry_files(registry):
-    from pathlib import Path
-
     return [path for path in Path(registry.home.root).rglob("*") if path.is_file()]
 
 
@@ -237,8 +236,6 @@ def test_a_pull_under_way_keeps_what_it_reads(registry, folder, monkeypatch, tmp
 
 @pytest.mark.usefixtures("orphan")
 def test_without_a_readable_manifest_nothing_is_deleted(registry, bot):
-    from pathlib import Path
-
     manifest = Path(registry.home.root, "manifests", "sha256", f"{bot.registered.manifest[7:]}.json")
     manifest.write_bytes(b"{}")
     before = stored(registry)
@@ -257,12 +254,12 @@ def retired(registry, folder, bot):
     return record
 
 
-def while_marking(registry, monkeypatch, act):
+def while_marking(registry, monkeypatch, act, *, times=1):
     """Have something happen after a collector looked at the versions, before it reads their manifests."""
     leased, done = registry.content.leased, []
 
     def interrupted():
-        if not done:
+        if len(done) < times:
             done.append(act())
         return leased()
 
@@ -275,6 +272,16 @@ def test_what_another_collector_gave_up_while_marking_is_no_damage(registry, bot
     assert registry.resolve(retired.ref).status == "purged"
     assert registry.pull(bot.ref)
     assert verify(registry.home).problems == ()
+
+
+def test_damage_is_said_also_while_others_keep_changing_things(registry, bot, monkeypatch):
+    manifest = Path(registry.home.root, "manifests", "sha256", f"{bot.registered.manifest[7:]}.json")
+    manifest.write_bytes(b"{}")
+    numbers = iter(range(100))
+    other = registry_of(registry)
+    while_marking(registry, monkeypatch, lambda: other.promote(bot.ref, f"alias-{next(numbers)}"), times=100)
+    with pytest.raises(IntegrityError, match="manifest"):
+        run(registry)
 
 
 @pytest.mark.usefixtures("bot")
@@ -317,8 +324,6 @@ def test_a_collector_with_an_old_state_leaves_newer_generations_alone(registry, 
 
 @pytest.mark.usefixtures("bot")
 def test_what_killed_uploads_left_is_swept_up(registry):
-    from pathlib import Path
-
     left = Path(registry.home.root, "blobs", "sha256", "ab", f".{'ab' * 32}.0123456789ab")
     left.parent.mkdir(exist_ok=True)
     left.write_bytes(b"half")
