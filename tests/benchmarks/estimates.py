@@ -141,8 +141,9 @@ def _steps(run: Run, number: int) -> dict[str, Any]:
         began = time.perf_counter()
         for turn in range(run.accumulation):
             batch = _batch(run, int(model.config.vocab_size))
-            loss = objective.loss(strategy.model, batch)
-            strategy.backward(loss.total / objective.count(batch), last=turn == run.accumulation - 1)
+            with strategy.accumulating(last=turn == run.accumulation - 1):
+                loss = objective.loss(strategy.model, batch)
+                strategy.backward(loss.total / objective.count(batch))
             del loss
         strategy.step()
         seconds.append(time.perf_counter() - began)
@@ -168,7 +169,9 @@ def _batch(run: Run, vocab_size: int) -> Any:
 
 def _status(key: str) -> int:
     text = Path("/proc/self/status").read_text(encoding="ascii")
-    return int(re.search(rf"{key}:\s+(\d+)", text)[1]) * 1024
+    found = re.search(rf"{key}:\s+(\d+)", text)
+    assert found is not None, f"/proc/self/status has no {key}"
+    return int(found[1]) * 1024
 
 
 def _import_everything() -> None:
@@ -217,7 +220,8 @@ def measure_anew(run: Run, settings: dict[str, str]) -> dict[str, Any]:
     )
     if done.returncode:
         raise SystemExit(f"{run.method} failed:\n{done.stderr[-3000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
 
 
 def compare(numbers: dict[str, Any], name: str, run: Run) -> None:
@@ -245,7 +249,7 @@ def _note(numbers: dict[str, Any], name: str, estimated: int, measured: int, mor
 
 
 def main() -> None:
-    sys.stdout.reconfigure(line_buffering=True)
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--quick", action="store_true", help="the smallest model and three methods, to see that it works"

@@ -7,6 +7,7 @@ Run ``make bench BENCH=registry``; with ``ARGS=--quick`` to see that it works. T
 import argparse
 import asyncio
 import contextlib
+import functools
 import hashlib
 import itertools
 import json
@@ -23,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 from model_files import safetensors_head
 
 from llamafarm_ray.registry import RegistryService
@@ -150,7 +151,7 @@ def against_mlflow(report: Report, scale: Scale, folder: Path) -> None:
         (f"register+alias, {CLIENTS} clients at once", at_once, 10),
         ("look-ups by alias, in-process", looks, 50),
     ):
-        rates = {side: [] for side in (ours, theirs)}
+        rates: dict[Any, list[float]] = {side: [] for side in (ours, theirs)}
         for side in (ours, theirs) * scale.rounds:
             rates[side].append(measure(side))
         here, there = (statistics.median(rates[side]) for side in (ours, theirs))
@@ -283,10 +284,10 @@ def cold_pull(report: Report, scale: Scale, folder: Path) -> None:
     times: dict[str, list[float]] = {"pull": [], "copy": []}
     for number in range(scale.rounds + 1):  # the first one warms up
         with _scratch(folder / "cache") as cache:
-            times["pull"].append(_seconds(lambda cache=cache: ContentStore(location, cache).pull(digest)))
+            times["pull"].append(_seconds(functools.partial(ContentStore(location, cache).pull, digest)))
         with _scratch(folder / "copy") as copy:
             copy.mkdir()
-            times["copy"].append(_seconds(lambda copy=copy: _copy_and_hash(source, copy / "file")))
+            times["copy"].append(_seconds(functools.partial(_copy_and_hash, source, copy / "file")))
         if number == 0:
             times = {"pull": [], "copy": []}
     pull, copy_s = (statistics.median(times[what]) for what in ("pull", "copy"))
@@ -335,7 +336,7 @@ def _a_second(number: int, call: Callable[[], object]) -> float:
 
 
 def _latencies_ms(call: Callable[[Any], object], arguments: list[Any]) -> list[float]:
-    return [1000 * _seconds(lambda argument=argument: call(argument)) for argument in arguments]
+    return [1000 * _seconds(functools.partial(call, argument)) for argument in arguments]
 
 
 def _p99(values: list[float]) -> float:

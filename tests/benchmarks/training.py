@@ -267,7 +267,8 @@ def child(kind: str, base: Path, rows: Path, output: Path, **settings: Any) -> d
     if done.returncode:
         raise SystemExit(f"{kind} {settings} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
     wall_s = time.perf_counter() - started
-    return json.loads(done.stdout.splitlines()[-1]) | {"wall_s": wall_s}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found | {"wall_s": wall_s}
 
 
 def measure(scale: Scale, folder: Path) -> dict[str, dict[str, Any]]:
