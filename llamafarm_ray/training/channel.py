@@ -19,6 +19,8 @@ __all__ = ["Beat", "Order", "ProgressChannel", "ProgressReporter", "Stall"]
 
 _SILENT_S = 30.0
 """After so long without a sign of life a worker counts as lost. Its process or its machine stands still."""
+_MISSED_S = 10.0
+"""Five signs of life in a row that did not come: where training stands still, the others wait for this worker."""
 _UNHEARD_S = 120.0
 """How long after the first worker's start the last one may start: imports from a cold network disk take their time."""
 _LEAST_STALL_S = 30.0
@@ -91,9 +93,8 @@ class Stall:
 
     def problem(self, now: float) -> str:
         """What is wrong at ``now``; empty if nothing is."""
-        for came, beat in self.beats.values():
-            if now - came > _SILENT_S:
-                return f"Worker {beat.rank} ({beat.where}) has given no sign of life for {now - came:.0f} s."
+        if silent := self._silent(now, _SILENT_S):
+            return silent
         unheard = sorted(set(range(self.num_workers)) - self.beats.keys())
         if unheard and now - self.started > _UNHEARD_S:
             return f"Worker {unheard[0]} has given no sign of life since it started {now - self.started:.0f} s ago."
@@ -107,12 +108,21 @@ class Stall:
                 limit = _SLOW_S
             quiet = beat.quiet_s + now - came
             if quiet > limit:
+                if silent := self._silent(now, _MISSED_S):
+                    return silent
                 each = "; ".join(
                     f"worker {rank} ({one.where}) is {one.doing}, after step {one.step}"
                     for rank, (_, one) in sorted(self.beats.items())
                 )
                 usually = f" (a step takes {usual:.1f} s)" if usual is not None else ""
                 return f"Training has stood still for {quiet:.0f} s{usually}: {each}."
+        return ""
+
+    def _silent(self, now: float, seconds: float) -> str:
+        """Which worker has given no sign of life for that long; empty if none."""
+        for came, beat in self.beats.values():
+            if now - came > seconds:
+                return f"Worker {beat.rank} ({beat.where}) has given no sign of life for {now - came:.0f} s."
         return ""
 
 

@@ -112,9 +112,14 @@ def _as_ours(error: Exception) -> LlamaFarmError:
 
 
 def _is_lost_worker(error: Exception) -> bool:
-    """Whether ``error`` says that another worker is gone: only then does it help to start again."""
+    """Whether ``error`` says that another worker is gone: only then does it help to start again.
+
+    Where the first one to notice is Ray Train, it takes the process group away from the others.
+    """
     text = str(error).lower()
-    return isinstance(error, torch.distributed.DistError) or "connection" in text or "timed out" in text
+    return isinstance(error, torch.distributed.DistError) or any(
+        words in text for words in ("connection", "timed out", "process group has not been initialized")
+    )
 
 
 class _Run:

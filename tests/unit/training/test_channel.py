@@ -55,6 +55,14 @@ def test_a_worker_that_falls_silent_is_named_after_half_a_minute():
     assert stall.problem(32.1) == "Worker 1 (process 1 on here) has given no sign of life for 30 s."
 
 
+def test_where_training_stands_still_the_worker_that_is_silent_is_named_and_not_who_waits_for_it():
+    stall = Stall(2, 0.0)
+    stall.note(beat(1), 2.0)
+    stall.note(beat(0, quiet_s=29.5), 31.0)
+    assert stall.problem(31.4) == ""
+    assert stall.problem(31.6) == "Worker 1 (process 1 on here) has given no sign of life for 30 s."
+
+
 def test_a_worker_that_was_never_heard_is_named_too():
     stall = Stall(3, 100.0)
     stall.note(beat(0), 219.0)
