@@ -71,7 +71,8 @@ def collect(
     if not dry_run:
         for record in ended:
             registry.submit(Purge(record_ref(record)), reason="gc")
-    ended_by: LlamaFarmError = ConflictError("Others kept registering versions meanwhile.", hint="Try again.")
+    busy = ConflictError("Others kept registering versions meanwhile.", hint="Try again.")
+    problem: LlamaFarmError = busy
     for _ in range(_MAX_TRIES):
         state = registry.refresh()
         leased = registry.content.leased()
@@ -80,7 +81,7 @@ def collect(
         except IntegrityError as error:
             if registry.refresh().sequence == state.sequence:
                 raise
-            ended_by = error  # or another collector took meanwhile what was to be read
+            problem = error  # or another collector took meanwhile what was to be read
             continue
         result = _result(unused, ended, len(leased), dry_run=dry_run)
         if dry_run:
@@ -88,6 +89,7 @@ def collect(
         try:
             _condemn(registry, state, unused)
         except ContentMovedError:
+            problem = busy
             continue
         for blob in unused:
             registry.content.remove(blob.digest, blob.generation, blob.is_manifest)
@@ -95,7 +97,7 @@ def collect(
         for leftover in registry.content.leftovers():  # of uploads that were killed
             registry.home.remove(leftover.name)
         return result
-    raise ended_by
+    raise problem
 
 
 def _ended(state: RegistryState, now: dt.datetime, after: dt.timedelta | None) -> list[VersionRecord]:
