@@ -1,6 +1,8 @@
 """One Ray for all tests that need one, started on this machine for this run and stopped with it."""
 
+import contextlib
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,5 +17,10 @@ def ray_cluster():
     os.environ.pop("RAY_ADDRESS", None)
     from llamafarm_ray.workflows.cluster import connect
 
-    with connect(None, with_dashboard=True) as cluster:  # as `deploy` does: without one Ray collects no metrics
+    with contextlib.ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as environment:
+            # Its workers import classes of the tests, such as models of a user's own.
+            environment.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+            # As `deploy` does: without a dashboard Ray collects no metrics.
+            cluster = stack.enter_context(connect(None, with_dashboard=True))
         yield cluster

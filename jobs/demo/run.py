@@ -30,13 +30,13 @@ from llamafarm_ray.config import Config, Rollout, RolloutGuards, load_config
 from llamafarm_ray.errors import InfrastructureError, LlamaFarmError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.registry import RegistryService, open_registry
+from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.workflows.chat import ask
 from llamafarm_ray.workflows.cluster import ClusterInfo, connect, free_port
 from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.deploy import deploy, swap_adapter, undeploy
 from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
 from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.rollouts import start_rollout
 from llamafarm_ray.workflows.train import TrainingRun
 
 HERE = Path(__file__).resolve().parent

@@ -10,7 +10,7 @@ __all__ = ["Limits"]
 
 
 class Limits(Section):
-    """How much each key may ask for, and how requests wait. Each replica counts for itself."""
+    """How much each key may ask for, of all replicas together, and how requests wait at each."""
 
     requests_per_minute: float | None = Field(
         default=None, gt=0, le=1e9, description="Requests a minute for each key; a minute's worth may come at once."

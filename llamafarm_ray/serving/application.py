@@ -76,6 +76,8 @@ def build(args: dict[str, Any]) -> Any:
         base.name,
         base.digest,
         config.deployment.adapters,
+        tuple(registry.resolve(reference).ref for reference in config.deployment.adapters),
+        rollout=config.deployment.rollout if config.deployment.strategy is not None else None,
         require_key=config.deployment.require_key,
         limits=_limits(config.deployment, engine),
         log_prompts=config.deployment.log_prompts,

@@ -111,6 +111,7 @@ class Gate:
         feedback: where feedback is kept.
         telemetry: hears of each request that the engine is done with; of ``/tokenize`` it does not.
         limits: what each key may, and how many requests the engine gets at once.
+        accounts: what each key has left; by default of this gate alone.
         log_prompts: whether prompts are logged.
         routes: the engine's POST routes that name a model in their body.
         tracing: where spans of requests go.
@@ -125,6 +126,7 @@ class Gate:
         feedback: FeedbackLog,
         telemetry: Telemetry,
         limits: Limits | None = None,
+        accounts: Accounts | None = None,
         log_prompts: bool = False,
         routes: Collection[str] = MODEL_ROUTES,
         tracing: Tracing | None = None,
@@ -139,7 +141,7 @@ class Gate:
         self._tracing = tracing or Tracing()
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
-        self._accounts = Accounts(self._limits)
+        self._accounts = Accounts(self._limits) if accounts is None else accounts
         self._turns = Turns(
             self._limits.running_requests,
             self._limits.queued_requests,

@@ -1,21 +1,21 @@
 """How much each key may ask for: requests and tokens a minute, requests at the same time.
 
-The accounts live in the process of a replica, as Envoy's local rate limits do
-(https://www.envoyproxy.io/docs/envoy/latest/configuration/http/http_filters/local_rate_limit_filter): nothing is asked
-over a network, and with N replicas a key can get N times as much.
+The accounts live in the process of a replica, and no request waits for another process. What a key takes at other
+replicas is charged here too, as soon as that is heard of (:mod:`.shared_limits`): each replica's account is a copy of
+the one account that the key has, a second or two old.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.refusals import LimitError
 
-__all__ = ["Account", "Accounts", "TokenBucket"]
+__all__ = ["Account", "Accounts", "Taken", "TokenBucket"]
 
 _PER_MINUTE = 60.0
 
@@ -47,24 +47,78 @@ class TokenBucket:
         self._fill()
         self._balance -= amount
 
+    def is_full(self) -> bool:
+        """Whether a minute's worth is in it."""
+        self._fill()
+        return self._balance >= self._capacity
+
     def _fill(self) -> None:
         now = self._clock()
         self._balance = min(self._capacity, self._balance + (now - self._at) * self._per_s)
         self._at = now
 
 
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What a key took at some replicas.
+
+    Attributes:
+        num_requests: since this was told last.
+        num_tokens: likewise.
+        num_running: its requests under way now.
+    """
+
+    num_requests: int = 0
+    num_tokens: int = 0
+    num_running: int = 0
+
+
 @dataclass(slots=True)
 class Account:
-    """What one key has left."""
+    """What one key has left.
+
+    Attributes:
+        requests: what is left of those of a minute; ``None``: any number.
+        tokens: likewise.
+        num_running: its requests under way at this replica.
+        num_elsewhere: those at other replicas.
+        untold: what it took here that no other replica was told of.
+    """
 
     requests: TokenBucket | None
     tokens: TokenBucket | None
     num_running: int = 0
+    num_elsewhere: int = 0
+    untold: Taken = Taken()
+
+    def begin(self) -> None:
+        """Charge for a request that begins."""
+        self.charge(1, 0)
+        self.num_running += 1
+        self.untold = replace(self.untold, num_requests=self.untold.num_requests + 1)
 
     def settle(self, num_tokens: int) -> None:
         """Charge for the tokens that a request took, prompt and answer."""
+        self.charge(0, num_tokens)
+        self.untold = replace(self.untold, num_tokens=self.untold.num_tokens + num_tokens)
+
+    def end(self) -> None:
+        """A request has ended."""
+        self.num_running -= 1
+
+    def charge(self, num_requests: int, num_tokens: int) -> None:
+        """Take from what is left."""
+        if self.requests is not None:
+            self.requests.take(num_requests)
         if self.tokens is not None:
             self.tokens.take(num_tokens)
+
+    def is_fresh(self) -> bool:
+        """Whether a new account would be the same."""
+        buckets = [bucket for bucket in (self.requests, self.tokens) if bucket is not None]
+        return (self.num_running, self.num_elsewhere, self.untold) == (0, 0, Taken()) and all(
+            bucket.is_full() for bucket in buckets
+        )
 
 
 class Accounts:
@@ -80,6 +134,12 @@ class Accounts:
         self._clock = clock
         self._accounts: dict[str, Account] = {}
 
+    @property
+    def are_limited(self) -> bool:
+        """Whether there is anything that a key may not."""
+        limits = self._limits
+        return (limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent_requests) != (None,) * 3
+
     @contextlib.contextmanager
     def admitted(self, key: str) -> Iterator[Account]:
         """The time of one request: it counts as one when it begins.
@@ -90,28 +150,56 @@ class Accounts:
         Raises:
             LimitError: one of the key's limits is reached; it says when to ask again.
         """
+        account = self._account(key)
+        self._check(account)
+        account.begin()
+        try:
+            yield account
+        finally:
+            account.end()
+
+    def tell(self) -> dict[str, Taken]:
+        """What each key took here since this was asked last. It is told once: where that is lost, nobody charges it."""
+        told = {}
+        for key, account in list(self._accounts.items()):
+            if account.is_fresh():
+                del self._accounts[key]
+                continue
+            taken, account.untold = replace(account.untold, num_running=account.num_running), Taken()
+            if taken != Taken():
+                told[key] = taken
+        return told
+
+    def hear(self, others: Mapping[str, Taken]) -> None:
+        """Charge for what keys took at all other replicas since the last time."""
+        self.hear_nothing()
+        for key, taken in others.items():
+            account = self._account(key)
+            account.num_elsewhere = taken.num_running
+            account.charge(taken.num_requests, taken.num_tokens)
+
+    def hear_nothing(self) -> None:
+        """Others can't be heard: what they have under way may have ended."""
+        for account in self._accounts.values():
+            account.num_elsewhere = 0
+
+    def _account(self, key: str) -> Account:
         account = self._accounts.get(key)
         if account is None:
             account = self._accounts[key] = Account(
                 self._bucket(self._limits.requests_per_minute), self._bucket(self._limits.tokens_per_minute)
             )
-        self._check(account)
-        if account.requests is not None:
-            account.requests.take(1.0)
-        account.num_running += 1
-        try:
-            yield account
-        finally:
-            account.num_running -= 1
+        return account
 
     def _bucket(self, per_minute: float | None) -> TokenBucket | None:
         return TokenBucket(per_minute, self._clock) if per_minute is not None else None
 
     def _check(self, account: Account) -> None:
         limits = self._limits
-        if limits.concurrent_requests is not None and account.num_running >= limits.concurrent_requests:
+        num_running = account.num_running + account.num_elsewhere
+        if limits.concurrent_requests is not None and num_running >= limits.concurrent_requests:
             raise LimitError(
-                f"The key has {account.num_running} requests under way, and may have {limits.concurrent_requests}.",
+                f"The key has {num_running} requests under way, and may have {limits.concurrent_requests}.",
                 retry_after_s=1.0,
                 hint="Wait for one to end.",
             )

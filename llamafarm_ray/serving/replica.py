@@ -1,15 +1,21 @@
-"""What a replica on Ray Serve is asked, whatever engine it has: loads, rollouts, what it holds and how it does."""
+"""What a replica on Ray Serve has, whatever its engine: a gate before it, and answers to who asks how it does."""
 
 from __future__ import annotations
 
 import asyncio
 import datetime as dt
+from collections.abc import Collection
 from typing import Any
 
 from llamafarm_ray.serving.activity import Activity
+from llamafarm_ray.serving.asgi import App
+from llamafarm_ray.serving.feedback import FeedbackLog
+from llamafarm_ray.serving.gate import MODEL_ROUTES, Gate
 from llamafarm_ray.serving.rollouts.windows import Report
 from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter
 from llamafarm_ray.serving.versions import Served, Versions
+from llamafarm_ray.serving.web_pages import for_web_pages
+from llamafarm_ray.storage import Location
 
 __all__ = ["Replica"]
 
@@ -27,6 +33,31 @@ class Replica:
         self._served = served
         self._versions = versions
         self._cpu = CpuMeter(num_cpus)
+
+    def gate(self, app: App, routes: Collection[str] = MODEL_ROUTES) -> Gate:
+        """The gate before the engine's HTTP app.
+
+        Args:
+            app: the engine's.
+            routes: its POST routes that name a model in their body.
+        """
+        versions, served = self._versions, self._served
+        return Gate(
+            app,
+            versions,
+            keys=versions.keys,
+            feedback=FeedbackLog(Location(served.home)),
+            telemetry=versions.telemetry,
+            limits=served.limits,
+            accounts=versions.accounts,
+            log_prompts=served.log_prompts,
+            routes=routes,
+            tracing=versions.tracing,
+        )
+
+    def open_to_web_pages(self, app: App) -> App:
+        """The app, with answers that the allowed origins' web pages may read."""
+        return for_web_pages(app, self._served.allowed_origins)
 
     async def load(self, reference: str) -> str:
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""

@@ -44,10 +44,13 @@ __all__ = [
     "RunningReplica",
     "applications",
     "http_address",
+    "http_root",
     "load_everywhere",
     "loaded",
     "num_loads",
     "replica_placements",
+    "status_of",
+    "url_of",
     "user_configs",
 ]
 
@@ -55,6 +58,7 @@ logger = logging.getLogger(__name__)
 
 ROUTER = "router"
 """The deployment of an application that is no replica of a model."""
+_EVERY_INTERFACE = {"", "0.0.0.0", "::"}  # noqa: S104  (compared, not bound)
 _LOAD_S = 600.0
 """A swap's first phase, pulling the adapter's files included."""
 _REPLICA_GONE_S = 0.5
@@ -66,6 +70,44 @@ def http_address() -> tuple[str, int] | None:
     """Where the connected cluster's Serve listens (host, port); None while it isn't running."""
     client = _get_global_client(raise_if_no_controller_running=False)
     return (client.http_config.host, client.http_config.port) if client is not None else None
+
+
+def http_root() -> str | None:
+    """What URLs of the connected cluster's Serve begin with, such as ``http://10.0.0.1:8000``; None while none runs.
+
+    Where it listens on every interface that is the head node's address: a proxy runs there at any rate.
+    """
+    found = http_address()
+    if found is None:
+        return None
+    host, port = found
+    if host in _EVERY_INTERFACE:
+        host = ray.get_runtime_context().gcs_address.rpartition(":")[0]
+    return f"http://{host}:{port}"
+
+
+def url_of(application: str) -> str | None:
+    """The OpenAI-compatible root of an application; None where it has no routes, or is no more."""
+    root, found = http_root(), _application(application)
+    if root is None or found is None or found["route_prefix"] is None:
+        return None
+    if ApplicationStatus(found["status"]) is ApplicationStatus.DELETING:
+        return None
+    return f"{root}{found['route_prefix'].rstrip('/')}/v1"
+
+
+def status_of(application: str) -> str | None:
+    """What the connected cluster's Serve says of an application, such as ``RUNNING``; None where it has none.
+
+    Raises:
+        RayError: Serve does not say; by the next call it may be another one.
+    """
+    try:
+        found = _application(application)
+    except RayError:
+        _disconnect()
+        raise
+    return ApplicationStatus(found["status"]).value if found is not None else None
 
 
 def user_configs() -> dict[str, dict[str, Any]]:
@@ -275,9 +317,15 @@ def _ask_each(replicas: Iterable[str], method: str, *args: object) -> dict[str, 
 
 def _replicas(application: str) -> list[str]:
     """The actor names of an application's running replicas of models."""
-    client = _get_global_client(raise_if_no_controller_running=False)
-    found = client.get_serve_details()["applications"].get(application) if client is not None else None
+    found = _application(application)
     return _running(found) if found else []
+
+
+def _application(name: str) -> dict[str, Any] | None:
+    """What Serve knows of an application, if it has it."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    found: dict[str, dict[str, Any]] = client.get_serve_details()["applications"] if client is not None else {}
+    return found.get(name)
 
 
 def _running(application: dict[str, Any]) -> list[str]:
@@ -291,8 +339,7 @@ def _details(application: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_scaled_to_zero(application: str) -> bool:
-    client = _get_global_client(raise_if_no_controller_running=False)
-    found = client.get_serve_details()["applications"].get(application) if client is not None else None
+    found = _application(application)
     return found is not None and all(
         deployment["target_num_replicas"] == 0
         for deployment in found["deployments"].values()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 import logging
 import time
 from collections.abc import Iterable
@@ -12,10 +13,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import ray
 from ray.exceptions import RayError
 
-from llamafarm_ray.config import Limits
-from llamafarm_ray.errors import LlamaFarmError, NotFoundError
+from llamafarm_ray.config import Limits, Rollout
+from llamafarm_ray.errors import ClusterError, LlamaFarmError, NotFoundError
+from llamafarm_ray.registry.client import connect
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.access import Keys
@@ -23,6 +26,8 @@ from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.adapter_files import VerifiedFiles
 from llamafarm_ray.serving.adapter_pool import AdapterPool
 from llamafarm_ray.serving.adapters import AdapterEngine, Room
+from llamafarm_ray.serving.announcing import Announcement, Announcer
+from llamafarm_ray.serving.limits import Accounts
 from llamafarm_ray.serving.measured import Kept, Latencies
 from llamafarm_ray.serving.meters import RayMeters
 from llamafarm_ray.serving.needs import need_of
@@ -32,6 +37,7 @@ from llamafarm_ray.serving.rollouts.actor import controller_actor, start_control
 from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
 from llamafarm_ray.serving.selection import Offer
+from llamafarm_ray.serving.shared_limits import Told, keep_shared
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
@@ -48,7 +54,9 @@ _LOOK_AGAIN_S = 0.2
 _MEASURE_S = 2.0
 """How old the latencies may be that a model is chosen by."""
 _ASK_S = 1.0
-"""How long a request for ``auto`` waits for the latencies of the other replicas."""
+"""How long the controller may take to say what it knows of the other replicas; a request for ``auto`` waits for it."""
+_SEEK_S = 2.0
+"""How often a controller is looked for that is not there."""
 _SWAP_S = 600.0
 """How long a version that was loaded for a swap waits for its alias: as long as the other replicas may take."""
 
@@ -62,6 +70,8 @@ class Served:
         base_name: the name requests call the base model by.
         base_digest: manifest digest of the base's files; adapters of another base are refused.
         preload: references of the adapters that are loaded before the first request.
+        adapters: the versions (``name:version``) that these were when it was deployed.
+        rollout: how those of them that are not production become it; ``None``: they don't.
         require_key: whether requests need a key; ``None``: once the registry has principals.
         limits: what each key may ask for, and how requests wait.
         log_prompts: whether prompts are logged, and part of traces.
@@ -75,6 +85,8 @@ class Served:
     base_name: str
     base_digest: Digest
     preload: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+    rollout: Rollout | None = None
     require_key: bool | None = None
     limits: Limits = field(default_factory=Limits)
     log_prompts: bool = False
@@ -123,6 +135,7 @@ class Versions:
         keys: tells whose key a request carries.
         telemetry: told of each request, for metrics and rollouts.
         tracing: where spans of requests and loads go.
+        accounts: what each key has left.
     """
 
     def __init__(self, served: Served, engine: AdapterEngine, kinds: tuple[str, ...] = WRITES) -> None:
@@ -134,6 +147,7 @@ class Versions:
         self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
         self.telemetry = Telemetry(RayMeters(), windows)
+        self.accounts = Accounts(served.limits)
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._pool = AdapterPool(
             engine,
@@ -147,8 +161,9 @@ class Versions:
         self._latencies = Kept(self._measure, _MEASURE_S)
         self._application = ""
         self._controller: Any = None
+        self._sought, self._trouble = -_SEEK_S, ""
         self._looked = 0.0
-        self._starting: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
 
     async def follow(self) -> None:
         """Follow the registry."""
@@ -156,7 +171,7 @@ class Versions:
         await self._view.start()
 
     async def preload(self, application: str) -> None:
-        """Load what is loaded before the first request, and see to it that somebody takes rollouts further.
+        """Load what is loaded before the first request; then tell the registry, and have rollouts taken further.
 
         Args:
             application: the Serve application that this replica is of.
@@ -172,7 +187,9 @@ class Versions:
         for reference in self._served.preload:
             await self.prepare(reference)
         self._application = application
-        self._starting = asyncio.create_task(self._start_controller(application))
+        self._tasks = [asyncio.create_task(self._announcer().run())]
+        if self.accounts.are_limited:
+            self._tasks.append(asyncio.create_task(keep_shared(self.accounts, self._exchange)))
 
     def _also_wanted(self) -> list[str]:
         """What requests will ask for, beside ``preload``: both sides of rollouts, and aliases of what is preloaded.
@@ -191,26 +208,47 @@ class Versions:
             wanted += [f"{name}:{moves[-1].version}" for moves in record.aliases.values()] if record else []
         return list(dict.fromkeys(wanted))
 
-    async def _start_controller(self, application: str) -> None:
-        """Requests are answered without."""
-        try:
-            await asyncio.to_thread(start_controller, self._served.home, application, self._served.base_digest)
-        except (RayError, LlamaFarmError) as error:
-            logger.warning("The rollouts' controller could not be started: %s", error)
+    def _announcer(self) -> Announcer:
+        served, application = self._served, self._application
+        return Announcer(
+            Announcement(application, served.base_name, str(served.base_digest), served.adapters, served.rollout),
+            state=lambda: self._view.state,
+            connect=functools.cache(lambda: connect(served.home)),
+            place=lambda: _place(application),
+            start_controller=lambda: start_controller(served.home, application, served.base_digest),
+        )
 
     async def _measure(self) -> Latencies:
         """What all replicas measured, of which the controller knows; without it, what this one did."""
+        seen = await self._ask_controller("seen")
+        return Latencies.of(self.telemetry.recent.seen() if seen is None else seen)
+
+    async def _exchange(self, replica: str, told: Told) -> Told | None:
+        heard: Told | None = await self._ask_controller("exchange", replica, told)
+        return heard
+
+    async def _ask_controller(self, method: str, *args: object) -> Any:
+        """What the controller says to a call; nothing where it doesn't within a second."""
+        if self._controller is None and time.monotonic() < self._sought + _SEEK_S:
+            return None
+        trouble = ""
         try:
             async with asyncio.timeout(_ASK_S):
                 if self._controller is None:
+                    self._sought = time.monotonic()
                     self._controller = await asyncio.to_thread(controller_actor, self._served.home, self._application)
-                return Latencies.of(await self._controller.seen.remote())
+                return await getattr(self._controller, method).remote(*args)
         except TimeoutError:
-            logger.info("The controller does not say in time what all replicas measured.")
-        except (RayError, ValueError) as error:  # ValueError: there is no controller
+            trouble = "it is late"
+        # ValueError: there is none. AttributeError: it is another release's.
+        except (RayError, ValueError, AttributeError) as error:
             self._controller = None  # another one takes its place
-            logger.info("The controller does not say what all replicas measured: %s", error)
-        return Latencies.of(self.telemetry.recent.seen())
+            trouble = str(error)
+        finally:
+            if trouble != self._trouble:  # once, not every time
+                logger.info("The application's controller answers%s", f" nothing: {trouble}" if trouble else ".")
+            self._trouble = trouble
+        return None
 
     async def describe(self, names: Iterable[str]) -> dict[str, Offer]:
         """What is known of these names; those that mean nothing at the moment are left out."""
@@ -296,3 +334,17 @@ class Versions:
     def names(self) -> list[str]:
         """The names a request may use."""
         return served_models(self._view.state, base_name=self._served.base_name, base_digest=self._served.base_digest)
+
+
+def _place(application: str) -> tuple[str, str]:
+    """The application's URL and the cluster's address.
+
+    Raises:
+        ClusterError: it has no URL yet.
+    """
+    from llamafarm_ray.serving.replicas import url_of  # noqa: PLC0415  (Serve reads the environment when it is imported)
+
+    url = url_of(application)
+    if url is None:
+        raise ClusterError(f"Serve has no route to {application!r}.")
+    return url, ray.get_runtime_context().gcs_address

@@ -14,8 +14,6 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
 
-from llamafarm_ray.serving.feedback import FeedbackLog
-from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.replica import Replica
 from llamafarm_ray.serving.replica_log import serve_log_kept
 from llamafarm_ray.serving.replicas import ROUTER
@@ -23,8 +21,6 @@ from llamafarm_ray.serving.router import Router
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.serving.vllm_adapters import VllmAdapters
 from llamafarm_ray.serving.vllm_process import prepare
-from llamafarm_ray.serving.web_pages import for_web_pages
-from llamafarm_ray.storage import Location
 
 __all__ = ["VllmReplica", "compose"]
 
@@ -61,17 +57,8 @@ class VllmReplica(Replica):
         with serve_log_kept():
             app = await self._server.engine.build_asgi_app()
         app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
-        app.add_middleware(
-            Gate,
-            models=self._versions,
-            keys=self._versions.keys,
-            feedback=FeedbackLog(Location(self._served.home)),
-            telemetry=self._versions.telemetry,
-            limits=self._served.limits,
-            log_prompts=self._served.log_prompts,
-            tracing=self._versions.tracing,
-        )
-        return for_web_pages(app, self._served.allowed_origins)
+        app.add_middleware(self.gate)
+        return self.open_to_web_pages(app)
 
     async def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""

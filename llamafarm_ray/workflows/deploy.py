@@ -27,14 +27,15 @@ from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.resolution import is_served
+from llamafarm_ray.serving.rollouts.beginning import roll_out
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 from llamafarm_ray.workflows.base import servable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
 from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.rollouts import roll_out
 
 if TYPE_CHECKING:
     from ray.serve.deployment import Application
+    from ray.serve.schema import ApplicationStatusOverview
 
 __all__ = [
     "APPLICATION",
@@ -43,6 +44,7 @@ __all__ = [
     "check_port",
     "deploy",
     "deployment_of",
+    "deployments_for",
     "swap_adapter",
     "undeploy",
     "with_model",
@@ -182,7 +184,7 @@ def deploy(
     from ray.exceptions import RayError  # noqa: PLC0415
 
     from llamafarm_ray.serving.application import build  # noqa: PLC0415
-    from llamafarm_ray.serving.replicas import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import http_address, url_of  # noqa: PLC0415
     from llamafarm_ray.serving.rollouts.actor import start_controller  # noqa: PLC0415
 
     quiet()
@@ -191,16 +193,19 @@ def deploy(
     replaced = http_address() is not None and APPLICATION in serve.status().applications
     try:
         with _serve_started(wanted.host, wanted.port, cluster):
-            application = build({**resolved(config), "home": registry.home.uri})
+            application = build({**resolved(_without_strategy(config)), "home": registry.home.uri})
             quiet()  # Ray Serve LLM, which that may import, sets the loggers up anew
             _run(application, lambda: on_progress and on_progress("starting the engine", time.monotonic() - started))
     except (RayError, RuntimeError, TimeoutError) as error:
-        if not replaced:
-            with contextlib.suppress(Exception):  # it may not have come that far
+        said = []
+        with contextlib.suppress(Exception):  # it may not have come that far
+            said = _messages(serve.status().applications[APPLICATION])
+            if not replaced:
                 serve.delete(APPLICATION)
-        raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), [])}") from error
-    host, port = http_address() or (wanted.host, wanted.port)
-    url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}/v1"  # noqa: S104  (compared, not bound)
+        raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), said)}") from error
+    url = url_of(APPLICATION)
+    if url is None:
+        raise DeploymentError("Serve stopped while the application started.", hint="`serve status` says more.")
     try:
         models = _wait_until_ready(url, started, on_progress)
     except BaseException:
@@ -221,6 +226,12 @@ def deploy(
     rollouts = roll_out(registry, wanted.adapters, wanted.rollout, reason="deploy") if wanted.strategy else []
     ids = tuple(rollout.id for rollout in rollouts)
     return Deployment(url, base.name, models, time.monotonic() - started, ids)
+
+
+def _without_strategy(config: Config) -> Config:
+    """What replicas are to know: the rollouts of a deployment by this command are begun by it, with its token."""
+    deployment = config.deployment.model_copy(update={"strategy": None})
+    return config.model_copy(update={"deployment": deployment})
 
 
 @contextlib.contextmanager
@@ -278,58 +289,94 @@ def undeploy(registry: RegistryApi, cluster: ClusterInfo, url: str) -> None:
     from llamafarm_ray.serving.rollouts.actor import stop_controller  # noqa: PLC0415
 
     recorded = registry.refresh().deployments.get(APPLICATION)
-    if recorded is not None and recorded.url == url:
-        registry.submit(RemoveDeployment(recorded), reason="stopped")
     if not cluster.started_here:
         with contextlib.suppress(TimeoutError):  # answers under way take longer; the replicas go when they have ended
             serve.delete(APPLICATION)
         stop_controller(registry.home.uri, APPLICATION)
+    if recorded is not None and recorded.url == url:
+        registry.submit(RemoveDeployment(recorded), reason="stopped")
 
 
-def deployment_of(registry: RegistryApi, record: VersionRecord | None = None) -> DeploymentRecorded:
-    """The recorded deployment, and that a version fits it.
+def deployment_of(registry: RegistryApi) -> DeploymentRecorded:
+    """The recorded deployment; of several the one that `deploy` makes.
 
     Raises:
-        NotFoundError: nothing is deployed, or it serves another base model.
+        NotFoundError: nothing is deployed.
+        InputError: several are, by ``serve deploy``, and nothing says which is meant.
     """
-    registry.refresh()
-    found = registry.state.deployments.get(APPLICATION)
-    if found is None:
+    found = _recorded(registry)
+    if len(found) > 1 and found[0].application != APPLICATION:
+        names = ", ".join(f"{deployment.application} at {deployment.url}" for deployment in found)
+        raise InputError(f"Several applications are deployed: {names}.", hint="Say which with --url.")
+    return found[0]
+
+
+def deployments_for(registry: RegistryApi, reference: str) -> list[DeploymentRecorded]:
+    """The recorded deployments that can serve a version; one at least.
+
+    Args:
+        registry: where they are.
+        reference: the version, ``name`` (its highest) or ``name:version``.
+
+    Raises:
+        NotFoundError: there is no such version, or nothing that could serve it.
+    """
+    recorded = _recorded(registry)
+    return _serving(_version_to_swap_in(registry, reference), recorded, registry)
+
+
+def _recorded(registry: RegistryApi) -> list[DeploymentRecorded]:
+    found = registry.refresh().deployments
+    if not found:
         raise NotFoundError("Nothing is deployed.", hint="`llamafarm models deploy` does that.")
-    if record is not None and not is_served(record, registry.state, Digest(found.base_digest)):
+    return [found[name] for name in sorted(found, key=lambda name: (name != APPLICATION, name))]
+
+
+def _serving(
+    record: VersionRecord, recorded: list[DeploymentRecorded], registry: RegistryApi
+) -> list[DeploymentRecorded]:
+    found = [one for one in recorded if is_served(record, registry.state, Digest(one.base_digest))]
+    if not found:
+        bases = " and ".join(repr(one.base_model) for one in recorded)
         raise NotFoundError(
-            f"{record.ref} is for {record.registered.base_model!r}, and {found.base_model!r} is deployed.",
+            f"{record.ref} is for {record.registered.base_model!r}, and {bases} is deployed.",
             hint="Deploy its base model first.",
         )
     return found
 
 
+def _version_to_swap_in(registry: RegistryApi, reference: str) -> VersionRecord:
+    ref = ModelRef.parse(reference)
+    return registry.resolve(ref) if ref.version or ref.alias else registry.latest(ref.name)
+
+
 def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRecord:
     """Move an alias to a version in two phases: every replica loads it, then the alias moves.
 
-    No request fails or waits for a load meanwhile. Returns once the endpoint answers with the new version. This
-    process must be connected to the deployment's cluster.
+    No request fails or waits for a load meanwhile. Returns once the endpoints answer with the new version. This
+    process must be connected to the deployments' cluster; those of another one load it when they are asked for it.
 
     Args:
-        registry: the registry that the deployment watches.
+        registry: the registry that the deployments watch.
         reference: the version, ``name`` (its highest) or ``name:version``.
         alias: the alias of the same model that shall point at it, such as ``production``.
 
     Raises:
         NotFoundError: there is no such version, or nothing that could serve it.
-        DeploymentError: a replica could not load it (the alias then stays), or the endpoint does not follow.
+        DeploymentError: a replica could not load it (the alias then stays), or an endpoint does not follow.
     """
-    ref = ModelRef.parse(reference)
-    record = registry.resolve(ref) if ref.version or ref.alias else registry.latest(ref.name)
-    deployment = deployment_of(registry, record)
-    registry.allow(Action.MOVE_ALIAS, ref.namespace, target=f"{ref.name}@{alias}")  # before replicas are kept busy
-    from llamafarm_ray.serving.replicas import load_everywhere  # noqa: PLC0415
+    record = _version_to_swap_in(registry, reference)
+    name, found = record.registered.model, _serving(record, _recorded(registry), registry)
+    namespace = ModelRef(name).namespace
+    registry.allow(Action.MOVE_ALIAS, namespace, target=f"{name}@{alias}")  # before replicas are kept busy
+    from llamafarm_ray.serving.replicas import load_everywhere, status_of, url_of  # noqa: PLC0415
 
     quiet()
-    loaded = load_everywhere(deployment.application, record.ref)
+    running = [one for one in found if status_of(one.application) == "RUNNING"]  # the record follows within a minute
+    awake = [one for one in running or found[:1] if load_everywhere(one.application, record.ref)]
     registry.promote(record.ref, alias, reason="swap-adapter")
-    if loaded:  # asking would start an application that is scaled to zero
-        _confirm(deployment.url, f"{ref.name}@{alias}", record.ref)
+    for deployment in awake:  # asking would start an application that is scaled to zero
+        _confirm(url_of(deployment.application) or deployment.url, f"{name}@{alias}", record.ref)
     return record
 
 
@@ -374,8 +421,7 @@ def _wait_until_ready(url: str, started: float, on_progress: Callable[[str, floa
         if on_progress:
             on_progress(status, time.monotonic() - started)
         if status in {"DEPLOY_FAILED", "UNHEALTHY"}:
-            messages = [deployment.message for deployment in application.deployments.values() if deployment.message]
-            raise DeploymentError(f"The deployment failed: {_last_line(application.message, messages)}")
+            raise DeploymentError(f"The deployment failed: {_last_line(application.message, _messages(application))}")
         if status == "RUNNING":
             try:
                 response = httpx.get(f"{url}/models", headers=_own_key(), timeout=5)
@@ -387,6 +433,11 @@ def _wait_until_ready(url: str, started: float, on_progress: Callable[[str, floa
                 return tuple(card["id"] for card in response.json()["data"])
         time.sleep(_POLL_S)
     raise DeploymentError(f"The deployment was not ready after {_READY_S:.0f} s; its state is {status}.")
+
+
+def _messages(application: ApplicationStatusOverview) -> list[str]:
+    """What Serve says of each deployment; of one whose replicas can't start it is their traceback."""
+    return [deployment.message for deployment in application.deployments.values() if deployment.message]
 
 
 def _last_line(message: str, more: list[str]) -> str:

@@ -110,7 +110,8 @@ class Status:
 
 def cluster_of(registry: RegistryApi) -> str | None:
     """The address of the cluster with the recorded deployment; ``None`` where nothing is recorded."""
-    recorded = registry.refresh().deployments.get(APPLICATION)
+    found = registry.refresh().deployments
+    recorded = found.get(APPLICATION) or next(iter(found.values()), None)
     return recorded.ray_address if recorded is not None else None
 
 
@@ -119,11 +120,10 @@ def cluster_status(registry: RegistryApi) -> Status:
 
     Of versions and rollouts those that whoever asks may read.
     """
-    from llamafarm_ray.serving.replicas import applications, http_address  # noqa: PLC0415  (reads the environment)
+    from llamafarm_ray.serving.replicas import applications, http_root  # noqa: PLC0415  (reads the environment)
 
     registry.refresh()
-    host, port = http_address() or ("", 0)
-    root = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}" if host else ""  # noqa: S104  (compared)
+    root = http_root() or ""
     return Status(tuple(_application(one, root, registry) for one in applications()), tuple(rollouts(registry)))
 
 

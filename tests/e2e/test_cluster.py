@@ -7,6 +7,8 @@ import pytest
 import yaml
 from e2e_tools import ROOT, free_port
 
+from llamafarm_ray.registry import open_registry
+
 pytestmark = pytest.mark.timeout(900)  # the first test to run waits for the whole demo
 
 
@@ -26,8 +28,6 @@ def trained(demo, ray_head, home):
 
 
 def test_a_submitted_job_trains_and_registers(trained, home):
-    from llamafarm_ray.registry import open_registry
-
     assert trained.returncode == 0, trained.stdout[-4000:] + trained.stderr[-4000:]
     record = open_registry(str(home)).resolve("basic-lora:1.0.0").registered
     assert record.method == "lora"
@@ -48,6 +48,7 @@ def test_serve_deploy_serves_what_was_registered(trained, demo, ray_head, home, 
     described = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text(encoding="utf-8"))
     described["http_options"]["port"] = port
     described["applications"][0]["args"] |= {"base_model": str(demo.runs / "base"), "home": str(home)}
+    described["applications"][0]["args"]["deployment"] |= {"adapters": ["basic-lora:1.0.0"], "strategy": "canary"}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(described))
     result = ray_head.run("serve", "deploy", "--address", ray_head.dashboard, str(tmp_path / "serve.yaml"))
     assert result.returncode == 0, result.stdout + result.stderr
@@ -62,3 +63,12 @@ def test_serve_deploy_serves_what_was_registered(trained, demo, ray_head, home, 
     assert response is not None, ray_head.run("serve", "status", "--address", ray_head.dashboard).stdout
     assert response.status_code == 200, response.text
     assert response.headers["x-llamafarm-model"] == "basic-lora:1.0.0"
+    # As after `llamafarm models deploy`: it is on record, and the first version of its model is production.
+    swap = [
+        *["llamafarm", "models", "swap-adapter", "--adapter", "basic-lora:1.0.0", "--target", "staging", "--home"],
+        str(home),
+    ]
+    while time.monotonic() < deadline and (swapped := ray_head.run(*swap)).returncode != 0:
+        assert "Nothing is deployed" in swapped.stderr, swapped.stdout + swapped.stderr
+    assert "basic-lora@staging is now basic-lora:1.0.0, confirmed by the endpoint" in swapped.stdout
+    assert open_registry(str(home)).resolve("basic-lora@production").ref == "basic-lora:1.0.0"

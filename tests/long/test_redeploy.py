@@ -1,7 +1,8 @@
-"""A redeployment that fails is an error, and does not take away what could be had back."""
+"""What redeployments and departures leave behind."""
 
 import json
 import shutil
+import time
 
 import httpx
 import pytest
@@ -14,8 +15,14 @@ from llamafarm_ray.registry import open_registry
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
-def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_cluster, tmp_path):
+@pytest.fixture(scope="module")
+def port():
     from llamafarm_ray.workflows.cluster import free_port
+
+    return free_port()
+
+
+def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_cluster, tmp_path, port):
     from llamafarm_ray.workflows.deploy import deploy, undeploy
 
     base = make_tiny_model(tmp_path / "tiny", hidden_size=128)
@@ -23,7 +30,7 @@ def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_
     shutil.copytree(base, broken)
     config = json.loads((broken / "config.json").read_text())
     (broken / "config.json").write_text(json.dumps({**config, "intermediate_size": config["intermediate_size"] * 2}))
-    registry, port = open_registry(str(tmp_path / "home")), free_port()
+    registry = open_registry(str(tmp_path / "home"))
 
     def configured(folder):
         return parse_config({"base_model": str(folder), "deployment": {"port": port}})
@@ -37,3 +44,28 @@ def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_
     body = {"model": "tiny", "prompt": "The", "max_tokens": 2}
     assert httpx.post(f"{again.url}/completions", json=body, timeout=60).status_code == 200
     undeploy(registry, ray_cluster, again.url)
+
+
+def test_an_application_that_serve_deletes_takes_its_controller_along_and_goes_off_the_record(
+    ray_cluster, tmp_path, port
+):
+    from ray import serve
+
+    from llamafarm_ray.serving.rollouts.actor import controller_actor
+    from llamafarm_ray.workflows.deploy import APPLICATION, deploy
+
+    base, registry = make_tiny_model(tmp_path / "tiny", hidden_size=128), open_registry(str(tmp_path / "home"))
+    deploy(parse_config({"base_model": str(base), "deployment": {"port": port}}), registry, ray_cluster)
+    assert controller_actor(registry.home.uri, APPLICATION) is not None
+    serve.delete(APPLICATION)
+    deadline = time.monotonic() + 120
+    while APPLICATION in registry.refresh().deployments:
+        assert time.monotonic() < deadline
+        time.sleep(1)
+    while True:
+        try:
+            controller_actor(registry.home.uri, APPLICATION)
+        except ValueError:
+            break
+        assert time.monotonic() < deadline
+        time.sleep(1)

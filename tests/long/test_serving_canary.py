@@ -14,12 +14,13 @@ from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.registry import RolloutStatus, open_registry
+from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
 from llamafarm_ray.serving.rollouts.observations import Histogram, Sample, Window
 from llamafarm_ray.serving.rollouts.split import Caller, gets_candidate
 from llamafarm_ray.workflows.deploy import APPLICATION, deploy, undeploy
 from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.rollouts import abort_rollout, start_rollout
+from llamafarm_ray.workflows.rollouts import abort_rollout
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 

@@ -15,23 +15,16 @@ from llamafarm_ray.config.deployment import Deployment as DeploymentConfig
 from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
-from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.asgi import App, Receive, Scope, Send
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
 from llamafarm_ray.serving.engines.base import Engine
-from llamafarm_ray.serving.feedback import FeedbackLog
-from llamafarm_ray.serving.gate import Gate, Models
 from llamafarm_ray.serving.intake import ROUTED_HEADER
 from llamafarm_ray.serving.offers import VECTORS, WRITES
 from llamafarm_ray.serving.replica import Replica
 from llamafarm_ray.serving.scaling import scaling_options
-from llamafarm_ray.serving.telemetry import Telemetry
-from llamafarm_ray.serving.tracing import Tracing
 from llamafarm_ray.serving.versions import Served, Versions
-from llamafarm_ray.serving.web_pages import for_web_pages
-from llamafarm_ray.storage import Location
 
-__all__ = ["EngineSettings", "compose", "engine_settings", "gated", "open_engine"]
+__all__ = ["EngineSettings", "compose", "engine_settings", "open_engine"]
 
 _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "transformers": ("dtype",),
@@ -110,30 +103,6 @@ def open_engine(settings: EngineSettings) -> Engine:
     return transformers_engine(settings.base_name, folder, **sized)
 
 
-def gated(
-    engine: Engine,
-    models: Models,
-    keys: Keys,
-    served: Served,
-    telemetry: Telemetry,
-    *,
-    tracing: Tracing | None = None,
-) -> App:
-    """The HTTP app of a replica: the engine's, behind the gate."""
-    gate = Gate(
-        EngineApp(engine),
-        models,
-        keys=keys,
-        feedback=FeedbackLog(Location(served.home)),
-        telemetry=telemetry,
-        limits=served.limits,
-        log_prompts=served.log_prompts,
-        routes=ROUTES,
-        tracing=tracing,
-    )
-    return for_web_pages(Unrouted(gate), served.allowed_origins)
-
-
 class Unrouted:
     """ASGI middleware that takes the router's header away: without a router, a client must have sent it.
 
@@ -170,8 +139,7 @@ class EngineReplica(Replica):
 
     async def __serve_build_asgi_app__(self) -> App:
         """The HTTP app, which Serve asks for once the replica is made (see ``serve.ingress``)."""
-        versions = self._versions
-        return gated(self._engine, versions, versions.keys, self._served, versions.telemetry, tracing=versions.tracing)
+        return self.open_to_web_pages(Unrouted(self.gate(EngineApp(self._engine), routes=ROUTES)))
 
     def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""

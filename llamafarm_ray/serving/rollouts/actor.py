@@ -1,7 +1,8 @@
 """The rollouts' controller in a cluster: an actor that calls :meth:`RolloutController.turn` every second.
 
 It is detached and restarts by itself: it holds nothing that the registry and the replicas don't, so it may be killed at
-any moment. There is one for each application; deploying starts it, and so does a replica where it is missing.
+any moment. There is one for each application; deploying starts it, and so does a replica where it is missing. It ends
+when Serve has had no such application for a minute, and takes that off the registry's record.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from llamafarm_ray.registry.actor import BY_ITSELF, NAMESPACE
 from llamafarm_ray.registry.client import connect
 from llamafarm_ray.registry.state import VersionRecord
 from llamafarm_ray.serving.activity import Seen, joined
+from llamafarm_ray.serving.announcing import withdraw
 from llamafarm_ray.serving.measured import Kept
 from llamafarm_ray.serving.resolution import is_served
 from llamafarm_ray.serving.rollouts.controller import RolloutController
 from llamafarm_ray.serving.rollouts.fleet import FleetObservations
 from llamafarm_ray.serving.rollouts.ratings import StoredRatings
+from llamafarm_ray.serving.shared_limits import Ledger, Told
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 
@@ -41,6 +44,9 @@ logger = logging.getLogger("ray.serve.llamafarm")
 _TURN_S = 1.0
 _LOOK_S = 1.0
 """How old what the replicas tell of themselves may be."""
+_SEEK_S = 5.0
+_GONE_S = 60.0
+"""How long Serve must do without an application that is over; one that is replaced may be away for a moment."""
 _NAME_IN_USE_S = 10.0
 _POLL_S = 0.1
 
@@ -62,6 +68,9 @@ class ControllerActor:
         self._base_digest = base_digest
         self._token = token
         self._seen = Kept(self._look, _LOOK_S)
+        self._ledger = Ledger()
+        self._sought = time.monotonic()
+        self._missing_since: float | None = None
         self._task = asyncio.create_task(self._run())
 
     async def pid(self) -> int:
@@ -76,12 +85,16 @@ class ControllerActor:
         """What all replicas saw lately, by version; asked by replicas, so that each needn't ask all others."""
         return await self._seen.get()
 
+    async def exchange(self, replica: str, told: Told) -> Told:
+        """What keys took at the other replicas, for one that tells what they took there: limits are shared."""
+        return self._ledger.exchange(replica, told)
+
     async def _look(self) -> dict[str, Seen]:
         return joined(await self._fleet().activities())
 
     async def _run(self) -> None:
         controller: RolloutController | None = None
-        while True:
+        while not await self._is_over():
             try:
                 if controller is None:
                     controller = await asyncio.to_thread(self._controller)
@@ -95,6 +108,38 @@ class ControllerActor:
                 logger.exception("The rollouts at %s could not be taken further.", self._home)
                 controller = None
             await asyncio.sleep(_TURN_S)
+        ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+
+    async def _is_over(self) -> bool:
+        """Whether Serve has had no such application for a while, and it is off the record."""
+        now = time.monotonic()
+        if now - self._sought < _SEEK_S:
+            return False
+        self._sought = now
+        try:
+            if await self._is_deployed():
+                self._missing_since = None
+                return False
+            self._missing_since = self._missing_since or now
+            if now - self._missing_since < _GONE_S:
+                return False
+            await asyncio.to_thread(self._withdraw)
+            return not await self._is_deployed()  # if it came back meanwhile, its replicas record it again
+        except (LlamaFarmError, RayError) as error:
+            logger.info("Whether %s is still served is not known: %s", self._application, error)
+        except Exception:  # a process's loop, as below
+            logger.exception("Whether %s is still served is not known.", self._application)
+        self._missing_since = None  # what can't be asked is not gone
+        return False
+
+    async def _is_deployed(self) -> bool:
+        from llamafarm_ray.serving.replicas import status_of  # noqa: PLC0415  (as below)
+
+        return await asyncio.to_thread(status_of, self._application) is not None
+
+    def _withdraw(self) -> None:
+        address = ray.get_runtime_context().gcs_address
+        withdraw(connect(self._home, token=self._token), self._application, address)
 
     def _controller(self) -> RolloutController:
         fleet = self._fleet()

@@ -86,6 +86,8 @@ def _without_ray(monkeypatch):
     monkeypatch.setattr(versions, "RegistryView", View)
     monkeypatch.setattr(versions, "start_controller", lambda *_: None)
     monkeypatch.setattr(versions, "controller_actor", no_controller)
+    monkeypatch.setattr(versions, "connect", lambda home: RegistryService(Location(home)))
+    monkeypatch.setattr(versions, "_place", lambda _: ("http://127.0.0.1:8000/v1", "127.0.0.1:6379"))
     monkeypatch.setattr(serve, "get_replica_context", lambda: SimpleNamespace(app_name="test"))
 
 
@@ -227,11 +229,14 @@ def test_rollouts_are_watched_here_too(registry, base, monkeypatch):
 
     async def scenario():
         replica = await replica_of(registry, base)
-        await replica._versions._starting
+        async with asyncio.timeout(20):
+            while not registry.refresh().deployments:  # noqa: ASYNC110  (a file is looked at)
+                await asyncio.sleep(0.01)
         return await replica.rollout_report("none", dt.datetime.now(dt.UTC))
 
     report = asyncio.run(scenario())
     assert [application for _, application, _ in started] == ["test"]
+    assert registry.state.deployments["test"].url == "http://127.0.0.1:8000/v1"
     assert list(report.windows) == []
 
 

@@ -8,6 +8,7 @@ from gate import ANN, BEN, Engine, Server, is_openai_error, keyed_state
 from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.limits import Accounts, TokenBucket
 from llamafarm_ray.serving.refusals import LimitError
+from llamafarm_ray.serving.shared_limits import Ledger, keep_shared
 
 BODY = {"model": "team/bot", "prompt": "one two", "max_tokens": 3}
 
@@ -201,3 +202,184 @@ def test_a_laptop_has_no_limits_to_stumble_over():
     limits = Limits()
     assert limits.requests_per_minute is limits.tokens_per_minute is limits.concurrent_requests is None
     assert limits.max_prompt_tokens is limits.max_completion_tokens is None
+
+
+class Replicas:
+    """Replicas of an application, and the ledger that they tell each other by."""
+
+    def __init__(self, clock, num, **limits):
+        self.clock, self.limits = clock, Limits(**limits)
+        self.ledger = Ledger(clock)
+        self.accounts = {str(name): Accounts(self.limits, clock) for name in range(num)}
+        self.exchange()
+
+    def exchange(self):
+        for _ in range(2):  # by the second time each has told
+            for name, accounts in self.accounts.items():
+                accounts.hear(self.ledger.exchange(name, accounts.tell()))
+
+    def add(self, name):
+        self.accounts[name] = Accounts(self.limits, self.clock)
+
+    def take(self, replica, key="ann", num_tokens=0):
+        with self.accounts[str(replica)].admitted(key) as account:
+            account.settle(num_tokens)
+
+    def takes(self, replica, key="ann", most=1000):
+        """How many requests a key gets before it is refused."""
+        for count in range(most):
+            try:
+                self.take(replica, key)
+            except LimitError:
+                return count
+        return most
+
+
+def test_what_a_key_takes_at_one_replica_it_does_not_get_at_another(clock):
+    replicas = Replicas(clock, 3, requests_per_minute=10)
+    assert replicas.takes(0, most=6) == 6
+    replicas.exchange()
+    assert replicas.takes(1) == 4
+    assert replicas.takes(1, "ben", most=3) == 3
+    replicas.exchange()
+    replicas.exchange()  # nothing is charged twice
+    assert [replicas.takes(replica) for replica in (2, 0)] == [0, 0]
+    assert [replicas.takes(replica, "ben") for replica in (2, 0)] == [7, 7]  # at the same moment, each what is left
+    replicas.exchange()
+    clock.now = 36.0
+    assert replicas.takes(0, "ben") == 0  # but that is charged: 17 of 10 were taken, 6 came in
+    clock.now = 54.0
+    assert replicas.takes(0, "ben") == 2
+
+
+def test_in_the_long_run_a_key_gets_its_rate_however_many_replicas_it_asks(clock):
+    replicas = Replicas(clock, 4, requests_per_minute=60)
+    got = 0
+    for second in range(600):
+        clock.now = float(second)
+        got += sum(replicas.takes(replica, most=5) for replica in range(4))
+        replicas.exchange()
+    assert 600 <= got <= 600 + 60 + 4 * 5
+
+
+def test_a_key_within_its_rate_is_never_refused_whatever_comes_and_goes(clock):
+    """20 of 60 a minute at each of three replicas, with pauses, replicas and controllers that come and go."""
+    replicas = Replicas(clock, 3, requests_per_minute=60)
+    for second in range(0, 7200, 3):
+        clock.now = float(second)
+        if 600 <= second < 690 or 3000 <= second < 3100:
+            continue  # it pauses for longer than anything remembers
+        for name in replicas.accounts:
+            replicas.take(name)  # raises where it is refused
+        if second in {690, 4200}:
+            replicas.add(f"new at {second}")
+            replicas.accounts.pop(next(iter(replicas.accounts)))
+        if second == 2400:
+            replicas.ledger = Ledger(clock)
+        if not 5000 <= second < 6800:  # half an hour without a controller
+            replicas.exchange()
+        else:
+            [accounts.tell() for accounts in replicas.accounts.values()]  # which nobody hears
+
+
+def test_tokens_are_shared_too_and_a_debt_is_everywhere(clock):
+    replicas = Replicas(clock, 2, tokens_per_minute=60)
+    replicas.take(0, num_tokens=118)
+    replicas.exchange()
+    with pytest.raises(LimitError) as refused:
+        replicas.take(1)
+    assert refused.value.retry_after_s == pytest.approx(59.0)
+
+
+def test_requests_under_way_elsewhere_count_until_they_end(clock):
+    replicas = Replicas(clock, 3, concurrent_requests=3)
+    with replicas.accounts["0"].admitted("ann"), replicas.accounts["2"].admitted("ann"):
+        replicas.exchange()
+        with replicas.accounts["1"].admitted("ann"), pytest.raises(LimitError, match="has 3 requests under way"):
+            replicas.take(1)
+    replicas.exchange()
+    assert replicas.takes(1, most=9) == 9
+
+
+def test_what_a_replica_had_under_way_ends_with_it(clock):
+    replicas = Replicas(clock, 2, concurrent_requests=1)
+    with replicas.accounts["0"].admitted("ann"):
+        replicas.exchange()
+        del replicas.accounts["0"]
+        assert replicas.takes(1, most=1) == 0
+        clock.now = 4.0
+        replicas.exchange()
+        assert replicas.takes(1, most=1) == 0
+        clock.now = 5.0
+        replicas.exchange()
+        assert replicas.takes(1, most=1) == 1
+    assert replicas.ledger._running == {}
+    assert set(replicas.ledger._replicas) == {"1"}
+
+
+def test_accounts_that_are_as_new_are_not_kept(clock):
+    replicas = Replicas(clock, 2, requests_per_minute=10, concurrent_requests=2)
+    for number in range(100):
+        replicas.take(0, f"key {number}")
+    with replicas.accounts["0"].admitted("ann"):
+        replicas.exchange()
+        assert [len(accounts._accounts) for accounts in replicas.accounts.values()] == [101, 101]
+        clock.now = 60.0
+        replicas.exchange()
+        replicas.exchange()
+        assert [list(accounts._accounts) for accounts in replicas.accounts.values()] == [["ann"], ["ann"]]
+    replicas.exchange()
+    replicas.exchange()
+    assert [len(accounts._accounts) for accounts in replicas.accounts.values()] == [0, 0]
+
+
+def test_without_limits_nothing_is_told():
+    assert not Accounts(Limits(running_requests=3)).are_limited
+    for name in ("requests_per_minute", "tokens_per_minute", "concurrent_requests"):
+        assert Accounts(Limits(**{name: 5})).are_limited
+
+
+def test_replicas_go_on_telling_each_other(clock, caplog):
+    """Two loops over one ledger, which is away for a while, and breaks once."""
+    both = [Accounts(Limits(requests_per_minute=10), clock) for _ in range(2)]
+    ledger, mood = Ledger(clock), ["there"]
+
+    async def exchange(name, taken):
+        if mood[0] == "broken":
+            raise ZeroDivisionError
+        return ledger.exchange(name, taken) if mood[0] == "there" else None
+
+    async def told():
+        for _ in range(20):
+            await asyncio.sleep(0.002)
+
+    def left():
+        return [accounts._account("ann").requests._balance for accounts in both]
+
+    async def main():
+        loops = [asyncio.create_task(keep_shared(accounts, exchange, every_s=0.001)) for accounts in both]
+        await told()
+        with both[0].admitted("ann"):
+            await told()
+            assert left() == [9, 9]
+            assert both[1]._accounts["ann"].num_elsewhere == 1
+            mood[0] = "away"
+            await told()
+            assert both[1]._accounts["ann"].num_elsewhere == 0
+            with both[1].admitted("ann"):
+                pass
+            await told()
+            assert left() == [9, 8]
+            mood[0] = "broken"
+            await told()
+            mood[0] = "there"
+            await told()
+            assert left() == [9, 8]  # what was taken while nobody listened is not charged later
+            with both[1].admitted("ann"):
+                await told()
+            assert left() == [8, 7]
+        for loop in loops:
+            loop.cancel()
+
+    asyncio.run(main())
+    assert "ZeroDivisionError" in caplog.text

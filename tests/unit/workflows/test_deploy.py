@@ -12,6 +12,7 @@ from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, N
 from llamafarm_ray.registry import DeploymentRecorded, RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RecordDeployment
+from llamafarm_ray.serving.rollouts.beginning import roll_out
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.cluster import ClusterInfo
@@ -19,12 +20,12 @@ from llamafarm_ray.workflows.deploy import (
     APPLICATION,
     check_deployment,
     deployment_of,
+    deployments_for,
     swap_adapter,
     undeploy,
     with_model,
 )
 from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.rollouts import roll_out
 
 HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True)
 
@@ -105,7 +106,61 @@ def test_other_files_of_a_model_are_deployed_beside_one_of_them(registry, models
         ray_address="a:1",
     )
     registry.submit(RecordDeployment(event))
-    assert deployment_of(registry, registry.resolve(refs[1])).base_model == "bot"
+    assert [one.base_model for one in deployments_for(registry, refs[1])] == ["bot"]
+
+
+def test_of_several_deployments_those_that_serve_a_version_are_found(registry, models):
+    adapter = register(registry, Registration(models[1])).registered
+
+    def recorded(application, digest):
+        event = DeploymentRecorded(
+            application=application, base_model=application, base_digest=digest, url="http://x/v1", ray_address="a:1"
+        )
+        registry.submit(RecordDeployment(event))
+
+    recorded("qwen", Digest.of(b"x"))
+    with pytest.raises(NotFoundError, match=r"bot:1\.0\.0 is for .*, and 'qwen' is deployed"):
+        deployments_for(registry, "bot")
+    assert deployment_of(registry).application == "qwen"
+    recorded("llama", adapter.base_digest)
+    recorded("blue", adapter.base_digest)
+    assert [one.application for one in deployments_for(registry, "bot")] == ["blue", "llama"]
+    with pytest.raises(InputError, match="Several applications are deployed: blue at http://x/v1, llama at"):
+        deployment_of(registry)
+    recorded(APPLICATION, Digest.of(b"y"))
+    assert deployment_of(registry).application == APPLICATION
+
+
+def test_a_swap_loads_at_every_application_of_the_cluster_that_serves_it(registry, models, monkeypatch):
+    adapter = register(registry, Registration(models[1])).registered
+    for application in ("llama", "blue", "gone", "idle", "sick"):
+        event = DeploymentRecorded(
+            application=application,
+            base_model="base",
+            base_digest=adapter.base_digest,
+            url=f"http://{application}/v1",
+            ray_address="a:1",
+        )
+        registry.submit(RecordDeployment(event))
+    asked, confirmed = [], []
+
+    def load_everywhere(application, reference):
+        assert "production" not in registry.refresh().models["bot"].aliases
+        asked.append((application, reference))
+        return [] if application == "idle" else ["engine name"]
+
+    stub = SimpleNamespace(
+        load_everywhere=load_everywhere,
+        status_of={"llama": "RUNNING", "blue": "RUNNING", "idle": "RUNNING", "sick": "DEPLOY_FAILED"}.get,
+        url_of={"llama": "http://llama:2/v1"}.get,
+    )
+    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.replicas", stub)
+    monkeypatch.setattr("llamafarm_ray.workflows.deploy._confirm", lambda *args: confirmed.append(args))
+    assert swap_adapter(registry, "bot", "production").ref == "bot:1.0.0"
+    assert asked == [(name, "bot:1.0.0") for name in ("blue", "idle", "llama")]
+    urls = ("http://blue/v1", "http://llama:2/v1")
+    assert confirmed == [(url, "bot@production", "bot:1.0.0") for url in urls]
+    assert registry.resolve("bot@production").ref == "bot:1.0.0"
 
 
 def test_stopping_takes_only_its_own_deployment_off_the_record(registry):
