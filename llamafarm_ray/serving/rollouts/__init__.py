@@ -1,8 +1,9 @@
 """Rollouts: how they begin, who gets which variant, what the variants' numbers prove, and what to do about it.
 
-``beginning`` starts one in the registry. Nothing that decides does input or output but :class:`RolloutController`, which
-joins the parts: ``split`` assigns requests, ``observations`` says what was seen of both variants, ``sequential`` and
-``guards`` weigh it, ``ab`` compares, and ``controller`` decides. The state of a rollout is the registry's (:class:`llamafarm_ray.registry.RolloutRecord`).
+``beginning`` starts one in the registry. Nothing that decides does input or output but
+:class:`RolloutController`, which joins the parts: ``split`` assigns requests, ``observations`` says what was seen of
+both variants, ``sequential`` and ``guards`` weigh it, ``ab`` compares, and ``controller`` decides. The state of a
+rollout is the registry's (:class:`llamafarm_ray.registry.RolloutRecord`).
 """
 
 from llamafarm_ray.serving.rollouts.controller import Decision, Move, RolloutController, decide
