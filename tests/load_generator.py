@@ -134,17 +134,20 @@ class LoadGenerator:
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._asked, self._answered = self._process.stdin, self._process.stdout
 
     def run(self, job: Job) -> Measured:
         """Send a job's requests and wait for their answers."""
-        self._process.stdin.write(json.dumps(asdict(job)) + "\n")
-        self._process.stdin.flush()
-        found = json.loads(self._process.stdout.readline())
+        self._asked.write(json.dumps(asdict(job)) + "\n")
+        self._asked.flush()
+        found = json.loads(self._answered.readline())
         return Measured([Answer(*answer) for answer in found["answers"]], found["seconds"], found["cpu_share"])
 
     def close(self) -> None:
         """End the process."""
-        self._process.stdin.close()
+        self._asked.close()
         self._process.wait(timeout=30)
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 __all__ = ["BASE", "Bare", "Ours", "Server", "Stock", "make_base"]
 
@@ -141,6 +141,7 @@ class Server:
         return self.folder / f"{type(self).__name__}.log"
 
     def _tree(self) -> list[psutil.Process]:
+        assert self._process is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             found = psutil.Process(self._process.pid)
             self._seen.update([found, *found.children(recursive=True)])
@@ -213,6 +214,7 @@ class Ours(Server):
         return [sys.executable, "-m", "llamafarm_ray", "models", "deploy", "--config", str(config), "--json"]
 
     def _settle(self) -> None:
+        assert self._process is not None
         told = time.monotonic()
         while '"base_model"' not in self._log.read_text(errors="replace"):  # the command's result
             if self._process.poll() is not None or time.monotonic() - told > READY_S:
