@@ -10,7 +10,7 @@ __all__ = ["Limits"]
 
 
 class Limits(Section):
-    """How much each key may ask for, of all replicas together, and how requests wait at each."""
+    """How much each key may ask for, and how requests wait."""
 
     requests_per_minute: float | None = Field(
         default=None, gt=0, le=1e9, description="Requests a minute for each key; a minute's worth may come at once."
@@ -23,7 +23,10 @@ class Limits(Section):
         "taken beyond it is waited for.",
     )
     concurrent_requests: int | None = Field(
-        default=None, ge=1, le=1000000, description="Requests of each key at the same time, waiting ones too."
+        default=None,
+        ge=1,
+        le=1000000,
+        description="Requests of each key at the same time, waiting ones too, at each replica.",
     )
     max_prompt_tokens: int | None = Field(
         default=None, ge=1, description="Longest prompt; unset: what the model can hold."

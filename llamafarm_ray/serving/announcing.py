@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from ray.exceptions import RayError
 
 from llamafarm_ray.config import Rollout
-from llamafarm_ray.errors import AccessDeniedError, ClusterError, ConflictError, LlamaFarmError, PolicyError
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, InfrastructureError, LlamaFarmError, PolicyError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryApi
 from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
 from llamafarm_ray.registry.state import RegistryState
@@ -93,10 +93,16 @@ class Announcer:
 
     def look(self) -> None:
         """Do what is still to be done, as far as it can be."""
-        self._try("The controller could not be started", self._start_controller)
         self._try("The deployment is not on record", self._record)
+        if self._is_current():
+            self._try("The controller could not be started", self._start_controller)
         for reference in list(self._to_roll_out):
             self._try(f"{reference} is not rolled out", functools.partial(self._roll_out, reference))
+
+    def _is_current(self) -> bool:
+        """Whether the application still serves this base model; a replica lives on for a while after a redeployment."""
+        found = self._state().deployments.get(self._announcement.application)
+        return found is None or found.base_digest == self._announcement.base_digest
 
     def _record(self) -> None:
         found = self._state().deployments.get(self._announcement.application)
@@ -130,7 +136,7 @@ class Announcer:
             return
         try:
             roll_out(self._connect(), [reference], rollout, reason="it serves", once=True)
-        except (ClusterError, ConflictError):  # another rollout is under way, or the registry is away: that ends
+        except (ConflictError, InfrastructureError):  # another rollout is under way, or something is down: that ends
             raise
         except LlamaFarmError:
             self._to_roll_out.remove(reference)

@@ -60,17 +60,10 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a key took at some replicas.
-
-    Attributes:
-        num_requests: since this was told last.
-        num_tokens: likewise.
-        num_running: its requests under way now.
-    """
+    """What a key took at some replicas since that was told last."""
 
     num_requests: int = 0
     num_tokens: int = 0
-    num_running: int = 0
 
 
 @dataclass(slots=True)
@@ -81,14 +74,12 @@ class Account:
         requests: what is left of those of a minute; ``None``: any number.
         tokens: likewise.
         num_running: its requests under way at this replica.
-        num_elsewhere: those at other replicas.
         untold: what it took here that no other replica was told of.
     """
 
     requests: TokenBucket | None
     tokens: TokenBucket | None
     num_running: int = 0
-    num_elsewhere: int = 0
     untold: Taken = Taken()
 
     def begin(self) -> None:
@@ -116,9 +107,7 @@ class Account:
     def is_fresh(self) -> bool:
         """Whether a new account would be the same."""
         buckets = [bucket for bucket in (self.requests, self.tokens) if bucket is not None]
-        return (self.num_running, self.num_elsewhere, self.untold) == (0, 0, Taken()) and all(
-            bucket.is_full() for bucket in buckets
-        )
+        return (self.num_running, self.untold) == (0, Taken()) and all(bucket.is_full() for bucket in buckets)
 
 
 class Accounts:
@@ -135,10 +124,9 @@ class Accounts:
         self._accounts: dict[str, Account] = {}
 
     @property
-    def are_limited(self) -> bool:
-        """Whether there is anything that a key may not."""
-        limits = self._limits
-        return (limits.requests_per_minute, limits.tokens_per_minute, limits.concurrent_requests) != (None,) * 3
+    def are_shared(self) -> bool:
+        """Whether there is anything that replicas have to tell each other."""
+        return self._limits.requests_per_minute is not None or self._limits.tokens_per_minute is not None
 
     @contextlib.contextmanager
     def admitted(self, key: str) -> Iterator[Account]:
@@ -165,23 +153,14 @@ class Accounts:
             if account.is_fresh():
                 del self._accounts[key]
                 continue
-            taken, account.untold = replace(account.untold, num_running=account.num_running), Taken()
-            if taken != Taken():
-                told[key] = taken
+            if account.untold != Taken():
+                told[key], account.untold = account.untold, Taken()
         return told
 
     def hear(self, others: Mapping[str, Taken]) -> None:
         """Charge for what keys took at all other replicas since the last time."""
-        self.hear_nothing()
         for key, taken in others.items():
-            account = self._account(key)
-            account.num_elsewhere = taken.num_running
-            account.charge(taken.num_requests, taken.num_tokens)
-
-    def hear_nothing(self) -> None:
-        """Others can't be heard: what they have under way may have ended."""
-        for account in self._accounts.values():
-            account.num_elsewhere = 0
+            self._account(key).charge(taken.num_requests, taken.num_tokens)
 
     def _account(self, key: str) -> Account:
         account = self._accounts.get(key)
@@ -196,10 +175,9 @@ class Accounts:
 
     def _check(self, account: Account) -> None:
         limits = self._limits
-        num_running = account.num_running + account.num_elsewhere
-        if limits.concurrent_requests is not None and num_running >= limits.concurrent_requests:
+        if limits.concurrent_requests is not None and account.num_running >= limits.concurrent_requests:
             raise LimitError(
-                f"The key has {num_running} requests under way, and may have {limits.concurrent_requests}.",
+                f"The key has {account.num_running} requests under way, and may have {limits.concurrent_requests}.",
                 retry_after_s=1.0,
                 hint="Wait for one to end.",
             )

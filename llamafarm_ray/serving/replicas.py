@@ -45,6 +45,7 @@ __all__ = [
     "applications",
     "http_address",
     "http_root",
+    "is_serving",
     "load_everywhere",
     "loaded",
     "num_loads",
@@ -108,6 +109,11 @@ def status_of(application: str) -> str | None:
         _disconnect()
         raise
     return ApplicationStatus(found["status"]).value if found is not None else None
+
+
+def is_serving(application: str) -> bool:
+    """Whether an application has a replica that runs, or will have one when it is asked."""
+    return bool(_replicas(application)) or _is_scaled_to_zero(application)
 
 
 def user_configs() -> dict[str, dict[str, Any]]:

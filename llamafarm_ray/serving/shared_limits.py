@@ -1,4 +1,4 @@
-"""What a key takes at one replica is charged at the others: its limits hold for all of them together.
+"""What a key takes at one replica is charged at the others: what it may take in a minute is of all of them together.
 
 Every replica with limits tells the application's controller once a second what keys took since the last time, and hears
 what they took elsewhere. No request waits for that, so for a second or two a key can get at each replica what it has
@@ -24,9 +24,7 @@ logger = logging.getLogger(__name__)
 
 _TELL_S = 1.0
 _GONE_S = 5.0
-"""A replica that told nothing for so long is gone, and what it had under way has ended."""
-_MISSED = 3
-"""So many exchanges must fail before what others had under way is taken to have ended."""
+"""Nothing is kept for a replica that told nothing for so long."""
 
 Told = Mapping[str, Taken]
 """What each key took."""
@@ -34,12 +32,11 @@ Told = Mapping[str, Taken]
 
 @dataclass(slots=True)
 class _Replica:
-    """What the ledger knows of a replica: what others told that it has not heard, and what it has under way."""
+    """What others told that a replica has not heard."""
 
-    heard_at: float
+    asked_at: float
     requests: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
-    running: dict[str, int] = field(default_factory=dict)
 
 
 class Ledger:
@@ -52,7 +49,6 @@ class Ledger:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._replicas: dict[str, _Replica] = {}
-        self._running: Counter[str] = Counter()
 
     def exchange(self, name: str, told: Told) -> Told:
         """Take in what keys took at a replica, and tell it what they took at all others since it asked last.
@@ -62,24 +58,15 @@ class Ledger:
             told: what it tells.
         """
         now = self._clock()
-        for gone in [known for known, replica in self._replicas.items() if now - replica.heard_at >= _GONE_S]:
-            self._running.subtract(self._replicas.pop(gone).running)
-        asking = self._replicas.setdefault(name, _Replica(now))
-        asking.heard_at = now
-        self._running.subtract(asking.running)
-        asking.running = {key: taken.num_running for key, taken in told.items() if taken.num_running}
-        elsewhere = +self._running
-        self._running.update(asking.running)
-        self._running = +self._running
+        self._replicas = {known: one for known, one in self._replicas.items() if now - one.asked_at < _GONE_S}
+        asking = self._replicas.pop(name, _Replica(now))
         for other in self._replicas.values():
-            if other is not asking:
-                other.requests.update({key: taken.num_requests for key, taken in told.items() if taken.num_requests})
-                other.tokens.update({key: taken.num_tokens for key, taken in told.items() if taken.num_tokens})
-        requests, asking.requests = asking.requests, Counter()
-        tokens, asking.tokens = asking.tokens, Counter()
+            other.requests.update({key: taken.num_requests for key, taken in told.items()})
+            other.tokens.update({key: taken.num_tokens for key, taken in told.items()})
+        self._replicas[name] = _Replica(now)
         return {
-            key: Taken(requests[key], tokens[key], elsewhere[key])
-            for key in requests.keys() | tokens.keys() | elsewhere.keys()
+            key: Taken(asking.requests[key], asking.tokens[key])
+            for key in asking.requests.keys() | asking.tokens.keys()
         }
 
 
@@ -93,15 +80,10 @@ async def keep_shared(
         exchange: the ledger's; ``None`` where nobody answers.
         every_s: seconds between.
     """
-    name, missed = uuid.uuid4().hex, 0
+    name = uuid.uuid4().hex
     while True:
         try:
-            others = await exchange(name, accounts.tell())
-            missed = 0 if others is not None else missed + 1
-            if others is not None:
-                accounts.hear(others)
-            elif missed == _MISSED:
-                accounts.hear_nothing()
+            accounts.hear(await exchange(name, accounts.tell()) or {})
         except Exception:  # a loop of this process: there is nobody to tell but the log
             logger.exception("Limits could not be shared with other replicas.")
         await asyncio.sleep(every_s)

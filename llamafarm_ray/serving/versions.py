@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import functools
 import logging
 import time
 from collections.abc import Iterable
@@ -188,7 +187,7 @@ class Versions:
             await self.prepare(reference)
         self._application = application
         self._tasks = [asyncio.create_task(self._announcer().run())]
-        if self.accounts.are_limited:
+        if self.accounts.are_shared:
             self._tasks.append(asyncio.create_task(keep_shared(self.accounts, self._exchange)))
 
     def _also_wanted(self) -> list[str]:
@@ -213,7 +212,7 @@ class Versions:
         return Announcer(
             Announcement(application, served.base_name, str(served.base_digest), served.adapters, served.rollout),
             state=lambda: self._view.state,
-            connect=functools.cache(lambda: connect(served.home)),
+            connect=lambda: connect(served.home),
             place=lambda: _place(application),
             start_controller=lambda: start_controller(served.home, application, served.base_digest),
         )

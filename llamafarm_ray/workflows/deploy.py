@@ -25,6 +25,7 @@ from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.serving.access import check_keys
+from llamafarm_ray.serving.announcing import withdraw
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.resolution import is_served
 from llamafarm_ray.serving.rollouts.beginning import roll_out
@@ -202,6 +203,7 @@ def deploy(
             said = _messages(serve.status().applications[APPLICATION])
             if not replaced:
                 serve.delete(APPLICATION)
+                withdraw(registry, APPLICATION, cluster.address)  # a replica may have come as far as that
         raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), said)}") from error
     url = url_of(APPLICATION)
     if url is None:
@@ -211,6 +213,7 @@ def deploy(
     except BaseException:
         if not replaced:  # what ran before is worth more than a clean table
             serve.delete(APPLICATION)
+            withdraw(registry, APPLICATION, cluster.address)  # a replica may have come as far as that
         raise
     recorded = DeploymentRecorded(
         application=APPLICATION,
@@ -220,10 +223,15 @@ def deploy(
         ray_address=cluster.address,
         adapters=tuple(registry.resolve(reference).ref for reference in wanted.adapters),
     )
-    registry.submit(RecordDeployment(recorded), reason="deploy")
-    token = Identity.from_environment().token
-    start_controller(registry.home.uri, APPLICATION, base.digest, token=token, replace=True)
-    rollouts = roll_out(registry, wanted.adapters, wanted.rollout, reason="deploy") if wanted.strategy else []
+    try:
+        registry.submit(RecordDeployment(recorded), reason="deploy")
+        token = Identity.from_environment().token
+        start_controller(registry.home.uri, APPLICATION, base.digest, token=token, replace=True)
+        rollouts = roll_out(registry, wanted.adapters, wanted.rollout, reason="deploy") if wanted.strategy else []
+    except BaseException:
+        if cluster.started_here:  # it ends with this command
+            withdraw(registry, APPLICATION, cluster.address)
+        raise
     ids = tuple(rollout.id for rollout in rollouts)
     return Deployment(url, base.name, models, time.monotonic() - started, ids)
 
@@ -369,11 +377,11 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
     name, found = record.registered.model, _serving(record, _recorded(registry), registry)
     namespace = ModelRef(name).namespace
     registry.allow(Action.MOVE_ALIAS, namespace, target=f"{name}@{alias}")  # before replicas are kept busy
-    from llamafarm_ray.serving.replicas import load_everywhere, status_of, url_of  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import is_serving, load_everywhere, url_of  # noqa: PLC0415
 
     quiet()
-    running = [one for one in found if status_of(one.application) == "RUNNING"]  # the record follows within a minute
-    awake = [one for one in running or found[:1] if load_everywhere(one.application, record.ref)]
+    serving = [one for one in found if is_serving(one.application)]  # the record follows within a minute
+    awake = [one for one in serving or found[:1] if load_everywhere(one.application, record.ref)]
     registry.promote(record.ref, alias, reason="swap-adapter")
     for deployment in awake:  # asking would start an application that is scaled to zero
         _confirm(url_of(deployment.application) or deployment.url, f"{name}@{alias}", record.ref)

@@ -182,21 +182,25 @@ def start_controller(
         ClusterError: the one that runs does not end.
     """
     deadline = time.monotonic() + _NAME_IN_USE_S
-    while replace and time.monotonic() < deadline:
+    while time.monotonic() < deadline:
         try:
-            return _start(home, application, base_digest, token, get_if_exists=False)
+            running = _start(home, application, base_digest, token, get_if_exists=not replace)
         except ValueError:  # the name is taken until the one that has it has ended
-            stop_controller(home, application)
-            time.sleep(_POLL_S)
-    if replace:
-        raise ClusterError(
-            f"The rollouts' controller of {application!r} does not end.", hint="`ray list actors` shows it."
-        )
-    running = _start(home, application, base_digest, token, get_if_exists=True)
-    with contextlib.suppress(RayError):  # it is being restarted: with what it was started with
-        if ray.get(running.base_digest.remote(), timeout=_NAME_IN_USE_S) != base_digest:
-            return start_controller(home, application, base_digest, token=token, replace=True)
-    return running
+            running = None
+        if running is not None and (replace or _is_for(running, base_digest)):
+            return running
+        stop_controller(home, application)
+        time.sleep(_POLL_S)
+    raise ClusterError(f"The rollouts' controller of {application!r} does not end.", hint="`ray list actors` shows it.")
+
+
+def _is_for(controller: Any, base_digest: Digest) -> bool:
+    """Whether a controller is that of a base model; one that is being restarted is taken for it."""
+    try:
+        found: Digest = ray.get(controller.base_digest.remote(), timeout=_NAME_IN_USE_S)
+    except RayError:
+        return True
+    return found == base_digest
 
 
 def stop_controller(home: str, application: str) -> None:

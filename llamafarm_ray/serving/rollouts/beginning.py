@@ -140,7 +140,10 @@ def roll_out(
 
 
 def _had_its_chance(state: RegistryState, name: str, number: str) -> bool:
-    """Whether a version was its model's production, or was rolled out to it, and is not at this moment."""
+    """Whether a version was its model's production, or was rolled out to it, and is not at this moment.
+
+    The state forgets what a removed alias pointed at: that there was one shows by its rollouts alone.
+    """
     moves = state.models[name].aliases.get(DEFAULT_ALIAS, ())
     known = state.rollouts.get(f"{name}@{DEFAULT_ALIAS}", ())
     if not moves:  # somebody took the alias away that there was

@@ -76,7 +76,7 @@ def served(bot, folders, monkeypatch):
         yield
 
     monkeypatch.setattr(replicas, "applications", lambda: list(found))
-    monkeypatch.setattr(replicas, "http_address", lambda: ("0.0.0.0", 8000))  # noqa: S104  (what Serve says)
+    monkeypatch.setattr(replicas, "http_root", lambda: "http://127.0.0.1:8000")
     monkeypatch.setattr(cluster, "connect", connect)
     bot.found, bot.connected, bot.registry = found, connected, registry
     return bot

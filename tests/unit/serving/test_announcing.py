@@ -2,15 +2,17 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
 
 import pytest
 from model_files import note_digest, store_note
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import ClusterError
+from llamafarm_ray.errors import ClusterError, StorageError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import PromoteRollout, Register, StopRollout
+from llamafarm_ray.serving import replicas
 from llamafarm_ray.serving.announcing import Announcement, Announcer, is_same_cluster, withdraw
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind
@@ -176,3 +178,45 @@ def test_an_application_that_is_gone_goes_off_the_record(registry, caplog):
     assert "llama" in root.refresh().deployments
     withdraw(root, "llama", PLACE[1])
     assert "llama" not in root.refresh().deployments
+
+
+@pytest.mark.parametrize(
+    ("listens", "root"),
+    [(None, None), (("127.0.0.1", 8000), "http://127.0.0.1:8000"), (("0.0.0.0", 80), "http://10.0.0.1:80")],  # noqa: S104
+)
+def test_an_application_is_found_at_the_head_node_where_serve_listens_everywhere(monkeypatch, listens, root):
+    monkeypatch.setattr(replicas, "http_address", lambda: listens)
+    monkeypatch.setattr(replicas.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
+    assert replicas.http_root() == root
+    monkeypatch.setattr(replicas, "_application", {"llama": {"route_prefix": "/llama", "status": "RUNNING"}}.get)
+    assert replicas.url_of("llama") == (root and f"{root}/llama/v1")
+    assert replicas.url_of("other") is None
+
+
+def test_a_replica_that_lives_on_leaves_the_new_applications_controller_alone(registry):
+    old = Replica(registry, rollout=None).look()
+    told = Announcement("llama", "other", str(note_digest("other")), (), None)
+    new = Announcer(
+        told, state=registry.refresh, connect=lambda: registry, place=lambda: PLACE, start_controller=lambda: None
+    )
+    new.look()
+    old.look(5)
+    assert old.started == 1
+    assert registry.refresh().deployments["llama"].base_model == "other"
+
+
+def test_a_rollout_waits_for_a_registry_that_is_down(registry, caplog):
+    registry.promote("bot:1.0.0", "production")
+    replica = Replica(registry, "bot:1.1.0").look(0)
+    submit, registry.submit = registry.submit, lambda *_, **__: raised(StorageError("the bucket does not answer"))
+    with caplog.at_level(logging.WARNING):
+        replica.look(3)
+    assert caplog.text.count("bot:1.1.0 is not rolled out: the bucket") == 1
+    registry.submit = submit
+    replica.look()
+    assert under_way(registry) == "1.1.0"
+    assert registry.refresh().deployments["llama"].adapters == ("bot:1.1.0",)
+
+
+def raised(error):
+    raise error

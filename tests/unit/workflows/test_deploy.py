@@ -151,7 +151,7 @@ def test_a_swap_loads_at_every_application_of_the_cluster_that_serves_it(registr
 
     stub = SimpleNamespace(
         load_everywhere=load_everywhere,
-        status_of={"llama": "RUNNING", "blue": "RUNNING", "idle": "RUNNING", "sick": "DEPLOY_FAILED"}.get,
+        is_serving={"llama", "blue", "idle"}.__contains__,
         url_of={"llama": "http://llama:2/v1"}.get,
     )
     monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.replicas", stub)
