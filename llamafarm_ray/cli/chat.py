@@ -30,7 +30,7 @@ def command(
     """Ask a deployed model."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.chat import ask, stream
-    from llamafarm_ray.workflows.deploy import deployment_of
+    from llamafarm_ray.workflows.deployed import deployment_of
 
     # The registry's token goes to its own deployment only; elsewhere the key is what every OpenAI client takes.
     key = os.environ.get("OPENAI_API_KEY" if url else "LLAMAFARM_TOKEN")

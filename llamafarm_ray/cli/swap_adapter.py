@@ -24,7 +24,7 @@ def command(
     """Move an alias to another version under traffic: load everywhere first, then switch."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
-    from llamafarm_ray.workflows.deploy import deployments_for, swap_adapter
+    from llamafarm_ray.workflows.deployed import deployments_for, swap_adapter
 
     registry = open_registry(home)
     with connect(address or deployments_for(registry, adapter)[0].ray_address):

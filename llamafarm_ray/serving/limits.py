@@ -1,8 +1,8 @@
 """How much each key may ask for: requests and tokens a minute, requests at the same time.
 
 The accounts live in the process of a replica, and no request waits for another process. What a key takes at other
-replicas is charged here too, as soon as that is heard of (:mod:`.shared_limits`): each replica's account is a copy of
-the one account that the key has, a second or two old.
+replicas is charged here too, as soon as that is heard of (:mod:`.shared_limits`). How many of its requests are under
+way is each replica's own: what others had a second ago may have ended, and would refuse who keeps to the limit.
 """
 
 from __future__ import annotations

@@ -45,12 +45,12 @@ __all__ = [
     "applications",
     "http_address",
     "http_root",
+    "is_deployed",
     "is_serving",
     "load_everywhere",
     "loaded",
     "num_loads",
     "replica_placements",
-    "status_of",
     "url_of",
     "user_configs",
 ]
@@ -97,18 +97,17 @@ def url_of(application: str) -> str | None:
     return f"{root}{found['route_prefix'].rstrip('/')}/v1"
 
 
-def status_of(application: str) -> str | None:
-    """What the connected cluster's Serve says of an application, such as ``RUNNING``; None where it has none.
+def is_deployed(application: str) -> bool:
+    """Whether the connected cluster's Serve has an application of this name, in whatever state.
 
     Raises:
         RayError: Serve does not say; by the next call it may be another one.
     """
     try:
-        found = _application(application)
+        return _application(application) is not None
     except RayError:
         _disconnect()
         raise
-    return ApplicationStatus(found["status"]).value if found is not None else None
 
 
 def is_serving(application: str) -> bool:

@@ -11,7 +11,7 @@ from llamafarm_ray.registry import RegistryApi, RolloutRecord
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.serving.activity import Activity, Seen, joined
 from llamafarm_ray.types import ModelRef
-from llamafarm_ray.workflows.deploy import APPLICATION
+from llamafarm_ray.workflows.deployed import APPLICATION
 from llamafarm_ray.workflows.rollouts import rollout_dict, rollouts
 
 if TYPE_CHECKING:

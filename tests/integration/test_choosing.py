@@ -10,7 +10,7 @@ from adapters import greedy, make_adapter
 from llamafarm_ray.cli import terminal
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.client import NoModelFitsError, select_model
-from llamafarm_ray.workflows.deploy import APPLICATION
+from llamafarm_ray.workflows.deployed import APPLICATION
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.status import cluster_status
 

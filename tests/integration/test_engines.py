@@ -71,7 +71,7 @@ def complete(deployed, model, **options):
 
 
 def test_a_bottleneck_adapter_answers_as_plain_peft_does_and_is_swapped(deployment, adapters):
-    from llamafarm_ray.workflows.deploy import swap_adapter
+    from llamafarm_ray.workflows.deployed import swap_adapter
 
     deployed, registry = deployment
     base, folders = adapters

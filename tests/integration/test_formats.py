@@ -60,7 +60,7 @@ def oracle(base):
 
 
 def test_each_version_answers_as_transformers_does_and_production_moves(deployment, bases):
-    from llamafarm_ray.workflows.deploy import swap_adapter
+    from llamafarm_ray.workflows.deployed import swap_adapter
 
     deployed, registry = deployment
     body = {"model": "bot@production", "prompt": PROMPT, "max_tokens": NUM_TOKENS, "temperature": 0}

@@ -18,7 +18,8 @@ from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, Not
 from llamafarm_ray.serving import vllm_process
 from llamafarm_ray.serving.application import build
 from llamafarm_ray.workflows.chat import ask, stream
-from llamafarm_ray.workflows.deploy import APPLICATION, deploy, swap_adapter
+from llamafarm_ray.workflows.deploy import deploy
+from llamafarm_ray.workflows.deployed import APPLICATION, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
 
 PROMPT = "The capital of France"

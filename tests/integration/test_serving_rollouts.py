@@ -14,7 +14,7 @@ from llamafarm_ray.config import parse_config
 from llamafarm_ray.registry import RolloutStatus
 from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.serving.rollouts.split import Caller, gets_candidate
-from llamafarm_ray.workflows.deploy import APPLICATION, swap_adapter
+from llamafarm_ray.workflows.deployed import APPLICATION, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.rollouts import abort_rollout
 

@@ -52,7 +52,8 @@ def test_an_application_that_serve_deletes_takes_its_controller_along_and_goes_o
     from ray import serve
 
     from llamafarm_ray.serving.rollouts.actor import controller_actor
-    from llamafarm_ray.workflows.deploy import APPLICATION, deploy
+    from llamafarm_ray.workflows.deploy import deploy
+    from llamafarm_ray.workflows.deployed import APPLICATION
 
     base, registry = make_tiny_model(tmp_path / "tiny", hidden_size=128), open_registry(str(tmp_path / "home"))
     deploy(parse_config({"base_model": str(base), "deployment": {"port": port}}), registry, ray_cluster)

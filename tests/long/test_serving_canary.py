@@ -18,7 +18,8 @@ from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
 from llamafarm_ray.serving.rollouts.observations import Histogram, Sample, Window
 from llamafarm_ray.serving.rollouts.split import Caller, gets_candidate
-from llamafarm_ray.workflows.deploy import APPLICATION, deploy, undeploy
+from llamafarm_ray.workflows.deploy import deploy, undeploy
+from llamafarm_ray.workflows.deployed import APPLICATION
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.rollouts import abort_rollout
 

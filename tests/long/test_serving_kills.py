@@ -191,7 +191,7 @@ def kill(pid):
 
 def swap_back_and_forth(served):
     """Aliases move, and the endpoint follows: what decides and what loads are both there."""
-    from llamafarm_ray.workflows.deploy import swap_adapter
+    from llamafarm_ray.workflows.deployed import swap_adapter
 
     for version in ("bot:1.1.0", "bot:1.0.0"):
         assert swap_adapter(served.registry, version, "production").ref == version

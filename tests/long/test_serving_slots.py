@@ -15,7 +15,7 @@ import pytest
 from adapters import greedy_ids, make_adapters
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.workflows.deploy import APPLICATION
+from llamafarm_ray.workflows.deployed import APPLICATION
 from llamafarm_ray.workflows.register import Registration, register
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1800)]

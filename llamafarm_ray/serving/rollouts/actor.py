@@ -133,9 +133,9 @@ class ControllerActor:
         return False
 
     async def _is_deployed(self) -> bool:
-        from llamafarm_ray.serving.replicas import status_of  # noqa: PLC0415  (as below)
+        from llamafarm_ray.serving.replicas import is_deployed  # noqa: PLC0415  (as below)
 
-        return await asyncio.to_thread(status_of, self._application) is not None
+        return await asyncio.to_thread(is_deployed, self._application)
 
     def _withdraw(self) -> None:
         address = ray.get_runtime_context().gcs_address

@@ -16,15 +16,8 @@ from llamafarm_ray.serving.rollouts.beginning import roll_out
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.cluster import ClusterInfo
-from llamafarm_ray.workflows.deploy import (
-    APPLICATION,
-    check_deployment,
-    deployment_of,
-    deployments_for,
-    swap_adapter,
-    undeploy,
-    with_model,
-)
+from llamafarm_ray.workflows.deploy import check_deployment, undeploy, with_model
+from llamafarm_ray.workflows.deployed import APPLICATION, deployment_of, deployments_for, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
 
 HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True)
@@ -155,7 +148,7 @@ def test_a_swap_loads_at_every_application_of_the_cluster_that_serves_it(registr
         url_of={"llama": "http://llama:2/v1"}.get,
     )
     monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.replicas", stub)
-    monkeypatch.setattr("llamafarm_ray.workflows.deploy._confirm", lambda *args: confirmed.append(args))
+    monkeypatch.setattr("llamafarm_ray.workflows.deployed._confirm", lambda *args: confirmed.append(args))
     assert swap_adapter(registry, "bot", "production").ref == "bot:1.0.0"
     assert asked == [(name, "bot:1.0.0") for name in ("blue", "idle", "llama")]
     urls = ("http://blue/v1", "http://llama:2/v1")

@@ -1,0 +1,135 @@
+"""What is deployed, by the registry's record; and moving an alias under traffic without losing a request."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+
+from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError
+from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecord
+from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.identity import Identity
+from llamafarm_ray.serving.resolution import is_served
+from llamafarm_ray.types import Digest, ModelRef
+from llamafarm_ray.workflows.cluster import quiet
+
+__all__ = ["APPLICATION", "deployment_of", "deployments_for", "own_key", "swap_adapter"]
+
+APPLICATION = "llamafarm"
+"""The Serve application of `llamafarm_ray.workflows.deploy.deploy`."""
+_CONFIRM_S = 15.0
+_POLL_S = 0.25
+
+
+def deployment_of(registry: RegistryApi) -> DeploymentRecorded:
+    """The recorded deployment; of several the one that `deploy` makes.
+
+    Raises:
+        NotFoundError: nothing is deployed.
+        InputError: several are, by ``serve deploy``, and nothing says which is meant.
+    """
+    found = _recorded(registry)
+    if len(found) > 1 and found[0].application != APPLICATION:
+        names = ", ".join(f"{deployment.application} at {deployment.url}" for deployment in found)
+        raise InputError(f"Several applications are deployed: {names}.", hint="Say which with --url.")
+    return found[0]
+
+
+def deployments_for(registry: RegistryApi, reference: str) -> list[DeploymentRecorded]:
+    """The recorded deployments that can serve a version; one at least.
+
+    Args:
+        registry: where they are.
+        reference: the version, ``name`` (its highest) or ``name:version``.
+
+    Raises:
+        NotFoundError: there is no such version, or nothing that could serve it.
+    """
+    recorded = _recorded(registry)
+    return _serving(_version_to_swap_in(registry, reference), recorded, registry)
+
+
+def _recorded(registry: RegistryApi) -> list[DeploymentRecorded]:
+    found = registry.refresh().deployments
+    if not found:
+        raise NotFoundError("Nothing is deployed.", hint="`llamafarm models deploy` does that.")
+    return [found[name] for name in sorted(found, key=lambda name: (name != APPLICATION, name))]
+
+
+def _serving(
+    record: VersionRecord, recorded: list[DeploymentRecorded], registry: RegistryApi
+) -> list[DeploymentRecorded]:
+    found = [one for one in recorded if is_served(record, registry.state, Digest(one.base_digest))]
+    if not found:
+        bases = " and ".join(repr(one.base_model) for one in recorded)
+        raise NotFoundError(
+            f"{record.ref} is for {record.registered.base_model!r}, and {bases} is deployed.",
+            hint="Deploy its base model first.",
+        )
+    return found
+
+
+def _version_to_swap_in(registry: RegistryApi, reference: str) -> VersionRecord:
+    ref = ModelRef.parse(reference)
+    return registry.resolve(ref) if ref.version or ref.alias else registry.latest(ref.name)
+
+
+def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRecord:
+    """Move an alias to a version in two phases: every replica loads it, then the alias moves.
+
+    No request fails or waits for a load meanwhile. Returns once the endpoints answer with the new version. This
+    process must be connected to the deployments' cluster; those of another one load it when they are asked for it.
+
+    Args:
+        registry: the registry that the deployments watch.
+        reference: the version, ``name`` (its highest) or ``name:version``.
+        alias: the alias of the same model that shall point at it, such as ``production``.
+
+    Raises:
+        NotFoundError: there is no such version, or nothing that could serve it.
+        DeploymentError: a replica could not load it (the alias then stays), or an endpoint does not follow.
+    """
+    record = _version_to_swap_in(registry, reference)
+    name, found = record.registered.model, _serving(record, _recorded(registry), registry)
+    namespace = ModelRef(name).namespace
+    registry.allow(Action.MOVE_ALIAS, namespace, target=f"{name}@{alias}")  # before replicas are kept busy
+    from llamafarm_ray.serving.replicas import is_serving, load_everywhere, url_of  # noqa: PLC0415
+
+    quiet()
+    serving = [one for one in found if is_serving(one.application)]  # the record follows within a minute
+    awake = [one for one in serving or found[:1] if load_everywhere(one.application, record.ref)]
+    registry.promote(record.ref, alias, reason="swap-adapter")
+    for deployment in awake:  # asking would start an application that is scaled to zero
+        _confirm(url_of(deployment.application) or deployment.url, f"{name}@{alias}", record.ref)
+    return record
+
+
+def _confirm(url: str, model: str, expected: str) -> None:
+    """Ask the endpoint, by a call that generates nothing, which version answers now."""
+    deadline = time.monotonic() + _CONFIRM_S
+    answered = ""
+    while time.monotonic() < deadline:
+        try:
+            response = httpx.post(
+                f"{url.removesuffix('/v1')}/tokenize",
+                json={"model": model, "prompt": "?"},
+                headers=own_key(),
+                timeout=5,
+            )
+            answered = response.headers.get("x-llamafarm-model", f"status {response.status_code}")
+        except httpx.TransportError as error:
+            answered = f"nothing ({error})"
+        if answered == expected:
+            return
+        time.sleep(_POLL_S)
+    raise DeploymentError(
+        f"{model} points at {expected} in the registry, but the endpoint still answers with {answered}.",
+        hint="Does the endpoint use the same home?",
+    )
+
+
+def own_key() -> dict[str, str]:
+    """The header that shows the endpoint who asks: its keys are the registry's tokens."""
+    token = Identity.from_environment().token
+    return {"Authorization": f"Bearer {token}"} if token else {}
