@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import openai
-import psutil
 import pytest
 from adapters import greedy, make_adapter
+from process_tools import titled
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
@@ -249,11 +249,8 @@ def test_a_body_that_the_proxy_does_not_hold_whole_is_answered_alike(served, ora
 
 def test_the_engine_takes_one_process(served):
     """Of the processes of this test's Ray; vLLM names its own."""
-    processes = psutil.Process().children(recursive=True)
-    names = [process.name() for process in processes]
-    assert sum(name.startswith("VLLM::EngineCor") for name in names) == 1, names
-    assert not [name for name in names if name.startswith("VLLM::Worker")]
-    [engine] = [process for process in processes if process.name().startswith("VLLM::EngineCor")]
+    [engine] = titled("VLLM::EngineCor")
+    assert titled("VLLM::") == [engine]
     assert "vllm_imports" in " ".join(engine.parent().cmdline()), "it was forked, and imported nothing itself"
 
 

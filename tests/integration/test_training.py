@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from process_tools import titled
 from safetensors.torch import load_file, save_file
 from tiny_model import make_rows, make_tiny_model
 
@@ -218,15 +219,11 @@ def test_an_unfinished_run_can_be_forgotten(run, tmp_path):
 
 
 def test_a_killed_worker_is_started_again_from_the_last_checkpoint(run, finished):
-    import psutil
-
     seen, workers = [], []
 
     def kill_the_first_worker_after_some_checkpoints(progress):
         seen.append(progress)
-        for process in psutil.Process().children(recursive=True):
-            if process.name().startswith("ray::RayTrainW") and process not in workers:
-                workers.append(process)
+        workers.extend(process for process in titled("ray::RayTrainW") if process not in workers)
         if progress.step == 8 and len(workers) == 1:
             workers[0].kill()
 

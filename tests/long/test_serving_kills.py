@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 from adapters import greedy, make_adapter
+from process_tools import titled
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
@@ -160,15 +161,7 @@ def replicas():
 
 
 def processes(name):
-    """This Ray's processes of a name, as ``ps`` shows it."""
-    found = []
-    for process in psutil.Process().children(recursive=True):
-        try:
-            if " ".join(process.cmdline()).startswith(name) or process.name() == name:
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
+    return [process.pid for process in titled(name)]
 
 
 def wait_until(holds, timeout_s):

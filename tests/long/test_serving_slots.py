@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpx
-import psutil
 import pytest
 from adapters import greedy_ids, make_adapters
+from process_tools import titled
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.workflows.deployed import APPLICATION
@@ -208,16 +208,9 @@ def test_two_hundred_swaps_under_load_mix_nothing_lose_nothing_and_stall_nobody(
 
 def resident_bytes():
     """What the replica and vLLM's engine core have in memory, by the names of their processes."""
-    found = {}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            title = process.cmdline()[0] if process.cmdline() else ""
-            if title.startswith("VLLM::") or ("ServeReplica:" in title and "router" not in title):
-                found[title] = process.memory_info().rss
-        except psutil.NoSuchProcess:
-            continue
-    assert len(found) == 2, found
-    return found
+    [engine] = titled("VLLM::")
+    [replica] = (process for process in titled("ray::ServeReplica:") if "router" not in process.cmdline()[0])
+    return {"engine": engine.memory_info().rss, "replica": replica.memory_info().rss}
 
 
 def test_five_hundred_loads_and_unloads_leave_what_is_needed_and_nothing_else(slots):
