@@ -34,11 +34,12 @@ from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.workflows.chat import ask
 from llamafarm_ray.workflows.cluster import ClusterInfo, connect, free_port
 from llamafarm_ray.workflows.create_dataset import create_dataset
-from llamafarm_ray.workflows.deploy import deploy, undeploy
+from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import swap_adapter
 from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.train import TrainingRun
+from llamafarm_ray.workflows.undeploy import undeploy
 
 HERE = Path(__file__).resolve().parent
 QUESTIONS: list[dict[str, str]] = json.loads((HERE / "questions.json").read_text(encoding="utf-8"))
@@ -121,7 +122,7 @@ def run(demo: Demo, cluster: ClusterInfo) -> None:
     swap_under_traffic(demo)
     canary_that_readers_dislike(demo)
     with demo.step("Take the deployment off the record, and stop Ray"):
-        undeploy(demo.registry, cluster, _found(demo, "url"))
+        undeploy(demo.registry, cluster)
 
 
 def build_base(demo: Demo) -> None:

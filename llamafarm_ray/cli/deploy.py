@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -14,6 +15,8 @@ from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, N
 from llamafarm_ray.cli.terminal import console, print_json, stages, table
 
 __all__ = ["command"]
+
+_LOOK_S = 5.0
 
 
 def command(
@@ -51,7 +54,8 @@ def command(
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.serving.engines.choice import choose_engine
     from llamafarm_ray.workflows.cluster import connect
-    from llamafarm_ray.workflows.deploy import check_deployment, check_port, deploy, undeploy, with_model
+    from llamafarm_ray.workflows.deploy import check_deployment, check_port, deploy, with_model
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     refuse_unavailable(config, "deploy")
     if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
@@ -89,13 +93,22 @@ def command(
         if cluster.started_here:
             if not as_json:
                 console.print(f"Dashboard: {cluster.dashboard_url}   Stop with Ctrl-C.")
-            _wait_for_signal()
-            undeploy(registry, cluster, deployment.url)
+            _wait_until_stopped()
+            undeploy(registry, cluster)
 
 
-def _wait_for_signal() -> None:
-    """Sleep until SIGINT or SIGTERM."""
+def _wait_until_stopped() -> None:
+    """Sleep until SIGINT or SIGTERM, or until somebody has the application stopped from elsewhere (`undeploy`)."""
+    from ray.exceptions import RayError
+
+    from llamafarm_ray.serving.replicas import is_deployed
+    from llamafarm_ray.workflows.deployed import APPLICATION
+
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+    while not stop.wait(_LOOK_S):
+        with contextlib.suppress(RayError):  # Serve's controller is being started again
+            if not is_deployed(APPLICATION):
+                console.print("It was stopped from elsewhere.")
+                return

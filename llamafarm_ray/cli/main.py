@@ -29,6 +29,7 @@ from llamafarm_ray.cli import (
     train,
     transfer,
     tune,
+    undeploy,
     validate,
 )
 from llamafarm_ray.cli.terminal import errors, is_json
@@ -60,6 +61,7 @@ models.command("validate", rich_help_panel=_MAKE)(validate.command)
 models.command("schema", rich_help_panel=_MAKE)(schema.command)
 models.command("deploy", rich_help_panel=_SERVE)(deploy.command)
 models.command("swap-adapter", rich_help_panel=_SERVE)(swap_adapter.command)
+models.command("undeploy", rich_help_panel=_SERVE)(undeploy.command)
 models.command("chat", rich_help_panel=_SERVE)(chat.command)
 models.command("status", rich_help_panel=_SERVE)(status.command)
 models.command("register", rich_help_panel=_KEEP)(register.command)

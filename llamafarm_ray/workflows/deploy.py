@@ -21,7 +21,7 @@ from llamafarm_ray.registry import (
     RegistryApi,
     VersionRecord,
 )
-from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
+from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.announcing import withdraw
@@ -42,7 +42,6 @@ __all__ = [
     "check_deployment",
     "check_port",
     "deploy",
-    "undeploy",
     "with_model",
 ]
 
@@ -278,24 +277,6 @@ def _run(application: Application, on_wait: Callable[[], object]) -> None:
         while not wait([run], timeout=_POLL_S).done:
             on_wait()
         run.result()
-
-
-def undeploy(registry: RegistryApi, cluster: ClusterInfo, url: str) -> None:
-    """Take the application at ``url`` off the record and stop it, letting requests under way finish.
-
-    On a Ray that ends with this command nothing is waited for: it stops the application with everything else.
-    """
-    from ray import serve  # noqa: PLC0415
-
-    from llamafarm_ray.serving.rollouts.actor import stop_controller  # noqa: PLC0415
-
-    recorded = registry.refresh().deployments.get(APPLICATION)
-    if not cluster.started_here:
-        with contextlib.suppress(TimeoutError):  # answers under way take longer; the replicas go when they have ended
-            serve.delete(APPLICATION)
-        stop_controller(registry.home.uri, APPLICATION)
-    if recorded is not None and recorded.url == url:
-        registry.submit(RemoveDeployment(recorded), reason="stopped")
 
 
 def _wait_until_ready(url: str, started: float, on_progress: Callable[[str, float], None] | None) -> tuple[str, ...]:

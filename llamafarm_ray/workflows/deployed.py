@@ -10,6 +10,7 @@ from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecord
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.identity import Identity
+from llamafarm_ray.registry.state.records import find
 from llamafarm_ray.serving.resolution import is_served
 from llamafarm_ray.types import Digest, ModelRef
 from llamafarm_ray.workflows.cluster import quiet
@@ -22,17 +23,20 @@ _CONFIRM_S = 15.0
 _POLL_S = 0.25
 
 
-def deployment_of(registry: RegistryApi) -> DeploymentRecorded:
-    """The recorded deployment; of several the one that `deploy` makes.
+def deployment_of(registry: RegistryApi, application: str | None = None) -> DeploymentRecorded:
+    """The recorded deployment of an application; by default the only one, or of several the one that `deploy` makes.
 
     Raises:
-        NotFoundError: nothing is deployed.
+        NotFoundError: nothing is deployed, or not that.
         InputError: several are, by ``serve deploy``, and nothing says which is meant.
     """
     found = _recorded(registry)
+    if application is not None:
+        return find({deployment.application: deployment for deployment in found}, application, "deployment")
     if len(found) > 1 and found[0].application != APPLICATION:
         names = ", ".join(f"{deployment.application} at {deployment.url}" for deployment in found)
-        raise InputError(f"Several applications are deployed: {names}.", hint="Say which with --url.")
+        hint = "Say which one: `chat` takes its --url, `undeploy` its --application."
+        raise InputError(f"Several applications are deployed: {names}.", hint=hint)
     return found[0]
 
 

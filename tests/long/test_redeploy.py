@@ -23,7 +23,8 @@ def port():
 
 
 def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_cluster, tmp_path, port):
-    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.deploy import deploy
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     base = make_tiny_model(tmp_path / "tiny", hidden_size=128)
     broken = tmp_path / "broken"
@@ -43,7 +44,7 @@ def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_
     assert again.url == running.url
     body = {"model": "tiny", "prompt": "The", "max_tokens": 2}
     assert httpx.post(f"{again.url}/completions", json=body, timeout=60).status_code == 200
-    undeploy(registry, ray_cluster, again.url)
+    undeploy(registry, ray_cluster)
 
 
 def test_an_application_that_serve_deletes_takes_its_controller_along_and_goes_off_the_record(

@@ -18,10 +18,11 @@ from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
 from llamafarm_ray.serving.rollouts.observations import Histogram, Sample, Window
 from llamafarm_ray.serving.rollouts.split import Caller, gets_candidate
-from llamafarm_ray.workflows.deploy import deploy, undeploy
+from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import APPLICATION
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.rollouts import abort_rollout
+from llamafarm_ray.workflows.undeploy import undeploy
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -55,7 +56,7 @@ def served(ray_cluster, tmp_path_factory):
     )
     deployment = deploy(config, registry, ray_cluster)
     yield Pet(deployment.url, registry)
-    undeploy(registry, ray_cluster, deployment.url)
+    undeploy(registry, ray_cluster)
 
 
 @pytest.fixture

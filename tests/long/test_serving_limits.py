@@ -18,7 +18,8 @@ A_MINUTE = 12
 def test_what_a_key_took_at_one_replica_it_does_not_get_again_at_the_other(ray_cluster, tmp_path):
     from llamafarm_ray.serving.replicas import applications
     from llamafarm_ray.workflows.cluster import free_port
-    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.deploy import deploy
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     base, registry = make_tiny_model(tmp_path / "tiny", hidden_size=64), open_registry(str(tmp_path / "home"))
     wanted = {"engine": "transformers", "replicas": 2, "port": free_port()}
@@ -43,4 +44,4 @@ def test_what_a_key_took_at_one_replica_it_does_not_get_again_at_the_other(ray_c
     assert all(any(seen.minute.requests for seen in of_one.values()) for of_one in told), told  # both were asked
     came_in = A_MINUTE * (1 + (time.monotonic() - began) / 60)
     assert statuses.count(200) <= came_in + A_MINUTE / 2, statuses  # alone each would give a minute's worth
-    undeploy(registry, ray_cluster, running.url)
+    undeploy(registry, ray_cluster)

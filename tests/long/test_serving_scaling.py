@@ -91,8 +91,9 @@ def served(request, ray_cluster, tmp_path):
     from ray import serve
 
     from llamafarm_ray.workflows.cluster import free_port
-    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.deploy import deploy
     from llamafarm_ray.workflows.register import Registration, register
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     base = make_tiny_model(tmp_path / "tiny", hidden_size=128)
     registry = open_registry(str(tmp_path / "home"))
@@ -110,7 +111,7 @@ def served(request, ray_cluster, tmp_path):
     serve.shutdown()  # another module's may listen at another port
     deployed = deploy(parse_config({"base_model": str(base), "deployment": deployment}), registry, ray_cluster)
     yield deployed.url, whole_letters(greedy(base, adapter, PROMPT, NUM_TOKENS))
-    undeploy(registry, ray_cluster, deployed.url)
+    undeploy(registry, ray_cluster)
     serve.shutdown()
 
 
@@ -144,7 +145,8 @@ def test_a_replica_that_goes_ends_its_streams_whole(ray_cluster, tmp_path):
     from ray import serve
 
     from llamafarm_ray.workflows.cluster import free_port
-    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.deploy import deploy
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     base = make_tiny_model(tmp_path / "slow")
     registry = open_registry(str(tmp_path / "home"))
@@ -165,7 +167,7 @@ def test_a_replica_that_goes_ends_its_streams_whole(ray_cluster, tmp_path):
             assert not any(one.done() for one in streams)
             assert [one.result() for one in streams] == ["length", "length"]
     finally:
-        undeploy(registry, ray_cluster, deployed.url)
+        undeploy(registry, ray_cluster)
         serve.shutdown()
 
 

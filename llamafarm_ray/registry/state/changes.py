@@ -71,7 +71,8 @@ def _(event: AliasMoved, state: RegistryState, change: Change) -> RegistryState:
 def _(event: AliasRemoved, state: RegistryState, change: Change) -> RegistryState:
     model = state.models[event.model]
     state = _end_rollout(state, event.model, event.alias, None, change)
-    changed = replace(model, aliases=model.aliases.delete(event.alias))
+    moves = (*model.removed.get(event.alias, ()), *model.aliases[event.alias])
+    changed = replace(model, aliases=model.aliases.delete(event.alias), removed=model.removed.set(event.alias, moves))
     return replace(state, models=state.models.set(model.name, changed))
 
 

@@ -122,7 +122,7 @@ class AliasMove:
 
 @dataclass(frozen=True, slots=True)
 class ModelRecord:
-    """A model: its versions by number, and each alias's moves, oldest first."""
+    """A model: its versions by number, each alias's moves, and those of aliases that were removed, oldest first."""
 
     name: str
     highest: str
@@ -131,6 +131,7 @@ class ModelRecord:
     """The highest number that was ever used; a pre-release only where there is nothing else."""
     versions: Trie[VersionRecord] = field(default_factory=Map)
     aliases: Trie[tuple[AliasMove, ...]] = field(default_factory=Map)
+    removed: Trie[tuple[AliasMove, ...]] = field(default_factory=Map)
 
     @property
     def latest(self) -> VersionRecord:

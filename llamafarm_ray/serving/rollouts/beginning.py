@@ -142,12 +142,16 @@ def roll_out(
 def _had_its_chance(state: RegistryState, name: str, number: str) -> bool:
     """Whether a version was its model's production, or was rolled out to it, and is not at this moment.
 
-    The state forgets what a removed alias pointed at: that there was one shows by its rollouts alone.
+    Where somebody took the alias away, that stands for every version.
     """
-    moves = state.models[name].aliases.get(DEFAULT_ALIAS, ())
-    known = state.rollouts.get(f"{name}@{DEFAULT_ALIAS}", ())
-    if not moves:  # somebody took the alias away that there was
-        return bool(known)
-    if any(rollout.candidate == number and rollout.status.is_under_way for rollout in known):
+    model = state.models[name]
+    moves, removed = model.aliases.get(DEFAULT_ALIAS, ()), model.removed.get(DEFAULT_ALIAS, ())
+    if not moves:
+        return bool(removed)
+    if moves[-1].version == number:
         return False
-    return any(move.version == number for move in moves[:-1]) or any(rollout.candidate == number for rollout in known)
+    rollouts = state.rollouts.get(f"{name}@{DEFAULT_ALIAS}", ())
+    candidates = {rollout.candidate: rollout.status.is_under_way for rollout in rollouts}
+    if number in candidates:
+        return not candidates[number]
+    return any(move.version == number for move in (*removed, *moves))

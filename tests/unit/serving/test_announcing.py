@@ -119,6 +119,23 @@ def test_each_version_gets_one_rollout(registry):
     assert "production" not in registry.refresh().models["bot"].aliases
 
 
+def test_an_alias_that_was_taken_away_stays_away(registry):
+    """There never was a rollout to it: the first version became production at once."""
+    Replica(registry, "bot:1.0.0").look()
+    registry.unalias("bot", "production")
+    Replica(registry, "bot:1.0.0").look()
+    Replica(registry, "bot:1.1.0").look()
+    assert "production" not in registry.refresh().models["bot"].aliases
+    assert [move.version for move in registry.state.models["bot"].removed["production"]] == ["1.0.0"]
+    registry.promote("bot:1.2.0", "production")  # somebody wants one again
+    Replica(registry, "bot:1.0.0").look()  # it had its chance before
+    assert under_way(registry) is None
+    Replica(registry, "bot:1.1.0").look()
+    assert under_way(registry) == "1.1.0"
+    registry.unalias("bot", "production")
+    assert [move.version for move in registry.state.models["bot"].removed["production"]] == ["1.0.0", "1.2.0"]
+
+
 def test_a_rollout_that_must_wait_begins_when_it_can_and_holds_up_no_other(registry, caplog):
     Replica(registry, "bot:1.0.0").look()
     registry.submit(Register("cat", ModelKind.ADAPTER, store_note(registry.content, "cat"), 1, "1.0.0"))

@@ -1,5 +1,7 @@
 """What a deployment serves and records, without a cluster."""
 
+import contextlib
+import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -8,7 +10,7 @@ import pytest
 from model_files import gguf_bytes, safetensors_bytes
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, NotFoundError
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, DeploymentError, InputError, NotFoundError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RecordDeployment
@@ -16,9 +18,10 @@ from llamafarm_ray.serving.rollouts.beginning import roll_out
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.cluster import ClusterInfo
-from llamafarm_ray.workflows.deploy import check_deployment, undeploy, with_model
+from llamafarm_ray.workflows.deploy import check_deployment, deploy, with_model
 from llamafarm_ray.workflows.deployed import APPLICATION, deployment_of, deployments_for, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.undeploy import undeploy
 
 HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True)
 
@@ -42,9 +45,9 @@ def models(tmp_path):
     return base, adapter
 
 
-def record(registry, url):
+def record(registry, url="http://127.0.0.1:1/v1", ray_address=HERE.address):
     event = DeploymentRecorded(
-        application=APPLICATION, base_model="base", base_digest=Digest.of(b"x"), url=url, ray_address="a:1"
+        application=APPLICATION, base_model="base", base_digest=Digest.of(b"x"), url=url, ray_address=ray_address
     )
     registry.submit(RecordDeployment(event))
 
@@ -157,14 +160,44 @@ def test_a_swap_loads_at_every_application_of_the_cluster_that_serves_it(registr
 
 
 def test_stopping_takes_only_its_own_deployment_off_the_record(registry):
-    record(registry, "http://127.0.0.1:1/v1")
-    record(registry, "http://127.0.0.1:2/v1")
-    undeploy(registry, HERE, "http://127.0.0.1:1/v1")
+    record(registry)
+    record(registry, "http://127.0.0.1:2/v1", ray_address="127.0.0.1:6380")
+    undeploy(registry, HERE)
     assert deployment_of(registry).url == "http://127.0.0.1:2/v1"
-    undeploy(registry, HERE, "http://127.0.0.1:2/v1")
-    undeploy(registry, HERE, "http://127.0.0.1:2/v1")
+    undeploy(registry, dataclasses.replace(HERE, address="127.0.0.1:6380"))
+    undeploy(registry, HERE)
     with pytest.raises(NotFoundError, match="Nothing is deployed"):
         deployment_of(registry)
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_deployment_that_fails_leaves_no_record_that_its_replicas_made(registry, models, monkeypatch, replaced):
+    """Nor takes one away: what it was to replace may go on."""
+    from ray import serve
+
+    from llamafarm_ray.serving import application, replicas
+    from llamafarm_ray.workflows import deploy as module
+
+    status = SimpleNamespace(
+        applications={APPLICATION: SimpleNamespace(deployments={}, status=SimpleNamespace(value="RUNNING"), message="")}
+    )
+    deleted = []
+
+    def run(*_):
+        record(registry)  # as a replica does once it runs
+        raise RuntimeError("the second replica's engine died")
+
+    (models[0] / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr(replicas, "http_address", lambda: ("127.0.0.1", 8000) if replaced else None)
+    monkeypatch.setattr(serve, "status", lambda: status)
+    monkeypatch.setattr(serve, "delete", deleted.append)
+    monkeypatch.setattr(application, "build", lambda _: None)
+    monkeypatch.setattr(module, "_serve_started", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(module, "_run", run)
+    with pytest.raises(DeploymentError, match="the second replica's engine died"):
+        deploy(parse_config({"base_model": str(models[0])}), registry, HERE)
+    assert deleted == ([] if replaced else [APPLICATION])
+    assert list(registry.refresh().deployments) == ([APPLICATION] if replaced else [])
 
 
 def test_who_may_not_move_the_alias_keeps_no_replica_busy(registry, models, monkeypatch):
