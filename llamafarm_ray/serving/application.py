@@ -13,7 +13,7 @@ from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
-from llamafarm_ray.serving.scaling import DRAIN_S, scaling_options
+from llamafarm_ray.serving.scaling import DRAIN_S, most_replicas, scaling_options
 from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
 
@@ -96,7 +96,7 @@ def build(args: dict[str, Any]) -> Any:
     llm_config = _llm_config(config, base)
     if config.deployment.engine_kwargs:
         _check(llm_config)
-    return compose(llm_config, served, router_env=_ONE_LOOP_ENV)
+    return compose(llm_config, served, is_routed=most_replicas(config.deployment) > 1, router_env=_ONE_LOOP_ENV)
 
 
 def _check(llm_config: dict[str, Any]) -> None:
@@ -160,9 +160,8 @@ def _threads(deployment: Deployment) -> dict[str, str]:
 
     By itself vLLM binds them to all of the machine's cores but one, which engines that share a machine do alike.
     """
-    scaling, cpu = deployment.auto_scaling, deployment.resources.cpu
-    is_alone = max(deployment.replicas, scaling.max_replicas if scaling else 0) <= 1
-    if "VLLM_CPU_OMP_THREADS_BIND" in os.environ or (is_alone and cpu is None):
+    cpu = deployment.resources.cpu
+    if "VLLM_CPU_OMP_THREADS_BIND" in os.environ or (most_replicas(deployment) == 1 and cpu is None):
         return {}
     return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, int(cpu or 1)))}
 

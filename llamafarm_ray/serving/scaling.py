@@ -21,7 +21,16 @@ import psutil  # type: ignore[import-untyped]
 
 from llamafarm_ray.config import Deployment
 
-__all__ = ["CPU_METRIC", "DRAIN_S", "CpuMeter", "Evictions", "Placements", "ScalingPolicy", "scaling_options"]
+__all__ = [
+    "CPU_METRIC",
+    "DRAIN_S",
+    "CpuMeter",
+    "Evictions",
+    "Placements",
+    "ScalingPolicy",
+    "most_replicas",
+    "scaling_options",
+]
 
 logger = logging.getLogger("ray.serve.llamafarm")
 
@@ -40,6 +49,11 @@ _STARTED_S = 5.0
 _FORGOTTEN_S = 10.0
 """A deployment that did not ask for this long is gone."""
 _LOOK_S = 1.0
+
+
+def most_replicas(deployment: Deployment) -> int:
+    """How many replicas there are at most, at any time."""
+    return max(deployment.replicas, deployment.auto_scaling.max_replicas if deployment.auto_scaling else 1)
 
 
 def scaling_options(deployment: Deployment) -> dict[str, Any]:

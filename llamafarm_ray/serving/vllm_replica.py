@@ -1,5 +1,8 @@
 """vLLM on Ray Serve with direct streaming: HAProxy sends each request to the replica that the router picked.
 
+Where there is never more than one replica there is nothing to pick and no router: two hops less before the first token,
+and a process less on a small machine. The gate decides which version answers, by the same rules.
+
 Who composes the application imports neither vLLM nor Ray Serve LLM, so that a command is fast, also on a machine that
 has none of them. Of Ray's private parts it relies on ``Application._with_ingress_request_router`` (a test names it).
 """
@@ -37,9 +40,13 @@ class VllmReplica(Replica):
         llm_config: the plain values of Ray's ``LLMConfig``.
         served: what is served.
         num_cpus: what the replica has of them.
+        is_routed: whether a router decides before it.
     """
 
-    async def __init__(self, llm_config: Mapping[str, Any], served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, llm_config: Mapping[str, Any], served: Served, num_cpus: float, *, is_routed: bool
+    ) -> None:
+        self._is_routed = is_routed
         self._adapters = VllmAdapters(lambda: self._server.engine._oai_models)  # noqa: SLF001
         super().__init__(served, Versions(served, self._adapters), num_cpus)
         if llm_config["accelerator_config"]["kind"] == "cpu" and _num_workers(llm_config) == 1:
@@ -58,7 +65,7 @@ class VllmReplica(Replica):
             app = await self._server.engine.build_asgi_app()
         app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
         app.add_middleware(self.gate)
-        return self.open_to_web_pages(app)
+        return self.front(app, is_routed=self._is_routed)
 
     async def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""
@@ -69,12 +76,15 @@ class VllmReplica(Replica):
         return await self._adapters.loaded()
 
 
-def compose(llm_config: Mapping[str, Any], served: Served, *, router_env: Mapping[str, str]) -> Application:
+def compose(
+    llm_config: Mapping[str, Any], served: Served, *, is_routed: bool, router_env: Mapping[str, str]
+) -> Application:
     """The Serve application: replicas as the ingress, and the router that HAProxy asks for each request.
 
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``, of the replicas.
         served: what is served.
+        is_routed: whether there is a router; not needed for one replica.
         router_env: environment variables of the router's process.
     """
     bundles = _bundles(llm_config)
@@ -82,6 +92,10 @@ def compose(llm_config: Mapping[str, Any], served: Served, *, router_env: Mappin
     inherited = ray.get_runtime_context().runtime_env if ray.is_initialized() else {}
     environment = {**inherited, **llm_config["runtime_env"]}
     options["ray_actor_options"] = {**options["ray_actor_options"], "runtime_env": environment}
+    if is_routed:
+        options["request_router_config"] = RequestRouterConfig(
+            request_router_class="ray.serve.experimental.round_robin_router:RoundRobinRouter"
+        )
     replicas = serve.deployment(
         **options,
         user_config=served.cold_start(),
@@ -90,10 +104,9 @@ def compose(llm_config: Mapping[str, Any], served: Served, *, router_env: Mappin
         health_check_timeout_s=_HEALTH_S,
         placement_group_bundles=bundles,
         placement_group_strategy="PACK",
-        request_router_config=RequestRouterConfig(
-            request_router_class="ray.serve.experimental.round_robin_router:RoundRobinRouter"
-        ),
-    )(serve.ingress()(VllmReplica)).bind(llm_config, served, bundles[0]["CPU"])
+    )(serve.ingress()(VllmReplica)).bind(llm_config, served, bundles[0]["CPU"], is_routed=is_routed)
+    if not is_routed:
+        return replicas
     router = serve.deployment(
         name=ROUTER,
         max_ongoing_requests=1000,

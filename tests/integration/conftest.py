@@ -32,8 +32,9 @@ def served(ray_cluster, tmp_path_factory):
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import free_port
-    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.deploy import deploy
     from llamafarm_ray.workflows.register import Registration, register
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     folder = tmp_path_factory.mktemp("served")
     base = make_tiny_model(folder / "tiny", hidden_size=128)
@@ -47,8 +48,10 @@ def served(ray_cluster, tmp_path_factory):
     tools = {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
     options = {"port": free_port(), "max_lora_rank": 16, "max_loras": 2, "adapters": ["bot@production"]}
     options["engine_kwargs"] = tools
+    # One replica, with the router that there is where there may be more.
+    options["auto_scaling"] = {"max_replicas": 2, "target_ongoing_requests": 1000}
     with collecting() as collector:
         config = {"base_model": str(base), "deployment": {**options, "otlp_traces_endpoint": collector.url}}
         deployment = deploy(parse_config(config), registry, ray_cluster)
         yield Served(deployment.url, deployment.url.removesuffix("/v1"), base, adapters, registry, collector)
-        undeploy(registry, ray_cluster, deployment.url)
+        undeploy(registry, ray_cluster)

@@ -37,8 +37,9 @@ def deployment(ray_cluster, adapters, tmp_path_factory):
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import free_port
-    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.deploy import deploy
     from llamafarm_ray.workflows.register import Registration, register
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     base, folders = adapters
     registry = open_registry(str(tmp_path_factory.mktemp("home")))
@@ -51,7 +52,7 @@ def deployment(ray_cluster, adapters, tmp_path_factory):
     )
     deployed = deploy(config, registry, ray_cluster)
     yield deployed, registry
-    undeploy(registry, ray_cluster, deployed.url)
+    undeploy(registry, ray_cluster)
     serve.shutdown()
 
 

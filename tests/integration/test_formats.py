@@ -29,8 +29,9 @@ def deployment(request, ray_cluster, bases, tmp_path_factory):
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import free_port
-    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.deploy import deploy
     from llamafarm_ray.workflows.register import Registration, register
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     folder = tmp_path_factory.mktemp(request.param)
     registry = open_registry(str(folder / "home"))
@@ -44,7 +45,7 @@ def deployment(request, ray_cluster, bases, tmp_path_factory):
     wanted = {"base_model": "bot:1.0.0", "deployment": {"port": free_port(), "adapters": ["bot@production"]}}
     deployed = deploy(parse_config(wanted), registry, ray_cluster)
     yield deployed, registry
-    undeploy(registry, ray_cluster, deployed.url)
+    undeploy(registry, ray_cluster)
     serve.shutdown()
 
 

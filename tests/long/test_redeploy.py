@@ -47,6 +47,28 @@ def test_after_a_failed_redeployment_the_former_configuration_deploys_again(ray_
     undeploy(registry, ray_cluster)
 
 
+def test_a_router_comes_with_a_second_replica_and_goes_with_it(ray_cluster, tmp_path, port):
+    """Redeployed from one replica to as many as needed and back; each time the endpoint goes on to answer."""
+    from ray import serve
+
+    from llamafarm_ray.workflows.deploy import deploy
+    from llamafarm_ray.workflows.deployed import APPLICATION
+    from llamafarm_ray.workflows.undeploy import undeploy
+
+    base, registry = make_tiny_model(tmp_path / "tiny", hidden_size=128), open_registry(str(tmp_path / "home"))
+    several = {"auto_scaling": {"max_replicas": 2, "target_ongoing_requests": 1000}}
+    body = {"model": "tiny", "prompt": "The", "max_tokens": 2}
+    forged = {"serve_multiplexed_model_id": "nonsense"}
+    for scaling, deployments in (({}, {"tiny"}), (several, {"tiny", "router"}), ({}, {"tiny"})):
+        config = parse_config({"base_model": str(base), "deployment": {"port": port, **scaling}})
+        deployed = deploy(config, registry, ray_cluster)
+        assert set(serve.status().applications[APPLICATION].deployments) == deployments
+        for headers in ({}, forged):
+            response = httpx.post(f"{deployed.url}/completions", json=body, headers=headers, timeout=60)
+            assert response.status_code == 200, response.text
+    undeploy(registry, ray_cluster)
+
+
 def test_an_application_that_serve_deletes_takes_its_controller_along_and_goes_off_the_record(
     ray_cluster, tmp_path, port
 ):

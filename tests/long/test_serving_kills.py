@@ -106,8 +106,9 @@ class Served:
 @pytest.fixture(scope="module")
 def served(ray_cluster, tmp_path_factory):
     from llamafarm_ray.workflows.cluster import free_port
-    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.deploy import deploy
     from llamafarm_ray.workflows.register import Registration, register
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     folder = tmp_path_factory.mktemp("kills")
     base = make_tiny_model(folder / "tiny", hidden_size=128)
@@ -132,7 +133,7 @@ def served(ray_cluster, tmp_path_factory):
     )
     deployed = deploy(config, registry, ray_cluster)
     yield Served(deployed.url, registry, oracle)
-    undeploy(registry, ray_cluster, deployed.url)
+    undeploy(registry, ray_cluster)
 
 
 @pytest.fixture

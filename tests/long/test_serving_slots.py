@@ -105,7 +105,8 @@ def slots(ray_cluster, tmp_path_factory):
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import free_port
-    from llamafarm_ray.workflows.deploy import deploy, undeploy
+    from llamafarm_ray.workflows.deploy import deploy
+    from llamafarm_ray.workflows.undeploy import undeploy
 
     folder = tmp_path_factory.mktemp("slots")
     base = make_tiny_model(folder / "tiny", hidden_size=128)
@@ -113,7 +114,7 @@ def slots(ray_cluster, tmp_path_factory):
     deployment = {"port": free_port(), "max_loras": MAX_LORAS, "max_lora_rank": 8}
     deployed = deploy(parse_config({"base_model": str(base), "deployment": deployment}), registry, ray_cluster)
     yield Slots(deployed.url, registry, base, folder)
-    undeploy(registry, ray_cluster, deployed.url)
+    undeploy(registry, ray_cluster)
 
 
 def swap(slots, ref):

@@ -15,10 +15,9 @@ from llamafarm_ray.config.deployment import Deployment as DeploymentConfig
 from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
-from llamafarm_ray.serving.asgi import App, Receive, Scope, Send
+from llamafarm_ray.serving.asgi import App
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
 from llamafarm_ray.serving.engines.base import Engine
-from llamafarm_ray.serving.intake import ROUTED_HEADER
 from llamafarm_ray.serving.offers import VECTORS, WRITES
 from llamafarm_ray.serving.replica import Replica
 from llamafarm_ray.serving.scaling import scaling_options
@@ -103,24 +102,6 @@ def open_engine(settings: EngineSettings) -> Engine:
     return transformers_engine(settings.base_name, folder, **sized)
 
 
-class Unrouted:
-    """ASGI middleware that takes the router's header away: without a router, a client must have sent it.
-
-    Args:
-        app: the application.
-    """
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        if scope["type"] == "http":
-            headers = [(name, value) for name, value in scope["headers"] if name.lower() != ROUTED_HEADER]
-            scope = {**scope, "headers": headers}
-        await self._app(scope, receive, send)
-
-
 class EngineReplica(Replica):
     """One engine, and the gate in front of its HTTP app.
 
@@ -139,7 +120,7 @@ class EngineReplica(Replica):
 
     async def __serve_build_asgi_app__(self) -> App:
         """The HTTP app, which Serve asks for once the replica is made (see ``serve.ingress``)."""
-        return self.open_to_web_pages(Unrouted(self.gate(EngineApp(self._engine), routes=ROUTES)))
+        return self.front(self.gate(EngineApp(self._engine), routes=ROUTES), is_routed=False)
 
     def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""

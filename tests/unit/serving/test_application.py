@@ -151,6 +151,25 @@ def test_a_cluster_without_the_proxys_environment_is_refused(monkeypatch):
         build({"base_model": "x"})
 
 
+@pytest.mark.parametrize(
+    ("deployment", "is_routed"),
+    [
+        ({}, False),
+        ({"auto_scaling": {"min_replicas": 0, "max_replicas": 1}}, False),
+        ({"replicas": 2}, True),
+        ({"auto_scaling": {"max_replicas": 2}}, True),
+    ],
+)
+def test_a_router_decides_where_there_may_be_several_replicas(monkeypatch, tmp_path, deployment, is_routed):
+    for name, value in SERVE_ENV.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.json").write_text("{}")
+    made = build({"base_model": str(tmp_path / "tiny"), "home": str(tmp_path / "home"), "deployment": deployment})
+    assert (made._ingress_request_router is not None) == is_routed
+    assert made._bound_deployment.init_kwargs == {"is_routed": is_routed}
+
+
 def test_a_base_that_no_request_could_name_is_refused(monkeypatch, tmp_path):
     for name, value in SERVE_ENV.items():
         monkeypatch.setenv(name, value)

@@ -11,7 +11,7 @@ from llamafarm_ray.errors import InputError, UnsupportedError, UserError
 from llamafarm_ray.registry import RegistryService, find_base
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.engines.custom import custom_engine
-from llamafarm_ray.serving.engines.replica import EngineSettings, Unrouted, engine_settings, open_engine
+from llamafarm_ray.serving.engines.replica import EngineSettings, engine_settings, open_engine
 from llamafarm_ray.storage import Location
 from llamafarm_ray.training.methods import METHODS
 from llamafarm_ray.types import ModelKind
@@ -169,16 +169,3 @@ def test_a_users_class_is_loaded_and_serves_versions(base, tmp_path):
 def test_a_class_that_is_none_is_refused(base, name, told):
     with pytest.raises(InputError, match=told):
         custom_engine("base", base.folder, model=name)
-
-
-def test_a_client_cannot_pretend_to_be_the_router():
-    import asyncio
-
-    seen = []
-
-    async def app(scope, receive, send):
-        seen.append([name for name, _ in scope["headers"]])
-
-    headers = [(b"serve_multiplexed_model_id", b"bot:1.0.0#x"), (b"Serve_Multiplexed_Model_Id", b"y"), (b"host", b"h")]
-    asyncio.run(Unrouted(app)({"type": "http", "headers": headers}, None, None))
-    assert seen == [[b"host"]]

@@ -16,6 +16,7 @@ from llamafarm_ray.registry.commands import StartRollout
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving import versions
 from llamafarm_ray.serving.engines.replica import EngineReplica, EngineSettings
+from llamafarm_ray.serving.replica import Replica
 from llamafarm_ray.serving.rollouts.split import NOBODY
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import ContentStore, Location
@@ -254,3 +255,17 @@ def test_a_replica_without_a_controller_chooses_by_what_it_measured_itself(regis
     assert activity.loaded == (f"bot:1.0.0#{registry.resolve('bot').registered.manifest[7:19]}",)
     assert activity.base_model == "tiny"
     assert activity.seen["bot:1.0.0"].minute.requests >= 1
+
+
+@pytest.mark.parametrize("is_routed", [False, True])
+def test_a_client_cannot_pretend_to_be_a_router_that_there_is_not(base, tmp_path, is_routed):
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append([name for name, _ in scope["headers"]])
+
+    headers = [(b"serve_multiplexed_model_id", b"bot:1.0.0#x"), (b"Serve_Multiplexed_Model_Id", b"y"), (b"host", b"h")]
+    served = Served(str(tmp_path), "tiny", find_base(str(base), RegistryService(Location(tmp_path))).digest)
+    front = Replica(served, None, 1.0).front(app, is_routed=is_routed)
+    asyncio.run(front({"type": "http", "method": "POST", "headers": headers}, None, None))
+    assert seen == [[name for name, _ in headers] if is_routed else [b"host"]]
