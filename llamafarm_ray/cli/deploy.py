@@ -12,11 +12,13 @@ import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
-from llamafarm_ray.cli.terminal import console, print_json, stages, table
+from llamafarm_ray.cli.terminal import console, errors, print_json, stages, table
 
 __all__ = ["command"]
 
 _LOOK_S = 5.0
+_SETTLED_S = 10.0
+"""Who stops it from elsewhere takes it off the record through this very Ray."""
 
 
 def command(
@@ -99,16 +101,23 @@ def command(
 
 def _wait_until_stopped() -> None:
     """Sleep until SIGINT or SIGTERM, or until somebody has the application stopped from elsewhere (`undeploy`)."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=_look_out, args=(stop,), name="llamafarm-deployed", daemon=True).start()
+    stop.wait()
+
+
+def _look_out(stop: threading.Event) -> None:
+    """Say stop once Serve has the application no more; in a thread, since Serve may hang and Ctrl-C must not."""
     from ray.exceptions import RayError
 
     from llamafarm_ray.serving.replicas import is_deployed
     from llamafarm_ray.workflows.deployed import APPLICATION
 
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     while not stop.wait(_LOOK_S):
         with contextlib.suppress(RayError):  # Serve's controller is being started again
             if not is_deployed(APPLICATION):
-                console.print("It was stopped from elsewhere.")
-                return
+                errors.line("It was stopped from elsewhere.")
+                stop.wait(_SETTLED_S)
+                stop.set()

@@ -24,7 +24,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Stop a deployment: requests under way finish, rollouts stay as they are."""
-    from llamafarm_ray.errors import InputError
+    from llamafarm_ray.errors import ClusterError, InputError
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows import undeploy
     from llamafarm_ray.workflows.cluster import connect
@@ -34,18 +34,19 @@ def command(
     deployment = deployment_of(registry, application)
     if forget:
         undeploy.forget(registry, deployment)
+        state, said = "forgotten", "is off the record. If it runs all the same, it comes back there by itself"
     else:
         undeploy.check_undeploy(registry, deployment)
         try:
             with connect(address or deployment.ray_address) as cluster:
-                undeploy.undeploy(registry, cluster, deployment.application)
-        except InputError as error:
+                has_ended = undeploy.stop(registry, cluster, deployment)
+        except (InputError, ClusterError) as error:
             if address is not None:
                 raise
             hint = "Say --address if it is known by another one from here, or --forget if it is no more."
-            raise InputError(error.message, hint=hint) from error
+            raise type(error)(error.message, hint=hint) from error
+        state, said = ("stopped", "is stopped") if has_ended else ("stopping", "ends with its last answers under way")
     if as_json:
-        print_json({"application": deployment.application, "url": deployment.url, "forgotten": forget})
+        print_json({"application": deployment.application, "url": deployment.url, "state": state})
         return
-    done = "is off the record" if forget else "is stopped"
-    console.print(f"{deployment.application} at {deployment.url} {done}.", markup=False)
+    console.print(f"{deployment.application} at {deployment.url} {said}.", markup=False)

@@ -18,6 +18,8 @@ from llamafarm_ray.types import Digest
 __all__ = ["Snapshot", "Snapshots", "dump_state", "load_state"]
 
 _FOLDER = "snapshots"
+_FORMAT = 2
+"""Raised when states get more in them: 2 has the moves of removed aliases."""
 _STATE = TypeAdapter(RegistryState)
 
 
@@ -62,13 +64,15 @@ class Snapshots:
         """The snapshot of the state after a commit.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: there is none, or it is of a release whose states had less in them: the log says all.
             IntegrityError: it is damaged.
         """
         name = _name(sequence)
         first, _, body = self._home.read(name).partition(b"\n")
         try:
             header = json.loads(first)
+            if header["format_version"] < _FORMAT:
+                raise FileNotFoundError(name)
             if Digest.of(body) == header["state"]:
                 return Snapshot(load_state(body), Head(sequence, Digest(header["head"])))
             error: Exception = IntegrityError("the digest of its state is another")
@@ -85,7 +89,7 @@ class Snapshots:
             StorageError: the home can't be written.
         """
         body = dump_state(snapshot.state)
-        header = json.dumps({"format_version": 1, "head": snapshot.head.digest, "state": Digest.of(body)})
+        header = json.dumps({"format_version": _FORMAT, "head": snapshot.head.digest, "state": Digest.of(body)})
         with contextlib.suppress(FileExistsError):
             self._home.create(_name(snapshot.head.sequence), header.encode() + b"\n" + body)
 

@@ -124,6 +124,8 @@ def _unlawful(state: RegistryState, commit: Commit) -> Iterator[str]:
 def _of_snapshot(snapshots: Snapshots, state: RegistryState, head: Head) -> Iterator[str]:
     try:
         snapshot = snapshots.read(head.sequence)
+    except FileNotFoundError:  # of an earlier release
+        return
     except IntegrityError as error:
         yield str(error)
         return

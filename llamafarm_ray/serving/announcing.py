@@ -95,9 +95,13 @@ class Announcer:
         """Do what is still to be done, as far as it can be."""
         self._try("The deployment is not on record", self._record)
         if self._is_current():
-            self._try("The controller could not be started", self._start_controller)
+            self._try("The controller could not be started", self._steer)
         for reference in list(self._to_roll_out):
             self._try(f"{reference} is not rolled out", functools.partial(self._roll_out, reference))
+
+    def _steer(self) -> None:
+        self._place()  # one that is being deleted has none, and needs no controller for its last answers
+        self._start_controller()
 
     def _is_current(self) -> bool:
         """Whether the application still serves this base model; a replica lives on for a while after a redeployment."""

@@ -8,35 +8,17 @@ from collections.abc import Collection
 from typing import Any
 
 from llamafarm_ray.serving.activity import Activity
-from llamafarm_ray.serving.asgi import App, Receive, Scope, Send
+from llamafarm_ray.serving.asgi import App
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import MODEL_ROUTES, Gate
-from llamafarm_ray.serving.intake import ROUTED_HEADER
 from llamafarm_ray.serving.rollouts.windows import Report
 from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter
+from llamafarm_ray.serving.seal import Opened, Seal
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
 
-__all__ = ["Replica", "Unrouted"]
-
-
-class Unrouted:
-    """ASGI middleware that takes the router's header away: without a router, a client must have sent it.
-
-    Args:
-        app: the application.
-    """
-
-    def __init__(self, app: App) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one connection."""
-        if scope["type"] == "http":
-            headers = [(name, value) for name, value in scope["headers"] if name.lower() != ROUTED_HEADER]
-            scope = {**scope, "headers": headers}
-        await self._app(scope, receive, send)
+__all__ = ["Replica"]
 
 
 class Replica:
@@ -74,14 +56,13 @@ class Replica:
             tracing=versions.tracing,
         )
 
-    def front(self, app: App, *, is_routed: bool) -> App:
-        """What is before the gate: answers that the allowed origins' web pages may read; a header that is believed.
+    def front(self, app: App) -> App:
+        """What is before the gate: a router's decision is believed, nobody else's; allowed origins may read answers.
 
         Args:
             app: the gate, or an app that has it.
-            is_routed: whether a router decides first; otherwise a decision that comes with a request was forged.
         """
-        return for_web_pages(app if is_routed else Unrouted(app), self._served.allowed_origins)
+        return for_web_pages(Opened(app, Seal(self._served.secret)), self._served.allowed_origins)
 
     async def load(self, reference: str) -> str:
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""

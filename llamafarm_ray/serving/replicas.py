@@ -43,6 +43,7 @@ __all__ = [
     "RunningApplication",
     "RunningReplica",
     "applications",
+    "home_of",
     "http_address",
     "http_root",
     "is_deployed",
@@ -108,6 +109,17 @@ def is_deployed(application: str) -> bool:
     except RayError:
         _disconnect()
         raise
+
+
+def home_of(application: str) -> str | None:
+    """The registry's home that an application serves from; None where it is no application of ours."""
+    found = _application(application) or {"deployments": {}}
+    for deployment in found["deployments"].values():
+        settings = (deployment["deployment_config"]["user_config"] or {}).get("llamafarm")
+        if settings is not None:
+            home: str = settings["home"]
+            return home
+    return None
 
 
 def is_serving(application: str) -> bool:

@@ -22,6 +22,7 @@ from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.asgi import App, Header
 from llamafarm_ray.serving.intake import ROUTED_HEADER, caller_of
 from llamafarm_ray.serving.routing import Routing
+from llamafarm_ray.serving.seal import Seal
 from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.versions import Served
 
@@ -42,6 +43,7 @@ class Router:
     async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:  # type: ignore[misc]  # Serve awaits it
         self._server = server
         self._served = served
+        self._seal = Seal(served.secret)
         self._view = RegistryView(served.home)
         await self._view.start()
         server._init()  # noqa: SLF001
@@ -63,7 +65,9 @@ class Router:
         # By the engine name alone: both sides of a rollout find the replicas that have it loaded.
         host, port, replica = await self._picked(routed.partition(";")[0])
         decision: dict[str, Any] = {"host": host, "port": port, "replica_id": replica}
-        return {**decision, "request_headers": {ROUTED_HEADER.decode(): routed}} if routed else decision
+        if routed:
+            decision["request_headers"] = {ROUTED_HEADER.decode(): self._seal.close(routed)}
+        return decision
 
     async def _picked(self, engine_name: str) -> tuple[str, int, str]:
         """A replica's host, port and id.

@@ -78,6 +78,7 @@ class Served:
         allowed_origins: origins whose web pages may read answers.
         otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
         room: how many adapters each engine has room for.
+        secret: what a router seals its decisions with; empty where there is none.
     """
 
     home: str
@@ -93,6 +94,7 @@ class Served:
     allowed_origins: tuple[str, ...] = ()
     otlp_traces_endpoint: str | None = None
     room: Room = field(default_factory=Room)
+    secret: str = field(default="", repr=False)
 
     def cold_start(self) -> dict[str, Any]:
         """What must be known of an application to answer, or hold back, requests while no replica of it runs.

@@ -9,6 +9,8 @@ has none of them. Of Ray's private parts it relies on ``Application._with_ingres
 
 from __future__ import annotations
 
+import dataclasses
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,13 +42,9 @@ class VllmReplica(Replica):
         llm_config: the plain values of Ray's ``LLMConfig``.
         served: what is served.
         num_cpus: what the replica has of them.
-        is_routed: whether a router decides before it.
     """
 
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
-        self, llm_config: Mapping[str, Any], served: Served, num_cpus: float, *, is_routed: bool
-    ) -> None:
-        self._is_routed = is_routed
+    async def __init__(self, llm_config: Mapping[str, Any], served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         self._adapters = VllmAdapters(lambda: self._server.engine._oai_models)  # noqa: SLF001
         super().__init__(served, Versions(served, self._adapters), num_cpus)
         if llm_config["accelerator_config"]["kind"] == "cpu" and _num_workers(llm_config) == 1:
@@ -65,7 +63,7 @@ class VllmReplica(Replica):
             app = await self._server.engine.build_asgi_app()
         app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
         app.add_middleware(self.gate)
-        return self.front(app, is_routed=self._is_routed)
+        return self.front(app)
 
     async def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""
@@ -93,6 +91,7 @@ def compose(
     environment = {**inherited, **llm_config["runtime_env"]}
     options["ray_actor_options"] = {**options["ray_actor_options"], "runtime_env": environment}
     if is_routed:
+        served = dataclasses.replace(served, secret=secrets.token_hex())
         options["request_router_config"] = RequestRouterConfig(
             request_router_class="ray.serve.experimental.round_robin_router:RoundRobinRouter"
         )
@@ -104,7 +103,7 @@ def compose(
         health_check_timeout_s=_HEALTH_S,
         placement_group_bundles=bundles,
         placement_group_strategy="PACK",
-    )(serve.ingress()(VllmReplica)).bind(llm_config, served, bundles[0]["CPU"], is_routed=is_routed)
+    )(serve.ingress()(VllmReplica)).bind(llm_config, served, bundles[0]["CPU"])
     if not is_routed:
         return replicas
     router = serve.deployment(

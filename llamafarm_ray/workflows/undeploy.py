@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
-
 from llamafarm_ray.errors import ConflictError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryApi
 from llamafarm_ray.registry.commands import RemoveDeployment
-from llamafarm_ray.serving.announcing import withdraw
+from llamafarm_ray.serving.announcing import is_same_cluster, withdraw
 from llamafarm_ray.workflows.cluster import ClusterInfo
 from llamafarm_ray.workflows.deployed import APPLICATION
 
-__all__ = ["check_undeploy", "forget", "undeploy"]
-
-_CONNECT_S = 5.0
+__all__ = ["check_undeploy", "forget", "stop", "undeploy"]
 
 
 def check_undeploy(registry: RegistryApi, deployment: DeploymentRecorded) -> None:
@@ -28,35 +23,68 @@ def check_undeploy(registry: RegistryApi, deployment: DeploymentRecorded) -> Non
         registry.allow(command.action, namespace, target=deployment.application)
 
 
-def undeploy(registry: RegistryApi, cluster: ClusterInfo, application: str = APPLICATION) -> None:
-    """Stop an application of the connected cluster, letting requests under way finish, and take it off the record.
+def undeploy(registry: RegistryApi, cluster: ClusterInfo) -> None:
+    """Stop what :func:`~.deploy.deploy` started on the connected cluster, letting requests under way finish.
 
-    Its rollouts stay as they are: the next deployment goes on with them. One that Serve has no more is fine.
     On a Ray that ends with this command nothing is waited for: it stops the application with everything else.
     """
+    if not cluster.started_here:
+        _delete(registry, APPLICATION)
+    withdraw(registry, APPLICATION, cluster.address)
+
+
+def stop(registry: RegistryApi, cluster: ClusterInfo, deployment: DeploymentRecorded) -> bool:
+    """Stop a recorded deployment on the connected cluster, letting requests under way finish; it goes off the record.
+
+    Its rollouts stay as they are: the next deployment goes on with them. That Serve does not have it any more is fine.
+
+    Returns:
+        Whether it has ended; otherwise its last answers take longer than a minute, and it ends with them.
+
+    Raises:
+        ConflictError: the connected cluster is not the one where it runs.
+        AccessDeniedError: who asks may not take it off the record.
+    """
+    from llamafarm_ray.serving.replicas import home_of, is_deployed  # noqa: PLC0415
+
+    has_ended = True
+    if is_deployed(deployment.application):
+        if home_of(deployment.application) != registry.home.uri:
+            raise ConflictError(
+                f"The application {deployment.application} at {cluster.address} serves another registry than "
+                f"{registry.home.uri}: it is not the one on record.",
+                hint=f"That runs at {deployment.ray_address}.",
+            )
+        has_ended = _delete(registry, deployment.application)
+    elif not is_same_cluster(cluster.address, deployment.ray_address):
+        raise ConflictError(
+            f"The cluster at {cluster.address} has no application {deployment.application}.",
+            hint=f"On record it runs at {deployment.ray_address}; where that is no more, say --forget.",
+        )
+    registry.submit(RemoveDeployment(deployment), reason="undeploy")
+    return has_ended
+
+
+def _delete(registry: RegistryApi, application: str) -> bool:
     from ray import serve  # noqa: PLC0415
 
     from llamafarm_ray.serving.rollouts.actor import stop_controller  # noqa: PLC0415
 
-    if not cluster.started_here:
-        with contextlib.suppress(TimeoutError):  # answers under way take longer; the replicas go when they have ended
-            serve.delete(application)
+    try:
+        serve.delete(application)
+    except TimeoutError:  # answers under way take longer; the replicas go when they have ended
+        return False
+    finally:
         stop_controller(registry.home.uri, application)
-    withdraw(registry, application, cluster.address)
+    return True
 
 
 def forget(registry: RegistryApi, deployment: DeploymentRecorded) -> None:
     """Take a deployment off the record whose cluster is no more, so that nothing is looked for there.
 
+    One that runs all the same records itself again: its replicas look every half a minute.
+
     Raises:
-        ConflictError: its cluster still answers.
         AccessDeniedError: who asks may not.
     """
-    host, _, port = deployment.ray_address.rpartition(":")
-    with contextlib.suppress(OSError, ValueError):
-        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
-        raise ConflictError(
-            f"The cluster of {deployment.application} answers at {deployment.ray_address}: it is not lost.",
-            hint="Leave out --forget, and the application is stopped there.",
-        )
     registry.submit(RemoveDeployment(deployment), reason="its cluster is no more")

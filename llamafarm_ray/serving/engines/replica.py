@@ -120,7 +120,7 @@ class EngineReplica(Replica):
 
     async def __serve_build_asgi_app__(self) -> App:
         """The HTTP app, which Serve asks for once the replica is made (see ``serve.ingress``)."""
-        return self.front(self.gate(EngineApp(self._engine), routes=ROUTES), is_routed=False)
+        return self.front(self.gate(EngineApp(self._engine), routes=ROUTES))
 
     def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""

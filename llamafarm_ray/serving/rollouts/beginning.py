@@ -146,11 +146,11 @@ def _had_its_chance(state: RegistryState, name: str, number: str) -> bool:
     """
     model = state.models[name]
     moves, removed = model.aliases.get(DEFAULT_ALIAS, ()), model.removed.get(DEFAULT_ALIAS, ())
+    rollouts = state.rollouts.get(f"{name}@{DEFAULT_ALIAS}", ())
     if not moves:
-        return bool(removed)
+        return bool(removed or rollouts)
     if moves[-1].version == number:
         return False
-    rollouts = state.rollouts.get(f"{name}@{DEFAULT_ALIAS}", ())
     candidates = {rollout.candidate: rollout.status.is_under_way for rollout in rollouts}
     if number in candidates:
         return not candidates[number]

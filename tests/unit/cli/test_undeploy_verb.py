@@ -1,7 +1,6 @@
 """`llamafarm models undeploy`: stop what is deployed, or strike off the record what was lost with its cluster."""
 
 import contextlib
-import socket
 
 import pytest
 from ray import serve
@@ -11,11 +10,12 @@ from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import DeploymentRecorded
+from llamafarm_ray.serving import replicas
 from llamafarm_ray.serving.rollouts import actor
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows import cluster
-from llamafarm_ray.workflows.cluster import ClusterInfo, free_port
+from llamafarm_ray.workflows.cluster import ClusterInfo
 
 UNDEPLOY = ("models", "undeploy")
 
@@ -25,7 +25,8 @@ def deployed(bot, folders, monkeypatch):
     """The command line, with one deployment, and what is done at its cluster."""
     bot.registry = RegistryService(Location(folders / "home"), principal="ann")
     bot.done = []
-    bot.reachable = True
+    bot.reachable, bot.answering = True, False
+    bot.serving = {"llamafarm": bot.registry.home.uri, "qwen": bot.registry.home.uri}
 
     def record(application="llamafarm", ray_address="127.0.0.1:6379"):
         event = DeploymentRecorded(
@@ -44,8 +45,15 @@ def deployed(bot, folders, monkeypatch):
         bot.done.append(("connect", address))
         yield ClusterInfo(address, "", started_here=False)
 
+    def delete(application):
+        bot.done.append(("delete", application))
+        if bot.answering:
+            raise TimeoutError
+
     monkeypatch.setattr(cluster, "connect", connect)
-    monkeypatch.setattr(serve, "delete", lambda application: bot.done.append(("delete", application)))
+    monkeypatch.setattr(serve, "delete", delete)
+    monkeypatch.setattr(replicas, "is_deployed", lambda application: application in bot.serving)
+    monkeypatch.setattr(replicas, "home_of", lambda application: bot.serving[application])
     monkeypatch.setattr(actor, "stop_controller", lambda _, application: bot.done.append(("controller", application)))
     bot.record = record
     record()
@@ -72,7 +80,7 @@ def test_of_several_it_is_the_one_that_is_named(deployed):
     assert deployed.json(*UNDEPLOY, "--application", "qwen") == {
         "application": "qwen",
         "url": "http://qwen:8000/v1",
-        "forgotten": False,
+        "state": "stopped",
     }
     assert ("delete", "qwen") in deployed.done
     assert on_record(deployed) == ["llamafarm"]
@@ -81,8 +89,39 @@ def test_of_several_it_is_the_one_that_is_named(deployed):
     assert "llamafarm" in error["hint"]
 
 
+def test_answers_that_take_longer_are_said(deployed):
+    deployed.answering = True
+    assert "ends with its last answers under way" in deployed.text(*UNDEPLOY)
+    assert ("controller", "llamafarm") in deployed.done
+    assert on_record(deployed) == []
+
+
+def test_another_registrys_application_of_that_name_is_left_alone(deployed):
+    deployed.serving["llamafarm"] = "/another/home"
+    error = deployed.error(*UNDEPLOY, "--address", "10.0.0.2:6379")
+    assert "serves another registry" in error["message"]
+    assert "127.0.0.1:6379" in error["hint"]
+    assert deployed.done == [("connect", "10.0.0.2:6379")]
+    assert on_record(deployed) == ["llamafarm"]
+
+
+def test_what_its_cluster_has_no_more_goes_off_the_record(deployed):
+    """A cluster that was started anew at the same address, say; at another one nothing can be concluded."""
+    deployed.serving.clear()
+    error = deployed.error(*UNDEPLOY, "--address", "10.0.0.2:6379")
+    assert "has no application llamafarm" in error["message"]
+    assert on_record(deployed) == ["llamafarm"]
+    assert "is stopped." in deployed.text(*UNDEPLOY)
+    assert on_record(deployed) == []
+    assert [what for what, _ in deployed.done] == ["connect", "connect"]
+
+
+def test_a_cluster_known_by_another_address_is_the_same(deployed):
+    assert "is stopped." in deployed.text(*UNDEPLOY, "--address", "10.0.0.2:6379")
+    assert on_record(deployed) == []
+
+
 def test_a_cluster_that_was_lost_is_said_and_can_be_forgotten(deployed):
-    deployed.record(ray_address=f"127.0.0.1:{free_port()}")
     deployed.reachable = False
     error = deployed.error(*UNDEPLOY)
     assert "Nothing answers" in error["message"]
@@ -92,14 +131,6 @@ def test_a_cluster_that_was_lost_is_said_and_can_be_forgotten(deployed):
     assert "llamafarm at http://llamafarm:8000/v1 is off the record." in deployed.text(*UNDEPLOY, "--forget")
     assert on_record(deployed) == []
     assert deployed.done == []
-
-
-def test_a_cluster_that_answers_is_not_forgotten(deployed):
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        deployed.record(ray_address=f"127.0.0.1:{listening.getsockname()[1]}")
-        error = deployed.error(*UNDEPLOY, "--forget")
-    assert "it is not lost" in error["message"]
-    assert on_record(deployed) == ["llamafarm"]
 
 
 def test_who_may_not_deploy_stops_nothing(deployed, monkeypatch):

@@ -172,6 +172,17 @@ def test_a_damaged_snapshot_costs_time_and_nothing_else(with_snapshots, damage):
     assert any("snapshot" in problem for problem in verify(Location(with_snapshots), blobs=False).problems)
 
 
+def test_a_snapshot_of_an_earlier_release_is_passed_over(with_snapshots):
+    """It is no damage, and what its states did not have yet is read from the log."""
+    expected = dump_state(opened(with_snapshots).state)
+    for path in (with_snapshots / "snapshots").iterdir():
+        path.write_bytes(
+            path.read_bytes().replace(b'"format_version": 2', b'"format_version": 1').replace(b"bot", b"old")
+        )
+    assert dump_state(opened(with_snapshots).state) == expected
+    assert verify(Location(with_snapshots), blobs=False).problems == ()
+
+
 def test_a_snapshot_of_another_history_is_not_believed(with_snapshots, tmp_path_factory):
     other = opened(tmp_path_factory.mktemp("other"), commits_a_snapshot=10)
     for _ in range(10):

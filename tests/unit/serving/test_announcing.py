@@ -222,6 +222,14 @@ def test_a_replica_that_lives_on_leaves_the_new_applications_controller_alone(re
     assert registry.refresh().deployments["llama"].base_model == "other"
 
 
+def test_an_application_that_is_being_deleted_gets_no_new_controller(registry):
+    replica = Replica(registry, "bot:1.0.0").look()
+    assert replica.started == 1
+    replica.place = None
+    replica.look(5)
+    assert replica.started == 1
+
+
 def test_a_rollout_waits_for_a_registry_that_is_down(registry, caplog):
     registry.promote("bot:1.0.0", "production")
     replica = Replica(registry, "bot:1.1.0").look(0)

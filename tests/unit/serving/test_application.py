@@ -167,7 +167,10 @@ def test_a_router_decides_where_there_may_be_several_replicas(monkeypatch, tmp_p
     (tmp_path / "tiny" / "config.json").write_text("{}")
     made = build({"base_model": str(tmp_path / "tiny"), "home": str(tmp_path / "home"), "deployment": deployment})
     assert (made._ingress_request_router is not None) == is_routed
-    assert made._bound_deployment.init_kwargs == {"is_routed": is_routed}
+    secret = made._bound_deployment.init_args[1].secret
+    assert bool(secret) == is_routed
+    if is_routed:
+        assert made._ingress_request_router._bound_deployment.init_kwargs["served"].secret == secret
 
 
 def test_a_base_that_no_request_could_name_is_refused(monkeypatch, tmp_path):

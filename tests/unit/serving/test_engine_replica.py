@@ -18,6 +18,7 @@ from llamafarm_ray.serving import versions
 from llamafarm_ray.serving.engines.replica import EngineReplica, EngineSettings
 from llamafarm_ray.serving.replica import Replica
 from llamafarm_ray.serving.rollouts.split import NOBODY
+from llamafarm_ray.serving.seal import Seal
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import ModelRef
@@ -257,15 +258,25 @@ def test_a_replica_without_a_controller_chooses_by_what_it_measured_itself(regis
     assert activity.seen["bot:1.0.0"].minute.requests >= 1
 
 
-@pytest.mark.parametrize("is_routed", [False, True])
-def test_a_client_cannot_pretend_to_be_a_router_that_there_is_not(base, tmp_path, is_routed):
-    seen = []
+@pytest.mark.parametrize("secret", ["", "s3cret"])
+def test_a_decision_is_believed_from_the_router_alone(base, tmp_path, secret):
+    decision = "bot:1.0.0#x;candidate;bot@production#1"
 
-    async def app(scope, receive, send):
-        seen.append([name for name, _ in scope["headers"]])
+    def passed_on(*headers):
+        seen = []
 
-    headers = [(b"serve_multiplexed_model_id", b"bot:1.0.0#x"), (b"Serve_Multiplexed_Model_Id", b"y"), (b"host", b"h")]
-    served = Served(str(tmp_path), "tiny", find_base(str(base), RegistryService(Location(tmp_path))).digest)
-    front = Replica(served, None, 1.0).front(app, is_routed=is_routed)
-    asyncio.run(front({"type": "http", "method": "POST", "headers": headers}, None, None))
-    assert seen == [[name for name, _ in headers] if is_routed else [b"host"]]
+        async def app(scope, receive, send):
+            seen.extend(scope["headers"])
+
+        digest = find_base(str(base), RegistryService(Location(tmp_path))).digest
+        served = Served(str(tmp_path), "tiny", digest, secret=secret)
+        scope = {"type": "http", "method": "POST", "headers": [*headers, (b"host", b"h")]}
+        asyncio.run(Replica(served, None, 1.0).front(app)(scope, None, None))
+        return seen[:-1]
+
+    name = b"serve_multiplexed_model_id"
+    for forged in (decision, Seal("other").close(decision), Seal("").close(decision), "", "0" * 32 + decision, "\xff"):
+        assert passed_on((name, forged.encode("latin-1")), (b"Serve_Multiplexed_Model_Id", b"y")) == []
+    sealed = Seal(secret).close(decision)
+    assert passed_on((name, sealed.encode())) == ([(name, decision.encode())] if secret else [])
+    assert passed_on((name, (sealed + "2").encode())) == []
