@@ -52,7 +52,7 @@ _LOOK_S = 1.0
 
 
 def most_replicas(deployment: Deployment) -> int:
-    """How many replicas there are at most, at any time."""
+    """How many replicas are asked for at most; while an application is replaced there may be one more."""
     return max(deployment.replicas, deployment.auto_scaling.max_replicas if deployment.auto_scaling else 1)
 
 
