@@ -75,7 +75,7 @@ def test_serve_deploy_serves_what_was_registered(trained, demo, ray_head, home, 
     # It is stopped from a terminal that knows the home alone.
     undeploy = ray_head.run("llamafarm", "models", "undeploy", "--home", str(home))
     assert undeploy.returncode == 0, undeploy.stdout + undeploy.stderr
-    assert open_registry(str(home)).state.deployments == {}
+    assert not open_registry(str(home)).state.deployments
     deadline = time.monotonic() + 120
     status = 200
     while status == 200:
