@@ -117,7 +117,7 @@ def _look_out(stop: threading.Event) -> None:
 
     while not stop.wait(_LOOK_S):
         with contextlib.suppress(RayError):  # Serve's controller is being started again
-            if not is_deployed(APPLICATION):
+            if not is_deployed(APPLICATION) and not stop.is_set():
                 errors.line("It was stopped from elsewhere.")
                 stop.wait(_SETTLED_S)
                 stop.set()

@@ -64,7 +64,7 @@ class WaitingRoom:
 
     def __init__(self, app: App, find: Callable[[], dict[str, dict[str, Any]]] | None = None) -> None:
         self._app = app
-        self._find = find or _user_configs
+        self._find = find or _settings_by_route
         self._rooms: dict[str, Room] = {}
         self._looked = float("-inf")
         self._looking = asyncio.Lock()
@@ -244,10 +244,10 @@ def _plain(name: bytes) -> bytes:
     return name.lower().replace(b"-", b"_")
 
 
-def _user_configs() -> dict[str, dict[str, Any]]:
-    from llamafarm_ray.serving.replicas import user_configs  # noqa: PLC0415  (Serve is being imported when this is)
+def _settings_by_route() -> dict[str, dict[str, Any]]:
+    from llamafarm_ray.serving.replicas import settings_by_route  # noqa: PLC0415  (Serve is being imported when this is)
 
-    return {prefix: config["llamafarm"] for prefix, config in user_configs().items() if "llamafarm" in config}
+    return settings_by_route()
 
 
 async def _follow(home: str) -> RegistryView:

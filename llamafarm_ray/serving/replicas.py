@@ -52,8 +52,8 @@ __all__ = [
     "loaded",
     "num_loads",
     "replica_placements",
+    "settings_by_route",
     "url_of",
-    "user_configs",
 ]
 
 logger = logging.getLogger(__name__)
@@ -113,13 +113,9 @@ def is_deployed(application: str) -> bool:
 
 def home_of(application: str) -> str | None:
     """The registry's home that an application serves from; None where it is no application of ours."""
-    found = _application(application) or {"deployments": {}}
-    for deployment in found["deployments"].values():
-        settings = (deployment["deployment_config"]["user_config"] or {}).get("llamafarm")
-        if settings is not None:
-            home: str = settings["home"]
-            return home
-    return None
+    found = _application(application)
+    settings = _settings(found) if found is not None else None
+    return str(settings["home"]) if settings is not None else None
 
 
 def is_serving(application: str) -> bool:
@@ -127,16 +123,12 @@ def is_serving(application: str) -> bool:
     return bool(_replicas(application)) or _is_scaled_to_zero(application)
 
 
-def user_configs() -> dict[str, dict[str, Any]]:
-    """The ``user_config`` of each application of the connected Serve that has one, by route prefix."""
+def settings_by_route() -> dict[str, dict[str, Any]]:
+    """The settings of each application of ours on the connected Serve (``Served.cold_start``), by route prefix."""
     client = _get_global_client(raise_if_no_controller_running=False)
     found = client.get_serve_details()["applications"].values() if client is not None else ()
-    return {
-        application["route_prefix"]: deployment["deployment_config"]["user_config"]
-        for application in found
-        for deployment in application["deployments"].values()
-        if application["route_prefix"] and deployment["deployment_config"].get("user_config")
-    }
+    settings = {application["route_prefix"]: _settings(application) for application in found}
+    return {route: ours for route, ours in settings.items() if route and ours is not None}
 
 
 def replica_placements() -> tuple[set[str], set[str]]:
@@ -343,6 +335,16 @@ def _application(name: str) -> dict[str, Any] | None:
     client = _get_global_client(raise_if_no_controller_running=False)
     found: dict[str, dict[str, Any]] = client.get_serve_details()["applications"] if client is not None else {}
     return found.get(name)
+
+
+def _settings(application: dict[str, Any]) -> dict[str, Any] | None:
+    """What an application of ours tells in its ``user_config``; None where it is somebody else's."""
+    for deployment in application["deployments"].values():
+        config = deployment["deployment_config"].get("user_config")
+        if isinstance(config, dict) and "llamafarm" in config:
+            ours: dict[str, Any] = config["llamafarm"]
+            return ours
+    return None
 
 
 def _running(application: dict[str, Any]) -> list[str]:

@@ -1,5 +1,6 @@
 """The promises of serving, against real vLLM behind Ray's own HAProxy."""
 
+import dataclasses
 import inspect
 import json
 import threading
@@ -9,14 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
+import ray
 from adapters import greedy, make_adapter
 from process_tools import titled
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, NotFoundError, UserError
-from llamafarm_ray.serving import vllm_process
+from llamafarm_ray.serving import replicas, vllm_process
 from llamafarm_ray.serving.application import build
+from llamafarm_ray.serving.resolution import target_of
+from llamafarm_ray.serving.rollouts.split import Variant
+from llamafarm_ray.serving.seal import Seal
 from llamafarm_ray.workflows.chat import ask, stream
 from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import APPLICATION, swap_adapter
@@ -154,6 +159,31 @@ def test_a_client_cannot_choose_a_version_by_the_routers_header(served):
     for header in ("serve_multiplexed_model_id", "serve-multiplexed-model-id", "x-serve-router-model"):
         response = httpx.post(f"{served.url}/completions", json=body, headers={header: "bot:1.1.0"}, timeout=60)
         assert response.headers["x-llamafarm-model"] == "bot:1.0.0"
+
+
+def test_who_reaches_a_replica_itself_cannot_write_a_routers_decision(served):
+    """HAProxy strips the header only while the router runs; a replica's own port is open to the cluster's network."""
+    controller = replicas._get_global_client()._controller
+    [group] = ray.get(controller.get_target_groups.remote(APPLICATION, True))
+    [replica] = group.targets
+    target = target_of(served.registry.resolve("bot:1.1.0"))
+    decision = dataclasses.replace(target, variant=Variant.CANDIDATE, rollout="r-1").routed
+    for forged in (decision, "0" * 32 + decision, Seal("").close(decision), Seal("guessed").close(decision)):
+        response = httpx.post(
+            f"http://{replica.ip}:{replica.port}/v1/completions",
+            json={"model": "bot:1.0.0", "prompt": PROMPT, "max_tokens": 1},
+            headers={"serve_multiplexed_model_id": forged},
+            timeout=60,
+        )
+        assert response.status_code == 200, response.text
+        assert response.headers["x-llamafarm-model"] == "bot:1.0.0"
+        assert "x-llamafarm-variant" not in response.headers
+
+
+@pytest.mark.parametrize(("num_bytes", "status"), [(48 * 1024, 200), (80 * 1024, 400)])
+def test_headers_of_many_cookies_pass_the_proxy_up_to_their_bound(served, num_bytes, status):
+    assert served.complete("bot:1.0.0", headers_sent={"cookie": "c" * num_bytes}).status_code == status
+    assert served.complete("bot:1.0.0").status_code == 200
 
 
 @pytest.mark.parametrize(
