@@ -37,6 +37,21 @@ def greedy(base, adapter, prompt, num_tokens):
     return tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
+def prompt_logprobs(base, adapter, prompt):
+    """A prompt's token ids, and of each but the first how probable it is after those before it, by plain peft."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter)
+    ids = AutoTokenizer.from_pretrained(base)(prompt, return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+    return ids[0].tolist(), logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()
+
+
 def make_adapters(base, folder, num_adapters):
     """Many adapters as by `make_adapter`, each with weights of its own: only the files are written anew."""
     import shutil

@@ -11,7 +11,7 @@ import httpx
 import openai
 import pytest
 import ray
-from adapters import greedy, make_adapter
+from adapters import greedy, make_adapter, prompt_logprobs
 from process_tools import titled
 from tiny_model import make_tiny_model
 
@@ -217,6 +217,18 @@ def test_a_stream_has_no_usage_that_was_not_asked_for(served):
     assert '"usage":{' in served.complete("bot", stream=True, stream_options={"include_usage": True}).text.replace(
         " ", ""
     )
+
+
+@pytest.mark.parametrize("model", ["tiny", "bot:1.1.0"])
+def test_a_prompts_log_probabilities_are_those_of_plain_peft(served, model):
+    """What lm-eval scores answers by."""
+    tokens, expected = prompt_logprobs(served.base, served.adapters.get(model), PROMPT)
+    echoed = served.complete(model, num_tokens=1, echo=True, logprobs=1).json()["choices"][0]["logprobs"]
+    assert echoed["token_logprobs"][0] is None
+    assert echoed["token_logprobs"][1 : len(tokens)] == pytest.approx(expected, abs=1e-3)
+    told = served.complete(model, num_tokens=1, prompt_logprobs=1).json()["choices"][0]["prompt_logprobs"]
+    found = [one[str(token)]["logprob"] for one, token in zip(told[1:], tokens[1:], strict=True)]
+    assert found == pytest.approx(expected, abs=1e-3)
 
 
 def test_feedback_on_an_answer_becomes_a_dataset(served, tmp_path):
