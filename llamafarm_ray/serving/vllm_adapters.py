@@ -4,10 +4,11 @@ vLLM's own ``unload_lora_adapter`` forgets the name and leaves the weights with 
 taken from the workers under a request comes back at their next step, from its files: for good if they are there, and if
 they aren't, with the end of the engine. So its own books are asked before one is removed.
 
-The only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_imports`` start it. It relies on ``OpenAIServingModels`` with its ``lora_requests``,
-``lora_resolver_lock``, ``load_lora_adapter`` and ``unload_lora_adapter``, on ``remove_lora`` and ``list_loras`` of its
-``engine_client``, an ``AsyncLLM``, and on the ``request_states`` of that one's ``output_processor``, from which a
-request goes before the workers are told to stop it. A test names each.
+The only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_imports`` start it. It relies on
+``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
+``unload_lora_adapter``, on ``remove_lora`` and ``list_loras`` of its ``engine_client``, an ``AsyncLLM``, and on the
+``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told to stop it.
+A test names each.
 """
 
 from __future__ import annotations
