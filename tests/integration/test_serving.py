@@ -170,7 +170,7 @@ def test_who_reaches_a_replica_itself_cannot_write_a_routers_decision(served):
     decision = dataclasses.replace(target, variant=Variant.CANDIDATE, rollout="r-1").routed
     for forged in (decision, "0" * 32 + decision, Seal("").close(decision), Seal("guessed").close(decision)):
         response = httpx.post(
-            f"http://{replica.ip}:{replica.port}/v1/completions",
+            f"http://127.0.0.1:{replica.port}/v1/completions",
             json={"model": "bot:1.0.0", "prompt": PROMPT, "max_tokens": 1},
             headers={"serve_multiplexed_model_id": forged},
             timeout=60,

@@ -203,7 +203,7 @@ def own_urls():
     from ray.serve.context import _get_global_client
 
     groups = ray.get(_get_global_client()._controller.get_target_groups.remote("llamafarm", True))
-    return [f"http://{one.ip}:{one.port}/v1" for group in groups for one in group.targets]
+    return [f"http://127.0.0.1:{one.port}/v1" for group in groups for one in group.targets]
 
 
 def test_an_alias_moves_on_both_replicas_and_their_router_within_two_seconds(served):
