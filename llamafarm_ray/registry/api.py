@@ -145,7 +145,7 @@ class RegistryApi(ABC):
             **details: the other fields of :class:`VersionRegistered`.
 
         Raises:
-            InputError: the folder or a field is unusable.
+            InputError: the folder or a field is unusable, or a weight of an adapter is NaN or infinite.
             ConflictError: the version exists already.
         """
         check_name(name)
@@ -157,7 +157,7 @@ class RegistryApi(ABC):
             state.check(state.models[name].versions[number].registered)
         for _ in range(_MAX_PUBLISHES):
             generations = self.refresh().generations
-            manifest = self.content.publish(folder)
+            manifest = self.content.publish(folder, is_adapter=kind is ModelKind.ADAPTER)
             command = Register(
                 model=name,
                 kind=kind,

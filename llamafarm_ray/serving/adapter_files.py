@@ -5,17 +5,22 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.signing import check_policies
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.storage import ContentStore
-from llamafarm_ray.types import Digest, ModelRef
+from llamafarm_ray.storage.finite import NotFinite, find_not_finite
+from llamafarm_ray.types import Digest, ModelKind, ModelRef
 
 __all__ = ["VerifiedFiles"]
 
 
 class VerifiedFiles:
     """:class:`~llamafarm_ray.serving.adapters.AdapterFiles` out of the home's content store.
+
+    Registering refuses weights that are NaN or infinite, and is not all that can write a home. So they are looked at
+    here again, once for each digest, before an engine answers with them.
 
     Args:
         content: where they are stored.
@@ -25,9 +30,15 @@ class VerifiedFiles:
     def __init__(self, content: ContentStore, view: RegistryView) -> None:
         self._content = content
         self._view = view
+        self._findings: dict[Digest, NotFinite | None] = {}
 
     async def pull(self, target: Target) -> Path:
-        """The verified files of an adapter, their signature too where a policy asks for one."""
+        """The verified files of an adapter, their signature too where a policy asks for one.
+
+        Raises:
+            InputError: a weight of it is NaN or infinite.
+            LlamaFarmError: its files can't be had, or are not what was registered and signed.
+        """
         return await asyncio.to_thread(self._pull, target)
 
     def _pull(self, target: Target) -> Path:
@@ -36,10 +47,18 @@ class VerifiedFiles:
         folder = self._content.pull(digest)
         try:
             check_policies(self._view.state, self._content, record, folder)
+            if record.registered.kind is ModelKind.ADAPTER:
+                self._check_finite(target.ref, digest, folder)
         except BaseException:
             self._content.release(digest)
             raise
         return folder
+
+    def _check_finite(self, ref: str, digest: Digest, folder: Path) -> None:
+        if digest not in self._findings:
+            self._findings[digest] = find_not_finite(sorted(folder.rglob("*.safetensors")))
+        if found := self._findings[digest]:
+            raise InputError(f"{ref} can't be served: {found}.", hint="Register a version whose weights are numbers.")
 
     def release(self, target: Target) -> None:
         """Let the files be evicted from this node's cache."""

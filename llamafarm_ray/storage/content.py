@@ -82,17 +82,25 @@ class ContentStore:
         self._cache = Cache(self.cache)
         self._leases = Leases(home)
 
-    def publish(self, folder: Path) -> Manifest:
+    def publish(self, folder: Path, *, is_adapter: bool = False) -> Manifest:
         """Store a folder's files. What is stored already is not written again; a crash leaves no half version.
 
         What is there is not believed: in a local home it is hashed, and written again where it was damaged. In an
         object store, where that would be a download, only a blob's size is looked at: the store has its own checksums.
 
+        Args:
+            folder: what to store.
+            is_adapter: whether every weight in it must be a number. Whole models may have infinities that mean
+                something, such as those of a mask.
+
         Raises:
-            InputError: the folder is unusable, see :meth:`Manifest.of_folder`, or changes meanwhile.
+            InputError: the folder is unusable, see :meth:`Manifest.of_folder`, or changes meanwhile; or an adapter's
+                weights are NaN or infinite.
             StorageError: the home can't be written.
         """
         manifest = Manifest.of_folder(folder)
+        if is_adapter:
+            _check_finite(folder, manifest)
         for entry in {entry.digest: entry for entry in manifest.files}.values():
             if not self._has(entry):
                 self._home.upload(folder / entry.path, self._blob(entry.digest), entry.digest)
@@ -305,6 +313,21 @@ class ContentStore:
 
     def _manifest(self, digest: Digest) -> str:
         return _manifest_name(digest, self._generation(digest))
+
+
+def _check_finite(folder: Path, manifest: Manifest) -> None:
+    from llamafarm_ray.storage.finite import find_not_finite  # noqa: PLC0415  (numpy, which few commands need)
+
+    names = (entry.path for entry in manifest.files if entry.path.lower().endswith(".safetensors"))
+    try:
+        found = find_not_finite(folder / name for name in names)
+    except OSError as error:
+        raise InputError(f"{folder} can't be read: {error}.", hint="Check its files' permissions.") from error
+    if found is not None:
+        raise InputError(
+            f"{folder} is no usable adapter: {found}.",
+            hint="Train it again, with a lower learning rate if its loss was no number, or export it again.",
+        )
 
 
 def _blob_name(digest: Digest, generation: int) -> str:

@@ -16,7 +16,7 @@ from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.onnx import check_onnx
 from llamafarm_ray.storage.paths import MAX_FILES, clash, path_problem
 from llamafarm_ray.storage.pickles import refuse_pickles
-from llamafarm_ray.storage.safetensors import check_safetensors
+from llamafarm_ray.storage.safetensors import read_tensors
 from llamafarm_ray.types import Digest
 
 __all__ = ["FileEntry", "Manifest", "file_digest"]
@@ -184,7 +184,7 @@ def _entry(path: Path, name: str) -> FileEntry:
     refuse_pickles(path)
     match path.suffix.lower():
         case ".safetensors":
-            check_safetensors(path)
+            read_tensors(path)
         case ".gguf":
             read_gguf(path)
         case ".onnx":

@@ -1,4 +1,4 @@
-"""The header of a safetensors file, checked without reading the tensors.
+"""The header of a safetensors file, read and checked without reading the tensors.
 
 The format is https://github.com/huggingface/safetensors#format: eight bytes with the header's length, little-endian;
 the header in JSON, at most 100 MB; the tensors' bytes, without holes.
@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import math
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["check_safetensors"]
+__all__ = ["TensorEntry", "read_tensors"]
 
 _MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 64
@@ -30,8 +31,19 @@ _DTYPE_BITS = {
 }
 
 
-def check_safetensors(path: Path) -> None:
-    """Validate a file's header against the format and the file's size.
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """A tensor's name, the format's word for its dtype, its shape, and where in the file its bytes begin and end."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_tensors(path: Path) -> tuple[TensorEntry, ...]:
+    """What a file's header lists, in the order of the bytes, checked against the format and the file's size.
 
     Raises:
         InputError: the file does not follow the format; the message says where.
@@ -39,7 +51,7 @@ def check_safetensors(path: Path) -> None:
     size_bytes = path.stat().st_size
     try:
         header, header_bytes = _read_header(path, size_bytes)
-        _check_tensors(header, size_bytes - _PREFIX_BYTES - header_bytes)
+        return _tensors(header, _PREFIX_BYTES + header_bytes, size_bytes)
     except ValueError as error:
         raise InputError(
             f"{str(path)!r} is no sound safetensors file: {error}.", hint="Copy it or save the weights again."
@@ -66,34 +78,38 @@ def _read_header(path: Path, size_bytes: int) -> tuple[dict[str, Any], int]:
     return header, length
 
 
-def _check_tensors(header: dict[str, Any], data_bytes: int) -> None:
+def _tensors(header: dict[str, Any], begin: int, size_bytes: int) -> tuple[TensorEntry, ...]:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its __metadata__ holds something else than texts")
-    end = 0
-    for (begin, tensor_end), name in sorted((_offsets(name, tensor), name) for name, tensor in header.items()):
-        if begin != end:
-            raise ValueError(f"before the tensor {name!r} there is {'a hole' if begin > end else 'an overlap'}")
-        end = tensor_end
-    if end != data_bytes:
-        raise ValueError(f"its tensors are {end} bytes, but {data_bytes} follow the header")
+    entries = [_entry(name, tensor, begin) for name, tensor in header.items()]
+    entries.sort(key=lambda entry: (entry.begin, entry.end, entry.name))
+    end = begin
+    for entry in entries:
+        if entry.begin != end:
+            raise ValueError(
+                f"before the tensor {entry.name!r} there is {'a hole' if entry.begin > end else 'an overlap'}"
+            )
+        end = entry.end
+    if end != size_bytes:
+        raise ValueError(f"its tensors are {end - begin} bytes, but {size_bytes - begin} follow the header")
+    return tuple(entries)
 
 
-def _offsets(name: str, tensor: Any) -> tuple[int, int]:
-    """Where a tensor begins and ends, after checking its entry."""
+def _entry(name: str, tensor: Any, data_begin: int) -> TensorEntry:
+    """A tensor's entry, checked."""
     if not isinstance(tensor, dict):
         raise ValueError(f"the tensor {name!r} is no object")  # noqa: TRY004  (one kind of finding)
-    bits = _DTYPE_BITS.get(dtype) if isinstance(dtype := tensor.get("dtype"), str) else None
-    if bits is None:
+    dtype, shape, offsets = tensor.get("dtype"), tensor.get("shape"), tensor.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _DTYPE_BITS:
         raise ValueError(f"the tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}")
-    shape, offsets = tensor.get("shape"), tensor.get("data_offsets")
     if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"the tensor {name!r} has a bad shape")
     if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004
         raise ValueError(f"the tensor {name!r} has bad data_offsets")
-    if math.prod(shape) * bits != (offsets[1] - offsets[0]) * 8:
+    if math.prod(shape) * _DTYPE_BITS[dtype] != (offsets[1] - offsets[0]) * 8:
         raise ValueError(f"the tensor {name!r} has {offsets[1] - offsets[0]} bytes, which is not what its shape needs")
-    return offsets[0], offsets[1]
+    return TensorEntry(name, dtype, tuple(shape), data_begin + offsets[0], data_begin + offsets[1])
 
 
 def _are_sizes(values: Any) -> TypeGuard[list[int]]:

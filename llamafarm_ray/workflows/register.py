@@ -64,7 +64,8 @@ def register(registry: RegistryApi, asked: Registration) -> VersionRecord:
     """Publish and register; the same files and facts registered again under the same name are the version they are.
 
     Raises:
-        InputError: the folder is no model or adapter, or a file or name given is unusable.
+        InputError: the folder is no model or adapter, or a file or name given is unusable, as are weights of an adapter
+            that are NaN or infinite.
         ConflictError: the version number is taken by other content.
         AccessDeniedError: whoever asks may not register under that name.
     """

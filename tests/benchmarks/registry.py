@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil  # type: ignore[import-untyped]
 from model_files import safetensors_head
 
@@ -317,7 +318,8 @@ def _adapter(folder: Path, size_bytes: int) -> Path:
     with (folder / "adapter_model.safetensors").open("wb") as file:
         file.write(safetensors_head(size_bytes // 4))
         for start in range(0, size_bytes, PIECE_BYTES):
-            file.write(os.urandom(min(PIECE_BYTES, size_bytes - start)))
+            words = np.frombuffer(os.urandom(min(PIECE_BYTES, size_bytes - start)), "<u4")
+            file.write((words & 0xBFFF_FFFF).tobytes())  # below 2, so none is NaN or infinite: that would be refused
     return folder
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 import ray
 from adapters import greedy, make_adapter, prompt_logprobs
 from process_tools import titled
+from safetensors.torch import load_file, save_file
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
@@ -22,6 +24,7 @@ from llamafarm_ray.serving.application import build
 from llamafarm_ray.serving.resolution import target_of
 from llamafarm_ray.serving.rollouts.split import Variant
 from llamafarm_ray.serving.seal import Seal
+from llamafarm_ray.storage import content
 from llamafarm_ray.workflows.chat import ask, stream
 from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import APPLICATION, swap_adapter
@@ -138,6 +141,28 @@ def test_an_adapter_that_vllm_refuses_leaves_the_alias_where_it_was(served, tmp_
         swap_adapter(served.registry, "big", "production")
     assert "production" not in served.registry.state.models["big"].aliases
     assert served.complete("big").status_code == 400
+    assert served.complete("bot").status_code == 200
+
+
+def test_an_adapter_with_a_nan_that_got_into_the_home_is_refused_by_the_replica(served, tmp_path, monkeypatch):
+    folder = make_adapter(served.base, tmp_path / "spoilt", seed=2)
+    weights = load_file(folder / "adapter_model.safetensors")
+    name = min(weights)
+    weights[name][0, 0] = float("nan")
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(InputError, match=re.escape(repr(name))):
+        register(served.registry, Registration(folder, name="spoilt"))
+    with monkeypatch.context() as patch:
+        patch.setattr(content, "_check_finite", lambda *_: None)
+        register(served.registry, Registration(folder, name="spoilt"))
+    with pytest.raises(UserError, match=r"1 of the .* are NaN or infinite"):
+        swap_adapter(served.registry, "spoilt", "production")
+    assert "production" not in served.registry.state.models["spoilt"].aliases
+    for _ in range(2):
+        response = served.complete("spoilt")
+        assert response.status_code == 400
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        assert f"{name!r} in adapter_model.safetensors are NaN" in response.json()["error"]["message"]
     assert served.complete("bot").status_code == 200
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
-from safetensors import safe_open
 
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.errors import IntegrityError
 from llamafarm_ray.models.loading import Architecture, Task, load_model
+from llamafarm_ray.storage.finite import find_not_finite
+from llamafarm_ray.storage.safetensors import read_tensors
 from llamafarm_ray.types import ModelKind
 
 __all__ = ["Method", "Precision", "Server", "Task", "check_saved_weights"]
@@ -101,20 +101,17 @@ def check_saved_weights(folder: Path) -> None:
     Raises:
         IntegrityError: there are none, or a tensor is empty or holds a NaN or an infinity.
     """
-    num_tensors = 0
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(str(path), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-                tensor = file.get_tensor(name)
-                num_tensors += 1
-                if math.prod(tensor.shape) == 0:
-                    raise IntegrityError(
-                        f"The trained tensor {name!r} is empty.", hint="Nothing was saved; this is a fault of ours."
-                    )
-                if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-                    raise IntegrityError(
-                        f"The trained tensor {name!r} holds values that are not finite.",
-                        hint="Nothing was saved. Lower fine_tuning.training.learning_rate.",
-                    )
-    if num_tensors == 0:
+    paths = sorted(folder.glob("*.safetensors"))
+    tensors = [tensor for path in paths for tensor in read_tensors(path)]
+    if not tensors:
         raise IntegrityError("The trained model has no tensors.", hint="Nothing was saved; this is a fault of ours.")
+    for tensor in tensors:
+        if 0 in tensor.shape:
+            raise IntegrityError(
+                f"The trained tensor {tensor.name!r} is empty.", hint="Nothing was saved; this is a fault of ours."
+            )
+    if found := find_not_finite(paths):
+        raise IntegrityError(
+            f"The trained weights are unusable: {found}.",
+            hint="Nothing was saved. Lower fine_tuning.training.learning_rate.",
+        )

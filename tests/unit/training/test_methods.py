@@ -102,7 +102,7 @@ def test_saving_twice_writes_the_same_bytes(make_strategy, tmp_path):
 
 @pytest.mark.parametrize("method_name", ["lora", "full"])
 @pytest.mark.parametrize(
-    ("spoil", "message"), [(lambda t: t.fill_(float("nan")), "not finite"), (lambda t: t[:0], "empty")]
+    ("spoil", "message"), [(lambda t: t.fill_(float("nan")), "NaN or infinite"), (lambda t: t[:0], "empty")]
 )
 def test_weights_that_are_empty_or_not_finite_are_not_saved(make_strategy, tmp_path, method_name, spoil, message):
     method, strategy = make_strategy(method_name, MethodParameters(r=4))

@@ -1,6 +1,7 @@
 """A registered folder knows where it came from."""
 
 import json
+import math
 
 import pytest
 from model_files import ONNX, gguf_bytes, safetensors_bytes
@@ -205,3 +206,19 @@ def test_whoever_may_not_register_is_not_told_what_is_registered_already(registr
     registry.add_principal("root", {"*": Role.ADMIN})
     with pytest.raises(AccessDeniedError):
         register(registry, Registration(adapter))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_an_adapter_with_a_weight_that_is_no_number_is_refused_before_anything_is_stored(registry, adapter, bad):
+    (adapter / "adapter_model.safetensors").write_bytes(safetensors_bytes(1.0, bad))
+    with pytest.raises(InputError, match="1 of the 2 values of the tensor 'w' in adapter_model") as refused:
+        register(registry, Registration(adapter))
+    assert str(adapter) in refused.value.message
+    assert "Train it again" in refused.value.hint
+    assert not registry.refresh().models
+    assert list(registry.content.stored()) == []
+
+
+def test_a_base_models_infinities_are_its_own_affair(registry, base):
+    weights(base, "model.safetensors", -math.inf)
+    assert register(registry, Registration(base)).registered.kind is ModelKind.BASE
