@@ -300,6 +300,7 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray.serve.context import _disconnect, _get_global_client
     from ray.serve.deployment import Application
     from ray.serve.handle import DeploymentHandle
+    from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
     from vllm.utils.ompmultiprocessing import OMPProcessManager
@@ -324,5 +325,11 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("check_health", "_start_engine", "start"))
     assert all(callable(getattr(DeploymentHandle, name)) for name in ("_init", "choose_replica"))
+    question = inspect.signature(RequestRouter.choose_replicas).parameters
+    assert list(question) == ["self", "candidate_replicas", "pending_request"]
+    pending = PendingRequest(args=[], kwargs={"engine_name": "a"}, metadata=None, future=None)
+    assert (pending.kwargs["engine_name"], pending.routing_context.should_backoff) == ("a", False)
+    assert isinstance(RunningReplica.replica_id, property)
+    assert ReplicaID.from_full_id_str("SERVE_REPLICA::app#tiny#x").unique_id == "x"
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start", "_start_async_llm_engine"))
     assert hasattr(Application, "_with_ingress_request_router")
