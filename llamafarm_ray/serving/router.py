@@ -5,7 +5,8 @@ It answers as Ray's ``LLMRouter`` does, whose docstring says what HAProxy expect
 
 * ``DeploymentHandle._init``, without which the first request would wait for what is known of the replicas,
 * ``choose_replica(_reserve=False)``, which picks a replica and asks it nothing, and the ``_replica`` that was picked.
-  (Its place would be taken when HAProxy's request comes; the gate has a queue of its own.)
+  (Its place would be taken when HAProxy's request comes; the gate has a queue of its own.) Its other arguments come to
+  :class:`.affinity_router.AffinityRouter`, which picks.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Router:
         Without that header, where the model is unknown, the replica answers with an error.
         """
         routed = self._routed(headers, body)
-        # By the engine name alone: both sides of a rollout find the replicas that have it loaded.
+        # By the engine name alone: a version has the same replicas on its own and as either side of a rollout.
         host, port, replica = await self._picked(routed.partition(";")[0])
         decision: dict[str, Any] = {"host": host, "port": port, "replica_id": replica}
         if routed:
@@ -83,8 +84,7 @@ class Router:
             return "", 0, "none"
 
     async def _pick(self, engine_name: str) -> tuple[str, int, str]:
-        handle = self._server.options(multiplexed_model_id=engine_name) if engine_name else self._server
-        async with handle.choose_replica(_reserve=False) as selection:
+        async with self._server.choose_replica(engine_name=engine_name, _reserve=False) as selection:
             replica = selection._replica  # noqa: SLF001
             if replica.backend_http_endpoint is None:
                 raise RuntimeError(f"Replica {selection.replica_id} has no HTTP endpoint yet.")

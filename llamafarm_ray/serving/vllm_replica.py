@@ -19,6 +19,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
 
+from llamafarm_ray.serving.affinity_router import AffinityRouter
 from llamafarm_ray.serving.replica import Replica
 from llamafarm_ray.serving.replica_log import serve_log_kept
 from llamafarm_ray.serving.replicas import ROUTER
@@ -92,9 +93,7 @@ def compose(
     options["ray_actor_options"] = {**options["ray_actor_options"], "runtime_env": environment}
     if is_routed:
         served = dataclasses.replace(served, secret=secrets.token_hex())
-        options["request_router_config"] = RequestRouterConfig(
-            request_router_class="ray.serve.experimental.round_robin_router:RoundRobinRouter"
-        )
+        options["request_router_config"] = RequestRouterConfig(request_router_class=AffinityRouter)
     replicas = serve.deployment(
         **options,
         user_config=served.cold_start(),

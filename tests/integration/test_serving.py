@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import openai
 import pytest
-import ray
 from adapters import greedy, make_adapter, prompt_logprobs
 from process_tools import titled
 from safetensors.torch import load_file, save_file
@@ -19,7 +18,7 @@ from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, NotFoundError, UserError
-from llamafarm_ray.serving import replicas, vllm_process
+from llamafarm_ray.serving import vllm_process
 from llamafarm_ray.serving.application import build
 from llamafarm_ray.serving.resolution import target_of
 from llamafarm_ray.serving.rollouts.split import Variant
@@ -188,7 +187,10 @@ def test_a_client_cannot_choose_a_version_by_the_routers_header(served):
 
 def test_who_reaches_a_replica_itself_cannot_write_a_routers_decision(served):
     """HAProxy strips the header only while the router runs; a replica's own port is open to the cluster's network."""
-    controller = replicas._get_global_client()._controller
+    import ray
+    from ray.serve.context import _get_global_client
+
+    controller = _get_global_client()._controller
     [group] = ray.get(controller.get_target_groups.remote(APPLICATION, True))
     [replica] = group.targets
     target = target_of(served.registry.resolve("bot:1.1.0"))
@@ -337,6 +339,7 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray.serve.context import _disconnect, _get_global_client
     from ray.serve.deployment import Application
     from ray.serve.handle import DeploymentHandle
+    from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
     from vllm.utils.ompmultiprocessing import OMPProcessManager
@@ -361,5 +364,11 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert callable(_disconnect)
     assert all(hasattr(LLMServer, name) for name in ("check_health", "_start_engine", "start"))
     assert all(callable(getattr(DeploymentHandle, name)) for name in ("_init", "choose_replica"))
+    question = inspect.signature(RequestRouter.choose_replicas).parameters
+    assert list(question) == ["self", "candidate_replicas", "pending_request"]
+    pending = PendingRequest(args=[], kwargs={"engine_name": "a"}, metadata=None, future=None)
+    assert (pending.kwargs["engine_name"], pending.routing_context.should_backoff) == ("a", False)
+    assert isinstance(RunningReplica.replica_id, property)
+    assert ReplicaID.from_full_id_str("SERVE_REPLICA::app#tiny#x").unique_id == "x"
     assert all(hasattr(VLLMEngine, name) for name in ("build_asgi_app", "start", "_start_async_llm_engine"))
     assert hasattr(Application, "_with_ingress_request_router")
