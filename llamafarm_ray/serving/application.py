@@ -24,8 +24,9 @@ SERVE_ENV = {
     "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
     # Of each of the proxy's buffers. A larger body is resolved by the replica that gets it, and not by the router.
-    "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE": "65536",
-    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",  # the same where no application has a router: for headers that long
+    # Headers that don't fit get HAProxy's HTML, so there is half as much room again as the gate allows.
+    "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE": "98304",
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "98304",  # the same where no application has a router
     "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a HAProxy that died is noticed after three of them

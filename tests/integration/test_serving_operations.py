@@ -1,9 +1,11 @@
 """What an operator sees of a deployment: metrics in Ray's Prometheus endpoint, traces at a collector; who is let in."""
 
 import contextlib
+import json
 import secrets
 import socket
 import time
+from pathlib import Path
 
 import httpx
 import pytest
@@ -168,20 +170,22 @@ def test_a_page_of_another_origin_may_not_ask(served):
 
 HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 CHUNK = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+CLOSE = b"Connection: close\r\n"
 FLOODS = {
     "a body that does not end": (HEAD + b"Transfer-Encoding: chunked\r\n\r\n", CHUNK),
     "a body of which one byte comes": (HEAD + b"Content-Length: 100\r\n\r\n{", b""),
-    "a thousand headers": (HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(1000)) + b"\r\n", b""),
-    "a header of a megabyte": (HEAD + b"X-A: " + b"a" * 2**20 + b"\r\nContent-Length: 2\r\n\r\n{}", b""),
-    "a packed body": (
-        HEAD + b"Content-Encoding: gzip\r\nContent-Length: 3\r\nConnection: close\r\n\r\n\x1f\x8b\x08",
-        b"",
-    ),
+    "two hundred headers": (HEAD + CLOSE + b"".join(b"X-%d: 1\r\n" % n for n in range(200)) + b"\r\n", b""),
+    "a packed body": (HEAD + CLOSE + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x8b\x08", b""),
+}
+UNREADABLE = {
+    "headers that do not end": HEAD + b"X-A: ",
+    "a thousand headers": HEAD + b"".join(b"X-%d: 1\r\n" % n for n in range(1000)) + b"\r\n",
+    "a header of a megabyte": HEAD + b"X-A: " + b"a" * 2**20 + b"\r\nContent-Length: 2\r\n\r\n{}",
 }
 
 
-@pytest.mark.parametrize(("begin", "go_on"), FLOODS.values(), ids=FLOODS)
-def test_a_client_that_floods_or_stalls_is_cut_off_and_others_are_answered(served, begin, go_on):
+def flooded(served, begin, go_on=b""):
+    """What a client is told that sends the beginning, and then goes on 64 times, until the connection is closed."""
     host, _, port = served.root.removeprefix("http://").partition(":")
     said = b""
     with socket.create_connection((host, int(port)), timeout=40) as connection, contextlib.suppress(ConnectionError):
@@ -190,5 +194,52 @@ def test_a_client_that_floods_or_stalls_is_cut_off_and_others_are_answered(serve
             connection.sendall(go_on)
         while data := connection.recv(65536):
             said += data
-    assert not said or 400 <= int(said.split()[1]) < 500, said[:300]
+    return said
+
+
+@pytest.mark.parametrize(("begin", "go_on"), FLOODS.values(), ids=FLOODS)
+def test_a_client_that_floods_or_stalls_is_cut_off_and_others_are_answered(served, begin, go_on):
+    said = flooded(served, begin, go_on)
+    if said:
+        head, _, body = said.partition(b"\r\n\r\n")
+        assert 400 <= int(head.split()[1]) < 500, said[:300]
+        assert set(json.loads(body)["error"]) >= {"message", "type", "code"}
     assert served.complete("bot").status_code == 200
+
+
+@pytest.mark.parametrize("begin", UNREADABLE.values(), ids=UNREADABLE)
+def test_headers_that_haproxy_cannot_read_are_cut_off_and_others_are_answered(served, begin):
+    """It answers before its settings hold, in HTML."""
+    said = flooded(served, begin)
+    assert not said or int(said.split()[1]) in {400, 408}, said[:300]
+    assert served.complete("bot").status_code == 200
+
+
+def test_no_log_has_anything_of_a_prompt(served):
+    marker, control = (f"{kind}-{secrets.token_hex(8)}" for kind in ("prompt", "control"))
+    assert served.complete("bot:1.0.0", prompt=f"my pin is {marker}").status_code == 200
+    bodies = {
+        "a field that the engine refuses": json.dumps({"model": "bot:1.0.0", "prompt": marker, "top_p": 7}),
+        "a body cut off": json.dumps({"model": "bot:1.0.0", "prompt": marker})[:-1],
+        "a field of another type": json.dumps({"model": "bot:1.0.0", "prompt": {marker: marker}}),
+        "an adapter that is not there": json.dumps({"model": "nope", "prompt": marker}),
+    }
+    for what, body in bodies.items():
+        headers = {"Content-Type": "application/json"}
+        refused = httpx.post(f"{served.url}/completions", content=body, headers=headers, timeout=60)
+        assert 400 <= refused.status_code < 500, what
+
+    ray.get(ray.remote(num_cpus=0)(print).remote(control, flush=True))  # in the log of a worker
+    deadline = time.monotonic() + 20
+    while not logs_with(control):
+        assert time.monotonic() < deadline, "the logs are not where they are looked for"
+        time.sleep(0.2)
+    assert logs_with(marker) == []
+
+
+def logs_with(text):
+    """The files of this Ray's logs, and of its HAProxy's, that have a text in them."""
+    context = ray.get_runtime_context()
+    folder = Path(context.get_temp_dir())
+    files = [*(folder / context.get_session_name() / "logs").rglob("*"), *folder.parent.glob("*/*.log")]
+    return [str(file) for file in files if file.is_file() and text.encode() in file.read_bytes()]

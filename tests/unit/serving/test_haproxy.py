@@ -1,16 +1,30 @@
-"""The proxy as it is started here lets go of a request whose client went, and takes no time for it."""
+"""The proxy as it is started here: what a client costs that goes, stalls or floods, and what is said to others."""
 
+import asyncio
+import contextlib
+import functools
+import json
 import os
 import socket
 import subprocess
+import tempfile
 import threading
 import time
+from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from gate import ANN, CHAT, Server, keyed_state
+from gate_over_http import ChatEngine, listening
+from ray.serve._private import haproxy as rays
+from ray.serve.config import HTTPOptions
 
 from llamafarm_ray.serving import haproxy
-from llamafarm_ray.workflows.cluster import _proxy_environment, free_port
+from llamafarm_ray.serving.application import SERVE_ENV
+from llamafarm_ray.workflows.cluster import _proxy_environment, _short_temporary_folder, free_port
+
+BUFSIZE = int(SERVE_ENV["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"])
 
 CONFIG = """
 defaults
@@ -110,3 +124,242 @@ def test_it_does_not_start_itself(monkeypatch):
     [(program, arguments)] = started
     assert program != str(haproxy.command())
     assert arguments[1:] == ["-dS", "-db"]
+
+
+class RaysProxy:
+    """Ray Serve's own configuration of its HAProxy, in a folder, and the process that our command makes of it."""
+
+    def __init__(self, folder, monkeypatch, servers=(), routers=(), prefix="/"):
+        monkeypatch.setattr(rays, "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY", True)
+        monkeypatch.setattr(rays, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE", BUFSIZE)
+        monkeypatch.setattr(rays, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S", 1)
+        self.port, self.path = free_port(), folder / "haproxy.cfg"
+        config = rays.HAProxyConfig(
+            socket_path=str(folder / "admin.sock"),
+            server_state_base=str(folder),
+            server_state_file=str(folder / "state"),
+            metrics_socket_path=str(folder / "metrics.sock"),
+            metrics_port=free_port(),
+            stats_port=free_port(),
+            bufsize=BUFSIZE,
+            http_health_check_path=None,
+            http_options=HTTPOptions(host="127.0.0.1", port=self.port),
+        )
+        backend = rays.BackendConfig(
+            name="app",
+            path_prefix=prefix,
+            servers=[rays.ServerConfig("replica", "127.0.0.1", port, "replica-id") for port in servers],
+            ingress_request_router_servers=[rays.ServerConfig("router", "127.0.0.1", port) for port in routers],
+            http_health_check_path=None,
+            app_name="app",
+        )
+        self.api = rays.HAProxyApi(config, {"app": backend}, str(self.path))
+        self.api._generate_config_file_internal()
+        self.command = _proxy_environment(folder)[haproxy.PATH_VARIABLE]
+
+    def check(self):
+        """Whether HAProxy finds the configuration valid, and what the command says."""
+        done = subprocess.run([self.command, "-c", "-f", self.path], capture_output=True, text=True, check=False)
+        return done.returncode == 0, done.stderr
+
+    @contextlib.contextmanager
+    def running(self, headers_timeout_s=10):
+        environment = {**os.environ, "LLAMAFARM_HAPROXY_HEADERS_TIMEOUT_S": str(headers_timeout_s)}
+        command = [self.command, "-db", "-f", str(self.path)]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+            try:
+                connected(self.port).close()
+                yield process
+            finally:
+                process.kill()
+
+    def post(self, **options):
+        headers = {"Authorization": f"Bearer {ANN}", **options.pop("headers", {})}
+        url = f"http://127.0.0.1:{self.port}/v1/chat/completions"
+        return httpx.post(url, json=CHAT, headers=headers, timeout=20, **options)
+
+
+@pytest.fixture
+def rays_proxy(monkeypatch):
+    with tempfile.TemporaryDirectory(prefix="lf-", dir=_short_temporary_folder()) as folder:
+        yield functools.partial(RaysProxy, Path(folder), monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def gate():
+    with listening(Server(state=keyed_state(), engine=ChatEngine()).gate) as port:
+        yield port
+
+
+def said_in_openais_shape(response, code):
+    error = response.json()["error"]
+    assert response.headers["content-type"] == "application/json"
+    assert set(error) == {"message", "type", "param", "code"}
+    return error["code"] == code
+
+
+@pytest.mark.parametrize("routers", [(), (1,)], ids=["without a router", "with a router"])
+def test_rays_configuration_is_amended_once_and_valid(rays_proxy, routers):
+    proxy = rays_proxy(servers=[1], routers=routers)
+    before = proxy.path.read_text()
+    assert ("Ingress request router failed" in before) == bool(routers)
+    valid, told = proxy.check()
+    assert valid, told
+    assert "llamafarm-haproxy" not in told
+    after = proxy.path.read_text()
+    assert after.count("timeout http-request ") == after.count("tune.http.maxhdr ") == 1
+    assert "lf-string" not in after, "Ray's own errors of plain text"
+    assert proxy.check()[0]
+    assert proxy.path.read_text() == after
+    assert [path.name for path in proxy.path.parent.iterdir() if path.name.startswith("tmp")] == []
+
+
+def test_ray_still_knows_its_haproxy(rays_proxy):
+    proxy = rays_proxy()
+    with proxy.running() as process:
+        assert proxy.api._is_our_haproxy(process.pid)
+
+
+@pytest.mark.parametrize("config", [CONFIG.format(port=1, server=1), "global\ndefaults\nfrontend mine\n", "\xff"])
+def test_another_configuration_is_used_as_it_is(tmp_path, monkeypatch, capsys, config):
+    path = tmp_path / "other.cfg"
+    path.write_text(config, encoding="latin-1")
+    monkeypatch.setattr(os, "execv", lambda *_: None)
+    monkeypatch.setattr("sys.argv", ["llamafarm-haproxy", "-db", "-f", str(path)])
+    haproxy.main()
+    assert path.read_text(encoding="latin-1") == config
+    assert str(path) in capsys.readouterr().err
+
+
+def test_headers_that_come_byte_by_byte_have_a_time(rays_proxy, gate):
+    proxy = rays_proxy(servers=[gate])
+    with proxy.running(headers_timeout_s=1), connected(proxy.port) as client:
+        client.settimeout(0.1)
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-A: ")
+        deadline, said = time.monotonic() + 10, b""
+        while not said:
+            assert time.monotonic() < deadline, "the client may go on for ever"
+            client.sendall(b"a")
+            with contextlib.suppress(TimeoutError):
+                said = client.recv(4096)
+        assert said.startswith(b"HTTP/1.1 408 ")
+
+
+def test_bodies_and_idle_connections_may_take_longer_than_headers(rays_proxy, gate):
+    proxy, body = rays_proxy(servers=[gate]), json.dumps(CHAT).encode()
+
+    def pieces():
+        yield body[:9]
+        time.sleep(1.5)
+        yield body[9:]
+
+    with proxy.running(headers_timeout_s=1), httpx.Client(base_url=f"http://127.0.0.1:{proxy.port}") as client:
+        headers = {"Authorization": f"Bearer {ANN}", "Content-Type": "application/json"}
+        for _ in range(2):
+            assert client.post("/v1/chat/completions", content=pieces(), headers=headers).status_code == 200
+            time.sleep(1.5)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({f"x-{number}": "1" for number in range(110)}, 200),
+        ({f"x-{number}": "1" for number in range(200)}, 431),
+        ({"cookie": "c" * 64_000}, 200),
+        ({"cookie": "c" * 80 * 1024}, 431),
+    ],
+    ids=["110", "200", "62 KiB", "80 KiB"],
+)
+def test_the_gate_is_who_refuses_many_and_long_headers(rays_proxy, gate, headers, status):
+    proxy = rays_proxy(servers=[gate])
+    with proxy.running():
+        response = proxy.post(headers=headers)
+        assert response.status_code == status
+        assert status == 200 or said_in_openais_shape(response, "headers_too_large")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET  / HTTP\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX-A: " + b"a" * BUFSIZE + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X-A: a\r\n" * 300 + b"\r\n",
+    ],
+    ids=["malformed", "96 KiB of headers", "300 headers"],
+)
+def test_what_haproxy_cannot_read_it_refuses_itself(rays_proxy, gate, sent):
+    proxy, said = rays_proxy(servers=[gate]), b""
+    with proxy.running():
+        with connected(proxy.port) as client:
+            client.sendall(sent)
+            while data := client.recv(4096):
+                said += data
+        assert said.startswith(b"HTTP/1.1 400 ")
+        assert proxy.post().status_code == 200
+
+
+def test_a_stream_is_passed_on_as_it_comes(rays_proxy):
+    seen = threading.Event()
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"one", "more_body": True})
+        assert await asyncio.to_thread(seen.wait, 10)
+        await send({"type": "http.response.body", "body": b"two"})
+
+    with listening(app) as port:
+        proxy = rays_proxy(servers=[port])
+        with proxy.running(), httpx.stream("GET", f"http://127.0.0.1:{proxy.port}/", timeout=5) as response:
+            pieces = response.iter_raw()
+            assert next(pieces) == b"one"
+            seen.set()
+            assert next(pieces) == b"two"
+
+
+@pytest.mark.parametrize("routers", [(), (1,)], ids=["the replica", "the router"])
+def test_who_cannot_be_reached_is_an_error_to_try_again_after(rays_proxy, routers):
+    proxy = rays_proxy(servers=[1], routers=routers)
+    with proxy.running():
+        response = proxy.post()
+    assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert said_in_openais_shape(response, "unavailable")
+    assert ("x-serve-reason" in response.headers) == bool(routers)
+
+
+def test_a_replica_that_goes_before_it_answers_is_an_error_in_openais_shape(rays_proxy):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        proxy = rays_proxy(servers=[listener.getsockname()[1]])
+
+        def go():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connection.recv(65536)
+                    connection.close()
+
+        threading.Thread(target=go, daemon=True).start()
+        with proxy.running():
+            response = proxy.post()
+        listener.shutdown(socket.SHUT_RDWR)
+    assert response.status_code == 502
+    assert said_in_openais_shape(response, "unavailable")
+
+
+def test_a_body_that_the_router_waits_for_in_vain_is_an_error_in_openais_shape(rays_proxy):
+    proxy = rays_proxy(servers=[1], routers=[1])
+    with proxy.running(), connected(proxy.port) as client:
+        client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\n{")
+        said = b""
+        while data := client.recv(4096):
+            said += data
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(body)["error"]["code"] == "request_timeout"
+
+
+def test_a_path_that_no_application_has_is_an_error_in_openais_shape(rays_proxy):
+    proxy = rays_proxy(servers=[1], prefix="/app")
+    with proxy.running():
+        response = proxy.post()
+    assert response.status_code == 404
+    assert said_in_openais_shape(response, "not_found")

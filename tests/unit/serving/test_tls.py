@@ -7,6 +7,7 @@ import os
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -131,6 +132,23 @@ def test_the_gates_headers_and_errors_arrive(signed, running):
         assert (refused.status_code, refused.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({f"x-{number}": "1" for number in range(110)}, 200),
+        ({f"x-{number}": "1" for number in range(200)}, 431),
+        ({"cookie": "c" * 64_000}, 200),
+        ({"cookie": "c" * 80 * 1024}, 431),
+    ],
+    ids=["110", "200", "62 KiB", "80 KiB"],
+)
+def test_the_gate_is_who_refuses_many_and_long_headers(signed, running, headers, status):
+    with client(signed, running[1]) as http:
+        response = http.post("/v1/chat/completions", json=CHAT, headers=headers)
+        assert response.status_code == status
+        assert status == 200 or response.json()["error"]["code"] == "headers_too_large"
+
+
 def test_who_trusts_another_authority_is_told_nothing(signed, running):
     with (
         client(signed, running[1], "stranger.pem") as http,
@@ -170,6 +188,24 @@ def test_while_nothing_is_served_clients_are_told_to_try_again(signed):
         with fronted(signed, nobody.getsockname()[1]) as port, client(signed, port) as http:
             response = http.get("/v1/models")
     assert (response.status_code, response.headers["retry-after"]) == (503, "5")
+    assert response.json()["error"]["code"] == "unavailable"
+
+
+def test_a_server_that_goes_before_it_answers_is_to_be_tried_again(signed):
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def go():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.recv(65536)
+
+        threading.Thread(target=go, daemon=True).start()
+        with fronted(signed, listener.getsockname()[1]) as port, client(signed, port) as http:
+            response = http.get("/v1/models")
+        listener.shutdown(socket.SHUT_RDWR)
+    assert (response.status_code, response.headers["retry-after"]) == (502, "5")
     assert response.json()["error"]["code"] == "unavailable"
 
 
