@@ -76,7 +76,7 @@ class Models:
         self.variant = None
         self.latencies = Latencies()
         self._offers = Offers(**self.base)
-        self.neighbours, self._elsewhere = (), Elsewhere()
+        self.neighbours, self.elsewhere = (), Elsewhere(lambda _required: True)
 
     def resolve(self, model):
         return resolve(model, self.state, **self.base)
@@ -106,7 +106,7 @@ class Models:
 
     async def offers(self, caller):
         own = self._offers.to_choose_from(self.state, self.latencies, caller)
-        return own + self._elsewhere.to_choose_from(self.neighbours, self.state, caller)
+        return own + self.elsewhere.to_choose_from(self.neighbours, self.state, caller)
 
 
 class CountingMeters:
@@ -252,6 +252,7 @@ class Server:
         self.engine = engine or Engine()
         self.feedback = FeedbackLog(Location(home), linger_s=0.01)
         keys = Keys(lambda: self.models.state, required=required, allowed_hosts=allowed_hosts, now=lambda: NOW)
+        self.models.elsewhere = Elsewhere(keys.admit_to)
         self.meters = CountingMeters()
         self.telemetry = telemetry(self.meters)
         self.gate = Gate(

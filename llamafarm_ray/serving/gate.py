@@ -2,10 +2,10 @@
 
 A plain ASGI middleware (https://asgi.readthedocs.io). It asks, in this order: are the headers sound, whose key is it
 (:mod:`.access`), has the key anything left (:mod:`.limits`), does the route exist, is the body sound (:mod:`.intake`),
-may the key use that model, which version is meant (and for ``auto``, which model, :mod:`.auto`), whose turn is it
-(:mod:`.turns`), is the version loaded (if it isn't, it is now, and stays until the answer's end:
-:mod:`.adapter_pool`), is the prompt too long. Only then the engine sees the request: the version's engine name in its
-body, and none of the client's headers but the few it needs. The response says
+may the key use that model, which version is meant (and for ``auto``, which model, :mod:`.auto`; what another
+application serves is to be asked for there), whose turn is it (:mod:`.turns`), is the version loaded (if it isn't, it
+is now, and stays until the answer's end: :mod:`.adapter_pool`), is the prompt too long. Only then the engine sees the
+request: the version's engine name in its body, and none of the client's headers but the few it needs. The response says
 
 * ``x-llamafarm-model: name:version``,
 * ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model),

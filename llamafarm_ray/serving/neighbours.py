@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from ray.exceptions import RayError
 
+from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.serving.activity import Activity, joined
 from llamafarm_ray.serving.measured import Latencies
@@ -31,8 +32,8 @@ logger = logging.getLogger("ray.serve.llamafarm")
 
 _LOOK_S = 5.0
 """How often a controller looks around."""
-_LATE_S = 2.0
-"""What another controller does not say in this time it is asked again by the next look."""
+_LATE_S = 4.0
+"""What another controller, which asks its replicas, does not say in this time it is asked again by the next look."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class Neighbourhood:
         self._clock = clock
         self._looked = float("-inf")
         self._looking: asyncio.Task[None] | None = None
+        self._silent: set[str] = set()
 
     def look(self) -> asyncio.Task[None] | None:
         """Begin to look around, if it is time and the last look has ended; the task, for who wants to wait for it."""
@@ -141,7 +143,7 @@ class Neighbourhood:
         try:
             found = await asyncio.to_thread(lambda: list(self._find()))
             asked = await asyncio.gather(*(self._asked(one) for one in found))
-        except RayError as error:
+        except LlamaFarmError as error:
             logger.info("Which other applications there are is not known: %s", error)
         except Exception:  # a task of a process: there is nobody to tell but the log
             logger.exception("Which other applications there are is not known.")
@@ -157,22 +159,32 @@ class Neighbourhood:
                 told = await self._ask(found.application)
         # ValueError: there is none. AttributeError: it is another release's.
         except (TimeoutError, RayError, ValueError, AttributeError) as error:
-            logger.info("The controller of %s says nothing: %s", found.application, error or "it is late")
+            if found.application not in self._silent:  # once, not every time
+                logger.info("The controller of %s says nothing: %s", found.application, str(error) or "it is late")
+            self._silent.add(found.application)
             return replace(found, figures=before)
+        self._silent.discard(found.application)
         return replace(found, figures=replace(told, kinds=told.kinds or before.kinds))
 
 
 class Elsewhere:
-    """The models of other applications, described; for a replica, which has the registry's state itself."""
+    """The models of other applications, described; for a replica, which has the registry's state itself.
 
-    def __init__(self) -> None:
+    Args:
+        admits: whether who was let in here is let in by an application with this ``require_key``.
+    """
+
+    def __init__(self, admits: Callable[[bool | None], bool]) -> None:
+        self._admits = admits
         self._offers: dict[tuple[str, str, Digest, tuple[str, ...]], Offers] = {}
 
     def to_choose_from(self, neighbours: Iterable[Neighbour], state: RegistryState, caller: Caller) -> list[Offer]:
-        """What :meth:`.offers.Offers.to_choose_from` says of each; their ``base_url`` is an absolute path."""
+        """What :meth:`.offers.Offers.to_choose_from` says of each; an offer's ``base_url`` is an absolute path."""
         kept, self._offers = self._offers, {}
         found: list[Offer] = []
         for one in neighbours:
+            if not self._admits(one.require_key):
+                continue
             key = (one.root, one.base_name, one.base_digest, one.figures.kinds)
             offers = kept.get(key) or Offers(one.base_name, one.base_digest, one.figures.kinds, f"{one.root}/v1")
             self._offers[key] = offers

@@ -33,11 +33,10 @@ from ray.serve.context import _disconnect, _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from llamafarm_ray.errors import DeploymentError, LlamaFarmError
+from llamafarm_ray.errors import ClusterError, DeploymentError, LlamaFarmError
 from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.neighbours import Neighbour
 from llamafarm_ray.serving.rollouts.windows import Report
-from llamafarm_ray.storage import Location
 
 __all__ = [
     "ROUTER",
@@ -137,21 +136,27 @@ def settings_by_route() -> dict[str, dict[str, Any]]:
 def reachable(home: str) -> list[Neighbour]:
     """The applications of ours on the connected Serve that requests can be sent to, and that serve from a home.
 
-    One that has no route, is being deleted, or has no replica and waits for none to be asked for, is none of them.
+    Left out is one that has no route, is being deleted, or has no replica without being scaled to zero.
+
+    Args:
+        home: as ``Location.uri`` writes it.
 
     Raises:
-        RayError: Serve does not say.
+        ClusterError: Serve does not say.
     """
-    client = _get_global_client(raise_if_no_controller_running=False)
-    found: dict[str, Any] = client.get_serve_details()["applications"] if client is not None else {}
-    root = Location(home).root
+    try:
+        client = _get_global_client(raise_if_no_controller_running=False)
+        found: dict[str, Any] = client.get_serve_details()["applications"] if client is not None else {}
+    except (RayError, RayServeException) as error:
+        _disconnect()
+        raise ClusterError(f"Serve does not say which applications it has: {error}.") from error
     return [
         Neighbour.of(name, application["route_prefix"], settings)
         for name, application in sorted(found.items())
         if application["route_prefix"]
         and ApplicationStatus(application["status"]) is not ApplicationStatus.DELETING
         and (settings := _settings(application)) is not None
-        and Location(settings["home"]).root == root
+        and settings["home"] == home
         and (_running(application) or _waits_to_be_asked(application))
     ]
 

@@ -160,7 +160,7 @@ class Versions:
             tracing=self.tracing,
         )
         self._offers = Offers(served.base_name, served.base_digest, kinds)
-        self._elsewhere = Elsewhere()
+        self._elsewhere = Elsewhere(self.keys.admit_to)
         self._kinds = kinds
         self._known = Kept(self._ask, _MEASURE_S)
         self._application = ""
@@ -262,8 +262,7 @@ class Versions:
         """What ``auto`` is chosen from: the base, and what each model's name means to a caller; here and elsewhere."""
         known, state = await self._known.get(), self._view.state
         own = self._offers.to_choose_from(state, known.figures.latencies, caller)
-        open_to_all = (one for one in known.neighbours if self.keys.admit_to(one.require_key))
-        return own + self._elsewhere.to_choose_from(open_to_all, state, caller)
+        return own + self._elsewhere.to_choose_from(known.neighbours, state, caller)
 
     def activity(self) -> Activity:
         """What this replica has loaded and did lately."""

@@ -4,6 +4,7 @@ import asyncio
 import pickle
 import threading
 import time
+from dataclasses import replace
 
 import httpx
 import openai
@@ -16,6 +17,7 @@ from ray.exceptions import RayError
 
 from llamafarm_ray.client import select_model_async
 from llamafarm_ray.config import Limits
+from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import AliasMoved
 from llamafarm_ray.serving import replicas
@@ -254,6 +256,15 @@ def test_a_key_is_sent_on_to_what_it_may_use_only():
         )
 
 
+def test_who_shows_no_key_is_not_sent_to_an_application_that_asks_for_one():
+    cluster = Cluster()
+    (there,) = cluster.servers[0].models.neighbours
+    cluster.servers[0].models.neighbours = (replace(there, require_key=True),)
+    assert cluster.post("/v1/chat/completions", follow=False, headers=wants(task="rhymes")).status_code == 404
+    cluster.servers[0].models.neighbours = (replace(there, require_key=False),)
+    assert cluster.post("/v1/chat/completions", follow=False, headers=wants(task="rhymes")).status_code == 307
+
+
 def test_being_sent_on_counts_as_a_request_and_costs_no_tokens():
     cluster = Cluster(limits=Limits(requests_per_minute=2, tokens_per_minute=1000))
     for _ in range(2):
@@ -276,7 +287,8 @@ def test_a_route_that_only_another_engine_answers_is_there_for_auto():
 
 
 def test_without_being_told_an_application_is_chosen_from_no_more():
-    elsewhere, one = Elsewhere(), Neighbour("b", "/b", "large", LARGE, figures=Figures(WRITES, Latencies({}, 5.0)))
+    elsewhere = Elsewhere(lambda _required: True)
+    one = Neighbour("b", "/b", "large", LARGE, figures=Figures(WRITES, Latencies({}, 5.0)))
     found = {offer.model: offer for offer in elsewhere.to_choose_from([one], STATE, NOBODY)}
     assert set(found) == {"large", "poet", "team/poet"}
     assert {(offer.base_url, offer.latency_ms) for offer in found.values()} == {("/b/v1", 5.0)}
@@ -352,7 +364,7 @@ def test_an_application_that_serve_has_no_more_is_gone_and_while_serve_is_silent
 
         def find():
             if is_dead:
-                raise RayError("Serve's controller is dead")
+                raise ClusterError("Serve's controller is dead")
             return near
 
         async def ask(_application):
@@ -413,7 +425,7 @@ def test_figures_are_of_all_replicas_and_kinds_outlive_them():
     assert pickle.loads(pickle.dumps(known)) == known  # noqa: S301
 
 
-def serve_application(route_prefix="/b", home="file:///homes/one", *, status="RUNNING", states=("RUNNING",), target=1):
+def serve_application(route_prefix="/b", home="/homes/one", *, status="RUNNING", states=("RUNNING",), target=1):
     settings = {"home": home, "base_name": "large", "base_digest": str(LARGE), "require_key": True}
     deployment = {
         "name": "large",
@@ -431,7 +443,7 @@ def test_sent_on_is_to_applications_of_the_same_home_that_can_be_asked(monkeypat
         "deep": serve_application("/deep/er one"),
         "asleep": serve_application("/asleep", states=(), target=0),
         "unhealthy": serve_application("/unhealthy", status="UNHEALTHY"),
-        "elsewhere": serve_application("/elsewhere", "file:///homes/two"),
+        "elsewhere": serve_application("/elsewhere", "/homes/two"),
         "hidden": serve_application(None),
         "going": serve_application("/going", status="DELETING"),
         "starting": serve_application("/starting", status="DEPLOYING", states=("STARTING",)),
@@ -455,3 +467,10 @@ def test_sent_on_is_to_applications_of_the_same_home_that_can_be_asked(monkeypat
     assert found["b"] == Neighbour("b", "/b", "large", LARGE, require_key=True)
     monkeypatch.setattr(replicas, "_get_global_client", lambda **_: None)
     assert replicas.reachable("/homes/one") == []
+
+    def dead(**_):
+        raise RayError("it died")
+
+    monkeypatch.setattr(replicas, "_get_global_client", dead)
+    with pytest.raises(ClusterError, match="Serve does not say which applications it has: it died"):
+        replicas.reachable("/homes/one")
