@@ -17,6 +17,7 @@ from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import Gate
 from llamafarm_ray.serving.measured import Latencies
+from llamafarm_ray.serving.neighbours import Elsewhere
 from llamafarm_ray.serving.offers import Offers
 from llamafarm_ray.serving.resolution import resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.windows import RolloutWindows
@@ -67,20 +68,22 @@ def keyed_state():
 class Models:
     """What a replica does for the gate, without an engine to load into."""
 
-    def __init__(self, state):
+    def __init__(self, state, base=("tiny", BASE)):
         self.state = state
+        self.base = {"base_name": base[0], "base_digest": base[1]}
         self.found, self.callers = [], []
         self.in_use = collections.Counter()
         self.variant = None
         self.latencies = Latencies()
-        self._offers = Offers("tiny", BASE)
+        self._offers = Offers(**self.base)
+        self.neighbours, self.elsewhere = (), Elsewhere(lambda _required: True)
 
     def resolve(self, model):
-        return resolve(model, self.state, base_name="tiny", base_digest=BASE)
+        return resolve(model, self.state, **self.base)
 
     async def find(self, model, caller=None):
         if caller is None:
-            target = resolve_routed(model, self.state, base_name="tiny", base_digest=BASE)
+            target = resolve_routed(model, self.state, **self.base)
         else:
             target = dataclasses.replace(self.resolve(model), variant=self.variant)
         self.found.append(model)
@@ -96,13 +99,14 @@ class Models:
             self.in_use[target.engine_name] -= 1
 
     def names(self):
-        return served_models(self.state, base_name="tiny", base_digest=BASE)
+        return served_models(self.state, **self.base)
 
     async def describe(self, names):
         return self._offers.of(names, self.state, self.latencies)
 
     async def offers(self, caller):
-        return self._offers.to_choose_from(self.state, self.latencies, caller)
+        own = self._offers.to_choose_from(self.state, self.latencies, caller)
+        return own + self.elsewhere.to_choose_from(self.neighbours, self.state, caller)
 
 
 class CountingMeters:
@@ -225,6 +229,7 @@ class Server:
 
     Args:
         state: the registry's; by default without principals.
+        base: name and digest of the base model.
         home: where feedback goes.
         engine: by default one that answers at once.
         required: whether keys are asked for.
@@ -232,11 +237,22 @@ class Server:
         **options: of the gate.
     """
 
-    def __init__(self, *, state=None, home="memory://gate", engine=None, required=None, allowed_hosts=(), **options):
-        self.models = Models(state or models_state())
+    def __init__(
+        self,
+        *,
+        state=None,
+        base=("tiny", BASE),
+        home="memory://gate",
+        engine=None,
+        required=None,
+        allowed_hosts=(),
+        **options,
+    ):
+        self.models = Models(state or models_state(), base)
         self.engine = engine or Engine()
         self.feedback = FeedbackLog(Location(home), linger_s=0.01)
         keys = Keys(lambda: self.models.state, required=required, allowed_hosts=allowed_hosts, now=lambda: NOW)
+        self.models.elsewhere = Elsewhere(keys.admit_to)
         self.meters = CountingMeters()
         self.telemetry = telemetry(self.meters)
         self.gate = Gate(

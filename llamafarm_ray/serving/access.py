@@ -82,6 +82,14 @@ class Keys:
         self._seen: Mapping[str, Principal] | None = None
         self._by_digest: dict[str, Principal] = {}
 
+    def are_asked_for(self, required: bool | None) -> bool:
+        """Whether an application with this ``deployment.require_key`` asks for keys now."""
+        return bool(self._state().principals) if required is None else required
+
+    def admit_to(self, required: bool | None) -> bool:
+        """Whether who was let in here can be let in where that setting holds: it has shown a key, or needs none."""
+        return self.are_asked_for(self._required) or not self.are_asked_for(required)
+
     def tenant(self, headers: Iterable[Header]) -> Tenant:
         """Who sends a request with these headers (names in lower case).
 
@@ -93,7 +101,7 @@ class Keys:
             HostError: none is asked for, and a web page may have sent the request.
         """
         principals = self._state().principals
-        if self._required is False or (self._required is None and not principals):
+        if not self.are_asked_for(self._required):
             check_host(headers, self._allowed_hosts)
             return Tenant()
         digest = token_digest(_bearer(headers))

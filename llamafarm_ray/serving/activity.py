@@ -60,12 +60,14 @@ class Activity:
         loaded: the engine names of the versions that are ready, sorted.
         num_waiting: requests that wait for their turn at the engine.
         seen: its requests by version, ``name:version`` or the base's name.
+        kinds: the requests that its engine answers, see :mod:`.offers`.
     """
 
     base_model: str
     loaded: tuple[str, ...] = ()
     num_waiting: int = 0
     seen: Mapping[str, Seen] = field(default_factory=dict)
+    kinds: tuple[str, ...] = ()
 
 
 def _p95_ms(latencies: Histogram) -> float | None:

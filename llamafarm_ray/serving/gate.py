@@ -2,10 +2,10 @@
 
 A plain ASGI middleware (https://asgi.readthedocs.io). It asks, in this order: are the headers sound, whose key is it
 (:mod:`.access`), has the key anything left (:mod:`.limits`), does the route exist, is the body sound (:mod:`.intake`),
-may the key use that model, which version is meant (and for ``auto``, which model, :mod:`.auto`), whose turn is it
-(:mod:`.turns`), is the version loaded (if it isn't, it is now, and stays until the answer's end:
-:mod:`.adapter_pool`), is the prompt too long. Only then the engine sees the request: the version's engine name in its
-body, and none of the client's headers but the few it needs. The response says
+may the key use that model, which version is meant (and for ``auto``, which model, :mod:`.auto`; what another
+application serves is to be asked for there), whose turn is it (:mod:`.turns`), is the version loaded (if it isn't, it
+is now, and stays until the answer's end: :mod:`.adapter_pool`), is the prompt too long. Only then the engine sees the
+request: the version's engine name in its body, and none of the client's headers but the few it needs. The response says
 
 * ``x-llamafarm-model: name:version``,
 * ``x-llamafarm-digest: sha256:...`` (the manifest's; absent for the base model),
@@ -27,7 +27,7 @@ from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.serving.access import Keys, Tenant
 from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
-from llamafarm_ray.serving.auto import choose, refuse_limits
+from llamafarm_ray.serving.auto import AUTO_ROUTES, choose, is_to_stay, refuse_limits, send_on
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.finished import ResponseWatch
@@ -83,7 +83,10 @@ class Models(Protocol):
         """What is known of these names; those that mean nothing at the moment are left out."""
 
     async def offers(self, caller: Caller) -> Sequence[Offer]:
-        """What ``auto`` is chosen from: the base, and what each model's name means to a caller."""
+        """What ``auto`` is chosen from: the base, and what each model's name means to a caller.
+
+        Those of other applications have a ``base_url``.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,13 +178,13 @@ class Gate:
             plain = scope.get("raw_path") in {None, path.encode()}  # a listed path has one spelling
             if self._list.is_for(method, path):
                 await self._list.answer(path, tenant, send)
-            elif method == "POST" and path in self._routes and plain:
+            elif method == "POST" and (path in self._routes or path in AUTO_ROUTES) and plain:
                 with self._tracing.request(scope) as span:
                     await self._generate(_Request(span.scope, receive, send, tenant, account, routed, span))
             elif method == "POST" and path == FEEDBACK_ROUTE and plain:
                 await self._take_feedback(scope, receive, send, tenant)
             else:
-                raise NotFoundError(f"There is no route {method[:20]} {path[:120]!r}.")
+                raise _no_route(method, path)
 
     async def _generate(self, request: _Request) -> None:
         path, tenant = request.scope["path"], request.tenant
@@ -191,10 +194,22 @@ class Gate:
         bound_generation(path, body, self._limits)
         headers = request.scope["headers"]
         caller = caller_of(headers, body)
+        query = request.scope["query_string"]
         if body["model"] == AUTO:
-            body["model"] = choose(await self._models.offers(caller), tenant, path, headers)
+            is_within = is_to_stay(query)
+            offers = await self._models.offers(caller)
+            if is_within:
+                offers = [offer for offer in offers if not offer.base_url]
+            chosen = choose(offers, tenant, path, headers)
+            if chosen.base_url:
+                request.span.sent_on(chosen.version)
+                await send_on(request.send, path, chosen)
+                return
+            body["model"] = chosen.model
         else:
-            refuse_limits(headers)
+            refuse_limits(headers, query)
+        if path not in self._routes:
+            raise _no_route("POST", path)
         tenant.check(request.routed or body["model"])
         if request.routed is not None:
             target = await self._models.find(request.routed)
@@ -253,6 +268,10 @@ class Gate:
             return message
 
         return closing
+
+
+def _no_route(method: str, path: str) -> NotFoundError:
+    return NotFoundError(f"There is no route {method[:20]} {path[:120]!r}.")
 
 
 def _at_root(scope: Scope) -> Scope:

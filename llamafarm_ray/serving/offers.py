@@ -41,18 +41,22 @@ def quality_of(metrics: Mapping[str, Any]) -> tuple[float, str] | None:
 
 
 class Offers:
-    """The models that are served here, described.
+    """The models of an application, described.
 
     Args:
         base_name: what requests call the base model by.
         base_digest: of its manifest.
         kinds: the requests that the engine answers: :data:`WRITES` or :data:`VECTORS`.
+        base_url: where they are served, for their :attr:`.selection.Offer.base_url`.
     """
 
-    def __init__(self, base_name: str, base_digest: Digest, kinds: tuple[str, ...] = WRITES) -> None:
+    def __init__(
+        self, base_name: str, base_digest: Digest, kinds: tuple[str, ...] = WRITES, base_url: str = ""
+    ) -> None:
         self._base_name = base_name
         self._base_digest = base_digest
         self._kinds = kinds
+        self._base_url = base_url
         self._described: dict[str, tuple[VersionRecord, Offer]] = {}
         self._state: RegistryState | None = None
         self._latencies: Latencies | None = None
@@ -111,7 +115,7 @@ class Offers:
         """What the registry says of a version."""
         record = self._base if target.digest is None else state.resolve(ModelRef.parse(target.ref))
         if record is None:
-            return Offer(target.ref, target.ref, self._kinds, self._kinds)
+            return Offer(target.ref, target.ref, self._kinds, self._kinds, base_url=self._base_url)
         known = self._described.get(target.ref)
         if known is None or known[0] is not record:  # records never change either
             known = self._described[target.ref] = (record, self._describe(target.ref, record))
@@ -128,6 +132,7 @@ class Offers:
             quality=quality,
             quality_metric=metric,
             memory_bytes=self._memory_bytes(record),
+            base_url=self._base_url,
         )
 
     def _memory_bytes(self, record: VersionRecord) -> float | None:

@@ -14,6 +14,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import Any, Final
 
 from opentelemetry import trace
@@ -138,6 +139,11 @@ class OtlpSpan(Span):
     def resolved(self, target: Target) -> None:
         """See :class:`Span`."""
         self._span.set_attributes({"gen_ai.response.model": target.engine_name, **_version(target)})
+
+    def sent_on(self, version: str) -> None:
+        """See :class:`Span`."""
+        self._span.set_attribute("llamafarm.version", version)
+        self._span.set_attribute("http.response.status_code", HTTPStatus.TEMPORARY_REDIRECT.value)
 
     def began(self) -> None:
         """See :class:`Span`."""

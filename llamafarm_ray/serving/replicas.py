@@ -33,8 +33,9 @@ from ray.serve.context import _disconnect, _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from llamafarm_ray.errors import DeploymentError, LlamaFarmError
+from llamafarm_ray.errors import ClusterError, DeploymentError, LlamaFarmError
 from llamafarm_ray.serving.activity import Activity
+from llamafarm_ray.serving.neighbours import Neighbour
 from llamafarm_ray.serving.rollouts.windows import Report
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "load_everywhere",
     "loaded",
     "num_loads",
+    "reachable",
     "replica_placements",
     "settings_by_route",
     "url_of",
@@ -129,6 +131,34 @@ def settings_by_route() -> dict[str, dict[str, Any]]:
     found = client.get_serve_details()["applications"].values() if client is not None else ()
     settings = {application["route_prefix"]: _settings(application) for application in found}
     return {route: ours for route, ours in settings.items() if route and ours is not None}
+
+
+def reachable(home: str) -> list[Neighbour]:
+    """The applications of ours on the connected Serve that requests can be sent to, and that serve from a home.
+
+    Left out is one that has no route, is being deleted, or has no replica without being scaled to zero.
+
+    Args:
+        home: as ``Location.uri`` writes it.
+
+    Raises:
+        ClusterError: Serve does not say.
+    """
+    try:
+        client = _get_global_client(raise_if_no_controller_running=False)
+        found: dict[str, Any] = client.get_serve_details()["applications"] if client is not None else {}
+    except (RayError, RayServeException) as error:
+        _disconnect()
+        raise ClusterError(f"Serve does not say which applications it has: {error}.") from error
+    return [
+        Neighbour.of(name, application["route_prefix"], settings)
+        for name, application in sorted(found.items())
+        if application["route_prefix"]
+        and ApplicationStatus(application["status"]) is not ApplicationStatus.DELETING
+        and (settings := _settings(application)) is not None
+        and settings["home"] == home
+        and (_running(application) or _waits_to_be_asked(application))
+    ]
 
 
 def replica_placements() -> tuple[set[str], set[str]]:
@@ -359,11 +389,12 @@ def _details(application: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _is_scaled_to_zero(application: str) -> bool:
     found = _application(application)
-    return found is not None and all(
-        deployment["target_num_replicas"] == 0
-        for deployment in found["deployments"].values()
-        if deployment["name"] != ROUTER
-    )
+    return found is not None and _waits_to_be_asked(found)
+
+
+def _waits_to_be_asked(application: dict[str, Any]) -> bool:
+    deployments = application["deployments"].values()
+    return all(one["target_num_replicas"] == 0 for one in deployments if one["name"] != ROUTER)
 
 
 def _call(replica: str, method: str, *args: object) -> ray.ObjectRef[Any]:

@@ -38,7 +38,7 @@ class Offer:
         latency_ms: the 95th percentile of its latest requests' latency; ``None`` where nothing was measured.
         memory_bytes: what it needs, as it was registered, else the size of its files and its base's; ``None`` where
             that is not known.
-        base_url: the OpenAI-compatible root that serves it; empty where there is one only.
+        base_url: the OpenAI-compatible root that serves it; empty for the application that chooses.
     """
 
     model: str
@@ -161,7 +161,8 @@ def select(offers: Iterable[Offer], wanted: Wanted) -> Selection:
     """The best model that meets all that is wanted; the same offers give the same one.
 
     The best has the highest quality (those that were not evaluated come last); of those the lowest latency, or one up
-    to 1.5 times it; of those it needs the least memory; then names decide.
+    to 1.5 times it; of those it needs the least memory. Then models of the application that chooses come before
+    others, and names decide.
 
     Raises:
         NoModelFitsError: there is none.
@@ -257,7 +258,7 @@ def _best(offers: Sequence[Offer]) -> Offer:
     good = [offer for offer in offers if _quality_of(offer) == quality]
     fastest = min(map(_latency_of, good))
     fast = [offer for offer in good if _latency_of(offer) <= _SAME_LATENCY * fastest]
-    return min(fast, key=lambda offer: (_memory_of(offer), offer.model, offer.base_url))
+    return min(fast, key=lambda offer: (_memory_of(offer), bool(offer.base_url), offer.model, offer.base_url))
 
 
 def _advantage(best: Offer, other: Offer) -> str:
@@ -270,6 +271,8 @@ def _advantage(best: Offer, other: Offer) -> str:
         return "a smaller need of memory"
     if _latency_of(best) < _latency_of(other):
         return "a latency nearer to the lowest"
+    if other.base_url and not best.base_url:
+        return "the shorter way"
     return "a name, or address, that is sorted before"
 
 

@@ -38,6 +38,9 @@ class Span:
     def resolved(self, target: Target) -> None:
         """Take in which version is meant."""
 
+    def sent_on(self, version: str) -> None:
+        """Take in that another application is to answer, with this version."""
+
     def began(self) -> None:
         """Take in that it is the request's turn at the engine, and that its version is loaded."""
 

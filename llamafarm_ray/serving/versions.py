@@ -30,6 +30,7 @@ from llamafarm_ray.serving.limits import Accounts
 from llamafarm_ray.serving.measured import Kept, Latencies
 from llamafarm_ray.serving.meters import RayMeters
 from llamafarm_ray.serving.needs import need_of
+from llamafarm_ray.serving.neighbours import Elsewhere, Figures, Known
 from llamafarm_ray.serving.offers import WRITES, Offers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.actor import controller_actor, start_controller
@@ -53,7 +54,7 @@ _LOOK_AGAIN_S = 0.2
 _MEASURE_S = 2.0
 """How old the latencies may be that a model is chosen by."""
 _ASK_S = 1.0
-"""How long the controller may take to say what it knows of the other replicas; a request for ``auto`` waits for it."""
+"""How long the controller may take to say what it knows; a request for ``auto`` waits for it."""
 _SEEK_S = 2.0
 """How often a controller is looked for that is not there."""
 _SWAP_S = 600.0
@@ -159,7 +160,9 @@ class Versions:
             tracing=self.tracing,
         )
         self._offers = Offers(served.base_name, served.base_digest, kinds)
-        self._latencies = Kept(self._measure, _MEASURE_S)
+        self._elsewhere = Elsewhere(self.keys.admit_to)
+        self._kinds = kinds
+        self._known = Kept(self._ask, _MEASURE_S)
         self._application = ""
         self._controller: Any = None
         self._sought, self._trouble = -_SEEK_S, ""
@@ -219,10 +222,10 @@ class Versions:
             start_controller=lambda: start_controller(served.home, application, served.base_digest),
         )
 
-    async def _measure(self) -> Latencies:
-        """What all replicas measured, of which the controller knows; without it, what this one did."""
-        seen = await self._ask_controller("seen")
-        return Latencies.of(self.telemetry.recent.seen() if seen is None else seen)
+    async def _ask(self) -> Known:
+        """What the controller knows of all replicas, and of other applications; without it, what this one measured."""
+        known: Known | None = await self._ask_controller("known")
+        return known or Known(Figures(self._kinds, Latencies.of(self.telemetry.recent.seen())))
 
     async def _exchange(self, replica: str, told: Told) -> Told | None:
         heard: Told | None = await self._ask_controller("exchange", replica, told)
@@ -253,12 +256,13 @@ class Versions:
 
     async def describe(self, names: Iterable[str]) -> dict[str, Offer]:
         """What is known of these names; those that mean nothing at the moment are left out."""
-        return self._offers.of(names, self._view.state, await self._latencies.get())
+        return self._offers.of(names, self._view.state, (await self._known.get()).figures.latencies)
 
     async def offers(self, caller: Caller) -> list[Offer]:
-        """The base, and what each model's name means to a caller: what ``auto`` is chosen from."""
-        latencies = await self._latencies.get()
-        return self._offers.to_choose_from(self._view.state, latencies, caller)
+        """What ``auto`` is chosen from: the base, and what each model's name means to a caller; here and elsewhere."""
+        known, state = await self._known.get(), self._view.state
+        own = self._offers.to_choose_from(state, known.figures.latencies, caller)
+        return own + self._elsewhere.to_choose_from(known.neighbours, state, caller)
 
     def activity(self) -> Activity:
         """What this replica has loaded and did lately."""
@@ -267,6 +271,7 @@ class Versions:
             tuple(self._pool.loaded),
             self.telemetry.num_waiting,
             self.telemetry.recent.seen(),
+            self._kinds,
         )
 
     def rollout_report(self, rollout: str, after: dt.datetime) -> Report:

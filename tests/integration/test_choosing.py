@@ -1,11 +1,14 @@
-"""The best model answers: for ``auto`` in an application, for the agents' client across two; status shows both."""
+"""The best model answers: for ``auto`` and the agents' client, in one application and across all; status shows them."""
 
+import contextlib
 import json
 import time
 
 import httpx
+import openai
 import pytest
 from adapters import greedy, make_adapter
+from tiny_model import make_tiny_model
 
 from llamafarm_ray.cli import terminal
 from llamafarm_ray.cli.main import run
@@ -15,7 +18,8 @@ from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.status import cluster_status
 
 PROMPT = "The capital of France"
-SECOND = "second"
+SECOND, THIRD = "second", "third"
+RHYMES = {"x-llamafarm-task": "rhymes"}
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,28 @@ def scholar(served, tmp_path_factory):
 @pytest.fixture(scope="module")
 def second(served):
     """A second application on the same cluster, with another engine, below ``/second``."""
+    with application(served, SECOND, served.base, adapters=["bot:1.1.0"]) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def poet(served, tmp_path_factory):
+    """An application below ``/third`` with another base model, and its adapter ``poet`` for the task ``rhymes``."""
+    folder = tmp_path_factory.mktemp("poet")
+    base = make_tiny_model(folder / "other", hidden_size=64, seed=7)
+    adapter = make_adapter(base, folder / "adapter", seed=41)
+    register(served.registry, Registration(adapter, name="poet", capabilities=("rhymes",), alias="production"))
+    with application(served, THIRD, base, adapters=["poet:1.0.0"]) as url:
+        deadline = time.monotonic() + 60
+        while auto(served, task="rhymes").status_code != 307:  # controllers look around every five seconds
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield url
+
+
+@contextlib.contextmanager
+def application(served, name, base, **options):
+    """One more application on the same cluster, with another engine, below a path of its name; its URL."""
     from ray import serve
 
     from llamafarm_ray.serving.application import build
@@ -41,18 +67,18 @@ def second(served):
 
     args = {
         "home": served.registry.home.uri,
-        "base_model": str(served.base),
-        "deployment": {"engine": "transformers", "adapters": ["bot:1.1.0"]},
+        "base_model": str(base),
+        "deployment": {"engine": "transformers", **options},
     }
-    serve.run(build(args), name=SECOND, route_prefix=f"/{SECOND}")
-    url = f"{served.root}/{SECOND}/v1"
+    serve.run(build(args), name=name, route_prefix=f"/{name}")
+    url = f"{served.root}/{name}/v1"
     deadline = time.monotonic() + 30
     while not httpx.get(f"{url}/models", timeout=10).is_success:  # the proxy is told after Serve has it running
         assert time.monotonic() < deadline
         time.sleep(0.2)
     yield url
-    serve.delete(SECOND)
-    stop_controller(served.registry.home.uri, SECOND)
+    serve.delete(name)
+    stop_controller(served.registry.home.uri, name)
 
 
 def auto(served, **limits):
@@ -91,8 +117,9 @@ def test_all_replicas_of_an_application_are_known_to_its_controller(served, scho
 
     from llamafarm_ray.serving.rollouts.actor import controller_actor
 
-    seen = ray.get(controller_actor(served.registry.home.uri, APPLICATION).seen.remote(), timeout=30)
-    assert seen["scholar:1.0.0"].latency_ms > 0
+    known = ray.get(controller_actor(served.registry.home.uri, APPLICATION).known.remote(), timeout=30)
+    assert known.figures.latencies.by_version["scholar:1.0.0"] > 0
+    assert known.figures.kinds == ("chat", "completions")
 
 
 def test_the_client_chooses_across_applications_and_what_it_chooses_answers(served, scholar, second):
@@ -145,3 +172,29 @@ def test_status_shows_what_runs_where(served, scholar, second, capsys, monkeypat
         assert max(map(len, shown.splitlines())) <= width
         for text in (APPLICATION, SECOND, "RUNNING", "scholar:1.0.0", "production", record.registered.manifest[7:19]):
             assert text in shown
+
+
+def test_the_unmodified_openai_client_is_answered_by_the_application_that_has_a_model_for_the_task(served, poet):
+    client = openai.OpenAI(base_url=served.url, api_key="none", default_headers=RHYMES)
+    asked = {"model": "auto", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 4}
+    answered = client.chat.completions.with_raw_response.create(**asked)
+    assert answered.headers["x-llamafarm-model"] == "poet:1.0.0"
+    assert answered.parse().model.startswith("poet:1.0.0#")
+    pieces = list(client.chat.completions.create(**asked, stream=True))
+    assert {piece.model for piece in pieces} == {answered.parse().model}
+    chosen = select_model(url=served.root, task="rhymes")
+    assert (chosen.version, chosen.base_url) == ("poet:1.0.0", poet)
+
+
+def test_a_request_is_sent_on_once_and_stays_where_it_was_sent(served, poet):
+    sent_on = auto(served, task="rhymes")
+    assert (sent_on.status_code, sent_on.headers["x-llamafarm-model"]) == (307, "poet:1.0.0")
+    assert sent_on.headers["location"] == f"/{THIRD}/v1/completions?auto=within"
+    body = {"model": "auto", "prompt": PROMPT, "max_tokens": 1}
+    refused = httpx.post(f"{served.url}/completions?auto=within", json=body, headers=RHYMES, timeout=60)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "no_model_fits")
+    with httpx.Client(follow_redirects=True, timeout=60) as client:
+        answered = client.post(f"{served.url}/completions", json=body, headers=RHYMES)
+        assert (answered.headers["x-llamafarm-model"], len(answered.history)) == ("poet:1.0.0", 1)
+        answered = client.post(f"{poet}/completions", json=body, headers=RHYMES)
+        assert (answered.headers["x-llamafarm-model"], answered.history) == ("poet:1.0.0", [])

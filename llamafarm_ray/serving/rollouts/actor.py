@@ -23,9 +23,9 @@ from llamafarm_ray.errors import ClusterError, LlamaFarmError
 from llamafarm_ray.registry.actor import BY_ITSELF, NAMESPACE
 from llamafarm_ray.registry.client import connect
 from llamafarm_ray.registry.state import VersionRecord
-from llamafarm_ray.serving.activity import Seen, joined
 from llamafarm_ray.serving.announcing import withdraw
 from llamafarm_ray.serving.measured import Kept
+from llamafarm_ray.serving.neighbours import Figures, Known, Neighbour, Neighbourhood
 from llamafarm_ray.serving.resolution import is_served
 from llamafarm_ray.serving.rollouts.controller import RolloutController
 from llamafarm_ray.serving.rollouts.fleet import FleetObservations
@@ -67,7 +67,9 @@ class ControllerActor:
         self._application = application
         self._base_digest = base_digest
         self._token = token
-        self._seen = Kept(self._look, _LOOK_S)
+        self._last = Figures()
+        self._figures = Kept(self._look, _LOOK_S)
+        self._neighbourhood = Neighbourhood(self._find, self._ask)
         self._ledger = Ledger()
         self._sought = time.monotonic()
         self._missing_since: float | None = None
@@ -81,20 +83,36 @@ class ControllerActor:
         """The base model whose rollouts it takes further."""
         return self._base_digest
 
-    async def seen(self) -> dict[str, Seen]:
-        """What all replicas saw lately, by version; asked by replicas, so that each needn't ask all others."""
-        return await self._seen.get()
+    async def figures(self) -> Figures:
+        """What all replicas tell of the application; asked by other applications' controllers."""
+        return await self._figures.get()
+
+    async def known(self) -> Known:
+        """Likewise, and the other applications; asked by replicas, so that each needn't ask all others."""
+        return Known(await self._figures.get(), self._neighbourhood.known)
 
     async def exchange(self, replica: str, told: Told) -> Told:
         """What keys took at the other replicas, for one that tells what they took there: limits are shared."""
         return self._ledger.exchange(replica, told)
 
-    async def _look(self) -> dict[str, Seen]:
-        return joined(await self._fleet().activities())
+    async def _look(self) -> Figures:
+        self._last = Figures.of(await self._fleet().activities(), self._last)
+        return self._last
+
+    def _find(self) -> list[Neighbour]:
+        from llamafarm_ray.serving.replicas import reachable  # noqa: PLC0415  (as below)
+
+        return [one for one in reachable(self._home) if one.application != self._application]
+
+    async def _ask(self, application: str) -> Figures:
+        controller = await asyncio.to_thread(controller_actor, self._home, application)
+        told: Figures = await controller.figures.remote()
+        return told
 
     async def _run(self) -> None:
         controller: RolloutController | None = None
         while not await self._is_over():
+            self._neighbourhood.look()
             try:
                 if controller is None:
                     controller = await asyncio.to_thread(self._controller)

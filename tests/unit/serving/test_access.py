@@ -8,7 +8,7 @@ from gate import ANN, BEN, CHAT, GONE, NOW, OLD, Server, is_openai_error, keyed_
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.access import Role, new_token
-from llamafarm_ray.serving.access import check_keys
+from llamafarm_ray.serving.access import Keys, check_keys
 from llamafarm_ray.serving.gate import FEEDBACK_ROUTE, MODEL_ROUTES
 
 ROUTES = [
@@ -152,6 +152,24 @@ EVERY_ADDRESS = "0.0.0.0"  # noqa: S104  (nothing listens)
 
 def deployment(**fields):
     return parse_config({"deployment": fields}).deployment
+
+
+@pytest.mark.parametrize(
+    ("state", "here", "there", "is_let_in"),
+    [
+        (models_state, None, None, True),
+        (models_state, None, False, True),
+        (models_state, None, True, False),
+        (models_state, True, True, True),
+        (keyed_state, None, True, True),
+        (keyed_state, None, None, True),
+        (keyed_state, False, None, False),
+        (keyed_state, False, False, True),
+        (keyed_state, True, False, True),
+    ],
+)
+def test_who_was_asked_for_no_key_here_is_sent_nowhere_that_asks_for_one(state, here, there, is_let_in):
+    assert Keys(state, required=here).admit_to(there) == is_let_in
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,14 @@ from llamafarm_ray.serving.measured import Latencies
 from llamafarm_ray.serving.offers import VECTORS, Offers
 
 QA, SUMS = (
-    adapter(name, "1.0.0", manifest).model_copy(update={"capabilities": ("qa",), "metrics": {"accuracy": accuracy}})
-    for name, manifest, accuracy in (("quick", ONE, 0.7), ("good", TWO, 0.9))
+    adapter(name, "1.0.0", manifest).model_copy(
+        update={
+            "capabilities": ("qa",),
+            "metrics": {"accuracy": accuracy},
+            "resources": {"memory_bytes": memory_bytes},
+        }
+    )
+    for name, manifest, accuracy, memory_bytes in (("quick", ONE, 0.7, 1e9), ("good", TWO, 0.9, 3e9))
 )
 STATE = models_state(
     QA,
@@ -43,6 +49,7 @@ def ask(server, route="/v1/chat/completions", key=None, **limits):
         ({"task": "qa", "max_latency_ms": 100}, "quick:1.0.0"),
         ({"task": "qa", "min_quality": 0.8}, "good:1.0.0"),
         ({"task": "chat", "max_latency_ms": 100.5}, "bot:1.0.0"),
+        ({"task": "qa", "max_memory_bytes": 2e9}, "quick:1.0.0"),
     ],
 )
 def test_the_best_that_keeps_to_the_limits_answers_and_the_response_says_so(limits, version):
@@ -76,6 +83,7 @@ def test_a_kind_of_request_that_the_engine_does_not_answer_finds_no_model():
         ({"task": "translation"}, "none is for the task 'translation'. There is: chat, completions, qa."),
         ({"task": "qa", "min_quality": 0.95}, "The nearest is good:1.0.0 with 0.9 accuracy."),
         ({"task": "qa", "max_latency_ms": 10}, "The nearest is quick:1.0.0 with 50 ms."),
+        ({"task": "qa", "max_memory_bytes": 1e8}, "The nearest is quick:1.0.0 with 1 GB."),
     ],
 )
 def test_where_no_model_fits_an_openai_error_says_how_near_the_best_came(limits, says):
@@ -88,7 +96,9 @@ def test_where_no_model_fits_an_openai_error_says_how_near_the_best_came(limits,
     assert server.engine.seen == []
 
 
-@pytest.mark.parametrize("limits", [{"max_latency_ms": "fast"}, {"min_quality": "nan"}, {"min_quality": 2}])
+@pytest.mark.parametrize(
+    "limits", [{"max_latency_ms": "fast"}, {"min_quality": "nan"}, {"min_quality": 2}, {"max_memory_bytes": "8G"}]
+)
 def test_a_limit_that_is_none_is_the_clients_mistake(limits):
     assert ask(serving(), **limits).status_code == 400
 
@@ -131,7 +141,7 @@ def test_what_is_known_of_a_model_is_on_its_card():
         "quality": 0.9,
         "quality_metric": "accuracy",
         "latency_ms": 800.0,
-        "memory_bytes": None,
+        "memory_bytes": 3e9,
     }
     cards = {card["id"]: card for card in server.request("GET", "/v1/models").json()["data"]}
     assert cards["good"] == card

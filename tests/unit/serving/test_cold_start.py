@@ -21,7 +21,7 @@ class Proxy:
     """Serve's proxy: answers once a replica is there, and remembers what came through."""
 
     def __init__(self):
-        self.seen, self.num_cancelled = [], 0
+        self.seen, self.queries, self.num_cancelled = [], [], 0
         self.is_there = asyncio.Event()
 
     async def __call__(self, scope, receive, send):
@@ -37,6 +37,7 @@ class Proxy:
             self.num_cancelled += 1
             raise
         self.seen.append((scope["path"], headers, body))
+        self.queries.append(scope["query_string"])
         await answer(send, 200, {"said": len(body)})
 
 
@@ -181,6 +182,20 @@ def test_routes_that_do_not_exist_start_nothing(monkeypatch, method, path):
         assert refused.status_code == 404
         assert is_openai_error(refused)
         assert sleeping.proxy.seen == []
+
+    run(story)
+
+
+def test_what_another_application_sent_on_waits_too_and_is_to_stay_when_a_replica_is_there(monkeypatch):
+    async def story():
+        sleeping = Sleeping(monkeypatch, prefix="/llama")
+        async with sleeping.client() as client:
+            asked = asyncio.create_task(client.post("/llama/v1/chat/completions?auto=within", json=CHAT))
+            await asyncio.sleep(0.05)
+            assert not asked.done()
+            sleeping.proxy.is_there.set()
+            assert (await asked).status_code == 200
+        assert sleeping.proxy.queries == [b"auto=within"]
 
     run(story)
 

@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,14 @@ def test_the_best_of_those_that_meet_all_limits_is_chosen(wanted, model):
         chosen = select(offers, Wanted(**wanted))
         assert chosen.model == model
         assert {one.model for one in chosen.left_out} == {offer.model for offer in ALL} - {model}
+
+
+def test_what_is_as_good_elsewhere_is_no_reason_to_go_there():
+    own, far = Offer("zoe", "zoe:1.0.0", WRITES), Offer("adam", "adam:1.0.0", WRITES, base_url="/far/v1")
+    chosen = select([far, own], Wanted())
+    assert (chosen.model, chosen.reason) == ("zoe", "the shorter way than the next, adam:1.0.0")
+    better = replace(far, quality=0.1)
+    assert select([own, better], Wanted()).base_url == "/far/v1"
 
 
 def test_each_that_is_left_out_has_its_reason():

@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from gate import BOT, CHAT, ONE, Engine, Server, keyed_state
+from gate import BOT, CHAT, ONE, Engine, Models, Server, keyed_state
 from otlp import collecting
 
 from llamafarm_ray.config import Limits
@@ -17,6 +17,7 @@ from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.needs import Need
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts import Variant
+from llamafarm_ray.serving.selection import Offer
 from llamafarm_ray.serving.tracing import Tracing, open_tracing, traces_endpoint, tracing_environment
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -68,6 +69,22 @@ def test_a_request_is_a_span_with_its_version_and_its_tokens(collector):
         "llamafarm.version": "bot:1.0.0",
     }
     assert span.events == ["turn at the engine"]
+
+
+def test_a_request_that_is_sent_on_is_no_error_and_did_not_reach_the_engine(collector, monkeypatch):
+    elsewhere = [Offer("poet", "poet:2.0.0", ("chat",), ("rhymes",), base_url="/large/v1")]
+
+    async def offers(_models, _caller):
+        return elsewhere
+
+    monkeypatch.setattr(Models, "offers", offers)
+    _, response, (span,) = traced(
+        collector, "/v1/chat/completions", {**CHAT, "model": "auto"}, headers={"x-llamafarm-task": "rhymes"}
+    )
+    assert response.status_code == 307
+    assert (span.name, span.is_error, span.events) == ("chat auto", False, [])
+    assert span.attributes["llamafarm.version"] == "poet:2.0.0"
+    assert span.attributes["http.response.status_code"] == 307
 
 
 def test_a_rollouts_side_is_part_of_the_span(collector):
