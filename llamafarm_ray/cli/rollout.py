@@ -134,9 +134,13 @@ def status(
     if not found:
         say("No rollout is under way.")
         return
-    show_rollouts(found)
-    if is_any_under_way:
-        console.print(_view([record for record in found if record.id in heard.progress], heard))
+    detailed = [record for record in found if record.status.is_under_way]
+    if len(found) == 1:
+        detailed = found
+    else:
+        show_rollouts(found, brief=bool(detailed))
+    if detailed:
+        console.print(_view(detailed, heard))
     if name is not None and len(found) == 1:
         _history(found[0])
 
@@ -183,13 +187,13 @@ def abort(name: Name, env: Env = "production", reason: Reason = "", home: Home =
     _show(record, f"{record.target} stays {record.model}:{record.baseline}.", as_json=as_json)
 
 
-def show_rollouts(found: Sequence[RolloutRecord]) -> None:
-    """Rollouts on standard output, a row each."""
-    console.print(rollouts_table(found))
+def show_rollouts(found: Sequence[RolloutRecord], *, brief: bool = False) -> None:
+    """Rollouts on standard output, see :func:`rollouts_table`."""
+    console.print(rollouts_table(found, brief=brief))
 
 
 _COLUMNS = ("alias", "rollout", "from", "to", "status", "step", "share", "since", "by", "why")
-_WHOLE = ("from", "to", "status", "step", "share")
+_WHOLE = ("rollout", "from", "to", "status", "step", "share")
 
 
 def _views(registry: RegistryApi, shown: Sequence[RolloutRecord], ask: Callable[[], Heard]) -> Iterator[RenderableType]:

@@ -158,7 +158,8 @@ class AdapterPool:
             adapter.target for adapter in self._adapters.values() if self._learn_need(adapter) and adapter.is_loaded
         ]
         for heir in {heir.engine_name: heir for one in left for heir in self._heirs(one)}.values():
-            if heir.engine_name not in self._adapters:
+            known = self._adapters.get(heir.engine_name)
+            if known is None or not known.is_loaded:
                 self._start(self._inherit(heir))
         self._seats.let_in()
         self._sweep()

@@ -24,6 +24,7 @@ class Replicas:
         self.registry = registry
         self.connected, self.loads, self.confirmed = [], [], []
         self.refusal = self.unreachable = None
+        self.meanwhile = lambda: None
         self.up = {"llamafarm"}
 
     @contextlib.contextmanager
@@ -35,6 +36,7 @@ class Replicas:
 
     def load_everywhere(self, application, reference):
         self.loads.append((application, reference, self.production))
+        self.meanwhile()
         if self.refusal:
             raise self.refusal
         return ["engine name"]
@@ -81,6 +83,13 @@ def test_a_rollback_loads_everywhere_before_it_moves(served):
 def test_a_rollback_without_a_version_loads_what_was_there_before(served):
     assert served.json(*ROLLBACK, "bot")["version"] == "bot:1.0.0"
     assert served.replicas.loads == [("llamafarm", "bot:1.0.0", "bot:1.1.0")]
+
+
+def test_of_two_who_roll_back_at_once_the_second_goes_no_further_back(served):
+    served.replicas.meanwhile = lambda: served.registry.rollback("bot", "production")
+    error = served.error(*ROLLBACK, "bot")
+    assert (error["code"], error["message"]) == ("conflict", "bot@production points at 1.0.0 already.")
+    assert served.replicas.confirmed == []
 
 
 def test_a_promotion_loads_everywhere_before_it_moves(served):

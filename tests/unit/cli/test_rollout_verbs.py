@@ -58,17 +58,28 @@ def test_an_aborted_rollout_leaves_the_alias(served):
     assert over["status"] == "aborted"
 
 
-def test_status_is_a_table_and_with_a_name_a_history(served, registry):
+def test_status_is_a_view_with_a_name_a_history_and_of_several_a_table(served, registry):
     served.text(*ROLLOUT, "start", "bot:1.1.0", "--reason", "new tariff")
     registry.submit(StepRollout("bot", "production"), reason="120 requests were good")
-    table = served.text(*ROLLOUT, "status")
-    for text in ("bot@production", "1 canary", "1.0.0", "1.1.0", "running", "2 of 3", "25 %", "controller"):
-        assert text in table
-    assert "new tariff" not in table
+    view = served.text(*ROLLOUT, "status")
+    for text in ("bot@production#1", "canary from 1.0.0 to 1.1.0", "running", "2 of 3", "25 %", "by controller: 120"):
+        assert text in view
+    assert "new tariff" not in view
     both = served.text(*ROLLOUT, "status", "bot", "--env", "production")
     assert "History of bot@production#1" in both
     assert "new tariff" in both
     assert "1 (5 %)" in both
+    served.text("models", "promote", "bot:1.0.0", "--env", "staging")
+    served.text(*ROLLOUT, "start", "bot:1.1.0", "--env", "staging")
+    several = served.text(*ROLLOUT, "status")
+    assert several.index("1 canary") < several.index("bot@staging#1") < several.index("bot@production#1")
+    served.text(*ROLLOUT, "abort", "bot", "--env", "staging")
+    served.text(*ROLLOUT, "abort", "bot", "--reason", "no more")
+    over = served.text(*ROLLOUT, "status", "--all")
+    assert "aborted" in over
+    assert "no more" in over
+    assert "bot@production#1" not in over
+    assert "aborted, since just now by ann: no more" in served.text(*ROLLOUT, "status", "bot", "--env", "production")
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -92,6 +103,7 @@ def test_watching_shows_each_change_and_ends_with_the_rollout(served, registry, 
     assert len(looks) == 4
     places = [shown.index(text) for text in ("5 %", "25 %", "promoted")]
     assert places == sorted(places)
+    assert "Nothing is deployed." in shown
     assert shown.count("good so far") == (2 if is_terminal else 1)  # at each look, or once for each change
 
 
