@@ -21,8 +21,8 @@ _BAR = 20
 """Columns of a bar."""
 _NEAR, _NEARER = 0.5, 0.8
 """From these shares of what would break a guard on its bar warns."""
-_LATE_S = 10.0
-"""What is older than this is said to be."""
+_QUIET_S = 10.0
+"""For so long there may be no request before that is said."""
 _OF_VARIANTS = ("variant", "version", "requests", "errors", "", "p95 latency", "rating", "ratings")
 _OF_GUARDS = ("guard", "now", "limit", "of what would roll it back")
 
@@ -74,8 +74,9 @@ def _facts(
         yield "requests", _part(progress.step_requests, plan.min_requests)
     if record.status is RolloutStatus.RUNNING:
         yield "next", progress.next
-    if (now - progress.until).total_seconds() > _LATE_S:
-        yield "seen", f"the replicas told nothing newer than {_clock(int((now - progress.until).total_seconds()))} ago"
+    quiet_s = (now - progress.until).total_seconds()
+    if quiet_s > _QUIET_S:
+        yield "quiet", f"no request was seen for {_clock(int(quiet_s))}"
 
 
 def _time(record: RolloutRecord, now: dt.datetime) -> Iterator[tuple[str, Text]]:

@@ -75,7 +75,7 @@ class RolloutProgress(_Told):
     """How a rollout goes.
 
     Attributes:
-        until: up to when the replicas were heard.
+        until: the end of the newest window of time with a request; where there was none yet, when the rollout began.
         next: what the controller decided last, in words: what it waits for, or what it does.
         baseline: what was seen of it.
         candidate: likewise.
@@ -99,7 +99,7 @@ def progress_of(rollout: RolloutRecord, evidence: Evidence, until: dt.datetime, 
     Args:
         rollout: its record.
         evidence: what was seen.
-        until: up to when.
+        until: the end of the newest window in it.
         decided: why the controller did what it did last, in words.
     """
     return RolloutProgress(
