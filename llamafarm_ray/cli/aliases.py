@@ -6,22 +6,36 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Env, Home, Json, Reason, Reference
-from llamafarm_ray.cli.terminal import print_json, say
+from llamafarm_ray.cli.options import Address, Env, Home, Json, Reason, Reference
+from llamafarm_ray.cli.terminal import errors, print_json, say, waiting
 
 if TYPE_CHECKING:
-    from llamafarm_ray.registry import VersionRecord
+    from llamafarm_ray.workflows.move_alias import Moved
 
 __all__ = ["approve", "promote", "rollback", "unalias"]
 
+Now = Annotated[
+    bool, typer.Option("--now", help="Move it at once; replicas load the version when they see that it moved.")
+]
+_MOVING = "moving the alias; replicas that serve the version load it first"
+
 
 def promote(
-    reference: Reference, env: Env = "production", reason: Reason = "", home: Home = None, as_json: Json = False
+    reference: Reference,
+    env: Env = "production",
+    reason: Reason = "",
+    now: Now = False,
+    home: Home = None,
+    address: Address = None,
+    as_json: Json = False,
 ) -> None:
-    """Point an alias at a version, if the alias's policy allows it."""
+    """Point an alias at a version, if the alias's policy allows it; replicas that serve it load it first."""
     from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows import move_alias
 
-    _show(open_registry(home).promote(reference, env, reason=reason), env, as_json=as_json)
+    with waiting(_MOVING, quiet=as_json or now):
+        moved = move_alias.promote(open_registry(home), reference, env, reason=reason, address=address, load=not now)
+    _show(moved, env, as_json=as_json)
 
 
 def rollback(
@@ -32,18 +46,25 @@ def rollback(
     ] = None,
     env: Env = "production",
     reason: Reason = "",
+    now: Now = False,
     home: Home = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Point an alias back at what it pointed at before."""
+    """Point an alias back at what it pointed at before; replicas that serve it load it first."""
     from llamafarm_ray.errors import InputError
     from llamafarm_ray.registry import check_name, open_registry
+    from llamafarm_ray.workflows import move_alias
 
     chosen = model or name
     if chosen is None or (model and name):
         raise InputError("It takes one model's name.", hint="llamafarm models rollback --name support-bot")
     check_name(chosen)
-    _show(open_registry(home).rollback(chosen, env, version=version, reason=reason), env, as_json=as_json)
+    with waiting(_MOVING, quiet=as_json or now):
+        moved = move_alias.rollback(
+            open_registry(home), chosen, env, version=version, reason=reason, address=address, load=not now
+        )
+    _show(moved, env, as_json=as_json)
 
 
 def unalias(
@@ -78,9 +99,12 @@ def approve(
     say(f"{record.ref} is approved for {env} by {', '.join(approvers)}.")
 
 
-def _show(record: VersionRecord, alias: str, *, as_json: bool) -> None:
+def _show(moved: Moved, alias: str, *, as_json: bool) -> None:
+    record = moved.record
     name = f"{record.registered.model}@{alias}"
     if as_json:
         print_json({"alias": name, "version": record.ref, "digest": record.registered.manifest})
-        return
-    say(f"{name} is now {record.ref}.")
+    else:
+        say(f"{name} is now {record.ref}.")
+    if moved.not_loaded:
+        errors.line(f"No replica was asked to load it first, so first requests may wait for that. {moved.not_loaded}")

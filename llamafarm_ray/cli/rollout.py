@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamafarm_ray.cli.options import (
+    Address,
     ConfigFile,
     DryRun,
     Env,
@@ -21,12 +23,25 @@ from llamafarm_ray.cli.options import (
     configuration,
     duration,
 )
-from llamafarm_ray.cli.terminal import ago, console, drawn_table, local_time, print_json, redrawn, say, table
+from llamafarm_ray.cli.rollout_view import rollout_view
+from llamafarm_ray.cli.terminal import (
+    ago,
+    console,
+    drawn_facts,
+    drawn_table,
+    local_time,
+    print_json,
+    redrawn,
+    say,
+    table,
+)
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from llamafarm_ray.registry import RegistryApi, RolloutRecord
+    from llamafarm_ray.workflows.rollout_progress import Heard
 
 __all__ = ["app", "rollouts_table", "show_rollouts"]
 
@@ -93,28 +108,40 @@ def status(
     every: Annotated[bool, typer.Option("--all", help="Also those that are over.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing them until all are over.")] = False,
     home: Home = None,
+    address: Address = None,
     as_json: Json = False,
 ) -> None:
-    """Show the rollouts under way; with a name the newest of each alias and its history."""
+    """Show the rollouts under way and how they go; with a name the newest of each alias and its history."""
     from llamafarm_ray.errors import InputError
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.rollouts import rollout_dict, rollouts
+    from llamafarm_ray.workflows.rollout_progress import Heard, controllers, progress_dict
+    from llamafarm_ray.workflows.rollouts import rollouts
 
     if watch and as_json:
         raise InputError("Both --watch and --json were given.", hint="Leave one of them out.")
     registry = open_registry(home)
     found = rollouts(registry, name, alias=env, every=every)
+    is_any_under_way = any(record.status.is_under_way for record in found)
+    with controllers(registry, address) if is_any_under_way else contextlib.nullcontext(Heard) as ask:
+        if watch and found:
+            redrawn(_views(registry, found, ask))
+            return
+        heard = ask()
     if as_json:
-        print_json([rollout_dict(record) for record in found])
+        now = dt.datetime.now(dt.UTC)
+        print_json([progress_dict(record, heard.progress.get(record.id), now) for record in found])
         return
     if not found:
         say("No rollout is under way.")
         return
-    if watch:
-        redrawn(_tables(registry, found))
+    detailed = [record for record in found if record.status.is_under_way]
+    if len(found) == 1:
+        detailed = found
     else:
-        show_rollouts(found)
-    if name is not None and len(found) == 1 and not watch:
+        show_rollouts(found, brief=bool(detailed))
+    if detailed:
+        console.print(_view(detailed, heard))
+    if name is not None and len(found) == 1:
         _history(found[0])
 
 
@@ -160,26 +187,37 @@ def abort(name: Name, env: Env = "production", reason: Reason = "", home: Home =
     _show(record, f"{record.target} stays {record.model}:{record.baseline}.", as_json=as_json)
 
 
-def show_rollouts(found: Sequence[RolloutRecord]) -> None:
-    """Rollouts on standard output, a row each."""
-    console.print(rollouts_table(found))
+def show_rollouts(found: Sequence[RolloutRecord], *, brief: bool = False) -> None:
+    """Rollouts on standard output, see :func:`rollouts_table`."""
+    console.print(rollouts_table(found, brief=brief))
 
 
 _COLUMNS = ("alias", "rollout", "from", "to", "status", "step", "share", "since", "by", "why")
-_WHOLE = ("from", "to", "status", "step", "share")
+_WHOLE = ("rollout", "from", "to", "status", "step", "share")
 
 
-def _tables(registry: RegistryApi, shown: Sequence[RolloutRecord]) -> Iterator[Table]:
-    """A table of these rollouts whenever one changes, until all are over."""
+def _views(registry: RegistryApi, shown: Sequence[RolloutRecord], ask: Callable[[], Heard]) -> Iterator[RenderableType]:
+    """How these rollouts go, until all are over: each second, or whenever one changes where it is no terminal."""
     before: Sequence[RolloutRecord] = ()
     while True:
-        if shown != before:
-            yield rollouts_table(shown)
+        if console.is_interactive or shown != before:
+            yield _view(shown, ask())
         if not any(record.status.is_under_way for record in shown):
             return
         time.sleep(_LOOK_S)
         state, before = registry.refresh(), shown
         shown = [state.rollout(record.model, record.alias, record.number) for record in shown]
+
+
+def _view(shown: Sequence[RolloutRecord], heard: Heard) -> RenderableType:
+    """These rollouts, and why no more is known of them."""
+    from rich.console import Group
+
+    now = dt.datetime.now(dt.UTC)
+    views: list[RenderableType] = [rollout_view(record, heard.progress.get(record.id), now) for record in shown]
+    if heard.trouble:
+        views.append(drawn_facts("This is all that the registry knows.", [("more", heard.trouble)]))
+    return Group(*views)
 
 
 def rollouts_table(found: Sequence[RolloutRecord], *, brief: bool = False) -> Table:

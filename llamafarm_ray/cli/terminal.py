@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
@@ -23,6 +23,7 @@ __all__ = [
     "StageProgress",
     "ago",
     "console",
+    "drawn_facts",
     "drawn_table",
     "errors",
     "facts",
@@ -91,7 +92,7 @@ def drawn_table(
     Args:
         title: above it.
         columns: their names.
-        rows: a cell a column.
+        rows: a cell a column; a :class:`rich.text.Text` keeps its style.
         drop_empty: leave out columns that say nothing in any row.
         whole: the other columns that are never broken.
     """
@@ -108,7 +109,7 @@ def drawn_table(
     for n in shown:
         made.add_column(columns[n], overflow="fold", no_wrap=n == 0 or columns[n] in whole)
     for row in rows:
-        made.add_row(*(escape(_printable(str(row[n]))) for n in shown))
+        made.add_row(*(cell if isinstance(cell := row[n], Text) else escape(_printable(str(cell))) for n in shown))
     return made
 
 
@@ -135,17 +136,27 @@ def redrawn(tables: Iterable[RenderableType]) -> None:
             live.update(made, refresh=True)
 
 
-def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
-    """Names and values below each other; those without a value are left out."""
+def drawn_facts(title: str, pairs: Sequence[tuple[str, object]]) -> RenderableType:
+    """Names and values below each other; those without a value are left out.
+
+    Args:
+        title: above them.
+        pairs: name and value; a :class:`rich.text.Text` keeps its style.
+    """
     made = Table.grid(padding=(0, 2))
     made.add_column(style="cyan", no_wrap=True)
     made.add_column(overflow="fold")
     for name, value in pairs:
         if str(value):
-            made.add_row(escape(f"  {_printable(name)}"), escape(_printable(str(value))))
-    if made.row_count:
-        console.print(title, style="bold", markup=False)
-        console.print(made)
+            cell = value if isinstance(value, Text) else escape(_printable(str(value)))
+            made.add_row(escape(f"  {_printable(name)}"), cell)
+    return Group(Text(_printable(title), style="bold", overflow="fold", no_wrap=False), made)
+
+
+def facts(title: str, pairs: Sequence[tuple[str, object]]) -> None:
+    """Names and values on standard output, see :func:`drawn_facts`; nothing where there are none."""
+    if any(str(value) for _, value in pairs):
+        console.print(drawn_facts(title, pairs))
 
 
 def local_time(time: dt.datetime) -> str:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.serving.adapters import AdapterEngine, AdapterFiles, AdapterWatch, Room, UnloadReason
 from llamafarm_ray.serving.needs import Need
 from llamafarm_ray.serving.resolution import Target
@@ -73,6 +74,7 @@ class AdapterPool:
         files: where they come from.
         room: how many there may be.
         need: what the registry wants of a version now.
+        heirs: what it has in the place of a version that no alias and no rollout needs any more.
         watch: told of loads.
         tracing: where spans of loads go.
     """
@@ -84,6 +86,7 @@ class AdapterPool:
         room: Room,
         *,
         need: Callable[[Target], Need],
+        heirs: Callable[[Target], Iterable[Target]] = lambda _: (),
         watch: AdapterWatch,
         tracing: Tracing | None = None,
     ) -> None:
@@ -91,6 +94,7 @@ class AdapterPool:
         self._files = files
         self._room = room
         self._need = need
+        self._heirs = heirs
         self._watch = watch
         self._tracing = tracing or Tracing()
         self._adapters: dict[str, _Adapter] = {}
@@ -145,18 +149,36 @@ class AdapterPool:
                 self._hold(adapter, hold_s)
 
     def registry_changed(self) -> None:
-        """Take in what the registry wants now: what it doesn't any more is unloaded once its last request ended."""
-        for adapter in self._adapters.values():
-            self._learn_need(adapter)
+        """Take in what the registry wants now.
+
+        What it doesn't want any more is unloaded once its last request ended. What took that one's place, without
+        having been loaded before, is loaded now: the next request needs it.
+        """
+        left = [
+            adapter.target for adapter in self._adapters.values() if self._learn_need(adapter) and adapter.is_loaded
+        ]
+        for heir in {heir.engine_name: heir for one in left for heir in self._heirs(one)}.values():
+            known = self._adapters.get(heir.engine_name)
+            if known is None or not known.is_loaded:
+                self._start(self._inherit(heir))
         self._seats.let_in()
         self._sweep()
 
-    def _learn_need(self, adapter: _Adapter) -> None:
+    async def _inherit(self, heir: Target) -> None:
+        try:
+            await self.load(heir)
+        except LlamaFarmError as error:  # whoever asks for it is told, too
+            logger.warning("%s can't be loaded: %s", heir.ref, error)
+
+    def _learn_need(self, adapter: _Adapter) -> bool:
+        """See what is wanted of an adapter now; whether that ended its need."""
         was_needed, adapter.need = adapter.need.is_standing, self._need(adapter.target)
         if adapter.need.is_standing:
             adapter.had_need, adapter.held_until = True, 0.0
         elif was_needed:
             self._hold(adapter, _STRAGGLERS_S)
+            return True
+        return False
 
     def _hold(self, adapter: _Adapter, seconds: float) -> None:
         """Keep an adapter for a time, then see whether it has to go."""

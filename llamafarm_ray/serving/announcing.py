@@ -1,7 +1,7 @@
 """What an application tells the registry once it serves: that it does, and which versions are to become production.
 
 ``serve deploy`` only starts replicas, so these see to the rest of what ``llamafarm models deploy`` does.
-``swap-adapter``, ``chat`` and the collector of files look for what is deployed in the registry.
+``swap-adapter``, ``promote``, ``chat`` and the collector of files look for what is deployed in the registry.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""What the registry wants of a version that an engine has loaded."""
+"""What the registry wants of a version that an engine has loaded, and what it has in its place."""
 
 from __future__ import annotations
 
 import enum
 
 from llamafarm_ray.registry.state import RegistryState
-from llamafarm_ray.serving.resolution import Target
-from llamafarm_ray.types import ModelRef
+from llamafarm_ray.serving.resolution import Target, is_served, target_of
+from llamafarm_ray.types import Digest, ModelRef
 
-__all__ = ["Need", "need_of"]
+__all__ = ["Need", "heirs_of", "need_of"]
 
 
 class Need(enum.Enum):
@@ -42,3 +42,14 @@ def need_of(target: Target, state: RegistryState) -> Need:
         if rollout is not None and rollout.candidate == number:
             return Need.CANDIDATE
     return Need.ALIAS if model.pointing_at(number) else Need.NONE
+
+
+def heirs_of(target: Target, state: RegistryState, base_digest: Digest) -> list[Target]:
+    """What the aliases that once pointed at a version point at now, as far as it is served where that base model is."""
+    ref = ModelRef.parse(target.ref)
+    model, number = state.models.get(ref.name), str(ref.version)
+    if model is None:
+        return []
+    left = (moves for moves in model.aliases.values() if any(move.version == number for move in moves))
+    records = (model.versions[number] for number in sorted({moves[-1].version for moves in left}))
+    return [target_of(record) for record in records if is_served(record, state, base_digest)]

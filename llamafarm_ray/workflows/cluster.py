@@ -22,7 +22,7 @@ from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
 
-__all__ = ["ClusterInfo", "connect", "free_port", "inside_job", "is_job_server", "quiet"]
+__all__ = ["ClusterInfo", "connect", "connect_if_up", "free_port", "inside_job", "is_job_server", "quiet"]
 
 _CONNECT_TIMEOUT_S = 15
 _AT_PAR = {"worker_niceness": 0}
@@ -101,6 +101,21 @@ def connect(
         ray.shutdown()
         if folder is not None:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def connect_if_up(address: str) -> Iterator[str]:
+    """Use the cluster at ``address`` for the time of a block if it can be reached, else say why not.
+
+    The block goes on either way: it is given the empty text, or what stands in the way in a sentence.
+    """
+    with contextlib.ExitStack() as stack:
+        trouble = ""
+        try:
+            stack.enter_context(connect(address))
+        except (InputError, ClusterError) as error:
+            trouble = error.message
+        yield trouble
 
 
 def _import(module: str) -> None:

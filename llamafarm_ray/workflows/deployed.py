@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
 
 import httpx
 
@@ -15,7 +16,7 @@ from llamafarm_ray.serving.resolution import is_served
 from llamafarm_ray.types import Digest, ModelRef
 from llamafarm_ray.workflows.cluster import quiet
 
-__all__ = ["APPLICATION", "deployment_of", "deployments_for", "own_key", "swap_adapter"]
+__all__ = ["APPLICATION", "deployment_of", "deployments_for", "load_then_move", "own_key", "serving", "swap_adapter"]
 
 APPLICATION = "llamafarm"
 """The Serve application of `llamafarm_ray.workflows.deploy.deploy`."""
@@ -51,7 +52,14 @@ def deployments_for(registry: RegistryApi, reference: str) -> list[DeploymentRec
         NotFoundError: there is no such version, or nothing that could serve it.
     """
     recorded = _recorded(registry)
-    return _serving(_version_to_swap_in(registry, reference), recorded, registry)
+    return _some_serving(_version_to_swap_in(registry, reference), recorded, registry)
+
+
+def serving(
+    record: VersionRecord, recorded: Iterable[DeploymentRecorded], registry: RegistryApi
+) -> list[DeploymentRecorded]:
+    """Those of some recorded deployments that can serve a version."""
+    return [one for one in recorded if is_served(record, registry.state, Digest(one.base_digest))]
 
 
 def _recorded(registry: RegistryApi) -> list[DeploymentRecorded]:
@@ -61,10 +69,10 @@ def _recorded(registry: RegistryApi) -> list[DeploymentRecorded]:
     return [found[name] for name in sorted(found, key=lambda name: (name != APPLICATION, name))]
 
 
-def _serving(
+def _some_serving(
     record: VersionRecord, recorded: list[DeploymentRecorded], registry: RegistryApi
 ) -> list[DeploymentRecorded]:
-    found = [one for one in recorded if is_served(record, registry.state, Digest(one.base_digest))]
+    found = serving(record, recorded, registry)
     if not found:
         bases = " and ".join(repr(one.base_model) for one in recorded)
         raise NotFoundError(
@@ -95,18 +103,38 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
         DeploymentError: a replica could not load it (the alias then stays), or an endpoint does not follow.
     """
     record = _version_to_swap_in(registry, reference)
-    name, found = record.registered.model, _serving(record, _recorded(registry), registry)
+    name, found = record.registered.model, _some_serving(record, _recorded(registry), registry)
     namespace = ModelRef(name).namespace
     registry.allow(Action.MOVE_ALIAS, namespace, target=f"{name}@{alias}")  # before replicas are kept busy
-    from llamafarm_ray.serving.replicas import is_serving, load_everywhere, url_of  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import is_serving  # noqa: PLC0415
+
+    up = [one for one in found if is_serving(one.application)]  # the record follows within a minute
+    load_then_move(up or found[:1], record, alias, lambda: registry.promote(record.ref, alias, reason="swap-adapter"))
+    return record
+
+
+def load_then_move(
+    found: Iterable[DeploymentRecorded], record: VersionRecord, alias: str, move: Callable[[], object]
+) -> None:
+    """Load a version on every replica of some deployments, then move an alias to it, then see that they follow.
+
+    Args:
+        found: the deployments, of the connected cluster.
+        record: the version.
+        alias: the alias of the same model.
+        move: moves it.
+
+    Raises:
+        DeploymentError: a replica could not load it, or an endpoint does not follow.
+        UserError: an engine refuses it. Whatever the load raises, nothing was moved.
+    """
+    from llamafarm_ray.serving.replicas import load_everywhere, url_of  # noqa: PLC0415
 
     quiet()
-    serving = [one for one in found if is_serving(one.application)]  # the record follows within a minute
-    awake = [one for one in serving or found[:1] if load_everywhere(one.application, record.ref)]
-    registry.promote(record.ref, alias, reason="swap-adapter")
+    awake = [one for one in found if load_everywhere(one.application, record.ref)]
+    move()
     for deployment in awake:  # asking would start an application that is scaled to zero
-        _confirm(url_of(deployment.application) or deployment.url, f"{name}@{alias}", record.ref)
-    return record
+        _confirm(url_of(deployment.application) or deployment.url, f"{record.registered.model}@{alias}", record.ref)
 
 
 def _confirm(url: str, model: str, expected: str) -> None:

@@ -24,6 +24,7 @@ from llamafarm_ray.serving.resolution import target_of
 from llamafarm_ray.serving.rollouts.split import Variant
 from llamafarm_ray.serving.seal import Seal
 from llamafarm_ray.storage import content
+from llamafarm_ray.workflows import move_alias
 from llamafarm_ray.workflows.chat import ask, stream
 from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import APPLICATION, swap_adapter
@@ -120,6 +121,42 @@ def test_the_version_that_an_alias_left_is_gone_from_vllm_within_a_second(served
         assert time.monotonic() < deadline
     assert served.complete("bot").json()["model"] in loaded(APPLICATION)[0]
     swap_adapter(served.registry, "bot:1.0.0", "production")
+
+
+def test_a_rollback_loads_everywhere_before_it_moves(served):
+    from llamafarm_ray.serving import replicas
+
+    swap_adapter(served.registry, "bot:1.1.0", "production")
+    former = target_of(served.registry.resolve("bot:1.0.0")).engine_name
+    until_unloaded(former)
+    before = replicas.num_loads(APPLICATION)[0][former]
+    assert move_alias.rollback(served.registry, "bot", "production").not_loaded == ""
+    assert former in replicas.loaded(APPLICATION)[0]
+    assert replicas.num_loads(APPLICATION)[0][former] == before + 1
+    assert served.complete("bot").json()["model"] == former
+    assert replicas.num_loads(APPLICATION)[0][former] == before + 1
+
+
+def test_replicas_load_what_an_alias_was_moved_to_without_them(served):
+    from llamafarm_ray.serving.replicas import loaded
+
+    heir = target_of(served.registry.resolve("bot:1.1.0")).engine_name
+    served.complete("bot")
+    until_unloaded(heir)
+    assert move_alias.promote(served.registry, "bot:1.1.0", "production", load=False).record.ref == "bot:1.1.0"
+    deadline = time.monotonic() + 10
+    while heir not in loaded(APPLICATION)[0]:
+        assert time.monotonic() < deadline
+    swap_adapter(served.registry, "bot:1.0.0", "production")
+
+
+def until_unloaded(engine_name):
+    """Versions that were only asked for by number stay while there is room; those that lost their alias go."""
+    from llamafarm_ray.serving.replicas import loaded
+
+    deadline = time.monotonic() + 5
+    while engine_name in loaded(APPLICATION)[0]:
+        assert time.monotonic() < deadline
 
 
 def test_an_adapter_of_another_base_is_refused_and_the_alias_stays(served, tmp_path):

@@ -16,6 +16,7 @@ from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.serving.rollouts.split import Caller, gets_candidate
 from llamafarm_ray.workflows.deployed import APPLICATION, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.rollout_progress import controllers
 from llamafarm_ray.workflows.rollouts import abort_rollout
 
 NO_GUARDS = {"max_error_ratio": None, "max_latency_ratio": None}
@@ -182,6 +183,22 @@ def test_a_good_version_is_promoted_though_the_controller_is_killed_in_the_middl
     assert ray.get(actor.pid.remote(), timeout=30) != killed
     assert pet.registry.resolve("pet@production").ref == "pet:1.1.0"
     until(lambda: ask(pet).headers["x-llamafarm-model"] == "pet:1.1.0", 5)
+    assert load == []
+
+
+def test_the_controller_tells_how_a_canary_goes(pet, rolled_out, load):
+    guards = {**NO_GUARDS, "max_error_rate": 0.5}
+    rollout = rolled_out("1.1.0", steps=[50], dwell_s=3600, min_requests=10, guards=guards)
+    with controllers(pet.registry) as ask_controllers:
+        until(lambda: rollout.id in ask_controllers().progress, 10)
+        until(lambda: ask_controllers().progress[rollout.id].step_requests >= 10, 20)
+        heard = ask_controllers()
+    progress = heard.progress[rollout.id]
+    assert heard.trouble == ""
+    assert progress.baseline.requests > 0
+    assert progress.candidate.requests >= progress.step_requests
+    assert (progress.candidate.errors, [guard.name for guard in progress.guards]) == (0, ["max_error_rate"])
+    assert progress.candidate.p95_latency_s > 0
     assert load == []
 
 

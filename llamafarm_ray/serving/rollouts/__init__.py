@@ -2,8 +2,8 @@
 
 ``beginning`` starts one in the registry. Nothing that decides does input or output but
 :class:`RolloutController`, which joins the parts: ``split`` assigns requests, ``observations`` says what was seen of
-both variants, ``sequential`` and ``guards`` weigh it, ``ab`` compares, and ``controller`` decides. The state of a
-rollout is the registry's (:class:`llamafarm_ray.registry.RolloutRecord`).
+both variants, ``sequential`` and ``guards`` weigh it, ``ab`` compares, ``controller`` decides, and ``progress`` tells
+how it goes. The state of a rollout is the registry's (:class:`llamafarm_ray.registry.RolloutRecord`).
 """
 
 from llamafarm_ray.serving.rollouts.controller import Decision, Move, RolloutController, decide

@@ -28,11 +28,13 @@ class Gain:
         estimate: the difference; above 0 the candidate is better.
         low: lower end of its interval.
         high: upper end.
+        sureness: the highest confidence, 0 to 1, at which the interval would leave no doubt; 0 where none does.
     """
 
     estimate: float
     low: float
     high: float
+    sureness: float
 
     @property
     def winner(self) -> str | None:
@@ -67,7 +69,9 @@ def compare(metric: str, baseline: Sample, candidate: Sample, *, confidence: flo
     mixture = _MIXTURE**2 * spread
     total = variance + mixture
     half = math.sqrt(variance * total / mixture * (math.log(total / variance) - 2 * math.log(1 - confidence)))
-    return Gain(estimate, estimate - half, estimate + half)
+    # The same formula, solved for the confidence at which one end of the interval is at 0.
+    doubt = math.exp((math.log(total / variance) - estimate**2 * mixture / (variance * total)) / 2)
+    return Gain(estimate, estimate - half, estimate + half, max(0.0, 1 - doubt))
 
 
 def _spread(moments: Moments) -> float:

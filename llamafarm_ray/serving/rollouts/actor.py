@@ -73,6 +73,7 @@ class ControllerActor:
         self._ledger = Ledger()
         self._sought = time.monotonic()
         self._missing_since: float | None = None
+        self._rollouts: RolloutController | None = None
         self._task = asyncio.create_task(self._run())
 
     async def pid(self) -> int:
@@ -95,6 +96,11 @@ class ControllerActor:
         """What keys took at the other replicas, for one that tells what they took there: limits are shared."""
         return self._ledger.exchange(replica, told)
 
+    async def progress(self) -> dict[str, dict[str, Any]]:
+        """How each rollout under way goes, by its id: :class:`~.progress.RolloutProgress` as plain values."""
+        found = self._rollouts.progress() if self._rollouts is not None else {}
+        return {rollout: progress.model_dump(mode="json") for rollout, progress in found.items()}
+
     async def _look(self) -> Figures:
         self._last = Figures.of(await self._fleet().activities(), self._last)
         return self._last
@@ -110,21 +116,20 @@ class ControllerActor:
         return told
 
     async def _run(self) -> None:
-        controller: RolloutController | None = None
         while not await self._is_over():
             self._neighbourhood.look()
             try:
-                if controller is None:
-                    controller = await asyncio.to_thread(self._controller)
-                await controller.turn(dt.datetime.now(dt.UTC))
+                if self._rollouts is None:
+                    self._rollouts = await asyncio.to_thread(self._controller)
+                await self._rollouts.turn(dt.datetime.now(dt.UTC))
             except ClusterError as error:
                 logger.warning("The rollouts at %s wait for the registry: %s", self._home, error)
-                controller = None  # its actor may be another by now
+                self._rollouts = None  # its actor may be another by now
             except LlamaFarmError as error:
                 logger.warning("The rollouts at %s could not be taken further: %s", self._home, error)
             except Exception:  # a process's loop: there is nobody to tell but the log
                 logger.exception("The rollouts at %s could not be taken further.", self._home)
-                controller = None
+                self._rollouts = None
             await asyncio.sleep(_TURN_S)
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 

@@ -18,6 +18,7 @@ from llamafarm_ray.registry.state import RolloutRecord, VersionRecord
 from llamafarm_ray.serving.rollouts.ab import Gain, compare, num_measured
 from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
 from llamafarm_ray.serving.rollouts.observations import Observations
+from llamafarm_ray.serving.rollouts.progress import RolloutProgress, progress_of
 
 __all__ = ["Decision", "Move", "RolloutController", "carry_out", "decide"]
 
@@ -42,6 +43,9 @@ class Decision:
 
     move: Move
     reason: str
+
+
+_NO_DECISION = Decision(Move.STAY, "")
 
 
 def decide(rollout: RolloutRecord, evidence: Evidence, candidate: VersionRecord, now: dt.datetime) -> Decision:
@@ -166,7 +170,18 @@ class RolloutController:
         self._serves = serves
         self._seen: dict[str, tuple[Evidence, dt.datetime]] = {}
         self._loads: dict[tuple[str, int, Move], asyncio.Future[object]] = {}
+        self._decisions: dict[str, Decision] = {}
         self._troubles: dict[str, str] = {}
+
+    def progress(self) -> dict[str, RolloutProgress]:
+        """How each rollout under way goes, by its id: what was seen by the last turn, and what was made of it."""
+        found = {}
+        for rollout in self._registry.state.rollouts_under_way():
+            if rollout.id in self._seen:
+                evidence, until = self._seen[rollout.id]
+                decided = self._troubles.get(rollout.id) or self._decisions.get(rollout.id, _NO_DECISION).reason
+                found[rollout.id] = progress_of(rollout, evidence, until, decided)
+        return found
 
     async def turn(self, now: dt.datetime) -> dict[str, Decision]:
         """Observe, decide and act once; what was decided, by the rollout's id.
@@ -184,7 +199,7 @@ class RolloutController:
             try:
                 evidence = await self._observe(rollout)
                 decision = await self._once_loaded(rollout, candidate, decide(rollout, evidence, candidate, now))
-                decisions[rollout.id] = decision
+                decisions[rollout.id] = self._decisions[rollout.id] = decision
                 await asyncio.to_thread(carry_out, self._registry, rollout, decision)
                 self._troubles.pop(rollout.id, None)
             except LlamaFarmError as error:  # somebody was faster, or something is down: the next turn sees
@@ -226,6 +241,7 @@ class RolloutController:
 
     def _forget_all_but(self, under_way: Collection[str]) -> None:
         self._seen = {known: seen for known, seen in self._seen.items() if known in under_way}
+        self._decisions = {known: made for known, made in self._decisions.items() if known in under_way}
         self._troubles = {known: told for known, told in self._troubles.items() if known in under_way}
         for key in [key for key in self._loads if key[0] not in under_way]:
             self._loads.pop(key).cancel()

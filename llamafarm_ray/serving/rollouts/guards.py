@@ -8,7 +8,7 @@ rollout and however often it is looked at (Ville's inequality, and the union bou
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from llamafarm_ray.registry.state import RolloutRecord, VersionRecord
 from llamafarm_ray.serving.rollouts.observations import GROWTH, Sample, Window
 from llamafarm_ray.serving.rollouts.sequential import ODDS, Logs, log_mixture, log_odds_evidence, log_rate_evidence
 
-__all__ = ["Evidence", "broken_guard"]
+__all__ = ["Evidence", "GuardEvidence", "broken_guard", "guard_evidence"]
 
 _QUANTILE: Final = 0.95
 _MIN_LATENCIES = 100
@@ -78,12 +78,43 @@ def broken_guard(rollout: RolloutRecord, evidence: Evidence, candidate: VersionR
     failed = violations(Policy(metrics=guards.metrics), candidate, promoter="", approvers=())
     if failed:
         return "; ".join(violation.message for violation in failed)
+    for guard in guard_evidence(guards, evidence):
+        if guard.share >= 1:
+            return f"{_SAID[guard.name](guards, evidence)} (at {guards.confidence:.4g} confidence)"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class GuardEvidence:
+    """How near a guard is to being broken.
+
+    Attributes:
+        name: the guard's.
+        limit: what it allows.
+        measured: what was seen of what it limits, all requests together; ``None`` where that is not known yet.
+        share: the evidence against the candidate over that which breaks the guard, both as logarithms, so that equal
+            requests add equal parts; 0 where there is none, 1 and more where it is broken.
+    """
+
+    name: str
+    limit: float
+    measured: float | None
+    share: float
+
+
+def guard_evidence(guards: Guards, evidence: Evidence) -> list[GuardEvidence]:
+    """How near each guard is to being broken, of those that are set and weigh what is seen."""
     active = [guard for guard in _SAID if getattr(guards, guard) is not None]
     enough = math.log(max(len(active), 1) / (1 - guards.confidence))
-    for guard in active:
-        if guard in evidence.logs and log_mixture(evidence.logs[guard]) >= enough:
-            return f"{_SAID[guard](guards, evidence)} (at {guards.confidence:.4g} confidence)"
-    return None
+    return [
+        GuardEvidence(
+            guard,
+            getattr(guards, guard),
+            _MEASURED[guard](evidence.candidate, evidence.baseline),
+            max(0.0, log_mixture(evidence.logs[guard]) / enough) if guard in evidence.logs else 0.0,
+        )
+        for guard in active
+    ]
 
 
 def _weigh(guards: Guards, window: Window, seen: Sample) -> Iterator[tuple[str, Logs]]:
@@ -123,6 +154,25 @@ def _weigh(guards: Guards, window: Window, seen: Sample) -> Iterator[tuple[str, 
             "min_feedback",
             log_rate_evidence(ratings.count - ratings.total, ratings.count, rate=1 - guards.min_feedback),
         )
+
+
+def _odds_ratio(candidate: Sample, baseline: Sample) -> float | None:
+    below = baseline.errors * (candidate.requests - candidate.errors)
+    return candidate.errors * (baseline.requests - baseline.errors) / below if below else None
+
+
+def _latency_ratio(candidate: Sample, baseline: Sample) -> float | None:
+    if not candidate.latencies.count or not baseline.latencies.count:
+        return None
+    return candidate.latencies.quantile_s(_QUANTILE) / baseline.latencies.quantile_s(_QUANTILE)
+
+
+_MEASURED: Final[Mapping[str, Callable[[Sample, Sample], float | None]]] = {
+    "max_error_rate": lambda candidate, _: candidate.error_rate if candidate.requests else None,
+    "max_error_ratio": _odds_ratio,
+    "max_latency_ratio": _latency_ratio,
+    "min_feedback": lambda candidate, _: candidate.ratings.mean if candidate.ratings.count else None,
+}
 
 
 def _errors(sample: Sample) -> str:

@@ -1,13 +1,24 @@
 """`llamafarm models rollout`: start one, look at it, hold it, end it."""
 
+import contextlib
+import datetime as dt
+from types import SimpleNamespace
+
 import pytest
+from ray.exceptions import GetTimeoutError
 
 from llamafarm_ray.cli import rollout as verbs
 from llamafarm_ray.cli import terminal
+from llamafarm_ray.cli.rollout_view import rollout_view
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.access import Role
-from llamafarm_ray.registry.commands import StepRollout
+from llamafarm_ray.registry.commands import PauseRollout, RecordDeployment, StepRollout
+from llamafarm_ray.registry.events import DeploymentRecorded
+from llamafarm_ray.serving.rollouts import actor
+from llamafarm_ray.serving.rollouts.progress import Comparison, GuardProgress, RolloutProgress, VariantProgress
 from llamafarm_ray.storage import Location
+from llamafarm_ray.workflows import cluster
 
 ROLLOUT = ("models", "rollout")
 
@@ -47,17 +58,28 @@ def test_an_aborted_rollout_leaves_the_alias(served):
     assert over["status"] == "aborted"
 
 
-def test_status_is_a_table_and_with_a_name_a_history(served, registry):
+def test_status_is_a_view_with_a_name_a_history_and_of_several_a_table(served, registry):
     served.text(*ROLLOUT, "start", "bot:1.1.0", "--reason", "new tariff")
     registry.submit(StepRollout("bot", "production"), reason="120 requests were good")
-    table = served.text(*ROLLOUT, "status")
-    for text in ("bot@production", "1 canary", "1.0.0", "1.1.0", "running", "2 of 3", "25 %", "controller"):
-        assert text in table
-    assert "new tariff" not in table
+    view = served.text(*ROLLOUT, "status")
+    for text in ("bot@production#1", "canary from 1.0.0 to 1.1.0", "running", "2 of 3", "25 %", "by controller: 120"):
+        assert text in view
+    assert "new tariff" not in view
     both = served.text(*ROLLOUT, "status", "bot", "--env", "production")
     assert "History of bot@production#1" in both
     assert "new tariff" in both
     assert "1 (5 %)" in both
+    served.text("models", "promote", "bot:1.0.0", "--env", "staging")
+    served.text(*ROLLOUT, "start", "bot:1.1.0", "--env", "staging")
+    several = served.text(*ROLLOUT, "status")
+    assert several.index("1 canary") < several.index("bot@staging#1") < several.index("bot@production#1")
+    served.text(*ROLLOUT, "abort", "bot", "--env", "staging")
+    served.text(*ROLLOUT, "abort", "bot", "--reason", "no more")
+    over = served.text(*ROLLOUT, "status", "--all")
+    assert "aborted" in over
+    assert "no more" in over
+    assert "bot@production#1" not in over
+    assert "aborted, since just now by ann: no more" in served.text(*ROLLOUT, "status", "bot", "--env", "production")
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -81,7 +103,161 @@ def test_watching_shows_each_change_and_ends_with_the_rollout(served, registry, 
     assert len(looks) == 4
     places = [shown.index(text) for text in ("5 %", "25 %", "promoted")]
     assert places == sorted(places)
-    assert shown.count("good so far") == 1
+    assert "Nothing is deployed." in shown
+    assert shown.count("good so far") == (2 if is_terminal else 1)  # at each look, or once for each change
+
+
+PROGRESS = RolloutProgress(
+    until=dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC),
+    next="the candidate had 64 of 100 requests at this step",
+    baseline=VariantProgress(requests=1234, errors=12, p95_latency_s=0.42, ratings=32, mean_rating=0.8),
+    candidate=VariantProgress(requests=64, errors=4, p95_latency_s=0.5),
+    step_requests=64,
+    guards=(
+        GuardProgress(name="max_error_ratio", limit=1.5, measured=6.8, share=0.62),
+        GuardProgress(name="max_error_rate", limit=0.05, measured=0.0625, share=0.04),
+    ),
+)
+
+
+class Controller:
+    """A controller's actor: what it tells, or what it raises."""
+
+    def __init__(self):
+        self.told, self.asked = {"bot@production#1": PROGRESS.model_dump(mode="json")}, 0
+
+    @property
+    def progress(self):
+        return SimpleNamespace(remote=self._tell)
+
+    def _tell(self):
+        self.asked += 1
+        if isinstance(self.told, Exception):
+            raise self.told
+        return self.told
+
+
+@pytest.fixture
+def watched(served, registry, monkeypatch):
+    """A canary of ``bot:1.1.0`` under way, at a deployment on record whose controller answers."""
+    import ray
+
+    served.text(*ROLLOUT, "start", "bot:1.1.0", "--dwell", "10m")
+    event = DeploymentRecorded(
+        application="llamafarm",
+        base_model="base",
+        base_digest=registry.resolve("base").registered.manifest,
+        url="http://127.0.0.1:1/v1",
+        ray_address="10.0.0.1:6379",
+    )
+    registry.submit(RecordDeployment(event))
+    served.connected, served.controller, served.unreachable = [], Controller(), None
+
+    @contextlib.contextmanager
+    def connect(address):
+        served.connected.append(address)
+        if served.unreachable:
+            raise served.unreachable
+        yield
+
+    def controller_actor(home, application):
+        assert (home, application) == (registry.home.uri, "llamafarm")
+        if served.controller is None:
+            raise ValueError("no such actor")
+        return served.controller
+
+    monkeypatch.setattr(cluster, "connect", connect)
+    monkeypatch.setattr(actor, "controller_actor", controller_actor)
+    monkeypatch.setattr(ray, "get", lambda told, **_: told)
+    return served
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_how_it_goes_fits_the_terminal(watched, monkeypatch, width):
+    monkeypatch.setattr(terminal.console, "_width", width)
+    shown = watched.text(*ROLLOUT, "status")
+    assert watched.connected == ["10.0.0.1:6379"]
+    assert max(map(len, shown.splitlines())) <= width
+    lines = {line.split()[0]: line.split() for line in shown.splitlines() if line.strip()}
+    assert lines["baseline"] == ["baseline", "1.0.0", "1,234", "12", "0.97", "%", "420", "ms", "0.80", "32"]
+    assert lines["candidate"] == ["candidate", "1.1.0", "64", "4", "6.25", "%", "500", "ms"]
+    assert lines["max_error_ratio"] == ["max_error_ratio", "6.8", "1.5", "━" * 12 + "─" * 8, "62", "%"]
+    assert lines["max_error_rate"] == ["max_error_rate", "6.25", "%", "5.00", "%", "━" + "─" * 19, "4", "%"]
+    assert lines["requests"][-3:] == ["64", "of", "100"]
+    assert "64 of 100 requests at this step" in shown
+
+
+def test_for_programs_it_is_what_the_controller_told(watched):
+    (found,) = watched.json(*ROLLOUT, "status")
+    assert found["progress"] == PROGRESS.model_dump(mode="json")
+    assert 0 <= found["step_lasted_s"] < 60
+
+
+def test_the_view_ticks_and_tells_when_nobody_asks(watched, registry):
+    record = registry.refresh().rollout("bot", "production")
+
+    def shown(after_s):
+        now = record.step_since + dt.timedelta(seconds=after_s)
+        progress = PROGRESS.model_copy(update={"until": record.step_since + dt.timedelta(seconds=60)})
+        with terminal.console.capture() as drawn:
+            terminal.console.print(rollout_view(record, progress, now))
+        return drawn.get()
+
+    assert "1:05 of 10:00" in shown(65)
+    assert "1:06 of 10:00" in shown(66)
+    assert "no request was seen" not in shown(66)
+    assert "no request was seen for 0:15" in shown(75)
+    registry.submit(PauseRollout("bot", "production"))
+    record = registry.refresh().rollout("bot", "production")
+    assert "0:00 of 10:00" in shown(600)  # paused at once: its time stands still
+
+
+def test_of_two_variants_it_says_which_one_is_ahead_and_how_sure_that_is(served, registry):
+    served.text(*ROLLOUT, "start", "bot:1.1.0", "--kind", "ab", "--metric", "error_rate")
+    record = registry.refresh().rollout("bot", "production")
+    ahead = Comparison(metric="error_rate", leader="candidate", sureness=0.712, needed=0.95, measured=80)
+    for comparison, said in (
+        (ahead, "candidate by error rate, 71.2 % sure (needs 95 %)"),
+        (Comparison(metric="error_rate"), "neither by error rate so far"),
+    ):
+        progress = PROGRESS.model_copy(update={"comparison": comparison})
+        with terminal.console.capture() as drawn:
+            terminal.console.print(rollout_view(record, progress, PROGRESS.until))
+        assert said in drawn.get()
+        assert "1,298 of 100,000" in drawn.get()
+
+
+@pytest.mark.parametrize(
+    ("told", "says"),
+    [
+        (AttributeError("progress"), "is another release's"),
+        ({"bot@production#1": {"until": "soon"}}, "is another release's"),
+        (GetTimeoutError("late"), "does not answer"),
+        (None, "is not running"),
+        (InputError("Nothing answers at 10.0.0.1:6379."), "Nothing answers at 10.0.0.1:6379."),
+    ],
+    ids=["old", "new", "late", "gone", "unreachable"],
+)
+def test_where_no_controller_answers_it_is_what_the_registry_knows(watched, told, says):
+    if isinstance(told, InputError):
+        watched.unreachable = told
+    elif told is None:
+        watched.controller = None
+    else:
+        watched.controller.told = told
+    shown = watched.text(*ROLLOUT, "status")
+    assert "This is all that the registry knows." in shown
+    assert says in shown
+    assert "1 of 3" in shown
+    (found,) = watched.json(*ROLLOUT, "status")
+    assert found["progress"] is None
+
+
+def test_what_another_release_tells_besides_is_passed_over(watched):
+    watched.controller.told["bot@production#1"] |= {"colour": "green"}
+    del watched.controller.told["bot@production#1"]["comparison"]
+    (found,) = watched.json(*ROLLOUT, "status")
+    assert found["progress"] == PROGRESS.model_dump(mode="json")
 
 
 def test_the_plan_is_the_configurations_and_flags_win(served, folders):

@@ -86,12 +86,13 @@ class Replica:
 
     def __init__(self, in_use=4, loaded=20):
         self.engine, self.files, self.watch = Engine(), Files(), Watch()
-        self.needs = {}
+        self.needs, self.heirs = {}, {}
         self.pool = AdapterPool(
             self.engine,
             self.files,
             Room(in_use, loaded),
             need=lambda target: self.needs.get(target.ref.partition(":")[0], Need.NONE),
+            heirs=lambda target: [globals()["target"](name) for name in self.heirs.get(target.ref[0], "")],
             watch=self.watch,
             tracing=Tracing(),
         )
@@ -245,6 +246,36 @@ def test_a_version_that_lost_its_alias_goes_with_its_last_request():
             assert replica.held == "ab"
         await settled(lambda: replica.held == "b")
         assert replica.watch.told[-1] == ("unneeded", "a", 1)
+
+    virtual_time.run(scenario())
+
+
+def test_what_took_the_place_of_a_loaded_version_is_loaded_before_it_is_asked_for():
+    async def scenario():
+        replica = Replica()
+        replica.heirs = {"a": "b", "c": "d"}
+        replica.want(a=Need.ALIAS, c=Need.ALIAS)
+        await replica.ask("a")
+        replica.want(b=Need.ALIAS, d=Need.ALIAS)  # nobody asked for c here
+        await settled(lambda: replica.held == "b")
+        assert replica.pool.num_loads == {target(name).engine_name: 1 for name in "ab"}
+
+    virtual_time.run(scenario())
+
+
+def test_what_takes_a_place_takes_no_busy_slot_and_is_tried_anew_where_it_is_refused(caplog):
+    async def scenario():
+        replica = Replica(in_use=1, loaded=1)
+        replica.heirs = {"a": "b"}
+        replica.want(a=Need.ALIAS)
+        async with replica.pool.use(target("a")):
+            replica.engine.load_failures = 1
+            replica.want(b=Need.ALIAS)
+            await settled(lambda: "b:1.0.0 can't be loaded: rank too high" in caplog.text)
+            replica.engine.check(target("a").engine_name)
+        await settled(lambda: not replica.held)
+        await replica.ask("b")
+        assert replica.held == "b"
 
     virtual_time.run(scenario())
 

@@ -23,6 +23,7 @@ from llamafarm_ray.registry.state import RolloutChange, RolloutRecord
 from llamafarm_ray.serving.rollouts import Decision, Evidence, Move, RolloutController, Sample, Window, decide
 from llamafarm_ray.serving.rollouts.controller import carry_out
 from llamafarm_ray.serving.rollouts.observations import Histogram, Moments
+from llamafarm_ray.serving.rollouts.progress import RolloutProgress, progress_of
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind, ModelRef, Version
 
@@ -306,6 +307,57 @@ def test_a_controller_that_lives_on_sees_each_window_once(registry):
     ((evidence, until),) = controller._seen.values()
     assert evidence.baseline.requests + evidence.candidate.requests == 2500
     assert until == clock.now
+
+
+def test_a_controller_tells_what_it_saw_and_how_near_each_guard_is_to_being_broken(registry):
+    rollout = start(registry)
+    clock = Clockwork(registry, Traffic(seed=3, candidate=Behaviour(error_rate=0.05), requests=400))
+    controller = RolloutController(registry, clock.traffic)
+    assert controller.progress() == {}
+    (decision,) = clock.turn(controller).values()
+    told = RolloutProgress.model_validate_json(controller.progress()[rollout.id].model_dump_json())
+    assert told.until == clock.now
+    assert told.next == decision.reason
+    (window,) = clock.traffic._kept
+    for told_of, seen in ((told.baseline, window.baseline), (told.candidate, window.candidate)):
+        assert (told_of.requests, told_of.errors, told_of.ratings) == (seen.requests, seen.errors, seen.ratings.count)
+        assert told_of.p95_latency_s == seen.latencies.quantile_s(0.95)
+    assert told.step_requests == window.candidate.requests
+    assert [guard.name for guard in told.guards] == list(Guards.model_fields)[:4]
+    assert told.comparison is None
+    registry.submit(StopRollout(*BOT))
+    assert controller.progress() == {}
+
+
+def test_a_guard_is_broken_when_its_evidence_is_all_that_it_takes():
+    """Whatever ends a rollout, the share that watchers see reaches 1 with that window, and not before."""
+    rollout, traffic, shares = record(), Traffic(candidate=Behaviour(error_rate=0.2), requests=400), []
+    evidence = Evidence()
+    while not shares or shares[-1] < 1:
+        evidence = evidence.after(traffic.window(rollout, START + 5 * len(shares) * SECOND), rollout)
+        told = progress_of(rollout, evidence, START)
+        shares.append(max(guard.share for guard in told.guards))
+        is_broken = decide(rollout, evidence, version(), START).move is Move.ROLL_BACK
+        assert is_broken is (shares[-1] >= 1)
+    ratio = next(guard for guard in told.guards if guard.name == "max_error_ratio")
+    assert ratio.measured > ratio.limit
+    assert 0 < shares[0] < 1
+
+
+def test_how_sure_an_ab_rollout_is_reaches_what_it_needs_when_it_ends():
+    plan = AbPlan(metric="latency", min_requests=10)
+    rollout, traffic, evidence = record(plan), Traffic(candidate=Behaviour(latency_s=0.4), requests=200), Evidence()
+    empty = progress_of(rollout, evidence, START).comparison
+    assert (empty.leader, empty.sureness, empty.measured) == ("", 0, 0)
+    for number in range(200):
+        evidence = evidence.after(traffic.window(rollout, START + 5 * number * SECOND), rollout)
+        told = progress_of(rollout, evidence, START).comparison
+        has_ended = decide(rollout, evidence, version(), START).move is not Move.STAY
+        assert has_ended is (told.sureness > plan.confidence)
+        if has_ended:
+            break
+    assert (told.leader, told.metric, told.needed) == ("candidate", "latency", 0.95)
+    assert number > 0
 
 
 def test_what_was_decided_twice_is_done_once(registry):

@@ -1,0 +1,133 @@
+"""How a rollout goes, in plain numbers: what a controller tells whoever watches.
+
+They cross from a controller of one release to a command of another. So a field that is added needs a default, none
+changes what it means, and what is not known here is passed over.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import asdict
+
+from pydantic import BaseModel, ConfigDict
+
+from llamafarm_ray.registry.rollouts import AbPlan
+from llamafarm_ray.registry.state import RolloutRecord
+from llamafarm_ray.serving.rollouts.ab import compare, num_measured
+from llamafarm_ray.serving.rollouts.guards import Evidence, guard_evidence
+from llamafarm_ray.serving.rollouts.observations import Sample
+
+__all__ = ["Comparison", "GuardProgress", "RolloutProgress", "VariantProgress", "progress_of"]
+
+_QUANTILE = 0.95
+
+
+class _Told(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class VariantProgress(_Told):
+    """What was seen of a variant since the rollout began.
+
+    Attributes:
+        requests: how many ended, well or badly.
+        errors: how many of them failed.
+        p95_latency_s: the 95th percentile of those that did not fail; ``None`` where there are none.
+        ratings: how many users said what they think, where that is read.
+        mean_rating: their mean, 0 to 1; ``None`` where there are none.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    p95_latency_s: float | None = None
+    ratings: int = 0
+    mean_rating: float | None = None
+
+
+class GuardProgress(_Told):
+    """How near a guard is to being broken, see :class:`~.guards.GuardEvidence`."""
+
+    name: str
+    limit: float
+    measured: float | None = None
+    share: float = 0.0
+
+
+class Comparison(_Told):
+    """Which variant of an A/B rollout is ahead.
+
+    Attributes:
+        metric: what is compared.
+        leader: ``candidate`` or ``baseline``; empty while nothing was measured of one of them, or they are equal.
+        sureness: how sure that is, 0 to 1, at all looks together.
+        needed: how sure it must be.
+        measured: requests of the variant with fewer that told something about the metric.
+    """
+
+    metric: str
+    leader: str = ""
+    sureness: float = 0.0
+    needed: float = 0.0
+    measured: int = 0
+
+
+class RolloutProgress(_Told):
+    """How a rollout goes.
+
+    Attributes:
+        until: the end of the newest window of time with a request; where there was none yet, when the rollout began.
+        next: what the controller decided last, in words: what it waits for, or what it does.
+        baseline: what was seen of it.
+        candidate: likewise.
+        step_requests: the candidate's requests in the current step.
+        guards: those that are set, but for evaluation results.
+        comparison: of an A/B rollout.
+    """
+
+    until: dt.datetime
+    next: str = ""
+    baseline: VariantProgress = VariantProgress()
+    candidate: VariantProgress = VariantProgress()
+    step_requests: int = 0
+    guards: tuple[GuardProgress, ...] = ()
+    comparison: Comparison | None = None
+
+
+def progress_of(rollout: RolloutRecord, evidence: Evidence, until: dt.datetime, decided: str = "") -> RolloutProgress:
+    """How a rollout goes by the evidence that a controller has.
+
+    Args:
+        rollout: its record.
+        evidence: what was seen.
+        until: the end of the newest window in it.
+        decided: why the controller did what it did last, in words.
+    """
+    return RolloutProgress(
+        until=until,
+        next=decided,
+        baseline=_variant(evidence.baseline),
+        candidate=_variant(evidence.candidate),
+        step_requests=evidence.requests_in(rollout),
+        guards=tuple(GuardProgress(**asdict(one)) for one in guard_evidence(rollout.plan.guards, evidence)),
+        comparison=_comparison(rollout.plan, evidence) if isinstance(rollout.plan, AbPlan) else None,
+    )
+
+
+def _variant(sample: Sample) -> VariantProgress:
+    return VariantProgress(
+        requests=sample.requests,
+        errors=sample.errors,
+        p95_latency_s=sample.latencies.quantile_s(_QUANTILE) if sample.latencies.count else None,
+        ratings=sample.ratings.count,
+        mean_rating=sample.ratings.mean if sample.ratings.count else None,
+    )
+
+
+def _comparison(plan: AbPlan, evidence: Evidence) -> Comparison:
+    measured = min(num_measured(plan.metric, sample) for sample in (evidence.baseline, evidence.candidate))
+    found = Comparison(metric=plan.metric, needed=plan.confidence, measured=measured)
+    if not measured:
+        return found
+    gain = compare(plan.metric, evidence.baseline, evidence.candidate, confidence=plan.confidence)
+    leader = "candidate" if gain.estimate > 0 else "baseline" if gain.estimate < 0 else ""
+    return found.model_copy(update={"leader": leader, "sureness": gain.sureness})

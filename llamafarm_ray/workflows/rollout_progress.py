@@ -1,0 +1,101 @@
+"""How rollouts go, as the controllers of the deployments on record see it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from llamafarm_ray.registry import RegistryApi, RolloutRecord, RolloutStatus
+from llamafarm_ray.workflows.rollouts import rollout_dict
+
+if TYPE_CHECKING:
+    from llamafarm_ray.serving.rollouts.progress import RolloutProgress
+
+__all__ = ["Heard", "controllers", "lasted_s", "progress_dict"]
+
+_ANSWER_S = 2.0
+"""A controller that is busy for longer is not waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What controllers told.
+
+    Attributes:
+        progress: how rollouts go, by their id.
+        trouble: why one told nothing, in a sentence or several; empty where all did.
+    """
+
+    progress: Mapping[str, RolloutProgress] = field(default_factory=dict)
+    trouble: str = ""
+
+
+@contextmanager
+def controllers(registry: RegistryApi, address: str | None = None) -> Iterator[Callable[[], Heard]]:
+    """For the time of a block, a function that asks the controllers how the rollouts under way go.
+
+    It never fails: what can't be reached is told in :attr:`Heard.trouble`.
+
+    Args:
+        registry: where the rollouts and the deployments are.
+        address: the controllers' cluster; by default the recorded one.
+
+    Raises:
+        InputError: nothing answers at an ``address`` that was given.
+        ClusterError: likewise, it can't be used.
+    """
+    if not registry.refresh().deployments:  # nobody waits for Ray where nothing is deployed
+        yield lambda: Heard(trouble="Nothing is deployed.")
+        return
+    from llamafarm_ray.workflows.cluster import connect, connect_if_up  # noqa: PLC0415
+    from llamafarm_ray.workflows.status import cluster_of  # noqa: PLC0415
+
+    if address is not None:
+        with connect(address):
+            yield lambda: _ask(registry)
+        return
+    with connect_if_up(cluster_of(registry) or "auto") as trouble:
+        yield lambda: Heard(trouble=trouble) if trouble else _ask(registry)
+
+
+def _ask(registry: RegistryApi) -> Heard:
+    import ray  # noqa: PLC0415
+    from pydantic import ValidationError  # noqa: PLC0415
+    from ray.exceptions import RayError  # noqa: PLC0415
+
+    from llamafarm_ray.serving.rollouts.actor import controller_actor  # noqa: PLC0415
+    from llamafarm_ray.serving.rollouts.progress import RolloutProgress  # noqa: PLC0415
+
+    found: dict[str, RolloutProgress] = {}
+    troubles = []
+    for application in sorted(registry.state.deployments):
+        try:
+            asked = controller_actor(registry.home.uri, application).progress.remote()
+            told = ray.get(asked, timeout=_ANSWER_S)
+            found.update({rollout: RolloutProgress.model_validate(one) for rollout, one in told.items()})
+        except RayError:
+            troubles.append(f"The controller of {application} does not answer.")
+        except (AttributeError, ValidationError):
+            troubles.append(f"The controller of {application} is another release's: deploying again replaces it.")
+        except ValueError:
+            troubles.append(f"The controller of {application} is not running.")
+    return Heard(found, " ".join(troubles))
+
+
+def lasted_s(rollout: RolloutRecord, now: dt.datetime) -> float:
+    """For how many seconds a rollout has been in its step, without those in which it was paused."""
+    newest = rollout.changes[-1]
+    end = now if newest.status is RolloutStatus.RUNNING else newest.time
+    return max(0.0, (end - rollout.step_since).total_seconds())
+
+
+def progress_dict(rollout: RolloutRecord, progress: RolloutProgress | None, now: dt.datetime) -> dict[str, Any]:
+    """A rollout and how it goes, for programs; ``progress`` is ``None`` where no controller told."""
+    return {
+        **rollout_dict(rollout),
+        "step_lasted_s": round(lasted_s(rollout, now), 3),
+        "progress": progress.model_dump(mode="json") if progress is not None else None,
+    }
