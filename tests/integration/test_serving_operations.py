@@ -4,6 +4,7 @@ import contextlib
 import json
 import secrets
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -229,7 +230,12 @@ def test_no_log_has_anything_of_a_prompt(served):
         refused = httpx.post(f"{served.url}/completions", content=body, headers=headers, timeout=60)
         assert 400 <= refused.status_code < 500, what
 
-    ray.get(ray.remote(num_cpus=0)(print).remote(control, flush=True))  # in the log of a worker
+    @ray.remote(num_cpus=0)
+    def say(text):
+        sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
+
+    ray.get(say.remote(control))  # in the log of a worker
     deadline = time.monotonic() + 20
     while not logs_with(control):
         assert time.monotonic() < deadline, "the logs are not where they are looked for"
