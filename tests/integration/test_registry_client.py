@@ -67,8 +67,8 @@ def test_a_collector_s_condemnation_reaches_a_publisher_through_the_actor(client
     publish, rounds = client.content.publish, []
     direct = RegistryService(Location(tmp_path / "home"))
 
-    def interrupted(path):
-        manifest = publish(path)
+    def interrupted(path, **options):
+        manifest = publish(path, **options)
         if not rounds:
             rounds.append(collect(direct, grace=dt.timedelta(0), dry_run=False).blobs)
         return manifest

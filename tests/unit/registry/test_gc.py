@@ -168,8 +168,8 @@ def test_a_publisher_whose_bytes_are_condemned_stores_them_again(registry, folde
     collector = RegistryService(registry.home)
     rounds = []
 
-    def interrupted(path):
-        manifest = publish(path)
+    def interrupted(path, **options):
+        manifest = publish(path, **options)
         if len(rounds) < 2:
             rounds.append(run(collector).blobs)
         return manifest
@@ -184,8 +184,8 @@ def test_a_collector_that_never_stops_ends_in_a_clear_error(registry, folder, mo
     publish = registry.content.publish
     collector = RegistryService(registry.home)
 
-    def interrupted(path):
-        manifest = publish(path)
+    def interrupted(path, **options):
+        manifest = publish(path, **options)
         run(collector)
         return manifest
 
