@@ -17,7 +17,7 @@ __all__ = ["approve", "promote", "rollback", "unalias"]
 Now = Annotated[
     bool, typer.Option("--now", help="Move it at once; replicas load the version when they see that it moved.")
 ]
-_MOVING = "moving the alias; replicas that serve the version load it first"
+_MOVING = "moving the alias; replicas that serve the version load it first (--now does not wait)"
 
 
 def promote(
@@ -103,8 +103,9 @@ def _show(moved: Moved, alias: str, *, as_json: bool) -> None:
     record = moved.record
     name = f"{record.registered.model}@{alias}"
     if as_json:
-        print_json({"alias": name, "version": record.ref, "digest": record.registered.manifest})
-    else:
-        say(f"{name} is now {record.ref}.")
-    if moved.not_loaded:
-        errors.line(f"No replica was asked to load it first, so first requests may wait for that. {moved.not_loaded}")
+        digest = record.registered.manifest
+        print_json({"alias": name, "version": record.ref, "digest": digest, "notes": list(moved.notes)})
+        return
+    say(f"{name} is now {record.ref}.")
+    for note in moved.notes:
+        errors.line(note)

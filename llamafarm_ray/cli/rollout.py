@@ -129,7 +129,7 @@ def status(
         heard = ask()
     if as_json:
         now = dt.datetime.now(dt.UTC)
-        print_json([progress_dict(record, heard.progress.get(record.id), now) for record in found])
+        print_json([progress_dict(record, heard, now) for record in found])
         return
     if not found:
         say("No rollout is under way.")

@@ -54,14 +54,10 @@ _REPLACED = {
     "text/plain lf-string \"Path '%[path]' not found. Ping http://.../-/routes for available routes.\"": _NOT_FOUND,
 }
 _GLOBAL = f"\n{_OURS}\n    tune.http.maxhdr 256"
-_DEFAULTS = "\n".join(
-    [
-        "",
-        _OURS,
-        '    timeout http-request "${LLAMAFARM_HAPROXY_HEADERS_TIMEOUT_S-10}s"',
-        *(f"    http-error status {status} content-type {error}" for status, error in _ERRORS.items()),
-    ]
-)
+_DEFAULTS = "".join(f"\n    http-error status {status} content-type {error}" for status, error in _ERRORS.items())
+_TIMEOUT_VARIABLE = "LLAMAFARM_HAPROXY_HEADERS_TIMEOUT_S"
+_TIMEOUT_S = 10
+_MAX_TIMEOUT_S = 86_400
 
 
 def command() -> Path | None:
@@ -70,7 +66,7 @@ def command() -> Path | None:
     return found if found.is_file() else None
 
 
-def amended(config: str) -> str | None:
+def amended(config: str, headers_timeout_s: int = _TIMEOUT_S) -> str | None:
     """Ray Serve's configuration with our settings in it, once; ``None`` for one that is not as Ray 2.60 writes it.
 
     They stand at the end of the ``defaults``, after Ray's ``errorfile`` of the same statuses, since the last one holds.
@@ -83,21 +79,33 @@ def amended(config: str) -> str | None:
         return None
     for rays, ours in _REPLACED.items():
         proxies = proxies.replace(rays, ours)
-    return f"{settings}{_GLOBAL}\ndefaults\n{defaults}{_DEFAULTS}\nfrontend {proxies}"
+    timeout = f"\n{_OURS}\n    timeout http-request {headers_timeout_s}s"
+    return f"{settings}{_GLOBAL}\ndefaults\n{defaults}{timeout}{_DEFAULTS}\nfrontend {proxies}"
+
+
+def _headers_timeout_s() -> int:
+    """What the environment says, if that is a number of seconds: HAProxy would not start with anything else."""
+    said = os.environ.get(_TIMEOUT_VARIABLE, "")
+    if said.isascii() and said.isdigit() and 0 < int(said) <= _MAX_TIMEOUT_S:
+        return int(said)
+    if said:
+        sys.stderr.write(f"llamafarm-haproxy: {_TIMEOUT_VARIABLE} is {said[:40]!r}, no number of seconds; it is 10.\n")
+    return _TIMEOUT_S
 
 
 def _amend(path: Path) -> None:
     """Write our settings into Ray's file, whole or not at all; what can't be amended is used as it is."""
     try:
         config = path.read_text(encoding="utf-8")
-        text = amended(config)
+        text = amended(config, _headers_timeout_s())
         if text is None:
             _complain(path, "it is not as Ray Serve writes it")
         elif text != config:
-            with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, delete=False) as file:
-                file.write(text)
-            shutil.copymode(path, file.name)
-            Path(file.name).replace(path)
+            with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # goes, whatever happens
+                whole = Path(folder) / path.name
+                whole.write_text(text, encoding="utf-8")
+                shutil.copymode(path, whole)
+                whole.replace(path)
     except (OSError, UnicodeError) as error:
         _complain(path, error)
 

@@ -187,6 +187,7 @@ def _ended_by_sigterm() -> Iterator[None]:
 def _join(address: str) -> str:
     """Connect, and say where the dashboard is."""
     import ray  # noqa: PLC0415
+    from ray.exceptions import RayError  # noqa: PLC0415
 
     if is_job_server(address):
         raise InputError(
@@ -218,7 +219,7 @@ def _join(address: str) -> str:
             f"No Ray cluster is found at {address!r}: {str(error).splitlines()[0]}",
             hint="Start one with `ray start --head`, or leave out --address to use this machine.",
         ) from None
-    except (RuntimeError, ValueError, TimeoutError) as error:
+    except (RayError, RuntimeError, ValueError, TimeoutError) as error:  # RayError: such as a wrong token
         raise ClusterError(
             f"Ray at {address} can't be used: {str(error).splitlines()[0]}",
             hint="Is it running, is its version the same, and is RAY_AUTH_MODE/token set as on the cluster?",

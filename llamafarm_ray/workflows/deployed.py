@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import httpx
 
@@ -16,12 +16,24 @@ from llamafarm_ray.serving.resolution import is_served
 from llamafarm_ray.types import Digest, ModelRef
 from llamafarm_ray.workflows.cluster import quiet
 
-__all__ = ["APPLICATION", "deployment_of", "deployments_for", "load_then_move", "own_key", "serving", "swap_adapter"]
+__all__ = [
+    "APPLICATION",
+    "confirm",
+    "deployment_of",
+    "deployments_for",
+    "load",
+    "own_key",
+    "running_of",
+    "serving",
+    "swap_adapter",
+]
 
 APPLICATION = "llamafarm"
 """The Serve application of `llamafarm_ray.workflows.deploy.deploy`."""
 _CONFIRM_S = 15.0
 _POLL_S = 0.25
+_NOT_TOLD = {"status 401", "status 403", "status 429"}
+"""What asking again does not change."""
 
 
 def deployment_of(registry: RegistryApi, application: str | None = None) -> DeploymentRecorded:
@@ -106,35 +118,59 @@ def swap_adapter(registry: RegistryApi, reference: str, alias: str) -> VersionRe
     name, found = record.registered.model, _some_serving(record, _recorded(registry), registry)
     namespace = ModelRef(name).namespace
     registry.allow(Action.MOVE_ALIAS, namespace, target=f"{name}@{alias}")  # before replicas are kept busy
-    from llamafarm_ray.serving.replicas import is_serving  # noqa: PLC0415
-
-    up = [one for one in found if is_serving(one.application)]  # the record follows within a minute
-    load_then_move(up or found[:1], record, alias, lambda: registry.promote(record.ref, alias, reason="swap-adapter"))
+    running = running_of(found, registry)  # the record follows within a minute
+    if not running:
+        names = " and ".join(one.application for one in found)
+        raise DeploymentError(
+            f"{record.ref} could not be loaded: no replica of {names} runs on this cluster.",
+            hint="`llamafarm models status` shows what runs where.",
+        )
+    urls = load(running, record)
+    registry.promote(record.ref, alias, reason="swap-adapter")
+    confirm(urls, f"{name}@{alias}", record.ref)
     return record
 
 
-def load_then_move(
-    found: Iterable[DeploymentRecorded], record: VersionRecord, alias: str, move: Callable[[], object]
-) -> None:
-    """Load a version on every replica of some deployments, then move an alias to it, then see that they follow.
+def running_of(found: Iterable[DeploymentRecorded], registry: RegistryApi) -> list[DeploymentRecorded]:
+    """Those of some deployments that run on the connected cluster, or are scaled to zero there, with this registry.
 
-    Args:
-        found: the deployments, of the connected cluster.
-        record: the version.
-        alias: the alias of the same model.
-        move: moves it.
+    A record can be older than what runs at its address, and that can be another registry's by the same name.
+    """
+    from llamafarm_ray.serving.replicas import home_of, is_serving  # noqa: PLC0415
+
+    return [one for one in found if home_of(one.application) == registry.home.uri and is_serving(one.application)]
+
+
+def load(running: Iterable[DeploymentRecorded], record: VersionRecord) -> list[str]:
+    """Load a version on every replica of deployments that run on the connected cluster.
+
+    Returns:
+        the URLs of those that are not scaled to zero: asking one that is would start it.
 
     Raises:
-        DeploymentError: a replica could not load it, or an endpoint does not follow.
-        UserError: an engine refuses it. Whatever the load raises, nothing was moved.
+        DeploymentError: a replica could not load it.
+        UserError: an engine refuses it.
     """
     from llamafarm_ray.serving.replicas import load_everywhere, url_of  # noqa: PLC0415
 
     quiet()
-    awake = [one for one in found if load_everywhere(one.application, record.ref)]
-    move()
-    for deployment in awake:  # asking would start an application that is scaled to zero
-        _confirm(url_of(deployment.application) or deployment.url, f"{record.registered.model}@{alias}", record.ref)
+    awake = [one for one in running if load_everywhere(one.application, record.ref)]
+    return [url_of(one.application) or one.url for one in awake]
+
+
+def confirm(urls: Iterable[str], model: str, expected: str) -> None:
+    """See that endpoints answer for a name with a version, once the alias has moved.
+
+    Args:
+        urls: the endpoints.
+        model: what a request names, ``name@alias``.
+        expected: the version, ``name:version``.
+
+    Raises:
+        DeploymentError: one answers with another version, or doesn't answer, after 15 seconds.
+    """
+    for url in urls:
+        _confirm(url, model, expected)
 
 
 def _confirm(url: str, model: str, expected: str) -> None:
@@ -154,6 +190,8 @@ def _confirm(url: str, model: str, expected: str) -> None:
             answered = f"nothing ({error})"
         if answered == expected:
             return
+        if answered in _NOT_TOLD:
+            break
         time.sleep(_POLL_S)
     raise DeploymentError(
         f"{model} points at {expected} in the registry, but the endpoint still answers with {answered}.",

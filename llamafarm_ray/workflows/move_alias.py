@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import TypeVar
 
-from llamafarm_ray.errors import ClusterError, LlamaFarmError, UserError
+from llamafarm_ray.errors import DeploymentError, LlamaFarmError, UserError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecord, check_alias
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import Context, MoveAlias, Rollback
@@ -15,7 +20,11 @@ from llamafarm_ray.types import ModelRef, Version
 
 __all__ = ["Moved", "promote", "rollback"]
 
+T = TypeVar("T")
+
 _AT_ONCE = "`--now` moves it without loading anything first."
+_URGENT_S = 30.0
+"""How long a rollback waits for replicas: whatever hangs may be why there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +33,12 @@ class Moved:
 
     Attributes:
         record: the version that it points at now.
-        not_loaded: why no replica of a deployment on record was asked to load it before; empty where they were, where
-            nothing on record serves it, and where nobody wanted it.
+        notes: what did not go as it should, in sentences: replicas that did not load it first, endpoints that could not
+            be seen to follow.
     """
 
     record: VersionRecord
-    not_loaded: str = ""
+    notes: tuple[str, ...] = ()
 
 
 def promote(
@@ -54,8 +63,8 @@ def promote(
 
     Raises:
         PolicyError: which rules are not fulfilled, and with which values.
-        LlamaFarmError: a replica can't load it; the alias stays.
-        DeploymentError: likewise; or the alias has moved, and an endpoint does not follow.
+        UserError: an engine refuses it; the alias stays.
+        DeploymentError: a replica did not load it; the alias stays.
     """
     check_alias(alias)
     record = registry.resolve(reference)
@@ -75,6 +84,9 @@ def rollback(
 ) -> Moved:
     """Point an alias at what it pointed at before, or at a named version, as :func:`promote` does.
 
+    In an emergency nobody waits for replicas that are part of it: what has not loaded the version after half a minute,
+    or can't say, loads it later. Only an engine's refusal keeps the alias where it is.
+
     Raises:
         ConflictError: it never pointed at another version.
         LlamaFarmError: as for :func:`promote`.
@@ -90,66 +102,103 @@ def _move(
     wanted = _goal(registry, command)
     if wanted is None:
         return Moved(_submit(registry, command, reason))
+    is_urgent = isinstance(command, Rollback)
     if isinstance(command, Rollback):  # of two who roll back at once, the second must not go one further back
         command = Rollback(command.model, command.alias, wanted.registered.version)
+    urls: list[str] = []
+    notes: list[str] = []
     found = _deployments(registry, wanted) if load else []
-    if not found:
-        return Moved(_submit(registry, command, reason))
-    from llamafarm_ray.workflows.cluster import connect, connect_if_up  # noqa: PLC0415  (only who deploys needs it)
+    for at in dict.fromkeys([address] if address is not None else [one.ray_address for one in found]):
+        there = [one for one in found if address is not None or one.ray_address == at]
+        try:
+            told = _load(registry, wanted, there, at, must_answer=address is not None, is_urgent=is_urgent)
+        except LlamaFarmError as error:
+            error.message = f"{wanted.registered.model}@{command.alias} stays where it is: {error.message}"
+            error.hint = f"{error.hint} {_AT_ONCE}".lstrip()
+            raise
+        urls += told.urls
+        notes += told.notes
+    record = _submit(registry, command, reason)
+    if urls:
+        from llamafarm_ray.workflows.deployed import confirm  # noqa: PLC0415
 
-    if address is not None:
-        with connect(address):
-            return _load_and_move(registry, command, reason, wanted, found)
-    with connect_if_up(found[0].ray_address) as trouble:
-        if trouble:
-            return Moved(_submit(registry, command, reason), trouble)
-        return _load_and_move(registry, command, reason, wanted, found)
+        try:
+            confirm(urls, f"{record.registered.model}@{command.alias}", record.ref)
+        except DeploymentError as error:  # the alias has moved
+            notes.append(f"{error.message} {error.hint}")
+    return Moved(record, tuple(notes))
 
 
-def _load_and_move(
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """The endpoints of one cluster that have a version loaded, and what did not go as it should there."""
+
+    urls: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def not_first(cls, why: str) -> _Loaded:
+        return cls(notes=(f"{why} So it was not loaded there first, and first requests may wait for that.",))
+
+
+def _load(
     registry: RegistryApi,
-    command: MoveAlias | Rollback,
-    reason: str,
     wanted: VersionRecord,
     found: list[DeploymentRecorded],
-) -> Moved:
-    from ray.exceptions import RayError  # noqa: PLC0415  (as above)
+    address: str,
+    *,
+    must_answer: bool,
+    is_urgent: bool,
+) -> _Loaded:
+    """Have the replicas of one cluster load a version, as far as they are there; an urgent one for a while only."""
+    from ray.exceptions import RayError  # noqa: PLC0415  (only who deploys needs it)
     from ray.serve.exceptions import RayServeException  # noqa: PLC0415
 
-    from llamafarm_ray.serving.replicas import is_serving  # noqa: PLC0415
-    from llamafarm_ray.workflows.deployed import load_then_move  # noqa: PLC0415
+    from llamafarm_ray.workflows.cluster import connect, connect_if_up  # noqa: PLC0415
+    from llamafarm_ray.workflows.deployed import load, running_of  # noqa: PLC0415
 
-    try:
-        up = [one for one in found if is_serving(one.application)]
-    except (RayError, RayServeException) as error:
-        return Moved(_submit(registry, command, reason), f"Ray Serve does not answer: {_first_line(error)}")
-    if not up:
-        names = " and ".join(one.application for one in found)
-        return Moved(_submit(registry, command, reason), f"No replica of {names} runs at {found[0].ray_address}.")
-    stays = f"{wanted.registered.model}@{command.alias} stays where it is"
-    has_tried = False
+    def load_there() -> _Loaded:
+        running = running_of(found, registry)
+        away = " and ".join(one.application for one in found if one not in running)
+        notes = _Loaded.not_first(f"No replica of {away} runs at {address}.").notes if away else ()
+        return _Loaded(tuple(load(running, wanted)), notes)
 
-    def move() -> None:
-        nonlocal has_tried
-        has_tried = True
-        _submit(registry, command, reason)
+    with contextlib.ExitStack() as stack:
+        if must_answer:
+            stack.enter_context(connect(address))
+        elif trouble := stack.enter_context(connect_if_up(address)):
+            return _Loaded.not_first(trouble)
+        try:
+            return _within(_URGENT_S, load_there) if is_urgent else load_there()
+        except (DeploymentError, RayError, RayServeException, TimeoutError) as error:
+            if is_urgent:
+                late = f"not within {_URGENT_S:g} s" if isinstance(error, TimeoutError) else _first_line(error)
+                return _Loaded.not_first(f"The replicas at {address} could not be had to load it: {late}.")
+            if isinstance(error, DeploymentError):
+                raise
+            raise DeploymentError(f"{wanted.ref} could not be loaded: {_first_line(error)}") from error
 
-    try:
-        load_then_move(up, wanted, command.alias, move)
-    except LlamaFarmError as error:
-        if not has_tried:
-            error.message = f"{stays}: {error.message}"
-            error.hint = f"{error.hint} {_AT_ONCE}".lstrip()
-        raise
-    except (RayError, RayServeException) as error:
-        if has_tried:
-            raise
-        raise ClusterError(f"{stays}: {wanted.ref} could not be loaded: {_first_line(error)}", hint=_AT_ONCE) from error
-    return Moved(wanted)
+
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """What a call gives, if it does in time; one that hangs, as Ray's do where nobody answers, is left behind.
+
+    Raises:
+        TimeoutError: it doesn't.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except Exception as error:  # noqa: BLE001  (raised again below)
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="llamafarm-load", daemon=True).start()
+    return result.result(seconds)
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
+    return str(error).partition("\n")[0].rstrip(".")
 
 
 def _goal(registry: RegistryApi, command: MoveAlias | Rollback) -> VersionRecord | None:

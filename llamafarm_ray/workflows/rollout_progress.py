@@ -82,6 +82,11 @@ def _ask(registry: RegistryApi) -> Heard:
             troubles.append(f"The controller of {application} is another release's: deploying again replaces it.")
         except ValueError:
             troubles.append(f"The controller of {application} is not running.")
+    under_way = {record.id for record in registry.refresh().rollouts_under_way()}
+    if not troubles and not under_way <= set(found):
+        troubles.append(
+            "No controller takes it further yet: one begins within seconds, where the base model is served."
+        )
     return Heard(found, " ".join(troubles))
 
 
@@ -92,10 +97,16 @@ def lasted_s(rollout: RolloutRecord, now: dt.datetime) -> float:
     return max(0.0, (end - rollout.step_since).total_seconds())
 
 
-def progress_dict(rollout: RolloutRecord, progress: RolloutProgress | None, now: dt.datetime) -> dict[str, Any]:
-    """A rollout and how it goes, for programs; ``progress`` is ``None`` where no controller told."""
+def progress_dict(rollout: RolloutRecord, heard: Heard, now: dt.datetime) -> dict[str, Any]:
+    """A rollout and how it goes, for programs.
+
+    ``progress`` is ``None`` where no controller told, and ``progress_trouble`` then says why.
+    """
+    progress = heard.progress.get(rollout.id)
+    is_missing = progress is None and rollout.status.is_under_way
     return {
         **rollout_dict(rollout),
         "step_lasted_s": round(lasted_s(rollout, now), 3),
         "progress": progress.model_dump(mode="json") if progress is not None else None,
+        "progress_trouble": heard.trouble if is_missing else "",
     }

@@ -130,7 +130,7 @@ def test_a_rollback_loads_everywhere_before_it_moves(served):
     former = target_of(served.registry.resolve("bot:1.0.0")).engine_name
     until_unloaded(former)
     before = replicas.num_loads(APPLICATION)[0][former]
-    assert move_alias.rollback(served.registry, "bot", "production").not_loaded == ""
+    assert move_alias.rollback(served.registry, "bot", "production").notes == ()
     assert former in replicas.loaded(APPLICATION)[0]
     assert replicas.num_loads(APPLICATION)[0][former] == before + 1
     assert served.complete("bot").json()["model"] == former

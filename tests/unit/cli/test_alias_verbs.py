@@ -3,8 +3,10 @@
 import contextlib
 import subprocess
 import sys
+import threading
 
 import pytest
+from ray.exceptions import RaySystemError
 
 from llamafarm_ray.errors import DeploymentError, InputError, UserError
 from llamafarm_ray.registry import RegistryService
@@ -12,7 +14,7 @@ from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import DeploymentRecorded
 from llamafarm_ray.serving import replicas
 from llamafarm_ray.storage import Location
-from llamafarm_ray.workflows import cluster, deployed
+from llamafarm_ray.workflows import cluster, deployed, move_alias
 
 PROMOTE, ROLLBACK = ("models", "promote"), ("models", "rollback")
 
@@ -25,7 +27,8 @@ class Replicas:
         self.connected, self.loads, self.confirmed = [], [], []
         self.refusal = self.unreachable = None
         self.meanwhile = lambda: None
-        self.up = {"llamafarm"}
+        self.homes = {"llamafarm": registry.home.uri}
+        """Of the applications that run."""
 
     @contextlib.contextmanager
     def connect(self, address):
@@ -52,17 +55,22 @@ def served(bot, folders, monkeypatch):
     bot.text(*PROMOTE, "bot:1.0.0")
     bot.text(*PROMOTE, "bot:1.1.0")
     registry = RegistryService(Location(folders / "home"), principal="ann")
-    event = DeploymentRecorded(
-        application="llamafarm",
-        base_model="base",
-        base_digest=registry.resolve("base").registered.manifest,
-        url="http://127.0.0.1:1/v1",
-        ray_address="10.0.0.1:6379",
+    bot.record = lambda application, address: registry.submit(
+        RecordDeployment(
+            DeploymentRecorded(
+                application=application,
+                base_model="base",
+                base_digest=registry.resolve("base").registered.manifest,
+                url="http://127.0.0.1:1/v1",
+                ray_address=address,
+            )
+        )
     )
-    registry.submit(RecordDeployment(event))
+    bot.record("llamafarm", "10.0.0.1:6379")
     bot.registry, bot.replicas = registry, Replicas(registry)
     monkeypatch.setattr(cluster, "connect", bot.replicas.connect)
-    monkeypatch.setattr(replicas, "is_serving", lambda application: application in bot.replicas.up)
+    monkeypatch.setattr(replicas, "home_of", bot.replicas.homes.get)
+    monkeypatch.setattr(replicas, "is_serving", lambda application: application in bot.replicas.homes)
     monkeypatch.setattr(replicas, "load_everywhere", bot.replicas.load_everywhere)
     monkeypatch.setattr(replicas, "url_of", lambda _: "http://here:8000/v1")
     monkeypatch.setattr(deployed, "_confirm", lambda *args: bot.replicas.confirmed.append(args))
@@ -95,13 +103,18 @@ def test_of_two_who_roll_back_at_once_the_second_goes_no_further_back(served):
 def test_a_promotion_loads_everywhere_before_it_moves(served):
     told = served.json(*PROMOTE, "bot:1.0.0")
     digest = served.registry.resolve("bot:1.0.0").registered.manifest
-    assert told == {"alias": "bot@production", "version": "bot:1.0.0", "digest": digest}
+    assert told == {"alias": "bot@production", "version": "bot:1.0.0", "digest": digest, "notes": []}
     assert served.replicas.loads == [("llamafarm", "bot:1.0.0", "bot:1.1.0")]
 
 
-@pytest.mark.parametrize("verb", [(*PROMOTE, "bot:1.0.0"), (*ROLLBACK, "bot")])
 @pytest.mark.parametrize(
-    ("refusal", "status"), [(UserError("rank 32 is above 16.", hint="Train it."), 2), (DeploymentError("late."), 1)]
+    ("verb", "refusal", "status"),
+    [
+        ((*PROMOTE, "bot:1.0.0"), UserError("rank 32 is above 16.", hint="Train it."), 2),
+        ((*ROLLBACK, "bot"), UserError("rank 32 is above 16.", hint="Train it."), 2),
+        ((*PROMOTE, "bot:1.0.0"), DeploymentError("late."), 1),
+        ((*PROMOTE, "bot:1.0.0"), RaySystemError("Serve's controller died."), 1),
+    ],
 )
 def test_what_a_replica_refuses_leaves_the_alias(served, verb, refusal, status):
     served.replicas.refusal = refusal
@@ -113,11 +126,56 @@ def test_what_a_replica_refuses_leaves_the_alias(served, verb, refusal, status):
     assert len(served.replicas.loads) == 1
 
 
+@pytest.mark.parametrize("trouble", [DeploymentError("late."), RaySystemError("Serve's controller died.")])
+def test_a_rollback_moves_though_replicas_are_part_of_the_emergency(served, trouble):
+    served.replicas.refusal = trouble
+    status, out, said = served.run(*ROLLBACK, "bot")
+    assert (status, out) == (0, "bot@production is now bot:1.0.0.\n")
+    assert "could not be had to load it: " in said
+    assert "first requests may wait" in said
+
+
+def test_a_rollback_does_not_wait_for_a_replica_that_hangs(served, monkeypatch):
+    hangs = threading.Event()
+    served.replicas.meanwhile = hangs.wait
+    monkeypatch.setattr(move_alias, "_URGENT_S", 0.05)
+    told = served.json(*ROLLBACK, "bot")
+    hangs.set()
+    assert told["version"] == "bot:1.0.0"
+    (note,) = told["notes"]
+    assert "not within 0.05 s" in note
+
+
+def test_an_endpoint_that_does_not_follow_is_told_and_no_error(served, monkeypatch):
+    def confirm(*_):
+        raise DeploymentError("bot@production points at bot:1.0.0, but the endpoint answers with status 401.", hint="?")
+
+    monkeypatch.setattr(deployed, "_confirm", confirm)
+    assert "status 401" in served.json(*PROMOTE, "bot:1.0.0")["notes"][0]
+
+
+def test_another_registrys_application_by_the_same_name_is_left_alone(served):
+    served.replicas.homes["llamafarm"] = "file:///somebody/else"
+    _, _, said = served.run(*PROMOTE, "bot:1.0.0")
+    assert "No replica of llamafarm runs at 10.0.0.1:6379." in said
+    assert (served.replicas.production, served.replicas.loads) == ("bot:1.0.0", [])
+    assert served.replicas.confirmed == []
+
+
+def test_the_replicas_of_each_recorded_cluster_load_it(served):
+    served.record("second", "10.0.0.2:6379")
+    served.replicas.homes["second"] = served.registry.home.uri
+    assert served.json(*PROMOTE, "bot:1.0.0")["notes"] == []
+    assert served.replicas.connected == ["10.0.0.1:6379", "10.0.0.2:6379"]
+    assert [application for application, *_ in served.replicas.loads] == ["llamafarm", "second"]
+    assert len(served.replicas.confirmed) == 2
+
+
 def test_an_alias_moves_though_the_recorded_cluster_does_not_answer(served):
     served.replicas.unreachable = InputError("Nothing answers at the Ray address 10.0.0.1:6379: timed out.")
     status, out, said = served.run(*ROLLBACK, "bot")
     assert (status, out) == (0, "bot@production is now bot:1.0.0.\n")
-    assert "first requests may wait for that. Nothing answers at the Ray address 10.0.0.1:6379" in said
+    assert "Nothing answers at the Ray address 10.0.0.1:6379: timed out. So it was not loaded there first" in said
     assert served.replicas.production == "bot:1.0.0"
 
 
@@ -129,7 +187,7 @@ def test_a_cluster_that_was_named_must_answer(served):
 
 
 def test_an_alias_moves_though_no_replica_runs(served):
-    served.replicas.up.clear()
+    served.replicas.homes.clear()
     _, _, said = served.run(*ROLLBACK, "bot")
     assert "No replica of llamafarm runs at 10.0.0.1:6379." in said
     assert (served.replicas.production, served.replicas.loads) == ("bot:1.0.0", [])

@@ -235,8 +235,9 @@ def test_of_two_variants_it_says_which_one_is_ahead_and_how_sure_that_is(served,
         (GetTimeoutError("late"), "does not answer"),
         (None, "is not running"),
         (InputError("Nothing answers at 10.0.0.1:6379."), "Nothing answers at 10.0.0.1:6379."),
+        ({}, "No controller takes it further yet"),
     ],
-    ids=["old", "new", "late", "gone", "unreachable"],
+    ids=["old", "new", "late", "gone", "unreachable", "just started"],
 )
 def test_where_no_controller_answers_it_is_what_the_registry_knows(watched, told, says):
     if isinstance(told, InputError):
@@ -251,6 +252,7 @@ def test_where_no_controller_answers_it_is_what_the_registry_knows(watched, told
     assert "1 of 3" in shown
     (found,) = watched.json(*ROLLOUT, "status")
     assert found["progress"] is None
+    assert says in found["progress_trouble"]
 
 
 def test_what_another_release_tells_besides_is_passed_over(watched):

@@ -231,6 +231,17 @@ def test_another_configuration_is_used_as_it_is(tmp_path, monkeypatch, capsys, c
     assert str(path) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("said", ["", "10s", "-1", "0", "1e3", "²", "99999999"])
+def test_a_time_for_headers_that_is_none_is_told_and_serving_goes_on(rays_proxy, monkeypatch, said):
+    proxy = rays_proxy()
+    monkeypatch.setenv("LLAMAFARM_HAPROXY_HEADERS_TIMEOUT_S", said)
+    is_valid, told = proxy.check()
+    assert is_valid, told
+    assert "timeout http-request 10s" in proxy.path.read_text(encoding="utf-8")
+    assert (f"{said!r}, no number of seconds" in told) is bool(said)
+    assert [file.name for file in proxy.path.parent.iterdir() if file.name.startswith("tmp")] == []
+
+
 def test_headers_that_come_byte_by_byte_have_a_time(rays_proxy, gate):
     proxy = rays_proxy(servers=[gate])
     with proxy.running(headers_timeout_s=1), connected(proxy.port) as client:

@@ -129,7 +129,7 @@ def test_of_several_deployments_those_that_serve_a_version_are_found(registry, m
 
 def test_a_swap_loads_at_every_application_of_the_cluster_that_serves_it(registry, models, monkeypatch):
     adapter = register(registry, Registration(models[1])).registered
-    for application in ("llama", "blue", "gone", "idle", "sick"):
+    for application in ("llama", "blue", "gone", "idle", "sick", "theirs"):
         event = DeploymentRecorded(
             application=application,
             base_model="base",
@@ -147,7 +147,8 @@ def test_a_swap_loads_at_every_application_of_the_cluster_that_serves_it(registr
 
     stub = SimpleNamespace(
         load_everywhere=load_everywhere,
-        is_serving={"llama", "blue", "idle"}.__contains__,
+        home_of=lambda application: "file:///their/home" if application == "theirs" else registry.home.uri,
+        is_serving={"llama", "blue", "idle", "theirs"}.__contains__,
         url_of={"llama": "http://llama:2/v1"}.get,
     )
     monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.replicas", stub)
