@@ -12,7 +12,7 @@ import contextlib
 import itertools
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -44,6 +44,8 @@ class _Adapter:
 
     target: Target
     need: Need = Need.NONE
+    aliases: frozenset[str] = frozenset()
+    """Those that pointed at it when the registry was last looked at."""
     had_need: bool = False
     held_until: float = 0.0
     num_users: int = 0
@@ -61,6 +63,11 @@ class _Adapter:
     def is_idle(self) -> bool:
         return self.num_users == 0 and self.loading is None
 
+    @property
+    def is_wanted_here(self) -> bool:
+        """Whether requests to its aliases came to this replica, or are expected."""
+        return self.is_loaded or not self.is_idle
+
 
 class AdapterPool:
     """Sees to it that the engine has the adapters that are needed, and not many more.
@@ -74,7 +81,7 @@ class AdapterPool:
         files: where they come from.
         room: how many there may be.
         need: what the registry wants of a version now.
-        heirs: what it has in the place of a version that no alias and no rollout needs any more.
+        aliases: what each alias of a version's model points at now, as far as that is served here.
         watch: told of loads.
         tracing: where spans of loads go.
     """
@@ -86,7 +93,7 @@ class AdapterPool:
         room: Room,
         *,
         need: Callable[[Target], Need],
-        heirs: Callable[[Target], Iterable[Target]] = lambda _: (),
+        aliases: Callable[[Target], Mapping[str, Target]] = lambda _: {},
         watch: AdapterWatch,
         tracing: Tracing | None = None,
     ) -> None:
@@ -94,7 +101,7 @@ class AdapterPool:
         self._files = files
         self._room = room
         self._need = need
-        self._heirs = heirs
+        self._aliases = aliases
         self._watch = watch
         self._tracing = tracing or Tracing()
         self._adapters: dict[str, _Adapter] = {}
@@ -151,13 +158,17 @@ class AdapterPool:
     def registry_changed(self) -> None:
         """Take in what the registry wants now.
 
-        What it doesn't want any more is unloaded once its last request ended. What took that one's place, without
-        having been loaded before, is loaded now: the next request needs it.
+        What it doesn't want any more is unloaded once its last request ended. Where an alias left what is loaded here,
+        or is being loaded, what it points at now is loaded too: the next request needs it. That holds whatever else
+        still needs the one that it left.
         """
-        left = [
-            adapter.target for adapter in self._adapters.values() if self._learn_need(adapter) and adapter.is_loaded
-        ]
-        for heir in {heir.engine_name: heir for one in left for heir in self._heirs(one)}.values():
+        heirs: dict[str, Target] = {}
+        for adapter in self._adapters.values():
+            self._learn_need(adapter)
+            left = self._learn_aliases(adapter)
+            if adapter.is_wanted_here:
+                heirs |= {heir.engine_name: heir for heir in left}
+        for heir in heirs.values():
             known = self._adapters.get(heir.engine_name)
             if known is None or not known.is_loaded:
                 self._start(self._inherit(heir))
@@ -169,16 +180,23 @@ class AdapterPool:
             await self.load(heir)
         except LlamaFarmError as error:  # whoever asks for it is told, too
             logger.warning("%s can't be loaded: %s", heir.ref, error)
+        except Exception:  # an engine may raise anything, and nobody waits for this task
+            logger.exception("%s can't be loaded.", heir.ref)
 
-    def _learn_need(self, adapter: _Adapter) -> bool:
-        """See what is wanted of an adapter now; whether that ended its need."""
+    def _learn_need(self, adapter: _Adapter) -> None:
+        """See what is wanted of an adapter now."""
         was_needed, adapter.need = adapter.need.is_standing, self._need(adapter.target)
         if adapter.need.is_standing:
             adapter.had_need, adapter.held_until = True, 0.0
         elif was_needed:
             self._hold(adapter, _STRAGGLERS_S)
-            return True
-        return False
+
+    def _learn_aliases(self, adapter: _Adapter) -> list[Target]:
+        """See which aliases point at an adapter now; what those point at that did so when this was last asked."""
+        before, now = adapter.aliases, self._aliases(adapter.target)
+        name = adapter.target.engine_name
+        adapter.aliases = frozenset(alias for alias, target in now.items() if target.engine_name == name)
+        return [now[alias] for alias in sorted(before - adapter.aliases) if alias in now]
 
     def _hold(self, adapter: _Adapter, seconds: float) -> None:
         """Keep an adapter for a time, then see whether it has to go."""
@@ -192,6 +210,7 @@ class AdapterPool:
         if adapter is None:
             adapter = self._adapters[target.engine_name] = _Adapter(target)
             self._learn_need(adapter)
+            self._learn_aliases(adapter)
         adapter.num_users += 1
         try:
             yield adapter

@@ -1,4 +1,4 @@
-"""What the registry wants of a version that an engine has loaded, and what it has in its place."""
+"""What the registry wants of a version that an engine has loaded, and what its model's aliases point at."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.serving.resolution import Target, is_served, target_of
 from llamafarm_ray.types import Digest, ModelRef
 
-__all__ = ["Need", "heirs_of", "need_of"]
+__all__ = ["Need", "aliases_of", "need_of"]
 
 
 class Need(enum.Enum):
@@ -44,12 +44,10 @@ def need_of(target: Target, state: RegistryState) -> Need:
     return Need.ALIAS if model.pointing_at(number) else Need.NONE
 
 
-def heirs_of(target: Target, state: RegistryState, base_digest: Digest) -> list[Target]:
-    """What the aliases that once pointed at a version point at now, as far as it is served where that base model is."""
-    ref = ModelRef.parse(target.ref)
-    model, number = state.models.get(ref.name), str(ref.version)
+def aliases_of(target: Target, state: RegistryState, base_digest: Digest) -> dict[str, Target]:
+    """What each alias of a version's model points at now, as far as it is served where that base model is."""
+    model = state.models.get(ModelRef.parse(target.ref).name)
     if model is None:
-        return []
-    left = (moves for moves in model.aliases.values() if any(move.version == number for move in moves))
-    records = (model.versions[number] for number in sorted({moves[-1].version for moves in left}))
-    return [target_of(record) for record in records if is_served(record, state, base_digest)]
+        return {}
+    records = {alias: model.versions[moves[-1].version] for alias, moves in sorted(model.aliases.items())}
+    return {alias: target_of(record) for alias, record in records.items() if is_served(record, state, base_digest)}

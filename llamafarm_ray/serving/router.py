@@ -31,6 +31,8 @@ __all__ = ["Router"]
 
 _PICK_S = 2.0
 """How long a replica is looked for."""
+_NONE = ("", 0, "none")
+"""Host, port and id of a replica that HAProxy does not know."""
 
 
 class Router:
@@ -73,21 +75,21 @@ class Router:
     async def _picked(self, engine_name: str) -> tuple[str, int, str]:
         """A replica's host, port and id.
 
-        Where none runs any more, and HAProxy was not told yet, they are those of one that HAProxy does not know. Such
-        a request it sends to Serve's own proxy, where requests wait for a first replica. Without an answer in five
-        seconds it would refuse the request.
+        Where none runs any more, and HAProxy was not told yet, or the one that was picked does not listen yet, they are
+        those of one that HAProxy does not know. Such a request it sends to Serve's own proxy, where requests wait for a
+        first replica. Without an answer in five seconds, or with an error, it would refuse the request.
         """
         try:
             async with asyncio.timeout(_PICK_S):
                 return await self._pick(engine_name)
         except TimeoutError:
-            return "", 0, "none"
+            return _NONE
 
     async def _pick(self, engine_name: str) -> tuple[str, int, str]:
         async with self._server.choose_replica(engine_name=engine_name, _reserve=False) as selection:
             replica = selection._replica  # noqa: SLF001
             if replica.backend_http_endpoint is None:
-                raise RuntimeError(f"Replica {selection.replica_id} has no HTTP endpoint yet.")
+                return _NONE
             host, port = replica.backend_http_endpoint
             return host, port, replica.replica_id.to_full_id_str()
 

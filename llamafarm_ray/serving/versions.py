@@ -29,7 +29,7 @@ from llamafarm_ray.serving.announcing import Announcement, Announcer
 from llamafarm_ray.serving.limits import Accounts
 from llamafarm_ray.serving.measured import Kept, Latencies
 from llamafarm_ray.serving.meters import RayMeters
-from llamafarm_ray.serving.needs import heirs_of, need_of
+from llamafarm_ray.serving.needs import aliases_of, need_of
 from llamafarm_ray.serving.neighbours import Elsewhere, Figures, Known
 from llamafarm_ray.serving.offers import WRITES, Offers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
@@ -156,7 +156,7 @@ class Versions:
             VerifiedFiles(content, self._view),
             served.room,
             need=lambda target: need_of(target, self._view.state),
-            heirs=lambda target: heirs_of(target, self._view.state, served.base_digest),
+            aliases=lambda target: aliases_of(target, self._view.state, served.base_digest),
             watch=self.telemetry,
             tracing=self.tracing,
         )

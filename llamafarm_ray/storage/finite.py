@@ -63,12 +63,12 @@ def find_not_finite(paths: Iterable[Path]) -> NotFinite | None:
     """The first tensor of safetensors files that holds a NaN or an infinity; ``None`` where all are numbers.
 
     Raises:
-        InputError: a file is no sound safetensors file, or is cut off while it is read.
+        InputError: a file is no sound safetensors file, or is cut off while it is read; it names no folder.
         OSError: a file can't be read.
     """
     for path in paths:
         with path.open("rb") as file:
-            for tensor in read_tensors(path):
+            for tensor in read_tensors(path, shown=path.name):
                 if tensor.dtype in _RULES and (found := _look(file, path.name, tensor)):
                     return found
     return None

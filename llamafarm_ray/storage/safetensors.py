@@ -42,8 +42,12 @@ class TensorEntry:
     end: int
 
 
-def read_tensors(path: Path) -> tuple[TensorEntry, ...]:
+def read_tensors(path: Path, *, shown: str | None = None) -> tuple[TensorEntry, ...]:
     """What a file's header lists, in the order of the bytes, checked against the format and the file's size.
+
+    Args:
+        path: the file.
+        shown: what an error calls it; by default the path.
 
     Raises:
         InputError: the file does not follow the format; the message says where.
@@ -54,7 +58,7 @@ def read_tensors(path: Path) -> tuple[TensorEntry, ...]:
         return _tensors(header, _PREFIX_BYTES + header_bytes, size_bytes)
     except ValueError as error:
         raise InputError(
-            f"{str(path)!r} is no sound safetensors file: {error}.", hint="Copy it or save the weights again."
+            f"{shown or str(path)!r} is no sound safetensors file: {error}.", hint="Copy it or save the weights again."
         ) from None
 
 

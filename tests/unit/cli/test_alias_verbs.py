@@ -194,17 +194,23 @@ def test_an_alias_moves_though_no_replica_runs(served):
 
 
 @pytest.mark.parametrize(
-    "prepare",
+    ("prepare", "status", "message"),
     [
-        ("registry", "policy", "set", "production", "--approvals", "1"),
-        (*PROMOTE, "bot:1.0.0", "--now"),
-        ("models", "retire", "bot:1.0.0"),
+        (
+            ("registry", "policy", "set", "production", "--approvals", "1"),
+            2,
+            "bot:1.0.0 may not become 'production': another principal must approve, and none did.",
+        ),
+        ((*PROMOTE, "bot:1.0.0", "--now"), 0, "bot@production is now bot:1.0.0."),
+        (("models", "retire", "bot:1.0.0"), 2, "bot:1.0.0 is retired, so 'production' can't point at it."),
     ],
     ids=["policy", "there already", "retired"],
 )
-def test_nothing_is_loaded_for_what_does_not_move(served, prepare):
+def test_nothing_is_loaded_for_what_does_not_move(served, prepare, status, message):
     served.text(*prepare)
-    served.run(*PROMOTE, "bot:1.0.0")
+    got, out, said = served.run(*PROMOTE, "bot:1.0.0")
+    assert got == status
+    assert message in (said if status else out)
     assert served.replicas.connected == []
 
 

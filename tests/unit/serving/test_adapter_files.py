@@ -12,7 +12,7 @@ from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.serving import adapter_files
 from llamafarm_ray.serving.adapter_files import VerifiedFiles
 from llamafarm_ray.serving.resolution import target_of
-from llamafarm_ray.storage import Location, content
+from llamafarm_ray.storage import Location, content, manifest
 from llamafarm_ray.types import Digest, ModelKind
 
 
@@ -74,6 +74,41 @@ def test_weights_that_are_no_numbers_reach_no_engine(registry, tmp_path, monkeyp
             pull(files, target)
         assert str(tmp_path) not in str(refused.value)
     assert len(looks) == 1
+
+
+@pytest.mark.parametrize("is_sound", [True, False], ids=["can't be read", "unsound"])
+def test_an_error_of_the_look_names_the_version_and_the_file_and_no_folder(registry, tmp_path, monkeypatch, is_sound):
+    def unreadable(paths):
+        raise PermissionError(13, "Permission denied", str(paths[0]))
+
+    target = registered(registry, folder_of(tmp_path / "a", 1.0))
+    if is_sound:
+        monkeypatch.setattr(adapter_files, "find_not_finite", unreadable)
+    else:
+        with monkeypatch.context() as patch:
+            patch.setattr(manifest, "read_tensors", lambda _: ())
+            patch.setattr(content, "_check_finite", lambda *_: None)
+            (tmp_path / "b").mkdir()
+            (tmp_path / "b/adapter_model.safetensors").write_bytes(b"no header")
+            target = registered(registry, tmp_path / "b")
+    with pytest.raises(InputError) as refused:
+        pull(VerifiedFiles(registry.content, registry), target)
+    assert str(refused.value).startswith(f"{target.ref} can't be served: ")
+    assert "adapter_model.safetensors" in str(refused.value)
+    assert ("Permission denied" if is_sound else "no sound safetensors file") in str(refused.value)
+    assert "/" not in str(refused.value)
+    assert registry.content.evict(0)  # it is held by nobody
+
+
+def test_what_was_found_is_kept_of_so_many_versions(registry, tmp_path, monkeypatch, looks):
+    monkeypatch.setattr(adapter_files, "_FINDINGS", 2)
+    targets = [registered(registry, folder_of(tmp_path / str(number), float(number))) for number in range(3)]
+    files = VerifiedFiles(registry.content, registry)
+    for target in (*targets, targets[2], targets[1]):
+        pull(files, target)
+    assert len(looks) == 3
+    pull(files, targets[0])
+    assert len(looks) == 4
 
 
 def test_the_files_of_a_refused_adapter_may_be_evicted(registry, tmp_path, monkeypatch):

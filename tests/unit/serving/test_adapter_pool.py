@@ -6,128 +6,11 @@ from collections import Counter
 
 import pytest
 import virtual_time
+from adapter_pools import Replica, settled, target
 
 from llamafarm_ray.errors import IntegrityError, UserError
-from llamafarm_ray.serving.adapter_pool import AdapterPool
-from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.needs import Need
 from llamafarm_ray.serving.resolution import Target
-from llamafarm_ray.serving.tracing import Tracing
-from llamafarm_ray.types import Digest
-
-
-def target(name):
-    return Target(f"{name}:1.0.0#abc", f"{name}:1.0.0", Digest.of(name.encode()))
-
-
-class Engine:
-    """Holds adapters as vLLM does, and fails the test where one is taken from under a request."""
-
-    def __init__(self):
-        self.held, self.answering = [], Counter()
-        self.may_load = asyncio.Event()
-        self.may_load.set()
-        self.load_failures = self.unload_failures = 0
-        self.most_held, self.unload_s = 0, 0.0
-
-    async def load_adapter(self, name, folder):
-        await self.may_load.wait()
-        await asyncio.sleep(0)
-        if self.load_failures:
-            self.load_failures -= 1
-            raise UserError("rank too high")
-        assert name not in self.held
-        assert str(folder) == f"/files/{name}"
-        self.held.append(name)
-        self.most_held = max(self.most_held, len(self.held))
-
-    async def unload_adapter(self, name):
-        await asyncio.sleep(self.unload_s)
-        if self.unload_failures:
-            self.unload_failures -= 1
-            raise OSError("the worker does not answer")
-        assert not self.answering[name], f"{name} was unloaded under a request"
-        self.held.remove(name)
-
-    def check(self, name):
-        assert name in self.held, f"{name} was asked and is not loaded"
-
-
-class Files:
-    def __init__(self):
-        self.held, self.failures = Counter(), 0
-
-    async def pull(self, target):
-        await asyncio.sleep(0)
-        if self.failures:
-            self.failures -= 1
-            raise IntegrityError("a blob is missing")
-        self.held[target.engine_name] += 1
-        return f"/files/{target.engine_name}"
-
-    def release(self, target):
-        self.held[target.engine_name] -= 1
-        assert self.held[target.engine_name] >= 0
-
-
-class Watch:
-    def __init__(self):
-        self.told = []
-
-    def loaded(self, ref, num_loaded):
-        self.told.append(("loaded", ref[0], num_loaded))
-
-    def unloaded(self, ref, num_loaded, reason):
-        self.told.append((reason, ref[0], num_loaded))
-
-
-class Replica:
-    """A pool with everything around it; made on the event loop."""
-
-    def __init__(self, in_use=4, loaded=20):
-        self.engine, self.files, self.watch = Engine(), Files(), Watch()
-        self.needs, self.heirs = {}, {}
-        self.pool = AdapterPool(
-            self.engine,
-            self.files,
-            Room(in_use, loaded),
-            need=lambda target: self.needs.get(target.ref.partition(":")[0], Need.NONE),
-            heirs=lambda target: [globals()["target"](name) for name in self.heirs.get(target.ref[0], "")],
-            watch=self.watch,
-            tracing=Tracing(),
-        )
-
-    async def ask(self, name, turns=1):
-        """A request that the engine works on for some turns of the loop."""
-        wanted = target(name)
-        async with self.pool.use(wanted):
-            self.engine.answering[wanted.engine_name] += 1
-            try:
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                    self.engine.check(wanted.engine_name)
-            finally:
-                self.engine.answering[wanted.engine_name] -= 1
-
-    async def ask_soon(self, asking):
-        """What must not wait for the requests under way."""
-        await asyncio.wait_for(asking, 5)
-
-    def want(self, **needs):
-        """The registry says what it wants of each version."""
-        self.needs = needs
-        self.pool.registry_changed()
-
-    @property
-    def held(self):
-        return "".join(name[0] for name in self.engine.held)
-
-
-async def settled(is_so, timeout_s=1.0):
-    """Wait for what other tasks bring about."""
-    async with asyncio.timeout(timeout_s):
-        while not is_so():  # noqa: ASYNC110 - of things that tell nobody when they change
-            await asyncio.sleep(0.01)
 
 
 def test_a_hundred_first_requests_make_one_load():
@@ -246,36 +129,6 @@ def test_a_version_that_lost_its_alias_goes_with_its_last_request():
             assert replica.held == "ab"
         await settled(lambda: replica.held == "b")
         assert replica.watch.told[-1] == ("unneeded", "a", 1)
-
-    virtual_time.run(scenario())
-
-
-def test_what_took_the_place_of_a_loaded_version_is_loaded_before_it_is_asked_for():
-    async def scenario():
-        replica = Replica()
-        replica.heirs = {"a": "b", "c": "d"}
-        replica.want(a=Need.ALIAS, c=Need.ALIAS)
-        await replica.ask("a")
-        replica.want(b=Need.ALIAS, d=Need.ALIAS)  # nobody asked for c here
-        await settled(lambda: replica.held == "b")
-        assert replica.pool.num_loads == {target(name).engine_name: 1 for name in "ab"}
-
-    virtual_time.run(scenario())
-
-
-def test_what_takes_a_place_takes_no_busy_slot_and_is_tried_anew_where_it_is_refused(caplog):
-    async def scenario():
-        replica = Replica(in_use=1, loaded=1)
-        replica.heirs = {"a": "b"}
-        replica.want(a=Need.ALIAS)
-        async with replica.pool.use(target("a")):
-            replica.engine.load_failures = 1
-            replica.want(b=Need.ALIAS)
-            await settled(lambda: "b:1.0.0 can't be loaded: rank too high" in caplog.text)
-            replica.engine.check(target("a").engine_name)
-        await settled(lambda: not replica.held)
-        await replica.ask("b")
-        assert replica.held == "b"
 
     virtual_time.run(scenario())
 

@@ -94,6 +94,13 @@ def test_the_applications_router_asks_by_the_engine_name():
     ]
 
 
+def test_where_a_names_replica_does_not_listen_yet_the_proxy_gets_one_that_it_does_not_know(monkeypatch):
+    router = object.__new__(Router)
+    router._server = Handle(made())
+    monkeypatch.setattr(first(made(), engine_name="bot"), "backend_http_endpoint", None)
+    assert asyncio.run(router._picked("bot")) == ("", 0, "none")
+
+
 def test_where_serve_has_no_request_in_mind_it_gets_a_replica_too():
     assert len(asyncio.run(made().choose_replicas(REPLICAS))) == 2
 

@@ -6,7 +6,7 @@ from gate import BASE, ONE, TWO, adapter, state_of
 from llamafarm_ray.registry import RegistryState
 from llamafarm_ray.registry.events import AliasMoved, RolloutStarted, RolloutStopped, VersionRetired
 from llamafarm_ray.registry.rollouts import CanaryPlan
-from llamafarm_ray.serving.needs import Need, heirs_of, need_of
+from llamafarm_ray.serving.needs import Need, aliases_of, need_of
 from llamafarm_ray.serving.resolution import target_of
 from llamafarm_ray.types import Digest
 
@@ -48,11 +48,12 @@ def test_a_version_that_the_registry_does_not_have_is_gone():
     assert need_of(target_of(state_of(*TWO_VERSIONS).version("bot", "1.0.0")), RegistryState()) is Need.GONE
 
 
-def test_in_the_place_of_a_version_is_what_its_models_aliases_point_at_and_this_base_serves():
+def test_a_models_aliases_point_at_what_this_base_serves():
     moved = AliasMoved(model="bot", alias="production", version="1.1.0")
-    elsewhere = AliasMoved(model="bot", alias="staging", version="1.2.0")  # nothing of the old one's
-    state = state_of(*TWO_VERSIONS, adapter("bot", "1.2.0", Digest.of(b"3")), moved, elsewhere)
+    other_base = adapter("bot", "1.2.0", Digest.of(b"3"), base=TWO)
+    more = (AliasMoved(model="bot", alias="staging", version="1.2.0"), adapter("other", "1.0.0", ONE))
+    state = state_of(*TWO_VERSIONS, other_base, moved, *more, AliasMoved(model="other", alias="dev", version="1.0.0"))
     old = target_of(state.version("bot", "1.0.0"))
-    assert heirs_of(old, state, BASE) == [target_of(state.version("bot", "1.1.0"))]
-    assert heirs_of(old, state, ONE) == []
-    assert heirs_of(old, RegistryState(), BASE) == []
+    assert aliases_of(old, state, BASE) == {"production": target_of(state.version("bot", "1.1.0"))}
+    assert aliases_of(old, state, TWO) == {"staging": target_of(state.version("bot", "1.2.0"))}
+    assert aliases_of(old, RegistryState(), BASE) == {}
