@@ -76,7 +76,7 @@ class Models:
         self.variant = None
         self.latencies = Latencies()
         self._offers = Offers(**self.base)
-        self.neighbours, self.elsewhere = (), Elsewhere(lambda _required: True)
+        self.neighbours, self.elsewhere = (), Elsewhere(lambda *_: True)
 
     def resolve(self, model):
         return resolve(model, self.state, **self.base)
@@ -104,9 +104,9 @@ class Models:
     async def describe(self, names):
         return self._offers.of(names, self.state, self.latencies)
 
-    async def offers(self, caller):
+    async def offers(self, caller, headers):
         own = self._offers.to_choose_from(self.state, self.latencies, caller)
-        return own + self.elsewhere.to_choose_from(self.neighbours, self.state, caller)
+        return own + self.elsewhere.to_choose_from(self.neighbours, self.state, caller, headers)
 
 
 class CountingMeters:

@@ -10,7 +10,7 @@ import datetime as dt
 import hmac
 import ipaddress
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from llamafarm_ray.config import Deployment
@@ -18,7 +18,7 @@ from llamafarm_ray.errors import AccessDeniedError, InputError
 from llamafarm_ray.registry.access import Action, Role, allows, token_digest
 from llamafarm_ray.registry.state import Principal, RegistryState
 from llamafarm_ray.serving.asgi import Header
-from llamafarm_ray.serving.refusals import UnauthenticatedError
+from llamafarm_ray.serving.refusals import HostError, UnauthenticatedError
 from llamafarm_ray.serving.web_pages import check_host
 from llamafarm_ray.types import ModelRef
 
@@ -86,9 +86,21 @@ class Keys:
         """Whether an application with this ``deployment.require_key`` asks for keys now."""
         return bool(self._state().principals) if required is None else required
 
-    def admit_to(self, required: bool | None) -> bool:
-        """Whether who was let in here can be let in where that setting holds: it has shown a key, or needs none."""
-        return self.are_asked_for(self._required) or not self.are_asked_for(required)
+    def admit_to(self, required: bool | None, allowed_hosts: Collection[str], headers: Iterable[Header]) -> bool:
+        """Whether who was let in here will be let in where other settings hold, see :meth:`tenant`.
+
+        Args:
+            required: whether a key is asked for there.
+            allowed_hosts: names, in lower case, that requests without a key may call it by.
+            headers: the request's, which are the same there (names in lower case).
+        """
+        if self.are_asked_for(required):
+            return self.are_asked_for(self._required)  # then it has shown a key
+        try:
+            check_host(headers, allowed_hosts)
+        except HostError:
+            return False
+        return True
 
     def tenant(self, headers: Iterable[Header]) -> Tenant:
         """Who sends a request with these headers (names in lower case).

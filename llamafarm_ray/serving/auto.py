@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.access import Tenant
 from llamafarm_ray.serving.asgi import Header, Send, answer
 from llamafarm_ray.serving.selection import AUTO, Offer, Selection, Wanted, select
 
-__all__ = ["AUTO_ROUTES", "LIMIT_HEADERS", "choose", "is_to_stay", "refuse_limits", "send_on"]
+__all__ = ["AUTO_ROUTES", "LIMIT_HEADERS", "choose", "is_to_stay", "kind_of", "refuse_limits", "send_on"]
 
 _TASK: Final = b"x-llamafarm-task"
 _MAX_LATENCY: Final = b"x-llamafarm-max-latency-ms"
@@ -33,16 +33,18 @@ AUTO_ROUTES: Final = frozenset(_KINDS)
 """The routes at which ``auto`` may be asked for whatever the application's engine answers: another one may."""
 _QUERY: Final = b"auto"
 _WITHIN: Final = b"auto=within"
-"""The query of a request that another application's gate sent here. It stays: no two of them send it to and fro."""
+"""The query of a request that another application's gate sent here, or whose client wants it to stay.
+
+It stays: no two of them send it to and fro."""
 
 
-def choose(offers: Iterable[Offer], tenant: Tenant, path: str, headers: Iterable[Header]) -> Selection:
+def choose(offers: Iterable[Offer], tenant: Tenant, kind: str, headers: Iterable[Header]) -> Selection:
     """The model that answers a request for ``auto``.
 
     Args:
         offers: what there is to choose from.
         tenant: who asks; what the key may not use is not looked at.
-        path: the request's route, which says what kind of answer it is for.
+        kind: the kind of answer that the request is for, see :func:`kind_of`.
         headers: of the request.
 
     Raises:
@@ -51,13 +53,25 @@ def choose(offers: Iterable[Offer], tenant: Tenant, path: str, headers: Iterable
     """
     given = {name.lower(): value.decode("latin-1").strip() for name, value in headers if name.lower() in LIMIT_HEADERS}
     wanted = Wanted(
-        kind=_KINDS.get(path),
+        kind=kind,
         task=given.get(_TASK) or None,
         max_latency_ms=_number(given, _MAX_LATENCY),
         min_quality=_number(given, _MIN_QUALITY),
         max_memory_bytes=_number(given, _MAX_MEMORY),
     )
     return select((offer for offer in offers if tenant.may_use(offer.model)), wanted)
+
+
+def kind_of(path: str, body: Mapping[str, Any]) -> str:
+    """The kind of answer that a request is for (:attr:`.selection.Wanted.kind`).
+
+    One that only counts tokens counts those of the chat, or of the completion, that would be asked for.
+
+    Args:
+        path: its route.
+        body: of the request.
+    """
+    return _KINDS.get(path) or ("chat" if "messages" in body else "completions")
 
 
 def is_to_stay(query: bytes) -> bool:

@@ -26,8 +26,8 @@ from typing import Any, Protocol
 from llamafarm_ray.config import Limits
 from llamafarm_ray.errors import LlamaFarmError, NotFoundError
 from llamafarm_ray.serving.access import Keys, Tenant
-from llamafarm_ray.serving.asgi import App, Message, Receive, Scope, Send, answer, refuse
-from llamafarm_ray.serving.auto import AUTO_ROUTES, choose, is_to_stay, refuse_limits, send_on
+from llamafarm_ray.serving.asgi import App, Header, Message, Receive, Scope, Send, answer, refuse
+from llamafarm_ray.serving.auto import AUTO_ROUTES, choose, is_to_stay, kind_of, refuse_limits, send_on
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.finished import ResponseWatch
@@ -82,10 +82,10 @@ class Models(Protocol):
     async def describe(self, names: Iterable[str]) -> Mapping[str, Offer]:
         """What is known of these names; those that mean nothing at the moment are left out."""
 
-    async def offers(self, caller: Caller) -> Sequence[Offer]:
+    async def offers(self, caller: Caller, headers: Sequence[Header]) -> Sequence[Offer]:
         """What ``auto`` is chosen from: the base, and what each model's name means to a caller.
 
-        Those of other applications have a ``base_url``.
+        Those of other applications that would let in a request with these headers have a ``base_url``.
         """
 
 
@@ -197,10 +197,10 @@ class Gate:
         query = request.scope["query_string"]
         if body["model"] == AUTO:
             is_within = is_to_stay(query)
-            offers = await self._models.offers(caller)
+            offers = await self._models.offers(caller, headers)
             if is_within:
                 offers = [offer for offer in offers if not offer.base_url]
-            chosen = choose(offers, tenant, path, headers)
+            chosen = choose(offers, tenant, kind_of(path, body), headers)
             if chosen.base_url:
                 request.span.sent_on(chosen.version)
                 await send_on(request.send, path, chosen)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Generic, TypeVar
 
 from llamafarm_ray.serving.activity import Seen
 
-__all__ = ["Kept", "Latencies"]
+__all__ = ["Kept", "Lasting", "Latencies"]
+
+logger = logging.getLogger("ray.serve.llamafarm")
 
 T = TypeVar("T")
 
@@ -55,10 +58,55 @@ class Kept(Generic[T]):
         self._clock = clock
         self._lock = asyncio.Lock()
         self._last: tuple[float, T] | None = None
+        self._asking: asyncio.Task[None] | None = None
 
     async def get(self) -> T:
         """The answer; raises what the question does."""
         async with self._lock:
-            if self._last is None or self._clock() - self._last[0] >= self._keep_s:
-                self._last = (self._clock(), await self._ask())
+            if self._last is None or self._age_s(self._last) >= self._keep_s:
+                answer = await self._ask()
+                self._last = (self._clock(), answer)  # as of now: one that came late counts no less long
             return self._last[1]
+
+    async def get_soon(self, stale_s: float) -> T:
+        """The last answer, without waiting for a new one; if it is old, the question is asked anew meanwhile.
+
+        Args:
+            stale_s: how old it may be at most, in seconds. In place of an older one, a new one is waited for.
+        """
+        if self._last is None or self._age_s(self._last) >= stale_s:
+            return await self.get()
+        if self._age_s(self._last) >= self._keep_s and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._renew())
+        return self._last[1]
+
+    async def _renew(self) -> None:
+        try:
+            await self.get()
+        except Exception:  # a task of a process: there is nobody to tell but the log
+            logger.exception("What is kept could not be renewed.")
+
+    def _age_s(self, last: tuple[float, T]) -> float:
+        return self._clock() - last[0]
+
+
+class Lasting(Generic[T]):
+    """What somebody said last, which stands for a while if it says nothing more.
+
+    Args:
+        stands_s: for how long, in seconds.
+        clock: seconds, never going back.
+    """
+
+    def __init__(self, stands_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._stands_s = stands_s
+        self._clock = clock
+        self._last: tuple[float, T] | None = None
+
+    def told(self, said: T | None) -> T | None:
+        """What stands, given what is said now: ``None`` is silence."""
+        if said is not None:
+            self._last = (self._clock(), said)
+        elif self._last is not None and self._clock() - self._last[0] >= self._stands_s:
+            self._last = None
+        return self._last[1] if self._last is not None else None

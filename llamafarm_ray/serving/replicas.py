@@ -33,7 +33,7 @@ from ray.serve.context import _disconnect, _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from llamafarm_ray.errors import ClusterError, DeploymentError, LlamaFarmError
+from llamafarm_ray.errors import ClusterError, DeploymentError, InputError, LlamaFarmError
 from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.neighbours import Neighbour
 from llamafarm_ray.serving.rollouts.windows import Report
@@ -136,7 +136,8 @@ def settings_by_route() -> dict[str, dict[str, Any]]:
 def reachable(home: str) -> list[Neighbour]:
     """The applications of ours on the connected Serve that requests can be sent to, and that serve from a home.
 
-    Left out is one that has no route, is being deleted, or has no replica without being scaled to zero.
+    Left out is one that has no route, is being deleted, or has no replica without being scaled to zero; and one whose
+    settings are not those of this release, so that it keeps the others from nothing.
 
     Args:
         home: as ``Location.uri`` writes it.
@@ -150,15 +151,28 @@ def reachable(home: str) -> list[Neighbour]:
     except (RayError, RayServeException) as error:
         _disconnect()
         raise ClusterError(f"Serve does not say which applications it has: {error}.") from error
-    return [
-        Neighbour.of(name, application["route_prefix"], settings)
-        for name, application in sorted(found.items())
-        if application["route_prefix"]
-        and ApplicationStatus(application["status"]) is not ApplicationStatus.DELETING
-        and (settings := _settings(application)) is not None
-        and settings["home"] == home
-        and (_running(application) or _waits_to_be_asked(application))
-    ]
+    neighbours = []
+    for name, application in sorted(found.items()):
+        try:
+            one = _neighbour(name, application, home)
+        except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:  # another release's
+            logger.debug("The settings of %s can't be read: %r", name, error)
+            continue
+        if one is not None:
+            neighbours.append(one)
+    return neighbours
+
+
+def _neighbour(name: str, application: dict[str, Any], home: str) -> Neighbour | None:
+    """An application, if requests can be sent to it and it serves from that home."""
+    settings, prefix = _settings(application), application["route_prefix"]
+    if settings is None or not prefix or settings["home"] != home:
+        return None
+    if ApplicationStatus(application["status"]) is ApplicationStatus.DELETING:
+        return None
+    if not (_running(application) or _waits_to_be_asked(application)):
+        return None
+    return Neighbour.of(name, prefix, settings)
 
 
 def replica_placements() -> tuple[set[str], set[str]]:

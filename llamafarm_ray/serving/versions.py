@@ -7,7 +7,7 @@ import contextlib
 import datetime as dt
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,8 +26,9 @@ from llamafarm_ray.serving.adapter_files import VerifiedFiles
 from llamafarm_ray.serving.adapter_pool import AdapterPool
 from llamafarm_ray.serving.adapters import AdapterEngine, Room
 from llamafarm_ray.serving.announcing import Announcement, Announcer
+from llamafarm_ray.serving.asgi import Header
 from llamafarm_ray.serving.limits import Accounts
-from llamafarm_ray.serving.measured import Kept, Latencies
+from llamafarm_ray.serving.measured import Kept, Lasting, Latencies
 from llamafarm_ray.serving.meters import RayMeters
 from llamafarm_ray.serving.needs import aliases_of, need_of
 from llamafarm_ray.serving.neighbours import Elsewhere, Figures, Known
@@ -55,6 +56,8 @@ _MEASURE_S = 2.0
 """How old the latencies may be that a model is chosen by."""
 _ASK_S = 1.0
 """How long the controller may take to say what it knows; a request for ``auto`` waits for it."""
+_STANDS_S = 30.0
+"""How long what the controller said stands while it says nothing."""
 _SEEK_S = 2.0
 """How often a controller is looked for that is not there."""
 _SWAP_S = 600.0
@@ -164,6 +167,7 @@ class Versions:
         self._elsewhere = Elsewhere(self.keys.admit_to)
         self._kinds = kinds
         self._known = Kept(self._ask, _MEASURE_S)
+        self._heard = Lasting[Known](_STANDS_S)
         self._application = ""
         self._controller: Any = None
         self._sought, self._trouble = -_SEEK_S, ""
@@ -224,8 +228,11 @@ class Versions:
         )
 
     async def _ask(self) -> Known:
-        """What the controller knows of all replicas, and of other applications; without it, what this one measured."""
-        known: Known | None = await self._ask_controller("known")
+        """What the controller knows of all replicas, and of other applications; without it, what this one measured.
+
+        One that is late, or is being started anew, has not forgotten the others: what it said stands for a while.
+        """
+        known = self._heard.told(await self._ask_controller("known"))
         return known or Known(Figures(self._kinds, Latencies.of(self.telemetry.recent.seen())))
 
     async def _exchange(self, replica: str, told: Told) -> Told | None:
@@ -259,11 +266,16 @@ class Versions:
         """What is known of these names; those that mean nothing at the moment are left out."""
         return self._offers.of(names, self._view.state, (await self._known.get()).figures.latencies)
 
-    async def offers(self, caller: Caller) -> list[Offer]:
-        """What ``auto`` is chosen from: the base, and what each model's name means to a caller; here and elsewhere."""
+    async def offers(self, caller: Caller, headers: Sequence[Header]) -> list[Offer]:
+        """What ``auto`` is chosen from: the base, and what each model's name means to a caller; here and elsewhere.
+
+        Args:
+            caller: who sent the request.
+            headers: of the request; what would refuse them elsewhere is left out.
+        """
         known, state = await self._known.get(), self._view.state
         own = self._offers.to_choose_from(state, known.figures.latencies, caller)
-        return own + self._elsewhere.to_choose_from(known.neighbours, state, caller)
+        return own + self._elsewhere.to_choose_from(known.neighbours, state, caller, headers)
 
     def activity(self) -> Activity:
         """What this replica has loaded and did lately."""

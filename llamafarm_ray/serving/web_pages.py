@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from llamafarm_ray.serving.asgi import App, Header
 from llamafarm_ray.serving.refusals import HostError
 
-__all__ = ["check_host", "for_web_pages"]
+__all__ = ["check_host", "for_web_pages", "may_read"]
 
 _HOST = re.compile(r"(?P<name>[a-z0-9._-]+|\[(?P<ip>[0-9a-f:.]+)])(:\d+)?")
 """https://www.rfc-editor.org/rfc/rfc9110#section-7.2, in lower case."""
@@ -75,6 +75,22 @@ def for_web_pages(app: App, origins: Collection[str]) -> App:
         allow_headers=("*",),  # OpenAI's own client sends a dozen
         expose_headers=_SHOWN,
     )
+
+
+def may_read(headers: Iterable[Header], origins: Collection[str]) -> bool:
+    """Whether who sent a request may read the answers of an app that is for pages of these origins.
+
+    Without the header ``Origin`` it is no page; and a page of this very server needs no leave.
+
+    Args:
+        headers: the request's, names in lower case.
+        origins: as :func:`for_web_pages` takes them.
+    """
+    told = dict(headers)
+    origin = told.get(b"origin")
+    if origin is None or "*" in origins or origin.decode("latin-1") in origins:
+        return True
+    return origin.partition(b"://")[2] == told.get(b"host")
 
 
 def _is_private(name: str) -> bool:

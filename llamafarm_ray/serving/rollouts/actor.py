@@ -43,7 +43,9 @@ logger = logging.getLogger("ray.serve.llamafarm")
 
 _TURN_S = 1.0
 _LOOK_S = 1.0
-"""How old what the replicas tell of themselves may be."""
+"""How old what the replicas tell of themselves may be, if all of them answer."""
+_STALE_S = 30.0
+"""How old it may be that replicas are told at once: a replica that is late would have all others wait."""
 _SEEK_S = 5.0
 _GONE_S = 60.0
 """How long Serve must do without an application that is over; one that is replaced may be away for a moment."""
@@ -89,8 +91,11 @@ class ControllerActor:
         return await self._figures.get()
 
     async def known(self) -> Known:
-        """Likewise, and the other applications; asked by replicas, so that each needn't ask all others."""
-        return Known(await self._figures.get(), self._neighbourhood.known)
+        """Likewise, and the other applications; asked by replicas, so that each needn't ask all others.
+
+        They don't wait for long, so they are told what is known until a new look has ended.
+        """
+        return Known(await self._figures.get_soon(_STALE_S), self._neighbourhood.known)
 
     async def exchange(self, replica: str, told: Told) -> Told:
         """What keys took at the other replicas, for one that tells what they took there: limits are shared."""

@@ -169,7 +169,22 @@ def deployment(**fields):
     ],
 )
 def test_who_was_asked_for_no_key_here_is_sent_nowhere_that_asks_for_one(state, here, there, is_let_in):
-    assert Keys(state, required=here).admit_to(there) == is_let_in
+    assert Keys(state, required=here).admit_to(there, (), [(b"host", b"localhost")]) == is_let_in
+
+
+@pytest.mark.parametrize(
+    ("there", "allowed", "is_let_in"),
+    [
+        (False, (), False),
+        (False, ("models.example.com",), True),
+        (False, ("*",), True),
+        (True, (), True),
+        (None, (), True),
+    ],
+)
+def test_a_name_is_sent_nowhere_that_asks_for_no_key_and_does_not_go_by_it(there, allowed, is_let_in):
+    headers = [(b"host", b"models.example.com:8000")]
+    assert Keys(keyed_state, required=True).admit_to(there, allowed, headers) == is_let_in
 
 
 @pytest.mark.parametrize(

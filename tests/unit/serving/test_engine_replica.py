@@ -16,12 +16,13 @@ from llamafarm_ray.registry.commands import StartRollout
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving import versions
 from llamafarm_ray.serving.engines.replica import EngineReplica, EngineSettings
+from llamafarm_ray.serving.neighbours import Figures, Known, Neighbour
 from llamafarm_ray.serving.replica import Replica
 from llamafarm_ray.serving.rollouts.split import NOBODY
 from llamafarm_ray.serving.seal import Seal
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import ContentStore, Location
-from llamafarm_ray.types import ModelRef
+from llamafarm_ray.types import Digest, ModelRef
 from llamafarm_ray.workflows.register import Registration, register
 
 PROMPT = "The capital of France"
@@ -242,11 +243,46 @@ def test_rollouts_are_watched_here_too(registry, base, monkeypatch):
     assert list(report.windows) == []
 
 
+def test_a_controller_that_is_late_leaves_what_it_said_for_a_while(registry, base, monkeypatch):
+    said = Known(Figures(("chat",)), (Neighbour("b", "/b", "large", Digest.of(b"large")),))
+
+    class Controller:
+        is_late = False
+
+        @property
+        def known(self):
+            return self
+
+        async def remote(self):
+            if self.is_late:
+                await asyncio.Event().wait()
+            return said
+
+    controller = Controller()
+    monkeypatch.setattr(versions, "controller_actor", lambda *_: controller)
+    monkeypatch.setattr(versions, "_MEASURE_S", 0.0)
+
+    async def scenario():
+        replica = await replica_of(registry, base)
+        found = replica._versions
+        before = await found._known.get()
+        controller.is_late = True
+        monkeypatch.setattr(versions, "_ASK_S", 0.01)
+        late = await found._known.get()
+        found._heard._stands_s = 0.0
+        return before, late, await found._known.get()
+
+    before, late, given_up = asyncio.run(scenario())
+    assert before is late is said
+    assert given_up.neighbours == ()
+    assert given_up.figures.kinds == ("chat", "completions")
+
+
 def test_a_replica_without_a_controller_chooses_by_what_it_measured_itself(registry, base):
     async def scenario():
         replica = await replica_of(registry, base)
         await ask(replica, "bot")
-        (before,) = [one for one in await replica._versions.offers(NOBODY) if one.model == "bot"]
+        (before,) = [one for one in await replica._versions.offers(NOBODY, ()) if one.model == "bot"]
         chosen = await ask(replica, "auto", **{"x-llamafarm-max-latency-ms": "60000"})
         return before, chosen, await replica.activity()
 

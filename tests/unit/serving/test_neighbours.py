@@ -26,6 +26,7 @@ from llamafarm_ray.serving.finished import End
 from llamafarm_ray.serving.measured import Latencies
 from llamafarm_ray.serving.neighbours import Elsewhere, Figures, Known, Neighbour, Neighbourhood
 from llamafarm_ray.serving.offers import VECTORS, WRITES
+from llamafarm_ray.serving.rollouts import actor
 from llamafarm_ray.serving.rollouts.split import NOBODY
 from llamafarm_ray.types import Digest
 
@@ -265,6 +266,38 @@ def test_who_shows_no_key_is_not_sent_to_an_application_that_asks_for_one():
     assert cluster.post("/v1/chat/completions", follow=False, headers=wants(task="rhymes")).status_code == 307
 
 
+@pytest.mark.parametrize(
+    ("headers", "settings", "is_sent_on"),
+    [
+        ({}, {}, True),
+        ({"host": "models.example.com"}, {}, False),
+        ({"host": "models.example.com"}, {"allowed_hosts": ("models.example.com",)}, True),
+        ({"origin": "https://chat.example.com"}, {}, False),
+        ({"origin": "https://chat.example.com"}, {"allowed_origins": ("https://chat.example.com",)}, True),
+        ({"origin": "https://chat.example.com"}, {"allowed_origins": ("*",)}, True),
+        ({"origin": "null"}, {"allowed_origins": ("https://chat.example.com",)}, False),
+        ({"origin": "http://localhost"}, {}, True),
+    ],
+)
+def test_who_is_refused_or_not_heard_elsewhere_is_not_sent_there(headers, settings, is_sent_on):
+    cluster = Cluster(allowed_hosts=("models.example.com",))
+    (there,) = cluster.servers[0].models.neighbours
+    cluster.servers[0].models.neighbours = (replace(there, **settings),)
+    answered = cluster.post("/v1/chat/completions", follow=False, headers={**wants(task="rhymes"), **headers})
+    assert answered.status_code == (307 if is_sent_on else 404), answered.text
+
+
+@pytest.mark.parametrize(("body", "kind"), [({"prompt": "A llama?"}, "completions"), (CHAT, "chat")])
+def test_tokens_are_counted_by_a_model_that_writes_text(body, kind):
+    cluster = Cluster()
+    vectors = Figures(VECTORS, Latencies({}, 1.0))
+    cluster.tell(Figures(WRITES, Latencies({}, 900.0)), vectors)
+    answered = cluster.post("/tokenize", {**body, "model": "auto"}, follow=False)
+    assert answered.status_code == 200, answered.text
+    cluster.tell(Figures(WRITES, Latencies({}, 900.0)), Figures((kind,), Latencies({}, 1.0)))
+    assert cluster.post("/tokenize", {**body, "model": "auto"}, follow=False).status_code == 307
+
+
 def test_being_sent_on_counts_as_a_request_and_costs_no_tokens():
     cluster = Cluster(limits=Limits(requests_per_minute=2, tokens_per_minute=1000))
     for _ in range(2):
@@ -287,12 +320,12 @@ def test_a_route_that_only_another_engine_answers_is_there_for_auto():
 
 
 def test_without_being_told_an_application_is_chosen_from_no_more():
-    elsewhere = Elsewhere(lambda _required: True)
+    elsewhere = Elsewhere(lambda *_: True)
     one = Neighbour("b", "/b", "large", LARGE, figures=Figures(WRITES, Latencies({}, 5.0)))
-    found = {offer.model: offer for offer in elsewhere.to_choose_from([one], STATE, NOBODY)}
+    found = {offer.model: offer for offer in elsewhere.to_choose_from([one], STATE, NOBODY, ())}
     assert set(found) == {"large", "poet", "team/poet"}
     assert {(offer.base_url, offer.latency_ms) for offer in found.values()} == {("/b/v1", 5.0)}
-    assert elsewhere.to_choose_from([], STATE, NOBODY) == []
+    assert elsewhere.to_choose_from([], STATE, NOBODY, ()) == []
 
 
 class Clock:
@@ -414,6 +447,82 @@ def test_nobody_waits_for_a_slow_one_and_there_is_one_look_at_a_time(monkeypatch
     asyncio.run(story())
 
 
+def test_a_serve_that_hangs_is_asked_by_one_thread_and_what_was_known_of_it_ends(monkeypatch):
+    monkeypatch.setattr("llamafarm_ray.serving.neighbours._LATE_S", 0.05)
+
+    async def story():
+        let_go, num_asked = threading.Event(), []
+        let_go.set()
+
+        def find():
+            num_asked.append(1)
+            let_go.wait(30)
+            return NEAR
+
+        async def ask(_application):
+            return TOLD
+
+        made, look = around(find, ask)
+        assert set(await look()) == {"b", "c"}
+        let_go.clear()
+        try:
+            for _ in range(11):
+                assert set(await look()) == {"b", "c"}
+            assert await look() == {}
+            assert len(num_asked) == 2
+        finally:
+            let_go.set()
+        await made._finding
+        assert set(await look()) == {"b", "c"}
+
+    asyncio.run(story())
+
+
+@pytest.mark.parametrize(
+    "odd", [None, "figures", object.__new__(Figures), Figures(WRITES, object.__new__(Latencies)), Figures(WRITES, None)]
+)
+def test_one_that_says_what_nobody_understands_keeps_the_others_from_nothing(odd):
+    async def story():
+        async def ask(application):
+            return odd if application == "b" else TOLD
+
+        _, look = around(lambda: NEAR, ask)
+        assert await look() == {"c": TOLD}
+
+    asyncio.run(story())
+
+
+def test_a_replica_that_is_late_has_nobody_else_wait_for_the_controller(monkeypatch):
+    controller = actor.ControllerActor.__ray_metadata__.modified_class
+
+    class Fleet:
+        is_late = False
+
+        async def activities(self):
+            if self.is_late:
+                await asyncio.Event().wait()
+            return [Activity("tiny", kinds=VECTORS)]
+
+    async def nothing(_self):
+        return
+
+    fleet = Fleet()
+    monkeypatch.setattr(controller, "_run", nothing)
+    monkeypatch.setattr(controller, "_fleet", lambda _self: fleet)
+    monkeypatch.setattr(actor, "_LOOK_S", 0.0)
+
+    async def story():
+        made = object.__new__(controller)
+        await made.__init__("memory://late", "a", BASE, None)
+        assert await made.known() == Known(Figures(VECTORS))
+        fleet.is_late = True
+        for _ in range(3):
+            async with asyncio.timeout(5):
+                assert await made.known() == Known(Figures(VECTORS))
+
+    asyncio.run(story())
+
+
 def test_figures_are_of_all_replicas_and_kinds_outlive_them():
     recent = RecentRequests(Clock())
     recent.add("bot:1.0.0", End.ANSWERED, 0.1)
@@ -427,6 +536,7 @@ def test_figures_are_of_all_replicas_and_kinds_outlive_them():
 
 def serve_application(route_prefix="/b", home="/homes/one", *, status="RUNNING", states=("RUNNING",), target=1):
     settings = {"home": home, "base_name": "large", "base_digest": str(LARGE), "require_key": True}
+    settings |= {"allowed_hosts": ["Models.example.com"], "allowed_origins": ["https://chat.example.com"]}
     deployment = {
         "name": "large",
         "target_num_replicas": target,
@@ -451,6 +561,14 @@ def test_sent_on_is_to_applications_of_the_same_home_that_can_be_asked(monkeypat
         "theirs": {"route_prefix": "/theirs", "status": "RUNNING", "deployments": {}},
     }
 
+    for name, broken in {"no-digest": {"base_digest": "sha1:x"}, "odd": None}.items():
+        applications[name] = serve_application(f"/{name}")
+        ours = applications[name]["deployments"]["large"]["deployment_config"]["user_config"]
+        if broken is None:
+            del ours["llamafarm"]["allowed_hosts"]
+        else:
+            ours["llamafarm"] |= broken
+
     class Serve:
         def get_serve_details(self):
             return {"applications": applications}
@@ -464,7 +582,8 @@ def test_sent_on_is_to_applications_of_the_same_home_that_can_be_asked(monkeypat
         "asleep": "/asleep",
         "unhealthy": "/unhealthy",
     }
-    assert found["b"] == Neighbour("b", "/b", "large", LARGE, require_key=True)
+    settings = {"allowed_hosts": ("models.example.com",), "allowed_origins": ("https://chat.example.com",)}
+    assert found["b"] == Neighbour("b", "/b", "large", LARGE, require_key=True, **settings)
     monkeypatch.setattr(replicas, "_get_global_client", lambda **_: None)
     assert replicas.reachable("/homes/one") == []
 

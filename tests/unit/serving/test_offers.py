@@ -11,7 +11,7 @@ from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving.activity import MINUTE_S, Activity, RecentRequests, Seen, joined
 from llamafarm_ray.serving.finished import End
-from llamafarm_ray.serving.measured import Kept, Latencies
+from llamafarm_ray.serving.measured import Kept, Lasting, Latencies
 from llamafarm_ray.serving.offers import VECTORS, WRITES, Offers, quality_of
 from llamafarm_ray.serving.rollouts import Caller
 from llamafarm_ray.serving.rollouts.split import NOBODY
@@ -171,6 +171,71 @@ def test_a_version_that_has_answered_nothing_is_taken_to_be_as_fast_as_the_other
     assert Latencies.of({}).get("bot:1.0.0") is None
     found = offers_in(models_state(), latencies)
     assert found["bot"].latency_ms < found["team/bot"].latency_ms
+
+
+def test_an_answer_that_took_longer_than_it_counts_is_not_old_when_it_comes():
+    clock, asked = Clock(), []
+
+    async def ask():
+        asked.append(clock.now)
+        clock.now += 3.0
+        return len(asked)
+
+    async def scenario():
+        kept = Kept(ask, 2.0, clock)
+        assert await kept.get() == 1
+        clock.now += 1.9
+        assert await kept.get() == 1
+
+    asyncio.run(scenario())
+
+
+def test_the_last_answer_is_there_at_once_and_asked_anew_meanwhile_unless_it_is_stale():
+    clock, asked = Clock(), []
+
+    async def scenario():
+        answers = asyncio.Queue()
+
+        async def ask():
+            asked.append(clock.now)
+            if isinstance(said := await answers.get(), Exception):
+                raise said
+            return said
+
+        kept = Kept(ask, 1.0, clock)
+        answers.put_nowait("first")
+        assert await kept.get_soon(30.0) == "first"
+        clock.now += 1.0
+        for _ in range(3):  # nobody answers
+            assert await kept.get_soon(30.0) == "first"
+            await asyncio.sleep(0)
+        assert len(asked) == 2
+        answers.put_nowait(ValueError("no answer"))
+        await kept._asking
+        assert await kept.get_soon(30.0) == "first"
+        answers.put_nowait("second")
+        await kept._asking
+        assert await kept.get_soon(30.0) == "second"
+        assert len(asked) == 3
+        clock.now += 30.0
+        answers.put_nowait("third")
+        assert await kept.get_soon(30.0) == "third"
+
+    asyncio.run(scenario())
+
+
+def test_what_was_said_stands_for_a_while_in_silence():
+    clock = Clock()
+    lasting = Lasting(30.0, clock)
+    assert lasting.told(None) is None
+    assert lasting.told("one") == "one"
+    clock.now += 29.9
+    assert lasting.told(None) == "one"
+    assert lasting.told("two") == "two"
+    clock.now += 29.9
+    assert lasting.told(None) == "two"
+    clock.now += 0.1
+    assert lasting.told(None) is None
 
 
 def test_a_question_is_asked_once_for_all_who_wait_and_again_when_its_answer_is_old():
