@@ -74,7 +74,7 @@ def test_a_request_is_a_span_with_its_version_and_its_tokens(collector):
 def test_a_request_that_is_sent_on_is_no_error_and_did_not_reach_the_engine(collector, monkeypatch):
     elsewhere = [Offer("poet", "poet:2.0.0", ("chat",), ("rhymes",), base_url="/large/v1")]
 
-    async def offers(_models, _caller):
+    async def offers(_models, _caller, _headers):
         return elsewhere
 
     monkeypatch.setattr(Models, "offers", offers)
