@@ -215,8 +215,8 @@ def _view(shown: Sequence[RolloutRecord], heard: Heard) -> RenderableType:
 
     now = dt.datetime.now(dt.UTC)
     views: list[RenderableType] = [rollout_view(record, heard.progress.get(record.id), now) for record in shown]
-    if heard.trouble:
-        views.append(drawn_facts("This is all that the registry knows.", [("more", heard.trouble)]))
+    if missing := heard.missing(shown):
+        views.append(drawn_facts("This is all that the registry knows.", [("more", missing)]))
     return Group(*views)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ __all__ = ["Heard", "controllers", "lasted_s", "progress_dict"]
 
 _ANSWER_S = 2.0
 """A controller that is busy for longer is not waited for."""
+_NOBODYS = "No controller takes it further yet; one begins within seconds where its base model is served."
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,12 @@ class Heard:
 
     progress: Mapping[str, RolloutProgress] = field(default_factory=dict)
     trouble: str = ""
+
+    def missing(self, rollouts: Iterable[RolloutRecord]) -> str:
+        """Why it is not known how some rollouts go; empty where it is."""
+        if all(one.id in self.progress or not one.status.is_under_way for one in rollouts):
+            return ""
+        return self.trouble or _NOBODYS
 
 
 @contextmanager
@@ -82,11 +89,6 @@ def _ask(registry: RegistryApi) -> Heard:
             troubles.append(f"The controller of {application} is another release's: deploying again replaces it.")
         except ValueError:
             troubles.append(f"The controller of {application} is not running.")
-    under_way = {record.id for record in registry.refresh().rollouts_under_way()}
-    if not troubles and not under_way <= set(found):
-        troubles.append(
-            "No controller takes it further yet: one begins within seconds, where the base model is served."
-        )
     return Heard(found, " ".join(troubles))
 
 
@@ -103,10 +105,9 @@ def progress_dict(rollout: RolloutRecord, heard: Heard, now: dt.datetime) -> dic
     ``progress`` is ``None`` where no controller told, and ``progress_trouble`` then says why.
     """
     progress = heard.progress.get(rollout.id)
-    is_missing = progress is None and rollout.status.is_under_way
     return {
         **rollout_dict(rollout),
         "step_lasted_s": round(lasted_s(rollout, now), 3),
         "progress": progress.model_dump(mode="json") if progress is not None else None,
-        "progress_trouble": heard.trouble if is_missing else "",
+        "progress_trouble": heard.missing([rollout]),
     }
