@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import threading
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
 from llamafarm_ray.cli.terminal import console, errors, print_json, stages, table
+from llamafarm_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from llamafarm_ray.config import Config
 
 __all__ = ["command"]
 
@@ -26,7 +31,7 @@ def command(
         str | None, typer.Option("--model", help="Base model, or an adapter's folder or version to serve.")
     ] = None,
     adapter: Annotated[list[str] | None, typer.Option("--adapter", help="Adapter to load at once.")] = None,
-    target: Annotated[str | None, typer.Option("--target", help="local or ray.")] = None,
+    target: Annotated[str | None, typer.Option("--target", help="local, ray or kubernetes: print a manifest.")] = None,
     replicas: Annotated[int | None, typer.Option("--replicas", help="Copies of the model that answer.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="TCP port to listen on.")] = None,
     config_file: ConfigFile = None,
@@ -50,16 +55,22 @@ def command(
 
         print_json(resolved(config))
         return
+    if config.deployment.target == "kubernetes":
+        if address or no_wait:
+            raise InputError(
+                "--address and --no-wait are for Ray clusters; for Kubernetes a manifest is printed.",
+                hint="Leave them out, and pipe it into `kubectl apply -f -`.",
+            )
+        _print_manifest(config, model, as_json=as_json)
+        return
     if ran_as_job("deploy", config, inputs={"--model": model}, no_wait=no_wait, as_json=as_json):
         return
-    from llamafarm_ray.config import refuse_unavailable
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.serving.engines.choice import choose_engine
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.deploy import check_deployment, check_port, deploy, with_model
     from llamafarm_ray.workflows.undeploy import undeploy
 
-    refuse_unavailable(config, "deploy")
     if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
         check_port(config.deployment.host, config.deployment.port)
     registry = open_registry(config.home)
@@ -97,6 +108,18 @@ def command(
                 console.print(f"Dashboard: {cluster.dashboard_url}   Stop with Ctrl-C.")
             _wait_until_stopped()
             undeploy(registry, cluster)
+
+
+def _print_manifest(config: Config, model: str | None, *, as_json: bool) -> None:
+    """The deployment as `kubectl apply -f -` takes it, on standard output."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.kubernetes import as_yaml, ray_service
+
+    manifest = ray_service(config, open_registry(config.home), model)
+    if as_json:
+        print_json(manifest)
+    else:
+        sys.stdout.write(as_yaml(manifest))
 
 
 def _wait_until_stopped() -> None:

@@ -17,10 +17,10 @@ from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 
 __all__ = ["GAPS", "Gap", "Step", "Verb", "refuse_unavailable", "unavailable"]
 
-Verb = Literal["create-dataset", "train", "evaluate", "deploy"]
-"""The commands that read a configuration."""
+Verb = Literal["create-dataset", "train", "evaluate"]
+"""The commands that may need what has no engine yet."""
 
-Step = Literal["build", "training", "measuring", "serving"]
+Step = Literal["build", "training", "measuring"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,6 @@ GAPS: Final = (
     _only_elements("evaluation.metrics", "measuring", "perplexity", "bleu", "rouge"),
     _nothing("evaluation.benchmarks", "measuring"),
     _nothing("evaluation.custom_evaluations", "measuring"),
-    _only("deployment.target", "serving", "local", "ray"),
 )
 """What has no engine yet."""
 
@@ -106,7 +105,7 @@ def refuse_unavailable(config: Config, verb: Verb) -> None:
 
 
 def unavailable(config: Config) -> dict[str, list[str]]:
-    """What each verb would refuse: a line a key, ``"deployment.target: kubernetes is not ..."``; {} if nothing."""
+    """What each verb would refuse: a line a key, ``"evaluation.metrics: rag_accuracy is not ..."``; {} if nothing."""
     return {verb: lines for verb in get_args(Verb) if (lines := _lines(config, verb))}
 
 
@@ -120,10 +119,11 @@ def _steps(config: Config, verb: str) -> tuple[Step, ...]:
         "create-dataset": ("build",),
         "train": ("training",) if config.dataset.path is not None or config.dataset.mixture else ("build", "training"),
         "evaluate": ("measuring",),
-        "deploy": ("serving",),
     }
     if verb not in steps:
-        raise InputError(f"{verb!r} is no verb that reads a configuration.", hint=did_you_mean(verb, get_args(Verb)))
+        raise InputError(
+            f"{verb!r} is no verb that may refuse a configuration.", hint=did_you_mean(verb, get_args(Verb))
+        )
     return steps[verb]
 
 

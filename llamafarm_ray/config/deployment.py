@@ -78,6 +78,11 @@ class Deployment(Section):
     """Where and how a model answers requests."""
 
     target: Target = Field(default="local", description="Where it runs: this machine, a Ray cluster or Kubernetes.")
+    image: str | None = Field(
+        default=None,
+        pattern=r"^\S+$",
+        description="Container image with this package and its dependencies, for Kubernetes.",
+    )
     host: str = Field(
         default="127.0.0.1", min_length=1, description="Address that is listened on; 0.0.0.0 is every one."
     )

@@ -17,7 +17,7 @@ from llamafarm_ray.serving.scaling import DRAIN_S, most_replicas, scaling_option
 from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
 
-__all__ = ["SERVE_ENV", "build"]
+__all__ = ["SERVE_ENV", "arguments", "build"]
 
 SERVE_ENV = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
@@ -42,6 +42,17 @@ _SPARE = 1
 """Slots beyond ``deployment.max_loras``, for a version that takes another's place."""
 _LOADED_PER_SLOT = 4
 """Adapters in host memory for each slot: one that comes back from there costs a copy, one from the files a load."""
+
+
+def arguments(config: Config, home: str) -> dict[str, Any]:
+    """The plain values that :func:`build` takes for a configuration: all that an application depends on.
+
+    Args:
+        config: the configuration; keys with their default value are left out.
+        home: the URI of the registry's home.
+    """
+    deployment = config.deployment.model_dump(mode="json", exclude_defaults=True)
+    return {"home": home, "base_model": config.base_model, "deployment": deployment}
 
 
 def build(args: dict[str, Any]) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from llamafarm_ray.config import Config, refuse_unavailable, resolved
+from llamafarm_ray.config import Config
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, DeploymentError, InputError
 from llamafarm_ray.registry import (
     BaseModel,
@@ -90,13 +90,17 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
     """The base model to serve, and that its adapters exist: looked at before Ray is started or asked.
 
     Raises:
-        UnsupportedError: the configuration asks for what this release does not have, or for an engine that can't serve
-            one of the adapters.
-        InputError: the base model is missing or unusable, or the endpoint would be open to a network without keys.
+        UnsupportedError: the configuration asks for an engine that can't serve one of the adapters.
+        InputError: the base model is missing or unusable, the endpoint would be open to a network without keys, or the
+            target is Kubernetes.
         NotFoundError: an adapter is not registered.
         ConflictError: an adapter is to be rolled out while another version of its model is.
     """
-    refuse_unavailable(config, "deploy")
+    if config.deployment.target == "kubernetes":
+        raise InputError(
+            "deployment.target is kubernetes, and this serves on a Ray cluster.",
+            hint="`llamafarm models deploy` prints a manifest for Kubernetes.",
+        )
     check_keys(config.deployment, registry.refresh())
     for reference in config.deployment.adapters:
         registry.resolve(reference)
@@ -176,7 +180,7 @@ def deploy(
     from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
     from ray.exceptions import RayError  # noqa: PLC0415
 
-    from llamafarm_ray.serving.application import build  # noqa: PLC0415
+    from llamafarm_ray.serving.application import arguments, build  # noqa: PLC0415
     from llamafarm_ray.serving.replicas import http_address, url_of  # noqa: PLC0415
     from llamafarm_ray.serving.rollouts.actor import start_controller  # noqa: PLC0415
 
@@ -186,7 +190,7 @@ def deploy(
     replaced = http_address() is not None and APPLICATION in serve.status().applications
     try:
         with _serve_started(wanted.host, wanted.port, cluster):
-            application = build({**resolved(_without_strategy(config)), "home": registry.home.uri})
+            application = build(arguments(_without_strategy(config), registry.home.uri))
             quiet()  # Ray Serve LLM, which that may import, sets the loggers up anew
             _run(application, lambda: on_progress and on_progress("starting the engine", time.monotonic() - started))
     except (RayError, RuntimeError, TimeoutError) as error:

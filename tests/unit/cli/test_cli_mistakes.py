@@ -66,7 +66,10 @@ MISTAKES = [
     ("list --filter colour=red", "'colour' can't be filtered by"),
     ("deploy --model nope", "no model 'nope'"),
     ("deploy --model bare", "no *.safetensors"),
-    ("deploy --model bare --target kubernetes", "kubernetes"),
+    ("deploy --model bare --target kubernetes", "deployment.image is not set"),
+    ("deploy --model bare --target kubernetes --set deployment.image=x/y:1", "is a folder of this machine, which pods"),
+    ("deploy --target kubernetes --address auto", "--address and --no-wait are for Ray clusters"),
+    ("deploy --target kubernetes --no-wait", "--address and --no-wait are for Ray clusters"),
     ("deploy --model bare --port 99999", "99999"),
     ("swap-adapter --adapter bot", "Nothing is deployed"),
     ("chat hello", "Nothing is deployed"),
@@ -213,11 +216,11 @@ def test_dry_run_prints_the_resolved_configuration_and_does_nothing(place, capsy
 
 
 def test_validate_says_what_a_later_verb_will_refuse(place, capsys):
-    (place / "good.yaml").write_text("deployment: {target: kubernetes}\n")
+    (place / "good.yaml").write_text("evaluation: {benchmarks: [mmlu]}\n")
     assert run(["models", "validate", "good.yaml"]) == 0
     shown = capsys.readouterr().out
     assert "is valid" in shown
-    assert "kubernetes" in shown
+    assert "`evaluate` will refuse evaluation.benchmarks: ['mmlu'] is not available yet" in " ".join(shown.split())
 
 
 def verbs(group, path=()):

@@ -11,8 +11,8 @@ from llamafarm_ray.config.layout import layout, parse_path
 from llamafarm_ray.errors import InputError, UnsupportedError
 
 SEEDS = Path(__file__).parent / "data" / "seeds"
-VERBS = ("create-dataset", "train", "evaluate", "deploy")
-VERB_OF_STEP = {"build": "create-dataset", "training": "train", "measuring": "evaluate", "serving": "deploy"}
+VERBS = ("create-dataset", "train", "evaluate")
+VERB_OF_STEP = {"build": "create-dataset", "training": "train", "measuring": "evaluate"}
 ASKING = {
     # A value that asks for what isn't there.
     "dataset.source.type": "conversation_logs",
@@ -35,7 +35,6 @@ ASKING = {
     "evaluation.metrics": ["bleu", "rag_accuracy"],
     "evaluation.benchmarks": ["mmlu"],
     "evaluation.custom_evaluations": ["mine"],
-    "deployment.target": "kubernetes",
 }
 
 
@@ -92,7 +91,6 @@ def test_the_unified_seed_is_refused_key_by_key_as_each_verb_needs_it() -> None:
         "evaluation.benchmarks",
         "evaluation.custom_evaluations",
     ]
-    assert refused(config, "deploy") == ["deployment.target"]
 
 
 def test_what_each_verb_would_refuse_is_told_without_refusing() -> None:

@@ -73,6 +73,12 @@ def test_an_endpoint_that_would_be_open_to_the_network_is_not_deployed(registry,
     assert check_deployment(config(), registry).name == "base"
 
 
+def test_a_deployment_for_kubernetes_is_not_started_on_ray(registry, models):
+    config = parse_config({"base_model": str(models[0]), "deployment": {"target": "kubernetes"}})
+    with pytest.raises(InputError, match=r"deployment\.target is kubernetes"):
+        check_deployment(config, registry)
+
+
 def test_a_base_model_is_the_base(registry, models):
     assert with_model(parse_config({}), registry, str(models[0])).base_model == str(models[0])
 
