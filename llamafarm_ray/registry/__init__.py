@@ -6,7 +6,7 @@ within a second.
 """
 
 from llamafarm_ray.registry.api import Outcome, RegistryApi, check_alias, check_name
-from llamafarm_ray.registry.base import BaseModel, find_base
+from llamafarm_ray.registry.base import BaseModel, base_here, find_base
 from llamafarm_ray.registry.events import (
     DatasetRegistered,
     DeploymentRecorded,
@@ -44,6 +44,7 @@ __all__ = [
     "SourceDocument",
     "VersionRecord",
     "VersionRegistered",
+    "base_here",
     "check_alias",
     "check_name",
     "find_base",

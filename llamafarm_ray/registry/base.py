@@ -6,12 +6,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
+from llamafarm_ray.errors import ConflictError, InputError, NotFoundError, did_you_mean
 from llamafarm_ray.registry.api import RegistryApi
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import MODEL_NAME, Digest, ModelRef
 
-__all__ = ["BaseModel", "find_base"]
+__all__ = ["BaseModel", "base_here", "find_base"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt")
@@ -63,6 +63,41 @@ def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
         return BaseModel(reference, reference.rpartition("/")[2], folder, Manifest.of_folder(folder).digest)
     near = did_you_mean(reference, [*registry.state.models, *(p.name for p in Path.cwd().iterdir() if p.is_dir())])
     raise NotFoundError(f"There is no folder and no registered model {reference!r} to start from.", hint=near)
+
+
+def base_here(base: BaseModel, registry: RegistryApi) -> Path:
+    """The files of a base model that was found on one machine, on this one: fetched where they are not at that path.
+
+    Args:
+        base: as it was found.
+        registry: whose home has the files, or, of a model of the hub, knows where they go.
+
+    Returns:
+        what its ``folder`` is here.
+
+    Raises:
+        NotFoundError: they are only on the other machine.
+        ConflictError: the hub gives other files by now.
+        LlamaFarmError: the home or the hub can't be read, or the files in it are damaged.
+    """
+    if base.folder.exists():
+        return base.folder
+    if next(registry.refresh().with_content(base.digest), None) is not None:
+        return registry.content.pull(base.digest)
+    if not _HUB_ID.fullmatch(base.reference) or base.reference.startswith("."):
+        raise NotFoundError(
+            f"The base model's files are at {base.folder} on the machine that deployed it, and neither here nor in "
+            f"the registry at {registry.home}.",
+            hint="Import it (`llamafarm models import`) into a home that every node reaches, and deploy it by name.",
+        )
+    folder = _from_hub(base.reference, registry.content.cache / "hub" / base.reference)
+    if (digest := Manifest.of_folder(folder).digest) != base.digest:
+        raise ConflictError(
+            f"The hub's files of {base.reference} are {digest.short} now, and were {base.digest.short} when it was "
+            "deployed.",
+            hint="Import the model, so that it stays what it is, or deploy it again.",
+        )
+    return folder
 
 
 def _plain(name: str) -> str:

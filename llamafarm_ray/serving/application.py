@@ -98,6 +98,7 @@ def build(args: dict[str, Any]) -> Any:
         allowed_origins=config.deployment.allowed_origins,
         otlp_traces_endpoint=_traces(config),
         room=_room(config.deployment, engine),
+        base_reference=base.reference,
     )
     if engine != "vllm":
         from llamafarm_ray.serving.engines import replica  # noqa: PLC0415

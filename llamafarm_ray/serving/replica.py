@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
+from llamafarm_ray.registry import BaseModel, base_here, open_registry
 from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.asgi import App
 from llamafarm_ray.serving.feedback import FeedbackLog
@@ -18,7 +20,21 @@ from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
 
-__all__ = ["Replica"]
+__all__ = ["Replica", "base_folder"]
+
+
+async def base_folder(served: Served, folder: Path) -> Path:
+    """The base model's files on this node.
+
+    Args:
+        served: what is served.
+        folder: where they are on the node that put the application together.
+
+    Raises:
+        LlamaFarmError: they can't be had here.
+    """
+    base = BaseModel(served.base_reference, served.base_name, folder, served.base_digest)
+    return await asyncio.to_thread(lambda: base_here(base, open_registry(served.home)))
 
 
 class Replica:

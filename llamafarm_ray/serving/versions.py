@@ -83,6 +83,7 @@ class Served:
         otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
         room: how many adapters each engine has room for.
         secret: what a router seals its decisions with; empty where there is none.
+        base_reference: what the base model was asked for by, for nodes that have to fetch it.
     """
 
     home: str
@@ -99,6 +100,7 @@ class Served:
     otlp_traces_endpoint: str | None = None
     room: Room = field(default_factory=Room)
     secret: str = field(default="", repr=False)
+    base_reference: str = ""
 
     def cold_start(self) -> dict[str, Any]:
         """What must be known of an application to answer, or hold back, requests while no replica of it runs.

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,7 +21,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
 
 from llamafarm_ray.serving.affinity_router import AffinityRouter
-from llamafarm_ray.serving.replica import Replica
+from llamafarm_ray.serving.replica import Replica, base_folder
 from llamafarm_ray.serving.replica_log import serve_log_kept
 from llamafarm_ray.serving.replicas import ROUTER
 from llamafarm_ray.serving.router import Router
@@ -54,7 +55,9 @@ class VllmReplica(Replica):
             from llamafarm_ray.serving import ray_llm  # noqa: PLC0415  (ten seconds)
 
             await self._versions.follow()
-            self._server = ray_llm.server(llm_config)
+            loading = llm_config["model_loading_config"]
+            source = str(await base_folder(served, Path(loading["model_source"])))
+            self._server = ray_llm.server({**llm_config, "model_loading_config": {**loading, "model_source": source}})
             await self._server.start()
         await self._versions.preload(serve.get_replica_context().app_name)
 

@@ -3,8 +3,7 @@
 Nothing of Kubernetes is called from here. The fields are those of ``ray.io/v1``
 (https://docs.ray.io/en/latest/cluster/kubernetes/getting-started/rayservice-quick-start.html).
 
-Pods read nothing but the home: base model and adapters are pinned to registered versions. Each pod pulls the base model
-before its Ray starts, into the same folder everywhere, since an application names it by its path.
+Pods read nothing but the home: base model and adapters are pinned to registered versions, which each replica pulls.
 """
 
 from __future__ import annotations
@@ -13,9 +12,7 @@ import importlib.metadata
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import yaml
@@ -93,7 +90,7 @@ def ray_service(config: Config, registry: RegistryApi, model: str | None = None)
             # A new cluster takes over when this changes; the old one's answers under way may end.
             "rayClusterDeletionDelaySeconds": _END_S,
             "serveConfigV2": as_yaml(_serve_config(config, registry.home.uri)),
-            "rayClusterConfig": _cluster(config.deployment, registry.home.uri, base.ref),
+            "rayClusterConfig": _cluster(config.deployment, registry.home.uri),
         },
     }
 
@@ -190,7 +187,7 @@ def _serve_config(config: Config, home: str) -> dict[str, Any]:
     }
 
 
-def _cluster(deployment: Deployment, home: str, base: str) -> dict[str, Any]:
+def _cluster(deployment: Deployment, home: str) -> dict[str, Any]:
     scaling, replicas = deployment.auto_scaling, deployment.replicas
     fewest, most = (scaling.min_replicas, scaling.max_replicas) if scaling else (replicas, replicas)
     serve = {"name": "serve", "containerPort": deployment.port}
@@ -202,7 +199,6 @@ def _cluster(deployment: Deployment, home: str, base: str) -> dict[str, Any]:
     ]
     head = _ray_container("ray-head", deployment, home, _HEAD) | {"ports": ports}
     worker = _ray_container("ray-worker", deployment, home, _resources(deployment)) | {"ports": [serve]}
-    pull = _container("base-model", deployment, home) | {"command": ["llamafarm", "models", "pull", base]}
     start: dict[str, str] = {}
     gpu = deployment.resources.gpu
     if gpu is not None and gpu.type is not None and fewest != most:
@@ -212,7 +208,7 @@ def _cluster(deployment: Deployment, home: str, base: str) -> dict[str, Any]:
         "rayVersion": importlib.metadata.version("ray"),
         "headGroupSpec": {
             "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},  # noqa: S104
-            "template": _pod([head]),
+            "template": _pod(head),
         },
         "workerGroupSpecs": [
             {
@@ -221,43 +217,32 @@ def _cluster(deployment: Deployment, home: str, base: str) -> dict[str, Any]:
                 "minReplicas": fewest,
                 "maxReplicas": most,
                 "rayStartParams": start,
-                "template": _pod([worker], before=[pull], has_gpu=gpu is not None),
+                "template": _pod(worker, has_gpu=gpu is not None),
             }
         ],
     }
     return {"enableInTreeAutoscaling": True, **made} if fewest != most else made
 
 
-def _pod(
-    containers: list[dict[str, Any]], *, before: Iterable[dict[str, Any]] = (), has_gpu: bool = False
-) -> dict[str, Any]:
+def _pod(container: dict[str, Any], *, has_gpu: bool = False) -> dict[str, Any]:
     spec: dict[str, Any] = {
         "terminationGracePeriodSeconds": _END_S,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
-        "containers": containers,
+        "containers": [container],
         "volumes": [{"name": "cache", "emptyDir": {}}],
     }
-    if before := list(before):
-        spec["initContainers"] = before
     if has_gpu:
         spec["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
     return {"spec": spec}
 
 
 def _ray_container(name: str, deployment: Deployment, home: str, resources: dict[str, str]) -> dict[str, Any]:
-    return _container(name, deployment, home, _ENV) | {
-        "command": [_OUR_HAPROXY],
-        "resources": {"requests": resources, "limits": resources},
-    }
-
-
-def _container(
-    name: str, deployment: Deployment, home: str, env: Mapping[str, str] = MappingProxyType({})
-) -> dict[str, Any]:
-    env = {"LLAMAFARM_HOME": home, "LLAMAFARM_CACHE": _CACHE, **env}
+    env = {"LLAMAFARM_HOME": home, "LLAMAFARM_CACHE": _CACHE, **_ENV}
     return {
         "name": name,
         "image": deployment.image,
+        "command": [_OUR_HAPROXY],
+        "resources": {"requests": resources, "limits": resources},
         "env": [{"name": key, "value": value} for key, value in env.items()],
         "envFrom": [{"secretRef": {"name": SECRET, "optional": True}}],
         "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from llamafarm_ray.serving.asgi import App
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
 from llamafarm_ray.serving.engines.base import Engine
 from llamafarm_ray.serving.offers import VECTORS, WRITES
-from llamafarm_ray.serving.replica import Replica
+from llamafarm_ray.serving.replica import Replica, base_folder
 from llamafarm_ray.serving.scaling import scaling_options
 from llamafarm_ray.serving.versions import Served, Versions
 
@@ -112,6 +112,7 @@ class EngineReplica(Replica):
     """
 
     async def __init__(self, settings: EngineSettings, served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
+        settings = replace(settings, folder=await base_folder(served, settings.folder))
         self._engine = await asyncio.to_thread(open_engine, settings)
         versions = Versions(served, self._engine, WRITES if self._engine.writes else VECTORS)
         super().__init__(served, versions, num_cpus)

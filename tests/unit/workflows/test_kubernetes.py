@@ -218,7 +218,7 @@ def test_every_pod_has_the_environment_the_image_and_time_to_end(registered):
     manifest = ray_service(config(), registered)
     for pod in pods(manifest):
         assert pod["terminationGracePeriodSeconds"] > 30 + DRAIN_S
-        for container in (*pod["containers"], *pod.get("initContainers", ())):
+        for container in pod["containers"]:
             env = {one["name"]: one["value"] for one in container["env"]}
             assert env.pop("LLAMAFARM_HOME") == registered.home.uri
             assert env.pop("LLAMAFARM_CACHE") == container["volumeMounts"][0]["mountPath"]
@@ -245,12 +245,6 @@ def test_ray_is_started_with_our_haproxy_wherever_the_image_has_it(registered, t
 
         assert started(str(program.parent)) == f"{program}\n"
         assert started("/nowhere") == "\n"  # Ray takes the one that comes with it
-
-
-def test_a_replica_finds_the_base_model_where_the_application_names_it(registered):
-    """An application names it by its path in the cache, so each pod pulls it to there before its Ray starts."""
-    (pull,) = pods(ray_service(config(), registered))[1]["initContainers"]
-    assert pull["command"] == ["llamafarm", "models", "pull", "Support_Base:1.0.0"]
 
 
 def test_the_folder_of_an_adapter_becomes_a_version_and_brings_its_registered_base(registered, folders):
