@@ -130,7 +130,8 @@ def test_a_rollback_loads_everywhere_before_it_moves(served):
     former = target_of(served.registry.resolve("bot:1.0.0")).engine_name
     until_unloaded(former)
     before = replicas.num_loads(APPLICATION)[0][former]
-    assert move_alias.rollback(served.registry, "bot", "production").notes == ()
+    notes = move_alias.rollback(served.registry, "bot", "production").notes
+    assert [note for note in notes if APPLICATION in note] == []  # others may be on record that are gone
     assert former in replicas.loaded(APPLICATION)[0]
     assert replicas.num_loads(APPLICATION)[0][former] == before + 1
     assert served.complete("bot").json()["model"] == former

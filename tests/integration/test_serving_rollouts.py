@@ -194,7 +194,7 @@ def test_the_controller_tells_how_a_canary_goes(pet, rolled_out, load):
         until(lambda: ask_controllers().progress[rollout.id].step_requests >= 10, 20)
         heard = ask_controllers()
     progress = heard.progress[rollout.id]
-    assert heard.trouble == ""
+    assert heard.missing([newest(pet)]) == ""
     assert progress.baseline.requests > 0
     assert progress.candidate.requests >= progress.step_requests
     assert (progress.candidate.errors, [guard.name for guard in progress.guards]) == (0, ["max_error_rate"])
