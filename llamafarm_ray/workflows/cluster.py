@@ -212,6 +212,8 @@ def _join(address: str) -> str:
                 f"Nothing answers at the Ray address {address}: {error}.",
                 hint="Start a cluster with `ray start --head`, or leave out --address to use this machine.",
             ) from None
+        if _is_this_machine(host):
+            _take_own_token()
     try:
         context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
@@ -225,6 +227,35 @@ def _join(address: str) -> str:
             hint="Is it running, is its version the same, and is RAY_AUTH_MODE/token set as on the cluster?",
         ) from None
     return str(context.dashboard_url or "")
+
+
+def _is_this_machine(host: str) -> bool:
+    """Whether a name or an address is one of this machine's own: no other has it to bind."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            probe.bind((host.strip("[]"), 0))
+    except OSError:
+        return False
+    return True
+
+
+def _take_own_token() -> None:
+    """Show a Ray of this machine this user's token, as Ray does where it looks for one itself.
+
+    It asks for the token by default, and who gives its address has to say ``RAY_AUTH_MODE=token`` otherwise. A cluster
+    on other machines is shown the token only where that is said.
+    """
+    from ray._private.authentication.authentication_token_setup import (  # noqa: PLC0415
+        maybe_enable_token_auth_if_token_available,
+    )
+
+    logger = logging.getLogger("ray._private.authentication.authentication_token_setup")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # it says that it found the token
+    try:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    finally:
+        logger.setLevel(before)
 
 
 def _start(folder: Path, *, with_dashboard: bool) -> str:

@@ -3,10 +3,14 @@
 import dataclasses
 import inspect
 import json
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import openai
@@ -296,6 +300,15 @@ def test_a_prompts_log_probabilities_are_those_of_plain_peft(served, model):
     told = served.complete(model, num_tokens=1, prompt_logprobs=1).json()["choices"][0]["prompt_logprobs"]
     found = [one[str(token)]["logprob"] for one, token in zip(told[1:], tokens[1:], strict=True)]
     assert found == pytest.approx(expected, abs=1e-3)
+
+
+def test_another_terminal_reaches_a_local_deployment(served):
+    """Ray asks for this user's token, which nobody says in a terminal."""
+    command = [Path(sys.executable).with_name("llamafarm"), "models", "status", "--home", served.registry.home.uri]
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run([*command, "--json"], env=kept, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "llamafarm" in [one["name"] for one in json.loads(done.stdout)["applications"]]
 
 
 def test_feedback_on_an_answer_becomes_a_dataset(served, tmp_path):

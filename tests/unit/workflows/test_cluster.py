@@ -4,9 +4,11 @@ import os
 import sys
 import tempfile
 import time
+from types import SimpleNamespace
 
 import pytest
 
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.workflows import cluster
 from llamafarm_ray.workflows.cluster import _proxy_environment, _raylet_off_stdout, _short_temporary_folder
 
@@ -81,3 +83,23 @@ def test_only_a_ray_of_its_own_goes_without_notices(started, monkeypatch):
     with cluster.connect(None):
         assert started["watcher"] == "1"
     assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_own"), [("127.0.0.1", True), ("localhost", True), ("192.0.2.77", False), ("nowhere.invalid", False)]
+)
+def test_this_users_token_is_for_rays_of_this_machine(monkeypatch, host, is_own):
+    """192.0.2.0/24 is for documentation: https://www.rfc-editor.org/rfc/rfc5737."""
+    import ray
+
+    shown = []
+
+    def init(**_):
+        raise ConnectionError("no cluster")
+
+    monkeypatch.setattr(cluster.socket, "create_connection", lambda *_, **__: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(cluster, "_take_own_token", lambda: shown.append(host))
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(InputError, match="No Ray cluster"):
+        cluster._join(f"{host}:6379")
+    assert shown == [host] * is_own
