@@ -1,6 +1,7 @@
 """The verbs of `llamafarm models` that keep versions, look at them and release them."""
 
 import json
+import re
 
 import pytest
 
@@ -86,8 +87,9 @@ def test_pull_gives_a_folder_with_the_files(bot, folders):
 def test_list_shows_versions_aliases_and_results(bot):
     bot.text("models", "promote", "bot:1.1.0")
     shown = bot.text("models", "list")
-    for text in ("bot:1.1.0", "@production", "adapter", "lora", "accuracy 0.89", "just now", "qa_v1"):
+    for text in ("bot:1.1.0", "@production", "adapter", "lora", "accuracy 0.89", "qa_v1"):
         assert text in shown
+    assert re.search(r"just now|\d+ min ago", shown)
     rows = bot.json("models", "list")
     assert refs(rows) == ["base:1.0.0", "bot:1.1.0", "bot:1.0.0"]
     assert rows[1]["aliases"] == ["production"]
