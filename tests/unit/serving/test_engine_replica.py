@@ -1,7 +1,10 @@
 """A replica without Ray around it: from a registered bottleneck adapter to its answer over HTTP."""
 
 import asyncio
+import dataclasses
 import datetime as dt
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -22,7 +25,7 @@ from llamafarm_ray.serving.rollouts.split import NOBODY
 from llamafarm_ray.serving.seal import Seal
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.storage import ContentStore, Location
-from llamafarm_ray.types import Digest, ModelRef
+from llamafarm_ray.types import Digest, ModelKind, ModelRef
 from llamafarm_ray.workflows.register import Registration, register
 
 PROMPT = "The capital of France"
@@ -316,3 +319,49 @@ def test_a_decision_is_believed_from_the_router_alone(base, tmp_path, secret):
     sealed = Seal(secret).close(decision)
     assert passed_on((name, sealed.encode())) == ([(name, decision.encode())] if secret else [])
     assert passed_on((name, (sealed + "2").encode())) == []
+
+
+@pytest.fixture
+def elsewhere(registry, base):
+    """The base model, registered, as another node found it: at a path that is not here."""
+    registry.register(base, name="tiny", kind=ModelKind.BASE)
+    return dataclasses.replace(find_base("tiny:1.0.0", registry), folder=Path("/nowhere/tiny"))
+
+
+def served_from(registry, found):
+    return Served(registry.home.uri, found.name, found.digest, base_reference=found.reference)
+
+
+def test_a_replica_fetches_the_base_model_that_its_node_does_not_have(registry, elsewhere):
+    async def scenario():
+        replica = EngineReplica.__new__(EngineReplica)
+        settings = EngineSettings("transformers", elsewhere.name, elsewhere.folder)
+        await replica.__init__(settings, served_from(registry, elsewhere), num_cpus=1)
+        return await ask(replica, "tiny")
+
+    assert asyncio.run(scenario()).status_code == 200
+
+
+def test_vllm_gets_the_base_model_of_its_own_node(registry, elsewhere, base, monkeypatch):
+    from llamafarm_ray import serving
+    from llamafarm_ray.serving import vllm_replica
+
+    started = []
+
+    class Server:
+        async def start(self):
+            pass
+
+    def server(llm_config):
+        started.append(Path(llm_config["model_loading_config"]["model_source"]))
+        return Server()
+
+    stub = SimpleNamespace(server=server)
+    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_llm", stub)
+    monkeypatch.setattr(serving, "ray_llm", stub, raising=False)
+    replica = vllm_replica.VllmReplica.__new__(vllm_replica.VllmReplica)
+    loading = {"model_id": "tiny", "model_source": str(elsewhere.folder)}
+    config = {"model_loading_config": loading, "accelerator_config": {"kind": "gpu"}}
+    asyncio.run(replica.__init__(config, served_from(registry, elsewhere), num_cpus=1))
+    (folder,) = started
+    assert (folder / "config.json").read_bytes() == (base / "config.json").read_bytes()
