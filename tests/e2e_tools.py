@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from contextlib import contextmanager
@@ -20,12 +19,6 @@ def environment(**more):
     """This process's environment without what points at another Ray."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "LLAMAFARM_"))}
     return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", **more}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager

@@ -10,7 +10,9 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e_tools import BIN, ROOT, environment, free_port, running, wait_for
+from e2e_tools import BIN, ROOT, environment, running, wait_for
+
+from llamafarm_ray.workflows.ports import free_port
 
 __all__ = ["joined", "own_cluster"]
 

@@ -23,6 +23,8 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 
+from llamafarm_ray.workflows.ports import free_port
+
 __all__ = ["BASE", "Bare", "Ours", "Server", "Stock", "make_base"]
 
 BASE = "base"
@@ -84,7 +86,7 @@ class Server:
 
     def start(self) -> float:
         """Start it; seconds until it had answered a request."""
-        port = _free_port()
+        port = free_port()
         self.url = f"http://127.0.0.1:{port}/v1"
         self._seen.clear()
         started = time.perf_counter()
@@ -252,12 +254,6 @@ def _serve_stock(base: str, port: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     stop.wait()
     ray.shutdown()
-
-
-def _free_port() -> int:
-    from llamafarm_ray.workflows.cluster import free_port
-
-    return free_port()
 
 
 if __name__ == "__main__":

@@ -32,11 +32,12 @@ from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.registry import RegistryService, open_registry
 from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.workflows.chat import ask
-from llamafarm_ray.workflows.cluster import ClusterInfo, connect, free_port
+from llamafarm_ray.workflows.cluster import ClusterInfo, connect
 from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import swap_adapter
 from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
+from llamafarm_ray.workflows.ports import free_port
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.train import TrainingRun
 from llamafarm_ray.workflows.undeploy import undeploy

@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import logging
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -21,8 +20,9 @@ from pathlib import Path
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
+from llamafarm_ray.workflows.ports import free_port, free_ports
 
-__all__ = ["ClusterInfo", "connect", "connect_if_up", "free_port", "inside_job", "is_job_server", "quiet"]
+__all__ = ["ClusterInfo", "connect", "connect_if_up", "inside_job", "is_job_server", "quiet"]
 
 _CONNECT_TIMEOUT_S = 15
 _AT_PAR = {"worker_niceness": 0}
@@ -286,11 +286,8 @@ def _short_temporary_folder() -> str:
 
 
 def _proxy_environment(folder: Path) -> dict[str, str]:
-    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet; and its program.
-
-    None of the ports is one that the system gives to outgoing connections (32768 and up): they are bound seconds later.
-    """
-    ports = secrets.SystemRandom().randrange(20000, 29000, 100)
+    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet; and its program."""
+    ports = free_ports(100)
     program = os.environ.get(haproxy.PATH_VARIABLE) or haproxy.command()
     named = {haproxy.PATH_VARIABLE: str(program)} if program is not None else {}
     return named | {
@@ -305,14 +302,6 @@ def _proxy_environment(folder: Path) -> dict[str, str]:
         "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports + 3),
         "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports + 99),
     }
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _info(dashboard: str, *, started_here: bool) -> ClusterInfo:

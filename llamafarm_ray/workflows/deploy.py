@@ -314,7 +314,10 @@ def _messages(application: ApplicationStatusOverview) -> list[str]:
 
 
 def _last_line(message: str, more: list[str]) -> str:
-    """The cause in a traceback is its last line that says something."""
+    """The cause in a traceback is its last line that says something; in what HAProxy says it is the first alert."""
     lines = [line.strip() for text in (message, *more) for line in text.splitlines() if line.strip()]
+    alerts = [line.partition(" : ")[2] for line in lines if line.startswith("[ALERT]")]
+    if alerts:
+        return f"HAProxy: {alerts[0]}"
     errors = [line for line in lines if "Error" in line]
     return (errors or lines or ["no reason was given"])[-1]

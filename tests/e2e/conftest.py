@@ -9,7 +9,9 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from e2e_tools import BIN, ROOT, environment, free_port, running, wait_for
+from e2e_tools import BIN, ROOT, environment, running, wait_for
+
+from llamafarm_ray.workflows.ports import free_port, free_ports
 
 
 @dataclasses.dataclass
@@ -65,7 +67,7 @@ class RayHead:
 @pytest.fixture(scope="module")
 def ray_head():
     folder = Path(tempfile.mkdtemp(prefix="rh-"))
-    ports = secrets.SystemRandom().randrange(41000, 49000, 50)
+    ports = free_ports(50)
     lines = (ROOT / "serve_configs" / "serve.env").read_text(encoding="utf-8").splitlines()
     proxy = {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": f"{folder}/haproxy.cfg",

@@ -17,7 +17,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from e2e_tools import BIN, ROOT, free_port
+from e2e_tools import BIN, ROOT
+
+from llamafarm_ray.workflows.ports import free_port
 
 LLAMAFARM = str(BIN / "llamafarm")
 FACTS = "The clinic opens at 08:30. The clinic closes at 17:00. The pharmacy opens at 09:00. The bell rings at 07:15.\n"

@@ -4,7 +4,9 @@ import sys
 
 import openai
 import pytest
-from e2e_tools import environment, free_port, running, wait_for
+from e2e_tools import environment, running, wait_for
+
+from llamafarm_ray.workflows.ports import free_port
 
 pytestmark = pytest.mark.timeout(900)  # the first test to run waits for the whole demo
 

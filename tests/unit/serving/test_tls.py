@@ -22,6 +22,8 @@ from cryptography.x509.oid import NameOID
 from gate import ANN, CHAT, Server, keyed_state
 from gate_over_http import ChatEngine, listening
 
+from llamafarm_ray.workflows.ports import free_port
+
 CONFIG = Path(__file__).parents[3] / "cluster" / "tls.cfg"
 
 
@@ -73,9 +75,7 @@ def signed(tmp_path_factory):
 @contextlib.contextmanager
 def fronted(folder, port, config=CONFIG):
     """The shipped HAProxy before whatever listens at a port; gives its own port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        https = probe.getsockname()[1]
+    https = free_port()
     environment = {
         **os.environ,
         "LLAMAFARM_PEM": str(folder / "server.pem"),

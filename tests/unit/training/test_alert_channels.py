@@ -5,7 +5,6 @@ import email
 import logging
 import math
 import pickle
-import socket
 import ssl
 import time
 
@@ -25,17 +24,12 @@ from llamafarm_ray.training.alerts import (
     Notice,
     WebhookChannel,
 )
+from llamafarm_ray.workflows.ports import free_port
 
 ALERT = Alert(
     "loss_threshold", 724, "The loss rose to 1.404, 0.267 above its lowest, 1.137 (limit 0.25).", 1.404, 1.387
 )
 NOTICE = Notice(ALERT, "support-bot", "run-1", stops=True)
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_webhook_gets_text_for_people_and_the_alert_for_programs():

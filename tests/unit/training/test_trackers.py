@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from llamafarm_ray.errors import UserError
 from llamafarm_ray.training.background import Background
 from llamafarm_ray.training.result import Progress
 from llamafarm_ray.training.tracking import Ending, Record, RunInfo, Trackers, flat, record_of
+from llamafarm_ray.workflows.ports import free_port
 
 CONFIG = {"name": "bot", "fine_tuning": {"parameters": {"r": 16}}, "long": "x" * 9000}
 FACTS = {"dataset_digest": "sha256:abc"}
@@ -169,9 +169,7 @@ def test_mlflow_writes_to_a_database(tmp_path):
 @pytest.fixture
 def mlflow_server(tmp_path):
     """MLflow's own server on loopback, as a process group of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [str(Path(sys.executable).with_name("mlflow")), "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--workers", "1"]
     command += ["--artifacts-destination", str(tmp_path / "artifacts")]

@@ -7,8 +7,9 @@ from ray import serve
 
 from llamafarm_ray.errors import ConflictError
 from llamafarm_ray.serving import replicas
-from llamafarm_ray.workflows.cluster import ClusterInfo, free_port
-from llamafarm_ray.workflows.deploy import _serve_started
+from llamafarm_ray.workflows.cluster import ClusterInfo
+from llamafarm_ray.workflows.deploy import _last_line, _serve_started
+from llamafarm_ray.workflows.ports import free_port
 
 CLUSTER = ClusterInfo("127.0.0.1:1", "", started_here=False)
 
@@ -46,3 +47,16 @@ def test_a_serve_that_listens_elsewhere_is_left_alone(monkeypatch):
     monkeypatch.setattr(serve, "start", lambda **_: pytest.fail("started another"))
     with pytest.raises(ConflictError, match="8000"), _serve_started("127.0.0.1", 8001, CLUSTER):
         pytest.fail("deployed")
+
+
+def test_of_what_haproxy_says_the_reason_is_shown():
+    said = """\x1b[36mray::ProxyActor.ready()\x1b[39m (pid=6512, ip=127.0.0.1)
+    RuntimeError: HAProxy crashed during startup: [NOTICE]   (6512) : haproxy version is 2.8.25-5cf5d0683
+    [NOTICE]   (6512) : path to executable is /bin/haproxy
+    [WARNING]  (6512) : config : log format ignored for frontend 'prometheus' since it has no log address.
+    [ALERT]    (6512) : Binding [/tmp/haproxy.cfg:62] for frontend http_frontend: cannot bind socket \
+(Address already in use) for [127.0.0.1:8000]
+    [ALERT]    (6512) : [/bin/haproxy.main()] Some protocols failed to start their listeners! Exiting."""
+    reason = _last_line(said, [])
+    assert reason.startswith("HAProxy: Binding")
+    assert reason.endswith("(Address already in use) for [127.0.0.1:8000]")
