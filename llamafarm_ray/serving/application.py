@@ -13,6 +13,7 @@ from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
+from llamafarm_ray.serving.memory import kv_cache_environment, with_memory
 from llamafarm_ray.serving.scaling import DRAIN_S, most_replicas, scaling_options
 from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
@@ -62,7 +63,8 @@ def build(args: dict[str, Any]) -> Any:
         ConfigError: the configuration has mistakes.
         ClusterError: the environment lacks :data:`SERVE_ENV`.
         InputError: the endpoint would be open to a network without keys, see
-            :func:`llamafarm_ray.serving.access.check_keys`; or nobody could name the base model.
+            :func:`llamafarm_ray.serving.access.check_keys`; nobody could name the base model; or replicas would have
+            less memory than its weights take.
         UnsupportedError: the engine that is asked for can't serve the base model or an adapter.
     """
     config = parse_config(args, source="the application's args")
@@ -78,6 +80,8 @@ def build(args: dict[str, Any]) -> Any:
         raise InputError(f"The base model's name is {AUTO!r}, which asks for any model.", hint="Rename its folder.")
     check_keys(config.deployment, registry.refresh())
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    sized = with_memory(engine, base, config.deployment, _slots(config.deployment)[0])
+    config = config.model_copy(update={"deployment": sized})
     # These read the environment when they are imported.
     from llamafarm_ray.serving.replicas import ROUTER  # noqa: PLC0415
     from llamafarm_ray.serving.versions import Served  # noqa: PLC0415
@@ -211,7 +215,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     if needs.gpu is None:
         # Compiling kernels for a CPU costs minutes and saves little; float32 is what a CPU computes in.
         engine |= {"enforce_eager": True, "dtype": "float32"}
-        env |= {"VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", "1"), **_threads(deployment)}
+        env |= {**kv_cache_environment(), **_threads(deployment)}
         made["accelerator_config"] = {"kind": "cpu"}
     else:
         engine["tensor_parallel_size"] = max(1, int(needs.gpu.count))

@@ -26,6 +26,7 @@ from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.announcing import withdraw
 from llamafarm_ray.serving.engines.choice import choose_engine
+from llamafarm_ray.serving.memory import with_memory
 from llamafarm_ray.serving.rollouts.beginning import roll_out
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.base import servable_base
@@ -91,8 +92,8 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
 
     Raises:
         UnsupportedError: the configuration asks for an engine that can't serve one of the adapters.
-        InputError: the base model is missing or unusable, the endpoint would be open to a network without keys, or the
-            target is Kubernetes.
+        InputError: the base model is missing or unusable, replicas would have less memory than its weights take, the
+            endpoint would be open to a network without keys, or the target is Kubernetes.
         NotFoundError: an adapter is not registered.
         ConflictError: an adapter is to be rolled out while another version of its model is.
     """
@@ -105,7 +106,8 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
     for reference in config.deployment.adapters:
         registry.resolve(reference)
     base = servable_base(config.base_model, registry)
-    choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    with_memory(engine, base, config.deployment)
     if config.deployment.strategy is not None:
         roll_out(registry, config.deployment.adapters, config.deployment.rollout, dry_run=True)
     return base
