@@ -77,7 +77,7 @@ def application(served, name, base, **options):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     yield url
-    serve.delete(name)
+    serve.delete(name, _blocking=False)  # a replica waits twenty seconds for nobody; all of them at once
     stop_controller(served.registry.home.uri, name)
 
 
