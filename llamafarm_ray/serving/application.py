@@ -8,6 +8,7 @@ from typing import Any
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
 from llamafarm_ray.errors import ClusterError, InputError
+from llamafarm_ray.models.sentence_files import gives_vectors
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.adapters import Room
@@ -198,6 +199,8 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
         "max_num_seqs": deployment.limits.running_requests,
         "enable_log_requests": False,  # the gate logs prompts, where that is asked for
     }
+    if gives_vectors(base.folder):
+        engine["runner"] = "pooling"
     if deployment.max_model_len is not None:
         engine["max_model_len"] = deployment.max_model_len
     if (traces := _traces(config)) is not None:

@@ -44,12 +44,14 @@ from llamafarm_ray.serving.tracing import Span, Tracing
 from llamafarm_ray.serving.turns import COMPLETION_WEIGHT, Turns
 from llamafarm_ray.serving.usage import Usage, UsageMeter, ask_for_usage
 
-__all__ = ["FEEDBACK_ROUTE", "MODEL_ROUTES", "OPEN_ROUTES", "Gate", "Models"]
+__all__ = ["FEEDBACK_ROUTE", "MODEL_ROUTES", "OPEN_ROUTES", "VECTOR_ROUTES", "Gate", "Models"]
 
 logger = logging.getLogger("ray.serve.llamafarm")  # below Ray Serve's own, so that it lands in the replica's log
 
 MODEL_ROUTES = {"/v1/chat/completions", "/v1/completions", "/tokenize"}
-"""The POST routes that name a model in their body."""
+"""The POST routes that name a model in their body, of a vLLM that writes text."""
+VECTOR_ROUTES = {"/v1/embeddings", "/tokenize"}
+"""Those of one that gives vectors."""
 FEEDBACK_ROUTE = "/v1/feedback"
 """With these, ``GET /v1/models`` and the open ones, these are all routes there are."""
 OPEN_ROUTES = {("GET", "/health"), ("HEAD", "/health")}

@@ -7,7 +7,8 @@ they aren't, with the end of the engine. So its own books are asked before one i
 The only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_imports`` start it. It relies on
 ``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
 ``unload_lora_adapter``, on ``remove_lora`` and ``list_loras`` of its ``engine_client``, an ``AsyncLLM``, and on the
-``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told to stop it.
+``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told to stop it;
+and on ``runner_type`` and ``model`` of its ``model_config``.
 A test names each.
 """
 
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import ConflictError, UserError
+from llamafarm_ray.models.sentence_files import pools_otherwise
 
 __all__ = ["VllmAdapters"]
 
@@ -36,12 +38,16 @@ class VllmAdapters:
         """Give vLLM the adapter in ``folder`` under ``name``.
 
         Raises:
-            UserError: vLLM refuses it (rank above ``max_lora_rank``, modules it can't adapt, ...).
+            UserError: vLLM refuses it (rank above ``max_lora_rank``, modules it can't adapt, ...), or its vectors would
+                be pooled as the base model's are, and it was trained otherwise.
         """
         # Importing vLLM takes seconds, and is done in replicas alone.
         from vllm.entrypoints.serve.engine.protocol import ErrorResponse  # noqa: PLC0415
         from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest  # noqa: PLC0415
 
+        config = self._models().engine_client.model_config
+        if config.runner_type == "pooling" and pools_otherwise(folder, Path(config.model)):
+            raise UserError(f"The adapter {name} is pooled otherwise than its base model, which vLLM can't do.")
         asked = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(folder))
         said = await self._models().load_lora_adapter(asked)
         if isinstance(said, ErrorResponse):

@@ -21,6 +21,8 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
 
 from llamafarm_ray.serving.affinity_router import AffinityRouter
+from llamafarm_ray.serving.gate import MODEL_ROUTES, VECTOR_ROUTES
+from llamafarm_ray.serving.offers import VECTORS, WRITES
 from llamafarm_ray.serving.replica import Replica, base_folder
 from llamafarm_ray.serving.replica_log import serve_log_kept
 from llamafarm_ray.serving.replicas import ROUTER
@@ -48,7 +50,8 @@ class VllmReplica(Replica):
 
     async def __init__(self, llm_config: Mapping[str, Any], served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         self._adapters = VllmAdapters(lambda: self._server.engine._oai_models)  # noqa: SLF001
-        super().__init__(served, Versions(served, self._adapters), num_cpus)
+        self._kinds = VECTORS if llm_config["engine_kwargs"].get("runner") == "pooling" else WRITES
+        super().__init__(served, Versions(served, self._adapters, self._kinds), num_cpus)
         if llm_config["accelerator_config"]["kind"] == "cpu" and _num_workers(llm_config) == 1:
             prepare()
         with serve_log_kept():
@@ -66,7 +69,7 @@ class VllmReplica(Replica):
         with serve_log_kept():
             app = await self._server.engine.build_asgi_app()
         app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
-        app.add_middleware(self.gate)
+        app.add_middleware(self.gate, routes=VECTOR_ROUTES if self._kinds == VECTORS else MODEL_ROUTES)
         return self.front(app)
 
     async def check_health(self) -> None:

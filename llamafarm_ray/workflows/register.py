@@ -10,6 +10,7 @@ from typing import Any
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError, UserError, did_you_mean
 from llamafarm_ray.models.folder import gguf_file, weight_formats
+from llamafarm_ray.models.sentence_files import gives_vectors
 from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_name, find_base
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import Bump
@@ -181,12 +182,12 @@ def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
         return ModelKind.ADAPTER
     formats = weight_formats(folder)
     # sentence-transformers' list of what turns tokens into a vector: it writes no text.
-    gives_vectors = (folder / "modules.json").is_file()
+    is_embedding = gives_vectors(folder)
     if formats[:1] == ("gguf",):
         header = read_gguf(gguf_file(folder))
         if header.is_adapter:
             return ModelKind.ADAPTER
-        gives_vectors = header.gives_vectors
+        is_embedding = header.gives_vectors
     elif not (folder / "config.json").is_file():
         raise InputError(
             f"{folder} holds neither adapter_config.json nor config.json nor a GGUF file.",
@@ -194,7 +195,7 @@ def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
         )
     if is_derived and formats[:1] in {("gguf",), ("onnx",)}:
         return ModelKind.QUANTIZED
-    return ModelKind.EMBEDDING if gives_vectors else ModelKind.BASE
+    return ModelKind.EMBEDDING if is_embedding else ModelKind.BASE
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.adapters import read_adapter_config
 from llamafarm_ray.models.folder import WeightFormat, weight_formats
+from llamafarm_ray.models.sentence_files import gives_vectors, pools_otherwise
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 
 __all__ = ["choose_engine"]
@@ -23,8 +24,8 @@ def choose_engine(asked: EngineName, base: BaseModel, adapters: Iterable[str], r
     """The engine for a base model and the adapters that are deployed with it.
 
     One application has one engine. ``auto`` goes by the base model's files: ``gguf`` and ``onnx`` for those. For
-    safetensors it is vLLM, which is the fastest, unless one of the adapters, or the base model, is nothing that it can
-    serve; transformers, which serves LoRA too, serves all of them then.
+    safetensors it is vLLM, which is the fastest, unless one of the adapters is nothing that it can serve; transformers,
+    which serves LoRA too, serves all of them then, and embedding models, whose adapters may be pooled otherwise.
 
     Args:
         asked: the configuration's ``deployment.engine``.
@@ -51,13 +52,13 @@ def choose_engine(asked: EngineName, base: BaseModel, adapters: Iterable[str], r
     if wanted != "safetensors":
         _check_files(wanted, adapters, registry)
         return wanted
-    reasons = [reason for reason in (_of_base(base), *(_of_adapter(one, registry) for one in adapters)) if reason]
+    reasons = [reason for reason in (_of_adapter(one, base, registry) for one in adapters) if reason]
     if asked == "vllm" and reasons:
         raise UnsupportedError(
             f"deployment.engine is vllm, and {reasons[0]}.", hint="Set deployment.engine to auto or transformers."
         )
     if asked == "auto":
-        return "transformers" if reasons else "vllm"
+        return "transformers" if reasons or gives_vectors(base.folder) else "vllm"
     return asked
 
 
@@ -85,15 +86,11 @@ def _check_files(engine: Literal["gguf", "onnx"], adapters: Iterable[str], regis
             )
 
 
-def _of_base(base: BaseModel) -> str:
-    """Why vLLM, as it is started here, can't serve a base model; empty if it can."""
-    gives_vectors = (base.folder / "modules.json").is_file()  # sentence-transformers' list of its parts
-    return f"the base model {base.reference!r} gives vectors, not text" if gives_vectors else ""
-
-
-def _of_adapter(reference: str, registry: RegistryApi) -> str:
+def _of_adapter(reference: str, base: BaseModel, registry: RegistryApi) -> str:
     """Why vLLM can't serve an adapter; empty if it can."""
     record = registry.resolve(reference)
+    if gives_vectors(base.folder) and pools_otherwise(registry.pull(reference), base.folder):
+        return f"{record.ref} is pooled otherwise than its base model, which vLLM can't do"
     method = record.registered.method
     if record.registered.parameters.get("use_dora"):
         return _not_served(record, "type DoRA")

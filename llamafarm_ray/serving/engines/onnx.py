@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from llamafarm_ray.errors import InputError, UnsupportedError
-from llamafarm_ray.models.embedding import pooled, read_pooling
+from llamafarm_ray.models.embedding import pooled
 from llamafarm_ray.models.folder import onnx_file
 from llamafarm_ray.models.foreign import first_line
 from llamafarm_ray.models.loading import Task, inspect_architecture
+from llamafarm_ray.models.sentence_files import gives_vectors, read_pooling
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.serving.engines.causal import CausalModel
 from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel
@@ -72,13 +73,13 @@ def _check_tokenizer(version: Path, folder: Path) -> None:
 def _open(folder: Path, max_model_len: int | None, n_threads: int | None) -> LanguageModel:
     file = onnx_file(folder)
     session = _Session(file, n_threads)
-    gives_vectors = (folder / "modules.json").is_file() or "logits" not in session.outputs
-    task: Task = "embedding" if gives_vectors else "causal-lm"
+    is_embedding = gives_vectors(folder) or "logits" not in session.outputs
+    task: Task = "embedding" if is_embedding else "causal-lm"
     made_for = None
     with suppress(InputError):  # transformers need not know every architecture that was exported
         made_for = inspect_architecture(folder, task=task).max_positions
     longest = min((bound for bound in (max_model_len, made_for) if bound is not None), default=None)
-    if gives_vectors:
+    if is_embedding:
         return _Encoder(session, folder, longest)
     return _Decoder(session, _eos_ids(folder), longest)
 

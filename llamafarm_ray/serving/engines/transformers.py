@@ -18,8 +18,9 @@ from transformers import DynamicCache
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters import load_adapter
-from llamafarm_ray.models.embedding import pooled, read_pooling
+from llamafarm_ray.models.embedding import pooled
 from llamafarm_ray.models.loading import Task, inspect_architecture, load_model
+from llamafarm_ray.models.sentence_files import read_pooling
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.serving.engines.causal import CausalModel
 from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel

@@ -8,7 +8,8 @@ from method_models import make_model, randomise, reload, trained, wrapped
 from tiny_model import make_tiny_tokenizer
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.models.embedding import pooled, read_pooling, write_sentence_transformers_files
+from llamafarm_ray.models.embedding import pooled
+from llamafarm_ray.models.sentence_files import read_pooling, write_sentence_transformers_files
 from llamafarm_ray.serving.engines.base import SamplingParams
 from llamafarm_ray.serving.engines.transformers import transformers_engine
 

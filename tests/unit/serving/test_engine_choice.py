@@ -1,6 +1,7 @@
 """Files decide, vLLM serves what it can, transformers the rest; a wrong choice is refused before anything starts."""
 
 import json
+import shutil
 
 import pytest
 from model_files import ONNX, gguf_bytes, safetensors_bytes
@@ -8,6 +9,7 @@ from tiny_model import make_tiny_tokenizer
 
 from llamafarm_ray.config import MethodParameters, parse_config
 from llamafarm_ray.errors import InputError, UnsupportedError, UserError
+from llamafarm_ray.models.sentence_files import write_sentence_transformers_files
 from llamafarm_ray.registry import RegistryService, find_base
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.engines.custom import custom_engine
@@ -84,9 +86,23 @@ def test_the_users_choice_wins_where_it_can_work(registry, tmp_path, base):
         choose_engine("vllm", base, [lora, bottleneck], registry)
 
 
-def test_an_embedding_model_is_served_by_transformers(registry, base):
-    (base.folder / "modules.json").write_text("[]")
+def test_an_embedding_model_is_served_by_transformers_and_by_vllm_where_that_is_asked_for(registry, tmp_path, base):
+    write_sentence_transformers_files(base.folder, width=8, max_length=64, pooling="mean")
     assert choose_engine("auto", base, [], registry) == "transformers"
+    same = registered(registry, tmp_path, base, "lora")
+    assert choose_engine("vllm", base, [same], registry) == "vllm"
+
+
+def test_an_adapter_that_is_pooled_otherwise_is_nothing_for_vllm(registry, tmp_path, base):
+    write_sentence_transformers_files(base.folder, width=8, max_length=64, pooling="mean")
+    folder = registry.pull(registered(registry, tmp_path, base, "lora"))
+    copy = tmp_path / "otherwise"
+    shutil.copytree(folder, copy)
+    write_sentence_transformers_files(copy, width=8, max_length=64, pooling="last")
+    other = registry.register(copy, name="otherwise", kind=ModelKind.ADAPTER, base_digest=base.digest, method="lora")
+    with pytest.raises(UnsupportedError, match=r"otherwise:1\.0\.0 is pooled otherwise than its base model"):
+        choose_engine("vllm", base, [other.ref], registry)
+    assert choose_engine("auto", base, [other.ref], registry) == "transformers"
 
 
 def base_of(registry, folder, **files):

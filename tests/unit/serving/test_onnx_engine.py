@@ -11,7 +11,8 @@ from onnx_files import export_decoder, export_encoder
 from tiny_model import make_tiny_model, make_tiny_tokenizer
 
 from llamafarm_ray.errors import InputError, UnsupportedError
-from llamafarm_ray.models.embedding import pooled, write_sentence_transformers_files
+from llamafarm_ray.models.embedding import pooled
+from llamafarm_ray.models.sentence_files import write_sentence_transformers_files
 from llamafarm_ray.serving.engines.onnx import onnx_engine
 
 PROMPTS = ([5, 40, 77, 300, 12], [9, 9, 200], list(range(30, 60)))

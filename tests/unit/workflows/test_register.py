@@ -7,7 +7,7 @@ import pytest
 from model_files import ONNX, gguf_bytes, safetensors_bytes
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError
-from llamafarm_ray.models.embedding import write_sentence_transformers_files
+from llamafarm_ray.models.sentence_files import write_sentence_transformers_files
 from llamafarm_ray.registry import DatasetRegistered, RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RegisterDataset
