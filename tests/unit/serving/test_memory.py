@@ -103,4 +103,4 @@ def test_less_than_the_weights_take_is_refused(base):
         InputError, match=r"resources.memory is 1000, and the weights of tiny alone take 0.0 GiB"
     ) as raised:
         with_memory("transformers", base, deployment(resources={"memory": 1000}))
-    assert "about 0.6 GiB" in raised.value.hint
+    assert "about 0.5 GiB" in raised.value.hint
