@@ -39,7 +39,7 @@ demo: setup ## Documents to a served, hot-swapped adapter, on this machine, in u
 test: setup ## All tests but the crash tier and the long ones.
 	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu" $(ARGS)
 	@$(BIN)/python -m pytest tests/integration -m "not crash and not long and not gpu" $(ARGS)
-	@$(BIN)/python -m pytest tests/e2e -m "not long" $(ARGS)
+	@$(BIN)/python -m pytest tests/e2e -m "not crash and not long and not gpu" $(ARGS)
 
 test-unit: setup ## Tests that need no Ray, in under a minute.
 	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu and not s3" $(ARGS)

@@ -37,7 +37,11 @@ class Resources(Section):
 
     gpu: GpuField | None = Field(default=None, description="GPUs per replica: 1, 0.5, or with a type, '1x_a100'.")
     cpu: float | None = Field(default=None, gt=0, le=4096, description="CPU cores per replica.")
-    memory: MemoryField | None = Field(default=None, description="Memory per replica, '32Gi' or a number of bytes.")
+    memory: MemoryField | None = Field(
+        default=None,
+        description="Memory per replica, '32Gi' or a number of bytes. Without it none is reserved, or, where "
+        "auto_scaling.min_replicas is 0, what a replica is reckoned to take.",
+    )
 
 
 class AutoScaling(Section):

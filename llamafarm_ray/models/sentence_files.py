@@ -9,7 +9,7 @@ from pathlib import Path
 from llamafarm_ray.config.objectives import Pooling
 from llamafarm_ray.errors import InputError
 
-__all__ = ["gives_vectors", "pools_otherwise", "read_pooling", "write_sentence_transformers_files"]
+__all__ = ["gives_vectors", "pooling_of", "pools_otherwise", "read_pooling", "write_sentence_transformers_files"]
 
 _LIST = "modules.json"
 _MODULES = ("Transformer", "Pooling", "Normalize")
@@ -44,13 +44,22 @@ def read_pooling(folder: Path | None) -> Pooling | None:
     )
 
 
+def pooling_of(base: Path) -> Pooling:
+    """How a base model's vectors are pooled: as its files say, else the mean.
+
+    Raises:
+        InputError: they ask for what can't be served.
+    """
+    return read_pooling(base) or "mean"
+
+
 def pools_otherwise(adapter: Path, base: Path) -> bool:
     """Whether an adapter's files say another pooling than those of its base model.
 
     Raises:
         InputError: one of them asks for what can't be served.
     """
-    return (read_pooling(adapter) or read_pooling(base)) != read_pooling(base)
+    return read_pooling(adapter) not in {None, pooling_of(base)}
 
 
 def write_sentence_transformers_files(

@@ -8,15 +8,21 @@ from typing import Any
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
 from llamafarm_ray.errors import ClusterError, InputError
-from llamafarm_ray.models.sentence_files import gives_vectors
+from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
-from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
-from llamafarm_ray.serving.memory import kv_cache_environment, with_memory
+from llamafarm_ray.serving.memory import (
+    check_memory,
+    kv_cache_environment,
+    largest_node_bytes,
+    memory_need,
+    with_memory,
+)
 from llamafarm_ray.serving.scaling import DRAIN_S, most_replicas, scaling_options
 from llamafarm_ray.serving.selection import AUTO
+from llamafarm_ray.serving.slots import room_of, vllm_slots, whole_number
 from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
 
 __all__ = ["SERVE_ENV", "arguments", "build"]
@@ -39,11 +45,6 @@ SERVE_ENV = {
 _ONE_LOOP_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 """Keeps Ray Serve's event loop and the application's one: by default each piece of an answer crosses threads. (Engines
 that compute in the replica's process need the loops apart.)"""
-
-_SPARE = 1
-"""Slots beyond ``deployment.max_loras``, for a version that takes another's place."""
-_LOADED_PER_SLOT = 4
-"""Adapters in host memory for each slot: one that comes back from there costs a copy, one from the files a load."""
 
 
 def arguments(config: Config, home: str) -> dict[str, Any]:
@@ -81,7 +82,9 @@ def build(args: dict[str, Any]) -> Any:
         raise InputError(f"The base model's name is {AUTO!r}, which asks for any model.", hint="Rename its folder.")
     check_keys(config.deployment, registry.refresh())
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
-    sized = with_memory(engine, base, config.deployment, _slots(config.deployment)[0])
+    need = memory_need(engine, base, config.deployment)
+    check_memory(need, base, config.deployment)
+    sized = with_memory(need, config.deployment, largest_node_bytes())
     config = config.model_copy(update={"deployment": sized})
     # These read the environment when they are imported.
     from llamafarm_ray.serving.replicas import ROUTER  # noqa: PLC0415
@@ -102,7 +105,7 @@ def build(args: dict[str, Any]) -> Any:
         allowed_hosts=(config.deployment.host, *config.deployment.allowed_hosts),
         allowed_origins=config.deployment.allowed_origins,
         otlp_traces_endpoint=_traces(config),
-        room=_room(config.deployment, engine),
+        room=room_of(config.deployment, engine),
         base_reference=base.reference,
     )
     if engine != "vllm":
@@ -138,7 +141,7 @@ def _limits(deployment: Deployment, engine: EngineName) -> Limits:
     """The limits; the engine's own option says how much it works on at once, where it has one."""
     options = deployment.engine_kwargs
     given = options.get("n_parallel", DEFAULT_N_PARALLEL) if engine == "gguf" else options.get("max_num_seqs")
-    num_running = _whole(given)
+    num_running = whole_number(given)
     if num_running is None:
         return deployment.limits
     return deployment.limits.model_copy(update={"running_requests": num_running})
@@ -152,26 +155,6 @@ def _traces(config: Config) -> str | None:
 def _engine_env(config: Config) -> dict[str, str]:
     """What every replica's environment has."""
     return {**SERVE_ENV, "HF_HUB_OFFLINE": "1", **tracing_environment(_traces(config), os.environ)}
-
-
-def _room(deployment: Deployment, engine: EngineName) -> Room:
-    """How many adapters there is room for; vLLM's own options say so where they are given."""
-    wait_s = deployment.limits.queue_timeout_s
-    if engine != "vllm":  # what is loaded there is all that there is of it, and may be large
-        return Room(deployment.max_loras, deployment.max_loras + _SPARE, wait_s)
-    slots, loaded = _slots(deployment)
-    return Room(max(1, slots - _SPARE), loaded, wait_s)
-
-
-def _slots(deployment: Deployment) -> tuple[int, int]:
-    """How many slots vLLM has (its ``max_loras``), and how many adapters in memory (``max_cpu_loras``)."""
-    given = deployment.engine_kwargs
-    slots = _whole(given.get("max_loras")) or deployment.max_loras + _SPARE
-    return slots, _whole(given.get("max_cpu_loras")) or _LOADED_PER_SLOT * slots
-
-
-def _whole(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _threads(deployment: Deployment) -> dict[str, str]:
@@ -190,7 +173,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     from llamafarm_ray.serving.accelerators import accelerator_type  # noqa: PLC0415
 
     deployment, needs = config.deployment, config.deployment.resources
-    slots, loaded = _slots(deployment)
+    slots, loaded = vllm_slots(deployment)
     engine: dict[str, Any] = {
         "enable_lora": True,
         "max_loras": slots,
@@ -200,7 +183,9 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
         "enable_log_requests": False,  # the gate logs prompts, where that is asked for
     }
     if gives_vectors(base.folder):
-        engine["runner"] = "pooling"
+        # As transformers does it, whatever else the files ask for.
+        pooler = {"pooling_type": pooling_of(base.folder).upper(), "use_activation": True}
+        engine |= {"runner": "pooling", "pooler_config": pooler}
     if deployment.max_model_len is not None:
         engine["max_model_len"] = deployment.max_model_len
     if (traces := _traces(config)) is not None:

@@ -248,6 +248,8 @@ def check_shape(path: str, body: dict[str, Any]) -> None:
         _check_messages(body.get("messages"))
     elif path == "/v1/completions" and not (isinstance(body.get("prompt"), str | list) and body["prompt"] != []):
         raise InputError("'prompt' must be a text or a list that is not empty.")
+    elif path == "/v1/embeddings":
+        _check_input(body)
     for name in ("stream", "echo"):
         if not isinstance(body.get(name), bool | None):
             raise InputError(f"{name!r} must be true or false.")
@@ -269,6 +271,20 @@ def _check_messages(messages: object) -> None:
     for index, message in enumerate(messages):
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InputError(f"messages[{index}] must be an object with a 'role'.")
+
+
+def _check_input(body: Mapping[str, Any]) -> None:
+    """What has vectors: texts or tokens. vLLM takes chats as well, which nobody could count, and answers in bytes."""
+    given = body.get("input")
+    parts = given if isinstance(given, list) and given and not _is_tokens(given) else [given]
+    if "messages" in body or not all((isinstance(part, str) and part) or _is_tokens(part) for part in parts):
+        raise InputError("'input' must be a text, a list of token ids, or a list of such.")
+    if body.get("encoding_format") not in {None, "float", "base64"}:
+        raise InputError("'encoding_format' must be float or base64.")
+
+
+def _is_tokens(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(type(token) is int for token in value)
 
 
 def bound_generation(path: str, body: dict[str, Any], limits: Limits) -> None:

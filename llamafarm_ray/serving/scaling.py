@@ -4,7 +4,7 @@ Serve counts the requests at a replica itself, those that HAProxy sends there di
 them. :class:`ScalingPolicy` adds two things. Replicas follow their CPU load, where ``cpu_threshold`` is set. And an
 application that is idle and may scale to zero does so at once, not after its delay, when a replica of another one finds
 no place: the least recently used first, one at a time. So models take turns on the memory, CPUs and GPUs of a cluster,
-and it is Ray that says what fits: each replica asks for what ``deployment.resources`` says.
+and it is Ray that says what fits: each replica asks for what ``deployment.resources`` says, or :mod:`.memory` reckons.
 
 Policies run in Serve's controller, one object for each deployment, so they see each other in :data:`_EVICTIONS`.
 """

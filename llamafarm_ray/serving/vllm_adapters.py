@@ -9,7 +9,7 @@ The only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_impor
 ``unload_lora_adapter``, on ``remove_lora`` and ``list_loras`` of its ``engine_client``, an ``AsyncLLM``, and on the
 ``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told to stop it;
 and on ``runner_type`` and ``model`` of its ``model_config``.
-A test names each.
+Tests call or name each.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.announcing import withdraw
 from llamafarm_ray.serving.engines.choice import choose_engine
-from llamafarm_ray.serving.memory import with_memory
+from llamafarm_ray.serving.memory import check_memory, memory_need
 from llamafarm_ray.serving.rollouts.beginning import roll_out
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.base import servable_base
@@ -107,7 +107,7 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
         registry.resolve(reference)
     base = servable_base(config.base_model, registry)
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
-    with_memory(engine, base, config.deployment)
+    check_memory(memory_need(engine, base, config.deployment), base, config.deployment)
     if config.deployment.strategy is not None:
         roll_out(registry, config.deployment.adapters, config.deployment.rollout, dry_run=True)
     return base
@@ -318,7 +318,7 @@ def _messages(application: ApplicationStatusOverview) -> list[str]:
 def _last_line(message: str, more: list[str]) -> str:
     """The cause in a traceback is its last line that says something; in what HAProxy says it is the first alert."""
     lines = [line.strip() for text in (message, *more) for line in text.splitlines() if line.strip()]
-    alerts = [line.partition(" : ")[2] for line in lines if line.startswith("[ALERT]")]
+    alerts = [line.partition(" : ")[2] or line for line in lines if line.startswith("[ALERT]")]
     if alerts:
         return f"HAProxy: {alerts[0]}"
     errors = [line for line in lines if "Error" in line]

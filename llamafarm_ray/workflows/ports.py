@@ -7,21 +7,23 @@ import socket
 
 __all__ = ["free_port", "free_ports"]
 
-_PORTS = range(20_000, 32_768)
-"""Above those of Ray's workers (10002 to 19999), and below those that Linux gives to outgoing connections and to who
-asks for any: a Ray that starts takes dozens of these, and what is chosen here is bound seconds later."""
+_PORTS = range(20_000, 30_000)
+"""Above those of Ray's workers (10002 to 19999), and below those of Ray Serve's replicas (30000 to 31000) and those
+that Linux gives to outgoing connections and to who asks for any (32768 on): a Ray that starts takes dozens of these,
+and what is chosen here is bound seconds later."""
 _TRIES = 1000
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nothing uses now, nor will by chance; see `free_ports`."""
+    """A TCP port of this machine that nothing uses now; see `free_ports`."""
     return free_ports(1)
 
 
 def free_ports(count: int) -> int:
-    """The first of ``count`` neighbouring TCP ports of this machine that nothing uses now, nor will by chance.
+    """The first of ``count`` neighbouring TCP ports of this machine that nothing uses now.
 
-    They are drawn, so that two who ask at the same time hardly ever get the same.
+    The system gives them to nobody who does not name them, and they are drawn, so that two who ask at the same time
+    hardly ever get the same.
 
     Raises:
         OSError: there are none.

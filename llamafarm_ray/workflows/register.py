@@ -181,7 +181,6 @@ def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
     if (folder / "adapter_config.json").is_file():
         return ModelKind.ADAPTER
     formats = weight_formats(folder)
-    # sentence-transformers' list of what turns tokens into a vector: it writes no text.
     is_embedding = gives_vectors(folder)
     if formats[:1] == ("gguf",):
         header = read_gguf(gguf_file(folder))

@@ -63,7 +63,6 @@ def application(served, name, base, **options):
     from ray import serve
 
     from llamafarm_ray.serving.application import build
-    from llamafarm_ray.serving.rollouts.actor import stop_controller
 
     args = {
         "home": served.registry.home.uri,
@@ -78,7 +77,6 @@ def application(served, name, base, **options):
         time.sleep(0.2)
     yield url
     serve.delete(name, _blocking=False)  # a replica waits twenty seconds for nobody; all of them at once
-    stop_controller(served.registry.home.uri, name)
 
 
 def auto(served, **limits):

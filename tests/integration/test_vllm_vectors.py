@@ -1,6 +1,7 @@
 """An embedding model and its adapters on vLLM: their vectors are those of plain transformers and peft."""
 
 import base64
+import json
 
 import httpx
 import numpy as np
@@ -36,6 +37,8 @@ def models(tmp_path_factory):
     AutoModel.from_pretrained(make_tiny_model(folder / "tiny", hidden_size=WIDTH)).save_pretrained(base)
     make_tiny_tokenizer().save_pretrained(base)
     write_sentence_transformers_files(base, width=WIDTH, max_length=64, pooling="mean")
+    modules = json.loads((base / "modules.json").read_text())[:-1]  # without Normalize, which transformers does anyway
+    (base / "modules.json").write_text(json.dumps(modules))
     return base, adapter_of(base, folder / "finder", "mean"), adapter_of(base, folder / "other", "cls")
 
 
@@ -44,7 +47,6 @@ def url(served, models):
     from ray import serve
 
     from llamafarm_ray.serving.application import build
-    from llamafarm_ray.serving.rollouts.actor import stop_controller
 
     base, finder, other = models
     register(served.registry, Registration(finder, name="finder", alias="production"))
@@ -54,7 +56,6 @@ def url(served, models):
     serve.run(build(args), name="vectors", route_prefix="/vectors")
     yield f"{served.root}/vectors/v1"
     serve.delete("vectors", _blocking=False)
-    stop_controller(served.registry.home.uri, "vectors")
 
 
 def ask(url, model, **more):
@@ -100,6 +101,23 @@ def test_it_writes_no_text(url):
     for route, body in asked.items():
         response = httpx.post(f"{url}/{route}", json={"model": "finder", **body}, timeout=30)
         assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"input": "a", "encoding_format": "bytes"},
+        {"input": [{"role": "user", "content": "a"}]},
+        {"input": [[{"role": "user", "content": "a"}]]},
+        {"messages": [{"role": "user", "content": "a"}]},
+        {"input": []},
+        {"input": [[]]},
+    ],
+)
+def test_what_nobody_could_count_is_refused(url, body):
+    response = httpx.post(f"{url}/embeddings", json={"model": "finder", **body}, timeout=30)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_input")
+    assert "must be" in response.json()["error"]["message"]
 
 
 def test_an_adapter_that_is_pooled_otherwise_is_refused(url):

@@ -52,14 +52,15 @@ def choose_engine(asked: EngineName, base: BaseModel, adapters: Iterable[str], r
     if wanted != "safetensors":
         _check_files(wanted, adapters, registry)
         return wanted
-    reasons = [reason for reason in (_of_adapter(one, base, registry) for one in adapters) if reason]
+    records = [registry.resolve(reference) for reference in adapters]
+    if asked == "transformers" or (asked == "auto" and gives_vectors(base.folder)):
+        return "transformers"
+    reasons = [reason for reason in (_of_adapter(one, base, registry) for one in records) if reason]
     if asked == "vllm" and reasons:
         raise UnsupportedError(
             f"deployment.engine is vllm, and {reasons[0]}.", hint="Set deployment.engine to auto or transformers."
         )
-    if asked == "auto":
-        return "transformers" if reasons or gives_vectors(base.folder) else "vllm"
-    return asked
+    return "transformers" if reasons else "vllm"
 
 
 def _format_of(asked: EngineName) -> WeightFormat | None:
@@ -86,17 +87,16 @@ def _check_files(engine: Literal["gguf", "onnx"], adapters: Iterable[str], regis
             )
 
 
-def _of_adapter(reference: str, base: BaseModel, registry: RegistryApi) -> str:
+def _of_adapter(record: VersionRecord, base: BaseModel, registry: RegistryApi) -> str:
     """Why vLLM can't serve an adapter; empty if it can."""
-    record = registry.resolve(reference)
-    if gives_vectors(base.folder) and pools_otherwise(registry.pull(reference), base.folder):
+    if gives_vectors(base.folder) and pools_otherwise(registry.pull(record.ref), base.folder):
         return f"{record.ref} is pooled otherwise than its base model, which vLLM can't do"
     method = record.registered.method
     if record.registered.parameters.get("use_dora"):
         return _not_served(record, "type DoRA")
     if method in _VLLM_METHODS:
         return ""
-    return _of_files(record, registry.pull(reference)) if not method else _not_served(record, f"method {method}")
+    return _of_files(record, registry.pull(record.ref)) if not method else _not_served(record, f"method {method}")
 
 
 def _of_files(record: VersionRecord, folder: Path) -> str:

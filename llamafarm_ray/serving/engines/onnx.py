@@ -22,7 +22,7 @@ from llamafarm_ray.models.embedding import pooled
 from llamafarm_ray.models.folder import onnx_file
 from llamafarm_ray.models.foreign import first_line
 from llamafarm_ray.models.loading import Task, inspect_architecture
-from llamafarm_ray.models.sentence_files import gives_vectors, read_pooling
+from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.serving.engines.causal import CausalModel
 from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel
@@ -219,7 +219,7 @@ class _Encoder(LanguageModel):
                 f"The model gives {', '.join(session.outputs)}, and neither logits nor {' nor '.join(_VECTORS)}.",
                 hint="Export it for text generation or feature extraction.",
             )
-        self._pooling = read_pooling(folder) or "mean"
+        self._pooling = pooling_of(folder)
         self.max_model_len = longest
 
     def embed(self, tokens: Sequence[int]) -> Sequence[float]:

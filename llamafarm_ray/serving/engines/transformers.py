@@ -20,7 +20,7 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.embedding import pooled
 from llamafarm_ray.models.loading import Task, inspect_architecture, load_model
-from llamafarm_ray.models.sentence_files import read_pooling
+from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of, read_pooling
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.serving.engines.causal import CausalModel
 from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel
@@ -56,8 +56,7 @@ class _SharedBase:
     """A base model's weights, and the versions that share them."""
 
     def __init__(self, folder: Path, max_model_len: int | None, dtype: torch.dtype) -> None:
-        # sentence-transformers' list of what turns tokens into a vector: such a model writes no text.
-        task: Task = "embedding" if (folder / "modules.json").is_file() else "causal-lm"
+        task: Task = "embedding" if gives_vectors(folder) else "causal-lm"
         model = load_model(folder, dtype=dtype, task=task).to(_device()).eval()
         if getattr(model, "_is_stateful", False):
             raise InputError(
@@ -79,7 +78,7 @@ class _SharedBase:
         """
         model = self._model if folder is None else load_adapter(_twin(self._model), folder).eval()
         if self._task == "embedding":
-            return _Encoder(model, read_pooling(folder) or read_pooling(self._folder) or "mean", self._longest)
+            return _Encoder(model, read_pooling(folder) or pooling_of(self._folder), self._longest)
         return _Writer(model, self._longest)
 
 

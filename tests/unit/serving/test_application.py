@@ -3,13 +3,17 @@
 from pathlib import Path
 
 import pytest
+from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ClusterError, ConfigError, InputError
+from llamafarm_ray.models.sentence_files import write_sentence_transformers_files
 from llamafarm_ray.registry import BaseModel
+from llamafarm_ray.serving import application
 from llamafarm_ray.serving.accelerators import accelerator_type
 from llamafarm_ray.serving.adapters import Room
-from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, _room, build
+from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, build
+from llamafarm_ray.serving.slots import room_of
 from llamafarm_ray.serving.vllm_replica import _bundles
 from llamafarm_ray.types import Digest
 
@@ -105,11 +109,11 @@ def test_scaling_reaches_serve_and_takes_the_place_of_a_number():
 def test_the_engine_has_a_slot_to_spare_and_as_many_adapters_as_the_replica_keeps(deployment, slots, room):
     made = llm_config(**deployment)["engine_kwargs"]
     assert (made["max_loras"], made["max_cpu_loras"]) == slots
-    assert _room(parse_config({"deployment": deployment}).deployment, "vllm") == room
+    assert room_of(parse_config({"deployment": deployment}).deployment, "vllm") == room
 
 
 def test_other_engines_keep_what_is_in_use_and_one_to_spare():
-    assert _room(parse_config({"deployment": {"max_loras": 3}}).deployment, "custom") == Room(in_use=3, loaded=4)
+    assert room_of(parse_config({"deployment": {"max_loras": 3}}).deployment, "custom") == Room(in_use=3, loaded=4)
 
 
 @pytest.mark.parametrize(
@@ -171,6 +175,37 @@ def test_a_router_decides_where_there_may_be_several_replicas(monkeypatch, tmp_p
     assert bool(secret) == is_routed
     if is_routed:
         assert made._ingress_request_router._bound_deployment.init_kwargs["served"].secret == secret
+
+
+def test_models_that_take_turns_reserve_the_memory_that_they_need(monkeypatch, tmp_path):
+    for name, value in SERVE_ENV.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(application, "largest_node_bytes", lambda: 2**40)
+    base = make_tiny_model(tmp_path / "tiny")
+    args = {"base_model": str(base), "home": str(tmp_path / "home")}
+    turns = {"replicas": 0, "auto_scaling": {"min_replicas": 0, "max_replicas": 1}}
+    made = build({**args, "deployment": turns})._bound_deployment._replica_config
+    assert 2 * 2**30 < made.placement_group_bundles[0]["memory"] < 4 * 2**30
+    made = build({**args, "deployment": {**turns, "engine": "transformers"}})._bound_deployment._replica_config
+    assert 2**29 < made.ray_actor_options["memory"] < 2**30
+    stays = build({**args, "deployment": {}})._bound_deployment._replica_config
+    assert "memory" not in stays.placement_group_bundles[0]
+    with pytest.raises(InputError, match=r"deployment\.resources\.memory is 1000, and the weights of tiny alone"):
+        build({**args, "deployment": {"resources": {"memory": 1000}}})
+
+
+def test_an_embedding_model_is_pooled_as_its_files_say_unless_vllm_is_told_otherwise(tmp_path):
+    def engine_kwargs(**deployment):
+        base = BaseModel("base", "base", tmp_path, Digest.of(b"x"))
+        return _llm_config(parse_config({"base_model": "base", "deployment": deployment}), base)["engine_kwargs"]
+
+    assert "runner" not in engine_kwargs()
+    write_sentence_transformers_files(tmp_path, width=8, max_length=64, pooling="cls")
+    assert engine_kwargs()["runner"] == "pooling"
+    assert engine_kwargs()["pooler_config"] == {"pooling_type": "CLS", "use_activation": True}
+    assert engine_kwargs(engine_kwargs={"runner": "generate"})["runner"] == "generate"
+    (tmp_path / "1_Pooling" / "config.json").unlink()
+    assert engine_kwargs()["pooler_config"]["pooling_type"] == "MEAN"  # as transformers has it
 
 
 def test_a_base_that_no_request_could_name_is_refused(monkeypatch, tmp_path):

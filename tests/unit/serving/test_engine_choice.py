@@ -103,6 +103,9 @@ def test_an_adapter_that_is_pooled_otherwise_is_nothing_for_vllm(registry, tmp_p
     with pytest.raises(UnsupportedError, match=r"otherwise:1\.0\.0 is pooled otherwise than its base model"):
         choose_engine("vllm", base, [other.ref], registry)
     assert choose_engine("auto", base, [other.ref], registry) == "transformers"
+    said = {"pooling_mode_weightedmean_tokens": True}  # its adapters say another; nobody has to be able to do this one
+    (base.folder / "1_Pooling" / "config.json").write_text(json.dumps(said))
+    assert {choose_engine(asked, base, [other.ref], registry) for asked in ("auto", "transformers")} == {"transformers"}
 
 
 def base_of(registry, folder, **files):

@@ -73,6 +73,13 @@ def test_an_endpoint_that_would_be_open_to_the_network_is_not_deployed(registry,
     assert check_deployment(config(), registry).name == "base"
 
 
+def test_too_little_memory_is_known_before_anything_starts(registry, models):
+    config = parse_config({"base_model": str(models[0]), "deployment": {"resources": {"memory": 1}}})
+    (models[0] / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match=r"deployment\.resources\.memory is 1, and the weights of base alone take"):
+        check_deployment(config, registry)
+
+
 def test_a_deployment_for_kubernetes_is_not_started_on_ray(registry, models):
     config = parse_config({"base_model": str(models[0]), "deployment": {"target": "kubernetes"}})
     with pytest.raises(InputError, match=r"deployment\.target is kubernetes"):
