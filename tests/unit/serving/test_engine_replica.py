@@ -361,7 +361,7 @@ def test_vllm_gets_the_base_model_of_its_own_node(registry, elsewhere, base, mon
     monkeypatch.setattr(serving, "ray_llm", stub, raising=False)
     replica = vllm_replica.VllmReplica.__new__(vllm_replica.VllmReplica)
     loading = {"model_id": "tiny", "model_source": str(elsewhere.folder)}
-    config = {"model_loading_config": loading, "accelerator_config": {"kind": "gpu"}}
+    config = {"model_loading_config": loading, "accelerator_config": {"kind": "gpu"}, "engine_kwargs": {}}
     asyncio.run(replica.__init__(config, served_from(registry, elsewhere), num_cpus=1))
     (folder,) = started
     assert (folder / "config.json").read_bytes() == (base / "config.json").read_bytes()
