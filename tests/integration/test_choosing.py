@@ -63,6 +63,7 @@ def application(served, name, base, **options):
     from ray import serve
 
     from llamafarm_ray.serving.application import build
+    from llamafarm_ray.serving.rollouts.actor import stop_controller
 
     args = {
         "home": served.registry.home.uri,
@@ -76,7 +77,8 @@ def application(served, name, base, **options):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     yield url
-    serve.delete(name, _blocking=False)  # a replica waits twenty seconds for nobody; all of them at once
+    serve.delete(name)  # and wait: until it is gone, `auto` still sends requests there
+    stop_controller(served.registry.home.uri, name)
 
 
 def auto(served, **limits):

@@ -47,6 +47,7 @@ def url(served, models):
     from ray import serve
 
     from llamafarm_ray.serving.application import build
+    from llamafarm_ray.serving.rollouts.actor import stop_controller
 
     base, finder, other = models
     register(served.registry, Registration(finder, name="finder", alias="production"))
@@ -55,7 +56,8 @@ def url(served, models):
     args = {"home": served.registry.home.uri, "base_model": str(base), "deployment": deployment}
     serve.run(build(args), name="vectors", route_prefix="/vectors")
     yield f"{served.root}/vectors/v1"
-    serve.delete("vectors", _blocking=False)
+    serve.delete("vectors")  # and wait: until it is gone, `auto` still sends requests there
+    stop_controller(served.registry.home.uri, "vectors")
 
 
 def ask(url, model, **more):
