@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import ray
-
 from llamafarm_ray.config import Deployment
 from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.config.values import MemorySize
@@ -136,6 +134,8 @@ def with_memory(need: MemoryNeed | None, deployment: Deployment, largest_node_by
 
 def largest_node_bytes() -> int:
     """The most memory that Ray gives out on a node which has CPUs; 0 where this process is not connected to it."""
+    import ray  # noqa: PLC0415  (after the environment that its parts read when they are imported)
+
     if not ray.is_initialized():
         return 0
     nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])

@@ -382,6 +382,15 @@ def test_an_option_that_vllm_does_not_have_is_refused_before_anything_starts(ser
         build({"base_model": str(served.base), "home": served.registry.home.uri, "deployment": deployment})
 
 
+def test_models_share_the_memory_that_ray_gives_out_on_a_node(ray_cluster):
+    import ray
+
+    from llamafarm_ray.serving.memory import largest_node_bytes
+
+    assert ray_cluster.started_here  # one node
+    assert largest_node_bytes() == int(ray.cluster_resources()["memory"]) > 0
+
+
 def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray._private.state import state
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackCtx

@@ -1,6 +1,7 @@
 """A local Ray's folder has a name that sockets fit below, wherever temporary files go."""
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -103,3 +104,8 @@ def test_this_users_token_is_for_rays_of_this_machine(monkeypatch, host, is_own)
     with pytest.raises(InputError, match="No Ray cluster"):
         cluster._join(f"{host}:6379")
     assert shown == [host] * is_own
+
+
+def test_who_connects_has_not_imported_ray_before_its_environment_is_set():
+    asked = "import sys, llamafarm_ray.workflows.cluster; sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
