@@ -27,6 +27,8 @@ from hostile_requests import (
 )
 
 from llamafarm_ray.config import Limits
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.serving.intake import check_shape
 
 
 def serve(server, *messages, method="POST", path=ROUTE, raw_path=None, headers=(JSON,), hang=False):
@@ -187,3 +189,34 @@ def test_nothing_of_a_body_is_repeated_in_the_error_that_refuses_it():
         message = refused(server, serve(server, body(data)), 400)
         assert "pin" not in message
         assert "4711" not in message
+
+
+def embed(**said):
+    check_shape("/v1/embeddings", {"model": "bot", **said})
+
+
+@pytest.mark.parametrize("given", ["A llama", [5, 17], ["A llama", "a farm"], [[5, 17], [8]]])
+def test_texts_and_tokens_have_vectors(given):
+    embed(input=given)
+    embed(input=given, encoding_format="base64", dimensions=8)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"input": ""},
+        {"input": []},
+        {"input": [[]]},
+        {"input": [5, "A llama"]},
+        {"input": [True]},
+        {"input": {"role": "user", "content": "A llama"}},
+        {"input": [{"role": "user", "content": "A llama"}]},
+        {"input": [[{"role": "user", "content": "A llama"}]]},
+        {"input": "A llama", "messages": CHAT["messages"]},
+        {"input": "A llama", "encoding_format": "bytes"},
+    ],
+)
+def test_what_nobody_could_count_has_none(said):
+    with pytest.raises(InputError, match="must be"):
+        embed(**said)
