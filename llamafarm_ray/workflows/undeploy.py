@@ -6,7 +6,7 @@ from llamafarm_ray.errors import ConflictError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryApi
 from llamafarm_ray.registry.commands import RemoveDeployment
 from llamafarm_ray.serving.announcing import is_same_cluster, withdraw
-from llamafarm_ray.workflows.cluster import ClusterInfo
+from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
 from llamafarm_ray.workflows.deployed import APPLICATION
 
 __all__ = ["check_undeploy", "forget", "stop", "undeploy"]
@@ -70,6 +70,7 @@ def _delete(registry: RegistryApi, application: str) -> bool:
 
     from llamafarm_ray.serving.rollouts.actor import stop_controller  # noqa: PLC0415
 
+    quiet()  # Serve's import sets its logger up anew
     try:
         serve.delete(application)
     except TimeoutError:  # answers under way take longer; the replicas go when they have ended

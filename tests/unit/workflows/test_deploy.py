@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import logging
 import sys
 from types import SimpleNamespace
 
@@ -276,3 +277,20 @@ def test_one_version_is_rolled_out_at_a_time_and_that_is_known_before_anything_s
         check_deployment(config, registry)
     at_once = parse_config({"base_model": str(models[0]), "deployment": {"adapters": [versions[2]]}})
     assert check_deployment(at_once, registry).name == "base"
+
+
+def test_what_serve_says_of_a_deletion_stays_off_the_terminal(registry, monkeypatch):
+    from ray import serve
+
+    from llamafarm_ray.serving.rollouts import actor
+
+    levels, logger = [], logging.getLogger("ray.serve")
+    before = logger.level
+    monkeypatch.setattr(serve, "delete", lambda _: levels.append(logger.getEffectiveLevel()))
+    monkeypatch.setattr(actor, "stop_controller", lambda *_: None)
+    logger.setLevel(logging.INFO)  # as the import of Serve leaves it
+    try:
+        undeploy(registry, dataclasses.replace(HERE, started_here=False))
+    finally:
+        logger.setLevel(before)
+    assert levels == [logging.WARNING]
