@@ -177,6 +177,7 @@ def test_a_stream_has_its_usage_where_that_was_asked_for():
 @pytest.mark.parametrize(("asked", "logged"), [(True, True), (False, False)])
 def test_prompts_are_logged_only_where_that_was_asked_for(caplog, asked, logged):
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="ray.serve.llamafarm")  # a deployment in this process sets its parent's
     prompt = "my pin is 4711"
     server = Server(log_prompts=asked)
     server.post("/v1/completions", body_for("x", prompt=prompt))
