@@ -11,7 +11,7 @@ EDITABLE := $(VENV)/.editable
 # PyTorch's own index has the CPU build; where it can't be reached, pip takes the wheel that its find-links offer.
 TORCH_CPU := torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-unit test-gpu test-crash test-long bench check format lock clean help
+.PHONY: setup demo test test-unit test-gpu test-long bench check format lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -40,22 +40,21 @@ $(EDITABLE): pyproject.toml $(INSTALLED)
 demo: setup ## Documents to a served, hot-swapped adapter, on this machine, in under 5 minutes.
 	@$(BIN)/python jobs/demo/run.py $(ARGS)
 
-test: setup ## All tests but the crash tier and the long ones.
-	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu" $(ARGS)
-	@$(BIN)/python -m pytest tests/integration -m "not crash and not long and not gpu" $(ARGS)
-	@$(BIN)/python -m pytest tests/e2e -m "not crash and not long and not gpu" $(ARGS)
+test: setup ## All tests but the long ones; the time of each tier and the slowest tests.
+	@$(BIN)/python tests/tiers.py $(ARGS)
 
 test-unit: setup ## Tests that need no Ray, in under a minute.
 	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu and not s3" $(ARGS)
 
-test-crash: setup ## Writers to an object store killed at every point (part of CI).
-	@$(BIN)/python -m pytest -m crash -n auto $(ARGS)
-
 test-gpu: setup ## Training's promises and speed on a GPU (EXTRA=gpu).
 	@$(BIN)/python -m pytest tests/gpu -m gpu $(ARGS)
 
-test-long: setup ## Kill, race and soak tests.
-	@$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
+# A part of a test's name, as pytest's -k takes it: make test-long ONLY=kills
+ONLY ?=
+
+test-long: setup ## Kill, race and soak tests; it goes on where it was stopped (FRESH=1: from the start).
+	@$(if $(FRESH),rm -f runs/long-tests.passed)
+	@$(BIN)/python -m pytest -m long --timeout 3600 --go-on runs/long-tests.passed $(if $(ONLY),-k "$(ONLY)") $(ARGS)
 
 # The name of one file of tests/benchmarks; all of them by default.
 BENCH ?= *

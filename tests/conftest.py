@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+pytest_plugins = ["failure_logs", "passed_before"]
+
 settings.register_profile("machines of any speed", deadline=None)
 settings.load_profile("machines of any speed")
 
@@ -14,13 +16,24 @@ settings.load_profile("machines of any speed")
 @pytest.fixture(scope="session")
 def ray_cluster():
     """A connected local Ray with 4 logical CPUs; what is asked of it runs one test after the other."""
-    os.environ.pop("RAY_ADDRESS", None)
+    from failure_logs import watch
+
     from llamafarm_ray.workflows.cluster import connect
 
+    os.environ.pop("RAY_ADDRESS", None)
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as environment:
             # Its workers import classes of the tests, such as models of a user's own.
             environment.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+            environment.setenv("RAY_metrics_report_interval_ms", "1000")  # 10,000 by default, which tests would wait for
             # As `deploy` does: without a dashboard Ray collects no metrics.
             cluster = stack.enter_context(connect(None, with_dashboard=True))
+        watch(session_logs())
         yield cluster
+
+
+def session_logs():
+    """The folder of this process's Ray that holds all logs of its session."""
+    import ray
+
+    return Path(ray._private.worker._global_node.get_logs_dir_path())

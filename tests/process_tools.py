@@ -1,6 +1,53 @@
-"""The processes that the tests' own Ray started, by what they call themselves."""
+"""Processes of the tests: those that their own Ray started, by title, and children that share nothing with this one."""
+
+import functools
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
 
 import psutil
+
+__all__ = ["barrier", "child", "pipe", "pool", "titled"]
+
+_PRELOADED = ["aiobotocore.session", "hypothesis", "pytest", "s3fs", "llamafarm_ray.registry", "llamafarm_ray.storage"]
+
+
+def child(target, *args):
+    """A process that is yet to be started, with this one's environment, and nothing else of it."""
+    return _context().Process(target=_call, args=(dict(os.environ), target, args))
+
+
+def barrier(number):
+    """A barrier that children can be given."""
+    return _context().Barrier(number)
+
+
+def pipe():
+    """The two ends of a connection, one of which a child can be given."""
+    return _context().Pipe()
+
+
+def pool(number):
+    """An executor of children."""
+    environment = (dict(os.environ),)
+    return ProcessPoolExecutor(number, mp_context=_context(), initializer=_take, initargs=environment)
+
+
+@functools.cache
+def _context():
+    """Children are forked from a process that has imported, once, what takes each of them a second to import."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOADED)
+    return context
+
+
+def _take(environment):
+    os.environ.update(environment)
+
+
+def _call(environment, target, args):
+    _take(environment)
+    target(*args)
 
 
 def titled(start: str) -> list[psutil.Process]:

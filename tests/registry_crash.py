@@ -10,6 +10,7 @@ import bisect
 import dataclasses
 import datetime as dt
 import functools
+import itertools
 import json
 import os
 import signal
@@ -293,7 +294,8 @@ class _Reader(threading.Thread):
 def crash_at_points(number, store, tmp_path, *, big=False, steps=range(NUM_STEPS)):
     """Crash and recover at those of ``number`` points of the whole script that lie in some steps of it.
 
-    Each crash gets a home of its own. The steps are given by their places in the script.
+    Each crash gets a home of its own. The steps are given by their places in the script. Without a number each of
+    them is cut off once, in its middle.
     """
     folders = make_folders(tmp_path / "folders", big=big)
     root, helper = Location(store), Helper()
@@ -315,6 +317,8 @@ def _kill_points(helper, writing, number):
     assert helper.run(writing) == 0
     ends = [line["points"] for line in _read(writing.acknowledged)]
     assert len(ends) == NUM_STEPS + 1
+    if number is None:
+        return [((start + end + 1) // 2, step) for step, (start, end) in enumerate(itertools.pairwise([0, *ends[:-1]]))]
     assert ends[-1] >= number
     points = [1 + index * ends[-2] // number for index in range(number)]
     return [(point, bisect.bisect_left(ends, point)) for point in points]

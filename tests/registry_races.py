@@ -2,11 +2,9 @@
 
 import contextlib
 import datetime as dt
-import multiprocessing
 import random
 import shutil
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from llamafarm_ray.errors import ConflictError
@@ -16,12 +14,7 @@ from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
 
-__all__ = ["collect_until", "processes", "publish_many", "pull_until", "register_many"]
-
-
-def processes(number):
-    """A pool of processes that share nothing with this one."""
-    return ProcessPoolExecutor(number, mp_context=multiprocessing.get_context("spawn"))
+__all__ = ["collect_until", "publish_many", "pull_until", "register_many"]
 
 
 def register_many(home, manifest, writer, number):

@@ -20,7 +20,7 @@ from llamafarm_ray.serving.memory import (
     memory_need,
     with_memory,
 )
-from llamafarm_ray.serving.scaling import DRAIN_S, most_replicas, scaling_options
+from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S, most_replicas, scaling_options
 from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.slots import room_of, vllm_slots, whole_number
 from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
@@ -37,6 +37,7 @@ SERVE_ENV = {
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "98304",  # the same where no application has a router
     "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
+    "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTRATION_S),
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a HAProxy that died is noticed after three of them
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llamafarm_ray.serving.cold_start:middlewares",
 }

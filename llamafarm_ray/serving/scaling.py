@@ -23,6 +23,7 @@ from llamafarm_ray.config import Deployment
 
 __all__ = [
     "CPU_METRIC",
+    "DEREGISTRATION_S",
     "DRAIN_S",
     "CpuMeter",
     "Evictions",
@@ -36,6 +37,11 @@ logger = logging.getLogger("ray.serve.llamafarm")
 
 DRAIN_S = 600
 """Seconds that a replica which goes away has for the answers under way. HAProxy keeps connections open for as long."""
+DEREGISTRATION_S = 5
+"""Seconds for which a replica that goes away still takes requests, until HAProxy no longer lists it.
+
+Ray's default of 30 is for load balancers of clouds, which talk to replicas themselves. HAProxy is told within a second,
+and retries a refused connection at another replica."""
 CPU_METRIC = "cpu_percent"
 _POLICY = f"{__name__}:ScalingPolicy"
 _TOLERANCE = 0.1

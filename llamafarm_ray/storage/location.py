@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime as dt
+import functools
 import hashlib
 import io
 import os
@@ -365,8 +366,17 @@ def _options(uri: str) -> dict[str, Any]:
     if "AWS_MAX_ATTEMPTS" not in os.environ:
         config["retries"] = {"mode": "standard", "total_max_attempts": _REQUESTS}
     session = AioSession()
+    session.register_component("data_loader", _service_descriptions(session.get_config_variable("data_path")))
     session.unregister("before-call.s3", add_expect_header)  # aiohttp would wait for ever for the store's "continue"
     return {"config_kwargs": config, "session": session}
+
+
+@functools.cache
+def _service_descriptions(data_path: str | None) -> Any:
+    """Return botocore's reader of service descriptions, shared: parsing S3's takes each new client 0.1 s."""
+    from botocore.loaders import create_loader  # noqa: PLC0415
+
+    return create_loader(data_path)
 
 
 def _socket(address: tuple[Any, ...]) -> socket.socket:

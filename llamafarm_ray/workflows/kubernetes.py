@@ -26,7 +26,7 @@ from llamafarm_ray.serving.accelerators import accelerator_type
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.application import SERVE_ENV, arguments
 from llamafarm_ray.serving.haproxy import PATH_VARIABLE
-from llamafarm_ray.serving.scaling import DRAIN_S
+from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.deploy import with_model
@@ -37,9 +37,7 @@ __all__ = ["SECRET", "as_yaml", "ray_service"]
 SECRET = "llamafarm"  # noqa: S105  (its name)
 """The Kubernetes secret whose keys are environment variables of all pods: LLAMAFARM_TOKEN, the bucket's credentials."""
 
-_NOTICE_S = 30
-"""Seconds for which a replica that goes still takes requests: RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S."""
-_END_S = _NOTICE_S + DRAIN_S + 30
+_END_S = DEREGISTRATION_S + DRAIN_S + 30
 _ENV = {**SERVE_ENV, "RAY_worker_niceness": "0"}
 _CACHE = "/var/cache/llamafarm"
 _OUR_HAPROXY = f"export {PATH_VARIABLE}=$(command -v llamafarm-haproxy)"

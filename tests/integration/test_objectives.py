@@ -27,6 +27,9 @@ ROWS = {
 }
 
 
+DPO = {"method": "lora", "dpo": {"beta": 0.5}}
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory):
     return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
@@ -73,10 +76,17 @@ def train(objective, base, folder, name, *, workers=1, accumulation=4, **tuning)
     return result, seen
 
 
+def test_pairs_in_a_file_train_two_workers(llama, tmp_path):
+    result, seen = train("dpo", llama, tmp_path, "out", workers=2, accumulation=2, **DPO)
+    assert len(result.losses) == 9
+    assert result.losses[-1] < result.losses[0]
+    assert seen[-1].metrics
+
+
 @pytest.mark.parametrize(
     ("objective", "tuning"),
     [
-        ("dpo", {"method": "lora", "dpo": {"beta": 0.5}}),
+        pytest.param("dpo", DPO, marks=pytest.mark.long),
         pytest.param("kto", {"method": "full", "kto": {"beta": 0.5}}, marks=pytest.mark.long),
         pytest.param("contrastive", {"method": "full", "contrastive": {"temperature": 0.2}}, marks=pytest.mark.long),
     ],

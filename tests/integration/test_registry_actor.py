@@ -21,7 +21,6 @@ from llamafarm_ray.types import ModelKind, ModelRef
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 CLIENTS = 8
-KILLS = 20
 CHANGES = 40
 
 
@@ -84,7 +83,8 @@ def kill(actor, how):
             os.kill(pid, signal.SIGKILL)
 
 
-def test_an_actor_killed_twenty_times_loses_nothing_and_repeats_nothing(home, manifest):
+@pytest.mark.parametrize("num_kills", [4, pytest.param(20, marks=pytest.mark.long)])
+def test_an_actor_killed_again_and_again_loses_nothing_and_repeats_nothing(home, manifest, num_kills):
     from llamafarm_ray.registry.actor import registry_actor
     from llamafarm_ray.registry.client import RegistryClient
 
@@ -97,7 +97,7 @@ def test_an_actor_killed_twenty_times_loses_nothing_and_repeats_nothing(home, ma
             for index, client in enumerate(clients)
         ]
         try:
-            for number in range(KILLS):
+            for number in range(num_kills):
                 acknowledged.wait_for_more(random.randint(1, 60))
                 kill(actor, "ray" if number % 2 else "signal")
             acknowledged.wait_for_more(CLIENTS)

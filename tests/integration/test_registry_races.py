@@ -3,8 +3,9 @@
 import datetime as dt
 
 import pytest
+from process_tools import pool
 from registry_crash import busy_bucket, make_folders  # noqa: F401  (a fixture)
-from registry_races import collect_until, processes, publish_many, pull_until, register_many
+from registry_races import collect_until, publish_many, pull_until, register_many
 from s3 import bucket, s3_server  # noqa: F401  (fixtures)
 
 from llamafarm_ray.registry import RegistryService
@@ -22,14 +23,19 @@ def home(request, tmp_path):
     return f"{store}/home"
 
 
+@pytest.fixture(params=[1, pytest.param(3, marks=pytest.mark.long)])
+def times(request):
+    return request.param
+
+
 @pytest.fixture
 def folders(tmp_path):
     return make_folders(tmp_path / "folders")
 
 
 def run_writers(home, manifest, names, number):
-    with processes(len(names)) as pool:
-        writers = [pool.submit(register_many, home, manifest, name, number) for name in names]
+    with pool(len(names)) as processes:
+        writers = [processes.submit(register_many, home, manifest, name, number) for name in names]
         return [writer.result() for writer in writers]
 
 
@@ -37,8 +43,8 @@ def changes(registry):
     return [(commit.sequence, change) for commit in registry.commits() for change in commit.changes]
 
 
-def test_eight_writers_lose_no_commit_and_give_no_number_twice(home, folders):
-    number = 125 if Location(home).is_local else 15
+def test_eight_writers_lose_no_commit_and_give_no_number_twice(home, folders, times):
+    number = 42 * times if Location(home).is_local else 5 * times
     registry = RegistryService(Location(home))
     manifest = registry.content.publish(folders / "one").digest
     found = run_writers(home, manifest, [f"writer-{index}" for index in range(WRITERS)], number)
@@ -57,8 +63,8 @@ def test_eight_writers_lose_no_commit_and_give_no_number_twice(home, folders):
     assert verify(Location(home)).problems == ()
 
 
-def test_two_writers_with_the_same_keys_do_it_once(home, folders):
-    number = 100 if Location(home).is_local else 10
+def test_two_writers_with_the_same_keys_do_it_once(home, folders, times):
+    number = 34 * times if Location(home).is_local else 4 * times
     registry = RegistryService(Location(home))
     manifest = registry.content.publish(folders / "one").digest
     first, second = run_writers(home, manifest, ["twin", "twin"], number)
@@ -67,15 +73,15 @@ def test_two_writers_with_the_same_keys_do_it_once(home, folders):
     assert verify(Location(home)).problems == ()
 
 
-def test_garbage_collection_takes_nothing_from_publishers_and_pullers(home, folders, tmp_path):
-    rounds = 40 if Location(home).is_local else 6
+def test_garbage_collection_takes_nothing_from_publishers_and_pullers(home, folders, tmp_path, times):
+    rounds = 13 * times if Location(home).is_local else 2 * times
     stop = tmp_path / "stop"
-    with processes(6) as pool:
+    with pool(6) as processes:
         try:
-            others = [pool.submit(collect_until, home, str(stop)) for _ in range(2)]
-            others += [pool.submit(pull_until, home, str(stop)) for _ in range(2)]
+            others = [processes.submit(collect_until, home, str(stop)) for _ in range(2)]
+            others += [processes.submit(pull_until, home, str(stop)) for _ in range(2)]
             names = ("ann", "bob")
-            publishers = [pool.submit(publish_many, home, str(folders), name, rounds) for name in names]
+            publishers = [processes.submit(publish_many, home, str(folders), name, rounds) for name in names]
             staying = [reference for publisher in publishers for reference in publisher.result()]
         finally:
             stop.touch()

@@ -1,10 +1,10 @@
 """The registry keeps what it acknowledged, and refuses what can't be."""
 
 import datetime as dt
-import multiprocessing
 
 import pytest
 from model_files import note_digest, store_note
+from process_tools import child
 
 from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotFoundError
 from llamafarm_ray.registry import RegistryService
@@ -227,8 +227,7 @@ def _write_many(home, count):
 
 def test_four_processes_leave_no_gap_and_no_double(tmp_path):
     store_note(ContentStore(Location(tmp_path)), "x")
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_write_many, args=(str(tmp_path), 20)) for _ in range(4)]
+    processes = [child(_write_many, str(tmp_path), 20) for _ in range(4)]
     [process.start() for process in processes]
     [process.join() for process in processes]
     assert [process.exitcode for process in processes] == [0] * 4

@@ -2,20 +2,19 @@
 
 import datetime as dt
 import errno
-import multiprocessing
 import os
 import signal
 import threading
 from pathlib import Path
 
 import pytest
+from process_tools import barrier, child, pipe
 
 from llamafarm_ray.errors import IntegrityError, StorageError
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.storage import blob_cache as blob_cache_module
 from llamafarm_ray.storage import location as location_module
 
-PROCESSES = multiprocessing.get_context("spawn")
 PIECE = 1000
 
 
@@ -142,9 +141,9 @@ def test_of_many_waiting_threads_one_downloads(store, publish, served):
 
 def test_of_many_waiting_processes_one_downloads(store, location, publish, tmp_path):
     manifest = publish(a="x" * 5000)
-    gate, log = PROCESSES.Barrier(3), tmp_path / "log"
+    gate, log = barrier(3), tmp_path / "log"
     arguments = (location.uri, store.cache, manifest.digest, log, gate)
-    children = [PROCESSES.Process(target=pull_in_process, args=arguments) for _ in range(3)]
+    children = [child(pull_in_process, *arguments) for _ in range(3)]
     [child.start() for child in children]
     [child.join() for child in children]
     assert [child.exitcode for child in children] == [0, 0, 0]
@@ -162,10 +161,10 @@ def test_a_warm_pull_reads_nothing_from_the_home(store, publish, served, monkeyp
 
 def test_a_killed_download_goes_on_where_it_stopped(store, location, publish, served):
     manifest = publish(a="x" * 10_000)
-    child = PROCESSES.Process(target=pull_and_die, args=(location.uri, store.cache, manifest.digest, 7))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL
+    puller = child(pull_and_die, location.uri, store.cache, manifest.digest, 7)
+    puller.start()
+    puller.join()
+    assert puller.exitcode == -signal.SIGKILL
     assert store.cached() == []
     there = (store.cache / "partial" / manifest.files[0].digest.hex).stat().st_size
     assert 0 < there < 10_000
@@ -306,14 +305,14 @@ def test_a_shared_blob_goes_with_its_last_version(store, publish):
 
 def test_what_another_process_uses_is_not_evicted(store, location, publish):
     manifest = publish(a="x" * 1000)
-    here, there = PROCESSES.Pipe()
-    child = PROCESSES.Process(target=hold_in_process, args=(location.uri, store.cache, manifest.digest, there))
-    child.start()
+    here, there = pipe()
+    holder = child(hold_in_process, location.uri, store.cache, manifest.digest, there)
+    holder.start()
     assert here.recv() == "pulled"
     assert [version.in_use for version in store.cached()] == [True]
     assert store.evict(0) == []
     here.send("go")
-    child.join()
+    holder.join()
     assert [version.in_use for version in store.cached()] == [False]
     assert store.evict(0) == [manifest.digest]
     assert files(store.pull(manifest.digest)) == {"a.txt": b"x" * 1000}

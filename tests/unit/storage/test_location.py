@@ -2,7 +2,6 @@
 
 import datetime as dt
 import errno
-import multiprocessing
 import os
 import pickle
 import socket
@@ -10,13 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
+from process_tools import pool
 
 from llamafarm_ray.errors import InputError, StorageError
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage import location as location_module
 from llamafarm_ray.types import Digest
 
-FORKLESS = multiprocessing.get_context("spawn")
 
 
 def race(write, numbers):
@@ -134,8 +133,8 @@ def test_of_eight_racing_threads_exactly_one_creates(location):
 
 
 def test_of_racing_processes_exactly_one_creates(location):
-    with FORKLESS.Pool(4) as pool:
-        won = pool.starmap(create_in_process, [(location.uri, number) for number in range(8)])
+    with pool(4) as processes:
+        won = list(processes.map(create_in_process, [location.uri] * 8, range(8)))
     assert won.count(True) == 1
     assert location.read("log/1") == str(won.index(True)).encode() * 1000
     assert len(list(location.walk("log"))) == 1

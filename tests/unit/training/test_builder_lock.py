@@ -1,8 +1,6 @@
+import multiprocessing
 import os
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
+import signal
 
 import pytest
 
@@ -27,19 +25,15 @@ def test_a_live_builder_is_waited_for_and_then_named(tmp_path):
         pass
 
 
+def build_and_be_killed(folder):
+    with only_builder(folder):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_builder_that_was_killed_does_not_block_the_next(tmp_path):
-    script = textwrap.dedent(
-        f"""
-        import os, signal
-        from pathlib import Path
-        from llamafarm_ray.training.strategies.build_lock import only_builder
-        with only_builder(Path({str(tmp_path)!r})):
-            os.kill(os.getpid(), signal.SIGKILL)
-        """
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", script], check=False, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
-    )
-    assert killed.returncode == -9
+    builder = multiprocessing.get_context("fork").Process(target=build_and_be_killed, args=(tmp_path,))
+    builder.start()
+    builder.join()
+    assert builder.exitcode == -signal.SIGKILL
     with only_builder(tmp_path, timeout_s=0.3):
         pass

@@ -21,7 +21,7 @@ from llamafarm_ray.errors import ConflictError, InputError, NotFoundError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.serving.application import arguments
-from llamafarm_ray.serving.scaling import DRAIN_S
+from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows.kubernetes import as_yaml, ray_service
 from llamafarm_ray.workflows.register import Registration, register
@@ -217,7 +217,7 @@ def test_every_pod_has_the_environment_the_image_and_time_to_end(registered):
     expected = dict(line.split("=") for line in lines if not line.startswith("#"))
     manifest = ray_service(config(), registered)
     for pod in pods(manifest):
-        assert pod["terminationGracePeriodSeconds"] > 30 + DRAIN_S
+        assert pod["terminationGracePeriodSeconds"] > DEREGISTRATION_S + DRAIN_S
         for container in pod["containers"]:
             env = {one["name"]: one["value"] for one in container["env"]}
             assert env.pop("LLAMAFARM_HOME") == registered.home.uri
@@ -226,7 +226,7 @@ def test_every_pod_has_the_environment_the_image_and_time_to_end(registered):
             assert container["image"] == IMAGE
             assert container["envFrom"] == [{"secretRef": {"name": "llamafarm", "optional": True}}]
             assert container["securityContext"]["allowPrivilegeEscalation"] is False
-    assert manifest["spec"]["rayClusterDeletionDelaySeconds"] > 30 + DRAIN_S
+    assert manifest["spec"]["rayClusterDeletionDelaySeconds"] > DEREGISTRATION_S + DRAIN_S
     assert manifest["spec"]["rayClusterConfig"]["rayVersion"] == importlib.metadata.version("ray")
 
 
