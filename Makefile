@@ -25,10 +25,10 @@ $(INSTALLED): requirements-$(EXTRA).lock
 	  echo "$(VENV) was set up for another kind of machine ($$other): run make clean first"; exit 1; done
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@if [ "$(EXTRA)" = cpu ]; then echo "Installing torch, CPU build"; $(PIP) install --quiet --no-deps --retries 1 $(TORCH_CPU); fi
-	@echo "Installing $$(grep -c '^[A-Za-z0-9]' $<) locked packages (half a minute, or seconds if they are cached)"
+	@echo "Installing $$(grep -c '^[A-Za-z0-9]' $<) locked packages (about a minute)"
 	@sed -n '/^uv==/,/[^\\]$$/p' $< > $(VENV)/.uv.txt
 	@$(PIP) install --quiet --no-deps --require-hashes -r $(VENV)/.uv.txt
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --require-hashes -r $< || \
+	@$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --no-deps --require-hashes -r $< || \
 	  { echo "uv could not install them; trying pip, which knows pip's own configuration (about 3 minutes)"; \
 	    $(PIP) install --quiet --no-deps --require-hashes -r $<; }
 	@touch $@

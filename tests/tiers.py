@@ -5,6 +5,7 @@ Arguments are passed on to each tier's pytest.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -94,6 +95,7 @@ def main(arguments: list[str]) -> int:
     """Run all tiers, though an earlier one failed."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     started, tiers = time.monotonic(), []
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each process, and Ray has many, compiles what it imports
     for names in STEPS:
         tiers += run(names, arguments)
     summarize(tiers, time.monotonic() - started)
