@@ -2,12 +2,12 @@
 
 import contextlib
 import json
-import time
 
 import httpx
 import openai
 import pytest
 from adapters import greedy, make_adapter
+from patience import wait_until
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.cli import terminal
@@ -50,10 +50,8 @@ def poet(served, tmp_path_factory):
     adapter = make_adapter(base, folder / "adapter", seed=41)
     register(served.registry, Registration(adapter, name="poet", capabilities=("rhymes",), alias="production"))
     with application(served, THIRD, base, adapters=["poet:1.0.0"]) as url:
-        deadline = time.monotonic() + 60
-        while auto(served, task="rhymes").status_code != 307:  # controllers look around every five seconds
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        # Controllers look around every five seconds.
+        wait_until(lambda: auto(served, task="rhymes").status_code == 307, 60)
         yield url
 
 
@@ -72,10 +70,8 @@ def application(served, name, base, **options):
     }
     serve.run(build(args), name=name, route_prefix=f"/{name}")
     url = f"{served.root}/{name}/v1"
-    deadline = time.monotonic() + 30
-    while not httpx.get(f"{url}/models", timeout=10).is_success:  # the proxy is told after Serve has it running
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    # Serve has it running before it tells HAProxy.
+    wait_until(lambda: httpx.get(f"{url}/models", timeout=10).is_success, 30)
     yield url
     serve.delete(name)  # and wait: until it is gone, `auto` still sends requests there
     stop_controller(served.registry.home.uri, name)
@@ -93,12 +89,12 @@ def test_auto_is_answered_by_the_model_for_the_task_exactly_as_it_answers(served
 
 
 def test_auto_chooses_by_what_was_measured(served, scholar):
-    deadline = time.monotonic() + 30
+    def answered():
+        response = auto(served, **{"task": "qa", "max-latency-ms": "60000"})
+        return response.headers["x-llamafarm-model"] if response.is_success else ""
+
     # Until it was measured nothing is known to be in time, and a replica looks for what was every other second.
-    while not (answered := auto(served, **{"task": "qa", "max-latency-ms": "60000"})).is_success:
-        assert time.monotonic() < deadline, answered.text
-        time.sleep(0.2)
-    assert answered.headers["x-llamafarm-model"] == "scholar:1.0.0"
+    assert wait_until(answered, 30) == "scholar:1.0.0"
     refused = auto(served, **{"task": "qa", "max-latency-ms": "0.001"})
     assert refused.status_code == 404
     assert "The nearest is scholar:1.0.0 with" in refused.json()["error"]["message"]

@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import httpx
 import openai
 import pytest
 from adapters import greedy, make_adapter, prompt_logprobs
+from patience import wait_until
 from process_tools import titled
 from safetensors.torch import load_file, save_file
 from tiny_model import make_tiny_model
@@ -120,9 +120,7 @@ def test_the_version_that_an_alias_left_is_gone_from_vllm_within_a_second(served
 
     former = served.complete("bot:1.0.0").json()["model"]
     swap_adapter(served.registry, "bot:1.1.0", "production")
-    deadline = time.monotonic() + 1
-    while former in loaded(APPLICATION)[0]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: former not in loaded(APPLICATION)[0], 1)
     assert served.complete("bot").json()["model"] in loaded(APPLICATION)[0]
     swap_adapter(served.registry, "bot:1.0.0", "production")
 
@@ -149,9 +147,7 @@ def test_replicas_load_what_an_alias_was_moved_to_without_them(served):
     served.complete("bot")
     until_unloaded(heir)
     assert move_alias.promote(served.registry, "bot:1.1.0", "production", load=False).record.ref == "bot:1.1.0"
-    deadline = time.monotonic() + 10
-    while heir not in loaded(APPLICATION)[0]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: heir in loaded(APPLICATION)[0], 10)
     swap_adapter(served.registry, "bot:1.0.0", "production")
 
 
@@ -159,9 +155,7 @@ def until_unloaded(engine_name):
     """Versions that were only asked for by number stay while there is room; those that lost their alias go."""
     from llamafarm_ray.serving.replicas import loaded
 
-    deadline = time.monotonic() + 5
-    while engine_name in loaded(APPLICATION)[0]:
-        assert time.monotonic() < deadline
+    wait_until(lambda: engine_name not in loaded(APPLICATION)[0], 5)
 
 
 def test_an_adapter_of_another_base_is_refused_and_the_alias_stays(served, tmp_path):

@@ -5,13 +5,13 @@ import json
 import secrets
 import socket
 import sys
-import time
 from pathlib import Path
 
 import httpx
 import pytest
 import ray
 from adapters import make_adapter
+from patience import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamafarm_ray.serving.meters import METERS, RayMeters
@@ -41,13 +41,16 @@ def samples():
     ]
 
 
-def shown(holds, timeout_s=40):
-    """What the page shows once something holds of it: Ray's processes report every 10 s."""
-    deadline = time.monotonic() + timeout_s
-    while not holds(found := samples()):
-        assert time.monotonic() < deadline, sorted({name for name, *_ in found})
-        time.sleep(0.5)
-    return found
+def shown(holds, within_s=40):
+    """Return what the page shows once something holds of it."""
+    seen = []
+
+    def looked():
+        seen[:] = samples()
+        return holds(seen)
+
+    wait_until(looked, within_s, lambda: sorted({name for name, *_ in seen}))
+    return seen
 
 
 def test_the_page_counts_a_versions_requests(served, metered):
@@ -236,10 +239,7 @@ def test_no_log_has_anything_of_a_prompt(served):
         sys.stdout.flush()
 
     ray.get(say.remote(control))  # in the log of a worker
-    deadline = time.monotonic() + 20
-    while not logs_with(control):
-        assert time.monotonic() < deadline, "the logs are not where they are looked for"
-        time.sleep(0.2)
+    wait_until(lambda: logs_with(control), 20, lambda: "the logs are not where they are looked for")
     assert logs_with(marker) == []
 
 

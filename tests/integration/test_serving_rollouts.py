@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 from adapters import make_adapter
+from patience import wait_until
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.registry import RolloutStatus
@@ -42,7 +43,7 @@ def rolled_out(pet):
 
     def started(version, **options):
         rollout = start_rollout(pet.registry, f"pet:{version}", "production", plan(**options))
-        until(lambda: "x-llamafarm-variant" in ask(pet).headers, 5)
+        wait_until(lambda: "x-llamafarm-variant" in ask(pet).headers, 5)
         return rollout
 
     yield started
@@ -57,15 +58,6 @@ def ask(pet, user=None, **options):
 
 def newest(pet):
     return pet.registry.refresh().rollout("pet", "production")
-
-
-def until(condition, seconds):
-    """Wait for something; how long it took."""
-    started = time.monotonic()
-    while not condition():
-        assert time.monotonic() - started < seconds, f"not within {seconds} s"
-        time.sleep(0.1)
-    return time.monotonic() - started
 
 
 @pytest.fixture
@@ -143,11 +135,11 @@ def test_each_user_and_session_gets_the_variant_that_is_theirs_each_time(pet, ro
 def test_a_version_that_users_dislike_is_rolled_back_within_ten_seconds(pet, rolled_out, load):
     rolled_out("1.1.0", steps=[50], dwell_s=3600, guards={**NO_GUARDS, "min_feedback": 0.5})
     rate(pet, "pet:1.1.0", 0)
-    until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 10)
+    wait_until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 10)
     assert newest(pet).status is RolloutStatus.ROLLED_BACK
     assert "guard min_feedback" in newest(pet).changes[-1].reason
     assert pet.registry.resolve("pet@production").ref == "pet:1.0.0"
-    until(lambda: "x-llamafarm-variant" not in ask(pet).headers, 5)
+    wait_until(lambda: "x-llamafarm-variant" not in ask(pet).headers, 5)
     assert {ask(pet, f"user-{number}").headers["x-llamafarm-model"] for number in range(20)} == {"pet:1.0.0"}
     assert load == []
 
@@ -158,12 +150,12 @@ def test_a_version_that_fails_its_evaluation_meanwhile_is_rolled_back(pet, rolle
     time.sleep(2)
     assert newest(pet).status is RolloutStatus.RUNNING
     pet.registry.record_metrics("pet:1.1.0", {"accuracy": 0.7})
-    until(lambda: newest(pet).status is RolloutStatus.ROLLED_BACK, 10)
+    wait_until(lambda: newest(pet).status is RolloutStatus.ROLLED_BACK, 10)
 
 
 def test_a_version_that_vllm_refuses_is_rolled_back(pet):
     start_rollout(pet.registry, "pet:1.2.0", "production", plan(steps=[5], dwell_s=3600))
-    until(lambda: newest(pet).status is RolloutStatus.ROLLED_BACK, 10)
+    wait_until(lambda: newest(pet).status is RolloutStatus.ROLLED_BACK, 10)
     assert "it can't be loaded" in newest(pet).changes[-1].reason
 
 
@@ -175,14 +167,14 @@ def test_a_good_version_is_promoted_though_the_controller_is_killed_in_the_middl
     actor = controller_actor(pet.registry.home.uri, APPLICATION)
     killed = ray.get(actor.pid.remote(), timeout=30)
     rolled_out("1.1.0", steps=[30, 60], dwell_s=2, min_requests=10)
-    until(lambda: newest(pet).step == 1, 20)
+    wait_until(lambda: newest(pet).step == 1, 20)
     os.kill(killed, signal.SIGKILL)
-    until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 40)
+    wait_until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 40)
     assert newest(pet).status is RolloutStatus.PROMOTED
     assert [change.step for change in newest(pet).changes] == [0, 1, 1]
     assert ray.get(actor.pid.remote(), timeout=30) != killed
     assert pet.registry.resolve("pet@production").ref == "pet:1.1.0"
-    until(lambda: ask(pet).headers["x-llamafarm-model"] == "pet:1.1.0", 5)
+    wait_until(lambda: ask(pet).headers["x-llamafarm-model"] == "pet:1.1.0", 5)
     assert load == []
 
 
@@ -190,8 +182,8 @@ def test_the_controller_tells_how_a_canary_goes(pet, rolled_out, load):
     guards = {**NO_GUARDS, "max_error_rate": 0.5}
     rollout = rolled_out("1.1.0", steps=[50], dwell_s=3600, min_requests=10, guards=guards)
     with controllers(pet.registry) as ask_controllers:
-        until(lambda: rollout.id in ask_controllers().progress, 10)
-        until(lambda: ask_controllers().progress[rollout.id].step_requests >= 10, 20)
+        wait_until(lambda: rollout.id in ask_controllers().progress, 10)
+        wait_until(lambda: ask_controllers().progress[rollout.id].step_requests >= 10, 20)
         heard = ask_controllers()
     progress = heard.progress[rollout.id]
     assert heard.missing([newest(pet)]) == ""
@@ -207,9 +199,9 @@ def test_of_two_variants_the_one_that_users_like_better_wins(pet, rolled_out, lo
     assert answering(pet) == {"pet:1.0.0", "pet:1.1.0"}
     rate(pet, "pet:1.0.0", 0)
     rate(pet, "pet:1.1.0", 1)
-    until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 20)
+    wait_until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 20)
     assert newest(pet).status is RolloutStatus.PROMOTED
-    until(lambda: answering(pet) == {"pet:1.1.0"}, 5)
+    wait_until(lambda: answering(pet) == {"pet:1.1.0"}, 5)
     assert load == []
 
 
@@ -220,8 +212,8 @@ def test_all_requests_go_to_the_green_version_at_once_and_back_at_once(pet, roll
     assert answering(pet) == {"pet:1.1.0"}
     assert pet.registry.resolve("pet@production").ref == "pet:1.0.0"
     pet.registry.record_metrics("pet:1.1.0", {"accuracy": 0.7})
-    until(lambda: newest(pet).status is RolloutStatus.ROLLED_BACK, 10)
-    until(lambda: answering(pet) == {"pet:1.0.0"}, 5)
+    wait_until(lambda: newest(pet).status is RolloutStatus.ROLLED_BACK, 10)
+    wait_until(lambda: answering(pet) == {"pet:1.0.0"}, 5)
     assert load == []
 
 
@@ -229,7 +221,7 @@ def test_a_shadow_answers_nobody_and_is_judged_by_the_copies_that_it_gets(pet, r
     rolled_out("1.1.0", kind="shadow", percent=100, dwell_s=5, min_requests=50, automatic=True)
     assert answering(pet) == {"pet:1.0.0"}
     assert newest(pet).status is RolloutStatus.RUNNING
-    until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 30)
+    wait_until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 30)
     assert newest(pet).status is RolloutStatus.PROMOTED, newest(pet).changes
-    until(lambda: answering(pet) == {"pet:1.1.0"}, 5)
+    wait_until(lambda: answering(pet) == {"pet:1.1.0"}, 5)
     assert load == []

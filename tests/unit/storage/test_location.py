@@ -17,7 +17,6 @@ from llamafarm_ray.storage import location as location_module
 from llamafarm_ray.types import Digest
 
 
-
 def race(write, numbers):
     """Run ``write`` in threads that start together; the numbers of those that won."""
     won, gate = [], threading.Barrier(len(numbers))

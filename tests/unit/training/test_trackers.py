@@ -196,6 +196,7 @@ def end(server):
         server.wait()
 
 
+@pytest.mark.long  # a database, above, and a W&B server that is missing are the short tier's
 def test_mlflow_writes_to_a_server_and_one_that_dies_is_left_out(mlflow_server, tmp_path):
     url, server = mlflow_server
     check_mlflow(url, tmp_path)
