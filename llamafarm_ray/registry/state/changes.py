@@ -140,7 +140,7 @@ def _(event: PolicySet, state: RegistryState, _: Change) -> RegistryState:
 
 @after.register(DatasetRegistered)
 def _(event: DatasetRegistered, state: RegistryState, _: Change) -> RegistryState:
-    others = (known for known in state.datasets.get(event.name, ()) if known.digest != event.digest)
+    others = (known for known in state.datasets.get(event.name, ()) if known != event)  # other paths, other lineage
     return replace(state, datasets=state.datasets.set(event.name, (*others, event)))  # the newest is last
 
 
