@@ -305,6 +305,10 @@ class RegistryApi(ABC):
         Args:
             reference: ``name``, ``name:1.2.0`` or ``name@production``.
             at: as of when; now by default.
+
+        Raises:
+            NotFoundError: there is no such version.
+            PolicyError: it is a bare name, ``production`` has rules, and no version of the model passed them.
         """
         ref = _parsed(reference)
         state = self.refresh() if at is None else self.state_at(at)
@@ -312,13 +316,15 @@ class RegistryApi(ABC):
         return state.resolve(ref)
 
     def latest(self, name: str) -> VersionRecord:
-        """The highest version of a model, whatever its aliases say.
+        """Return the highest version of a model, whatever its aliases say.
 
         Raises:
             NotFoundError: there is no such model.
         """
-        self.resolve(ModelRef(name))
-        return self.state.models[name].latest
+        check_name(name)
+        state = self.refresh()
+        self.allow(Action.READ, ModelRef(name).namespace, target=name)
+        return state.model(name).latest
 
     def pull(self, reference: str | ModelRef) -> Path:
         """The local, verified folder with the files of the version a reference names.

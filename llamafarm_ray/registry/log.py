@@ -18,8 +18,11 @@ from llamafarm_ray.registry.events import DigestText, Event
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 
-__all__ = ["GENESIS", "Change", "Commit", "CommitLog", "Head", "LostRaceError", "commit_name"]
+__all__ = ["FORMAT", "GENESIS", "Change", "Commit", "CommitLog", "Head", "LostRaceError", "commit_name"]
 
+FORMAT = 2
+"""The format of new commits, raised when stricter rules decide what may be committed. From 2 on, approvals belong to a
+principal's token, and removals of aliases and steps of rollouts pass the alias's rules."""
 _FOLDER = "log"
 _MAX_READ_AHEAD = 64
 
@@ -49,7 +52,7 @@ class Commit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = Field(default=1, ge=1, le=1)
+    format_version: int = Field(default=FORMAT, ge=1, le=FORMAT)
     sequence: int = Field(ge=1)
     previous: DigestText
     time: dt.datetime
