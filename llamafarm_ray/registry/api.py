@@ -349,14 +349,21 @@ class RegistryApi(ABC):
         return folder
 
     def state_at(self, time: dt.datetime) -> RegistryState:
-        """The state as it was at a time."""
+        """Return the state as it was at a time: that of the last commit dated no later.
+
+        A commit dated later that comes before it was there, too: its writer's clock was ahead.
+        """
+        turned_back = self.refresh().turned_back
         snapshot = Snapshots(self.home).newest(at=time)
         state, head = (snapshot.state, snapshot.head) if snapshot else (RegistryState(), GENESIS)
+        found = state
         for commit, _ in CommitLog(self.home).read_after(head):
-            if commit.time > time:
+            if commit.time > time and commit.sequence >= turned_back:
                 break
             state = state.after(commit)
-        return state
+            if commit.time <= time:
+                found = state
+        return found
 
     def commits(self) -> Iterator[Commit]:
         """All commits, oldest first, the chain checked."""

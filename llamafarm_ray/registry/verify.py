@@ -11,14 +11,13 @@ from llamafarm_ray.errors import IntegrityError, StorageError, UserError
 from llamafarm_ray.registry.api import record_ref
 from llamafarm_ray.registry.lawful import problem_of
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog, Head
+from llamafarm_ray.registry.preconditions import MAX_CLOCK_DIFFERENCE
 from llamafarm_ray.registry.snapshots import Snapshots, dump_state
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest
 
 __all__ = ["Verification", "verify"]
-
-_MAX_CLOCK_DIFFERENCE = dt.timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +115,11 @@ def _unlawful(state: RegistryState, commit: Commit, newest_format: int) -> Itera
     if commit.format_version < newest_format:  # releases that write the older one can't read the newer
         yield f"The commit {commit.sequence} has the format of an older release than one before it: it is forged."
     if commit.time < state.time:
-        yield f"The commit {commit.sequence} is dated before the one before it: it was written by hand."
-    if commit.time > dt.datetime.now(dt.UTC) + _MAX_CLOCK_DIFFERENCE:
+        yield (
+            f"The commit {commit.sequence} is dated before the one before it ({commit.time:%Y-%m-%d %H:%M} and "
+            f"{state.time:%Y-%m-%d %H:%M} UTC): one of the two was written with a wrong clock, or by hand."
+        )
+    if commit.time > dt.datetime.now(dt.UTC) + MAX_CLOCK_DIFFERENCE:
         yield f"The commit {commit.sequence} is dated {commit.time:%Y-%m-%d %H:%M} UTC, which is in the future."
     rules = max(newest_format, commit.format_version)
     for change in commit.changes:

@@ -39,6 +39,8 @@ class RegistryState:
 
     sequence: int = 0
     time: dt.datetime = _BEGINNING
+    turned_back: int = 0
+    """The last commit that is dated before the one before it, which was dated wrongly then; 0 where there is none."""
     models: Trie[ModelRecord] = field(default_factory=Map)
     datasets: Trie[tuple[DatasetRegistered, ...]] = field(default_factory=Map)
     deployments: Trie[DeploymentRecorded] = field(default_factory=Map)
@@ -55,7 +57,8 @@ class RegistryState:
         state = self
         for change in commit.changes:
             state = state.after_change(change, commit.sequence)
-        return replace(state, sequence=commit.sequence, time=commit.time)
+        turned_back = commit.sequence if commit.time < self.time else self.turned_back
+        return replace(state, sequence=commit.sequence, time=commit.time, turned_back=turned_back)
 
     def after_change(self, change: Change, sequence: int) -> RegistryState:
         """The state with one change of the commit ``sequence`` taken in."""
