@@ -51,6 +51,8 @@ class RegistryState:
     generations: Trie[int] = field(default_factory=Map)
     """The generation that a digest's bytes are stored under, where it isn't 0."""
     commits_by_key: Trie[int] = field(default_factory=Map)
+    last_key: str = ""
+    """The idempotency key of the last change: with ``sequence``, it tells this log from one restored in its place."""
 
     def after(self, commit: Commit) -> RegistryState:
         """The state with a commit taken in. The log only holds what passed :meth:`check`: nothing can fail here."""
@@ -65,7 +67,8 @@ class RegistryState:
         state = self
         for event in change.events:
             state = after(event, state, change)
-        return replace(state, commits_by_key=state.commits_by_key.set(change.idempotency_key, sequence))
+        key = change.idempotency_key
+        return replace(state, commits_by_key=state.commits_by_key.set(key, sequence), last_key=key)
 
     def check(self, event: Event) -> None:
         """Whether an event may follow this state.

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from llamafarm_ray.errors import AccessDeniedError, IntegrityError, StorageError
-from llamafarm_ray.registry import Change, CommitLog, RegistryService, preconditions
+from llamafarm_ray.registry import Change, CommitLog, RegistryService, RegistryState, preconditions
 from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.actor import Update
 from llamafarm_ray.registry.events import VersionTagged
 from llamafarm_ray.registry.preconditions import Preconditions
 from llamafarm_ray.registry.verify import verify
@@ -199,6 +200,31 @@ def test_a_writer_goes_on_once_what_was_missing_is_put_back(registry, restored):
     tag(registry, "f")
     assert registry.resolve("bot").tags == ("b", "c", "d", "e", "f")
     assert verify(registry.home).problems == ()
+
+
+def watch(service, state):
+    """Return the state of a watcher after it asked the registry actor's service."""
+    service.refresh()
+    return Update.since(service, state.sequence, state.last_key).after(state)
+
+
+def test_watchers_of_a_log_that_was_restored_take_the_restored_one(registry, restored):
+    known = registry.state
+    actor = RegistryService(registry.home)
+    assert watch(actor, known) == actor.state
+    for text in ("x", "y", "z"):
+        tag(actor, text)
+    assert watch(RegistryService(registry.home), known).model("bot").versions["1.0.0"].tags == ("b", "c", "x", "y", "z")
+
+
+def test_watchers_of_one_log_get_what_they_miss(registry, bot):
+    known = registry.state
+    assert Update.since(registry, known.sequence, known.last_key).is_empty
+    tag(registry, "b")
+    update = Update.since(registry, known.sequence, known.last_key)
+    assert [commit.sequence for commit in update.commits] == [2]
+    assert update.after(known) == registry.state
+    assert watch(RegistryService(registry.home, commits_a_snapshot=1), RegistryState()) == registry.state
 
 
 class Forgetful(Location):
