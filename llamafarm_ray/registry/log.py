@@ -22,7 +22,7 @@ __all__ = ["FORMAT", "GENESIS", "Change", "Commit", "CommitLog", "Head", "LostRa
 
 FORMAT = 2
 """The format of new commits, raised when stricter rules decide what may be committed. From 2 on, approvals belong to a
-principal's token, and removals of aliases and steps of rollouts pass the alias's rules."""
+principal's token, removals of aliases and steps of rollouts pass the alias's rules, and licences of the base count."""
 _FOLDER = "log"
 _MAX_READ_AHEAD = 64
 

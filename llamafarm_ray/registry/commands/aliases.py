@@ -8,7 +8,7 @@ from llamafarm_ray.errors import AccessDeniedError, ConflictError, PolicyError
 from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action, allows
 from llamafarm_ray.registry.commands.base import Command, Context, OfVersion, event_of
 from llamafarm_ray.registry.events import AliasMoved, AliasRemoved, Event, PolicySet, PromotionApproved
-from llamafarm_ray.registry.policy import Policy, violations
+from llamafarm_ray.registry.policy import Policy, license_violations, violations
 from llamafarm_ray.registry.state import AliasMove, RegistryState, VersionRecord
 from llamafarm_ray.types import ModelRef
 
@@ -180,6 +180,8 @@ def check_policy(
         return
     approvers = state.approvers(record, alias, context.now, by_name=not context.is_strict)
     found = violations(policy, record, promoter=context.principal, approvers=approvers)
+    if context.is_strict:
+        found += license_violations(policy, _bound_by(state, record))
     found = [violation for violation in found if only in {None, violation.rule}]
     if found:
         raise PolicyError(
@@ -187,6 +189,17 @@ def check_policy(
             rules=tuple(violation.rule for violation in found),
             hint="`llamafarm registry policy show` lists the rules.",
         )
+
+
+def _bound_by(state: RegistryState, record: VersionRecord) -> dict[str, str]:
+    """Return the licences that bind a version besides its own, by what has them: equal files, and its base."""
+    own, base = record.registered.manifest, record.registered.base_digest
+    contents = {own: "which has the same files", **({base: "its base"} if base else {})}
+    return {
+        f"{other.ref}, {contents[other.registered.manifest]},": other.license
+        for other in state.versions()
+        if other.registered.manifest in contents and other.ref != record.ref and other.license
+    }
 
 
 def _check_may_lift(state: RegistryState, target: str, context: Context) -> None:

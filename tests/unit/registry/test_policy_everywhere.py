@@ -89,6 +89,27 @@ def test_a_copy_under_another_name_passes_no_rules_by_its_bare_name(registry, bo
         registry.resolve("copy")
 
 
+def test_the_licence_of_equal_files_and_of_the_base_bind_too(registry):
+    def register(name, text, **details):
+        manifest = store_note(registry.content, text)
+        registry.submit(Register(name, ModelKind.ADAPTER, manifest, 1, details=details))
+        return manifest
+
+    base = register("tiny", "base", license="GPL-3.0-only")
+    register("bot", "adapter", license="MIT", base_model="tiny", base_digest=base)
+    register("theirs", "other", license="GPL-3.0-only")
+    register("ours", "other", license="MIT")
+    register("free", "third", license="MIT", base_digest=register("open", "open base", license="Apache-2.0"))
+    register("copy", "third")
+    rule(registry, licenses=("MIT", "Apache-2.0"))
+    with pytest.raises(PolicyError, match=r"tiny:1\.0\.0, its base, must have one of .* and has GPL-3\.0-only"):
+        registry.promote("bot:1.0.0", "production")
+    with pytest.raises(PolicyError, match=r"theirs:1\.0\.0, which has the same files, must have one of"):
+        registry.promote("ours:1.0.0", "production")
+    registry.promote("free:1.0.0", "production")
+    assert verify(registry.home).problems == ()
+
+
 def test_requests_by_a_bare_name_get_no_version_that_passed_no_rules(registry):
     content = store_note(registry.content, "adapter")
     facts = {"base_model": "tiny", "base_digest": BASE}
