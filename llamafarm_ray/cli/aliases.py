@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -91,8 +92,9 @@ def approve(
     """Agree that an alias may point at a version."""
     from llamafarm_ray.registry import open_registry
 
-    record = open_registry(home).approve(reference, env, reason=reason)
-    approvers = record.approvals.get(env, ())
+    registry = open_registry(home)
+    record = registry.approve(reference, env, reason=reason)
+    approvers = registry.state.approvers(record, env, dt.datetime.now(dt.UTC))
     if as_json:
         print_json({"version": record.ref, "alias": env, "approvals": approvers})
         return

@@ -133,7 +133,7 @@ def _check_format(chosen: str, known: Sequence[str]) -> None:
 
 def _show_facts(found: Description) -> None:
     record, said = found.record, found.record.registered
-    approvals = (f"{alias}: {', '.join(names)}" for alias, names in sorted(record.approvals.items()))
+    approvals = (f"{alias}: {', '.join(names)}" for alias, names in found.approvals.items())
     facts(
         record.ref,
         [

@@ -41,13 +41,36 @@ _MAX_CALLERS = 64
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a watcher does not know yet: the commits, or the whole state where too many were missed."""
+    """News for a watcher: the commits that it misses, or the whole state.
+
+    Attributes:
+        commits: what came after the watcher's state.
+        state: the whole state, where too many commits were missed or the watcher's state is of another log.
+        is_replaced: another log was restored in place of the one that the watcher knows; ``state`` counts.
+    """
 
     commits: tuple[Commit, ...] = ()
     state: RegistryState | None = None
+    is_replaced: bool = False
+
+    @classmethod
+    def since(cls, service: RegistryService, sequence: int, last_key: str) -> Update:
+        """Return what a watcher misses whose newest commit and its last key are these."""
+        state, recent = service.state, list(service.recent)
+        if sequence and state.commits_by_key.get(last_key) != sequence:
+            return cls(state=state, is_replaced=True)
+        missed = tuple(commit for commit in recent if commit.sequence > sequence)
+        return cls(missed) if len(missed) >= state.sequence - sequence else cls(state=state)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no news."""
+        return not self.commits and self.state is None
 
     def after(self, state: RegistryState) -> RegistryState:
-        """The watcher's state with this taken in."""
+        """Return the watcher's state with this taken in."""
+        if self.state is not None and self.is_replaced:
+            return self.state
         if self.state is not None:
             return self.state if self.state.sequence > state.sequence else state
         for commit in self.commits:
@@ -101,24 +124,24 @@ class RegistryActor:
         """The version a reference names, in the newest state this actor has seen."""
         return self._service.state.resolve(ref)
 
-    async def changes_after(self, sequence: int, timeout_s: float) -> Update:
-        """What was committed after ``sequence``, as soon as there is something; nothing when the time has passed."""
+    async def changes_after(self, sequence: int, last_key: str, timeout_s: float) -> Update:
+        """Return the news since a watcher's state as soon as there is any; an empty update when the time has passed.
+
+        Args:
+            sequence: the newest commit that the watcher knows.
+            last_key: the idempotency key of the last change in it.
+            timeout_s: how long to wait.
+        """
         self._loop = asyncio.get_running_loop()
         deadline = time.monotonic() + timeout_s
         while True:
             self._changed.clear()
             await self._loop.run_in_executor(self._callers, self._service.refresh)
             left = deadline - time.monotonic()
-            if self._service.state.sequence > sequence or left <= 0:
-                return self._after(sequence)
+            update = Update.since(self._service, sequence, last_key)
+            if not update.is_empty or left <= 0:
+                return update
             await _wait(self._changed, min(_POLL_S, left))
-
-    def _after(self, sequence: int) -> Update:
-        state, recent = self._service.state, list(self._service.recent)
-        missed = tuple(commit for commit in recent if commit.sequence > sequence)
-        if len(missed) < state.sequence - sequence:
-            return Update(state=state)
-        return Update(missed)
 
     def _announce(self) -> None:
         if self._loop is not None:

@@ -305,6 +305,10 @@ class RegistryApi(ABC):
         Args:
             reference: ``name``, ``name:1.2.0`` or ``name@production``.
             at: as of when; now by default.
+
+        Raises:
+            NotFoundError: there is no such version.
+            PolicyError: it is a bare name, ``production`` has rules, and no version of the model passed them.
         """
         ref = _parsed(reference)
         state = self.refresh() if at is None else self.state_at(at)
@@ -312,13 +316,15 @@ class RegistryApi(ABC):
         return state.resolve(ref)
 
     def latest(self, name: str) -> VersionRecord:
-        """The highest version of a model, whatever its aliases say.
+        """Return the highest version of a model, whatever its aliases say.
 
         Raises:
             NotFoundError: there is no such model.
         """
-        self.resolve(ModelRef(name))
-        return self.state.models[name].latest
+        check_name(name)
+        state = self.refresh()
+        self.allow(Action.READ, ModelRef(name).namespace, target=name)
+        return state.model(name).latest
 
     def pull(self, reference: str | ModelRef) -> Path:
         """The local, verified folder with the files of the version a reference names.
@@ -343,14 +349,21 @@ class RegistryApi(ABC):
         return folder
 
     def state_at(self, time: dt.datetime) -> RegistryState:
-        """The state as it was at a time."""
+        """Return the state as it was at a time: that of the last commit dated no later.
+
+        A commit dated later that comes before it was there, too: its writer's clock was ahead.
+        """
+        turned_back = self.refresh().turned_back
         snapshot = Snapshots(self.home).newest(at=time)
         state, head = (snapshot.state, snapshot.head) if snapshot else (RegistryState(), GENESIS)
+        found = state
         for commit, _ in CommitLog(self.home).read_after(head):
-            if commit.time > time:
+            if commit.time > time and commit.sequence >= turned_back:
                 break
             state = state.after(commit)
-        return state
+            if commit.time <= time:
+                found = state
+        return found
 
     def commits(self) -> Iterator[Commit]:
         """All commits, oldest first, the chain checked."""

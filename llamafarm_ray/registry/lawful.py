@@ -75,13 +75,19 @@ from llamafarm_ray.types import Digest, ModelRef, Version
 __all__ = ["problem_of"]
 
 
-def problem_of(state: RegistryState, change: Change) -> str | None:
-    """Why the service would not have committed a change after a state; ``None`` where it would have."""
+def problem_of(state: RegistryState, change: Change, format_version: int) -> str | None:
+    """Return why the service would not have committed a change after a state; ``None`` where it would have.
+
+    Args:
+        state: the state before the change.
+        change: the change.
+        format_version: the format of its commit: earlier formats had fewer rules.
+    """
     for event in change.events:
         if isinstance(event, Refused):  # whoever asked, it changed nothing
             continue
         try:
-            _check(state, change, event)
+            _check(state, change, event, format_version)
         except LlamaFarmError as error:
             return error.message
         except ContentMovedError:
@@ -89,12 +95,12 @@ def problem_of(state: RegistryState, change: Change) -> str | None:
     return None
 
 
-def _check(state: RegistryState, change: Change, event: Event) -> None:
+def _check(state: RegistryState, change: Change, event: Event, format_version: int) -> None:
     state.check(event)
     command = _command(event, state)
     if state.principals:
         _authorize(state, change, command)
-    command.decide(state, Context(change.principal, change.time))
+    command.decide(state, Context(change.principal, change.time, format_version))
 
 
 def _authorize(state: RegistryState, change: Change, command: Command) -> None:

@@ -18,8 +18,11 @@ from llamafarm_ray.registry.events import DigestText, Event
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 
-__all__ = ["GENESIS", "Change", "Commit", "CommitLog", "Head", "LostRaceError", "commit_name"]
+__all__ = ["FORMAT", "GENESIS", "Change", "Commit", "CommitLog", "Head", "LostRaceError", "commit_name"]
 
+FORMAT = 2
+"""The format of new commits, raised when stricter rules decide what may be committed. From 2 on, approvals belong to a
+principal's token, removals of aliases and steps of rollouts pass the alias's rules, and licences of the base count."""
 _FOLDER = "log"
 _MAX_READ_AHEAD = 64
 
@@ -49,7 +52,7 @@ class Commit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = Field(default=1, ge=1, le=1)
+    format_version: int = Field(default=FORMAT, ge=1, le=FORMAT)
     sequence: int = Field(ge=1)
     previous: DigestText
     time: dt.datetime
@@ -98,17 +101,22 @@ class CommitLog:
         self._home = home
 
     def read_after(self, head: Head) -> Iterator[tuple[Commit, Head]]:
-        """The commits after a head in order, each with the head it makes, the chain checked.
+        """Yield the commits after a head in order, each with the head it makes, the chain checked.
 
         Raises:
-            IntegrityError: a commit is damaged, or does not follow from the one before; it is named. What came before
-                it has been given out already.
+            IntegrityError: the head's own commit is not there (any more), or a commit is damaged or does not follow
+                from the one before; it is named. What came before it has been given out already.
             StorageError: the log can't be read.
         """
+        is_head_there = head == GENESIS
         ahead = 1  # mostly there is nothing new, and one look says so
         while True:
-            names = [commit_name(head.sequence + number) for number in range(1, ahead + 1)]
-            for data in self._home.read_many(names):
+            names = [commit_name(head.sequence + number) for number in range(is_head_there, ahead + 1)]
+            found = self._home.read_many(names)
+            if not is_head_there:
+                self._check_there(head, found.pop(0))
+                is_head_there = True
+            for data in found:
                 if data is None:
                     return
                 commit = self._parse(data, head)
@@ -174,6 +182,15 @@ class CommitLog:
 
     def _read(self, name: str) -> bytes | None:
         return self._home.read_many([name])[0]
+
+    def _check_there(self, head: Head, data: bytes | None) -> None:
+        if data is not None and Digest.of(data) == head.digest:
+            return
+        raise IntegrityError(
+            f"The commit {self._home.uri}/{commit_name(head.sequence)}, on which this process builds, is "
+            f"{'gone' if data is None else 'another one by now'}: the log was replaced while it was open.",
+            hint="Nothing was changed. Put the missing commits back, or restart this process to go on without them.",
+        )
 
     def _parse(self, data: bytes, head: Head) -> Commit:
         name = f"{self._home.uri}/{commit_name(head.sequence + 1)}"

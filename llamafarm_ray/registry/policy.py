@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llamafarm_ray.config.values import ComparisonField
 
-__all__ = ["Candidate", "Policy", "Violation", "flat_metrics", "metric_value", "violations"]
+__all__ = ["Candidate", "Policy", "Violation", "flat_metrics", "license_violations", "metric_value", "violations"]
 
 
 class Policy(BaseModel):
@@ -90,6 +90,21 @@ def violations(policy: Policy, candidate: Candidate, *, promoter: str, approvers
         given = f"{len(others)} ({', '.join(others)})" if others else "none"
         found.append(Violation("approvals", f"{_others(policy.approvals)} must approve, and {given} did"))
     return found
+
+
+def license_violations(policy: Policy, licenses: Mapping[str, str]) -> list[Violation]:
+    """Return a violation for each licence that the rules don't let through.
+
+    Args:
+        policy: the alias's rules.
+        licenses: SPDX ids by what has them.
+    """
+    allowed = ", ".join(policy.licenses)
+    return [
+        Violation("licenses", f"{whose} must have one of the licences {allowed}, and has {licenses[whose]}")
+        for whose in sorted(licenses)
+        if policy.licenses and licenses[whose] not in policy.licenses
+    ]
 
 
 def _others(count: int) -> str:

@@ -32,6 +32,7 @@ from llamafarm_ray.registry.events import Event, Refused
 from llamafarm_ray.registry.group_commit import Line, Waiting
 from llamafarm_ray.registry.identity import Identity, authorize, name_of
 from llamafarm_ray.registry.log import GENESIS, Change, Commit, CommitLog, Head, LostRaceError
+from llamafarm_ray.registry.preconditions import MAX_CLOCK_DIFFERENCE, Preconditions, utc_now
 from llamafarm_ray.registry.snapshots import Snapshot, Snapshots
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.stored import StoredManifests
@@ -60,6 +61,7 @@ class RegistryService(RegistryApi):
         token: proves which principal it is; by default ``$LLAMAFARM_TOKEN``.
         cache: node-local folder for pulled versions.
         commits_a_snapshot: how many commits may pass without one.
+        clock: the clock that commits are dated by; it must agree with the store's.
 
     Raises:
         IntegrityError: a commit is damaged or missing; it is named.
@@ -74,9 +76,12 @@ class RegistryService(RegistryApi):
         token: str | None = None,
         cache: Path | None = None,
         commits_a_snapshot: int = _COMMITS_A_SNAPSHOT,
+        clock: Callable[[], dt.datetime] = utc_now,
     ) -> None:
         super().__init__(home, user=principal, token=token, cache=cache)
         self._log = CommitLog(home)
+        self._clock = clock
+        self._preconditions = Preconditions(home, clock)
         self._snapshots = Snapshots(home)
         self._commits_a_snapshot = commits_a_snapshot
         self._head = GENESIS
@@ -243,6 +248,7 @@ class RegistryService(RegistryApi):
             changes = self._decide(batch)
             if not changes:
                 return
+            self._preconditions.check()
             try:
                 commit, head = self._log.append(self._head, [change for _, change in changes])
             except LostRaceError:
@@ -351,6 +357,7 @@ class RegistryService(RegistryApi):
         for _ in range(_MAX_RACES):
             self._read_new()
             try:
+                self._preconditions.check()
                 self._take_in(
                     *self._log.append(self._head, [self._refusal(self._state, who, (action, target, ""), error)])
                 )
@@ -361,8 +368,12 @@ class RegistryService(RegistryApi):
             return
 
     def _now(self, state: RegistryState) -> dt.datetime:
-        """The time, never before the last commit's: writers' clocks differ, and history must not run backwards."""
-        return max(dt.datetime.now(dt.UTC), state.time)
+        """Return the time, not before the last commit's: writers' clocks differ, and history does not run backwards.
+
+        A commit that is dated further ahead than clocks may differ was dated wrongly; what follows it is dated right.
+        """
+        now = self._clock()
+        return state.time if dt.timedelta() < state.time - now <= MAX_CLOCK_DIFFERENCE else now
 
     def _snapshot_if_due(self) -> None:
         if self._head.sequence - self._snapshot_sequence < self._commits_a_snapshot:

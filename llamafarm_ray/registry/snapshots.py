@@ -18,8 +18,9 @@ from llamafarm_ray.types import Digest
 __all__ = ["Snapshot", "Snapshots", "dump_state", "load_state"]
 
 _FOLDER = "snapshots"
-_FORMAT = 2
-"""Raised when states get more in them: 2 has the moves of removed aliases."""
+_FORMAT = 3
+"""Raised when states get more in them: 2 has the moves of removed aliases, 3 every registration of a dataset,
+generations of principals and the last commit that is dated before the one before it."""
 _STATE = TypeAdapter(RegistryState)
 
 

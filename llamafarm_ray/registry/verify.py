@@ -11,14 +11,13 @@ from llamafarm_ray.errors import IntegrityError, StorageError, UserError
 from llamafarm_ray.registry.api import record_ref
 from llamafarm_ray.registry.lawful import problem_of
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog, Head
+from llamafarm_ray.registry.preconditions import MAX_CLOCK_DIFFERENCE
 from llamafarm_ray.registry.snapshots import Snapshots, dump_state
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest
 
 __all__ = ["Verification", "verify"]
-
-_MAX_CLOCK_DIFFERENCE = dt.timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +60,15 @@ def verify(
     report = on_progress or (lambda _stage, _fraction: None)
     problems: list[str] = []
     state, last, good = RegistryState(), GENESIS, GENESIS
+    newest_format = 1
     snapshots = Snapshots(home)
     unread = set(snapshots.sequences())
     log = CommitLog(home)
     total = max(log.last_sequence(), 1)
     try:
         for commit, reached in log.read_after(GENESIS):
-            problems += _unlawful(state, commit)
+            problems += _unlawful(state, commit, newest_format)
+            newest_format = max(newest_format, commit.format_version)
             state, last = state.after(commit), reached
             good = good if problems else last
             if commit.sequence in unread:
@@ -109,14 +110,20 @@ def _still_lacking(
     return [f"{record.ref}: {problem}" for record, problem in lacking if not state.resolve(record_ref(record)).purged]
 
 
-def _unlawful(state: RegistryState, commit: Commit) -> Iterator[str]:
-    """What a commit says that no service would have committed: somebody wrote it by hand."""
+def _unlawful(state: RegistryState, commit: Commit, newest_format: int) -> Iterator[str]:
+    """Yield what no service would have committed: somebody wrote it by hand."""
+    if commit.format_version < newest_format:  # releases that write the older one can't read the newer
+        yield f"The commit {commit.sequence} has the format of an older release than one before it: it is forged."
     if commit.time < state.time:
-        yield f"The commit {commit.sequence} is dated before the one before it: it was written by hand."
-    if commit.time > dt.datetime.now(dt.UTC) + _MAX_CLOCK_DIFFERENCE:
+        yield (
+            f"The commit {commit.sequence} is dated before the one before it ({commit.time:%Y-%m-%d %H:%M} and "
+            f"{state.time:%Y-%m-%d %H:%M} UTC): one of the two was written with a wrong clock, or by hand."
+        )
+    if commit.time > dt.datetime.now(dt.UTC) + MAX_CLOCK_DIFFERENCE:
         yield f"The commit {commit.sequence} is dated {commit.time:%Y-%m-%d %H:%M} UTC, which is in the future."
+    rules = max(newest_format, commit.format_version)
     for change in commit.changes:
-        if problem := problem_of(state, change):
+        if problem := problem_of(state, change, rules):
             yield f"The commit {commit.sequence} is forged: {problem}"
         state = state.after_change(change, commit.sequence)
 

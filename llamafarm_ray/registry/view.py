@@ -91,10 +91,11 @@ class RegistryView:
     async def _take(self, timeout_s: float, within_s: float) -> None:
         try:
             async with asyncio.timeout(within_s):
-                update: Update = await self._actor.changes_after.remote(self.state.sequence, timeout_s)
+                known = self.state
+                update: Update = await self._actor.changes_after.remote(known.sequence, known.last_key, timeout_s)
         except TimeoutError:
             raise TimeoutError(f"the registry's actor does not answer within {within_s:g} s") from None
-        before = self.state.sequence
-        self.state = update.after(self.state)  # no await in between: two takes at once can't mix
-        if self.state.sequence != before:
+        before = self.state
+        self.state = update.after(before)  # no await in between: two takes at once can't mix
+        if self.state is not before:
             self.on_change()

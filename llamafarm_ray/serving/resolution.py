@@ -76,6 +76,7 @@ def resolve(
 
     Raises:
         NotFoundError: nothing of that name is served here; the hint says what is near, or which base it belongs to.
+        PolicyError: a bare name, where ``production`` has rules and is not set.
         InputError: the text is no model reference.
     """
     if model == base_name:
@@ -170,13 +171,18 @@ def _namespace(name: str) -> str:
 
 
 def served_models(state: RegistryState, *, base_name: str, base_digest: Digest) -> list[str]:
-    """The names a request may use here: the base, each adapter's name and its aliases."""
+    """Return the names a request may use here: the base, each adapter's name, aliases and versions.
+
+    The name alone is left out where it stands for no version, since ``production`` has rules and is not set.
+    """
     names = [base_name]
     for record in sorted(state.models.values(), key=lambda model: model.name):
         living = (version for version in record.versions.values() if version.retired is None)
         versions = sorted(living, key=lambda version: version.version)
         if not any(is_served(version, state, base_digest) for version in versions):
             continue
-        names += [record.name, *(f"{record.name}@{alias}" for alias in sorted(record.aliases))]
+        is_bare_name_open = DEFAULT_ALIAS in record.aliases or not state.has_rules(DEFAULT_ALIAS)
+        names += [record.name] if is_bare_name_open else []
+        names += [*(f"{record.name}@{alias}" for alias in sorted(record.aliases))]
         names += [version.ref for version in versions]
     return list(dict.fromkeys(names))  # one of a model's files may be the base here

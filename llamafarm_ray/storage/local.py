@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["TEMPORARY", "create", "writing"]
+__all__ = ["TEMPORARY", "clock", "create", "writing"]
 
 TEMPORARY = r"\..+\.[0-9a-f]{12}"
 """The pattern of the names that files have while they are written."""
@@ -36,6 +37,17 @@ def create(path: Path, data: bytes) -> None:
         _sync_file(file)
         os.link(partial, path)
         _sync_folder(path.parent)
+
+
+def clock(folder: Path) -> dt.datetime:
+    """Return the time by the clock of a folder's file system, which a network's server has of its own."""
+    _make_folder(folder)
+    probe = folder / f".clock.{secrets.token_hex(6)}"
+    try:
+        probe.write_bytes(b"now")
+        return dt.datetime.fromtimestamp(probe.stat().st_mtime, dt.UTC)
+    finally:
+        probe.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

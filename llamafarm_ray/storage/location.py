@@ -5,22 +5,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime as dt
-import functools
 import hashlib
 import io
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage import local
 from llamafarm_ray.storage.failures import as_storage_errors, store_code
+from llamafarm_ray.storage.opening import open_uri
 from llamafarm_ray.types import Digest
 
 __all__ = ["PIECE_BYTES", "Location", "StoredFile"]
@@ -34,13 +32,6 @@ _PART_BYTES = 32 * 1024 * 1024
 """Smaller files are sent to an object store in one request."""
 _MAX_PARTS = 9_000
 _MAX_CONFLICTS = 10
-_CONNECT_TIMEOUT_S = 5
-_READ_TIMEOUT_S = 15
-"""How long an object store may take to begin its answer, once it has the whole request."""
-_REQUESTS = 3
-"""How often it is asked, where AWS_MAX_ATTEMPTS does not say otherwise: lost connections, throttling, its own errors.
-So a store that is silent is an error after 3 x 15 s and some pauses. By the libraries' own defaults it would be after
-half an hour: botocore asks five times, and each of s3fs's two loops around it again five times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +54,16 @@ class Location:
     listening) reaches the caller as :class:`~llamafarm_ray.errors.StorageError`.
 
     Args:
-        uri: where. ``~`` is the user's home.
+        uri: where. ``~`` is the user's home. Text without ``://`` is a path, whatever characters it has.
 
     Raises:
-        InputError: no installed fsspec file system understands the URI.
+        InputError: no installed fsspec file system understands the URI, or it has characters that fsspec reads as a
+            pattern or as a chain of file systems.
     """
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
         self.uri = os.path.expanduser(os.fspath(uri))  # noqa: PTH111  (a URI is no path)
-        try:
-            # An instance of its own: fsspec's shared ones keep the endpoint and credentials of the first use.
-            fs, root = fsspec.core.url_to_fs(
-                self.uri, use_listings_cache=False, skip_instance_cache=True, **_options(self.uri)
-            )
-        except (ValueError, ImportError) as error:
-            raise InputError(f"{self.uri!r} can't be opened: {error}.", hint="Use a folder or an fsspec URI.") from None
+        fs, root = open_uri(self.uri)
         self._fs: Any = fs
         if isinstance(fs, LocalFileSystem):
             self.uri = root  # absolute: other processes have other current folders
@@ -118,9 +104,20 @@ class Location:
         paths = [self._path(name) for name in names]
         if not paths:
             return []
+        if self.is_local:
+            return [self._read_local(name, path) for name, path in zip(names, paths, strict=True)]
         with as_storage_errors(f"{self.uri} can't be read"):
             found = self._fs.cat(paths, on_error="return", **self._whole)
         return [self._found(name, found[path]) for name, path in zip(names, paths, strict=True)]
+
+    def _read_local(self, name: str, path: str) -> bytes | None:
+        """Read a file without fsspec, whose price is several times that of the reading."""
+        with (
+            contextlib.suppress(FileNotFoundError),
+            as_storage_errors(f"{self.uri}/{name} can't be read", (FileNotFoundError,)),
+        ):
+            return Path(path).read_bytes()
+        return None
 
     def _found(self, name: str, answer: bytes | Exception) -> bytes | None:
         if isinstance(answer, bytes):
@@ -349,42 +346,6 @@ class Location:
 
     def __repr__(self) -> str:
         return f"Location({self.uri!r})"
-
-
-def _options(uri: str) -> dict[str, Any]:
-    """Patience with an object store; none for other URIs."""
-    if not uri.startswith(("s3://", "s3a://")):
-        return {}
-    from aiobotocore.session import AioSession  # noqa: PLC0415  (half a second, for those who need it)
-    from botocore.handlers import add_expect_header  # noqa: PLC0415
-
-    config: dict[str, Any] = {
-        "connect_timeout": _CONNECT_TIMEOUT_S,
-        "read_timeout": _READ_TIMEOUT_S,
-        "connector_args": {"socket_factory": _socket},
-    }
-    if "AWS_MAX_ATTEMPTS" not in os.environ:
-        config["retries"] = {"mode": "standard", "total_max_attempts": _REQUESTS}
-    session = AioSession()
-    session.register_component("data_loader", _service_descriptions(session.get_config_variable("data_path")))
-    session.unregister("before-call.s3", add_expect_header)  # aiohttp would wait for ever for the store's "continue"
-    return {"config_kwargs": config, "session": session}
-
-
-@functools.cache
-def _service_descriptions(data_path: str | None) -> Any:
-    """Return botocore's reader of service descriptions, shared: parsing S3's takes each new client 0.1 s."""
-    from botocore.loaders import create_loader  # noqa: PLC0415
-
-    return create_loader(data_path)
-
-
-def _socket(address: tuple[Any, ...]) -> socket.socket:
-    """A socket that gives up when what it sends is not taken; timeouts of libraries are for what it receives."""
-    made = socket.socket(*address[:3])
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(1000 * _READ_TIMEOUT_S))
-    return made
 
 
 def _unless_missing(error: OSError) -> None:

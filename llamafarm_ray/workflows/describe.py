@@ -22,19 +22,22 @@ class Description:
         aliases: those that point at it.
         deployments: the roots of the endpoints that serve it.
         files: what it holds; ``None`` where its content is no longer kept.
+        approvals: whose approval counts, by alias.
     """
 
     record: VersionRecord
     aliases: tuple[str, ...]
     deployments: tuple[str, ...]
     files: tuple[FileEntry, ...] | None
+    approvals: dict[str, list[str]]
 
     def to_dict(self) -> dict[str, Any]:
         """The same for programs."""
         files = None
         if self.files is not None:
             files = [{"path": file.path, "size_bytes": file.size_bytes, "digest": file.digest} for file in self.files]
-        return {**as_dict(self.record, self.aliases), "deployments": self.deployments, "files": files}
+        known = as_dict(self.record, self.aliases)
+        return {**known, "approvals": self.approvals, "deployments": self.deployments, "files": files}
 
 
 def describe(registry: RegistryApi, reference: str, *, at: dt.datetime | None = None) -> Description:
@@ -60,7 +63,10 @@ def describe(registry: RegistryApi, reference: str, *, at: dt.datetime | None = 
         )
     )
     aliases = tuple(state.models[record.registered.model].pointing_at(number))
-    return Description(record, aliases, deployments, files_of(registry, record))
+    now = at or dt.datetime.now(dt.UTC)
+    counting = {alias: state.approvers(record, alias, now) for alias in sorted(record.approvals)}
+    approvals = {alias: names for alias, names in counting.items() if names}
+    return Description(record, aliases, deployments, files_of(registry, record), approvals)
 
 
 def files_of(registry: RegistryApi, record: VersionRecord) -> tuple[FileEntry, ...] | None:
@@ -71,7 +77,10 @@ def files_of(registry: RegistryApi, record: VersionRecord) -> tuple[FileEntry, .
 
 
 def as_dict(record: VersionRecord, aliases: tuple[str, ...]) -> dict[str, Any]:
-    """A version for programs: its fields as registered, and what they have become."""
+    """Return a version for programs: its fields as registered, and what they have become.
+
+    ``approvals`` names everybody who gave one; :func:`describe` those whose approval counts.
+    """
     return {
         **record.registered.model_dump(mode="json"),
         "ref": record.ref,
@@ -81,7 +90,10 @@ def as_dict(record: VersionRecord, aliases: tuple[str, ...]) -> dict[str, Any]:
         "metrics": dict(record.metrics),
         "deprecated": record.deprecated,
         "retired": record.retired,
-        "approvals": {alias: list(names) for alias, names in sorted(record.approvals.items())},
+        "approvals": {
+            alias: sorted({approval.principal for approval in given})
+            for alias, given in sorted(record.approvals.items())
+        },
         "signatures": [
             {"key": signed.key, "signature": signed.signature, "public_key": signed.public_key}
             for _, signed in sorted(record.signatures.items())

@@ -63,7 +63,7 @@ def rollouts(
     if name is not None:
         check_name(name)
         registry.allow(Action.READ, ModelRef(name).namespace, target=name)
-        state.resolve(ModelRef(name))  # that there is such a model
+        state.model(name)  # that there is such a model
     found = [
         record
         for known in state.rollouts.values()

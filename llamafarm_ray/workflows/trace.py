@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
+from collections.abc import Callable
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import RegistryApi, lineage
@@ -20,11 +22,11 @@ def trace(
     direction: str = "both",
     at: dt.datetime | None = None,
 ) -> lineage.Graph:
-    """What something was made from, and what was made from it. Exactly one of the three is given.
+    """Return what something was made from, and what was made from it. Exactly one of the three is given.
 
     Args:
         registry: where to look.
-        reference: a version.
+        reference: a version. Going down, equal content under names that whoever asks may not read has no name.
         dataset: a dataset's name.
         document: a document's path or digest; what was made from it is shown, whatever the direction.
         direction: ``down`` to the sources, ``up`` to what came of it, ``both``.
@@ -43,10 +45,16 @@ def trace(
     state = registry.refresh() if at is None else registry.state_at(at)
     if reference is not None:
         record = registry.resolve(reference, at=at)
-        if way != "down":
-            registry.allow(Action.READ, EVERY_NAMESPACE, target=record.ref)
+        if way == "down":
+            return lineage.trace(state, record.ref, way, may_read=_readable(registry))
+        registry.allow(Action.READ, EVERY_NAMESPACE, target=record.ref)
         return lineage.trace(state, record.ref, way)
     registry.allow(Action.READ, EVERY_NAMESPACE, target=f"trace {dataset or document}")
     if dataset is not None:
         return lineage.trace_dataset(state, dataset, way)
     return lineage.trace_document(state, document or "")
+
+
+def _readable(registry: RegistryApi) -> Callable[[str], bool]:
+    """Return whether whoever asks may read a namespace, asked once for each."""
+    return functools.cache(lambda namespace: registry.may(Action.READ, namespace))

@@ -174,12 +174,12 @@ def test_an_actor_that_a_replica_made_outlives_the_replicas_placement_group(home
     @ray.remote(num_cpus=1, scheduling_strategy=within)
     def make(home):
         actor = registry_actor(home)
-        ray.get(actor.changes_after.remote(0, 0.0))
+        ray.get(actor.changes_after.remote(0, "", 0.0))
         return actor._actor_id.hex()
 
     made = ray.get(make.remote(home), timeout=60)
     remove_placement_group(group)
     until = time.monotonic() + 3  # Ray ends what was in it within that
     while time.monotonic() < until:
-        ray.get(registry_actor(home).changes_after.remote(0, 0.1), timeout=60)
+        ray.get(registry_actor(home).changes_after.remote(0, "", 0.1), timeout=60)
     assert registry_actor(home)._actor_id.hex() == made

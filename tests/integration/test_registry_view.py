@@ -58,11 +58,11 @@ class Forgetful:
         self._num_lost = 2
         self.changes_after = self
 
-    def remote(self, sequence, timeout_s):
+    def remote(self, sequence, last_key, timeout_s):
         if timeout_s and self._num_lost:
             self._num_lost -= 1
             return asyncio.get_running_loop().create_future()
-        return self._actor.changes_after.remote(sequence, timeout_s)
+        return self._actor.changes_after.remote(sequence, last_key, timeout_s)
 
 
 @pytest.mark.usefixtures("ray_cluster")

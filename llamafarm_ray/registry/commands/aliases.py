@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafarm_ray.errors import ConflictError, PolicyError
-from llamafarm_ray.registry.access import Action, allows
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, PolicyError
+from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action, allows
 from llamafarm_ray.registry.commands.base import Command, Context, OfVersion, event_of
 from llamafarm_ray.registry.events import AliasMoved, AliasRemoved, Event, PolicySet, PromotionApproved
-from llamafarm_ray.registry.policy import Policy, violations
+from llamafarm_ray.registry.policy import Policy, license_violations, violations
 from llamafarm_ray.registry.state import AliasMove, RegistryState, VersionRecord
 from llamafarm_ray.types import ModelRef
 
@@ -23,8 +23,8 @@ class Approve(OfVersion):
     alias: str = ""
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
-        """One event; none where the principal approved before."""
-        if context.principal in state.resolve(self.ref).approvals.get(self.alias, ()):
+        """Return one event; none where the principal approved before, with the same token."""
+        if state.approval_by(context.principal) in state.resolve(self.ref).approvals.get(self.alias, ()):
             return []
         return [event_of(PromotionApproved, **self._names(state), alias=self.alias)]
 
@@ -52,7 +52,7 @@ class MoveAlias(OfVersion):
 
 @dataclass(frozen=True)
 class RemoveAlias(Command):
-    """Have an alias point at nothing."""
+    """Have an alias point at nothing. One that has rules takes the right to set them."""
 
     action = Action.MOVE_ALIAS
     model: str
@@ -64,9 +64,14 @@ class RemoveAlias(Command):
         return f"{self.model}@{self.alias}"
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
-        """One event."""
-        del context
+        """Return one event.
+
+        Raises:
+            AccessDeniedError: the alias has rules, and whoever asks may not set them.
+        """
         state.resolve(ModelRef(self.model, alias=self.alias))  # that there is such an alias
+        if context.is_strict and state.has_rules(self.alias):
+            _check_may_lift(state, self.target, context)
         return [event_of(AliasRemoved, model=self.model, alias=self.alias)]
 
 
@@ -173,8 +178,10 @@ def check_policy(
     policy = state.policies.get(alias)
     if policy is None:
         return
-    approvers = _approvers(state, record, alias, context)
+    approvers = state.approvers(record, alias, context.now, by_name=not context.is_strict)
     found = violations(policy, record, promoter=context.principal, approvers=approvers)
+    if context.is_strict:
+        found += license_violations(policy, _bound_by(state, record))
     found = [violation for violation in found if only in {None, violation.rule}]
     if found:
         raise PolicyError(
@@ -184,15 +191,27 @@ def check_policy(
         )
 
 
-def _approvers(state: RegistryState, record: VersionRecord, alias: str, context: Context) -> list[str]:
-    """Who approved and may still do so."""
-    approvers = record.approvals.get(alias, ())
-    if not state.principals:
-        return list(approvers)
-    namespace = ModelRef(record.registered.model).namespace
-    living = (state.principals[name] for name in approvers if name in state.principals)
-    return [
-        principal.name
-        for principal in living
-        if principal.is_valid(context.now) and allows(principal.grants, Action.APPROVE, namespace)
-    ]
+def _bound_by(state: RegistryState, record: VersionRecord) -> dict[str, str]:
+    """Return the licences that bind a version besides its own, by what has them: equal files, and its base."""
+    own, base = record.registered.manifest, record.registered.base_digest
+    contents = {own: "which has the same files", **({base: "its base"} if base else {})}
+    return {
+        f"{other.ref}, {contents[other.registered.manifest]},": other.license
+        for other in state.versions()
+        if other.registered.manifest in contents and other.ref != record.ref and other.license
+    }
+
+
+def _check_may_lift(state: RegistryState, target: str, context: Context) -> None:
+    """Check that whoever asks may set rules, without which an alias that has some can't be removed.
+
+    Raises:
+        AccessDeniedError: they may not.
+    """
+    principal = state.principals.get(context.principal)
+    if principal is not None and not allows(principal.grants, Action.SET_POLICY, EVERY_NAMESPACE):
+        raise AccessDeniedError(
+            f"{principal.name!r} may not remove {target}, which has rules: that takes the role "
+            f"{Action.SET_POLICY.least_role} for every namespace.",
+            hint="Promote or roll back to another version instead, or ask an admin.",
+        )

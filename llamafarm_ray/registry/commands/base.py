@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.events import Event
+from llamafarm_ray.registry.log import FORMAT
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -27,10 +28,22 @@ class ContentMovedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Who asks, and when."""
+    """The conditions of a decision.
+
+    Attributes:
+        principal: whoever asks.
+        now: the time.
+        format_version: the format of the commit, which says how strict the rules were.
+    """
 
     principal: str
     now: dt.datetime
+    format_version: int = FORMAT
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether the rules of commits of format 2 hold, see :data:`.FORMAT`."""
+        return self.format_version >= FORMAT
 
 
 class Command(ABC):

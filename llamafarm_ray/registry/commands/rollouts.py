@@ -78,6 +78,16 @@ class _OfRollout(Command):
     def _rollout(self, state: RegistryState) -> RolloutRecord:
         return state.rollout(self.model, self.alias, self.number)
 
+    def _check_policy(self, state: RegistryState, context: Context) -> None:
+        """Check that the alias's rules, as they are now, still let the candidate through.
+
+        Raises:
+            PolicyError: they don't; which rule, and with which value.
+        """
+        rollout = self._rollout(state)
+        if context.is_strict and rollout.status.is_under_way:
+            check_policy(state, state.version(rollout.model, rollout.candidate), self.alias, context)
+
     def _names(self, state: RegistryState) -> dict[str, str | int]:
         return {"model": self.model, "alias": self.alias, "number": self._rollout(state).number}
 
@@ -93,8 +103,12 @@ class StepRollout(_OfRollout):
     step: int | None = None
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
-        """One event."""
-        del context
+        """Return one event.
+
+        Raises:
+            PolicyError: the alias's rules don't let the candidate through any more.
+        """
+        self._check_policy(state, context)
         step = self._rollout(state).step + 1 if self.step is None else self.step
         return [event_of(RolloutStepped, **self._names(state), step=step)]
 
@@ -120,6 +134,15 @@ class ResumeRollout(_Switch):
     """Go on with a paused rollout."""
 
     event = RolloutResumed
+
+    def decide(self, state: RegistryState, context: Context) -> list[Event]:
+        """Return one event.
+
+        Raises:
+            PolicyError: the alias's rules don't let the candidate through any more.
+        """
+        self._check_policy(state, context)
+        return super().decide(state, context)
 
 
 @dataclass(frozen=True)

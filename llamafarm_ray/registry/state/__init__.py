@@ -7,6 +7,7 @@ last Tuesday is a value like any other.
 
 from llamafarm_ray.registry.state.records import (
     AliasMove,
+    Approval,
     ModelRecord,
     Principal,
     RolloutChange,
@@ -17,6 +18,7 @@ from llamafarm_ray.registry.state.whole import RegistryState
 
 __all__ = [
     "AliasMove",
+    "Approval",
     "ModelRecord",
     "Principal",
     "RegistryState",

@@ -140,7 +140,7 @@ def _(event: PolicySet, state: RegistryState, _: Change) -> RegistryState:
 
 @after.register(DatasetRegistered)
 def _(event: DatasetRegistered, state: RegistryState, _: Change) -> RegistryState:
-    others = (known for known in state.datasets.get(event.name, ()) if known.digest != event.digest)
+    others = (known for known in state.datasets.get(event.name, ()) if known != event)  # other paths, other lineage
     return replace(state, datasets=state.datasets.set(event.name, (*others, event)))  # the newest is last
 
 
@@ -154,9 +154,18 @@ def _(event: DeploymentRemoved, state: RegistryState, _: Change) -> RegistryStat
     return replace(state, deployments=state.deployments.delete(event.application))
 
 
+@after.register(PromotionApproved)
+def _(event: PromotionApproved, state: RegistryState, change: Change) -> RegistryState:
+    record = state.version(event.model, event.version)
+    given = {*record.approvals.get(event.alias, ()), state.approval_by(change.principal)}
+    return state.with_version(replace(record, approvals=record.approvals.set(event.alias, tuple(sorted(given)))))
+
+
 @after.register(PrincipalAdded)
 def _(event: PrincipalAdded, state: RegistryState, _: Change) -> RegistryState:
-    added = Principal(event.name, event.token_digest, Map(event.grants), event.expires)
+    before = state.principals.get(event.name)
+    generation = before.generation + 1 if before is not None else 1
+    added = Principal(event.name, event.token_digest, Map(event.grants), event.expires, generation=generation)
     return replace(state, principals=state.principals.set(event.name, added))
 
 
@@ -218,9 +227,3 @@ def _(event: VersionRetired, record: VersionRecord, change: Change) -> VersionRe
 @_changed.register(VersionPurged)
 def _(_event: VersionPurged, record: VersionRecord, _: Change) -> VersionRecord:
     return replace(record, purged=True)
-
-
-@_changed.register(PromotionApproved)
-def _(event: PromotionApproved, record: VersionRecord, change: Change) -> VersionRecord:
-    approvers = {*record.approvals.get(event.alias, ()), change.principal}
-    return replace(record, approvals=record.approvals.set(event.alias, tuple(sorted(approvers))))

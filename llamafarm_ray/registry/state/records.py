@@ -19,6 +19,7 @@ from llamafarm_ray.types import Version
 
 __all__ = [
     "AliasMove",
+    "Approval",
     "ModelRecord",
     "Principal",
     "RolloutChange",
@@ -44,6 +45,19 @@ class _TrieSchema:
 Trie = Annotated[Map[str, T], _TrieSchema()]
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Approval:
+    """An approval of a version for an alias.
+
+    Attributes:
+        principal: the name of its giver.
+        generation: the generation of that principal's token; 0 for an approval from before access control.
+    """
+
+    principal: str
+    generation: int
+
+
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
     """A registered version and everything that happened to it.
@@ -54,7 +68,7 @@ class VersionRecord:
         principal: by whom.
         tags: its tags now.
         later_metrics: results recorded after registration; they win over those of ``registered``.
-        approvals: who approved it, by alias.
+        approvals: its approvals by alias, whether or not they still count.
         signatures: by digest of the public key.
         deprecated: why others should not use it any more; ``None`` while they should.
         retired: why it ended; ``None`` while it lives.
@@ -67,7 +81,7 @@ class VersionRecord:
     principal: str
     tags: tuple[str, ...] = ()
     later_metrics: Trie[Any] = field(default_factory=Map)
-    approvals: Trie[tuple[str, ...]] = field(default_factory=Map)
+    approvals: Trie[tuple[Approval, ...]] = field(default_factory=Map)
     signatures: Trie[VersionSigned] = field(default_factory=Map)
     deprecated: str | None = None
     retired: str | None = None
@@ -245,13 +259,18 @@ def _precedence(number: str) -> tuple[bool, Version]:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Somebody with a token. Expired and revoked ones stay on record."""
+    """A holder of a token. Expired and revoked ones stay on record.
+
+    Each token of a name is a ``generation`` of its own, counted from 1: a principal that is revoked and added again
+    inherits nothing.
+    """
 
     name: str
     token_digest: str
     grants: Trie[Role]
     expires: dt.datetime | None
     revoked: bool = False
+    generation: int = 1
 
     def is_valid(self, now: dt.datetime) -> bool:
         """Whether the token is worth something at a time."""

@@ -8,13 +8,22 @@ from dataclasses import dataclass, field, replace
 
 from immutables import Map
 
-from llamafarm_ray.errors import NotFoundError, did_you_mean
+from llamafarm_ray.errors import NotFoundError, PolicyError, did_you_mean
+from llamafarm_ray.registry.access import Action, allows
 from llamafarm_ray.registry.events import DatasetRegistered, DeploymentRecorded, Event
 from llamafarm_ray.registry.log import Change, Commit
 from llamafarm_ray.registry.policy import Policy
 from llamafarm_ray.registry.state.changes import after
 from llamafarm_ray.registry.state.checks import check
-from llamafarm_ray.registry.state.records import ModelRecord, Principal, RolloutRecord, Trie, VersionRecord, find
+from llamafarm_ray.registry.state.records import (
+    Approval,
+    ModelRecord,
+    Principal,
+    RolloutRecord,
+    Trie,
+    VersionRecord,
+    find,
+)
 from llamafarm_ray.types import ModelRef
 
 __all__ = ["DEFAULT_ALIAS", "RegistryState"]
@@ -30,6 +39,8 @@ class RegistryState:
 
     sequence: int = 0
     time: dt.datetime = _BEGINNING
+    turned_back: int = 0
+    """The last commit that is dated before the one before it, which was dated wrongly then; 0 where there is none."""
     models: Trie[ModelRecord] = field(default_factory=Map)
     datasets: Trie[tuple[DatasetRegistered, ...]] = field(default_factory=Map)
     deployments: Trie[DeploymentRecorded] = field(default_factory=Map)
@@ -40,20 +51,24 @@ class RegistryState:
     generations: Trie[int] = field(default_factory=Map)
     """The generation that a digest's bytes are stored under, where it isn't 0."""
     commits_by_key: Trie[int] = field(default_factory=Map)
+    last_key: str = ""
+    """The idempotency key of the last change: with ``sequence``, it tells this log from one restored in its place."""
 
     def after(self, commit: Commit) -> RegistryState:
         """The state with a commit taken in. The log only holds what passed :meth:`check`: nothing can fail here."""
         state = self
         for change in commit.changes:
             state = state.after_change(change, commit.sequence)
-        return replace(state, sequence=commit.sequence, time=commit.time)
+        turned_back = commit.sequence if commit.time < self.time else self.turned_back
+        return replace(state, sequence=commit.sequence, time=commit.time, turned_back=turned_back)
 
     def after_change(self, change: Change, sequence: int) -> RegistryState:
         """The state with one change of the commit ``sequence`` taken in."""
         state = self
         for event in change.events:
             state = after(event, state, change)
-        return replace(state, commits_by_key=state.commits_by_key.set(change.idempotency_key, sequence))
+        key = change.idempotency_key
+        return replace(state, commits_by_key=state.commits_by_key.set(key, sequence), last_key=key)
 
     def check(self, event: Event) -> None:
         """Whether an event may follow this state.
@@ -65,18 +80,65 @@ class RegistryState:
         check(event, self)
 
     def resolve(self, ref: ModelRef) -> VersionRecord:
-        """The version a reference names; a bare name means ``@production`` if that alias is set, else the latest.
+        """Return the version of a reference. A bare name means ``@production`` if that alias is set, else the latest.
 
         Raises:
             NotFoundError: there is no such model, version or alias; near names are in the hint.
+            PolicyError: it is a bare name, ``production`` has rules, and no version of the model passed them.
         """
-        model = self._model(ref.name)
+        model = self.model(ref.name)
         if ref.version is not None:
             return self.version(ref.name, str(ref.version))
         if ref.alias is not None and ref.alias not in model.aliases:
             raise NotFoundError(f"{ref.name} has no alias {ref.alias!r}.", hint=did_you_mean(ref.alias, model.aliases))
         moves = model.aliases.get(ref.alias or DEFAULT_ALIAS)
-        return model.versions[moves[-1].version] if moves else model.latest
+        if moves:
+            return model.versions[moves[-1].version]
+        if self.has_rules(DEFAULT_ALIAS):
+            raise PolicyError(
+                f"{ref.name!r} alone means {ref.name}@{DEFAULT_ALIAS}, which is not set, and {DEFAULT_ALIAS!r} has "
+                "rules that no version of it has passed.",
+                rules=("bare_name",),
+                hint=f"Name a version, such as {model.latest.ref}, or promote one.",
+            )
+        return model.latest
+
+    def has_rules(self, alias: str) -> bool:
+        """Return True if an alias has a policy that asks for something."""
+        policy = self.policies.get(alias)
+        return policy is not None and not policy.is_empty
+
+    def approval_by(self, principal: str) -> Approval:
+        """Return the approval that a principal gives now."""
+        known = self.principals.get(principal)
+        return Approval(principal, known.generation if known is not None else 0)
+
+    def approvers(self, record: VersionRecord, alias: str, now: dt.datetime, *, by_name: bool = False) -> list[str]:
+        """Return the names of those whose approval of a version counts.
+
+        Once there are principals, that takes the token the approval was given with, still good, and still the right.
+
+        Args:
+            record: the version.
+            alias: what it is approved for.
+            now: the time.
+            by_name: count approvals of earlier tokens of the same name too.
+        """
+        given = record.approvals.get(alias, ())
+        if not self.principals:
+            return sorted({approval.principal for approval in given})
+        namespace = ModelRef(record.registered.model).namespace
+        givers = {
+            known.name: known
+            for approval in given
+            if (known := self.principals.get(approval.principal)) is not None
+            and (by_name or known.generation == approval.generation)
+        }
+        return sorted(
+            name
+            for name, known in givers.items()
+            if known.is_valid(now) and allows(known.grants, Action.APPROVE, namespace)
+        )
 
     def version(self, name: str, number: str) -> VersionRecord:
         """The version of that number.
@@ -84,7 +146,7 @@ class RegistryState:
         Raises:
             NotFoundError: there is no such model or version.
         """
-        model = self._model(name)
+        model = self.model(name)
         if number not in model.versions:
             raise NotFoundError(f"{name} has no version {number}.", hint=did_you_mean(number, model.versions))
         return model.versions[number]
@@ -138,7 +200,12 @@ class RegistryState:
         namespace = ModelRef(model).namespace  # as for models: names of other namespaces are not given away
         return [target for target in self.rollouts if not self.principals or _namespace(target) == namespace]
 
-    def _model(self, name: str) -> ModelRecord:
+    def model(self, name: str) -> ModelRecord:
+        """Return the model of that name.
+
+        Raises:
+            NotFoundError: there is none; near names are in the hint.
+        """
         if name in self.models:
             return self.models[name]
         namespace = ModelRef(name).namespace  # once tokens count, names of other namespaces are not given away

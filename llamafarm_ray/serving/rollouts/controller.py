@@ -118,7 +118,7 @@ def _said(plan: AbPlan, gain: Gain) -> str:
 def carry_out(registry: RegistryApi, rollout: RolloutRecord, decision: Decision) -> None:
     """Do what was decided; once, however often a controller that was killed in between does it again.
 
-    A promotion that the alias's policy forbids by now pauses the rollout, for somebody to look at.
+    A step or promotion that the alias's policy forbids by now pauses the rollout, for somebody to look at.
 
     Raises:
         ConflictError: somebody else changed the rollout since it was decided about.

@@ -194,9 +194,10 @@ def test_a_commit_dated_ahead_expires_no_token(admin):
     change = Change(time=ahead, principal="root", idempotency_key="ahead", events=())
     CommitLog(admin.home).append(admin.head, [change])
     guest.tag("bot:1.0.0", add=("fine",))
-    problems = verify(admin.home, blobs=False).problems
-    assert problems
-    assert all("in the future" in problem for problem in problems)  # the guest's commit says nothing of the token's end
+    assert guest.refresh().time < dt.datetime.now(dt.UTC)
+    ahead_of_all, followed = verify(admin.home, blobs=False).problems  # nothing of the token's end
+    assert "in the future" in ahead_of_all
+    assert "dated before the one before it" in followed
 
 
 def test_who_recorded_a_deployment_may_take_it_off_the_record(admin):

@@ -68,13 +68,10 @@ def test_up_ends_at_what_serves_it(state):
 def test_an_edge_points_from_what_was_made_to_what_it_was_made_from(state):
     edges = {(edge.source, edge.relation, edge.target) for edge in trace(state, "bot:1.0.0").edges}
     assert ("model:bot:1.0.0", "is based on", "model:tiny:1.0.0") in edges
-    assert ("model:bot:1.0.0", "was trained on", f"dataset:{FACTS}") in edges
+    assert ("model:bot:1.0.0", "was trained on", f"dataset:facts@{FACTS}") in edges
     assert ("model:whole:1.0.0", "is derived from", "model:bot:1.0.0") in edges
-    assert (
-        f"dataset:{FACTS}",
-        "has 3 examples from",
-        document("handbook/ovens.pdf").digest.join(["document:", ""]),
-    ) in edges
+    ovens = document("handbook/ovens.pdf")
+    assert (f"dataset:facts@{FACTS}", "has 3 examples from", f"document:{ovens.digest}:{ovens.path}") in edges
 
 
 @pytest.mark.parametrize("asked", ["handbook/ovens.pdf", "ovens.pdf", Digest.of(b"handbook/ovens.pdf")])

@@ -177,7 +177,7 @@ def test_a_snapshot_of_an_earlier_release_is_passed_over(with_snapshots):
     expected = dump_state(opened(with_snapshots).state)
     for path in (with_snapshots / "snapshots").iterdir():
         path.write_bytes(
-            path.read_bytes().replace(b'"format_version": 2', b'"format_version": 1').replace(b"bot", b"old")
+            path.read_bytes().replace(b'"format_version": 3', b'"format_version": 2').replace(b"bot", b"old")
         )
     assert dump_state(opened(with_snapshots).state) == expected
     assert verify(Location(with_snapshots), blobs=False).problems == ()

@@ -12,7 +12,7 @@ import pytest
 from process_tools import pool
 
 from llamafarm_ray.errors import InputError, StorageError
-from llamafarm_ray.storage import Location
+from llamafarm_ray.storage import Location, opening
 from llamafarm_ray.storage import location as location_module
 from llamafarm_ray.types import Digest
 
@@ -257,8 +257,8 @@ def failures(home, source):
 
 @pytest.mark.parametrize("reads", [True, False], ids=["takes-all", "takes-nothing"])
 def test_a_store_that_does_not_answer_a_write_is_an_error(monkeypatch, reads):
-    monkeypatch.setattr(location_module, "_READ_TIMEOUT_S", 1)
-    monkeypatch.setattr(location_module, "_REQUESTS", 1)
+    monkeypatch.setattr(opening, "_READ_TIMEOUT_S", 1)
+    monkeypatch.setattr(opening, "_REQUESTS", 1)
     monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
     for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
         monkeypatch.setenv(f"AWS_{name}", "test")
@@ -342,6 +342,26 @@ def test_a_location_works_the_same_on_another_file_system():
     assert home.names("none") == []
     home.remove("a/b")
     assert not home.exists("a/b")
+
+
+@pytest.mark.parametrize("name", ["br[1]k", "q?m", "st*r", "a::b", "a:b", "100%", "#1"])
+def test_a_folder_may_have_any_name(tmp_path, name):
+    (tmp_path / "br1k").mkdir()
+    home = Location(tmp_path / name)
+    home.create("log/1", b"1")
+    home.write("log/2", b"2")
+    assert home.read_many(["log/1", "log/2", "log/3"]) == [b"1", b"2", None]
+    assert home.names("log") == ["1", "2"]
+    assert sorted(file.name for file in home.walk()) == ["log/1", "log/2"]
+    home.download("log/1", tmp_path / "copy")
+    assert (tmp_path / name / "log" / "1").read_bytes() == (tmp_path / "copy").read_bytes() == b"1"
+    assert pickle.loads(pickle.dumps(home)).read("log/2") == home.child("log").read("2") == b"2"  # noqa: S301
+
+
+@pytest.mark.parametrize("uri", ["memory://br[1]k", "memory://b/q?m", "memory://st*r", "simplecache::memory://b"])
+def test_a_uri_that_fsspec_would_read_as_something_else_is_refused(uri):
+    with pytest.raises(InputError, match=r"in it, which fsspec reads as a pattern|names several file systems"):
+        Location(uri)
 
 
 def test_a_relative_location_is_the_same_folder_from_everywhere(tmp_path, monkeypatch):
