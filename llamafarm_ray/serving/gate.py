@@ -30,7 +30,7 @@ from llamafarm_ray.serving.asgi import App, Header, Message, Receive, Scope, Sen
 from llamafarm_ray.serving.auto import AUTO_ROUTES, choose, is_to_stay, kind_of, refuse_limits, send_on
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
-from llamafarm_ray.serving.finished import ResponseWatch
+from llamafarm_ray.serving.finished import End, ResponseWatch
 from llamafarm_ray.serving.intake import bound_generation, caller_of, check_headers, check_shape, read_object
 from llamafarm_ray.serving.limits import Account, Accounts
 from llamafarm_ray.serving.listing import ModelList
@@ -239,15 +239,16 @@ class Gate:
                 request.span.began()
                 await check_prompt(self._app, request.scope, body, self._limits)
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
+                shadow = target.shadow and self._mirror.send(exchange.scope, body, target.shadow)
                 try:
-                    if target.shadow is not None:
-                        self._mirror.send(exchange.scope, body, target.shadow)
-                    await self._app(exchange.scope, exchange.receive, UsageMeter(watch, usage, hide=hide))
+                    await exchange.run(self._app, UsageMeter(watch, usage, hide=hide))
                 finally:
                     turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
                     request.account.settle(usage.prompt_tokens + usage.completion_tokens)
+                    finished = watch.finished(target, usage)
+                    if shadow and finished.end is End.CANCELLED:
+                        shadow.set()
                     if is_answer:
-                        finished = watch.finished(target, usage)
                         self._telemetry.finished(finished)
                         request.span.finished(finished)
         finally:
