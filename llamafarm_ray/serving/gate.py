@@ -37,7 +37,7 @@ from llamafarm_ray.serving.listing import ModelList
 from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts.mirror import Mirror
-from llamafarm_ray.serving.rollouts.split import Caller
+from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.selection import AUTO, Offer
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import Span, Tracing
@@ -64,11 +64,8 @@ _BYTES_PER_TOKEN = 4
 class Models(Protocol):
     """What the gate asks of its replica."""
 
-    def resolve(self, model: str) -> Target:
-        """The version that a name means; raises where nothing of that name is served."""
-
     async def find(self, model: str, caller: Caller | None = None) -> Target:
-        """The version that a request means.
+        """Return the version that a request means; raises where nothing of that name is served.
 
         Args:
             model: what the request's body names; without a caller what the router decided (:attr:`Target.routed`).
@@ -257,7 +254,7 @@ class Gate:
     async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant) -> None:
         said = FeedbackRequest.of(await read_object(scope, receive, self._limits))
         tenant.check(said.model)
-        record = feedback_record(said, self._models.resolve(said.model), tenant.name)
+        record = feedback_record(said, await self._models.find(said.model, NOBODY), tenant.name)
         await self._feedback.add(record)
         kept = {name: record[name] for name in ("id", "version", "digest")}
         await answer(send, 201, {"object": "feedback", **kept})
