@@ -154,7 +154,8 @@ class Versions:
         )
         self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
-        self.telemetry = Telemetry(RayMeters(), windows)
+        self._meters = RayMeters()
+        self.telemetry = Telemetry(self._meters, windows)
         self.accounts = Accounts(served.limits)
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._pool = AdapterPool(
@@ -199,7 +200,7 @@ class Versions:
         for reference in self._served.preload:
             await self.prepare(reference)
         self._application = application
-        self._tasks = [asyncio.create_task(self._announcer().run())]
+        self._tasks = [asyncio.create_task(self._announcer().run()), asyncio.create_task(self._meters.keep_gauges())]
         if self.accounts.are_shared:
             self._tasks.append(asyncio.create_task(keep_shared(self.accounts, self._exchange)))
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
+from llamafarm_ray.serving.ray_token import close_token, make_token
 from llamafarm_ray.workflows.ports import free_port, free_ports
 
 __all__ = ["ClusterInfo", "connect", "connect_if_up", "inside_job", "is_job_server", "quiet"]
@@ -249,6 +250,7 @@ def _take_own_token() -> None:
         maybe_enable_token_auth_if_token_available,
     )
 
+    close_token()
     logger = logging.getLogger("ray._private.authentication.authentication_token_setup")
     before = logger.level
     logger.setLevel(logging.ERROR)  # it says that it found the token
@@ -263,20 +265,37 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
     import ray  # noqa: PLC0415
 
     try:
-        context = ray.init(
-            address="local",
-            num_cpus=max(_MIN_LOCAL_CPUS, os.cpu_count() or 1),
-            include_dashboard=with_dashboard,  # ten processes, whose start a short command would wait for
-            dashboard_host="127.0.0.1",
-            dashboard_port=free_port(),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder / "ray"),
-            _system_config=_AT_PAR if with_dashboard else _UNWATCHED,
-        )
+        make_token()
+        with _on_loopback():
+            context = ray.init(
+                address="local",
+                num_cpus=max(_MIN_LOCAL_CPUS, os.cpu_count() or 1),
+                include_dashboard=with_dashboard,  # ten processes, whose start a short command would wait for
+                dashboard_host="127.0.0.1",
+                dashboard_port=free_port(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder / "ray"),
+                _system_config=_AT_PAR if with_dashboard else _UNWATCHED,
+            )
     except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
         raise ClusterError(f"A local Ray could not be started: {error}.", hint="Is the disk full?") from error
     return str(context.dashboard_url or "")
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have a Ray that starts in the block listen on this machine's loopback alone, its metrics without a key too.
+
+    Ray itself does that where it is for one machine, as on a Mac. On Linux its processes listen to the network.
+    """
+    from ray._private import ray_constants  # noqa: PLC0415
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _short_temporary_folder() -> str:
