@@ -181,7 +181,9 @@ def withdraw(registry: RegistryApi, application: str, ray_address: str) -> None:
 
 
 def check_record(recorded: DeploymentRecorded, ray_address: str) -> None:
-    """Make sure that a deployment may take another's place on the record: it is on the same cluster, or answers no more.
+    """Make sure that a deployment may take another's place on the record.
+
+    It may if both are on the same cluster, or the other answers no more.
 
     Args:
         recorded: what is on record under the application's name.

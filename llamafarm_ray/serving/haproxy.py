@@ -8,7 +8,7 @@ Ray has no setting for what this adds:
   splicing off, and what is sent here is small.
 - **A time for headers** (``LLAMAFARM_HAPROXY_HEADERS_TIMEOUT_S``, 10), without which a client may send them for ever.
 - **More headers than the gate allows**, so that the gate refuses them, in OpenAI's shape.
-- **Its pages of metrics and statistics on the host that requests come to**, not on every interface: they need no key, and
+- **Pages of metrics and statistics on the host that requests come to**, not on every interface: they need no key, and
   name models.
 - **Errors in that shape** for replicas and routers that can't be reached. A request that HAProxy can't read as HTTP, or
   whose headers take too long, it answers in HTML before any of its settings hold.

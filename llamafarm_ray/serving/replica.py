@@ -15,6 +15,7 @@ from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.asgi import App
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import MODEL_ROUTES, Gate
+from llamafarm_ray.serving.ray_ports import listen_on_loopback
 from llamafarm_ray.serving.ray_token import close_token
 from llamafarm_ray.serving.rollouts.windows import Report
 from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter
@@ -55,6 +56,7 @@ class Replica:
     """
 
     def __init__(self, served: Served, versions: Versions, num_cpus: float) -> None:
+        listen_on_loopback()
         close_token()  # of a cluster that was started by hand, on this node
         self._served = served
         self._versions = versions
@@ -126,7 +128,7 @@ class Replica:
 
 
 async def _end_with_engine(is_dead: Callable[[], bool]) -> None:
-    while not is_dead():
+    while not is_dead():  # noqa: ASYNC110  (engines tell nobody)
         await asyncio.sleep(_LOOK_S)
     logger.error("The engine has died, and this replica ends with it. Serve starts another one.")
     logging.shutdown()

@@ -6,9 +6,9 @@ they aren't, with the end of the engine. So its own books are asked before one i
 
 The only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_imports`` start it. It relies on
 ``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
-``unload_lora_adapter``, on ``remove_lora``, ``list_loras`` and ``errored`` of its ``engine_client``, an ``AsyncLLM``, and
-on the ``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told to
-stop it; and on ``runner_type`` and ``model`` of its ``model_config``.
+``unload_lora_adapter``, on ``remove_lora``, ``list_loras`` and ``errored`` of its ``engine_client``, an ``AsyncLLM``,
+and on the ``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told
+to stop it; and on ``runner_type`` and ``model`` of its ``model_config``.
 Tests call or name each.
 """
 

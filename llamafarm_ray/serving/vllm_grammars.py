@@ -1,4 +1,4 @@
-"""Constraints on an answer's form (``structured_outputs``, ``response_format``, forced tools), in any order of requests.
+"""Constraints on an answer's form (``structured_outputs``, ``response_format``, forced tools), in any order.
 
 vLLM chooses a library for each constraint, by what that can express, and checks it with that. But vLLM 0.32 makes one
 library only, the one that the first request needed, and gives it all other requests' constraints too: what a client is
@@ -7,8 +7,9 @@ answered depends on who came before. Here an engine has each library that its re
 A constraint may pass vLLM's check and fail all the same: it takes too long to compile, or no token fits. Then vLLM ends
 that request alone, but as a fault of its own. Here it is the client's (400), so that it counts for no rollout's guard.
 
-It relies on ``StructuredOutputManager`` with its ``backend``, ``grammar_init`` and ``clear_backend``, on ``vllm.v1.engine.core`` taking that class from its globals, and on ``AsyncLLM.generate``, whose
-outputs' ``finish_reason`` is ``error`` then. A test names each.
+It relies on ``StructuredOutputManager`` with its ``backend``, ``grammar_init`` and ``clear_backend``, on
+``vllm.v1.engine.core`` taking that class from its globals, and on ``AsyncLLM.generate``, whose outputs'
+``finish_reason`` is ``error`` then. A test names each.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ _REFUSAL = "The constraint on the answer's form can't be compiled, or no answer 
 
 class GrammarManager(StructuredOutputManager):  # type: ignore[misc]
     """Compiles each request's constraint with the library that it was checked with."""
+
+    backend: Any
+    """The library that masks are allocated by."""
 
     def __init__(self, vllm_config: Any) -> None:
         super().__init__(vllm_config)

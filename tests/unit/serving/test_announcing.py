@@ -142,7 +142,7 @@ def test_a_second_cluster_takes_the_record_only_when_the_first_answers_no_more(r
 
 def test_something_else_at_a_recorded_url_keeps_nobody_off_the_record(registry):
     class Other(Serving):
-        said = {"data": [{"id": "another"}]}
+        said = Locked.said | {"data": [{"id": "another"}]}
 
     with elsewhere(Other) as place:
         Replica(registry, rollout=None, place=place).look()

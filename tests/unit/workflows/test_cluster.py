@@ -109,3 +109,12 @@ def test_this_users_token_is_for_rays_of_this_machine(monkeypatch, host, is_own)
 def test_who_connects_has_not_imported_ray_before_its_environment_is_set():
     asked = "import sys, llamafarm_ray.workflows.cluster; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+
+
+def test_a_local_ray_listens_on_loopback_and_another_does_not():
+    from ray._private import services
+
+    address = services.get_node_ip_address()
+    with cluster._on_loopback():
+        assert services.get_node_ip_address() == "127.0.0.1"
+    assert services.get_node_ip_address() == address
