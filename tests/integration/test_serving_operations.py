@@ -77,6 +77,15 @@ def test_the_page_counts_a_versions_requests(served, metered):
     }
 
 
+@pytest.mark.long
+def test_gauges_are_on_the_page_after_a_minute_of_rest(served):
+    assert served.complete("bot").status_code == 200
+    time.sleep(75)  # Ray drops what was not said for a minute
+    of_replicas = {name: value for name, labels, value in samples() if "model" not in labels}
+    assert of_replicas["llamafarm_queue_length"] == 0
+    assert of_replicas["llamafarm_adapters_loaded"] >= 1
+
+
 @pytest.mark.usefixtures("ray_cluster")
 def test_the_page_shows_each_metric_under_its_name_with_its_labels_and_buckets():
     probe = f"probe-{secrets.token_hex(3)}"
