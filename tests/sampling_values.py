@@ -42,6 +42,13 @@ SAMPLING = {
         {"json_object": True},
         {"grammar": 'root ::= "a" | "b"'},
         {"grammar": "root ::= "},
+        {"grammar": 'root ::= root "a"'},
+        {"regex": r"[^\s\S]"},
+        {"regex": "(a{1,300}){1,300}"},
+        {"json": {"type": "integer", "minimum": 5, "maximum": 3}},
+        {"json": {"allOf": [{"type": "string"}, {"type": "integer"}]}},
+        {"json": {"enum": []}},
+        {"json": {"$ref": "#"}},
     ],
     "response_format": [{"type": "text"}, {"type": "json_object"}],
     "watermarking": [True, False],
@@ -99,13 +106,13 @@ ELSEWHERE = {
 
 
 def alone_and_in_pairs(table):
-    """The fields of requests: each value alone, and each value of each field with each value of each other field."""
-    values = [(name, value) for name, given in table.items() for value in given]
-    for one in values:
-        yield fields(one)
-    for one, other in itertools.combinations(values, 2):
-        if one[0] != other[0]:
-            yield fields(one, other)
+    """The fields of requests: each value alone, and each field with each other field, in two pairs of values."""
+    for name, given in table.items():
+        for value in given:
+            yield fields((name, value))
+    for number, (one, other) in enumerate(itertools.combinations(table, 2)):
+        for turn in (number, number + 1):
+            yield fields((one, table[one][turn % len(table[one])]), (other, table[other][turn % len(table[other])]))
 
 
 def fields(*pairs):
