@@ -179,8 +179,7 @@ def deploy(
         PolicyError: an adapter may not be rolled out. The application runs all the same.
     """
     base = check_deployment(config, registry)
-    if (recorded := registry.refresh().deployments.get(APPLICATION)) is not None:
-        check_record(recorded, cluster.address)
+    _check_record(registry, cluster)
     from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
     from ray.exceptions import RayError  # noqa: PLC0415
 
@@ -224,6 +223,7 @@ def deploy(
         adapters=tuple(registry.resolve(reference).ref for reference in wanted.adapters),
     )
     try:
+        _check_record(registry, cluster)  # another one may have started meanwhile
         registry.submit(RecordDeployment(recorded), reason="deploy")
         token = Identity.from_environment().token
         start_controller(registry.home.uri, APPLICATION, base.digest, token=token, replace=True)
@@ -234,6 +234,12 @@ def deploy(
         raise
     ids = tuple(rollout.id for rollout in rollouts)
     return Deployment(url, base.name, models, time.monotonic() - started, ids)
+
+
+def _check_record(registry: RegistryApi, cluster: ClusterInfo) -> None:
+    recorded = registry.refresh().deployments.get(APPLICATION)
+    if recorded is not None:
+        check_record(recorded, cluster.address)
 
 
 def _without_strategy(config: Config) -> Config:
