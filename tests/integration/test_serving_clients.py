@@ -7,6 +7,8 @@ import os
 import secrets
 import socket
 import stat
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -114,6 +116,19 @@ def test_all_that_a_deployment_listens_with_is_on_the_host_that_was_asked_for(se
                 if one.status == psutil.CONN_LISTEN and not is_loopback(one.laddr.ip):
                     open_to_others[one.laddr] = " ".join(process.cmdline())[:80]
     assert open_to_others == {}
+
+
+def test_another_terminal_reaches_a_ray_that_is_on_loopback_alone(served, ray_cluster):
+    script = (
+        "import sys, ray\n"
+        "from llamafarm_ray.workflows.cluster import connect\n"
+        "with connect(sys.argv[1]) as cluster:\n"
+        "    print(cluster.address, ray.get(ray.remote(num_cpus=0)(lambda: 'ran').remote()))\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script, ray_cluster.address], capture_output=True, text=True, check=False
+    )
+    assert told.stdout.split() == [ray_cluster.address, "ran"], told.stderr
 
 
 def test_rays_token_is_closed_to_other_users(served):
