@@ -73,7 +73,7 @@ class Models:
         self.base = {"base_name": base[0], "base_digest": base[1]}
         self.found, self.callers = [], []
         self.in_use = collections.Counter()
-        self.variant = None
+        self.variant = self.shadow = None
         self.latencies = Latencies()
         self._offers = Offers(**self.base)
         self.neighbours, self.elsewhere = (), Elsewhere(lambda *_: True)
@@ -85,7 +85,7 @@ class Models:
         if caller is None:
             target = resolve_routed(model, self.state, **self.base)
         else:
-            target = dataclasses.replace(self.resolve(model), variant=self.variant)
+            target = dataclasses.replace(self.resolve(model), variant=self.variant, shadow=self.shadow)
         self.found.append(model)
         self.callers.append(caller)
         return target
@@ -161,27 +161,30 @@ class Engine:
         body = json.loads(data) if data else {}
         self.seen.append(Seen(scope["path"], dict(scope["headers"]), body))
         assert int(dict(scope["headers"]).get(b"content-length", len(data))) == len(data)
-        self.num_running += 1
-        self.most_running = max(self.most_running, self.num_running)
-        # As vLLM's `with_cancellation`: who leaves is not answered.
+        if body.get("stream"):
+            await self._work(scope["path"], body, send)
+            return
+        # As vLLM's `with_cancellation`: who leaves is not answered, and a cancellation stops the wait alone.
         answering = asyncio.create_task(self._work(scope["path"], body, send))
         leaving = asyncio.create_task(self._listen(receive))
-        try:
-            await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if answering.done():
-                answering.result()
-        finally:
-            answering.cancel()
-            leaving.cancel()
-            self.num_running -= 1
+        _, pending = await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        if answering.done():
+            answering.result()
 
     async def _listen(self, receive):
         while (await receive())["type"] != "http.disconnect":
             pass
 
     async def _work(self, path, body, send):
-        await asyncio.sleep(self.seconds)
-        await self._answer(path, body, send)
+        self.num_running += 1
+        self.most_running = max(self.most_running, self.num_running)
+        try:
+            await asyncio.sleep(self.seconds)
+            await self._answer(path, body, send)
+        finally:
+            self.num_running -= 1
 
     async def _answer(self, path, body, send):
         num_prompt, num_completion = words(body), body.get("max_tokens") or 4

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import httpx
 from ray.exceptions import RayError
 
 from llamafarm_ray.config import Rollout
@@ -22,11 +23,12 @@ from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.serving.rollouts.beginning import roll_out
 
-__all__ = ["Announcement", "Announcer", "is_same_cluster", "withdraw"]
+__all__ = ["Announcement", "Announcer", "check_record", "is_same_cluster", "withdraw"]
 
 logger = logging.getLogger(__name__)
 
 _LOOK_S = 30.0
+_ANSWER_S = 5.0
 _MISSED = 2
 """So many looks in a row must miss the record before it is made again: its replicas outlive a stop for a moment."""
 
@@ -53,7 +55,8 @@ class Announcement:
 class Announcer:
     """Keeps the registry told of an application, for a replica of it.
 
-    The deployment is recorded, and recorded again where the record is lost; not where another one has taken its place.
+    The deployment is recorded, and recorded again where the record is lost; not where another one has taken its place,
+    or where another cluster serves under its name.
     Rollouts are begun once: what was rolled back, by whomever, is not rolled out again by a replica that starts.
     What the registry refuses for good (a role, a policy) is said in the log, and left to people.
 
@@ -126,6 +129,8 @@ class Announcer:
             ray_address=ray_address,
             adapters=told.adapters,
         )
+        if found is not None and found.url != url:
+            check_record(found, ray_address)
         if found != wanted:
             try:
                 self._connect().submit(RecordDeployment(wanted), reason="it serves")
@@ -173,6 +178,38 @@ def withdraw(registry: RegistryApi, application: str, ray_address: str) -> None:
         registry.submit(RemoveDeployment(recorded), reason="it serves no more")
     except (AccessDeniedError, PolicyError) as error:
         logger.warning("%s is gone, and stays on record: %s", application, error)
+
+
+def check_record(recorded: DeploymentRecorded, ray_address: str) -> None:
+    """Make sure that a deployment may take another's place on the record.
+
+    It may if both are on the same cluster, or the other answers no more.
+
+    Args:
+        recorded: what is on record under the application's name.
+        ray_address: the address of the cluster that is to serve.
+
+    Raises:
+        ConflictError: another cluster serves it. With two of them, swaps would reach one only.
+    """
+    if is_same_cluster(recorded.ray_address, ray_address) or not _answers(recorded):
+        return
+    raise ConflictError(
+        f"{recorded.application} of this home is served at {recorded.url} already, by the Ray at "
+        f"{recorded.ray_address}.",
+        hint="Stop that with `llamafarm models undeploy` first, or deploy from another home (--home).",
+    )
+
+
+def _answers(recorded: DeploymentRecorded) -> bool:
+    """Return True if what listens at a recorded URL lists the recorded base model, or asks for a key."""
+    try:
+        response = httpx.get(f"{recorded.url}/models", timeout=_ANSWER_S)
+        if response.status_code in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            return "error" in response.json()
+        return recorded.base_model in {card["id"] for card in response.json()["data"]}
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):  # nothing, or something else
+        return False
 
 
 def is_same_cluster(one: str, other: str) -> bool:

@@ -30,14 +30,14 @@ from llamafarm_ray.serving.asgi import App, Header, Message, Receive, Scope, Sen
 from llamafarm_ray.serving.auto import AUTO_ROUTES, choose, is_to_stay, kind_of, refuse_limits, send_on
 from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
-from llamafarm_ray.serving.finished import ResponseWatch
+from llamafarm_ray.serving.finished import End, ResponseWatch
 from llamafarm_ray.serving.intake import bound_generation, caller_of, check_headers, check_shape, read_object
 from llamafarm_ray.serving.limits import Account, Accounts
 from llamafarm_ray.serving.listing import ModelList
 from llamafarm_ray.serving.prompts import check_prompt
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.rollouts.mirror import Mirror
-from llamafarm_ray.serving.rollouts.split import Caller
+from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
 from llamafarm_ray.serving.selection import AUTO, Offer
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import Span, Tracing
@@ -64,11 +64,8 @@ _BYTES_PER_TOKEN = 4
 class Models(Protocol):
     """What the gate asks of its replica."""
 
-    def resolve(self, model: str) -> Target:
-        """The version that a name means; raises where nothing of that name is served."""
-
     async def find(self, model: str, caller: Caller | None = None) -> Target:
-        """The version that a request means.
+        """Return the version that a request means; raises where nothing of that name is served.
 
         Args:
             model: what the request's body names; without a caller what the router decided (:attr:`Target.routed`).
@@ -239,15 +236,16 @@ class Gate:
                 request.span.began()
                 await check_prompt(self._app, request.scope, body, self._limits)
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
+                shadow = target.shadow and self._mirror.send(exchange.scope, body, target.shadow)
                 try:
-                    if target.shadow is not None:
-                        self._mirror.send(exchange.scope, body, target.shadow)
-                    await self._app(exchange.scope, exchange.receive, UsageMeter(watch, usage, hide=hide))
+                    await exchange.run(self._app, UsageMeter(watch, usage, hide=hide))
                 finally:
                     turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
                     request.account.settle(usage.prompt_tokens + usage.completion_tokens)
+                    finished = watch.finished(target, usage)
+                    if shadow and finished.end is End.CANCELLED:
+                        shadow.set()
                     if is_answer:
-                        finished = watch.finished(target, usage)
                         self._telemetry.finished(finished)
                         request.span.finished(finished)
         finally:
@@ -256,7 +254,7 @@ class Gate:
     async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant) -> None:
         said = FeedbackRequest.of(await read_object(scope, receive, self._limits))
         tenant.check(said.model)
-        record = feedback_record(said, self._models.resolve(said.model), tenant.name)
+        record = feedback_record(said, await self._models.find(said.model, NOBODY), tenant.name)
         await self._feedback.add(record)
         kept = {name: record[name] for name in ("id", "version", "digest")}
         await answer(send, 201, {"object": "feedback", **kept})

@@ -8,6 +8,8 @@ Ray has no setting for what this adds:
   splicing off, and what is sent here is small.
 - **A time for headers** (``LLAMAFARM_HAPROXY_HEADERS_TIMEOUT_S``, 10), without which a client may send them for ever.
 - **More headers than the gate allows**, so that the gate refuses them, in OpenAI's shape.
+- **Pages of metrics and statistics on the host that requests come to**, not on every interface: they need no key, and
+  name models.
 - **Errors in that shape** for replicas and routers that can't be reached. A request that HAProxy can't read as HTTP, or
   whose headers take too long, it answers in HTML before any of its settings hold.
 
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 import sysconfig
@@ -79,8 +82,15 @@ def amended(config: str, headers_timeout_s: int = _TIMEOUT_S) -> str | None:
         return None
     for rays, ours in _REPLACED.items():
         proxies = proxies.replace(rays, ours)
+    proxies = _bound_as_requests_are(proxies)
     timeout = f"\n{_OURS}\n    timeout http-request {headers_timeout_s}s"
     return f"{settings}{_GLOBAL}\ndefaults\n{defaults}{timeout}{_DEFAULTS}\nfrontend {proxies}"
+
+
+def _bound_as_requests_are(proxies: str) -> str:
+    """The listeners that Ray binds to every interface (``bind :9101``, ``bind *:8404``), on the host of requests."""
+    found = re.search(r"\nfrontend http_frontend\n\s+bind (\S+):\d+\n", f"\nfrontend {proxies}")
+    return re.sub(r"(\n\s+bind )\*?:(\d+\n)", rf"\g<1>{found[1]}:\g<2>", proxies) if found is not None else proxies
 
 
 def _headers_timeout_s() -> int:

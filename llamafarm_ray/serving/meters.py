@@ -6,6 +6,7 @@ Ray's own endpoint shows them, each with ``ray_`` before its name, beside Ray Se
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
@@ -32,6 +33,8 @@ class Meter:
     bounds: tuple[float, ...] = ()
 
 
+_AGAIN_S: Final = 15.0
+"""How often gauges are set again."""
 _FIRST_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _INTER_TOKEN_S: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
 _LATENCY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -96,7 +99,10 @@ class Meters(Protocol):
 
 
 class RayMeters:
-    """The metrics of this process in Ray's Prometheus endpoint."""
+    """The metrics of this process in Ray's Prometheus endpoint.
+
+    Ray shows a gauge for a minute after it was set, so each is set again for as long as :meth:`keep_gauges` runs.
+    """
 
     def __init__(self) -> None:
         from ray.util import metrics  # noqa: PLC0415  (the list above is for those without Ray too)
@@ -111,6 +117,7 @@ class RayMeters:
             )
             for meter in METERS
         }
+        self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
     def add(self, name: str, amount: float, labels: Mapping[str, str]) -> None:
         """See :class:`Meters`."""
@@ -122,4 +129,12 @@ class RayMeters:
 
     def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """See :class:`Meters`."""
+        self._gauges[name, tuple(sorted(labels.items()))] = value
         self._metrics[name].set(value, tags=dict(labels))
+
+    async def keep_gauges(self) -> None:
+        """Set each gauge to its value again now and then, for ever."""
+        while True:
+            await asyncio.sleep(_AGAIN_S)
+            for (name, labels), value in self._gauges.items():
+                self._metrics[name].set(value, tags=dict(labels))

@@ -18,7 +18,8 @@ from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 
-from llamafarm_ray.serving.vllm_process import in_one_process
+from llamafarm_ray.serving.vllm_grammars import refuse_failed_grammars
+from llamafarm_ray.serving.vllm_process import engine_arranged
 
 __all__ = ["check", "server"]
 
@@ -35,11 +36,13 @@ class LocalFiles(CallbackBase):  # type: ignore[misc]
 
 
 class Engine(VLLMEngine):  # type: ignore[misc]
-    """vLLM as Ray starts it, in fewer processes where that is faster."""
+    """vLLM as Ray starts it, repaired, and in fewer processes where that is faster."""
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
-        with in_one_process(vllm_engine_config):
-            return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
+        with engine_arranged(vllm_engine_config):
+            client = super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
+        refuse_failed_grammars(client)
+        return client
 
 
 class Server(LLMServer):  # type: ignore[misc]

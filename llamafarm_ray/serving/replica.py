@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Collection
+import logging
+import os
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from llamafarm_ray.serving.activity import Activity
 from llamafarm_ray.serving.asgi import App
 from llamafarm_ray.serving.feedback import FeedbackLog
 from llamafarm_ray.serving.gate import MODEL_ROUTES, Gate
+from llamafarm_ray.serving.ray_ports import listen_on_loopback
+from llamafarm_ray.serving.ray_token import close_token
 from llamafarm_ray.serving.rollouts.windows import Report
 from llamafarm_ray.serving.scaling import CPU_METRIC, CpuMeter
 from llamafarm_ray.serving.seal import Opened, Seal
@@ -21,6 +25,11 @@ from llamafarm_ray.serving.web_pages import for_web_pages
 from llamafarm_ray.storage import Location
 
 __all__ = ["Replica", "base_folder"]
+
+logger = logging.getLogger("ray.serve.llamafarm")  # below Ray Serve's own, so that it lands in the replica's log
+
+_LOOK_S = 0.1
+"""How often a replica looks whether its engine is alive."""
 
 
 async def base_folder(served: Served, folder: Path) -> Path:
@@ -47,9 +56,23 @@ class Replica:
     """
 
     def __init__(self, served: Served, versions: Versions, num_cpus: float) -> None:
+        listen_on_loopback()
+        close_token()  # of a cluster that was started by hand, on this node
         self._served = served
         self._versions = versions
         self._cpu = CpuMeter(num_cpus)
+        self._watching: asyncio.Task[None] | None = None
+
+    def end_with_engine(self, is_dead: Callable[[], bool]) -> None:
+        """End this process as soon as its engine is dead.
+
+        Serve's health checks would find that out seconds later, and up to then each request that comes here fails at
+        once. A process that is gone gets no requests: they go to other replicas, or wait for the next one.
+
+        Args:
+            is_dead: tells whether the engine can't answer any more, and never will again in this process.
+        """
+        self._watching = asyncio.create_task(_end_with_engine(is_dead))
 
     def gate(self, app: App, routes: Collection[str] = MODEL_ROUTES) -> Gate:
         """The gate before the engine's HTTP app.
@@ -102,3 +125,11 @@ class Replica:
     async def activity(self) -> Activity:
         """What this replica has loaded and did lately."""
         return self._versions.activity()
+
+
+async def _end_with_engine(is_dead: Callable[[], bool]) -> None:
+    while not is_dead():  # noqa: ASYNC110  (engines tell nobody)
+        await asyncio.sleep(_LOOK_S)
+    logger.error("The engine has died, and this replica ends with it. Serve starts another one.")
+    logging.shutdown()
+    os._exit(1)  # no handler may wait for what will never be answered

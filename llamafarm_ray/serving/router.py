@@ -22,6 +22,7 @@ from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.asgi import App, Header
 from llamafarm_ray.serving.intake import ROUTED_HEADER, caller_of
+from llamafarm_ray.serving.ray_ports import listen_on_loopback
 from llamafarm_ray.serving.routing import Routing
 from llamafarm_ray.serving.seal import Seal
 from llamafarm_ray.serving.selection import AUTO
@@ -44,6 +45,7 @@ class Router:
     """
 
     async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:  # type: ignore[misc]  # Serve awaits it
+        listen_on_loopback()
         self._server = server
         self._served = served
         self._seal = Seal(served.secret)

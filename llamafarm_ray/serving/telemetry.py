@@ -39,6 +39,8 @@ class Telemetry:
         self._meters = meters
         self._max_versions = max_versions
         self._versions: set[str] = set()
+        meters.set("llamafarm_queue_length", 0, {})
+        meters.set("llamafarm_adapters_loaded", 0, {})
 
     def finished(self, request: FinishedRequest) -> None:
         """Take in a request that the engine is done with."""

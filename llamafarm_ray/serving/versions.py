@@ -35,10 +35,11 @@ from llamafarm_ray.serving.neighbours import Elsewhere, Figures, Known
 from llamafarm_ray.serving.offers import WRITES, Offers
 from llamafarm_ray.serving.resolution import Target, resolve, resolve_routed, served_models
 from llamafarm_ray.serving.rollouts.actor import controller_actor, start_controller
-from llamafarm_ray.serving.rollouts.split import NOBODY, Caller
+from llamafarm_ray.serving.rollouts.split import Caller
 from llamafarm_ray.serving.rollouts.windows import Report, RolloutWindows
 from llamafarm_ray.serving.selection import Offer
 from llamafarm_ray.serving.shared_limits import Told, keep_shared
+from llamafarm_ray.serving.shared_reads import SharedReads
 from llamafarm_ray.serving.telemetry import Telemetry
 from llamafarm_ray.serving.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
@@ -51,7 +52,7 @@ logger = logging.getLogger(__name__)
 _REGISTRY_S = 5.0
 """A request waits no longer for the registry."""
 _LOOK_AGAIN_S = 0.2
-"""How often an unknown name may make a replica ask the registry again."""
+"""How often unknown names may make a replica ask the registry again."""
 _MEASURE_S = 2.0
 """How old the latencies may be that a model is chosen by."""
 _ASK_S = 1.0
@@ -153,7 +154,8 @@ class Versions:
         )
         self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
-        self.telemetry = Telemetry(RayMeters(), windows)
+        self._meters = RayMeters()
+        self.telemetry = Telemetry(self._meters, windows)
         self.accounts = Accounts(served.limits)
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._pool = AdapterPool(
@@ -173,7 +175,7 @@ class Versions:
         self._application = ""
         self._controller: Any = None
         self._sought, self._trouble = -_SEEK_S, ""
-        self._looked = 0.0
+        self._reads = SharedReads(lambda: self._view.refresh(within_s=_REGISTRY_S), spacing_s=_LOOK_AGAIN_S)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def follow(self) -> None:
@@ -198,7 +200,7 @@ class Versions:
         for reference in self._served.preload:
             await self.prepare(reference)
         self._application = application
-        self._tasks = [asyncio.create_task(self._announcer().run())]
+        self._tasks = [asyncio.create_task(self._announcer().run()), asyncio.create_task(self._meters.keep_gauges())]
         if self.accounts.are_shared:
             self._tasks.append(asyncio.create_task(keep_shared(self.accounts, self._exchange)))
 
@@ -303,16 +305,10 @@ class Versions:
         """How often each version was loaded, by engine name."""
         return dict(self._pool.num_loads)
 
-    def resolve(self, model: str) -> Target:
-        """The version that a name means; not for what the router decided.
-
-        Raises:
-            NotFoundError: no such model is served here.
-        """
-        return self._served.resolve(model, self._view, NOBODY)
-
     async def find(self, model: str, caller: Caller | None = None) -> Target:
-        """The version that a request means, or that the router decided on; an unknown one is asked for once more.
+        """Return the version that a request means, or that the router decided on.
+
+        An unknown name waits until the registry was read once more, so that it may have been registered just before.
 
         Raises:
             NotFoundError: no such model is served here.
@@ -320,11 +316,9 @@ class Versions:
         try:
             return self._served.resolve(model, self._view, caller)
         except NotFoundError:
-            if time.monotonic() - self._looked < _LOOK_AGAIN_S:
-                raise
-            self._looked = time.monotonic()
             with contextlib.suppress(RayError, TimeoutError), self.tracing.step("read registry"):
-                await self._view.refresh(within_s=_REGISTRY_S)  # without the registry, what is known stands
+                async with asyncio.timeout(_REGISTRY_S):  # without the registry, what is known stands
+                    await self._reads.read()
             return self._served.resolve(model, self._view, caller)
 
     def use(self, target: Target) -> AbstractAsyncContextManager[None]:

@@ -6,9 +6,9 @@ they aren't, with the end of the engine. So its own books are asked before one i
 
 The only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_imports`` start it. It relies on
 ``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
-``unload_lora_adapter``, on ``remove_lora`` and ``list_loras`` of its ``engine_client``, an ``AsyncLLM``, and on the
-``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told to stop it;
-and on ``runner_type`` and ``model`` of its ``model_config``.
+``unload_lora_adapter``, on ``remove_lora``, ``list_loras`` and ``errored`` of its ``engine_client``, an ``AsyncLLM``,
+and on the ``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told
+to stop it; and on ``runner_type`` and ``model`` of its ``model_config``.
 Tests call or name each.
 """
 
@@ -72,6 +72,10 @@ class VllmAdapters:
         await client.remove_lora(known.lora_int_id)
         await models.unload_lora_adapter(UnloadLoRAAdapterRequest(lora_name=name))
         models.lora_resolver_lock.pop(name, None)  # one for each name there ever was
+
+    def is_engine_dead(self) -> bool:
+        """Return True if the engine's process has ended or failed: vLLM refuses all requests from then on."""
+        return bool(self._models().engine_client.errored)
 
     async def loaded(self) -> list[str]:
         """The names of the adapters that the workers hold, sorted; ``#number`` where the front end knows none."""

@@ -5,6 +5,7 @@ import setproctitle
 # The place of a process's title is found while its environment lies where it did at first; vLLM's import moves that.
 setproctitle.getproctitle()
 
-import vllm.v1.engine.core  # noqa: E402
-import vllm.v1.executor.uniproc_executor  # noqa: E402
-import vllm.v1.worker.cpu_worker  # noqa: E402, F401
+import vllm.v1.executor.uniproc_executor  # noqa: E402, F401
+
+import llamafarm_ray.serving.vllm_grammars  # noqa: E402
+import llamafarm_ray.serving.vllm_worker  # noqa: E402, F401

@@ -9,10 +9,11 @@ That process has to import vLLM as the replica had to before, seven seconds each
 replica does (:func:`prepare`), and the engine's process is forked from it, provided that its OpenMP settings are those
 that vLLM then wants; else it is started anew.
 
-With :mod:`.vllm_imports` and :mod:`.vllm_adapters` the only module that touches vLLM. It relies on
-``OMPProcessManager.configure_omp_envs``, on ``UniProcExecutor``, on ``ParallelConfig.distributed_executor_backend``
-taking a class's name, and on ``vllm.v1.engine.utils.get_mp_context``, by which an engine's process is started. A test
-names each.
+Here is also where an engine gets the repairs of :mod:`.vllm_worker` and :mod:`.vllm_grammars`, on any hardware.
+
+It relies on ``OMPProcessManager.configure_omp_envs``, on ``UniProcExecutor``, on ``ParallelConfig``'s
+``distributed_executor_backend`` and ``worker_cls`` taking a class's name, and on ``vllm.v1.engine.utils``'s
+``get_mp_context``, by which an engine's process is started. A test names each.
 """
 
 from __future__ import annotations
@@ -31,12 +32,15 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EXECUTOR", "in_one_process", "prepare"]
+__all__ = ["EXECUTOR", "WORKER", "engine_arranged", "prepare"]
 
 logger = logging.getLogger(__name__)
 
 EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """What computes in the scheduler's process."""
+WORKER = "llamafarm_ray.serving.vllm_worker.Worker"
+"""What computes on a CPU, in place of vLLM's own."""
+_CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
 _IMPORTED = ["llamafarm_ray.serving.vllm_imports"]
 _BOUND = "VLLM_CPU_OMP_THREADS_BIND"
 _AT_EXEC = ("LD_PRELOAD", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
@@ -159,22 +163,59 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class _Mended:
+    """A multiprocessing context whose processes repair vLLM before they run its engine.
+
+    Args:
+        context: starts the processes.
+    """
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def Process(self, *, target: Callable[..., object], name: str, kwargs: Mapping[str, Any]) -> Any:  # noqa: N802
+        """A process, as multiprocessing's."""
+        return self._context.Process(target=_run_mended, name=name, kwargs={"run": target, **kwargs})
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+
+def _run_mended(run: Callable[..., object], **kwargs: Any) -> None:
+    from llamafarm_ray.serving.vllm_grammars import use_grammar_manager  # noqa: PLC0415  (imports vLLM)
+
+    use_grammar_manager()
+    run(**kwargs)
+
+
 @contextlib.contextmanager
-def in_one_process(vllm_config: Any) -> Iterator[None]:
-    """Start the engine in the block; on a CPU with one worker that takes one process.
+def engine_arranged(vllm_config: Any) -> Iterator[None]:
+    """Start the engine in the block: repaired, and on a CPU with one worker in one process.
 
     Args:
         vllm_config: vLLM's ``VllmConfig``, which this changes.
     """
     # Importing vLLM takes seconds, and is done in replicas alone.
     from vllm.platforms import current_platform  # noqa: PLC0415
+    from vllm.v1.engine import utils  # noqa: PLC0415
+
+    with contextlib.ExitStack() as stack:
+        if current_platform.is_cpu():
+            if vllm_config.parallel_config.worker_cls == _CPU_WORKER:
+                vllm_config.parallel_config.worker_cls = WORKER
+            if vllm_config.parallel_config.world_size_across_dp == 1:
+                stack.enter_context(_in_one_process(vllm_config))
+        before = utils.get_mp_context
+        stack.callback(setattr, utils, "get_mp_context", before)
+        utils.get_mp_context = lambda: _Mended(before())
+        yield
+
+
+@contextlib.contextmanager
+def _in_one_process(vllm_config: Any) -> Iterator[None]:
     from vllm.utils.ompmultiprocessing import OMPProcessManager  # noqa: PLC0415
 
-    parallel = vllm_config.parallel_config
-    if not current_platform.is_cpu() or parallel.world_size_across_dp > 1:
-        yield
-        return
-    parallel.distributed_executor_backend = EXECUTOR
+    vllm_config.parallel_config.distributed_executor_backend = EXECUTOR
     with OMPProcessManager(vllm_config).configure_omp_envs(rank=0, local_rank=0), _forked_if_prepared():
         yield
 

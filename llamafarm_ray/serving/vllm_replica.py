@@ -62,6 +62,7 @@ class VllmReplica(Replica):
             source = str(await base_folder(served, Path(loading["model_source"])))
             self._server = ray_llm.server({**llm_config, "model_loading_config": {**loading, "model_source": source}})
             await self._server.start()
+        self.end_with_engine(self._adapters.is_engine_dead)
         await self._versions.preload(serve.get_replica_context().app_name)
 
     async def __serve_build_asgi_app__(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import ipaddress
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
+from llamafarm_ray.serving.ray_token import close_token, make_token
 from llamafarm_ray.workflows.ports import free_port, free_ports
 
 __all__ = ["ClusterInfo", "connect", "connect_if_up", "inside_job", "is_job_server", "quiet"]
@@ -36,6 +38,8 @@ _UNWATCHED = {
     "task_events_report_interval_ms": 0,
 }
 """What only a dashboard shows; every process of a Ray collects it, which took 7% of a training on two cores."""
+_MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Whether a Ray is for more machines than one; its processes read that when they import it, on every system."""
 _LONGEST_TEMPORARY_FOLDER = 97 - len("/lf-12345678/" + 54 * "0" + "/metrics.sock")
 """HAProxy takes socket paths of 97 characters, and Ray adds the node's id to ours."""
 _MIN_LOCAL_CPUS = 4
@@ -215,7 +219,8 @@ def _join(address: str) -> str:
         if _is_this_machine(host):
             _take_own_token()
     try:
-        context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with _on_loopback() if _is_on_loopback_alone(address) else contextlib.nullcontext():
+            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise InputError(
             f"No Ray cluster is found at {address!r}: {str(error).splitlines()[0]}",
@@ -249,6 +254,7 @@ def _take_own_token() -> None:
         maybe_enable_token_auth_if_token_available,
     )
 
+    close_token()
     logger = logging.getLogger("ray._private.authentication.authentication_token_setup")
     before = logger.level
     logger.setLevel(logging.ERROR)  # it says that it found the token
@@ -263,20 +269,55 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
     import ray  # noqa: PLC0415
 
     try:
-        context = ray.init(
-            address="local",
-            num_cpus=max(_MIN_LOCAL_CPUS, os.cpu_count() or 1),
-            include_dashboard=with_dashboard,  # ten processes, whose start a short command would wait for
-            dashboard_host="127.0.0.1",
-            dashboard_port=free_port(),
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder / "ray"),
-            _system_config=_AT_PAR if with_dashboard else _UNWATCHED,
-        )
+        make_token()
+        with _on_loopback(), _default(_MANY_MACHINES, "0"):  # drivers of jobs there inherit it
+            context = ray.init(
+                address="local",
+                num_cpus=max(_MIN_LOCAL_CPUS, os.cpu_count() or 1),
+                include_dashboard=with_dashboard,  # ten processes, whose start a short command would wait for
+                dashboard_host="127.0.0.1",
+                dashboard_port=free_port(),
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _temp_dir=str(folder / "ray"),
+                _system_config=_AT_PAR if with_dashboard else _UNWATCHED,
+            )
     except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
         raise ClusterError(f"A local Ray could not be started: {error}.", hint="Is the disk full?") from error
     return str(context.dashboard_url or "")
+
+
+def _is_on_loopback_alone(address: str) -> bool:
+    """Return True if a Ray of this machine was started here (:func:`_on_loopback`), and not with `ray start`."""
+    from ray._private import services  # noqa: PLC0415
+
+    host, _, port = address.rpartition(":")
+    try:
+        if not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
+            return False
+    except OSError:
+        return False
+    try:
+        socket.create_connection((services.get_node_ip_address(), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError:
+        return True
+    return False
+
+
+@contextmanager
+def _on_loopback() -> Iterator[None]:
+    """Have this process know the machine by its loopback address while a Ray is started, or joined, in the block.
+
+    Such a Ray listens on loopback alone, its metrics without a key too. Ray itself does that where it is for one
+    machine, as on a Mac; on Linux its processes listen to the network, and take 127.0.0.1 for the machine's address.
+    """
+    from ray._private import ray_constants  # noqa: PLC0415
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _short_temporary_folder() -> str:

@@ -24,7 +24,7 @@ from llamafarm_ray.registry import (
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.serving.access import check_keys
-from llamafarm_ray.serving.announcing import withdraw
+from llamafarm_ray.serving.announcing import check_record, withdraw
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.memory import check_memory, memory_need
 from llamafarm_ray.serving.rollouts.beginning import roll_out
@@ -174,11 +174,12 @@ def deploy(
 
     Raises:
         InputError: the port is in use, or the base model is unusable.
-        ConflictError: the cluster's Serve listens at another port.
+        ConflictError: the cluster's Serve listens at another port, or another cluster serves from this home.
         DeploymentError: it did not become healthy; unless it replaced another, nothing of it is left running.
         PolicyError: an adapter may not be rolled out. The application runs all the same.
     """
     base = check_deployment(config, registry)
+    _check_record(registry, cluster)
     from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
     from ray.exceptions import RayError  # noqa: PLC0415
 
@@ -222,6 +223,7 @@ def deploy(
         adapters=tuple(registry.resolve(reference).ref for reference in wanted.adapters),
     )
     try:
+        _check_record(registry, cluster)  # another one may have started meanwhile
         registry.submit(RecordDeployment(recorded), reason="deploy")
         token = Identity.from_environment().token
         start_controller(registry.home.uri, APPLICATION, base.digest, token=token, replace=True)
@@ -232,6 +234,12 @@ def deploy(
         raise
     ids = tuple(rollout.id for rollout in rollouts)
     return Deployment(url, base.name, models, time.monotonic() - started, ids)
+
+
+def _check_record(registry: RegistryApi, cluster: ClusterInfo) -> None:
+    recorded = registry.refresh().deployments.get(APPLICATION)
+    if recorded is not None:
+        check_record(recorded, cluster.address)
 
 
 def _without_strategy(config: Config) -> Config:

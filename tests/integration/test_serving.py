@@ -390,6 +390,7 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackCtx
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
     from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
+    from ray.serve._private import replica
     from ray.serve._private.common import ReplicaID, RequestMetadata
     from ray.serve._private.replica import ReplicaActor
     from ray.serve.context import _disconnect, _get_global_client
@@ -399,17 +400,30 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
     from vllm.utils.ompmultiprocessing import OMPProcessManager
+    from vllm.v1.engine import core as engine_core
     from vllm.v1.engine import utils as engine_utils
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
+    from vllm.v1.structured_output import StructuredOutputManager
+    from vllm.v1.worker import cpu_worker
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    from llamafarm_ray.serving import vllm_worker
 
     assert callable(OMPProcessManager.configure_omp_envs)
     assert callable(engine_utils.get_mp_context)
+    assert engine_core.StructuredOutputManager is StructuredOutputManager
+    assert all(hasattr(StructuredOutputManager, name) for name in ("grammar_init", "clear_backend"))
+    assert all(hasattr(CPUModelRunner, name) for name in ("_sample", "_bookkeeping_sync"))
+    assert cpu_worker.CPUModelRunner is CPUModelRunner
+    assert f"{cpu_worker.CPUWorker.__module__}.CPUWorker" == vllm_process._CPU_WORKER
+    assert f"{vllm_worker.Worker.__module__}.Worker" == vllm_process.WORKER
+    assert callable(replica.add_port_to_grpc_server)
     assert f"{UniProcExecutor.__module__}.{UniProcExecutor.__name__}" == vllm_process.EXECUTOR
     assert "engine_cls" in inspect.signature(LLMServer.sync_init).parameters
     assert UnloadLoRAAdapterRequest(lora_name="a").lora_name == "a"
     assert all(callable(getattr(OpenAIServingModels, f"{verb}_lora_adapter")) for verb in ("load", "unload"))
-    assert all(hasattr(AsyncLLM, name) for name in ("remove_lora", "list_loras"))
+    assert all(hasattr(AsyncLLM, name) for name in ("generate", "remove_lora", "list_loras", "errored"))
     assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
     assert callable(ReplicaActor.handle_request)
     assert callable(state.actor_table)

@@ -5,6 +5,7 @@ import json
 import secrets
 import socket
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -78,6 +79,15 @@ def test_the_page_counts_a_versions_requests(served, metered):
         ("llamafarm_completion_tokens_total", None): 6 * num_tokens,
         ("llamafarm_adapter_loads_total", None): 1,
     }
+
+
+@pytest.mark.long
+def test_gauges_are_on_the_page_after_a_minute_of_rest(served):
+    assert served.complete("bot").status_code == 200
+    time.sleep(75)  # Ray drops what was not said for a minute
+    of_replicas = {name: value for name, labels, value in samples() if "model" not in labels}
+    assert of_replicas["llamafarm_queue_length"] == 0
+    assert of_replicas["llamafarm_adapters_loaded"] >= 1
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -269,6 +269,19 @@ def test_the_proxy_comes_back_and_fails_nothing_from_then_on(served, load, name)
     assert [one for one in load.failed() if one.begun > back] == []
 
 
+def test_a_dead_engine_takes_its_replica_along_before_requests_fail_for_want_of_it(served, load):
+    replica = psutil.Process(min(replicas().values()))
+    [engine] = [one for one in replica.children(recursive=True) if one.name().startswith("VLLM::EngineCor")]
+    died = kill(engine.pid)
+    replica.wait(timeout=RESTORED_S)
+    gone = time.monotonic()
+    assert gone - died < 2
+    wait_until(lambda: len(load.answered_since(gone)) > 50, 120)
+    wait_until(lambda: len(set(replicas().values()) - {replica.pid}) == 2, served.started_s + RESTORED_S)
+    assert [one for one in load.failed() if one.begun > gone] == []
+    swap_back_and_forth(served)
+
+
 def test_of_two_replicas_one_dies_and_only_its_requests_fail(served, load):
     from llamafarm_ray.serving.replicas import num_loads
 

@@ -13,7 +13,7 @@ from ray.serve.deployment import Application
 
 from llamafarm_ray.config.deployment import Deployment as DeploymentConfig
 from llamafarm_ray.config.deployment import EngineName
-from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
+from llamafarm_ray.errors import InputError, LlamaFarmError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.asgi import App
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
@@ -116,6 +116,7 @@ class EngineReplica(Replica):
         self._engine = await asyncio.to_thread(open_engine, settings)
         versions = Versions(served, self._engine, WRITES if self._engine.writes else VECTORS)
         super().__init__(served, versions, num_cpus)
+        self.end_with_engine(self._is_dead)
         await self._versions.follow()
         await self._versions.preload(serve.get_replica_context().app_name)
 
@@ -126,6 +127,13 @@ class EngineReplica(Replica):
     def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""
         self._engine.check_health()
+
+    def _is_dead(self) -> bool:
+        try:
+            self._engine.check_health()
+        except LlamaFarmError:
+            return True
+        return False
 
     def loaded(self) -> list[str]:
         """The engine names of the versions that this replica's engine holds, beside the base model."""

@@ -49,22 +49,26 @@ class Mirror:
         self._most_at_once = most_at_once
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def send(self, scope: Scope, body: Mapping[str, Any], shadow: Target) -> bool:
-        """Start a copy of a request; whether there was room for it.
+    def send(self, scope: Scope, body: Mapping[str, Any], shadow: Target) -> asyncio.Event | None:
+        """Start a copy of a request.
 
         Args:
             scope: the request's.
             body: what it asks, as parsed from JSON.
             shadow: what gets the copy.
+
+        Returns:
+            an event to set when the request's client leaves, which stops the copy; ``None`` if there was no room.
         """
         if len(self._under_way) >= self._most_at_once:
-            return False
-        task = asyncio.create_task(self._answer(dict(scope), {**body, "model": shadow.engine_name}, shadow))
+            return None
+        left = asyncio.Event()
+        task = asyncio.create_task(self._answer(dict(scope), {**body, "model": shadow.engine_name}, shadow, left))
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
-        return True
+        return left
 
-    async def _answer(self, scope: Scope, body: dict[str, Any], shadow: Target) -> None:
+    async def _answer(self, scope: Scope, body: dict[str, Any], shadow: Target, left: asyncio.Event) -> None:
         data = json.dumps(body, ensure_ascii=False).encode()
         headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _OF_THE_ORIGINAL]
         scope["headers"] = [*headers, (b"content-length", str(len(data)).encode())]
@@ -73,12 +77,13 @@ class Mirror:
         async def receive() -> Message:
             if unread:
                 return {"type": "http.request", "body": unread.pop(), "more_body": False}
-            return await asyncio.Future()  # this client never goes away; it is cancelled with the task
+            await left.wait()
+            return {"type": "http.disconnect"}
 
         async def drop(_message: Message) -> None:
             pass
 
-        usage, watch = Usage(0), ResponseWatch(drop)
+        usage, watch = Usage(0), ResponseWatch(drop, left.is_set)
         try:
             async with self._use(shadow):
                 await self._app(scope, receive, UsageMeter(watch, usage, hide=False))

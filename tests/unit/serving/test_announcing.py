@@ -1,7 +1,11 @@
 """What an application that `serve deploy` started tells the registry, by the replicas that it starts."""
 
 import asyncio
+import contextlib
+import json
 import logging
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +99,62 @@ def test_a_record_that_is_lost_is_made_again_but_not_at_once(registry):
     replica.place = PLACE
     replica.look()
     assert registry.refresh().deployments["llama"].url == PLACE[0]
+
+
+class Serving(BaseHTTPRequestHandler):
+    """Another cluster's endpoint: what it says of its models."""
+
+    status, said = 200, {"data": [{"id": "base"}]}
+
+    def do_GET(self):
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(json.dumps(self.said).encode())
+
+    def log_message(self, *_args):
+        pass
+
+
+@contextlib.contextmanager
+def elsewhere(handler=Serving):
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/v1", "10.0.0.2:6379"
+        finally:
+            server.shutdown()
+
+
+class Locked(Serving):
+    status, said = 401, {"error": {"code": "unauthenticated"}}
+
+
+@pytest.mark.parametrize("handler", [Serving, Locked])
+def test_a_second_cluster_takes_the_record_only_when_the_first_answers_no_more(registry, caplog, handler):
+    with elsewhere(handler) as place:
+        Replica(registry, rollout=None, place=place).look()
+        second = Replica(registry, rollout=None).look(3)
+        assert registry.refresh().deployments["llama"].url == place[0]
+        assert caplog.text.count(f"llama of this home is served at {place[0]} already") == 1
+    second.look()
+    assert registry.refresh().deployments["llama"].url == PLACE[0]
+
+
+def test_something_else_at_a_recorded_url_keeps_nobody_off_the_record(registry):
+    class Other(Serving):
+        said = Locked.said | {"data": [{"id": "another"}]}
+
+    with elsewhere(Other) as place:
+        Replica(registry, rollout=None, place=place).look()
+        Replica(registry, rollout=None).look()
+    assert registry.refresh().deployments["llama"].url == PLACE[0]
+
+
+def test_a_cluster_that_was_started_anew_takes_its_own_record(registry):
+    with elsewhere() as (url, _):
+        Replica(registry, rollout=None, place=(url, "10.0.0.1:1")).look()
+        Replica(registry, rollout=None, place=(url, "10.0.0.1:2")).look()
+    assert registry.refresh().deployments["llama"].ray_address == "10.0.0.1:2"
 
 
 def test_each_version_gets_one_rollout(registry):

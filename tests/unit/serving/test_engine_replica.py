@@ -349,6 +349,8 @@ def test_vllm_gets_the_base_model_of_its_own_node(registry, elsewhere, base, mon
     started = []
 
     class Server:
+        engine = SimpleNamespace(_oai_models=SimpleNamespace(engine_client=SimpleNamespace(errored=False)))
+
         async def start(self):
             pass
 

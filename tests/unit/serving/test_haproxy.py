@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import socket
 import subprocess
 import tempfile
@@ -130,7 +131,7 @@ def test_it_does_not_start_itself(monkeypatch):
 class RaysProxy:
     """Ray Serve's own configuration of its HAProxy, in a folder, and the process that our command makes of it."""
 
-    def __init__(self, folder, monkeypatch, servers=(), routers=(), prefix="/"):
+    def __init__(self, folder, monkeypatch, servers=(), routers=(), prefix="/", host="127.0.0.1"):
         monkeypatch.setattr(rays, "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY", True)
         monkeypatch.setattr(rays, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE", BUFSIZE)
         monkeypatch.setattr(rays, "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_TIMEOUT_S", 1)
@@ -144,7 +145,7 @@ class RaysProxy:
             stats_port=free_port(),
             bufsize=BUFSIZE,
             http_health_check_path=None,
-            http_options=HTTPOptions(host="127.0.0.1", port=self.port),
+            http_options=HTTPOptions(host=host, port=self.port),
         )
         backend = rays.BackendConfig(
             name="app",
@@ -213,6 +214,23 @@ def test_rays_configuration_is_amended_once_and_valid(rays_proxy, routers):
     assert proxy.check()[0]
     assert proxy.path.read_text() == after
     assert [path.name for path in proxy.path.parent.iterdir() if path.name.startswith("tmp")] == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "0.0.0.0"])  # noqa: S104
+@pytest.mark.parametrize("routers", [(), (1,)], ids=["without a router", "with a router"])
+def test_all_that_listens_does_so_on_the_host_of_requests(rays_proxy, host, routers):
+    proxy = rays_proxy(servers=[1], routers=routers, host=host)
+    assert proxy.check()[0]
+    bound = re.findall(r"^\s+bind (\S+):(\d+)", proxy.path.read_text(), re.MULTILINE)
+    assert len(bound) == 3, "requests, metrics and statistics"
+    assert {address for address, _ in bound} == {"*" if host == "0.0.0.0" else host}  # noqa: S104
+
+
+def test_no_socket_of_a_running_proxy_is_open_to_the_network(rays_proxy):
+    with rays_proxy().running() as process:
+        sockets = [one for one in psutil.Process(process.pid).net_connections() if one.status == "LISTEN"]
+        assert len(sockets) >= 3
+        assert {one.laddr.ip for one in sockets} == {"127.0.0.1"}
 
 
 def test_ray_still_knows_its_haproxy(rays_proxy):

@@ -1,10 +1,12 @@
 """Each request that reached the engine is told of once: whose it was, how it ended, how long and how much it took."""
 
 import asyncio
+import collections
 import datetime as dt
 import json
 
 import pytest
+import virtual_time
 from gate import BOT, CHAT, CountingMeters, Engine, Server, event, start, telemetry
 
 from llamafarm_ray.serving.finished import End, FinishedRequest, ResponseWatch
@@ -214,7 +216,7 @@ def test_versions_beyond_the_most_share_a_label():
         ("llamafarm_adapter_loads_total", OTHER): 1,
         ("llamafarm_adapter_evictions_total", "bot:1.0.0", "room"): 1,
     }
-    assert meters.gauges == {("llamafarm_adapters_loaded",): 2}
+    assert meters.gauges == {("llamafarm_adapters_loaded",): 2, ("llamafarm_queue_length",): 0}
 
 
 def test_ray_has_a_metric_for_each_that_is_listed():
@@ -225,3 +227,29 @@ def test_ray_has_a_metric_for_each_that_is_listed():
         assert (type(metric).__name__.lower(), metric._tag_keys) == (meter.kind, meter.labels)
         assert bool(meter.bounds) == (meter.kind == "histogram")
         assert meter.name.endswith("_total") == (meter.kind == "counter")
+
+
+def test_gauges_are_there_from_the_start_and_said_again_for_as_long_as_the_replica_lives(monkeypatch):
+    said = collections.Counter()
+
+    class Gauge:
+        def __init__(self, name, **_):
+            self.name = name
+
+        def set(self, value, tags):  # noqa: ARG002
+            said[self.name, value] += 1
+
+    monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
+
+    async def rest(seconds):
+        meters = RayMeters()
+        told = telemetry(meters)
+        told.loaded("bot:1.0.0", 3)
+        said.clear()
+        keeping = asyncio.create_task(meters.keep_gauges())
+        await asyncio.sleep(seconds)
+        keeping.cancel()
+
+    virtual_time.run(rest(300))
+    assert set(said) == {("llamafarm_queue_length", 0), ("llamafarm_adapters_loaded", 3)}
+    assert min(said.values()) >= 10, "Ray shows a gauge for a minute"

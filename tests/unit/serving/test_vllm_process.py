@@ -1,6 +1,7 @@
 """When vLLM's engine is one process; that it is then, an integration test sees."""
 
 import contextlib
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from llamafarm_ray.serving import vllm_process
-from llamafarm_ray.serving.vllm_process import EXECUTOR, in_one_process
+from llamafarm_ray.serving.vllm_process import EXECUTOR, WORKER, engine_arranged
 
 
 @pytest.fixture(params=[True, False], ids=["cpu", "gpu"])
@@ -27,7 +28,7 @@ def is_cpu(request, monkeypatch):
 
     platforms, processes = ModuleType("vllm.platforms"), ModuleType("vllm.utils.ompmultiprocessing")
     engine = ModuleType("vllm.v1.engine")
-    engine.utils = SimpleNamespace(get_mp_context=None)
+    engine.utils = SimpleNamespace(get_mp_context=multiprocessing.get_context)
     platforms.current_platform = SimpleNamespace(is_cpu=lambda: request.param)
     processes.OMPProcessManager = Manager
     for module in (ModuleType("vllm"), ModuleType("vllm.utils"), ModuleType("vllm.v1"), engine, platforms, processes):
@@ -39,13 +40,39 @@ def is_cpu(request, monkeypatch):
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_lone_worker_on_a_cpu_shares_the_engines_process_which_its_threads_are_bound_in(is_cpu, num_workers):
-    parallel = SimpleNamespace(distributed_executor_backend="mp", world_size_across_dp=num_workers)
-    with in_one_process(SimpleNamespace(parallel_config=parallel)):
+    parallel = parallel_config(num_workers)
+    with engine_arranged(SimpleNamespace(parallel_config=parallel)):
         is_one = parallel.distributed_executor_backend == EXECUTOR
         assert is_one == (is_cpu and num_workers == 1)
         assert ("GOMP_CPU_AFFINITY" in os.environ) == is_one
     assert "GOMP_CPU_AFFINITY" not in os.environ
     assert parallel.distributed_executor_backend in {EXECUTOR, "mp"}
+
+
+def parallel_config(num_workers=1, worker="vllm.v1.worker.cpu_worker.CPUWorker"):
+    return SimpleNamespace(distributed_executor_backend="mp", world_size_across_dp=num_workers, worker_cls=worker)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_on_a_cpu_our_worker_takes_the_place_of_vllms_and_of_no_other(is_cpu, num_workers):
+    vllms, own = parallel_config(num_workers), parallel_config(num_workers, "some.Worker")
+    for parallel in (vllms, own):
+        with engine_arranged(SimpleNamespace(parallel_config=parallel)):
+            pass
+    assert vllms.worker_cls == (WORKER if is_cpu else "vllm.v1.worker.cpu_worker.CPUWorker")
+    assert own.worker_cls == "some.Worker"
+
+
+def test_an_engines_process_repairs_vllm_before_it_runs(is_cpu, monkeypatch):
+    done = []
+    grammars = ModuleType("llamafarm_ray.serving.vllm_grammars")
+    grammars.use_grammar_manager = lambda: done.append("repaired")
+    monkeypatch.setitem(sys.modules, grammars.__name__, grammars)
+    with engine_arranged(SimpleNamespace(parallel_config=parallel_config(2))):
+        context = sys.modules["vllm.v1.engine"].utils.get_mp_context()
+    process = context.Process(target=done.append, name="engine", kwargs={})
+    process._target(run=lambda **kwargs: done.append(kwargs), seconds=1)
+    assert (process.name, done) == ("engine", ["repaired", {"seconds": 1}])
 
 
 @pytest.fixture
@@ -131,10 +158,11 @@ def test_an_engine_is_forked_only_if_it_begins_as_vllm_wants(monkeypatch, is_cpu
     wanted = vllm_process._settings() | {"GOMP_CPU_AFFINITY": "0 0" if is_as_wanted else "1 2"}
     monkeypatch.setattr(vllm_process, "_prepared", wanted)
     utils = sys.modules["vllm.v1.engine"].utils
-    parallel = SimpleNamespace(distributed_executor_backend="mp", world_size_across_dp=1)
-    with in_one_process(SimpleNamespace(parallel_config=parallel)):
-        assert (utils.get_mp_context is vllm_process._Forked) == (is_cpu and is_as_wanted)
-    assert utils.get_mp_context is None
+    before = utils.get_mp_context
+    with engine_arranged(SimpleNamespace(parallel_config=parallel_config())):
+        is_forked = isinstance(utils.get_mp_context()._context, vllm_process._Forked)
+        assert is_forked == (is_cpu and is_as_wanted)
+    assert utils.get_mp_context is before
 
 
 PARENT = """

@@ -1,6 +1,7 @@
 """A local Ray's folder has a name that sockets fit below, wherever temporary files go."""
 
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -109,3 +110,27 @@ def test_this_users_token_is_for_rays_of_this_machine(monkeypatch, host, is_own)
 def test_who_connects_has_not_imported_ray_before_its_environment_is_set():
     asked = "import sys, llamafarm_ray.workflows.cluster; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", asked], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("bound", "is_alone"), [("127.0.0.1", True), ("0.0.0.0", False)])  # noqa: S104
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_a_ray_that_was_started_here_is_told_from_one_for_many_machines(bound, is_alone, host):
+    with socket.create_server((bound, 0)) as server:
+        assert cluster._is_on_loopback_alone(f"{host}:{server.getsockname()[1]}") is is_alone
+    assert not cluster._is_on_loopback_alone("192.0.2.77:6379")
+    assert not cluster._is_on_loopback_alone("auto")
+
+
+def test_rays_variable_is_the_one_that_it_reads():
+    from ray._private import ray_constants
+
+    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == cluster._MANY_MACHINES
+
+
+def test_a_local_ray_listens_on_loopback_and_another_does_not():
+    from ray._private import services
+
+    address = services.get_node_ip_address()
+    with cluster._on_loopback():
+        assert services.get_node_ip_address() == "127.0.0.1"
+    assert services.get_node_ip_address() == address

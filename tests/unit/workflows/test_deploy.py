@@ -7,6 +7,7 @@ import logging
 import sys
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from model_files import gguf_bytes, safetensors_bytes
 
@@ -213,6 +214,18 @@ def test_a_deployment_that_fails_leaves_no_record_that_its_replicas_made(registr
         deploy(parse_config({"base_model": str(models[0])}), registry, HERE)
     assert deleted == ([] if replaced else [APPLICATION])
     assert list(registry.refresh().deployments) == ([APPLICATION] if replaced else [])
+
+
+def test_a_home_that_another_cluster_serves_is_not_deployed_a_second_time(registry, models, monkeypatch):
+    (models[0] / "tokenizer.json").write_text("{}")
+    said = httpx.Response(200, json={"data": [{"id": "base"}]})
+    monkeypatch.setattr(httpx, "get", lambda url, **_: said if url == "http://10.0.0.9:8000/v1/models" else None)
+    record(registry, "http://10.0.0.9:8000/v1", "10.0.0.9:6379")
+    with pytest.raises(
+        ConflictError, match=r"served at http://10\.0\.0\.9:8000/v1 already, by the Ray at 10\.0\.0\.9:6379"
+    ):
+        deploy(parse_config({"base_model": str(models[0])}), registry, HERE)
+    assert registry.refresh().deployments[APPLICATION].ray_address == "10.0.0.9:6379"
 
 
 def test_who_may_not_move_the_alias_keeps_no_replica_busy(registry, models, monkeypatch):

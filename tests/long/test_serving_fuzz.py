@@ -1,0 +1,98 @@
+"""Every field of a request, alone and in pairs, at once and with prompts in parts: none ends vLLM's engine."""
+
+import itertools
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+from adapters import make_adapter
+from process_tools import titled
+from sampling_values import CHAT, COMPLETION, ELSEWHERE, alone_and_in_pairs
+from tiny_model import make_tiny_model
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.registry import open_registry
+
+pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
+
+AT_ONCE = 16
+CHUNK = 64
+"""Tokens that vLLM computes at most in a step: most prompts are computed in parts."""
+SHARED = "The capital of France is Paris. " * 5
+PROMPTS = [
+    SHARED,
+    f"{SHARED} What does a farm need?",  # what comes before is in the prefix cache
+    "A llama",
+    f"Water {SHARED * 2}",
+]
+TABLES = {"/completions": COMPLETION, "/chat/completions": CHAT}
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster, tmp_path_factory):
+    from llamafarm_ray.workflows.deploy import deploy
+    from llamafarm_ray.workflows.ports import free_port
+    from llamafarm_ray.workflows.register import Registration, register
+    from llamafarm_ray.workflows.undeploy import undeploy
+
+    folder = tmp_path_factory.mktemp("fuzz")
+    base = make_tiny_model(folder / "tiny", hidden_size=64)
+    registry = open_registry(str(folder / "home"))
+    register(registry, Registration(make_adapter(base, folder / "adapter", seed=1), name="bot"))
+    options = {"max_num_batched_tokens": CHUNK, "enable_auto_tool_choice": True, "tool_call_parser": "hermes"}
+    deployment = {
+        "port": free_port(),
+        "max_lora_rank": 16,
+        "adapters": ["bot"],
+        "limits": {"running_requests": AT_ONCE},
+        "engine_kwargs": options,
+    }
+    yield deploy(parse_config({"base_model": str(base), "deployment": deployment}), registry, ray_cluster).url
+    undeploy(registry, ray_cluster)
+
+
+def asked(route, number, fields):
+    prompt = PROMPTS[number % len(PROMPTS)]
+    what = {"messages": [{"role": "user", "content": prompt}]} if "chat" in route else {"prompt": prompt}
+    return {"model": ("bot:1.0.0", "tiny")[number % 2], "max_tokens": 8, **what, **fields}
+
+
+def outcome(client, url, route, body):
+    """The status of an answer, or of the event that ends its stream."""
+    response = client.post(f"{url}{route}", json=body)
+    if response.status_code == 200 and 'data: {"error"' in response.text:
+        error = response.text.split('data: {"error"')[1].split("\n")[0]
+        return json.loads(f'{{"error"{error}')["error"]["code"]
+    return response.status_code
+
+
+def is_answered_or_refused(status):
+    return status == 200 or (isinstance(status, int) and 400 <= status < 500)
+
+
+@pytest.mark.parametrize("route", TABLES)
+def test_each_field_of_vllms_requests_is_tried(route):
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    known = (ChatCompletionRequest if "chat" in route else CompletionRequest).model_fields
+    assert set(known) - ELSEWHERE <= set(TABLES[route])
+
+
+@pytest.mark.parametrize("route", TABLES)
+def test_none_ends_the_engine_or_is_a_fault_of_the_server(url, route):
+    [engine] = titled("VLLM::EngineCor")
+    wrong = []
+    requests = enumerate(alone_and_in_pairs(TABLES[route]))
+    with httpx.Client(timeout=120) as client, ThreadPoolExecutor(AT_ONCE) as pool:
+        while batch := list(itertools.islice(requests, 50 * AT_ONCE)):
+            bodies = [asked(route, number, fields) for number, fields in batch]
+            statuses = pool.map(lambda body: outcome(client, url, route, body), bodies)
+            wrong += [
+                (status, fields)
+                for status, (_, fields) in zip(statuses, batch, strict=True)
+                if not is_answered_or_refused(status)
+            ]
+            assert titled("VLLM::EngineCor") == [engine], f"the engine has ended; {wrong[:20]}"
+    assert wrong == []
