@@ -39,7 +39,10 @@ def expected_of_peft(base: Path, adapter: Path) -> Expected:
     from llamafarm_ray.models.loading import bare_model  # noqa: PLC0415 - imports torch
 
     gives_tokens_vectors = gives_vectors(base) or read_adapter_config(adapter).values.get("task_type") == VECTORS
-    model = bare_model(base, task="embedding" if gives_tokens_vectors else "causal-lm")
+    try:
+        model = bare_model(base, task="embedding" if gives_tokens_vectors else "causal-lm")
+    except InputError as error:  # which names the folder
+        raise InputError("transformers can't make the adapter's base model.", hint=error.hint) from error
     plain = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     try:
         # What peft and its methods print is about training.
