@@ -1,4 +1,4 @@
-"""A base model of two layers and LoRA adapters on it, as files alone: written by numpy in milliseconds, without torch."""
+"""A base model of two layers and LoRA adapters on it, as files alone: written by numpy, without torch."""
 
 import json
 
@@ -24,7 +24,10 @@ SHAPES = {
 def write_base(folder, *, seed=0, dtype="float32", hidden=HIDDEN, layers=_LAYERS, **config):
     """Write a base model into a folder that may be there, and return it."""
     draw, wider = np.random.default_rng(seed), hidden // HIDDEN
-    tensors = {"model.embed_tokens.weight": draw.normal(size=(_VOCABULARY, hidden)), "model.norm.weight": np.ones(hidden)}
+    tensors = {
+        "model.embed_tokens.weight": draw.normal(size=(_VOCABULARY, hidden)),
+        "model.norm.weight": np.ones(hidden),
+    }
     for layer in range(layers):
         for module, (outputs, inputs) in SHAPES.items():
             weight = draw.normal(size=(outputs * wider, inputs * wider)) * 0.1

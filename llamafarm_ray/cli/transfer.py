@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llamafarm_ray.cli.options import At, Bump, Home, Json, NewAlias, Reference, moment
-from llamafarm_ray.cli.terminal import print_json, say, size, waiting
+from llamafarm_ray.cli.terminal import errors, print_json, say, size, waiting
 
 __all__ = ["pull", "push"]
 
@@ -55,7 +55,7 @@ def push(
     version = str(ref.version) if ref.version else None
     with waiting(f"Pushing {target}", quiet=as_json):
         asked = Registration(folder, name=ref.name, version=version, bump=bump, alias=alias)
-        record = register(open_registry(home), asked)
+        record = register(open_registry(home), asked, on_note=errors.line)
     if as_json:
         print_json({"ref": record.ref, **record.registered.model_dump(mode="json")})
         return

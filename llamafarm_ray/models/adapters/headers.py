@@ -118,7 +118,9 @@ def _modules(base: Path) -> dict[str, Shape]:
 
 
 def _is_plain_name(module: str) -> bool:
-    return module in {"lm_head", f"model.{_EMBEDDING}"} or (module.startswith("model.layers.") and "expert" not in module)
+    return module in {"lm_head", f"model.{_EMBEDDING}"} or (
+        module.startswith("model.layers.") and "expert" not in module
+    )
 
 
 def _is_targeted(values: Mapping[str, Any], module: str) -> bool:

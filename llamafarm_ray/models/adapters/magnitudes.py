@@ -23,8 +23,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.models.adapters.config import AdapterConfig
+from llamafarm_ray.models.adapters.config import WEIGHTS, AdapterConfig
 from llamafarm_ray.models.adapters.headers import PREFIX
+from llamafarm_ray.storage.finite import NotFinite
 from llamafarm_ray.storage.safetensors import TensorEntry
 
 __all__ = ["WEIGHT_DTYPES", "check_magnitudes"]
@@ -77,7 +78,8 @@ def check_magnitudes(path: Path, tensors: Mapping[str, TensorEntry], config: Ada
     with path.open("rb") as file:
         for first, second in _pairs(tensors):
             del left[first], left[second]
-            _check_update(first, _read(file, tensors[first]), _read(file, tensors[second]), config, limits)
+            values = {name: _read(file, tensors[name]) for name in (first, second)}
+            _check_update(values, config, limits)
         for name, tensor in left.items():
             largest = _largest(name, _read(file, tensor))
             if largest > limits.update:
@@ -95,10 +97,12 @@ def _pairs(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield name, other
 
 
-def _check_update(name: str, first: Values, second: Values, config: AdapterConfig, limits: _Limits) -> None:
+def _check_update(values: Mapping[str, Values], config: AdapterConfig, limits: _Limits) -> None:
+    """Check the two matrices of an update, by their names; the one that is applied first comes first."""
+    (name, first), (second_name, second) = values.items()
     module = name.removeprefix(PREFIX).rpartition(".lora_")[0].removesuffix(".base_layer")
     scale = abs(config.scale_of(module)) if ".lora_" in name else abs(float(config.values.get("adapter_scale", 1.0)))
-    sizes = _largest(name, first), _largest(name.replace("_A", "_B"), second) * max(1.0, scale)
+    sizes = _largest(name, first), _largest(second_name, second) * max(1.0, scale)
     num_inputs = first.shape[1] if "lora_embedding" not in name else 1  # a token is one row of an embedding
     with np.errstate(over="ignore", invalid="ignore"):
         norm = float(np.linalg.norm(first) * np.linalg.norm(second))
@@ -121,9 +125,10 @@ def _norm_of_product(left: Values, right: Values) -> float:
 def _largest(name: str, values: Values) -> float:
     largest = float(np.max(np.abs(values)))
     if not math.isfinite(largest):
+        num_bad = values.size - int(np.count_nonzero(np.isfinite(values)))
         raise InputError(
-            f"The tensor {name!r} has values that are NaN or infinite.",
-            hint="Train it again, with a lower learning rate if its loss was no number.",
+            f"It is no usable adapter: {NotFinite(WEIGHTS, name, values.size, num_bad)}.",
+            hint="Train it again, with a lower learning rate if its loss was no number, or export it again.",
         )
     return largest
 

@@ -111,7 +111,7 @@ def test_an_adapter_that_does_not_fit_is_refused_with_what_does_not(adapter, bas
 @pytest.mark.parametrize(("hidden", "layers"), [(2 * HIDDEN, 2), (HIDDEN, 1)])
 def test_an_adapter_of_a_base_of_another_size_is_refused(adapter, tmp_path, hidden, layers):
     other = write_base(tmp_path / "other", hidden=hidden, layers=layers)
-    with pytest.raises(InputError, match="does not fit its base model.*wrong shapes|no module"):
+    with pytest.raises(InputError, match=r"does not fit its base model: .*(wrong shapes|no module)"):
         prove_adapter(adapter, other)
 
 
@@ -142,7 +142,10 @@ RENAMINGS = {
     "language_model before": (renamed("model.model", "model.language_model.model"), "`language_model` is taken out"),
     "a state_dict": (renamed(".weight", ".default.weight"), "`default` is taken out"),
     "no prefix": (renamed("base_model.model.", ""), "`base_model.model.` is put before"),
-    "two of them": (renamed("base_model.model.", "_orig_mod.module."), "`_orig_mod.` .* and `module.`|`module.` .* and"),
+    "two of them": (
+        renamed("base_model.model.", "_orig_mod.module."),
+        "`_orig_mod.` .* and `module.`|`module.` .* and",
+    ),
 }
 
 
