@@ -69,7 +69,7 @@ def lora_tensors(*, seed=0, rank=4, targets=("q_proj", "v_proj")):
 
 
 def write_adapter(folder, base, *, seed=0, rank=4, targets=("q_proj", "v_proj"), tensors=None, **config):
-    """Write an adapter on such a base into a folder that may be there, and return it."""
+    """Write an adapter on such a base into a folder that may be there, and return it; ``None`` leaves a key out."""
     folder.mkdir(parents=True, exist_ok=True)
     said = {
         "peft_type": "LORA",
@@ -80,7 +80,8 @@ def write_adapter(folder, base, *, seed=0, rank=4, targets=("q_proj", "v_proj"),
         "target_modules": list(targets),
         **config,
     }
-    (folder / "adapter_config.json").write_text(json.dumps(said))
+    values = {key: value for key, value in said.items() if value is not None}
+    (folder / "adapter_config.json").write_text(json.dumps(values))
     save_file(tensors or lora_tensors(seed=seed, rank=rank, targets=targets), folder / "adapter_model.safetensors")
     return folder
 

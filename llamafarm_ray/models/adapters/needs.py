@@ -63,7 +63,7 @@ def why_not_vllm(config: AdapterConfig) -> str:
     """Return the feature of an adapter that vLLM can't serve; empty if there is none."""
     values = config.values
     if config.peft_type != _VLLM_TYPE:
-        return f"type {config.peft_type}"
+        return f"the type {config.peft_type}"
     for key, words in _VLLM_LACKS.items():
         if values.get(key):
             return words

@@ -41,6 +41,10 @@ def _with(part: str, before: str) -> Callable[[str], str]:
     return lambda name: re.sub(rf"^({re.escape(PREFIX)}(?:model\.)?){before}", rf"\1{part}.{before}", name)
 
 
+def _both(first: Callable[[str], str], second: Callable[[str], str]) -> Callable[[str], str]:
+    return lambda name: second(first(name))
+
+
 _WELL_KNOWN: tuple[tuple[str, Callable[[str], str]], ...] = (
     ("`module.` is taken out of its tensors' names", _without("module")),
     ("`_orig_mod.` is taken out of its tensors' names", _without("_orig_mod")),
@@ -61,14 +65,10 @@ def find_renaming(shapes: Mapping[str, Shape], expected: Expected) -> Renaming |
         shapes: the adapter's tensors.
         expected: those that it must have.
     """
-    steps = [*(((words,), change) for words, change in _WELL_KNOWN)]
-    steps += [
-        ((words, more), lambda name, first=change, second=other: second(first(name)))  # type: ignore[misc]
-        for words, change in _WELL_KNOWN
-        for more, other in _WELL_KNOWN
-        if more != words
-    ]
-    for words, change in [((), lambda name: name), *steps]:
+    single = [((words,), change) for words, change in _WELL_KNOWN]
+    double = [((*one, *two), _both(first, second)) for one, first in single for two, second in single if one != two]
+    unchanged: tuple[str, ...] = ()
+    for words, change in [(unchanged, str), *single, *double]:
         names = {name: _prefixed(change(name)) for name in shapes}
         if _fits({names[name]: shape for name, shape in shapes.items()}, shapes, expected):
             told = words or (f"`{PREFIX}` is put before its tensors' names",)

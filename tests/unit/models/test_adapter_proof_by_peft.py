@@ -81,7 +81,7 @@ def test_other_methods_of_peft_are_proved_for_the_transformers_engine(base, tmp_
     config = getattr(peft, name)(target_modules=["q_proj"], task_type="CAUSAL_LM")
     if name == "IA3Config":
         config.feedforward_modules = []
-    assert prove_adapter(saved(base, tmp_path / "adapter", config), base).not_for_vllm.startswith("type ")
+    assert prove_adapter(saved(base, tmp_path / "adapter", config), base).not_for_vllm.startswith("the type ")
 
 
 @pytest.mark.parametrize("method", ["adapter", "prefix_tuning", "hybrid_lora_adapter", "lora"])
