@@ -45,10 +45,15 @@ def load_adapter(model: Any, folder: Path, *, name: str = "default", shared: boo
                 adapter_name=name,
                 config=config,
                 use_safetensors=True,
-                low_cpu_mem_usage=shared and not config.is_prompt_learning,
+                low_cpu_mem_usage=shared and not _needs_weights(config),
             )
     except (*UNREADABLE, UserWarning) as error:
         raise InputError(
             f"The adapter {str(folder)!r} does not fit its base model: {first_line(error)}",
             hint="Check that the base model is the one it was trained on.",
         ) from error
+
+
+def _needs_weights(config: Any) -> bool:
+    """Return whether peft can't put an adapter onto a model as empty tensors first."""
+    return config.is_prompt_learning or bool(getattr(config, "layer_replication", None))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,15 @@ from llamafarm_ray.serving.engines.base import Output, SamplingParams
 from llamafarm_ray.serving.engines.named_models import NamedModels
 from llamafarm_ray.serving.engines.worker import Worker
 
-__all__ = ["InProcessEngine", "LanguageModel", "check_length"]
+__all__ = ["InProcessEngine", "LanguageModel", "NotNumbersError", "check_length"]
+
+logger = logging.getLogger(__name__)
+
+_TAKEN_OUT = "Move its alias back, and train it again with a lower learning rate."
+
+
+class NotNumbersError(DeploymentError):
+    """A version computed NaN or infinities instead of an answer."""
 
 
 class LanguageModel:
@@ -61,6 +71,7 @@ class InProcessEngine:
         self._load = load
         self._models = NamedModels(base_name, load(None))
         self._worker = Worker("engine")
+        self._broken: dict[str, str] = {}
         self.tokenizer = tokenizer
 
     @property
@@ -87,7 +98,9 @@ class InProcessEngine:
 
         Raises:
             UserError: the version does not fit the base model, or this engine.
+            NotNumbersError: it was taken out before.
         """
+        self._check(name)
         try:
             self._models[name] = await asyncio.to_thread(self._load, folder)
         except LlamaFarmError:
@@ -113,13 +126,17 @@ class InProcessEngine:
         Raises:
             NotFoundError: nothing of that name is loaded.
             InputError: the prompt is empty, or too long with its answer.
+            NotNumbersError: the version computes NaN; it is taken out.
         """
+        self._check(name)
         model = self._models.find(name)
         check_length(len(prompt), params.max_tokens, model.max_model_len)
         steps = self._worker.run(lambda: model.generate(prompt, params))
         try:
             async for step in steps:
                 yield step
+        except NotNumbersError as error:
+            raise self._take_out(name, error) from error
         finally:
             await steps.aclose()
 
@@ -129,14 +146,37 @@ class InProcessEngine:
         Raises:
             NotFoundError: nothing of that name is loaded.
             InputError: there are no tokens, or too many.
+            NotNumbersError: the version computes NaN; it is taken out.
         """
+        self._check(name)
         model = self._models.find(name)
         check_length(len(tokens), 0, model.max_model_len)
         vectors = self._worker.run(lambda: iter([model.embed(tokens)]))
         try:
-            return await anext(vectors)
+            vector = await anext(vectors)
         finally:
             await vectors.aclose()
+        if not all(map(math.isfinite, vector)):
+            raise self._take_out(name, NotNumbersError("It computed a vector that is no numbers."))
+        return vector
+
+    def _check(self, name: str) -> None:
+        """Refuse a version that was taken out.
+
+        Raises:
+            NotNumbersError: it was.
+        """
+        if name in self._broken:
+            raise NotNumbersError(f"{name} was taken out: {self._broken[name]}", hint=_TAKEN_OUT)
+
+    def _take_out(self, name: str, error: NotNumbersError) -> NotNumbersError:
+        """Answer nothing with a version any more, and return the error that says so; the base model stays."""
+        if name == self._models.base_name:
+            return error
+        if name not in self._broken:
+            logger.error("%s is taken out: %s", name, error)
+        self._broken[name] = error.message
+        return NotNumbersError(f"{name} is taken out: {error.message}", hint=_TAKEN_OUT)
 
 
 def check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:
