@@ -8,7 +8,7 @@ The only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_impor
 ``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
 ``unload_lora_adapter``, on ``remove_lora`` and ``list_loras`` of its ``engine_client``, an ``AsyncLLM``, and on the
 ``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told to stop it;
-and on ``runner_type`` and ``model`` of its ``model_config``.
+and on ``dtype``, ``runner_type`` and ``model`` of its ``model_config``.
 Tests call or name each.
 """
 
@@ -33,6 +33,11 @@ class VllmAdapters:
 
     def __init__(self, models: Callable[[], Any]) -> None:
         self._models = models
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that the engine computes in, as torch names it; known once it is started."""
+        return str(self._models().engine_client.model_config.dtype).removeprefix("torch.")
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Give vLLM the adapter in ``folder`` under ``name``.

@@ -348,7 +348,13 @@ def test_vllm_gets_the_base_model_of_its_own_node(registry, elsewhere, base, mon
 
     started = []
 
+    model_config = SimpleNamespace(dtype="torch.bfloat16")
+
     class Server:
+        engine = SimpleNamespace(
+            _oai_models=SimpleNamespace(engine_client=SimpleNamespace(model_config=model_config)),
+        )
+
         async def start(self):
             pass
 
