@@ -19,11 +19,11 @@ from llamafarm_ray.models.adapters import (
     rename_tensors,
     why_not_vllm,
 )
-from llamafarm_ray.registry import AdapterFacts, RegistryApi
+from llamafarm_ray.registry import AdapterFacts, RegistryApi, VersionRecord
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import Digest
 
-__all__ = ["Proved", "check_same_base", "known_base", "proved_folder"]
+__all__ = ["Proved", "check_same_base", "known_base", "prove_pulled", "proved_folder"]
 
 _COMPARED = ".safetensors"
 
@@ -114,6 +114,29 @@ def known_base(registry: RegistryApi, reference: str, digest: str) -> Path | Non
     if reference and folder.is_dir() and Manifest.of_folder(folder).digest == digest:
         return folder
     return None
+
+
+def prove_pulled(registry: RegistryApi, record: VersionRecord, folder: Path) -> None:
+    """Prove an adapter that was pulled, unless its registration did; without its base, its own files are checked.
+
+    Args:
+        registry: where its base may be.
+        record: its version.
+        folder: its files.
+
+    Raises:
+        InputError: the adapter does not fit, or no engine serves it.
+    """
+    facts = record.registered
+    if not (folder / "adapter_config.json").is_file() or (facts.adapter is not None and facts.adapter.proved):
+        return
+    base = None
+    if any(one.digest == facts.base_digest for one in registry.content.cached()):  # else it would be downloaded
+        base = registry.content.pull(Digest(facts.base_digest or ""))
+    try:
+        _facts(folder, base)
+    except InputError as error:
+        raise InputError(f"{record.ref} is no usable adapter: {error.message}", hint=error.hint) from error
 
 
 def check_same_base(registry: RegistryApi, given: Path, known: str) -> None:
