@@ -63,6 +63,7 @@ class VllmReplica(Replica):
             source = str(await base_folder(served, Path(loading["model_source"])))
             self._server = ray_llm.server({**llm_config, "model_loading_config": {**loading, "model_source": source}})
             await self._server.start()
+        self._adapters.watch()
         self._versions.prove_against(ServedBase(Path(source), self._adapters.dtype, is_vllm=True))
         await self._versions.preload(serve.get_replica_context().app_name)
 

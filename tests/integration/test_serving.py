@@ -405,8 +405,10 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
     from vllm.utils.ompmultiprocessing import OMPProcessManager
+    from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.engine import utils as engine_utils
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestState
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
 
     assert callable(OMPProcessManager.configure_omp_envs)
@@ -415,7 +417,10 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert "engine_cls" in inspect.signature(LLMServer.sync_init).parameters
     assert UnloadLoRAAdapterRequest(lora_name="a").lora_name == "a"
     assert all(callable(getattr(OpenAIServingModels, f"{verb}_lora_adapter")) for verb in ("load", "unload"))
-    assert all(hasattr(AsyncLLM, name) for name in ("remove_lora", "list_loras"))
+    assert all(hasattr(AsyncLLM, name) for name in ("remove_lora", "list_loras", "collective_rpc"))
+    assert "num_nans_in_logits" in EngineCoreOutput.__struct_fields__
+    assert {"process_outputs", "abort_requests"} <= vars(OutputProcessor).keys()
+    assert {"lora_request", "queue"} <= inspect.signature(RequestState).parameters.keys()
     assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
     assert callable(ReplicaActor.handle_request)
     assert callable(state.actor_table)

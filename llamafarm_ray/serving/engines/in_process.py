@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, UserError
+from llamafarm_ray.serving.adapters import NotNumbersError, TakenOut
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
 from llamafarm_ray.serving.engines.named_models import NamedModels
 from llamafarm_ray.serving.engines.worker import Worker
 
-__all__ = ["InProcessEngine", "LanguageModel", "NotNumbersError", "check_length"]
-
-logger = logging.getLogger(__name__)
-
-_TAKEN_OUT = "Move its alias back, and train it again with a lower learning rate."
-
-
-class NotNumbersError(DeploymentError):
-    """A version computed NaN or infinities instead of an answer."""
+__all__ = ["InProcessEngine", "LanguageModel", "check_length"]
 
 
 class LanguageModel:
@@ -71,7 +63,7 @@ class InProcessEngine:
         self._load = load
         self._models = NamedModels(base_name, load(None))
         self._worker = Worker("engine")
-        self._broken: dict[str, str] = {}
+        self._taken_out = TakenOut()
         self.tokenizer = tokenizer
 
     @property
@@ -100,7 +92,7 @@ class InProcessEngine:
             UserError: the version does not fit the base model, or this engine.
             NotNumbersError: it was taken out before.
         """
-        self._check(name)
+        self.check_adapter(name)
         try:
             self._models[name] = await asyncio.to_thread(self._load, folder)
         except LlamaFarmError:
@@ -128,7 +120,7 @@ class InProcessEngine:
             InputError: the prompt is empty, or too long with its answer.
             NotNumbersError: the version computes NaN; it is taken out.
         """
-        self._check(name)
+        self.check_adapter(name)
         model = self._models.find(name)
         check_length(len(prompt), params.max_tokens, model.max_model_len)
         steps = self._worker.run(lambda: model.generate(prompt, params))
@@ -148,7 +140,7 @@ class InProcessEngine:
             InputError: there are no tokens, or too many.
             NotNumbersError: the version computes NaN; it is taken out.
         """
-        self._check(name)
+        self.check_adapter(name)
         model = self._models.find(name)
         check_length(len(tokens), 0, model.max_model_len)
         vectors = self._worker.run(lambda: iter([model.embed(tokens)]))
@@ -160,23 +152,17 @@ class InProcessEngine:
             raise self._take_out(name, NotNumbersError("It computed a vector that is no numbers."))
         return vector
 
-    def _check(self, name: str) -> None:
-        """Refuse a version that was taken out.
+    def check_adapter(self, name: str) -> None:
+        """See ``Engine.check_adapter``.
 
         Raises:
-            NotNumbersError: it was.
+            NotNumbersError: the version was taken out.
         """
-        if name in self._broken:
-            raise NotNumbersError(f"{name} was taken out: {self._broken[name]}", hint=_TAKEN_OUT)
+        self._taken_out.check(name)
 
     def _take_out(self, name: str, error: NotNumbersError) -> NotNumbersError:
         """Answer nothing with a version any more, and return the error that says so; the base model stays."""
-        if name == self._models.base_name:
-            return error
-        if name not in self._broken:
-            logger.error("%s is taken out: %s", name, error)
-        self._broken[name] = error.message
-        return NotNumbersError(f"{name} is taken out: {error.message}", hint=_TAKEN_OUT)
+        return error if name == self._models.base_name else self._taken_out.add(name, error.message)
 
 
 def check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:
