@@ -39,7 +39,10 @@ class VllmAdapters:
 
     def watch(self) -> None:
         """Take versions out that compute NaN; called once the engine is started."""
-        watch_logits(self._models().engine_client, lambda name: self._taken_out.add(name, "it computed NaN."))
+        watch_logits(self._models().engine_client, self._take_out)
+
+    def _take_out(self, name: str) -> None:
+        self._taken_out.add(name, "it computed NaN.")
 
     def check_adapter(self, name: str) -> None:
         """Check that a version was not taken out.

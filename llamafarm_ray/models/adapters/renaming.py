@@ -65,10 +65,12 @@ def find_renaming(shapes: Mapping[str, Shape], expected: Expected) -> Renaming |
         shapes: the adapter's tensors.
         expected: those that it must have.
     """
-    single = [((words,), change) for words, change in _WELL_KNOWN]
-    double = [((*one, *two), _both(first, second)) for one, first in single for two, second in single if one != two]
-    unchanged: tuple[str, ...] = ()
-    for words, change in [(unchanged, str), *single, *double]:
+    single: list[tuple[tuple[str, ...], Callable[[str], str]]] = [((words,), change) for words, change in _WELL_KNOWN]
+    double: list[tuple[tuple[str, ...], Callable[[str], str]]] = [
+        ((*one, *two), _both(first, second)) for one, first in single for two, second in single if one != two
+    ]
+    unchanged: tuple[tuple[str, ...], Callable[[str], str]] = ((), str)
+    for words, change in [unchanged, *single, *double]:
         names = {name: _prefixed(change(name)) for name in shapes}
         if _fits({names[name]: shape for name, shape in shapes.items()}, shapes, expected):
             told = words or (f"`{PREFIX}` is put before its tensors' names",)
