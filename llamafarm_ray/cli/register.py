@@ -70,11 +70,14 @@ def command(
         idempotency_key=idempotency_key,
         fix_names=fix_names,
     )
+    notes: list[str] = []
     with waiting("Checking and storing the files", quiet=as_json):
-        record = register(open_registry(home), asked, on_note=errors.line)
+        record = register(open_registry(home), asked, on_note=notes.append)
     if as_json:
-        print_json({"ref": record.ref, **record.registered.model_dump(mode="json")})
+        print_json({"ref": record.ref, **record.registered.model_dump(mode="json"), "notes": notes})
         return
+    for note in notes:
+        errors.line(note)
     facts = record.registered
     say(f"Registered {record.ref} ({facts.kind}, {size(facts.size_bytes)}, {facts.manifest[7:19]}).")
 

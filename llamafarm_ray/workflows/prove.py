@@ -26,6 +26,7 @@ from llamafarm_ray.types import Digest
 __all__ = ["Proved", "check_same_base", "known_base", "prove_pulled", "proved_folder"]
 
 _COMPARED = ".safetensors"
+_DIGEST = "sha256:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,21 +149,25 @@ def check_same_base(registry: RegistryApi, given: Path, known: str) -> None:
         known: the digest of the one that it was trained on, or a reference to it.
 
     Raises:
-        InputError: their weights are known, and differ.
+        InputError: their weights differ, or only the digest of the latter is known, and that differs.
     """
-    weights = _weights_of(registry, known)
-    if weights is None or weights == _weights(Manifest.of_folder(given)):
+    manifest, weights = Manifest.of_folder(given), _weights_of(registry, known)
+    if manifest.digest == known or weights == _weights(manifest):
         return
+    if weights is None and not known.startswith(_DIGEST):
+        return  # a model of a hub, of which no more is known than its name
+    what = "weights" if weights is not None else "digests"
     raise InputError(
-        f"{given} is not the base model that the adapter was trained on, which is {known}: their weights differ.",
-        hint="Leave --base-model out, or name the base that it was trained on.",
+        f"{given} is not the base model that the adapter was trained on, which is {known}: their {what} differ.",
+        hint="Leave --base-model out, or name the base that it was trained on; if it is that one with other files "
+        "beside its weights, import the one it was trained on first.",
     )
 
 
 def _weights_of(registry: RegistryApi, known: str) -> frozenset[str] | None:
     """Return the digests of a base model's weights; ``None`` where they can't be known without a download."""
     with contextlib.suppress(LlamaFarmError):
-        if known.startswith("sha256:"):
+        if known.startswith(_DIGEST):
             return _weights(registry.content.manifest(Digest(known)))
         folder = Path(known).expanduser()
         if folder.is_dir():

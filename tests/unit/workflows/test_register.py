@@ -306,3 +306,14 @@ def test_the_state_of_a_trainer_is_left_out_and_weights_that_are_pickled_are_not
     (adapter / "adapter_model.bin").write_bytes(b"\x80\x04pickled")
     with pytest.raises(InputError, match="pickled code"):
         register(registry, Registration(adapter))
+
+
+def test_a_base_that_is_known_by_its_digest_alone_is_compared_by_that(registry, adapter, base):
+    change_config(adapter, base_model_name_or_path="nowhere")
+    for digest in (Manifest.of_folder(base).digest, "sha256:" + "1" * 64):
+        (adapter / "training.json").write_text(json.dumps({"lineage": {"base_model": "b", "base_digest": digest}}))
+        if digest.endswith("1" * 64):
+            with pytest.raises(InputError, match="their digests differ"):
+                register(registry, Registration(adapter, base_model=str(base)))
+        else:
+            assert register(registry, Registration(adapter, base_model=str(base))).registered.adapter.proved
