@@ -5,7 +5,7 @@ from collections import Counter
 
 from llamafarm_ray.errors import IntegrityError, UserError
 from llamafarm_ray.serving.adapter_pool import AdapterPool
-from llamafarm_ray.serving.adapters import Room
+from llamafarm_ray.serving.adapters import Room, TakenOut
 from llamafarm_ray.serving.needs import Need
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.serving.tracing import Tracing
@@ -26,6 +26,7 @@ class Engine:
         self.load_failures = self.unload_failures = 0
         self.refusal = UserError("rank too high")
         self.most_held, self.unload_s = 0, 0.0
+        self.taken_out = TakenOut()
 
     async def load_adapter(self, name, folder):
         await self.may_load.wait()
@@ -45,6 +46,9 @@ class Engine:
             raise OSError("the worker does not answer")
         assert not self.answering[name], f"{name} was unloaded under a request"
         self.held.remove(name)
+
+    def check_adapter(self, name):
+        self.taken_out.check(name)
 
     def check(self, name):
         assert name in self.held, f"{name} was asked and is not loaded"

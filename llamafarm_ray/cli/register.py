@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llamafarm_ray.cli.options import Bump, Home, Json, NewAlias
-from llamafarm_ray.cli.terminal import print_json, say, size, waiting
+from llamafarm_ray.cli.terminal import errors, print_json, say, size, waiting
 
 __all__ = ["command"]
 
@@ -37,6 +37,9 @@ def command(
     ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="Word to find it by; may be given again.")] = None,
     alias: NewAlias = None,
+    fix_names: Annotated[
+        bool, typer.Option("--fix-names", help="Rename an adapter's tensors where another tool's names don't fit.")
+    ] = False,
     idempotency_key: Annotated[
         str | None, typer.Option("--idempotency-key", help="Calls with the same one are one call, however often made.")
     ] = None,
@@ -65,12 +68,16 @@ def command(
         tags=tuple(tag or ()),
         alias=alias,
         idempotency_key=idempotency_key,
+        fix_names=fix_names,
     )
+    notes: list[str] = []
     with waiting("Checking and storing the files", quiet=as_json):
-        record = register(open_registry(home), asked)
+        record = register(open_registry(home), asked, on_note=notes.append)
     if as_json:
-        print_json({"ref": record.ref, **record.registered.model_dump(mode="json")})
+        print_json({"ref": record.ref, **record.registered.model_dump(mode="json"), "notes": notes})
         return
+    for note in notes:
+        errors.line(note)
     facts = record.registered
     say(f"Registered {record.ref} ({facts.kind}, {size(facts.size_bytes)}, {facts.manifest[7:19]}).")
 

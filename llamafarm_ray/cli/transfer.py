@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from llamafarm_ray.cli.options import At, Bump, Home, Json, NewAlias, Reference, moment
-from llamafarm_ray.cli.terminal import print_json, say, size, waiting
+from llamafarm_ray.cli.terminal import errors, print_json, say, size, waiting
 
 __all__ = ["pull", "push"]
 
@@ -53,10 +53,13 @@ def push(
     if ref.alias:
         raise InputError(f"{target} names an alias.", hint=f"Push to {ref.name} and say --alias {ref.alias}.")
     version = str(ref.version) if ref.version else None
+    notes: list[str] = []
     with waiting(f"Pushing {target}", quiet=as_json):
         asked = Registration(folder, name=ref.name, version=version, bump=bump, alias=alias)
-        record = register(open_registry(home), asked)
+        record = register(open_registry(home), asked, on_note=notes.append)
     if as_json:
-        print_json({"ref": record.ref, **record.registered.model_dump(mode="json")})
+        print_json({"ref": record.ref, **record.registered.model_dump(mode="json"), "notes": notes})
         return
+    for note in notes:
+        errors.line(note)
     say(f"Pushed {record.ref} ({size(record.registered.size_bytes)}, {record.registered.manifest[7:19]}).")

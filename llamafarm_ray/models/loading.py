@@ -16,6 +16,7 @@ from llamafarm_ray.models.foreign import UNREADABLE, first_line
 __all__ = [
     "Architecture",
     "Task",
+    "bare_model",
     "can_pack",
     "inspect_architecture",
     "linear_layers",
@@ -65,15 +66,8 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
     Raises:
         InputError: config.json names no model for that task that transformers knows.
     """
-    try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        with torch.device("meta"):
-            model = _MODELS[task].from_config(config)
-    except UNREADABLE as error:
-        raise InputError(
-            f"The base model {str(folder)!r} is no {_WORDS[task]} that can be trained: {first_line(error)}",
-            hint="Models that bring their own code are refused.",
-        ) from error
+    model = bare_model(folder, task=task)
+    config = model.config
     return Architecture(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         linear_modules=tuple(linear_module_names(model)),
@@ -85,6 +79,23 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
         is_causal=any(getattr(module, "is_causal", False) is True for module in model.modules()),
         can_pack=can_pack(model),
     )
+
+
+def bare_model(folder: Path, *, task: Task = "causal-lm") -> Any:
+    """Build the model without weights, on torch's meta device.
+
+    Raises:
+        InputError: config.json names no model for that task that transformers knows.
+    """
+    try:
+        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+        with torch.device("meta"):
+            return _MODELS[task].from_config(config)
+    except UNREADABLE as error:
+        raise InputError(
+            f"The base model {str(folder)!r} is no {_WORDS[task]} that can be trained: {first_line(error)}",
+            hint="Models that bring their own code are refused.",
+        ) from error
 
 
 def can_pack(model: Any) -> bool:

@@ -8,6 +8,7 @@ within a second.
 from llamafarm_ray.registry.api import Outcome, RegistryApi, check_alias, check_name
 from llamafarm_ray.registry.base import BaseModel, base_here, find_base
 from llamafarm_ray.registry.events import (
+    AdapterFacts,
     DatasetRegistered,
     DeploymentRecorded,
     Event,
@@ -22,6 +23,7 @@ from llamafarm_ray.registry.service import RegistryService, open_registry, regis
 from llamafarm_ray.registry.state import ModelRecord, RegistryState, RolloutRecord, VersionRecord
 
 __all__ = [
+    "AdapterFacts",
     "BaseModel",
     "Change",
     "Commit",

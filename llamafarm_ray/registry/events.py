@@ -18,6 +18,7 @@ from llamafarm_ray.registry.rollouts import Plan
 from llamafarm_ray.types import MODEL_NAME, NAME, ModelKind, Version
 
 __all__ = [
+    "AdapterFacts",
     "AliasMoved",
     "AliasRemoved",
     "ContentCondemned",
@@ -110,6 +111,16 @@ class _VersionEvent(_Event):
     version: SemVer
 
 
+class AdapterFacts(BaseModel):
+    """The findings about an adapter at its registration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=_MAX_TEXT)
+
+    proved: bool = Field(description="Whether it was proved against its base; where not, that is done at each load.")
+    not_for_vllm: str = Field(default="", description="A feature that vLLM can't serve, so another engine is chosen.")
+    renamed: str = Field(default="", description="The change of its tensors' names, if there was one.")
+
+
 class VersionRegistered(_VersionEvent):
     """A model got a version. Its content (``manifest``) never changes and the number is never used again."""
 
@@ -137,6 +148,7 @@ class VersionRegistered(_VersionEvent):
     domain: str = ""
     description: str = ""
     tags: tuple[TagText, ...] = Field(default=(), max_length=100)
+    adapter: AdapterFacts | None = None
 
 
 class MetricsRecorded(_VersionEvent):

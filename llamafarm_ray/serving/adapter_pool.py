@@ -127,10 +127,12 @@ class AdapterPool:
         Raises:
             LlamaFarmError: its files can't be had or are not what was registered, or the engine refuses it.
             LimitError: too many others were in use for too long.
+            NotNumbersError: it was taken out, since it computed NaN.
         """
         if target.digest is None:
             yield
             return
+        self._engine.check_adapter(target.engine_name)
         with self._asked(target) as adapter:
             if not adapter.is_loaded:
                 await self._pulled(adapter)  # before it takes a seat from others
@@ -150,6 +152,7 @@ class AdapterPool:
         """
         if target.digest is None:
             return
+        self._engine.check_adapter(target.engine_name)
         with self._asked(target) as adapter:
             await self._ready(adapter)
             if hold_s > 0 and not adapter.need.is_standing:

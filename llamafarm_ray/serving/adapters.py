@@ -1,14 +1,20 @@
-"""What loading adapters takes: an engine, files, room, and somebody who is told."""
+"""The protocols of loading adapters: an engine, files, room, and an observer."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+from llamafarm_ray.errors import DeploymentError
 from llamafarm_ray.serving.resolution import Target
 
-__all__ = ["AdapterEngine", "AdapterFiles", "AdapterWatch", "Room", "UnloadReason"]
+__all__ = ["AdapterEngine", "AdapterFiles", "AdapterWatch", "NotNumbersError", "Room", "TakenOut", "UnloadReason"]
+
+logger = logging.getLogger(__name__)
+
+_HINT = "Move its alias back, and train it again with a lower learning rate."
 
 UnloadReason = Literal["room", "unneeded"]
 """Why an adapter was unloaded: for another one, or because nothing needs it any more."""
@@ -29,11 +35,41 @@ class Room:
     wait_s: float = 60.0
 
 
+class NotNumbersError(DeploymentError):
+    """A version computed NaN or infinities instead of an answer."""
+
+
+class TakenOut:
+    """The versions that an engine answers with no more, since they computed NaN."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, str] = {}
+
+    def add(self, name: str, reason: str) -> NotNumbersError:
+        """Take a version out, and return the error for the request that showed it."""
+        if name not in self._reasons:
+            logger.error("%s is taken out: %s", name, reason)
+        self._reasons[name] = reason
+        return NotNumbersError(f"{name} is taken out: {reason}", hint=_HINT)
+
+    def check(self, name: str) -> None:
+        """Check that a version was not taken out.
+
+        Raises:
+            NotNumbersError: it was.
+        """
+        if name in self._reasons:
+            raise NotNumbersError(f"{name} was taken out: {self._reasons[name]}", hint=_HINT)
+
+
 class AdapterEngine(Protocol):
     """What an engine must do to serve adapters."""
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Make the adapter in ``folder`` answer to ``name``."""
+
+    def check_adapter(self, name: str) -> None:
+        """Do nothing while the adapter can answer; raise where it was taken out."""
 
     async def unload_adapter(self, name: str) -> None:
         """Free the adapter; raises where that can't be done now. One that is not loaded is fine."""

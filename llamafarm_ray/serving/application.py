@@ -24,6 +24,7 @@ from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S, most_replic
 from llamafarm_ray.serving.selection import AUTO
 from llamafarm_ray.serving.slots import room_of, vllm_slots, whole_number
 from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
+from llamafarm_ray.serving.vllm_numbers import WORKER_EXTENSION
 
 __all__ = ["SERVE_ENV", "arguments", "build"]
 
@@ -182,6 +183,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
         "max_lora_rank": deployment.max_lora_rank,
         "max_num_seqs": deployment.limits.running_requests,
         "enable_log_requests": False,  # the gate logs prompts, where that is asked for
+        "worker_extension_cls": WORKER_EXTENSION,
     }
     if gives_vectors(base.folder):
         # As transformers does it, whatever else the files ask for.
@@ -191,7 +193,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
         engine["max_model_len"] = deployment.max_model_len
     if (traces := _traces(config)) is not None:
         engine["otlp_traces_endpoint"] = traces
-    env = {**_engine_env(config), **_ONE_LOOP_ENV, "VLLM_NO_USAGE_STATS": "1"}
+    env = {**_engine_env(config), **_ONE_LOOP_ENV, "VLLM_NO_USAGE_STATS": "1", "VLLM_COMPUTE_NANS_IN_LOGITS": "1"}
     actor: dict[str, Any] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes

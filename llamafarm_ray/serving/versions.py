@@ -22,7 +22,7 @@ from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.view import RegistryView
 from llamafarm_ray.serving.access import Keys
 from llamafarm_ray.serving.activity import Activity
-from llamafarm_ray.serving.adapter_files import VerifiedFiles
+from llamafarm_ray.serving.adapter_files import ServedBase, VerifiedFiles
 from llamafarm_ray.serving.adapter_pool import AdapterPool
 from llamafarm_ray.serving.adapters import AdapterEngine, Room
 from llamafarm_ray.serving.announcing import Announcement, Announcer
@@ -158,9 +158,10 @@ class Versions:
         self.telemetry = Telemetry(self._meters, windows)
         self.accounts = Accounts(served.limits)
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
+        self._files = VerifiedFiles(content, self._view)
         self._pool = AdapterPool(
             engine,
-            VerifiedFiles(content, self._view),
+            self._files,
             served.room,
             need=lambda target: need_of(target, self._view.state),
             aliases=lambda target: aliases_of(target, self._view.state, served.base_digest),
@@ -177,6 +178,10 @@ class Versions:
         self._sought, self._trouble = -_SEEK_S, ""
         self._reads = SharedReads(lambda: self._view.refresh(within_s=_REGISTRY_S), spacing_s=_LOOK_AGAIN_S)
         self._tasks: list[asyncio.Task[None]] = []
+
+    def prove_against(self, base: ServedBase) -> None:
+        """Have adapters proved against a base model before they are loaded."""
+        self._files.base = base
 
     async def follow(self) -> None:
         """Follow the registry."""

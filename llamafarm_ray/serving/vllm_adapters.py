@@ -4,11 +4,11 @@ vLLM's own ``unload_lora_adapter`` forgets the name and leaves the weights with 
 taken from the workers under a request comes back at their next step, from its files: for good if they are there, and if
 they aren't, with the end of the engine. So its own books are asked before one is removed.
 
-The only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_imports`` start it. It relies on
-``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
+With ``vllm_numbers`` the only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_imports`` start it. It
+relies on ``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
 ``unload_lora_adapter``, on ``remove_lora``, ``list_loras`` and ``errored`` of its ``engine_client``, an ``AsyncLLM``,
 and on the ``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told
-to stop it; and on ``runner_type`` and ``model`` of its ``model_config``.
+to stop it; and on ``dtype``, ``runner_type`` and ``model`` of its ``model_config``.
 Tests call or name each.
 """
 
@@ -20,6 +20,8 @@ from typing import Any
 
 from llamafarm_ray.errors import ConflictError, UserError
 from llamafarm_ray.models.sentence_files import pools_otherwise
+from llamafarm_ray.serving.adapters import TakenOut
+from llamafarm_ray.serving.vllm_numbers import watch_logits
 
 __all__ = ["VllmAdapters"]
 
@@ -33,6 +35,27 @@ class VllmAdapters:
 
     def __init__(self, models: Callable[[], Any]) -> None:
         self._models = models
+        self._taken_out = TakenOut()
+
+    def watch(self) -> None:
+        """Take versions out that compute NaN; called once the engine is started."""
+        watch_logits(self._models().engine_client, self._take_out)
+
+    def _take_out(self, name: str) -> None:
+        self._taken_out.add(name, "it computed NaN.")
+
+    def check_adapter(self, name: str) -> None:
+        """Check that a version was not taken out.
+
+        Raises:
+            NotNumbersError: it was.
+        """
+        self._taken_out.check(name)
+
+    @property
+    def dtype(self) -> str:
+        """The dtype that the engine computes in, as torch names it; known once it is started."""
+        return str(self._models().engine_client.model_config.dtype).removeprefix("torch.")
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Give vLLM the adapter in ``folder`` under ``name``.

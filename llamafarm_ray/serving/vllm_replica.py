@@ -20,6 +20,7 @@ from ray import serve
 from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
 
+from llamafarm_ray.serving.adapter_files import ServedBase
 from llamafarm_ray.serving.affinity_router import AffinityRouter
 from llamafarm_ray.serving.gate import MODEL_ROUTES, VECTOR_ROUTES
 from llamafarm_ray.serving.offers import VECTORS, WRITES
@@ -63,6 +64,8 @@ class VllmReplica(Replica):
             self._server = ray_llm.server({**llm_config, "model_loading_config": {**loading, "model_source": source}})
             await self._server.start()
         self.end_with_engine(self._adapters.is_engine_dead)
+        self._adapters.watch()
+        self._versions.prove_against(ServedBase(Path(source), self._adapters.dtype, is_vllm=True))
         await self._versions.preload(serve.get_replica_context().app_name)
 
     async def __serve_build_asgi_app__(self) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from llamafarm_ray.storage.pickles import refuse_pickles
 from llamafarm_ray.storage.safetensors import read_tensors
 from llamafarm_ray.types import Digest
 
-__all__ = ["FileEntry", "Manifest", "file_digest"]
+__all__ = ["FileEntry", "Manifest", "file_digest", "left_out"]
 
 _MEDIA_TYPES = {
     ".safetensors": "application/vnd.safetensors",
@@ -34,6 +35,11 @@ _MEDIA_TYPES = {
 }
 _NOT_CONTENT = {"history.jsonl", "report.html", "tensorboard", "training.json", "wandb"}
 """A run's curves and its record: the registry keeps the facts of them itself."""
+_TRAINER_STATE = re.compile(
+    r"training_args\.bin|(?:optimizer|scheduler|scaler)\.(?:pt|bin)|rng_state(?:_\d+)?\.pth|random_states_\d+\.pkl"
+    r"|(?:checkpoint-|global_step)\d+"
+)
+"""The state that Hugging Face's Trainer, TRL and Accelerate leave beside weights, and their checkpoints."""
 _MAX_SIZE_BYTES = 2**63 - 1
 _FIELDS = {"path", "size_bytes", "digest", "media_type"}
 
@@ -58,7 +64,8 @@ class Manifest:
     def of_folder(cls, folder: Path) -> Self:
         """Read, check and list every file of a folder.
 
-        Hidden files are left out (other tools' caches), and so is what a training run leaves beside its result.
+        Hidden files are left out (other tools' caches), and so is what a training run leaves beside its result, see
+        `left_out`.
 
         Raises:
             InputError: no folder, no file in it, too many, one that can't be read, a link or another thing that is no
@@ -128,6 +135,23 @@ class Manifest:
         return sum(entry.size_bytes for entry in self.files)
 
 
+def left_out(folder: Path) -> list[str]:
+    """Return the names of the files and folders of a trainer's state, sorted: no version holds them.
+
+    Raises:
+        InputError: the folder can't be read.
+    """
+    try:
+        return sorted(path.name for path in folder.iterdir() if _is_trainer_state(folder, path.name))
+    except OSError as error:
+        raise InputError(f"{folder} can't be read: {error}.", hint="Check its permissions.") from error
+
+
+def _is_trainer_state(folder: Path, name: str) -> bool:
+    """Return whether a file or folder holds a trainer's state: by its name, and where weights are beside it."""
+    return _TRAINER_STATE.fullmatch(name) is not None and any(folder.glob("*.safetensors"))
+
+
 def file_digest(path: Path) -> Digest:
     """The sha256 of a local file, read in pieces."""
     with path.open("rb") as file:
@@ -171,9 +195,13 @@ def _checked_paths(folder: Path) -> dict[str, Path]:
 
 def _walk(folder: Path) -> Iterator[Path]:
     for current, folders, files in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in _NOT_CONTENT]
-        yield from (Path(current, name) for name in files if not name.startswith(".") and name not in _NOT_CONTENT)
+        folders[:] = [name for name in folders if _is_content(Path(current), name)]
+        yield from (Path(current, name) for name in files if _is_content(Path(current), name))
         yield from (path for name in folders if (path := Path(current, name)).is_symlink())
+
+
+def _is_content(folder: Path, name: str) -> bool:
+    return not name.startswith(".") and name not in _NOT_CONTENT and not _is_trainer_state(folder, name)
 
 
 def _raise(error: OSError) -> NoReturn:

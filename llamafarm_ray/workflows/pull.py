@@ -8,7 +8,8 @@ from pathlib import Path
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import RegistryApi, VersionRecord
-from llamafarm_ray.types import Digest
+from llamafarm_ray.types import Digest, ModelKind
+from llamafarm_ray.workflows.prove import prove_pulled
 
 __all__ = ["Pulled", "pull"]
 
@@ -22,7 +23,9 @@ class Pulled:
 
 
 def pull(registry: RegistryApi, reference: str, output: Path | None = None, *, at: dt.datetime | None = None) -> Pulled:
-    """The verified files of a version, in this node's cache or as a plain folder.
+    """Return the verified files of a version, in this node's cache or as a plain folder.
+
+    An adapter that was not proved against its base at registration is proved now, where that base is here.
 
     Args:
         registry: where from.
@@ -31,7 +34,7 @@ def pull(registry: RegistryApi, reference: str, output: Path | None = None, *, a
         at: as of when the reference is read; now by default.
 
     Raises:
-        InputError: the folder is there and not empty.
+        InputError: the folder is there and not empty, or the adapter does not fit its base model.
         ConflictError: the version is retired.
         PolicyError: the policy of an alias that points at it asks for a signature, and none is good.
         IntegrityError: its files are damaged.
@@ -40,6 +43,8 @@ def pull(registry: RegistryApi, reference: str, output: Path | None = None, *, a
         raise InputError(f"{output} exists already.", hint="Name a folder that is not there yet, or an empty one.")
     record = registry.resolve(reference, at=at)
     folder = registry.pull(record.ref)
+    if record.registered.kind is ModelKind.ADAPTER:
+        prove_pulled(registry, record, folder)
     if output is None:
         return Pulled(record, folder)
     registry.content.export(Digest(record.registered.manifest), output)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,10 @@ from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import Bump
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.storage.manifest import left_out
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.metrics import read_metrics
+from llamafarm_ray.workflows.prove import check_same_base, known_base, proved_folder
 
 __all__ = ["Registration", "base_reference", "read_run_record", "register", "register_trained"]
 
@@ -40,6 +44,7 @@ class Registration:
         run: the training run that made it.
         alias: an alias that shall point at it.
         idempotency_key: what makes a repeated call the same call.
+        fix_names: whether an adapter's tensors with well-known wrong names get the right ones.
     """
 
     folder: Path
@@ -59,14 +64,22 @@ class Registration:
     run: str | None = None
     alias: str | None = None
     idempotency_key: str | None = None
+    fix_names: bool = False
 
 
-def register(registry: RegistryApi, asked: Registration) -> VersionRecord:
+def register(
+    registry: RegistryApi, asked: Registration, *, on_note: Callable[[str], None] = lambda _: None
+) -> VersionRecord:
     """Publish and register; the same files and facts registered again under the same name are the version they are.
 
+    Args:
+        registry: where to.
+        asked: the folder, and what is said of it.
+        on_note: called with what a user should know beside the result.
+
     Raises:
-        InputError: the folder is no model or adapter, or a file or name given is unusable, as are weights of an adapter
-            that are NaN or infinite.
+        InputError: the folder is no model or adapter, a file or name given is unusable, or an adapter does not fit its
+            base model.
         ConflictError: the version number is taken by other content.
         AccessDeniedError: whoever asks may not register under that name.
     """
@@ -81,13 +94,58 @@ def register(registry: RegistryApi, asked: Registration) -> VersionRecord:
     registry.refresh()
     registry.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before a base is fetched
     details = _details(asked, read_run_record(folder)) | _dataset(registry, asked.dataset)
+    base = None
     if kind in {ModelKind.ADAPTER, ModelKind.QUANTIZED}:
-        details |= _base(registry, asked, details)
+        more, base = _base(registry, asked, details)
+        details |= more
     elif kind is ModelKind.BASE and details["method"]:
         kind = ModelKind.MERGED
+    if names := left_out(folder):
+        on_note(f"Left out, since they are no weights: {', '.join(names)}.")
+    with _checked(folder, base, asked, on_note) as (files, facts):
+        version = _registered(registry, asked, files, name=name, kind=kind, bump=bump, details=details | facts)
+    if asked.alias:
+        try:
+            registry.promote(version.ref, asked.alias, reason="registered")
+        except UserError as error:
+            error.hint = f"{version.ref} is registered; only the alias was not moved. {error.hint}".rstrip()
+            raise
+    return version
+
+
+@contextlib.contextmanager
+def _checked(
+    folder: Path, base: Path | None, asked: Registration, on_note: Callable[[str], None]
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Prove an adapter for the time of a block: the folder to register, and the findings. Others are as they are."""
+    if not (folder / "adapter_config.json").is_file():
+        yield folder, {}
+        return
+    with proved_folder(folder, base, fix_names=asked.fix_names) as proved:
+        facts = proved.facts
+        if not facts.proved:
+            on_note("Its base model's files are not on this machine: it is proved against them when it is loaded.")
+        if facts.not_for_vllm:
+            on_note(f"It has {facts.not_for_vllm}, which vLLM can't serve: engine transformers is chosen for it.")
+        if facts.renamed:
+            on_note(f"Its tensors were renamed: {facts.renamed}.")
+        yield proved.folder, {"adapter": facts.model_dump()}
+
+
+def _registered(
+    registry: RegistryApi,
+    asked: Registration,
+    folder: Path,
+    *,
+    name: str,
+    kind: ModelKind,
+    bump: Bump,
+    details: dict[str, Any],
+) -> VersionRecord:
     is_open = asked.version is None and asked.bump is None and asked.idempotency_key is None
-    version = _same_version(registry, name, folder, details) if is_open else None
-    version = version or registry.register(
+    if is_open and (version := _same_version(registry, name, folder, details)) is not None:
+        return version
+    return registry.register(
         folder,
         name=name,
         version=asked.version,
@@ -96,13 +154,6 @@ def register(registry: RegistryApi, asked: Registration) -> VersionRecord:
         idempotency_key=asked.idempotency_key,
         **details,
     )
-    if asked.alias:
-        try:
-            registry.promote(version.ref, asked.alias, reason="registered")
-        except UserError as error:
-            error.hint = f"{version.ref} is registered; only the alias was not moved. {error.hint}".rstrip()
-            raise
-    return version
 
 
 def register_trained(registry: RegistryApi, config: Config, folder: Path) -> VersionRecord:
@@ -143,13 +194,24 @@ def _details(asked: Registration, record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _base(registry: RegistryApi, asked: Registration, details: dict[str, Any]) -> dict[str, Any]:
-    """The base that an adapter is tied to: the one that is named, else the run's, else that of its own config."""
-    reference = asked.base_model or (None if details["base_digest"] else base_reference(asked.folder))
+def _base(registry: RegistryApi, asked: Registration, details: dict[str, Any]) -> tuple[dict[str, Any], Path | None]:
+    """Return the base that an adapter is tied to, and its folder with weights in safetensors, where that is here.
+
+    It is the one that is named, else the run's, else that of the adapter's own config.
+
+    Raises:
+        InputError: the one that is named has other weights than the one that the adapter was trained on.
+    """
+    trained_on = details["base_digest"]
+    reference = asked.base_model or (None if trained_on else base_reference(asked.folder))
     if not reference:
-        return {}
+        return {}, known_base(registry, details["base_model"], trained_on)
     base = find_base(reference, registry)
-    return {"base_model": details["base_model"] or base.reference, "base_digest": base.digest}
+    if asked.base_model:
+        for known in filter(None, (trained_on, _named_base(asked.folder))):
+            check_same_base(registry, base.folder, known)
+    more = {"base_model": details["base_model"] or base.reference, "base_digest": base.digest}
+    return more, base.folder if any(base.folder.glob("*.safetensors")) else None
 
 
 def _bump(asked: Registration) -> Bump:
@@ -226,11 +288,15 @@ def base_reference(folder: Path) -> str:
     Raises:
         InputError: it names none.
     """
-    path = folder / "adapter_config.json"
-    reference = _read_json(path).get("base_model_name_or_path") if path.is_file() else None
+    reference = _named_base(folder)
     if not reference:
         raise InputError(f"{folder} does not name its base model.", hint="Say it with --base-model.")
-    return str(reference)
+    return reference
+
+
+def _named_base(folder: Path) -> str:
+    path = folder / "adapter_config.json"
+    return str(_read_json(path).get("base_model_name_or_path") or "") if path.is_file() else ""
 
 
 def _same_version(registry: RegistryApi, name: str, folder: Path, details: dict[str, Any]) -> VersionRecord | None:
@@ -239,10 +305,11 @@ def _same_version(registry: RegistryApi, name: str, folder: Path, details: dict[
     if model is None:
         return None
     digest = Manifest.of_folder(folder).digest
+    facts = {key: value for key, value in details.items() if key != "adapter"}  # which follow from the files
     for version in model.versions.values():
         known = version.registered.model_dump()
         if version.retired is not None:
             continue
-        if known["manifest"] == digest and all(known[key] == value for key, value in details.items()):
+        if known["manifest"] == digest and all(known[key] == value for key, value in facts.items()):
             return version
     return None

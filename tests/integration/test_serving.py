@@ -18,6 +18,7 @@ from adapters import greedy, make_adapter, prompt_logprobs
 from patience import wait_until
 from process_tools import titled
 from safetensors.torch import load_file, save_file
+from tiny_adapters import change_tensors
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
@@ -28,6 +29,7 @@ from llamafarm_ray.serving.resolution import target_of
 from llamafarm_ray.serving.rollouts.split import Variant
 from llamafarm_ray.serving.seal import Seal
 from llamafarm_ray.storage import content
+from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows import move_alias
 from llamafarm_ray.workflows.chat import ask, stream
 from llamafarm_ray.workflows.deploy import deploy
@@ -179,6 +181,24 @@ def test_an_adapter_that_vllm_refuses_leaves_the_alias_where_it_was(served, tmp_
     assert served.complete("bot").status_code == 200
 
 
+def unproved(served, folder, name):
+    """Register an adapter as a writer does that proves nothing."""
+    digest = served.registry.resolve("bot:1.0.0").registered.base_digest
+    served.registry.register(folder, name=name, kind=ModelKind.ADAPTER, base_digest=digest)
+
+
+def test_an_adapter_that_fits_nothing_is_not_answered_as_its_base(served, tmp_path):
+    folder = make_adapter(served.base, tmp_path / "misnamed", seed=2)
+    change_tensors(folder, lambda old: {name.replace("layers", "blocks"): one for name, one in old.items()})
+    with pytest.raises(InputError, match="of no module of the base"):
+        register(served.registry, Registration(folder, name="misnamed"))
+    unproved(served, folder, "misnamed")
+    response = served.complete("misnamed")
+    assert response.status_code == 400
+    assert "misnamed:1.0.0 can't be served: The adapter does not fit" in response.json()["error"]["message"]
+    assert served.complete("bot").status_code == 200
+
+
 def test_an_adapter_with_a_nan_that_got_into_the_home_is_refused_by_the_replica(served, tmp_path, monkeypatch):
     folder = make_adapter(served.base, tmp_path / "spoilt", seed=2)
     weights = load_file(folder / "adapter_model.safetensors")
@@ -189,7 +209,7 @@ def test_an_adapter_with_a_nan_that_got_into_the_home_is_refused_by_the_replica(
         register(served.registry, Registration(folder, name="spoilt"))
     with monkeypatch.context() as patch:
         patch.setattr(content, "_check_finite", lambda *_: None)
-        register(served.registry, Registration(folder, name="spoilt"))
+        unproved(served, folder, "spoilt")
     with pytest.raises(UserError, match=r"1 of the .* are NaN or infinite"):
         swap_adapter(served.registry, "spoilt", "production")
     assert "production" not in served.registry.state.models["spoilt"].aliases
@@ -400,9 +420,11 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
     from vllm.utils.ompmultiprocessing import OMPProcessManager
+    from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.engine import core as engine_core
     from vllm.v1.engine import utils as engine_utils
     from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.engine.output_processor import OutputProcessor, RequestState
     from vllm.v1.executor.uniproc_executor import UniProcExecutor
     from vllm.v1.structured_output import StructuredOutputManager
     from vllm.v1.worker import cpu_worker
@@ -423,7 +445,12 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     assert "engine_cls" in inspect.signature(LLMServer.sync_init).parameters
     assert UnloadLoRAAdapterRequest(lora_name="a").lora_name == "a"
     assert all(callable(getattr(OpenAIServingModels, f"{verb}_lora_adapter")) for verb in ("load", "unload"))
-    assert all(hasattr(AsyncLLM, name) for name in ("generate", "remove_lora", "list_loras", "errored"))
+    assert all(
+        hasattr(AsyncLLM, name) for name in ("generate", "remove_lora", "list_loras", "errored", "collective_rpc")
+    )
+    assert "num_nans_in_logits" in EngineCoreOutput.__struct_fields__
+    assert {"process_outputs", "abort_requests"} <= vars(OutputProcessor).keys()
+    assert {"lora_request", "queue"} <= inspect.signature(RequestState).parameters.keys()
     assert RequestMetadata(request_id="a", internal_request_id="a", call_method="load").call_method == "load"
     assert callable(ReplicaActor.handle_request)
     assert callable(state.actor_table)

@@ -92,6 +92,9 @@ class Engine(Protocol):
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Have the version in ``folder`` answer to ``name``."""
 
+    def check_adapter(self, name: str) -> None:
+        """Do nothing while the version can answer; raise where it was taken out."""
+
     async def unload_adapter(self, name: str) -> None:
         """Free a version; answers under way are written to their end."""
 

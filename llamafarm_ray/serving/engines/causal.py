@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from llamafarm_ray.serving.adapters import NotNumbersError
 from llamafarm_ray.serving.engines.base import FinishReason, Output, SamplingParams, ScoredToken
 from llamafarm_ray.serving.engines.in_process import LanguageModel
 from llamafarm_ray.serving.engines.sampling import Sampler, score
@@ -50,7 +51,7 @@ class CausalModel(LanguageModel):
             computed = self.logits(chunk, cache, all_of_them=params.prompt_logprobs is not None)
             if params.prompt_logprobs is not None:
                 told += _scored(chunk, logits, computed, params.prompt_logprobs)
-            logits = computed[-1]
+            logits = _numbers(computed[-1])
             if start + size < len(prompt):
                 yield Output()
         if params.max_tokens == 0:
@@ -67,10 +68,21 @@ class CausalModel(LanguageModel):
             yield Output(score(token_id, logits, params.logprobs), reason, tuple(told) if index == 0 else ())
             if reason is not None:
                 return
-            logits = self.logits([token_id], cache, all_of_them=False)[-1]
+            logits = _numbers(self.logits([token_id], cache, all_of_them=False)[-1])
 
     def _ends(self, params: SamplingParams) -> set[int]:
         return {*params.stop_token_ids, *(() if params.ignore_eos else self.eos_ids)}
+
+
+def _numbers(logits: torch.Tensor) -> torch.Tensor:
+    """Return logits that a token can be drawn from.
+
+    Raises:
+        NotNumbersError: they can't: one is NaN, or the largest is infinite.
+    """
+    if not bool(torch.isfinite(logits.max())):
+        raise NotNumbersError("It computed logits that are no numbers.")
+    return logits
 
 
 def _scored(tokens: Sequence[int], before: torch.Tensor, logits: torch.Tensor, num_top: int) -> list[ScoredToken]:

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
 from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import UnsupportedError
-from llamafarm_ray.models.adapters import read_adapter_config
+from llamafarm_ray.models.adapters import read_adapter_config, why_not_vllm
 from llamafarm_ray.models.folder import WeightFormat, weight_formats
 from llamafarm_ray.models.sentence_files import gives_vectors, pools_otherwise
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 
 __all__ = ["choose_engine"]
-
-_VLLM_METHODS = frozenset({"lora", "qlora"})
-_VLLM_TYPE = "LORA"
-"""What vLLM can put on a base model: low-rank updates without DoRA (https://docs.vllm.ai/en/latest/features/lora/)."""
 
 
 def choose_engine(asked: EngineName, base: BaseModel, adapters: Iterable[str], registry: RegistryApi) -> EngineName:
@@ -91,21 +86,6 @@ def _of_adapter(record: VersionRecord, base: BaseModel, registry: RegistryApi) -
     """Why vLLM can't serve an adapter; empty if it can."""
     if gives_vectors(base.folder) and pools_otherwise(registry.pull(record.ref), base.folder):
         return f"{record.ref} is pooled otherwise than its base model, which vLLM can't do"
-    method = record.registered.method
-    if record.registered.parameters.get("use_dora"):
-        return _not_served(record, "type DoRA")
-    if method in _VLLM_METHODS:
-        return ""
-    return _of_files(record, registry.pull(record.ref)) if not method else _not_served(record, f"method {method}")
-
-
-def _of_files(record: VersionRecord, folder: Path) -> str:
-    """Likewise by its files, where nobody said how it was trained."""
-    said = read_adapter_config(folder)
-    if said.get("use_dora"):
-        return _not_served(record, "type DoRA")
-    return "" if said["peft_type"] == _VLLM_TYPE else _not_served(record, f"type {said['peft_type']}")
-
-
-def _not_served(record: VersionRecord, what: str) -> str:
-    return f"{record.ref} is of {what}, which vLLM can't serve"
+    facts = record.registered.adapter
+    lack = facts.not_for_vllm if facts is not None else why_not_vllm(read_adapter_config(registry.pull(record.ref)))
+    return f"{record.ref} has {lack}, which vLLM can't serve" if lack else ""

@@ -97,6 +97,9 @@ class GgufEngine:
     def check_health(self) -> None:
         """See ``Engine.check_health``: a server that died is started anew by the next request."""
 
+    def check_adapter(self, name: str) -> None:
+        """See ``Engine.check_adapter``: llama.cpp tells of no logits, so none is taken out."""
+
     async def unload_adapter(self, name: str) -> None:
         """See ``Engine.unload_adapter``.
 

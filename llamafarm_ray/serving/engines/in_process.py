@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, UserError
+from llamafarm_ray.serving.adapters import NotNumbersError, TakenOut
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
 from llamafarm_ray.serving.engines.named_models import NamedModels
 from llamafarm_ray.serving.engines.worker import Worker
@@ -61,6 +63,7 @@ class InProcessEngine:
         self._load = load
         self._models = NamedModels(base_name, load(None))
         self._worker = Worker("engine")
+        self._taken_out = TakenOut()
         self.tokenizer = tokenizer
 
     @property
@@ -87,7 +90,9 @@ class InProcessEngine:
 
         Raises:
             UserError: the version does not fit the base model, or this engine.
+            NotNumbersError: it was taken out before.
         """
+        self.check_adapter(name)
         try:
             self._models[name] = await asyncio.to_thread(self._load, folder)
         except LlamaFarmError:
@@ -113,13 +118,17 @@ class InProcessEngine:
         Raises:
             NotFoundError: nothing of that name is loaded.
             InputError: the prompt is empty, or too long with its answer.
+            NotNumbersError: the version computes NaN; it is taken out.
         """
+        self.check_adapter(name)
         model = self._models.find(name)
         check_length(len(prompt), params.max_tokens, model.max_model_len)
         steps = self._worker.run(lambda: model.generate(prompt, params))
         try:
             async for step in steps:
                 yield step
+        except NotNumbersError as error:
+            raise self._take_out(name, error) from error
         finally:
             await steps.aclose()
 
@@ -129,14 +138,31 @@ class InProcessEngine:
         Raises:
             NotFoundError: nothing of that name is loaded.
             InputError: there are no tokens, or too many.
+            NotNumbersError: the version computes NaN; it is taken out.
         """
+        self.check_adapter(name)
         model = self._models.find(name)
         check_length(len(tokens), 0, model.max_model_len)
         vectors = self._worker.run(lambda: iter([model.embed(tokens)]))
         try:
-            return await anext(vectors)
+            vector = await anext(vectors)
         finally:
             await vectors.aclose()
+        if not all(map(math.isfinite, vector)):
+            raise self._take_out(name, NotNumbersError("It computed a vector that is no numbers."))
+        return vector
+
+    def check_adapter(self, name: str) -> None:
+        """See ``Engine.check_adapter``.
+
+        Raises:
+            NotNumbersError: the version was taken out.
+        """
+        self._taken_out.check(name)
+
+    def _take_out(self, name: str, error: NotNumbersError) -> NotNumbersError:
+        """Answer nothing with a version any more, and return the error that says so; the base model stays."""
+        return error if name == self._models.base_name else self._taken_out.add(name, error.message)
 
 
 def check_length(num_prompt: int, max_tokens: int, longest: int | None) -> None:

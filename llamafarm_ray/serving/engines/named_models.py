@@ -21,12 +21,12 @@ class NamedModels(dict[str, T]):
 
     def __init__(self, base_name: str, base: T) -> None:
         super().__init__({base_name: base})
-        self._base_name = base_name
+        self.base_name = base_name
 
     @property
     def base(self) -> T:
         """The base model."""
-        return self[self._base_name]
+        return self[self.base_name]
 
     def find(self, name: str) -> T:
         """The model of a name.
@@ -44,6 +44,6 @@ class NamedModels(dict[str, T]):
         Raises:
             InputError: it is the base model.
         """
-        if name == self._base_name:
+        if name == self.base_name:
             raise InputError(f"{name!r} is the base model.", hint="Stop the deployment to free it.")
         self.pop(name, None)

@@ -15,6 +15,7 @@ from llamafarm_ray.config.deployment import Deployment as DeploymentConfig
 from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import InputError, LlamaFarmError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
+from llamafarm_ray.serving.adapter_files import ServedBase
 from llamafarm_ray.serving.asgi import App
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
 from llamafarm_ray.serving.engines.base import Engine
@@ -115,6 +116,8 @@ class EngineReplica(Replica):
         settings = replace(settings, folder=await base_folder(served, settings.folder))
         self._engine = await asyncio.to_thread(open_engine, settings)
         versions = Versions(served, self._engine, WRITES if self._engine.writes else VECTORS)
+        if settings.engine == "transformers":  # the others read adapters of other kinds, and check them themselves
+            versions.prove_against(ServedBase(settings.folder, settings.options.get("dtype")))
         super().__init__(served, versions, num_cpus)
         self.end_with_engine(self._is_dead)
         await self._versions.follow()

@@ -7,7 +7,6 @@ tokens, and a version that is dropped leaves nothing behind.
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.errors import DeploymentError, InputError
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.embedding import pooled
 from llamafarm_ray.models.loading import Task, inspect_architecture, load_model
@@ -24,6 +23,7 @@ from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of, read_
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.serving.engines.causal import CausalModel
 from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel
+from llamafarm_ray.serving.engines.shared_base import SharedWeights
 
 __all__ = ["transformers_engine"]
 
@@ -66,7 +66,9 @@ class _SharedBase:
             )
         self._folder = folder
         self._model = model
-        self._task = task
+        self._shared = SharedWeights(model)
+        self._dtype = dtype
+        self._task: Task = task
         positions = inspect_architecture(folder, task=task).max_positions
         self._longest = min((bound for bound in (max_model_len, positions) if bound is not None), default=None)
 
@@ -75,17 +77,25 @@ class _SharedBase:
 
         Raises:
             InputError: the adapter does not fit.
+            DeploymentError: loading it changed the base's weights, which are put right again.
         """
-        model = self._model if folder is None else load_adapter(_twin(self._model), folder).eval()
+        model = self._model if folder is None else self._adapted(folder)
         if self._task == "embedding":
             return _Encoder(model, read_pooling(folder) or pooling_of(self._folder), self._longest)
         return _Writer(model, self._longest)
 
-
-def _twin(model: Any) -> Any:
-    """The same model in new modules around the same tensors."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+    def _adapted(self, folder: Path) -> Any:
+        """Put an adapter onto modules of its own, and see that the tensors that all versions share stay as they are."""
+        try:
+            return load_adapter(self._shared.twin(), folder, shared=True).eval()
+        finally:
+            if changed := self._shared.changed():
+                self._shared.restore(lambda: load_model(self._folder, dtype=self._dtype, task=self._task))
+                raise DeploymentError(
+                    f"Loading the version changed the base model's weights ({changed[0]}, {len(changed)} in all), so "
+                    "it is not served. They were read again.",
+                    hint="Report this with the version's adapter_config.json.",
+                )
 
 
 class _Writer(CausalModel):

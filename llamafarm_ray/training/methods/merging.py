@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig
 
 from llamafarm_ray.errors import IntegrityError, UnsupportedError, UserError
-from llamafarm_ray.models.adapters import load_adapter, read_adapter_config
+from llamafarm_ray.models.adapters import adapter_type, load_adapter, read_adapter_config
 from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.models.loading import Task, load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
@@ -111,7 +111,7 @@ def check_mergeable(adapter: Path) -> None:
         InputError: the folder is no adapter.
         UnsupportedError: it is of another type.
     """
-    kind = str(read_adapter_config(adapter)["peft_type"])
+    kind = adapter_type(adapter)
     if kind != "LORA":
         reason = _UNMERGEABLE.get(kind, f"adapters of type {kind} are not known here")
         raise UnsupportedError(
@@ -212,7 +212,7 @@ def check_combinable(adapters: Sequence[Path], weights: Sequence[float], method:
         raise UserError(f"Method {method} {asked}.", hint="Say --density 0.5." if density is None else "Leave it out.")
     if density is not None and not 0 < density <= 1:
         raise UserError(f"The density is {density:g}; it is a share.", hint="Give more than 0, and at most 1.")
-    configs = [read_adapter_config(adapter) for adapter in adapters]
+    configs = [read_adapter_config(adapter).values for adapter in adapters]
     for adapter, config in zip(adapters, configs, strict=True):
         if config["peft_type"] != "LORA" or config.get("use_dora"):
             kind = "uses DoRA, whose magnitudes don't add" if config.get("use_dora") else f"is {config['peft_type']}"
@@ -316,7 +316,7 @@ def _outputs(model: Any, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def _task(adapter: Path) -> Task:
-    return "embedding" if read_adapter_config(adapter).get("task_type") == "FEATURE_EXTRACTION" else "causal-lm"
+    return "embedding" if read_adapter_config(adapter).values.get("task_type") == "FEATURE_EXTRACTION" else "causal-lm"
 
 
 def _dtype(config: Any, name: str) -> torch.dtype:

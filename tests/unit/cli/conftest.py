@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from model_files import safetensors_bytes
+from tiny_adapters import write_adapter, write_base
 
 from llamafarm_ray.cli import terminal
 from llamafarm_ray.cli.main import run
@@ -12,14 +12,9 @@ from llamafarm_ray.cli.main import run
 
 def make_folders(folder):
     """A base and two adapters on it."""
-    (folder / "base").mkdir()
-    (folder / "base" / "config.json").write_text("{}")
-    (folder / "base" / "model.safetensors").write_bytes(safetensors_bytes())
+    base = write_base(folder / "base")
     for number in (1, 2):
-        adapter = folder / f"v{number}"
-        adapter.mkdir()
-        (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(folder / "base")}))
-        (adapter / "adapter_model.safetensors").write_bytes(safetensors_bytes(number))
+        adapter = write_adapter(folder / f"v{number}", base, seed=number)
         lineage = {"parameters": {"r": 8 * number, "alpha": 16}}
         (adapter / "training.json").write_text(json.dumps({"method": "lora", "lineage": lineage}))
     (folder / "v2" / "notes.txt").write_text("better")

@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+from tiny_adapters import change_tensors
 
 ACCURACY = "evaluation_results.benchmarks.medical_qa.accuracy"
 
@@ -301,3 +302,19 @@ def test_a_message_of_others_cannot_steer_the_terminal(bot):
     assert "pwned" in shown
     assert "\x1b[2J" not in shown
     assert "\a" not in shown
+
+
+def test_names_of_other_tools_are_mended_on_request_and_notes_stand_beside_the_result(llamafarm, folders):
+    change_tensors(
+        folders / "v1", lambda old: {name.replace(".weight", ".default.weight"): one for name, one in old.items()}
+    )
+    (folders / "v1" / "optimizer.pt").write_bytes(b"state")
+    command = ("models", "import", "v1", "--name", "bot")
+    assert "--fix-names" in llamafarm.error(*command)["hint"]
+    said = llamafarm.json(*command, "--fix-names")
+    assert said["adapter"]["renamed"] == "`default` is taken out of its tensors' names"
+    assert said["notes"][0] == "Left out, since they are no weights: optimizer.pt."
+    _, out, err = llamafarm.run(*command, "--fix-names")
+    assert out.startswith("Registered bot:1.0.0")
+    assert "Left out, since they are no weights: optimizer.pt." in err
+    assert "Its tensors were renamed" in err

@@ -1,16 +1,16 @@
-"""Before an engine gets a version's files they are what was registered, and their weights are numbers."""
+"""Before an engine gets a version's files they are what was registered, and fit the base model that is served."""
 
 import asyncio
-import json
 import math
 
 import pytest
 from model_files import safetensors_bytes
+from tiny_adapters import change_config, change_tensors, write_adapter, write_base
 
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.serving import adapter_files
-from llamafarm_ray.serving.adapter_files import VerifiedFiles
+from llamafarm_ray.serving.adapter_files import ServedBase, VerifiedFiles
 from llamafarm_ray.serving.resolution import target_of
 from llamafarm_ray.storage import Location, content, manifest
 from llamafarm_ray.types import Digest, ModelKind
@@ -37,7 +37,6 @@ def looks(monkeypatch):
 
 def folder_of(path, *values):
     path.mkdir()
-    (path / "adapter_config.json").write_text(json.dumps({"r": 1}))
     (path / "adapter_model.safetensors").write_bytes(safetensors_bytes(*values))
     return path
 
@@ -122,3 +121,73 @@ def test_another_form_of_a_whole_model_may_hold_infinities(registry, tmp_path, l
     target = registered(registry, folder_of(tmp_path / "a", -math.inf), ModelKind.QUANTIZED)
     assert pull(VerifiedFiles(registry.content, registry), target).is_dir()
     assert looks == []
+
+
+@pytest.fixture
+def base(tmp_path):
+    return write_base(tmp_path / "base")
+
+
+def files_on(registry, base, **served):
+    """What gives an engine its adapters, on a base model."""
+    files = VerifiedFiles(registry.content, registry)
+    files.base = ServedBase(base, **served)
+    return files
+
+
+def test_an_adapter_that_fits_the_served_base_is_proved_once(registry, tmp_path, base, monkeypatch):
+    proofs = []
+    prove = adapter_files.prove_adapter
+    monkeypatch.setattr(adapter_files, "prove_adapter", lambda *args, **more: proofs.append(1) or prove(*args, **more))
+    target = registered(registry, write_adapter(tmp_path / "a", base))
+    files = files_on(registry, base)
+    for _ in range(3):
+        assert pull(files, target).is_dir()
+    assert len(proofs) == 1
+
+
+WRONG = {
+    "names": (lambda adapter: change_tensors(adapter, lambda old: {f"{name}.x": one for name, one in old.items()})),
+    "rank": (lambda adapter: change_config(adapter, r=8)),
+    "scale": (lambda adapter: change_config(adapter, lora_alpha=1e308)),
+    "a value": (lambda adapter: change_config(adapter, r="4")),
+    "an initialisation": (lambda adapter: change_config(adapter, init_lora_weights="olora")),
+}
+
+
+@pytest.mark.parametrize("spoil", WRONG.values(), ids=WRONG)
+def test_an_adapter_that_does_not_fit_the_served_base_reaches_no_engine(registry, tmp_path, base, spoil):
+    adapter = write_adapter(tmp_path / "a", base)
+    spoil(adapter)
+    target = registered(registry, adapter)  # by a writer that proves nothing
+    with pytest.raises(InputError, match=r"^bot:1\.0\.0 can't be served: ") as refused:
+        pull(files_on(registry, base), target)
+    assert "/" not in str(refused.value).replace("llamafarm models", "")
+    assert registry.content.evict(0)
+
+
+def test_the_dtype_that_is_served_decides_on_what_overflows(registry, tmp_path, base):
+    target = registered(registry, write_adapter(tmp_path / "a", base, lora_alpha=3e5))
+    assert pull(files_on(registry, base, dtype="bfloat16"), target).is_dir()
+    with pytest.raises(InputError, match="float16 allows"):
+        pull(files_on(registry, base, dtype="float16"), target)
+
+
+def test_what_vllm_cannot_serve_names_the_engine_that_can(registry, tmp_path, base):
+    import numpy as np
+
+    adapter = write_adapter(tmp_path / "a", base, use_dora=True)
+
+    def with_magnitudes(tensors):
+        ends = {name: one for name, one in tensors.items() if name.endswith("lora_B.weight")}
+        more = {
+            name.replace("lora_B.weight", "lora_magnitude_vector"): np.ones(len(one), np.float32)
+            for name, one in ends.items()
+        }
+        return {**tensors, **more}
+
+    change_tensors(adapter, with_magnitudes)
+    target = registered(registry, adapter)
+    assert pull(files_on(registry, base), target).is_dir()
+    with pytest.raises(UnsupportedError, match=r"has DoRA, which vLLM can't serve.*engine: transformers"):
+        pull(files_on(registry, base, is_vllm=True), target)

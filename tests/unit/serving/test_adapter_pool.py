@@ -9,6 +9,7 @@ import virtual_time
 from adapter_pools import Replica, settled, target
 
 from llamafarm_ray.errors import IntegrityError, UserError
+from llamafarm_ray.serving.adapters import NotNumbersError
 from llamafarm_ray.serving.needs import Need
 from llamafarm_ray.serving.resolution import Target
 
@@ -44,6 +45,19 @@ def test_a_failed_load_reaches_every_waiter_and_is_tried_anew(what):
         await settled(lambda: not replica.files.held["a:1.0.0#abc"])
         await replica.ask("a")
         assert replica.held == "a"
+
+    virtual_time.run(scenario())
+
+
+def test_a_version_that_was_taken_out_gets_no_request_and_no_alias():
+    async def scenario():
+        replica = Replica()
+        await replica.ask("a")
+        replica.engine.taken_out.add("a:1.0.0#abc", "it computed NaN.")
+        for attempt in (replica.ask("a"), replica.pool.load(target("a"))):
+            with pytest.raises(NotNumbersError, match=r"a:1\.0\.0#abc was taken out: it computed NaN"):
+                await attempt
+        await replica.ask("b")
 
     virtual_time.run(scenario())
 

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from model_files import ONNX, gguf_bytes, safetensors_bytes
+from tiny_adapters import write_adapter
 from tiny_model import make_tiny_tokenizer
 
 from llamafarm_ray.config import MethodParameters, parse_config
@@ -34,18 +35,15 @@ def base(tmp_path, registry):
     return find_base(str(folder), registry)
 
 
-def registered(registry, tmp_path, base, method="", peft_type="LORA", **parameters):
-    folder = tmp_path / f"{method or peft_type}-{len(registry.state.models)}"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": peft_type, **parameters}))
-    (folder / "adapter_model.safetensors").write_bytes(safetensors_bytes())
+TYPES = {"adapter": "BOTTLENECK", "prefix_tuning": "PREFIX_TUNING", "hybrid_lora_adapter": "HYBRID_LORA_ADAPTER"}
+"""The types that methods save, as peft spells them; the others save LORA."""
+
+
+def registered(registry, tmp_path, base, method="lora", facts=None, **config):
+    folder = tmp_path / f"{method}-{len(registry.state.models)}"
+    write_adapter(folder, base.folder, **{"peft_type": TYPES.get(method, "LORA"), **config})
     record = registry.register(
-        folder,
-        name=folder.name,
-        kind=ModelKind.ADAPTER,
-        method=method,
-        base_digest=base.digest,
-        parameters=parameters if method else {},
+        folder, name=folder.name, kind=ModelKind.ADAPTER, method=method, base_digest=base.digest, adapter=facts
     )
     return record.ref
 
@@ -60,13 +58,30 @@ def test_the_choice_is_what_training_says_of_its_methods(registry, tmp_path, bas
     assert choose_engine("auto", base, [ref], registry) == {"vllm": "vllm", "peft": "transformers"}[served_by]
 
 
-@pytest.mark.parametrize(
-    ("peft_type", "parameters", "chosen"),
-    [("LORA", {}, "vllm"), ("LORA", {"use_dora": True}, "transformers"), ("PREFIX_TUNING", {}, "transformers")],
-)
-def test_an_adapter_from_elsewhere_is_judged_by_its_files(registry, tmp_path, base, peft_type, parameters, chosen):
-    ref = registered(registry, tmp_path, base, "", peft_type, **parameters)
-    assert choose_engine("auto", base, [ref], registry) == chosen
+BEYOND_VLLM = {
+    "type": {"peft_type": "IA3"},
+    "whole modules": {"modules_to_save": ["lm_head"]},
+    "biases": {"bias": "all"},
+    "a bias of the update": {"lora_bias": True},
+    "trained tokens": {"trainable_token_indices": [1]},
+    "replicated layers": {"layer_replication": [[0, 2], [0, 2]]},
+    "parameters": {"target_parameters": ["mlp.weight"]},
+    "DoRA": {"use_dora": True},
+    "no rank": {"r": None},
+}
+
+
+@pytest.mark.parametrize("config", BEYOND_VLLM.values(), ids=BEYOND_VLLM)
+def test_a_feature_that_vllm_lacks_decides_before_an_engine_is_started(registry, tmp_path, base, config):
+    ref = registered(registry, tmp_path, base, **config)
+    assert choose_engine("auto", base, [ref], registry) == "transformers"
+    with pytest.raises(UnsupportedError, match=rf"engine is vllm, and {ref} has .*auto or transformers"):
+        choose_engine("vllm", base, [ref], registry)
+
+
+def test_the_findings_of_the_registration_stand(registry, tmp_path, base):
+    ref = registered(registry, tmp_path, base, facts={"proved": True, "not_for_vllm": "whole embeddings of its own"})
+    assert choose_engine("auto", base, [ref], registry) == "transformers"
 
 
 def test_one_adapter_that_vllm_cannot_serve_decides_for_all(registry, tmp_path, base):
@@ -81,7 +96,7 @@ def test_the_users_choice_wins_where_it_can_work(registry, tmp_path, base):
     assert choose_engine("transformers", base, [lora], registry) == "transformers"
     assert choose_engine("custom", base, [bottleneck], registry) == "custom"
     with pytest.raises(
-        UnsupportedError, match=r"deployment\.engine is vllm, and adapter-1:1\.0\.0 is of method adapter"
+        UnsupportedError, match=r"deployment\.engine is vllm, and adapter-1:1\.0\.0 has the type BOTTLENECK"
     ):
         choose_engine("vllm", base, [lora, bottleneck], registry)
 
@@ -135,7 +150,7 @@ def test_what_is_deployed_beside_a_gguf_file_is_gguf_too(registry, tmp_path, bas
     gguf = base_of(registry, tmp_path / "q4", model_gguf=gguf_bytes())
     other = registry.register(tmp_path / "q4", name="q5", kind=ModelKind.QUANTIZED, base_digest=base.digest)
     assert choose_engine("auto", gguf, [other.ref], registry) == "gguf"
-    with pytest.raises(UnsupportedError, match=r"engine is gguf, and LORA-1:1\.0\.0 holds no gguf file"):
+    with pytest.raises(UnsupportedError, match=r"engine is gguf, and lora-1:1\.0\.0 holds no gguf file"):
         choose_engine("auto", gguf, [registered(registry, tmp_path, base)], registry)
 
 

@@ -348,8 +348,14 @@ def test_vllm_gets_the_base_model_of_its_own_node(registry, elsewhere, base, mon
 
     started = []
 
+    client = SimpleNamespace(
+        model_config=SimpleNamespace(dtype="torch.bfloat16"),
+        output_processor=SimpleNamespace(process_outputs=None),
+        errored=False,
+    )
+
     class Server:
-        engine = SimpleNamespace(_oai_models=SimpleNamespace(engine_client=SimpleNamespace(errored=False)))
+        engine = SimpleNamespace(_oai_models=SimpleNamespace(engine_client=client))
 
         async def start(self):
             pass

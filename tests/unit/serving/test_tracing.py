@@ -199,6 +199,9 @@ def test_who_is_refused_at_the_door_and_who_counts_tokens_makes_no_span(collecto
 
 def test_a_load_is_part_of_the_request_that_waits_for_it(collector, tmp_path):
     class Loading:
+        def check_adapter(self, _name):
+            pass
+
         async def load_adapter(self, _name, _folder):
             pass
 

@@ -8,7 +8,7 @@ from engine_answers import NUM_TOKENS, answer, generate, tokens
 from method_models import randomise, reload, trained, wrapped
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.errors import InputError, NotFoundError
+from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError
 from llamafarm_ray.serving.engines import transformers as engine_module
 from llamafarm_ray.serving.engines.base import SamplingParams
 from llamafarm_ray.serving.engines.transformers import transformers_engine
@@ -168,6 +168,132 @@ def test_versions_share_the_bases_weights_and_none_is_changed(base, adapters):
             own = {id(p) for p in engine._models[name]._model.parameters()}
             assert {id(p) for p in plain.values()} <= own
         assert tokens(await answer(engine, "tiny", PROMPTS[0])) == before
+
+    asyncio.run(scenario())
+
+
+def peft_adapter(base, folder, change=None, **config):
+    """An adapter that plain peft made and saved, and what plain peft answers with it."""
+    import warnings
+
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings(), torch.random.fork_rng():
+        warnings.simplefilter("ignore")
+        torch.manual_seed(1)
+        plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        model = get_peft_model(plain, LoraConfig(**{"r": 4, "target_modules": ["q_proj", "v_proj"], **config}))
+        for name, weight in model.named_parameters():
+            if "lora_B" in name or weight.requires_grad:
+                torch.nn.init.normal_(weight, std=0.2)
+        if change is not None:
+            change(model)
+        model.save_pretrained(folder)
+        return folder, [generate(model.eval(), prompt) for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def biased(base, tmp_path_factory):
+    """A base model with biases."""
+    import shutil
+
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = shutil.copytree(base, tmp_path_factory.mktemp("biased") / "biased")
+    config = AutoConfig.from_pretrained(base)
+    config.attention_bias = True
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+OWN_WEIGHTS = {
+    "biases of the base": {"bias": "all"},
+    "biases beside its updates": {"bias": "lora_only"},
+    "a head": {"modules_to_save": ["lm_head"]},
+    "tokens": {"trainable_token_indices": {"embed_tokens": [5, 9]}},
+    "layers": {"layer_replication": [[0, 2], [1, 2]]},
+    "embeddings": {"target_modules": ["embed_tokens", "q_proj"]},
+}
+
+
+@pytest.mark.parametrize("kind", OWN_WEIGHTS)
+def test_weights_that_a_version_brings_are_its_own(biased, tmp_path, kind):
+    folder, said = peft_adapter(biased, tmp_path / "adapter", **OWN_WEIGHTS[kind])
+
+    async def scenario():
+        engine = transformers_engine("tiny", biased)
+        before = [tokens(await answer(engine, "tiny", prompt)) for prompt in PROMPTS]
+        await engine.load_adapter("bot", folder)
+        assert [tokens(await answer(engine, "bot", prompt)) for prompt in PROMPTS] == said
+        assert [tokens(await answer(engine, "tiny", prompt)) for prompt in PROMPTS] == before
+        assert said != before
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("init", ["pissa", "pissa_niter_4", "olora", "orthogonal"])
+def test_no_initialisation_of_a_version_reaches_the_base(base, adapters, oracle, tmp_path, init):
+    folder, _ = peft_adapter(base, tmp_path / "adapter", init_lora_weights=init)
+
+    async def scenario():
+        engine = transformers_engine("tiny", base)
+        await engine.load_adapter("lora", adapters["lora"])
+        await engine.load_adapter("other", folder)
+        for name in ("tiny", "lora"):
+            assert [tokens(await answer(engine, name, prompt)) for prompt in PROMPTS] == oracle[name]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("write", ["data", "in place"])
+def test_a_version_whose_loading_writes_the_base_is_refused_and_the_base_is_put_right(
+    base, adapters, oracle, monkeypatch, write
+):
+    load = engine_module.load_adapter
+
+    def hostile(model, folder, **options):
+        weight = model.get_submodule("model.layers.1.mlp.up_proj").weight
+        if write == "data":
+            weight.data = weight.data + 1
+        else:
+            weight.data.add_(1)
+        return load(model, folder, **options)
+
+    async def scenario():
+        engine = transformers_engine("tiny", base)
+        await engine.load_adapter("lora", adapters["lora"])
+        with monkeypatch.context() as patch:
+            patch.setattr(engine_module, "load_adapter", hostile)
+            with pytest.raises(DeploymentError, match=r"changed the base model's weights \(model\.layers\.1\.mlp\.up"):
+                await engine.load_adapter("bot", adapters["adapter"])
+        assert engine.loaded == ["lora", "tiny"]
+        for name in ("tiny", "lora"):
+            assert [tokens(await answer(engine, name, prompt)) for prompt in PROMPTS] == oracle[name]
+
+    asyncio.run(scenario())
+
+
+def test_a_version_that_computes_no_numbers_is_taken_out_by_name(base, adapters, oracle, tmp_path):
+    def spoil(model):
+        model.get_submodule("base_model.model.model.layers.0.self_attn.v_proj.lora_B.default").weight.data[0, 0] = 3e38
+
+    folder, _ = peft_adapter(base, tmp_path / "adapter", spoil, lora_alpha=1000)
+
+    async def scenario():
+        engine = transformers_engine("tiny", base)
+        await engine.load_adapter("lora", adapters["lora"])
+        await engine.load_adapter("bad", folder)
+        for match in ("bad is taken out: It computed logits", "bad was taken out: It computed logits"):
+            with pytest.raises(DeploymentError, match=match):
+                await answer(engine, "bad", PROMPTS[0])
+        await engine.unload_adapter("bad")
+        with pytest.raises(DeploymentError, match="bad was taken out"):
+            await engine.load_adapter("bad", folder)
+        for name in ("tiny", "lora"):
+            assert [tokens(await answer(engine, name, prompt)) for prompt in PROMPTS] == oracle[name]
 
     asyncio.run(scenario())
 

@@ -2,14 +2,14 @@
 
 import contextlib
 import dataclasses
-import json
 import logging
 import sys
 from types import SimpleNamespace
 
 import httpx
 import pytest
-from model_files import gguf_bytes, safetensors_bytes
+from model_files import gguf_bytes
+from tiny_adapters import write_adapter, write_base
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, DeploymentError, InputError, NotFoundError
@@ -35,16 +35,8 @@ def registry(tmp_path):
 
 @pytest.fixture
 def models(tmp_path):
-    base, adapter = tmp_path / "base", tmp_path / "bot"
-    base.mkdir()
-    adapter.mkdir()
-    (base / "config.json").write_text("{}")
-    (base / "model.safetensors").write_bytes(safetensors_bytes())
-    (adapter / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": str(base), "peft_type": "LORA"})
-    )
-    (adapter / "adapter_model.safetensors").write_bytes(safetensors_bytes())
-    return base, adapter
+    base = write_base(tmp_path / "base")
+    return base, write_adapter(tmp_path / "bot", base)
 
 
 def record(registry, url="http://127.0.0.1:1/v1", ray_address=HERE.address):

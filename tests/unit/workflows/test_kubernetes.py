@@ -14,7 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
-from model_files import safetensors_bytes
+from tiny_adapters import write_adapter, write_base
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, InputError, NotFoundError
@@ -44,16 +44,8 @@ def registry(tmp_path):
 @pytest.fixture
 def folders(tmp_path):
     """A base model and an adapter on it."""
-    base, adapter = tmp_path / "Support_Base", tmp_path / "bot"
-    base.mkdir()
-    adapter.mkdir()
-    (base / "config.json").write_text("{}")
-    (base / "model.safetensors").write_bytes(safetensors_bytes())
-    (adapter / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": str(base), "peft_type": "LORA"})
-    )
-    (adapter / "adapter_model.safetensors").write_bytes(safetensors_bytes(1))
-    return base, adapter
+    base = write_base(tmp_path / "Support_Base")
+    return base, write_adapter(tmp_path / "bot", base)
 
 
 @pytest.fixture

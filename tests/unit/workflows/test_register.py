@@ -3,8 +3,10 @@
 import json
 import math
 
+import numpy as np
 import pytest
 from model_files import ONNX, gguf_bytes, safetensors_bytes
+from tiny_adapters import change_config, change_tensors, lora_tensors, write_adapter, write_base
 
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError
 from llamafarm_ray.models.sentence_files import write_sentence_transformers_files
@@ -28,20 +30,12 @@ def registry(tmp_path):
 
 @pytest.fixture
 def base(tmp_path):
-    folder = tmp_path / "base"
-    folder.mkdir()
-    (folder / "config.json").write_text("{}")
-    weights(folder, "model.safetensors")
-    return folder
+    return write_base(tmp_path / "base")
 
 
 @pytest.fixture
 def adapter(tmp_path, base):
-    folder = tmp_path / "lora_v1"
-    folder.mkdir()
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
-    weights(folder, "adapter_model.safetensors")
-    return folder
+    return write_adapter(tmp_path / "lora_v1", base)
 
 
 def test_an_adapter_is_tied_to_the_base_its_config_names(registry, adapter, base):
@@ -105,7 +99,7 @@ def test_performance_metrics_are_kept(registry, adapter, tmp_path):
 
 def test_the_same_folder_registered_again_is_the_same_version(registry, adapter):
     assert register(registry, Registration(adapter)).ref == register(registry, Registration(adapter)).ref
-    weights(adapter, "adapter_model.safetensors", 1.0)
+    change_tensors(adapter, lambda _: lora_tensors(seed=1))
     assert register(registry, Registration(adapter)).ref == "lora_v1:1.1.0"
 
 
@@ -140,7 +134,7 @@ def test_a_taken_version_number_is_refused(registry, adapter):
 
 
 def test_an_adapter_that_names_no_base_needs_one_given(registry, adapter):
-    (adapter / "adapter_config.json").write_text("{}")
+    change_config(adapter, base_model_name_or_path=None)
     with pytest.raises(InputError, match="--base-model"):
         register(registry, Registration(adapter))
     assert not registry.state.models
@@ -210,8 +204,10 @@ def test_whoever_may_not_register_is_not_told_what_is_registered_already(registr
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_an_adapter_with_a_weight_that_is_no_number_is_refused_before_anything_is_stored(registry, adapter, bad):
-    (adapter / "adapter_model.safetensors").write_bytes(safetensors_bytes(1.0, bad))
-    with pytest.raises(InputError, match="1 of the 2 values of the tensor 'w' in adapter_model") as refused:
+    name = min(lora_tensors())
+    first = np.where(np.arange(64).reshape(4, 16) == 5, np.float32(bad), np.float32(1.0))
+    change_tensors(adapter, lambda tensors: {**tensors, name: first})
+    with pytest.raises(InputError, match=rf"1 of the 64 values of the tensor '{name}' in adapter_model") as refused:
         register(registry, Registration(adapter))
     assert str(adapter) in refused.value.message
     assert "Train it again" in refused.value.hint
@@ -222,3 +218,102 @@ def test_an_adapter_with_a_weight_that_is_no_number_is_refused_before_anything_i
 def test_a_base_models_infinities_are_its_own_affair(registry, base):
     weights(base, "model.safetensors", -math.inf)
     assert register(registry, Registration(base)).registered.kind is ModelKind.BASE
+
+
+def notes_of(registry, asked):
+    """The version that a folder is registered as, and the notes for the user."""
+    notes = []
+    return register(registry, asked, on_note=notes.append), notes
+
+
+def test_an_adapter_that_does_not_fit_its_base_is_refused_before_anything_is_stored(registry, adapter):
+    change_tensors(adapter, lambda tensors: {f"{name}.of.another": one for name, one in tensors.items()})
+    with pytest.raises(InputError, match=r"lora_v1 can't be registered: .*8 of its 8 tensors are of no module"):
+        register(registry, Registration(adapter))
+    assert list(registry.content.stored()) == []
+
+
+def test_names_of_other_tools_are_mended_on_request_and_that_is_kept(registry, adapter, base):
+    right = (adapter / "adapter_model.safetensors").read_bytes()
+    change_tensors(
+        adapter,
+        lambda tensors: {name.replace("model.model", "model._orig_mod.model"): one for name, one in tensors.items()},
+    )
+    wrong = (adapter / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(InputError, match="register it with --fix-names"):
+        register(registry, Registration(adapter))
+    record, notes = notes_of(registry, Registration(adapter, fix_names=True))
+    assert record.ref == "lora_v1:1.0.0"
+    assert "`_orig_mod.` is taken out" in record.registered.adapter.renamed
+    assert "`_orig_mod.` is taken out" in "".join(notes)
+    stored = (registry.pull(record.ref) / "adapter_model.safetensors").read_bytes()
+    assert stored[-4 * 64 :] == right[-4 * 64 :]
+    assert b"_orig_mod" not in stored
+    assert (adapter / "adapter_model.safetensors").read_bytes() == wrong
+    assert register(registry, Registration(adapter, fix_names=True)).ref == record.ref
+
+
+def test_nothing_is_renamed_where_names_fit(registry, adapter):
+    assert register(registry, Registration(adapter, fix_names=True)).registered.adapter.renamed == ""
+
+
+def test_an_adapter_whose_base_is_elsewhere_is_proved_when_it_is_loaded(registry, adapter):
+    lineage = {"base_model": "elsewhere", "base_digest": "sha256:" + "1" * 64}
+    (adapter / "training.json").write_text(json.dumps({"lineage": lineage}))
+    record, notes = notes_of(registry, Registration(adapter))
+    assert not record.registered.adapter.proved
+    assert "proved against them when it is loaded" in notes[0]
+    change_config(adapter, r=0)
+    with pytest.raises(InputError, match="r is 0"):
+        register(registry, Registration(adapter))
+
+
+@pytest.mark.parametrize("known_by", ["the run's record", "its configuration"])
+def test_a_base_that_is_named_has_the_weights_that_the_adapter_was_trained_on(
+    registry, adapter, base, tmp_path, known_by
+):
+    copy = write_base(tmp_path / "copy")
+    (copy / "README.md").write_text("The same weights.")
+    other = write_base(tmp_path / "other", seed=1)
+    if known_by == "the run's record":
+        change_config(adapter, base_model_name_or_path="nowhere")
+        digest = register(registry, Registration(base)).registered.manifest
+        (adapter / "training.json").write_text(json.dumps({"lineage": {"base_model": "b", "base_digest": digest}}))
+    assert register(registry, Registration(adapter, base_model=str(copy))).registered.adapter.proved
+    with pytest.raises(InputError, match=r"other is not the base model .*their weights differ"):
+        register(registry, Registration(adapter, base_model=str(other)))
+
+
+def test_a_feature_that_vllm_lacks_is_said_and_kept(registry, adapter):
+    lineage = {"base_model": "elsewhere", "base_digest": "sha256:" + "1" * 64}
+    (adapter / "training.json").write_text(json.dumps({"lineage": lineage}))
+    change_config(adapter, modules_to_save=["lm_head"])
+    record, notes = notes_of(registry, Registration(adapter))
+    assert record.registered.adapter.not_for_vllm == "whole modules of its own (modules_to_save)"
+    assert "engine transformers is chosen" in "".join(notes)
+
+
+def test_the_state_of_a_trainer_is_left_out_and_weights_that_are_pickled_are_not(registry, adapter):
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state_0.pth", "checkpoint-10/optimizer.pt"):
+        (adapter / name).parent.mkdir(exist_ok=True)
+        (adapter / name).write_bytes(b"\x80\x04pickled")
+    record, notes = notes_of(registry, Registration(adapter))
+    assert notes[0].startswith("Left out, since they are no weights: checkpoint-10, optimizer.pt, rng_state_0.pth")
+    assert {path.name for path in registry.pull(record.ref).iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+    (adapter / "adapter_model.bin").write_bytes(b"\x80\x04pickled")
+    with pytest.raises(InputError, match="pickled code"):
+        register(registry, Registration(adapter))
+
+
+def test_a_base_that_is_known_by_its_digest_alone_is_compared_by_that(registry, adapter, base):
+    change_config(adapter, base_model_name_or_path="nowhere")
+    for digest in (Manifest.of_folder(base).digest, "sha256:" + "1" * 64):
+        (adapter / "training.json").write_text(json.dumps({"lineage": {"base_model": "b", "base_digest": digest}}))
+        if digest.endswith("1" * 64):
+            with pytest.raises(InputError, match="their digests differ"):
+                register(registry, Registration(adapter, base_model=str(base)))
+        else:
+            assert register(registry, Registration(adapter, base_model=str(base))).registered.adapter.proved

@@ -1,0 +1,59 @@
+"""Adapters put onto a base model by plain peft, whichever method made them."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.models.adapters.config import read_adapter_config
+from llamafarm_ray.models.foreign import UNREADABLE, first_line
+
+__all__ = ["load_adapter"]
+
+
+def load_adapter(model: Any, folder: Path, *, name: str = "default", shared: bool = False) -> Any:
+    """Return the base model with the adapter on it, for inference.
+
+    Args:
+        model: the adapter's base model; it is changed.
+        folder: what a training run saved.
+        name: what the adapter shall be called.
+        shared: whether others compute with the model's tensors. They are not written then: weights of the base that an
+            adapter brings (biases, embeddings) take the place of tensors instead of being copied into them, and
+            initialisations that change the base (PiSSA and others) are left out.
+
+    Raises:
+        InputError: the folder is no adapter, or none of this base model.
+    """
+    read_adapter_config(folder)
+    # Here and not above: peft imports libraries that print, and a base model alone needs none of them.
+    from peft import PeftConfig, PeftModel  # noqa: PLC0415
+
+    import llamafarm_ray.models.bottleneck  # noqa: F401, PLC0415 - makes its types known to peft
+
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        if shared and hasattr(config, "init_lora_weights"):
+            config.init_lora_weights = False
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Found missing adapter keys", category=UserWarning)
+            return PeftModel.from_pretrained(
+                model,
+                str(folder),
+                adapter_name=name,
+                config=config,
+                use_safetensors=True,
+                low_cpu_mem_usage=shared and not _needs_weights(config),
+            )
+    except (*UNREADABLE, UserWarning) as error:
+        raise InputError(
+            f"The adapter {str(folder)!r} does not fit its base model: {first_line(error)}",
+            hint="Check that the base model is the one it was trained on.",
+        ) from error
+
+
+def _needs_weights(config: Any) -> bool:
+    """Return whether peft can't put an adapter onto a model as empty tensors first."""
+    return config.is_prompt_learning or bool(getattr(config, "layer_replication", None))

@@ -1,0 +1,85 @@
+"""The tensors that an adapter of any method must have, by peft itself: put onto a base model without weights.
+
+Importing torch, transformers and peft takes seconds; ask :mod:`.headers` first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.models.adapters.config import VECTORS, read_adapter_config
+from llamafarm_ray.models.adapters.headers import PREFIX, Expected, Shape
+from llamafarm_ray.models.foreign import UNREADABLE, first_line
+from llamafarm_ray.models.sentence_files import gives_vectors
+
+__all__ = ["expected_of_peft"]
+
+_EMBEDDINGS = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out")
+
+
+def expected_of_peft(base: Path, adapter: Path) -> Expected:
+    """Return the tensors that an adapter must have.
+
+    Args:
+        base: the base model's folder.
+        adapter: the adapter's folder; its configuration is read, not its weights.
+
+    Raises:
+        InputError: transformers can't make the base model, or peft can't put the adapter onto it.
+    """
+    import torch  # noqa: PLC0415 - seconds
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict  # noqa: PLC0415 - imports torch
+
+    import llamafarm_ray.models.bottleneck  # noqa: F401, PLC0415 - makes its types known to peft
+    from llamafarm_ray.models.loading import bare_model  # noqa: PLC0415 - imports torch
+
+    gives_tokens_vectors = gives_vectors(base) or read_adapter_config(adapter).values.get("task_type") == VECTORS
+    try:
+        model = bare_model(base, task="embedding" if gives_tokens_vectors else "causal-lm")
+    except InputError as error:  # which names the folder
+        raise InputError("transformers can't make the adapter's base model.", hint=error.hint) from error
+    plain = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    try:
+        # What peft and its methods print is about training.
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), torch.device("meta"):
+            warnings.simplefilter("ignore")
+            config = PeftConfig.from_pretrained(str(adapter))
+            if hasattr(config, "init_lora_weights"):
+                config.init_lora_weights = False  # some compute with the base's weights, and there are none
+            if config.is_prompt_learning:
+                return Expected(_of_prefix(model, config))
+            wrapped = get_peft_model(model, config, low_cpu_mem_usage=True)
+            state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    except UNREADABLE as error:
+        raise InputError(
+            f"Its adapter_config.json does not fit the base model: {first_line(error)}",
+            hint="Check that the base model is the one it was trained on.",
+        ) from error
+    required = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    return Expected(required, _embeddings(plain))
+
+
+def _embeddings(plain: dict[str, Shape]) -> dict[str, Shape]:
+    """Return the base's own embeddings and heads, which peft saves along with an adapter on them."""
+    found: dict[str, Shape] = {}
+    for name, shape in plain.items():
+        module, _, last = name.rpartition(".")
+        if last == "weight" and module.rpartition(".")[2] in _EMBEDDINGS:
+            found |= {f"{PREFIX}{module}.weight": shape, f"{PREFIX}{module}.base_layer.weight": shape}
+    return found
+
+
+def _of_prefix(model: Any, config: Any) -> dict[str, Shape]:
+    """Return the shape of a prefix: keys and values of each layer, for each virtual token.
+
+    The configuration holds the sizes of the base that it was made for, so the base's own are taken.
+    """
+    said = model.config.get_text_config()
+    heads = getattr(said, "num_key_value_heads", None) or said.num_attention_heads
+    width = (getattr(said, "head_dim", None) or said.hidden_size // said.num_attention_heads) * heads
+    return {"prompt_embeddings": (int(config.num_virtual_tokens), int(said.num_hidden_layers) * 2 * int(width))}
