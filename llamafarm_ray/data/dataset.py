@@ -14,7 +14,7 @@ import ray.data
 
 from llamafarm_ray.data.formats import JSON_SUFFIXES, read_messages
 from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
-from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, Example, Message, dataset_digest
+from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, Example, Message, dataset_digest, with_marks
 from llamafarm_ray.data.training_rows import read_rows
 from llamafarm_ray.data.writing import DATASET_FILE, REPORT_FILE, validation_path
 from llamafarm_ray.errors import InputError, IntegrityError
@@ -110,7 +110,8 @@ def _open_json(path: Path) -> Splits:
     documents = _recorded_documents(path, list(files.values())) or [
         DocumentRecord(file.name, rows[split][0]["document_digest"], len(rows[split])) for split, file in files.items()
     ]
-    tables = {split: pa.Table.from_pylist(of_split, schema=schemas[0]) for split, of_split in rows.items()}
+    schema = with_marks(schemas[0], [row for of_split in rows.values() for row in of_split])
+    tables = {split: pa.Table.from_pylist(of_split, schema=schema) for split, of_split in rows.items()}
     with quiet_ray_data():
         datasets = {split: ray.data.from_arrow(table) for split, table in tables.items()}
     return Splits(datasets["train"], datasets.get("validation"), dataset_digest(rows), documents)
