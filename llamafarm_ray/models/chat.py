@@ -1,8 +1,8 @@
 """Chats as tokens, with a mark on each token that the assistant has to write.
 
 The place of a turn is found by rendering the chat turn by turn with the model's own template, never by searching for
-strings: a template's markers may occur in the text, or differ from turn to turn. No token reaches from a prompt into its
-answer: at inference the prompt is tokenized before there is an answer.
+strings: a template's markers may occur in the text, or differ from turn to turn. No token reaches from a prompt into
+its answer: at inference the prompt is tokenized before there is an answer.
 """
 
 from __future__ import annotations
@@ -87,11 +87,11 @@ def render_chat(tokenizer: Any, messages: Messages, *, for_answer: bool = False)
 def tokenise_turns(tokenizer: Any, messages: Messages) -> list[TokenisedChat]:
     """Tokenize a chat so that each answer follows exactly the prompt that inference would give, token by token.
 
-    Most templates only append, and the whole chat is one sequence in which every assistant turn is trained. There are
-    two exceptions, in which each trained assistant turn becomes a sequence of its own, after exactly the prompt that the
-    template renders for it. Some templates render earlier turns differently once others follow: they drop an earlier
-    turn's reasoning (Qwen3), or move the system prompt to the last question (Mistral). And a tokenizer may merge the
-    end of a prompt with the beginning of the answer, such as two line ends.
+    Most templates only append, and the whole chat is one sequence in which every assistant turn is trained. In two
+    cases each trained assistant turn becomes a sequence of its own, after exactly the prompt that the template renders
+    for it. Some templates render earlier turns differently once others follow: they drop an earlier turn's reasoning
+    (Qwen3), or move the system prompt to the last question (Mistral). And a tokenizer may merge the end of a prompt
+    with the beginning of the answer, such as two line ends.
 
     An assistant turn with ``"train": False`` is context only. What a template writes after the end-of-turn token, white
     space or the end of the text, is not trained: at inference the turn has ended before it.

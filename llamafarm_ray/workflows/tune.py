@@ -34,7 +34,7 @@ from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.estimate import try_estimate
 from llamafarm_ray.workflows.parents import new_folder
 from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.train import TrainingRun
+from llamafarm_ray.workflows.train import TrainingRun, check_rows
 from llamafarm_ray.workflows.tune_page import Page, write_whole
 from llamafarm_ray.workflows.tune_sizes import Points, finished_seconds, num_concurrent_trials, num_trials
 from llamafarm_ray.workflows.tune_trial import TrialSettings, run_trial
@@ -117,6 +117,8 @@ class TuningRun:
             raise ConfigError("the search space", ["tuning.search: is grid, so tuning.parameters has to list values."])
         if tuning.search == "grid":
             Space.of(config).grid()
+        if not check_rows(config) and tuning.metric == "validation_loss":
+            raise _no_validation()
         output = Path("trained_models", config.name)
         bases = domains["base_model"].values if domains and "base_model" in domains else (config.base_model,)
         runs = [
@@ -157,10 +159,7 @@ class TuningRun:
             config, splits = self._open_dataset(on_stage)
             tuning = config.tuning
             if splits.validation is None and tuning.metric == "validation_loss":
-                raise UserError(
-                    "tuning.metric is validation_loss, but the dataset has no validation rows.",
-                    hint="Set dataset.validation.split_ratio, or tuning.metric to train_loss.",
-                )
+                raise _no_validation()
             auto = self._automatic(config, journal, splits.train.count()) if self.domains is None else None
             space = Space.of(config, auto.domains if auto else self.domains)
             facts = self._facts(config, space, splits, is_auto=auto is not None)
@@ -204,11 +203,11 @@ class TuningRun:
 
     def _open_dataset(self, on_stage: Callable[[str, float], None] | None) -> tuple[Config, Splits]:
         """The rows, built if need be, once for all trials."""
-        dataset = self.config.dataset
+        dataset, ratio = self.config.dataset, self.config.dataset.validation.split_ratio
         if dataset.mixture:
-            return self.config, open_mixture(dataset.mixture, seed=self.config.seed)[0]
+            return self.config, open_mixture(dataset.mixture, split_ratio=ratio, seed=self.config.seed)[0]
         if dataset.path is not None:
-            return self.config, open_dataset(Path(dataset.path))
+            return self.config, open_dataset(Path(dataset.path), split_ratio=ratio, seed=self.config.seed)
         path = create_dataset(self.config, self.registry, on_progress=on_stage).path.absolute()
         built = dataset.model_copy(update={"path": str(path)})
         return self.config.model_copy(update={"dataset": built}), open_dataset(path)
@@ -240,6 +239,8 @@ class TuningRun:
             "dataset": splits.digest,
             "base": {key: value for key, value in space.base.items() if key in kept},
         }
+        if config.dataset.validation.split_ratio is not None:
+            facts["split_ratio"] = config.dataset.validation.split_ratio
         if tuning.scheduler == "pbt":
             facts["pbt"] = tuning.pbt.model_dump(mode="json")
         return SweepFacts(config.name, tuning.metric, tuning.lower_is_better, facts)
@@ -388,6 +389,13 @@ def _default_folder(config: Config) -> Path:
             hint="Name a folder that all nodes share with --output.",
         )
     return Path(home.root) / "tuning" / config.name
+
+
+def _no_validation() -> UserError:
+    return UserError(
+        "tuning.metric is validation_loss, but the dataset has no validation rows.",
+        hint="Set dataset.validation.split_ratio, or tuning.metric to train_loss.",
+    )
 
 
 def _made_by(output: Path) -> str:

@@ -14,12 +14,13 @@ from llamafarm_ray.training.rows import IGNORED
 
 CODE = ["def add(a, b):\n    return a + b\n\n\ndef sub(a, b):\n    return a - b\n", "\n\n  - one\n\n    two\n"]
 BRACKETS = (
-    "{% for m in messages %}{{ '[INST] ' + m['content'] + ' [/INST]\n' if m['role'] == 'user' else m['content'] + '</s>' }}"
-    "{% endfor %}"
+    "{% for m in messages %}"
+    "{{ '[INST] ' + m['content'] + ' [/INST]\n' if m['role'] == 'user' else m['content'] + '</s>' }}{% endfor %}"
 )
-SPACED = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+TURNS = "{% for m in messages %}{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+SPACED = TURNS + "{% if add_generation_prompt %}assistant: {% endif %}"
 TEMPLATES = {"chatml": CHATML, "llama-2": LLAMA2, "brackets": BRACKETS, "spaced": SPACED}
-SPLITS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+SPLITS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """The pattern of Llama 3 and Qwen: line ends and the spaces before them are one piece."""
 STARTS = ("", " ", "    ", "\n", "\n\n", "\n    ", "\t", "\r\n", "\u00a0")
 
@@ -30,7 +31,8 @@ def tokenizer_of(kind, template):
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    inner = Tokenizer(models.BPE(byte_fallback=kind == "sentencepiece", unk_token="<unk>"))
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+    inner = Tokenizer(models.BPE(byte_fallback=kind == "sentencepiece", unk_token=special["unk_token"]))
     level = pre_tokenizers.ByteLevel(add_prefix_space=kind == "with a space first", use_regex=kind != "llama-3")
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     if kind == "sentencepiece":
@@ -47,14 +49,15 @@ def tokenizer_of(kind, template):
         inner.decoder = decoders.ByteLevel()
     else:
         inner.pre_tokenizer, inner.decoder = level, decoders.ByteLevel()
-    special = ["<unk>", "<s>", "</s>", "<pad>", "<|im_start|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=500, special_tokens=special, initial_alphabet=alphabet, show_progress=False, max_token_length=12
+        vocab_size=500,
+        special_tokens=[*special.values()],
+        initial_alphabet=alphabet,
+        show_progress=False,
+        max_token_length=12,
     )
     inner.train_from_iterator([*CODE * 9, *(f"assistant\n{text}" for text in CODE * 9)], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **special)
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
     tokenizer.add_tokens([AddedToken("<|im_end|>", rstrip=kind == "with a space first", special=True)])
     tokenizer.chat_template = TEMPLATES[template]
