@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
+from llamafarm_ray.models.loading_report import check_loaded_weights, other_shapes
 
 __all__ = [
     "Architecture",
@@ -28,6 +29,7 @@ Task = Literal["causal-lm", "embedding"]
 
 _MODELS = {"causal-lm": AutoModelForCausalLM, "embedding": AutoModel}
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
+_UNMARKED_ENCODERS = {"big_bird", "megatron-bert", "rembert", "roformer", "xlm", "xlnet"}
 _WORDS = {"causal-lm": "causal language model", "embedding": "embedding model"}
 
 
@@ -44,7 +46,7 @@ class Architecture:
         hidden_size: width of the vectors that blocks hand on, where its config says.
         linear_layers: inputs and outputs of each linear layer but the output head, by its dotted name, in the order
             they are defined.
-        is_causal: whether a token sees none after it; encoders let every token see all.
+        is_causal: True if a token sees none after it, and there is no encoder that sees the whole text.
         can_pack: see `can_pack`.
     """
 
@@ -66,9 +68,9 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
         InputError: config.json names no model for that task that transformers knows.
     """
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        with torch.device("meta"):
-            model = _MODELS[task].from_config(config)
+        config = _read_config(folder)
+        has_encoder = config.is_encoder_decoder  # which building one of its halves sets to false
+        model = _without_weights(config, task)
     except UNREADABLE as error:
         raise InputError(
             f"The base model {str(folder)!r} is no {_WORDS[task]} that can be trained: {first_line(error)}",
@@ -82,9 +84,30 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
         task=task,
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         linear_layers=linear_layers(model),
-        is_causal=any(getattr(module, "is_causal", False) is True for module in model.modules()),
+        is_causal=not has_encoder and _is_causal(model, task),
         can_pack=can_pack(model),
     )
+
+
+def _read_config(folder: Path) -> Any:
+    return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def _without_weights(config: Any, task: Task) -> Any:
+    with torch.device("meta"):
+        return _MODELS[task].from_config(config, trust_remote_code=False)
+
+
+def _is_causal(model: Any, task: Task) -> bool:
+    """Return True if a model's tokens see none after them.
+
+    Attention layers of most architectures say so. Those that don't are taken for causal where they write text, but for
+    the encoders among them, which transformers builds as models that write text, too.
+    """
+    marks = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    if marks or task != "causal-lm":
+        return any(mark is True for mark in marks)
+    return getattr(model.config, "is_decoder", None) is True or model.config.model_type not in _UNMARKED_ENCODERS
 
 
 def can_pack(model: Any) -> bool:
@@ -125,18 +148,33 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
         options: passed on to ``from_pretrained`` (``quantization_config``, ``device_map``).
 
     Raises:
-        InputError: the weights can't be read.
+        InputError: the weights can't be read, or are not those that config.json describes.
     """
     try:
-        model = _MODELS[task].from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, **options
+        config = _read_config(folder)
+        if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+            options["attn_implementation"] = "eager"  # the one that caps the scores, as the model was trained
+        model, report = _MODELS[task].from_pretrained(
+            str(folder),
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            # Reported with their names below, where transformers only says that there are some.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
         )
+        if "quantization_config" in options:  # then transformers compares no shapes
+            report["mismatched_keys"] = other_shapes(folder, _without_weights(_read_config(folder), task))
     except torch.OutOfMemoryError:
         raise
     except UNREADABLE as error:
         raise InputError(
             f"The weights in {str(folder)!r} can't be loaded: {first_line(error)}", hint="Download the model again."
         ) from error
+    check_loaded_weights(model, report, folder, without_head=task == "embedding")
     model.config.use_cache = False
     return model
 

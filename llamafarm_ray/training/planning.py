@@ -225,6 +225,12 @@ def _check_inputs(config: Config, objective: Objective, base_model: Path, *, has
     if objective.needs_chat_template:
         check_chat_template(tokenizer)
     architecture = inspect_architecture(base_model, task=objective.task)
+    if objective.task == "causal-lm" and not architecture.is_causal:
+        raise UserError(
+            f"The base model {str(base_model)!r} has an encoder, whose tokens see those after them. So it can't learn "
+            f"to write text, as fine_tuning.objective {objective.name} asks for.",
+            hint="Use a decoder-only model, or objective contrastive for vectors.",
+        )
     if tuning.method != "auto":
         find_method(tuning.method)(tuning.parameters).check(architecture)
     for key in ("keep_best", "early_stopping_patience"):
