@@ -15,6 +15,7 @@ from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, So
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
+from llamafarm_ray.workflows.job_outputs import own_output
 
 if TYPE_CHECKING:
     from llamafarm_ray.training import BeginWith, Progress, TrainingResult
@@ -66,7 +67,7 @@ class TrainingRun:
             config: ``base_model``, ``dataset`` and ``fine_tuning`` count. Without ``dataset.path`` the dataset
                 is built from ``dataset.source`` first.
             registry: where a base model may come from.
-            output: the folder to write; ``trained_models/NAME`` by default.
+            output: the folder to write; ``trained_models/NAME`` by default. See `own_output` for jobs.
             overwrite: replace what is there.
             restart: forget an unfinished run with this output instead of going on with it.
 
@@ -77,7 +78,7 @@ class TrainingRun:
         """
         refuse_unavailable(config, "train")
         check_rows(config)
-        target = output or Path("trained_models", config.name)
+        target = own_output(output or Path("trained_models", config.name), config)
         if target.exists() and not overwrite:
             raise ConflictError(
                 f"The output {str(target)!r} exists already.", hint="Use another --output, or --overwrite."

@@ -17,7 +17,7 @@ from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.data import Splits, open_dataset, open_mixture
 from llamafarm_ray.errors import ConfigError, ConflictError, InputError, TrainingError, UserError
 from llamafarm_ray.models.loading import inspect_architecture
-from llamafarm_ray.registry import RegistryApi, VersionRecord
+from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 from llamafarm_ray.registry.service import registry_home
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.resources import find_hardware
@@ -32,6 +32,7 @@ from llamafarm_ray.tuning.space import Space, base_table
 from llamafarm_ray.tuning.sweep import Sweep, SweepResult, only_sweep
 from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.estimate import try_estimate
+from llamafarm_ray.workflows.job_outputs import own_output
 from llamafarm_ray.workflows.parents import new_folder
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.train import TrainingRun, check_rows
@@ -73,7 +74,7 @@ class TuningRun:
         registry: where datasets are recorded and the base may come from.
         folder: the sweep's state.
         output: the folder that the best model becomes.
-        base: the base model's folder.
+        base: the base model.
         domains: what is searched; None where that is left open (AutoML).
     """
 
@@ -81,7 +82,7 @@ class TuningRun:
     registry: RegistryApi
     folder: Path
     output: Path
-    base: Path
+    base: BaseModel
     domains: Mapping[str, Domain] | None
 
     @classmethod
@@ -119,7 +120,7 @@ class TuningRun:
             Space.of(config).grid()
         if not check_rows(config) and tuning.metric == "validation_loss":
             raise _no_validation()
-        output = Path("trained_models", config.name)
+        output = own_output(Path("trained_models", config.name), config)
         bases = domains["base_model"].values if domains and "base_model" in domains else (config.base_model,)
         runs = [
             TrainingRun.prepare(config.model_copy(update={"base_model": base}), registry, output=output, overwrite=True)
@@ -131,7 +132,7 @@ class TuningRun:
                 shutil.rmtree(where)
         if output.exists() and not overwrite and _made_by(output) != str(where):
             raise ConflictError(f"The output {str(output)!r} exists already.", hint="Use another name, or --overwrite.")
-        return cls(config, registry, where, output, runs[0].base.folder, domains)
+        return cls(config, registry, where, output, runs[0].base, domains)
 
     def run(
         self,
@@ -218,7 +219,7 @@ class TuningRun:
         taken = [key for key in _AUTO_KEYS if _is_set(config, key)]
         made = automatic_space(
             methods=methods,
-            linear_modules=inspect_architecture(self.base).linear_modules,
+            linear_modules=inspect_architecture(self.base.folder).linear_modules,
             num_rows=num_rows,
             taken=taken,
         )
@@ -229,7 +230,10 @@ class TuningRun:
 
     def _facts(self, config: Config, space: Space, splits: Splits, *, is_auto: bool) -> SweepFacts:
         tuning = config.tuning
-        kept = {"fine_tuning", "base_model", "seed"}
+        base = {key: space.base[key] for key in ("fine_tuning", "seed") if key in space.base}
+        if "base_model" not in space.domains:
+            # By what it is: a job finds it in another place once a file of its working directory was changed.
+            base["base_model"] = str(self.base.digest)
         facts = {
             "auto": is_auto,
             "parameters": {key: domain.to_dict() for key, domain in space.domains.items()},
@@ -237,7 +241,7 @@ class TuningRun:
             "scheduler": tuning.scheduler,
             "early_stopping": tuning.early_stopping.model_dump(mode="json"),
             "dataset": splits.digest,
-            "base": {key: value for key, value in space.base.items() if key in kept},
+            "base": base,
         }
         if config.dataset.validation.split_ratio is not None:
             facts["split_ratio"] = config.dataset.validation.split_ratio
