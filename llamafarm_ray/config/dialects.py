@@ -38,14 +38,14 @@ class _Dialect:
 DIALECTS = (
     _Dialect(
         "Axolotl",
-        frozenset({"micro_batch_size", "sequence_len", "val_set_size", "lora_target_linear"}),
+        frozenset({"micro_batch_size", "sequence_len"}),
         "full",
         {
             "batch_size": "is the batch of all workers and accumulation steps in Axolotl, and a worker's here; "
             "set micro_batch_size and gradient_accumulation_steps instead"
         },
     ),
-    _Dialect("LLaMA-Factory", frozenset({"cutoff_len", "lora_target", "val_size"}), "lora"),
+    _Dialect("LLaMA-Factory", frozenset({"cutoff_len"}), "lora"),
 )
 
 
