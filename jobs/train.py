@@ -2,8 +2,8 @@
 
     ray job submit --working-dir . -- python jobs/train.py --config jobs/configs/basic_lora.yaml
 
-Takes the options of `llamafarm models train`. Paths are the cluster's; the trained files last in the registry's home,
-since the job's own folder goes with the job.
+Takes the options of `llamafarm models train`. Paths are the cluster's. Relative outputs lie in a folder of this
+configuration below ~/llamafarm-jobs, where the same command goes on; what is registered lasts in the registry's home.
 """
 
 import sys

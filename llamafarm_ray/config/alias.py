@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from llamafarm_ray.config.layout import Path, layout, parse_path
 from llamafarm_ray.config.wording import shown
 
-__all__ = ["NOTHING", "Alias", "AliasRefusalError", "same"]
+__all__ = ["NOTHING", "Alias", "AliasRefusalError", "Undecided", "same"]
 
 
 class _Nothing:
@@ -19,6 +19,18 @@ class _Nothing:
 
 NOTHING: Final = _Nothing()
 """What a value translates to that leaves the key as it is."""
+
+
+class Undecided(NamedTuple):
+    """The meaning of a value that rules something out, and leaves the key to another one.
+
+    Attributes:
+        reason: what is left open and has to be said, where no other key says it.
+        choices: the canonical values that another key may give.
+    """
+
+    reason: str
+    choices: tuple[Any, ...]
 
 
 class AliasRefusalError(ValueError):
@@ -93,6 +105,8 @@ class Alias:
 
     def may_become(self, value: Any) -> tuple[Any, ...]:
         """The canonical values that another key may make of this alias's canonical ``value``."""
+        if isinstance(value, Undecided):
+            return value.choices
         return next((others for known, others in self.yields_to.items() if same(known, value)), ())
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from llamafarm_ray.config.alias import NOTHING, Alias, AliasRefusalError
+from llamafarm_ray.config.alias import NOTHING, Alias, AliasRefusalError, Undecided
 
 __all__ = ["ALIASES"]
 
@@ -29,9 +29,16 @@ _PARAMETERS = "fine_tuning.parameters"
 _TRAINING = "fine_tuning.training"
 _DISTRIBUTED = "fine_tuning.distributed"
 
-_EVERY_OTHER_METHOD = ("auto", "lora", "full", "adapter", "prefix_tuning", "hybrid_lora_adapter")
+_NOT_4_BIT = Undecided(
+    "rules out 4-bit weights, and not more: set fine_tuning.method to lora or full",
+    ("lora", "full", "adapter", "prefix_tuning", "hybrid_lora_adapter"),
+)
 _EVERY_OTHER_PRECISION = ("auto", "bf16", "fp16")
 _NO_8_BIT = "8-bit base weights are not available; use 4 bits (method qlora), or none (method lora)"
+_NO_PACKING = (
+    "filling sequences up to the longest length, which makes fewer and larger steps, is not available; "
+    "fine_tuning.training.padding_free leaves out padding, and batch_size says how many rows a step has"
+)
 _NO_PATH = "must name a ZeRO stage such as zero2 (fine_tuning.distributed.strategy); a DeepSpeed file is not read"
 
 
@@ -125,8 +132,7 @@ _METHODS = (
         name="load_in_4bit",
         target=_METHOD,
         tools=f"{_AXOLOTL}, {_UNSLOTH}, TRL",
-        values={True: "qlora", False: "auto"},
-        yields_to={"auto": _EVERY_OTHER_METHOD},
+        values={True: "qlora", False: _NOT_4_BIT},
     ),
     Alias(
         name="load_in_8bit",
@@ -220,9 +226,7 @@ _LOOP_NAMES = (
     ("precision", "precision", "various"),
     ("gradient_checkpointing", "gradient_checkpointing", f"{_AXOLOTL}, {_HF}, {_FACTORY}"),
     ("enable_activation_checkpointing", "gradient_checkpointing", _TORCHTUNE),
-    ("packing", "packing", f"TRL, {_FACTORY}, {_UNSLOTH}"),
-    ("sample_packing", "packing", _AXOLOTL),
-    ("packed", "packing", _TORCHTUNE),
+    ("padding_free", "padding_free", "TRL"),
     ("save_steps", "checkpoint_every_steps", f"{_HF}, {_FACTORY}, {_AXOLOTL}"),
     ("save_total_limit", "keep_checkpoints", f"{_HF}, {_FACTORY}, {_AXOLOTL}"),
 )
@@ -230,6 +234,21 @@ _LOOP_NAMES = (
 
 _LOOP = (
     *(Alias(name=name, target=f"{_TRAINING}.{key}", tools=tools) for name, key, tools in _LOOP_NAMES),
+    *(
+        Alias(
+            name=name,
+            target=f"{_TRAINING}.padding_free",
+            within=("", "fine_tuning", _TRAINING),
+            tools=tools,
+            values={False: NOTHING},
+            refused={True: _NO_PACKING},
+        )
+        for name, tools in (
+            ("packing", f"TRL, {_FACTORY}, {_UNSLOTH}"),
+            ("sample_packing", _AXOLOTL),
+            ("packed", _TORCHTUNE),
+        )
+    ),
     Alias(
         name="max_steps",
         target=f"{_TRAINING}.max_steps",

@@ -77,13 +77,27 @@ class Preprocessing(Section):
     qa_generation: QaGeneration = section(QaGeneration, "Questions and answers from passages.")
 
 
+_BUILT_SPLIT_RATIO = 0.1
+
+
 class DatasetValidation(Section):
     """The split that training doesn't see."""
 
-    split_ratio: float = Field(default=0.1, ge=0, lt=1, description="Share of the examples held out for evaluation.")
+    split_ratio: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Share of the examples held out for evaluation. null: 0.1 of what is built from documents, and "
+        "nothing of rows that exist. A validation file beside the rows, or a built folder's own split, comes first.",
+    )
     quality_threshold: float | None = Field(
         default=None, ge=0, le=1, description="Least mean quality of a usable dataset."
     )
+
+    @property
+    def built_split_ratio(self) -> float:
+        """Share to hold out of what is built."""
+        return _BUILT_SPLIT_RATIO if self.split_ratio is None else self.split_ratio
 
 
 class SyntheticGeneration(Section):

@@ -177,7 +177,7 @@ class Training(Section):
         default=3.0, gt=0, le=10000, description="Passes over the training split; 0.5 is half of one."
     )
     max_steps: int | None = Field(
-        default=None, ge=1, description="Stop after this many optimizer steps, if `epochs` has not ended by then."
+        default=None, ge=1, description="Optimizer steps of the run, however many epochs that is; unset: `epochs` says."
     )
     batch_size: int = Field(default=4, ge=1, le=65536, description="Examples per worker and forward pass.")
     gradient_accumulation_steps: int = Field(
@@ -211,7 +211,7 @@ class Training(Section):
     gradient_checkpointing: bool = Field(
         default=False, description="Compute activations twice to hold fewer in memory."
     )
-    packing: Literal["auto"] | bool = Field(
+    padding_free: Literal["auto"] | bool = Field(
         default="auto",
         description="Put the examples of a forward pass one after another, without padding and unseen by each other; "
         "'auto': where model and method can.",

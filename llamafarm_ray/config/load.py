@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from llamafarm_ray.config.base import Section
+from llamafarm_ray.config.dialects import misunderstandings
 from llamafarm_ray.config.layout import Path, layout, parse_path
 from llamafarm_ray.config.overrides import apply_overrides
 from llamafarm_ray.config.placing import Given, Placement
@@ -103,6 +104,10 @@ def _validate(placement: Placement) -> tuple[Config | None, list[str]]:
     be reported in the same go, but none that only is because a wrong value was left out.
     """
     values, doubtful, problems = dict(placement.values), set(placement.doubtful), list[str]()
+    for path, problem in misunderstandings(placement.values):
+        problems.append(problem)
+        doubtful.add(path)
+        values.pop(path, None)
     while True:
         try:
             return Config.model_validate(_nested(values)), problems

@@ -54,12 +54,15 @@ class MixedPart:
     num_taken: int
 
 
-def open_mixture(weights: Mapping[str, float], *, seed: int) -> tuple[Splits, list[MixedPart]]:
+def open_mixture(
+    weights: Mapping[str, float], *, split_ratio: float | None = None, seed: int
+) -> tuple[Splits, list[MixedPart]]:
     """Open several datasets as one. Their validation splits are put together as they are, unweighted.
 
     Args:
         weights: the weight of each dataset, by its path; their order doesn't matter.
-        seed: chooses the rows of a dataset of which a part is taken.
+        split_ratio: share of the rows to hold out of each dataset that is not split.
+        seed: chooses the rows of a dataset of which a part is taken, and those that are held out.
 
     Returns:
         The mixture, and what it has of each dataset.
@@ -68,7 +71,7 @@ def open_mixture(weights: Mapping[str, float], *, seed: int) -> tuple[Splits, li
         InputError: a dataset is missing or bad, or they are not of one kind.
     """
     paths = sorted(weights)
-    opened = [open_dataset(Path(path).expanduser()) for path in paths]
+    opened = [open_dataset(Path(path).expanduser(), split_ratio=split_ratio, seed=seed) for path in paths]
     train, sizes, counts = mix([each.train for each in opened], [weights[path] for path in paths], seed=seed)
     parts = [
         MixedPart(path, each.digest, weights[path], size, count)

@@ -85,7 +85,7 @@ def build_dataset(
         tell("examples", _DOCUMENTS_END)
         examples = _Examples(harvest, deduplicate=config.quality_control.validation.duplicate_detection)
         facts = [(row["id"], row["fact"]) for row in examples.rows(["id", "fact"], harvest.ledger)]
-        split = choose_split(facts, ratio=config.validation.split_ratio, seed=seed)
+        split = choose_split(facts, ratio=config.validation.built_split_ratio, seed=seed)
         with target.open():
             assembly = Assembly(target, split, keep_origin=config.source.include_metadata)
             for index, row in enumerate(examples.rows(ROW_SCHEMA.names, Ledger())):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -22,11 +22,13 @@ __all__ = [
     "Passage",
     "Section",
     "dataset_digest",
+    "with_marks",
 ]
 
 ROLES = ("system", "user", "assistant")
 
-_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+_TURN = [("role", pa.string()), ("content", pa.string())]
+_MESSAGES = pa.list_(pa.struct(_TURN))
 
 ROW_SCHEMA = pa.schema(
     [
@@ -81,10 +83,27 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation.
+
+    Args:
+        role: of the speaker.
+        content: the text.
+        train: false for an assistant turn that is context only; None, the default, for any other turn.
+    """
 
     role: Literal["system", "user", "assistant"]
     content: str
+    train: Literal[False] | None = None
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Texts that tell the turn from others, for digests."""
+        return (self.role, self.content) if self.train is None else (self.role, self.content, "not trained")
+
+    def to_turn(self) -> dict[str, Any]:
+        """Return the turn as a row of a dataset has it."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        return turn if self.train is None else {**turn, "train": self.train}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +131,7 @@ class Example:
     @property
     def id(self) -> str:
         """Digest of the exact messages, 64 hexadecimal digits."""
-        return text_digest(part for message in self.messages for part in (message.role, message.content))
+        return text_digest(part for message in self.messages for part in message.parts)
 
     @property
     def key(self) -> str:
@@ -133,7 +152,7 @@ class Example:
         """The columns of ``ROW_SCHEMA``."""
         return {
             "id": self.id,
-            "messages": [asdict(message) for message in self.messages],
+            "messages": [message.to_turn() for message in self.messages],
             "document": self.document,
             "document_digest": self.document_digest,
             "passage": self.passage,
@@ -151,6 +170,14 @@ class DocumentRecord:
     path: str
     digest: str
     num_examples: int
+
+
+def with_marks(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
+    """Return ``schema``, with a field ``train`` in the turns if ``rows`` has a turn that is not to be trained."""
+    if "messages" not in schema.names or not any("train" in turn for row in rows for turn in row["messages"]):
+        return schema
+    marked = pa.list_(pa.struct([*_TURN, ("train", pa.bool_())]))
+    return schema.set(schema.get_field_index("messages"), pa.field("messages", marked))
 
 
 def dataset_digest(splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> Digest:

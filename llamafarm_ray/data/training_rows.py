@@ -21,7 +21,6 @@ too.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,15 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from llamafarm_ray.data.formats import RecordError, parse_turns, read_records, required_text
+from llamafarm_ray.data.formats import (
+    RecordError,
+    check_record_keys,
+    parse_turns,
+    question_text,
+    read_records,
+    required_text,
+    with_earlier,
+)
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.errors import InputError
@@ -62,7 +69,7 @@ def preference_row(messages: Sequence[Message], chosen: str, rejected: str) -> R
     """A question with a better and a worse answer; without the columns that say where it came from."""
     return {
         "id": text_digest(("preference", *_parts(messages), chosen, rejected)),
-        "messages": [dataclasses.asdict(message) for message in messages],
+        "messages": [message.to_turn() for message in messages],
         "chosen": chosen,
         "rejected": rejected,
     }
@@ -72,7 +79,7 @@ def judgement_row(messages: Sequence[Message], *, label: bool) -> Row:
     """A conversation whose last answer was liked, or was not."""
     return {
         "id": text_digest(("judgement", *_parts(messages), str(label))),
-        "messages": [dataclasses.asdict(message) for message in messages],
+        "messages": [message.to_turn() for message in messages],
         "label": label,
     }
 
@@ -116,6 +123,7 @@ def read_rows(path: Path) -> tuple[RowKind, list[Row]] | None:
 def _read_as(kind: RowKind, record: object) -> list[Row]:
     if kind_of(record) is not kind or not isinstance(record, Mapping):
         raise RecordError(f"is no {kind.name} row as the first one is.")
+    check_record_keys(record)
     return list(kind.read(record))
 
 
@@ -142,7 +150,7 @@ def kind_of(record: object) -> RowKind | None:
 
 def _parts(messages: Sequence[Message]) -> Iterator[str]:
     for message in messages:
-        yield from (message.role, message.content)
+        yield from message.parts
 
 
 def _read_preference(record: Mapping[str, Any]) -> Iterator[Row]:
@@ -156,6 +164,7 @@ def _read_preference(record: Mapping[str, Any]) -> Iterator[Row]:
         prompt, chosen, rejected = chosen[:shared], chosen[shared:], rejected[shared:]
     elif len(chosen) > len(prompt) and chosen[: len(prompt)] == prompt == rejected[: len(prompt)]:
         chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    prompt = with_earlier(record, prompt)
     if not prompt:
         raise RecordError("has no prompt: neither 'messages' nor 'prompt', and its answers share no beginning.")
     if prompt[-1].role == "assistant":
@@ -166,6 +175,7 @@ def _read_preference(record: Mapping[str, Any]) -> Iterator[Row]:
         if [message.role for message in answer] != ["assistant"]:
             roles = ", ".join(message.role for message in answer) or "no turns"
             raise RecordError(f"has {roles} after the prompt as '{key}', not one assistant turn.")
+        _check_trained(answer[0])
     yield preference_row(prompt, chosen[0].content, rejected[0].content)
 
 
@@ -177,8 +187,10 @@ def _read_judgement(record: Mapping[str, Any]) -> Iterator[Row]:
     messages = _prompt(record)
     if "completion" in record:
         messages = [*messages, *_answer(record, "completion")]
+    messages = with_earlier(record, messages)
     if not messages or messages[-1].role != "assistant":
         raise RecordError("does not end with the assistant turn that was judged.")
+    _check_trained(messages[-1])
     yield judgement_row(messages, label=label)
 
 
@@ -238,15 +250,15 @@ def _prompt(record: Mapping[str, Any]) -> list[Message]:
     elif record.get("prompt") is not None:
         messages = [Message("user", required_text(record, "prompt"))]
     elif record.get("instruction") is not None:
-        question = [required_text(record, "instruction")]
-        if record.get("input"):
-            question.append(required_text(record, "input"))
-        messages = [Message("user", "\n\n".join(question))]
+        messages = [Message("user", question_text(record))]
     else:
         return []
-    if record.get("system") and messages[0].role != "system":
-        messages = [Message("system", required_text(record, "system")), *messages]
     return messages
+
+
+def _check_trained(answer: Message) -> None:
+    if answer.train is False:
+        raise RecordError("marks the answer that is compared as not trained; leave the row out instead.")
 
 
 def _answer(record: Mapping[str, Any], key: str) -> list[Message]:

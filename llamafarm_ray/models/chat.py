@@ -1,7 +1,8 @@
-"""A chat as tokens, with a mark on each token that the assistant would have to write.
+"""Chats as tokens, with a mark on each token that the assistant has to write.
 
-Where a turn begins is found by rendering the chat turn by turn with the model's own template, never by
-searching for strings: a template's markers may occur in the text, or not be the same in every turn.
+The place of a turn is found by rendering the chat turn by turn with the model's own template, never by searching for
+strings: a template's markers may occur in the text, or differ from turn to turn. No token reaches from a prompt into
+its answer: at inference the prompt is tokenized before there is an answer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ __all__ = [
     "tokenise_turns",
 ]
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
 Span = tuple[int, int]
 
 
@@ -34,7 +35,7 @@ class TokenisedChat:
 
     Args:
         input_ids: the whole chat, as the template renders it.
-        trained: of the same length; true where the token belongs to what an assistant turn says, its
+        trained: of the same length; true where the token belongs to an assistant turn that is trained, its
             end-of-turn token included.
     """
 
@@ -44,10 +45,11 @@ class TokenisedChat:
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
-    """An assistant's turn as the last one of its chat: the text of that chat, and where in it the answer is."""
+    """An assistant turn at the end of its chat: the text of that chat, and the answer's place in it."""
 
     text: str
     span: Span
+    trained: bool = True
 
 
 def check_chat_template(tokenizer: Any) -> None:
@@ -71,7 +73,8 @@ def render_chat(tokenizer: Any, messages: Messages, *, for_answer: bool = False)
     """
     check_chat_template(tokenizer)
     try:
-        text: str = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=for_answer)
+        turns = [{"role": message["role"], "content": message["content"]} for message in messages]
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=for_answer)
     except jinja2.TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
@@ -82,39 +85,42 @@ def render_chat(tokenizer: Any, messages: Messages, *, for_answer: bool = False)
 
 
 def tokenise_turns(tokenizer: Any, messages: Messages) -> list[TokenisedChat]:
-    """Tokenise a chat so that each answer follows exactly the prompt that inference would give.
+    """Tokenize a chat so that each answer follows exactly the prompt that inference would give, token by token.
 
-    Most templates only append, and the whole chat is one sequence in which every assistant turn is trained. Some render
-    earlier turns differently once others follow: they drop an earlier turn's reasoning (Qwen3), or move the system
-    prompt to the last question (Mistral). There each assistant turn becomes a sequence of its own, which ends with it
-    and has what came before as the template renders it at that point; only its own answer is trained.
+    Most templates only append, and the whole chat is one sequence in which every assistant turn is trained. In two
+    cases each trained assistant turn becomes a sequence of its own, after exactly the prompt that the template renders
+    for it. Some templates render earlier turns differently once others follow: they drop an earlier turn's reasoning
+    (Qwen3), or move the system prompt to the last question (Mistral). And a tokenizer may merge the end of a prompt
+    with the beginning of the answer, such as two line ends.
 
-    A token that holds any character of an answer counts as the answer's, since a prompt's last space often
-    shares a token with the answer's first word. What a template puts after the end-of-turn token, white space or the
-    end of the text, is nobody's: at inference the turn has ended before it.
+    An assistant turn with ``"train": False`` is context only. What a template writes after the end-of-turn token, white
+    space or the end of the text, is not trained: at inference the turn has ended before it.
 
     Returns:
-        One chat, or one for each assistant turn, in order; none where there is no assistant turn.
+        One chat, or one for each trained assistant turn, in order; none where there is no assistant turn to train.
 
     Raises:
         UserError: there is no template, it refuses the messages, or it doesn't begin an answer as it says that one
             begins.
     """
     text = render_chat(tokenizer, messages)
-    turns = list(_answers(tokenizer, messages, text).values())
-    if all(_same_history(turn, text) for turn in turns):
-        return [_tokenised(tokenizer, text, [turn.span for turn in turns])] if turns else []
-    return [_tokenised(tokenizer, turn.text, [turn.span]) for turn in turns]
+    wanted = [turn for turn in _answers(tokenizer, messages, text) if turn.trained]
+    if not wanted:
+        return []
+    if all(_same_history(turn, text) for turn in wanted):
+        whole = _tokenised_whole(tokenizer, text, wanted)
+        if whole is not None:
+            return [whole]
+    return [_tokenised_alone(tokenizer, turn) for turn in wanted]
 
 
 def tokenise_answer(tokenizer: Any, messages: Messages) -> TokenisedChat:
-    """Tokenise a chat that ends with an assistant's turn, and mark the tokens of that turn only.
+    """Tokenize a chat that ends with an assistant turn, and mark the tokens of that turn only.
 
     Raises:
         UserError: see `tokenise_turns`.
     """
-    turn = _answer(tokenizer, messages)
-    return _tokenised(tokenizer, turn.text, [turn.span])
+    return _tokenised_alone(tokenizer, _answer(tokenizer, messages))
 
 
 def end_of_turn_ids(tokenizer: Any) -> list[int]:
@@ -129,24 +135,63 @@ def end_of_turn_ids(tokenizer: Any) -> list[int]:
     return sorted(ids)
 
 
-def _tokenised(tokenizer: Any, text: str, spans: Sequence[Span]) -> TokenisedChat:
+def _tokenised_alone(tokenizer: Any, turn: _Turn) -> TokenisedChat:
+    """Tokenize a turn after its prompt; the two apart where a token would belong to both."""
+    whole = _tokenised_whole(tokenizer, turn.text, [turn])
+    if whole is not None:
+        return whole
+    start, end = turn.span
+    prompt = list(tokenizer(turn.text[:start], add_special_tokens=False)["input_ids"])
+    answer = _continuation_ids(tokenizer, turn.text[start:end])
+    return TokenisedChat(prompt + answer, [False] * len(prompt) + [True] * len(answer))
+
+
+def _tokenised_whole(tokenizer: Any, text: str, turns: Sequence[_Turn]) -> TokenisedChat | None:
+    """Tokenize a text at once; None where a token reaches into an answer of ``turns``, or out of one.
+
+    Otherwise the tokens before an answer are those of the prompt alone: a tokenizer that puts a boundary there does not
+    look across it.
+    """
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-    trained = [any(start < end_ and end > start_ for start_, end_ in spans) for start, end in encoded["offset_mapping"]]
-    return TokenisedChat(input_ids=list(encoded["input_ids"]), trained=trained)
+    ids, offsets = list(encoded["input_ids"]), encoded["offset_mapping"]
+    trained = [False] * len(ids)
+    for first, last in (turn.span for turn in turns):
+        for index, (start, end) in enumerate(offsets):
+            # Some end-of-turn tokens take the white space after them.
+            if start < first < end or (start < last < end and ids[index] not in tokenizer.added_tokens_decoder):
+                return None
+            trained[index] = trained[index] or (start < last and end > first)
+    return TokenisedChat(ids, trained)
 
 
-def _answers(tokenizer: Any, messages: Messages, text: str) -> dict[int, _Turn]:
-    """Each assistant turn of a chat whose whole text is ``text``, by its number, counted from 1."""
+def _continuation_ids(tokenizer: Any, text: str) -> list[int]:
+    """Tokenize a text that goes on from another one, without the space that some tokenizers put before a text."""
+    for before in ("\n", "a", ":") if _adds_space(tokenizer) else ("",):
+        encoded = tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)
+        places = [index for index, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(before)]
+        if places and encoded["offset_mapping"][places[0]][0] >= len(before):
+            return list(encoded["input_ids"][places[0] :])
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _adds_space(tokenizer: Any) -> bool:
+    """Return True if the tokenizer puts a space before a text: SentencePiece's tokenizers, and some of BPE's."""
+    first: str = tokenizer.tokenize("a")[0]
+    return first.startswith(("\u2581", "\u0120"))  # the signs that stand for a space
+
+
+def _answers(tokenizer: Any, messages: Messages, text: str) -> list[_Turn]:
+    """Return each assistant turn of a chat whose whole text is ``text``."""
     last = len(messages) - 1
-    return {
-        index + 1: _answer(tokenizer, messages[: index + 1], text if index == last else "")
+    return [
+        _answer(tokenizer, messages[: index + 1], text if index == last else "")
         for index, message in enumerate(messages)
         if message["role"] == "assistant"
-    }
+    ]
 
 
 def _answer(tokenizer: Any, messages: Messages, text: str = "") -> _Turn:
-    """The last turn of ``messages``, which is an assistant's; ``text`` is their rendering, if it is known."""
+    """Return the last turn of ``messages``, an assistant's; ``text`` is their rendering, if it is known."""
     prompt = render_chat(tokenizer, messages[:-1], for_answer=True)
     text = text or render_chat(tokenizer, messages)
     if not text.startswith(prompt):
@@ -155,11 +200,12 @@ def _answer(tokenizer: Any, messages: Messages, text: str = "") -> _Turn:
             "an answer and then the answer, so what the assistant says can't be told from the prompt.",
             hint="Use a template whose add_generation_prompt writes what answers begin with, and no more.",
         )
-    return _Turn(text, (len(prompt), _end_of_answer(tokenizer, messages, text)))
+    span = (len(prompt), _end_of_answer(tokenizer, messages, text))
+    return _Turn(text, span, trained=messages[-1].get("train") is not False)
 
 
 def _same_history(turn: _Turn, text: str) -> bool:
-    """Whether ``text`` begins with all of that chat up to the answer's end."""
+    """Return True if ``text`` begins with all of that chat up to the answer's end."""
     end = turn.span[1]
     return text[:end] == turn.text[:end]
 

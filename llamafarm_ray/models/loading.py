@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
+from llamafarm_ray.models.loading_report import check_loaded_weights, other_shapes
 
 __all__ = [
     "Architecture",
@@ -29,6 +31,7 @@ Task = Literal["causal-lm", "embedding"]
 
 _MODELS = {"causal-lm": AutoModelForCausalLM, "embedding": AutoModel}
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
+_UNMARKED_ENCODERS = {"big_bird", "megatron-bert", "rembert", "roformer", "xlm", "xlnet"}
 _WORDS = {"causal-lm": "causal language model", "embedding": "embedding model"}
 
 
@@ -45,7 +48,7 @@ class Architecture:
         hidden_size: width of the vectors that blocks hand on, where its config says.
         linear_layers: inputs and outputs of each linear layer but the output head, by its dotted name, in the order
             they are defined.
-        is_causal: whether a token sees none after it; encoders let every token see all.
+        is_causal: True if a token sees none after it, and there is no encoder that sees the whole text.
         can_pack: see `can_pack`.
     """
 
@@ -66,8 +69,10 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
     Raises:
         InputError: config.json names no model for that task that transformers knows.
     """
-    model = bare_model(folder, task=task)
-    config = model.config
+    with _as_input_error(folder, task):
+        config = _read_config(folder)
+        has_encoder = config.is_encoder_decoder  # which building one of its halves sets to false
+        model = _without_weights(config, task)
     return Architecture(
         num_parameters=sum(parameter.numel() for parameter in model.parameters()),
         linear_modules=tuple(linear_module_names(model)),
@@ -76,7 +81,7 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
         task=task,
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         linear_layers=linear_layers(model),
-        is_causal=any(getattr(module, "is_causal", False) is True for module in model.modules()),
+        is_causal=not has_encoder and _is_causal(model, task),
         can_pack=can_pack(model),
     )
 
@@ -87,15 +92,40 @@ def bare_model(folder: Path, *, task: Task = "causal-lm") -> Any:
     Raises:
         InputError: config.json names no model for that task that transformers knows.
     """
+    with _as_input_error(folder, task):
+        return _without_weights(_read_config(folder), task)
+
+
+@contextlib.contextmanager
+def _as_input_error(folder: Path, task: Task) -> Iterator[None]:
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        with torch.device("meta"):
-            return _MODELS[task].from_config(config)
+        yield
     except UNREADABLE as error:
         raise InputError(
             f"The base model {str(folder)!r} is no {_WORDS[task]} that can be trained: {first_line(error)}",
             hint="Models that bring their own code are refused.",
         ) from error
+
+
+def _read_config(folder: Path) -> Any:
+    return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
+def _without_weights(config: Any, task: Task) -> Any:
+    with torch.device("meta"):
+        return _MODELS[task].from_config(config, trust_remote_code=False)
+
+
+def _is_causal(model: Any, task: Task) -> bool:
+    """Return True if a model's tokens see none after them.
+
+    Attention layers of most architectures say so. Those that don't are taken for causal where they write text, but for
+    the encoders among them, which transformers builds as models that write text, too.
+    """
+    marks = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    if marks or task != "causal-lm":
+        return any(mark is True for mark in marks)
+    return getattr(model.config, "is_decoder", None) is True or model.config.model_type not in _UNMARKED_ENCODERS
 
 
 def can_pack(model: Any) -> bool:
@@ -136,18 +166,34 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
         options: passed on to ``from_pretrained`` (``quantization_config``, ``device_map``).
 
     Raises:
-        InputError: the weights can't be read.
+        InputError: the weights can't be read, or are not those that config.json describes.
     """
     try:
-        model = _MODELS[task].from_pretrained(
-            str(folder), dtype=dtype, local_files_only=True, use_safetensors=True, **options
+        config = _read_config(folder)
+        if getattr(config.get_text_config(), "attn_logit_softcapping", None):
+            options["attn_implementation"] = "eager"  # the one that caps the scores, as the model was trained
+        model, report = _MODELS[task].from_pretrained(
+            str(folder),
+            config=config,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            # Reported with their names below, where transformers only says that there are some.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
         )
+        if "quantization_config" in options and not hasattr(config, "quantization_config"):
+            # Transformers compares no shapes then. Of a base that is quantized already, they are those of packed bits.
+            report["mismatched_keys"] = other_shapes(folder, _without_weights(_read_config(folder), task))
     except torch.OutOfMemoryError:
         raise
     except UNREADABLE as error:
         raise InputError(
             f"The weights in {str(folder)!r} can't be loaded: {first_line(error)}", hint="Download the model again."
         ) from error
+    check_loaded_weights(model, report, folder, without_head=task == "embedding")
     model.config.use_cache = False
     return model
 

@@ -32,7 +32,7 @@ def load_tokenizer(folder: Path) -> Any:
         InputError: it can't be read, or has no offsets (only the ``tokenizers`` backed ones map tokens to text).
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except UNREADABLE as error:
         raise InputError(
             f"The tokenizer in {str(folder)!r} can't be read: {first_line(error)}",

@@ -75,7 +75,7 @@ def packed_attention(
         if kwargs.get(term) is not None:
             raise UnsupportedError(
                 f"{type(module).__name__} adds {term!r} to its attention, which packed rows can't have.",
-                hint="Set fine_tuning.training.packing to false.",
+                hint="Set fine_tuning.training.padding_free to false.",
             )
     is_causal = bool(getattr(module, "is_causal", True))
     groups = query.shape[1] // key.shape[1]

@@ -24,7 +24,7 @@ from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.estimate import Setup, check_before_start
 from llamafarm_ray.training.identity import fingerprint_of
 from llamafarm_ray.training.job import RunFolder, TrainingJob
-from llamafarm_ray.training.methods import find_method
+from llamafarm_ray.training.methods import Method, find_method
 from llamafarm_ray.training.methods.auto import Hardware, choose_method
 from llamafarm_ray.training.objectives import Objective, find_objective
 from llamafarm_ray.training.observers import ObserverSettings
@@ -174,11 +174,10 @@ def _batches(
     training = config.fine_tuning.training
     micro_rows = training.batch_size * workers.num_workers
     plan = BatchPlan(train.num_rows, training.batch_size, micro_rows * training.gradient_accumulation_steps)
-    num_steps = math.ceil(training.epochs * plan.num_windows)
     return _Batches(
         plan,
         BatchPlan(validation.num_rows, training.batch_size, micro_rows) if validation else None,
-        min(num_steps, training.max_steps or num_steps),
+        training.max_steps or math.ceil(training.epochs * plan.num_windows),
     )
 
 
@@ -225,6 +224,12 @@ def _check_inputs(config: Config, objective: Objective, base_model: Path, *, has
     if objective.needs_chat_template:
         check_chat_template(tokenizer)
     architecture = inspect_architecture(base_model, task=objective.task)
+    if objective.task == "causal-lm" and not architecture.is_causal:
+        raise UserError(
+            f"The base model {str(base_model)!r} has an encoder, whose tokens see those after them. So it can't learn "
+            f"to write text, as fine_tuning.objective {objective.name} asks for.",
+            hint="Use a decoder-only model, or objective contrastive for vectors.",
+        )
     if tuning.method != "auto":
         find_method(tuning.method)(tuning.parameters).check(architecture)
     for key in ("keep_best", "early_stopping_patience"):
@@ -254,7 +259,7 @@ def _checkpoint_uri(location: str | None, folder: RunFolder, fingerprint: str) -
 
 def _choose_packing(config: Config, method: str, architecture: Architecture, reasons: list[str]) -> bool:
     """Whether rows are concatenated. Raises `UserError` where that is asked for and can't be."""
-    wanted = config.fine_tuning.training.packing
+    wanted = config.fine_tuning.training.padding_free
     objective = find_objective(config.fine_tuning.objective)
     found = find_method(method)
     if wanted is False:
@@ -267,7 +272,7 @@ def _choose_packing(config: Config, method: str, architecture: Architecture, rea
         if not can:
             if wanted is True:
                 raise UserError(
-                    f"fine_tuning.training.packing is true, but {who} can't keep packed rows apart.",
+                    f"fine_tuning.training.padding_free is true, but {who} can't keep packed rows apart.",
                     hint="Leave it at auto.",
                 )
             reasons.append(f"Rows are padded and put beside others of like length: {who} can't take packed ones.")
@@ -299,7 +304,12 @@ def _choose(
     precision = choose_precision(config.fine_tuning.training.precision, hardware)
     method, parameters = _choose_method(config, hardware, architecture, num_rows, reasons)
     strategy = _choose_strategy(
-        config, hardware, num_workers=workers.num_workers, architecture=architecture, method=method, reasons=reasons
+        config,
+        hardware,
+        num_workers=workers.num_workers,
+        architecture=architecture,
+        method=find_method(method)(parameters),
+        reasons=reasons,
     )
     packed = _choose_packing(config, method, architecture, reasons)
     return _Chosen(method, parameters, strategy, precision, packed, max_length)
@@ -330,24 +340,24 @@ def _choose_strategy(
     *,
     num_workers: int,
     architecture: Architecture,
-    method: str,
+    method: Method,
     reasons: list[str],
 ) -> str:
     """The strategy. Raises `UserError` where the one that is asked for can't run the rest."""
     tuning, strategy = config.fine_tuning, str(config.fine_tuning.distributed.strategy)
     if strategy == "auto" and tuning.distributed.offload != "none":
-        strategy = "deepspeed_zero3" if find_method(method).shardable else "deepspeed_zero2"
+        strategy = "deepspeed_zero2" if method.not_shardable else "deepspeed_zero3"
         reasons.append(f"fine_tuning.distributed.offload is set, which {strategy} does.")
     if strategy == "auto":
         choice = choose_strategy(
-            hardware, num_workers=num_workers, method=method, num_parameters=architecture.num_parameters
+            hardware, num_workers=num_workers, method=method.name, num_parameters=architecture.num_parameters
         )
         strategy = choice.name
         reasons.extend(choice.reasons)
-    if strategy == "deepspeed_zero3" and not find_method(method).shardable:
+    if strategy == "deepspeed_zero3" and method.not_shardable:
         raise UnsupportedError(
-            f"Method {method} can't be combined with fine_tuning.distributed.strategy deepspeed_zero3: 4-bit weights "
-            "are not split between workers.",
+            f"Method {method.name} can't be combined with fine_tuning.distributed.strategy deepspeed_zero3: "
+            f"{method.not_shardable}.",
             hint="Use deepspeed_zero2 or ddp.",
         )
     if strategy == "deepspeed_zero3" and tuning.training.compile:

@@ -84,7 +84,7 @@ def _create_from_feedback(config: Config, registry: RegistryApi, *, overwrite: b
         config.dataset.source.path or f"{registry.home.uri}/{FEEDBACK_FOLDER}",
         output,
         objective=config.fine_tuning.objective,
-        ratio=config.dataset.validation.split_ratio,
+        ratio=config.dataset.validation.built_split_ratio,
         seed=config.seed,
         name=dataset_name(output),
         overwrite=overwrite,

@@ -139,7 +139,7 @@ def estimate_run(
         precision=precision,
         max_length=max_length,
         device=machine.kind,
-        packed=training.packing is not False and tuning.method != "prefix_tuning",
+        packed=training.padding_free is not False and tuning.method != "prefix_tuning",
     )
     setup = _decide(shape, setup, machine, config, notes)
     rows = num_rows if num_rows is not None else _count_rows(config.dataset.path)
@@ -254,12 +254,12 @@ def _decide(shape: ModelShape, setup: Setup, machine: Machine, config: Config, n
 
 
 def _tokens_of_run(config: Config, setup: Setup, num_rows: int) -> int:
-    """Rows times epochs at full length, but no more than ``max_steps`` steps see."""
+    """Rows of all epochs, or of ``max_steps`` steps, at full length."""
     training = config.fine_tuning.training
     rows = math.ceil(num_rows * training.epochs)
     if training.max_steps is not None:
         a_step = setup.batch_size * setup.gradient_accumulation_steps * setup.num_workers
-        rows = min(rows, training.max_steps * a_step)
+        rows = training.max_steps * a_step
     return rows * setup.max_length
 
 

@@ -93,11 +93,14 @@ class EvaluationRun:
         Raises:
             InputError: there are no held-out examples, or none that can be measured.
         """
-        splits = open_dataset(self.examples)
+        # A test set is measured whole: nothing of it is held out.
+        ratio = None if self.whole else self.config.dataset.validation.split_ratio
+        splits = open_dataset(self.examples, split_ratio=ratio, seed=self.config.seed)
         asked = splits.train if self.whole else splits.validation
         if asked is None:
             raise InputError(
-                f"{self.examples} has no held-out examples.", hint="Build it with dataset.validation.split_ratio=0.2."
+                f"{self.examples} has no held-out examples.",
+                hint="Set dataset.validation.split_ratio to what training held out.",
             )
         # Sorted here: held-out examples are few, and Ray's sort takes longer than measuring them.
         rows = sorted(asked.take_all(), key=lambda row: str(row["id"]))[: self.config.evaluation.max_examples]

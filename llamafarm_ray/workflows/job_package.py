@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import zipfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["MAX_PACKAGE_BYTES", "OUTPUTS", "WorkingDirectory"]
+__all__ = ["MAX_PACKAGE_BYTES", "OUTPUTS", "WorkingDirectory", "plain_name"]
 
 MAX_PACKAGE_BYTES = 512 * 1024**2
 """Ray takes no larger message (its ``max_grpc_message_size``), and keeps a package in the head node's memory."""
@@ -24,6 +25,11 @@ _LEFT_OUT = frozenset({"__pycache__", "mlruns", "node_modules", "runs", "trained
 _NUM_NAMED = 5
 _EARLIEST = (1980, 1, 1, 0, 0, 0)
 """The oldest time that a zip file can hold; all members get it, so that the same files make the same package."""
+
+
+def plain_name(text: str) -> str:
+    """Return a name of a folder for any text: letters, digits, ``_``, ``.`` and ``-``."""
+    return re.sub(r"[^\w.-]+", "-", text).strip(".") or "-"
 
 
 @dataclass(slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import secrets
 import shlex
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from typing import Any
 from llamafarm_ray.config import Config, resolved
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.identity import Identity
-from llamafarm_ray.workflows.job_package import OUTPUTS, WorkingDirectory
+from llamafarm_ray.workflows.job_package import OUTPUTS, WorkingDirectory, plain_name
 
 __all__ = ["CONFIG", "JobRequest", "command_of", "folder_of", "table_of"]
 
@@ -54,8 +53,7 @@ class JobRequest:
 
 def folder_of(directory: WorkingDirectory) -> str:
     """Where relative outputs go, below the home directory there."""
-    parts = (Identity.from_environment().user, directory.folder.name)
-    return "/".join((OUTPUTS, *(re.sub(r"[^\w.-]+", "-", part).strip(".") or "-" for part in parts)))
+    return "/".join((OUTPUTS, plain_name(Identity.from_environment().user), plain_name(directory.folder.name)))
 
 
 def command_of(request: JobRequest, directory: WorkingDirectory) -> str:

@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Self
 
 from llamafarm_ray import training
 from llamafarm_ray.config import Config, config_digest, refuse_unavailable
-from llamafarm_ray.data import MixedPart, Splits, open_dataset, open_mixture
+from llamafarm_ray.data import MixedPart, Splits, check_dataset, open_dataset, open_mixture
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
+from llamafarm_ray.workflows.job_outputs import own_output
 
 if TYPE_CHECKING:
     from llamafarm_ray.training import BeginWith, Progress, TrainingResult
 
-__all__ = ["TrainedModel", "TrainingRun"]
+__all__ = ["TrainedModel", "TrainingRun", "check_rows"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,7 @@ class TrainingRun:
             config: ``base_model``, ``dataset`` and ``fine_tuning`` count. Without ``dataset.path`` the dataset
                 is built from ``dataset.source`` first.
             registry: where a base model may come from.
-            output: the folder to write; ``trained_models/NAME`` by default.
+            output: the folder to write; ``trained_models/NAME`` by default. See `own_output` for jobs.
             overwrite: replace what is there.
             restart: forget an unfinished run with this output instead of going on with it.
 
@@ -76,26 +77,8 @@ class TrainingRun:
             ConflictError: ``output`` is taken.
         """
         refuse_unavailable(config, "train")
-        if config.dataset.mixture:
-            for path in config.dataset.mixture:
-                if not Path(path).expanduser().exists():
-                    raise InputError(
-                        f"dataset.mixture: there is no {path!r}.",
-                        hint="`llamafarm models create-dataset` makes datasets.",
-                    )
-        elif config.dataset.path is None:
-            if config.dataset.source.path is None:
-                raise InputError(
-                    "There is nothing to train on: dataset.path, dataset.mixture and dataset.source.path are not set.",
-                    hint="Give a dataset with --dataset, or a folder of documents in the configuration.",
-                )
-            check_source(config)
-        elif not Path(config.dataset.path).expanduser().exists():
-            raise InputError(
-                f"dataset.path: there is no {config.dataset.path!r}.",
-                hint="`llamafarm models create-dataset` makes one.",
-            )
-        target = output or Path("trained_models", config.name)
+        check_rows(config)
+        target = own_output(output or Path("trained_models", config.name), config)
         if target.exists() and not overwrite:
             raise ConflictError(
                 f"The output {str(target)!r} exists already.", hint="Use another --output, or --overwrite."
@@ -155,8 +138,9 @@ class TrainingRun:
                 path = create_dataset(self.config, self.registry, on_progress=on_stage).path
             else:
                 path = Path(dataset.path).expanduser()
-            return dataset_name(path), open_dataset(path), []
-        splits, parts = open_mixture(dataset.mixture, seed=self.config.seed)
+            ratio = dataset.validation.split_ratio
+            return dataset_name(path), open_dataset(path, split_ratio=ratio, seed=self.config.seed), []
+        splits, parts = open_mixture(dataset.mixture, split_ratio=dataset.validation.split_ratio, seed=self.config.seed)
         name = f"{self.config.name[:80]}-mixture"
         registered = DatasetRegistered(
             name=name,
@@ -168,3 +152,33 @@ class TrainingRun:
         )
         self.registry.submit(RegisterDataset(registered), reason="train: a mixture")
         return name, splits, parts
+
+
+def check_rows(config: Config) -> bool:
+    """Read what can be read of the dataset without Ray.
+
+    Returns:
+        True if there will be validation rows.
+
+    Raises:
+        InputError: there is no dataset, or it is unusable.
+    """
+    dataset, ratio = config.dataset, config.dataset.validation.split_ratio
+    if dataset.path is None and not dataset.mixture:
+        if dataset.source.path is None:
+            raise InputError(
+                "There is nothing to train on: dataset.path, dataset.mixture and dataset.source.path are not set.",
+                hint="Give a dataset with --dataset, or a folder of documents in the configuration.",
+            )
+        check_source(config)
+        return dataset.validation.built_split_ratio > 0
+    found = []
+    for path in dataset.mixture or [str(dataset.path)]:
+        whole = Path(path).expanduser()
+        if not whole.exists():
+            raise InputError(
+                f"dataset.{'mixture' if dataset.mixture else 'path'}: there is no {path!r}.",
+                hint="`llamafarm models create-dataset` makes datasets.",
+            )
+        found.append(check_dataset(whole, split_ratio=ratio, seed=config.seed))
+    return any(found)

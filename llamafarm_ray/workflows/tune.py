@@ -17,7 +17,7 @@ from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.data import Splits, open_dataset, open_mixture
 from llamafarm_ray.errors import ConfigError, ConflictError, InputError, TrainingError, UserError
 from llamafarm_ray.models.loading import inspect_architecture
-from llamafarm_ray.registry import RegistryApi, VersionRecord
+from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 from llamafarm_ray.registry.service import registry_home
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.resources import find_hardware
@@ -32,9 +32,10 @@ from llamafarm_ray.tuning.space import Space, base_table
 from llamafarm_ray.tuning.sweep import Sweep, SweepResult, only_sweep
 from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.estimate import try_estimate
+from llamafarm_ray.workflows.job_outputs import own_output
 from llamafarm_ray.workflows.parents import new_folder
 from llamafarm_ray.workflows.register import Registration, register
-from llamafarm_ray.workflows.train import TrainingRun
+from llamafarm_ray.workflows.train import TrainingRun, check_rows
 from llamafarm_ray.workflows.tune_page import Page, write_whole
 from llamafarm_ray.workflows.tune_sizes import Points, finished_seconds, num_concurrent_trials, num_trials
 from llamafarm_ray.workflows.tune_trial import TrialSettings, run_trial
@@ -73,7 +74,7 @@ class TuningRun:
         registry: where datasets are recorded and the base may come from.
         folder: the sweep's state.
         output: the folder that the best model becomes.
-        base: the base model's folder.
+        base: the base model.
         domains: what is searched; None where that is left open (AutoML).
     """
 
@@ -81,7 +82,7 @@ class TuningRun:
     registry: RegistryApi
     folder: Path
     output: Path
-    base: Path
+    base: BaseModel
     domains: Mapping[str, Domain] | None
 
     @classmethod
@@ -117,7 +118,9 @@ class TuningRun:
             raise ConfigError("the search space", ["tuning.search: is grid, so tuning.parameters has to list values."])
         if tuning.search == "grid":
             Space.of(config).grid()
-        output = Path("trained_models", config.name)
+        if not check_rows(config) and tuning.metric == "validation_loss":
+            raise _no_validation()
+        output = own_output(Path("trained_models", config.name), config)
         bases = domains["base_model"].values if domains and "base_model" in domains else (config.base_model,)
         runs = [
             TrainingRun.prepare(config.model_copy(update={"base_model": base}), registry, output=output, overwrite=True)
@@ -129,7 +132,7 @@ class TuningRun:
                 shutil.rmtree(where)
         if output.exists() and not overwrite and _made_by(output) != str(where):
             raise ConflictError(f"The output {str(output)!r} exists already.", hint="Use another name, or --overwrite.")
-        return cls(config, registry, where, output, runs[0].base.folder, domains)
+        return cls(config, registry, where, output, runs[0].base, domains)
 
     def run(
         self,
@@ -157,10 +160,7 @@ class TuningRun:
             config, splits = self._open_dataset(on_stage)
             tuning = config.tuning
             if splits.validation is None and tuning.metric == "validation_loss":
-                raise UserError(
-                    "tuning.metric is validation_loss, but the dataset has no validation rows.",
-                    hint="Set dataset.validation.split_ratio, or tuning.metric to train_loss.",
-                )
+                raise _no_validation()
             auto = self._automatic(config, journal, splits.train.count()) if self.domains is None else None
             space = Space.of(config, auto.domains if auto else self.domains)
             facts = self._facts(config, space, splits, is_auto=auto is not None)
@@ -204,11 +204,11 @@ class TuningRun:
 
     def _open_dataset(self, on_stage: Callable[[str, float], None] | None) -> tuple[Config, Splits]:
         """The rows, built if need be, once for all trials."""
-        dataset = self.config.dataset
+        dataset, ratio = self.config.dataset, self.config.dataset.validation.split_ratio
         if dataset.mixture:
-            return self.config, open_mixture(dataset.mixture, seed=self.config.seed)[0]
+            return self.config, open_mixture(dataset.mixture, split_ratio=ratio, seed=self.config.seed)[0]
         if dataset.path is not None:
-            return self.config, open_dataset(Path(dataset.path))
+            return self.config, open_dataset(Path(dataset.path), split_ratio=ratio, seed=self.config.seed)
         path = create_dataset(self.config, self.registry, on_progress=on_stage).path.absolute()
         built = dataset.model_copy(update={"path": str(path)})
         return self.config.model_copy(update={"dataset": built}), open_dataset(path)
@@ -219,7 +219,7 @@ class TuningRun:
         taken = [key for key in _AUTO_KEYS if _is_set(config, key)]
         made = automatic_space(
             methods=methods,
-            linear_modules=inspect_architecture(self.base).linear_modules,
+            linear_modules=inspect_architecture(self.base.folder).linear_modules,
             num_rows=num_rows,
             taken=taken,
         )
@@ -230,7 +230,10 @@ class TuningRun:
 
     def _facts(self, config: Config, space: Space, splits: Splits, *, is_auto: bool) -> SweepFacts:
         tuning = config.tuning
-        kept = {"fine_tuning", "base_model", "seed"}
+        base = {key: space.base[key] for key in ("fine_tuning", "seed") if key in space.base}
+        if "base_model" not in space.domains:
+            # By what it is: a job finds it in another place once a file of its working directory was changed.
+            base["base_model"] = str(self.base.digest)
         facts = {
             "auto": is_auto,
             "parameters": {key: domain.to_dict() for key, domain in space.domains.items()},
@@ -238,8 +241,10 @@ class TuningRun:
             "scheduler": tuning.scheduler,
             "early_stopping": tuning.early_stopping.model_dump(mode="json"),
             "dataset": splits.digest,
-            "base": {key: value for key, value in space.base.items() if key in kept},
+            "base": base,
         }
+        if config.dataset.validation.split_ratio is not None:
+            facts["split_ratio"] = config.dataset.validation.split_ratio
         if tuning.scheduler == "pbt":
             facts["pbt"] = tuning.pbt.model_dump(mode="json")
         return SweepFacts(config.name, tuning.metric, tuning.lower_is_better, facts)
@@ -388,6 +393,13 @@ def _default_folder(config: Config) -> Path:
             hint="Name a folder that all nodes share with --output.",
         )
     return Path(home.root) / "tuning" / config.name
+
+
+def _no_validation() -> UserError:
+    return UserError(
+        "tuning.metric is validation_loss, but the dataset has no validation rows.",
+        hint="Set dataset.validation.split_ratio, or tuning.metric to train_loss.",
+    )
 
 
 def _made_by(output: Path) -> str:

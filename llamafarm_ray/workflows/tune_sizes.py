@@ -41,7 +41,7 @@ class Points:
         longest = epochs * num_rows
         max_steps = _ends(space, "fine_tuning.training.max_steps", training.max_steps)
         if None not in max_steps:
-            longest = min(longest, max(max_steps) * max(_window_rows(config, space)))
+            longest = max(max_steps) * max(_window_rows(config, space))
         rows = longest * config.tuning.early_stopping.first_after
         return cls(rows, max(1, math.floor(longest / rows + 1e-9)))
 

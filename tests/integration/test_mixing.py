@@ -7,6 +7,7 @@ import pytest
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.data import open_dataset, open_mixture
+from llamafarm_ray.data.dataset import _split
 from llamafarm_ray.errors import ConfigError, InputError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -70,6 +71,17 @@ def test_rows_of_other_kinds_are_opened_with_their_columns_and_not_mixed_with_ch
     assert open_dataset(tmp_path / "matches.json").train.take_all()[0]["negatives"] == []
     with pytest.raises(InputError, match="rows of different kinds"):
         open_mixture({pairs: 1.0, matches: 1.0}, seed=0)
+
+
+def test_rows_are_held_out_of_files_and_of_folders_by_one_rule(tmp_path, two):
+    write(tmp_path, "pairs.jsonl", [{"prompt": f"{n}?", "chosen": "yes", "rejected": "no"} for n in range(10)])
+    of_file = open_dataset(tmp_path / "pairs.jsonl", split_ratio=0.3, seed=1)
+    of_folder = _split(open_dataset(tmp_path / "pairs.jsonl").train, 0.3, 1)
+    for one, other in zip((of_file.train, of_file.validation), of_folder, strict=True):
+        assert [row["id"] for row in one.take_all()] == [row["id"] for row in other.take_all()]
+    assert (of_file.train.count(), of_file.validation.count()) == (7, 3)
+    splits, _ = open_mixture(dict.fromkeys(two, 1.0), split_ratio=0.25, seed=0)
+    assert splits.validation.count() > 0
 
 
 def test_a_mixture_is_configured_by_paths_and_weights(two):

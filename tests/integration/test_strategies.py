@@ -8,6 +8,7 @@ from worker_group import run_cases
 
 METHODS = {
     "lora": {"r": 4, "lora_dropout": 0.0},
+    "dora": {"r": 4, "use_dora": True},
     "full": {},
     "adapter": {"reduction_factor": 4},
     "prefix_tuning": {"num_virtual_tokens": 3},
@@ -15,6 +16,7 @@ METHODS = {
     "qlora": {"r": 4},
 }
 ZERO = ("deepspeed_zero1", "deepspeed_zero2", "deepspeed_zero3")
+UNSPLIT = {"qlora", "dora"}  # what stage 3 can't split, and planning refuses
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +37,35 @@ def rows(base_model):
 
 
 def case(strategy, method, **options):
-    return {"strategy": strategy, "method": method, "parameters": METHODS[method], **options}
+    name = "lora" if method == "dora" else method
+    return {"strategy": strategy, "method": name, "parameters": METHODS[method], **options}
+
+
+def undisturbed_and_resumed(strategy, method, folder, *, checkpoints, end_at, **options):
+    """A run that nothing disturbs; and for each checkpoint a run that stops after it, and one that goes on from it."""
+    cases = [case(strategy, method, **options)]
+    for at in checkpoints:
+        home = str(folder / f"{strategy}-{method}-{at}")
+        cases.append(case(strategy, method, home=home, checkpoint_at=at, end_at=end_at, **options))
+        cases.append(case(strategy, method, home=home, **options))
+    return cases
+
+
+def assert_goes_on(found, *, checkpoints, name):
+    """Check what `undisturbed_and_resumed` gave, and return the first run."""
+    whole, *others = found
+    for at, went_on in zip(checkpoints, others[1::2], strict=True):
+        assert went_on["first_step"] == at, name
+        assert went_on["losses"] == whole["losses"], name
+        assert all(torch.equal(went_on["weights"][key], weight) for key, weight in whole["weights"].items()), name
+    return whole
 
 
 @pytest.mark.long
 def test_every_zero_stage_agrees_with_ddp_over_fifty_steps_for_every_method(rows, base_model):
     options = {"num_steps": 50, "learning_rate": 2e-4}
     for method in METHODS:
-        names = ZERO[:2] if method == "qlora" else ZERO  # stage 3 can't split 4-bit weights, and is refused
+        names = ZERO[:2] if method in UNSPLIT else ZERO
         ddp, *others = run_cases([case(name, method, **options) for name in ("ddp", *names)], rows, base_model)
         assert len(ddp["losses"]) == 50
         assert ddp["losses"][-1] != ddp["losses"][0]
@@ -51,25 +74,43 @@ def test_every_zero_stage_agrees_with_ddp_over_fifty_steps_for_every_method(rows
             assert worst <= 1e-6, (name, method, worst)
 
 
-@pytest.mark.parametrize("places", [(2, 4, 2, 4), pytest.param((4, 2, 4, 2), marks=pytest.mark.long)])
-def test_zero_stages_agree_with_ddp_and_each_goes_on_bit_for_bit_from_its_own_checkpoint(
-    rows, base_model, tmp_path, places
+def test_zero_stages_agree_with_ddp_and_each_goes_on_bit_for_bit_from_its_own_checkpoint(rows, base_model, tmp_path):
+    """Steps 1 to 3 are the first epoch; the checkpoints are in its middle, and in the second one's.
+
+    Full fine-tuning, bottlenecks and DoRA train vectors beside matrices, and those are another group of the optimizer.
+    """
+    runs = [(name, "lora", at, 5) for name, at in zip(("ddp", *ZERO), (2, 4, 2, 4), strict=True)]
+    runs += [("deepspeed_zero2", "full", 1, 3), ("deepspeed_zero1", "adapter", 1, 3), ("deepspeed_zero2", "dora", 1, 3)]
+    cases = [
+        undisturbed_and_resumed(
+            name, method, tmp_path, checkpoints=(at,), num_steps=num_steps, end_at=at, learning_rate=2e-4
+        )
+        for name, method, at, num_steps in runs
+    ]
+    found = iter(run_cases([one for of_run in cases for one in of_run], rows, base_model))
+    losses = []
+    for (name, method, at, _), of_run in zip(runs, cases, strict=True):
+        whole = assert_goes_on([next(found) for _ in of_run], checkpoints=(at,), name=(name, method))
+        if method == "lora":
+            losses.append(whole["losses"])
+    for one in losses[1:]:
+        assert one == pytest.approx(losses[0], abs=1e-6)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_goes_on_bit_for_bit_from_its_first_checkpoint_with_every_strategy(
+    method, rows, base_model, tmp_path
 ):
-    """Steps 1 to 3 are the first epoch; the checkpoints are in its middle, and in the second one's."""
-    names = ("ddp", *ZERO)
-    options = {"num_steps": 7, "learning_rate": 2e-4}
-    cases = [case(name, "lora", **options) for name in names]
-    for name, at in zip(names, places, strict=True):
-        home = str(tmp_path / name)
-        cases.append(case(name, "lora", home=home, checkpoint_at=at, end_at=5, **options))
-        cases.append(case(name, "lora", home=home, **options))
-    whole, others = (found := run_cases(cases, rows, base_model))[:4], found[4:]
-    for one in whole:
-        assert one["losses"] == pytest.approx(whole[0]["losses"], abs=1e-6)
-    for name, at, expected, went_on in zip(names, places, whole, others[1::2], strict=True):
-        assert went_on["first_step"] == at
-        assert went_on["losses"] == expected["losses"], name
-        assert all(torch.equal(went_on["weights"][key], weight) for key, weight in expected["weights"].items())
+    options = {"num_steps": 5, "learning_rate": 2e-4, "checkpoints": (1,), "end_at": 1}
+    names = ("ddp", *(ZERO[:2] if method in UNSPLIT else ZERO))
+    several = [one for name in names for one in undisturbed_and_resumed(name, method, tmp_path, **options)]
+    found = run_cases(several, rows, base_model)
+    alone = run_cases(undisturbed_and_resumed("single", method, tmp_path, **options), rows, base_model, num_workers=1)
+    assert_goes_on(alone, checkpoints=(1,), name="single")
+    for index, name in enumerate(names):
+        whole = assert_goes_on(found[3 * index : 3 * index + 3], checkpoints=(1,), name=name)
+        assert whole["losses"] == pytest.approx(found[0]["losses"], abs=1e-6), name
 
 
 @pytest.mark.long

@@ -21,7 +21,7 @@ NUM_STEPS = 24
 
 def case(base, strategy, strikes=()):
     training = {"epochs": 4.0, "batch_size": 2, "learning_rate": 1e-2, "lr_scheduler": "cosine", "warmup_steps": 4}
-    training |= {"checkpoint_every_steps": EVERY, "log_every_s": 0.0, "packing": True, "precision": "fp32"}
+    training |= {"checkpoint_every_steps": EVERY, "log_every_s": 0.0, "padding_free": True, "precision": "fp32"}
     return Case(
         str(base),
         {

@@ -44,8 +44,6 @@ class Method(ABC):
 
     name: ClassVar[str]
     kind: ClassVar[ModelKind]
-    shardable: ClassVar[bool] = True
-    """Whether ZeRO stage 3 can split the model's weights between workers."""
     packable: ClassVar[bool] = True
     """Whether rows may lie one after the other in one sequence, with attention kept apart."""
     checkpointable: ClassVar[bool] = True
@@ -58,6 +56,11 @@ class Method(ABC):
     @abstractmethod
     def served_by(self) -> Server:
         """What can serve the result; parameters may matter (vLLM has no DoRA)."""
+
+    @property
+    def not_shardable(self) -> str:
+        """Return the reason why ZeRO stage 3 can't split the model's weights between workers; empty where it can."""
+        return ""
 
     @property
     def num_reserved_positions(self) -> int:

@@ -46,5 +46,11 @@ class FullMethod(Method):
     def save(self, model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """See `Method.save`."""
         model.config.use_cache = True
-        model.save_pretrained(str(folder), state_dict=dict(weights))
+        model.save_pretrained(str(folder), state_dict={**_saved_buffers(model), **weights})
         check_saved_weights(folder)
+
+
+def _saved_buffers(model: Any) -> dict[str, torch.Tensor]:
+    """Return the buffers that belong to a saved model: no strategy splits them, and no step changes them."""
+    saved = model.state_dict().keys()
+    return {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in saved}

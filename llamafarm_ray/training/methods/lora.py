@@ -34,6 +34,11 @@ class LoraMethod(PeftMethod):
         """See `Method.served_by`: vLLM, but for DoRA, which it refuses."""
         return "peft" if self.parameters.use_dora else "vllm"
 
+    @property
+    def not_shardable(self) -> str:
+        """See `Method.not_shardable`: DoRA computes with a layer's weight outside of the layer."""
+        return "use_dora needs each layer's whole weight beside the layer" if self.parameters.use_dora else ""
+
     def check(self, architecture: Architecture) -> None:
         """See `Method.check`.
 

@@ -138,7 +138,7 @@ def merge_adapter(base: Path, adapter: Path, output: Path, *, dtype: str = "auto
     """
     check_mergeable(adapter)
     task = _task(adapter)
-    config = AutoConfig.from_pretrained(str(base), local_files_only=True)
+    config = AutoConfig.from_pretrained(str(base), local_files_only=True, trust_remote_code=False)
     if getattr(config, "quantization_config", None) is not None:
         raise UnsupportedError(
             f"{base} is quantised, and a sum would have to be rounded to so few bits again that the adapter gets lost.",

@@ -19,7 +19,11 @@ class QloraMethod(LoraMethod):
     """Saves what LoRA saves: the adapter goes onto the unquantised base model as well."""
 
     name: ClassVar[str] = "qlora"
-    shardable: ClassVar[bool] = False
+
+    @property
+    def not_shardable(self) -> str:
+        """See `Method.not_shardable`."""
+        return "4-bit weights are not split between workers"
 
     def load(self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm") -> Any:
         """See `Method.load`: linear layers but the output head in 4 bits, the rest in fp32."""

@@ -31,7 +31,7 @@ class SftObjective(Objective):
         """
         chats = tokenise_turns(tokenizer, row["messages"])
         if not chats:
-            return [TokenisedRow.left_out("no assistant turn")]
+            return [TokenisedRow.left_out("no assistant turn to train")]
         return [cut_row(chat, max_length) for chat in chats]
 
     def count(self, batch: Batch) -> int:

@@ -88,6 +88,7 @@ class _ZeroStrategy(Strategy):
         optimizer = torch.optim.AdamW(groups, lr=self.training.learning_rate, fused=True)
         self.model, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=self.settings())
         self.module = self.model.module
+        self._make_states(num_updates=0)
 
     def set_learning_rate(self, rate: float) -> None:
         """See `Strategy.set_learning_rate`."""
@@ -133,25 +134,35 @@ class _ZeroStrategy(Strategy):
                 "A run whose optimizer state lies on NVMe can't go on from a checkpoint yet.",
                 hint="Begin anew with --restart, or use fine_tuning.distributed.offload cpu.",
             )
+        self._make_states(num_updates)
+        for name, parameter in trainable(self.module):
+            whole = {key: tensor.to(self.place.device) for key, tensor in state[name].items()}
+            self._import(parameter, whole)
+
+    def _make_states(self, num_updates: int) -> None:
+        """Give AdamW states of zeros, as its first step would, before DeepSpeed looks at them.
+
+        Stages 1 and 2 link each parameter to its part of the states once, after the step of the first parameter group,
+        when the second group has none yet. So all groups get theirs first.
+        """
         optimizer = self.model.optimizer
         for flat in self._partitions():
             optimizer.optimizer.state[flat] = {
                 "step": torch.tensor(float(num_updates), device=flat.device),
                 **{key: torch.zeros_like(flat) for key in MOMENTS},
             }
-        self._states_made()
-        for name, parameter in trainable(self.module):
-            whole = {key: tensor.to(self.place.device) for key, tensor in state[name].items()}
-            self._import(parameter, whole)
+        self._link_states()
 
     def _partitions(self) -> list[torch.Tensor]:
         """This worker's parts of the parameters as the optimizer sees them: flat, in fp32."""
         partitions: list[torch.Tensor] = self.model.optimizer.single_partition_of_fp32_groups
         return partitions
 
-    def _states_made(self) -> None:
-        """Tell DeepSpeed that the optimizer has states, which it looks at after the first step otherwise."""
-        self.model.optimizer._lazy_init_hp_params_optimizer_state()  # noqa: SLF001 - see test_zero_state.py
+    def _link_states(self) -> None:
+        """Let DeepSpeed link the parameters to the states of now."""
+        optimizer = self.model.optimizer
+        optimizer._hp_optimizer_states_linked = False  # noqa: SLF001 - see test_strategies.py
+        optimizer._lazy_init_hp_params_optimizer_state()  # noqa: SLF001 - likewise
 
     def _import(self, parameter: Any, whole: ParameterState) -> None:
         with torch.no_grad():
@@ -215,8 +226,13 @@ class Zero3Strategy(_ZeroStrategy):
         partitions: list[torch.Tensor] = self.model.optimizer.fp32_partitioned_groups_flat
         return partitions
 
-    def _states_made(self) -> None:
-        """Stage 3 looks at the optimizer's states directly."""
+    def _make_states(self, num_updates: int) -> None:
+        # Parts that lie on NVMe are not here to be looked at; AdamW makes its states when they are.
+        if self.distributed.offload != "nvme":
+            super()._make_states(num_updates)
+
+    def _link_states(self) -> None:
+        """Do nothing: stage 3 looks at the optimizer's states directly."""
 
     def _import(self, parameter: Any, whole: ParameterState) -> None:
         # DeepSpeed's own function for whole tensors fails where their size is no multiple of the workers.

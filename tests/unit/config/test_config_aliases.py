@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from llamafarm_ray.config import ALIASES, Config, parse_config
-from llamafarm_ray.config.alias import NOTHING
+from llamafarm_ray.config.alias import NOTHING, Undecided
+from llamafarm_ray.config.dialects import DIALECTS
 from llamafarm_ray.config.layout import SHORTHANDS, layout
 from llamafarm_ray.errors import ConfigError
 
@@ -38,7 +39,7 @@ SAMPLES = {
     "fine_tuning.training.max_length": 512,
     "fine_tuning.training.precision": "bf16",
     "fine_tuning.training.gradient_checkpointing": True,
-    "fine_tuning.training.packing": True,
+    "fine_tuning.training.padding_free": True,
     "fine_tuning.training.checkpoint_every_steps": 50,
     "fine_tuning.training.keep_checkpoints": 3,
     "fine_tuning.training.log_every_s": 2.0,
@@ -83,6 +84,14 @@ def nest(path: Any, value: Any) -> Any:
     return value
 
 
+def parse_alone(section: Any, name: Any, value: Any) -> Any:
+    """A configuration with one key; and a method, where the key is of a tool with another default."""
+    table = nest((*section, name), value)
+    if not section and any(name in dialect.signs for dialect in DIALECTS):
+        table["fine_tuning"] = {"method": "auto"}
+    return parse_config(table)
+
+
 def value_at(config: Any, path: Any) -> Any:
     here = config
     for name in path:
@@ -100,7 +109,7 @@ def test_a_plain_alias_is_read_in_each_of_its_sections(alias: Any) -> None:
     expected = "deepspeed_zero2" if alias.name == "deepspeed" else sample
     assert alias.sections
     for section in alias.sections:
-        config = parse_config(nest((*section, alias.name), sample))
+        config = parse_alone(section, alias.name, sample)
         assert value_at(config, alias.path) == expected, section
 
 
@@ -108,7 +117,9 @@ def test_a_plain_alias_is_read_in_each_of_its_sections(alias: Any) -> None:
 def test_an_alias_with_values_translates_each_of_them(alias: Any) -> None:
     for section in alias.sections:
         for written, meant in alias.values.items():
-            config = parse_config(nest((*section, alias.name), written))
+            if isinstance(meant, Undecided):
+                continue
+            config = parse_alone(section, alias.name, written)
             expected = value_at(Config(), alias.path) if meant is NOTHING else meant
             assert value_at(config, alias.path) == expected, (section, written)
 
@@ -178,7 +189,7 @@ def test_a_section_may_be_a_plain_text(path: Any) -> None:
         ({"adapter": "lora", "load_in_8bit": False, "load_in_4bit": False}, "lora"),
         ({"use_peft": True, "load_in_4bit": True}, "qlora"),
         ({"load_in_4bit": False, "fine_tuning": {"method": "full"}}, "full"),
-        ({"load_in_4bit": False}, "auto"),
+        ({"load_in_4bit": False, "finetuning_type": "lora"}, "lora"),
         ({"adapter": {"type": "lora", "r": 4, "alpha": 8, "dropout": 0.1}}, "lora"),
     ],
 )
@@ -190,6 +201,7 @@ def test_methods_said_in_two_keys(table: Any, method: Any) -> None:
     "table",
     [
         {"load_in_4bit": False, "adapter": "qlora"},
+        {"load_in_4bit": False, "method": "auto"},
         {"load_in_4bit": True, "fine_tuning": {"method": "lora"}},
         {"fine_tuning": {"method": "lora"}, "finetuning_type": "lora", "quantization_bit": 4},
         {"bf16": True, "fp16": True},
@@ -265,3 +277,43 @@ def test_a_configuration_of_another_tool() -> None:
     assert config.fine_tuning.method == "lora"
     assert config.fine_tuning.training.max_length == 2048
     assert config.fine_tuning.training.precision == "bf16"
+
+
+@pytest.mark.parametrize("section", ["", "fine_tuning", "fine_tuning.training"])
+@pytest.mark.parametrize("name", ["packing", "sample_packing", "packed"])
+def test_filling_sequences_up_is_refused_and_no_packing_is_what_is_done(section: Any, name: Any) -> None:
+    path = (*(section.split(".") if section else ()), name)
+    assert parse_config(nest(path, False)) == Config()
+    with pytest.raises(ConfigError, match=rf"{name}: can't be true: filling sequences up .*padding_free"):
+        parse_config(nest(path, True))
+
+
+def test_no_4_bits_leaves_the_method_open_and_asks_for_it() -> None:
+    with pytest.raises(ConfigError, match=r"load_in_4bit: is false, which rules out 4-bit weights, and not more: set"):
+        parse_config({"load_in_4bit": False})
+    for method in ("lora", "full", "prefix_tuning"):
+        assert parse_config({"load_in_4bit": False, "method": method}).fine_tuning.method == method
+    assert parse_config({"load_in_4bit": False}, ["fine_tuning.method=full"]).fine_tuning.method == "full"
+
+
+@pytest.mark.parametrize(
+    ("table", "tool", "method"),
+    [
+        ({"micro_batch_size": 2, "num_epochs": 1}, "Axolotl", "full"),
+        ({"sequence_len": 512, "val_set_size": 0.1}, "Axolotl", "full"),
+        ({"cutoff_len": 512, "stage": "dpo"}, "LLaMA-Factory", "lora"),
+    ],
+)
+def test_a_method_that_another_tool_would_choose_by_default_has_to_be_said(table: Any, tool: Any, method: Any) -> None:
+    with pytest.raises(ConfigError, match=f"is {tool}'s, where leaving out the method means {method}"):
+        parse_config(table)
+    assert parse_config(table, [f"fine_tuning.method={method}"]).fine_tuning.method == method
+    assert parse_config({**table, "adapter": None}).fine_tuning.method == "full"
+
+
+def test_the_total_batch_of_axolotl_is_not_taken_for_a_workers() -> None:
+    axolotl = {"adapter": "lora", "sequence_len": 512}
+    with pytest.raises(ConfigError, match=r"batch_size: is the batch of all workers .* set micro_batch_size"):
+        parse_config({**axolotl, "batch_size": 64})
+    assert parse_config({**axolotl, "micro_batch_size": 2}).fine_tuning.training.batch_size == 2
+    assert parse_config({"batch_size": 64}).fine_tuning.training.batch_size == 64, "torchtune's and Ludwig's"

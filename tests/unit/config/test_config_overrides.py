@@ -65,7 +65,8 @@ def test_the_last_override_of_a_key_holds() -> None:
 def test_an_override_of_the_method_beats_the_files() -> None:
     assert parse_config(FILE, ["load_in_4bit=true"]).fine_tuning.method == "qlora"
     assert parse_config(FILE, ["load_in_4bit=false"]).fine_tuning.method == "lora"
-    assert parse_config({"fine_tuning": {"method": "qlora"}}, ["load_in_4bit=false"]).fine_tuning.method == "auto"
+    with pytest.raises(ConfigError, match="rules out 4-bit weights, and not more"):
+        parse_config({"fine_tuning": {"method": "qlora"}}, ["load_in_4bit=false"])
 
 
 def test_null_clears_the_way_for_another_method() -> None:

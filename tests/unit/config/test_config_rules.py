@@ -149,7 +149,8 @@ def test_what_one_key_implies_is_filled_in_at_another() -> None:
 def test_a_test_set_may_be_a_path() -> None:
     config = parse_config({"evaluation": {"test_set": "holdout_set/test.jsonl"}})
     assert config.evaluation.holdout_ratio is None
-    assert config.dataset.validation.split_ratio == 0.1
+    assert config.dataset.validation.split_ratio is None
+    assert config.dataset.validation.built_split_ratio == 0.1
 
 
 def rollout(**values: Any) -> Any:

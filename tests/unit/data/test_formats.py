@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llamafarm_ray.data.formats import FORMATS, format_record, parse_record, read_messages
-from llamafarm_ray.data.rows import Message
+from llamafarm_ray.data.rows import Example, Message
 from llamafarm_ray.errors import InputError
 
 TEXT = st.text(min_size=1).filter(lambda text: text.strip())
@@ -121,3 +121,89 @@ def test_line_separators_inside_of_text_end_no_line(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"instruction": "a\u2028b", "output": "c"}\n', encoding="utf-8")
     assert read_messages(path)[0][0].content == "a\u2028b"
+
+
+def chat(**marks):
+    """Two questions; the first answer has the marks."""
+    turns = [{"role": m.role, "content": m.content} for m in TURNS * 2]
+    turns[1] |= marks
+    return turns
+
+
+@pytest.mark.parametrize(
+    "mark", [{"weight": 0}, {"train": False}, {"training": False}, {"loss": False}, {"weight": 0, "train": False}]
+)
+def test_an_answer_that_is_marked_as_not_trained_is_context_only(mark):
+    chatml = parse_record({"messages": chat(**mark)})
+    assert [message.train for message in chatml] == [None, False, None, None]
+    turns = [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A.", **mark}]
+    assert parse_record({"conversations": turns})[1].train is False
+    for row_format in ("chatml", "sharegpt"):
+        assert parse_record(format_record(chatml, row_format)) == chatml
+
+
+@pytest.mark.parametrize("mark", [{"weight": 1}, {"train": True}, {"loss": True}, {"weight": None}, {"weight": 1.0}])
+def test_an_answer_that_is_marked_as_trained_is_trained_as_any_other(mark):
+    assert parse_record({"messages": chat(**mark)}) == tuple(TURNS * 2)
+
+
+def test_the_marks_are_part_of_what_a_row_is():
+    trained, context = (Example(parse_record({"messages": chat(**mark)}), "d", "", "") for mark in ({}, {"weight": 0}))
+    assert trained.id != context.id
+    assert trained.id == Example(tuple(TURNS * 2), "d", "", "").id
+
+
+def test_earlier_turns_and_a_system_prompt_beside_the_turns_come_first():
+    history = [["One?", "1."], ["Two?", "2."]]
+    expected = ["Be brief.", "One?", "1.", "Two?", "2.", "Q?", "A."]
+    for record in (
+        {"instruction": "Q?", "output": "A."},
+        {"messages": [{"role": m.role, "content": m.content} for m in TURNS]},
+        {
+            "messages": [
+                {"role": "system", "content": "Be brief."},
+                *({"role": m.role, "content": m.content} for m in TURNS),
+            ]
+        },
+    ):
+        messages = parse_record({"system": "Be brief.", "history": history, **record})
+        assert [message.content for message in messages] == expected
+    assert messages[0].role == "system"
+    assert parse_record({"instruction": "Q?", "output": "A.", "history": None, "system": ""}) == tuple(TURNS)
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"messages": chat(weight=0.5)}, r"has 0.5 as 'messages\[1\].weight', not 0 or 1"),
+        ({"messages": chat(weight=True)}, r"has True as 'messages\[1\].weight', not 0 or 1"),
+        ({"messages": chat(train="no")}, r"has 'no' as 'messages\[1\].train', not false or true"),
+        ({"messages": chat(weight=0, train=True)}, r"marks at messages\[1\] that differ: weight, train"),
+        (
+            {"messages": [{"role": "user", "content": "x", "train": True}]},
+            r"'messages\[0\].train' on a turn that is no",
+        ),
+        ({"messages": chat(), "weight": 0.3}, "has 0.3 as 'weight'; all rows count alike"),
+        ({"messages": chat(), "tools": [{"type": "function"}]}, "has 'tools', which can't be used: tool calls"),
+        ({"messages": chat(tool_calls=[{"id": "1"}])}, r"has 'messages\[1\].tool_calls', which can't be used"),
+        ({"messages": chat(reasoning_content="Hm.")}, r"'messages\[1\].reasoning_content', .* put the reasoning into"),
+        ({"messages": chat(name="Ada")}, r"has 'messages\[1\].name'"),
+        ({"messages": chat(), "images": ["a.png"]}, "has 'images', which can't be used: only text"),
+        ({"messages": chat(), "conversations": [{"from": "human", "value": "x"}]}, "has both 'messages' and 'conv"),
+        (
+            {"system": "Be long.", "messages": [{"role": "system", "content": "Be brief."}, *chat()]},
+            "has one system prompt as 'system' and another one among its turns",
+        ),
+        ({"instruction": "Q?", "output": "A.", "history": [["One?"]]}, r"has a list as history\[0\], not a question"),
+        ({"instruction": "Q?", "output": "A.", "history": [["One?", ""]]}, r"has an empty 'history\[0\]\[1\]'"),
+    ],
+)
+def test_what_a_record_means_and_can_not_be_done_is_refused_by_name_and_line(tmp_path, record, message):
+    with pytest.raises(InputError, match=f"a.jsonl: line 2 .*{message}"):
+        read_messages(write(tmp_path / "a.jsonl", [format_record(TURNS, "chatml"), record]))
+
+
+def test_keys_that_say_nothing_and_notes_of_the_author_are_no_mistakes():
+    empty = {"tools": [], "images": None, "history": [], "name": "set 1", "source": "web", "prompt_id": 3, "loss": 1.8}
+    turns = chat(tool_calls=None, reasoning_content="", name=None)
+    assert parse_record({**empty, "messages": turns}) == tuple(TURNS * 2)

@@ -2,10 +2,12 @@
 
 from collections import Counter
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafarm_ray.data.split import choose_split
+from llamafarm_ray.data.split import choose_split, hold_out, prompt_digest
+from llamafarm_ray.errors import InputError
 
 ROWS = st.dictionaries(st.text("abcdef", min_size=1, max_size=6), st.text("xyz", max_size=2), min_size=1).map(
     lambda rows: list(rows.items())
@@ -51,3 +53,34 @@ def test_the_ratio_is_kept_where_facts_have_phrasings_to_spare():
 def test_another_seed_holds_out_others():
     rows = [(f"{fact}-{phrasing}", str(fact)) for fact in range(100) for phrasing in range(4)]
     assert choose_split(rows, ratio=0.2, seed=0) != choose_split(rows, ratio=0.2, seed=1)
+
+
+@given(ROWS.filter(lambda rows: len({prompt for _, prompt in rows}) > 1), RATIOS, st.integers(0, 3), st.randoms())
+def test_rows_with_one_prompt_are_held_out_together_whatever_their_order(rows, ratio, seed, random):
+    held_out = hold_out(rows, ratio=ratio, seed=seed)
+    trained = {prompt for row_id, prompt in rows if row_id not in held_out}
+    assert held_out
+    assert trained
+    assert trained.isdisjoint(prompt for row_id, prompt in rows if row_id in held_out)
+    shuffled = list(rows)
+    random.shuffle(shuffled)
+    assert hold_out(shuffled, ratio=ratio, seed=seed) == held_out
+
+
+def test_as_many_rows_are_held_out_as_are_asked_for():
+    rows = [(str(index), f"prompt {index}") for index in range(100)]
+    assert len(hold_out(rows, ratio=0.2, seed=0)) == 20
+    assert hold_out(rows, ratio=0.2, seed=0) != hold_out(rows, ratio=0.2, seed=1)
+
+
+def test_nothing_can_be_held_out_of_one_prompt():
+    with pytest.raises(InputError, match="at least two different prompts"):
+        hold_out([("a", "x"), ("b", "x")], ratio=0.5, seed=0)
+
+
+def test_the_prompt_is_what_comes_before_the_last_answer():
+    user, one, two = ({"role": role, "content": text} for role, text in (("user", "Q?"), *[("assistant", "A")] * 2))
+    assert prompt_digest({"messages": [user, one]}) == prompt_digest({"messages": [user, {**two, "content": "B"}]})
+    assert prompt_digest({"messages": [user]}) == prompt_digest({"messages": [user, one]})
+    assert prompt_digest({"messages": [{**user, "content": "R?"}]}) != prompt_digest({"messages": [user]})
+    assert prompt_digest({"anchor": "a", "positive": "b"}) == prompt_digest({"anchor": "a", "positive": "c"})

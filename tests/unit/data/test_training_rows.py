@@ -77,6 +77,21 @@ def test_text_and_system_prompts_are_read(tmp_path):
     assert row["messages"] == [SYSTEM, USER]
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "A llama?", "chosen": "x", "rejected": "y"},
+        {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
+        {"messages": [USER], "chosen": "x", "rejected": "y"},
+        {"messages": [USER, GOOD], "label": True},
+    ],
+)
+def test_a_system_prompt_and_earlier_turns_come_before_the_prompt_of_any_form(tmp_path, record):
+    earlier = {"system": "Be brief.", "history": [["One?", "1."]]}
+    messages = read(tmp_path, {**earlier, **record})[1][0]["messages"]
+    assert [turn["content"] for turn in messages[:4]] == ["Be brief.", "One?", "1.", "A llama?"]
+
+
 @pytest.mark.parametrize("record", [{"messages": [USER, GOOD]}, {"instruction": "a", "output": "b"}, {"other": 1}, [1]])
 def test_a_conversation_is_left_to_its_own_formats(tmp_path, record):
     assert kind_of(record) is None
@@ -98,6 +113,12 @@ def test_a_conversation_is_left_to_its_own_formats(tmp_path, record):
         ({"anchor": "a", "positive": "b", "negatives": [""]}, r"has an empty 'negatives\[0\]'"),
         ({"query": "a", "pos": []}, "has an empty list as 'pos'"),
         ({"text": " "}, "has an empty 'text'"),
+        (
+            {"messages": [USER, {**GOOD, "weight": 0}], "label": True},
+            "marks the answer that is compared as not trained",
+        ),
+        ({"prompt": [USER], "chosen": [{**GOOD, "train": False}], "rejected": [BAD]}, "marks the answer"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "tools": "[{}]"}, "has 'tools', which can't be used"),
     ],
 )
 def test_a_bad_record_is_named_with_what_is_wrong(tmp_path, record, message):

@@ -220,4 +220,5 @@ def test_every_method_says_how_it_may_be_trained_and_served():
     assert find_method("lora")(MethodParameters(use_dora=True)).served_by == "peft"
     assert {name for name, method in plain.items() if not method.packable} == {"prefix_tuning"}
     assert {name for name, method in plain.items() if not method.checkpointable} == {"prefix_tuning"}
-    assert {name for name, method in plain.items() if not method.shardable} == {"qlora"}
+    assert {name for name, method in plain.items() if method.not_shardable} == {"qlora"}
+    assert find_method("lora")(MethodParameters(use_dora=True)).not_shardable

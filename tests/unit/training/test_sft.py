@@ -102,7 +102,7 @@ def test_a_row_whose_prompt_alone_is_too_long_is_dropped_rather_than_cut(tokeniz
 
 
 def test_a_row_without_an_answer_is_dropped(tokenizer):
-    assert row_of(tokenizer, [USER], 256).dropped == "no assistant turn"
+    assert row_of(tokenizer, [USER], 256).dropped == "no assistant turn to train"
 
 
 def test_no_chat_template_says_how_to_set_one():
