@@ -25,7 +25,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "config.json").write_text("{}")
     (tmp_path / "pickled" / "pytorch_model.bin").write_bytes(b"x")
-    (tmp_path / "data.json").write_text("[]")
+    (tmp_path / "data.json").write_text('[{"instruction": "When?", "output": "Now."}]')
     (tmp_path / "bad.yaml").write_text(THREE_MISTAKES)
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "a.exe").write_text("x")
