@@ -84,11 +84,19 @@ def deprecate(reference: Reference, message: Message = "", home: Home = None, as
 def retire(reference: Reference, message: Message = "", home: Home = None, as_json: Json = False) -> None:
     """End a version's life: it is not served, pulled or promoted any more."""
     from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.copies import living_copies
+    from llamafarm_ray.workflows.describe import as_dict
 
-    record = open_registry(home).retire(reference, message)
-    _show(
-        record, f"{record.ref} is retired. `llamafarm models gc --retired-for 30d` gives up its files.", as_json=as_json
-    )
+    registry = open_registry(home)
+    record = registry.retire(reference, message)
+    copies = [copy.ref for copy in living_copies(registry, record)]
+    if as_json:
+        print_json({**as_dict(record, ()), "living_copies": copies})
+        return
+    if copies:
+        say(f"{record.ref} is retired. The same files live on as {', '.join(copies)}.")
+        return
+    say(f"{record.ref} is retired. `llamafarm models gc --retired-for 30d` gives up its files.")
 
 
 def gc(

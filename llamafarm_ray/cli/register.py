@@ -48,6 +48,7 @@ def command(
 ) -> None:
     """Give a trained folder a name and a version that never changes."""
     from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.copies import retired_copies
     from llamafarm_ray.workflows.register import Registration, register
 
     asked = Registration(
@@ -72,14 +73,19 @@ def command(
     )
     notes: list[str] = []
     with waiting("Checking and storing the files", quiet=as_json):
-        record = register(open_registry(home), asked, on_note=notes.append)
+        registry = open_registry(home)
+        record = register(registry, asked, on_note=notes.append)
+    retired = {copy.ref: copy.retired or "" for copy in retired_copies(registry, record)}
     if as_json:
-        print_json({"ref": record.ref, **record.registered.model_dump(mode="json"), "notes": notes})
+        told = {"ref": record.ref, **record.registered.model_dump(mode="json")}
+        print_json({**told, "notes": notes, "retired_copies": retired})
         return
     for note in notes:
         errors.line(note)
     facts = record.registered
     say(f"Registered {record.ref} ({facts.kind}, {size(facts.size_bytes)}, {facts.manifest[7:19]}).")
+    for ref, why in retired.items():
+        say(f"The same files were retired as {ref}{f': {why}' if why else ''}.")
 
 
 def _one_folder(folder: Path | None, model: Path | None) -> Path:

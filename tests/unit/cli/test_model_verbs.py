@@ -111,6 +111,20 @@ def test_retired_versions_are_listed_only_when_asked_for(bot):
     assert refs(bot.json("models", "list", "--filter", "status=retired")) == ["bot:1.0.0"]
 
 
+def test_files_that_live_on_or_were_retired_under_another_name_are_named(llamafarm):
+    for name in ("bot", "team/copy"):
+        llamafarm.text("models", "register", "v1", "--name", name)
+    assert "The same files live on as team/copy:1.0.0." in llamafarm.text(
+        "models", "retire", "bot:1.0.0", "--message", "pii"
+    )
+    assert "The same files were retired as bot:1.0.0: pii." in llamafarm.text(
+        "models", "register", "v1", "--name", "bot"
+    )
+    assert llamafarm.json("models", "retire", "bot:1.1.0")["living_copies"] == ["team/copy:1.0.0"]
+    again = llamafarm.json("models", "register", "v1", "--name", "bot")
+    assert again["retired_copies"] == {"bot:1.0.0": "pii", "bot:1.1.0": ""}
+
+
 def test_describe_says_everything(bot):
     bot.text("models", "promote", "bot:1.1.0")
     bot.text("models", "approve", "bot:1.1.0", "--env", "staging")
