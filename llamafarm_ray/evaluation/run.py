@@ -122,7 +122,14 @@ def _make_examples(tokenizer: Any, job: EvaluationJob, *, max_length: int | None
     examples = []
     for row in job.rows:
         messages = row["messages"]
-        last = max((index for index, message in enumerate(messages) if message["role"] == "assistant"), default=None)
+        last = max(
+            (
+                index
+                for index, message in enumerate(messages)
+                if message["role"] == "assistant" and message.get("train") is not False
+            ),
+            default=None,
+        )
         if last is None:
             continue
         chats = tokenise_turns(tokenizer, messages)

@@ -49,6 +49,7 @@ class Architecture:
         linear_layers: inputs and outputs of each linear layer but the output head, by its dotted name, in the order
             they are defined.
         is_causal: True if a token sees none after it, and there is no encoder that sees the whole text.
+        takes_prefix: True if there are causal attention layers, whose caches can hold a trained prefix.
         can_pack: see `can_pack`.
     """
 
@@ -60,6 +61,7 @@ class Architecture:
     hidden_size: int | None = None
     linear_layers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     is_causal: bool = True
+    takes_prefix: bool = True
     can_pack: bool = False
 
 
@@ -82,6 +84,7 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         linear_layers=linear_layers(model),
         is_causal=not has_encoder and _is_causal(model, task),
+        takes_prefix=any(_causal_marks(model)),
         can_pack=can_pack(model),
     )
 
@@ -122,10 +125,14 @@ def _is_causal(model: Any, task: Task) -> bool:
     Attention layers of most architectures say so. Those that don't are taken for causal where they write text, but for
     the encoders among them, which transformers builds as models that write text, too.
     """
-    marks = [module.is_causal for module in model.modules() if hasattr(module, "is_causal")]
+    marks = _causal_marks(model)
     if marks or task != "causal-lm":
-        return any(mark is True for mark in marks)
+        return any(marks)
     return getattr(model.config, "is_decoder", None) is True or model.config.model_type not in _UNMARKED_ENCODERS
+
+
+def _causal_marks(model: Any) -> list[bool]:
+    return [module.is_causal is True for module in model.modules() if hasattr(module, "is_causal")]
 
 
 def can_pack(model: Any) -> bool:

@@ -44,12 +44,18 @@ class PrefixTuningMethod(PeftMethod):
         """See `Method.check`.
 
         Raises:
-            UserError: the model is an encoder, which keeps no cache, or the prefix leaves no room for a text.
+            UserError: the model is an encoder, which keeps no cache, its layers take no prefix, or the prefix leaves
+                no room for a text.
         """
         if not architecture.is_causal:
             raise UserError(
                 "The base model is an encoder: it keeps no keys and values, so no prefix can come before a text.",
                 hint="Use method lora or adapter.",
+            )
+        if not architecture.takes_prefix:
+            raise UserError(
+                "The base model has no attention layers of a kind whose keys and values a prefix can be put before.",
+                hint="Use method lora.",
             )
         limit, taken = architecture.max_positions, self.num_reserved_positions
         if limit is not None and taken >= limit:

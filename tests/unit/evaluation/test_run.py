@@ -76,6 +76,14 @@ def test_turns_that_a_template_rewrites_are_measured_as_they_are_trained(tmp_pat
     assert (scores.num_examples, scores.num_skipped) == (1, 0)
 
 
+def test_answers_that_are_context_only_are_not_measured(base_model):
+    turns = [dict(turn) for turn in ROWS[0]["messages"]]
+    masked = [{**turn, "train": False} if turn["role"] == "assistant" else turn for turn in turns]
+    scores, _ = evaluate(base_model, rows=[ROWS[0], {"messages": masked}], metrics=("perplexity",))
+    assert scores.metrics["perplexity"] == pytest.approx(expected_perplexity(base_model, rows=ROWS[:1]), rel=1e-4)
+    assert (scores.num_examples, scores.num_skipped) == (1, 1)
+
+
 def test_answers_are_what_the_model_alone_would_say_to_each_prompt(base_model, adapter):
     tokenizer = load_tokenizer(base_model)
     prompts = [

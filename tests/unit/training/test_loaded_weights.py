@@ -102,7 +102,11 @@ def test_decoders_are_told_from_encoders(tmp_path, architecture, is_causal):
     from transformers import AutoConfig
 
     AutoConfig.for_model(architecture, **SIZES).save_pretrained(tmp_path)
-    assert inspect_architecture(tmp_path).is_causal is is_causal
+    found = inspect_architecture(tmp_path)
+    assert found.is_causal is is_causal
+    if architecture == "bloom":
+        with pytest.raises(UserError, match="no attention layers of a kind"):
+            find_method("prefix_tuning")(MethodParameters()).check(found)
 
 
 def test_full_fine_tuning_saves_the_buffers_that_a_model_is_loaded_with(tmp_path):
