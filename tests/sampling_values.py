@@ -5,35 +5,37 @@ The edge is what an engine may trip over: ends of ranges, ids beyond the vocabul
 
 import itertools
 
+HUGE = 2**80
+"""Beyond what engines send from process to process."""
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 TOOLS = [{"type": "function", "function": {"name": "count", "parameters": SCHEMA}}]
 
 SAMPLING = {
     "temperature": [0, 1e-6, 0.9, 2],
     "top_p": [1e-9, 0.5, 1],
-    "top_k": [-1, 0, 1, 10**9],
+    "top_k": [-1, 0, 1, 2**31, HUGE],
     "min_p": [0, 0.5, 1],
-    "seed": [0, -1, 2**63 - 1],
+    "seed": [0, -1, 2**63 - 1, HUGE],
     "n": [1, 3],
     "frequency_penalty": [-2, 2],
     "presence_penalty": [-2, 2],
-    "repetition_penalty": [1e-9, 0.5, 2],
-    "logit_bias": [{"5": -100, "6": 100}, {"999999": 1}, {}],
+    "repetition_penalty": [1e-45, 0.5, 2, 1e300],
+    "logit_bias": [{"5": -100, "6": 100}, {"999999": 1}, {"5": 1e39}, {}],
     "logit_bias_of_all": [{str(token): -100 for token in range(400)}],
     "stop": ["a", ["\n", "the"], ""],
     "stop_token_ids": [[0, 5], [10**9], [-1]],
     "include_stop_str_in_output": [True],
     "ignore_eos": [True],
-    "min_tokens": [0, 4, 10**6],
+    "min_tokens": [0, 4, 10**6, HUGE],
     "max_tokens": [0, 1, 12, 10**6],
     "skip_special_tokens": [False],
     "spaces_between_special_tokens": [False],
-    "truncate_prompt_tokens": [-1, 1, 8, 10**6],
+    "truncate_prompt_tokens": [-1, 1, 8, HUGE],
     "truncation_side": ["left", "right"],
     "allowed_token_ids": [[5], list(range(300)), [], [10**9], [-1]],
     "bad_words": [["the"], [""], ["a", " a", "\u00e9"]],
-    "prompt_logprobs": [0, 3, -1],
-    "logprob_token_ids": [[5], [10**9], [-1], []],
+    "prompt_logprobs": [0, 3, -1, HUGE],
+    "logprob_token_ids": [[5], [HUGE], [-1], []],
     "structured_outputs": [
         {"regex": "[ab]{1,4}"},
         {"choice": ["yes", "no"]},
@@ -58,18 +60,18 @@ SAMPLING = {
     "return_tokens_as_token_ids": [True],
     "return_token_ids": [True],
     "return_token_offsets": [True],
-    "routed_experts_prompt_start": [0, 10**6, -1],
+    "routed_experts_prompt_start": [0, HUGE, -1],
     "return_mm_kwargs": [True],
     "mm_payload": [None, {}, "x"],
     "repetition_detection": [
         {"max_pattern_size": 4, "min_count": 2},
-        {"max_pattern_size": 10**6, "min_pattern_size": 10**6, "min_count": 2},
+        {"max_pattern_size": HUGE, "min_pattern_size": 10**6, "min_count": 2},
         {"max_pattern_size": -1, "min_count": 0},
     ],
-    "thinking_token_budget": [0, 4, -1],
+    "thinking_token_budget": [0, 4, -1, HUGE],
     "stream": [True],
     "stream_options": [{"include_usage": True}, {"include_usage": True, "continuous_usage_stats": True}],
-    "stream_interval": [1, 1000, 0],
+    "stream_interval": [1, 1000, 0, HUGE],
     "cache_salt": ["x", ""],
     "session_id": ["s", ""],
     "user": ["u"],

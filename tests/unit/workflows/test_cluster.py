@@ -133,4 +133,5 @@ def test_a_local_ray_listens_on_loopback_and_another_does_not():
     address = services.get_node_ip_address()
     with cluster._on_loopback():
         assert services.get_node_ip_address() == "127.0.0.1"
+        assert services.canonicalize_bootstrap_address("127.0.0.1:6379") == "127.0.0.1:6379"
     assert services.get_node_ip_address() == address
