@@ -308,7 +308,7 @@ class RegistryApi(ABC):
 
         Raises:
             NotFoundError: there is no such version.
-            PolicyError: it is a bare name, ``production`` has rules, and no version of the model passed them.
+            PolicyError: it is a bare name, ``production`` has rules, and is not set.
         """
         ref = _parsed(reference)
         state = self.refresh() if at is None else self.state_at(at)

@@ -41,6 +41,8 @@ class _Builder:
         """Ids of what readable namespaces hold."""
         self._by_content: dict[str, dict[str, None]] = defaultdict(dict)
         """Ids of versions, datasets and documents by kind and digest, in the order in which they were added."""
+        self._versions: dict[str, list[str]] = defaultdict(list)
+        """Ids of versions by their manifest's digest."""
         self._datasets: dict[str, list[str]] = defaultdict(list)
         """Ids of registered datasets by digest."""
 
@@ -67,6 +69,7 @@ class _Builder:
         said = (facts.kind, facts.method, "" if record.status == "active" else record.status)
         node = Node(f"model:{record.ref}", "model", record.ref, ", ".join(text for text in said if text))
         self._add(node, content=f"model {facts.manifest}", is_readable=self._may_read(_namespace(facts.model)))
+        self._versions[facts.manifest].append(node.id)
 
     def _add_dataset(self, dataset: DatasetRegistered) -> None:
         detail = f"{dataset.num_train} + {dataset.num_validation} examples"
@@ -104,12 +107,16 @@ class _Builder:
             self._link_all(served, [self._lineage.add(adapter)], "serves")
 
     def _versions_of(self, digest: str, name: str) -> list[str]:
-        """Return every version with these files, or a node for a model that is known by its digest only."""
-        known = list(self._by_content.get(f"model {digest}", ()))
-        if known:
+        """Return every version with these files, and a node for the name given where none of them has it."""
+        known = self._versions.get(digest, [])
+        model = name.partition(":")[0].partition("@")[0]
+        if known and (not name or any(node_id.startswith(f"model:{model}:") for node_id in known)):
             return known
         node_id = f"base:{name}@{digest}" if name else f"base:{digest}"
-        return [self._lineage.add(Node(node_id, "base", name or digest[7:19], digest[7:19]))]
+        named = self._lineage.add(Node(node_id, "base", name or digest[7:19], digest[7:19]))
+        if known:
+            self._by_content[f"model {digest}"][named] = None
+        return [named, *known]
 
     def _datasets_of(self, name: str, digest: str | None) -> list[str]:
         """Return the dataset that a version names; where it gives a digest alone, every dataset with that digest."""

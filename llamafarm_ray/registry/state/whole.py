@@ -84,7 +84,7 @@ class RegistryState:
 
         Raises:
             NotFoundError: there is no such model, version or alias; near names are in the hint.
-            PolicyError: it is a bare name, ``production`` has rules, and no version of the model passed them.
+            PolicyError: it is a bare name, ``production`` has rules, and is not set.
         """
         model = self.model(ref.name)
         if ref.version is not None:
@@ -96,8 +96,8 @@ class RegistryState:
             return model.versions[moves[-1].version]
         if self.has_rules(DEFAULT_ALIAS):
             raise PolicyError(
-                f"{ref.name!r} alone means {ref.name}@{DEFAULT_ALIAS}, which is not set, and {DEFAULT_ALIAS!r} has "
-                "rules that no version of it has passed.",
+                f"{ref.name!r} alone means {ref.name}@{DEFAULT_ALIAS}, which is not set, and the latest version does "
+                f"not take its place, since {DEFAULT_ALIAS!r} has rules.",
                 rules=("bare_name",),
                 hint=f"Name a version, such as {model.latest.ref}, or promote one.",
             )

@@ -223,6 +223,13 @@ def test_a_base_that_is_not_registered_keeps_the_name_that_each_version_gives_it
     history.register("aaa", digest(2), set(), base_model="huge", base_digest=base)
     assert {node.label for node in trace(history.state, "bot", "down").nodes} == {"bot:1.0.0", "tiny"}
     assert {node.label for node in trace(history.state, "aaa", "down").nodes} == {"aaa:1.0.0", "huge"}
+    history.register("zoo/stranger", base, set())
+    bases = {edge.target for edge in trace(history.state, "bot", "down").edges if edge.relation == "is based on"}
+    assert bases == {f"base:tiny@{base}", "model:zoo/stranger:1.0.0"}
+    history.register("tiny", base, set())
+    bases = {edge.target for edge in trace(history.state, "bot", "down").edges if edge.relation == "is based on"}
+    assert bases == {"model:tiny:1.0.0", "model:zoo/stranger:1.0.0"}
+    assert {"bot:1.0.0", "aaa:1.0.0"} <= {node.label for node in trace(history.state, "tiny", "up").nodes}
 
 
 def test_the_tree_names_a_copy_once():
