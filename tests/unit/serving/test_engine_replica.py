@@ -209,11 +209,11 @@ def test_the_version_that_an_alias_left_is_unloaded_and_its_files_may_be_evicted
 
 def test_an_unknown_name_asks_the_registry_again_but_not_each_time(registry, base, monkeypatch):
     monkeypatch.setattr(versions, "_LOOK_AGAIN_S", 3600.0)
+    monkeypatch.setattr(versions, "_REGISTRY_S", 0.5)
 
     async def scenario():
         replica = await replica_of(registry, base)
         view = replica._versions._view
-        replica._versions._looked = float("-inf")
         before = view.num_refreshed
         assert [(await ask(replica, "never")).status_code for _ in range(3)] == [404] * 3
         assert view.num_refreshed == before + 1

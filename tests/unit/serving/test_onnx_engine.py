@@ -85,14 +85,23 @@ def test_an_answer_ends_at_a_stop_token_or_where_there_is_no_more_room(engine, m
         asyncio.run(answer(engine, "tiny", PROMPTS[0], 252))
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A model that gives vectors, and its export."""
+    folder = tmp_path_factory.mktemp("encoder")
+    base = make_model(folder / "bert", "bert", task="embedding")
+    make_tiny_tokenizer().save_pretrained(str(base))
+    return base, export_encoder(base, folder / "onnx")
+
+
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-def test_vectors_are_those_of_plain_transformers(tmp_path, pooling):
+def test_vectors_are_those_of_plain_transformers(encoder, tmp_path, pooling):
     from transformers import AutoModel
 
-    base = make_model(tmp_path / "bert", "bert", task="embedding")
-    make_tiny_tokenizer().save_pretrained(str(base))
-    write_sentence_transformers_files(base, width=32, max_length=64, pooling=pooling)
-    engine = onnx_engine("bert", export_encoder(base, tmp_path / "onnx"))
+    base, exported = encoder
+    folder = shutil.copytree(exported, tmp_path / "onnx")
+    write_sentence_transformers_files(folder, width=32, max_length=64, pooling=pooling)
+    engine = onnx_engine("bert", folder)
     assert not engine.writes
     ids = torch.tensor([[5, 17, 42, 8]])
     with torch.no_grad():
