@@ -15,9 +15,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "runs" / "tests"
-STEPS = (("unit",), ("integration", "e2e"))
-"""The tiers that run at the same time: two of them wait for processes of theirs to start, and share the cores."""
-OPTIONS = {"unit": ("-n", "auto")}
+TIERS = {"unit": ("-n", "auto"), "integration": (), "e2e": ()}
+"""In this order, with pytest's options. Two at a time take longer: they compute more than they wait."""
 NUM_SLOWEST = 10
 
 
@@ -26,48 +25,26 @@ class Tier:
     """A run of pytest over one folder of tests."""
 
     name: str
-    process: subprocess.Popen[bytes]
-    started: float
-    seconds: float = 0.0
+    returncode: int
+    seconds: float
 
     @property
     def results(self) -> Path:
         """pytest's report in JUnit's format."""
         return RESULTS / f"{self.name}.xml"
 
-    @property
-    def output(self) -> Path:
-        """What pytest printed, unless it went to the terminal."""
-        return RESULTS / f"{self.name}.log"
-
     def cases(self) -> list[ET.Element]:
         """The tests that ran."""
         return list(ET.parse(self.results).iter("testcase")) if self.results.exists() else []  # noqa: S314  (pytest's)
 
 
-def start(name: str, arguments: list[str], *, on_terminal: bool) -> Tier:
-    """Start a tier; only one at a time writes to the terminal."""
+def run(name: str, arguments: list[str]) -> Tier:
+    """Run a tier."""
     (RESULTS / f"{name}.xml").unlink(missing_ok=True)
-    command = [sys.executable, "-m", "pytest", f"tests/{name}", "-m", "not long and not gpu"]
-    command += [*OPTIONS.get(name, ()), f"--junitxml={RESULTS / name}.xml", *arguments]
-    with (RESULTS / f"{name}.log").open("wb") as log:
-        output = None if on_terminal else log
-        return Tier(name, subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output), time.monotonic())
-
-
-def run(names: tuple[str, ...], arguments: list[str]) -> list[Tier]:
-    """Run tiers at the same time; the output of all but the first is printed when it has ended."""
-    tiers = [start(name, arguments, on_terminal=name == names[0]) for name in names]
-    waiting = list(tiers)
-    while waiting:
-        for tier in waiting:
-            if tier.process.poll() is not None:
-                tier.seconds = time.monotonic() - tier.started
-        waiting = [tier for tier in waiting if tier.process.poll() is None]
-        time.sleep(0.2)
-    for tier in tiers[1:]:
-        print(tier.output.read_text(encoding="utf-8", errors="replace"), flush=True)
-    return tiers
+    command = [sys.executable, "-m", "pytest", f"tests/{name}", "-m", "not long and not gpu", *TIERS[name]]
+    started = time.monotonic()
+    done = subprocess.run([*command, f"--junitxml={RESULTS / name}.xml", *arguments], cwd=ROOT, check=False)
+    return Tier(name, done.returncode, time.monotonic() - started)
 
 
 def minutes(seconds: float) -> str:
@@ -94,12 +71,12 @@ def summarize(tiers: list[Tier], seconds: float) -> None:
 def main(arguments: list[str]) -> int:
     """Run all tiers, though an earlier one failed."""
     RESULTS.mkdir(parents=True, exist_ok=True)
-    started, tiers = time.monotonic(), []
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each process, and Ray has many, compiles what it imports
-    for names in STEPS:
-        tiers += run(names, arguments)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait take a busy machine's cores
+    started = time.monotonic()
+    tiers = [run(name, arguments) for name in TIERS]
     summarize(tiers, time.monotonic() - started)
-    return int(any(tier.process.returncode for tier in tiers))
+    return int(any(tier.returncode for tier in tiers))
 
 
 if __name__ == "__main__":
