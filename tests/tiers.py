@@ -72,7 +72,6 @@ def main(arguments: list[str]) -> int:
     """Run all tiers, though an earlier one failed."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # with it each process, and Ray has many, compiles what it imports
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin while they wait take a busy machine's cores
     started = time.monotonic()
     tiers = [run(name, arguments) for name in TIERS]
     summarize(tiers, time.monotonic() - started)
