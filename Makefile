@@ -43,7 +43,7 @@ demo: setup ## Documents to a served, hot-swapped adapter, on this machine, in u
 test: setup ## All tests but the long ones; the time of each tier and the slowest tests.
 	@$(BIN)/python tests/tiers.py $(ARGS)
 
-test-unit: setup ## Tests that need no Ray, in under a minute.
+test-unit: setup ## Tests that need no Ray.
 	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu and not s3" $(ARGS)
 
 test-gpu: setup ## Training's promises and speed on a GPU (EXTRA=gpu).
