@@ -11,8 +11,8 @@ from llamafarm_ray.data.text import normal_form, sentences_of
 __all__ = ["Coverage", "covered_facts", "fact_number", "facts_of"]
 
 _MIN_FACT_WORDS = 3
-_WHOLE = 0.6
-"""A fact is taught by an answer that holds this share of its words."""
+_WHOLE = 0.9
+"""A fact is taught as a whole by an answer that holds this share of its words; rows of a table share many."""
 _FACTS_PER_PASSAGE = 1 << 20
 _FUNCTION_WORDS = frozenset(
     re.findall(

@@ -7,7 +7,7 @@ from fpdf import FPDF
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data import DocumentRecord, build_dataset, open_dataset
-from llamafarm_ray.errors import ClusterError, ConflictError, InputError, UnsupportedError
+from llamafarm_ray.errors import ClusterError, ConflictError, InputError
 from llamafarm_ray.types import Digest
 
 EVERY_QUESTION = {"questions_per_doc": None, "phrasings": 4}
@@ -156,10 +156,13 @@ def test_without_origin_rows_do_not_say_where_they_come_from(ray_cluster, corpus
     assert {(row["document"], row["document_digest"], row["passage"]) for row in rows} == {("", "", "")}
 
 
-def test_other_generators_are_refused_before_any_work(tmp_path):
+def test_a_model_without_an_endpoint_is_refused_before_any_work(ray_cluster, tmp_path, monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
     config = DatasetConfig.model_validate({"preprocessing": {"qa_generation": {"model": "gpt-4o"}}})
-    with pytest.raises(UnsupportedError, match="gpt-4o"):
+    with pytest.raises(InputError, match=r"gpt-4o.*no endpoint") as caught:
         build(tmp_path, tmp_path / "out", config)
+    assert "OPENAI_API_KEY" in caught.value.hint
 
 
 def test_a_folder_that_is_no_dataset_is_not_opened(ray_cluster, tmp_path):

@@ -14,7 +14,10 @@ __all__ = ["Choice", "Generator", "choose_generator"]
 Generator = Literal["rules", "endpoint", "base_model"]
 
 _OFFICIAL_URL = "https://api.openai.com/v1"
-_MODEL_KEY, _URL_KEY = "dataset.preprocessing.qa_generation.model", "dataset.preprocessing.qa_generation.endpoint.base_url"
+_MODEL_KEY, _URL_KEY = (
+    "dataset.preprocessing.qa_generation.model",
+    "dataset.preprocessing.qa_generation.endpoint.base_url",
+)
 
 
 @dataclass(frozen=True, slots=True)

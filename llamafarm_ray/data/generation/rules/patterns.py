@@ -20,7 +20,14 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
 
-from llamafarm_ray.data.generation.rules.english import ADVERBS, COLOURS, GROUP_NOUNS, NO_DEFINITION, PREPOSITIONS, ROLE_NOUNS
+from llamafarm_ray.data.generation.rules.english import (
+    ADVERBS,
+    COLOURS,
+    GROUP_NOUNS,
+    NO_DEFINITION,
+    PREPOSITIONS,
+    ROLE_NOUNS,
+)
 from llamafarm_ray.data.generation.rules.expressions import (
     DATE,
     DAYS,
