@@ -1,6 +1,6 @@
 """From documents to datasets: readers, steps, generation, formats and the build that runs them on Ray Data."""
 
-from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
+from llamafarm_ray.data.dataset import Splits, built_documents, check_dataset, open_dataset
 from llamafarm_ray.data.estimate import PairsEstimate, estimate_pairs
 from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
 from llamafarm_ray.data.generation import choose_generator
@@ -18,6 +18,7 @@ __all__ = [
     "Splits",
     "build_dataset",
     "build_feedback_dataset",
+    "built_documents",
     "check_dataset",
     "choose_generator",
     "discover",

@@ -94,7 +94,7 @@ class Harvest:
             told = ", ".join(f"{count} times {reason!r}" for reason, count in reasons.most_common(_MAX_REASONS_SHOWN))
             raise InputError(
                 f"The {len(self.digests)} documents read in {str(source)!r} gave no example (dropped: {told}).",
-                hint="The rules find questions in English sentences; look at quality_control.filters as well.",
+                hint="See these reasons and quality_control.filters. Rules find questions in English sentences only.",
             )
 
     def require_documents(self, source: Path) -> None:

@@ -16,10 +16,10 @@ from llamafarm_ray.data import (
     PairsEstimate,
     build_dataset,
     build_feedback_dataset,
+    built_documents,
     choose_generator,
     discover,
     estimate_pairs,
-    open_dataset,
     rows_maker,
 )
 from llamafarm_ray.errors import InputError
@@ -83,7 +83,7 @@ def create_dataset(
         overwrite=overwrite,
         progress=on_progress,
     )
-    return _registered(registry, output, report, open_dataset(output).documents)
+    return _registered(registry, output, report, built_documents(output))
 
 
 def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:

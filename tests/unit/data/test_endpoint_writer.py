@@ -57,7 +57,7 @@ def test_pairs_come_with_their_passage_and_origin(tmp_path):
     assert len(origin.settings) == 12
     assert server.headers[0]["authorization"] == "Bearer secret"
     (body,) = server.asked
-    assert (body["model"], body["temperature"], body["max_tokens"]) == ("gpt", 0.3, 1024)
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("gpt", 0.3, 4096)
     assert body["response_format"]["type"] == "json_schema"
     assert "Write 2 pairs" in body["messages"][1]["content"]
 
@@ -91,6 +91,14 @@ def test_after_all_attempts_the_last_failure_is_told_and_nothing_is_stored(tmp_p
     with chat_server(fault=lambda *_: "500") as server, pytest.raises(InfrastructureError, match=told):
         write(writer_for(server.url, tmp_path), [passage(0)])
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_server_that_asks_to_wait_for_an_hour_is_not_waited_for(tmp_path):
+    with chat_server(fault=lambda *_: "429") as server:
+        server.retry_after = "3600"
+        with pytest.raises(InfrastructureError, match="asks to wait 3,600 s"):
+            write(writer_for(server.url, tmp_path), [passage(0)])
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -163,7 +171,7 @@ def test_a_damaged_stored_answer_is_asked_for_again(tmp_path):
     ("complaint", "changed"),
     [
         ("400 response_format json_schema is not supported", lambda body: "response_format" not in body),
-        ("400 use max_completion_tokens instead of max_tokens", lambda body: body["max_completion_tokens"] == 1024),
+        ("400 use max_completion_tokens instead of max_tokens", lambda body: body["max_completion_tokens"] == 4096),
         ("400 unsupported value: temperature", lambda body: "temperature" not in body),
     ],
 )
@@ -190,7 +198,7 @@ def test_no_more_requests_at_once_than_asked_for(tmp_path):
 def test_the_cost_never_passes_the_limit(tmp_path):
     prices = {"input_usd_per_million_tokens": 1000.0, "output_usd_per_million_tokens": 1000.0}
     with chat_server() as server:
-        writer = writer_for(server.url, tmp_path, concurrency=1, max_cost_usd=2.0, **prices)
+        writer = writer_for(server.url, tmp_path, concurrency=1, max_cost_usd=2.0, max_output_tokens=1024, **prices)
         with pytest.raises(InputError, match="max_cost_usd"):
             write(writer, [passage(index) for index in range(30)])
     budget = writer._terms.budget
@@ -203,13 +211,14 @@ def test_pairs_that_do_not_fit_are_dropped_with_the_reason(tmp_path):
     pairs = [
         {"questions": ["When does the mill open?"], "answer": "At 09:00."},
         {"questions": ["What does the passage say?"], "answer": "That entry costs 4 euros."},
+        {"questions": ["Who is the author of the mill's guide?"], "answer": "The miller."},
         {"questions": [" "], "answer": "x"},
         {"questions": ["Who built the mill?"], "answer": ""},
     ]
     with chat_server(answer=lambda _: json.dumps({"pairs": pairs})) as server:
         (written,) = write(writer_for(server.url, tmp_path), [passage(0)])
         (refusing,) = write(writer_for(server.url, tmp_path, unanswerable=True), [passage(0)])
-    assert [one.question for one in written.examples] == ["When does the mill open?"]
+    assert [one.answer for one in written.examples] == ["At 09:00.", "The miller."]
     assert written.dropped == {
         "question points at its passage": 1,
         "pair without a question": 1,
