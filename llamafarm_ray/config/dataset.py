@@ -49,6 +49,11 @@ class Preprocessing(Section):
     passage_words: int = Field(
         default=120, ge=10, le=100000, description="Words per passage that documents are split into."
     )
+    with_passages: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Ask the questions of the training split once more with passages at hand, as retrieval does; "
+        "'auto': where a model wrote them.",
+    )
     qa_generation: QaGeneration = section(QaGeneration, "Questions and answers from passages.")
 
 

@@ -57,6 +57,11 @@ class Assembly:
         if len(self._pending[split]) >= _WRITE_ROWS:
             self.flush()
 
+    @property
+    def train_ids(self) -> frozenset[str]:
+        """Ids of the rows of the training split so far."""
+        return frozenset(line["id"] for line in self._lines["train"])
+
     def flush(self) -> None:
         """Write what is pending."""
         for split, rows in self._pending.items():

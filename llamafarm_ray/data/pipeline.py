@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,16 @@ import ray.data
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.assembly import Assembly
 from llamafarm_ray.data.finished import FinishedParts
-from llamafarm_ray.data.generation import choose_generator, plan_writer
+from llamafarm_ray.data.generation import Generator, choose_generator, plan_writer
 from llamafarm_ray.data.harvest import Harvest
-from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster, rows_of
+from llamafarm_ray.data.ray_data import largest_node, quiet_ray_data, require_cluster, rows_of
 from llamafarm_ray.data.report import BuildReport
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import discover
 from llamafarm_ray.data.split import choose_split
 from llamafarm_ray.data.stages import document_stage, pair_stage
 from llamafarm_ray.data.steps import Deduplicate, Ledger
+from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import target_for
 from llamafarm_ray.errors import UnsupportedError
 
@@ -88,6 +89,7 @@ def build_dataset(
         qa,
         cache=cache or str(output.with_name(f".{output.name}.answers").absolute()),
         environment=os.environ,
+        machine=largest_node(),
     )
     documents_end = _DOCUMENTS_END_WITH_MODEL if plan else _DOCUMENTS_END
     tell = progress or (lambda _stage, _fraction: None)
@@ -127,6 +129,10 @@ def build_dataset(
                 assembly.add(row)
                 if index % _ROWS_PER_TELL == 0:
                     tell("write", _EXAMPLES_END + (1.0 - _EXAMPLES_END) * index / len(facts))
+            if _asks_with_passages(config, choice.generator):
+                kept = examples.by_document(assembly.train_ids)
+                for row in rows_with_passages(kept):
+                    assembly.add(row)
             assembly.flush()
             seconds["total"] = round(time.monotonic() - start, 3)
             report = assembly.report(
@@ -145,6 +151,11 @@ def _require_generation(config: DatasetConfig) -> None:
             "This release can't build a dataset with dataset.preprocessing.qa_generation.enabled=false.",
             hint="Use enabled=true.",
         )
+
+
+def _asks_with_passages(config: DatasetConfig, generator: Generator) -> bool:
+    asked = config.preprocessing.with_passages
+    return generator != "rules" if asked == "auto" else asked
 
 
 class _Examples:
@@ -170,6 +181,19 @@ class _Examples:
         needed = ["key", *columns]
         rows = rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
         return Deduplicate().run(rows, ledger) if self._deduplicate else rows
+
+    def by_document(self, ids: Container[str]) -> Iterator[Mapping[str, Any]]:
+        """Stream the rows with these ids, each once, those of a document together and in its order."""
+        columns, order = [*ROW_SCHEMA.names, "fact"], ["document", "position"]
+        if self._local is None:
+            rows = rows_of(self._sorted.sort(order), columns)
+        else:
+            rows = _rows_of_table(self._local.sort_by([(name, "ascending") for name in order]).select(columns))
+        seen: set[str] = set()
+        for row in rows:
+            if row["id"] in ids and row["id"] not in seen:
+                seen.add(row["id"])
+                yield row
 
 
 def _rows_of_table(table: pa.Table) -> Iterator[dict[str, Any]]:

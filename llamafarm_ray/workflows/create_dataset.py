@@ -26,6 +26,7 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
+from llamafarm_ray.workflows.base import usable_base
 
 __all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name", "estimate_generation"]
 
@@ -78,12 +79,21 @@ def create_dataset(
         config.dataset,
         name=name,
         seed=config.seed,
-        base_model=config.base_model,
+        base_model=_writing_base(config, registry),
         cache=_answers(registry),
         overwrite=overwrite,
         progress=on_progress,
     )
     return _registered(registry, output, report, built_documents(output))
+
+
+def _writing_base(config: Config, registry: RegistryApi) -> str | None:
+    """Return the folder of the base model, if it shall write the pairs; else its reference."""
+    qa = config.dataset.preprocessing.qa_generation
+    choice = choose_generator(qa, base_model=config.base_model, environment=os.environ)
+    if choice.generator != "base_model":
+        return config.base_model
+    return str(usable_base(config.base_model, registry).folder)
 
 
 def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:

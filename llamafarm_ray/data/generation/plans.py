@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 from llamafarm_ray.config import QaGeneration
+from llamafarm_ray.data.generation.base_model import BaseModelPlan
+from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.choice import Choice
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
 from llamafarm_ray.data.generation.writer import WriterPlan
-from llamafarm_ray.errors import UnsupportedError
 
-__all__ = ["plan_writer"]
+__all__ = ["Machine", "plan_writer"]
 
 
-def plan_writer(choice: Choice, qa: QaGeneration, *, cache: str, environment: Mapping[str, str]) -> WriterPlan | None:
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Resources of the node that a model computes on."""
+
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+
+
+def plan_writer(
+    choice: Choice, qa: QaGeneration, *, cache: str, environment: Mapping[str, str], machine: Machine | None = None
+) -> WriterPlan | None:
     """Return the plan of a model's writer; None for rules, which need none.
 
     Args:
@@ -21,6 +34,7 @@ def plan_writer(choice: Choice, qa: QaGeneration, *, cache: str, environment: Ma
         qa: the section of the configuration.
         cache: folder or URI for answers that must not be asked for twice.
         environment: environment variables, for the endpoint's key.
+        machine: for a model that computes in this cluster; by default one CPU.
 
     Raises:
         InputError: the engine lacks a setting.
@@ -32,4 +46,6 @@ def plan_writer(choice: Choice, qa: QaGeneration, *, cache: str, environment: Ma
             key = environment.get(qa.endpoint.api_key_env, "")
             return EndpointPlan.of(choice, qa, api_key=key, cache=cache)
         case "base_model":
-            raise UnsupportedError("This release can't let the base model write pairs.", hint="Use rules.")
+            machine = machine or Machine()
+            sampling = Sampling(phrasings=qa.phrasings)
+            return BaseModelPlan(Path(choice.model), machine.num_cpus, machine.num_gpus, sampling)

@@ -47,6 +47,7 @@ def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Itera
         batch_format="pyarrow",
         concurrency=1,
         num_cpus=plan.num_cpus,
+        num_gpus=plan.num_gpus,
     )
     waiting: dict[int, list[Written]] = {}
     next_index = 0

@@ -51,6 +51,10 @@ class WriterPlan(Protocol):
         """CPUs to reserve for the actor."""
 
     @property
+    def num_gpus(self) -> float:
+        """GPUs to reserve for the actor."""
+
+    @property
     def passages_per_batch(self) -> int:
         """Number of passages to give to one call of `PairWriter.write`."""
 

@@ -40,6 +40,7 @@ class EndpointPlan:
     cache: str
     name: str = field(default="endpoint", init=False)
     num_cpus: float = field(default=1.0, init=False)
+    num_gpus: float = field(default=0.0, init=False)
 
     @classmethod
     def of(cls, choice: Choice, qa: QaGeneration, *, api_key: str, cache: str) -> Self:

@@ -1,0 +1,71 @@
+"""Settings of the base model's writer, as they travel to its actor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from llamafarm_ray.data.generation.base_model.lessons import LESSONS_VERSION, load_lessons
+from llamafarm_ray.data.generation.base_model.settings import Sampling, Study
+from llamafarm_ray.data.generation.writer import PairWriter
+from llamafarm_ray.data.rows import Provenance
+from llamafarm_ray.types import Digest
+
+__all__ = ["BaseModelPlan"]
+
+_PASSAGES_PER_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModelPlan:
+    """A `WriterPlan` for a base model in a folder.
+
+    Args:
+        folder: the model, the same path on each node.
+        num_cpus: CPUs to compute with.
+        num_gpus: GPUs to compute with, 0 or 1.
+        sampling: decides the pairs.
+        study: decides the writer that the model becomes.
+    """
+
+    folder: Path
+    num_cpus: float
+    num_gpus: float = 0.0
+    sampling: Sampling = field(default_factory=Sampling)
+    study: Study = field(default_factory=Study)
+    name: str = field(default="base_model", init=False)
+    passages_per_batch: int = field(default=_PASSAGES_PER_BATCH, init=False)
+
+    @property
+    def digest(self) -> str:
+        """See `WriterPlan`. The weights count by their files' sizes and times: reading them all takes too long."""
+        weights = [
+            [path.name, path.stat().st_size, path.stat().st_mtime_ns]
+            for path in sorted(self.folder.glob("*.safetensors"))
+        ]
+        said = json.dumps([LESSONS_VERSION, weights, asdict(self.sampling), asdict(self.study)], sort_keys=True)
+        return Digest.of(said.encode()).short
+
+    def open(self) -> PairWriter:
+        """Load the model and let it learn the lessons.
+
+        Raises:
+            InputError: the folder has no causal language model with all its weights.
+        """
+        import torch  # noqa: PLC0415 - planning needs no torch
+
+        from llamafarm_ray.data.generation.base_model.sampling import LineSampler  # noqa: PLC0415 - likewise
+        from llamafarm_ray.data.generation.base_model.study import learn  # noqa: PLC0415 - likewise
+        from llamafarm_ray.data.generation.base_model.writer import BaseModelWriter  # noqa: PLC0415 - likewise
+        from llamafarm_ray.models.loading import load_model  # noqa: PLC0415 - likewise
+        from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries  # noqa: PLC0415 - likewise
+
+        quiet_libraries()
+        torch.set_num_threads(max(1, int(self.num_cpus)))
+        device = torch.device("cuda" if self.num_gpus else "cpu")
+        tokenizer = load_tokenizer(self.folder)
+        model = load_model(self.folder, dtype=torch.bfloat16).to(device)
+        model = learn(model, tokenizer, load_lessons(), self.study, seed=self.sampling.seed)
+        provenance = Provenance(self.name, self.folder.name, f"lessons-{LESSONS_VERSION}", self.digest)
+        return BaseModelWriter(LineSampler(model, tokenizer), self.sampling, provenance)
