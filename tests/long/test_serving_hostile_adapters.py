@@ -188,7 +188,7 @@ def test_a_version_that_gives_vllm_nan_is_named_and_others_stay_exact(files, tmp
 
     async def scenario():
         args = AsyncEngineArgs(
-            model=str(base), enable_lora=True, max_loras=2, max_lora_rank=8, dtype="float32", enforce_eager=True,
+            model=str(base), enable_lora=True, max_loras=3, max_lora_rank=8, dtype="float32", enforce_eager=True,
             max_num_seqs=8, max_model_len=128, worker_extension_cls=WORKER_EXTENSION,
         )  # fmt: skip
         engine, named, numbers = AsyncLLM.from_engine_args(args), [], itertools.count()
