@@ -20,7 +20,7 @@ setup: $(INSTALLED) $(EDITABLE) ## Install everything into .venv (EXTRA=gpu on a
 
 $(INSTALLED): requirements-$(EXTRA).lock
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing: install Python 3.11, or say make PYTHON=/path/to/it"; exit 1; }
-	@command -v c++ >/dev/null || { echo "A C++ compiler is missing: install g++ or clang (DeepSpeed builds a small extension)"; exit 1; }
+	@[ "$(EXTRA)" != gpu ] || command -v cc >/dev/null || { echo "A C compiler is missing: install gcc or clang (Triton's kernels need it)"; exit 1; }
 	@for other in $(filter-out $@,$(wildcard $(VENV)/.installed-*)); do \
 	  echo "$(VENV) was set up for another kind of machine ($$other): run make clean first"; exit 1; done
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from llamafarm_ray.serving.application import SERVE_ENV
+
 pytest_plugins = ["failure_logs", "passed_before"]
+
+os.environ.update(SERVE_ENV)  # Ray Serve reads it when it is imported, by the first module of tests that needs Ray
 
 settings.register_profile("machines of any speed", deadline=None)
 settings.load_profile("machines of any speed")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import multiprocessing
 import os
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +19,42 @@ Case = dict[str, Any]
 ``precision``, ``gpu``."""
 
 
+_IMPORTED = ("accelerate", "deepspeed", "peft", "torch", "transformers", "llamafarm_ray.training.worker")
+
+
 def run_cases(cases: list[Case], rows: list[Any], base_model: Path, num_workers: int = 2) -> list[dict[str, Any]]:
     """Run each case on ``num_workers`` processes, one case after another. Returns what rank 0 found of each."""
-    import torch.multiprocessing as mp
+    import torch
 
     with tempfile.TemporaryDirectory() as folder:
         answers = Path(folder, "answers.pt")
-        mp.spawn(_worker, (num_workers, Path(folder, "meet"), cases, rows, base_model, answers), nprocs=num_workers)
-        import torch
-
+        group = (num_workers, Path(folder, "meet"), cases, rows, base_model, answers)
+        if any(case.get("gpu") for case in cases):
+            torch.multiprocessing.spawn(_worker, group, nprocs=num_workers)
+        else:
+            _parent().submit(_fork, group).result()
+            assert not Path(folder, "compiled").exists(), "no run waits for a compiler"
         found: list[dict[str, Any]] = torch.load(answers, weights_only=False)
         return found
+
+
+@functools.cache
+def _parent() -> ProcessPoolExecutor:
+    """A process that has imported, once, what takes each worker eight seconds; workers are forked from it."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_import)
+
+
+def _import() -> None:
+    os.environ["DS_ACCELERATOR"] = "cpu"
+    for name in _IMPORTED:
+        importlib.import_module(name)
+
+
+def _fork(group: tuple[Any, ...]) -> None:
+    import torch.multiprocessing as mp
+
+    mp.start_processes(_worker, group, nprocs=group[0], start_method="fork")
 
 
 def _worker(rank, num_workers, meet, cases, rows, base_model, answers):
@@ -36,6 +65,7 @@ def _worker(rank, num_workers, meet, cases, rows, base_model, answers):
     quiet_libraries()
     os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(num_workers)}
     os.environ |= {"LOCAL_SIZE": str(num_workers), "MASTER_ADDR": "127.0.0.1", "TOKENIZERS_PARALLELISM": "false"}
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(answers.with_name("compiled"))
     torch.set_num_threads(1)
     device = torch.device("cuda", rank) if any(case.get("gpu") for case in cases) else torch.device("cpu")
     if device.type == "cuda":

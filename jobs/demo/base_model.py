@@ -69,7 +69,7 @@ def build_base_model(
     corpus: Path,
     output: Path,
     *,
-    seconds: float = 40,
+    seconds: float = 20,
     seed: int = 0,
     on_progress: OnProgress | None = None,
     settings: Settings | None = None,

@@ -65,7 +65,7 @@ def build(args: dict[str, Any]) -> Any:
 
     Raises:
         ConfigError: the configuration has mistakes.
-        ClusterError: the environment lacks :data:`SERVE_ENV`.
+        ClusterError: the environment lacks :data:`SERVE_ENV`, or did when ``ray.serve`` was imported.
         InputError: the endpoint would be open to a network without keys, see
             :func:`llamafarm_ray.serving.access.check_keys`; nobody could name the base model; or replicas would have
             less memory than its weights take.
@@ -89,9 +89,15 @@ def build(args: dict[str, Any]) -> Any:
     sized = with_memory(need, config.deployment, largest_node_bytes())
     config = config.model_copy(update={"deployment": sized})
     # These read the environment when they are imported.
-    from llamafarm_ray.serving.replicas import ROUTER  # noqa: PLC0415
+    from llamafarm_ray.serving.replicas import ROUTER, is_behind_haproxy  # noqa: PLC0415
     from llamafarm_ray.serving.versions import Served  # noqa: PLC0415
 
+    if not is_behind_haproxy():
+        raise ClusterError(
+            "ray.serve was imported before its environment was set, and reads it once.",
+            hint="Start anew, and connect before the first `import ray.serve`, or set this in the environment: "
+            + " ".join(f"{name}={value}" for name, value in SERVE_ENV.items()),
+        )
     if base.name == ROUTER:
         raise InputError(f"The base model's name is {ROUTER!r}, as the router's is.", hint="Rename its folder.")
     served = Served(

@@ -28,7 +28,7 @@ from ray import serve
 from ray._private.state import state as cluster_state
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.serve._private.common import ReplicaID, ReplicaState, RequestMetadata
-from ray.serve._private.constants import SERVE_NAMESPACE
+from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY, SERVE_NAMESPACE
 from ray.serve.context import _disconnect, _get_global_client
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
@@ -47,6 +47,7 @@ __all__ = [
     "home_of",
     "http_address",
     "http_root",
+    "is_behind_haproxy",
     "is_deployed",
     "is_serving",
     "load_everywhere",
@@ -68,6 +69,11 @@ _LOAD_S = 600.0
 _REPLICA_GONE_S = 0.5
 _REPORT_S = 2.0
 """What a replica does not hand over in this time is asked for again."""
+
+
+def is_behind_haproxy() -> bool:
+    """Return True if ``RAY_SERVE_ENABLE_HA_PROXY`` was set when this process imported ``ray.serve``."""
+    return bool(RAY_SERVE_ENABLE_HA_PROXY)
 
 
 def http_address() -> tuple[str, int] | None:

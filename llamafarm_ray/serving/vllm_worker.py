@@ -1,4 +1,4 @@
-"""vLLM's worker on a CPU, with one repair: a seeded request whose prompt is computed in parts.
+"""vLLM's worker on a CPU, with two repairs: :mod:`.vllm_base_rows`, and seeded requests of prompts computed in parts.
 
 While a prompt is computed in parts, vLLM samples a token for the request at each step and drops it. It then sets the
 request's random generator back, by the offset that generators of GPUs have. Those of CPUs have none, so vLLM 0.32 ends
@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from vllm.v1.worker import cpu_worker
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+from llamafarm_ray.serving.vllm_base_rows import leave_base_rows_alone
 
 __all__ = ["ModelRunner", "Worker"]
 
@@ -50,6 +52,7 @@ class Worker(cpu_worker.CPUWorker):  # type: ignore[misc]
 
     def init_device(self) -> None:
         """Make the model runner."""
+        leave_base_rows_alone()
         before, cpu_worker.CPUModelRunner = cpu_worker.CPUModelRunner, ModelRunner
         try:
             super().init_device()

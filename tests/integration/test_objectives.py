@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from objective_steps import prompts, text
+from safetensors.torch import load_file
 from tiny_model import make_tiny_model, make_tiny_tokenizer
 
 from llamafarm_ray.config import parse_config
@@ -51,7 +52,7 @@ def bert(tmp_path_factory):
     return folder
 
 
-def train(objective, base, folder, name, *, workers=1, accumulation=4, **tuning):
+def train(objective, base, folder, name, *, workers=1, accumulation=4, strategy="auto", **tuning):
     from llamafarm_ray.data import open_dataset
     from llamafarm_ray.training import train
 
@@ -63,7 +64,12 @@ def train(objective, base, folder, name, *, workers=1, accumulation=4, **tuning)
     splits = open_dataset(path)
     training = {"epochs": 3.0, "batch_size": 1, "gradient_accumulation_steps": accumulation, "learning_rate": 5e-3}
     training |= {"lr_scheduler": "constant", "warmup_steps": 0, "max_length": 64, "precision": "fp32"}
-    tuning = {"objective": objective, "training": training, "distributed": {"workers": workers}, **tuning}
+    tuning = {
+        "objective": objective,
+        "training": training,
+        "distributed": {"workers": workers, "strategy": strategy},
+        **tuning,
+    }
     seen = []
     result = train(
         parse_config({"fine_tuning": tuning}),
@@ -76,11 +82,14 @@ def train(objective, base, folder, name, *, workers=1, accumulation=4, **tuning)
     return result, seen
 
 
-def test_pairs_in_a_file_train_two_workers(llama, tmp_path):
-    result, seen = train("dpo", llama, tmp_path, "out", workers=2, accumulation=2, **DPO)
+def test_pairs_in_a_file_train_two_workers_whose_weights_are_split(llama, tmp_path):
+    result, seen = train("dpo", llama, tmp_path, "out", workers=2, accumulation=2, strategy="deepspeed_zero3", **DPO)
+    assert (result.strategy, result.num_workers) == ("deepspeed_zero3", 2)
     assert len(result.losses) == 9
     assert result.losses[-1] < result.losses[0]
     assert seen[-1].metrics
+    weights = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    assert all(bool(weight.any()) for weight in weights.values()), "each was gathered before it was saved"
 
 
 @pytest.mark.parametrize(

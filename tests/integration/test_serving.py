@@ -87,6 +87,15 @@ def test_fifty_first_requests_to_a_cold_adapter_all_answer_after_one_load(served
     assert num_loads(APPLICATION) == [{**loaded_before, responses[0].json()["model"]: 1}]
 
 
+def test_the_base_answers_as_alone_beside_adapters_though_each_slot_holds_one(served, oracle):
+    for version in ("bot:1.0.0", "bot:1.1.0", "bot:1.2.0"):
+        served.complete(version)
+    models = ["tiny", "bot:1.0.0"] * 16
+    with ThreadPoolExecutor(16) as pool:
+        responses = list(pool.map(served.complete, models))
+    assert [said(response) for response in responses] == [oracle[model] for model in models]
+
+
 def test_swaps_under_load_lose_no_request_and_mix_no_versions(served, oracle):
     answers, failures, stop = [], [], threading.Event()
 

@@ -81,9 +81,15 @@ def test_zero_stages_agree_with_ddp_and_each_goes_on_bit_for_bit_from_its_own_ch
     """
     runs = [(name, "lora", at, 5) for name, at in zip(("ddp", *ZERO), (2, 4, 2, 4), strict=True)]
     runs += [("deepspeed_zero2", "full", 1, 3), ("deepspeed_zero1", "adapter", 1, 3), ("deepspeed_zero2", "dora", 1, 3)]
+    dropout = {"dora": {"parameters": {**METHODS["dora"], "lora_dropout": 0.3}}}
     cases = [
         undisturbed_and_resumed(
-            name, method, tmp_path, checkpoints=(at,), num_steps=num_steps, end_at=at, learning_rate=2e-4
+            *(name, method, tmp_path),
+            checkpoints=(at,),
+            num_steps=num_steps,
+            end_at=at,
+            learning_rate=2e-4,
+            **dropout.get(method, {}),
         )
         for name, method, at, num_steps in runs
     ]

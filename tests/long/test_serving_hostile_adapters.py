@@ -89,15 +89,21 @@ def files(tmp_path_factory):
     return base, good, hostile
 
 
+@pytest.fixture(scope="module")
+def port():
+    from llamafarm_ray.workflows.ports import free_port
+
+    return free_port()
+
+
 @pytest.fixture(scope="module", params=["vllm", "transformers"])
-def deployed(request, ray_cluster, files, tmp_path_factory):
+def deployed(request, ray_cluster, files, port, tmp_path_factory):
     """The engine with all of them in its registry: the hostile ones by a writer that proves nothing."""
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import find_base, open_registry
     from llamafarm_ray.storage import content
     from llamafarm_ray.types import ModelKind
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
     from llamafarm_ray.workflows.register import Registration, register
     from llamafarm_ray.workflows.undeploy import undeploy
 
@@ -110,7 +116,7 @@ def deployed(request, ray_cluster, files, tmp_path_factory):
         patch.setattr(content, "_check_finite", lambda *_: None)
         for adapter in hostile:
             registry.register(adapter, name=adapter.name, kind=ModelKind.ADAPTER, base_digest=digest, method="lora")
-    deployment = {"port": free_port(), "engine": request.param, "max_lora_rank": 64}
+    deployment = {"port": port, "engine": request.param, "max_lora_rank": 64}
     served = deploy(parse_config({"base_model": str(base), "deployment": deployment}), registry, ray_cluster)
     yield served.url
     undeploy(registry, ray_cluster)
@@ -182,7 +188,7 @@ def test_a_version_that_gives_vllm_nan_is_named_and_others_stay_exact(files, tmp
 
     async def scenario():
         args = AsyncEngineArgs(
-            model=str(base), enable_lora=True, max_loras=2, max_lora_rank=8, dtype="float32", enforce_eager=True,
+            model=str(base), enable_lora=True, max_loras=3, max_lora_rank=8, dtype="float32", enforce_eager=True,
             max_num_seqs=8, max_model_len=128, worker_extension_cls=WORKER_EXTENSION,
         )  # fmt: skip
         engine, named, numbers = AsyncLLM.from_engine_args(args), [], itertools.count()

@@ -37,6 +37,7 @@ def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
     named = [(path.relative_to(PACKAGE).as_posix(), name.split(".")) for path in SOURCES for name in imports(path)]
     assert {path for path, name in named if name[0] == "vllm"} == {
         "serving/vllm_adapters.py",
+        "serving/vllm_base_rows.py",
         "serving/vllm_grammars.py",
         "serving/vllm_imports.py",
         "serving/vllm_process.py",

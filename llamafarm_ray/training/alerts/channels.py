@@ -14,8 +14,6 @@ from email.message import EmailMessage
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
-import httpx
-
 from llamafarm_ray.config import AlertEmail, Alerting
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.training.alerts.detectors import Alert
@@ -109,6 +107,8 @@ class WebhookChannel:
         Raises:
             OSError: no attempt got a 2xx answer.
         """
+        import httpx  # noqa: PLC0415  (each worker of a run would take half a second to import it)
+
         body: dict[str, Any] = {"text": f"*{notice.title}*\n{notice.text}"}
         if urlsplit(self.url).hostname != _TEXT_ALONE:
             body |= {"alert": _finite(asdict(notice.alert)), "run": {"name": notice.run, "id": notice.run_id}}

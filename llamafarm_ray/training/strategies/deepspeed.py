@@ -43,7 +43,11 @@ from llamafarm_ray.training.strategies.base import (
 )
 from llamafarm_ray.training.strategies.build_lock import only_builder
 
-__all__ = ["ZERO_STAGES", "Zero1Strategy", "Zero2Strategy", "Zero3Strategy", "build_extensions"]
+__all__ = ["ZERO_STAGES", "Zero1Strategy", "Zero2Strategy", "Zero3Strategy"]
+
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+"""An all-reduce for inference, which DeepSpeed would compile in the middle of starting up (some 40 s, once an
+environment). Training uses the process group's own."""
 
 
 class _ZeroStrategy(Strategy):
@@ -78,7 +82,8 @@ class _ZeroStrategy(Strategy):
 
     def loading(self) -> AbstractContextManager[object]:
         """See `Strategy.loading`: from here on DeepSpeed knows the workers, without which it would shard for one."""
-        build_extensions()
+        if self.distributed.offload == "nvme":
+            _build_io()
         deepspeed.init_distributed(dist_backend="nccl" if self.place.device.type == "cuda" else "gloo")
         return super().loading()
 
@@ -266,8 +271,8 @@ ZERO_STAGES: dict[str, type[Strategy]] = {
 """The stages by their names in ``fine_tuning.distributed.strategy``."""
 
 
-def build_extensions() -> None:
-    """Compile what DeepSpeed would otherwise compile in the middle of starting up (some 40 s, once a machine).
+def _build_io() -> None:
+    """Compile what DeepSpeed reads and writes NVMe with, which it would otherwise compile in the middle of starting up.
 
     The folder is ours alone, one for each Python and torch, so that no other program's leftovers are in it.
 
@@ -280,14 +285,14 @@ def build_extensions() -> None:
     os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
     # This environment's ninja: one of another version doesn't read its log, and compiles all again (1.13 and 1.11).
     os.environ["PATH"] = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
-    builder = get_accelerator().create_op_builder("ShareMemCommBuilder")
+    builder = get_accelerator().create_op_builder("AsyncIOBuilder")
     if builder is None or not deepspeed.ops.__compatible_ops__.get(builder.NAME, False):
-        return
+        return  # DeepSpeed says what is missing
     with only_builder(folder):
         try:
             builder.load()
         except (RuntimeError, OSError, ImportError) as error:
             raise TrainingError(
-                f"DeepSpeed's parts for this CPU can't be compiled: {first_line(error)}",
-                hint="Install a C++ compiler and ninja, or use fine_tuning.distributed.strategy ddp.",
+                f"DeepSpeed's parts for NVMe can't be compiled: {first_line(error)}",
+                hint="Install a C++ compiler, ninja and libaio, or use fine_tuning.distributed.offload cpu.",
             ) from error

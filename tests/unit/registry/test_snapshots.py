@@ -108,7 +108,7 @@ def store_notes(registry):
         store_note(registry.content, text)
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, suppress_health_check=list(HealthCheck))
 @given(st.lists(commands, max_size=30))
 def test_any_sequence_of_commands_replays_to_the_same_state(tmp_path_factory, steps):
     folder = tmp_path_factory.mktemp("home")

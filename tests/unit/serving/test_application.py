@@ -13,6 +13,7 @@ from llamafarm_ray.serving import application
 from llamafarm_ray.serving.accelerators import accelerator_type
 from llamafarm_ray.serving.adapters import Room
 from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, build
+from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S
 from llamafarm_ray.serving.slots import room_of
 from llamafarm_ray.serving.vllm_replica import _bundles
 from llamafarm_ray.types import Digest
@@ -153,6 +154,20 @@ def test_a_cluster_without_the_proxys_environment_is_refused(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(ClusterError, match="RAY_SERVE_ENABLE_HA_PROXY"):
         build({"base_model": "x"})
+
+
+def test_a_process_that_imported_serve_before_its_environment_was_set_is_told(monkeypatch, tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr("llamafarm_ray.serving.replicas.RAY_SERVE_ENABLE_HA_PROXY", False)
+    with pytest.raises(ClusterError, match="imported before its environment was set"):
+        build({"base_model": str(tmp_path), "home": str(tmp_path / "home")})
+
+
+def test_ray_serve_reads_how_long_a_replica_that_goes_takes_requests():
+    from ray.serve._private import constants
+
+    assert constants.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S == DEREGISTRATION_S
+    assert constants.RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S == DRAIN_S
 
 
 @pytest.mark.parametrize(

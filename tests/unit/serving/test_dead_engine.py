@@ -3,13 +3,18 @@
 import asyncio
 import logging
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 import virtual_time
 
+from llamafarm_ray import serving
 from llamafarm_ray.errors import DeploymentError
+from llamafarm_ray.serving import vllm_replica
 from llamafarm_ray.serving.engines.replica import EngineReplica
 from llamafarm_ray.serving.replica import Replica
+from llamafarm_ray.serving.vllm_replica import VllmReplica
 
 
 class Ended(BaseException):
@@ -38,6 +43,32 @@ def test_it_ends_within_a_moment_and_not_before(caplog):
 
     virtual_time.run(scenario())
     assert "The engine has died" in caplog.text
+
+
+@pytest.mark.usefixtures("ended")
+def test_a_replica_of_vllm_ends_with_its_engine(monkeypatch, tmp_path):
+    is_dead, nothing = [], lambda *_, **__: asyncio.sleep(0)
+    adapters = SimpleNamespace(is_engine_dead=lambda: bool(is_dead), watch=lambda: None, dtype="float32")
+    versions = SimpleNamespace(follow=nothing, preload=nothing, prove_against=lambda _: None)
+    engine = SimpleNamespace(server=lambda _: SimpleNamespace(start=nothing))
+    monkeypatch.setattr(vllm_replica, "VllmAdapters", lambda _: adapters)
+    monkeypatch.setattr(vllm_replica, "Versions", lambda *_: versions)
+    monkeypatch.setattr(vllm_replica, "base_folder", lambda *_: asyncio.sleep(0, tmp_path))
+    monkeypatch.setattr(vllm_replica.serve, "get_replica_context", lambda: SimpleNamespace(app_name="llamafarm"))
+    monkeypatch.setattr(Replica, "__init__", lambda self, *parts: setattr(self, "_versions", parts[1]))
+    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_llm", engine)
+    monkeypatch.setattr(serving, "ray_llm", engine, raising=False)
+    config = {"engine_kwargs": {}, "accelerator_config": {"kind": "gpu"}, "model_loading_config": {"model_source": "x"}}
+
+    async def scenario():
+        replica = VllmReplica.__new__(VllmReplica)
+        await replica.__init__(config, served=None, num_cpus=1)
+        await asyncio.sleep(3600)
+        is_dead.append(True)
+        with pytest.raises(Ended):
+            await asyncio.wait_for(replica._watching, 0.2)
+
+    virtual_time.run(scenario())
 
 
 @pytest.mark.parametrize("fails", [True, False])

@@ -12,7 +12,6 @@ import pytest
 import requests
 from gate import ANN, BASE, BEN, ONE, TWO, Server, adapter, is_openai_error, models_state, principal
 from gate_over_http import listening
-from langchain_openai import OpenAI
 from ray.exceptions import RayError
 
 from llamafarm_ray.client import select_model_async
@@ -140,6 +139,8 @@ def test_clients_get_there_as_they_come_with_their_key_and_their_body(listening_
         assert answered.parse().model.startswith("poet:2.0.0#")
     elif client == "langchain":
         options = {"base_url": f"{url}/v1", "api_key": ANN, "default_headers": wants(task="rhymes")}
+        from langchain_openai import OpenAI
+
         assert OpenAI(model="auto", **options).invoke("A llama?").startswith(" 0 1")
     else:
         headers = {"Authorization": f"Bearer {ANN}", **wants(task="rhymes")}
