@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -17,8 +18,9 @@ from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster, rows_of
 from llamafarm_ray.data.report import BuildReport
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import discover
-from llamafarm_ray.data.split import choose_split
+from llamafarm_ray.data.split import SplitRow, choose_split
 from llamafarm_ray.data.steps import Deduplicate, Ledger
+from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.data.writing import target_for
 from llamafarm_ray.errors import UnsupportedError
 
@@ -84,8 +86,10 @@ def build_dataset(
         seconds["documents"] = round(time.monotonic() - start, 3)
         tell("examples", _DOCUMENTS_END)
         examples = _Examples(harvest, deduplicate=config.quality_control.validation.duplicate_detection)
-        facts = [(row["id"], row["fact"]) for row in examples.rows(["id", "fact"], harvest.ledger)]
-        split = choose_split(facts, ratio=config.validation.built_split_ratio, seed=seed)
+        facts = [_split_row(row) for row in examples.rows(["id", "fact", "document", "passage"], harvest.ledger)]
+        split = choose_split(
+            facts, ratio=config.validation.built_split_ratio, seed=seed, hold_out=config.validation.hold_out
+        )
         with target.open():
             assembly = Assembly(target, split, keep_origin=config.source.include_metadata)
             for index, row in enumerate(examples.rows(ROW_SCHEMA.names, Ledger())):
@@ -99,6 +103,11 @@ def build_dataset(
             created = target.publish()
     tell("write", 1.0)
     return replace(report, created=created)
+
+
+def _split_row(row: Mapping[str, Any]) -> SplitRow:
+    document = sys.intern(row["document"])
+    return SplitRow(row["id"], row["fact"], document, text_digest([document, row["passage"]])[:16])
 
 
 def _require_rules(config: DatasetConfig) -> None:
