@@ -349,7 +349,7 @@ _DATA = (
         target="dataset",
         within=("",),
         tools=_AXOLOTL,
-        refused_always="is read from a file of its own: set dataset.path to the Axolotl configuration that has the list",
+        refused_always="is read from the file that has it: set dataset.path to that Axolotl configuration",
     ),
 )
 

@@ -1,12 +1,18 @@
 """From documents to datasets: readers, steps, generation, formats and the build that runs them on Ray Data."""
 
-from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
-from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
-from llamafarm_ray.data.mixing import MixedPart, open_mixture
-from llamafarm_ray.data.pipeline import build_dataset
-from llamafarm_ray.data.report import BuildReport
-from llamafarm_ray.data.rows import DocumentRecord
-from llamafarm_ray.data.sources import discover
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
+    from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
+    from llamafarm_ray.data.mixing import MixedPart, open_mixture
+    from llamafarm_ray.data.pipeline import build_dataset
+    from llamafarm_ray.data.report import BuildReport
+    from llamafarm_ray.data.rows import DocumentRecord
+    from llamafarm_ray.data.sources import discover
 
 __all__ = [
     "BuildReport",
@@ -21,3 +27,24 @@ __all__ = [
     "open_mixture",
     "rows_maker",
 ]
+
+_HOME = {
+    "BuildReport": "report",
+    "DocumentRecord": "rows",
+    "MixedPart": "mixing",
+    "Splits": "dataset",
+    "build_dataset": "pipeline",
+    "build_feedback_dataset": "feedback_dataset",
+    "check_dataset": "dataset",
+    "discover": "sources",
+    "open_dataset": "dataset",
+    "open_mixture": "mixing",
+    "rows_maker": "feedback_dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Who reads rows or documents in one process needs no Ray, which half of these modules import.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -172,7 +172,5 @@ def check_rows(config: Config) -> bool:
             )
         check_source(config)
         return dataset.validation.built_split_ratio > 0
-    found = []
-    for path in dataset.mixture or [str(dataset.path)]:
-        found.append(check_dataset(Path(path).expanduser(), split_ratio=ratio, seed=config.seed))
-    return any(found)
+    paths = [Path(path).expanduser() for path in dataset.mixture or [str(dataset.path)]]
+    return any([check_dataset(path, split_ratio=ratio, seed=config.seed) for path in paths])

@@ -28,6 +28,11 @@ def table():
     return pa.Table.from_pylist(RECORDS)
 
 
+def write_stream(path):
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table().schema) as writer:
+        writer.write_table(table())
+
+
 WRITERS = {
     "a.json": lambda path: path.write_text(json.dumps(RECORDS)),
     "lines.json": lambda path: path.write_bytes(LINES),
@@ -44,13 +49,8 @@ WRITERS = {
     "a.tsv": lambda path: path.write_text("instruction\toutput\nQ0?\tA0.\nQ1?\tA1.\nQ2?\tA2.\n"),
     "a.parquet": lambda path: pq.write_table(table(), path),
     "a.feather": lambda path: pyarrow.feather.write_feather(table(), str(path)),
-    "a.arrow": lambda path: write_stream(path),
+    "a.arrow": write_stream,
 }
-
-
-def write_stream(path):
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, table().schema) as writer:
-        writer.write_table(table())
 
 
 @pytest.mark.parametrize("name", WRITERS)
