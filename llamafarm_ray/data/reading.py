@@ -173,18 +173,17 @@ def parsed_rows(records: Records, *, root: Path) -> Iterator[RowResult]:
 
 
 def _origin(record: object) -> dict[str, str] | None:
-    """Return where a record says that it came from, if it says all of it as our own rows do."""
+    """Return where a record came from, if it names a document and its digest as our own rows do."""
     if not isinstance(record, Mapping):
         return None
-    names = ("document", "document_digest", "passage")
-    found = {name: record.get(name) for name in names}
-    if not all(isinstance(value, str) for value in found.values()):
+    document, digest, passage = (record.get(name) for name in ("document", "document_digest", "passage"))
+    if not isinstance(document, str) or not isinstance(digest, str):
         return None
     try:
-        Digest(str(found["document_digest"]))
+        known = Digest(digest)
     except InputError:
         return None
-    return {name: str(value) for name, value in found.items()}
+    return {"document": document, "document_digest": known, "passage": passage if isinstance(passage, str) else ""}
 
 
 def _read_records(path: Path) -> DatasetRows:

@@ -198,7 +198,7 @@ class FileTarget(Target):
         row_format: of its records.
         overwrite: replace another dataset.
         kind: of the rows.
-        with_origin: write document, digest and passage of each row into its record.
+        with_origin: write document, digest and passage of each row into its record, where they are known.
     """
 
     def __init__(
@@ -218,7 +218,7 @@ class FileTarget(Target):
         for row in rows:
             if split not in self._files:
                 self._files[split] = open_writer(self._staging / split, type_of=self.output)
-            origin = {name: row[name] for name in _ORIGIN} if self._with_origin and row.get("passage") else {}
+            origin = {name: row[name] for name in _ORIGIN} if self._with_origin and row["document_digest"] else {}
             for record in format_row(row, self._kind, self._row_format):
                 self._files[split].add({**record, **origin})
 

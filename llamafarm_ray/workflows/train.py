@@ -173,4 +173,5 @@ def check_rows(config: Config) -> bool:
         check_source(config)
         return dataset.validation.built_split_ratio > 0
     paths = [Path(path).expanduser() for path in dataset.mixture or [str(dataset.path)]]
-    return any([check_dataset(path, split_ratio=ratio, seed=config.seed) for path in paths])
+    found = [check_dataset(path, split_ratio=ratio, seed=config.seed) for path in paths]  # all of them are checked
+    return any(found)

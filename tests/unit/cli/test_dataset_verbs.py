@@ -48,7 +48,9 @@ def test_a_file_is_checked_row_by_row_and_all_bad_rows_are_named(llamafarm, file
         ("line 5", "is a text row, and the first one is a chat row; a dataset has one kind."),
         ("line 6", "is not valid JSON"),
     ]
-    assert len(json.loads(llamafarm.run("datasets", "validate", "bad.jsonl", "--max-bad", "1", "--json")[1])["bad"]) == 1
+    assert (
+        len(json.loads(llamafarm.run("datasets", "validate", "bad.jsonl", "--max-bad", "1", "--json")[1])["bad"]) == 1
+    )
     assert llamafarm.run("datasets", "validate", "bad.jsonl")[0] == 2
     assert "All 4 rows can be used" in llamafarm.text("datasets", "validate", "a.jsonl")
     write(files / "a.validation.jsonl", pairs(3))
@@ -71,20 +73,23 @@ def test_merged_datasets_have_each_row_once_with_its_source(llamafarm, files):
     traced = llamafarm.json("models", "trace", "--document", "doc-2.md")
     assert any(node["label"] == "both" for node in traced["nodes"])
     write(files / "text.jsonl", [{"text": "All."}])
-    assert "different kinds" in llamafarm.error("datasets", "merge", "a.jsonl", "text.jsonl", "--output", "x")["message"]
+    assert (
+        "different kinds" in llamafarm.error("datasets", "merge", "a.jsonl", "text.jsonl", "--output", "x")["message"]
+    )
     assert "at least two" in llamafarm.error("datasets", "merge", "a.jsonl", "--output", "x")["message"]
 
 
-@pytest.mark.parametrize("row_format", ["chatml", "sharegpt", "alpaca", "prompt_completion"])
 @pytest.mark.parametrize("output", ["out", "out.json", "out.jsonl.zst", "out.csv", "out.parquet"])
-def test_an_exported_dataset_is_the_same_in_every_format_and_type(llamafarm, files, row_format, output):
+def test_an_exported_dataset_is_the_same_in_every_format_and_type(llamafarm, files, output):
     llamafarm.json("datasets", "merge", "a.jsonl", "b.jsonl", "--output", "both")
     before = read_dataset(files / "both")
-    llamafarm.json("datasets", "export", "both", "--format", row_format, "--output", output)
-    after = read_dataset(files / output)
-    assert after.digest == before.digest
-    assert {split: len(rows) for split, rows in after.rows.items()} == {"train": 4, "validation": 1}
-    assert llamafarm.json("datasets", "diff", "both", output)["num_common"] == 5
+    for row_format in ("chatml", "sharegpt", "alpaca", "prompt_completion"):
+        path = f"{row_format}/{output}"
+        llamafarm.json("datasets", "export", "both", "--format", row_format, "--output", path)
+        after = read_dataset(files / path)
+        assert after.digest == before.digest
+        assert {split: len(rows) for split, rows in after.rows.items()} == {"train": 4, "validation": 1}
+    assert llamafarm.json("datasets", "diff", "both", path)["num_common"] == 5
 
 
 def test_what_a_format_can_not_hold_is_refused(llamafarm, files):
@@ -125,7 +130,9 @@ def test_a_sample_is_the_same_for_the_same_seed(llamafarm, files):
     (held_out,) = llamafarm.json("datasets", "sample", "a.jsonl", "--split", "validation")
     assert dict(held_out["texts"])["user"] == "Q4?"
     assert "assistant: A4." in llamafarm.text("datasets", "sample", "a.jsonl", "--split", "validation")
-    assert "no rows of the split 'test'" in llamafarm.error("datasets", "sample", "a.jsonl", "--split", "test")["message"]
+    assert (
+        "no rows of the split 'test'" in llamafarm.error("datasets", "sample", "a.jsonl", "--split", "test")["message"]
+    )
 
 
 def test_registered_datasets_are_shown_with_the_models_trained_on_them(bot, files):
@@ -135,7 +142,12 @@ def test_registered_datasets_are_shown_with_the_models_trained_on_them(bot, file
     for digest in digests:
         documents = (SourceDocument(path="a.md", digest=digest, num_examples=3),)
         event = DatasetRegistered(
-            name="qa", digest=digest, num_train=3, num_validation=1, location=str(files / "a.jsonl"), documents=documents
+            name="qa",
+            digest=digest,
+            num_train=3,
+            num_validation=1,
+            location=str(files / "a.jsonl"),
+            documents=documents,
         )
         open_registry(str(files / "home")).submit(RegisterDataset(event), reason="test")
     listed = bot.json("datasets", "list")
