@@ -30,9 +30,12 @@ __all__ = ["command"]
 
 def command(
     source: Annotated[str | None, typer.Option("--source", help="Folder of documents, or one document.")] = None,
-    format_: Annotated[str | None, typer.Option("--format", help="alpaca, sharegpt or chatml.")] = None,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="chatml, sharegpt, alpaca or prompt_completion.")
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", help="Folder for Parquet, or a .json or .jsonl file, to write.")
+        Path | None,
+        typer.Option("--output", help="Folder for Parquet, or a file (.jsonl, .json, .csv, ...), to write."),
     ] = None,
     base_model: BaseModelReference = None,
     overwrite: Overwrite = False,
@@ -92,7 +95,7 @@ def command(
                 report.documents.read,
                 len(report.documents.skipped),
                 report.num_train,
-                report.num_validation,
+                f"{report.num_validation} ({report.held_out})" if report.num_validation else 0,
                 report.digest[7:19],
             )
         ],

@@ -16,6 +16,7 @@ from llamafarm_ray.cli import (
     chat,
     combine,
     create_dataset,
+    datasets,
     deploy,
     estimate,
     evaluate,
@@ -50,6 +51,7 @@ app = typer.Typer(
 models = typer.Typer(help="Build datasets, train, evaluate, register and serve models.", no_args_is_help=True)
 app.add_typer(models, name="models")
 
+app.add_typer(datasets.app, name="datasets")
 app.add_typer(registry.app, name="registry")
 
 _MAKE, _SERVE, _KEEP, _LOOK, _RELEASE = "Make", "Serve", "Keep versions", "Look at versions", "Release"

@@ -349,7 +349,7 @@ _DATA = (
         target="dataset",
         within=("",),
         tools=_AXOLOTL,
-        refused_always="is a list of hub datasets, which are not read; set dataset.path or dataset.source.path",
+        refused_always="is read from the file that has it: set dataset.path to that Axolotl configuration",
     ),
 )
 

@@ -16,6 +16,7 @@ __all__ = [
     "DatasetConfig",
     "DatasetFormat",
     "DatasetValidation",
+    "HoldOut",
     "Preprocessing",
     "RowFormat",
     "Source",
@@ -24,8 +25,11 @@ __all__ = [
 ]
 
 SourceType = Literal["rag_documents", "conversation_logs", "domain_corpus", "synthetic", "human_feedback"]
-RowFormat = Literal["alpaca", "sharegpt", "chatml"]
-DatasetFormat = Literal["alpaca", "sharegpt", "chatml", "auto_generate_qa"]
+RowFormat = Literal["alpaca", "sharegpt", "chatml", "prompt_completion", "text", "preference", "kto"]
+DatasetFormat = Literal[
+    "alpaca", "sharegpt", "chatml", "prompt_completion", "text", "preference", "kto", "auto_generate_qa"
+]
+HoldOut = Literal["auto", "phrasings", "documents"]
 
 
 class Source(Section):
@@ -70,6 +74,11 @@ class DatasetValidation(Section):
         description="Share of the examples held out for evaluation. null: 0.1 of what is built from documents, and "
         "nothing of rows that exist. A validation file beside the rows, or a built folder's own split, comes first.",
     )
+    hold_out: HoldOut = Field(
+        default="auto",
+        description="What is held out of documents: whole 'documents', or 'phrasings' of facts that are trained in "
+        "other words. auto: phrasings of a small corpus (below 20 documents) whose facts have several, else documents.",
+    )
     quality_threshold: float | None = Field(
         default=None, ge=0, le=1, description="Least mean quality of a usable dataset."
     )
@@ -103,8 +112,9 @@ class DatasetConfig(Section):
     path: str | None = Field(
         default=None,
         min_length=1,
-        description="A dataset that exists: a built folder, a .json or a .jsonl file; used instead of `source`. "
-        "A relative one starts at the current directory.",
+        description="A dataset that exists, used instead of `source`: a built folder, a file of examples (JSON, CSV, "
+        "Parquet, ...), a folder of them, dataset_info.json#NAME, an Axolotl configuration. A relative one starts at "
+        "the current directory.",
     )
     mixture: Annotated[
         Mapping[Annotated[str, Field(min_length=1)], Annotated[float, Field(gt=0, le=1e9)]],

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, WithJsonSchema, model_validator
 
 from llamafarm_ray.config.base import Mistake, Names, Section, section
 from llamafarm_ray.config.cluster import Cluster
-from llamafarm_ray.config.dataset import DatasetConfig
+from llamafarm_ray.config.dataset import DatasetConfig, RowFormat
 from llamafarm_ray.config.deployment import DEFAULT_MAX_LORA_RANK, LORA_RANKS, Deployment
 from llamafarm_ray.config.evaluation import Evaluation, holdout_ratio
 from llamafarm_ray.config.fine_tuning import FineTuning
@@ -81,7 +81,7 @@ class Config(Section):
         if held_out is not None:
             _fill(data, ("dataset", "validation", "split_ratio"), held_out)
         written = _get(data, "dataset", "format")
-        if written in ("alpaca", "sharegpt", "chatml"):
+        if written in get_args(RowFormat):
             _fill(data, ("dataset", "preprocessing", "format"), written)
         fewest = _get(data, "deployment", "auto_scaling", "min_replicas")
         if isinstance(fewest, int) and fewest > 1:

@@ -1,14 +1,21 @@
 """From documents to datasets: readers, steps, generation, formats and the build that runs them on Ray Data."""
 
-from llamafarm_ray.data.dataset import Splits, built_documents, check_dataset, open_dataset
-from llamafarm_ray.data.estimate import PairsEstimate, estimate_pairs
-from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
-from llamafarm_ray.data.generation import choose_generator
-from llamafarm_ray.data.mixing import MixedPart, open_mixture
-from llamafarm_ray.data.pipeline import build_dataset
-from llamafarm_ray.data.report import BuildReport
-from llamafarm_ray.data.rows import DocumentRecord
-from llamafarm_ray.data.sources import discover
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
+    from llamafarm_ray.data.estimate import PairsEstimate, estimate_pairs
+    from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
+    from llamafarm_ray.data.generation import choose_generator
+    from llamafarm_ray.data.mixing import MixedPart, open_mixture
+    from llamafarm_ray.data.pipeline import build_dataset
+    from llamafarm_ray.data.reading import built_documents
+    from llamafarm_ray.data.report import BuildReport
+    from llamafarm_ray.data.rows import DocumentRecord
+    from llamafarm_ray.data.sources import discover
 
 __all__ = [
     "BuildReport",
@@ -27,3 +34,28 @@ __all__ = [
     "open_mixture",
     "rows_maker",
 ]
+
+_HOME = {
+    "BuildReport": "report",
+    "DocumentRecord": "rows",
+    "MixedPart": "mixing",
+    "PairsEstimate": "estimate",
+    "Splits": "dataset",
+    "build_dataset": "pipeline",
+    "build_feedback_dataset": "feedback_dataset",
+    "built_documents": "reading",
+    "check_dataset": "dataset",
+    "choose_generator": "generation",
+    "discover": "sources",
+    "estimate_pairs": "estimate",
+    "open_dataset": "dataset",
+    "open_mixture": "mixing",
+    "rows_maker": "feedback_dataset",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Who reads rows or documents in one process needs no Ray, which half of these modules import.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -11,11 +11,12 @@ from typing import Any
 from llamafarm_ray import __version__
 from llamafarm_ray.data.assembly import FORMAT_VERSION
 from llamafarm_ray.data.feedback import Feedback, FeedbackRows, judgement_rows, preference_rows
+from llamafarm_ray.data.formats import default_format
 from llamafarm_ray.data.report import BuildReport, DocumentCounts, Lengths, Sample, StepReport
 from llamafarm_ray.data.rows import DocumentRecord, dataset_digest
 from llamafarm_ray.data.split import Split, choose_split
 from llamafarm_ray.data.text import text_digest
-from llamafarm_ray.data.writing import RowsTarget
+from llamafarm_ray.data.writing import FileTarget
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
@@ -25,6 +26,7 @@ __all__ = ["build_feedback_dataset", "rows_maker"]
 _READ_AT_ONCE = 64
 _NUM_SAMPLES = 5
 _MAKERS: dict[str, Callable[[Iterable[Feedback]], FeedbackRows]] = {"dpo": preference_rows, "kto": judgement_rows}
+_KINDS = {"dpo": "preference", "kto": "judgement"}
 
 Row = dict[str, Any]
 
@@ -66,7 +68,8 @@ def build_feedback_dataset(
         StorageError: ``source`` can't be read, or ``output`` not written.
     """
     make = rows_maker(objective)
-    target = RowsTarget(output, "chatml", overwrite=overwrite)
+    kind = _KINDS[objective]
+    target = FileTarget(output, default_format(kind), overwrite=overwrite, kind=kind)
     target.check()
     batches = list(_batches(source))
     if not batches:

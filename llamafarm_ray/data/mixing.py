@@ -33,6 +33,7 @@ REPETITION = "repetition"
 """The column (int32) that tells a mixed row from its copies: 0 for the first."""
 
 _SOURCE = {"id", "document", "document_digest", "passage"}
+_OPTIONAL = {"tools"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +81,8 @@ def open_mixture(
     held_out = [each.validation for each in opened if each.validation is not None]
     validation = None
     if held_out:
-        shared = _shared_columns(held_out)
-        selected = [each.select_columns(shared) for each in held_out]
+        schema = _shared_schema(held_out)
+        selected = [each.map_batches(_with_schema, batch_format="pyarrow", fn_args=(schema,)) for each in held_out]
         validation = selected[0].union(*selected[1:]) if len(selected) > 1 else selected[0]
     said = json.dumps([seed, *([part.digest, part.weight, part.num_taken] for part in parts)])
     documents: Counter[tuple[str, str]] = Counter()
@@ -141,7 +142,7 @@ def mix(
 ) -> tuple[ray.data.Dataset, list[int], list[int]]:
     """Mix datasets whose rows have the same columns. Needs a running Ray.
 
-    Columns that not all of them have are left out.
+    Columns that not all of them have are left out, but for the tools of chats.
 
     Args:
         datasets: Ray Data datasets that keep the order of their rows.
@@ -159,34 +160,44 @@ def mix(
         held = [dataset.materialize() for dataset in datasets]
         sizes = [dataset.count() for dataset in held]
         counts = shares(sizes, weights)
-        columns = _shared_columns(held)
+        schema = _shared_schema(held)
         parts = [
             reference
             for index, (dataset, size, count) in enumerate(zip(held, sizes, counts, strict=True))
-            for reference in _repeated(dataset, columns, repetitions(size, count, seed=seed, index=index))
+            for reference in _repeated(dataset, schema, repetitions(size, count, seed=seed, index=index))
         ]
         return ray.data.from_arrow_refs(parts), sizes, counts
 
 
-def _shared_columns(datasets: Sequence[Any]) -> list[str]:
-    names = [list(dataset.schema().names) for dataset in datasets]
-    shared = [name for name in names[0] if all(name in others for others in names)]
+def _shared_schema(datasets: Sequence[Any]) -> pa.Schema:
+    """Return the columns that all datasets have, and those that a row without them lacks nothing by."""
+    schemas = [dataset.schema().base_schema for dataset in datasets]
+    shared = [name for name in schemas[0].names if all(name in schema.names for schema in schemas)]
     if not set(shared) - _SOURCE:
-        listed = "; ".join(", ".join(of_one) for of_one in names)
+        listed = "; ".join(", ".join(schema.names) for schema in schemas)
         raise InputError(
             f"The datasets of the mixture have rows of different kinds, with the columns: {listed}.",
             hint="Mix datasets of one kind.",
         )
-    return shared
+    # Turns have fields of their own where a dataset uses them.
+    whole = pa.unify_schemas(schemas, promote_options="permissive")
+    optional = [name for name in whole.names if name in _OPTIONAL and name not in shared]
+    return pa.schema([whole.field(name) for name in (*shared, *optional)])
 
 
-def _repeated(dataset: Any, columns: list[str], times: np.ndarray) -> list[Any]:
+def _with_schema(block: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return a block with these columns, and nulls where it has none."""
+    own = block.select([name for name in schema.names if name in block.column_names])
+    return pa.concat_tables([schema.empty_table(), own], promote_options="permissive")
+
+
+def _repeated(dataset: Any, schema: pa.Schema, times: np.ndarray) -> list[Any]:
     """The dataset's blocks with each row as often as ``times`` says."""
     count, repeat = ray.remote(num_cpus=0)(_num_rows), ray.remote(num_cpus=0)(_repeat)
     references = dataset.to_arrow_refs()
     bounds = np.cumsum([0, *ray.get([count.remote(reference) for reference in references])])
     return [
-        repeat.remote(reference, columns, times[start:end])
+        repeat.remote(reference, schema, times[start:end])
         for reference, (start, end) in zip(references, pairwise(bounds), strict=True)
         if times[start:end].any()
     ]
@@ -196,7 +207,7 @@ def _num_rows(block: pa.Table) -> int:
     return int(block.num_rows)
 
 
-def _repeat(block: pa.Table, columns: list[str], times: np.ndarray) -> pa.Table:
-    rows = block.select(columns).take(pa.array(np.repeat(np.arange(block.num_rows), times)))
+def _repeat(block: pa.Table, schema: pa.Schema, times: np.ndarray) -> pa.Table:
+    rows = _with_schema(block, schema).take(pa.array(np.repeat(np.arange(block.num_rows), times)))
     copies = np.concatenate([np.arange(count, dtype=np.int32) for count in times])
     return rows.append_column(REPETITION, pa.array(copies))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -21,9 +22,10 @@ from llamafarm_ray.data.ray_data import largest_node, quiet_ray_data, require_cl
 from llamafarm_ray.data.report import BuildReport
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import discover
-from llamafarm_ray.data.split import choose_split
+from llamafarm_ray.data.split import SplitRow, choose_split
 from llamafarm_ray.data.stages import document_stage, pair_stage
 from llamafarm_ray.data.steps import Deduplicate, Ledger
+from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import target_for
 from llamafarm_ray.errors import UnsupportedError
@@ -121,8 +123,10 @@ def build_dataset(
             harvest.require_examples(source)
         tell("examples", _DOCUMENTS_END)
         examples = _Examples(harvest, deduplicate=config.quality_control.validation.duplicate_detection)
-        facts = [(row["id"], row["fact"]) for row in examples.rows(["id", "fact"], harvest.ledger)]
-        split = choose_split(facts, ratio=config.validation.built_split_ratio, seed=seed)
+        facts = [_split_row(row) for row in examples.rows(["id", "fact", "document", "passage"], harvest.ledger)]
+        split = choose_split(
+            facts, ratio=config.validation.built_split_ratio, seed=seed, hold_out=config.validation.hold_out
+        )
         with target.open():
             assembly = Assembly(target, split, keep_origin=config.source.include_metadata)
             for index, row in enumerate(examples.rows([*ROW_SCHEMA.names, "covers"], Ledger())):
@@ -143,6 +147,11 @@ def build_dataset(
             parts.clear()
     tell("write", 1.0)
     return replace(report, created=created)
+
+
+def _split_row(row: Mapping[str, Any]) -> SplitRow:
+    document = sys.intern(row["document"])
+    return SplitRow(row["id"], row["fact"], document, text_digest([document, row["passage"]])[:16])
 
 
 def _require_generation(config: DatasetConfig) -> None:

@@ -82,7 +82,7 @@ class BuildReport:
         steps: the steps in their order.
         num_train: rows in the training split.
         num_validation: rows in the validation split.
-        held_out: "phrasings", "facts" or "nothing", see :class:`llamafarm_ray.data.split.Split`.
+        held_out: "documents", "passages", "facts", "phrasings" or "nothing"; see `llamafarm_ray.data.split.Split`.
         question_chars: lengths of the questions.
         answer_chars: lengths of the answers.
         samples: a few examples.

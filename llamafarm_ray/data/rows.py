@@ -23,13 +23,20 @@ __all__ = [
     "Passage",
     "Provenance",
     "Section",
+    "chat_id",
     "dataset_digest",
-    "with_marks",
+    "with_optional",
 ]
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 _TURN = [("role", pa.string()), ("content", pa.string())]
+_OPTIONAL_IN_TURNS = [
+    ("train", pa.bool_()),
+    ("tool_calls", pa.string()),
+    ("name", pa.string()),
+    ("tool_call_id", pa.string()),
+]
 _MESSAGES = pa.list_(pa.struct(_TURN))
 
 ROW_SCHEMA = pa.schema(
@@ -141,23 +148,42 @@ class Message:
 
     Args:
         role: of the speaker.
-        content: the text.
+        content: the text; empty only beside tool calls, or as a tool's result.
         train: false for an assistant turn that is context only; None, the default, for any other turn.
+        tool_calls: the calls of an assistant turn as JSON, in OpenAI's form with arguments as an object.
+        name: of the tool whose result this is.
+        tool_call_id: of the call whose result this is.
     """
 
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
     train: Literal[False] | None = None
+    tool_calls: str | None = None
+    name: str | None = None
+    tool_call_id: str | None = None
+
+    @classmethod
+    def of(cls, turn: Mapping[str, Any]) -> Message:
+        """Return the turn of a row of a dataset."""
+        named = (turn.get("tool_calls"), turn.get("name"), turn.get("tool_call_id"))
+        return cls(turn["role"], turn["content"], False if turn.get("train") is False else None, *named)
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Texts that tell the turn from others, for digests."""
-        return (self.role, self.content) if self.train is None else (self.role, self.content, "not trained")
+        marks = () if self.train is None else ("not trained",)
+        calls = [f"{name}: {value}" for name, value in self._optional() if value]
+        return (self.role, self.content, *marks, *calls)
 
     def to_turn(self) -> dict[str, Any]:
         """Return the turn as a row of a dataset has it."""
         turn: dict[str, Any] = {"role": self.role, "content": self.content}
-        return turn if self.train is None else {**turn, "train": self.train}
+        if self.train is not None:
+            turn["train"] = self.train
+        return {**turn, **{name: value for name, value in self._optional() if value}}
+
+    def _optional(self) -> tuple[tuple[str, str | None], ...]:
+        return (("tool_calls", self.tool_calls), ("name", self.name), ("tool_call_id", self.tool_call_id))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +213,7 @@ class Example:
     @property
     def id(self) -> str:
         """Digest of the exact messages, 64 hexadecimal digits."""
-        return text_digest(part for message in self.messages for part in message.parts)
+        return chat_id(self.messages)
 
     @property
     def key(self) -> str:
@@ -247,12 +273,26 @@ class DocumentRecord:
     num_examples: int
 
 
-def with_marks(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
-    """Return ``schema``, with a field ``train`` in the turns if ``rows`` has a turn that is not to be trained."""
-    if "messages" not in schema.names or not any("train" in turn for row in rows for turn in row["messages"]):
+def chat_id(messages: Iterable[Message], tools: str | None = None) -> str:
+    """Return the id of a conversation: a digest of its exact turns and tools, 64 hexadecimal digits."""
+    parts = [part for message in messages for part in message.parts]
+    return text_digest([*parts, "tools", tools] if tools else parts)
+
+
+def with_optional(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.Schema:
+    """Return ``schema`` with the optional fields that ``rows`` use: of their turns, and the column ``tools``."""
+    if "messages" not in schema.names:
         return schema
-    marked = pa.list_(pa.struct([*_TURN, ("train", pa.bool_())]))
-    return schema.set(schema.get_field_index("messages"), pa.field("messages", marked))
+    used: set[str] = set()
+    for row in rows:
+        if row.get("tools"):
+            used.add("tools")
+        for turn in row["messages"]:
+            used |= turn.keys()
+    turn_fields = [field for field in _OPTIONAL_IN_TURNS if field[0] in used]
+    messages = pa.list_(pa.struct([*_TURN, *turn_fields]))
+    changed = schema.set(schema.get_field_index("messages"), pa.field("messages", messages))
+    return changed.append(pa.field("tools", pa.string())) if "tools" in used else changed
 
 
 def dataset_digest(splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> Digest:

@@ -2,54 +2,119 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+from llamafarm_ray.config.dataset import HoldOut
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.errors import InputError
 
-__all__ = ["Split", "choose_split", "hold_out", "prompt_digest"]
+__all__ = ["FEW_DOCUMENTS", "Split", "SplitRow", "choose_split", "hold_out", "hold_out_documents", "prompt_digest"]
+
+FEW_DOCUMENTS = 20
+"""Fewer are a small corpus, of which every document has to be trained to be known."""
+
+
+class SplitRow(NamedTuple):
+    """An example, as far as the split needs to know it.
+
+    Args:
+        id: of the row.
+        fact: shared by the phrasings of one question.
+        document: the path of its source; empty if it is not known.
+        passage: anything that tells its passage from others of all documents; empty if it is not known.
+    """
+
+    id: str
+    fact: str
+    document: str = ""
+    passage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The ids of the validation examples, and what is held out with them.
+    """The ids of the validation examples, and the kind of thing that they share with no training example.
 
-    ``phrasings``: each validation question is another phrasing of a fact that stays in training, so validation tells
-    whether the facts were learnt. ``facts``: no fact had a second phrasing, so whole facts are held out, and
-    validation tells how the model does on what it has never seen. ``nothing``: no validation.
+    ``documents``: no document with a held-out question is trained on. ``passages``: no passage with one is, but its
+    document is. ``facts``: a held-out fact is not trained on, its passage may be. ``phrasings``: each held-out question
+    is another phrasing of a fact that stays in training, so validation measures how well facts were learnt; all other
+    kinds measure how the model does on what it has not seen. ``nothing``: there is no validation.
     """
 
     validation: frozenset[str]
-    held_out: Literal["phrasings", "facts", "nothing"]
+    held_out: Literal["documents", "passages", "facts", "phrasings", "nothing"]
 
 
-def choose_split(rows: Iterable[tuple[str, str]], *, ratio: float, seed: int) -> Split:
-    """Choose the validation examples by a digest of their id and the seed: the order of ``rows`` doesn't matter.
+def choose_split(
+    rows: Iterable[SplitRow | tuple[str, ...]], *, ratio: float, seed: int, hold_out: HoldOut = "auto"
+) -> Split:
+    """Choose the validation examples by digests and the seed: the order of ``rows`` doesn't matter.
 
-    Where facts have several phrasings, one of each stays in training: then validation can be smaller than asked for.
+    A document is held out if the digest of its path and the seed is in the lowest ``ratio`` of all digests. So another
+    document moves none, as long as there is one on each side. The share of the examples differs from ``ratio`` as the
+    documents' sizes do.
 
     Args:
-        rows: (id, fact) of every example.
-        ratio: share of the examples to hold out, 0 to 1; above 0 it is at least one, and at least one stays.
+        rows: every example.
+        ratio: share to hold out, 0 to 1; above 0 it is at least one example, and at least one stays.
         seed: another seed, another choice.
+        hold_out: ``phrasings``: of facts with several phrasings some, of others whole facts. ``documents``; where
+            there is one only, passages, else facts. ``auto``: phrasings where facts have several and there are fewer
+            than `FEW_DOCUMENTS` documents; else documents, or passages where ``ratio`` is less than one document.
     """
-    facts = dict(rows)
-    if ratio <= 0 or len(facts) < 2:  # noqa: PLR2004  one for each side
+    examples = list({row[0]: SplitRow(*row) for row in rows}.values())
+    if ratio <= 0 or len(examples) < 2:  # noqa: PLR2004  one for each side
         return Split(frozenset(), "nothing")
-    num_wanted = min(max(1, round(ratio * len(facts))), len(facts) - 1)
-    ordered = sorted(facts, key=lambda row_id: text_digest([str(seed), row_id]))
+    documents = {row.document for row in examples} - {""}
+    facts = Counter(row.fact for row in examples)
+    auto_phrasings = hold_out == "auto" and len(documents) < FEW_DOCUMENTS and max(facts.values()) > 1
+    if hold_out == "phrasings" or auto_phrasings:
+        return _by_phrasings(examples, ratio, seed)
+    is_share = hold_out == "documents" or len(documents) * ratio >= 1
+    if is_share and len(documents) > 1:
+        return Split(_of_groups(examples, [row.document for row in examples], ratio, seed), "documents")
+    if len({row.passage for row in examples} - {""}) > 1:
+        return Split(_of_groups(examples, [row.passage for row in examples], ratio, seed), "passages")
+    return _by_phrasings(examples, ratio, seed, only_facts=True)
+
+
+def _by_phrasings(rows: Sequence[SplitRow], ratio: float, seed: int, *, only_facts: bool = False) -> Split:
+    """Hold out phrasings, of which one of each fact stays; whole facts where none has a second phrasing.
+
+    The validation rows can be fewer than asked for.
+    """
+    num_wanted = min(max(1, round(ratio * len(rows))), len(rows) - 1)
+    ordered = sorted(rows, key=lambda row: text_digest([str(seed), row.id]))
     kept: set[str] = set()
     spare = []
-    for row_id in ordered:
-        if facts[row_id] in kept:
-            spare.append(row_id)
-        kept.add(facts[row_id])
-    if spare:
-        return Split(frozenset(spare[:num_wanted]), "phrasings")
-    return Split(frozenset(ordered[:num_wanted]), "facts")
+    for row in ordered:
+        if row.fact in kept:
+            spare.append(row.id)
+        kept.add(row.fact)
+    if not spare:
+        return Split(frozenset(row.id for row in ordered[:num_wanted]), "facts")
+    if only_facts and len(kept) > 1:
+        return Split(_of_groups(rows, [row.fact for row in rows], ratio, seed), "facts")
+    return Split(frozenset(spare[:num_wanted]), "phrasings")
+
+
+def _of_groups(rows: Sequence[SplitRow], groups: Sequence[str], ratio: float, seed: int) -> frozenset[str]:
+    """Return the ids of the rows of held-out groups. Rows without a group stay in training."""
+    chosen = hold_out_documents(groups, ratio=ratio, seed=seed)
+    return frozenset(row.id for row, group in zip(rows, groups, strict=True) if group in chosen)
+
+
+def hold_out_documents(documents: Iterable[str], *, ratio: float, seed: int) -> frozenset[str]:
+    """Choose documents (or other groups) by a digest of each and the seed; others don't decide about one.
+
+    Only where all would be on one side, the one with the lowest digest is held out, or that with the highest stays.
+    """
+    places = {name: int(text_digest([str(seed), name])[:16], 16) / 2**64 for name in set(documents) - {""}}
+    ordered = sorted(places, key=lambda name: (places[name], name))
+    chosen = [name for name in ordered if places[name] < ratio] or ordered[:1]
+    return frozenset(chosen if len(chosen) < len(ordered) else ordered[:-1])
 
 
 def hold_out(rows: Iterable[tuple[str, str]], *, ratio: float, seed: int) -> frozenset[str]:

@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["decode_text", "normal_form", "num_words", "sentences_of", "text_digest"]
+__all__ = ["decode_text", "normal_form", "num_words", "sentences_of", "text_digest", "text_encoding"]
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -32,14 +32,17 @@ _LAST_WORD = re.compile(r"([^\s(\[\"']+)\.$")
 
 def decode_text(data: bytes) -> str | None:
     """The text of ``data``: UTF-8, or UTF-16/32 told by a byte order mark or by the zero bytes; None if it is none."""
-    encoding = next((name for mark, name in _BOMS if data.startswith(mark)), None)
-    if encoding is None:
-        encoding = _utf16_without_mark(data) or "utf-8"
     try:
-        text = data.decode(encoding)
+        text = data.decode(text_encoding(data))
     except UnicodeDecodeError:
         return None
     return None if "\0" in text else text.removeprefix("\ufeff")
+
+
+def text_encoding(data: bytes) -> str:
+    """Return the encoding of a text by its first bytes: UTF-16 or UTF-32 where they show it, else UTF-8."""
+    marked = next((name for mark, name in _BOMS if data.startswith(mark)), None)
+    return marked or _utf16_without_mark(data) or "utf-8"
 
 
 def _utf16_without_mark(data: bytes) -> str | None:

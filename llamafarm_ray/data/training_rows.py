@@ -1,7 +1,7 @@
-"""Rows that are more, or less, than a conversation: preferences, liked answers, matching texts, plain text.
+"""Kinds of rows: conversations, preferences, judged answers, matching texts, plain text.
 
-A ``.json`` or ``.jsonl`` file holds rows of one kind, told by the keys of its records; what other tools write is read
-too.
+A dataset holds rows of one kind, told by the keys of its records; the forms of other tools are read too. Conversations
+are described in `llamafarm_ray.data.formats.chats`.
 
 ::
 
@@ -10,9 +10,11 @@ too.
                  {"chosen": [...], "rejected": [...]}                          TRL, the prompt in both
                  {"conversations": [...], "chosen": {...}, "rejected": {...}}  LLaMA-Factory, sharegpt
                  {"instruction": ..., "input": ..., "chosen": ..., "rejected": ...}         LLaMA-Factory, alpaca
+    chat         {"messages": [...]}                                           sft
     judgement    {"messages": [..., {"role": "assistant", ...}], "label": true}             kto
                  {"prompt": ..., "completion": ..., "label": true}             TRL
                  {"conversations" or "messages": [...], "kto_tag": true}       LLaMA-Factory
+                 {"instruction": ..., "input": ..., "output": ..., "kto_tag": true}         LLaMA-Factory, alpaca
     match        {"anchor": "...", "positive": "...", "negatives": ["..."]}                 contrastive
                  {"anchor": ..., "positive": ..., "negative": "..."}           sentence-transformers
                  {"query": "...", "pos": ["..."], "neg": ["..."]}              FlagEmbedding; a row for each of ``pos``
@@ -23,27 +25,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from llamafarm_ray.data.formats import (
-    RecordError,
-    check_record_keys,
-    parse_turns,
-    question_text,
-    read_records,
-    required_text,
-    with_earlier,
-)
+from llamafarm_ray.data.formats.chats import chat_row, check_record_keys, question_text, with_earlier
+from llamafarm_ray.data.formats.turns import RecordError, parse_turns, required_text
+from llamafarm_ray.data.formats.values import is_empty, kind_name, parsed_list, turns_in
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
-from llamafarm_ray.errors import InputError
 
-__all__ = ["KINDS", "RowKind", "judgement_row", "kind_of", "match_row", "preference_row", "read_rows", "text_row"]
+__all__ = [
+    "KINDS",
+    "RowKind",
+    "described",
+    "judgement_row",
+    "kind_of",
+    "match_row",
+    "parse_row",
+    "preference_row",
+    "text_row",
+]
 
-KindName = Literal["preference", "judgement", "match", "text"]
+KindName = Literal["chat", "preference", "judgement", "match", "text"]
 Row = dict[str, Any]
 
 _SOURCE = tuple(ROW_SCHEMA.field(name) for name in ("document", "document_digest", "passage"))
@@ -99,53 +103,51 @@ def text_row(text: str) -> Row:
     return {"id": text_digest(("text", text)), "text": text}
 
 
-def read_rows(path: Path) -> tuple[RowKind, list[Row]] | None:
-    """The rows of a ``.json`` or ``.jsonl`` file, whose kind its first record says; None for conversations.
+def parse_row(record: object, kind: RowKind | None = None) -> tuple[RowKind, list[Row]]:
+    """Return the rows of one record, and their kind.
+
+    Args:
+        record: as a file holds it.
+        kind: of the records before it; None for the first one.
 
     Raises:
-        InputError: the file can't be read, or has a bad record; the message names the first one.
+        RecordError: it is bad, or of another kind.
     """
-    kind: RowKind | None = None
-    rows: list[Row] = []
-    for place, record in read_records(path):
-        kind = kind or kind_of(record)
-        if kind is None:
-            return None
-        try:
-            rows += _read_as(kind, record)
-        except RecordError as error:
-            raise InputError(
-                f"{path}: {place} {error}", hint=f"A {kind.name} row has {_described(kind)}; a file has one kind."
-            ) from None
-    return None if kind is None else (kind, rows)
-
-
-def _read_as(kind: RowKind, record: object) -> list[Row]:
-    if kind_of(record) is not kind or not isinstance(record, Mapping):
-        raise RecordError(f"is no {kind.name} row as the first one is.")
+    found = kind_of(record)
     check_record_keys(record)
-    return list(kind.read(record))
+    assert isinstance(record, Mapping)  # noqa: S101 - checked a line above
+    if kind is not None and kind is not found:
+        if found.name == "chat":  # the error that tells why it is none of the kind
+            raise RecordError(f"is no {kind.name} row as the first one is; it lacks {described(kind)}.")
+        raise RecordError(f"is a {found.name} row, and the first one is a {kind.name} row; a dataset has one kind.")
+    if found.name not in {"chat", "text"} and not is_empty(record.get("tools")):
+        raise RecordError(f"has 'tools', which can't be used: {found.name} rows are trained without tools.")
+    return found, list(found.read(record))
 
 
-def _described(kind: RowKind) -> str:
+def described(kind: RowKind) -> str:
+    """Return the names of the columns that a kind's rows are made of."""
     own = [name for name in kind.schema.names if name != "id" and name not in {field.name for field in _SOURCE}]
     return ", ".join(map(repr, own))
 
 
-def kind_of(record: object) -> RowKind | None:
-    """What a record's keys say it is; None for a conversation, and for what is nothing that is known."""
+def kind_of(record: object) -> RowKind:
+    """Return the kind that a record's keys tell; that of conversations for what is nothing that is known."""
     if not isinstance(record, Mapping):
-        return None
-    keys = record.keys()
+        return KINDS["chat"]
+    keys = {key for key, value in record.items() if value is not None}
     if {"chosen", "rejected"} <= keys:
         return KINDS["preference"]
-    if keys & {"label", "kto_tag"} and keys & {"messages", "conversations", "prompt"}:
+    if (keys & {"label", "kto_tag"} and keys & {"messages", "conversations", "prompt"}) or keys >= {
+        "kto_tag",
+        "output",
+    }:
         return KINDS["judgement"]
     if {"anchor", "positive"} <= keys or {"query", "pos"} <= keys:
         return KINDS["match"]
-    if "text" in keys and not keys & {"messages", "conversations", "instruction"}:
+    if "text" in keys and not keys & {"messages", "conversations", "instruction", "prompt", "question"}:
         return KINDS["text"]
-    return None
+    return KINDS["chat"]
 
 
 def _parts(messages: Sequence[Message]) -> Iterator[str]:
@@ -153,9 +155,14 @@ def _parts(messages: Sequence[Message]) -> Iterator[str]:
         yield from message.parts
 
 
+def _read_chat(record: Mapping[str, Any]) -> Iterator[Row]:
+    yield chat_row(record)
+
+
 def _read_preference(record: Mapping[str, Any]) -> Iterator[Row]:
     chosen, rejected = (_answer(record, key) for key in ("chosen", "rejected"))
-    prompt = _prompt(record)
+    # Answers that are whole chats hold the prompt; "messages" beside them repeats one of the two.
+    prompt = _prompt(record) if min(len(chosen), len(rejected)) == 1 else []
     if not prompt:
         # The prompt is what both begin with.
         shared = 0
@@ -185,8 +192,9 @@ def _read_judgement(record: Mapping[str, Any]) -> Iterator[Row]:
     if not isinstance(label, bool):
         raise RecordError(f"has {label!r} as '{key}', not true or false.")
     messages = _prompt(record)
-    if "completion" in record:
-        messages = [*messages, *_answer(record, "completion")]
+    for answer in ("completion", "output"):  # TRL, and LLaMA-Factory beside "instruction"
+        if not is_empty(record.get(answer)):
+            messages = [*messages, *_answer(record, answer)]
     messages = with_earlier(record, messages)
     if not messages or messages[-1].role != "assistant":
         raise RecordError("does not end with the assistant turn that was judged.")
@@ -216,6 +224,7 @@ def _read_text(record: Mapping[str, Any]) -> Iterator[Row]:
 KINDS: dict[str, RowKind] = {
     kind.name: kind
     for kind in (
+        RowKind("chat", ROW_SCHEMA, _read_chat),
         RowKind(
             "preference",
             pa.schema([_ID, _MESSAGES, ("chosen", pa.string()), ("rejected", pa.string()), *_SOURCE]),
@@ -245,8 +254,8 @@ def _prompt(record: Mapping[str, Any]) -> list[Message]:
     """The turns that a record gives beside its answers; none if it doesn't."""
     if record.get("messages") is not None or record.get("conversations") is not None:
         messages = parse_turns(record)
-    elif isinstance(record.get("prompt"), list):
-        messages = parse_turns({"messages": record["prompt"]})
+    elif turns_in(record.get("prompt")):
+        messages = parse_turns({"messages": turns_in(record["prompt"])}, shown_as="prompt")
     elif record.get("prompt") is not None:
         messages = [Message("user", required_text(record, "prompt"))]
     elif record.get("instruction") is not None:
@@ -257,6 +266,8 @@ def _prompt(record: Mapping[str, Any]) -> list[Message]:
 
 
 def _check_trained(answer: Message) -> None:
+    if answer.tool_calls:
+        raise RecordError("has tool calls as the answer that is compared; only texts are.")
     if answer.train is False:
         raise RecordError("marks the answer that is compared as not trained; leave the row out instead.")
 
@@ -264,18 +275,16 @@ def _check_trained(answer: Message) -> None:
 def _answer(record: Mapping[str, Any], key: str) -> list[Message]:
     """An answer in any of its forms: a text, a message, or messages."""
     value = record[key]
-    if isinstance(value, Mapping):
-        value = [value]
-    if isinstance(value, list):
-        form = "conversations" if value and isinstance(value[0], Mapping) and "from" in value[0] else "messages"
-        return parse_turns({form: value}, shown_as=key)
+    turns = [value] if isinstance(value, Mapping) else turns_in(value)
+    if turns or isinstance(value, list):
+        return parse_turns({"messages": turns}, shown_as=key)
     return [Message("assistant", required_text(record, key))]
 
 
 def _texts(record: Mapping[str, Any], key: str) -> list[str]:
-    values = record.get(key)
-    if values is None:
+    values = parsed_list(record.get(key))
+    if is_empty(values):
         return []
     if not isinstance(values, list):
-        raise RecordError(f"has {values!r} as '{key}', not a list of texts.")
+        raise RecordError(f"has {kind_name(values)} as '{key}', not a list of texts.")
     return [required_text({f"{key}[{index}]": value}, f"{key}[{index}]") for index, value in enumerate(values)]

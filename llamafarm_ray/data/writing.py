@@ -10,30 +10,38 @@ import shutil
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llamafarm_ray.data.formats import JSON_SUFFIXES, RowFormat, format_record
-from llamafarm_ray.data.rows import ROW_SCHEMA, Message
+from llamafarm_ray.data.formats import default_format, format_row, formats_of
+from llamafarm_ray.data.records import (
+    WRITABLE,
+    RecordWriter,
+    file_type,
+    is_record_file,
+    named_beside,
+    open_writer,
+    validation_path,
+)
+from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
 from llamafarm_ray.types import Digest
 
 __all__ = [
     "DATASET_FILE",
     "REPORT_FILE",
+    "FileTarget",
     "FolderTarget",
-    "JsonTarget",
-    "RowsTarget",
     "Target",
     "target_for",
-    "validation_path",
 ]
 
 DATASET_FILE = "dataset.json"
 REPORT_FILE = "report.json"
 _ROWS_PER_SHARD = 10_000
+_ORIGIN = ("document", "document_digest", "passage")
 
 
 class Target(abc.ABC):
@@ -97,10 +105,21 @@ class Target(abc.ABC):
 
 
 class FolderTarget(Target):
-    """A folder of Parquet shards, ``train/`` and ``validation/``, with ``dataset.json`` and ``report.json``."""
+    """A folder of Parquet shards, ``train/`` and ``validation/``, with ``dataset.json`` and ``report.json``.
 
-    def __init__(self, output: Path, *, overwrite: bool) -> None:
+    Args:
+        output: the folder.
+        row_format: layout of the rows; a kind's own one has the columns of the kind.
+        overwrite: replace another dataset.
+        kind: of the rows.
+        schema: the columns of the kind's own layout.
+    """
+
+    def __init__(
+        self, output: Path, row_format: str, *, overwrite: bool, kind: str = "chat", schema: pa.Schema = ROW_SCHEMA
+    ) -> None:
         super().__init__(output, overwrite=overwrite)
+        self._kind, self._row_format, self._schema = kind, row_format, schema
         self._pending: dict[str, list[dict[str, Any]]] = {}
         self._num_shards: dict[str, int] = {}
 
@@ -127,7 +146,9 @@ class FolderTarget(Target):
             if rows:
                 self._write(split, rows)
         self._digest = str(dataset["digest"])
-        _write_json(self._staging / DATASET_FILE, dataset)
+        kind = {} if self._kind == "chat" else {"kind": self._kind}
+        layout = {} if self._has_own_columns else {"format": self._row_format}
+        _write_json(self._staging / DATASET_FILE, {**dataset, **kind, **layout})
         _write_json(self._staging / REPORT_FILE, report)
 
     def publish(self) -> bool:
@@ -154,17 +175,38 @@ class FolderTarget(Target):
         self._num_shards[split] = number + 1
         folder = self._staging / split
         folder.mkdir(exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, schema=ROW_SCHEMA), folder / f"part-{number:05d}.parquet")
+        path = folder / f"part-{number:05d}.parquet"
+        if self._has_own_columns:
+            pq.write_table(pa.Table.from_pylist(rows, schema=self._schema), path)
+            return
+        with contextlib.closing(open_writer(path)) as writer:
+            for row in rows:
+                origin = {name: row[name] for name in _ORIGIN}
+                for record in format_row(row, self._kind, self._row_format):
+                    writer.add({"id": row["id"], **record, **origin})
+
+    @property
+    def _has_own_columns(self) -> bool:
+        return self._row_format == default_format(self._kind)
 
 
-class JsonTarget(Target):
-    """One ``.json`` or ``.jsonl`` file in a training format; validation and report lie beside it."""
+class FileTarget(Target):
+    """One file in a training format, of any type that can be written; validation and report lie beside it.
 
-    def __init__(self, output: Path, row_format: RowFormat, *, overwrite: bool) -> None:
+    Args:
+        output: the file.
+        row_format: of its records.
+        overwrite: replace another dataset.
+        kind: of the rows.
+        with_origin: write document, digest and passage of each row into its record, where they are known.
+    """
+
+    def __init__(
+        self, output: Path, row_format: str, *, overwrite: bool, kind: str = "chat", with_origin: bool = False
+    ) -> None:
         super().__init__(output, overwrite=overwrite)
-        self._row_format = row_format
-        self._lines = output.suffix.lower() == ".jsonl"
-        self._files: dict[str, IO[str]] = {}
+        self._row_format, self._kind, self._with_origin = row_format, kind, with_origin
+        self._files: dict[str, RecordWriter] = {}
 
     def check(self) -> None:
         """See :meth:`Target.check`."""
@@ -174,25 +216,15 @@ class JsonTarget(Target):
     def add(self, split: str, rows: list[dict[str, Any]]) -> None:
         """See :meth:`Target.add`."""
         for row in rows:
-            text = json.dumps(self._record(row), ensure_ascii=False)
-            first = split not in self._files
-            if first:
-                self._files[split] = (self._staging / split).open("w", encoding="utf-8")
-            file = self._files[split]
-            if self._lines:
-                file.write(f"{text}\n")
-            else:
-                file.write(f"{'[' if first else ','}\n  {text}")
-
-    def _record(self, row: dict[str, Any]) -> dict[str, Any]:
-        """A row as it is written."""
-        return format_record([Message(**message) for message in row["messages"]], self._row_format)
+            if split not in self._files:
+                self._files[split] = open_writer(self._staging / split, type_of=self.output)
+            origin = {name: row[name] for name in _ORIGIN} if self._with_origin and row["document_digest"] else {}
+            for record in format_row(row, self._kind, self._row_format):
+                self._files[split].add({**record, **origin})
 
     def finish(self, dataset: dict[str, Any], report: dict[str, Any]) -> None:
         """See :meth:`Target.finish`; the report has the dataset's description and the digest of each file in it."""
         for file in self._files.values():
-            if not self._lines:
-                file.write("\n]\n")
             file.close()
         digests = {self._path(split).name: Digest.of((self._staging / split).read_bytes()) for split in self._files}
         _write_json(self._staging / "report", {**report, "dataset": dataset, "files": digests})
@@ -224,34 +256,44 @@ class JsonTarget(Target):
             case "validation":
                 return validation_path(self.output)
             case _:
-                return self.output.with_name(f"{self.output.stem}.{REPORT_FILE}")
+                return named_beside(self.output, "report", ".json")
 
 
-class RowsTarget(JsonTarget):
-    """One file of rows of another kind than conversations, see `llamafarm_ray.data.training_rows`."""
+def target_for(
+    output: Path,
+    row_format: str,
+    *,
+    overwrite: bool,
+    kind: str = "chat",
+    schema: pa.Schema = ROW_SCHEMA,
+    with_origin: bool = False,
+) -> Target:
+    """Return a file if ``output`` ends like one, else a folder.
 
-    def _record(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Everything but the id, which is made anew from the rest."""
-        return {name: value for name, value in row.items() if name != "id"}
-
-
-def target_for(output: Path, row_format: RowFormat, *, overwrite: bool) -> Target:
-    """A JSON file if ``output`` ends like one, else a folder.
+    Args:
+        output: where the dataset will be.
+        row_format: of its records.
+        overwrite: replace another dataset.
+        kind: of the rows.
+        schema: the columns of rows in a folder.
+        with_origin: see `FileTarget`; folders have it in any case.
 
     Raises:
-        InputError: ``output`` has no name of its own, as ``/`` and ``..``.
+        InputError: ``output`` has no name of its own, as ``/`` and ``..``, or ends like a type that isn't written; or
+            rows of this kind can't be written in this format.
     """
     output = Path(os.path.abspath(output))  # noqa: PTH100  resolve() would replace a link by where it leads
     if not output.name:
         raise InputError(f"The output {str(output)!r} can't be replaced by a dataset.", hint="Name a new folder.")
-    if output.suffix.lower() in JSON_SUFFIXES:
-        return JsonTarget(output, row_format, overwrite=overwrite)
-    return FolderTarget(output, overwrite=overwrite)
-
-
-def validation_path(path: Path) -> Path:
-    """Where the validation rows of the JSON file ``path`` lie: ``qa.json`` has ``qa.validation.json``."""
-    return path.with_name(f"{path.stem}.validation{path.suffix}")
+    if row_format not in formats_of(kind):
+        raise InputError(
+            f"Rows of the kind {kind} can't be written as {row_format}.", hint=f"Use {' or '.join(formats_of(kind))}."
+        )
+    if not is_record_file(output):
+        return FolderTarget(output, row_format, overwrite=overwrite, kind=kind, schema=schema)
+    if file_type(output) not in WRITABLE:
+        raise InputError(f"Files like {output.name!r} are read only.", hint=f"Use {', '.join(WRITABLE)}, or a folder.")
+    return FileTarget(output, row_format, overwrite=overwrite, kind=kind, with_origin=with_origin)
 
 
 def _recorded_digest(path: Path) -> str:

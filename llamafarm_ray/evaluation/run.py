@@ -132,8 +132,8 @@ def _make_examples(tokenizer: Any, job: EvaluationJob, *, max_length: int | None
         )
         if last is None:
             continue
-        chats = tokenise_turns(tokenizer, messages)
-        prompt = render_chat(tokenizer, messages[:last], for_answer=True)
+        chats = tokenise_turns(tokenizer, messages, row.get("tools"))
+        prompt = render_chat(tokenizer, messages[:last], for_answer=True, tools=row.get("tools"))
         prompt_ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         needed = max(len(prompt_ids) + job.max_new_tokens if generates else 0, *(len(chat.input_ids) for chat in chats))
         if any(any(chat.trained[1:]) for chat in chats) and (max_length is None or needed <= max_length):

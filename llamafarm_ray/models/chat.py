@@ -8,6 +8,7 @@ its answer: at inference the prompt is tokenized before there is an answer.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,26 +66,69 @@ def check_chat_template(tokenizer: Any) -> None:
         )
 
 
-def render_chat(tokenizer: Any, messages: Messages, *, for_answer: bool = False) -> str:
-    """The text of a chat; with ``for_answer`` it ends where the assistant's next turn begins.
+def render_chat(tokenizer: Any, messages: Messages, *, for_answer: bool = False, tools: str | None = None) -> str:
+    """Return the text of a chat; with ``for_answer`` it ends where the assistant's next turn begins.
+
+    Args:
+        tokenizer: the base model's.
+        messages: the turns; tool calls are JSON text, as rows of a dataset have them.
+        for_answer: whether the assistant's next turn follows.
+        tools: the tools that the assistant has, as JSON text.
 
     Raises:
-        UserError: there is no template, or it refuses these messages.
+        UserError: there is no template, it refuses these messages, or it leaves out tools, calls or results.
     """
     check_chat_template(tokenizer)
+    turns = [_template_turn(message) for message in messages]
+    given = {"tools": json.loads(tools)} if tools else {}
     try:
-        turns = [{"role": message["role"], "content": message["content"]} for message in messages]
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=for_answer)
+        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=for_answer, **given)
     except jinja2.TemplateError as error:
         roles = ", ".join(message["role"] for message in messages)
         raise UserError(
             f"The chat template of {tokenizer.name_or_path!r} refuses a chat of the roles {roles}: {error}",
             hint="Change the rows' roles, or the template.",
         ) from error
+    _check_tools(tokenizer, text, turns, given.get("tools", []))
     return text
 
 
-def tokenise_turns(tokenizer: Any, messages: Messages) -> list[TokenisedChat]:
+def _template_turn(message: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a turn as templates take it."""
+    turn = {"role": message["role"], "content": message["content"]}
+    if message.get("tool_calls"):
+        turn["tool_calls"] = json.loads(message["tool_calls"])
+    return turn | {name: message[name] for name in ("name", "tool_call_id") if message.get(name)}
+
+
+def _check_tools(
+    tokenizer: Any, text: str, turns: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+) -> None:
+    """Check that the template wrote all that has to do with tools: many templates know none.
+
+    Raises:
+        UserError: naming what it left out.
+    """
+    left_out = [f"the tool {name!r}" for tool in tools if (name := tool["function"]["name"]) not in text]
+    for index, turn in enumerate(turns):
+        called = (call["function"]["name"] for call in turn.get("tool_calls", ()))
+        left_out += [f"the call of {name!r} in turn {index + 1}" for name in called if name not in text]
+        if turn["role"] == "tool":
+            said = turn["content"].strip()
+            if (
+                said not in text
+                and json.dumps(said)[1:-1] not in text
+                and json.dumps(said, ensure_ascii=False) not in text
+            ):
+                left_out.append(f"the result of a tool in turn {index + 1}")
+    if left_out:
+        raise UserError(
+            f"The chat template of {tokenizer.name_or_path!r} leaves out {left_out[0]}, so it can't be trained.",
+            hint="Choose a base model whose template has tools, or remove the rows with tools.",
+        )
+
+
+def tokenise_turns(tokenizer: Any, messages: Messages, tools: str | None = None) -> list[TokenisedChat]:
     """Tokenize a chat so that each answer follows exactly the prompt that inference would give, token by token.
 
     Most templates only append, and the whole chat is one sequence in which every assistant turn is trained. In two
@@ -103,8 +147,8 @@ def tokenise_turns(tokenizer: Any, messages: Messages) -> list[TokenisedChat]:
         UserError: there is no template, it refuses the messages, or it doesn't begin an answer as it says that one
             begins.
     """
-    text = render_chat(tokenizer, messages)
-    wanted = [turn for turn in _answers(tokenizer, messages, text) if turn.trained]
+    text = render_chat(tokenizer, messages, tools=tools)
+    wanted = [turn for turn in _answers(tokenizer, messages, text, tools) if turn.trained]
     if not wanted:
         return []
     if all(_same_history(turn, text) for turn in wanted):
@@ -180,27 +224,27 @@ def _adds_space(tokenizer: Any) -> bool:
     return first.startswith(("\u2581", "\u0120"))  # the signs that stand for a space
 
 
-def _answers(tokenizer: Any, messages: Messages, text: str) -> list[_Turn]:
+def _answers(tokenizer: Any, messages: Messages, text: str, tools: str | None) -> list[_Turn]:
     """Return each assistant turn of a chat whose whole text is ``text``."""
     last = len(messages) - 1
     return [
-        _answer(tokenizer, messages[: index + 1], text if index == last else "")
+        _answer(tokenizer, messages[: index + 1], text if index == last else "", tools)
         for index, message in enumerate(messages)
         if message["role"] == "assistant"
     ]
 
 
-def _answer(tokenizer: Any, messages: Messages, text: str = "") -> _Turn:
+def _answer(tokenizer: Any, messages: Messages, text: str = "", tools: str | None = None) -> _Turn:
     """Return the last turn of ``messages``, an assistant's; ``text`` is their rendering, if it is known."""
-    prompt = render_chat(tokenizer, messages[:-1], for_answer=True)
-    text = text or render_chat(tokenizer, messages)
+    prompt = render_chat(tokenizer, messages[:-1], for_answer=True, tools=tools)
+    text = text or render_chat(tokenizer, messages, tools=tools)
     if not text.startswith(prompt):
         raise UserError(
             f"The chat template of {tokenizer.name_or_path!r} does not render turn {len(messages)} as its prompt for "
             "an answer and then the answer, so what the assistant says can't be told from the prompt.",
             hint="Use a template whose add_generation_prompt writes what answers begin with, and no more.",
         )
-    span = (len(prompt), _end_of_answer(tokenizer, messages, text))
+    span = (len(prompt), _end_of_answer(tokenizer, messages, text, tools))
     return _Turn(text, span, trained=messages[-1].get("train") is not False)
 
 
@@ -210,7 +254,7 @@ def _same_history(turn: _Turn, text: str) -> bool:
     return text[:end] == turn.text[:end]
 
 
-def _end_of_answer(tokenizer: Any, messages: Messages, text: str) -> int:
+def _end_of_answer(tokenizer: Any, messages: Messages, text: str, tools: str | None) -> int:
     """Where in ``text`` the last turn ends, its end-of-turn token included; after white space where that ends it."""
     tail = _tail(tokenizer, text)
     if not tail:
@@ -218,7 +262,7 @@ def _end_of_answer(tokenizer: Any, messages: Messages, text: str) -> int:
     if len(tail) > 1:
         # Several markers: the turn's end, and what closes the text as a whole. The latter goes when others follow.
         try:
-            longer = render_chat(tokenizer, [*messages, {"role": "user", "content": "a"}])
+            longer = render_chat(tokenizer, [*messages, {"role": "user", "content": "a"}], tools=tools)
         except UserError:
             longer = ""
         before = [end for end in tail if longer.startswith(text[:end])]

@@ -22,6 +22,7 @@ from llamafarm_ray.data import (
     estimate_pairs,
     rows_maker,
 )
+from llamafarm_ray.data.records import is_record_file, stem_of
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
@@ -168,5 +169,5 @@ def check_source(config: Config) -> None:
 
 def dataset_name(path: Path) -> str:
     """What a dataset at a path is called: its file's or folder's name, in the letters that names may have."""
-    stem = path.stem if path.suffix in {".json", ".jsonl"} else path.name
+    stem = stem_of(path) if is_record_file(path) else path.name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "dataset"

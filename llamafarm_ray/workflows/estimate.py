@@ -38,7 +38,6 @@ __all__ = ["RunEstimate", "estimate_run", "find_shape", "try_estimate"]
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SIZE_IN_NAME = re.compile(r"(?:^|[-_/])(\d+(?:\.\d+)?[bm])(?:$|[-_.])", re.IGNORECASE)
 _PRICED_TOKENS = 1_000_000
-_JSON_LINES = ".jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,16 +263,16 @@ def _tokens_of_run(config: Config, setup: Setup, num_rows: int) -> int:
 
 
 def _count_rows(dataset: str | None) -> int | None:
-    """Training rows of a dataset on this machine: as its description says, or by its lines."""
+    """Return the number of training records of a dataset on this machine; None if it can't be read."""
     if dataset is None:
         return None
+    from llamafarm_ray.data.reading import describe_built, is_built  # noqa: PLC0415 - pyarrow, which few estimates need
+    from llamafarm_ray.data.records import find_records  # noqa: PLC0415 - likewise
+
     path = Path(dataset).expanduser()
     try:
-        if path.is_dir():
-            return int(json.loads((path / "dataset.json").read_text(encoding="utf-8"))["num_train"])
-        if path.suffix.lower() == _JSON_LINES:
-            with path.open("rb") as file:
-                return sum(1 for line in file if line.strip())
-    except (OSError, ValueError, KeyError, TypeError):
+        if is_built(path):
+            return describe_built(path).num_rows["train"]
+        return sum(1 for _ in find_records(path)["train"].read())
+    except (LlamaFarmError, OSError):
         return None
-    return None

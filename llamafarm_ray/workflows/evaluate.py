@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Self
 
 from llamafarm_ray.config import Config, refuse_unavailable
-from llamafarm_ray.data import open_dataset
+from llamafarm_ray.data import check_dataset, open_dataset
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation import EvaluationResult, evaluate
 from llamafarm_ray.registry import RegistryApi
@@ -60,8 +60,7 @@ class EvaluationRun:
         if path is None:
             raise InputError("There is nothing to evaluate on.", hint="Give a dataset with --dataset.")
         examples = Path(path).expanduser()
-        if not examples.exists():
-            raise InputError(f"There is no dataset at {path!r}.", hint="`llamafarm models create-dataset` makes one.")
+        check_dataset(examples)
         folder = Path(model).expanduser()
         if not folder.is_dir():
             return cls._of_version(config, registry, model, examples, whole=test_set is not None)

@@ -76,6 +76,10 @@ class WorkingDirectory:
         if "://" in text:
             return text
         path = Path(os.path.normpath(self.folder / Path(text).expanduser()))
+        whole, _, part = text.rpartition("#")
+        if whole and not path.exists():  # a split of a dataset, or an entry of a list of them
+            taken = self.take(key, whole)
+            return text if taken == whole else f"{taken}#{part}"
         if not path.exists() or path.is_relative_to(Path.home() / OUTPUTS):
             return text
         inside = next((found for found in (path, path.resolve()) if found.is_relative_to(self.folder)), None)

@@ -172,13 +172,6 @@ def check_rows(config: Config) -> bool:
             )
         check_source(config)
         return dataset.validation.built_split_ratio > 0
-    found = []
-    for path in dataset.mixture or [str(dataset.path)]:
-        whole = Path(path).expanduser()
-        if not whole.exists():
-            raise InputError(
-                f"dataset.{'mixture' if dataset.mixture else 'path'}: there is no {path!r}.",
-                hint="`llamafarm models create-dataset` makes datasets.",
-            )
-        found.append(check_dataset(whole, split_ratio=ratio, seed=config.seed))
+    paths = [Path(path).expanduser() for path in dataset.mixture or [str(dataset.path)]]
+    found = [check_dataset(path, split_ratio=ratio, seed=config.seed) for path in paths]  # all of them are checked
     return any(found)

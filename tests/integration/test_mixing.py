@@ -110,3 +110,19 @@ def test_a_mixture_that_is_trained_on_is_recorded_with_its_documents(two, tmp_pa
         "large.jsonl",
         "large.validation.jsonl",
     }
+
+
+def test_tools_and_marks_of_one_dataset_are_kept_beside_another_without_them(tmp_path):
+    tool = {"type": "function", "function": {"name": "weather"}}
+    marked = [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A.", "weight": 0}]
+    chat = {"messages": [*marked, *chats("more", 1)[0]["messages"]], "tools": [tool]}
+    with_tools = write(tmp_path, "tools.jsonl", [chat])
+    write(tmp_path, "tools.validation.jsonl", [chat])
+    plain = write(tmp_path, "plain.jsonl", chats("plain", 1))
+    write(tmp_path, "plain.validation.jsonl", chats("held out", 1))
+    mixed, _ = open_mixture({with_tools: 1.0, plain: 1.0}, seed=5)
+    for rows in (mixed.train.take_all(), mixed.validation.take_all()):
+        by_tools = {bool(row["tools"]): row for row in rows}
+        assert json.loads(by_tools[True]["tools"]) == [tool]
+        assert by_tools[True]["messages"][1]["train"] is False
+        assert by_tools[False]["messages"][1]["train"] is None

@@ -29,7 +29,7 @@ class SftObjective(Objective):
         assistant turn (see `tokenise_turns`). One longer than ``max_length`` tokens loses its end. If nothing of an
         answer is left then, because the prompt alone is too long, it is dropped rather than trained on a cut prompt.
         """
-        chats = tokenise_turns(tokenizer, row["messages"])
+        chats = tokenise_turns(tokenizer, row["messages"], row.get("tools"))
         if not chats:
             return [TokenisedRow.left_out("no assistant turn to train")]
         return [cut_row(chat, max_length) for chat in chats]

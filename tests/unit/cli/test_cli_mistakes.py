@@ -43,7 +43,7 @@ MISTAKES = [
     ("create-dataset --source docs --format parquet", "parquet"),
     ("train --base-model bare --dataset data.json", "no *.safetensors"),
     ("train --base-model pickled --dataset data.json", "pickle"),
-    ("train --base-model bare --dataset nope", "there is no 'nope'"),
+    ("train --base-model bare --dataset nope", "no dataset at 'nope'"),
     ("train --base-model nope --dataset data.json", "no folder and no registered model 'nope'"),
     ("train --dataset data.json", "base_model is not set"),
     ("train --base-model bare", "nothing to train on"),

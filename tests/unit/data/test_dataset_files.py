@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from llamafarm_ray.data.dataset import _read_json, check_dataset
+from llamafarm_ray.data.dataset import check_dataset
+from llamafarm_ray.data.reading import read_dataset
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.errors import InputError
 
@@ -23,38 +24,42 @@ def write(path, rows):
 
 def test_rows_that_exist_are_split_by_the_ratio_and_no_other_way(tmp_path):
     path = write(tmp_path / "qa.jsonl", records(20))
-    assert list(_read_json(path, None, 0).rows) == ["train"]
-    found = _read_json(path, 0.2, 0)
+    assert list(read_dataset(path).rows) == ["train"]
+    found = read_dataset(path, split_ratio=0.2)
     assert {split: len(rows) for split, rows in found.rows.items()} == {"train": 16, "validation": 4}
     assert sum(document.num_examples for document in found.documents) == 20
-    assert found.digest == _read_json(path, None, 0).digest, "the file is the same dataset, however it is split"
-    assert _read_json(path, 0.2, 1).rows != found.rows
+    assert found.digest == read_dataset(path).digest, "the file is the same dataset, however it is split"
+    assert read_dataset(path, split_ratio=0.2, seed=1).rows != found.rows
     assert (check_dataset(path), check_dataset(path, split_ratio=0.2)) == (False, True)
 
 
 def test_a_validation_file_beside_the_rows_comes_first(tmp_path):
     path = write(tmp_path / "qa.jsonl", records(20))
     write(tmp_path / "qa.validation.jsonl", records(3))
-    assert {split: len(rows) for split, rows in _read_json(path, 0.2, 0).rows.items()} == {"train": 20, "validation": 3}
+    assert {split: len(rows) for split, rows in read_dataset(path, split_ratio=0.2).rows.items()} == {
+        "train": 20,
+        "validation": 3,
+    }
 
 
 def test_marks_of_turns_have_a_column_where_there_are_marks(tmp_path):
     plain, marked = (
         write(tmp_path / f"{index}.jsonl", records(2, **marks)) for index, marks in enumerate(({}, {"weight": 0}))
     )
-    assert _read_json(plain, None, 0).schema == ROW_SCHEMA
-    found = _read_json(marked, None, 0)
+    assert read_dataset(plain).schema == ROW_SCHEMA
+    found = read_dataset(marked)
     assert "train" in str(found.schema.field("messages"))
     assert [turn.get("train") for turn in found.rows["train"][0]["messages"]] == [None, False]
 
 
 def test_a_bad_record_is_found_without_a_cluster(tmp_path):
-    with pytest.raises(InputError, match=r"line 3 has 'tools'"):
-        check_dataset(write(tmp_path / "qa.jsonl", [*records(2), {**records(1)[0], "tools": ["x"]}]))
+    with pytest.raises(InputError, match=r"line 3 has 'images'"):
+        check_dataset(write(tmp_path / "qa.jsonl", [*records(2), {**records(1)[0], "images": ["x"]}]))
     with pytest.raises(InputError, match="at least two different prompts"):
         check_dataset(write(tmp_path / "one.jsonl", records(1)), split_ratio=0.5)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"has no dataset\.json"):
-        check_dataset(tmp_path)
-    (tmp_path / "qa.csv").write_text("")
+        check_dataset(tmp_path / "empty")
+    (tmp_path / "qa.pdf").write_text("")
     with pytest.raises(InputError, match="is no dataset"):
-        check_dataset(tmp_path / "qa.csv")
+        check_dataset(tmp_path / "qa.pdf")

@@ -6,12 +6,18 @@ import pytest
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.data.feedback_dataset import build_feedback_dataset
-from llamafarm_ray.data.training_rows import read_rows
+from llamafarm_ray.data.reading import read_dataset
 from llamafarm_ray.errors import ConflictError, InputError, UnsupportedError
 from llamafarm_ray.registry import open_registry
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset
+
+
+def read_rows(path):
+    """A file's kind of rows, and the rows of its training split."""
+    found = read_dataset(path)
+    return found.kind, found.rows["train"]
 
 
 def said(question, answer, **fields):

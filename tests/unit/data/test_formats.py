@@ -6,12 +6,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafarm_ray.data.formats import FORMATS, format_record, parse_record, read_messages
+from llamafarm_ray.data.formats import chat_row, default_format, format_record, format_row, parse_record
+from llamafarm_ray.data.reading import read_dataset
+from llamafarm_ray.data.records import write_records
 from llamafarm_ray.data.rows import Example, Message
+from llamafarm_ray.data.training_rows import KINDS, judgement_row, match_row, parse_row, preference_row, text_row
 from llamafarm_ray.errors import InputError
 
+FORMATS = ("alpaca", "sharegpt", "chatml", "prompt_completion")
 TEXT = st.text(min_size=1).filter(lambda text: text.strip())
 TURNS = [Message("user", "Q?"), Message("assistant", "A.")]
+
+
+def read_messages(path):
+    """The conversations of a file."""
+    return [tuple(map(Message.of, row["messages"])) for row in read_dataset(path).rows["train"]]
 
 
 def write(path, records):
@@ -62,7 +71,7 @@ def test_alpaca_input_belongs_to_the_question():
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
 def test_files_may_mix_formats(tmp_path, name):
     path = write(tmp_path / name, [format_record(TURNS, row_format) for row_format in FORMATS])
-    assert read_messages(path) == [tuple(TURNS)] * 3
+    assert read_messages(path) == [tuple(TURNS)] * 4
 
 
 @pytest.mark.parametrize(
@@ -74,7 +83,10 @@ def test_files_may_mix_formats(tmp_path, name):
         ({"messages": []}, "has an empty list as 'messages'"),
         ({"messages": "hi"}, "has text as 'messages'"),
         ({"messages": ["hi"]}, r"has text as messages\[0\], not an object"),
-        ({"messages": [{"role": "tool", "content": "x"}]}, r"has 'tool' as messages\[0\].role, not one of system"),
+        (
+            {"messages": [{"role": "narrator", "content": "x"}]},
+            r"has 'narrator' as messages\[0\].role, not one of system",
+        ),
         ({"messages": [{"role": ["user"], "content": "x"}]}, r"has \['user'\] as messages\[0\].role"),
         ({"messages": [{"role": "user"}]}, r"is missing 'messages\[0\].content'"),
         ({"messages": [{"role": "user", "content": "x"}]}, "has no assistant turn"),
@@ -100,7 +112,7 @@ def test_the_first_bad_record_is_named(tmp_path, record, message):
         ("a.json", b"[]", "has no records"),
         ("a.json", b'{"messages": []}', "an object, not a list"),
         ("a.json", b"[{]", "not valid JSON"),
-        ("a.jsonl", b'{"instruction": "Q", "output": "A"}\n{', "line 2, is not valid JSON"),
+        ("a.jsonl", b'{"instruction": "Q", "output": "A"}\n{', "line 2 is not valid JSON"),
         ("a.json", b"\xff\xfe\xfa", "not text"),
         ("a.json", b"[" * 100_000, "not valid JSON"),
     ],
@@ -113,7 +125,7 @@ def test_bad_files_are_refused(tmp_path, name, content, message):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match="can't be read"):
+    with pytest.raises(InputError, match="no dataset at"):
         read_messages(tmp_path / "none.json")
 
 
@@ -184,8 +196,8 @@ def test_earlier_turns_and_a_system_prompt_beside_the_turns_come_first():
             r"'messages\[0\].train' on a turn that is no",
         ),
         ({"messages": chat(), "weight": 0.3}, "has 0.3 as 'weight'; all rows count alike"),
-        ({"messages": chat(), "tools": [{"type": "function"}]}, "has 'tools', which can't be used: tool calls"),
-        ({"messages": chat(tool_calls=[{"id": "1"}])}, r"has 'messages\[1\].tool_calls', which can't be used"),
+        ({"messages": chat(), "tools": [{"type": "function"}]}, r"has no function with a name as tools\[0\]"),
+        ({"messages": chat(tool_calls=[{"id": "1"}])}, r"no function with a name as messages\[1\].tool_calls\[0\]"),
         ({"messages": chat(reasoning_content="Hm.")}, r"'messages\[1\].reasoning_content', .* put the reasoning into"),
         ({"messages": chat(name="Ada")}, r"has 'messages\[1\].name'"),
         ({"messages": chat(), "images": ["a.png"]}, "has 'images', which can't be used: only text"),
@@ -207,3 +219,133 @@ def test_keys_that_say_nothing_and_notes_of_the_author_are_no_mistakes():
     empty = {"tools": [], "images": None, "history": [], "name": "set 1", "source": "web", "prompt_id": 3, "loss": 1.8}
     turns = chat(tool_calls=None, reasoning_content="", name=None)
     assert parse_record({**empty, "messages": turns}) == tuple(TURNS * 2)
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bonn"}}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
+TOOL_TURNS = [
+    {"role": "user", "content": "Weather?"},
+    {"role": "assistant", "content": "", "tool_calls": [{"id": "c1", **WEATHER}]},
+    {"role": "tool", "content": "rain", "tool_call_id": "c1"},
+    {"role": "assistant", "content": "It rains."},
+]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "Q?", "context": "", "response": "A."},
+        {"prompt": "Q?", "completion": "A."},
+        {"prompt": [{"role": "user", "content": "Q?"}], "completion": [{"role": "assistant", "content": "A."}]},
+        {"question": "Q?", "answer": "A."},
+        {"query": "Q?", "response": "A."},
+        {"input": "Q?", "output": "A."},
+        {"messages": None, "instruction": "Q?", "output": "A.", "text": None},
+        {"conversations": [{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}]},
+        {"messages": [{"from": "human", "value": "Q?"}, {"from": "gpt", "value": "A."}]},
+        {"messages": json.dumps([{"role": "user", "content": "Q?"}, {"role": "assistant", "content": "A."}])},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "Q?"}]},
+                {"role": "model", "content": "A."},
+            ]
+        },
+    ],
+)
+def test_a_question_and_its_answer_are_known_by_many_names(record):
+    assert parse_record(record) == tuple(TURNS)
+
+
+def test_texts_beside_a_question_stand_below_it_and_parts_are_joined_by_line_ends():
+    dolly = parse_record({"instruction": "Who?", "context": "Ada wrote.", "response": "Ada."})
+    assert dolly[0].content == "Who?\n\nAda wrote."
+    parts = [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}]
+    turns = [{"role": "developer", "content": "Be brief."}, {"role": "user", "content": parts}, *chat()[1:2]]
+    assert [(m.role, m.content) for m in parse_record({"messages": turns})[:2]] == [
+        ("system", "Be brief."),
+        ("user", "One.\nTwo."),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"prompt": "Q?", "completion": "A.", "question": "Q?", "answer": "A."}, "has both 'prompt/completion' and 'q"),
+        ({"question": "Q?", "answer": ""}, "has an empty 'answer'"),
+        ({"question": "", "answer": "A."}, "has an empty 'question'"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+            "part of type 'image_url'",
+        ),
+        ({"messages": [{"role": "user", "content": "x", "tool_calls": [WEATHER]}]}, "only the assistant calls tools"),
+        (
+            {"messages": chat(tool_calls=[{"function": {"name": "f", "arguments": "{"}}])},
+            "has text as the arguments of",
+        ),
+        ({"messages": chat(), "tools": "weather"}, "has text as 'tools', not a list of tools"),
+    ],
+)
+def test_half_a_pair_and_what_is_no_text_are_refused(tmp_path, record, message):
+    with pytest.raises(InputError, match=f"line 1 .*{message}"):
+        read_messages(write(tmp_path / "a.jsonl", [record]))
+
+
+def test_tools_calls_and_results_are_kept(tmp_path):
+    old = [
+        TOOL_TURNS[0],
+        {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city": "Bonn"}'}},
+        {"role": "function", "name": "weather", "content": "rain"},
+        TOOL_TURNS[3],
+    ]
+    new = chat_row({"messages": TOOL_TURNS, "tools": [TOOL]})
+    assert json.loads(new["tools"]) == [TOOL]
+    assert json.loads(new["messages"][1]["tool_calls"]) == [{"id": "c1", **WEATHER}]
+    assert new["messages"][2] == {"role": "tool", "content": "rain", "name": "weather", "tool_call_id": "c1"}
+    older = chat_row({"messages": old, "functions": [TOOL["function"]]})
+    assert (older["tools"], json.loads(older["messages"][1]["tool_calls"])) == (new["tools"], [WEATHER])
+    assert new["id"] != chat_row({"messages": TOOL_TURNS})["id"], "the tools are part of what a row is"
+    for row_format in ("chatml", "sharegpt", "prompt_completion"):
+        for name in ("a.jsonl", "a.parquet", "a.csv"):
+            messages = [Message.of(turn) for turn in new["messages"]]
+            write_records([format_record(messages, row_format, tools=new["tools"])], tmp_path / name)
+            assert read_dataset(tmp_path / name).rows["train"][0]["id"] == new["id"]
+
+
+def turns_of(draw_roles):
+    return st.lists(st.tuples(draw_roles, TEXT, st.booleans()), max_size=5)
+
+
+@given(
+    st.sampled_from(["chatml", "sharegpt", "prompt_completion"]), turns_of(st.sampled_from(["user", "assistant"])), TEXT
+)
+def test_chats_of_any_shape_read_back_the_same(row_format, turns, answer):
+    messages = tuple(
+        Message(role, text, False if role == "assistant" and marked else None)
+        for role, text, marked in [("user", "Q?", False), *turns, ("assistant", answer, False)]
+    )
+    record = json.loads(json.dumps(format_record(messages, row_format)))
+    assert parse_record(record) == messages
+
+
+@given(TEXT, TEXT, TEXT, st.booleans())
+def test_rows_of_other_kinds_read_back_the_same(question, chosen, rejected, label):
+    rows = [
+        ("preference", preference_row([Message("user", question)], chosen, rejected)),
+        ("judgement", judgement_row([Message("user", question), Message("assistant", chosen)], label=label)),
+        ("match", match_row(question, chosen, [rejected])),
+        ("text", text_row(question)),
+    ]
+    for kind, row in rows:
+        (record,) = format_row(row, kind, default_format(kind))
+        assert parse_row(json.loads(json.dumps(record))) == (KINDS[kind], [row])
+    liked, disliked = format_row(rows[0][1], "preference", "kto")
+    assert (liked["label"], disliked["label"]) == (True, False)
+
+
+def test_a_format_that_would_lose_something_is_refused():
+    row = text_row("All of it.")
+    with pytest.raises(InputError, match="Rows of the kind text can't be written as alpaca"):
+        list(format_row(row, "text", "alpaca"))
+    messages = [Message("user", "Q?"), Message("assistant", "A.", train=False)]
+    with pytest.raises(InputError, match="with tools or marks does not fit the format alpaca"):
+        format_record(messages, "alpaca")

@@ -45,6 +45,86 @@ def test_ratio_zero_holds_out_nothing(rows, seed):
     assert split.held_out == "nothing"
 
 
+@st.composite
+def corpora(draw):
+    """Rows of 2 to 40 documents, of 1 to 4 examples each."""
+    names = draw(st.sets(st.text("abcdef/.", min_size=1, max_size=8), min_size=2, max_size=40))
+    return {name: draw(st.integers(1, 4)) for name in names}
+
+
+def rows_of(corpus):
+    return [
+        (f"{document}-{number}", f"fact {document} {number}", document, f"{document} {number // 2}")
+        for document, count in corpus.items()
+        for number in range(count)
+    ]
+
+
+@given(corpora(), st.floats(0.01, 0.9), st.integers(0, 3), st.randoms())
+def test_no_document_of_a_held_out_question_is_trained_on(corpus, ratio, seed, random):
+    rows = rows_of(corpus)
+    random.shuffle(rows)
+    split = choose_split(rows, ratio=ratio, seed=seed, hold_out="documents")
+    held_out = {row[2] for row in rows if row[0] in split.validation}
+    assert split.held_out == "documents"
+    assert held_out
+    assert held_out != corpus.keys()
+    assert held_out.isdisjoint(row[2] for row in rows if row[0] not in split.validation)
+
+
+@given(corpora(), corpora(), st.integers(0, 3))
+def test_more_documents_move_none_to_the_other_side(corpus, more, seed):
+    def held_out(corpus):
+        split = choose_split(rows_of(corpus), ratio=0.3, seed=seed, hold_out="documents")
+        return {row[2] for row in rows_of(corpus) if row[0] in split.validation}
+
+    # Two documents that lie on different sides whatever else there is.
+    sides = {name: held_out({name: 1, **{f"anchor {n}": 1 for n in range(40)}}) for name in corpus}
+    grown = {**more, **corpus, **{f"anchor {n}": 1 for n in range(40)}}
+    assert {name for name in corpus if name in held_out(grown)} == {name for name in corpus if name in sides[name]}
+
+
+def test_the_share_of_documents_is_about_the_ratio():
+    rows = rows_of({f"doc-{number}.md": 2 for number in range(1000)})
+    assert 160 < len(choose_split(rows, ratio=0.1, seed=0).validation) < 240
+
+
+@pytest.mark.parametrize(
+    ("num_documents", "phrasings", "options", "expected"),
+    [
+        (5, 3, {}, "phrasings"),
+        (5, 3, {"hold_out": "documents"}, "documents"),
+        (30, 3, {}, "documents"),
+        (30, 3, {"hold_out": "phrasings"}, "phrasings"),
+        (30, 1, {}, "documents"),
+        (10, 1, {"ratio": 0.1}, "documents"),
+        (3, 1, {"ratio": 0.1}, "passages"),  # a third of the corpus would be no tenth
+        (3, 1, {"ratio": 0.1, "hold_out": "documents"}, "documents"),
+        (1, 1, {}, "passages"),
+        (1, 3, {"hold_out": "documents"}, "passages"),
+        (5, 1, {"hold_out": "phrasings"}, "facts"),
+    ],
+)
+def test_what_is_held_out_depends_on_the_corpus(num_documents, phrasings, options, expected):
+    rows = [
+        (f"{document}-{fact}-{phrasing}", f"{document}-{fact}", f"{document}.md", f"{document} {fact}")
+        for document in range(num_documents)
+        for fact in range(6)
+        for phrasing in range(phrasings)
+    ]
+    split = choose_split(rows, **{"ratio": 0.2, "seed": 0, **options})
+    assert split.held_out == expected
+    assert 0 < len(split.validation) < len(rows)
+
+
+def test_one_passage_leaves_whole_facts():
+    rows = [(f"{fact}-{phrasing}", str(fact), "a.md", "one") for fact in range(10) for phrasing in range(2)]
+    split = choose_split(rows, ratio=0.2, seed=0, hold_out="documents")
+    held_out = {row[1] for row in rows if row[0] in split.validation}
+    assert split.held_out == "facts"
+    assert held_out.isdisjoint(row[1] for row in rows if row[0] not in split.validation)
+
+
 def test_the_ratio_is_kept_where_facts_have_phrasings_to_spare():
     rows = [(f"{fact}-{phrasing}", str(fact)) for fact in range(100) for phrasing in range(4)]
     assert len(choose_split(rows, ratio=0.2, seed=0).validation) == 80

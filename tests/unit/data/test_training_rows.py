@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from llamafarm_ray.data.training_rows import KINDS, kind_of, read_rows
+from llamafarm_ray.data.reading import read_dataset
+from llamafarm_ray.data.training_rows import KINDS, kind_of
 from llamafarm_ray.errors import InputError
 
 USER = {"role": "user", "content": "A llama?"}
@@ -17,7 +18,8 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 def read(tmp_path, *records):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(record) for record in records))
-    return read_rows(path)
+    found = read_dataset(path)
+    return found.kind, found.rows["train"]
 
 
 @pytest.mark.parametrize(
@@ -93,9 +95,13 @@ def test_a_system_prompt_and_earlier_turns_come_before_the_prompt_of_any_form(tm
 
 
 @pytest.mark.parametrize("record", [{"messages": [USER, GOOD]}, {"instruction": "a", "output": "b"}, {"other": 1}, [1]])
-def test_a_conversation_is_left_to_its_own_formats(tmp_path, record):
-    assert kind_of(record) is None
-    assert read(tmp_path, record) is None
+def test_what_is_of_no_other_kind_is_a_conversation(record):
+    assert kind_of(record) is KINDS["chat"]
+
+
+def test_a_preference_of_whole_chats_holds_its_prompt_whatever_stands_beside_it(tmp_path):
+    record = {"prompt": "A llama?", "chosen": [USER, GOOD], "rejected": [USER, BAD], "messages": [USER, GOOD]}
+    assert read(tmp_path, record)[1][0]["messages"] == [USER]
 
 
 @pytest.mark.parametrize(
@@ -109,7 +115,7 @@ def test_a_conversation_is_left_to_its_own_formats(tmp_path, record):
         ({"prompt": [USER], "chosen": [GOOD], "rejected": [{"role": "robot"}]}, r"rejected\[0\]\.role"),
         ({"messages": [USER, GOOD], "label": "yes"}, "has 'yes' as 'label', not true or false"),
         ({"messages": [USER], "label": True}, "does not end with the assistant turn"),
-        ({"anchor": "a", "positive": "b", "negatives": "c"}, "has 'c' as 'negatives', not a list"),
+        ({"anchor": "a", "positive": "b", "negatives": "c"}, "has text as 'negatives', not a list"),
         ({"anchor": "a", "positive": "b", "negatives": [""]}, r"has an empty 'negatives\[0\]'"),
         ({"query": "a", "pos": []}, "has an empty list as 'pos'"),
         ({"text": " "}, "has an empty 'text'"),

@@ -50,6 +50,7 @@ def test_what_the_job_is_told_to_read_goes_along_wherever_it_is(folder):
     directory = WorkingDirectory.current()
     assert directory.take("base_model", "runs/base") == "runs/base"
     assert directory.take("dataset.path", str(folder / "data" / "rows.jsonl")) == "data/rows.jsonl"
+    assert directory.take("dataset.path", f"{folder}/data/rows.jsonl#part") == "data/rows.jsonl#part"
     assert {"runs/base/config.json", "data/rows.jsonl"} < set(packed(directory, folder))
     assert "runs/other/log" not in packed(directory, folder)
 

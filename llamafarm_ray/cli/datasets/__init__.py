@@ -1,0 +1,18 @@
+"""``llamafarm datasets``: look at datasets, check, convert, compare and merge them."""
+
+from __future__ import annotations
+
+import typer
+
+from llamafarm_ray.cli.datasets import diff, export, list_datasets, merge, sample, show, validate
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Look at datasets, check, convert, compare and merge them.", no_args_is_help=True)
+app.command("list")(list_datasets.command)
+app.command("show")(show.command)
+app.command("sample")(sample.command)
+app.command("validate")(validate.command)
+app.command("diff")(diff.command)
+app.command("export")(export.command)
+app.command("merge")(merge.command)

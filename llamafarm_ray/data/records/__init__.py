@@ -1,0 +1,34 @@
+"""Records of example files: every file type and layout of datasets as a stream, with places for messages."""
+
+from llamafarm_ray.data.records.base import BadRecord, Record, Records, RecordsFile
+from llamafarm_ray.data.records.compression import file_type, stem_of
+from llamafarm_ray.data.records.locating import (
+    RECORD_SUFFIXES,
+    SUPPORTED_FILES,
+    find_records,
+    is_record_file,
+    named_beside,
+    validation_path,
+)
+from llamafarm_ray.data.records.reading import read_file
+from llamafarm_ray.data.records.writing import WRITABLE, RecordWriter, open_writer, write_records
+
+__all__ = [
+    "RECORD_SUFFIXES",
+    "SUPPORTED_FILES",
+    "WRITABLE",
+    "BadRecord",
+    "Record",
+    "RecordWriter",
+    "Records",
+    "RecordsFile",
+    "file_type",
+    "find_records",
+    "is_record_file",
+    "named_beside",
+    "open_writer",
+    "read_file",
+    "stem_of",
+    "validation_path",
+    "write_records",
+]

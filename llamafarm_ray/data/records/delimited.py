@@ -1,0 +1,75 @@
+"""CSV and TSV files: the first line names the columns."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.data.records.base import BadRecord, Record
+from llamafarm_ray.data.records.compression import file_type
+from llamafarm_ray.data.records.json_files import open_text
+from llamafarm_ray.errors import InputError
+
+__all__ = ["read_delimited"]
+
+_LONGEST_CELL = 2**31 - 1
+_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_BOOLEAN_COLUMNS = ("label", "kto_tag")
+
+
+def read_delimited(path: Path) -> Iterator[Record]:
+    """Yield a record a row, in a streaming way. Cells are text; an empty one counts as missing.
+
+    Raises:
+        InputError: the header is missing, or names a column twice or not at all.
+    """
+    csv.field_size_limit(_LONGEST_CELL)
+    with open_text(path, newline="") as file:
+        first = file.readline()
+        rows = csv.reader(itertools.chain([first], file), delimiter=_delimiter(path, first), strict=True)
+        try:
+            header = [name.strip() for name in next(rows, []) or []]
+        except csv.Error as error:
+            raise InputError(f"{path}: line 1 is no header: {error}.") from None
+        _check_header(path, header)
+        while True:
+            place = f"line {rows.line_num + 1}"
+            try:
+                cells = next(rows, None)
+            except csv.Error as error:
+                yield place, BadRecord(f"is not valid CSV: {error}.")
+                return  # where the next row begins is not known
+            if cells is None:
+                return
+            if cells:
+                yield place, _record(header, cells)
+
+
+def _record(header: list[str], cells: list[str]) -> object:
+    if len(cells) != len(header):
+        return BadRecord(f"has {len(cells)} cells where the header names {len(header)} columns; quote delimiters.")
+    record: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    for name in _BOOLEAN_COLUMNS:
+        if isinstance(record.get(name), str):
+            record[name] = _BOOLEANS.get(record[name].strip().lower(), record[name])
+    return record
+
+
+def _delimiter(path: Path, header: str) -> str:
+    """Return the delimiter: a tab in TSV; in CSV a comma, or a semicolon where the header has no comma."""
+    if file_type(path) == ".tsv":
+        return "\t"
+    return ";" if "," not in header and ";" in header else ","
+
+
+def _check_header(path: Path, header: list[str]) -> None:
+    if not header:
+        raise InputError(f"{path} is empty.", hint="Its first line has to name the columns.")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise InputError(f"{path}: line 1 names the column {twice[0]!r} twice.", hint="Rename one.")
+    if not all(header):
+        raise InputError(f"{path}: line 1 has a column without a name.", hint="Name or remove it.")

@@ -1,0 +1,52 @@
+"""One file of records, by its type."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from llamafarm_ray.data.records.base import Record
+from llamafarm_ray.data.records.compression import COMPRESSIONS, DAMAGED, file_type
+from llamafarm_ray.data.records.delimited import read_delimited
+from llamafarm_ray.data.records.json_files import read_json, read_json_lines
+from llamafarm_ray.data.records.tables import read_arrow, read_parquet
+from llamafarm_ray.errors import InputError
+
+__all__ = ["READERS", "TABLES", "read_file"]
+
+READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = MappingProxyType(
+    {
+        ".json": read_json,
+        ".jsonl": read_json_lines,
+        ".ndjson": read_json_lines,
+        ".csv": read_delimited,
+        ".tsv": read_delimited,
+        ".parquet": read_parquet,
+        ".arrow": read_arrow,
+        ".feather": read_arrow,
+    }
+)
+"""The readers by file type."""
+
+TABLES = frozenset({".parquet", ".arrow", ".feather"})
+"""Types that are compressed inside of the file."""
+
+
+def read_file(path: Path) -> Iterator[Record]:
+    """Yield each record of a file with its place; a record that can't be read as a `BadRecord`.
+
+    Raises:
+        InputError: the file is of another type, can't be read, or is damaged.
+    """
+    reader = READERS.get(file_type(path))
+    if reader is None or (file_type(path) in TABLES and path.suffix.lower() in COMPRESSIONS):
+        raise InputError(f"{path} is no file of examples.", hint=f"Such files end in {', '.join(READERS)}.")
+    try:
+        yield from reader(path)
+    except DAMAGED as error:
+        raise InputError(f"{path} can't be decompressed: {error}.", hint="Copy or download it again.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text in UTF-8: {error.reason}.", hint="Save it as UTF-8.") from error
+    except OSError as error:
+        raise InputError(f"{path} can't be read: {error.strerror or error}.") from error

@@ -1,0 +1,1 @@
+"""Use cases of datasets: look at them, compare, check, convert and merge them."""
