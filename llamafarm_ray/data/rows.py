@@ -80,12 +80,16 @@ class Section:
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
-    """A document after its reader: nothing of the file format is left."""
+    """A document after its reader: nothing of the file format is left.
+
+    ``notes`` says which parts of it could not be read, such as scanned pages.
+    """
 
     path: str
     digest: Digest
     title: str
     sections: tuple[Section, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

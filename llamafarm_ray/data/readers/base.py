@@ -70,7 +70,17 @@ class Outline:
         self._blocks: list[str] = []
         self._sections: list[Section] = []
         self._page: int | None = None
+        self._notes: list[str] = []
         self.first_heading = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on what could not be read."""
+        return tuple(self._notes)
+
+    def note(self, text: str) -> None:
+        """Add a remark on a part of the document that could not be read."""
+        self._notes.append(text)
 
     def heading(self, level: int, text: str) -> None:
         """Start a section; ``level`` 1 is the outermost. An empty heading is ignored."""
@@ -142,7 +152,7 @@ class Reader(abc.ABC):
         if not sections:
             raise EmptyDocumentError("there is no text in it.")
         fallback = outline.first_heading or PurePosixPath(path).stem.replace("_", " ").replace("-", " ")
-        return ParsedDocument(path, Digest.of(data), title or fallback, sections)
+        return ParsedDocument(path, Digest.of(data), title or fallback, sections, outline.notes)
 
 
 def oversized_message(num_bytes: int) -> str:
