@@ -11,7 +11,7 @@ from llamafarm_ray.data.readers.base import Outline, list_item
 from llamafarm_ray.data.readers.office.tables import rows_as_lines
 from llamafarm_ray.data.readers.pdf.page import DIVIDED, Line
 
-__all__ = ["Paragraphs"]
+__all__ = ["CONTENTS", "Paragraphs", "body_size"]
 
 _HEADING_SCALE = 1.15
 _MAX_HEADING_WORDS = 14
@@ -20,6 +20,12 @@ _INDENT = 0.9
 _ALIGNED_POINTS = 4.0
 _ENTRY = re.compile(r"[A-Z][^.!?:]{1,40}: \S")
 _LEADERS = re.compile(r"(?:\. ?){4,}\s*\S{0,6}$|\u2026{2,}")
+_NUMBER_AT_END = re.compile(r"\s(?:\d{1,4}|[ivxlc]{1,6})$")
+CONTENTS = re.compile(
+    r"(?:table of )?contents?|inhalt(?:sverzeichnis)?|sommaire|table des mati\u00e8res|\u00edndice|indice|sum\u00e1rio|"
+    r"\u76ee\u5f55|\u76ee\u6b21",
+    re.IGNORECASE,
+)
 _HYPHENS = ("-", "\u2010", DIVIDED)
 _SENTENCE_END = re.compile(r"[.!?:;\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*$")
 _OPEN_WORDS = frozenset(
@@ -51,11 +57,13 @@ class Paragraphs:
         self._text, self._page = "", 1  # the paragraph that is open, and the page on which it began
         self._heading: list[Line] = []
         self._number = 0
+        self._in_contents = False  # below a heading "Contents"
 
     def add_all(self) -> None:
         """Put everything into the outline."""
         previous: Line | None = None
-        for number, page in enumerate(self._pages, start=1):
+        for number, lines in enumerate(self._pages, start=1):
+            page = [line for line in lines if not _LEADERS.search(line.text)]
             shape = _Shape(page, self._body)
             new_page = True
             for item in _with_tables(page):
@@ -71,8 +79,10 @@ class Paragraphs:
                     self._page = number if not self._heading else self._page
                     self._heading.append(item)
                     previous = None
-                elif not _LEADERS.search(item.text):
+                else:
                     self._end_heading()
+                    if self._in_contents and _NUMBER_AT_END.search(item.text):
+                        continue
                     self._add(item, previous, shape, number, new_page=new_page)
                     previous, new_page = item, False
         self._end_all(len(self._pages))
@@ -103,6 +113,7 @@ class Paragraphs:
             text = ""
             for line in self._heading:
                 text = self._join(text, line.text) if text else line.text
+            self._in_contents = CONTENTS.fullmatch(text) is not None
             self._outline.heading(self._sizes.index(self._heading[0].size) + 1, text.replace(DIVIDED, "-"))
         self._heading = []
 

@@ -17,7 +17,7 @@ from llamafarm_ray.data.readers.base import (
     Reader,
 )
 from llamafarm_ray.data.readers.pdf.page import Line, lines_of
-from llamafarm_ray.data.readers.pdf.paragraphs import Paragraphs, body_size
+from llamafarm_ray.data.readers.pdf.paragraphs import CONTENTS, Paragraphs, body_size
 from llamafarm_ray.data.readers.pdf.running import without_running_lines
 
 __all__ = ["PdfReader"]
@@ -29,11 +29,7 @@ _NO_TITLE = re.compile(
     r"(?:untitled|unknown|title|document\d*|slide \d+|microsoft \w+ - .*|.*\.(?:docx?|odt|tex|dvi|indd|rtf|pptx?|pdf|qxd|fm|xml))",
     re.IGNORECASE,
 )
-_CONTENTS = re.compile(
-    r"(?:table of )?contents?|index|preface|foreword|inhalt(?:sverzeichnis)?|sommaire|table des mati\u00e8res|"
-    r"\u00edndice|indice|sum\u00e1rio|\u76ee\u5f55|\u76ee\u6b21",
-    re.IGNORECASE,
-)
+_FRONT = re.compile(r"index|preface|foreword|vorwort|pr\u00e9face", re.IGNORECASE)
 
 
 class PdfReader(Reader):
@@ -104,7 +100,8 @@ def _require_text(pages: Sequence[Sequence[Line]], kept: Sequence[Sequence[Line]
 
 
 def _is_title(text: str) -> bool:
-    return len(text) > 2 and any(map(str.isalpha, text)) and not (_NO_TITLE.fullmatch(text) or _CONTENTS.fullmatch(text))  # noqa: PLR2004
+    no_title = any(pattern.fullmatch(text) for pattern in (_NO_TITLE, CONTENTS, _FRONT))
+    return len(text) > 2 and any(map(str.isalpha, text)) and not no_title  # noqa: PLR2004
 
 
 def _largest(pages: Sequence[Sequence[Line]]) -> str:
