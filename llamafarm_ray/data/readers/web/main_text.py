@@ -18,8 +18,8 @@ __all__ = ["main_text"]
 
 _ROLES = frozenset(
     re.findall(
-        r"\w+",
-        "navigation contentinfo search menu menubar toolbar dialog alertdialog tablist button banner directory",
+        r"\S+",
+        "navigation contentinfo search menu menubar toolbar dialog alertdialog tablist button banner directory doc-noteref",
     )
 )
 _HIDING = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.I)
@@ -29,7 +29,7 @@ _NAMES = frozenset(
         r"\S+",
         "nav navbar navigation navheader navfooter docnav breadcrumb breadcrumbs pagination footer headerlink "
         "sphinxsidebar toplang bottomlang skip-link skiplink sr-only visually-hidden screen-reader-text permalink linenos "
-        "anchorjs-link toclink edit-link",
+        "anchorjs-link toclink edit-link footnote-reference noteref",
     )
 )
 _LIKELY = re.compile(r"(?<![a-z])(?:nav|menu|sidebar|toc|related|share|social|lang|languages|header|footer|crumbs)(?![a-z])")
