@@ -1,5 +1,6 @@
 """Files that are damaged, disguised or made to do harm: each gets an error with a reason, soon, and little memory."""
 
+import contextlib
 import io
 import random
 import time
@@ -45,10 +46,10 @@ PDF = pdf(lambda document: (document.add_page(), pdf_line(document, "Some text."
 def bomb():
     """A ZIP file that unpacks to more than is allowed."""
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open("word/document.xml", "w") as part:
-            for _ in range(MAX_UNPACKED_BYTES // (16 * MIB) + 1):
-                part.write(bytes(16 * MIB))
+    archive = zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1)
+    with archive, archive.open("word/document.xml", "w") as part:
+        for _ in range(MAX_UNPACKED_BYTES // (16 * MIB) + 1):
+            part.write(bytes(16 * MIB))
     return buffer.getvalue()
 
 
@@ -67,10 +68,24 @@ def refused(extension, data, error=DocumentError):
     return str(raised.value)
 
 
+def read_or_refused(extension, data):
+    """Read ``data``, which may give an error of ours, in time."""
+    start = time.process_time()
+    with contextlib.suppress(DocumentError):
+        assert read(f"a{extension}", data).sections
+    assert time.process_time() - start < MAX_SECONDS
+
+
 @pytest.mark.parametrize("extension", BINARY)
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\0" * 5000, b"Plain text, and nothing else.", b"\x89PNG\r\n\x1a\n" + bytes(100), b"PK\x03\x04" + bytes(100)],
+    [
+        b"",
+        b"\0" * 5000,
+        b"Plain text, and nothing else.",
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"PK\x03\x04" + bytes(100),
+    ],
     ids=["empty", "zeros", "text", "image", "zip-start"],
 )
 def test_content_of_another_type_is_refused(extension, data):
@@ -85,11 +100,7 @@ def test_a_zip_file_of_something_else_is_refused(extension):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize(("extension", "data"), [(".docx", DOCX), (".pdf", PDF)], ids=[".docx", ".pdf"])
 def test_half_a_file_is_a_document_or_refused(extension, data, share):
-    half = data[: int(len(data) * share)]
-    try:
-        assert read(f"a{extension}", half).sections
-    except DocumentError as error:
-        assert str(error)
+    read_or_refused(extension, data[: int(len(data) * share)])
 
 
 @pytest.mark.parametrize("extension", ZIPPED)
@@ -132,13 +143,7 @@ def test_an_rtf_file_that_nests_or_runs_on_without_end_is_refused():
     "data", [b"", b"\0" * 5000, b"<div>" * 50_000, LAUGHS.encode() + b"<p>", b"<table>" * 5000, b"<!--" * 50_000]
 )
 def test_pages_are_read_or_refused_in_time(extension, data):
-    start = time.process_time()
-    try:
-        text = " ".join(block for section in read(f"a{extension}", data).sections for block in section.blocks)
-        assert len(text) < 10 * len(data)
-    except DocumentError as error:
-        assert str(error)
-    assert time.process_time() - start < MAX_SECONDS
+    read_or_refused(extension, data)
 
 
 def test_damaged_bytes_anywhere_give_a_document_or_a_named_error():
@@ -147,10 +152,7 @@ def test_damaged_bytes_anywhere_give_a_document_or_a_named_error():
         damaged = bytearray(data)
         for _ in range(5):
             damaged[chance.randrange(len(damaged))] = chance.randrange(256)
-        try:
-            assert read(f"a{extension}", bytes(damaged)).sections
-        except DocumentError as error:
-            assert str(error)
+        read_or_refused(extension, bytes(damaged))
 
 
 def test_a_build_goes_on_past_broken_files_and_names_each(tmp_path: Path):

@@ -68,7 +68,8 @@ def test_docx_has_content_controls_links_and_fields_and_no_hidden_text():
 
 
 def test_docx_reads_tables_in_cells_once():
-    inner = "<w:tbl><w:tr><w:tc><w:p><w:r><w:t>Phone</w:t></w:r></w:p></w:tc><w:tc><w:p><w:r><w:t>555</w:t></w:r></w:p></w:tc></w:tr></w:tbl>"
+    cells = "".join(f"<w:tc><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:tc>" for text in ("Phone", "555"))
+    inner = f"<w:tbl><w:tr>{cells}</w:tr></w:tbl>"
     data = word_xml(f"<w:tbl><w:tr><w:tc><w:p><w:r><w:t>Office</w:t></w:r></w:p>{inner}<w:p/></w:tc></w:tr></w:tbl>")
     assert blocks("a.docx", data) == ["Office", "Phone: 555"]
 
@@ -189,7 +190,8 @@ def test_odt_keeps_headings_lists_tables_and_notes_and_drops_what_is_hidden_or_d
     body = """<text:tracked-changes><text:p>Deleted.</text:p></text:tracked-changes>
     <text:h text:outline-level="1">Entry</text:h>
     <text:p>Entry is<text:s/>free<text:note><text:note-citation>1</text:note-citation><text:note-body>
-    <text:p>Except on Sundays.</text:p></text:note-body></text:note>.<text:span text:style-name="T1">no</text:span></text:p>
+    <text:p>Except on Sundays.</text:p></text:note-body></text:note>.<text:span
+    text:style-name="T1">no</text:span></text:p>
     <text:list><text:list-item><text:p>Bring a card.</text:p></text:list-item></text:list>
     <table:table><table:table-row><table:table-cell><text:p>Phone</text:p></table:table-cell>
     <table:table-cell><text:p>555</text:p></table:table-cell></table:table-row></table:table>"""

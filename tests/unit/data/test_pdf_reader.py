@@ -87,7 +87,12 @@ def test_roman_page_numbers_are_dropped():
 
 def test_two_columns_are_read_one_after_the_other():
     left = ["The ferry leaves the old", "harbour at eight in the", "morning and comes back", "before the night begins."]
-    right = ["Tickets are sold on board", "by the crew. A ticket for", "the whole day costs nine", "euros and fifty cents."]
+    right = [
+        "Tickets are sold on board",
+        "by the crew. A ticket for",
+        "the whole day costs nine",
+        "euros and fifty cents.",
+    ]
 
     def write(document):
         document.add_page()

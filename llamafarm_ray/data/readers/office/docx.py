@@ -190,10 +190,11 @@ class _Walk:
     def _table(self, table: Any, depth: int = 0) -> None:
         """Add a table as rows; a table in a cell follows with rows of its own."""
         nested: list[Any] = []
-        rows = []
-        for row in _content(table, f"{_W}tr"):
-            if row.find(f"{_W}trPr/{_W}del") is None:
-                rows.append([self._cell(cell, nested) for cell in _content(row, f"{_W}tc")])
+        rows = [
+            [self._cell(cell, nested) for cell in _content(row, f"{_W}tc")]
+            for row in _content(table, f"{_W}tr")
+            if row.find(f"{_W}trPr/{_W}del") is None
+        ]
         for line in rows_as_lines(rows):
             self._outline.block(line)
         self._add_notes()

@@ -21,7 +21,14 @@ _SKIPPED = frozenset(
         _TEXT + name
         for name in (
             *("tracked-changes", "table-of-content", "illustration-index", "table-index", "object-index", "user-index"),
-            *("alphabetical-index", "bibliography", "hidden-text", "hidden-paragraph", "note-citation", "sequence-decls"),
+            *(
+                "alphabetical-index",
+                "bibliography",
+                "hidden-text",
+                "hidden-paragraph",
+                "note-citation",
+                "sequence-decls",
+            ),
         )
     ]
 )
@@ -72,7 +79,11 @@ def _open(package: Package, kind: str) -> tuple[Any, Any]:
 
 
 def _property_title(package: Package) -> str:
-    title = package.xml("meta.xml").find(".//{http://purl.org/dc/elements/1.1/}title") if "meta.xml" in package.names else None
+    title = (
+        package.xml("meta.xml").find(".//{http://purl.org/dc/elements/1.1/}title")
+        if "meta.xml" in package.names
+        else None
+    )
     return "".join(title.itertext()) if title is not None else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -85,7 +86,7 @@ def _runs(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
 
 
 def _run(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
-    text = "".join(DIVIDED if code in _DIVISIONS else chr(code) for code in codes if 0 < code < 0x110000)
+    text = "".join(DIVIDED if code in _DIVISIONS else chr(code) for code in codes if 0 < code <= sys.maxunicode)
     stripped = text.strip(" \t\xa0")
     if not stripped or stripped == DIVIDED:
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import statistics
 from collections import Counter
@@ -22,8 +23,8 @@ _ENTRY = re.compile(r"[A-Z][^.!?:]{1,40}: \S")
 _LEADERS = re.compile(r"(?:\. ?){4,}\s*\S{0,6}$|\u2026{2,}")
 _NUMBER_AT_END = re.compile(r"\s(?:\d{1,4}|[ivxlc]{1,6})$")
 CONTENTS = re.compile(
-    r"(?:table of )?contents?|inhalt(?:sverzeichnis)?|sommaire|table des mati\u00e8res|\u00edndice|indice|sum\u00e1rio|"
-    r"\u76ee\u5f55|\u76ee\u6b21",
+    r"(?:table of )?contents?|inhalt(?:sverzeichnis)?|sommaire|table des mati\u00e8res|\u00edndice|indice|"
+    r"sum\u00e1rio|\u76ee\u5f55|\u76ee\u6b21",
     re.IGNORECASE,
 )
 _HYPHENS = ("-", "\u2010", DIVIDED)
@@ -31,8 +32,8 @@ _SENTENCE_END = re.compile(r"[.!?:;\u3002\uff01\uff1f][\"'\u201d\u2019)\]]*$")
 _OPEN_WORDS = frozenset(
     re.findall(
         r"\w+",
-        "a an and are as at be been by but for from had has have if in into is its no nor not of on or our over per than "
-        "that the their then these this those to under was were when which who will with within without your "
+        "a an and are as at be been by but for from had has have if in into is its no nor not of on or our over per "
+        "than that the their then these this those to under was were when which who will with within without your "
         "der die das den dem des und oder mit von zu im ein eine le la les de des du et un une el los y en una",
     )
 )
@@ -69,7 +70,9 @@ class Paragraphs:
             for item in _with_tables(page):
                 if isinstance(item, list):
                     self._end_all(number)
-                    for line in rows_as_lines([[cell.text.replace(DIVIDED, "-") for cell in row.cells] for row in item]):
+                    for line in rows_as_lines(
+                        [[cell.text.replace(DIVIDED, "-") for cell in row.cells] for row in item]
+                    ):
                         self._outline.block(line)
                     previous = None
                 elif self._is_large(item) and len(item.text.split()) <= _MAX_HEADING_WORDS:
@@ -140,7 +143,7 @@ class _Shape:
     def __init__(self, page: Sequence[Line], body: float) -> None:
         text = [line for line in page if line.size <= body * _HEADING_SCALE]
         self._rights = sorted(line.right for line in text)
-        gaps = [round(a.base - b.base, 1) for a, b in zip(text, text[1:], strict=False) if 0 < a.base - b.base]
+        gaps = [round(a.base - b.base, 1) for a, b in itertools.pairwise(text) if a.base - b.base > 0]
         # The closest frequent spacing is that of lines in a paragraph.
         self._leading = min((gap for gap, count in Counter(gaps).items() if count >= len(gaps) / 5), default=0.0)
         self._lefts = [line.left for line in text]
@@ -150,20 +153,19 @@ class _Shape:
         """Return True if ``line`` goes on with the paragraph of ``previous``."""
         if _ENTRY.match(line.text):
             return False
-        turned = new_page or line.base > previous.base  # the top of a page, or of a column
         ended = _SENTENCE_END.search(previous.text) is not None
-        if turned:
-            return not ended and (line.text[:1].islower() or _is_open(previous.text))
+        runs_on = line.text[:1].islower() or _is_open(previous.text)
+        if new_page or line.base > previous.base:  # the top of a page, or of a column
+            return runs_on and not ended
         if self._leading and previous.base - line.base > _WIDE_LEADING * self._leading:
             return previous.text.endswith(_HYPHENS) and line.text[:1].islower()
-        if line.text[:1].islower() or _is_open(previous.text):
-            return not ended or not self._had_room(previous, line)
-        if abs(line.left - previous.left) > _INDENT * line.size and line.left > previous.left and ended:
+        had_room = self._had_room(previous, line)
+        if runs_on:
+            return not ended or not had_room
+        if ended and line.left - previous.left > _INDENT * line.size:
             return False  # the first line of a paragraph is indented
-        if not self._had_room(previous, line):
-            return True
-        long_enough = len(previous.text.split()) >= _MIN_PROSE_WORDS
-        return not ended and long_enough and _SENTENCE_END.search(line.text) is not None
+        is_prose = len(previous.text.split()) >= _MIN_PROSE_WORDS and _SENTENCE_END.search(line.text) is not None
+        return not had_room or (is_prose and not ended)
 
     def _had_room(self, previous: Line, line: Line) -> bool:
         """Return True if the first word of ``line`` would have fitted behind ``previous``: the break was meant."""

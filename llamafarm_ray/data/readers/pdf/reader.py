@@ -26,7 +26,8 @@ _MAX_PAGES = 5_000
 _MAX_CHARS = 20_000_000
 _SCANNED_SHARE = 0.5
 _NO_TITLE = re.compile(
-    r"(?:untitled|unknown|title|document\d*|slide \d+|microsoft \w+ - .*|.*\.(?:docx?|odt|tex|dvi|indd|rtf|pptx?|pdf|qxd|fm|xml))",
+    r"(?:untitled|unknown|title|document\d*|slide \d+|microsoft \w+ - .*|"
+    r".*\.(?:docx?|odt|tex|dvi|indd|rtf|pptx?|pdf|qxd|fm|xml))",
     re.IGNORECASE,
 )
 _FRONT = re.compile(r"index|preface|foreword|vorwort|pr\u00e9face", re.IGNORECASE)
@@ -38,7 +39,7 @@ class PdfReader(Reader):
     name = "PDF"
 
     def parse(self, data: bytes, outline: Outline) -> str:
-        """See :meth:`Reader.parse`; the document's property is the title if it is one, else the first page's largest line."""
+        """See :meth:`Reader.parse`; the title is the document's property, else the largest line of the first page."""
         try:
             with pypdfium2.PdfDocument(data) as document:
                 told = " ".join(str(document.get_metadata_dict(skip_empty=True).get("Title", "")).split())

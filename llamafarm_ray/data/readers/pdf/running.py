@@ -13,6 +13,7 @@ __all__ = ["without_running_lines"]
 _EDGE_LINES = 4
 _MIN_PAGES = 3
 _PLACE_POINTS = 4.0
+_MAX_NUMBERED_CHARS = 90
 _ROMAN = "[ivxlc]{1,7}|[IVXLC]{1,7}"
 _PAGE_NUMBER = re.compile(
     rf"[-\u2013\u2014|\s]*(?:(?:page|p\\.|seite|s\\.|side|sida|strona|p\u00e1gina|pagina)\s*)?"
@@ -42,8 +43,17 @@ def without_running_lines(pages: Sequence[Sequence[Line]]) -> Iterator[list[Line
         for edge in (page[:_EDGE_LINES], list(reversed(page[-_EDGE_LINES:]))):
             for depth, line in enumerate(edge):
                 comes_back = max((places[key] for key in _places(line)), default=0) >= needed
-                numbered = depth == 0 and counted and index + offset in _numbers(line.text) and len(line.text) < 90
-                if comes_back or (_PAGE_NUMBER.fullmatch(line.text) and _is_outermost(depth, edge, dropped)) or numbered:
+                numbered = (
+                    depth == 0
+                    and counted
+                    and index + offset in _numbers(line.text)
+                    and len(line.text) <= _MAX_NUMBERED_CHARS
+                )
+                if (
+                    comes_back
+                    or (_PAGE_NUMBER.fullmatch(line.text) and _is_outermost(depth, edge, dropped))
+                    or numbered
+                ):
                     dropped.add(id(line))
         yield [line for line in page if id(line) not in dropped]
 

@@ -17,7 +17,9 @@ __all__ = ["decode_page", "parse_page"]
 
 _HEAD_BYTES = 4096
 _MAX_TAGS = 4_000_000  # a 22 MB page of short paragraphs has 3 million; the tree takes about 120 bytes a tag
-_CHARSET = re.compile(rb"""<(?:meta[^>]{0,200}?charset|\?xml[^>]{0,100}?encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.I)
+_CHARSET = re.compile(
+    rb"""<(?:meta[^>]{0,200}?charset|\?xml[^>]{0,100}?encoding)\s*=\s*["']?\s*([\w.:-]+)""", re.IGNORECASE
+)
 _BOMS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 # The WHATWG's Encoding Standard: what a page means that declares the name on the left.
 _MEANT = {
@@ -36,7 +38,7 @@ _MEANT = {
 }
 _ENTITY = re.compile(r"&([A-Za-z][A-Za-z0-9]{1,31};)")
 _XML_ENTITIES = frozenset({"amp;", "lt;", "gt;", "quot;", "apos;"})
-_XHTML = re.compile(r"\s*(?:<\?xml|<!DOCTYPE html PUBLIC[^>]*XHTML|<html[^>]*xmlns)", re.I)
+_XHTML = re.compile(r"\s*(?:<\?xml|<!DOCTYPE html PUBLIC[^>]*XHTML|<html[^>]*xmlns)", re.IGNORECASE)
 
 
 def decode_page(data: bytes, charset: str = "") -> str:

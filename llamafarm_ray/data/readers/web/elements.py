@@ -14,18 +14,19 @@ HEADINGS = {f"h{level}": level for level in range(1, 7)}
 INLINE = frozenset(
     re.findall(
         r"\w+",
-        "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark nobr output q ruby rb s samp small "
-        "span strike strong sub sup time tt u var wbr",
+        "a abbr acronym b bdi bdo big cite code data del dfn em font i ins kbd label mark nobr output q ruby rb s samp "
+        "small span strike strong sub sup time tt u var wbr "
+        "rp rt button canvas img input map math output select svg script",
     )
 )
 NOT_TEXT = frozenset(
     re.findall(
         r"\w+",
-        "script style noscript template svg math iframe head button input select textarea datalist option object embed "
-        "applet canvas audio video map nav footer rt rp dialog",
+        "script style noscript template svg math iframe head button input select textarea datalist option object "
+        "embed applet canvas audio video map nav footer rt rp dialog",
     )
 )
-"""Elements whose content is no text of the page: code, controls, navigation; ``rt`` repeats a word in another script."""
+"""Elements whose content is no text of the page. ``rt`` repeats a word in another script."""
 
 
 def text_of(root: Any, dropped: Container[Any]) -> str:

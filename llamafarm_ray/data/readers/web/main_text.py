@@ -1,7 +1,7 @@
-"""Tell the main text of a page from what stands around it: navigation, banners, controls, hidden parts.
+"""The main text of a page, without navigation, banners, controls and hidden parts.
 
-Decided by what elements are (``nav``, ``role``, ``hidden``), by a few class names that generators of pages share, and by
-how much of a block is links.
+Elements are judged by their kind (``nav``, ``role``, ``hidden``), by a few class names that generators of pages share,
+and by the share of links in them.
 """
 
 from __future__ import annotations
@@ -19,23 +19,26 @@ __all__ = ["main_text"]
 _ROLES = frozenset(
     re.findall(
         r"\S+",
-        "navigation contentinfo search menu menubar toolbar dialog alertdialog tablist button banner directory doc-noteref",
+        "navigation contentinfo search menu menubar toolbar dialog alertdialog tablist button banner "
+        "directory doc-noteref",
     )
 )
-_HIDING = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.I)
+_HIDING = re.compile(r"(?:display\s*:\s*none|visibility\s*:\s*hidden)", re.IGNORECASE)
 # Names of whole classes and ids: Sphinx, DocBook, AsciiDoc, GNU, Bootstrap, WordPress.
 _NAMES = frozenset(
     re.findall(
         r"\S+",
         "nav navbar navigation navheader navfooter docnav breadcrumb breadcrumbs pagination footer headerlink "
-        "sphinxsidebar toplang bottomlang skip-link skiplink sr-only visually-hidden screen-reader-text permalink linenos "
-        "anchorjs-link toclink edit-link footnote-reference noteref",
+        "sphinxsidebar toplang bottomlang skip-link skiplink sr-only visually-hidden screen-reader-text permalink "
+        "linenos anchorjs-link toclink edit-link footnote-reference noteref",
     )
 )
-_LIKELY = re.compile(r"(?<![a-z])(?:nav|menu|sidebar|toc|related|share|social|lang|languages|header|footer|crumbs)(?![a-z])")
-_COOKIES = re.compile(r"cookie|gdpr|consent", re.I)
+_LIKELY = re.compile(
+    r"(?<![a-z])(?:nav|menu|sidebar|toc|related|share|social|lang|languages|header|footer|crumbs)(?![a-z])"
+)
+_COOKIES = re.compile(r"cookie|gdpr|consent", re.IGNORECASE)
 _MAX_COOKIE_CHARS = 1200
-_GLYPHS = frozenset("\u00b6 # \u00a7 \U0001f517 \u2693 \u2191 \u21a9 \u21a9\ufe0e [edit] [top]".split())
+_GLYPHS = frozenset(["¶", "#", "§", "🔗", "⚓", "↑", "↩", "↩︎", "[edit]", "[top]"])
 _TURNING = frozenset(
     re.findall(
         r"\w+",
@@ -46,6 +49,7 @@ _TURNING = frozenset(
 _ITEMS = frozenset({"a", "td", "th", "li", "div", "p", "span"})
 _MAX_ITEM_CHARS = 20
 _MAX_TURNING_CHARS = 300
+_MAX_LANGUAGES_CHARS = 60
 _MIN_LINKS = 3
 _MAX_LINK_SHARE, _MAX_LIKELY_LINK_SHARE = 0.75, 0.4
 _MAIN_SHARE = 0.3
@@ -110,21 +114,27 @@ def _marked(root: Any) -> set[Any]:
 
 
 def _is_marked(element: Any) -> bool:
-    if not element.attrib:
-        return element.tag == "a" and _is_glyph(element)
-    get = element.get
-    if get("hidden") is not None or get("aria-hidden") == "true" or _HIDING.search(get("style", "")):
+    if element.tag == "a" and _is_glyph(element):
         return True
+    return bool(element.attrib) and (_is_hidden(element) or _is_named(element))
+
+
+def _is_hidden(element: Any) -> bool:
+    get = element.get
+    return get("hidden") is not None or get("aria-hidden") == "true" or bool(_HIDING.search(get("style", "")))
+
+
+def _is_named(element: Any) -> bool:
+    """Return True for elements whose role, class or id is that of navigation, a banner, or a mark beside the text."""
     if element.tag in {"html", "body", "main", "article"}:
         return False
-    if get("role") in _ROLES and not (get("role") == "banner" and element.tag == "header"):
+    role = element.get("role")
+    if role in _ROLES and not (role == "banner" and element.tag == "header"):
         return True
-    names = f"{get('class', '')} {get('id', '')}".lower()
+    names = f"{element.get('class', '')} {element.get('id', '')}".lower()
     if not _NAMES.isdisjoint(names.split()):
         return True
-    if _COOKIES.search(names) and sum(len(text) for text in element.itertext()) <= _MAX_COOKIE_CHARS:
-        return True
-    return element.tag == "a" and _is_glyph(element)
+    return bool(_COOKIES.search(names)) and sum(len(text) for text in element.itertext()) <= _MAX_COOKIE_CHARS
 
 
 def _is_glyph(link: Any) -> bool:
@@ -191,8 +201,8 @@ def _is_navigation(element: Any, counts: _Counts) -> bool:
         return False
     if len(counts.turning) >= 2 and counts.chars <= _MAX_TURNING_CHARS:  # noqa: PLR2004  back and forth
         return True
-    if counts.num_languages >= 2 and counts.link_chars >= _MAX_LIKELY_LINK_SHARE * counts.chars:  # noqa: PLR2004
-        return True
+    if 2 <= counts.num_languages == counts.num_links:  # noqa: PLR2004  a bar of languages, and what it says of them
+        return counts.chars - counts.link_chars <= max(_MAX_LANGUAGES_CHARS, counts.link_chars)
     if counts.num_links and _LIKELY.search(f"{element.get('class', '')} {element.get('id', '')} {element.tag}".lower()):
         return counts.link_chars >= _MAX_LIKELY_LINK_SHARE * counts.chars
     return counts.num_links >= _MIN_LINKS and counts.link_chars >= _MAX_LINK_SHARE * counts.chars

@@ -92,9 +92,8 @@ def _looks_like_data(grid: list[list[str]]) -> bool:
     if not rows or max(map(len, rows)) < 2:  # noqa: PLR2004  a column of text
         return False
     if len(rows) == 1:
-        return len(rows[0]) == 2 and all(0 < len(cell.split()) <= _MAX_PAIR_WORDS for cell in rows[0]) and not any(  # noqa: PLR2004
-            cell.endswith(".") for cell in rows[0]
-        )
+        is_pair = len(rows[0]) == 2  # noqa: PLR2004
+        return is_pair and all(0 < len(cell.split()) <= _MAX_PAIR_WORDS and cell[-1] != "." for cell in rows[0])
     return all(len(row[0].split()) <= _MAX_TERM_WORDS and not _is_sentence(row[0]) for row in rows)
 
 
