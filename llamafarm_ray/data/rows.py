@@ -25,10 +25,14 @@ __all__ = [
     "Section",
     "chat_id",
     "dataset_digest",
+    "fenced",
+    "is_code",
     "with_optional",
 ]
 
 ROLES = ("system", "user", "assistant", "tool")
+
+_FENCE = "```"
 
 _TURN = [("role", pa.string()), ("content", pa.string())]
 _OPTIONAL_IN_TURNS = [
@@ -63,6 +67,19 @@ EXAMPLE_SCHEMA = pa.schema(
 """The columns while a dataset is built, with those for deduplication, the split and the report."""
 
 
+def fenced(code: str) -> str:
+    """Return ``code`` as a block between fences, as in Markdown; a fence is longer than any run of ticks in it."""
+    fence = _FENCE
+    while fence in code:
+        fence += "`"
+    return f"{fence}\n{code}\n{fence}"
+
+
+def is_code(block: str) -> bool:
+    """Return True if ``block`` is a code block made by :func:`fenced`."""
+    return block.startswith(_FENCE) and "\n" in block
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """A run of text under one heading.
@@ -70,21 +87,27 @@ class Section:
     Args:
         headings: the path of headings down to it, outermost first; empty before the first heading.
         blocks: paragraphs, list items and table rows as text, each without line ends. A table row or definition
-            reads ``term: definition``.
+            reads ``term: definition``. A code block keeps its lines between two fences, see :func:`fenced`.
+        page: number of the page or slide on which it begins, 1 the first; None for formats without pages.
     """
 
     headings: tuple[str, ...]
     blocks: tuple[str, ...]
+    page: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
-    """A document after its reader: nothing of the file format is left."""
+    """A document after its reader: nothing of the file format is left.
+
+    ``notes`` says which parts of it could not be read, such as scanned pages.
+    """
 
     path: str
     digest: Digest
     title: str
     sections: tuple[Section, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +122,7 @@ class Passage:
         text: the text.
         index: place among the passages of the document.
         num_passages: number of passages of the document; 0 if it is not known yet.
+        page: page or slide on which it begins, from 1; None for formats without pages.
     """
 
     document: str
@@ -108,6 +132,7 @@ class Passage:
     text: str
     index: int
     num_passages: int = 0
+    page: int | None = None
 
     def to_json(self) -> str:
         """Return the passage as JSON, for a column of a table."""
@@ -119,6 +144,19 @@ class Passage:
         values = json.loads(text)
         digest = Digest(values["document_digest"])
         return cls(**{**values, "headings": tuple(values["headings"]), "document_digest": digest})
+
+    @property
+    def prose(self) -> str:
+        """The text without code blocks."""
+        lines, fence = [], ""
+        for line in self.text.splitlines():
+            if fence:
+                fence = "" if line == fence else fence
+            elif line.startswith(_FENCE) and not line.strip("`"):
+                fence = line
+            else:
+                lines.append(line)
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from llamafarm_ray.data.rows import ParsedDocument, Section
+from llamafarm_ray.data.rows import ParsedDocument, Section, fenced
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest
 
@@ -69,7 +69,18 @@ class Outline:
         self._path: list[tuple[int, str]] = []
         self._blocks: list[str] = []
         self._sections: list[Section] = []
+        self._page: int | None = None
+        self._notes: list[str] = []
         self.first_heading = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on what could not be read."""
+        return tuple(self._notes)
+
+    def note(self, text: str) -> None:
+        """Add a remark on a part of the document that could not be read."""
+        self._notes.append(text)
 
     def heading(self, level: int, text: str) -> None:
         """Start a section; ``level`` 1 is the outermost. An empty heading is ignored."""
@@ -87,22 +98,37 @@ class Outline:
         if text:
             self._blocks.append(text)
 
+    def code(self, text: str) -> None:
+        """Add a code block, fenced, with its line ends and indentation; empty text is ignored."""
+        lines = [line.rstrip() for line in text.expandtabs(4).splitlines()]
+        while lines and not lines[0]:
+            del lines[0]
+        while lines and not lines[-1]:
+            del lines[-1]
+        if lines:
+            self._blocks.append(fenced("\n".join(lines)))
+
+    def page(self, number: int) -> None:
+        """Begin a page or slide; text that follows is found there."""
+        if number != self._page:
+            self._close()
+            self._page = number
+
     def sections(self) -> tuple[Section, ...]:
-        """Every section that has text."""
+        """Return every section that has text."""
         self._close()
         return tuple(self._sections)
 
     def _close(self) -> None:
         if self._blocks:
-            self._sections.append(Section(tuple(text for _, text in self._path), tuple(self._blocks)))
+            self._sections.append(Section(tuple(text for _, text in self._path), tuple(self._blocks), self._page))
         self._blocks = []
 
 
 class Reader(abc.ABC):
-    """Reads one format. A subclass says its name and extensions and implements :meth:`parse`."""
+    """Base class of readers. A subclass has a name, for messages, and implements :meth:`parse`."""
 
     name: ClassVar[str]
-    extensions: ClassVar[tuple[str, ...]]
 
     @abc.abstractmethod
     def parse(self, data: bytes, outline: Outline) -> str:
@@ -126,7 +152,7 @@ class Reader(abc.ABC):
         if not sections:
             raise EmptyDocumentError("there is no text in it.")
         fallback = outline.first_heading or PurePosixPath(path).stem.replace("_", " ").replace("-", " ")
-        return ParsedDocument(path, Digest.of(data), title or fallback, sections)
+        return ParsedDocument(path, Digest.of(data), title or fallback, sections, outline.notes)
 
 
 def oversized_message(num_bytes: int) -> str:

@@ -48,13 +48,13 @@ class GenerateByRules(Step[Passage, Example]):
     def apply(self, rows: Iterable[Passage]) -> Iterator[Example | Dropped]:
         """See :meth:`Step.apply`; the passages of one document together, as they show how it writes its words."""
         passages = list(rows)
-        lexicon = Lexicon.of(sentence for passage in passages for sentence in sentences_of(passage.text))
+        lexicon = Lexicon.of(sentence for passage in passages for sentence in sentences_of(passage.prose))
         sections = _Sections(lexicon)
         for passage in passages:
             examples = [
                 *(
                     example
-                    for line in passage.text.splitlines()
+                    for line in passage.prose.splitlines()
                     for question, answer in _from_line(line, passage.title, lexicon)
                     for example in _examples(passage, question, answer, _FROM_STATEMENT)
                 ),
@@ -181,7 +181,7 @@ class _Sections:
             if about is None:
                 return
             question = about
-        answer = _start_of(passage.text)
+        answer = _start_of(passage.prose)
         if answer and question.direct not in self._asked:
             self._asked.add(question.direct)
             yield from _examples(passage, question, answer, rank)

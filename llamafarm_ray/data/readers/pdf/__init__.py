@@ -1,0 +1,1 @@
+"""The reader of PDF files: lines from the page, columns, running lines, paragraphs."""

@@ -1,0 +1,1 @@
+"""Readers of web pages: HTML, saved pages (MHTML) and books made of pages (EPUB)."""
