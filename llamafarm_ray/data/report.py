@@ -24,12 +24,17 @@ class DocumentCounts:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What went through a step; ``dropped`` counts rows by reason. Splitting and generating steps add rows."""
+    """What went through a step; ``dropped`` counts rows by reason. Splitting and generating steps add rows.
+
+    ``noted`` counts notes about rows that went on, and ``samples`` has up to three rows for each reason and note.
+    """
 
     name: str
     rows_in: int
     rows_out: int
     dropped: dict[str, int]
+    noted: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

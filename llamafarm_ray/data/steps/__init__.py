@@ -1,6 +1,6 @@
 """Steps: small classes with one contract (:class:`Step`), whose base class counts what goes in, out and missing."""
 
-from llamafarm_ray.data.steps.base import Dropped, Ledger, Step, StepCounts
+from llamafarm_ray.data.steps.base import Dropped, Kept, Ledger, Step, StepCounts
 from llamafarm_ray.data.steps.check import CheckLength, CheckSubstance
 from llamafarm_ray.data.steps.clean import Clean
 from llamafarm_ray.data.steps.deduplicate import Deduplicate
@@ -13,6 +13,7 @@ __all__ = [
     "Clean",
     "Deduplicate",
     "Dropped",
+    "Kept",
     "Ledger",
     "LimitQuestions",
     "SplitPassages",
