@@ -29,7 +29,6 @@ _SHINGLE_TOKENS = 3
 _ODD = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9)  # multipliers that spread the bits of a sum
 _COMPARE_ALL = 32
 _TEXTS_A_CHUNK = 512  # its arrays fit into a processor's cache
-_MAX_WORDS_KNOWN = 500_000
 _SPACED = str.maketrans(
     {chr(code): " " for code in range(128) if not chr(code).isalnum() and chr(code) not in ".,:$%+-"}
 )
@@ -100,26 +99,13 @@ def _mix(state: npt.NDArray[np.uint64], values: npt.NDArray[np.uint64], odd: int
     return mixed
 
 
-class _WordHashes(dict[str, int]):
-    """64-bit hashes of words, made on first use; the same in every process."""
-
-    def __missing__(self, word: str) -> int:
-        if len(self) >= _MAX_WORDS_KNOWN:
-            self.clear()
-        value = self[word] = int.from_bytes(_digest(word, size=8), "little")
-        return value
-
-
-_HASH_OF = _WordHashes()
-
-
 def _shingles(tokens: Sequence[list[str]]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
     """Return the hashes of all shingles, text by text, and where each text begins (one number more than texts)."""
     lengths = np.fromiter(map(len, tokens), dtype=np.int64, count=len(tokens))
     num_words = int(lengths.sum())
     words = np.zeros(num_words + _SHINGLE_TOKENS - 1, dtype=np.uint64)
     words[:num_words] = np.fromiter(
-        map(_HASH_OF.__getitem__, itertools.chain.from_iterable(tokens)), dtype=np.uint64, count=num_words
+        itertools.chain.from_iterable(rensa.RMinHash.hash_token_sets(tokens)), dtype=np.uint64, count=num_words
     )
     mixed = np.zeros(num_words, dtype=np.uint64)
     for place, odd in enumerate(_ODD):
@@ -130,8 +116,8 @@ def _shingles(tokens: Sequence[list[str]]) -> tuple[npt.NDArray[np.uint64], npt.
     chosen = mixed[np.arange(num_words) - np.repeat(starts, lengths) < np.repeat(whole, lengths)]
     short = np.flatnonzero((lengths > 0) & (whole == 0))
     if len(short):  # texts of one or two words have a shingle of that length
-        alone = [_HASH_OF[" ".join(tokens[index])] for index in short.tolist()]
-        chosen = np.insert(chosen, (np.cumsum(whole) - whole)[short], np.array(alone, dtype=np.uint64))
+        alone = rensa.RMinHash.hash_token_sets([[" ".join(tokens[index])] for index in short.tolist()])
+        chosen = np.insert(chosen, (np.cumsum(whole) - whole)[short], np.array(alone, dtype=np.uint64).ravel())
         whole[short] = 1
     return chosen, np.concatenate([[0], np.cumsum(whole)]).astype(np.uint64)
 
@@ -172,9 +158,9 @@ def candidates(signatures: npt.NDArray[np.uint64]) -> Iterator[npt.NDArray[np.in
         order = np.argsort(band, kind="stable")
         values = band[order]
         borders = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1], [True]]))
-        for start, end in itertools.pairwise(borders.tolist()):
-            if end - start > 1:
-                yield order[start:end]
+        shared = np.flatnonzero(np.diff(borders) > 1)
+        for start, end in zip(borders[shared].tolist(), borders[shared + 1].tolist(), strict=True):
+            yield order[start:end]
 
 
 def drop_near_duplicates(
