@@ -24,16 +24,18 @@ _CAPITALS_ARE_NAMES = 0.2
 """Where more of the words inside sentences have a capital (German nouns, title case), a capital marks no name."""
 
 
-def support(answer: str, passage: str) -> float:
+def support(answer: str, passage: str, question: str = "") -> float:
     """Return how far ``passage`` supports ``answer`` by its words, 0.0 to 1.0; no language is assumed.
 
     The share of the answer's content words (four letters or more; pairs of characters where a script has no spaces)
     that occur in the passage, endings apart. A number or a name that doesn't occur makes it 0.0: "8:00", "08:00" and
     "1,000" and "1000" are the same number, "eight" is a word. An answer without any content is not supported.
 
-    Give the title and headings with the passage, if the answer may name what they name.
+    Give the title and headings with the passage, if the answer may name what they name. It may repeat the words and
+    names of its question too, not the numbers.
     """
     said, known = _Content.of(answer), _Content.of(passage)
+    known.add_words(_Content.of(question))
     if said.missing(known, names=known.capitals_are_names):
         return 0.0
     units = [known.has(word) for word in said.words] + [pair in known.pairs for pair in said.pairs]
@@ -106,6 +108,12 @@ class _Content:
         has_case = spelling.lower() != spelling.upper()
         if len(word) >= (_CONTENT_LETTERS if has_case else _CONTENT_LETTERS_SHORT_SCRIPT):
             self.words[word] = None
+
+    def add_words(self, other: _Content) -> None:
+        """Add the words of ``other``."""
+        for first_letters, words in other.every.items():
+            self.every.setdefault(first_letters, set()).update(words)
+        self.pairs |= other.pairs
 
     @property
     def capitals_are_names(self) -> bool:
