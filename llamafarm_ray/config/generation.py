@@ -32,7 +32,7 @@ class Endpoint(Section):
         default=None, ge=1, description="Most tokens a minute, prompts and answers together; null: no limit."
     )
     max_cost_usd: float | None = Field(
-        default=None, gt=0, description="Stop before the build costs more; needs both prices. null: no limit."
+        default=None, gt=0, description="Stop before a run of the build costs more; needs both prices. null: no limit."
     )
     input_usd_per_million_tokens: float | None = Field(default=None, ge=0, description="Price of prompts.")
     output_usd_per_million_tokens: float | None = Field(default=None, ge=0, description="Price of answers.")

@@ -9,17 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray.data
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.assembly import Assembly
+from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.generation import choose_generator, plan_writer
-from llamafarm_ray.data.harvest import Harvest, harvest_documents, harvest_pairs
+from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster, rows_of
 from llamafarm_ray.data.report import BuildReport
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import discover
 from llamafarm_ray.data.split import choose_split
+from llamafarm_ray.data.stages import document_stage, pair_stage
 from llamafarm_ray.data.steps import Deduplicate, Ledger
 from llamafarm_ray.data.writing import target_for
 from llamafarm_ray.errors import UnsupportedError
@@ -48,7 +51,9 @@ def build_dataset(
     """Make a dataset from the documents at ``source``.
 
     The same input, config and seed give the same digest and the same files, for any number of workers. Nothing
-    appears at ``output`` before everything is written. Documents that can't be read are skipped and reported.
+    appears at ``output`` before everything is written. Documents that can't be read are skipped and reported. A build
+    that was killed goes on where it was: finished parts lie in the hidden folder ``.NAME.unfinished`` beside
+    ``output`` until a build with this output is complete.
 
     Args:
         source: folder of documents, or one document; every node of the cluster must see it under this path.
@@ -81,7 +86,6 @@ def build_dataset(
     plan = plan_writer(
         choice,
         qa,
-        seed=seed,
         cache=cache or str(output.with_name(f".{output.name}.answers").absolute()),
         environment=os.environ,
     )
@@ -90,23 +94,29 @@ def build_dataset(
     target = target_for(output, config.preprocessing.format, overwrite=overwrite)
     target.check()
     sources = discover(source, exclude=target.output)
+    parts = FinishedParts(target.output)
     seconds, start = {}, time.monotonic()
     tell("documents", 0.0)
     with quiet_ray_data():
-        harvest = harvest_documents(
+        harvest = document_stage(
             sources,
             config,
+            parts,
             by_rules=plan is None,
             num_partitions=num_partitions,
             tell=lambda fraction: tell("documents", fraction * documents_end),
         )
-        harvest.require_documents(source)
+        if not harvest.digests:
+            parts.clear()
+            harvest.require_documents(source)
         seconds["documents"] = round(time.monotonic() - start, 3)
         if plan is not None:
             share = _DOCUMENTS_END - documents_end
-            harvest_pairs(harvest, config, plan, tell=lambda part: tell("pairs", documents_end + part * share))
+            pair_stage(harvest, config, plan, parts, tell=lambda part: tell("pairs", documents_end + part * share))
             seconds["pairs"] = round(time.monotonic() - start - seconds["documents"], 3)
-        harvest.require_examples(source)
+        if not harvest.has_examples:
+            parts.clear()
+            harvest.require_examples(source)
         tell("examples", _DOCUMENTS_END)
         examples = _Examples(harvest, deduplicate=config.quality_control.validation.duplicate_detection)
         facts = [(row["id"], row["fact"]) for row in examples.rows(["id", "fact"], harvest.ledger)]
@@ -124,6 +134,7 @@ def build_dataset(
             )
             target.finish(assembly.description(report, harvest), report.to_dict())
             created = target.publish()
+            parts.clear()
     tell("write", 1.0)
     return replace(report, created=created)
 
@@ -139,15 +150,28 @@ def _require_generation(config: DatasetConfig) -> None:
 class _Examples:
     """The examples of the whole dataset, sorted by what they say, as often as they are asked for.
 
-    Sorted like this duplicates stand side by side, and the order is the same however the documents were spread.
+    Sorted like this duplicates stand side by side, and the order is the same however the documents were spread. Few
+    examples are sorted in this process, because Ray would start workers for it.
     """
 
+    _ORDER = ("key", "document", "position")
+
     def __init__(self, harvest: Harvest, *, deduplicate: bool) -> None:
-        examples = ray.data.from_arrow_refs(harvest.blocks)
-        self._sorted = examples.sort(["key", "document", "position"]).materialize()
         self._deduplicate = deduplicate
+        self._local: pa.Table | None = None
+        if harvest.blocks:
+            harvest.flush()
+            self._sorted = ray.data.from_arrow_refs(harvest.blocks).sort(list(self._ORDER)).materialize()
+        else:
+            self._local = pa.concat_tables(harvest.rows).sort_by([(name, "ascending") for name in self._ORDER])
 
     def rows(self, columns: Sequence[str], ledger: Ledger) -> Iterator[Mapping[str, Any]]:
         """Stream these columns and ``key``, without duplicates, counting in ``ledger``."""
-        rows = rows_of(self._sorted, ["key", *columns])
+        needed = ["key", *columns]
+        rows = rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
         return Deduplicate().run(rows, ledger) if self._deduplicate else rows
+
+
+def _rows_of_table(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=1024):
+        yield from batch.to_pylist()

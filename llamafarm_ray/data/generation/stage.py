@@ -12,10 +12,9 @@ from llamafarm_ray.data.generation.writer import WriterPlan, Written
 from llamafarm_ray.data.rows import Example, Passage
 from llamafarm_ray.errors import IntegrityError
 
-__all__ = ["batches_of", "write_pairs"]
+__all__ = ["batches_of", "read_written", "write_pairs", "written_table"]
 
 _PASSAGES = pa.schema([("batch", pa.int64()), ("passage", pa.string())])
-_WRITTEN = pa.schema([("batch", pa.int64()), ("written", pa.string())])
 
 
 def batches_of(passages: Sequence[Passage], size: int) -> list[tuple[Passage, ...]]:
@@ -23,8 +22,8 @@ def batches_of(passages: Sequence[Passage], size: int) -> list[tuple[Passage, ..
     return [tuple(passages[start : start + size]) for start in range(0, len(passages), size)]
 
 
-def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Iterator[tuple[int, list[Written]]]:
-    """Yield the pairs of each batch with the batch's index, in order. Needs a connected Ray.
+def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Iterator[list[Written]]:
+    """Yield the pairs of each batch, in order. Needs a connected Ray.
 
     Args:
         plan: opened once, in an actor.
@@ -53,8 +52,18 @@ def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Itera
         for row in table.to_pylist():
             waiting.setdefault(row["batch"], []).append(_from_json(row["written"]))
         while next_index in waiting:  # Ray Data doesn't promise the order of blocks
-            yield next_index, waiting.pop(next_index)
+            yield waiting.pop(next_index)
             next_index += 1
+
+
+def written_table(written: Sequence[Written]) -> pa.Table:
+    """Return the pairs of a batch as a table."""
+    return pa.table({"written": [_to_json(one) for one in written]})
+
+
+def read_written(table: pa.Table) -> list[Written]:
+    """Read what `written_table` returned."""
+    return [_from_json(text) for text in table.column("written").to_pylist()]
 
 
 class _Writing:
@@ -65,18 +74,15 @@ class _Writing:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         passages = [Passage.from_json(text) for text in block.column("passage").to_pylist()]
-        written = [_to_json(one) for one in self._writer.write(passages)]
+        written = list(self._writer.write(passages))
         if len(written) != len(passages):
-            raise IntegrityError(
-                f"The {self._writer.name} writer gave {len(written)} results for {len(passages)} passages."
-            )
-        return pa.table({"batch": block.column("batch"), "written": written}, schema=_WRITTEN)
+            raise IntegrityError(f"{self._writer.name} gave {len(written)} results for {len(passages)} passages.")
+        return written_table(written).add_column(0, "batch", block.column("batch"))
 
 
 def _to_json(written: Written) -> str:
-    return json.dumps(
-        {"examples": [example.to_json() for example in written.examples], "dropped": dict(written.dropped)}
-    )
+    examples = [example.to_json() for example in written.examples]
+    return json.dumps({"examples": examples, "dropped": dict(written.dropped)}, sort_keys=True)
 
 
 def _from_json(text: str) -> Written:
