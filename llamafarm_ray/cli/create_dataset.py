@@ -10,6 +10,7 @@ import typer
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import (
     Address,
+    BaseModelReference,
     ConfigFile,
     DryRun,
     Home,
@@ -30,6 +31,7 @@ def command(
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for Parquet, or a .json or .jsonl file, to write.")
     ] = None,
+    base_model: BaseModelReference = None,
     overwrite: Overwrite = False,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
@@ -44,6 +46,7 @@ def command(
         "dataset.source.path": source,
         "dataset.preprocessing.format": format_,
         "dataset.path": str(output) if output else None,
+        "base_model": base_model,
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
@@ -84,6 +87,14 @@ def command(
             )
         ],
     )
+    if report.generator is not None and report.coverage is not None:
+        model = f" ({report.generator.model})" if report.generator.model else ""
+        covered, facts = report.coverage.num_covered, report.coverage.num_facts
+        console.print(
+            f"Pairs by {report.generator.name}{model}: {report.generator.reason} They teach {covered:,} of {facts:,} "
+            f"facts ({report.coverage.share:.0%}).",
+            markup=False,
+        )
     for skipped in report.documents.skipped:
         console.print(f"skipped {skipped.path}: {skipped.reason}", style="yellow", markup=False)
     console.print(

@@ -11,13 +11,13 @@ from llamafarm_ray.config.dataset import (
     DatasetConfig,
     DatasetValidation,
     Preprocessing,
-    QaGeneration,
     Source,
     SyntheticGeneration,
 )
 from llamafarm_ray.config.deployment import AutoScaling, Deployment, Resources
 from llamafarm_ray.config.evaluation import Evaluation
 from llamafarm_ray.config.fine_tuning import Distributed, FineTuning, MethodParameters, Training
+from llamafarm_ray.config.generation import Endpoint, QaGeneration
 from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
 from llamafarm_ray.config.monitoring import AlertEmail, Alerting, Monitoring
@@ -42,6 +42,7 @@ __all__ = [
     "Deployment",
     "Distributed",
     "Domain",
+    "Endpoint",
     "Evaluation",
     "FineTuning",
     "Gpu",

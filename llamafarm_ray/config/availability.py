@@ -59,12 +59,6 @@ def _nothing(key: str, step: Step) -> Gap:
 
 GAPS: Final = (
     _only("dataset.source.type", "build", "rag_documents", "domain_corpus", "human_feedback"),
-    _only(
-        "dataset.preprocessing.qa_generation.model",
-        "build",
-        "rules",
-        when="dataset.preprocessing.qa_generation.enabled",
-    ),
     _only("dataset.preprocessing.qa_generation.enabled", "build", True),
     _nothing("dataset.validation.quality_threshold", "build"),
     _nothing("dataset.quality_control.filters.language_detection", "build"),

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Section, Unused, section
+from llamafarm_ray.config.generation import QaGeneration
 from llamafarm_ray.config.quality import QualityControl
 from llamafarm_ray.config.values import FrozenMapping
 
@@ -16,7 +17,6 @@ __all__ = [
     "DatasetFormat",
     "DatasetValidation",
     "Preprocessing",
-    "QaGeneration",
     "RowFormat",
     "Source",
     "SourceType",
@@ -39,31 +39,6 @@ class Source(Section):
         "or URI; by default what the registry's home has.",
     )
     include_metadata: bool = Field(default=True, description="Keep which document and passage an example came from.")
-
-
-class QaGeneration(Section):
-    """Questions and answers made from passages."""
-
-    enabled: bool = Field(default=True, description="Make question and answer pairs from the documents.")
-    questions_per_doc: int | None = Field(
-        default=3, ge=1, description="Most different questions per document; null: as many as are found."
-    )
-    phrasings: int = Field(
-        default=1,
-        ge=1,
-        le=4,
-        description="Most ways each question is put; with several, some are held out of training.",
-    )
-    model: str = Field(
-        default="rules", min_length=1, description="Who writes the pairs: 'rules' needs no model; else a model's name."
-    )
-
-    def unused(self) -> Mapping[str, Unused]:
-        """Nothing is generated when it is off."""
-        if self.enabled:
-            return {}
-        reason = Unused("enabled", "has no effect while {1} is false.")
-        return {"questions_per_doc": reason, "phrasings": reason, "model": reason}
 
 
 class Preprocessing(Section):

@@ -2,6 +2,7 @@
 
 from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
 from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
+from llamafarm_ray.data.generation import choose_generator
 from llamafarm_ray.data.mixing import MixedPart, open_mixture
 from llamafarm_ray.data.pipeline import build_dataset
 from llamafarm_ray.data.report import BuildReport
@@ -16,6 +17,7 @@ __all__ = [
     "build_dataset",
     "build_feedback_dataset",
     "check_dataset",
+    "choose_generator",
     "discover",
     "open_dataset",
     "open_mixture",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from llamafarm_ray import __version__
+from llamafarm_ray.data.coverage import Coverage
+from llamafarm_ray.data.generation import Choice
 from llamafarm_ray.data.harvest import Harvest
-from llamafarm_ray.data.report import BuildReport, DocumentCounts, Lengths, Sample, StepReport
+from llamafarm_ray.data.report import BuildReport, DocumentCounts, Generator, Lengths, Sample, StepReport
 from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, dataset_digest
 from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.data.split import Split
@@ -38,12 +40,13 @@ class Assembly:
         self._pending: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
         self._lines: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
         self._per_document: Counter[str] = Counter()
+        self._covered: dict[str, set[int]] = defaultdict(set)
         self._samples: list[Sample] = []
         self._question_chars: list[int] = []
         self._answer_chars: list[int] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Take one row with the columns of ``ROW_SCHEMA``."""
+        """Take one row with the columns of ``ROW_SCHEMA`` and ``covers``."""
         split = "validation" if row["id"] in self._split.validation else "train"
         self._account(split, row)
         kept = {name: row[name] for name in ROW_SCHEMA.names}
@@ -63,6 +66,7 @@ class Assembly:
 
     def _account(self, split: str, row: Mapping[str, Any]) -> None:
         self._per_document[row["document"]] += 1
+        self._covered[row["document"]].update(row["covers"])
         question, answer = (message["content"] for message in row["messages"][-2:])
         self._question_chars.append(len(question))
         self._answer_chars.append(len(answer))
@@ -70,9 +74,9 @@ class Assembly:
             self._samples.append(Sample(split, question, answer, row["document"]))
 
     def report(
-        self, *, name: str, seed: int, sources: Sources, harvest: Harvest, seconds: dict[str, float]
+        self, *, name: str, seed: int, sources: Sources, harvest: Harvest, choice: Choice, seconds: dict[str, float]
     ) -> BuildReport:
-        """The report of the build, as if the dataset is new."""
+        """Return the report of the build, as if the dataset is new."""
         return BuildReport(
             name=name,
             digest=dataset_digest(self._lines),
@@ -93,7 +97,14 @@ class Assembly:
             answer_chars=Lengths.of(self._answer_chars),
             samples=self._samples,
             seconds=seconds,
+            generator=Generator(choice.generator, choice.model, choice.reason),
+            coverage=self._coverage(harvest),
         )
+
+    def _coverage(self, harvest: Harvest) -> Coverage:
+        documents = {path: [len(self._covered[path]), count] for path, count in sorted(harvest.num_facts.items())}
+        covered, facts = (sum(counts) for counts in zip(*documents.values(), strict=True))
+        return Coverage(num_facts=facts, num_covered=covered, documents=documents)
 
     def description(self, report: BuildReport, harvest: Harvest) -> dict[str, Any]:
         """The content of ``dataset.json``."""

@@ -1,28 +1,42 @@
-"""What a Ray task does with a batch of documents: read, parse, clean, passages, generate, check, limit.
+"""Work on documents: read, parse, clean, split into passages, and with rules make and check their examples.
 
-One row comes back for each document, with its examples and the counts of its steps. So nothing is counted twice when
-Ray runs a task again, and the result doesn't depend on how the documents were spread.
+One row comes back for each document, with its examples (or, where a model writes them, its passages) and the counts
+of its steps. So nothing is counted twice when Ray runs a task again, and the result doesn't depend on how the
+documents were spread.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data.generation import GenerateByRules
+from llamafarm_ray.data.coverage import covered_facts, fact_number, facts_of
+from llamafarm_ray.data.generation.rules import GenerateByRules
+from llamafarm_ray.data.generation.writer import Written
 from llamafarm_ray.data.readers import MAX_DOCUMENT_BYTES, DocumentError, reader_for
 from llamafarm_ray.data.readers.base import BrokenDocumentError
-from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, ParsedDocument
+from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, Example, ParsedDocument, Passage
 from llamafarm_ray.data.sources import SourceFile
-from llamafarm_ray.data.steps import CheckLength, CheckSubstance, Clean, Ledger, LimitQuestions, SplitPassages, Step
+from llamafarm_ray.data.steps import (
+    REFUSAL,
+    CheckLength,
+    CheckSubstance,
+    CheckSupport,
+    Clean,
+    Ledger,
+    LimitQuestions,
+    SplitPassages,
+    Step,
+)
 
-__all__ = ["FILE_SCHEMA", "RESULT_SCHEMA", "document_steps", "files_table", "process_documents"]
+__all__ = ["FILE_SCHEMA", "RESULT_SCHEMA", "examples_of", "files_table", "process_documents", "step_names"]
 
 FILE_SCHEMA = pa.schema([("path", pa.string()), ("location", pa.binary())])
 RESULT_SCHEMA = pa.schema(
@@ -31,10 +45,13 @@ RESULT_SCHEMA = pa.schema(
         ("digest", pa.string()),
         ("error", pa.string()),
         ("counts", pa.string()),
+        ("num_facts", pa.int64()),
+        ("passages", pa.list_(pa.string())),
         ("examples", pa.list_(pa.struct(list(EXAMPLE_SCHEMA)))),
     ]
 )
-"""``error`` is why the document was skipped, empty if it was read; ``counts`` is a ledger as JSON."""
+"""``error`` is why the document was skipped, empty if it was read; ``counts`` is a ledger as JSON. ``passages`` holds
+each `Passage` as JSON where a model writes the examples, else nothing."""
 
 
 def files_table(files: Iterable[SourceFile]) -> pa.Table:
@@ -43,37 +60,83 @@ def files_table(files: Iterable[SourceFile]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=FILE_SCHEMA)
 
 
-def document_steps(config: DatasetConfig) -> tuple[Step[Any, Any], ...]:
-    """The steps from a parsed document to its examples, in order."""
+def step_names(*, by_rules: bool) -> tuple[str, ...]:
+    """Return the names of the steps of a document, in the order in which they run."""
+    checks = (CheckSubstance.name, CheckLength.name)
+    support = () if by_rules else (CheckSupport.name,)
+    return (Clean.name, SplitPassages.name, GenerateByRules.name, *checks, *support, LimitQuestions.name)
+
+
+def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> pa.Table:
+    """Turn a batch of ``FILE_SCHEMA`` into one of ``RESULT_SCHEMA``, row by row."""
+    rows = [_process(file, config, by_rules=by_rules) for file in files.to_pylist()]
+    return pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
+
+
+def _process(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> dict[str, Any]:
+    ledger = Ledger()
+    nothing: dict[str, Any] = {"num_facts": 0, "passages": [], "examples": []}
+    try:
+        document = _read(file["path"], Path(os.fsdecode(file["location"])))
+    except DocumentError as error:
+        return {"path": file["path"], "digest": "", "error": str(error), "counts": "{}", **nothing}
+    steps: Sequence[Step[Any, Any]] = (Clean(), SplitPassages(config.preprocessing.passage_words))
+    found = list(_run(steps, [document], ledger))
+    passages = [replace(passage, num_passages=len(found)) for passage in found]
+    result = {"path": file["path"], "digest": document.digest, "error": "", **nothing}
+    result["num_facts"] = sum(len(facts_of(passage.text)) for passage in passages)
+    if by_rules:
+        checks = _checks(config, support=None)
+        result["examples"] = _rows(_run((GenerateByRules(), *checks), passages, ledger), passages)
+    else:
+        result["passages"] = [passage.to_json() for passage in passages]
+    return {**result, "counts": json.dumps(ledger.to_dict())}
+
+
+def examples_of(written: Mapping[Passage, Written], config: DatasetConfig, ledger: Ledger) -> list[dict[str, Any]]:
+    """Check the examples that a model wrote for a document, and return the rows of ``EXAMPLE_SCHEMA`` that stay.
+
+    Args:
+        written: the examples by passage, all passages of the document in order.
+        config: settings of the checks.
+        ledger: takes the counts.
+    """
+    counts = ledger.counts(GenerateByRules.name)
+    for result in written.values():
+        counts.rows_in += 1
+        counts.rows_out += len(result.examples)
+        counts.dropped.update(result.dropped)
+        if not result.examples:
+            counts.dropped["passage without a question"] += 1
+    checks = _checks(config, support=CheckSupport({passage.index: passage for passage in written}))
+    examples = [example for result in written.values() for example in result.examples]
+    return _rows(_run(checks, examples, ledger), list(written))
+
+
+def _checks(config: DatasetConfig, *, support: CheckSupport | None) -> tuple[Step[Example, Example], ...]:
     filters, generation = config.quality_control.filters, config.preprocessing.qa_generation
     return (
-        Clean(),
-        SplitPassages(config.preprocessing.passage_words),
-        GenerateByRules(),
         CheckSubstance(),
         CheckLength(filters.minimum_length, filters.maximum_length),
+        *((support,) if support else ()),
         LimitQuestions(generation.questions_per_doc, generation.phrasings),
     )
 
 
-def process_documents(files: pa.Table, *, config: DatasetConfig) -> pa.Table:
-    """Turn a batch of ``FILE_SCHEMA`` into one of ``RESULT_SCHEMA``, row by row."""
-    steps = document_steps(config)
-    return pa.Table.from_pylist([_process(file, steps) for file in files.to_pylist()], schema=RESULT_SCHEMA)
-
-
-def _process(file: dict[str, Any], steps: Sequence[Step[Any, Any]]) -> dict[str, Any]:
-    ledger = Ledger()
-    try:
-        document = _read(file["path"], Path(os.fsdecode(file["location"])))
-    except DocumentError as error:
-        return {"path": file["path"], "digest": "", "error": str(error), "counts": "{}", "examples": []}
-    rows: Iterable[Any] = [document]
+def _run(steps: Sequence[Step[Any, Any]], rows: Iterable[Any], ledger: Ledger) -> Iterable[Any]:
     for step in steps:
         rows = step.run(rows, ledger)
-    examples = [example.build_row(position) for position, example in enumerate(rows)]
-    counts = json.dumps(ledger.to_dict())
-    return {"path": file["path"], "digest": document.digest, "error": "", "counts": counts, "examples": examples}
+    return rows
+
+
+def _rows(examples: Iterable[Example], passages: Iterable[Passage]) -> list[dict[str, Any]]:
+    facts = {passage.index: facts_of(passage.text) for passage in passages}
+    rows = []
+    for position, example in enumerate(examples):
+        answer = "" if example.answer == REFUSAL else example.answer
+        covered = covered_facts(facts[example.passage_index], example.question, answer)
+        rows.append(example.build_row(position, (fact_number(example.passage_index, fact) for fact in covered)))
+    return rows
 
 
 def _read(path: str, location: Path) -> ParsedDocument:

@@ -1,69 +1,84 @@
-"""Run the documents through their steps on the cluster, and take in what comes back."""
+"""Gather the examples, passages and failures that the workers return."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
-import ray.data
 
-from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data.documents import document_steps, files_table, process_documents
 from llamafarm_ray.data.rows import EXAMPLE_SCHEMA
-from llamafarm_ray.data.sources import SkippedDocument, Sources
+from llamafarm_ray.data.sources import SkippedDocument
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
 
-__all__ = ["Harvest", "harvest_documents"]
+__all__ = ["Harvest"]
 
-_FILES_PER_TASK = 8
-_CPUS_PER_TASK = 0.5  # so that a machine of two cores has room for whoever runs the build
 _ROWS_PER_BLOCK = 20_000
 _MAX_REASONS_SHOWN = 3
 
 
 @dataclass
 class Harvest:
-    """What came back.
+    """Examples, passages and failures returned by the workers.
 
     Args:
         blocks: references to tables of ``EXAMPLE_SCHEMA`` in Ray's object store.
+        rows: tables of ``EXAMPLE_SCHEMA`` that are not there yet; all of them, if they are few.
         ledger: the counts of the steps so far.
         digests: digest by path of each document that was read.
         skipped: the documents that were not, in the order of their paths.
+        num_facts: number of facts by path.
+        passages: passages by path, each as JSON, where a model writes the examples.
     """
 
     blocks: list[ray.ObjectRef[Any]] = field(default_factory=list)
+    rows: list[pa.Table] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     digests: dict[str, str] = field(default_factory=dict)
     skipped: list[SkippedDocument] = field(default_factory=list)
-    _pending: list[pa.Table] = field(default_factory=list)
+    num_facts: dict[str, int] = field(default_factory=dict)
+    passages: dict[str, list[str]] = field(default_factory=dict)
 
     def take(self, batch: pa.Table) -> None:
         """Take in a batch of ``RESULT_SCHEMA``."""
-        for row in batch.select(["path", "digest", "error", "counts"]).to_pylist():
+        for row in batch.drop_columns(["examples"]).to_pylist():
             if row["error"]:
                 self.skipped.append(SkippedDocument(row["path"], row["error"]))
-            else:
-                self.digests[row["path"]] = row["digest"]
-                self.ledger.merge(json.loads(row["counts"]))
+                continue
+            self.digests[row["path"]] = row["digest"]
+            self.num_facts[row["path"]] = row["num_facts"]
+            self.ledger.merge(json.loads(row["counts"]))
+            if row["passages"]:
+                self.passages[row["path"]] = row["passages"]
         examples = batch["examples"].combine_chunks().flatten()
         if len(examples):
-            self._pending.append(pa.table(examples.flatten(), schema=EXAMPLE_SCHEMA))
-            if sum(table.num_rows for table in self._pending) >= _ROWS_PER_BLOCK:
-                self.flush()
+            self._add(pa.table(examples.flatten(), schema=EXAMPLE_SCHEMA))
+
+    def take_rows(self, rows: list[dict[str, Any]]) -> None:
+        """Take in rows of ``EXAMPLE_SCHEMA``."""
+        if rows:
+            self._add(pa.Table.from_pylist(rows, schema=EXAMPLE_SCHEMA))
+
+    def _add(self, examples: pa.Table) -> None:
+        self.rows.append(examples)
+        if sum(table.num_rows for table in self.rows) >= _ROWS_PER_BLOCK:
+            self.flush()
 
     def flush(self) -> None:
-        """Hand what is pending to Ray: in few blocks, because each one costs a task when they are sorted."""
-        if self._pending:
-            self.blocks.append(ray.put(pa.concat_tables(self._pending)))
-            self._pending = []
+        """Hand rows to Ray: in few blocks, because each one costs a task when they are sorted."""
+        if self.rows:
+            self.blocks.append(ray.put(pa.concat_tables(self.rows)))
+            self.rows = []
+
+    @property
+    def has_examples(self) -> bool:
+        """True if there is something to make a dataset of."""
+        return bool(self.blocks or self.rows)
 
     def require_examples(self, source: Path) -> None:
         """Refuse to go on with nothing.
@@ -71,14 +86,8 @@ class Harvest:
         Raises:
             InputError: no document could be read, or none gave an example; the message says why.
         """
-        if not self.digests:
-            shown = "; ".join(f"{skipped.path}: {skipped.reason}" for skipped in self.skipped[:_MAX_REASONS_SHOWN])
-            more = len(self.skipped) - _MAX_REASONS_SHOWN
-            raise InputError(
-                f"None of the {len(self.skipped)} documents found in {str(source)!r} can be used, all were skipped. "
-                f"{shown}{f'; and {more} more' if more > 0 else ''}"
-            )
-        if not self.blocks:
+        self.require_documents(source)
+        if not self.has_examples:
             reasons: Counter[str] = Counter()
             for counts in self.ledger.steps.values():
                 reasons.update(counts.dropped)
@@ -88,38 +97,16 @@ class Harvest:
                 hint="The rules find questions in English sentences; look at quality_control.filters as well.",
             )
 
+    def require_documents(self, source: Path) -> None:
+        """Refuse to go on without a document.
 
-def harvest_documents(
-    sources: Sources, config: DatasetConfig, *, num_partitions: int | None, tell: Callable[[float], None]
-) -> Harvest:
-    """Read, parse, clean, split, generate and check the documents, in parallel, and gather the results as they come.
-
-    Args:
-        sources: the documents.
-        config: what the steps need to know.
-        num_partitions: into how many tasks the documents are spread; by default a few documents a task.
-        tell: called with the fraction of the documents that is done.
-    """
-    harvest = Harvest(skipped=list(sources.skipped))
-    for step in document_steps(config):
-        harvest.ledger.counts(step.name)  # in the order of the pipeline, whichever document comes back first
-    total = len(sources.files)
-    if not total:
-        return harvest
-    size = -(-total // num_partitions) if num_partitions else _FILES_PER_TASK
-    tables = [files_table(sources.files[start : start + size]) for start in range(0, total, size)]
-    results = ray.data.from_arrow(tables).map_batches(
-        process_documents,
-        fn_kwargs={"config": config},
-        batch_size=1,
-        batch_format="pyarrow",
-        num_cpus=_CPUS_PER_TASK,
-    )
-    num_done = 0
-    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-        harvest.take(batch)
-        num_done += batch.num_rows
-        tell(num_done / total)
-    harvest.flush()
-    harvest.skipped.sort(key=lambda document: document.path)
-    return harvest
+        Raises:
+            InputError: none could be read; the message says why.
+        """
+        if not self.digests:
+            shown = "; ".join(f"{skipped.path}: {skipped.reason}" for skipped in self.skipped[:_MAX_REASONS_SHOWN])
+            more = len(self.skipped) - _MAX_REASONS_SHOWN
+            raise InputError(
+                f"None of the {len(self.skipped)} documents found in {str(source)!r} can be used, all were skipped. "
+                f"{shown}{f'; and {more} more' if more > 0 else ''}"
+            )

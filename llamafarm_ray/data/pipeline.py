@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import ray.data
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.assembly import Assembly
-from llamafarm_ray.data.harvest import Harvest, harvest_documents
+from llamafarm_ray.data.finished import FinishedParts
+from llamafarm_ray.data.generation import choose_generator, plan_writer
+from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster, rows_of
 from llamafarm_ray.data.report import BuildReport
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import discover
 from llamafarm_ray.data.split import choose_split
+from llamafarm_ray.data.stages import document_stage, pair_stage
 from llamafarm_ray.data.steps import Deduplicate, Ledger
 from llamafarm_ray.data.writing import target_for
 from llamafarm_ray.errors import UnsupportedError
 
 __all__ = ["build_dataset"]
 
-# Where each stage ends, as a fraction of the whole; told to whoever draws a progress bar.
+# The end of each stage as a fraction of the whole build, for progress bars. A model takes nearly all of the time.
 _DOCUMENTS_END, _EXAMPLES_END = 0.8, 0.9
+_DOCUMENTS_END_WITH_MODEL = 0.05
 _ROWS_PER_TELL = 1000
 
 
@@ -37,13 +43,17 @@ def build_dataset(
     name: str,
     seed: int,
     progress: Callable[[str, float], None] | None = None,
+    base_model: str | None = None,
+    cache: str | None = None,
     overwrite: bool = False,
     num_partitions: int | None = None,
 ) -> BuildReport:
     """Make a dataset from the documents at ``source``.
 
     The same input, config and seed give the same digest and the same files, for any number of workers. Nothing
-    appears at ``output`` before everything is written. Documents that can't be read are skipped and reported.
+    appears at ``output`` before everything is written. Documents that can't be read are skipped and reported. A build
+    that was killed goes on where it was: finished parts lie in the hidden folder ``.NAME.unfinished`` beside
+    ``output`` until a build with this output is complete.
 
     Args:
         source: folder of documents, or one document; every node of the cluster must see it under this path.
@@ -52,77 +62,116 @@ def build_dataset(
         config: the ``dataset`` section of a configuration.
         name: the dataset's name, recorded in it.
         seed: decides which examples are held out.
-        progress: called with the stage ("documents", "examples", "write") and the fraction of the whole build that
-            is done, 0.0 to 1.0.
+        progress: called with the stage ("documents", "pairs", "examples", "write") and the fraction of the whole
+            build that is done, 0.0 to 1.0.
+        base_model: folder of the base model, which may write the pairs.
+        cache: folder or URI for the answers of an endpoint, so that none is asked for twice; by default a hidden
+            folder beside ``output``, which stays.
         overwrite: replace another dataset at ``output``.
         num_partitions: into how many tasks the documents are spread; by default a few documents a task.
 
     Raises:
-        InputError: the source is missing, has no readable document, or gave no example.
+        InputError: the source is missing, has no readable document, or gave no example; or the model that shall
+            write the pairs can't be asked.
         ConflictError: ``output`` exists with other content.
-        UnsupportedError: the questions are to be made by something else than the rules. What else of a configuration
-            has no engine yet is refused by :func:`llamafarm_ray.config.refuse_unavailable`, which sees all of it.
+        UnsupportedError: ``qa_generation`` is off. Other settings without an engine are refused by
+            :func:`llamafarm_ray.config.refuse_unavailable`, which sees all of a configuration.
         ClusterError: Ray is not running, or gave up.
         StorageError: ``output`` can't be written.
     """
-    _require_rules(config)
+    _require_generation(config)
     require_cluster()
+    qa = config.preprocessing.qa_generation
+    choice = choose_generator(qa, base_model=base_model, environment=os.environ)
+    plan = plan_writer(
+        choice,
+        qa,
+        cache=cache or str(output.with_name(f".{output.name}.answers").absolute()),
+        environment=os.environ,
+    )
+    documents_end = _DOCUMENTS_END_WITH_MODEL if plan else _DOCUMENTS_END
     tell = progress or (lambda _stage, _fraction: None)
     target = target_for(output, config.preprocessing.format, overwrite=overwrite)
     target.check()
     sources = discover(source, exclude=target.output)
+    parts = FinishedParts(target.output)
     seconds, start = {}, time.monotonic()
     tell("documents", 0.0)
     with quiet_ray_data():
-        harvest = harvest_documents(
+        harvest = document_stage(
             sources,
             config,
+            parts,
+            by_rules=plan is None,
             num_partitions=num_partitions,
-            tell=lambda fraction: tell("documents", fraction * _DOCUMENTS_END),
+            tell=lambda fraction: tell("documents", fraction * documents_end),
         )
-        harvest.require_examples(source)
+        if not harvest.digests:
+            parts.clear()
+            harvest.require_documents(source)
         seconds["documents"] = round(time.monotonic() - start, 3)
+        if plan is not None:
+            share = _DOCUMENTS_END - documents_end
+            pair_stage(harvest, config, plan, parts, tell=lambda part: tell("pairs", documents_end + part * share))
+            seconds["pairs"] = round(time.monotonic() - start - seconds["documents"], 3)
+        if not harvest.has_examples:
+            parts.clear()
+            harvest.require_examples(source)
         tell("examples", _DOCUMENTS_END)
         examples = _Examples(harvest, deduplicate=config.quality_control.validation.duplicate_detection)
         facts = [(row["id"], row["fact"]) for row in examples.rows(["id", "fact"], harvest.ledger)]
         split = choose_split(facts, ratio=config.validation.built_split_ratio, seed=seed)
         with target.open():
             assembly = Assembly(target, split, keep_origin=config.source.include_metadata)
-            for index, row in enumerate(examples.rows(ROW_SCHEMA.names, Ledger())):
+            for index, row in enumerate(examples.rows([*ROW_SCHEMA.names, "covers"], Ledger())):
                 assembly.add(row)
                 if index % _ROWS_PER_TELL == 0:
                     tell("write", _EXAMPLES_END + (1.0 - _EXAMPLES_END) * index / len(facts))
             assembly.flush()
             seconds["total"] = round(time.monotonic() - start, 3)
-            report = assembly.report(name=name, seed=seed, sources=sources, harvest=harvest, seconds=seconds)
+            report = assembly.report(
+                name=name, seed=seed, sources=sources, harvest=harvest, choice=choice, seconds=seconds
+            )
             target.finish(assembly.description(report, harvest), report.to_dict())
             created = target.publish()
+            parts.clear()
     tell("write", 1.0)
     return replace(report, created=created)
 
 
-def _require_rules(config: DatasetConfig) -> None:
-    qa = config.preprocessing.qa_generation
-    if not qa.enabled or qa.model != "rules":
-        key = f"model={qa.model}" if qa.enabled else "enabled=false"
+def _require_generation(config: DatasetConfig) -> None:
+    if not config.preprocessing.qa_generation.enabled:
         raise UnsupportedError(
-            f"This release can't build a dataset with dataset.preprocessing.qa_generation.{key}.",
-            hint="Use enabled=true and model=rules.",
+            "This release can't build a dataset with dataset.preprocessing.qa_generation.enabled=false.",
+            hint="Use enabled=true.",
         )
 
 
 class _Examples:
     """The examples of the whole dataset, sorted by what they say, as often as they are asked for.
 
-    Sorted like this duplicates stand side by side, and the order is the same however the documents were spread.
+    Sorted like this duplicates stand side by side, and the order is the same however the documents were spread. Few
+    examples are sorted in this process, because Ray would start workers for it.
     """
 
+    _ORDER = ("key", "document", "position")
+
     def __init__(self, harvest: Harvest, *, deduplicate: bool) -> None:
-        examples = ray.data.from_arrow_refs(harvest.blocks)
-        self._sorted = examples.sort(["key", "document", "position"]).materialize()
         self._deduplicate = deduplicate
+        self._local: pa.Table | None = None
+        if harvest.blocks:
+            harvest.flush()
+            self._sorted = ray.data.from_arrow_refs(harvest.blocks).sort(list(self._ORDER)).materialize()
+        else:
+            self._local = pa.concat_tables(harvest.rows).sort_by([(name, "ascending") for name in self._ORDER])
 
     def rows(self, columns: Sequence[str], ledger: Ledger) -> Iterator[Mapping[str, Any]]:
         """Stream these columns and ``key``, without duplicates, counting in ``ledger``."""
-        rows = rows_of(self._sorted, ["key", *columns])
+        needed = ["key", *columns]
+        rows = rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
         return Deduplicate().run(rows, ledger) if self._deduplicate else rows
+
+
+def _rows_of_table(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=1024):
+        yield from batch.to_pylist()

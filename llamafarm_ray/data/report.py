@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from llamafarm_ray.data.coverage import Coverage
 from llamafarm_ray.data.sources import SkippedDocument
 
-__all__ = ["BuildReport", "DocumentCounts", "Lengths", "Sample", "StepReport"]
+__all__ = ["BuildReport", "DocumentCounts", "Generator", "Lengths", "Sample", "StepReport"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,15 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Generator:
+    """The engine that wrote the pairs: ``rules``, ``endpoint`` or ``base_model``, its model, and why it was taken."""
+
+    name: str
+    model: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class BuildReport:
     """Everything about one build, as written to ``report.json``.
 
@@ -82,6 +92,8 @@ class BuildReport:
         answer_chars: lengths of the answers.
         samples: a few examples.
         seconds: wall-clock time by stage.
+        generator: the engine that wrote the pairs; None for rows that were not generated.
+        coverage: facts with at least one kept pair; None likewise.
     """
 
     name: str
@@ -98,6 +110,8 @@ class BuildReport:
     answer_chars: Lengths
     samples: list[Sample]
     seconds: dict[str, float] = field(default_factory=dict)
+    generator: Generator | None = None
+    coverage: Coverage | None = None
 
     @property
     def num_examples(self) -> int:
@@ -105,5 +119,8 @@ class BuildReport:
         return self.num_train + self.num_validation
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
+        """Return plain values, ready for JSON."""
+        values = asdict(self)
+        if self.coverage is not None:
+            values["coverage"]["share"] = round(self.coverage.share, 4)
+        return values

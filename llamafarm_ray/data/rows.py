@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ __all__ = [
     "Message",
     "ParsedDocument",
     "Passage",
+    "Provenance",
     "Section",
     "dataset_digest",
     "with_marks",
@@ -37,12 +39,21 @@ ROW_SCHEMA = pa.schema(
         ("document", pa.string()),
         ("document_digest", pa.string()),
         ("passage", pa.string()),
+        ("provenance", pa.string()),
     ]
 )
-"""The columns of a built dataset."""
+"""The columns of a built dataset; ``provenance`` is a `Provenance` as JSON, and missing from older datasets."""
 
-EXAMPLE_SCHEMA = pa.schema([*ROW_SCHEMA, ("key", pa.string()), ("fact", pa.string()), ("position", pa.int32())])
-"""The columns while it is built: what deduplication and the split need comes on top."""
+EXAMPLE_SCHEMA = pa.schema(
+    [
+        *ROW_SCHEMA,
+        ("key", pa.string()),
+        ("fact", pa.string()),
+        ("position", pa.int32()),
+        ("covers", pa.list_(pa.int64())),
+    ]
+)
+"""The columns while a dataset is built, with those for deduplication, the split and the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +82,17 @@ class ParsedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of a section, whole sentences; blocks are separated by a line end. ``index`` counts in the document."""
+    """A piece of a section, whole sentences; blocks are separated by a line end.
+
+    Args:
+        document: path of the document.
+        document_digest: digest of its bytes.
+        title: its title.
+        headings: path of headings down to the section.
+        text: the text.
+        index: place among the passages of the document.
+        num_passages: number of passages of the document; 0 if it is not known yet.
+    """
 
     document: str
     document_digest: Digest
@@ -79,6 +100,39 @@ class Passage:
     headings: tuple[str, ...]
     text: str
     index: int
+    num_passages: int = 0
+
+    def to_json(self) -> str:
+        """Return the passage as JSON, for a column of a table."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` returned."""
+        values = json.loads(text)
+        digest = Digest(values["document_digest"])
+        return cls(**{**values, "headings": tuple(values["headings"]), "document_digest": digest})
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Origin of a generated example.
+
+    Args:
+        generator: ``rules``, ``endpoint`` or ``base_model``.
+        model: name of the model; empty for rules.
+        prompt: version of the prompt.
+        settings: digest of the settings that the model was asked with.
+    """
+
+    generator: str
+    model: str = ""
+    prompt: str = ""
+    settings: str = ""
+
+    def to_json(self) -> str:
+        """Return the fields that are not empty as JSON."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value}, ensure_ascii=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +172,7 @@ class Example:
         fact: what the example teaches; the phrasings of one question share it. By default the example itself.
         passage_index: where in the document the passage stands.
         rank: how good the question is among those of its document, 0 the best.
+        provenance: the generator; None for a row that was not generated.
     """
 
     messages: tuple[Message, ...]
@@ -127,6 +182,7 @@ class Example:
     fact: str = ""
     passage_index: int = 0
     rank: int = 0
+    provenance: Provenance | None = None
 
     @property
     def id(self) -> str:
@@ -156,11 +212,30 @@ class Example:
             "document": self.document,
             "document_digest": self.document_digest,
             "passage": self.passage,
+            "provenance": self.provenance.to_json() if self.provenance else None,
         }
 
-    def build_row(self, position: int) -> dict[str, Any]:
-        """The columns of ``EXAMPLE_SCHEMA``; ``position`` is the example's place among those of its document."""
-        return {**self.row(), "key": self.key, "fact": self.fact or self.key, "position": position}
+    def build_row(self, position: int, covers: Iterable[int] = ()) -> dict[str, Any]:
+        """Return the columns of ``EXAMPLE_SCHEMA``.
+
+        Args:
+            position: the example's place among those of its document.
+            covers: numbers of the facts of its document that it teaches, see `llamafarm_ray.data.coverage`.
+        """
+        built = {"key": self.key, "fact": self.fact or self.key, "position": position, "covers": list(covers)}
+        return {**self.row(), **built}
+
+    def to_json(self) -> str:
+        """Return the example as JSON, for a column of a table."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Read what `to_json` returned."""
+        values = json.loads(text)
+        values["messages"] = tuple(Message(**message) for message in values["messages"])
+        values["provenance"] = Provenance(**values["provenance"]) if values["provenance"] else None
+        return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)

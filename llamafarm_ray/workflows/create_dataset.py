@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from llamafarm_ray.data import (
     DocumentRecord,
     build_dataset,
     build_feedback_dataset,
+    choose_generator,
     discover,
     open_dataset,
     rows_maker,
@@ -24,6 +26,9 @@ from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
 
 __all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name"]
+
+_ANSWERS_FOLDER = "cache/generation"
+"""Folder of the home with a model's answers to requests for pairs; may be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,8 @@ def create_dataset(
         config.dataset,
         name=name,
         seed=config.seed,
+        base_model=config.base_model,
+        cache=f"{registry.home.uri}/{_ANSWERS_FOLDER}",
         overwrite=overwrite,
         progress=on_progress,
     )
@@ -112,8 +119,8 @@ def check_source(config: Config) -> None:
 
     Raises:
         UnsupportedError: the configuration asks for what this release does not have.
-        InputError: it is not set, missing, or holds no document of a type that can be read; or rows made from feedback
-            have no file to go to.
+        InputError: it is not set, missing, or holds no document of a type that can be read; or the model that shall
+            write the pairs can't be asked; or rows made from feedback have no file to go to.
     """
     refuse_unavailable(config, "create-dataset")
     if config.dataset.source.type == "human_feedback":
@@ -123,6 +130,8 @@ def check_source(config: Config) -> None:
         return
     if config.dataset.source.path is None:
         raise InputError("dataset.source.path is not set.", hint="Give the documents' folder with --source.")
+    qa = config.dataset.preprocessing.qa_generation
+    choose_generator(qa, base_model=config.base_model, environment=os.environ)
     discover(Path(config.dataset.source.path).expanduser())
 
 

@@ -1,13 +1,16 @@
 """Datasets are built on Ray: the same for any number of tasks, whole or not at all, whatever files are broken."""
 
 import json
+import shutil
 
+import pyarrow.parquet as pq
 import pytest
+from chat_server import chat_server
 from fpdf import FPDF
 
 from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data import DocumentRecord, build_dataset, open_dataset
-from llamafarm_ray.errors import ClusterError, ConflictError, InputError, UnsupportedError
+from llamafarm_ray.data import DocumentRecord, build_dataset, open_dataset, stages
+from llamafarm_ray.errors import AccessDeniedError, ClusterError, ConflictError, InputError
 from llamafarm_ray.types import Digest
 
 EVERY_QUESTION = {"questions_per_doc": None, "phrasings": 4}
@@ -42,17 +45,26 @@ def rows_of(splits):
     return [row for split in (splits.train, splits.validation) if split is not None for row in split.take_all()]
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def assert_same_files(one, other):
+    """All but report.json, which tells the time."""
+    files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
+    assert len(files) == 4
+    for path in files:
+        if path.name != "report.json":
+            assert (one / path).read_bytes() == (other / path).read_bytes()
+
+
 def test_the_result_is_the_same_for_any_number_of_partitions(ray_cluster, corpus, tmp_path, monkeypatch):
     one = build(corpus, tmp_path / "one", num_partitions=1)
     monkeypatch.setattr("llamafarm_ray.data.harvest._ROWS_PER_BLOCK", 1)  # a block for each batch that comes back
     four = build(corpus, tmp_path / "four", num_partitions=4)
     assert one.digest == four.digest
     assert one.steps == four.steps
-    files = [path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*") if path.is_file()]
-    assert len(files) == 4
-    for path in files:
-        if path.name != "report.json":  # it tells the time
-            assert (tmp_path / "one" / path).read_bytes() == (tmp_path / "four" / path).read_bytes()
+    assert_same_files(tmp_path / "one", tmp_path / "four")
 
 
 def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_cluster, corpus, tmp_path):
@@ -139,14 +151,120 @@ def test_documents_without_a_question_are_an_error_that_says_so(ray_cluster, tmp
 
 
 @pytest.mark.parametrize("stage", ["documents", "examples", "write"])
-def test_a_build_that_is_interrupted_leaves_nothing(ray_cluster, corpus, tmp_path, stage):
+def test_a_build_that_is_interrupted_leaves_what_it_goes_on_from_and_then_nothing(
+    ray_cluster, corpus, tmp_path, stage, monkeypatch
+):
     def interrupt(at, fraction):
         if at == stage and fraction > 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
+        build(corpus, tmp_path / "out", progress=interrupt, num_partitions=4)
+    assert names(tmp_path) == [".out.unfinished", "corpus"]
+    tasks = []
+    processed = stages._processed
+    monkeypatch.setattr(
+        stages, "_processed", lambda some, *args, **options: tasks.extend(some) or processed(some, *args, **options)
+    )
+    resumed = build(corpus, tmp_path / "out", num_partitions=4)
+    assert len(tasks) == (3 if stage == "documents" else 0)
+    assert names(tmp_path) == ["corpus", "out"]
+    build(corpus, tmp_path / "whole")
+    assert resumed.digest == open_dataset(tmp_path / "whole").digest
+    assert_same_files(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_document_that_changed_since_is_read_again(ray_cluster, corpus, tmp_path):
+    def interrupt(stage, fraction):
+        if stage == "write":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
         build(corpus, tmp_path / "out", progress=interrupt)
-    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    (corpus / "house-3.md").write_text("# House 3\n\nThe house 3 opens at 4:45.\n")
+    build(corpus, tmp_path / "out")
+    answers = {row["messages"][1]["content"] for row in rows_of(open_dataset(tmp_path / "out"))}
+    assert "The house 3 opens at 4:45." in answers
+    assert "A day in house 3 costs 8 euros." not in answers
+
+
+# A model writes the pairs
+
+
+def by_model(url, **endpoint):
+    generation = {"model": "gpt", "questions_per_doc": None, "endpoint": {"base_url": url, **endpoint}}
+    return DatasetConfig.model_validate(
+        {"preprocessing": {"qa_generation": generation}, "validation": {"split_ratio": 0.2}}
+    )
+
+
+def test_pairs_of_a_model_are_checked_and_say_where_they_are_from(ray_cluster, corpus, tmp_path):
+    with chat_server() as server:
+        report = build(corpus, tmp_path / "out", by_model(server.url), cache=str(tmp_path / "cache"))
+    assert (report.generator.name, report.generator.model) == ("endpoint", "gpt")
+    assert "endpoint.base_url is set" in report.generator.reason
+    steps = {step.name: step for step in report.steps}
+    assert list(steps) == [
+        "clean",
+        "passages",
+        "generate",
+        "check_substance",
+        "check_length",
+        "check_support",
+        "limit",
+        "deduplicate",
+    ]
+    assert steps["generate"].rows_in == len(server.asked) == 12
+    assert report.coverage.documents["house-1.md"] == [2, 2]
+    assert (report.coverage.num_facts, report.coverage.share) == (22, 1.0)
+    rows = rows_of(open_dataset(tmp_path / "out"))
+    assert len(rows) == report.num_examples == 22
+    provenance = json.loads(rows[0]["provenance"])
+    assert (provenance["generator"], provenance["model"]) == ("endpoint", "gpt")
+
+
+@pytest.mark.parametrize("kept", [".cache", ".out.unfinished"])
+def test_a_generation_that_is_stopped_half_way_asks_for_nothing_twice_and_ends_the_same(
+    ray_cluster, corpus, tmp_path, kept
+):
+    faults = ["429", "500", "cut", "garbage", "", "not json"]
+
+    def fault(attempt, body):
+        number = sum(map(ord, body["messages"][1]["content"]))
+        return faults[number % len(faults)] if attempt == 0 and len(body["messages"]) == 2 else ""
+
+    def interrupt(stage, fraction):
+        if stage == "pairs" and fraction >= 0.4:
+            raise KeyboardInterrupt
+
+    with chat_server(fault=fault) as server:
+        config = by_model(server.url, concurrency=1)
+        with pytest.raises(KeyboardInterrupt):
+            build(corpus, tmp_path / "out", config, cache=str(tmp_path / ".cache"), progress=interrupt)
+        # Each of the two alone is enough to go on from.
+        for other in {".cache", ".out.unfinished"} - {kept}:
+            shutil.rmtree(tmp_path / other)
+        resumed = build(corpus, tmp_path / "out", config, cache=str(tmp_path / ".cache"), num_partitions=3)
+        twice = sum(count - 1 for count in server.answered.values())
+        build(corpus, tmp_path / "whole", config, cache=str(tmp_path / "another"))
+    assert twice <= 4  # a batch
+    assert_same_files(tmp_path / "out", tmp_path / "whole")
+    assert resumed.coverage.num_covered == 22
+
+
+def test_an_error_of_the_endpoint_reaches_the_caller_as_it_is(ray_cluster, corpus, tmp_path):
+    with (
+        chat_server(fault=lambda *_: "401") as server,
+        pytest.raises(AccessDeniedError, match="does not accept the key"),
+    ):
+        build(corpus, tmp_path / "out", by_model(server.url), cache=str(tmp_path / "cache"))
+
+
+def test_a_dataset_of_an_earlier_release_opens_without_provenance(ray_cluster, corpus, tmp_path):
+    build(corpus, tmp_path / "out")
+    for shard in (tmp_path / "out").rglob("*.parquet"):
+        pq.write_table(pq.read_table(shard).drop_columns(["provenance"]), shard)
+    assert "provenance" not in rows_of(open_dataset(tmp_path / "out"))[0]
 
 
 def test_without_origin_rows_do_not_say_where_they_come_from(ray_cluster, corpus, tmp_path):
@@ -156,10 +274,13 @@ def test_without_origin_rows_do_not_say_where_they_come_from(ray_cluster, corpus
     assert {(row["document"], row["document_digest"], row["passage"]) for row in rows} == {("", "", "")}
 
 
-def test_other_generators_are_refused_before_any_work(tmp_path):
+def test_a_model_without_an_endpoint_is_refused_before_any_work(ray_cluster, tmp_path, monkeypatch):
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
     config = DatasetConfig.model_validate({"preprocessing": {"qa_generation": {"model": "gpt-4o"}}})
-    with pytest.raises(UnsupportedError, match="gpt-4o"):
+    with pytest.raises(InputError, match=r"gpt-4o.*no endpoint") as caught:
         build(tmp_path, tmp_path / "out", config)
+    assert "OPENAI_API_KEY" in caught.value.hint
 
 
 def test_a_folder_that_is_no_dataset_is_not_opened(ray_cluster, tmp_path):

@@ -6,10 +6,13 @@ from llamafarm_ray.data.steps.clean import Clean
 from llamafarm_ray.data.steps.deduplicate import Deduplicate
 from llamafarm_ray.data.steps.limit import LimitQuestions
 from llamafarm_ray.data.steps.passages import SplitPassages
+from llamafarm_ray.data.steps.support import REFUSAL, CheckSupport
 
 __all__ = [
+    "REFUSAL",
     "CheckLength",
     "CheckSubstance",
+    "CheckSupport",
     "Clean",
     "Deduplicate",
     "Dropped",

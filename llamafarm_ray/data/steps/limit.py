@@ -34,19 +34,20 @@ class LimitQuestions(Step[Example, Example]):
         chosen = self._choose(list(distinct.values()))
         asked: Counter[str] = Counter()
         for row in distinct.values():
-            if row.fact not in chosen:
+            fact = row.fact or row.key
+            if fact not in chosen:
                 yield Dropped("above questions_per_doc")
-            elif asked[row.fact] == self.phrasings:
+            elif asked[fact] == self.phrasings:
                 yield Dropped("above phrasings")
             else:
-                asked[row.fact] += 1
+                asked[fact] += 1
                 yield row
 
     def _choose(self, rows: list[Example]) -> set[str]:
         """The first facts by (rank, earlier facts of the passage, place)."""
         facts: dict[str, Example] = {}
         for row in rows:
-            facts.setdefault(row.fact, row)
+            facts.setdefault(row.fact or row.key, row)
         turns: Counter[tuple[int, int]] = Counter()
         ranked = []
         for place, (fact, row) in enumerate(facts.items()):

@@ -17,7 +17,6 @@ ASKING = {
     # A value that asks for what isn't there.
     "dataset.source.type": "conversation_logs",
     "dataset.preprocessing.qa_generation.enabled": False,
-    "dataset.preprocessing.qa_generation.model": "gpt-4o-mini-turbo",
     "dataset.validation.quality_threshold": 0.8,
     "dataset.quality_control.filters.language_detection": "en",
     "dataset.quality_control.filters.toxicity_threshold": 0.0,
@@ -83,7 +82,7 @@ def test_what_is_available_is_let_through(gap: Any) -> None:
 
 def test_the_unified_seed_is_refused_key_by_key_as_each_verb_needs_it() -> None:
     config = load_config(SEEDS / "unified.json")
-    build = ["dataset.preprocessing.qa_generation.model", "dataset.validation.quality_threshold"]
+    build = ["dataset.validation.quality_threshold"]
     assert refused(config, "create-dataset") == build
     assert refused(config, "train") == build
     assert refused(config, "evaluate") == [

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafarm_ray.data.generation import GenerateByRules
-from llamafarm_ray.data.generation.grammar import (
+from llamafarm_ray.data.generation.rules import GenerateByRules
+from llamafarm_ray.data.generation.rules.grammar import (
     Lexicon,
     Subject,
     is_plural,
@@ -14,8 +14,8 @@ from llamafarm_ray.data.generation.grammar import (
     third_person,
     verb_forms,
 )
-from llamafarm_ray.data.generation.patterns import PATTERNS
-from llamafarm_ray.data.generation.questions import _takes, questions_of
+from llamafarm_ray.data.generation.rules.patterns import PATTERNS
+from llamafarm_ray.data.generation.rules.questions import _takes, questions_of
 from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.types import Digest

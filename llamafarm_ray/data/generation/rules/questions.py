@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llamafarm_ray.data.generation.english import IMPERATIVES
-from llamafarm_ray.data.generation.grammar import Lexicon, Subject, past, third_person
-from llamafarm_ray.data.generation.patterns import AGENT_PARTICIPLES, PATTERNS, Pattern, Regime, Who
+from llamafarm_ray.data.generation.rules.english import IMPERATIVES
+from llamafarm_ray.data.generation.rules.grammar import Lexicon, Subject, past, third_person
+from llamafarm_ray.data.generation.rules.patterns import AGENT_PARTICIPLES, PATTERNS, Pattern, Regime, Who
 
 __all__ = ["Question", "questions_of"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from llamafarm_ray.data.generation.english import (
+from llamafarm_ray.data.generation.rules.english import (
     ATTRIBUTE_NOUNS,
     CONTAINER_TITLES,
     DISCOURSE_TERMS,
@@ -19,10 +19,10 @@ from llamafarm_ray.data.generation.english import (
     PREPOSITIONS,
     UNHELPFUL_HEADINGS,
 )
-from llamafarm_ray.data.generation.expressions import DATE, MONEY, TIME
-from llamafarm_ray.data.generation.grammar import Lexicon, head_of, is_plural
-from llamafarm_ray.data.generation.questions import Question, questions_of
-from llamafarm_ray.data.rows import Example, Message, Passage
+from llamafarm_ray.data.generation.rules.expressions import DATE, MONEY, TIME
+from llamafarm_ray.data.generation.rules.grammar import Lexicon, head_of, is_plural
+from llamafarm_ray.data.generation.rules.questions import Question, questions_of
+from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
 from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.text import num_words, sentences_of, text_digest
 
@@ -37,6 +37,7 @@ _MAX_HEADING_WORDS = 12
 _NUMBERING = re.compile(r"^(?:(?:chapter|section|part|step)\s+)?(?:\d+(?:\.\d+)*|[A-Z]|[IVX]+)[.):]\s+", re.IGNORECASE)
 _GLOSSARY = re.compile(r"\b(?:glossary|definitions|terms|vocabulary)\b", re.IGNORECASE)
 _FROM_STATEMENT, _FROM_SECTION = 0, 1
+_PROVENANCE = Provenance("rules")
 
 
 class GenerateByRules(Step[Passage, Example]):
@@ -68,7 +69,16 @@ def _examples(passage: Passage, question: Question, answer: str, rank: int) -> I
     fact = text_digest([question.direct, answer])
     for phrasing in dict.fromkeys(question.phrasings):
         messages = (Message("user", phrasing), Message("assistant", answer))
-        yield Example(messages, passage.document, passage.document_digest, passage.text, fact, passage.index, rank=rank)
+        yield Example(
+            messages,
+            passage.document,
+            passage.document_digest,
+            passage.text,
+            fact,
+            passage.index,
+            rank=rank,
+            provenance=_PROVENANCE,
+        )
 
 
 def _from_line(line: str, title: str, lexicon: Lexicon) -> Iterator[tuple[Question, str]]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
-from llamafarm_ray.data.generation.english import (
+from llamafarm_ray.data.generation.rules.english import (
     ATTRIBUTE_NOUNS,
     COMMON_NOUNS,
     DETERMINERS,

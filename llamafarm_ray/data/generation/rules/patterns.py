@@ -20,8 +20,15 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import cached_property
 
-from llamafarm_ray.data.generation.english import ADVERBS, COLOURS, GROUP_NOUNS, NO_DEFINITION, PREPOSITIONS, ROLE_NOUNS
-from llamafarm_ray.data.generation.expressions import (
+from llamafarm_ray.data.generation.rules.english import (
+    ADVERBS,
+    COLOURS,
+    GROUP_NOUNS,
+    NO_DEFINITION,
+    PREPOSITIONS,
+    ROLE_NOUNS,
+)
+from llamafarm_ray.data.generation.rules.expressions import (
     DATE,
     DAYS,
     MONEY,
@@ -33,7 +40,7 @@ from llamafarm_ray.data.generation.expressions import (
     TIME,
     any_of,
 )
-from llamafarm_ray.data.generation.grammar import Verb, participle, verb_forms
+from llamafarm_ray.data.generation.rules.grammar import Verb, participle, verb_forms
 
 __all__ = ["AGENT_PARTICIPLES", "PATTERNS", "Pattern", "Regime", "Who"]
 

@@ -1,0 +1,108 @@
+"""Read a model's answer: strictly as the JSON that was asked for, then pair by pair."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
+from llamafarm_ray.data.steps import REFUSAL
+from llamafarm_ray.data.text import text_digest
+
+__all__ = ["BadAnswerError", "Pair", "examples_from", "parse_answer"]
+
+_FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
+_POINTING = re.compile(
+    r"\b(?:(?:the|this|that) (?:passage|text|excerpt|document|article|section|paragraph|author|context)|mentioned above"
+    r"|stated above)\b",
+    re.IGNORECASE,
+)
+_MAX_CHARS = 4000
+
+
+class BadAnswerError(Exception):
+    """An answer that is not the JSON that was asked for; the text says why, for the model that tries again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A question in several wordings and its answer; the answer is empty if the passage has none."""
+
+    questions: tuple[str, ...]
+    answer: str
+
+
+def parse_answer(text: str) -> list[Pair]:
+    """Read an answer; a Markdown fence around the JSON is allowed, nothing else.
+
+    Raises:
+        BadAnswerError: the text has another form.
+    """
+    fenced = _FENCED.fullmatch(text)
+    try:
+        value = json.loads(fenced[1] if fenced else text)
+    except (ValueError, RecursionError) as error:
+        raise BadAnswerError(f"It is not JSON ({str(error)[:80]}).") from None
+    pairs = value.get("pairs") if isinstance(value, dict) else None
+    if not isinstance(pairs, list):
+        raise BadAnswerError('It is not an object with a list "pairs".')
+    return [_pair(pair) for pair in pairs]
+
+
+def _pair(value: object) -> Pair:
+    if not isinstance(value, dict):
+        raise BadAnswerError("A pair is not an object.")
+    questions, answer = value.get("questions"), value.get("answer")
+    if not isinstance(questions, list) or not all(isinstance(question, str) for question in questions):
+        raise BadAnswerError('The "questions" of a pair are not a list of texts.')
+    if not isinstance(answer, str):
+        raise BadAnswerError('The "answer" of a pair is not a text.')
+    return Pair(tuple(_one_line(question) for question in questions), _one_line(answer))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.encode("utf-8", "ignore").decode("utf-8").split())
+
+
+def examples_from(
+    pairs: list[Pair], passage: Passage, provenance: Provenance, *, unanswerable: bool
+) -> tuple[list[Example], Counter[str]]:
+    """Return the examples of an answer, and the number of dropped pairs or wordings by reason.
+
+    Args:
+        pairs: the parsed answer.
+        passage: the passage that was given.
+        provenance: recorded with each example.
+        unanswerable: turn a pair without an answer into an example with the fixed refusal; else it is dropped.
+    """
+    examples: list[Example] = []
+    dropped: Counter[str] = Counter()
+    for pair in pairs:
+        questions = [question for question in pair.questions if question]
+        fitting = [question for question in questions if not _POINTING.search(question)]
+        dropped["question points at its passage"] += len(questions) - len(fitting)
+        if not questions:
+            dropped["pair without a question"] += 1
+        elif not pair.answer and not unanswerable:
+            dropped["pair without an answer"] += 1
+        elif len(pair.answer) > _MAX_CHARS or any(len(question) > _MAX_CHARS for question in fitting):
+            dropped["pair far too long"] += 1
+        elif fitting:
+            answer = pair.answer or REFUSAL
+            fact = text_digest([fitting[0], answer])
+            examples += [_example(question, answer, fact, passage, provenance) for question in fitting]
+    return examples, +dropped
+
+
+def _example(question: str, answer: str, fact: str, passage: Passage, provenance: Provenance) -> Example:
+    return Example(
+        (Message("user", question), Message("assistant", answer)),
+        passage.document,
+        passage.document_digest,
+        passage.text,
+        fact,
+        passage.index,
+        provenance=provenance,
+    )

@@ -1,0 +1,86 @@
+"""Settings of an endpoint's writer, as they travel to its actor."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Self
+
+from llamafarm_ray.config import Endpoint, QaGeneration
+from llamafarm_ray.data.generation.choice import Choice
+from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
+from llamafarm_ray.data.generation.endpoint.client import Terms
+from llamafarm_ray.data.generation.endpoint.limits import Budget, Pace, Prices
+from llamafarm_ray.data.generation.endpoint.prompt import PROMPT_VERSION
+from llamafarm_ray.data.generation.endpoint.writer import Asking, EndpointWriter
+from llamafarm_ray.data.rows import Provenance
+from llamafarm_ray.types import Digest
+
+__all__ = ["EndpointPlan"]
+
+_BATCHES_PER_SLOT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointPlan:
+    """A `WriterPlan` for an OpenAI-compatible endpoint.
+
+    Args:
+        asking: decides the pairs, and the digest.
+        endpoint: server and limits; they decide no pair.
+        base_url: address up to ``/v1``.
+        api_key: empty: none is sent.
+        cache: folder or URI of the answers.
+    """
+
+    asking: Asking
+    endpoint: Endpoint
+    base_url: str
+    api_key: str = field(repr=False)
+    cache: str
+    name: str = field(default="endpoint", init=False)
+    num_cpus: float = field(default=1.0, init=False)
+
+    @classmethod
+    def of(cls, choice: Choice, qa: QaGeneration, *, api_key: str, cache: str) -> Self:
+        """Make the plan of a configuration."""
+        asking = Asking(
+            model=choice.model,
+            temperature=qa.endpoint.temperature,
+            max_output_tokens=qa.endpoint.max_output_tokens,
+            questions_per_doc=qa.questions_per_doc,
+            phrasings=qa.phrasings,
+            unanswerable=qa.unanswerable,
+        )
+        return cls(asking, qa.endpoint, choice.base_url, api_key, cache)
+
+    @property
+    def passages_per_batch(self) -> int:
+        """See `WriterPlan`; several times the number of requests at once, so that slots are seldom idle."""
+        return _BATCHES_PER_SLOT * self.endpoint.concurrency
+
+    @property
+    def digest(self) -> str:
+        """See `WriterPlan`."""
+        said = json.dumps([PROMPT_VERSION, asdict(self.asking)], sort_keys=True)
+        return Digest.of(said.encode()).short
+
+    @property
+    def prices(self) -> Prices:
+        """Prices of tokens, as far as they are configured."""
+        return Prices(self.endpoint.input_usd_per_million_tokens, self.endpoint.output_usd_per_million_tokens)
+
+    def open(self) -> EndpointWriter:
+        """Return the writer; nothing is sent before it writes."""
+        terms = Terms(
+            base_url=self.base_url,
+            api_key=self.api_key,
+            timeout_s=self.endpoint.timeout_s,
+            max_attempts=self.endpoint.max_attempts,
+            concurrency=self.endpoint.concurrency,
+            requests=Pace(self.endpoint.requests_per_minute),
+            tokens=Pace(self.endpoint.tokens_per_minute),
+            budget=Budget(self.prices, self.endpoint.max_cost_usd),
+        )
+        provenance = Provenance(self.name, self.asking.model, PROMPT_VERSION, self.digest)
+        return EndpointWriter(self.asking, terms, AnswerCache(self.cache), provenance)

@@ -1,0 +1,90 @@
+"""Send passages to one actor that holds a model's writer, batch by batch, and take its pairs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import ray.data
+
+from llamafarm_ray.data.generation.writer import WriterPlan, Written
+from llamafarm_ray.data.rows import Example, Passage
+from llamafarm_ray.errors import IntegrityError
+
+__all__ = ["batches_of", "read_written", "write_pairs", "written_table"]
+
+_PASSAGES = pa.schema([("batch", pa.int64()), ("passage", pa.string())])
+
+
+def batches_of(passages: Sequence[Passage], size: int) -> list[tuple[Passage, ...]]:
+    """Divide passages into batches of ``size``, the last one smaller."""
+    return [tuple(passages[start : start + size]) for start in range(0, len(passages), size)]
+
+
+def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Iterator[list[Written]]:
+    """Yield the pairs of each batch, in order. Needs a connected Ray.
+
+    Args:
+        plan: opened once, in an actor.
+        batches: each is one block of Ray Data, so that it reaches the writer as it is.
+
+    Raises:
+        ClusterError: Ray gave up. An error of the writer is its cause.
+    """
+    if not batches:
+        return
+    tables = [
+        pa.table({"batch": [index] * len(batch), "passage": [passage.to_json() for passage in batch]}, schema=_PASSAGES)
+        for index, batch in enumerate(batches)
+    ]
+    results = ray.data.from_arrow(tables).map_batches(
+        _Writing,
+        fn_constructor_args=(plan,),
+        batch_size=None,
+        batch_format="pyarrow",
+        concurrency=1,
+        num_cpus=plan.num_cpus,
+    )
+    waiting: dict[int, list[Written]] = {}
+    next_index = 0
+    for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        for row in table.to_pylist():
+            waiting.setdefault(row["batch"], []).append(_from_json(row["written"]))
+        while next_index in waiting:  # Ray Data doesn't promise the order of blocks
+            yield waiting.pop(next_index)
+            next_index += 1
+
+
+def written_table(written: Sequence[Written]) -> pa.Table:
+    """Return the pairs of a batch as a table."""
+    return pa.table({"written": [_to_json(one) for one in written]})
+
+
+def read_written(table: pa.Table) -> list[Written]:
+    """Read what `written_table` returned."""
+    return [_from_json(text) for text in table.column("written").to_pylist()]
+
+
+class _Writing:
+    """The actor: a shell over the writer."""
+
+    def __init__(self, plan: WriterPlan) -> None:
+        self._writer = plan.open()
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        passages = [Passage.from_json(text) for text in block.column("passage").to_pylist()]
+        written = list(self._writer.write(passages))
+        if len(written) != len(passages):
+            raise IntegrityError(f"{self._writer.name} gave {len(written)} results for {len(passages)} passages.")
+        return written_table(written).add_column(0, "batch", block.column("batch"))
+
+
+def _to_json(written: Written) -> str:
+    examples = [example.to_json() for example in written.examples]
+    return json.dumps({"examples": examples, "dropped": dict(written.dropped)}, sort_keys=True)
+
+
+def _from_json(text: str) -> Written:
+    values = json.loads(text)
+    return Written(tuple(map(Example.from_json, values["examples"])), values["dropped"])

@@ -1,0 +1,167 @@
+"""The two stages that run on the cluster: documents in tasks, and passages through a model's writer in one actor."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+import pyarrow as pa
+import ray
+import ray.data
+
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.documents import RESULT_SCHEMA, examples_of, files_table, process_documents, step_names
+from llamafarm_ray.data.finished import FinishedParts
+from llamafarm_ray.data.generation import WriterPlan, Written
+from llamafarm_ray.data.generation.stage import batches_of, read_written, write_pairs, written_table
+from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.sources import SourceFile, Sources
+from llamafarm_ray.data.text import text_digest
+
+__all__ = ["document_stage", "pair_stage", "tasks_of"]
+
+_MAX_FILES_PER_TASK = 200
+_MAX_BYTES_PER_TASK = 4 * 1024 * 1024
+Tell = Callable[[float], None]
+Stat = tuple[str, int, int, int]
+
+
+def document_stage(
+    sources: Sources,
+    config: DatasetConfig,
+    parts: FinishedParts,
+    *,
+    by_rules: bool,
+    num_partitions: int | None,
+    tell: Tell,
+) -> Harvest:
+    """Read, parse, clean and split the documents in parallel, and gather the results as they come.
+
+    Args:
+        sources: the documents.
+        config: settings of the steps.
+        parts: results of tasks that finished in an earlier attempt; those of this one are added.
+        by_rules: make and check the examples in the same task; else the passages come back.
+        num_partitions: number of tasks that the documents are spread over; by default by their number and size.
+        tell: called with the fraction of the documents that is done.
+    """
+    harvest = Harvest(skipped=list(sources.skipped))
+    for step in step_names(by_rules=by_rules):
+        harvest.ledger.counts(step)  # in the order of the pipeline, whichever document comes back first
+    settings = config.model_dump_json(exclude={"preprocessing": {"qa_generation": {"endpoint"}}})
+    keys: list[tuple[object, ...]] = []
+    missing: list[Sequence[SourceFile]] = []
+    num_done = 0
+    for task in tasks_of(sources.files, num_partitions):
+        key = ("documents", by_rules, settings, [_stat(file) for file in task])
+        found = parts.load(*key)
+        if found is None or not found.schema.equals(RESULT_SCHEMA):
+            keys.append(key)
+            missing.append(task)
+        else:
+            harvest.take(found)
+            num_done += found.num_rows
+    for index, result in _processed(missing, config, by_rules=by_rules):
+        parts.save(result, *keys[index])
+        harvest.take(result)
+        num_done += result.num_rows
+        tell(num_done / len(sources.files))
+    harvest.skipped.sort(key=lambda document: document.path)
+    return harvest
+
+
+def tasks_of(files: Sequence[SourceFile], num_partitions: int | None = None) -> list[Sequence[SourceFile]]:
+    """Divide documents into tasks: of 200 files or 4 MiB at most, or into so many tasks."""
+    if num_partitions:
+        size = max(1, -(-len(files) // num_partitions))
+        return [files[start : start + size] for start in range(0, len(files), size)]
+    tasks: list[list[SourceFile]] = []
+    num_bytes = 0
+    for file in files:
+        size = _stat(file)[1]
+        if not tasks or len(tasks[-1]) == _MAX_FILES_PER_TASK or num_bytes + size > _MAX_BYTES_PER_TASK:
+            tasks.append([])
+            num_bytes = 0
+        tasks[-1].append(file)
+        num_bytes += size
+    return list(tasks)
+
+
+def _stat(file: SourceFile) -> Stat:
+    """Return what tells that a file changed: name, size, and the times of its last changes."""
+    try:
+        found = os.stat(file.location)  # noqa: PTH116  a path in bytes
+    except OSError:
+        return (file.path, 0, 0, 0)
+    return (file.path, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _processed(
+    tasks: Sequence[Sequence[SourceFile]], config: DatasetConfig, *, by_rules: bool
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the results of each task with its index, as they are finished."""
+    if not tasks:
+        return
+    task_of = {file.path: index for index, task in enumerate(tasks) for file in task}
+    results = ray.data.from_arrow([files_table(task) for task in tasks]).map_batches(
+        process_documents,
+        fn_kwargs={"config": config, "by_rules": by_rules},
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=1,
+        concurrency=_num_workers(),
+    )
+    begun: dict[int, list[pa.Table]] = defaultdict(list)
+    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        indices = [task_of[path] for path in batch.column("path").to_pylist()]
+        for index in sorted(set(indices)):  # a block holds one task as a rule, and Ray cuts large ones
+            begun[index].append(batch.filter(pa.array([found == index for found in indices])))
+            if sum(table.num_rows for table in begun[index]) == len(tasks[index]):
+                yield index, pa.concat_tables(begun.pop(index)).cast(RESULT_SCHEMA)
+
+
+def _num_workers() -> int | None:
+    """Return the number of cores if all of Ray is on this machine, which may count more CPUs; else None."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return len(os.sched_getaffinity(0)) if len(nodes) == 1 else None
+
+
+def pair_stage(harvest: Harvest, config: DatasetConfig, plan: WriterPlan, parts: FinishedParts, *, tell: Tell) -> None:
+    """Let a model write pairs for the passages, in the order of documents and passages, and check them.
+
+    Args:
+        harvest: its passages are used up, examples and counts are added.
+        config: settings of the checks.
+        plan: the model's writer.
+        parts: batches that were written in an earlier attempt; those of this one are added.
+        tell: called with the fraction of the passages that is done.
+    """
+    passages = [Passage.from_json(text) for path in sorted(harvest.passages) for text in harvest.passages.pop(path)]
+    document: dict[Passage, Written] = {}
+    num_done = 0
+    for batch, results in _written(plan, batches_of(passages, plan.passages_per_batch), parts):
+        for passage, written in zip(batch, results, strict=True):
+            document[passage] = written
+            if len(document) == passage.num_passages:
+                harvest.take_rows(examples_of(document, config, harvest.ledger))
+                document = {}
+        num_done += len(batch)
+        tell(num_done / len(passages))
+
+
+def _written(
+    plan: WriterPlan, batches: Sequence[Sequence[Passage]], parts: FinishedParts
+) -> Iterator[tuple[Sequence[Passage], Sequence[Written]]]:
+    """Yield each batch with its pairs, in order; those of an earlier attempt as they were."""
+    keys = [("pairs", plan.name, plan.digest, text_digest(passage.to_json() for passage in batch)) for batch in batches]
+    found = {index: table for index, key in enumerate(keys) if (table := parts.load(*key)) is not None}
+    new = write_pairs(plan, [batch for index, batch in enumerate(batches) if index not in found])
+    for index, batch in enumerate(batches):
+        if index in found:
+            yield batch, read_written(found.pop(index))
+        else:
+            written = next(new)
+            parts.save(written_table(written), *keys[index])
+            yield batch, written

@@ -1,0 +1,41 @@
+"""Check answers that a model wrote against their passages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from llamafarm_ray.data.quality.support import support
+from llamafarm_ray.data.rows import Example, Passage
+from llamafarm_ray.data.steps.base import Dropped, Step
+
+__all__ = ["REFUSAL", "CheckSupport"]
+
+REFUSAL = "The documents do not say."
+"""Answer to a question that a passage does not answer. Nothing can support it."""
+
+_MIN_SUPPORT = 0.7
+
+
+class CheckSupport(Step[Example, Example]):
+    """Drops answers with numbers, names or too many words that neither passage nor headings hold.
+
+    Args:
+        passages: the passages of the document by index.
+        min_support: least share of an answer's content words.
+    """
+
+    name = "check_support"
+
+    def __init__(self, passages: Mapping[int, Passage], min_support: float = _MIN_SUPPORT) -> None:
+        self.passages = passages
+        self.min_support = min_support
+
+    def apply(self, rows: Iterable[Example]) -> Iterator[Example | Dropped]:
+        """See :meth:`Step.apply`."""
+        for row in rows:
+            passage = self.passages[row.passage_index]
+            context = "\n".join([passage.title, *passage.headings, passage.text])
+            if row.answer != REFUSAL and support(row.answer, context) < self.min_support:
+                yield Dropped("the passage does not support the answer")
+            else:
+                yield row

@@ -1,0 +1,235 @@
+"""An endpoint that fails in every way still gives its pairs, is asked for nothing twice, and is kept to its limits."""
+
+import json
+import pickle
+import time
+
+import pytest
+from chat_server import chat_server, pairs_for
+
+from llamafarm_ray.config import QaGeneration
+from llamafarm_ray.data.generation import choose_generator, plan_writer
+from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError
+from llamafarm_ray.types import Digest
+
+KEY = {"OPENAI_API_KEY": "secret"}
+
+
+def passage(index, text="The mill opens at 09:00. Entry costs 4 euros.", num_passages=100):
+    return Passage("a.md", Digest.of(b""), "The Mill", ("The Mill", f"Part {index}"), text, index, num_passages)
+
+
+def writer_for(url, cache, *, questions_per_doc=None, unanswerable=False, phrasings=1, **endpoint):
+    settings = {"base_url": url, "timeout_s": 5.0, "max_attempts": 4, **endpoint}
+    qa = QaGeneration.model_validate(
+        {
+            "model": "gpt",
+            "questions_per_doc": questions_per_doc,
+            "unanswerable": unanswerable,
+            "phrasings": phrasings,
+            "endpoint": settings,
+        }
+    )
+    choice = choose_generator(qa, base_model=None, environment=KEY)
+    plan = pickle.loads(pickle.dumps(plan_writer(choice, qa, cache=str(cache), environment=KEY)))
+    writer = plan.open()
+    writer._terms.first_wait_s = 0.001
+    return writer
+
+
+def write(writer, passages):
+    return list(writer.write(passages))
+
+
+def test_pairs_come_with_their_passage_and_origin(tmp_path):
+    with chat_server() as server:
+        (written,) = write(writer_for(server.url, tmp_path), [passage(3)])
+    first, second = written.examples
+    assert (first.question, first.answer) == ("What is fact 0 of The Mill?", "The mill opens at 09:00.")
+    assert second.answer == "Entry costs 4 euros."
+    assert (first.document, first.passage_index, first.passage) == ("a.md", 3, passage(3).text)
+    assert first.fact != second.fact
+    origin = first.provenance
+    assert (origin.generator, origin.model, origin.prompt) == ("endpoint", "gpt", "1")
+    assert len(origin.settings) == 12
+    assert server.headers[0]["authorization"] == "Bearer secret"
+    (body,) = server.asked
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("gpt", 0.3, 1024)
+    assert body["response_format"]["type"] == "json_schema"
+    assert "Write 2 pairs" in body["messages"][1]["content"]
+
+
+@pytest.mark.parametrize("fault", ["429", "500", "503", "cut", "not json", "garbage", "length"])
+def test_a_failure_that_passes_is_tried_again(tmp_path, fault):
+    with chat_server(
+        fault=lambda attempt, body: fault if attempt == 0 and len(body["messages"]) == 2 else ""
+    ) as server:
+        written = write(writer_for(server.url, tmp_path), [passage(0), passage(1)])
+    assert [len(one.examples) for one in written] == [2, 2]
+    assert len(server.asked) == 4
+
+
+def test_a_server_that_does_not_answer_in_time_is_asked_again(tmp_path):
+    with chat_server(fault=lambda attempt, _: "hang" if attempt == 0 else "") as server:
+        (written,) = write(writer_for(server.url, tmp_path, timeout_s=0.1), [passage(0)])
+    assert len(written.examples) == 2
+
+
+def test_all_requests_wait_as_long_as_the_server_says(tmp_path):
+    with chat_server(fault=lambda attempt, _: "429" if attempt == 0 else "") as server:
+        server.retry_after = "0.2"
+        begin = time.monotonic()
+        write(writer_for(server.url, tmp_path), [passage(0)])
+    assert time.monotonic() - begin >= 0.2
+
+
+def test_after_all_attempts_the_last_failure_is_told_and_nothing_is_stored(tmp_path):
+    with chat_server(fault=lambda *_: "500") as server:
+        with pytest.raises(InfrastructureError, match=r"in 4 attempts; the last one: HTTP 500"):
+            write(writer_for(server.url, tmp_path), [passage(0)])
+    assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "told"),
+    [
+        ("401", AccessDeniedError, "does not accept the key"),
+        ("404", NotFoundError, "no such model"),
+        ("429 insufficient_quota", InputError, "no credit"),
+        ("400", InputError, "refuses the requests"),
+    ],
+)
+def test_a_failure_that_stays_stops_the_build_at_once(tmp_path, fault, error, told):
+    with chat_server(fault=lambda *_: fault) as server, pytest.raises(error, match=told):
+        write(writer_for(server.url, tmp_path), [passage(0)])
+    assert len(server.asked) == 1
+
+
+def test_a_request_that_is_refused_is_counted_and_the_others_go_on(tmp_path):
+    with chat_server(fault=lambda _, body: "400" if "secret" in body["messages"][1]["content"] else "") as server:
+        bad, good = write(writer_for(server.url, tmp_path), [passage(0, "A secret recipe for bread."), passage(1)])
+    assert (bad.examples, bad.dropped) == ((), {"request refused by the endpoint": 1})
+    assert len(good.examples) == 2
+
+
+def test_an_answer_that_is_bad_twice_is_dropped_and_asked_for_again_next_time(tmp_path):
+    with chat_server(answer=lambda _: '{"pairs": 7}') as server:
+        (written,) = write(writer_for(server.url, tmp_path), [passage(0)])
+        assert written.dropped == {"answer is not the JSON that was asked for": 1}
+        assert "Answer again" in server.asked[1]["messages"][3]["content"]
+        assert len(server.asked) == 2
+        server.answer = pairs_for
+        (again,) = write(writer_for(server.url, tmp_path), [passage(0)])
+    assert len(again.examples) == 2
+
+
+def test_nothing_is_asked_twice(tmp_path):
+    passages = [passage(index) for index in range(6)]
+    with chat_server(fault=lambda attempt, body: "garbage" if len(body["messages"]) == 2 else "") as server:
+        first = write(writer_for(server.url, tmp_path), passages)
+        num_asked = len(server.asked)
+        assert write(writer_for(server.url, tmp_path), passages) == first
+        assert len(server.asked) == num_asked
+        write(writer_for(server.url, tmp_path, temperature=0.9), passages[:1])
+        assert len(server.asked) == num_asked + 2
+
+
+def test_a_writer_that_fails_half_way_asks_only_for_the_rest(tmp_path):
+    passages = [passage(index) for index in range(8)]
+    with chat_server(fault=lambda _, body: "401" if "Part 5" in body["messages"][1]["content"] else "") as server:
+        with pytest.raises(AccessDeniedError):
+            write(writer_for(server.url, tmp_path, concurrency=2), passages)
+        server.fault = lambda *_: ""
+        written = write(writer_for(server.url, tmp_path, concurrency=2), passages)
+        with chat_server() as other:
+            whole = write(writer_for(other.url, tmp_path / "other", concurrency=2), passages)
+    assert written == whole
+    assert sum(count - 1 for count in server.answered.values()) <= 2  # those in flight at the failure
+
+
+def test_a_damaged_stored_answer_is_asked_for_again(tmp_path):
+    with chat_server() as server:
+        write(writer_for(server.url, tmp_path), [passage(0)])
+        (stored,) = tmp_path.rglob("*.json")
+        stored.write_text(stored.read_text()[:20])
+        assert len(write(writer_for(server.url, tmp_path), [passage(0)])[0].examples) == 2
+    assert len(server.asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("complaint", "changed"),
+    [
+        ("400 response_format json_schema is not supported", lambda body: "response_format" not in body),
+        ("400 use max_completion_tokens instead of max_tokens", lambda body: body["max_completion_tokens"] == 1024),
+        ("400 unsupported value: temperature", lambda body: "temperature" not in body),
+    ],
+)
+def test_a_server_that_wants_another_form_gets_it_and_is_not_asked_the_old_way_again(tmp_path, complaint, changed):
+    with chat_server(fault=lambda _, body: "" if changed_or_error(changed, body) else complaint) as server:
+        written = write(writer_for(server.url, tmp_path, concurrency=1), [passage(0), passage(1)])
+    assert [len(one.examples) for one in written] == [2, 2]
+    assert len(server.asked) == 3
+
+
+def changed_or_error(changed, body):
+    try:
+        return changed(body)
+    except KeyError:
+        return False
+
+
+def test_no_more_requests_at_once_than_asked_for(tmp_path):
+    with chat_server() as server:
+        write(writer_for(server.url, tmp_path, concurrency=3), [passage(index) for index in range(12)])
+    assert server.most_at_once <= 3
+
+
+def test_the_cost_never_passes_the_limit(tmp_path):
+    prices = {"input_usd_per_million_tokens": 1000.0, "output_usd_per_million_tokens": 1000.0}
+    with chat_server() as server:
+        writer = writer_for(server.url, tmp_path, concurrency=1, max_cost_usd=2.0, **prices)
+        with pytest.raises(InputError, match="max_cost_usd"):
+            write(writer, [passage(index) for index in range(30)])
+    budget = writer._terms.budget
+    assert len(server.asked) >= 2
+    assert budget.spent_usd == pytest.approx(0.12 * len(server.asked))
+    assert budget.spent_usd <= 2.0
+
+
+def test_pairs_that_do_not_fit_are_dropped_with_the_reason(tmp_path):
+    pairs = [
+        {"questions": ["When does the mill open?"], "answer": "At 09:00."},
+        {"questions": ["What does the passage say?"], "answer": "That entry costs 4 euros."},
+        {"questions": [" "], "answer": "x"},
+        {"questions": ["Who built the mill?"], "answer": ""},
+    ]
+    with chat_server(answer=lambda _: json.dumps({"pairs": pairs})) as server:
+        (written,) = write(writer_for(server.url, tmp_path), [passage(0)])
+        (refusing,) = write(writer_for(server.url, tmp_path, unanswerable=True), [passage(0)])
+    assert [one.question for one in written.examples] == ["When does the mill open?"]
+    assert written.dropped == {
+        "question points at its passage": 1,
+        "pair without a question": 1,
+        "pair without an answer": 1,
+    }
+    assert refusing.examples[-1].answer == "The documents do not say."
+
+
+def test_wordings_of_a_question_are_one_fact(tmp_path):
+    pairs = [{"questions": ["When does it open?", "What time does it open?"], "answer": "At 09:00."}]
+    with chat_server(answer=lambda _: f"```json\n{json.dumps({'pairs': pairs})}\n```") as server:
+        (written,) = write(writer_for(server.url, tmp_path, phrasings=2), [passage(0)])
+    assert "2 different wordings" in server.asked[0]["messages"][1]["content"]
+    assert len({one.fact for one in written.examples}) == 1
+    assert len(written.examples) == 2
+
+
+def test_the_questions_of_a_document_are_shared_by_its_passages(tmp_path):
+    with chat_server() as server:
+        written = write(
+            writer_for(server.url, tmp_path, questions_per_doc=4),
+            [passage(index, num_passages=20) for index in range(20)],
+        )
+    assert len(server.asked) == 5
+    assert sum("not asked about" in reason for one in written for reason in one.dropped) == 15
