@@ -123,6 +123,9 @@ class QualityMetrics(Section):
         default=None, description="Goal for the diversity of the examples, '>0.7'."
     )
     quality_score: ComparisonField | None = Field(default=None, description="Goal for the mean quality, '>0.8'.")
+    coverage_score: ComparisonField | None = Field(
+        default=None, description="Goal for the share of the documents' facts with an example, '>0.5'."
+    )
     coverage_analysis: bool = Field(default=False, description="Report how much of each document the examples cover.")
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llamafarm_ray.data.coverage import Coverage
+from llamafarm_ray.data.quality.metrics import DatasetMetrics
 from llamafarm_ray.data.sources import SkippedDocument
 
 __all__ = ["BuildReport", "DocumentCounts", "Generator", "Lengths", "Sample", "StepReport"]
@@ -94,6 +95,7 @@ class BuildReport:
         seconds: wall-clock time by stage.
         generator: the engine that wrote the pairs; None for rows that were not generated.
         coverage: facts with at least one kept pair; None likewise.
+        metrics: metrics that have a goal.
     """
 
     name: str
@@ -112,6 +114,7 @@ class BuildReport:
     seconds: dict[str, float] = field(default_factory=dict)
     generator: Generator | None = None
     coverage: Coverage | None = None
+    metrics: DatasetMetrics = field(default_factory=DatasetMetrics)
 
     @property
     def num_examples(self) -> int:

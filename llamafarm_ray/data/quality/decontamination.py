@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.text import normal_form
 from llamafarm_ray.errors import InputError
@@ -38,12 +37,15 @@ class EvaluationTexts:
         forms = frozenset(filter(None, map(normal_form, texts)))
         return cls(forms, frozenset(gram for form in forms for gram in _grams(form)))
 
-    def __contains__(self, example: Example) -> bool:
-        if any(
-            message.role == "user" and normal_form(message.content) in self.questions for message in example.messages
-        ):
-            return True
-        return any(gram in self.grams for message in example.messages for gram in _grams(normal_form(message.content)))
+    def overlap(self, turns: Iterable[Mapping[str, Any]]) -> bool:
+        """Return True if a user turn is one of the questions, or a turn shares 13 words in a row with one."""
+        for turn in turns:
+            form = normal_form(turn["content"])
+            if turn["role"] == "user" and form in self.questions:
+                return True
+            if any(gram in self.grams for gram in _grams(form)):
+                return True
+        return False
 
 
 def _grams(form: str) -> Iterator[str]:
@@ -52,7 +54,7 @@ def _grams(form: str) -> Iterator[str]:
         yield " ".join(words[start : start + _GRAM_WORDS])
 
 
-class Decontaminate(Step[Example, Example]):
+class Decontaminate(Step[Mapping[str, Any], Mapping[str, Any]]):
     """Drops examples that ask a question of an evaluation set, or share 13 words in a row with one."""
 
     name = "decontaminate"
@@ -60,11 +62,13 @@ class Decontaminate(Step[Example, Example]):
     def __init__(self, texts: EvaluationTexts) -> None:
         self.texts = texts
 
-    def apply(self, rows: Iterable[Example]) -> Iterator[Example | Dropped]:
-        """See :meth:`Step.apply`."""
+    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | Dropped]:
+        """See :meth:`Step.apply`; a row has (at least) ``messages``."""
         for row in rows:
-            if row in self.texts:
-                yield Dropped("overlaps an evaluation set", sample=row.question)
+            if self.texts.overlap(row["messages"]):
+                yield Dropped(
+                    "overlaps an evaluation set", sample=" ".join(turn["content"] for turn in row["messages"])
+                )
             else:
                 yield row
 

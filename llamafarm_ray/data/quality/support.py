@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["support", "unsupported_parts"]
+__all__ = ["names_and_numbers", "support", "unsupported_parts"]
 
 _TOKEN = re.compile(
     r"(?P<number>(?<![^\W_])[-+\u2212]?\d+(?:[.,:'\u2019]\d+)*(?![^\W_]))"
@@ -49,6 +49,12 @@ def unsupported_parts(answer: str, passage: str) -> list[str]:
     missing = said.missing(known, names=True)
     missing += [word for word in said.words if not known.has(word)]
     return list(dict.fromkeys(missing))
+
+
+def names_and_numbers(text: str) -> frozenset[str]:
+    """Return the numbers, codes and names of ``text``: texts that differ in them state different facts."""
+    content = _Content.of(text)
+    return frozenset(content.names) | content.codes.keys() | frozenset().union(*content.numbers.values())
 
 
 @dataclass

@@ -6,9 +6,10 @@ from llamafarm_ray.data.steps.clean import Clean
 from llamafarm_ray.data.steps.deduplicate import Deduplicate
 from llamafarm_ray.data.steps.limit import LimitQuestions
 from llamafarm_ray.data.steps.passages import SplitPassages
-from llamafarm_ray.data.steps.support import REFUSAL, CheckSupport
+from llamafarm_ray.data.steps.support import MIN_SUPPORT, REFUSAL, CheckSupport
 
 __all__ = [
+    "MIN_SUPPORT",
     "REFUSAL",
     "CheckLength",
     "CheckSubstance",

@@ -7,18 +7,17 @@ import sys
 
 import pytest
 
-from llamafarm_ray.config import Comparison
+from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.quality.boilerplate import DropBoilerplate, boilerplate_kind
 from llamafarm_ray.data.quality.coherence import DropIncoherent
-from llamafarm_ray.data.quality.consistency import DropUnsupported
 from llamafarm_ray.data.quality.decontamination import Decontaminate, EvaluationTexts, read_evaluation_texts
 from llamafarm_ray.data.quality.language import KeepLanguage, language_of
-from llamafarm_ray.data.quality.metrics import diversity_of, require_goals
+from llamafarm_ray.data.quality.metrics import DatasetMetrics, diversity_of, measure, require_goals
 from llamafarm_ray.data.quality.score import DropLowQuality, quality_of
 from llamafarm_ray.data.quality.toxicity import DropToxic, toxicity
 from llamafarm_ray.data.quality.vectors import embed
 from llamafarm_ray.data.rows import Example, Message, ParsedDocument, Passage, Section
-from llamafarm_ray.data.steps import Dropped, Kept, Ledger, Step
+from llamafarm_ray.data.steps import REFUSAL, CheckSupport, Dropped, Kept, Ledger, Step
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest
 
@@ -204,18 +203,26 @@ def test_an_answer_about_something_else_goes():
     assert counts["dropped"] == {"question and answer are about different things": 1}
 
 
+def supported(rows, least):
+    where = Passage("a.md", DIGEST, "The mill", (), GOOD.passage, 0)
+    return run(CheckSupport({0: where}, least), rows)
+
+
 def test_an_answer_that_its_passage_lacks_goes():
     wrong = example("When does the library open?", "The library opens at 9.", GOOD.passage)
-    refusal = example("Who built it?", "The documents do not say.", GOOD.passage)
-    rows, counts = run(DropUnsupported(0.8, ["The documents do not say."]), [GOOD, wrong, refusal])
+    refusal = example("Who built it?", REFUSAL, GOOD.passage)
+    rows, counts = supported([GOOD, wrong, refusal], 0.8)
     assert rows == [GOOD, refusal]
-    assert counts["dropped"] == {"its passage does not support the answer": 1}
+    assert counts["dropped"] == {"the passage does not support the answer": 1}
+    assert counts["samples"] == {
+        "the passage does not support the answer": ["When does the library open? The library opens at 9."]
+    }
 
 
 def test_a_question_lends_its_words_and_not_its_numbers():
-    row = example("Is the mill open at 9?", "The mill opens at 8.", "It opens at 8.")
-    other = example("Is the mill open at 9?", "The mill opens at 9.", "It opens at 8.")
-    assert run(DropUnsupported(0.8), [row, other])[0] == [row]
+    row = example("Is the shop open at 9?", "The shop opens at eight.", GOOD.passage)
+    other = example("Is the shop open at 9?", "The shop opens at 9.", GOOD.passage)
+    assert supported([row, other], 0.8)[0] == [row]
 
 
 def test_quality_ranks_examples():
@@ -244,9 +251,10 @@ def test_evaluation_questions_are_dropped(tmp_path):
     (tmp_path / "b.json").write_text(json.dumps({"data": [{"messages": [{"role": "user", "content": long}]}]}))
     (tmp_path / "c.txt").write_text("Who keeps the vault?\n")
     texts = read_evaluation_texts([str(tmp_path / name) for name in ("a.jsonl", "b.json", "c.txt")])
-    overlap = example("What happens?", f"They say that {long}, in summer.")
-    other = example("What does the fox do?", "The quick brown fox jumps over the lazy dog.")
-    rows, counts = run(Decontaminate(texts), [GOOD, overlap, other, example("Who keeps the vault", "Otto.")])
+    overlap = example("What happens?", f"They say that {long}, in summer.").row()
+    other = example("What does the fox do?", "The quick brown fox jumps over the lazy dog.").row()
+    same = example("Who keeps the vault", "Otto.").row()
+    rows, counts = run(Decontaminate(texts), [GOOD.row(), overlap, other, same])
     assert rows == [other]
     assert counts["dropped"] == {"overlaps an evaluation set": 3}
     assert len(counts["samples"]["overlaps an evaluation set"]) == 3
@@ -262,7 +270,7 @@ def test_an_unusable_evaluation_file_is_named(tmp_path, name, content):
 
 
 def test_no_evaluation_set_drops_nothing():
-    assert run(Decontaminate(EvaluationTexts.of([])), [GOOD])[0] == [GOOD]
+    assert run(Decontaminate(EvaluationTexts.of([])), [GOOD.row()])[0] == [GOOD.row()]
 
 
 # Metrics
@@ -276,11 +284,30 @@ def test_diversity_tells_repetition_from_variety():
     assert diversity_of(same[:1]) == 0.0
 
 
+def goals(**metrics):
+    threshold = metrics.pop("quality_threshold", None)
+    return DatasetConfig.model_validate(
+        {"quality_control": {"metrics": metrics}, "validation": {"quality_threshold": threshold}}
+    )
+
+
 def test_missed_goals_are_told_with_the_measured_value():
-    goal = Comparison.parse(">0.7")
-    require_goals({"a": goal, "b": None, "c": goal}, {"a": 0.71, "b": 0.1, "c": None})
-    with pytest.raises(InputError, match=r"a is 0\.512, not >0\.7; c is 0\.700, not >0\.7"):
-        require_goals({"a": goal, "c": goal}, {"a": 0.512, "c": 0.7})
+    config = goals(diversity_score=">0.7", coverage_score=">=0.5", quality_score=">0.8", quality_threshold=0.9)
+    require_goals(config, DatasetMetrics(0.71, 0.9, None))
+    with pytest.raises(
+        InputError, match=r"diversity_score is 0\.512, and not >0\.7; .*quality_threshold is 0\.850"
+    ) as told:
+        require_goals(config, DatasetMetrics(0.512, 0.85, 0.5))
+    assert "coverage" not in str(told.value)
+
+
+def test_only_metrics_with_a_goal_are_measured():
+    rows = [{**example(f"When does library {n} open?", f"Library {n} opens at {n}.").row()} for n in range(5)]
+    assert measure(rows, goals()) == DatasetMetrics()
+    measured = measure(rows, goals(diversity_score=">0", quality_score=">0"))
+    assert measured.quality == pytest.approx(1.0)
+    assert 0 <= measured.diversity < 0.5
+    assert measure(reversed(rows), goals(diversity_score=">0", quality_score=">0")) == measured
 
 
 def test_vectors_leave_logging_alone():
