@@ -21,7 +21,7 @@ __all__ = [
 ]
 
 PiiKind = Literal["secret", "card", "national_id", "iban", "email", "phone", "ip"]
-PiiAction = Literal["keep", "redact", "drop"]
+PiiAction = Literal["keep", "tag", "redact", "drop"]
 
 # Said by no good answer. Addresses and account numbers of an organization's own documents are often the answer itself.
 _NEVER_SAID: tuple[PiiKind, ...] = ("secret", "card", "national_id")
@@ -34,8 +34,8 @@ class PiiControl(Section):
 
     action: PiiAction | None = Field(
         default=None,
-        description="Put [EMAIL] and the like in their place, drop the passage, or keep and count them. null: redact "
-        "secrets, cards and national numbers; keep and count the rest.",
+        description="Put [EMAIL] and the like in their place, drop the passage, tag its examples, or keep and count them. "
+        "null: redact secrets, cards and national numbers; keep and count the rest.",
     )
     kinds: Annotated[tuple[PiiKind, ...], BeforeValidator(as_tuple)] | None = Field(
         default=None, description="Kinds that `action` is for; null: all. The others are kept and counted."

@@ -144,12 +144,14 @@ def _run(steps: Sequence[Step[Any, Any]], rows: Iterable[Any], ledger: Ledger) -
 
 
 def _rows(examples: Iterable[Example], passages: Iterable[Passage]) -> list[dict[str, Any]]:
-    facts = {passage.index: facts_of(passage.text) for passage in passages}
+    by_index = {passage.index: passage for passage in passages}
+    facts = {index: facts_of(passage.text) for index, passage in by_index.items()}
     rows = []
     for position, example in enumerate(examples):
-        answer = "" if example.answer == REFUSAL else example.answer
-        covered = covered_facts(facts[example.passage_index], example.question, answer)
-        rows.append(example.build_row(position, (fact_number(example.passage_index, fact) for fact in covered)))
+        index, answer = example.passage_index, "" if example.answer == REFUSAL else example.answer
+        covered = covered_facts(facts[index], example.question, answer)
+        covers = [fact_number(index, fact) for fact in covered]
+        rows.append(example.build_row(position, covers, by_index[index].pii))
     return rows
 
 

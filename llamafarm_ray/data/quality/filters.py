@@ -27,8 +27,8 @@ def passage_filters(quality: QualityControl) -> tuple[Step[Passage, Passage], ..
     """Return the steps between splitting a document and making examples of it."""
     language, pii = quality.filters.language_detection, quality.pii
     return (
+        HandlePii(pii.applied_action, pii.applied_kinds, pii.regions),  # first: no later sample shows what it redacts
         *((KeepLanguage(language),) if language else ()),
-        HandlePii(pii.applied_action, pii.applied_kinds, pii.regions),
     )
 
 

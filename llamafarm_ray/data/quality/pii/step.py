@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from llamafarm_ray.config.quality import PiiAction
 from llamafarm_ray.data.quality.pii.find import find_pii, redact
+from llamafarm_ray.data.quality.pii.finding import Finding
 from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.steps.base import Dropped, Kept, Step
 
@@ -19,7 +20,7 @@ class HandlePii(Step[Passage, Passage]):
 
     Args:
         action: ``redact`` puts ``[EMAIL]`` and the like in its place, in headings too; ``drop`` drops the passage;
-            ``keep`` counts only.
+            ``tag`` names the kinds in the column ``pii`` of the examples; ``keep`` counts only.
         kinds: the kinds that the action is for. The others are kept and counted.
         regions: countries whose phone numbers are recognized without a country prefix.
     """
@@ -34,27 +35,29 @@ class HandlePii(Step[Passage, Passage]):
     def apply(self, rows: Iterable[Passage]) -> Iterator[Passage | Dropped | Kept[Passage]]:
         """See :meth:`Step.apply`."""
         for passage in rows:
-            found: Counter[str] = Counter()
-            texts = [self._redacted(text, found) for text in (passage.text, passage.title, *passage.headings)]
+            texts = (passage.text, passage.title, *passage.headings)
+            findings = [find_pii(text, regions=self.regions) for text in texts]
+            found = Counter(finding.kind for in_text in findings for finding in in_text)
             affected = sorted(self.kinds & found.keys())
+            sample = redact(passage.text, findings[0])
             if not found:
                 yield passage
             elif affected and self.action == "drop":
-                yield Dropped(f"has personal data: {', '.join(affected)}", sample=texts[0])
+                yield Dropped(f"has personal data: {', '.join(affected)}", sample=sample)
             else:
-                verb = {"redact": "redacted"}.get(self.action, "kept")
-                notes = Counter(
-                    {f"{kind} {verb if kind in self.kinds else 'kept'}": count for kind, count in found.items()}
-                )
-                yield Kept(self._changed(passage, texts), notes, sample=texts[0])
+                verb = {"redact": "redacted", "tag": "tagged"}.get(self.action, "kept")
+                notes = {f"{kind} {verb if kind in self.kinds else 'kept'}": count for kind, count in found.items()}
+                yield Kept(self._changed(passage, texts, findings, affected), notes, sample=sample)
 
-    def _changed(self, passage: Passage, texts: list[str]) -> Passage:
-        if self.action != "redact":
+    def _changed(
+        self, passage: Passage, texts: Sequence[str], findings: list[list[Finding]], affected: list[str]
+    ) -> Passage:
+        if self.action == "tag":
+            return replace(passage, pii=tuple(affected))
+        if self.action != "redact" or not affected:
             return passage
-        return replace(passage, text=texts[0], title=texts[1], headings=tuple(texts[2:]))
-
-    def _redacted(self, text: str, found: Counter[str]) -> str:
-        """Return ``text`` without what the action is for, and add what was found."""
-        findings = find_pii(text, regions=self.regions)
-        found.update(finding.kind for finding in findings)
-        return redact(text, [finding for finding in findings if finding.kind in self.kinds])
+        text, title, *headings = (
+            redact(text, [finding for finding in in_text if finding.kind in self.kinds])
+            for text, in_text in zip(texts, findings, strict=True)
+        )
+        return replace(passage, text=text, title=title, headings=tuple(headings))

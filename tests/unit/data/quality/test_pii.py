@@ -143,6 +143,14 @@ def test_dropping_names_the_kinds_and_shows_no_personal_data():
     assert counts["samples"] == {reason: ["The password is [SECRET]."]}
 
 
+def test_tagging_names_the_kinds_in_the_passage():
+    (row,), counts = run(HandlePii("tag", ["card", "secret", "ip"]), [passage("The password is hunter2.")])
+    assert row.pii == ("card", "secret")
+    assert row.text == "The password is hunter2."
+    assert Passage.from_json(row.to_json()) == row
+    assert counts["noted"] == {"card tagged": 1, "email kept": 1, "secret tagged": 1}
+
+
 def test_keeping_changes_nothing_and_counts():
     before = passage("The password is hunter2.")
     rows, counts = run(HandlePii("keep", KINDS), [before])
