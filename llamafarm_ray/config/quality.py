@@ -34,8 +34,8 @@ class PiiControl(Section):
 
     action: PiiAction | None = Field(
         default=None,
-        description="Put [EMAIL] and the like in their place, drop the passage, tag its examples, or keep and count them. "
-        "null: redact secrets, cards and national numbers; keep and count the rest.",
+        description="Put [EMAIL] and the like in their place, drop the passage, tag its examples, or keep and count "
+        "them. null: redact secrets, cards and national numbers; keep and count the rest.",
     )
     kinds: Annotated[tuple[PiiKind, ...], BeforeValidator(as_tuple)] | None = Field(
         default=None, description="Kinds that `action` is for; null: all. The others are kept and counted."

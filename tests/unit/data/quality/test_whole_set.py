@@ -65,7 +65,7 @@ def test_questions_are_compared_too_and_names_tell_them_apart():
         ),
         (
             "c.md",
-            "When in the morning does the old library at the Harbor open its doors to visitors?",
+            "When in the morning does the old library at the Mill open its doors to visitors?",
             "At 7.",
             "Three.",
         ),
