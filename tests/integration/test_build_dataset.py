@@ -122,8 +122,8 @@ QUALITY = {
 def test_quality_control_filters_redacts_and_reports(ray_cluster, tmp_path, monkeypatch):
     folder = tmp_path / "documents"
     folder.mkdir()
-    secret_line = "The password of the library's catalog is hunter2."
-    (folder / "a.md").write_text(f"# Library\n\nPage 3 of 12\n\n{LENDING} {secret_line}\n")
+    told = "The password of the library's catalog is hunter2."
+    (folder / "a.md").write_text(f"# Library\n\nPage 3 of 12\n\n{LENDING} {told}\n")
     (folder / "b.md").write_text(f"# Lending\n\n{LENDING.replace('quiet', 'warm')}\n")
     (folder / "c.md").write_text("Die Bibliothek \u00f6ffnet um acht Uhr und schlie\u00dft am Abend.")
     config = CONFIG.model_dump(exclude_unset=True) | {"quality_control": QUALITY}
