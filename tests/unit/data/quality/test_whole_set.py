@@ -74,9 +74,9 @@ def test_questions_are_compared_too_and_names_tell_them_apart():
 
 
 def test_passages_far_from_the_domain_are_chosen():
-    near = [(f"{n}.md", "Q?", "A.", f"The library opens at {n} and lends books to readers.") for n in range(6)]
+    near = [(f"{n}.md", "Q?", "A.", f"The library opens at {n} and lends books to readers.") for n in range(20)]
     found = rows(*near, ("x.md", "Q?", "A.", "Quarks carry color charge; gluons mediate the strong interaction."))
-    far = {("x.md", 6)}
+    far = {("x.md", 20)}
     assert find_off_domain(tables(found), None) == far
     assert find_off_domain(tables(found, 1, 3), None) == far
     assert find_off_domain(tables(found), "Opening hours of a library and its books") == far
