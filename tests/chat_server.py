@@ -83,8 +83,8 @@ def chat_server(
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            with state.asking(body, {name.lower(): value for name, value in self.headers.items()}) as fault:
-                self._serve(body, fault)
+            with state.asking(body, {name.lower(): value for name, value in self.headers.items()}) as failure:
+                self._serve(body, failure)
 
         def _serve(self, body: dict[str, Any], fault: Fault) -> None:
             if fault == "hang":

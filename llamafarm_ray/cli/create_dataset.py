@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,6 +22,9 @@ from llamafarm_ray.cli.options import (
 )
 from llamafarm_ray.cli.terminal import console, print_json, stages, table
 
+if TYPE_CHECKING:
+    from llamafarm_ray.config import Config
+
 __all__ = ["command"]
 
 
@@ -38,6 +41,10 @@ def command(
     home: Home = None,
     address: Address = None,
     no_wait: NoWait = False,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Print requests, tokens and cost of an endpoint's pairs, and ask nothing."),
+    ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -53,6 +60,9 @@ def command(
         from llamafarm_ray.config import resolved
 
         print_json(resolved(config))
+        return
+    if estimate:
+        _show_estimate(config, as_json=as_json)
         return
     if ran_as_job(
         "create-dataset",
@@ -99,4 +109,22 @@ def command(
         console.print(f"skipped {skipped.path}: {skipped.reason}", style="yellow", markup=False)
     console.print(
         f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
+    )
+
+
+def _show_estimate(config: Config, *, as_json: bool) -> None:
+    import dataclasses
+
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.create_dataset import estimate_generation
+
+    found = estimate_generation(config, open_registry(config.home))
+    if as_json:
+        print_json(dataclasses.asdict(found))
+        return
+    cost = "prices are not set" if found.cost_usd is None else f"{found.cost_usd:,.4f} US dollars"
+    console.print(
+        f"{found.model}: {found.requests:,} requests for {found.passages:,} passages ({found.stored:,} were answered "
+        f"before), about {found.input_tokens:,} tokens in and {found.output_tokens:,} out; {cost}.",
+        markup=False,
     )

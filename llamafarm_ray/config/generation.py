@@ -41,7 +41,7 @@ class Endpoint(Section):
         default=8, ge=1, le=100, description="Attempts of a request that fails for a while: 429, 5xx, time-outs."
     )
     temperature: float = Field(default=0.3, ge=0, le=2, description="Sampling temperature.")
-    max_output_tokens: int = Field(default=1024, ge=16, le=131072, description="Longest answer in tokens.")
+    max_output_tokens: int = Field(default=4096, ge=16, le=131072, description="Longest answer in tokens.")
 
     def unused(self) -> Mapping[str, Unused]:
         """A limit of cost can't be kept without prices."""

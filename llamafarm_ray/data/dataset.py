@@ -22,7 +22,7 @@ from llamafarm_ray.data.writing import DATASET_FILE, REPORT_FILE, validation_pat
 from llamafarm_ray.errors import InputError, IntegrityError
 from llamafarm_ray.types import Digest
 
-__all__ = ["Splits", "check_dataset", "open_dataset"]
+__all__ = ["Splits", "built_documents", "check_dataset", "open_dataset"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,14 @@ def check_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0
     if path.is_dir():
         return bool(_describe(path)[1]["validation"] or split_ratio)
     return "validation" in _read_json(path, split_ratio, seed).rows
+
+
+def built_documents(path: Path) -> list[DocumentRecord]:
+    """Return the source documents of the dataset that was built at ``path``, without Ray."""
+    if path.is_dir():
+        return _describe(path)[2]
+    beside = validation_path(path)
+    return _recorded_documents(path, [path, *([beside] if beside.is_file() else [])])
 
 
 def _check_path(path: Path) -> None:

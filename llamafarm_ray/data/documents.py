@@ -106,7 +106,7 @@ def examples_of(written: Mapping[Passage, Written], config: DatasetConfig, ledge
         counts.rows_in += 1
         counts.rows_out += len(result.examples)
         counts.dropped.update(result.dropped)
-        if not result.examples:
+        if not result.examples and not result.dropped:
             counts.dropped["passage without a question"] += 1
     checks = _checks(config, written, by_rules=False)
     examples = [example for result in written.values() for example in result.examples]

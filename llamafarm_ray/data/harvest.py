@@ -90,7 +90,7 @@ class Harvest:
         if not self.has_examples:
             raise InputError(
                 f"The {len(self.digests)} documents read in {str(source)!r} gave no example ({self._reasons()}).",
-                hint="The rules find questions in English sentences; look at quality_control.filters as well.",
+                hint="See these reasons and quality_control.filters. Rules find questions in English sentences only.",
             )
 
     def require_left(self, num_examples: int) -> None:

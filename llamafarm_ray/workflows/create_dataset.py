@@ -13,11 +13,13 @@ from llamafarm_ray.config import Config, refuse_unavailable
 from llamafarm_ray.data import (
     BuildReport,
     DocumentRecord,
+    PairsEstimate,
     build_dataset,
     build_feedback_dataset,
+    built_documents,
     choose_generator,
     discover,
-    open_dataset,
+    estimate_pairs,
     rows_maker,
 )
 from llamafarm_ray.errors import InputError
@@ -25,7 +27,7 @@ from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocumen
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
 
-__all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name"]
+__all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name", "estimate_generation"]
 
 _ANSWERS_FOLDER = "cache/generation"
 """Folder of the home with a model's answers to requests for pairs; may be deleted."""
@@ -77,11 +79,30 @@ def create_dataset(
         name=name,
         seed=config.seed,
         base_model=config.base_model,
-        cache=f"{registry.home.uri}/{_ANSWERS_FOLDER}",
+        cache=_answers(registry),
         overwrite=overwrite,
         progress=on_progress,
     )
-    return _registered(registry, output, report, open_dataset(output).documents)
+    return _registered(registry, output, report, built_documents(output))
+
+
+def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:
+    """Return the requests, tokens and cost of letting an endpoint write the pairs. Needs no Ray, sends nothing.
+
+    Args:
+        config: see `create_dataset`.
+        registry: its home has the answers of earlier builds.
+
+    Raises:
+        InputError: the source is missing, holds nothing that can be used, or no endpoint writes the pairs.
+    """
+    check_source(config)
+    source = Path(config.dataset.source.path or "").expanduser()
+    return estimate_pairs(source, config.dataset, cache=_answers(registry))
+
+
+def _answers(registry: RegistryApi) -> str:
+    return f"{registry.home.uri.rstrip('/')}/{_ANSWERS_FOLDER}"
 
 
 def _create_from_feedback(config: Config, registry: RegistryApi, *, overwrite: bool) -> CreatedDataset:

@@ -1,7 +1,6 @@
 """Datasets are built on Ray: the same for any number of tasks, whole or not at all, whatever files are broken."""
 
 import json
-import shutil
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +8,7 @@ from chat_server import chat_server
 from fpdf import FPDF
 
 from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data import DocumentRecord, build_dataset, open_dataset, stages
+from llamafarm_ray.data import DocumentRecord, build_dataset, built_documents, open_dataset, stages
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, ConflictError, InputError
 from llamafarm_ray.types import Digest
 
@@ -175,6 +174,7 @@ def test_json_output_opens_like_the_folder(ray_cluster, corpus, tmp_path):
     splits = open_dataset(tmp_path / "qa.json")
     assert (splits.train.count(), splits.validation.count()) == (report.num_train, report.num_validation)
     assert DocumentRecord("pool.pdf", Digest.of((corpus / "pool.pdf").read_bytes()), 8) in splits.documents
+    assert built_documents(tmp_path / "qa.json") == splits.documents
     # Once it is edited, the file itself is where the examples come from.
     (tmp_path / "qa.json").write_text(json.dumps([record]))
     edited = open_dataset(tmp_path / "qa.json")
@@ -270,9 +270,9 @@ def test_pairs_of_a_model_are_checked_and_say_where_they_are_from(ray_cluster, c
     assert (provenance["generator"], provenance["model"]) == ("endpoint", "gpt")
 
 
-@pytest.mark.parametrize("kept", [".cache", ".out.unfinished"])
-def test_a_generation_that_is_stopped_half_way_asks_for_nothing_twice_and_ends_the_same(
-    ray_cluster, corpus, tmp_path, kept
+@pytest.mark.parametrize("answers_are_kept", [True, False])
+def test_a_generation_that_is_stopped_half_way_goes_on_and_ends_the_same(
+    ray_cluster, corpus, tmp_path, answers_are_kept
 ):
     faults = ["429", "500", "cut", "garbage", "", "not json"]
 
@@ -285,16 +285,14 @@ def test_a_generation_that_is_stopped_half_way_asks_for_nothing_twice_and_ends_t
             raise KeyboardInterrupt
 
     with chat_server(fault=fault) as server:
-        config = by_model(server.url, concurrency=1)
+        config = by_model(server.url, concurrency=1)  # batches of 4 of 12 passages
         with pytest.raises(KeyboardInterrupt):
-            build(corpus, tmp_path / "out", config, cache=str(tmp_path / ".cache"), progress=interrupt)
-        # Each of the two alone is enough to go on from.
-        for other in {".cache", ".out.unfinished"} - {kept}:
-            shutil.rmtree(tmp_path / other)
-        resumed = build(corpus, tmp_path / "out", config, cache=str(tmp_path / ".cache"), num_partitions=3)
-        twice = sum(count - 1 for count in server.answered.values())
+            build(corpus, tmp_path / "out", config, cache=str(tmp_path / "cache"), progress=interrupt)
+        cache = str(tmp_path / ("cache" if answers_are_kept else "empty"))
+        resumed = build(corpus, tmp_path / "out", config, cache=cache, num_partitions=3)
+        twice = sum(count > 1 for count in server.answered.values())
         build(corpus, tmp_path / "whole", config, cache=str(tmp_path / "another"))
-    assert twice <= 4  # a batch
+    assert twice <= (1 if answers_are_kept else 4)  # the one in flight; or those of the batches that were not finished
     assert_same_files(tmp_path / "out", tmp_path / "whole")
     assert resumed.coverage.num_covered == 22
 

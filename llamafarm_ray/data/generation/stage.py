@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import ray.data
 
-from llamafarm_ray.data.generation.writer import WriterPlan, Written
+from llamafarm_ray.data.generation.writer import PairWriter, WriterPlan, Written
 from llamafarm_ray.data.rows import Example, Passage
-from llamafarm_ray.errors import IntegrityError
+from llamafarm_ray.errors import IntegrityError, LlamaFarmError
 
 __all__ = ["batches_of", "read_written", "write_pairs", "written_table"]
 
 _PASSAGES = pa.schema([("batch", pa.int64()), ("passage", pa.string())])
+_RESULTS = pa.schema([("batch", pa.int64()), ("written", pa.string()), ("error", pa.binary())])
 
 
 def batches_of(passages: Sequence[Passage], size: int) -> list[tuple[Passage, ...]]:
@@ -30,7 +32,7 @@ def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Itera
         batches: each is one block of Ray Data, so that it reaches the writer as it is.
 
     Raises:
-        ClusterError: Ray gave up. An error of the writer is its cause.
+        LlamaFarmError: the writer's own.
     """
     if not batches:
         return
@@ -50,6 +52,8 @@ def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Itera
     next_index = 0
     for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         for row in table.to_pylist():
+            if row["error"] is not None:
+                raise pickle.loads(row["error"])  # noqa: S301  pickled by the actor above
             waiting.setdefault(row["batch"], []).append(_from_json(row["written"]))
         while next_index in waiting:  # Ray Data doesn't promise the order of blocks
             yield waiting.pop(next_index)
@@ -67,17 +71,29 @@ def read_written(table: pa.Table) -> list[Written]:
 
 
 class _Writing:
-    """The actor: a shell over the writer."""
+    """The actor: a shell over the writer, which it opens for the first batch."""
 
     def __init__(self, plan: WriterPlan) -> None:
-        self._writer = plan.open()
+        self._plan = plan
+        self._writer: PairWriter | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
         passages = [Passage.from_json(text) for text in block.column("passage").to_pylist()]
+        batch = block.column("batch").to_pylist()
+        try:
+            written = [_to_json(one) for one in self._write(passages)]
+        # Ray Data would log the error at length and lose its type, so it travels as a value.
+        except LlamaFarmError as error:
+            return pa.table({"batch": batch[:1], "written": [None], "error": [pickle.dumps(error)]}, schema=_RESULTS)
+        return pa.table({"batch": batch, "written": written, "error": [None] * len(batch)}, schema=_RESULTS)
+
+    def _write(self, passages: Sequence[Passage]) -> list[Written]:
+        if self._writer is None:
+            self._writer = self._plan.open()
         written = list(self._writer.write(passages))
         if len(written) != len(passages):
             raise IntegrityError(f"{self._writer.name} gave {len(written)} results for {len(passages)} passages.")
-        return written_table(written).add_column(0, "batch", block.column("batch"))
+        return written
 
 
 def _to_json(written: Written) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from llamafarm_ray.data.quality.vectors import cosines, embed
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
+from llamafarm_ray.data.steps.support import REFUSAL
 from llamafarm_ray.data.text import normal_form
 
 __all__ = ["DropIncoherent", "coherence_of"]
@@ -35,7 +36,7 @@ def _content(text: str) -> set[str]:
 
 
 class DropIncoherent(Step[Example, Example]):
-    """Drops examples whose answer is about something else than their question."""
+    """Drops examples whose answer is about something else than their question. Refusals stay."""
 
     name = "check_coherence"
 
@@ -43,7 +44,7 @@ class DropIncoherent(Step[Example, Example]):
         """See :meth:`Step.apply`."""
         examples = list(rows)
         for row, coherence in zip(examples, coherence_of(examples), strict=True):
-            if coherence < _MIN_COSINE / _CERTAIN_COSINE:
+            if coherence < _MIN_COSINE / _CERTAIN_COSINE and row.answer != REFUSAL:
                 yield Dropped("question and answer are about different things", sample=f"{row.question} {row.answer}")
             else:
                 yield row

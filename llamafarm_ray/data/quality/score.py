@@ -10,6 +10,7 @@ from llamafarm_ray.data.quality.support import support
 from llamafarm_ray.data.quality.toxicity import toxicity
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
+from llamafarm_ray.data.steps.support import REFUSAL
 from llamafarm_ray.data.text import normal_form
 
 __all__ = ["DropLowQuality", "quality_of"]
@@ -24,17 +25,21 @@ _POINTING = re.compile(
 def quality_of(rows: Sequence[Example]) -> list[float]:
     """Return the quality of each example: 0.4 support + 0.3 coherence + 0.2 form + 0.1 (1 - toxicity).
 
-    Support is the answer's by its passage and question (1 where there is no passage), coherence that of question and
-    answer. Form is the mean of three: the question has three words or more and points at nothing ("What is it?"), the
+    Support is the answer's by its passage and question, coherence that of question and answer; both are 1 for a refusal,
+    and support is where there is no passage. Form is the mean of three: the question has three words or more and points at nothing ("What is it?"), the
     answer isn't cut off, and neither is mostly signs. Every part is 0 to 1.
     """
     return [
-        _SUPPORT * (support(row.answer, row.passage, row.question) if row.passage else 1.0)
-        + _COHERENCE * coherence
+        _SUPPORT * (support(row.answer, row.passage, row.question) if row.passage and not _refuses(row) else 1.0)
+        + _COHERENCE * (1.0 if _refuses(row) else coherence)
         + _FORM * _form(row)
         + _DECENCY * (1 - max(toxicity(row.question), toxicity(row.answer)))
         for row, coherence in zip(rows, coherence_of(rows), strict=True)
     ]
+
+
+def _refuses(row: Example) -> bool:
+    return row.answer == REFUSAL
 
 
 def _form(row: Example) -> float:

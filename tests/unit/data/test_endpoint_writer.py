@@ -7,8 +7,10 @@ import time
 import pytest
 from chat_server import chat_server, pairs_for
 
-from llamafarm_ray.config import QaGeneration
+from llamafarm_ray.config import DatasetConfig, QaGeneration
+from llamafarm_ray.data import estimate_pairs
 from llamafarm_ray.data.generation import choose_generator, plan_writer
+from llamafarm_ray.data.generation.endpoint.limits import Pace
 from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError
 from llamafarm_ray.types import Digest
@@ -32,8 +34,8 @@ def writer_for(url, cache, *, questions_per_doc=None, unanswerable=False, phrasi
         }
     )
     choice = choose_generator(qa, base_model=None, environment=KEY)
-    plan = pickle.loads(pickle.dumps(plan_writer(choice, qa, cache=str(cache), environment=KEY)))
-    writer = plan.open()
+    plan = plan_writer(choice, qa, cache=str(cache), environment=KEY)
+    writer = pickle.loads(pickle.dumps(plan)).open()  # noqa: S301  as it travels to its actor
     writer._terms.first_wait_s = 0.001
     return writer
 
@@ -55,7 +57,7 @@ def test_pairs_come_with_their_passage_and_origin(tmp_path):
     assert len(origin.settings) == 12
     assert server.headers[0]["authorization"] == "Bearer secret"
     (body,) = server.asked
-    assert (body["model"], body["temperature"], body["max_tokens"]) == ("gpt", 0.3, 1024)
+    assert (body["model"], body["temperature"], body["max_tokens"]) == ("gpt", 0.3, 4096)
     assert body["response_format"]["type"] == "json_schema"
     assert "Write 2 pairs" in body["messages"][1]["content"]
 
@@ -85,10 +87,18 @@ def test_all_requests_wait_as_long_as_the_server_says(tmp_path):
 
 
 def test_after_all_attempts_the_last_failure_is_told_and_nothing_is_stored(tmp_path):
-    with chat_server(fault=lambda *_: "500") as server:
-        with pytest.raises(InfrastructureError, match=r"in 4 attempts; the last one: HTTP 500"):
-            write(writer_for(server.url, tmp_path), [passage(0)])
+    told = r"in 4 attempts; the last one: HTTP 500"
+    with chat_server(fault=lambda *_: "500") as server, pytest.raises(InfrastructureError, match=told):
+        write(writer_for(server.url, tmp_path), [passage(0)])
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_a_server_that_asks_to_wait_for_an_hour_is_not_waited_for(tmp_path):
+    with chat_server(fault=lambda *_: "429") as server:
+        server.retry_after = "3600"
+        with pytest.raises(InfrastructureError, match="asks to wait 3,600 s"):
+            write(writer_for(server.url, tmp_path), [passage(0)])
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
@@ -126,7 +136,7 @@ def test_an_answer_that_is_bad_twice_is_dropped_and_asked_for_again_next_time(tm
 
 def test_nothing_is_asked_twice(tmp_path):
     passages = [passage(index) for index in range(6)]
-    with chat_server(fault=lambda attempt, body: "garbage" if len(body["messages"]) == 2 else "") as server:
+    with chat_server(fault=lambda _, body: "garbage" if len(body["messages"]) == 2 else "") as server:
         first = write(writer_for(server.url, tmp_path), passages)
         num_asked = len(server.asked)
         assert write(writer_for(server.url, tmp_path), passages) == first
@@ -161,7 +171,7 @@ def test_a_damaged_stored_answer_is_asked_for_again(tmp_path):
     ("complaint", "changed"),
     [
         ("400 response_format json_schema is not supported", lambda body: "response_format" not in body),
-        ("400 use max_completion_tokens instead of max_tokens", lambda body: body["max_completion_tokens"] == 1024),
+        ("400 use max_completion_tokens instead of max_tokens", lambda body: body["max_completion_tokens"] == 4096),
         ("400 unsupported value: temperature", lambda body: "temperature" not in body),
     ],
 )
@@ -188,7 +198,7 @@ def test_no_more_requests_at_once_than_asked_for(tmp_path):
 def test_the_cost_never_passes_the_limit(tmp_path):
     prices = {"input_usd_per_million_tokens": 1000.0, "output_usd_per_million_tokens": 1000.0}
     with chat_server() as server:
-        writer = writer_for(server.url, tmp_path, concurrency=1, max_cost_usd=2.0, **prices)
+        writer = writer_for(server.url, tmp_path, concurrency=1, max_cost_usd=2.0, max_output_tokens=1024, **prices)
         with pytest.raises(InputError, match="max_cost_usd"):
             write(writer, [passage(index) for index in range(30)])
     budget = writer._terms.budget
@@ -201,13 +211,14 @@ def test_pairs_that_do_not_fit_are_dropped_with_the_reason(tmp_path):
     pairs = [
         {"questions": ["When does the mill open?"], "answer": "At 09:00."},
         {"questions": ["What does the passage say?"], "answer": "That entry costs 4 euros."},
+        {"questions": ["Who is the author of the mill's guide?"], "answer": "The miller."},
         {"questions": [" "], "answer": "x"},
         {"questions": ["Who built the mill?"], "answer": ""},
     ]
     with chat_server(answer=lambda _: json.dumps({"pairs": pairs})) as server:
         (written,) = write(writer_for(server.url, tmp_path), [passage(0)])
         (refusing,) = write(writer_for(server.url, tmp_path, unanswerable=True), [passage(0)])
-    assert [one.question for one in written.examples] == ["When does the mill open?"]
+    assert [one.answer for one in written.examples] == ["At 09:00.", "The miller."]
     assert written.dropped == {
         "question points at its passage": 1,
         "pair without a question": 1,
@@ -233,3 +244,63 @@ def test_the_questions_of_a_document_are_shared_by_its_passages(tmp_path):
         )
     assert len(server.asked) == 5
     assert sum("not asked about" in reason for one in written for reason in one.dropped) == 15
+
+
+def test_a_pace_spreads_requests_over_the_minute():
+    pace = Pace(60)
+    assert [pace.reserve(now=10.0, units=1) for _ in range(3)] == [0.0, 1.0, 2.0]
+    assert pace.reserve(now=20.0, units=120) == 0.0
+    assert pace.reserve(now=20.0, units=1) == 120.0
+    assert [Pace(None).reserve(0.0, 10**6) for _ in range(2)] == [0.0, 0.0]
+
+
+def test_requests_keep_to_the_pace(tmp_path):
+    with chat_server() as server:
+        begin = time.monotonic()
+        write(writer_for(server.url, tmp_path, requests_per_minute=1200), [passage(index) for index in range(5)])
+    assert time.monotonic() - begin >= 0.2
+    assert len(server.asked) == 5
+
+
+def test_the_digest_of_settings_follows_what_decides_the_pairs_and_nothing_else(tmp_path):
+    def digest(**settings):
+        return writer_for("http://localhost/v1", tmp_path, **settings)._provenance.settings
+
+    assert digest() == digest(concurrency=3, requests_per_minute=1, timeout_s=1.0)
+    assert len({digest(), digest(temperature=1.0), digest(questions_per_doc=3), digest(unanswerable=True)}) == 4
+
+
+def test_the_estimate_counts_what_would_be_asked_and_sends_nothing(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    source = tmp_path / "docs"
+    source.mkdir()
+    for name in ("a", "b"):
+        (source / f"{name}.md").write_text(f"# Mill {name}\n\nThe mill {name} opens at 09:00. Entry costs 4 euros.\n")
+    with chat_server() as server:
+        endpoint = {
+            "base_url": server.url,
+            "input_usd_per_million_tokens": 1.0,
+            "output_usd_per_million_tokens": 10.0,
+        }
+        qa = {"model": "gpt", "questions_per_doc": None, "endpoint": endpoint}
+        config = DatasetConfig.model_validate({"preprocessing": {"qa_generation": qa}})
+        before = estimate_pairs(source, config, cache=str(tmp_path / "cache"))
+        assert server.asked == []
+        plan = plan_writer(
+            choose_generator(config.preprocessing.qa_generation, base_model=None, environment={}),
+            config.preprocessing.qa_generation,
+            cache=str(tmp_path / "cache"),
+            environment={},
+        )
+        text = "The mill a opens at 09:00. Entry costs 4 euros."
+        write(plan.open(), [Passage("a.md", Digest.of(b""), "Mill a", ("Mill a",), text, 0, 1)])
+        after = estimate_pairs(source, config, cache=str(tmp_path / "cache"))
+    assert (before.passages, before.requests, before.stored, before.output_tokens) == (2, 2, 0, 240)
+    assert before.cost_usd == pytest.approx((before.input_tokens + 10 * 240) / 1e6)
+    assert (after.requests, after.stored) == (1, 1)
+
+
+def test_without_an_endpoint_there_is_nothing_to_estimate(tmp_path):
+    (tmp_path / "a.md").write_text("The mill opens at 09:00.")
+    with pytest.raises(InputError, match="rules write the pairs"):
+        estimate_pairs(tmp_path, DatasetConfig(), cache=str(tmp_path / "cache"))

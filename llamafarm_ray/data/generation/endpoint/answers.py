@@ -14,9 +14,10 @@ from llamafarm_ray.data.text import text_digest
 __all__ = ["BadAnswerError", "Pair", "examples_from", "parse_answer"]
 
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
+_TEXT = r"(?:the|this) (?:text|document|article|section|paragraph|context|author)"
 _POINTING = re.compile(
-    r"\b(?:(?:the|this|that) (?:passage|text|excerpt|document|article|section|paragraph|author|context)|mentioned above"
-    r"|stated above)\b",
+    r"\b(?:(?:the|this) (?:passage|excerpt)|(?:mentioned|stated|described) above"
+    rf"|(?:according to|in|by) {_TEXT}|(?:do|does|did) {_TEXT} (?:say|state|mention|describe|explain|discuss))\b",
     re.IGNORECASE,
 )
 _MAX_CHARS = 4000

@@ -21,6 +21,7 @@ from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputEr
 __all__ = ["Client", "RefusedError", "Terms"]
 
 _LONGEST_WAIT_S = 60.0
+_LONGEST_RETRY_AFTER_S = 600.0
 _PASSING = {408, 409, 425, 429}
 _FORBIDDEN = {401, 403}
 _NOT_FOUND = 404
@@ -106,18 +107,20 @@ class Client:
                 try:
                     return await self._within_limits(request)
                 except _PassingError as failure:
-                    last = failure
-                if attempt < self._terms.max_attempts:
-                    await self._wait(attempt, last.retry_after_s)
-            raise InfrastructureError(
-                f"The endpoint {self._terms.base_url} gave no answer in {self._terms.max_attempts} attempts; the last "
-                f"one: {last}.",
-                hint=_HINT,
-            )
+                    wait_s = failure.retry_after_s
+                    if attempt == self._terms.max_attempts or (wait_s or 0.0) > _LONGEST_RETRY_AFTER_S:
+                        asks = f" It asks to wait {wait_s:,.0f} s." if wait_s else ""
+                        raise InfrastructureError(
+                            f"The endpoint {self._terms.base_url} gave no answer in {attempt} attempts; the last one: "
+                            f"{failure}.{asks}",
+                            hint=_HINT,
+                        ) from None
+                await self._wait(attempt, wait_s)
+        raise AssertionError  # max_attempts is at least 1
 
     async def _wait(self, attempt: int, retry_after_s: float | None) -> None:
         """Wait after a failure. A time that the server names holds back all requests."""
-        if retry_after_s is not None:
+        if retry_after_s:
             self._terms.closed_until = max(self._terms.closed_until, time.monotonic() + retry_after_s)
             return
         wait_s = min(_LONGEST_WAIT_S, self._terms.first_wait_s * 2.0 ** (attempt - 1))

@@ -116,7 +116,7 @@ class EndpointWriter:
             BadAnswerError: the second answer can't be read either.
         """
         key = request_key(self._terms.base_url, request)
-        stored = self._cache.get(key)
+        stored = await asyncio.to_thread(self._cache.get, key)
         if stored is not None:
             return _parse(stored)
         answer = await client.ask(request)

@@ -237,8 +237,9 @@ def test_quality_ranks_examples():
     assert good == pytest.approx(1.0)
     assert unsupported < cut < good
     assert unsupported < pointing < good
-    rows, counts = run(DropLowQuality(0.7), [GOOD, example("What is it?", "No, 7 (", GOOD.passage)])
-    assert rows == [GOOD]
+    refusal = example("Who built the library?", REFUSAL, GOOD.passage)
+    rows, counts = run(DropLowQuality(0.7), [GOOD, example("What is it?", "No, 7 (", GOOD.passage), refusal])
+    assert rows == [GOOD, refusal]
     assert counts["dropped"] == {"quality below min_quality_score": 1}
 
 

@@ -1,0 +1,93 @@
+"""Estimate of requests, tokens and cost before an endpoint writes pairs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.coverage import facts_of
+from llamafarm_ray.data.documents import files_table, process_documents
+from llamafarm_ray.data.generation import choose_generator, plan_writer
+from llamafarm_ray.data.generation.endpoint import EndpointPlan
+from llamafarm_ray.data.generation.endpoint.cache import AnswerCache, request_key
+from llamafarm_ray.data.generation.endpoint.limits import num_tokens_estimated
+from llamafarm_ray.data.generation.endpoint.prompt import num_pairs_of
+from llamafarm_ray.data.generation.endpoint.writer import request_of
+from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.sources import Sources, discover
+from llamafarm_ray.data.stages import tasks_of
+from llamafarm_ray.errors import InputError
+
+__all__ = ["PairsEstimate", "estimate_pairs"]
+
+_TOKENS_PER_PAIR = 60
+
+
+@dataclass(frozen=True, slots=True)
+class PairsEstimate:
+    """Work for an endpoint.
+
+    Args:
+        model: the model to ask.
+        passages: passages of the documents.
+        requests: requests to send; a passage may need none, and stored answers need none.
+        stored: requests that were answered before.
+        input_tokens: tokens of the prompts, without the model's tokenizer: one for four bytes.
+        output_tokens: tokens of the answers, 60 for each wording of a pair, not above ``max_output_tokens``.
+        cost_usd: at the configured prices; None without them. Failed and bad answers come on top.
+    """
+
+    model: str
+    passages: int
+    requests: int
+    stored: int
+    input_tokens: int
+    output_tokens: int
+    cost_usd: float | None
+
+
+def estimate_pairs(source: Path, config: DatasetConfig, *, cache: str) -> PairsEstimate:
+    """Read the documents in this process, and add up the requests for pairs. Nothing is sent.
+
+    Args:
+        source: folder of documents, or one document.
+        config: the ``dataset`` section of a configuration.
+        cache: see `build_dataset`.
+
+    Raises:
+        InputError: the source is missing or has no document, or no endpoint writes the pairs.
+    """
+    qa = config.preprocessing.qa_generation
+    choice = choose_generator(qa, base_model=None, environment=os.environ)
+    plan = plan_writer(choice, qa, cache=cache, environment=os.environ)
+    if not isinstance(plan, EndpointPlan):
+        raise InputError(
+            f"There is no cost to estimate: {choice.generator} write the pairs.",
+            hint="Set dataset.preprocessing.qa_generation.model to a model of an endpoint.",
+        )
+    answers = AnswerCache(cache)
+    passages = stored = input_tokens = output_tokens = requests = 0
+    for passage in _passages(discover(source), config):
+        passages += 1
+        request = request_of(passage, plan.asking)
+        if request is None:
+            continue
+        if answers.get(request_key(plan.base_url, request)) is not None:
+            stored += 1
+            continue
+        requests += 1
+        input_tokens += sum(num_tokens_estimated(message["content"]) for message in request["messages"])
+        num_pairs = num_pairs_of(passage, qa.questions_per_doc, len(facts_of(passage.text)))
+        output_tokens += min(num_pairs * qa.phrasings * _TOKENS_PER_PAIR, qa.endpoint.max_output_tokens)
+    cost = plan.prices.cost(input_tokens, output_tokens)
+    return PairsEstimate(choice.model, passages, requests, stored, input_tokens, output_tokens, cost)
+
+
+def _passages(sources: Sources, config: DatasetConfig) -> Iterable[Passage]:
+    for task in tasks_of(sources.files):
+        result = process_documents(files_table(task), config=config, by_rules=False)
+        for document in result.column("passages").to_pylist():
+            yield from map(Passage.from_json, document)
