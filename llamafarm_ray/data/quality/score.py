@@ -25,9 +25,9 @@ _POINTING = re.compile(
 def quality_of(rows: Sequence[Example]) -> list[float]:
     """Return the quality of each example: 0.4 support + 0.3 coherence + 0.2 form + 0.1 (1 - toxicity).
 
-    Support is the answer's by its passage and question, coherence that of question and answer; both are 1 for a refusal,
-    and support is where there is no passage. Form is the mean of three: the question has three words or more and points at nothing ("What is it?"), the
-    answer isn't cut off, and neither is mostly signs. Every part is 0 to 1.
+    Support is the answer's by its passage and question, coherence that of question and answer; both are 1 for a
+    refusal, and support is where there is no passage. Form is the mean of three: the question has three words or more
+    and points at nothing ("What is it?"), the answer isn't cut off, and neither is mostly signs.
     """
     return [
         _SUPPORT * (support(row.answer, row.passage, row.question) if row.passage and not _refuses(row) else 1.0)
