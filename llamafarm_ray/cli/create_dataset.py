@@ -108,6 +108,10 @@ def command(
             f"facts ({report.coverage.share:.0%}).",
             markup=False,
         )
+    pii = next((step for step in report.steps if step.name == "pii" and (step.noted or step.dropped)), None)
+    if pii is not None:
+        found = ", ".join(f"{count:,} {what}" for what, count in (pii.noted | pii.dropped).items())
+        console.print(f"Personal data: {found}. dataset.quality_control.pii decides.", style="yellow", markup=False)
     for skipped in report.documents.skipped:
         console.print(f"skipped {skipped.path}: {skipped.reason}", style="yellow", markup=False)
     console.print(

@@ -21,7 +21,7 @@ from llamafarm_ray.config.generation import Endpoint, QaGeneration
 from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
 from llamafarm_ray.config.monitoring import AlertEmail, Alerting, Monitoring
-from llamafarm_ray.config.quality import QualityControl, QualityFilters, QualityMetrics, QualityValidation
+from llamafarm_ray.config.quality import PiiControl, QualityControl, QualityFilters, QualityMetrics, QualityValidation
 from llamafarm_ray.config.rollout import Rollout, RolloutGuards
 from llamafarm_ray.config.root import Config
 from llamafarm_ray.config.schema import json_schema
@@ -50,6 +50,7 @@ __all__ = [
     "MemorySize",
     "MethodParameters",
     "Monitoring",
+    "PiiControl",
     "Preprocessing",
     "QaGeneration",
     "QualityControl",

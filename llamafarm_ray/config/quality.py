@@ -1,19 +1,68 @@
-"""What examples must be like to stay in a dataset."""
+"""Quality control: filters, checks and goals for the examples of a dataset."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from llamafarm_ray.config.base import Mistake, Section, section
+from llamafarm_ray.config.base import Mistake, Names, Section, Unused, as_tuple, section
 from llamafarm_ray.config.values import ComparisonField
 
-__all__ = ["QualityControl", "QualityFilters", "QualityMetrics", "QualityValidation"]
+__all__ = [
+    "PiiAction",
+    "PiiControl",
+    "PiiKind",
+    "QualityControl",
+    "QualityFilters",
+    "QualityMetrics",
+    "QualityValidation",
+]
+
+PiiKind = Literal["secret", "card", "national_id", "iban", "email", "phone", "ip"]
+PiiAction = Literal["keep", "tag", "redact", "drop"]
+
+# Said by no good answer. Addresses and account numbers of an organization's own documents are often the answer itself.
+_NEVER_SAID: tuple[PiiKind, ...] = ("secret", "card", "national_id")
+
+_PlugIn = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class PiiControl(Section):
+    """Personal data and secrets in passages."""
+
+    action: PiiAction | None = Field(
+        default=None,
+        description="Put [EMAIL] and the like in their place, drop the passage, tag its examples, or keep and count "
+        "them. null: redact secrets, cards and national numbers; keep and count the rest.",
+    )
+    kinds: Annotated[tuple[PiiKind, ...], BeforeValidator(as_tuple)] | None = Field(
+        default=None, description="Kinds that `action` is for; null: all. The others are kept and counted."
+    )
+    regions: Names = Field(
+        default=(), description="Countries (ISO 3166, 'DE') whose phone numbers are known without a prefix."
+    )
+
+    @property
+    def applied_action(self) -> PiiAction:
+        """Action for ``applied_kinds``."""
+        return self.action or "redact"
+
+    @property
+    def applied_kinds(self) -> tuple[PiiKind, ...]:
+        """Kinds that the action is for."""
+        if self.kinds is not None:
+            return self.kinds
+        return _NEVER_SAID if self.action is None else get_args(PiiKind)
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Kinds mean nothing without an action."""
+        return {} if self.action else {"kinds": Unused("action", "has no effect while {1} is not set.")}
 
 
 class QualityFilters(Section):
-    """Examples are dropped one by one."""
+    """Filters that drop single examples."""
 
     minimum_length: int | None = Field(
         default=None, ge=0, description="Fewest characters of an example's messages together."
@@ -22,13 +71,16 @@ class QualityFilters(Section):
         default=None, ge=1, description="Most characters of an example's messages together."
     )
     language_detection: str | None = Field(
-        default=None, min_length=2, max_length=8, description="Keep examples in this language, e.g. 'en'."
+        default=None, min_length=2, max_length=8, description="Keep passages in this language, e.g. 'en'."
     )
     toxicity_threshold: float | None = Field(
         default=None, ge=0, le=1, description="Drop examples more toxic than this."
     )
     factual_consistency: float | None = Field(
-        default=None, ge=0, le=1, description="Drop examples whose answer follows less from its passage than this."
+        default=None, ge=0, le=1, description="Drop examples whose answer its passage supports less than this."
+    )
+    boilerplate: bool = Field(
+        default=True, description="Drop lines of navigation, licences, page numbers and cookie notices."
     )
 
     def mistakes(self) -> Iterator[Mistake]:
@@ -42,8 +94,26 @@ class QualityValidation(Section):
     """Checks that look at more than one example, or at the domain."""
 
     duplicate_detection: bool = Field(default=True, description="Drop examples that repeat another one.")
-    coherence_scoring: bool = Field(default=False, description="Score how well question and answer go together.")
-    domain_relevance: bool = Field(default=False, description="Score how well an example fits the domain.")
+    near_duplicate_threshold: float | None = Field(
+        default=0.8,
+        ge=0.5,
+        le=1,
+        description="Drop what is at least this similar to something kept (Jaccard); null: exact repetitions only.",
+    )
+    coherence_scoring: bool = Field(default=False, description="Drop examples whose answer is about something else.")
+    domain_relevance: bool = Field(default=False, description="Drop examples far from the domain.")
+    domain: str | None = Field(
+        default=None, min_length=1, description="Describes the domain; null: what the passages have in common."
+    )
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Settings of checks that are off."""
+        found = {}
+        if not self.duplicate_detection:
+            found["near_duplicate_threshold"] = Unused("duplicate_detection", "has no effect while {1} is false.")
+        if not self.domain_relevance:
+            found["domain"] = Unused("domain_relevance", "has no effect while {1} is false.")
+        return found
 
 
 class QualityMetrics(Section):
@@ -53,6 +123,9 @@ class QualityMetrics(Section):
         default=None, description="Goal for the diversity of the examples, '>0.7'."
     )
     quality_score: ComparisonField | None = Field(default=None, description="Goal for the mean quality, '>0.8'.")
+    coverage_score: ComparisonField | None = Field(
+        default=None, description="Goal for the share of the documents' facts with an example, '>0.5'."
+    )
     coverage_analysis: bool = Field(default=False, description="Report how much of each document the examples cover.")
 
 
@@ -62,8 +135,15 @@ class QualityControl(Section):
     filters: QualityFilters = section(QualityFilters, "What drops a single example.")
     validation: QualityValidation = section(QualityValidation, "Checks across examples.")
     metrics: QualityMetrics = section(QualityMetrics, "Goals for the whole dataset.")
+    pii: PiiControl = section(PiiControl, "Personal data and secrets.")
+    decontaminate: Names = Field(
+        default=(), description="Files of evaluation questions; examples that share one with them are dropped."
+    )
     min_quality_score: float | None = Field(
         default=None, ge=0, le=1, description="Drop examples scored lower than this."
     )
     toxicity_filter: bool = Field(default=False, description="Drop toxic examples.")
+    toxicity_model: _PlugIn | None = Field(
+        default=None, description="A function 'module:name' from a text to 0..1, instead of the word list."
+    )
     factual_verification: bool = Field(default=False, description="Verify answers against their source documents.")

@@ -20,11 +20,13 @@ from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.coverage import covered_facts, fact_number, facts_of
 from llamafarm_ray.data.generation.rules import GenerateByRules
 from llamafarm_ray.data.generation.writer import Written
+from llamafarm_ray.data.quality.filters import document_filters, example_filters, min_support, passage_filters
 from llamafarm_ray.data.readers import MAX_DOCUMENT_BYTES, DocumentError, reader_for
 from llamafarm_ray.data.readers.base import BrokenDocumentError
 from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, Example, ParsedDocument, Passage
 from llamafarm_ray.data.sources import SourceFile
 from llamafarm_ray.data.steps import (
+    MIN_SUPPORT,
     REFUSAL,
     CheckLength,
     CheckSubstance,
@@ -60,11 +62,10 @@ def files_table(files: Iterable[SourceFile]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=FILE_SCHEMA)
 
 
-def step_names(*, by_rules: bool) -> tuple[str, ...]:
+def step_names(config: DatasetConfig, *, by_rules: bool) -> tuple[str, ...]:
     """Return the names of the steps of a document, in the order in which they run."""
-    checks = (CheckSubstance.name, CheckLength.name)
-    support = () if by_rules else (CheckSupport.name,)
-    return (Clean.name, SplitPassages.name, GenerateByRules.name, *checks, *support, LimitQuestions.name)
+    checks = _checks(config, (), by_rules=by_rules)
+    return (*(step.name for step in _passage_steps(config)), GenerateByRules.name, *(step.name for step in checks))
 
 
 def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> pa.Table:
@@ -80,13 +81,12 @@ def _process(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> 
         document = _read(file["path"], Path(os.fsdecode(file["location"])))
     except DocumentError as error:
         return {"path": file["path"], "digest": "", "error": str(error), "counts": "{}", **nothing}
-    steps: Sequence[Step[Any, Any]] = (Clean(), SplitPassages(config.preprocessing.passage_words))
-    found = list(_run(steps, [document], ledger))
+    found = list(_run(_passage_steps(config), [document], ledger))
     passages = [replace(passage, num_passages=len(found)) for passage in found]
     result = {"path": file["path"], "digest": document.digest, "error": "", **nothing}
     result["num_facts"] = sum(len(facts_of(passage.text)) for passage in passages)
     if by_rules:
-        checks = _checks(config, support=None)
+        checks = _checks(config, passages, by_rules=True)
         result["examples"] = _rows(_run((GenerateByRules(), *checks), passages, ledger), passages)
     else:
         result["passages"] = [passage.to_json() for passage in passages]
@@ -108,17 +108,31 @@ def examples_of(written: Mapping[Passage, Written], config: DatasetConfig, ledge
         counts.dropped.update(result.dropped)
         if not result.examples and not result.dropped:
             counts.dropped["passage without a question"] += 1
-    checks = _checks(config, support=CheckSupport({passage.index: passage for passage in written}))
+    checks = _checks(config, written, by_rules=False)
     examples = [example for result in written.values() for example in result.examples]
     return _rows(_run(checks, examples, ledger), list(written))
 
 
-def _checks(config: DatasetConfig, *, support: CheckSupport | None) -> tuple[Step[Example, Example], ...]:
-    filters, generation = config.quality_control.filters, config.preprocessing.qa_generation
+def _passage_steps(config: DatasetConfig) -> tuple[Step[Any, Any], ...]:
+    """Return the steps from a document to the passages that examples are made of."""
+    quality, split = config.quality_control, SplitPassages(config.preprocessing.passage_words)
+    return (Clean(), *document_filters(quality), split, *passage_filters(quality))
+
+
+def _checks(
+    config: DatasetConfig, passages: Iterable[Passage], *, by_rules: bool
+) -> tuple[Step[Example, Example], ...]:
+    """Return the steps for the examples of a document; a model's answers are always checked against its passages."""
+    quality, generation = config.quality_control, config.preprocessing.qa_generation
+    least = min_support(quality)
+    if least is None and not by_rules:
+        least = MIN_SUPPORT
+    support = () if least is None else (CheckSupport({passage.index: passage for passage in passages}, least),)
     return (
         CheckSubstance(),
-        CheckLength(filters.minimum_length, filters.maximum_length),
-        *((support,) if support else ()),
+        CheckLength(quality.filters.minimum_length, quality.filters.maximum_length),
+        *support,
+        *example_filters(quality),
         LimitQuestions(generation.questions_per_doc, generation.phrasings),
     )
 
@@ -130,12 +144,14 @@ def _run(steps: Sequence[Step[Any, Any]], rows: Iterable[Any], ledger: Ledger) -
 
 
 def _rows(examples: Iterable[Example], passages: Iterable[Passage]) -> list[dict[str, Any]]:
-    facts = {passage.index: facts_of(passage.text) for passage in passages}
+    by_index = {passage.index: passage for passage in passages}
+    facts = {index: facts_of(passage.text) for index, passage in by_index.items()}
     rows = []
     for position, example in enumerate(examples):
-        answer = "" if example.answer == REFUSAL else example.answer
-        covered = covered_facts(facts[example.passage_index], example.question, answer)
-        rows.append(example.build_row(position, (fact_number(example.passage_index, fact) for fact in covered)))
+        index, answer = example.passage_index, "" if example.answer == REFUSAL else example.answer
+        covered = covered_facts(facts[index], example.question, answer)
+        covers = [fact_number(index, fact) for fact in covered]
+        rows.append(example.build_row(position, covers, by_index[index].pii))
     return rows
 
 

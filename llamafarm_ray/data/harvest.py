@@ -88,14 +88,28 @@ class Harvest:
         """
         self.require_documents(source)
         if not self.has_examples:
-            reasons: Counter[str] = Counter()
-            for counts in self.ledger.steps.values():
-                reasons.update(counts.dropped)
-            told = ", ".join(f"{count} times {reason!r}" for reason, count in reasons.most_common(_MAX_REASONS_SHOWN))
             raise InputError(
-                f"The {len(self.digests)} documents read in {str(source)!r} gave no example (dropped: {told}).",
+                f"The {len(self.digests)} documents read in {str(source)!r} gave no example ({self._reasons()}).",
                 hint="See these reasons and quality_control.filters. Rules find questions in English sentences only.",
             )
+
+    def require_left(self, num_examples: int) -> None:
+        """Refuse to write an empty dataset.
+
+        Raises:
+            InputError: the filters over the whole set left no example; the message says why.
+        """
+        if not num_examples:
+            raise InputError(
+                f"No example is left after all filters ({self._reasons()}).", hint="Look at dataset.quality_control."
+            )
+
+    def _reasons(self) -> str:
+        reasons: Counter[str] = Counter()
+        for counts in self.ledger.steps.values():
+            reasons.update(counts.dropped)
+        told = ", ".join(f"{count} times {reason!r}" for reason, count in reasons.most_common(_MAX_REASONS_SHOWN))
+        return f"dropped: {told}"
 
     def require_documents(self, source: Path) -> None:
         """Refuse to go on without a document.

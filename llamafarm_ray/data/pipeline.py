@@ -13,11 +13,14 @@ from typing import Any
 import pyarrow as pa
 import ray.data
 
-from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.config import DatasetConfig, QualityControl
 from llamafarm_ray.data.assembly import Assembly
 from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.generation import Generator, choose_generator, plan_writer
 from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.quality.decontamination import EvaluationTexts, read_evaluation_texts
+from llamafarm_ray.data.quality.metrics import measure, require_goals
+from llamafarm_ray.data.quality.whole_set import FILTER_COLUMNS, whole_set_filters
 from llamafarm_ray.data.ray_data import largest_node, quiet_ray_data, require_cluster, rows_of
 from llamafarm_ray.data.report import BuildReport
 from llamafarm_ray.data.rows import ROW_SCHEMA
@@ -36,6 +39,8 @@ __all__ = ["build_dataset"]
 _DOCUMENTS_END, _EXAMPLES_END = 0.8, 0.9
 _DOCUMENTS_END_WITH_MODEL = 0.05
 _ROWS_PER_TELL = 1000
+_ROWS_A_TASK = 4096
+_CPUS_PER_TASK = 0.5
 
 
 def build_dataset(
@@ -74,8 +79,8 @@ def build_dataset(
         num_partitions: into how many tasks the documents are spread; by default a few documents a task.
 
     Raises:
-        InputError: the source is missing, has no readable document, or gave no example; or the model that shall
-            write the pairs can't be asked.
+        InputError: the source is missing, has no readable document, or gave no example; the model that shall write
+            the pairs can't be asked; or the dataset misses a goal of ``quality_control``.
         ConflictError: ``output`` exists with other content.
         UnsupportedError: ``qa_generation`` is off. Other settings without an engine are refused by
             :func:`llamafarm_ray.config.refuse_unavailable`, which sees all of a configuration.
@@ -97,6 +102,7 @@ def build_dataset(
     tell = progress or (lambda _stage, _fraction: None)
     target = target_for(output, config.preprocessing.format, overwrite=overwrite)
     target.check()
+    evaluation = read_evaluation_texts(config.quality_control.decontaminate)
     sources = discover(source, exclude=target.output)
     parts = FinishedParts(target.output)
     seconds, start = {}, time.monotonic()
@@ -122,8 +128,12 @@ def build_dataset(
             parts.clear()
             harvest.require_examples(source)
         tell("examples", _DOCUMENTS_END)
-        examples = _Examples(harvest, deduplicate=config.quality_control.validation.duplicate_detection)
-        facts = [_split_row(row) for row in examples.rows(["id", "fact", "document", "passage"], harvest.ledger)]
+        examples = _Examples(harvest, config.quality_control, evaluation)
+        columns = ["id", "fact", "document", "passage"]
+        facts = [_split_row(row) for row in examples.rows(columns, harvest.ledger)]
+        harvest.require_left(len(facts))
+        metrics = measure(examples.rows(["id", "messages", "passage"], Ledger()), config)
+        require_goals(config, metrics)
         split = choose_split(
             facts, ratio=config.validation.built_split_ratio, seed=seed, hold_out=config.validation.hold_out
         )
@@ -142,6 +152,9 @@ def build_dataset(
             report = assembly.report(
                 name=name, seed=seed, sources=sources, harvest=harvest, choice=choice, seconds=seconds
             )
+            metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
+            require_goals(config, metrics)
+            report = replace(report, metrics=metrics)
             target.finish(assembly.description(report, harvest), report.to_dict())
             created = target.publish()
             parts.clear()
@@ -176,8 +189,8 @@ class _Examples:
 
     _ORDER = ("key", "document", "position")
 
-    def __init__(self, harvest: Harvest, *, deduplicate: bool) -> None:
-        self._deduplicate = deduplicate
+    def __init__(self, harvest: Harvest, quality: QualityControl, evaluation: EvaluationTexts) -> None:
+        self._deduplicate = quality.validation.duplicate_detection
         self._local: pa.Table | None = None
         if harvest.blocks:
             harvest.flush()
@@ -185,11 +198,25 @@ class _Examples:
         else:
             self._local = pa.concat_tables(harvest.rows).sort_by([(name, "ascending") for name in self._ORDER])
 
+        self._filters = whole_set_filters(quality, evaluation, self._tables)
+
     def rows(self, columns: Sequence[str], ledger: Ledger) -> Iterator[Mapping[str, Any]]:
-        """Stream these columns and ``key``, without duplicates, counting in ``ledger``."""
-        needed = ["key", *columns]
-        rows = rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
-        return Deduplicate().run(rows, ledger) if self._deduplicate else rows
+        """Stream these columns and ``key``, without duplicates and what the filters drop, counting in ``ledger``."""
+        needed = list(dict.fromkeys(["key", *columns, *(FILTER_COLUMNS if self._filters else ())]))
+        rows: Iterator[Mapping[str, Any]] = (
+            rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
+        )
+        for step in (*((Deduplicate(),) if self._deduplicate else ()), *self._filters):
+            rows = step.run(rows, ledger)
+        return rows
+
+    def _tables(self, function: Callable[[pa.Table], pa.Table], columns: list[str]) -> Iterator[pa.Table]:
+        """Apply ``function`` to tables of all rows, in Ray's tasks where Ray holds them."""
+        if self._local is not None:
+            return (function(pa.Table.from_batches([batch])) for batch in self._local.select(columns).to_batches(1024))
+        chosen = self._sorted.select_columns(columns)
+        results = chosen.map_batches(function, batch_size=_ROWS_A_TASK, batch_format="pyarrow", num_cpus=_CPUS_PER_TASK)
+        return iter(results.iter_batches(batch_size=None, batch_format="pyarrow"))
 
     def by_document(self, ids: Container[str]) -> Iterator[Mapping[str, Any]]:
         """Stream the rows with these ids, each once, those of a document together and in its order."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from llamafarm_ray.data.coverage import Coverage
+from llamafarm_ray.data.quality.metrics import DatasetMetrics
 from llamafarm_ray.data.sources import SkippedDocument
 
 __all__ = ["BuildReport", "DocumentCounts", "Generator", "Lengths", "Sample", "StepReport"]
@@ -25,12 +26,17 @@ class DocumentCounts:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What went through a step; ``dropped`` counts rows by reason. Splitting and generating steps add rows."""
+    """What went through a step; ``dropped`` counts rows by reason. Splitting and generating steps add rows.
+
+    ``noted`` counts notes about rows that went on, and ``samples`` has up to three rows for each reason and note.
+    """
 
     name: str
     rows_in: int
     rows_out: int
     dropped: dict[str, int]
+    noted: dict[str, int] = field(default_factory=dict)
+    samples: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,7 @@ class BuildReport:
         seconds: wall-clock time by stage.
         generator: the engine that wrote the pairs; None for rows that were not generated.
         coverage: facts with at least one kept pair; None likewise.
+        metrics: metrics that have a goal.
     """
 
     name: str
@@ -107,6 +114,7 @@ class BuildReport:
     seconds: dict[str, float] = field(default_factory=dict)
     generator: Generator | None = None
     coverage: Coverage | None = None
+    metrics: DatasetMetrics = field(default_factory=DatasetMetrics)
 
     @property
     def num_examples(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -51,9 +51,11 @@ ROW_SCHEMA = pa.schema(
         ("document_digest", pa.string()),
         ("passage", pa.string()),
         ("provenance", pa.string()),
+        ("pii", pa.list_(pa.string())),
     ]
 )
-"""The columns of a built dataset; ``provenance`` is a `Provenance` as JSON, and missing from older datasets."""
+"""The columns of a built dataset; the last two are missing from older ones. ``provenance`` is a `Provenance` as JSON,
+``pii`` the kinds of personal data in the passage, where they were to be tagged."""
 
 EXAMPLE_SCHEMA = pa.schema(
     [
@@ -123,6 +125,7 @@ class Passage:
         index: place among the passages of the document.
         num_passages: number of passages of the document; 0 if it is not known yet.
         page: page or slide on which it begins, from 1; None for formats without pages.
+        pii: kinds of personal data that the passage is tagged with.
     """
 
     document: str
@@ -133,6 +136,7 @@ class Passage:
     index: int
     num_passages: int = 0
     page: int | None = None
+    pii: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the passage as JSON, for a column of a table."""
@@ -143,7 +147,8 @@ class Passage:
         """Read what `to_json` returned."""
         values = json.loads(text)
         digest = Digest(values["document_digest"])
-        return cls(**{**values, "headings": tuple(values["headings"]), "document_digest": digest})
+        lists = {name: tuple(values[name]) for name in ("headings", "pii")}
+        return cls(**{**values, **lists, "document_digest": digest})
 
     @property
     def prose(self) -> str:
@@ -277,17 +282,19 @@ class Example:
             "document_digest": self.document_digest,
             "passage": self.passage,
             "provenance": self.provenance.to_json() if self.provenance else None,
+            "pii": None,
         }
 
-    def build_row(self, position: int, covers: Iterable[int] = ()) -> dict[str, Any]:
+    def build_row(self, position: int, covers: Iterable[int] = (), pii: Sequence[str] = ()) -> dict[str, Any]:
         """Return the columns of ``EXAMPLE_SCHEMA``.
 
         Args:
             position: the example's place among those of its document.
             covers: numbers of the facts of its document that it teaches, see `llamafarm_ray.data.coverage`.
+            pii: kinds of personal data that its passage is tagged with.
         """
         built = {"key": self.key, "fact": self.fact or self.key, "position": position, "covers": list(covers)}
-        return {**self.row(), **built}
+        return {**self.row(), **built, "pii": list(pii) or None}
 
     def to_json(self) -> str:
         """Return the example as JSON, for a column of a table."""

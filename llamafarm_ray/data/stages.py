@@ -48,7 +48,7 @@ def document_stage(
         tell: called with the fraction of the documents that is done.
     """
     harvest = Harvest(skipped=list(sources.skipped))
-    for step in step_names(by_rules=by_rules):
+    for step in step_names(config, by_rules=by_rules):
         harvest.ledger.counts(step)  # in the order of the pipeline, whichever document comes back first
     settings = config.model_dump_json(exclude={"preprocessing": {"qa_generation": {"endpoint"}}})
     keys: list[tuple[object, ...]] = []

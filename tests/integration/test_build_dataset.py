@@ -75,7 +75,8 @@ def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_clust
     assert "not a valid PDF" in report.documents.skipped[0].reason
     assert report.documents.ignored == {".xyz": 1}
     steps = {step.name: step for step in report.steps}
-    assert list(steps) == ["clean", "passages", "generate", "check_substance", "check_length", "limit", "deduplicate"]
+    checks = ["check_substance", "check_length", "limit", "deduplicate", "near_duplicates"]
+    assert list(steps) == ["clean", "boilerplate", "passages", "pii", "generate", *checks]
     assert steps["clean"].rows_in == 12
     assert steps["deduplicate"].dropped == {"duplicate": 4}  # the four phrasings in copy.txt
     assert steps["deduplicate"].rows_out == report.num_train + report.num_validation
@@ -98,6 +99,52 @@ def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_clust
     assert sum(document.num_examples for document in splits.documents) == len(rows)
     # Where two documents say the same, the first one in the order of the paths is named.
     assert DocumentRecord("copy.txt", Digest.of((corpus / "copy.txt").read_bytes()), 8) in splits.documents
+
+
+LENDING = (
+    "The harbor library lends books, films and maps to everybody who lives in the old town near the river. "
+    "Visitors may read the newspapers in the quiet hall on the ground floor as long as they like."
+)
+QUALITY = {
+    "filters": {
+        "minimum_length": 20,
+        "maximum_length": 2048,
+        "language_detection": "en",
+        "toxicity_threshold": 0.1,
+        "factual_consistency": 0.8,
+    },
+    "validation": {"duplicate_detection": True, "coherence_scoring": True, "domain_relevance": True},
+    "metrics": {"diversity_score": ">0.1", "quality_score": ">0.8", "coverage_analysis": True},
+}
+
+
+def test_quality_control_filters_redacts_and_reports(ray_cluster, tmp_path, monkeypatch):
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    told = "The password of the library's catalog is hunter2."
+    (folder / "a.md").write_text(f"# Library\n\nPage 3 of 12\n\n{LENDING} {told}\n")
+    (folder / "b.md").write_text(f"# Lending\n\n{LENDING.replace('quiet', 'warm')}\n")
+    (folder / "c.md").write_text("Die Bibliothek \u00f6ffnet um acht Uhr und schlie\u00dft am Abend.")
+    config = CONFIG.model_dump(exclude_unset=True) | {"quality_control": QUALITY}
+    report = build(folder, tmp_path / "out", DatasetConfig.model_validate(config))
+    steps = {step.name: step for step in report.steps}
+    assert steps["boilerplate"].noted == {"page number left out": 1}
+    assert steps["pii"].noted == {"secret redacted": 1}
+    assert steps["check_language"].dropped == {"in 'de', not in 'en'": 1}
+    assert steps["near_duplicates"].dropped["near duplicate"] > 0
+    assert report.metrics.quality > 0.8
+    rows = rows_of(open_dataset(tmp_path / "out"))
+    assert {row["document"] for row in rows} == {"a.md"}
+    for file in (tmp_path / "out").rglob("*.json"):
+        assert "hunter2" not in file.read_text()
+    assert "hunter2" not in str(rows)
+
+    monkeypatch.setattr("llamafarm_ray.data.harvest._ROWS_PER_BLOCK", 1)  # then Ray holds the rows
+    assert build(folder, tmp_path / "blocks", DatasetConfig.model_validate(config)).digest == report.digest
+    config["quality_control"] = {"metrics": {"diversity_score": ">0.99"}}
+    with pytest.raises(InputError, match=r"diversity_score is 0\.\d+, and not >0\.99"):
+        build(folder, tmp_path / "missed", DatasetConfig.model_validate(config))
+    assert not (tmp_path / "missed").exists()
 
 
 def test_validation_asks_in_other_words_for_what_is_trained_on(ray_cluster, corpus, tmp_path):

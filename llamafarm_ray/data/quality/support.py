@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-__all__ = ["support", "unsupported_parts"]
+__all__ = ["names_and_numbers", "support", "unsupported_parts"]
 
 _TOKEN = re.compile(
     r"(?P<number>(?<![^\W_])[-+\u2212]?\d+(?:[.,:'\u2019]\d+)*(?![^\W_]))"
@@ -24,16 +24,18 @@ _CAPITALS_ARE_NAMES = 0.2
 """Where more of the words inside sentences have a capital (German nouns, title case), a capital marks no name."""
 
 
-def support(answer: str, passage: str) -> float:
+def support(answer: str, passage: str, question: str = "") -> float:
     """Return how far ``passage`` supports ``answer`` by its words, 0.0 to 1.0; no language is assumed.
 
     The share of the answer's content words (four letters or more; pairs of characters where a script has no spaces)
     that occur in the passage, endings apart. A number or a name that doesn't occur makes it 0.0: "8:00", "08:00" and
     "1,000" and "1000" are the same number, "eight" is a word. An answer without any content is not supported.
 
-    Give the title and headings with the passage, if the answer may name what they name.
+    Give the title and headings with the passage, if the answer may name what they name. It may repeat the words and
+    names of its question too, not the numbers.
     """
     said, known = _Content.of(answer), _Content.of(passage)
+    known.add_words(_Content.of(question))
     if said.missing(known, names=known.capitals_are_names):
         return 0.0
     units = [known.has(word) for word in said.words] + [pair in known.pairs for pair in said.pairs]
@@ -47,6 +49,12 @@ def unsupported_parts(answer: str, passage: str) -> list[str]:
     missing = said.missing(known, names=True)
     missing += [word for word in said.words if not known.has(word)]
     return list(dict.fromkeys(missing))
+
+
+def names_and_numbers(text: str) -> frozenset[str]:
+    """Return the numbers, codes and names of ``text``: texts that differ in them state different facts."""
+    content = _Content.of(text)
+    return frozenset(content.names) | content.codes.keys() | frozenset().union(*content.numbers.values())
 
 
 @dataclass
@@ -106,6 +114,12 @@ class _Content:
         has_case = spelling.lower() != spelling.upper()
         if len(word) >= (_CONTENT_LETTERS if has_case else _CONTENT_LETTERS_SHORT_SCRIPT):
             self.words[word] = None
+
+    def add_words(self, other: _Content) -> None:
+        """Add the words of ``other``."""
+        for first_letters, words in other.every.items():
+            self.every.setdefault(first_letters, set()).update(words)
+        self.pairs |= other.pairs
 
     @property
     def capitals_are_names(self) -> bool:

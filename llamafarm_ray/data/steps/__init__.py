@@ -1,14 +1,15 @@
 """Steps: small classes with one contract (:class:`Step`), whose base class counts what goes in, out and missing."""
 
-from llamafarm_ray.data.steps.base import Dropped, Ledger, Step, StepCounts
+from llamafarm_ray.data.steps.base import Dropped, Kept, Ledger, Step, StepCounts
 from llamafarm_ray.data.steps.check import CheckLength, CheckSubstance
 from llamafarm_ray.data.steps.clean import Clean
 from llamafarm_ray.data.steps.deduplicate import Deduplicate
 from llamafarm_ray.data.steps.limit import LimitQuestions
 from llamafarm_ray.data.steps.passages import SplitPassages
-from llamafarm_ray.data.steps.support import REFUSAL, CheckSupport
+from llamafarm_ray.data.steps.support import MIN_SUPPORT, REFUSAL, CheckSupport
 
 __all__ = [
+    "MIN_SUPPORT",
     "REFUSAL",
     "CheckLength",
     "CheckSubstance",
@@ -16,6 +17,7 @@ __all__ = [
     "Clean",
     "Deduplicate",
     "Dropped",
+    "Kept",
     "Ledger",
     "LimitQuestions",
     "SplitPassages",

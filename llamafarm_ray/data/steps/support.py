@@ -8,12 +8,12 @@ from llamafarm_ray.data.quality.support import support
 from llamafarm_ray.data.rows import Example, Passage
 from llamafarm_ray.data.steps.base import Dropped, Step
 
-__all__ = ["REFUSAL", "CheckSupport"]
+__all__ = ["MIN_SUPPORT", "REFUSAL", "CheckSupport"]
 
 REFUSAL = "The documents do not say."
 """Answer to a question that a passage does not answer. Nothing can support it."""
 
-_MIN_SUPPORT = 0.7
+MIN_SUPPORT = 0.7
 
 
 class CheckSupport(Step[Example, Example]):
@@ -26,7 +26,7 @@ class CheckSupport(Step[Example, Example]):
 
     name = "check_support"
 
-    def __init__(self, passages: Mapping[int, Passage], min_support: float = _MIN_SUPPORT) -> None:
+    def __init__(self, passages: Mapping[int, Passage], min_support: float = MIN_SUPPORT) -> None:
         self.passages = passages
         self.min_support = min_support
 
@@ -35,7 +35,7 @@ class CheckSupport(Step[Example, Example]):
         for row in rows:
             passage = self.passages[row.passage_index]
             context = "\n".join([passage.title, *passage.headings, passage.text])
-            if row.answer != REFUSAL and support(row.answer, context) < self.min_support:
-                yield Dropped("the passage does not support the answer")
+            if row.answer != REFUSAL and support(row.answer, context, row.question) < self.min_support:
+                yield Dropped("the passage does not support the answer", sample=f"{row.question} {row.answer}")
             else:
                 yield row

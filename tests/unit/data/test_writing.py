@@ -41,7 +41,7 @@ def test_a_folder_holds_shards_description_and_report(tmp_path):
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["dataset.json", "report.json", "train", "validation"]
     table = pq.read_table(tmp_path / "out" / "train" / "part-00000.parquet")
-    assert table.column_names == ["id", "messages", "document", "document_digest", "passage", "provenance"]
+    assert table.column_names == ["id", "messages", "document", "document_digest", "passage", "provenance", "pii"]
     assert table["messages"].to_pylist()[0][0] == {"role": "user", "content": "a"}
 
 

@@ -1,0 +1,124 @@
+"""Decontamination: no example repeats a question that a model is evaluated with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.data.steps.base import Dropped, Step
+from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.errors import InputError
+
+__all__ = ["Decontaminate", "EvaluationTexts", "read_evaluation_texts"]
+
+_GRAM_WORDS = 13  # as in the GPT-3 paper, appendix C
+_QUESTION_KEYS = ("question", "prompt", "query", "input", "instruction", "problem", "ctx")
+
+
+@dataclass(frozen=True)
+class EvaluationTexts:
+    """Questions of evaluation sets.
+
+    Args:
+        questions: each question's normal form.
+        grams: each run of 13 words in them.
+    """
+
+    questions: frozenset[str]
+    grams: frozenset[str]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> EvaluationTexts:
+        """Return the questions and word runs of ``texts``."""
+        forms = frozenset(filter(None, map(normal_form, texts)))
+        return cls(forms, frozenset(gram for form in forms for gram in _grams(form)))
+
+    def overlap(self, turns: Iterable[Mapping[str, Any]]) -> bool:
+        """Return True if a user turn is one of the questions, or a turn shares 13 words in a row with one."""
+        for turn in turns:
+            form = normal_form(turn["content"])
+            if turn["role"] == "user" and form in self.questions:
+                return True
+            if any(gram in self.grams for gram in _grams(form)):
+                return True
+        return False
+
+
+def _grams(form: str) -> Iterator[str]:
+    words = form.split()
+    for start in range(len(words) - _GRAM_WORDS + 1):
+        yield " ".join(words[start : start + _GRAM_WORDS])
+
+
+class Decontaminate(Step[Mapping[str, Any], Mapping[str, Any]]):
+    """Drops examples that ask a question of an evaluation set, or share 13 words in a row with one."""
+
+    name = "decontaminate"
+
+    def __init__(self, texts: EvaluationTexts) -> None:
+        self.texts = texts
+
+    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | Dropped]:
+        """See :meth:`Step.apply`; a row has (at least) ``messages``."""
+        for row in rows:
+            if self.texts.overlap(row["messages"]):
+                yield Dropped(
+                    "overlaps an evaluation set", sample=" ".join(turn["content"] for turn in row["messages"])
+                )
+            else:
+                yield row
+
+
+def read_evaluation_texts(paths: Sequence[str]) -> EvaluationTexts:
+    """Read the questions of evaluation sets.
+
+    Of a row of ``.json`` or ``.jsonl`` the question is under ``question``, ``prompt``, ``query``, ``input``,
+    ``instruction``, ``problem`` or ``ctx``, or in the user turns of ``messages``; of another file each line is one.
+
+    Raises:
+        InputError: a file can't be read, or has no question.
+    """
+    return EvaluationTexts.of(text for path in paths for text in _questions(Path(path)))
+
+
+def _questions(path: Path) -> list[str]:
+    where = f"dataset.quality_control.decontaminate: {str(path)!r}"
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".jsonl":
+            found = [one for line in text.splitlines() if line.strip() for one in _of_row(json.loads(line))]
+        elif path.suffix == ".json":
+            found = list(_of_row(json.loads(text)))
+        else:
+            found = [line for line in text.splitlines() if re.search(r"\w", line)]
+    except OSError as error:
+        raise InputError(f"{where} can't be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise InputError(f"{where} is no {path.suffix or 'text'} file in UTF-8: {error}.") from error
+    if not found:
+        raise InputError(
+            f"{where} has no question.", hint=f"Its rows need one of: {', '.join(_QUESTION_KEYS)}, messages."
+        )
+    return found
+
+
+def _of_row(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _of_row(one)
+    elif isinstance(value, Mapping):
+        turns = value.get("messages")
+        if isinstance(turns, list):
+            yield from (str(turn.get("content")) for turn in turns if turn.get("role") == "user")
+        found = [value[key] for key in _QUESTION_KEYS if isinstance(value.get(key), str)]
+        yield from found
+        if not found and turns is None:
+            for nested in value.values():
+                if isinstance(nested, list | Mapping):
+                    yield from _of_row(nested)

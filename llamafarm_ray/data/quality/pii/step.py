@@ -1,0 +1,63 @@
+"""Handle personal data in passages, before anything is made of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from llamafarm_ray.config.quality import PiiAction
+from llamafarm_ray.data.quality.pii.find import find_pii, redact
+from llamafarm_ray.data.quality.pii.finding import Finding
+from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.steps.base import Dropped, Kept, Step
+
+__all__ = ["HandlePii"]
+
+
+class HandlePii(Step[Passage, Passage]):
+    """Finds personal data, counts it by kind, and does what ``action`` says with ``kinds``.
+
+    Args:
+        action: ``redact`` puts ``[EMAIL]`` and the like in its place, in headings too; ``drop`` drops the passage;
+            ``tag`` names the kinds in the column ``pii`` of the examples; ``keep`` counts only.
+        kinds: the kinds that the action is for. The others are kept and counted.
+        regions: countries whose phone numbers are recognized without a country prefix.
+    """
+
+    name = "pii"
+
+    def __init__(self, action: PiiAction, kinds: Collection[str], regions: Sequence[str] = ()) -> None:
+        self.action = action
+        self.kinds = frozenset(kinds)
+        self.regions = regions
+
+    def apply(self, rows: Iterable[Passage]) -> Iterator[Passage | Dropped | Kept[Passage]]:
+        """See :meth:`Step.apply`."""
+        for passage in rows:
+            texts = (passage.text, passage.title, *passage.headings)
+            findings = [find_pii(text, regions=self.regions) for text in texts]
+            found = Counter(finding.kind for in_text in findings for finding in in_text)
+            affected = sorted(self.kinds & found.keys())
+            sample = redact(passage.text, findings[0])
+            if not found:
+                yield passage
+            elif affected and self.action == "drop":
+                yield Dropped(f"has personal data: {', '.join(affected)}", sample=sample)
+            else:
+                verb = {"redact": "redacted", "tag": "tagged"}.get(self.action, "kept")
+                notes = {f"{kind} {verb if kind in self.kinds else 'kept'}": count for kind, count in found.items()}
+                yield Kept(self._changed(passage, texts, findings, affected), notes, sample=sample)
+
+    def _changed(
+        self, passage: Passage, texts: Sequence[str], findings: list[list[Finding]], affected: list[str]
+    ) -> Passage:
+        if self.action == "tag":
+            return replace(passage, pii=tuple(affected))
+        if self.action != "redact" or not affected:
+            return passage
+        text, title, *headings = (
+            redact(text, [finding for finding in in_text if finding.kind in self.kinds])
+            for text, in_text in zip(texts, findings, strict=True)
+        )
+        return replace(passage, text=text, title=title, headings=tuple(headings))

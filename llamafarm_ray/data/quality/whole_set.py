@@ -1,0 +1,238 @@
+"""Filters that need the whole dataset: near duplicates, distance from the domain, overlap with evaluation sets.
+
+They choose rows, told by document and position, from streams of all rows; a stream can be asked for again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from llamafarm_ray.config import QualityControl
+from llamafarm_ray.data.quality.decontamination import Decontaminate, EvaluationTexts
+from llamafarm_ray.data.quality.near_duplicates import Bands, Signatures, candidates, resolve, sign
+from llamafarm_ray.data.quality.support import names_and_numbers
+from llamafarm_ray.data.quality.vectors import embed
+from llamafarm_ray.data.steps.base import Dropped, Step
+from llamafarm_ray.data.text import text_digest
+
+__all__ = [
+    "FILTER_COLUMNS",
+    "DropNearDuplicates",
+    "DropOffDomain",
+    "Place",
+    "Tables",
+    "find_near_duplicates",
+    "find_off_domain",
+    "whole_set_filters",
+]
+
+Place = tuple[str, int]
+"""Document and position of an example."""
+
+Unit = Literal["passage", "question"]
+
+Tables = Callable[[Callable[[pa.Table], pa.Table], list[str]], Iterator[pa.Table]]
+"""Apply a function to tables with these columns of all rows, wherever they are, and return the results in any order."""
+
+FILTER_COLUMNS = ("document", "position", "messages")
+
+_PLACE = ["document", "position"]
+_COLUMNS = {"passage": [*_PLACE, "passage"], "question": [*_PLACE, "messages", "fact"]}
+_MIN_COSINE = 0.1
+
+
+class _DropChosen(Step[Mapping[str, Any], Mapping[str, Any]]):
+    """Drops rows by their places.
+
+    Args:
+        chosen: the places.
+    """
+
+    reason: ClassVar[str]
+
+    def __init__(self, chosen: Iterable[Place]) -> None:
+        self.chosen = frozenset(chosen)
+
+    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | Dropped]:
+        """See :meth:`Step.apply`; a row has (at least) ``FILTER_COLUMNS``."""
+        for row in rows:
+            if (row["document"], row["position"]) in self.chosen:
+                yield Dropped(self.reason, sample=" ".join(turn["content"] for turn in row["messages"]))
+            else:
+                yield row
+
+
+class DropNearDuplicates(_DropChosen):
+    """Drops examples whose passage or question is nearly that of another example."""
+
+    name = "near_duplicates"
+    reason = "near duplicate"
+
+
+class DropOffDomain(_DropChosen):
+    """Drops examples whose passage is far from the domain."""
+
+    name = "domain_relevance"
+    reason = "far from the domain"
+
+
+def whole_set_filters(
+    quality: QualityControl, evaluation: EvaluationTexts, tables: Tables
+) -> tuple[Step[Mapping[str, Any], Mapping[str, Any]], ...]:
+    """Return the filters that a configuration asks for, ready to run on rows with (at least) ``FILTER_COLUMNS``."""
+    validation = quality.validation
+    steps: list[Step[Mapping[str, Any], Mapping[str, Any]]] = []
+    if validation.duplicate_detection and validation.near_duplicate_threshold is not None:
+        units: tuple[Unit, ...] = ("passage", "question")
+        found = (find_near_duplicates(tables, unit, validation.near_duplicate_threshold) for unit in units)
+        steps.append(DropNearDuplicates(set().union(*found)))
+    if validation.domain_relevance:
+        steps.append(DropOffDomain(find_off_domain(tables, validation.domain)))
+    if quality.decontaminate:
+        steps.append(Decontaminate(evaluation))
+    return tuple(steps)
+
+
+def texts_of(table: pa.Table, unit: Unit) -> tuple[list[str], list[str]]:
+    """Return for each row the name of its unit, and the unit's text: its passage, or its question.
+
+    A passage counts once for a document, and all phrasings of a question are one.
+    """
+    if unit == "passage":
+        texts = table["passage"].to_pylist()
+        names = [
+            text_digest([document, text]) for document, text in zip(table["document"].to_pylist(), texts, strict=True)
+        ]
+    else:
+        texts = [question_of(turns) for turns in table["messages"].to_pylist()]
+        names = table["fact"].to_pylist()
+    return names, texts
+
+
+def question_of(turns: Iterable[Mapping[str, Any]]) -> str:
+    """Return the last user turn of a conversation, empty if there is none."""
+    return next((str(turn["content"]) for turn in reversed(list(turns)) if turn["role"] == "user"), "")
+
+
+@dataclass
+class _Units:
+    """Units in the order of their first rows.
+
+    Args:
+        index: index by name.
+        firsts: the smallest place of each.
+        places: all places of each.
+    """
+
+    index: dict[str, int]
+    firsts: list[Place]
+    places: list[list[Place]]
+
+
+def find_near_duplicates(tables: Tables, unit: Unit, threshold: float) -> set[Place]:
+    """Return the places of rows whose passage or question is nearly that of an earlier document or position.
+
+    Texts whose names or numbers differ are different facts, however alike they are, and stay.
+    """
+    bands = Bands.for_threshold(threshold)
+    units = _Units({}, [], [])
+    digests: list[bytes] = []
+    signed: list[np.ndarray[Any, np.dtype[np.uint64]]] = []
+    for table in tables(_Sign(unit, bands), _COLUMNS[unit]):
+        for name, document, position, digest, band in zip(
+            *(table[column].to_pylist() for column in _SIGNED), strict=True
+        ):
+            place = (document, position)
+            at = units.index.setdefault(name, len(units.index))
+            if at == len(units.firsts):
+                units.firsts.append(place)
+                units.places.append([place])
+                digests.append(digest)
+                signed.append(np.frombuffer(band, dtype=np.uint64))
+            else:
+                units.places[at].append(place)
+                if place < units.firsts[at]:
+                    # Of a question's phrasings the first one stands for it, whichever comes first.
+                    units.firsts[at], digests[at], signed[at] = place, digest, np.frombuffer(band, dtype=np.uint64)
+    if not digests:
+        return set()
+    order = sorted(range(len(digests)), key=units.firsts.__getitem__)
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    signatures = Signatures(digests, np.stack(signed))
+    texts = _texts(tables, unit, units, signatures)
+    dropped = resolve(
+        signatures,
+        ranks,
+        texts.__getitem__,
+        threshold=threshold,
+        may_drop=lambda one, other: names_and_numbers(texts[one]) == names_and_numbers(texts[other]),
+    )
+    return {place for index in dropped for place in units.places[index]}
+
+
+_SIGNED = ("name", "document", "position", "digest", "bands")
+
+
+@dataclass(frozen=True)
+class _Sign:
+    """Turns a table of rows into one of their signatures; runs in Ray's tasks."""
+
+    unit: Unit
+    bands: Bands
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        names, texts = texts_of(table, self.unit)
+        signatures = sign(texts, self.bands)
+        bands = [row.tobytes() for row in np.ascontiguousarray(signatures.bands)]
+        columns = [pa.array(names), table["document"], table["position"]]
+        return pa.table([*columns, pa.array(signatures.digests, pa.binary()), pa.array(bands, pa.binary())], _SIGNED)
+
+
+def _texts(tables: Tables, unit: Unit, units: _Units, signatures: Signatures) -> dict[int, str]:
+    """Return the texts of the units that have a candidate, by index."""
+    wanted = {int(index) for group in candidates(signatures.bands) for index in group}
+    first = {units.firsts[index]: index for index in wanted}
+    found: dict[int, str] = {}
+    if not wanted:
+        return found
+    for table in tables(_same, _COLUMNS[unit]):
+        places = zip(table["document"].to_pylist(), table["position"].to_pylist(), strict=True)
+        _, texts = texts_of(table, unit)
+        found.update({first[place]: text for place, text in zip(places, texts, strict=True) if place in first})
+    return found
+
+
+def _same(table: pa.Table) -> pa.Table:
+    return table
+
+
+def find_off_domain(tables: Tables, domain: str | None) -> set[Place]:
+    """Return the places of rows whose passage is far from the domain: cosine below 0.1.
+
+    Args:
+        tables: all rows.
+        domain: text that describes it; None: the mean of all passages.
+    """
+    center = embed([domain])[0].astype(float) if domain else _center(tables)
+    far: set[Place] = set()
+    for table in tables(_same, _COLUMNS["passage"]):
+        cosines = embed(table["passage"].to_pylist()).astype(float) @ center
+        places = zip(table["document"].to_pylist(), table["position"].to_pylist(), strict=True)
+        far.update(place for place, cosine in zip(places, cosines.tolist(), strict=True) if cosine < _MIN_COSINE)
+    return far
+
+
+def _center(tables: Tables) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return the unit vector of the mean of all passages, in an order of adding that no partition changes."""
+    total = np.zeros(256)
+    for table in tables(_same, _COLUMNS["passage"]):
+        vectors = embed(table["passage"].to_pylist()).astype(float)
+        total += np.round(vectors * 2**20).sum(axis=0)  # sums of whole numbers don't depend on their order
+    length = np.linalg.norm(total)
+    return total / length if length else total
