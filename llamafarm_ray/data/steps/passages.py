@@ -34,7 +34,7 @@ class SplitPassages(Step[ParsedDocument, Passage]):
             # A section that goes on over several pages is one run of text.
             for headings, sections in itertools.groupby(document.sections, key=lambda section: section.headings):
                 for text, page in self._split(sections):
-                    yield Passage(document.path, document.digest, document.title, headings, text, index, page)
+                    yield Passage(document.path, document.digest, document.title, headings, text, index, page=page)
                     index += 1
 
     def _split(self, sections: Iterable[Section]) -> Iterator[tuple[str, int | None]]:

@@ -49,7 +49,7 @@ def learn(model: Any, tokenizer: Any, lessons: Sequence[Lesson], study: Study, *
     steps = list(_steps(tokenizer, lessons, study, random.Random(seed)))
     student.train()
     for index, batch in enumerate(steps):
-        _loss(student, batch, tokenizer.pad_token_id).backward()
+        _loss(student, batch, tokenizer.pad_token_id).backward()  # type: ignore[no-untyped-call]
         for weight, copy in zip(weights, exact, strict=True):
             copy.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
