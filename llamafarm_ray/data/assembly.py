@@ -84,6 +84,7 @@ class Assembly:
                 read=len(harvest.digests),
                 skipped=harvest.skipped,
                 ignored=dict(sorted(sources.ignored.items())),
+                notes=dict(sorted(harvest.notes.items())),
             ),
             steps=[StepReport(name=step, **counts.to_dict()) for step, counts in harvest.ledger.steps.items()],
             num_train=len(self._lines["train"]),

@@ -20,7 +20,7 @@ from llamafarm_ray.data.readers import MAX_DOCUMENT_BYTES, DocumentError, reader
 from llamafarm_ray.data.readers.base import BrokenDocumentError
 from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, ParsedDocument
 from llamafarm_ray.data.sources import SourceFile
-from llamafarm_ray.data.steps import CheckLength, CheckSubstance, Clean, Ledger, LimitQuestions, SplitPassages, Step
+from llamafarm_ray.data.steps import CheckLength, CheckSubstance, Clean, DetectLanguage, Ledger, LimitQuestions, SplitPassages, Step
 
 __all__ = ["FILE_SCHEMA", "RESULT_SCHEMA", "document_steps", "files_table", "process_documents"]
 
@@ -30,11 +30,13 @@ RESULT_SCHEMA = pa.schema(
         ("path", pa.string()),
         ("digest", pa.string()),
         ("error", pa.string()),
+        ("notes", pa.list_(pa.string())),
         ("counts", pa.string()),
         ("examples", pa.list_(pa.struct(list(EXAMPLE_SCHEMA)))),
     ]
 )
-"""``error`` is why the document was skipped, empty if it was read; ``counts`` is a ledger as JSON."""
+"""``error`` is why the document was skipped, empty if it was read; ``notes`` are its reader's remarks; ``counts`` is a
+ledger as JSON."""
 
 
 def files_table(files: Iterable[SourceFile]) -> pa.Table:
@@ -48,6 +50,7 @@ def document_steps(config: DatasetConfig) -> tuple[Step[Any, Any], ...]:
     filters, generation = config.quality_control.filters, config.preprocessing.qa_generation
     return (
         Clean(),
+        DetectLanguage(),
         SplitPassages(config.preprocessing.passage_words),
         GenerateByRules(),
         CheckSubstance(),
@@ -67,13 +70,20 @@ def _process(file: dict[str, Any], steps: Sequence[Step[Any, Any]]) -> dict[str,
     try:
         document = _read(file["path"], Path(os.fsdecode(file["location"])))
     except DocumentError as error:
-        return {"path": file["path"], "digest": "", "error": str(error), "counts": "{}", "examples": []}
+        return {"path": file["path"], "digest": "", "error": str(error), "notes": [], "counts": "{}", "examples": []}
     rows: Iterable[Any] = [document]
     for step in steps:
         rows = step.run(rows, ledger)
     examples = [example.build_row(position) for position, example in enumerate(rows)]
     counts = json.dumps(ledger.to_dict())
-    return {"path": file["path"], "digest": document.digest, "error": "", "counts": counts, "examples": examples}
+    return {
+        "path": file["path"],
+        "digest": document.digest,
+        "error": "",
+        "notes": list(document.notes),
+        "counts": counts,
+        "examples": examples,
+    }
 
 
 def _read(path: str, location: Path) -> ParsedDocument:

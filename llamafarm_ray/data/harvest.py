@@ -15,6 +15,7 @@ import ray.data
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.documents import document_steps, files_table, process_documents
+from llamafarm_ray.data.generation import NO_RULES, GenerateByRules
 from llamafarm_ray.data.rows import EXAMPLE_SCHEMA
 from llamafarm_ray.data.sources import SkippedDocument, Sources
 from llamafarm_ray.data.steps import Ledger
@@ -37,21 +38,25 @@ class Harvest:
         ledger: the counts of the steps so far.
         digests: digest by path of each document that was read.
         skipped: the documents that were not, in the order of their paths.
+        notes: remarks by path of the readers of documents that were read.
     """
 
     blocks: list[ray.ObjectRef[Any]] = field(default_factory=list)
     ledger: Ledger = field(default_factory=Ledger)
     digests: dict[str, str] = field(default_factory=dict)
     skipped: list[SkippedDocument] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
     _pending: list[pa.Table] = field(default_factory=list)
 
     def take(self, batch: pa.Table) -> None:
         """Take in a batch of ``RESULT_SCHEMA``."""
-        for row in batch.select(["path", "digest", "error", "counts"]).to_pylist():
+        for row in batch.select(["path", "digest", "error", "notes", "counts"]).to_pylist():
             if row["error"]:
                 self.skipped.append(SkippedDocument(row["path"], row["error"]))
             else:
                 self.digests[row["path"]] = row["digest"]
+                if row["notes"]:
+                    self.notes[row["path"]] = row["notes"]
                 self.ledger.merge(json.loads(row["counts"]))
         examples = batch["examples"].combine_chunks().flatten()
         if len(examples):
@@ -82,6 +87,13 @@ class Harvest:
             reasons: Counter[str] = Counter()
             for counts in self.ledger.steps.values():
                 reasons.update(counts.dropped)
+            languages = [reason.removeprefix(NO_RULES).strip() for reason in reasons if reason.startswith(NO_RULES)]
+            if languages and not self.ledger.counts(GenerateByRules.name).rows_out:
+                raise InputError(
+                    f"The {len(self.digests)} documents read in {str(source)!r} gave no example: they are in "
+                    f"{' and '.join(sorted(languages))}, and questions are made by rules for English only.",
+                    hint="Let a model write them: set dataset.preprocessing.qa_generation.model.",
+                )
             told = ", ".join(f"{count} times {reason!r}" for reason, count in reasons.most_common(_MAX_REASONS_SHOWN))
             raise InputError(
                 f"The {len(self.digests)} documents read in {str(source)!r} gave no example (dropped: {told}).",

@@ -14,12 +14,21 @@ __all__ = ["BuildReport", "DocumentCounts", "Lengths", "Sample", "StepReport"]
 
 @dataclass(frozen=True, slots=True)
 class DocumentCounts:
-    """The documents of the source. ``found`` = ``read`` + the skipped ones; ``ignored`` counts other files by type."""
+    """The documents of the source.
+
+    Args:
+        found: those of a supported type: ``read`` and the skipped ones.
+        read: those that were read.
+        skipped: the others, with reasons.
+        ignored: other files, counted by type.
+        notes: remarks of the readers by document, as the encoding of a text that is not UTF-8.
+    """
 
     found: int
     read: int
     skipped: list[SkippedDocument]
     ignored: dict[str, int]
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

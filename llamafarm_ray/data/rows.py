@@ -22,10 +22,14 @@ __all__ = [
     "Passage",
     "Section",
     "dataset_digest",
+    "fenced",
+    "is_code",
     "with_marks",
 ]
 
 ROLES = ("system", "user", "assistant")
+
+_FENCE = "```"
 
 _TURN = [("role", pa.string()), ("content", pa.string())]
 _MESSAGES = pa.list_(pa.struct(_TURN))
@@ -45,6 +49,19 @@ EXAMPLE_SCHEMA = pa.schema([*ROW_SCHEMA, ("key", pa.string()), ("fact", pa.strin
 """The columns while it is built: what deduplication and the split need comes on top."""
 
 
+def fenced(code: str) -> str:
+    """Return ``code`` as a block between fences, as in Markdown; a fence is longer than any run of ticks in it."""
+    fence = _FENCE
+    while fence in code:
+        fence += "`"
+    return f"{fence}\n{code}\n{fence}"
+
+
+def is_code(block: str) -> bool:
+    """Return True if ``block`` is a code block made by :func:`fenced`."""
+    return block.startswith(_FENCE) and "\n" in block
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """A run of text under one heading.
@@ -52,26 +69,43 @@ class Section:
     Args:
         headings: the path of headings down to it, outermost first; empty before the first heading.
         blocks: paragraphs, list items and table rows as text, each without line ends. A table row or definition
-            reads ``term: definition``.
+            reads ``term: definition``. A code block keeps its lines between two fences, see :func:`fenced`.
+        page: number of the page or slide on which it begins, 1 the first; None for formats without pages.
     """
 
     headings: tuple[str, ...]
     blocks: tuple[str, ...]
+    page: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
-    """A document after its reader: nothing of the file format is left."""
+    """A document after its reader: nothing of the file format is left.
+
+    Args:
+        path: relative to the source.
+        digest: of the file's bytes.
+        title: "" if it has none.
+        sections: its text.
+        language: ISO 639-1 code of most of it, "" if it is not known.
+        notes: remarks of the reader for the report.
+    """
 
     path: str
     digest: Digest
     title: str
     sections: tuple[Section, ...]
+    language: str = ""
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A piece of a section, whole sentences; blocks are separated by a line end. ``index`` counts in the document."""
+    """A piece of a section, whole sentences; blocks are separated by a line end. ``index`` counts in the document.
+
+    ``page`` is the page or slide on which it begins, None for formats without pages; ``language`` an ISO 639-1 code,
+    "" if it is not known.
+    """
 
     document: str
     document_digest: Digest
@@ -79,6 +113,21 @@ class Passage:
     headings: tuple[str, ...]
     text: str
     index: int
+    page: int | None = None
+    language: str = ""
+
+    @property
+    def prose(self) -> str:
+        """The text without code blocks."""
+        lines, fence = [], ""
+        for line in self.text.splitlines():
+            if fence:
+                fence = "" if line == fence else fence
+            elif line.startswith(_FENCE) and not line.strip("`"):
+                fence = line
+            else:
+                lines.append(line)
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)

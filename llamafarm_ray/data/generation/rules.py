@@ -24,9 +24,9 @@ from llamafarm_ray.data.generation.grammar import Lexicon, head_of, is_plural
 from llamafarm_ray.data.generation.questions import Question, questions_of
 from llamafarm_ray.data.rows import Example, Message, Passage
 from llamafarm_ray.data.steps.base import Dropped, Step
-from llamafarm_ray.data.text import num_words, sentences_of, text_digest
+from llamafarm_ray.data.text import language_name, num_words, sentences_of, text_digest
 
-__all__ = ["GenerateByRules"]
+__all__ = ["NO_RULES", "GenerateByRules"]
 
 _ENTRY = re.compile(r"(?P<term>[^\W_][^.:;?!\u2013]{1,60}): (?P<value>\S.*)")
 _TABLE_ROW = re.compile(r"(?P<term>[^:;]{1,60}) \u2013 (?P<pairs>[^:;]{1,40}: .+)")
@@ -37,6 +37,10 @@ _MAX_HEADING_WORDS = 12
 _NUMBERING = re.compile(r"^(?:(?:chapter|section|part|step)\s+)?(?:\d+(?:\.\d+)*|[A-Z]|[IVX]+)[.):]\s+", re.IGNORECASE)
 _GLOSSARY = re.compile(r"\b(?:glossary|definitions|terms|vocabulary)\b", re.IGNORECASE)
 _FROM_STATEMENT, _FROM_SECTION = 0, 1
+_LANGUAGES = ("en", "")  # what is too short to tell is tried
+
+NO_RULES = "no rules for"
+"""Beginning of the reason to drop a passage in another language, before the language's name."""
 
 
 class GenerateByRules(Step[Passage, Example]):
@@ -47,13 +51,17 @@ class GenerateByRules(Step[Passage, Example]):
     def apply(self, rows: Iterable[Passage]) -> Iterator[Example | Dropped]:
         """See :meth:`Step.apply`; the passages of one document together, as they show how it writes its words."""
         passages = list(rows)
-        lexicon = Lexicon.of(sentence for passage in passages for sentence in sentences_of(passage.text))
+        english = [passage for passage in passages if passage.language in _LANGUAGES]
+        lexicon = Lexicon.of(sentence for passage in english for sentence in sentences_of(passage.prose))
         sections = _Sections(lexicon)
         for passage in passages:
+            if passage.language not in _LANGUAGES:
+                yield Dropped(f"{NO_RULES} {language_name(passage.language)}")
+                continue
             examples = [
                 *(
                     example
-                    for line in passage.text.splitlines()
+                    for line in passage.prose.splitlines()
                     for question, answer in _from_line(line, passage.title, lexicon)
                     for example in _examples(passage, question, answer, _FROM_STATEMENT)
                 ),
@@ -171,7 +179,7 @@ class _Sections:
             if about is None:
                 return
             question = about
-        answer = _start_of(passage.text)
+        answer = _start_of(passage.prose)
         if answer and question.direct not in self._asked:
             self._asked.add(question.direct)
             yield from _examples(passage, question, answer, rank)

@@ -1,7 +1,14 @@
-"""Readers: one file per document format, each turning bytes into a :class:`~llamafarm_ray.data.rows.ParsedDocument`."""
+"""Readers turn the bytes of a file into a :class:`~llamafarm_ray.data.rows.ParsedDocument`.
+
+To add a format, write a :class:`Reader` in a module of this package and give it a row in ``FORMATS``. A reader's
+module, and with it the parser that it needs, is imported when the first file of its format is met.
+"""
 
 from __future__ import annotations
 
+import functools
+import importlib
+from dataclasses import dataclass
 from pathlib import PurePath
 
 from llamafarm_ray.data.readers.base import (
@@ -13,37 +20,60 @@ from llamafarm_ray.data.readers.base import (
     OversizedDocumentError,
     Reader,
 )
-from llamafarm_ray.data.readers.docx import DocxReader
-from llamafarm_ray.data.readers.html import HtmlReader
-from llamafarm_ray.data.readers.markdown import MarkdownReader
-from llamafarm_ray.data.readers.pdf import PdfReader
-from llamafarm_ray.data.readers.text import TextReader
 
 __all__ = [
+    "FORMATS",
     "MAX_DOCUMENT_BYTES",
-    "READERS",
     "SUPPORTED_EXTENSIONS",
     "BrokenDocumentError",
     "DocumentError",
-    "DocxReader",
     "EmptyDocumentError",
     "EncryptedDocumentError",
-    "HtmlReader",
-    "MarkdownReader",
+    "Format",
     "OversizedDocumentError",
-    "PdfReader",
     "Reader",
-    "TextReader",
     "reader_for",
 ]
 
-READERS: tuple[Reader, ...] = (MarkdownReader(), TextReader(), HtmlReader(), PdfReader(), DocxReader())
 
-_BY_EXTENSION = {extension: reader for reader in READERS for extension in reader.extensions}
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A row of the table of formats.
+
+    Args:
+        reader: module (below this package) and class of the reader, ``module:Class``.
+        extensions: of its files, in lower case, with the dot.
+    """
+
+    reader: str
+    extensions: tuple[str, ...]
+
+    def load(self) -> Reader:
+        """Import the reader and return the one instance of it that this process has."""
+        return _load(self.reader)
+
+
+FORMATS: tuple[Format, ...] = (
+    Format("markdown:MarkdownReader", (".md", ".markdown")),
+    Format("text:TextReader", (".txt",)),
+    Format("html:HtmlReader", (".html", ".htm")),
+    Format("pdf:PdfReader", (".pdf",)),
+    Format("docx:DocxReader", (".docx",)),
+)
+
+_BY_EXTENSION = {extension: row for row in FORMATS for extension in row.extensions}
 
 SUPPORTED_EXTENSIONS = tuple(sorted(_BY_EXTENSION))
 
 
+@functools.cache
+def _load(name: str) -> Reader:
+    module, _, reader = name.partition(":")
+    loaded: Reader = getattr(importlib.import_module(f"{__name__}.{module}"), reader)()
+    return loaded
+
+
 def reader_for(path: PurePath | str) -> Reader | None:
-    """The reader of a file, chosen by its extension in any case; None if no reader takes it."""
-    return _BY_EXTENSION.get(PurePath(path).suffix.lower())
+    """Return the reader of a file, chosen by its extension in any case; None if no reader takes it."""
+    row = _BY_EXTENSION.get(PurePath(path).suffix.lower())
+    return row.load() if row else None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from llamafarm_ray.data.rows import ParsedDocument, Section
+from llamafarm_ray.data.rows import ParsedDocument, Section, fenced
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest
 
@@ -69,7 +69,14 @@ class Outline:
         self._path: list[tuple[int, str]] = []
         self._blocks: list[str] = []
         self._sections: list[Section] = []
+        self._page: int | None = None
         self.first_heading = ""
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        """Add a remark for the report: what the reader had to assume, as ``read as cp1252``."""
+        if text not in self.notes:
+            self.notes.append(text)
 
     def heading(self, level: int, text: str) -> None:
         """Start a section; ``level`` 1 is the outermost. An empty heading is ignored."""
@@ -87,22 +94,38 @@ class Outline:
         if text:
             self._blocks.append(text)
 
+    def code(self, text: str) -> None:
+        """Add a code block, fenced, with its line ends and indentation; empty text is ignored."""
+        lines = [line.rstrip() for line in text.expandtabs(4).splitlines()]
+        while lines and not lines[0]:
+            del lines[0]
+        while lines and not lines[-1]:
+            del lines[-1]
+        if lines:
+            self._blocks.append(fenced("\n".join(lines)))
+
+    def page(self, number: int) -> None:
+        """Begin a page or slide; text that follows is found there."""
+        if number != self._page:
+            self._close()
+            self._page = number
+
     def sections(self) -> tuple[Section, ...]:
-        """Every section that has text."""
+        """Return every section that has text."""
         self._close()
         return tuple(self._sections)
 
     def _close(self) -> None:
         if self._blocks:
-            self._sections.append(Section(tuple(text for _, text in self._path), tuple(self._blocks)))
+            self._sections.append(Section(tuple(text for _, text in self._path), tuple(self._blocks), self._page))
         self._blocks = []
 
 
 class Reader(abc.ABC):
-    """Reads one format. A subclass says its name and extensions and implements :meth:`parse`."""
+    """Base class of readers. A subclass has a name, for messages, and implements :meth:`parse`."""
 
     name: ClassVar[str]
-    extensions: ClassVar[tuple[str, ...]]
+    max_bytes: ClassVar[int] = MAX_DOCUMENT_BYTES
 
     @abc.abstractmethod
     def parse(self, data: bytes, outline: Outline) -> str:
@@ -118,21 +141,21 @@ class Reader(abc.ABC):
         Raises:
             DocumentError: the document is broken, encrypted, too large or without text.
         """
-        if len(data) > MAX_DOCUMENT_BYTES:
-            raise OversizedDocumentError(oversized_message(len(data)))
+        if len(data) > self.max_bytes:
+            raise OversizedDocumentError(oversized_message(len(data), self.max_bytes))
         outline = Outline()
         title = " ".join(self.parse(data, outline).split())
         sections = outline.sections()
         if not sections:
             raise EmptyDocumentError("there is no text in it.")
         fallback = outline.first_heading or PurePosixPath(path).stem.replace("_", " ").replace("-", " ")
-        return ParsedDocument(path, Digest.of(data), title or fallback, sections)
+        return ParsedDocument(path, Digest.of(data), title or fallback, sections, notes=tuple(outline.notes))
 
 
-def oversized_message(num_bytes: int) -> str:
-    """Why a file of this size is refused."""
+def oversized_message(num_bytes: int, limit: int = MAX_DOCUMENT_BYTES) -> str:
+    """Return the reason to skip a file of this size."""
     mebibyte = 1024 * 1024
-    return f"it has {num_bytes / mebibyte:.0f} MiB, more than the {MAX_DOCUMENT_BYTES // mebibyte} MiB that are read."
+    return f"it has {num_bytes / mebibyte:.0f} MiB, more than the {limit // mebibyte} MiB that are read."
 
 
 def list_item(line: str, number: int) -> tuple[str, int] | None:

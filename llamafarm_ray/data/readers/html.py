@@ -28,7 +28,6 @@ class HtmlReader(Reader):
     """``.html`` and ``.htm`` files."""
 
     name = "HTML"
-    extensions = (".html", ".htm")
 
     def parse(self, data: bytes, outline: Outline) -> str:
         """See :meth:`Reader.parse`; the first ``h1`` is the title, else ``<title>``."""

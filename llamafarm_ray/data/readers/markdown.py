@@ -22,11 +22,10 @@ class MarkdownReader(Reader):
     """``.md`` and ``.markdown`` files; a ``title`` in YAML front matter is the title, else the first heading."""
 
     name = "Markdown"
-    extensions = (".md", ".markdown")
 
     def parse(self, data: bytes, outline: Outline) -> str:
         """See :meth:`Reader.parse`."""
-        text = require_text(data).replace("\r\n", "\n")
+        text = require_text(data, outline).replace("\r\n", "\n")
         title, text = _front_matter(text)
         tokens = MarkdownIt("commonmark").enable("table").parse(text)
         rows: list[list[str]] = []

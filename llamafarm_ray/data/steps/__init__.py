@@ -4,6 +4,7 @@ from llamafarm_ray.data.steps.base import Dropped, Ledger, Step, StepCounts
 from llamafarm_ray.data.steps.check import CheckLength, CheckSubstance
 from llamafarm_ray.data.steps.clean import Clean
 from llamafarm_ray.data.steps.deduplicate import Deduplicate
+from llamafarm_ray.data.steps.language import DetectLanguage
 from llamafarm_ray.data.steps.limit import LimitQuestions
 from llamafarm_ray.data.steps.passages import SplitPassages
 
@@ -12,6 +13,7 @@ __all__ = [
     "CheckSubstance",
     "Clean",
     "Deduplicate",
+    "DetectLanguage",
     "Dropped",
     "Ledger",
     "LimitQuestions",

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from llamafarm_ray.data.rows import ParsedDocument, Section
+from llamafarm_ray.data.rows import ParsedDocument, Section, is_code
 from llamafarm_ray.data.steps.base import Dropped, Step
 
 __all__ = ["Clean", "clean_text"]
@@ -33,10 +33,19 @@ class Clean(Step[ParsedDocument, ParsedDocument]):
 
 
 def _clean_section(section: Section) -> Section:
-    return Section(
+    return replace(
+        section,
         headings=tuple(heading for heading in map(clean_text, section.headings) if heading),
-        blocks=tuple(block for block in map(clean_text, section.blocks) if any(c.isalnum() for c in block)),
+        blocks=tuple(block for block in map(_clean_block, section.blocks) if any(c.isalnum() for c in block)),
     )
+
+
+def _clean_block(block: str) -> str:
+    """Return a cleaned block; the lines of a code block keep their ends and their indentation."""
+    if not is_code(block):
+        return clean_text(block)
+    lines = block.split("\n")
+    return "\n".join(line[: len(line) - len(line.lstrip(" "))] + clean_text(line) for line in lines)
 
 
 def clean_text(text: str) -> str:

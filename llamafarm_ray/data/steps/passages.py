@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
-from llamafarm_ray.data.rows import ParsedDocument, Passage, Section
+from llamafarm_ray.data.rows import ParsedDocument, Passage, Section, fenced, is_code
 from llamafarm_ray.data.steps.base import Dropped, Step
-from llamafarm_ray.data.text import num_words, sentences_of
+from llamafarm_ray.data.text import cut_words, language_of, num_words, sentence_separator, sentences_of
 
 __all__ = ["SplitPassages"]
 
@@ -30,33 +31,52 @@ class SplitPassages(Step[ParsedDocument, Passage]):
         """See :meth:`Step.apply`; passages never cross a heading."""
         for document in rows:
             index = 0
-            for section in document.sections:
-                for text in self._split(section):
-                    yield Passage(document.path, document.digest, document.title, section.headings, text, index)
+            # A section that goes on over several pages is one run of text.
+            for headings, sections in itertools.groupby(document.sections, key=lambda section: section.headings):
+                for text, page in self._split(sections, document.language):
+                    language = language_of(text, document.language)
+                    yield Passage(document.path, document.digest, document.title, headings, text, index, page, language)
                     index += 1
 
-    def _split(self, section: Section) -> Iterator[str]:
-        text, words = "", 0
-        for block in section.blocks:
+    def _split(self, sections: Iterable[Section], language: str) -> Iterator[tuple[str, int | None]]:
+        """Yield the text of each passage, and the page on which it begins."""
+        text, words, page = "", 0, None
+        for block, on_page in ((block, section.page) for section in sections for block in section.blocks):
             separator = "\n"
-            for sentence in self._pieces(block):
-                count = num_words(sentence)
+            for piece in self._pieces(block, language):
+                count = num_words(piece)
                 if text and words + count > self.passage_words:
-                    yield text
+                    yield text, page
                     text, words = "", 0
-                text = f"{text}{separator}{sentence}" if text else sentence
+                between = separator or sentence_separator(text, piece)
+                text, page = (f"{text}{between}{piece}", page) if text else (piece, on_page)
                 words += count
-                separator = " "
+                separator = ""
         if text:
-            yield text
+            yield text, page
 
-    def _pieces(self, block: str) -> Iterator[str]:
-        """The sentences of ``block``; one that alone is far too long is cut between words."""
+    def _pieces(self, block: str, language: str) -> Iterator[str]:
+        """Yield the sentences of ``block``, or its code as a whole; what alone is far too long is cut."""
         limit = self.passage_words * _MAX_STRETCH
-        for sentence in sentences_of(block):
-            words = sentence.split()
-            if len(words) <= limit:
+        if is_code(block):
+            yield from _code_pieces(block, limit)
+            return
+        for sentence in sentences_of(block, language):
+            if num_words(sentence) <= limit:
                 yield sentence
             else:
-                for start in range(0, len(words), limit):
-                    yield " ".join(words[start : start + limit])
+                yield from cut_words(sentence, limit)
+
+
+def _code_pieces(block: str, limit: int) -> Iterator[str]:
+    """Yield code in pieces of at most ``limit`` words and a line, each between fences."""
+    lines: list[str] = []
+    words = 0
+    for line in block.split("\n")[1:-1]:
+        lines.append(line)
+        words += num_words(line)
+        if words >= limit:
+            yield fenced("\n".join(lines))
+            lines, words = [], 0
+    if lines:
+        yield fenced("\n".join(lines))
