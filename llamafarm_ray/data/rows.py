@@ -71,11 +71,13 @@ class Section:
         blocks: paragraphs, list items and table rows as text, each without line ends. A table row or definition
             reads ``term: definition``. A code block keeps its lines between two fences, see :func:`fenced`.
         page: number of the page or slide on which it begins, 1 the first; None for formats without pages.
+        record: number of the record it belongs to, 1 the first; 0 for formats without records.
     """
 
     headings: tuple[str, ...]
     blocks: tuple[str, ...]
     page: int | None = None
+    record: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +89,16 @@ class ParsedDocument:
         digest: of the file's bytes.
         title: "" if it has none.
         sections: its text.
+        notes: remarks of the reader for the report, as a part that could not be read.
         language: ISO 639-1 code of most of it, "" if it is not known.
-        notes: remarks of the reader for the report.
     """
 
     path: str
     digest: Digest
     title: str
     sections: tuple[Section, ...]
-    language: str = ""
     notes: tuple[str, ...] = ()
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)

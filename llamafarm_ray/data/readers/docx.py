@@ -44,6 +44,7 @@ class DocxReader(Reader):
     """``.docx`` files. Headers, footers, comments and text boxes are not read."""
 
     name = "DOCX"
+    extensions = (".docx",)
 
     def parse(self, data: bytes, outline: Outline) -> str:
         """See :meth:`Reader.parse`; a paragraph in style *Title* is the title, else the document's property."""

@@ -28,6 +28,7 @@ class HtmlReader(Reader):
     """``.html`` and ``.htm`` files."""
 
     name = "HTML"
+    extensions = (".html", ".htm")
 
     def parse(self, data: bytes, outline: Outline) -> str:
         """See :meth:`Reader.parse`; the first ``h1`` is the title, else ``<title>``."""

@@ -46,6 +46,7 @@ class PdfReader(Reader):
     """``.pdf`` files. A larger font marks a heading; scans have no text and are reported."""
 
     name = "PDF"
+    extensions = (".pdf",)
 
     def parse(self, data: bytes, outline: Outline) -> str:
         """See :meth:`Reader.parse`; the line in the largest font is the title, else the document's property."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from llamafarm_ray.data.rows import ParsedDocument, Passage, Section, fenced, is_code
 from llamafarm_ray.data.steps.base import Dropped, Step
@@ -32,10 +33,11 @@ class SplitPassages(Step[ParsedDocument, Passage]):
         for document in rows:
             index = 0
             # A section that goes on over several pages is one run of text.
-            for headings, sections in itertools.groupby(document.sections, key=lambda section: section.headings):
+            runs = itertools.groupby(document.sections, key=lambda section: (section.headings, section.record))
+            for (headings, _), sections in runs:
                 for text, page in self._split(sections, document.language):
-                    language = language_of(text, document.language)
-                    yield Passage(document.path, document.digest, document.title, headings, text, index, page, language)
+                    passage = Passage(document.path, document.digest, document.title, headings, text, index, page)
+                    yield replace(passage, language=language_of(passage.prose, document.language))
                     index += 1
 
     def _split(self, sections: Iterable[Section], language: str) -> Iterator[tuple[str, int | None]]:

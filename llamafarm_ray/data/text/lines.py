@@ -13,9 +13,12 @@ _LINE_END = re.compile(r"[ \t]*\n\s*")
 _DIVIDED = re.compile("([^\\W\\d_]+)([-\u2010\u00ad])[ \t]*\n[ \t]*([^\\W\\d_]+)")
 _CJK_END = re.compile(f"(?<=[{CJK}{CJK_MARKS}])[ \\t]*\\n[ \\t]*(?=[{CJK}{CJK_MARKS}])")
 _COMPOUND = frozenset(
-    "all anti close co counter cross ex far fast first follow free full good half hand hard high ill in inter large "
-    "left less long low middle mid mother multi near non off old on one open over part post pre pro re right second "
-    "self semi short single slow small so sub three two ultra under up user vice web well wide".split()  # noqa: SIM905
+    re.findall(
+        r"\w+",
+        "all anti close co counter cross ex far fast first follow free full good half hand hard high ill in inter "
+        "large left less long low middle mid mother multi near non off old on one open over part post pre pro re right "
+        "second self semi short single slow small so sub three two ultra under up user vice web well wide",
+    )
 )
 
 

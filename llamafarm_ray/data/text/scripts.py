@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["ARABIC", "CJK", "CJK_MARKS", "HANGUL", "HAN", "KANA", "SOUTH_EAST_ASIAN", "THAI", "UNSPACED"]
+__all__ = ["ARABIC", "CJK", "CJK_MARKS", "HAN", "KANA", "SOUTH_EAST_ASIAN", "THAI", "UNSPACED"]
 
 HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
-HANGUL = "\u1100-\u11ff\u3131-\u318e\uac00-\ud7a3"
 ARABIC = "\u0620-\u064a\u066e-\u06d3\u06d5\u06ee-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08c9"
 
 CJK = HAN + KANA

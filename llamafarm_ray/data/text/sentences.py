@@ -21,6 +21,7 @@ _LONGEST_WORD = 40
 _LAST_WORD = re.compile(r"([^\s(\[\"']+)\.$")
 
 _OTHER_SCRIPT = re.compile(f"[{CJK}{SOUTH_EAST_ASIAN}{ARABIC}\u0900-\u0dff\u1200-\u137f\u0530-\u058f]")
+_OTHER_SCRIPT_SHARE = 6  # a line with a foreign word in it stays what it is
 _CLOSING = "\"'\u201d\u2019\u00bb\u300d\u300f\uff09)\\]\u3011\u300b"
 _MARK_END = re.compile(
     # Full width marks need no space; a quotation that goes on ("...?" he asked) stays whole.
@@ -47,7 +48,7 @@ def sentences_of(text: str, language: str = "") -> list[str]:
     """
     found: list[str] = []
     for line in text.splitlines():
-        if not line.isascii() and _OTHER_SCRIPT.search(line):
+        if not line.isascii() and _OTHER_SCRIPT_SHARE * len(_OTHER_SCRIPT.findall(line)) > len(line):
             found += _by_marks(line)
         elif language in {"", "en"}:
             found += _english(line)
@@ -80,7 +81,7 @@ def _by_marks(line: str) -> list[str]:
 
 
 def _by_language(line: str, language: str) -> list[str]:
-    import sentencex  # noqa: PLC0415  most builds are English alone
+    import sentencex  # type: ignore[import-untyped]  # noqa: PLC0415  most builds are English alone
 
     found: list[str] = sentencex.segment(language, line)
     return found

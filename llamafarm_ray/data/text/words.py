@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 
 from llamafarm_ray.data.text.scripts import UNSPACED
@@ -30,5 +31,5 @@ def cut_words(text: str, limit: int) -> list[str]:
         return [" ".join(words[start : start + limit]) for start in range(0, len(words), limit)]
     starts = [unit.start() for unit in _UNIT.finditer(text)][limit::limit]
     borders = [0, *starts, len(text)]
-    pieces = (text[start:end].strip() for start, end in zip(borders, borders[1:], strict=False))
+    pieces = (text[start:end].strip() for start, end in itertools.pairwise(borders))
     return [piece for piece in pieces if piece]

@@ -17,7 +17,7 @@ RUSSIAN = "Библиотека открывается в восемь. Стои
     ("text", "encoding"),
     [
         (GERMAN, "latin-1"),
-        ("“The café” opens at 8 — it’s €4.", "cp1252"),
+        ("“The café” opens at 8 — it\u2019s €4.", "cp1252"),
         ("Le musée ouvre à huit heures. L'entrée coûte 4 euros.", "cp1252"),
         ("¿Dónde está el museo? El niño abrió la puerta.", "cp850"),
         (GERMAN, "utf-16"),
@@ -36,7 +36,7 @@ RUSSIAN = "Библиотека открывается в восемь. Стои
         (RUSSIAN, "cp866"),
         ("Biblioteka otwiera się o ósmej. Źdźbło żółci gęślą jaźń.", "cp1250"),
         ("Biblioteka otwiera się o ósmej. Źdźbło żółci gęślą jaźń.", "iso8859_2"),
-        ("Η βιβλιοθήκη ανοίγει στις οκτώ.", "cp1253"),
+        ("\u0397 βιβλιοθήκη ανοίγει στις οκτώ.", "cp1253"),
         ("تفتح المكتبة في الثامنة. هل هذا صحيح؟", "cp1256"),
         ("הספרייה נפתחת בשמונה.", "cp1255"),
     ],

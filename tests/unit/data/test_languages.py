@@ -8,6 +8,7 @@ from llamafarm_ray.data.generation import GenerateByRules
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.readers import reader_for
 from llamafarm_ray.data.steps import Clean, DetectLanguage, Ledger, SplitPassages
+from llamafarm_ray.data.steps.clean import clean_text
 from llamafarm_ray.data.text import cut_words, language_of, num_words, sentences_of
 from llamafarm_ray.errors import InputError
 
@@ -108,8 +109,19 @@ def test_passages_of_scripts_without_spaces_are_bounded_and_get_none():
     assert [num_words(row.text) for row in rows] == [60] * 25
 
 
+def test_a_foreign_word_changes_no_other_sentence():
+    assert sentences_of("The word 図書館 means library. J. Doe wrote it.") == [
+        "The word 図書館 means library.",
+        "J. Doe wrote it.",
+    ]
+
+
+def test_joiners_that_are_spelling_stay():
+    assert clean_text("می\u200cروم a\u200cb \u200c") == "می\u200cروم ab"
+
+
 @given(
-    st.text(st.sampled_from("aB .!?。\n\t図は「」!กา3،؟।é–\u2029"), max_size=200),
+    st.text(st.sampled_from("aB .!?。\n\t図は「」!กา3،؟।é\u2013\u2029"), max_size=200),
     st.sampled_from(["", "en", "de", "ru", "ja", "xx"]),
 )
 def test_splitting_loses_nothing_but_spaces(text, language):
@@ -142,6 +154,6 @@ def test_documents_in_other_languages_alone_are_an_error_that_says_what_to_do():
     harvest = Harvest(digests={"a.txt": "sha256:0", "b.txt": "sha256:1"})
     for text in (GERMAN, JAPANESE):
         harvest.ledger.merge(generate(text)[1].to_dict())
-    with pytest.raises(InputError, match="in German and Japanese.* for English only") as caught:
+    with pytest.raises(InputError, match=r"in German and Japanese.* for English only") as caught:
         harvest.require_examples("docs")
     assert "qa_generation.model" in caught.value.hint

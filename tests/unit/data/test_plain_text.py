@@ -12,7 +12,9 @@ def outline(text, path="a.txt"):
 
 def test_text_without_a_full_stop_is_text():
     assert outline("The library opens at eight") == {(): ["The library opens at eight"]}
-    assert outline("図書館は八時に開きます。料金は四十ユーロです。") == {(): ["図書館は八時に開きます。料金は四十ユーロです。"]}
+    assert outline("図書館は八時に開きます。料金は四十ユーロです。") == {
+        (): ["図書館は八時に開きます。料金は四十ユーロです。"]
+    }
 
 
 @pytest.mark.parametrize(
@@ -46,6 +48,7 @@ def test_headings_are_not_glued_to_the_body(text, expected):
         "The owner may not refuse a guest\nwho has paid for the day.",  # a wrapped line
         "Anna Smith: keeper\nBen Jones: guide",  # definitions
         "The museum of the town of Saint Malo\nOpens at eight.",  # not in title case
+        "Anna Smith was here.\n\n5 people came to the mill yesterday\n\nThey paid for the day.",
         "Dear Guest,\nThe owner may not refuse a guest.",
     ],
 )
@@ -54,11 +57,12 @@ def test_what_only_resembles_a_heading_is_text(text):
 
 
 def test_divided_words_become_whole():
-    text = "The libra-\nry of Saint-\nMalo is a well-\nknown place, and co\u2010\nlour fills it.\nNever re-\nsign, says the re-sign."
+    text = (
+        "The libra-\nry of Saint-\nMalo is a well-\nknown place, and co\u2010\nlour fills it.\n"
+        "Never re-\nsign, says the re-sign."
+    )
     assert outline(text) == {
-        (): [
-            "The library of Saint-Malo is a well-known place, and colour fills it. Never re-sign, says the re-sign."
-        ]
+        (): ["The library of Saint-Malo is a well-known place, and colour fills it. Never re-sign, says the re-sign."]
     }
 
 

@@ -69,7 +69,6 @@ def test_the_extension_chooses_the_reader_in_any_case(path, format_name):
 
 def test_other_extensions_have_no_reader():
     assert reader_for("a.xyz") is None
-    assert reader_for("README") is None
 
 
 # Markdown
@@ -85,10 +84,10 @@ def test_markdown_keeps_heading_paths_paragraphs_lists_and_tables():
     }
 
 
-def test_markdown_takes_the_title_of_front_matter_and_leaves_code_out():
-    document = read("a.md", b"---\ntitle: Given\nx: 1\n---\nText `with code`.\n\n```\nnot prose\n```\n")
+def test_markdown_takes_the_title_of_front_matter_and_keeps_code():
+    document = read("a.md", b"---\ntitle: Given\nx: 1\n---\nText `with code`.\n\n```\n  code\n```\n")
     assert document.title == "Given"
-    assert outline(document) == {(): ["Text with code."]}
+    assert outline(document) == {(): ["Text with code.", "```\n  code\n```"]}
 
 
 def test_two_rules_in_markdown_are_no_front_matter():
@@ -265,6 +264,10 @@ def test_too_much_is_refused(reader, monkeypatch):
     monkeypatch.setattr(type(reader), "max_bytes", 10)
     with pytest.raises(OversizedDocumentError, match="MiB"):
         reader.read(b"x" * 11, "a")
+
+
+def test_the_table_of_formats_says_what_a_reader_takes():
+    assert all(row.load().max_bytes == row.max_bytes for row in FORMATS)
 
 
 def test_every_extension_belongs_to_one_reader():
