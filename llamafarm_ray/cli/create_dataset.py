@@ -25,11 +25,17 @@ __all__ = ["command"]
 
 
 def command(
-    source: Annotated[str | None, typer.Option("--source", help="Folder of documents, or one document.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", help="Folder, document, pattern or URI to read documents from; may be repeated."),
+    ] = None,
     format_: Annotated[str | None, typer.Option("--format", help="alpaca, sharegpt or chatml.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder for Parquet, or a .json or .jsonl file, to write.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first document that can't be read instead of skipping it.")
+    ] = False,
     overwrite: Overwrite = False,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
@@ -41,7 +47,8 @@ def command(
 ) -> None:
     """Build a training set of questions and answers from documents."""
     flags = {
-        "dataset.source.path": source,
+        "dataset.source.path": source[0] if source and len(source) == 1 else source or None,
+        "dataset.source.strict": True if strict else None,
         "dataset.preprocessing.format": format_,
         "dataset.path": str(output) if output else None,
     }
@@ -60,6 +67,7 @@ def command(
         as_json=as_json,
     ):
         return
+    from llamafarm_ray.data import source_lines
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.create_dataset import check_source, create_dataset
@@ -84,8 +92,8 @@ def command(
             )
         ],
     )
-    for skipped in report.documents.skipped:
-        console.print(f"skipped {skipped.path}: {skipped.reason}", style="yellow", markup=False)
+    for line in source_lines(report.documents):
+        console.print(line, style="yellow", markup=False)
     console.print(
         f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
     )

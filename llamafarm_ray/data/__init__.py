@@ -4,7 +4,7 @@ from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
 from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
 from llamafarm_ray.data.mixing import MixedPart, open_mixture
 from llamafarm_ray.data.pipeline import build_dataset
-from llamafarm_ray.data.report import BuildReport
+from llamafarm_ray.data.report import BuildReport, source_lines
 from llamafarm_ray.data.rows import DocumentRecord
 from llamafarm_ray.data.sources import discover
 
@@ -20,4 +20,5 @@ __all__ = [
     "open_dataset",
     "open_mixture",
     "rows_maker",
+    "source_lines",
 ]

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -38,6 +37,7 @@ class Harvest:
         ledger: the counts of the steps so far.
         digests: digest by path of each document that was read.
         skipped: the documents that were not, in the order of their paths.
+        ignored: number of files in archives by extension that no reader takes.
         notes: remarks by path of the readers of documents that were read.
     """
 
@@ -45,13 +45,16 @@ class Harvest:
     ledger: Ledger = field(default_factory=Ledger)
     digests: dict[str, str] = field(default_factory=dict)
     skipped: list[SkippedDocument] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
     notes: dict[str, list[str]] = field(default_factory=dict)
     _pending: list[pa.Table] = field(default_factory=list)
 
     def take(self, batch: pa.Table) -> None:
         """Take in a batch of ``RESULT_SCHEMA``."""
-        for row in batch.select(["path", "digest", "error", "notes", "counts"]).to_pylist():
-            if row["error"]:
+        for row in batch.select(["path", "digest", "error", "ignored", "notes", "counts"]).to_pylist():
+            if row["ignored"]:
+                self.ignored[row["ignored"]] += 1
+            elif row["error"]:
                 self.skipped.append(SkippedDocument(row["path"], row["error"]))
             else:
                 self.digests[row["path"]] = row["digest"]
@@ -70,7 +73,20 @@ class Harvest:
             self.blocks.append(ray.put(pa.concat_tables(self._pending)))
             self._pending = []
 
-    def require_examples(self, source: Path) -> None:
+    def require_no_skipped(self) -> None:
+        """Refuse to go on without a document of the source, as ``dataset.source.strict`` asks.
+
+        Raises:
+            InputError: a document can't be used; the message says why.
+        """
+        if self.skipped:
+            first = min(self.skipped, key=lambda skipped: skipped.path)
+            raise InputError(
+                f"{first.path} can't be used: {first.reason}",
+                hint="Repair or remove it, or set dataset.source.strict to false to skip such files.",
+            )
+
+    def require_examples(self, source: str) -> None:
         """Refuse to go on with nothing.
 
         Raises:
@@ -80,7 +96,7 @@ class Harvest:
             shown = "; ".join(f"{skipped.path}: {skipped.reason}" for skipped in self.skipped[:_MAX_REASONS_SHOWN])
             more = len(self.skipped) - _MAX_REASONS_SHOWN
             raise InputError(
-                f"None of the {len(self.skipped)} documents found in {str(source)!r} can be used, all were skipped. "
+                f"None of the {len(self.skipped)} documents found in {source!r} can be used, all were skipped. "
                 f"{shown}{f'; and {more} more' if more > 0 else ''}"
             )
         if not self.blocks:
@@ -90,13 +106,13 @@ class Harvest:
             languages = [reason.removeprefix(NO_RULES).strip() for reason in reasons if reason.startswith(NO_RULES)]
             if languages and not self.ledger.counts(GenerateByRules.name).rows_out:
                 raise InputError(
-                    f"The {len(self.digests)} documents read in {str(source)!r} gave no example: they are in "
+                    f"The {len(self.digests)} documents read in {source!r} gave no example: they are in "
                     f"{' and '.join(sorted(languages))}, and questions are made by rules for English only.",
                     hint="Let a model write them: set dataset.preprocessing.qa_generation.model.",
                 )
             told = ", ".join(f"{count} times {reason!r}" for reason, count in reasons.most_common(_MAX_REASONS_SHOWN))
             raise InputError(
-                f"The {len(self.digests)} documents read in {str(source)!r} gave no example (dropped: {told}).",
+                f"The {len(self.digests)} documents read in {source!r} gave no example (dropped: {told}).",
                 hint="The rules find questions in English sentences; look at quality_control.filters as well.",
             )
 
@@ -115,6 +131,8 @@ def harvest_documents(
     harvest = Harvest(skipped=list(sources.skipped))
     for step in document_steps(config):
         harvest.ledger.counts(step.name)  # in the order of the pipeline, whichever document comes back first
+    if config.source.strict:
+        harvest.require_no_skipped()
     total = len(sources.files)
     if not total:
         return harvest
@@ -131,7 +149,9 @@ def harvest_documents(
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
         harvest.take(batch)
         num_done += batch.num_rows
-        tell(num_done / total)
+        tell(min(1.0, num_done / total))
+        if config.source.strict:
+            harvest.require_no_skipped()
     harvest.flush()
     harvest.skipped.sort(key=lambda document: document.path)
     return harvest

@@ -30,7 +30,7 @@ _ROWS_PER_TELL = 1000
 
 
 def build_dataset(
-    source: Path,
+    source: str | Path | Sequence[str],
     output: Path,
     config: DatasetConfig,
     *,
@@ -46,7 +46,8 @@ def build_dataset(
     appears at ``output`` before everything is written. Documents that can't be read are skipped and reported.
 
     Args:
-        source: folder of documents, or one document; every node of the cluster must see it under this path.
+        source: folder of documents, one document, a pattern or a URI, or several of them; every node of the cluster
+            must see it under this path.
         output: the folder to make, or a file ending in ``.json`` or ``.jsonl``. If the same dataset is there already
             it is left as it is.
         config: the ``dataset`` section of a configuration.
@@ -80,7 +81,7 @@ def build_dataset(
             num_partitions=num_partitions,
             tell=lambda fraction: tell("documents", fraction * _DOCUMENTS_END),
         )
-        harvest.require_examples(source)
+        harvest.require_examples(sources.name)
         seconds["documents"] = round(time.monotonic() - start, 3)
         tell("examples", _DOCUMENTS_END)
         examples = _Examples(harvest, deduplicate=config.quality_control.validation.duplicate_detection)

@@ -9,7 +9,9 @@ from typing import Any
 
 from llamafarm_ray.data.sources import SkippedDocument
 
-__all__ = ["BuildReport", "DocumentCounts", "Lengths", "Sample", "StepReport"]
+_MAX_LINES = 10
+
+__all__ = ["BuildReport", "DocumentCounts", "Lengths", "Sample", "StepReport", "source_lines"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,27 @@ class DocumentCounts:
     skipped: list[SkippedDocument]
     ignored: dict[str, int]
     notes: dict[str, list[str]] = field(default_factory=dict)
+
+
+def source_lines(documents: DocumentCounts) -> list[str]:
+    """Return what to tell about documents that were not read, at most ten of each kind, and other files by type."""
+    lines = [f"skipped {skipped.path}: {skipped.reason}" for skipped in documents.skipped[:_MAX_LINES]]
+    if len(documents.skipped) > _MAX_LINES:
+        lines.append(f"and {len(documents.skipped) - _MAX_LINES} more: see report.json")
+    noted = [f"{path}: {'; '.join(notes)}" for path, notes in list(documents.notes.items())[:_MAX_LINES]]
+    if len(documents.notes) > _MAX_LINES:
+        noted.append(f"and {len(documents.notes) - _MAX_LINES} more with remarks: see report.json")
+    lines += noted
+    if documents.ignored:
+        num_ignored = sum(documents.ignored.values())
+        shown = sorted(documents.ignored.items(), key=lambda item: (-item[1], item[0]))
+        types = ", ".join(f"{count} {extension}" for extension, count in shown[:_MAX_LINES])
+        more = ", ..." if len(shown) > _MAX_LINES else ""
+        lines.append(
+            f"{documents.found + num_ignored} files: {documents.read} read, {len(documents.skipped)} skipped, "
+            f"{num_ignored} of other types ({types}{more})"
+        )
+    return lines
 
 
 @dataclass(frozen=True, slots=True)

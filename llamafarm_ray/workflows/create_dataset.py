@@ -66,7 +66,7 @@ def create_dataset(
     output = Path(config.dataset.path or Path("datasets", config.name)).expanduser()
     name = dataset_name(output)
     report = build_dataset(
-        Path(config.dataset.source.path or "").expanduser(),
+        config.dataset.source.path or "",
         output,
         config.dataset,
         name=name,
@@ -81,7 +81,7 @@ def _create_from_feedback(config: Config, registry: RegistryApi, *, overwrite: b
     check_source(config)
     output = Path(config.dataset.path or "").expanduser()
     report, documents = build_feedback_dataset(
-        config.dataset.source.path or f"{registry.home.uri}/{FEEDBACK_FOLDER}",
+        str(config.dataset.source.path or f"{registry.home.uri}/{FEEDBACK_FOLDER}"),
         output,
         objective=config.fine_tuning.objective,
         ratio=config.dataset.validation.built_split_ratio,
@@ -118,12 +118,14 @@ def check_source(config: Config) -> None:
     refuse_unavailable(config, "create-dataset")
     if config.dataset.source.type == "human_feedback":
         rows_maker(config.fine_tuning.objective)
+        if isinstance(config.dataset.source.path, tuple):
+            raise InputError("dataset.source.path is a list.", hint="Feedback is read from one folder or URI.")
         if Path(config.dataset.path or "").suffix.lower() not in {".json", ".jsonl"}:
             raise InputError("Rows made from feedback are a file.", hint="Name it: --output feedback.jsonl.")
         return
     if config.dataset.source.path is None:
         raise InputError("dataset.source.path is not set.", hint="Give the documents' folder with --source.")
-    discover(Path(config.dataset.source.path).expanduser())
+    discover(config.dataset.source.path)
 
 
 def dataset_name(path: Path) -> str:

@@ -64,7 +64,16 @@ def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_clust
     assert "not a valid PDF" in report.documents.skipped[0].reason
     assert report.documents.ignored == {".xyz": 1}
     steps = {step.name: step for step in report.steps}
-    assert list(steps) == ["clean", "language", "passages", "generate", "check_substance", "check_length", "limit", "deduplicate"]
+    assert list(steps) == [
+        "clean",
+        "language",
+        "passages",
+        "generate",
+        "check_substance",
+        "check_length",
+        "limit",
+        "deduplicate",
+    ]
     assert steps["clean"].rows_in == 12
     assert steps["deduplicate"].dropped == {"duplicate": 4}  # the four phrasings in copy.txt
     assert steps["deduplicate"].rows_out == report.num_train + report.num_validation

