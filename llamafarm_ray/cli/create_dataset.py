@@ -29,7 +29,10 @@ __all__ = ["command"]
 
 
 def command(
-    source: Annotated[str | None, typer.Option("--source", help="Folder of documents, or one document.")] = None,
+    source: Annotated[
+        list[str] | None,
+        typer.Option("--source", help="Folder, document, pattern or URI to read documents from; may be repeated."),
+    ] = None,
     format_: Annotated[
         str | None, typer.Option("--format", help="chatml, sharegpt, alpaca or prompt_completion.")
     ] = None,
@@ -38,6 +41,9 @@ def command(
         typer.Option("--output", help="Folder for Parquet, or a file (.jsonl, .json, .csv, ...), to write."),
     ] = None,
     base_model: BaseModelReference = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at the first document that can't be read instead of skipping it.")
+    ] = False,
     overwrite: Overwrite = False,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
@@ -53,7 +59,8 @@ def command(
 ) -> None:
     """Build a training set of questions and answers from documents."""
     flags = {
-        "dataset.source.path": source,
+        "dataset.source.path": source[0] if source and len(source) == 1 else source or None,
+        "dataset.source.strict": True if strict else None,
         "dataset.preprocessing.format": format_,
         "dataset.path": str(output) if output else None,
         "base_model": base_model,
@@ -76,6 +83,7 @@ def command(
         as_json=as_json,
     ):
         return
+    from llamafarm_ray.data import source_lines
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.create_dataset import check_source, create_dataset
@@ -112,8 +120,8 @@ def command(
     if pii is not None:
         found = ", ".join(f"{count:,} {what}" for what, count in (pii.noted | pii.dropped).items())
         console.print(f"Personal data: {found}. dataset.quality_control.pii decides.", style="yellow", markup=False)
-    for skipped in report.documents.skipped:
-        console.print(f"skipped {skipped.path}: {skipped.reason}", style="yellow", markup=False)
+    for line in source_lines(report.documents):
+        console.print(line, style="yellow", markup=False)
     console.print(
         f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
     )

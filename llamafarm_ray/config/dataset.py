@@ -32,15 +32,21 @@ DatasetFormat = Literal[
 HoldOut = Literal["auto", "phrasings", "documents"]
 
 
+_Path = Annotated[str, Field(min_length=1)]
+
+
 class Source(Section):
     """What the examples are made from."""
 
     type: SourceType = Field(default="rag_documents", description="What the files at `path` are.")
-    path: str | None = Field(
+    path: _Path | Annotated[tuple[_Path, ...], Field(min_length=1)] | None = Field(
         default=None,
-        min_length=1,
-        description="Folder of documents; a relative one starts at the current directory. Of human_feedback: a folder "
-        "or URI; by default what the registry's home has.",
+        description="Folder of documents, one document, a pattern ('docs/**/*.md') or a URI ('s3://bucket/docs', "
+        "'https://example.org/page'), or a list of them; a relative one starts at the current directory. Of "
+        "human_feedback: a folder or URI; by default what the registry's home has.",
+    )
+    strict: bool = Field(
+        default=False, description="Stop at the first document that can't be read, which is skipped otherwise."
     )
     include_metadata: bool = Field(default=True, description="Keep which document and passage an example came from.")
 

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from llamafarm_ray.data.mixing import MixedPart, open_mixture
     from llamafarm_ray.data.pipeline import build_dataset
     from llamafarm_ray.data.reading import built_documents
-    from llamafarm_ray.data.report import BuildReport
+    from llamafarm_ray.data.report import BuildReport, source_lines
     from llamafarm_ray.data.rows import DocumentRecord
-    from llamafarm_ray.data.sources import discover
+    from llamafarm_ray.data.sources.discover import discover
 
 __all__ = [
     "BuildReport",
@@ -33,6 +33,7 @@ __all__ = [
     "open_dataset",
     "open_mixture",
     "rows_maker",
+    "source_lines",
 ]
 
 _HOME = {
@@ -51,6 +52,7 @@ _HOME = {
     "open_dataset": "dataset",
     "open_mixture": "mixing",
     "rows_maker": "feedback_dataset",
+    "source_lines": "report",
 }
 
 

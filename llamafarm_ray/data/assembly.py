@@ -89,10 +89,11 @@ class Assembly:
             seed=seed,
             created=True,
             documents=DocumentCounts(
-                found=len(sources.files) + len(sources.skipped),
+                found=len(harvest.digests) + len(harvest.skipped),
                 read=len(harvest.digests),
                 skipped=harvest.skipped,
-                ignored=dict(sorted(sources.ignored.items())),
+                ignored=dict(sorted((sources.ignored + harvest.ignored).items())),
+                notes=dict(sorted(harvest.notes.items())),
             ),
             steps=[StepReport(name=step, **counts.to_dict()) for step, counts in harvest.ledger.steps.items()],
             num_train=len(self._lines["train"]),

@@ -1,17 +1,15 @@
 """Work on documents: read, parse, clean, split into passages, and with rules make and check their examples.
 
-One row comes back for each document, with its examples (or, where a model writes them, its passages) and the counts
-of its steps. So nothing is counted twice when Ray runs a task again, and the result doesn't depend on how the
-documents were spread.
+One row comes back for each document, several for an archive, with its examples (or, where a model writes them, its
+passages) and the counts of its steps. So nothing is counted twice when Ray runs a task again, and the result doesn't
+depend on how the documents were spread.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -21,10 +19,8 @@ from llamafarm_ray.data.coverage import covered_facts, fact_number, facts_of
 from llamafarm_ray.data.generation.rules import GenerateByRules
 from llamafarm_ray.data.generation.writer import Written
 from llamafarm_ray.data.quality.filters import document_filters, example_filters, min_support, passage_filters
-from llamafarm_ray.data.readers import MAX_DOCUMENT_BYTES, DocumentError, reader_for
-from llamafarm_ray.data.readers.base import BrokenDocumentError
-from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, Example, ParsedDocument, Passage
-from llamafarm_ray.data.sources import SourceFile
+from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, Example, Passage
+from llamafarm_ray.data.sources import ReadFile, SourceFile, read_file
 from llamafarm_ray.data.steps import (
     MIN_SUPPORT,
     REFUSAL,
@@ -32,6 +28,7 @@ from llamafarm_ray.data.steps import (
     CheckSubstance,
     CheckSupport,
     Clean,
+    DetectLanguage,
     Ledger,
     LimitQuestions,
     SplitPassages,
@@ -43,16 +40,22 @@ __all__ = ["FILE_SCHEMA", "RESULT_SCHEMA", "examples_of", "files_table", "proces
 FILE_SCHEMA = pa.schema([("path", pa.string()), ("location", pa.binary())])
 RESULT_SCHEMA = pa.schema(
     [
+        ("file", pa.string()),
+        ("is_last", pa.bool_()),
         ("path", pa.string()),
         ("digest", pa.string()),
         ("error", pa.string()),
+        ("ignored", pa.string()),
+        ("notes", pa.list_(pa.string())),
         ("counts", pa.string()),
         ("num_facts", pa.int64()),
         ("passages", pa.list_(pa.string())),
         ("examples", pa.list_(pa.struct(list(EXAMPLE_SCHEMA)))),
     ]
 )
-"""``error`` is why the document was skipped, empty if it was read; ``counts`` is a ledger as JSON. ``passages`` holds
+"""``file`` is the path of the source file and ``path`` that of a document in it; ``is_last`` marks the last row of a
+file. ``error`` is the reason to skip a document, empty if it was read; ``ignored`` the extension of a file in an
+archive that no reader takes; ``notes`` are the reader's remarks; ``counts`` is a ledger as JSON. ``passages`` holds
 each `Passage` as JSON where a model writes the examples, else nothing."""
 
 
@@ -69,21 +72,32 @@ def step_names(config: DatasetConfig, *, by_rules: bool) -> tuple[str, ...]:
 
 
 def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> pa.Table:
-    """Turn a batch of ``FILE_SCHEMA`` into one of ``RESULT_SCHEMA``, row by row."""
-    rows = [_process(file, config, by_rules=by_rules) for file in files.to_pylist()]
+    """Turn a batch of ``FILE_SCHEMA`` into one of ``RESULT_SCHEMA``, a row for each document."""
+    rows = [row for file in files.to_pylist() for row in _rows_of_file(file, config, by_rules=by_rules)]
     return pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
 
 
-def _process(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> dict[str, Any]:
+def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> Iterator[dict[str, Any]]:
+    row: dict[str, Any] | None = None
+    for read in read_file(file["path"], file["location"]):
+        if row is not None:
+            yield row
+        row = {"file": file["path"], "is_last": False, **_process(read, config, by_rules=by_rules)}
+    if row is None:
+        nothing = _process(ReadFile(file["path"], error="there is no document in it."), config, by_rules=by_rules)
+        row = {"file": file["path"], **nothing}
+    yield {**row, "is_last": True}
+
+
+def _process(read: ReadFile, config: DatasetConfig, *, by_rules: bool) -> dict[str, Any]:
     ledger = Ledger()
-    nothing: dict[str, Any] = {"num_facts": 0, "passages": [], "examples": []}
-    try:
-        document = _read(file["path"], Path(os.fsdecode(file["location"])))
-    except DocumentError as error:
-        return {"path": file["path"], "digest": "", "error": str(error), "counts": "{}", **nothing}
-    found = list(_run(_passage_steps(config), [document], ledger))
+    result: dict[str, Any] = {"path": read.path, "digest": "", "error": read.error, "ignored": read.ignored}
+    result |= {"notes": [], "counts": "{}", "num_facts": 0, "passages": [], "examples": []}
+    if read.document is None:
+        return result
+    found = list(_run(_passage_steps(config), [read.document], ledger))
     passages = [replace(passage, num_passages=len(found)) for passage in found]
-    result = {"path": file["path"], "digest": document.digest, "error": "", **nothing}
+    result |= {"digest": read.document.digest, "notes": list(read.document.notes)}
     result["num_facts"] = sum(len(facts_of(passage.text)) for passage in passages)
     if by_rules:
         checks = _checks(config, passages, by_rules=True)
@@ -116,7 +130,7 @@ def examples_of(written: Mapping[Passage, Written], config: DatasetConfig, ledge
 def _passage_steps(config: DatasetConfig) -> tuple[Step[Any, Any], ...]:
     """Return the steps from a document to the passages that examples are made of."""
     quality, split = config.quality_control, SplitPassages(config.preprocessing.passage_words)
-    return (Clean(), *document_filters(quality), split, *passage_filters(quality))
+    return (Clean(), *document_filters(quality), DetectLanguage(), split, *passage_filters(quality))
 
 
 def _checks(
@@ -153,23 +167,3 @@ def _rows(examples: Iterable[Example], passages: Iterable[Passage]) -> list[dict
         covers = [fact_number(index, fact) for fact in covered]
         rows.append(example.build_row(position, covers, by_index[index].pii))
     return rows
-
-
-def _read(path: str, location: Path) -> ParsedDocument:
-    reader = reader_for(location)
-    if reader is None:  # pragma: no cover  discover() gives only files that have one
-        raise DocumentError("there is no reader for its type.")
-    try:
-        with location.open("rb") as file:
-            data = file.read(MAX_DOCUMENT_BYTES + 1)  # it may have grown since it was listed
-    except OSError as error:
-        raise DocumentError(f"it can't be read: {error.strerror}.") from error
-    try:
-        return reader.read(data, path)
-    except DocumentError:
-        raise
-    # The boundary of the process: parsers meet hostile bytes here, and one document must not end a build of thousands.
-    except Exception as error:
-        raise BrokenDocumentError(
-            f"the {reader.name} reader failed on it ({type(error).__name__}: {error})."
-        ) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,11 +49,11 @@ class PairsEstimate:
     cost_usd: float | None
 
 
-def estimate_pairs(source: Path, config: DatasetConfig, *, cache: str) -> PairsEstimate:
+def estimate_pairs(source: str | Path | Sequence[str], config: DatasetConfig, *, cache: str) -> PairsEstimate:
     """Read the documents in this process, and add up the requests for pairs. Nothing is sent.
 
     Args:
-        source: folder of documents, or one document.
+        source: see `build_dataset`.
         config: the ``dataset`` section of a configuration.
         cache: see `build_dataset`.
 

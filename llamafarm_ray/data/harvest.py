@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import ray
 
+from llamafarm_ray.data.generation.rules import NO_RULES, GenerateByRules
 from llamafarm_ray.data.rows import EXAMPLE_SCHEMA
 from llamafarm_ray.data.sources import SkippedDocument
 from llamafarm_ray.data.steps import Ledger
@@ -34,6 +34,8 @@ class Harvest:
         skipped: the documents that were not, in the order of their paths.
         num_facts: number of facts by path.
         passages: passages by path, each as JSON, where a model writes the examples.
+        ignored: number of files in archives by extension that no reader takes.
+        notes: remarks by path of the readers of documents that were read.
     """
 
     blocks: list[ray.ObjectRef[Any]] = field(default_factory=list)
@@ -43,16 +45,23 @@ class Harvest:
     skipped: list[SkippedDocument] = field(default_factory=list)
     num_facts: dict[str, int] = field(default_factory=dict)
     passages: dict[str, list[str]] = field(default_factory=dict)
+    ignored: Counter[str] = field(default_factory=Counter)
+    notes: dict[str, list[str]] = field(default_factory=dict)
 
     def take(self, batch: pa.Table) -> None:
         """Take in a batch of ``RESULT_SCHEMA``."""
         for row in batch.drop_columns(["examples"]).to_pylist():
+            if row["ignored"]:
+                self.ignored[row["ignored"]] += 1
+                continue
             if row["error"]:
                 self.skipped.append(SkippedDocument(row["path"], row["error"]))
                 continue
             self.digests[row["path"]] = row["digest"]
             self.num_facts[row["path"]] = row["num_facts"]
             self.ledger.merge(json.loads(row["counts"]))
+            if row["notes"]:
+                self.notes[row["path"]] = row["notes"]
             if row["passages"]:
                 self.passages[row["path"]] = row["passages"]
         examples = batch["examples"].combine_chunks().flatten()
@@ -80,7 +89,20 @@ class Harvest:
         """True if there is something to make a dataset of."""
         return bool(self.blocks or self.rows)
 
-    def require_examples(self, source: Path) -> None:
+    def require_no_skipped(self) -> None:
+        """Refuse to go on without a document of the source, as ``dataset.source.strict`` asks.
+
+        Raises:
+            InputError: a document can't be used; the message says why.
+        """
+        if self.skipped:
+            first = min(self.skipped, key=lambda skipped: skipped.path)
+            raise InputError(
+                f"{first.path} can't be used: {first.reason}",
+                hint="Repair or remove it, or set dataset.source.strict to false to skip such files.",
+            )
+
+    def require_examples(self, source: str) -> None:
         """Refuse to go on with nothing.
 
         Raises:
@@ -88,10 +110,21 @@ class Harvest:
         """
         self.require_documents(source)
         if not self.has_examples:
+            languages = self._languages_without_rules()
+            if languages and not self.ledger.counts(GenerateByRules.name).rows_out:
+                raise InputError(
+                    f"The {len(self.digests)} documents read in {source!r} gave no example: they are in "
+                    f"{' and '.join(languages)}, and questions are made by rules for English only.",
+                    hint="Let a model write them: set dataset.preprocessing.qa_generation.model.",
+                )
             raise InputError(
-                f"The {len(self.digests)} documents read in {str(source)!r} gave no example ({self._reasons()}).",
+                f"The {len(self.digests)} documents read in {source!r} gave no example ({self._reasons()}).",
                 hint="See these reasons and quality_control.filters. Rules find questions in English sentences only.",
             )
+
+    def _languages_without_rules(self) -> list[str]:
+        dropped = self.ledger.counts(GenerateByRules.name).dropped
+        return sorted(reason.removeprefix(NO_RULES).strip() for reason in dropped if reason.startswith(NO_RULES))
 
     def require_left(self, num_examples: int) -> None:
         """Refuse to write an empty dataset.
@@ -111,7 +144,7 @@ class Harvest:
         told = ", ".join(f"{count} times {reason!r}" for reason, count in reasons.most_common(_MAX_REASONS_SHOWN))
         return f"dropped: {told}"
 
-    def require_documents(self, source: Path) -> None:
+    def require_documents(self, source: str) -> None:
         """Refuse to go on without a document.
 
         Raises:
@@ -121,6 +154,6 @@ class Harvest:
             shown = "; ".join(f"{skipped.path}: {skipped.reason}" for skipped in self.skipped[:_MAX_REASONS_SHOWN])
             more = len(self.skipped) - _MAX_REASONS_SHOWN
             raise InputError(
-                f"None of the {len(self.skipped)} documents found in {str(source)!r} can be used, all were skipped. "
+                f"None of the {len(self.skipped)} documents found in {source!r} can be used, all were skipped. "
                 f"{shown}{f'; and {more} more' if more > 0 else ''}"
             )

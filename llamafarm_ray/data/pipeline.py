@@ -44,7 +44,7 @@ _CPUS_PER_TASK = 0.5
 
 
 def build_dataset(
-    source: Path,
+    source: str | Path | Sequence[str],
     output: Path,
     config: DatasetConfig,
     *,
@@ -64,7 +64,8 @@ def build_dataset(
     ``output`` until a build with this output is complete.
 
     Args:
-        source: folder of documents, or one document; every node of the cluster must see it under this path.
+        source: folder of documents, one document, a pattern or a URI, or several of them; every node of the cluster
+            must see it under this path.
         output: the folder to make, or a file ending in ``.json`` or ``.jsonl``. If the same dataset is there already
             it is left as it is.
         config: the ``dataset`` section of a configuration.
@@ -118,7 +119,7 @@ def build_dataset(
         )
         if not harvest.digests:
             parts.clear()
-            harvest.require_documents(source)
+            harvest.require_documents(sources.name)
         seconds["documents"] = round(time.monotonic() - start, 3)
         if plan is not None:
             share = _DOCUMENTS_END - documents_end
@@ -126,7 +127,7 @@ def build_dataset(
             seconds["pairs"] = round(time.monotonic() - start - seconds["documents"], 3)
         if not harvest.has_examples:
             parts.clear()
-            harvest.require_examples(source)
+            harvest.require_examples(sources.name)
         tell("examples", _DOCUMENTS_END)
         examples = _Examples(harvest, config.quality_control, evaluation)
         columns = ["id", "fact", "document", "passage"]

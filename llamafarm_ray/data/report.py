@@ -11,17 +11,49 @@ from llamafarm_ray.data.coverage import Coverage
 from llamafarm_ray.data.quality.metrics import DatasetMetrics
 from llamafarm_ray.data.sources import SkippedDocument
 
-__all__ = ["BuildReport", "DocumentCounts", "Generator", "Lengths", "Sample", "StepReport"]
+__all__ = ["BuildReport", "DocumentCounts", "Generator", "Lengths", "Sample", "StepReport", "source_lines"]
+
+_MAX_LINES = 10
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentCounts:
-    """The documents of the source. ``found`` = ``read`` + the skipped ones; ``ignored`` counts other files by type."""
+    """The documents of the source.
+
+    Args:
+        found: those of a supported type: ``read`` and the skipped ones.
+        read: those that were read.
+        skipped: the others, with reasons.
+        ignored: other files, counted by type.
+        notes: remarks of the readers by document, as the encoding of a text that is not UTF-8.
+    """
 
     found: int
     read: int
     skipped: list[SkippedDocument]
     ignored: dict[str, int]
+    notes: dict[str, list[str]] = field(default_factory=dict)
+
+
+def source_lines(documents: DocumentCounts) -> list[str]:
+    """Return what to tell about documents that were not read, at most ten of each kind, and other files by type."""
+    lines = [f"skipped {skipped.path}: {skipped.reason}" for skipped in documents.skipped[:_MAX_LINES]]
+    if len(documents.skipped) > _MAX_LINES:
+        lines.append(f"and {len(documents.skipped) - _MAX_LINES} more: see report.json")
+    noted = [f"{path}: {'; '.join(notes)}" for path, notes in list(documents.notes.items())[:_MAX_LINES]]
+    if len(documents.notes) > _MAX_LINES:
+        noted.append(f"and {len(documents.notes) - _MAX_LINES} more with remarks: see report.json")
+    lines += noted
+    if documents.ignored:
+        num_ignored = sum(documents.ignored.values())
+        shown = sorted(documents.ignored.items(), key=lambda item: (-item[1], item[0]))
+        types = ", ".join(f"{count} {extension}" for extension, count in shown[:_MAX_LINES])
+        more = ", ..." if len(shown) > _MAX_LINES else ""
+        lines.append(
+            f"{documents.found + num_ignored} files: {documents.read} read, {len(documents.skipped)} skipped, "
+            f"{num_ignored} of other types ({types}{more})"
+        )
+    return lines
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,18 +91,26 @@ class Section:
         blocks: paragraphs, list items and table rows as text, each without line ends. A table row or definition
             reads ``term: definition``. A code block keeps its lines between two fences, see :func:`fenced`.
         page: number of the page or slide on which it begins, 1 the first; None for formats without pages.
+        record: number of the record it belongs to, 1 the first; 0 for formats without records.
     """
 
     headings: tuple[str, ...]
     blocks: tuple[str, ...]
     page: int | None = None
+    record: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedDocument:
     """A document after its reader: nothing of the file format is left.
 
-    ``notes`` says which parts of it could not be read, such as scanned pages.
+    Args:
+        path: relative to the source.
+        digest: of the file's bytes.
+        title: "" if it has none.
+        sections: its text.
+        notes: remarks of the reader for the report, as a part that could not be read.
+        language: ISO 639-1 code of most of it, "" if it is not known.
     """
 
     path: str
@@ -110,6 +118,7 @@ class ParsedDocument:
     title: str
     sections: tuple[Section, ...]
     notes: tuple[str, ...] = ()
+    language: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,7 @@ class Passage:
         num_passages: number of passages of the document; 0 if it is not known yet.
         page: page or slide on which it begins, from 1; None for formats without pages.
         pii: kinds of personal data that the passage is tagged with.
+        language: ISO 639-1 code, "" if it is not known.
     """
 
     document: str
@@ -137,6 +147,7 @@ class Passage:
     num_passages: int = 0
     page: int | None = None
     pii: tuple[str, ...] = ()
+    language: str = ""
 
     def to_json(self) -> str:
         """Return the passage as JSON, for a column of a table."""

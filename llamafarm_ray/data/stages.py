@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -24,6 +25,7 @@ __all__ = ["document_stage", "pair_stage", "tasks_of"]
 
 _MAX_FILES_PER_TASK = 200
 _MAX_BYTES_PER_TASK = 4 * 1024 * 1024
+_UNKNOWN_BYTES = 256 * 1024  # guess for a file behind a URI
 Tell = Callable[[float], None]
 Stat = tuple[str, int, int, int]
 
@@ -50,23 +52,30 @@ def document_stage(
     harvest = Harvest(skipped=list(sources.skipped))
     for step in step_names(config, by_rules=by_rules):
         harvest.ledger.counts(step)  # in the order of the pipeline, whichever document comes back first
+    if config.source.strict:
+        harvest.require_no_skipped()
     settings = config.model_dump_json(exclude={"preprocessing": {"qa_generation": {"endpoint"}}})
     keys: list[tuple[object, ...]] = []
     missing: list[Sequence[SourceFile]] = []
     num_done = 0
     for task in tasks_of(sources.files, num_partitions):
         key = ("documents", by_rules, settings, [_stat(file) for file in task])
-        found = parts.load(*key)
+        found = None if _is_remote(task) else parts.load(*key)
         if found is None or not found.schema.equals(RESULT_SCHEMA):
             keys.append(key)
             missing.append(task)
         else:
             harvest.take(found)
-            num_done += found.num_rows
+            num_done += len(task)
+    if config.source.strict:
+        harvest.require_no_skipped()
     for index, result in _processed(missing, config, by_rules=by_rules):
-        parts.save(result, *keys[index])
+        if not _is_remote(missing[index]):
+            parts.save(result, *keys[index])
         harvest.take(result)
-        num_done += result.num_rows
+        if config.source.strict:
+            harvest.require_no_skipped()
+        num_done += len(missing[index])
         tell(num_done / len(sources.files))
     harvest.skipped.sort(key=lambda document: document.path)
     return harvest
@@ -89,12 +98,17 @@ def tasks_of(files: Sequence[SourceFile], num_partitions: int | None = None) -> 
     return list(tasks)
 
 
+def _is_remote(task: Sequence[SourceFile]) -> bool:
+    """Return True if a task has a file behind a URI: nothing tells whether that changed, so it is read again."""
+    return any(b"://" in file.location for file in task)
+
+
 def _stat(file: SourceFile) -> Stat:
     """Return what tells that a file changed: name, size, and the times of its last changes."""
     try:
         found = os.stat(file.location)  # noqa: PTH116  a path in bytes
     except OSError:
-        return (file.path, 0, 0, 0)
+        return (file.path, _UNKNOWN_BYTES, 0, 0)
     return (file.path, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
@@ -115,10 +129,10 @@ def _processed(
     )
     begun: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-        indices = [task_of[path] for path in batch.column("path").to_pylist()]
+        indices = [task_of[path] for path in batch.column("file").to_pylist()]
         for index in sorted(set(indices)):  # a block holds one task as a rule, and Ray cuts large ones
             begun[index].append(batch.filter(pa.array([found == index for found in indices])))
-            if sum(table.num_rows for table in begun[index]) == len(tasks[index]):
+            if sum(pc.sum(table["is_last"]).as_py() for table in begun[index]) == len(tasks[index]):
                 yield index, pa.concat_tables(begun.pop(index)).cast(RESULT_SCHEMA)
 
 

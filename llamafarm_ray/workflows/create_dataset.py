@@ -75,7 +75,7 @@ def create_dataset(
     output = Path(config.dataset.path or Path("datasets", config.name)).expanduser()
     name = dataset_name(output)
     report = build_dataset(
-        Path(config.dataset.source.path or "").expanduser(),
+        config.dataset.source.path or "",
         output,
         config.dataset,
         name=name,
@@ -108,8 +108,7 @@ def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:
         InputError: the source is missing, holds nothing that can be used, or no endpoint writes the pairs.
     """
     check_source(config)
-    source = Path(config.dataset.source.path or "").expanduser()
-    return estimate_pairs(source, config.dataset, cache=_answers(registry))
+    return estimate_pairs(config.dataset.source.path or "", config.dataset, cache=_answers(registry))
 
 
 def _answers(registry: RegistryApi) -> str:
@@ -120,7 +119,7 @@ def _create_from_feedback(config: Config, registry: RegistryApi, *, overwrite: b
     check_source(config)
     output = Path(config.dataset.path or "").expanduser()
     report, documents = build_feedback_dataset(
-        config.dataset.source.path or f"{registry.home.uri}/{FEEDBACK_FOLDER}",
+        str(config.dataset.source.path or f"{registry.home.uri}/{FEEDBACK_FOLDER}"),
         output,
         objective=config.fine_tuning.objective,
         ratio=config.dataset.validation.built_split_ratio,
@@ -157,6 +156,8 @@ def check_source(config: Config) -> None:
     refuse_unavailable(config, "create-dataset")
     if config.dataset.source.type == "human_feedback":
         rows_maker(config.fine_tuning.objective)
+        if isinstance(config.dataset.source.path, tuple):
+            raise InputError("dataset.source.path is a list.", hint="Feedback is read from one folder or URI.")
         if Path(config.dataset.path or "").suffix.lower() not in {".json", ".jsonl"}:
             raise InputError("Rows made from feedback are a file.", hint="Name it: --output feedback.jsonl.")
         return
@@ -164,7 +165,7 @@ def check_source(config: Config) -> None:
         raise InputError("dataset.source.path is not set.", hint="Give the documents' folder with --source.")
     qa = config.dataset.preprocessing.qa_generation
     choose_generator(qa, base_model=config.base_model, environment=os.environ)
-    discover(Path(config.dataset.source.path).expanduser())
+    discover(config.dataset.source.path)
 
 
 def dataset_name(path: Path) -> str:

@@ -63,8 +63,9 @@ class WorkingDirectory:
     def take(self, key: str, text: str) -> str:
         """What ``text`` shall be for the job, if it names a file or folder of this machine.
 
-        What is not there (a model's name, a bucket, a path of the cluster) stays as it is, and so does what another job
-        wrote, which is the cluster's even if that is this machine.
+        Of a pattern the folder before its first wildcard counts. What is not there (a model's name, a bucket, a path
+        of the cluster) stays as it is, and so does what another job wrote, which is the cluster's even if that is this
+        machine.
 
         Args:
             key: where it was written.
@@ -76,6 +77,10 @@ class WorkingDirectory:
         if "://" in text:
             return text
         path = Path(os.path.normpath(self.folder / Path(text).expanduser()))
+        wildcard = re.search(r"[*?\[]", text)
+        if wildcard and not path.exists():
+            start = text.rfind("/", 0, wildcard.start()) + 1
+            return f"{self.take(key, text[:start] or '.').rstrip('/')}/{text[start:]}"
         whole, _, part = text.rpartition("#")
         if whole and not path.exists():  # a split of a dataset, or an entry of a list of them
             taken = self.take(key, whole)

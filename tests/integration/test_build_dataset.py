@@ -76,7 +76,7 @@ def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_clust
     assert report.documents.ignored == {".xyz": 1}
     steps = {step.name: step for step in report.steps}
     checks = ["check_substance", "check_length", "limit", "deduplicate", "near_duplicates"]
-    assert list(steps) == ["clean", "boilerplate", "passages", "pii", "generate", *checks]
+    assert list(steps) == ["clean", "boilerplate", "language", "passages", "pii", "generate", *checks]
     assert steps["clean"].rows_in == 12
     assert steps["deduplicate"].dropped == {"duplicate": 4}  # the four phrasings in copy.txt
     assert steps["deduplicate"].rows_out == report.num_train + report.num_validation

@@ -14,6 +14,7 @@ from llamafarm_ray.types import Digest
 
 __all__ = [
     "MAX_DOCUMENT_BYTES",
+    "MAX_TEXT_BYTES",
     "BrokenDocumentError",
     "DocumentError",
     "EmptyDocumentError",
@@ -27,6 +28,9 @@ __all__ = [
 
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 """Larger files are refused: a reader holds a document and its parse tree in memory."""
+
+MAX_TEXT_BYTES = 256 * 1024 * 1024
+"""The same for text and records of text; a reader takes up to ten times a file's size in memory."""
 
 _MAX_HEADING_LEVEL = 6
 _LIST_MARK = re.compile(r"\s*(?:[-*\u2022\u25cf\u25aa\u2013]|(?P<number>\d{1,2})[.)])\s+(?=\S)")
@@ -70,17 +74,19 @@ class Outline:
         self._blocks: list[str] = []
         self._sections: list[Section] = []
         self._page: int | None = None
-        self._notes: list[str] = []
+        self._record = 0
         self.first_heading = ""
+        self._notes: list[str] = []
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Remarks on what could not be read."""
+        """Remarks for the report."""
         return tuple(self._notes)
 
     def note(self, text: str) -> None:
-        """Add a remark on a part of the document that could not be read."""
-        self._notes.append(text)
+        """Add a remark on what was assumed, as ``read as cp1252``, or on a part that could not be read."""
+        if text not in self._notes:
+            self._notes.append(text)
 
     def heading(self, level: int, text: str) -> None:
         """Start a section; ``level`` 1 is the outermost. An empty heading is ignored."""
@@ -88,7 +94,8 @@ class Outline:
         if not text:
             return
         self._close()
-        self.first_heading = self.first_heading or text
+        if not self._record:  # the title of one of many records is not the document's
+            self.first_heading = self.first_heading or text
         self._path = [(other, title) for other, title in self._path if other < level]
         self._path.append((min(level, _MAX_HEADING_LEVEL), text))
 
@@ -114,6 +121,12 @@ class Outline:
             self._close()
             self._page = number
 
+    def record(self) -> None:
+        """Begin a record of a file that holds several: no passage goes on from the text before."""
+        self._close()
+        self._path = []
+        self._record += 1
+
     def sections(self) -> tuple[Section, ...]:
         """Return every section that has text."""
         self._close()
@@ -121,7 +134,8 @@ class Outline:
 
     def _close(self) -> None:
         if self._blocks:
-            self._sections.append(Section(tuple(text for _, text in self._path), tuple(self._blocks), self._page))
+            headings = tuple(text for _, text in self._path)
+            self._sections.append(Section(headings, tuple(self._blocks), self._page, self._record))
         self._blocks = []
 
 
@@ -129,6 +143,7 @@ class Reader(abc.ABC):
     """Base class of readers. A subclass has a name, for messages, and implements :meth:`parse`."""
 
     name: ClassVar[str]
+    max_bytes: ClassVar[int] = MAX_DOCUMENT_BYTES
 
     @abc.abstractmethod
     def parse(self, data: bytes, outline: Outline) -> str:
@@ -144,8 +159,8 @@ class Reader(abc.ABC):
         Raises:
             DocumentError: the document is broken, encrypted, too large or without text.
         """
-        if len(data) > MAX_DOCUMENT_BYTES:
-            raise OversizedDocumentError(oversized_message(len(data)))
+        if len(data) > self.max_bytes:
+            raise OversizedDocumentError(oversized_message(len(data), self.max_bytes))
         outline = Outline()
         title = " ".join(self.parse(data, outline).split())
         sections = outline.sections()
@@ -155,10 +170,10 @@ class Reader(abc.ABC):
         return ParsedDocument(path, Digest.of(data), title or fallback, sections, outline.notes)
 
 
-def oversized_message(num_bytes: int) -> str:
-    """Why a file of this size is refused."""
+def oversized_message(num_bytes: int, limit: int = MAX_DOCUMENT_BYTES) -> str:
+    """Return the reason to skip a file of this size."""
     mebibyte = 1024 * 1024
-    return f"it has {num_bytes / mebibyte:.0f} MiB, more than the {MAX_DOCUMENT_BYTES // mebibyte} MiB that are read."
+    return f"it has {num_bytes / mebibyte:.0f} MiB, more than the {limit // mebibyte} MiB that are read."
 
 
 def list_item(line: str, number: int) -> tuple[str, int] | None:

@@ -1,4 +1,4 @@
-"""Markdown (CommonMark and tables), by markdown-it-py. Code blocks are left out: they are no prose."""
+"""Markdown (CommonMark and tables), by markdown-it-py. A code block keeps its lines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,14 @@ from markdown_it.token import Token
 from llamafarm_ray.data.readers.base import Outline, Reader, table_lines
 from llamafarm_ray.data.readers.text import require_text
 
-__all__ = ["MarkdownReader"]
+__all__ = ["MarkdownReader", "MdxReader", "add_markdown"]
 
 _FRONT_MATTER = re.compile(r"\A---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+_FENCED = re.compile(r"(^```.*?^```[ \t]*$)", re.DOTALL | re.MULTILINE)
+_JSX = re.compile(
+    r"^(?:import|export)\b[^\n]*(?:\n(?!\s*\n)[^\n]+)*|\{/\*.*?\*/\}|</?[A-Z][\w.]*(?:\s[^<>]*)?/?>|</?>",
+    re.DOTALL | re.MULTILINE,
+)
 _LINE_BREAKS = ("softbreak", "hardbreak")
 
 
@@ -22,33 +27,52 @@ class MarkdownReader(Reader):
     """``.md`` and ``.markdown`` files; a ``title`` in YAML front matter is the title, else the first heading."""
 
     name = "Markdown"
-    extensions = (".md", ".markdown")
 
     def parse(self, data: bytes, outline: Outline) -> str:
         """See :meth:`Reader.parse`."""
-        text = require_text(data).replace("\r\n", "\n")
-        title, text = _front_matter(text)
-        tokens = MarkdownIt("commonmark").enable("table").parse(text)
-        rows: list[list[str]] = []
-        for index, token in enumerate(tokens):
-            if token.type == "table_open":
-                rows = []
-            elif token.type == "tr_open":
-                rows.append([])
-            elif token.type == "table_close":
-                for line in table_lines(rows, header=True):
-                    outline.block(line)
-            elif token.type == "html_block":
-                outline.block(BeautifulSoup(token.content, "lxml").get_text(" "))
-            elif token.type == "inline":
-                opener = tokens[index - 1]
-                if opener.type == "heading_open":
-                    outline.heading(int(opener.tag[1]), _inline(token))
-                elif opener.type in ("th_open", "td_open"):
-                    rows[-1].append(_inline(token))
-                else:
-                    outline.block(_inline(token))
-        return title
+        return add_markdown(require_text(data, outline), outline)
+
+
+class MdxReader(Reader):
+    """``.mdx`` files: Markdown without its imports, exports, expressions and components."""
+
+    name = "MDX"
+
+    def parse(self, data: bytes, outline: Outline) -> str:
+        """See :meth:`Reader.parse`."""
+        text = require_text(data, outline).replace("\r\n", "\n")
+        parts = _FENCED.split(text)  # every second one is a fenced block
+        return add_markdown(
+            "".join(part if index % 2 else _JSX.sub("", part) for index, part in enumerate(parts)), outline
+        )
+
+
+def add_markdown(text: str, outline: Outline) -> str:
+    """Put Markdown into ``outline`` and return the title in its front matter, "" if it has none."""
+    title, text = _front_matter(text.replace("\r\n", "\n"))
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    rows: list[list[str]] = []
+    for index, token in enumerate(tokens):
+        if token.type == "table_open":
+            rows = []
+        elif token.type == "tr_open":
+            rows.append([])
+        elif token.type == "table_close":
+            for line in table_lines(rows, header=True):
+                outline.block(line)
+        elif token.type in ("fence", "code_block"):
+            outline.code(token.content)
+        elif token.type == "html_block":
+            outline.block(BeautifulSoup(token.content, "lxml").get_text(" "))
+        elif token.type == "inline":
+            opener = tokens[index - 1]
+            if opener.type == "heading_open":
+                outline.heading(int(opener.tag[1]), _inline(token))
+            elif opener.type in ("th_open", "td_open"):
+                rows[-1].append(_inline(token))
+            else:
+                outline.block(_inline(token))
+    return title
 
 
 def _front_matter(text: str) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from llamafarm_ray.data.steps.base import Dropped, Kept, Ledger, Step, StepCount
 from llamafarm_ray.data.steps.check import CheckLength, CheckSubstance
 from llamafarm_ray.data.steps.clean import Clean
 from llamafarm_ray.data.steps.deduplicate import Deduplicate
+from llamafarm_ray.data.steps.language import DetectLanguage
 from llamafarm_ray.data.steps.limit import LimitQuestions
 from llamafarm_ray.data.steps.passages import SplitPassages
 from llamafarm_ray.data.steps.support import MIN_SUPPORT, REFUSAL, CheckSupport
@@ -16,6 +17,7 @@ __all__ = [
     "CheckSupport",
     "Clean",
     "Deduplicate",
+    "DetectLanguage",
     "Dropped",
     "Kept",
     "Ledger",

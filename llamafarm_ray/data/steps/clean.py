@@ -12,8 +12,12 @@ from llamafarm_ray.data.steps.base import Dropped, Step
 
 __all__ = ["Clean", "clean_text"]
 
-# Soft hyphen, zero-width space and joiners, directional marks, word joiner, byte order mark, replacement character.
-_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufffd]")
+# Soft hyphen, zero-width space, directional marks, word joiner, byte order mark, replacement character; and joiners,
+# but between letters of Arabic script and those of India, where they are spelling.
+_INVISIBLE = re.compile(
+    "[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u2069\ufeff\ufffd]"
+    "|(?<![\u0620-\u0dff])[\u200c\u200d]|[\u200c\u200d](?![\u0620-\u0dff])"
+)
 _LIGATURES = str.maketrans({"\ufb00": "ff", "\ufb01": "fi", "\ufb02": "fl", "\ufb03": "ffi", "\ufb04": "ffl"})
 
 

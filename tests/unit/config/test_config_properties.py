@@ -150,6 +150,8 @@ def test_a_resolved_configuration_holds_no_key_without_effect(method: Any) -> No
 def test_a_resolved_configuration_holds_every_other_key() -> None:
     missing = [path for path in layout().leaves if not is_in(resolved(Config()), path)]
     assert {".".join(path[:2]) for path in missing} == {
+        "dataset.preprocessing",  # a limit of cost without prices
+        "dataset.quality_control",  # the domain and the kinds of personal data, which nothing asks for
         "dataset.synthetic_generation",
         "deployment.auto_scaling",
         "deployment.rollout",  # each kind has its own keys
@@ -158,9 +160,14 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "monitoring.alerting",  # its email
         "tuning.pbt",  # the usual scheduler is another
     }
+    prices = {"input_usd_per_million_tokens": 1.0, "output_usd_per_million_tokens": 2.0}
     on = {
         "deployment": {"auto_scaling": {"max_replicas": 2}},
-        "dataset": {"synthetic_generation": {"enabled": True}},
+        "dataset": {
+            "preprocessing": {"qa_generation": {"endpoint": prices}},
+            "quality_control": {"validation": {"domain_relevance": True}, "pii": {"action": "redact"}},
+            "synthetic_generation": {"enabled": True},
+        },
         "monitoring": {"alerting": {"email": {"to": ["a@example.com"], "sender": "b@example.com", "server": "c"}}},
     }
     tables = [

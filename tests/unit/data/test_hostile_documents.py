@@ -161,7 +161,7 @@ def test_a_build_goes_on_past_broken_files_and_names_each(tmp_path: Path):
         (tmp_path / f"broken{extension}").write_bytes(b"\0\1\2" * 50)
     (tmp_path / "good.md").write_text("# Mill\n\nThe mill opens at eight.\n")
     files = [SourceFile(path.name, bytes(path)) for path in sorted(tmp_path.iterdir())]
-    rows: pa.Table = process_documents(files_table(files), config=DatasetConfig())
+    rows: pa.Table = process_documents(files_table(files), config=DatasetConfig(), by_rules=True)
     errors = {row["path"]: row["error"] for row in rows.to_pylist()}
     assert errors.pop("good.md") == ""
     assert sorted(errors) == sorted(f"broken{extension}" for extension in extensions)

@@ -64,6 +64,15 @@ def test_a_link_to_a_folder_elsewhere_is_followed(folder):
     assert packed(directory, folder)["linked/b.md"] == "b"
 
 
+def test_of_a_pattern_the_folder_goes_along(folder):
+    (folder / ".gitignore").write_text("/docs/\n")
+    subprocess.run(["git", "init", "-q", "."], check=True)
+    directory = WorkingDirectory.current()
+    assert directory.take("dataset.source.path", "docs/**/*.md") == "docs/**/*.md"
+    assert directory.take("dataset.source.path", "/none/*.md") == "/none/*.md"
+    assert "docs/a.md" in packed(directory, folder)
+
+
 def test_folders_that_link_to_each_other_end(folder):
     (folder / "docs" / "up").symlink_to(folder)
     assert "docs/a.md" in packed(WorkingDirectory.current(), folder)

@@ -24,9 +24,9 @@ from llamafarm_ray.data.generation.rules.grammar import Lexicon, head_of, is_plu
 from llamafarm_ray.data.generation.rules.questions import Question, questions_of
 from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
 from llamafarm_ray.data.steps.base import Dropped, Step
-from llamafarm_ray.data.text import num_words, sentences_of, text_digest
+from llamafarm_ray.data.text import language_name, num_words, sentences_of, text_digest
 
-__all__ = ["GenerateByRules"]
+__all__ = ["NO_RULES", "GenerateByRules"]
 
 _ENTRY = re.compile(r"(?P<term>[^\W_][^.:;?!\u2013]{1,60}): (?P<value>\S.*)")
 _TABLE_ROW = re.compile(r"(?P<term>[^:;]{1,60}) \u2013 (?P<pairs>[^:;]{1,40}: .+)")
@@ -38,6 +38,10 @@ _NUMBERING = re.compile(r"^(?:(?:chapter|section|part|step)\s+)?(?:\d+(?:\.\d+)*
 _GLOSSARY = re.compile(r"\b(?:glossary|definitions|terms|vocabulary)\b", re.IGNORECASE)
 _FROM_STATEMENT, _FROM_SECTION = 0, 1
 _PROVENANCE = Provenance("rules")
+_LANGUAGES = ("en", "")  # what is too short to tell is tried
+
+NO_RULES = "no rules for"
+"""Beginning of the reason to drop a passage in another language, before the language's name."""
 
 
 class GenerateByRules(Step[Passage, Example]):
@@ -48,9 +52,13 @@ class GenerateByRules(Step[Passage, Example]):
     def apply(self, rows: Iterable[Passage]) -> Iterator[Example | Dropped]:
         """See :meth:`Step.apply`; the passages of one document together, as they show how it writes its words."""
         passages = list(rows)
-        lexicon = Lexicon.of(sentence for passage in passages for sentence in sentences_of(passage.prose))
+        english = [passage for passage in passages if passage.language in _LANGUAGES]
+        lexicon = Lexicon.of(sentence for passage in english for sentence in sentences_of(passage.prose))
         sections = _Sections(lexicon)
         for passage in passages:
+            if passage.language not in _LANGUAGES:
+                yield Dropped(f"{NO_RULES} {language_name(passage.language)}")
+                continue
             examples = [
                 *(
                     example

@@ -1,0 +1,1 @@
+"""Readers of markup languages for text: reStructuredText, AsciiDoc, LaTeX and Org."""

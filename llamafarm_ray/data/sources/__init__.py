@@ -1,0 +1,7 @@
+"""Sources of documents: folders, files, patterns, archives and URIs."""
+
+from llamafarm_ray.data.sources.discover import discover
+from llamafarm_ray.data.sources.found import SkippedDocument, SourceFile, Sources, source_name
+from llamafarm_ray.data.sources.reading import ReadFile, read_file
+
+__all__ = ["ReadFile", "SkippedDocument", "SourceFile", "Sources", "discover", "read_file", "source_name"]
