@@ -1,6 +1,7 @@
 """Datasets are built on Ray: the same for any number of tasks, whole or not at all, whatever files are broken."""
 
 import json
+import zipfile
 
 import pyarrow.parquet as pq
 import pytest
@@ -58,7 +59,11 @@ def assert_same_files(one, other):
 
 
 def test_the_result_is_the_same_for_any_number_of_partitions(ray_cluster, corpus, tmp_path, monkeypatch):
+    with zipfile.ZipFile(corpus / "more.zip", "w") as archive:  # several documents in a file
+        for number in range(20, 23):
+            archive.writestr(f"house-{number}.md", f"The house {number} opens at {number}:30.")
     one = build(corpus, tmp_path / "one", num_partitions=1)
+    assert one.documents.read == 15
     monkeypatch.setattr("llamafarm_ray.data.harvest._ROWS_PER_BLOCK", 1)  # a block for each batch that comes back
     four = build(corpus, tmp_path / "four", num_partitions=4)
     assert one.digest == four.digest

@@ -3,10 +3,13 @@
 import pyarrow as pa
 import pytest
 
-from llamafarm_ray.data import finished
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data import finished, stages
+from llamafarm_ray.data.documents import files_table, process_documents
 from llamafarm_ray.data.finished import FinishedParts
-from llamafarm_ray.data.sources import SourceFile
-from llamafarm_ray.data.stages import tasks_of
+from llamafarm_ray.data.sources import SourceFile, Sources
+from llamafarm_ray.data.stages import document_stage, tasks_of
+from llamafarm_ray.errors import InputError
 
 TABLE = pa.table({"text": ["one", "two"]})
 
@@ -57,4 +60,55 @@ def test_tasks_hold_up_to_200_files_or_4_mib(tmp_path):
     assert [len(task) for task in tasks_of(large)] == [1, 1, 1]
     assert [one for task in tasks_of(small + large) for one in task] == small + large
     assert [len(task) for task in tasks_of(small, 4)] == [113, 113, 113, 111]
+    remote = [SourceFile(f"{number:03}", f"s3://bucket/{number:03}".encode()) for number in range(20)]
+    assert [len(task) for task in tasks_of(remote)] == [16, 4]
     assert tasks_of([]) == tasks_of([], 3) == []
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Tasks run in this process, and are listed."""
+    tasks = []
+
+    def processed(some, config, *, by_rules):
+        for index, task in enumerate(some):
+            tasks.append([file.path for file in task])
+            yield index, process_documents(files_table(task), config=config, by_rules=by_rules)
+
+    monkeypatch.setattr(stages, "_processed", processed)
+    return tasks
+
+
+def read(files, parts, *, strict=False):
+    config = DatasetConfig.model_validate({"source": {"strict": strict}})
+    sources = Sources(files=files)
+    return document_stage(sources, config, parts, by_rules=True, num_partitions=None, tell=lambda _: None)
+
+
+def test_a_file_that_did_not_change_is_read_once(tmp_path, parts, in_process):
+    path = tmp_path / "a.md"
+    path.write_text("The mill opens at 09:00.")
+    files = [SourceFile("a.md", bytes(path))]
+    assert read(files, parts).digests == read(files, parts).digests
+    assert in_process == [["a.md"]]
+
+
+def test_a_file_behind_a_uri_is_read_again_as_it_may_have_changed(tmp_path, parts, in_process):
+    path = tmp_path / "a.md"
+    files = [SourceFile("a.md", f"local://{path}".encode())]
+    found = []
+    for hour in ("09:00", "10:00"):
+        path.write_text(f"The mill opens at {hour}.")
+        found.append(read(files, parts).digests["a.md"])
+    assert found[0] != found[1]
+    assert not parts.folder.exists()
+
+
+def test_a_strict_build_stops_at_a_broken_file_also_when_it_goes_on(tmp_path, parts, in_process):
+    path = tmp_path / "a.pdf"
+    path.write_bytes(b"no PDF")
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"a\.pdf can't be used: it is not a valid PDF"):
+            read([SourceFile("a.pdf", bytes(path))], parts, strict=True)
+    assert in_process == [["a.pdf"]]
+    assert len(read([SourceFile("a.pdf", bytes(path))], parts).skipped) == 1

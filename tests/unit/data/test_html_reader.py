@@ -140,6 +140,12 @@ def test_reading_aids_of_japanese_words_are_left_out():
     ]
 
 
+def test_an_encoding_that_is_recognized_is_noted():
+    document = read("a.html", "<p>Das Caf\u00e9 der M\u00fchle \u00f6ffnet um acht.</p>".encode("cp1252"))
+    assert document.notes == ("read as cp1252",)
+    assert outline(document) == {(): ["Das Caf\u00e9 der M\u00fchle \u00f6ffnet um acht."]}
+
+
 @pytest.mark.parametrize(
     ("declaration", "encoding"),
     [

@@ -138,14 +138,25 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     assert paths(found) == ["a.md"]
 
 
+_TABLE = ("rows.csv.gz", "rows.report.json", "rows.validation.csv.gz")
+
+
 def test_built_datasets_are_no_documents(tmp_path):
-    for name in ("a.md", "old/dataset.json", "old/report.json", "old/train/p.parquet", "qa.jsonl", "qa.report.json"):
+    for name in (
+        "a.md",
+        "old/dataset.json",
+        "old/report.json",
+        "old/train/p.parquet",
+        "qa.jsonl",
+        "qa.report.json",
+        *_TABLE,
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}")
     found = discover(tmp_path)
     assert paths(found) == ["a.md"]
-    assert [skipped.path for skipped in found.skipped] == ["qa.jsonl", "qa.report.json", "old"]
-    assert [skipped.path for skipped in discover(tmp_path, exclude=tmp_path / "qa.jsonl").skipped] == ["old"]
+    assert [skipped.path for skipped in found.skipped] == ["qa.jsonl", "qa.report.json", *_TABLE, "old"]
+    assert [skipped.path for skipped in discover(tmp_path, exclude=tmp_path / "qa.jsonl").skipped] == [*_TABLE, "old"]
 
 
 # Several sources, patterns

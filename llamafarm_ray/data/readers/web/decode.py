@@ -9,7 +9,7 @@ from typing import Any
 
 from lxml import etree
 
-from llamafarm_ray.data.readers.base import BrokenDocumentError, OversizedDocumentError
+from llamafarm_ray.data.readers.base import BrokenDocumentError, Outline, OversizedDocumentError
 from llamafarm_ray.data.readers.package import parse_xml
 from llamafarm_ray.data.readers.text import require_text
 
@@ -41,11 +41,12 @@ _XML_ENTITIES = frozenset({"amp;", "lt;", "gt;", "quot;", "apos;"})
 _XHTML = re.compile(r"\s*(?:<\?xml|<!DOCTYPE html PUBLIC[^>]*XHTML|<html[^>]*xmlns)", re.IGNORECASE)
 
 
-def decode_page(data: bytes, charset: str = "") -> str:
+def decode_page(data: bytes, outline: Outline, charset: str = "") -> str:
     """Return the text of a page.
 
     Args:
         data: the page.
+        outline: takes a note if an encoding is not declared and not UTF-8.
         charset: its encoding as told from outside; by default the page's own declaration, else it is recognized.
 
     Raises:
@@ -60,7 +61,7 @@ def decode_page(data: bytes, charset: str = "") -> str:
             pass  # a wrong declaration
         else:
             return text.replace("\0", "")
-    return require_text(data)
+    return require_text(data, outline)
 
 
 def parse_page(text: str) -> Any:

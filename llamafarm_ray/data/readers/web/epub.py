@@ -30,7 +30,7 @@ class EpubReader(Reader):
             title, chapters = _contents(package)
             _refuse_protected(package, chapters)
             for chapter in chapters:
-                read_page(parse_page(decode_page(package.read(chapter))), outline)
+                read_page(parse_page(decode_page(package.read(chapter), outline)), outline)
         return title
 
 

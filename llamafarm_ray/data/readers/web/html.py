@@ -23,7 +23,7 @@ class HtmlReader(Reader):
 
     def parse(self, data: bytes, outline: Outline) -> str:
         """See :meth:`Reader.parse`; the first ``h1`` of the main text is the title, else ``<title>``."""
-        return read_page(parse_page(decode_page(data)), outline)
+        return read_page(parse_page(decode_page(data, outline)), outline)
 
 
 def read_page(root: Any, outline: Outline) -> str:

@@ -28,4 +28,4 @@ class MhtmlReader(Reader):
             raise BrokenDocumentError(f"it is not a valid MHTML file ({error}).") from error
         if page is None or not isinstance(content, bytes):
             raise BrokenDocumentError("it is not a valid MHTML file (it has no HTML part).")
-        return read_page(parse_page(decode_page(content, page.get_content_charset() or "")), outline)
+        return read_page(parse_page(decode_page(content, outline, page.get_content_charset() or "")), outline)
