@@ -32,7 +32,9 @@ def require_cluster() -> None:
 def largest_node() -> Machine:
     """Return the resources that a model's actor can have: of a node with a GPU if there is one, else the most CPUs."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    best: dict[str, float] = max(nodes, key=lambda node: (min(1.0, node.get("GPU", 0.0)), node.get("CPU", 0.0)), default={})
+    best: dict[str, float] = max(
+        nodes, key=lambda node: (min(1.0, node.get("GPU", 0.0)), node.get("CPU", 0.0)), default={}
+    )
     num_gpus = 1.0 if best.get("GPU", 0.0) >= 1.0 else 0.0
     return Machine(num_cpus=1.0 if num_gpus else max(1.0, float(int(best.get("CPU", 1.0)))), num_gpus=num_gpus)
 
