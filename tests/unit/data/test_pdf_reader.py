@@ -53,6 +53,18 @@ def test_a_long_line_elsewhere_does_not_cut_the_sentences_of_narrow_paragraphs()
     ]
 
 
+def test_marks_of_footnotes_are_no_text():
+    def write(document):
+        document.add_page()
+        document.write(8, "The mill is a museum.")
+        document.char_vpos = "SUP"
+        document.write(8, "12")
+        document.char_vpos = "LINE"
+        document.write(8, " It has room for 30 guests in Hall2.")
+
+    assert blocks("a.pdf", pdf(write)) == ["The mill is a museum. It has room for 30 guests in Hall2."]
+
+
 def test_short_lines_that_stand_alone_stay_apart():
     lines = [LONG, "", "Anna Berg, keeper", "Tom Lee, boats", "Eva Stone, library"]
     assert blocks("a.pdf", pages_of(lines))[1:] == ["Anna Berg, keeper", "Tom Lee, boats", "Eva Stone, library"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import python_calamine
 
@@ -89,7 +89,7 @@ def _column(letters: bytes) -> int:
     return number
 
 
-def _add_rows(rows: Iterable[list[object]], outline: Outline) -> None:
+def _add_rows(rows: Iterable[Sequence[object]], outline: Outline) -> None:
     """Add tables; an empty row ends one."""
     table: list[list[str]] = []
     for row in rows:
