@@ -89,8 +89,7 @@ def _runs(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
 
 
 def _run(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
-    text = "".join(DIVIDED if code in _DIVISIONS else chr(code) for code in codes if 0 < code <= sys.maxunicode)
-    text = _without_note_marks(textpage, start, text)
+    text = _without_note_marks(textpage, start, "".join(map(_character, codes)))
     stripped = text.strip(" \t\xa0")
     if not stripped or stripped == DIVIDED:
         return
@@ -103,6 +102,12 @@ def _run(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
     pdfium.FPDFText_GetCharOrigin(textpage.raw, first, x, y)
     clean = stripped[:-1].replace(DIVIDED, "-") + stripped[-1]
     yield Line(clean, begin[0], max(end[1], begin[1]), y.value, _size(textpage, first))
+
+
+def _character(code: int) -> str:
+    if code in _DIVISIONS:
+        return DIVIDED
+    return chr(code) if 0 < code <= sys.maxunicode else " "
 
 
 def _without_note_marks(textpage: Any, start: int, text: str) -> str:
