@@ -27,6 +27,7 @@ _MARK_SCALE = 0.8
 _MIN_COLUMN_LINES = 4
 _MIN_COLUMN_CHARS = 18
 _ALIGNED_POINTS = 3.0
+_MAX_RUNS = 2000  # a dense page has 300; columns are looked for by comparing all with all
 
 
 @dataclass(slots=True)
@@ -155,6 +156,8 @@ def in_reading_order(runs: list[Line]) -> list[Line]:
 def _gutter(runs: list[Line]) -> float | None:
     """Return where a second column begins: a left edge of many lines, with columns of prose on both sides."""
     best, most = None, 0
+    if len(runs) > _MAX_RUNS:
+        return None
     lefts = sorted(run.left for run in runs)
     edges = [x for before, x in pairwise(lefts) if x - before > _ALIGNED_POINTS]
     for edge in edges:
