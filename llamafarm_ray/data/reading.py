@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llamafarm_ray.data.formats import RecordError, default_format
-from llamafarm_ray.data.records import Records, find_records, named_beside
+from llamafarm_ray.data.records import Records, find_records, named_beside, read_records
 from llamafarm_ray.data.rows import DocumentRecord, dataset_digest, with_optional
 from llamafarm_ray.data.split import hold_out, hold_out_documents, prompt_digest
 from llamafarm_ray.data.training_rows import KINDS, RowKind, described, kind_of, parse_row
@@ -154,7 +154,7 @@ def parsed_rows(records: Records, *, root: Path) -> Iterator[RowResult]:
     """
     kind: RowKind | None = None
     digests: dict[Path, Digest] = {}
-    for file, place, record in records.read():
+    for file, place, record in read_records(records):
         path = file.path
         if path not in digests:
             digests[path] = _digest_of(path)

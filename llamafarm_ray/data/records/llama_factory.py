@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.data.records.base import BadRecord, Records
+from llamafarm_ray.data.records.base import BadRecord, Records, RecordsFile
 from llamafarm_ray.errors import InputError, did_you_mean
 
 __all__ = ["factory_records", "is_factory_description"]
@@ -69,7 +69,7 @@ def factory_records(path: Path, names: str, *, find: Callable[[Path], dict[str, 
     entries = json.loads(path.read_text(encoding="utf-8"))
     if not names and len(entries) > 1:
         raise InputError(f"{path} describes {len(entries)} datasets.", hint=f"Name one: {path}#{next(iter(entries))}")
-    files = []
+    files: list[RecordsFile] = []
     for name in names.split(",") if names else entries:
         if name not in entries:
             raise InputError(f"{path} describes no dataset {name!r}.", hint=did_you_mean(name, entries))
