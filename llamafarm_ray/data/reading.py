@@ -120,7 +120,7 @@ def read_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0)
 
 
 def held_out_rows(rows: Sequence[tuple[str, str, str]], *, ratio: float, seed: int) -> frozenset[str]:
-    """Return the ids of the rows to hold out: by document where they come from several, else by prompt.
+    """Return the ids of the rows to hold out: by document where ``ratio`` is one at least, else by prompt.
 
     Args:
         rows: (id, source document, prompt) of each; the document is empty where it is not known.
@@ -130,7 +130,8 @@ def held_out_rows(rows: Sequence[tuple[str, str, str]], *, ratio: float, seed: i
     Raises:
         InputError: see `hold_out`.
     """
-    if len({document for _, document, _ in rows} - {""}) > 1:
+    documents = {document for _, document, _ in rows} - {""}
+    if len(documents) > 1 and len(documents) * ratio >= 1:
         chosen = hold_out_documents((document for _, document, _ in rows), ratio=ratio, seed=seed)
         return frozenset(row_id for row_id, document, _ in rows if document in chosen)
     return hold_out(((row_id, prompt) for row_id, _, prompt in rows), ratio=ratio, seed=seed)
