@@ -6,6 +6,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from llamafarm_ray import __version__
 from llamafarm_ray.data.formats import default_format, format_row
@@ -35,7 +36,8 @@ def reformatted(found: DatasetRows, row_format: str) -> DatasetRows:
     Raises:
         InputError: rows of this kind, or one of them, can't be written so.
     """
-    rows, kind = {}, found.kind
+    rows: dict[str, list[dict[str, Any]]] = {}
+    kind = found.kind
     for split, of_split in found.rows.items():
         rows[split] = []
         for row in of_split:
@@ -63,7 +65,7 @@ def merge_rows(parts: Sequence[DatasetRows]) -> MergedRows:
             hint="Merge datasets of one kind.",
         )
     held_out = {row["id"] for part in parts for row in part.rows.get("validation", ())}
-    unique = {}
+    unique: dict[str, dict[str, Any]] = {}
     total = 0
     for part in parts:
         for of_split in part.rows.values():
@@ -120,6 +122,6 @@ def write_rows(found: DatasetRows, output: Path, *, name: str, row_format: str |
         return target.publish()
 
 
-def _documents(rows: Sequence[dict[str, str]]) -> list[DocumentRecord]:
+def _documents(rows: Sequence[dict[str, Any]]) -> list[DocumentRecord]:
     counts = Counter((row["document"], row["document_digest"]) for row in rows)
     return [DocumentRecord(path, digest, count) for (path, digest), count in counts.items()]
