@@ -176,6 +176,11 @@ def test_json_output_opens_like_the_folder(ray_cluster, corpus, tmp_path):
     assert (splits.train.count(), splits.validation.count()) == (report.num_train, report.num_validation)
     assert DocumentRecord("pool.pdf", Digest.of((corpus / "pool.pdf").read_bytes()), 8) in splits.documents
     assert built_documents(tmp_path / "qa.json") == splits.documents
+    folder = build(corpus, tmp_path / "qa", config)
+    opened = open_dataset(tmp_path / "qa")
+    assert {"instruction", "output"} <= set(pq.read_schema(tmp_path / "qa" / "train" / "part-00000.parquet").names)
+    assert {row["id"] for row in rows_of(opened)} == {row["id"] for row in rows_of(splits)}
+    assert opened.digest == folder.digest == report.digest
     # Once it is edited, the file itself is where the examples come from.
     (tmp_path / "qa.json").write_text(json.dumps([record]))
     edited = open_dataset(tmp_path / "qa.json")
