@@ -6,6 +6,7 @@ import functools
 import importlib
 import multiprocessing
 import os
+import signal
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -46,6 +47,9 @@ def _parent() -> ProcessPoolExecutor:
 
 
 def _import() -> None:
+    from torch.multiprocessing import _prctl_pr_set_pdeathsig
+
+    _prctl_pr_set_pdeathsig(signal.SIGKILL)  # it would wait for ever where the tests were killed
     os.environ["DS_ACCELERATOR"] = "cpu"
     for name in _IMPORTED:
         importlib.import_module(name)

@@ -55,8 +55,8 @@ def open_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0)
             name after it choose a split, or an entry of LLaMA-Factory's ``dataset_info.json``; or an Axolotl
             configuration with ``datasets``. See `llamafarm_ray.data.records` and `llamafarm_ray.data.training_rows`.
         split_ratio: share of the rows to hold out where the dataset has no validation rows of its own; a folder
-            may have some, and beside a file ``qa.json``, ``qa.validation.json`` holds them. None or 0: no rows. Rows
-            that name several source documents are held out by document, others by prompt.
+            may have some, and beside a file ``qa.json``, ``qa.validation.json`` holds them. None or 0: no rows.
+            They are chosen by source document, or by prompt: see `held_out_rows`.
         seed: chooses the rows that are held out.
 
     Raises:

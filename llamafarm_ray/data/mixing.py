@@ -81,7 +81,7 @@ def open_mixture(
     held_out = [each.validation for each in opened if each.validation is not None]
     validation = None
     if held_out:
-        schema = _shared_schema(held_out)
+        schema = _shared_schema([each.schema().base_schema for each in held_out])
         selected = [each.map_batches(_with_schema, batch_format="pyarrow", fn_args=(schema,)) for each in held_out]
         validation = selected[0].union(*selected[1:]) if len(selected) > 1 else selected[0]
     said = json.dumps([seed, *([part.digest, part.weight, part.num_taken] for part in parts)])
@@ -160,7 +160,7 @@ def mix(
         held = [dataset.materialize() for dataset in datasets]
         sizes = [dataset.count() for dataset in held]
         counts = shares(sizes, weights)
-        schema = _shared_schema(held)
+        schema = _shared_schema([dataset.schema().base_schema for dataset in held])
         parts = [
             reference
             for index, (dataset, size, count) in enumerate(zip(held, sizes, counts, strict=True))
@@ -169,9 +169,8 @@ def mix(
         return ray.data.from_arrow_refs(parts), sizes, counts
 
 
-def _shared_schema(datasets: Sequence[Any]) -> pa.Schema:
-    """Return the columns that all datasets have, and those that a row without them lacks nothing by."""
-    schemas = [dataset.schema().base_schema for dataset in datasets]
+def _shared_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """Return the columns that all datasets have, and the tools that some of them have."""
     shared = [name for name in schemas[0].names if all(name in schema.names for schema in schemas)]
     if not set(shared) - _SOURCE:
         listed = "; ".join(", ".join(schema.names) for schema in schemas)

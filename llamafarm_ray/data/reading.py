@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llamafarm_ray.data.formats import RecordError, default_format
-from llamafarm_ray.data.records import Records, find_records, named_beside
+from llamafarm_ray.data.records import Records, find_records, named_beside, read_records
 from llamafarm_ray.data.rows import DocumentRecord, dataset_digest, with_optional
 from llamafarm_ray.data.split import hold_out, hold_out_documents, prompt_digest
 from llamafarm_ray.data.training_rows import KINDS, RowKind, described, kind_of, parse_row
@@ -121,7 +121,7 @@ def read_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0)
 
 
 def held_out_rows(rows: Sequence[tuple[str, str, str]], *, ratio: float, seed: int) -> frozenset[str]:
-    """Return the ids of the rows to hold out: by document where they come from several, else by prompt.
+    """Return the ids of the rows to hold out: by document where ``ratio`` is one at least, else by prompt.
 
     Args:
         rows: (id, source document, prompt) of each; the document is empty where it is not known.
@@ -131,7 +131,8 @@ def held_out_rows(rows: Sequence[tuple[str, str, str]], *, ratio: float, seed: i
     Raises:
         InputError: see `hold_out`.
     """
-    if len({document for _, document, _ in rows} - {""}) > 1:
+    documents = {document for _, document, _ in rows} - {""}
+    if len(documents) > 1 and len(documents) * ratio >= 1:
         chosen = hold_out_documents((document for _, document, _ in rows), ratio=ratio, seed=seed)
         return frozenset(row_id for row_id, document, _ in rows if document in chosen)
     return hold_out(((row_id, prompt) for row_id, _, prompt in rows), ratio=ratio, seed=seed)
@@ -155,7 +156,7 @@ def parsed_rows(records: Records, *, root: Path) -> Iterator[RowResult]:
     """
     kind: RowKind | None = None
     digests: dict[Path, Digest] = {}
-    for file, place, record in records.read():
+    for file, place, record in read_records(records):
         path = file.path
         if path not in digests:
             digests[path] = _digest_of(path)

@@ -122,6 +122,6 @@ def write_rows(found: DatasetRows, output: Path, *, name: str, row_format: str |
         return target.publish()
 
 
-def _documents(rows: Sequence[dict[str, str]]) -> list[DocumentRecord]:
+def _documents(rows: Sequence[dict[str, Any]]) -> list[DocumentRecord]:
     counts = Counter((row["document"], row["document_digest"]) for row in rows)
     return [DocumentRecord(path, digest, count) for (path, digest), count in counts.items()]

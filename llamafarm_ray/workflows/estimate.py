@@ -267,12 +267,12 @@ def _count_rows(dataset: str | None) -> int | None:
     if dataset is None:
         return None
     from llamafarm_ray.data.reading import describe_built, is_built  # noqa: PLC0415 - pyarrow, which few estimates need
-    from llamafarm_ray.data.records import find_records  # noqa: PLC0415 - likewise
+    from llamafarm_ray.data.records import find_records, read_records  # noqa: PLC0415 - likewise
 
     path = Path(dataset).expanduser()
     try:
         if is_built(path):
             return describe_built(path).num_rows["train"]
-        return sum(1 for _ in find_records(path)["train"].read())
+        return sum(1 for _ in read_records(find_records(path)["train"]))
     except (LlamaFarmError, OSError):
         return None

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from chat_server import chat_server
 from fpdf import FPDF
+from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data import DocumentRecord, build_dataset, built_documents, open_dataset, stages
@@ -180,6 +181,11 @@ def test_json_output_opens_like_the_folder(ray_cluster, corpus, tmp_path):
     assert (splits.train.count(), splits.validation.count()) == (report.num_train, report.num_validation)
     assert DocumentRecord("pool.pdf", Digest.of((corpus / "pool.pdf").read_bytes()), 8) in splits.documents
     assert built_documents(tmp_path / "qa.json") == splits.documents
+    folder = build(corpus, tmp_path / "qa", config)
+    opened = open_dataset(tmp_path / "qa")
+    assert {"instruction", "output"} <= set(pq.read_schema(tmp_path / "qa" / "train" / "part-00000.parquet").names)
+    assert {row["id"] for row in rows_of(opened)} == {row["id"] for row in rows_of(splits)}
+    assert opened.digest == folder.digest == report.digest
     # Once it is edited, the file itself is where the examples come from.
     (tmp_path / "qa.json").write_text(json.dumps([record]))
     edited = open_dataset(tmp_path / "qa.json")
@@ -344,3 +350,14 @@ def test_without_ray_the_error_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr("ray.is_initialized", lambda: False)
     with pytest.raises(ClusterError, match=r"Call ray.init\(\) first"):
         build(tmp_path, tmp_path / "out")
+
+
+def test_the_base_model_writes_pairs_in_an_actor_and_what_it_can_not_is_counted(ray_cluster, tmp_path):
+    # A random model learns the lessons and writes noise: every step runs, and nothing of it becomes an example.
+    source = tmp_path / "mill.md"
+    source.write_text("# The Mill\n\nA tour of the mill costs 4.50 euros and takes forty minutes.\n")
+    config = DatasetConfig.model_validate({"preprocessing": {"qa_generation": {"model": "base_model"}}})
+    base = str(make_tiny_model(tmp_path / "tiny"))
+    with pytest.raises(InputError, match="gave no example"):
+        build(source, tmp_path / "out", config, base_model=base)
+    assert not (tmp_path / "out").exists()

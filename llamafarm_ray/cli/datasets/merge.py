@@ -35,5 +35,5 @@ def command(
         return
     say(
         f"Wrote {written.num_train} rows to train on and {written.num_validation} held out, from "
-        f"{written.num_documents} documents, to {written.path}; {written.num_duplicates} duplicates were left out."
+        f"{written.num_documents} documents, to {written.path}; rows left out as duplicates: {written.num_duplicates}."
     )

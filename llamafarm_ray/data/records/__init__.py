@@ -10,7 +10,7 @@ from llamafarm_ray.data.records.locating import (
     named_beside,
     validation_path,
 )
-from llamafarm_ray.data.records.reading import read_file
+from llamafarm_ray.data.records.reading import read_file, read_records
 from llamafarm_ray.data.records.writing import WRITABLE, RecordWriter, open_writer, write_records
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "named_beside",
     "open_writer",
     "read_file",
+    "read_records",
     "stem_of",
     "validation_path",
     "write_records",

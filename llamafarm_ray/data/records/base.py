@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,20 +40,6 @@ class Records:
     """The records of one split of a dataset, in one or more files."""
 
     files: tuple[RecordsFile, ...]
-
-    def read(self) -> Iterator[tuple[RecordsFile, str, object]]:
-        """Yield each record with its file and its place, which names the file where there are several.
-
-        Raises:
-            InputError: a file can't be read.
-        """
-        from llamafarm_ray.data.records.reading import read_file  # noqa: PLC0415 - it imports this module
-
-        for file in self.files:
-            for place, record in read_file(file.path):
-                shown = f"{place} of {file.path.name}" if len(self.files) > 1 else place
-                bare = file.convert is None or isinstance(record, BadRecord)
-                yield file, shown, record if bare or file.convert is None else file.convert(record)
 
     def converted(self, convert: Convert) -> Records:
         """Return the same files with a conversion of their records."""

@@ -155,7 +155,8 @@ def _shards(folder: Path) -> Iterator[tuple[str, Path]]:
     for file in sorted(folder.rglob("*")):
         inside = file.relative_to(folder)
         hidden = any(part.startswith((".", "_")) for part in inside.parts)
-        if hidden or file.name in _NOT_ROWS or file.name.endswith("report.json"):
+        described = file.name == "dataset.json" and (file.parent / "train").is_dir()  # by our own build
+        if hidden or described or file.name in _NOT_ROWS or file.name.endswith("report.json"):
             continue
         if is_record_file(file) and file.is_file():
             # "qa.validation.jsonl", "validation/part-0.parquet", "data/validation-00000-of-00001.parquet"

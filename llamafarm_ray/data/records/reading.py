@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from llamafarm_ray.data.records.base import Record
+from llamafarm_ray.data.records.base import BadRecord, Record, Records, RecordsFile
 from llamafarm_ray.data.records.compression import COMPRESSIONS, DAMAGED, file_type
 from llamafarm_ray.data.records.delimited import read_delimited
 from llamafarm_ray.data.records.json_files import read_json, read_json_lines
 from llamafarm_ray.data.records.tables import read_arrow, read_parquet
 from llamafarm_ray.errors import InputError
 
-__all__ = ["READERS", "TABLES", "read_file"]
+__all__ = ["READERS", "TABLES", "read_file", "read_records"]
 
 READERS: Mapping[str, Callable[[Path], Iterator[Record]]] = MappingProxyType(
     {
@@ -50,3 +50,18 @@ def read_file(path: Path) -> Iterator[Record]:
         raise InputError(f"{path} is not text in UTF-8: {error.reason}.", hint="Save it as UTF-8.") from error
     except OSError as error:
         raise InputError(f"{path} can't be read: {error.strerror or error}.") from error
+
+
+def read_records(records: Records) -> Iterator[tuple[RecordsFile, str, object]]:
+    """Yield each record of a split with its file and its place, which names the file where there are several.
+
+    Raises:
+        InputError: a file can't be read.
+    """
+    for file in records.files:
+        for place, record in read_file(file.path):
+            shown = f"{place} of {file.path.name}" if len(records.files) > 1 else place
+            if file.convert is not None and not isinstance(record, BadRecord):
+                yield file, shown, file.convert(record)
+            else:
+                yield file, shown, record

@@ -71,6 +71,7 @@ def test_merged_datasets_have_each_row_once_with_its_source(llamafarm, files):
     (listed,) = [one for one in llamafarm.json("datasets", "list") if one["location"].endswith("/both")]
     assert (listed["name"], listed["num_train"], len(listed["documents"])) == ("both", 4, 3)
     traced = llamafarm.json("models", "trace", "--document", "doc-2.md")
+    assert len(read_dataset(files / "both#validation").rows["train"]) == 1, "a split of a built folder has a name too"
     assert any(node["label"] == "both" for node in traced["nodes"])
     write(files / "text.jsonl", [{"text": "All."}])
     assert (

@@ -92,6 +92,21 @@ def test_wordings_of_a_fact_share_it_and_are_limited():
     assert len({each.fact for each in examples}) == 1
 
 
+def test_a_question_with_two_answers_is_left_out():
+    lines = {
+        "\nFact:": ["4.50 euros", "forty minutes"],
+        "Fact: 4.50 euros\nQuestion:": ["What is the tour of the mill?", GOOD],
+        "Fact: forty minutes\nQuestion:": ["What is a mill tour?"],
+        "?\nFact:": ["4.50 euros"],
+    }
+    found = {
+        "Question: What is a mill tour?\nFact:": ["forty minutes"],
+        "\nAnswer:": ["A tour of the mill costs 4.50 euros."],
+    }
+    written = write({**found, **lines}, text="A tour of the mill costs 4.50 euros and takes forty minutes.")
+    assert [each.question for each in written.examples] == [GOOD]
+
+
 def test_unlikely_questions_are_left_out():
     lines = {"euros.\nFact:": ["4.50 euros"], "\nQuestion:": [GOOD], "?\nFact:": ["4.50 euros"], "\nAnswer:": ["-"]}
     written = write(lines, min_score=-0.3)

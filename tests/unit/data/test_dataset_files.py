@@ -8,6 +8,7 @@ from llamafarm_ray.data.dataset import check_dataset
 from llamafarm_ray.data.reading import read_dataset
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.types import Digest
 
 
 def records(number, **marks):
@@ -63,3 +64,23 @@ def test_a_bad_record_is_found_without_a_cluster(tmp_path):
     (tmp_path / "qa.pdf").write_text("")
     with pytest.raises(InputError, match="is no dataset"):
         check_dataset(tmp_path / "qa.pdf")
+
+
+def test_rows_that_name_their_documents_are_held_out_by_document(tmp_path):
+    rows = [
+        {
+            **record,
+            "document": f"doc-{index % 10}.md",
+            "document_digest": Digest.of(str(index % 10).encode()),
+            "passage": f"Text {index}.",
+        }
+        for index, record in enumerate(records(40))
+    ]
+    path = write(tmp_path / "qa.jsonl", rows)
+    found = read_dataset(path, split_ratio=0.2)
+    sides = [{row["document"] for row in of_split} for of_split in found.rows.values()]
+    assert sides[0].isdisjoint(sides[1])
+    assert len(found.documents) == 10
+    # A share of less than one document is chosen by prompt instead.
+    few = read_dataset(path, split_ratio=0.05).rows
+    assert len(few["validation"]) == 2

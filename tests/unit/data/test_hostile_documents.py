@@ -126,6 +126,13 @@ def test_xml_that_grows_reaches_out_or_nests_too_deep_is_refused(extension, xml)
     assert "root:" not in refused(extension, zipped({MAIN_PARTS[extension]: xml}))
 
 
+def test_entities_in_an_office_document_are_refused():
+    space = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    body = f"<w:document {space}><w:body><w:p><w:r><w:t>It costs &x;.</w:t></w:r></w:p></w:body></w:document>"
+    xml = f'<?xml version="1.0"?><!DOCTYPE w [<!ENTITY x "20 euros">]>{body}'
+    assert "declares entities" in refused(".docx", zipped({"word/document.xml": xml}))
+
+
 def test_a_sheet_with_one_cell_at_the_far_end_is_refused():
     sheet = '<worksheet><sheetData><row r="1048576"><c r="XFD1048576"/></row></sheetData></worksheet>'
     data = zipped({"[Content_Types].xml": "<Types/>", "xl/worksheets/sheet1.xml": sheet})

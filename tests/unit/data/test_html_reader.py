@@ -109,6 +109,16 @@ def test_tables_that_lay_out_the_page_are_read_cell_by_cell(table):
     assert page(table) == ["The gate opens at 08:00.", "The mill is a museum."]
 
 
+def test_cells_of_a_nested_table_are_read_once():
+    inner = "<table><tr><td>Fax</td><td>777</td></tr></table>"
+    assert page(f"<table><tr><td>Phone</td><td>555</td></tr><tr><td>Other</td><td>{inner}</td></tr></table>") == [
+        "Phone",
+        "555",
+        "Other",
+        "Fax: 777",
+    ]
+
+
 def test_a_cell_over_several_rows_or_columns_stands_in_each():
     html = """<table><caption>Prices</caption><tr><th>Ticket<th>Price<th>Valid</tr>
     <tr><td rowspan=2>Day<td>12<td>Monday<tr><td>14<td>Sunday<tr><td>Year<td colspan=2>on request</table>"""

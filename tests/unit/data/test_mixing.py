@@ -1,9 +1,10 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafarm_ray.data.mixing import repetitions, shares
+from llamafarm_ray.data.mixing import _shared_schema, _with_schema, repetitions, shares
 from llamafarm_ray.errors import InputError
 
 
@@ -50,3 +51,23 @@ def test_the_part_that_is_taken_is_the_seeds_choice():
 def test_what_can_not_be_mixed_is_refused(sizes, weights, message):
     with pytest.raises(InputError, match=message):
         shares(sizes, weights)
+
+
+def test_blocks_without_tools_or_marks_get_nulls_beside_blocks_that_have_them():
+    turn = [("role", pa.string()), ("content", pa.string())]
+    plain = pa.schema([("id", pa.string()), ("messages", pa.list_(pa.struct(turn)))])
+    marked = pa.schema(
+        [
+            ("id", pa.string()),
+            ("messages", pa.list_(pa.struct([*turn, ("train", pa.bool_())]))),
+            ("note", pa.string()),
+            ("tools", pa.string()),
+        ]
+    )
+    schema = _shared_schema([plain, marked])
+    assert schema.names == ["id", "messages", "tools"]
+    row = {"id": "a", "messages": [{"role": "user", "content": "Q?"}]}
+    (made,) = _with_schema(pa.Table.from_pylist([row], schema=plain), schema).to_pylist()
+    assert made == {"id": "a", "messages": [{"role": "user", "content": "Q?", "train": None}], "tools": None}
+    with pytest.raises(InputError, match="rows of different kinds"):
+        _shared_schema([plain, pa.schema([("id", pa.string()), ("text", pa.string())])])

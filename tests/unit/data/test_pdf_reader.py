@@ -45,12 +45,22 @@ def test_a_hyphen_stays_where_the_document_writes_one():
     ]
 
 
-def test_a_long_line_elsewhere_does_not_cut_the_sentences_of_narrow_paragraphs():
-    lines = ["The harbour office is a part of the", "Northern Port Authority of the coast.", "", LONG]
-    assert blocks("a.pdf", pages_of(lines)) == [
-        "The harbour office is a part of the Northern Port Authority of the coast.",
-        LONG,
-    ]
+@pytest.mark.parametrize("first", ["The harbour office is a part of the", "The harbour office now belongs"])
+def test_a_long_line_elsewhere_does_not_cut_the_sentences_of_narrow_paragraphs(first):
+    lines = [first, "Northern Port Authority of the coast.", "", LONG]
+    assert blocks("a.pdf", pages_of(lines)) == [f"{first} Northern Port Authority of the coast.", LONG]
+
+
+def test_marks_of_footnotes_are_no_text():
+    def write(document):
+        document.add_page()
+        document.write(8, "The mill is a museum.")
+        document.char_vpos = "SUP"
+        document.write(8, "12")
+        document.char_vpos = "LINE"
+        document.write(8, " It has room for 30 guests in Hall2.")
+
+    assert blocks("a.pdf", pdf(write)) == ["The mill is a museum. It has room for 30 guests in Hall2."]
 
 
 def test_short_lines_that_stand_alone_stay_apart():

@@ -9,7 +9,7 @@ from llamafarm_ray.training.strategies.build_lock import only_builder
 
 
 def test_a_lock_that_a_killed_build_left_behind_is_removed(tmp_path):
-    stale = tmp_path / "deepspeed_shm_comm" / "lock"
+    stale = tmp_path / "async_io" / "lock"
     stale.parent.mkdir()
     stale.touch()
     with only_builder(tmp_path):

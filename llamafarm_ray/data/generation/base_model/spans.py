@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from llamafarm_ray.data.quality.support import support, unsupported_parts
 from llamafarm_ray.data.text import normal_form, sentences_of
 
-__all__ = ["Text", "answer_fault", "candidate_facts", "question_fault", "same_fact", "texts_of"]
+__all__ = ["Text", "answer_fault", "asked_words", "candidate_facts", "question_fault", "same_fact", "texts_of"]
 
 _POINTS_BACK = re.compile(
     r"(?:it|he|she|they|this|that|these|those|then|there|her|his|its|their|both|after that|because of this)\b",
     re.IGNORECASE,
+)
+_SMALL_WORDS = frozenset(
+    re.findall(r"\w+", "a an the of in on at to for from by with is are was were be do does did its it")
 )
 _NUMBER = re.compile(r"[$\u20ac\u00a3]?\d(?:[\d.,:]*\d)?%?")
 _MIN_WORDS = 3
@@ -97,6 +100,11 @@ def question_fault(question: str, fact: str, text: Text) -> str:
     if share < _MIN_SHARE and round(num_shared) < _MIN_SHARED:
         return "question is about something else"
     return ""
+
+
+def asked_words(question: str) -> frozenset[str]:
+    """Return the words of a question that tell it from others, in no order: "Who" counts, "of the" does not."""
+    return frozenset(normal_form(question).split()) - _SMALL_WORDS
 
 
 def same_fact(one: str, other: str) -> bool:

@@ -12,6 +12,7 @@ from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.base_model.spans import (
     Text,
     answer_fault,
+    asked_words,
     candidate_facts,
     question_fault,
     same_fact,
@@ -125,13 +126,16 @@ class BaseModelWriter:
         return kept
 
     def _best(self, candidates: Sequence[_Candidate]) -> list[_Candidate]:
-        """Return the best questions of each fact, none asked twice."""
+        """Return the best questions of each fact; one that was asked about several facts has no single answer."""
+        facts_of: dict[frozenset[str], set[tuple[int, str]]] = defaultdict(set)
         by_fact: dict[tuple[int, str], list[_Candidate]] = defaultdict(list)
         for candidate in candidates:
+            facts_of[asked_words(candidate.question)].add((candidate.text, candidate.fact))
             by_fact[candidate.text, candidate.fact].append(candidate)
         kept: list[_Candidate] = []
         for group in by_fact.values():
-            kept += sorted(group, key=lambda each: (-each.score, each.question))[: self._sampling.phrasings]
+            clear = [each for each in group if len(facts_of[asked_words(each.question)]) == 1]
+            kept += sorted(clear, key=lambda each: (-each.score, each.question))[: self._sampling.phrasings]
         return kept
 
     def _answers(self, texts: Sequence[Text], kept: Sequence[_Candidate]) -> list[Line]:

@@ -51,10 +51,9 @@ def _text(source: str) -> str:
     if any(len(line) > _MAX_LINE_CHARS for line in source.split("\n")):
         raise BrokenDocumentError(f"it has a run of over {_MAX_LINE_CHARS} characters without a paragraph.")
     try:
-        text: str = rtf_to_text(source, errors="replace")  # type: ignore[no-untyped-call]
+        return str(rtf_to_text(source, errors="replace"))  # type: ignore[no-untyped-call]
     except (ValueError, LookupError, TypeError, OverflowError) as error:
         raise BrokenDocumentError(f"it is not a valid RTF file ({type(error).__name__}: {error}).") from error
-    return text
 
 
 def _add_table(rows: list[list[str]], outline: Outline) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,9 +22,12 @@ _DIVISIONS = (0x02, 0xFFFE, 0xAD)
 _NEW_LINE, _RETURN, _SPACE = 10, 13, 32
 _CELL_GAP = 1.6  # a wider gap than this many font sizes parts cells, or columns
 _SPACE_GAP = 0.15
+_NOTE_MARK = re.compile(r"(?<=[^\W\d_]{3}|[^\W\d_][.,;:!?)][\"'\u201d]|[^\W\d_]{2}[.,;:!?)])(\d{1,3})(?!\d)")
+_MARK_SCALE = 0.8
 _MIN_COLUMN_LINES = 4
 _MIN_COLUMN_CHARS = 18
 _ALIGNED_POINTS = 3.0
+_MAX_RUNS = 2000  # a dense page has 300; columns are looked for by comparing all with all
 
 
 @dataclass(slots=True)
@@ -86,7 +90,7 @@ def _runs(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
 
 
 def _run(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
-    text = "".join(DIVIDED if code in _DIVISIONS else chr(code) for code in codes if 0 < code <= sys.maxunicode)
+    text = _without_note_marks(textpage, start, "".join(map(_character, codes)))
     stripped = text.strip(" \t\xa0")
     if not stripped or stripped == DIVIDED:
         return
@@ -99,6 +103,22 @@ def _run(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
     pdfium.FPDFText_GetCharOrigin(textpage.raw, first, x, y)
     clean = stripped[:-1].replace(DIVIDED, "-") + stripped[-1]
     yield Line(clean, begin[0], max(end[1], begin[1]), y.value, _size(textpage, first))
+
+
+def _character(code: int) -> str:
+    if code in _DIVISIONS:
+        return DIVIDED
+    return chr(code) if 0 < code <= sys.maxunicode else " "
+
+
+def _without_note_marks(textpage: Any, start: int, text: str) -> str:
+    """Return ``text`` with a blank in the place of each raised, smaller digit behind a word or a sentence."""
+    marks: list[int] = []
+    for match in _NOTE_MARK.finditer(text):
+        place = match.start(1)
+        if _size(textpage, start + place) <= _MARK_SCALE * _size(textpage, start + place - 1):
+            marks += range(*match.span(1))
+    return "".join(" " if index in marks else character for index, character in enumerate(text)) if marks else text
 
 
 def _box(textpage: Any, index: int) -> tuple[float, float] | None:
@@ -136,6 +156,8 @@ def in_reading_order(runs: list[Line]) -> list[Line]:
 def _gutter(runs: list[Line]) -> float | None:
     """Return where a second column begins: a left edge of many lines, with columns of prose on both sides."""
     best, most = None, 0
+    if len(runs) > _MAX_RUNS:
+        return None
     lefts = sorted(run.left for run in runs)
     edges = [x for before, x in pairwise(lefts) if x - before > _ALIGNED_POINTS]
     for edge in edges:

@@ -38,6 +38,7 @@ _OPEN_WORDS = frozenset(
     )
 )
 _MIN_PROSE_WORDS = 5
+_MAX_COMPARED = 500  # lines of a page, for its typical width; a dense page has 100
 
 
 class Paragraphs:
@@ -142,12 +143,10 @@ class _Shape:
 
     def __init__(self, page: Sequence[Line], body: float) -> None:
         text = [line for line in page if line.size <= body * _HEADING_SCALE]
-        self._rights = sorted(line.right for line in text)
         gaps = [round(a.base - b.base, 1) for a, b in itertools.pairwise(text) if a.base - b.base > 0]
         # The closest frequent spacing is that of lines in a paragraph.
         self._leading = min((gap for gap, count in Counter(gaps).items() if count >= len(gaps) / 5), default=0.0)
-        self._lefts = [line.left for line in text]
-        self._text = text
+        self._text = text[:_MAX_COMPARED]
 
     def goes_on(self, previous: Line, line: Line, *, new_page: bool) -> bool:
         """Return True if ``line`` goes on with the paragraph of ``previous``."""
@@ -176,8 +175,10 @@ class _Shape:
     def _right_of(self, line: Line) -> float:
         """Return where most lines in the column of ``line`` end."""
         rights = [other.right for other in self._text if other.left < line.right and other.right > line.left]
-        long = [right for right in rights if right >= statistics.median(rights)]
-        return statistics.median(long) if long else line.right
+        if not rights:
+            return line.right
+        middle = statistics.median(rights)
+        return statistics.median([right for right in rights if right >= middle])
 
 
 def _is_open(text: str) -> bool:

@@ -134,7 +134,16 @@ def _is_named(element: Any) -> bool:
     names = f"{element.get('class', '')} {element.get('id', '')}".lower()
     if not _NAMES.isdisjoint(names.split()):
         return True
-    return bool(_COOKIES.search(names)) and sum(len(text) for text in element.itertext()) <= _MAX_COOKIE_CHARS
+    return bool(_COOKIES.search(names)) and _is_short(element)
+
+
+def _is_short(element: Any) -> bool:
+    num_chars = 0
+    for text in element.itertext():
+        num_chars += len(text)
+        if num_chars > _MAX_COOKIE_CHARS:
+            return False
+    return True
 
 
 def _is_glyph(link: Any) -> bool:
