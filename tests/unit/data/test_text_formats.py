@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from llamafarm_ray.data.readers import BrokenDocumentError, DocumentError, is_supported, reader_for
 from llamafarm_ray.data.readers.records import columnar
+from llamafarm_ray.data.steps import Ledger, SplitPassages
 
 
 def read(path, data):
@@ -234,6 +235,11 @@ def test_records(path, text, blocks):
 def test_records_have_passages_of_their_own():
     document = read("a.ndjson", '{"title": "A", "text": "One."}\n{"text": "Two."}\n{"text": "Three."}\n')
     assert [(section.headings, section.record) for section in document.sections] == [(("A",), 1), ((), 2), ((), 3)]
+
+
+def test_no_passage_has_text_of_two_records():
+    document = read("a.jsonl", '{"text": "One."}\n{"text": "Two."}\n')
+    assert [row.text for row in SplitPassages(100).run([document], Ledger())] == ["One.", "Two."]
 
 
 def test_lines_that_are_no_json_are_noted():
