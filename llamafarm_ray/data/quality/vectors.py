@@ -23,12 +23,14 @@ def embed(texts: Sequence[str]) -> Vectors:
         return np.zeros((0, 256), dtype=np.float32)
     vectors: Vectors = _model().embed([text or " " for text in texts])
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return vectors / np.where(lengths > 0, lengths, 1)
+    unit: Vectors = vectors / np.where(lengths > 0, lengths, 1)
+    return unit
 
 
-def cosines(one: Vectors, other: Vectors) -> npt.NDArray[np.float32]:
+def cosines(one: Vectors, other: Vectors) -> Vectors:
     """Return the cosine of each row of ``one`` with the same row of ``other``, -1.0 to 1.0."""
-    return np.einsum("ij,ij->i", one, other)
+    products: Vectors = np.einsum("ij,ij->i", one, other)
+    return products
 
 
 @functools.cache
