@@ -10,7 +10,6 @@ from llamafarm_ray.data.pipeline import _Examples
 from llamafarm_ray.data.quality.decontamination import EvaluationTexts
 from llamafarm_ray.data.quality.metrics import measure
 from llamafarm_ray.data.sources import SourceFile
-from llamafarm_ray.data.steps import Ledger
 
 LENDING = (
     "The harbor library lends books, films and maps to everybody who lives in the old town near the river. "
