@@ -111,7 +111,7 @@ def _processed(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        concurrency=_num_workers(),
+        compute=ray.data.TaskPoolStrategy(size=_num_workers()),
     )
     begun: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
