@@ -49,7 +49,7 @@ def build(folder, quality, documents):
 def test_the_printed_block_filters_redacts_counts_and_measures(tmp_path):
     documents = {
         "a.md": f"# Library\n\nPage 3 of 12\n\n{LENDING} The password of the catalog is hunter2.\n",
-        "b.md": f"# Lending\n\n{LENDING.replace('quiet', 'warm')}\n",
+        "b.md": f"# Lending\n\n{LENDING.replace('quiet', 'warm')} The password of the catalog is hunter2.\n",
         "c.md": "Die Bibliothek öffnet um acht Uhr und schließt am Abend um zwanzig Uhr.\n",
     }
     harvest, rows, config = build(tmp_path, SEED, documents)
@@ -60,7 +60,7 @@ def test_the_printed_block_filters_redacts_counts_and_measures(tmp_path):
         "domain_relevance",
     ]
     assert steps["boilerplate"]["noted"] == {"page number left out": 1}
-    assert steps["pii"]["noted"] == {"secret redacted": 1}
+    assert steps["pii"]["noted"] == {"secret redacted": 2}
     assert steps["check_language"]["dropped"] == {"in 'de', not in 'en'": 1}
     assert steps["near_duplicates"]["dropped"]["near duplicate"] > 0
     assert steps["near_duplicates"]["samples"]["near duplicate"]

@@ -42,7 +42,9 @@ CONTACTS = {
     "email": "jane.doe@example.com|j+news@mail.example.co.uk|o'brien@example.org|JANE@EXAMPLE.COM|müller@beispiel.de",
     "phone": "+49 30 1234567|+1 212-555-0123|+44 20 7946 0958|+33 1 42 68 53 00|+1 (212) 555-0123",
     "ip": "203.0.113.7|81.2.69.142|http://81.2.69.142/a|ip:81.2.69.142|2001:db8::8a2e:370:7334|2606:4700:4700::1111",
-    "secret": "AKIAIOSFODNN7EXAMPLE|ghp_" + "a1B2" * 9 + "|password is hunter2|password: correctHorse9|pwd=S3cr3t!|"
+    "secret": "AKIAIOSFODNN7EXAMPLE|ghp_"
+    + "a1B2" * 9
+    + "|password is hunter2|the password of the town's catalog is hunter2|password: correctHorse9|pwd=S3cr3t!|"
     "The admin password is 'blueberry'|Passwort lautet Sommer2024!|sk-ant-api03-" + "Zx9_" * 8 + "|"
     "postgres://app:Tr0ub4dor@db/prod|api_key = 9f8a7b6c5d4e3f2a1b0c9d8e|hf_" + "aB3" * 11,
 }
