@@ -94,6 +94,7 @@ def test_nothing_is_found_inside_codes():
         f"https://example.org/items/{card}/view",
         f"file_{card}.bin",
         "see releases/81.2.69.142/notes",
+        "ISBN 7569217076985",
         f"0x{card}",
         "blob a94a8fe5ccb19ba61c4c0873d391e987982fbbd3",
     ):
