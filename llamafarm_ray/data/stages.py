@@ -111,7 +111,7 @@ def _processed(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        compute=ray.data.TaskPoolStrategy(size=_num_workers()),
+        compute=ray.data.TaskPoolStrategy(size=_num_workers(len(tasks))),
     )
     begun: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -122,10 +122,13 @@ def _processed(
                 yield index, pa.concat_tables(begun.pop(index)).cast(RESULT_SCHEMA)
 
 
-def _num_workers() -> int | None:
-    """Return the number of cores if all of Ray is on this machine, which may count more CPUs; else None."""
+def _num_workers(num_tasks: int) -> int | None:
+    """Return the most tasks at once: the number of cores if all of Ray is on this machine, which may count more CPUs.
+
+    None, no limit, on several machines. Ray Data warns of more workers than tasks.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"]]
-    return len(os.sched_getaffinity(0)) if len(nodes) == 1 else None
+    return min(num_tasks, len(os.sched_getaffinity(0))) if len(nodes) == 1 else None
 
 
 def pair_stage(harvest: Harvest, config: DatasetConfig, plan: WriterPlan, parts: FinishedParts, *, tell: Tell) -> None:
