@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import rensa
+import rensa  # type: ignore[import-untyped]
 
 from llamafarm_ray.data.quality.near_duplicates import jaccard, near_duplicates
 
@@ -78,7 +78,11 @@ def _edited(source: random.Random, words: Sequence[str], original: str) -> str:
 def bare_rensa(texts: Sequence[str]) -> list[bool]:
     """Return whether each text is like an earlier one: rensa's classes in the loop that its README shows."""
     index = rensa.RMinHashLSH(THRESHOLD, HASHES, BANDS)
+<<<<<<< HEAD
     sketches: list[Any] = []
+=======
+    sketches: list[rensa.RMinHash] = []
+>>>>>>> h-quality
     flags: list[bool] = []
     for number, text in enumerate(texts):
         words = text.lower().split()
