@@ -111,11 +111,7 @@ def _processed(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-<<<<<<< HEAD
         concurrency=_num_workers(len(tasks)),
-=======
-        compute=ray.data.TaskPoolStrategy(size=_num_workers(len(tasks))),
->>>>>>> h-quality
     )
     begun: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -127,15 +123,9 @@ def _processed(
 
 
 def _num_workers(num_tasks: int) -> int | None:
-<<<<<<< HEAD
     """Return the number of cores, or tasks if they are fewer, if all of Ray is on this machine; else None.
 
     Ray may have been told of more CPUs than there are, and warns about a limit above the number of tasks.
-=======
-    """Return the most tasks at once: the number of cores if all of Ray is on this machine, which may count more CPUs.
-
-    None, no limit, on several machines. Ray Data warns of more workers than tasks.
->>>>>>> h-quality
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return min(num_tasks, len(os.sched_getaffinity(0))) if len(nodes) == 1 else None

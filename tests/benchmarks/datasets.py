@@ -78,11 +78,7 @@ def _edited(source: random.Random, words: Sequence[str], original: str) -> str:
 def bare_rensa(texts: Sequence[str]) -> list[bool]:
     """Return whether each text is like an earlier one: rensa's classes in the loop that its README shows."""
     index = rensa.RMinHashLSH(THRESHOLD, HASHES, BANDS)
-<<<<<<< HEAD
     sketches: list[Any] = []
-=======
-    sketches: list[rensa.RMinHash] = []
->>>>>>> h-quality
     flags: list[bool] = []
     for number, text in enumerate(texts):
         words = text.lower().split()

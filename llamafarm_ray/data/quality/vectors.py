@@ -23,24 +23,14 @@ def embed(texts: Sequence[str]) -> Vectors:
         return np.zeros((0, 256), dtype=np.float32)
     vectors: Vectors = _model().embed([text or " " for text in texts])
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-<<<<<<< HEAD
     units: Vectors = vectors / np.where(lengths > 0, lengths, 1)
     return units
-=======
-    unit: Vectors = vectors / np.where(lengths > 0, lengths, 1)
-    return unit
->>>>>>> h-quality
 
 
 def cosines(one: Vectors, other: Vectors) -> Vectors:
     """Return the cosine of each row of ``one`` with the same row of ``other``, -1.0 to 1.0."""
-<<<<<<< HEAD
     found: Vectors = np.einsum("ij,ij->i", one, other)
     return found
-=======
-    products: Vectors = np.einsum("ij,ij->i", one, other)
-    return products
->>>>>>> h-quality
 
 
 @functools.cache
