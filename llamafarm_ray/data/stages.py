@@ -111,7 +111,7 @@ def _processed(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        compute=ray.data.TaskPoolStrategy(size=_num_workers(len(tasks))),
+        concurrency=_num_workers(len(tasks)),
     )
     begun: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -123,9 +123,9 @@ def _processed(
 
 
 def _num_workers(num_tasks: int) -> int | None:
-    """Return the most tasks at once: the number of cores if all of Ray is on this machine, which may count more CPUs.
+    """Return the number of cores, or tasks if they are fewer, if all of Ray is on this machine; else None.
 
-    None, no limit, on several machines. Ray Data warns of more workers than tasks.
+    Ray may have been told of more CPUs than there are, and warns about a limit above the number of tasks.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return min(num_tasks, len(os.sched_getaffinity(0))) if len(nodes) == 1 else None
