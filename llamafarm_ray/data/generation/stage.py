@@ -45,7 +45,7 @@ def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Itera
         fn_constructor_args=(plan,),
         batch_size=None,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=1),
+        concurrency=1,
         num_cpus=plan.num_cpus,
         num_gpus=plan.num_gpus,
     )
