@@ -45,8 +45,8 @@ def rows_with_passages(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, 
     apart, and no text of another document gets into the row. Which of the two comes first is decided by a digest.
 
     Args:
-        rows: rows of questions and answers with the columns of ``ROW_SCHEMA`` and ``fact``, those of a document together and in its order. Of the wordings of a fact the
-            first is used.
+        rows: rows of questions and answers with the columns of ``ROW_SCHEMA`` and ``fact``, those of a document
+            together and in its order. Of the wordings of a fact the first is used.
     """
     for _, group in itertools.groupby(rows, key=lambda row: row["document"]):
         by_passage: dict[str, dict[str, Mapping[str, Any]]] = {}
