@@ -247,7 +247,7 @@ def test_a_document_that_changed_since_is_read_again(ray_cluster, corpus, tmp_pa
 def by_model(url, **endpoint):
     generation = {"model": "gpt", "questions_per_doc": None, "endpoint": {"base_url": url, **endpoint}}
     return DatasetConfig.model_validate(
-        {"preprocessing": {"qa_generation": generation}, "validation": {"split_ratio": 0.2}}
+        {"preprocessing": {"qa_generation": generation, "with_passages": False}, "validation": {"split_ratio": 0.2}}
     )
 
 
