@@ -208,6 +208,7 @@ class _Examples:
             rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
         )
         for step in (*((Deduplicate(),) if self._deduplicate else ()), *self._filters):
+            ledger.counts(step.name)  # in the order of the steps; the last one is asked for a row first
             rows = step.run(rows, ledger)
         return rows
 

@@ -116,7 +116,7 @@ def parse_row(record: object, kind: RowKind | None = None) -> tuple[RowKind, lis
     found = kind_of(record)
     check_record_keys(record)
     assert isinstance(record, Mapping)  # noqa: S101 - checked a line above
-    if kind is not None and kind is not found:
+    if kind is not None and kind.name != found.name:
         if found.name == "chat":  # the error that tells why it is none of the kind
             raise RecordError(f"is no {kind.name} row as the first one is; it lacks {described(kind)}.")
         raise RecordError(f"is a {found.name} row, and the first one is a {kind.name} row; a dataset has one kind.")
@@ -127,7 +127,8 @@ def parse_row(record: object, kind: RowKind | None = None) -> tuple[RowKind, lis
 
 def described(kind: RowKind) -> str:
     """Return the names of the columns that a kind's rows are made of."""
-    own = [name for name in kind.schema.names if name != "id" and name not in {field.name for field in _SOURCE}]
+    added = {"id", "provenance", "pii", *(field.name for field in _SOURCE)}
+    own = [name for name in kind.schema.names if name not in added]
     return ", ".join(map(repr, own))
 
 

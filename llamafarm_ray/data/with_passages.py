@@ -13,7 +13,7 @@ from typing import Any
 
 import bm25s
 
-from llamafarm_ray.data.rows import Message
+from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
 
 __all__ = ["QUESTIONS_PER_ROW", "ask_with_passages", "rows_with_passages"]
@@ -45,9 +45,8 @@ def rows_with_passages(rows: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, 
     apart, and no text of another document gets into the row. Which of the two comes first is decided by a digest.
 
     Args:
-        rows: rows of questions and answers with ``messages``, ``document``, ``document_digest``, ``passage``,
-            ``provenance`` and ``fact``, those of a document together and in its order. Of the wordings of a fact the
-            first is used.
+        rows: rows of questions and answers with the columns of ``ROW_SCHEMA`` and ``fact``, those of a document
+            together and in its order. Of the wordings of a fact the first is used.
     """
     for _, group in itertools.groupby(rows, key=lambda row: row["document"]):
         by_passage: dict[str, dict[str, Mapping[str, Any]]] = {}
@@ -91,12 +90,10 @@ def _row(passage: str, asked: Sequence[Mapping[str, Any]], finder: _Finder) -> d
     turns = [Message("user", prompt), Message("assistant", first["messages"][-1]["content"])]
     for row in asked[1:]:
         turns += [Message(turn["role"], turn["content"]) for turn in row["messages"][-2:]]
-    return {
+    made = {
         "id": text_digest(part for turn in turns for part in turn.parts),
         "messages": [turn.to_turn() for turn in turns],
-        "document": first["document"],
-        "document_digest": first["document_digest"],
         "passage": passage,
-        "provenance": first["provenance"],
         "covers": [],
     }
+    return {**{name: first.get(name) for name in ROW_SCHEMA.names}, **made}

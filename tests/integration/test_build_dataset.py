@@ -129,13 +129,13 @@ def test_quality_control_filters_redacts_and_reports(ray_cluster, tmp_path, monk
     folder.mkdir()
     told = "The password of the library's catalog is hunter2."
     (folder / "a.md").write_text(f"# Library\n\nPage 3 of 12\n\n{LENDING} {told}\n")
-    (folder / "b.md").write_text(f"# Lending\n\n{LENDING.replace('quiet', 'warm')}\n")
+    (folder / "b.md").write_text(f"# Lending\n\n{LENDING.replace('quiet', 'warm')} {told}\n")
     (folder / "c.md").write_text("Die Bibliothek \u00f6ffnet um acht Uhr und schlie\u00dft am Abend.")
     config = CONFIG.model_dump(exclude_unset=True) | {"quality_control": QUALITY}
     report = build(folder, tmp_path / "out", DatasetConfig.model_validate(config))
     steps = {step.name: step for step in report.steps}
     assert steps["boilerplate"].noted == {"page number left out": 1}
-    assert steps["pii"].noted == {"secret redacted": 1}
+    assert steps["pii"].noted == {"secret redacted": 2}
     assert steps["check_language"].dropped == {"in 'de', not in 'en'": 1}
     assert steps["near_duplicates"].dropped["near duplicate"] > 0
     assert report.metrics.quality > 0.8
@@ -252,7 +252,7 @@ def test_a_document_that_changed_since_is_read_again(ray_cluster, corpus, tmp_pa
 def by_model(url, **endpoint):
     generation = {"model": "gpt", "questions_per_doc": None, "endpoint": {"base_url": url, **endpoint}}
     return DatasetConfig.model_validate(
-        {"preprocessing": {"qa_generation": generation}, "validation": {"split_ratio": 0.2}}
+        {"preprocessing": {"qa_generation": generation, "with_passages": False}, "validation": {"split_ratio": 0.2}}
     )
 
 

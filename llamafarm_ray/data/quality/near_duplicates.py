@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import rensa
+import rensa  # type: ignore[import-untyped]
 
 from llamafarm_ray.data.text import normal_form
 
@@ -143,11 +143,14 @@ def jaccard(one: str, other: str) -> float:
     return _similarity(_shingle_set(one), _shingle_set(other))
 
 
-def _shingle_set(text: str) -> frozenset[int]:
-    return frozenset(_shingles([_tokens(text)])[0].tolist())
+def _shingle_set(text: str) -> frozenset[tuple[str, ...]]:
+    tokens = _tokens(text)
+    if len(tokens) < _SHINGLE_TOKENS:
+        return frozenset([tuple(tokens)] if tokens else [])
+    return frozenset(zip(*(tokens[place:] for place in range(_SHINGLE_TOKENS)), strict=False))
 
 
-def _similarity(one: frozenset[int], other: frozenset[int]) -> float:
+def _similarity(one: frozenset[tuple[str, ...]], other: frozenset[tuple[str, ...]]) -> float:
     common = len(one & other)
     return common / (len(one) + len(other) - common) if common else 0.0
 
@@ -183,10 +186,10 @@ def drop_near_duplicates(
         may_drop: False for a pair (dropped, kept) that is different in another way.
     """
     similar: dict[int, set[int]] = defaultdict(set)
-    sets: dict[int, frozenset[int]] = {}
+    sets: dict[int, frozenset[tuple[str, ...]]] = {}
     compared: set[tuple[int, int]] = set()
 
-    def shingles(index: int) -> frozenset[int]:
+    def shingles(index: int) -> frozenset[tuple[str, ...]]:
         if index not in sets:
             sets[index] = _shingle_set(text_of(index))
         return sets[index]

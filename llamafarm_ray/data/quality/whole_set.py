@@ -98,20 +98,19 @@ def whole_set_filters(
     return tuple(steps)
 
 
-def texts_of(table: pa.Table, unit: Unit) -> tuple[list[str], list[str]]:
-    """Return for each row the name of its unit, and the unit's text: its passage, or its question.
+def _texts_of(table: pa.Table, unit: Unit) -> tuple[list[str], list[str], list[str]]:
+    """Return for each row the name of its unit, the unit's text, and the text whose names and numbers tell it apart.
 
-    A passage counts once for a document, and all phrasings of a question are one.
+    A passage counts once for a document, and all phrasings of a question are one. Questions are compared by their own
+    words, and told apart by their answers too: "What does it cost?" has two answers that are both true somewhere.
     """
     if unit == "passage":
         texts = table["passage"].to_pylist()
-        names = [
-            text_digest([document, text]) for document, text in zip(table["document"].to_pylist(), texts, strict=True)
-        ]
-    else:
-        texts = [question_of(turns) for turns in table["messages"].to_pylist()]
-        names = table["fact"].to_pylist()
-    return names, texts
+        documents = table["document"].to_pylist()
+        return [text_digest(pair) for pair in zip(documents, texts, strict=True)], texts, texts
+    turns = table["messages"].to_pylist()
+    whole = [" ".join(turn["content"] for turn in messages) for messages in turns]
+    return table["fact"].to_pylist(), [question_of(messages) for messages in turns], whole
 
 
 def question_of(turns: Iterable[Mapping[str, Any]]) -> str:
@@ -165,13 +164,13 @@ def find_near_duplicates(tables: Tables, unit: Unit, threshold: float) -> set[Pl
     ranks = np.empty(len(order), dtype=np.int64)
     ranks[order] = np.arange(len(order))
     signatures = Signatures(digests, np.stack(signed))
-    texts = _texts(tables, unit, units, signatures)
+    texts, whole = _texts(tables, unit, units, signatures)
     dropped = resolve(
         signatures,
         ranks,
         texts.__getitem__,
         threshold=threshold,
-        may_drop=lambda one, other: names_and_numbers(texts[one]) == names_and_numbers(texts[other]),
+        may_drop=lambda one, other: names_and_numbers(whole[one]) == names_and_numbers(whole[other]),
     )
     return {place for index in dropped for place in units.places[index]}
 
@@ -187,24 +186,28 @@ class _Sign:
     bands: Bands
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        names, texts = texts_of(table, self.unit)
+        names, texts, whole = _texts_of(table, self.unit)
         signatures = sign(texts, self.bands)
+        facts = (" ".join(sorted(names_and_numbers(text))).encode("utf-8", "surrogatepass") for text in whole)
+        digests = [digest + of_facts for digest, of_facts in zip(signatures.digests, facts, strict=True)]
         bands = [row.tobytes() for row in np.ascontiguousarray(signatures.bands)]
         columns = [pa.array(names), table["document"], table["position"]]
-        return pa.table([*columns, pa.array(signatures.digests, pa.binary()), pa.array(bands, pa.binary())], _SIGNED)
+        return pa.table([*columns, pa.array(digests, pa.binary()), pa.array(bands, pa.binary())], _SIGNED)
 
 
-def _texts(tables: Tables, unit: Unit, units: _Units, signatures: Signatures) -> dict[int, str]:
-    """Return the texts of the units that have a candidate, by index."""
+def _texts(tables: Tables, unit: Unit, units: _Units, signatures: Signatures) -> tuple[dict[int, str], dict[int, str]]:
+    """Return the two texts of `_texts_of` of each unit that has a candidate, by index."""
     wanted = {int(index) for group in candidates(signatures.bands) for index in group}
     first = {units.firsts[index]: index for index in wanted}
-    found: dict[int, str] = {}
+    found: tuple[dict[int, str], dict[int, str]] = {}, {}
     if not wanted:
         return found
     for table in tables(_same, _COLUMNS[unit]):
         places = zip(table["document"].to_pylist(), table["position"].to_pylist(), strict=True)
-        _, texts = texts_of(table, unit)
-        found.update({first[place]: text for place, text in zip(places, texts, strict=True) if place in first})
+        _, texts, whole = _texts_of(table, unit)
+        for place, text, whole_text in zip(places, texts, whole, strict=True):
+            if place in first:
+                found[0][first[place]], found[1][first[place]] = text, whole_text
     return found
 
 

@@ -23,7 +23,7 @@ _NO_DOMAINS = frozenset(
 _NO_USERS = frozenset(("git", "hg", "svn"))
 _INTERNATIONAL = re.compile(r"(?<![\w+])(?:\+|00)\s?\(?[1-9]")
 _ENOUGH_DIGITS = re.compile(r"(?:\d[ ()./-]{0,2}){7}")
-_IPV4 = re.compile(r"(?<![\w.:/-])(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d|-\w|/\d)(?!\s*[x*])", re.ASCII)
+_IPV4 = re.compile(r"(?<![\w.-])(?<![^/\s]/)(?<!\d:)(?:\d{1,3}\.){3}\d{1,3}(?!\w|\.\d|-\w|/\d)(?!\s*[x*])", re.ASCII)
 _IPV6 = re.compile(
     r"(?<![\w.:/-])(?=[0-9a-fA-F:]*[0-9])[0-9a-fA-F]{1,4}(?::[0-9a-fA-F]{0,4}){2,7}(?![\w:]|/\d)", re.ASCII
 )

@@ -42,9 +42,10 @@ _PRIVATE_KEY = re.compile(
     re.DOTALL,
 )
 _IS = r"(?:\s*(?:=|:|\uff1a)\s*|\s+(?:is|was|to|ist|lautet|est|es|\u00e9|e|on)\s*:?\s+|\s*(?:\u662f|\u306f)\s*)"
+_OF = r"(?:\s+(?:for|of|to|on|in|at|von|f\u00fcr|de|du|del|pour)\s+(?:[\w'\u2019.-]+\s+){0,3}?[\w'\u2019.-]+)?"
 _PASSWORD = re.compile(
     r"(?i)(?:\b(?:pass(?:word|phrase|code|wd)|pwd|passwort|kennwort|mot de passe|contrase\u00f1a|senha|wachtwoord)\b"
-    rf"|\u043f\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u30d1\u30b9\u30ef\u30fc\u30c9)[\"'`]?(?:\s+for\s+\w+)?{_IS}"
+    rf"|\u043f\u0430\u0440\u043e\u043b\u044c|\u5bc6\u7801|\u30d1\u30b9\u30ef\u30fc\u30c9)[\"'`]?{_OF}{_IS}"
     r"(?P<open>[\"'`\u201c\u2018]?)(?P<secret>[^\s\"'`\u201d\u2019]{4,})"
 )
 _KEY = re.compile(

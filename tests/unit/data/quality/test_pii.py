@@ -41,8 +41,10 @@ BSN 111222333|880320-0016|15108695088|131052-308T|Steuer-ID 36574261809|36 574 2
 CONTACTS = {
     "email": "jane.doe@example.com|j+news@mail.example.co.uk|o'brien@example.org|JANE@EXAMPLE.COM|müller@beispiel.de",
     "phone": "+49 30 1234567|+1 212-555-0123|+44 20 7946 0958|+33 1 42 68 53 00|+1 (212) 555-0123",
-    "ip": "203.0.113.7|81.2.69.142|2001:db8::8a2e:370:7334|2606:4700:4700::1111",
-    "secret": "AKIAIOSFODNN7EXAMPLE|ghp_" + "a1B2" * 9 + "|password is hunter2|password: correctHorse9|pwd=S3cr3t!|"
+    "ip": "203.0.113.7|81.2.69.142|http://81.2.69.142/a|ip:81.2.69.142|2001:db8::8a2e:370:7334|2606:4700:4700::1111",
+    "secret": "AKIAIOSFODNN7EXAMPLE|ghp_"
+    + "a1B2" * 9
+    + "|password is hunter2|the password of the town's catalog is hunter2|password: correctHorse9|pwd=S3cr3t!|"
     "The admin password is 'blueberry'|Passwort lautet Sommer2024!|sk-ant-api03-" + "Zx9_" * 8 + "|"
     "postgres://app:Tr0ub4dor@db/prod|api_key = 9f8a7b6c5d4e3f2a1b0c9d8e|hf_" + "aB3" * 11,
 }
@@ -91,6 +93,8 @@ def test_nothing_is_found_inside_codes():
         f"sha256:{card}{source.getrandbits(192):048x}",
         f"https://example.org/items/{card}/view",
         f"file_{card}.bin",
+        "see releases/81.2.69.142/notes",
+        "ISBN 7569217076985",
         f"0x{card}",
         "blob a94a8fe5ccb19ba61c4c0873d391e987982fbbd3",
     ):

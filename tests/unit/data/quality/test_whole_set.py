@@ -54,21 +54,13 @@ def test_of_two_passages_the_one_of_the_first_document_stays(seed, size):
     assert find_near_duplicates(tables(ROWS, size, seed), "passage", 0.8) == {("b.md", 0), ("b.md", 1)}
 
 
-def test_questions_are_compared_too_and_names_tell_them_apart():
+def test_questions_are_compared_too_and_names_and_answers_tell_them_apart():
+    question = "When in the morning does the old library at the harbor open its doors to visitors?"
     found = rows(
-        ("a.md", "When in the morning does the old library at the harbor open its doors to visitors?", "At 8.", "One."),
-        (
-            "b.md",
-            "When in the morning does the old library at the harbor open its doors to all visitors?",
-            "At 9.",
-            "Two.",
-        ),
-        (
-            "c.md",
-            "When in the morning does the old library at the Mill open its doors to visitors?",
-            "At 7.",
-            "Three.",
-        ),
+        ("a.md", question, "It opens at 8.", "One."),
+        ("b.md", question.replace("to visitors", "to all visitors"), "It is at 8.", "Two."),
+        ("c.md", question.replace("harbor", "Mill"), "It opens at 8.", "Three."),
+        ("d.md", question, "It opens at 9.", "Four."),
     )
     assert find_near_duplicates(tables(found), "question", 0.8) == {("b.md", 1)}
 
