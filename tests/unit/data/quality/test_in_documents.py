@@ -55,8 +55,8 @@ def test_the_printed_block_filters_redacts_counts_and_measures(tmp_path):
     harvest, rows, config = build(tmp_path, SEED, documents)
     steps = harvest.ledger.to_dict()
     assert list(steps) == [
-        *("clean", "boilerplate", "passages", "pii", "check_language", "generate", "check_substance", "check_length"),
-        *("check_support", "check_toxicity", "check_coherence", "limit", "deduplicate", "near_duplicates"),
+        *("clean", "boilerplate", "language", "passages", "pii", "check_language", "generate"),
+        *("check_substance", "check_length", "check_support", "check_toxicity", "check_coherence", "limit"),
         "domain_relevance",
     ]
     assert steps["boilerplate"]["noted"] == {"page number left out": 1}
