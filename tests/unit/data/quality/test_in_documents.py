@@ -57,7 +57,7 @@ def test_the_printed_block_filters_redacts_counts_and_measures(tmp_path):
     assert list(steps) == [
         *("clean", "boilerplate", "language", "passages", "pii", "check_language", "generate"),
         *("check_substance", "check_length", "check_support", "check_toxicity", "check_coherence", "limit"),
-        "domain_relevance",
+        *("deduplicate", "near_duplicates", "domain_relevance"),
     ]
     assert steps["boilerplate"]["noted"] == {"page number left out": 1}
     assert steps["pii"]["noted"] == {"secret redacted": 2}
