@@ -147,11 +147,14 @@ def test_a_resolved_configuration_holds_no_key_without_effect(method: Any) -> No
     assert parse_config(table) == config
 
 
+PRICES = ("input_usd_per_million_tokens", "output_usd_per_million_tokens")
+
+
 def test_a_resolved_configuration_holds_every_other_key() -> None:
     missing = [path for path in layout().leaves if not is_in(resolved(Config()), path)]
     assert {".".join(path[:2]) for path in missing} == {
-        "dataset.preprocessing",  # a limit of cost without prices
-        "dataset.quality_control",  # the domain and the kinds of personal data, which nothing asks for
+        "dataset.preprocessing",  # a limit of cost, without prices
+        "dataset.quality_control",  # kinds of personal data without an action, a domain that is not asked for
         "dataset.synthetic_generation",
         "deployment.auto_scaling",
         "deployment.rollout",  # each kind has its own keys
@@ -160,12 +163,11 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "monitoring.alerting",  # its email
         "tuning.pbt",  # the usual scheduler is another
     }
-    prices = {"input_usd_per_million_tokens": 1.0, "output_usd_per_million_tokens": 2.0}
     on = {
         "deployment": {"auto_scaling": {"max_replicas": 2}},
         "dataset": {
-            "preprocessing": {"qa_generation": {"endpoint": prices}},
-            "quality_control": {"validation": {"domain_relevance": True}, "pii": {"action": "redact"}},
+            "preprocessing": {"qa_generation": {"endpoint": dict.fromkeys(PRICES, 1.0)}},
+            "quality_control": {"validation": {"domain_relevance": True}, "pii": {"action": "drop"}},
             "synthetic_generation": {"enabled": True},
         },
         "monitoring": {"alerting": {"email": {"to": ["a@example.com"], "sender": "b@example.com", "server": "c"}}},

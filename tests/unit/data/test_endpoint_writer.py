@@ -290,7 +290,7 @@ def test_the_estimate_counts_what_would_be_asked_and_sends_nothing(tmp_path, mon
             "input_usd_per_million_tokens": 1.0,
             "output_usd_per_million_tokens": 10.0,
         }
-        qa = {"model": "gpt", "questions_per_doc": None, "phrasings": 1, "endpoint": endpoint}
+        qa = {"model": "gpt", "phrasings": 1, "endpoint": endpoint}
         config = DatasetConfig.model_validate({"preprocessing": {"qa_generation": qa}})
         before = estimate_pairs(source, config, cache=str(tmp_path / "cache"))
         assert server.asked == []
