@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import rensa  # type: ignore[import-untyped]
+import rensa
 
 from llamafarm_ray.data.quality.near_duplicates import jaccard, near_duplicates
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import rensa  # type: ignore[import-untyped]
+import rensa
 
 from llamafarm_ray.data.text import normal_form
 
