@@ -262,16 +262,8 @@ def test_pairs_of_a_model_are_checked_and_say_where_they_are_from(ray_cluster, c
     assert (report.generator.name, report.generator.model) == ("endpoint", "gpt")
     assert "endpoint.base_url is set" in report.generator.reason
     steps = {step.name: step for step in report.steps}
-    assert list(steps) == [
-        "clean",
-        "passages",
-        "generate",
-        "check_substance",
-        "check_length",
-        "check_support",
-        "limit",
-        "deduplicate",
-    ]
+    checks = ["check_substance", "check_length", "check_support", "limit", "deduplicate", "near_duplicates"]
+    assert list(steps) == ["clean", "boilerplate", "language", "passages", "pii", "generate", *checks]
     assert steps["generate"].rows_in == len(server.asked) == 12
     assert report.coverage.documents["house-1.md"] == [2, 2]
     assert (report.coverage.num_facts, report.coverage.share) == (22, 1.0)
