@@ -38,10 +38,10 @@ class Script:
         return [Line(text, -0.2) for text in (found[0] if found else ["none"])]
 
 
-def write(lines, text="A tour of the mill costs 4.50 euros.", **sampling):
+def write(lines, text="A tour of the mill costs 4.50 euros.", language="en", **sampling):
     from llamafarm_ray.data.generation.base_model.writer import BaseModelWriter
 
-    passage = Passage("mill.md", Digest.of(b""), "The Mill", ("The Mill",), text, 0, 1)
+    passage = Passage("mill.md", Digest.of(b""), "The Mill", ("The Mill",), text, 0, 1, language=language)
     writer = BaseModelWriter(Script(lines), Sampling(**sampling), PROVENANCE)
     (written,) = writer.write([passage])
     return written
@@ -105,6 +105,11 @@ def test_a_question_with_two_answers_is_left_out():
     }
     written = write({**found, **lines}, text="A tour of the mill costs 4.50 euros and takes forty minutes.")
     assert [each.question for each in written.examples] == [GOOD]
+
+
+def test_other_languages_than_those_of_the_lessons_are_left_alone():
+    written = write({"\nFact:": ["4,50 Euro"]}, text="Eine Führung kostet 4,50 Euro.", language="de")
+    assert (written.examples, dict(written.dropped)) == ((), {"no lessons for German": 1})
 
 
 def test_unlikely_questions_are_left_out():

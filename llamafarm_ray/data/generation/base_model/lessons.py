@@ -18,10 +18,13 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LESSONS_VERSION", "Lesson", "LessonPair", "heading_lines", "load_lessons"]
+__all__ = ["LESSONS_VERSION", "LESSON_LANGUAGES", "Lesson", "LessonPair", "heading_lines", "load_lessons"]
 
 LESSONS_VERSION = "1"
 """To be raised when the lessons or their form change, so that pairs written before are told apart."""
+
+LESSON_LANGUAGES = ("en", "")
+"""Languages that the lessons teach; a passage that is too short to tell is tried."""
 
 _FILE = Path(__file__).with_name("lessons.jsonl")
 

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from llamafarm_ray.data.generation.base_model.lessons import heading_lines
+from llamafarm_ray.data.generation.base_model.lessons import LESSON_LANGUAGES, heading_lines
 from llamafarm_ray.data.generation.base_model.sampling import Line, LineSampler
 from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.base_model.spans import (
@@ -20,7 +20,7 @@ from llamafarm_ray.data.generation.base_model.spans import (
 )
 from llamafarm_ray.data.generation.writer import Written
 from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
-from llamafarm_ray.data.text import text_digest
+from llamafarm_ray.data.text import language_name, text_digest
 
 __all__ = ["BaseModelWriter"]
 
@@ -60,11 +60,14 @@ class BaseModelWriter:
         """See `PairWriter.write`."""
         texts: list[Text] = []
         owners: list[int] = []
+        dropped: dict[int, Counter[str]] = defaultdict(Counter)
         for index, passage in enumerate(passages):
-            found = texts_of(passage.title, passage.headings, passage.text)
+            if passage.language not in LESSON_LANGUAGES:
+                dropped[index][f"no lessons for {language_name(passage.language)}"] += 1
+                continue
+            found = texts_of(passage.title, passage.headings, passage.prose)
             texts += found
             owners += [index] * len(found)
-        dropped: dict[int, Counter[str]] = defaultdict(Counter)
         kept = self._best(self._checked(texts, self._asked(texts), owners, dropped))
         examples: dict[int, list[Example]] = defaultdict(list)
         for candidate, answer in zip(kept, self._answers(texts, kept), strict=True):
