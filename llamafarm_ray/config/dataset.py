@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from llamafarm_ray.config.base import Mistake, Section, Unused, section
+from llamafarm_ray.config.base import Mistake, Section, Unused, as_tuple, section
 from llamafarm_ray.config.generation import QaGeneration
 from llamafarm_ray.config.quality import QualityControl
 from llamafarm_ray.config.values import FrozenMapping
@@ -39,11 +39,13 @@ class Source(Section):
     """What the examples are made from."""
 
     type: SourceType = Field(default="rag_documents", description="What the files at `path` are.")
-    path: _Path | Annotated[tuple[_Path, ...], Field(min_length=1)] | None = Field(
-        default=None,
-        description="Folder of documents, one document, a pattern ('docs/**/*.md') or a URI ('s3://bucket/docs', "
-        "'https://example.org/page'), or a list of them; a relative one starts at the current directory. Of "
-        "human_feedback: a folder or URI; by default what the registry's home has.",
+    path: Annotated[_Path | Annotated[tuple[_Path, ...], Field(min_length=1)] | None, BeforeValidator(as_tuple)] = (
+        Field(
+            default=None,
+            description="Folder of documents, one document, a pattern ('docs/**/*.md') or a URI ('s3://bucket/docs', "
+            "'https://example.org/page'), or a list of them; a relative one starts at the current directory. Of "
+            "human_feedback: a folder or URI; by default what the registry's home has.",
+        )
     )
     strict: bool = Field(
         default=False, description="Stop at the first document that can't be read, which is skipped otherwise."

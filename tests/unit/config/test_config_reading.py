@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from llamafarm_ray.config import load_config
+from llamafarm_ray.config import load_config, parse_config
 from llamafarm_ray.config.reading import MAX_FILE_BYTES
 from llamafarm_ray.errors import ConfigError, InputError
 
@@ -210,3 +210,8 @@ def test_many_repetitions_of_an_anchor_are_refused(write: Any) -> None:
 def test_deep_nesting_is_refused(write: Any, name: Any, depth: Any) -> None:
     with pytest.raises(InputError, match="nested too deeply"):
         load_config(write('{"a": ' + "[" * depth + "]" * depth + "}", name))
+
+
+def test_documents_may_come_from_one_source_or_from_a_list() -> None:
+    for path, read in (("docs", "docs"), (["docs", "s3://bucket/more"], ("docs", "s3://bucket/more"))):
+        assert parse_config({"dataset": {"source": {"path": path}}}).dataset.source.path == read
