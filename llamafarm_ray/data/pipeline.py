@@ -140,15 +140,12 @@ def build_dataset(
         )
         with target.open():
             assembly = Assembly(target, split, keep_origin=config.source.include_metadata)
-            for index, row in enumerate(examples.rows([*ROW_SCHEMA.names, "covers"], Ledger())):
-                assembly.add(row)
-                if index % _ROWS_PER_TELL == 0:
-                    tell("write", _EXAMPLES_END + (1.0 - _EXAMPLES_END) * index / len(facts))
-            if _asks_with_passages(config, choice.generator):
-                kept = examples.by_document(assembly.train_ids)
-                for row in rows_with_passages(kept):
-                    assembly.add(row)
-            assembly.flush()
+            _write(
+                assembly,
+                examples,
+                with_passages=_asks_with_passages(config, choice.generator),
+                tell=lambda num_rows: tell("write", _EXAMPLES_END + (1.0 - _EXAMPLES_END) * num_rows / len(facts)),
+            )
             seconds["total"] = round(time.monotonic() - start, 3)
             report = assembly.report(
                 name=name, seed=seed, sources=sources, harvest=harvest, choice=choice, seconds=seconds
@@ -161,6 +158,18 @@ def build_dataset(
             parts.clear()
     tell("write", 1.0)
     return replace(report, created=created)
+
+
+def _write(assembly: Assembly, examples: _Examples, *, with_passages: bool, tell: Callable[[int], None]) -> None:
+    """Write all examples, then those of the training split once more with passages if that is asked for."""
+    for index, row in enumerate(examples.rows([*ROW_SCHEMA.names, "covers"], Ledger())):
+        assembly.add(row)
+        if index % _ROWS_PER_TELL == 0:
+            tell(index)
+    if with_passages:
+        for row in rows_with_passages(examples.by_document(assembly.train_ids)):
+            assembly.add(row)
+    assembly.flush()
 
 
 def _split_row(row: Mapping[str, Any]) -> SplitRow:

@@ -249,11 +249,28 @@ def test_a_document_that_changed_since_is_read_again(ray_cluster, corpus, tmp_pa
 # A model writes the pairs
 
 
-def by_model(url, **endpoint):
+def by_model(url, *, with_passages=False, **endpoint):
     generation = {"model": "gpt", "questions_per_doc": None, "endpoint": {"base_url": url, **endpoint}}
     return DatasetConfig.model_validate(
-        {"preprocessing": {"qa_generation": generation, "with_passages": False}, "validation": {"split_ratio": 0.2}}
+        {
+            "preprocessing": {"qa_generation": generation, "with_passages": with_passages},
+            "validation": {"split_ratio": 0.2},
+        }
     )
+
+
+def test_the_training_split_is_asked_with_passages_too_and_nothing_held_out_is(ray_cluster, corpus, tmp_path):
+    with chat_server() as server:
+        config = by_model(server.url, with_passages="auto")
+        build(corpus, tmp_path / "out", config, cache=str(tmp_path / "cache"))
+    splits = open_dataset(tmp_path / "out")
+    train, held_out = splits.train.take_all(), splits.validation.take_all()
+    with_passages = [row for row in train if "Question: " in row["messages"][0]["content"]]
+    by_heart = {row["messages"][0]["content"] for row in train if row not in with_passages}
+    asked = {turn["content"].rpartition("Question: ")[2] for row in with_passages for turn in row["messages"][::2]}
+    assert asked == by_heart
+    assert all(row["passage"] in row["messages"][0]["content"] for row in with_passages)
+    assert {row["messages"][0]["content"] for row in held_out}.isdisjoint(asked)
 
 
 def test_pairs_of_a_model_are_checked_and_say_where_they_are_from(ray_cluster, corpus, tmp_path):

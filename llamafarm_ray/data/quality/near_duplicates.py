@@ -20,6 +20,7 @@ import numpy.typing as npt
 import rensa
 
 from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.data.text.scripts import UNSPACED_BLOCKS
 
 __all__ = ["Bands", "Signatures", "candidates", "drop_near_duplicates", "jaccard", "near_duplicates", "resolve", "sign"]
 
@@ -35,7 +36,7 @@ _SPACED = str.maketrans(
 # Signs that say nothing: not inside a number or an abbreviation, and not before a digit.
 _IDLE = re.compile(r"[.,:$%+-](?:(?<=[.,:])(?:(?![a-z0-9])|(?<![a-z0-9].))|(?<=[$%+-])(?!\d))")
 # Scripts that put no space between words; pairs of neighboring characters stand for words there.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+_UNSPACED = re.compile(f"[{UNSPACED_BLOCKS}]+")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,15 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from llamafarm_ray.data.text.scripts import UNSPACED_BLOCKS
+
 __all__ = ["names_and_numbers", "support", "unsupported_parts"]
 
 _TOKEN = re.compile(
     r"(?P<number>(?<![^\W_])[-+\u2212]?\d+(?:[.,:'\u2019]\d+)*(?![^\W_]))"
     r"|(?P<word>[^\W_]+(?:['\u2019-][^\W_]+)*)"
 )
-# Scripts that put no space between words: Thai, Lao, Burmese, Khmer, kana, Han.
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+_UNSPACED = re.compile(f"[{UNSPACED_BLOCKS}]+")
 _GROUPED = re.compile(r"\d{1,3}(?:[.,'\u2019]\d{3})+")
 _SENTENCE_END = re.compile(r"[.!?:;|\u2026\u3002\"\u201c\u201e(\u2022\u2013\n-]\s*$")
 _CONTENT_LETTERS = 4

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ARABIC", "CJK", "CJK_MARKS", "HAN", "KANA", "SOUTH_EAST_ASIAN", "THAI", "UNSPACED"]
+__all__ = ["ARABIC", "CJK", "CJK_MARKS", "HAN", "KANA", "SOUTH_EAST_ASIAN", "THAI", "UNSPACED", "UNSPACED_BLOCKS"]
 
 HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
@@ -24,3 +24,6 @@ SOUTH_EAST_ASIAN = THAI + _LAO + _MYANMAR + _KHMER
 
 UNSPACED = CJK + SOUTH_EAST_ASIAN
 """Letters of all scripts that put no space between words."""
+
+UNSPACED_BLOCKS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+"""Blocks of these scripts as a whole, vowel and tone marks included: for runs of text, not for counting."""
