@@ -51,6 +51,7 @@ class Architecture:
         is_causal: True if a token sees none after it, and there is no encoder that sees the whole text.
         takes_prefix: True if there are causal attention layers, whose caches can hold a trained prefix.
         can_pack: see `can_pack`.
+        is_half: True if its weights are kept in bf16 or fp16, as its config says.
     """
 
     num_parameters: int
@@ -63,6 +64,7 @@ class Architecture:
     is_causal: bool = True
     takes_prefix: bool = True
     can_pack: bool = False
+    is_half: bool = False
 
 
 def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architecture:
@@ -86,6 +88,7 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
         is_causal=not has_encoder and _is_causal(model, task),
         takes_prefix=any(_causal_marks(model)),
         can_pack=can_pack(model),
+        is_half=getattr(config, "dtype", None) in {torch.bfloat16, torch.float16},
     )
 
 

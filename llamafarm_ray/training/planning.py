@@ -301,7 +301,7 @@ def _choose(
     max_length: int,
     reasons: list[str],
 ) -> _Chosen:
-    precision = choose_precision(config.fine_tuning.training.precision, hardware)
+    precision = choose_precision(config.fine_tuning.training.precision, hardware, is_half=architecture.is_half)
     method, parameters = _choose_method(config, hardware, architecture, num_rows, reasons)
     strategy = _choose_strategy(
         config,

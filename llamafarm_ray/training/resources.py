@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import ray
 import torch
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llamafarm_ray.config import Distributed
 from llamafarm_ray.errors import ClusterError, UserError
@@ -46,7 +47,7 @@ def find_hardware() -> Hardware:
     resources = ray.cluster_resources()
     num_gpus = int(resources.get("GPU", 0))
     if num_gpus == 0:
-        return Hardware(num_cpus=resources.get("CPU", 0.0))
+        return Hardware(num_cpus=resources.get("CPU", 0.0), has_bf16=_nodes_have_bf16())
     inspection = ray.remote(num_gpus=1, num_cpus=0)(_inspect_gpu).remote()
     try:
         memory, has_bf16 = ray.get(inspection, timeout=_INSPECTION_S)
@@ -57,6 +58,21 @@ def find_hardware() -> Hardware:
             hint="Others hold them, as `ray status` shows. Try again when one is free.",
         ) from error
     return Hardware(resources.get("CPU", 0.0), num_gpus, memory, has_bf16)
+
+
+def _nodes_have_bf16() -> bool:
+    """Return True if the CPUs of every node multiply matrices in bf16."""
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+    if nodes == [ray.get_runtime_context().get_node_id()]:
+        return _cpu_has_bf16()
+    inspection = ray.remote(num_cpus=0)(_cpu_has_bf16)
+    places = (NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes)
+    return all(ray.get([inspection.options(scheduling_strategy=place).remote() for place in places]))
+
+
+def _cpu_has_bf16() -> bool:
+    features = torch.cpu.get_capabilities()
+    return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
 
 
 def _inspect_gpu() -> tuple[int, bool]:
@@ -90,14 +106,19 @@ def choose_workers(distributed: Distributed, hardware: Hardware) -> WorkerResour
     return WorkerResources(num_workers, num_cpus, use_gpu=hardware.num_gpus > 0, min_workers=needed)
 
 
-def choose_precision(configured: str, hardware: Hardware) -> str:
-    """The number format: as configured, or by what the devices compute fast and without loss.
+def choose_precision(configured: str, hardware: Hardware, *, is_half: bool) -> str:
+    """Return the number format: as configured, or by what the devices compute fast and without loss.
 
-    GPUs that have bf16 use it, older ones fp16 with a scaled loss. CPUs use fp32, in which every promise about equal
-    results holds.
+    GPUs that have bf16 use it, older ones fp16 with a scaled loss. CPUs that have it use bf16 for weights that are
+    kept in 16 bits, and fp32 for all others.
+
+    Args:
+        configured: ``auto`` or a format.
+        hardware: of the cluster.
+        is_half: True if the base model's weights are kept in bf16 or fp16.
     """
     if configured != "auto":
         return configured
     if hardware.num_gpus == 0:
-        return "fp32"
+        return "bf16" if hardware.has_bf16 and is_half else "fp32"
     return "bf16" if hardware.has_bf16 else "fp16"

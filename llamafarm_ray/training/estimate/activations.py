@@ -7,7 +7,7 @@ widths of queries and keys::
 
     norms      2 T h in fp32; as much again, of the normalised vectors, where their weights are trained
     inputs     what each trained linear layer reads: h, q or i; shared by layers that read the same, unless autocast
-               makes a copy for each
+               converts it for each
     attention  queries T q, keys and values 2 T k, result T q, and a logarithm per head and token in fp32
     gated MLP  3 T i: gate, its activation, up
 """
@@ -145,13 +145,13 @@ class Activations:
         shape, trained, setup = self.shape, self.trained, self.setup
         layers = shape.linears if trained.is_full else tuple(trained.ranks)
         dropout = not trained.is_full and setup.parameters.lora_dropout > 0
-        # Attention's result is kept already, unless packing copies it or autocast converts it for the adapter.
-        own_copies = (self._casts and not trained.is_full) or dropout
+        # Attention's result is kept already, unless packing copies it or autocast converts it from fp32.
+        own_copies = (self._casts and setup.method == "qlora") or dropout
         if own_copies:
             width = sum(linear.inputs for linear in layers)
         else:
             reads = {linear.reads: linear.inputs for linear in layers if not self._is_shared(linear.reads)}
-            per_layer = {"attention_in", "mlp_in"} if self._casts else set()
+            per_layer = {"attention_in", "mlp_in"} if self._casts and trained.is_full else set()
             width = sum(inputs for read, inputs in reads.items() if read not in per_layer)
             width += sum(linear.inputs for linear in layers if linear.reads in per_layer)
         dropped = sum(linear.inputs for linear in layers) * _FP32 if dropout else 0  # the mask, in the adapter's format

@@ -48,7 +48,7 @@ class Hardware:
         num_cpus: CPUs of the cluster.
         num_gpus: GPUs of the cluster.
         gpu_memory_bytes: memory of one GPU; 0 without.
-        has_bf16: whether the GPUs compute in bf16.
+        has_bf16: True if the GPUs, or without one the CPUs of every node, compute fast in bf16.
     """
 
     num_cpus: float

@@ -38,9 +38,15 @@ class PeftMethod(Method):
         """See `Method.wrap`."""
         # peft imports every quantisation library there is, some of which print: not before a worker needs it.
         from peft import get_peft_model  # noqa: PLC0415
+        from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - likewise
 
         config = self.adapter_config(model, task_type=_TASK_TYPES[task], base_model_name_or_path=str(base_model))
-        return get_peft_model(model, config)
+        wrapped: Any = get_peft_model(model, config)
+        # Strategies compute under autocast; a cast to the adapter's fp32 before it only costs time.
+        for layer in wrapped.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer.cast_input_dtype_enabled = False
+        return wrapped
 
     def adapter_state(self, model: Any, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The adapter's tensors by the names that peft's loader expects; see `Method.save` for the arguments."""

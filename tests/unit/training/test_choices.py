@@ -67,8 +67,16 @@ def test_more_workers_than_the_cluster_can_run_are_refused_rather_than_waited_fo
 
 
 def test_gpus_compute_in_bf16_or_where_they_have_none_in_fp16():
-    assert [choose_precision("auto", hardware) for hardware in (CPU, SMALL_GPU, LARGE_GPU)] == ["fp32", "fp16", "bf16"]
-    assert choose_precision("fp32", LARGE_GPU) == "fp32"
+    for is_half in (False, True):
+        chosen = [choose_precision("auto", each, is_half=is_half) for each in (CPU, SMALL_GPU, LARGE_GPU)]
+        assert chosen == ["fp32", "fp16", "bf16"]
+    assert choose_precision("fp32", LARGE_GPU, is_half=True) == "fp32"
+
+
+def test_cpus_that_multiply_in_bf16_do_so_for_models_that_are_kept_in_16_bits():
+    fast = Hardware(num_cpus=4, has_bf16=True)
+    assert [choose_precision("auto", fast, is_half=is_half) for is_half in (False, True)] == ["fp32", "bf16"]
+    assert choose_precision("fp32", fast, is_half=True) == "fp32"
 
 
 class BusyRay:
