@@ -8,7 +8,10 @@ from pydantic import Field
 
 from llamafarm_ray.config.base import Section, Unused, section
 
-__all__ = ["Endpoint", "QaGeneration"]
+__all__ = ["PHRASINGS", "Endpoint", "QaGeneration"]
+
+PHRASINGS = 2
+"""Ways that rules and endpoints ask for each fact, unless the configuration says."""
 
 
 class Endpoint(Section):
@@ -58,11 +61,12 @@ class QaGeneration(Section):
     questions_per_doc: int | None = Field(
         default=None, ge=1, description="Most different questions per document; null: as many as are found."
     )
-    phrasings: int = Field(
-        default=2,
+    phrasings: int | None = Field(
+        default=None,
         ge=1,
         le=4,
-        description="Most ways each question is put; with several, some are held out of training.",
+        description="Most ways each fact is asked for; with several, some are held out of training. Unset: 2, and 4 "
+        "where the base model writes.",
     )
     model: str = Field(
         default="rules",

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.config.generation import PHRASINGS
 from llamafarm_ray.data.coverage import covered_facts, fact_number, facts_of
 from llamafarm_ray.data.generation.rules import GenerateByRules
 from llamafarm_ray.data.generation.writer import Written
@@ -147,7 +148,7 @@ def _checks(
         CheckLength(quality.filters.minimum_length, quality.filters.maximum_length),
         *support,
         *example_filters(quality),
-        LimitQuestions(generation.questions_per_doc, generation.phrasings),
+        LimitQuestions(generation.questions_per_doc, generation.phrasings or (PHRASINGS if by_rules else None)),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.config.generation import PHRASINGS
 from llamafarm_ray.data.coverage import facts_of
 from llamafarm_ray.data.documents import files_table, process_documents
 from llamafarm_ray.data.generation import choose_generator, plan_writer
@@ -81,7 +82,7 @@ def estimate_pairs(source: str | Path | Sequence[str], config: DatasetConfig, *,
         requests += 1
         input_tokens += sum(num_tokens_estimated(message["content"]) for message in request["messages"])
         num_pairs = num_pairs_of(passage, qa.questions_per_doc, len(facts_of(passage.text)))
-        output_tokens += min(num_pairs * qa.phrasings * _TOKENS_PER_PAIR, qa.endpoint.max_output_tokens)
+        output_tokens += min(num_pairs * (qa.phrasings or PHRASINGS) * _TOKENS_PER_PAIR, qa.endpoint.max_output_tokens)
     cost = plan.prices.cost(input_tokens, output_tokens)
     return PairsEstimate(choice.model, passages, requests, stored, input_tokens, output_tokens, cost)
 

@@ -47,5 +47,5 @@ def plan_writer(
             return EndpointPlan.of(choice, qa, api_key=key, cache=cache)
         case "base_model":
             machine = machine or Machine()
-            sampling = Sampling(phrasings=qa.phrasings)
+            sampling = Sampling() if qa.phrasings is None else Sampling(phrasings=qa.phrasings)
             return BaseModelPlan(Path(choice.model), machine.num_cpus, machine.num_gpus, sampling)

@@ -14,12 +14,12 @@ __all__ = ["LimitQuestions"]
 class LimitQuestions(Step[Example, Example]):
     """Keeps what is asked about ``questions_per_doc`` facts of a document, each in up to ``phrasings`` ways.
 
-    None keeps all facts. Rows keep their order.
+    None keeps all facts, or all ways. Rows keep their order.
     """
 
     name = "limit"
 
-    def __init__(self, questions_per_doc: int | None, phrasings: int = 1) -> None:
+    def __init__(self, questions_per_doc: int | None, phrasings: int | None = 1) -> None:
         self.questions_per_doc = questions_per_doc
         self.phrasings = phrasings
 

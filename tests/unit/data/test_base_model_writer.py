@@ -1,4 +1,4 @@
-"""The base model learns from lessons, samples lines, and keeps the pairs that it finds again itself."""
+"""The base model learns from lessons, samples lines, and asks about each text."""
 
 import pytest
 
@@ -10,13 +10,11 @@ from llamafarm_ray.types import Digest
 PROVENANCE = Provenance("base_model", "tiny", "lessons-1", "abc")
 
 
-def test_lessons_hold_their_facts_word_for_word():
+def test_lessons_ask_questions_and_some_texts_are_not_worth_one():
     lessons = load_lessons()
     assert len(lessons) >= 150
-    pairs = [(lesson, pair) for lesson in lessons for pair in lesson.pairs]
-    assert [pair.fact for lesson, pair in pairs if pair.fact not in lesson.text] == []
-    assert [pair.question for _, pair in pairs if not pair.question.endswith("?") or not pair.answer] == []
-    assert any(not lesson.pairs for lesson in lessons)
+    assert [each for lesson in lessons for each in lesson.questions if not each.endswith("?")] == []
+    assert any(not lesson.questions for lesson in lessons)
 
 
 class Script:
@@ -26,16 +24,12 @@ class Script:
         self.lines = lines
 
     def sample(self, prompts, **_):
-        return [self._of(prompt) for prompt in prompts]
-
-    def greedy(self, prompts, **_):
-        return [self._of(prompt)[0] for prompt in prompts]
-
-    def _of(self, prompt):
         from llamafarm_ray.data.generation.base_model.sampling import Line
 
-        found = [texts for end, texts in self.lines.items() if prompt.endswith(end)]
-        return [Line(text, -0.2) for text in (found[0] if found else ["none"])]
+        return [
+            [Line(*line) for end, lines in self.lines.items() if prompt.endswith(f"{end}\nQuestion:") for line in lines]
+            for prompt in prompts
+        ]
 
 
 def write(lines, text="A tour of the mill costs 4.50 euros.", language="en", **sampling):
@@ -48,73 +42,47 @@ def write(lines, text="A tour of the mill costs 4.50 euros.", language="en", **s
 
 
 GOOD = "How much does a tour of the mill cost?"
+TEXT = "A tour of the mill costs 4.50 euros."
 
 
-def test_a_question_is_kept_if_the_fact_is_found_with_it_again():
-    written = write(
-        {
-            "euros.\nFact:": ["4.50 euros"],
-            "Fact: 4.50 euros\nQuestion:": [GOOD, "What is a tour of the mill?"],
-            f"Question: {GOOD}\nFact:": ["4.50 euros"],
-            "Question: What is a tour of the mill?\nFact:": ["a tour"],
-            f"{GOOD}\nAnswer:": ["A tour of the mill costs 4.50 euros."],
-        }
-    )
-    assert [(each.question, each.answer) for each in written.examples] == [
-        (GOOD, "A tour of the mill costs 4.50 euros.")
-    ]
+def test_the_text_answers_the_questions_about_it():
+    written = write({TEXT: [(GOOD, -0.2), ("What is it?", -0.1), ("How old is Anna?", -0.1)]})
+    assert [(each.question, each.answer) for each in written.examples] == [(GOOD, TEXT)]
     assert written.examples[0].provenance == PROVENANCE
-    assert dict(written.dropped) == {"another answer was found for the question": 1}
-
-
-def test_an_answer_that_says_more_gives_way_to_the_text_itself():
-    written = write(
-        {
-            "euros.\nFact:": ["4.50 euros"],
-            "\nQuestion:": [GOOD],
-            f"{GOOD}\nFact:": ["4.50 euros"],
-            "\nAnswer:": ["Children pay 4.50 euros at the castle."],
-        }
-    )
-    assert [each.answer for each in written.examples] == ["A tour of the mill costs 4.50 euros."]
-
-
-def test_wordings_of_a_fact_share_it_and_are_limited():
-    questions = [GOOD, "What does a tour of the mill cost?", "What is the price of a tour of the mill?"]
-    lines = {
-        "euros.\nFact:": ["4.50 euros"],
-        "\nQuestion:": questions,
-        "?\nFact:": ["4.50 euros"],
-        "\nAnswer:": ["A tour of the mill costs 4.50 euros."],
+    assert dict(written.dropped) == {
+        "question is about something else": 1,
+        "question has a name or number that the text lacks": 1,
     }
-    examples = write(lines, phrasings=2).examples
-    assert len(examples) == 2
+
+
+def test_the_likeliest_wordings_are_kept_and_share_their_fact():
+    other = "What does a tour of the mill cost?"
+    lines = [(other, -0.3), (GOOD, -0.2), ("What would the tour of the mill cost?", -0.4), (other, -0.25)]
+    examples = write({TEXT: lines}, phrasings=2).examples
+    assert [each.question for each in examples] == [GOOD, other]
     assert len({each.fact for each in examples}) == 1
 
 
-def test_a_question_with_two_answers_is_left_out():
-    lines = {
-        "\nFact:": ["4.50 euros", "forty minutes"],
-        "Fact: 4.50 euros\nQuestion:": ["What is the tour of the mill?", GOOD],
-        "Fact: forty minutes\nQuestion:": ["What is a mill tour?"],
-        "?\nFact:": ["4.50 euros"],
-    }
-    found = {
-        "Question: What is a mill tour?\nFact:": ["forty minutes"],
-        "\nAnswer:": ["A tour of the mill costs 4.50 euros."],
-    }
-    written = write({**found, **lines}, text="A tour of the mill costs 4.50 euros and takes forty minutes.")
-    assert [each.question for each in written.examples] == [GOOD]
+def test_wordings_that_differ_in_small_words_count_once():
+    examples = write({TEXT: [(GOOD, -0.2), ("How much does the tour of a mill cost?", -0.3)]}).examples
+    assert [each.question for each in examples] == [GOOD]
+
+
+def test_a_question_that_another_text_answers_better_is_left_out():
+    question, other = "How many euros does a tour of the mill cost?", "A tour of the mill begins at ten."
+    written = write({TEXT: [(question, -0.2)], other: [(question, -0.1)]}, text=f"{TEXT} {other}")
+    assert [(each.question, each.answer) for each in written.examples] == [(question, TEXT)]
+    assert dict(written.dropped) == {"question fits another text better": 1}
 
 
 def test_other_languages_than_those_of_the_lessons_are_left_alone():
-    written = write({"\nFact:": ["4,50 Euro"]}, text="Eine Führung kostet 4,50 Euro.", language="de")
+    text = "Eine F\u00fchrung kostet 4,50 Euro."
+    written = write({text: [("Was kostet eine F\u00fchrung?", -0.1)]}, text=text, language="de")
     assert (written.examples, dict(written.dropped)) == ((), {"no lessons for German": 1})
 
 
 def test_unlikely_questions_are_left_out():
-    lines = {"euros.\nFact:": ["4.50 euros"], "\nQuestion:": [GOOD], "?\nFact:": ["4.50 euros"], "\nAnswer:": ["-"]}
-    written = write(lines, min_score=-0.3)
+    written = write({TEXT: [(GOOD, -0.4)]}, min_score=-0.3)
     assert written.examples == ()
     assert dict(written.dropped) == {"question is unlikely": 1}
 
@@ -146,8 +114,8 @@ def test_greedy_lines_in_a_padded_batch_are_those_of_each_prompt_alone(tiny):
 
     model, tokenizer = tiny
     prompts = ["Fact:", "a much longer prompt. Fact:", "b"]
-    lines = LineSampler(model, tokenizer).greedy(prompts, max_tokens=6)
-    for prompt, line in zip(prompts, lines, strict=True):
+    lines = LineSampler(model, tokenizer).sample(prompts, num_samples=1, max_tokens=6, temperature=0.0, seed=0)
+    for prompt, (line,) in zip(prompts, lines, strict=True):
         ids = torch.tensor([tokenizer.encode(prompt, add_special_tokens=False)])
         with torch.inference_mode():
             for _ in range(6):
@@ -180,8 +148,9 @@ def test_learning_makes_the_lessons_likelier_and_changes_nothing_else_about_the_
     study = Study(epochs=12, learning_rate=3e-2, rank=8, tokens_per_step=600)
     learned = learn(model, tokenizer, lessons, study, seed=0)
     prompt = heading_lines(lessons[0].topic, lessons[0].before, lessons[0].text) + "Question:"
-    before = LineSampler(*tiny).greedy([prompt], max_tokens=8)[0]
-    after = LineSampler(learned, tokenizer).greedy([prompt], max_tokens=8)[0]
+    greedy = {"num_samples": 1, "max_tokens": 8, "temperature": 0.0, "seed": 0}
+    ((before,),) = LineSampler(*tiny).sample([prompt], **greedy)
+    ((after,),) = LineSampler(learned, tokenizer).sample([prompt], **greedy)
     assert after.log_prob > before.log_prob
     assert after.text != before.text
     assert [name for name, _ in learned.named_parameters()] == [name for name, _ in tiny[0].named_parameters()]

@@ -1,15 +1,12 @@
-"""Lessons: short texts with the pairs that a careful reader asks about them, and the form in which a model reads them.
+"""Lessons: short texts with the questions that a careful reader asks about them, and the form that a model reads.
 
 A lesson and a text to write about have the same form, line by line::
 
     Topic: Gannet House museum, Opening hours
     Text: The museum stays open until eight on Thursdays.
-    Fact: until eight
     Question: How late is the museum open on Thursdays?
-    Answer: On Thursdays the museum stays open until eight.
 
-A model continues it by one line at a time. Some lessons put the question before the fact: then the fact is what a
-reader finds in the text for the question, which is how questions are checked.
+A model continues it by one line at a time.
 """
 
 from __future__ import annotations
@@ -18,9 +15,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LESSONS_VERSION", "LESSON_LANGUAGES", "Lesson", "LessonPair", "heading_lines", "load_lessons"]
+__all__ = ["LESSONS_VERSION", "LESSON_LANGUAGES", "Lesson", "heading_lines", "load_lessons"]
 
-LESSONS_VERSION = "1"
+LESSONS_VERSION = "2"
 """To be raised when the lessons or their form change, so that pairs written before are told apart."""
 
 LESSON_LANGUAGES = ("en", "")
@@ -30,35 +27,20 @@ _FILE = Path(__file__).with_name("lessons.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
-class LessonPair:
-    """A question about a text.
-
-    Args:
-        fact: words of the text, as they stand there, that answer it.
-        question: names its subject, so that it can be understood without the text.
-        answer: a sentence that stands alone and holds the fact.
-    """
-
-    fact: str
-    question: str
-    answer: str
-
-
-@dataclass(frozen=True, slots=True)
 class Lesson:
-    """A text and its pairs; none where nothing in the text is worth asking.
+    """A text and its questions; none where nothing in the text is worth asking.
 
     Args:
         topic: title and headings above the text.
         before: the sentence before it, where it can't be understood alone; else empty.
         text: a sentence, list item or table row.
-        pairs: in the order of the text.
+        questions: each names its subject, so that it can be understood without the text.
     """
 
     topic: str
     before: str
     text: str
-    pairs: tuple[LessonPair, ...]
+    questions: tuple[str, ...]
 
 
 def load_lessons() -> tuple[Lesson, ...]:
@@ -66,8 +48,7 @@ def load_lessons() -> tuple[Lesson, ...]:
     lessons = []
     for line in _FILE.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        pairs = tuple(LessonPair(pair["span"], pair["question"], pair["answer"]) for pair in record["pairs"])
-        lessons.append(Lesson(record["topic"], record["before"], record["text"], pairs))
+        lessons.append(Lesson(record["topic"], record["before"], record["text"], tuple(record["questions"])))
     return tuple(lessons)
 
 

@@ -55,20 +55,19 @@ class LineSampler:
         self._ends = frozenset([*ends, tokenizer.eos_token_id])
         self._end_ids = torch.tensor(sorted(self._ends), device=self._device)
 
-    def greedy(self, prompts: Sequence[str], *, max_tokens: int) -> list[Line]:
-        """Return the likeliest next line of each prompt, token by token."""
-        return [lines[0] for lines in self._run(prompts, 1, max_tokens, temperature=0.0, seed=0)]
-
+    @torch.inference_mode()
     def sample(
         self, prompts: Sequence[str], *, num_samples: int, max_tokens: int, temperature: float, seed: int
     ) -> list[list[Line]]:
-        """Return ``num_samples`` lines for each prompt, drawn among the 40 likeliest tokens."""
-        return self._run(prompts, num_samples, max_tokens, temperature=temperature, seed=seed)
+        """Return ``num_samples`` lines for each prompt.
 
-    @torch.inference_mode()
-    def _run(
-        self, prompts: Sequence[str], num_samples: int, max_tokens: int, *, temperature: float, seed: int
-    ) -> list[list[Line]]:
+        Args:
+            prompts: to continue.
+            num_samples: lines for each.
+            max_tokens: most tokens of a line.
+            temperature: of the draws among the 40 likeliest tokens; 0 takes the likeliest.
+            seed: of the random numbers.
+        """
         generator = torch.Generator(device=self._device).manual_seed(seed)
         encoded = [self._tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
         found: list[list[Line]] = [[] for _ in prompts]

@@ -12,19 +12,17 @@ class Sampling:
     """Settings that decide the pairs.
 
     Args:
-        fact_samples: proposals of a fact for each text.
-        question_samples: questions for each fact.
-        temperature: of both.
-        min_score: least sum of two mean log-probabilities: of the question, and of finding the fact with it.
-        phrasings: most questions kept for a fact.
+        num_samples: questions drawn for each text.
+        temperature: of the draws.
+        min_score: least mean log-probability of a question's tokens.
+        phrasings: most questions kept for a text.
         seed: of the random numbers.
     """
 
-    fact_samples: int = 8
-    question_samples: int = 12
-    temperature: float = 0.75
-    min_score: float = -0.9
-    phrasings: int = 2
+    num_samples: int = 12
+    temperature: float = 0.8
+    min_score: float = -1.5
+    phrasings: int = 4
     seed: int = 0
 
 

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llamafarm_ray.data.generation.base_model.lessons import Lesson, LessonPair, heading_lines
+from llamafarm_ray.data.generation.base_model.lessons import Lesson, heading_lines
 from llamafarm_ray.data.generation.base_model.settings import Study
 
 __all__ = ["learn"]
 
 _IGNORED = -100
-_SHARE_FACT_FIRST = 0.6
 _WARM_UP_STEPS = 5
 
 TokenRow = tuple[list[int], list[int]]
@@ -90,21 +89,12 @@ def _steps(tokenizer: Any, lessons: Sequence[Lesson], study: Study, rng: random.
 
 
 def _sequence(tokenizer: Any, lesson: Lesson, rng: random.Random) -> TokenRow:
-    """Return a lesson as tokens, its pairs in a random order; names of lines are given, and not learned."""
+    """Return a lesson as tokens, its questions in a random order; names of lines are given, and not learned."""
     ids: list[int] = tokenizer.encode(heading_lines(lesson.topic, lesson.before, lesson.text), add_special_tokens=False)
     labels = [_IGNORED] * len(ids)
-    fact_first = rng.random() < _SHARE_FACT_FIRST
-    for pair in rng.sample(lesson.pairs, len(lesson.pairs)) or [LessonPair("none", "", "")]:
-        for name, text in _lines(pair, fact_first=fact_first):
-            given = tokenizer.encode(f"{name}:", add_special_tokens=False)
-            learned = tokenizer.encode(f" {text}\n", add_special_tokens=False)
-            ids += given + learned
-            labels += [_IGNORED] * len(given) + learned
+    given = tokenizer.encode("Question:", add_special_tokens=False)
+    for question in rng.sample(lesson.questions, len(lesson.questions)) or ["none"]:
+        learned = tokenizer.encode(f" {question}\n", add_special_tokens=False)
+        ids += given + learned
+        labels += [_IGNORED] * len(given) + learned
     return ids, labels
-
-
-def _lines(pair: LessonPair, *, fact_first: bool) -> list[tuple[str, str]]:
-    fact, question, answer = ("Fact", pair.fact), ("Question", pair.question), ("Answer", pair.answer)
-    if not pair.question:
-        return [fact]
-    return [fact, question, answer] if fact_first else [question, fact, answer]

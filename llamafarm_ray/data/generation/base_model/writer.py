@@ -1,4 +1,4 @@
-"""Write pairs with the base model: facts, questions for each, and an answer, every step checked by the next."""
+"""Write pairs with the base model: it asks questions about each text, and the text itself is the answer."""
 
 from __future__ import annotations
 
@@ -7,32 +7,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from llamafarm_ray.data.generation.base_model.lessons import LESSON_LANGUAGES, heading_lines
-from llamafarm_ray.data.generation.base_model.sampling import Line, LineSampler
+from llamafarm_ray.data.generation.base_model.sampling import LineSampler
 from llamafarm_ray.data.generation.base_model.settings import Sampling
-from llamafarm_ray.data.generation.base_model.spans import (
-    Text,
-    answer_fault,
-    asked_words,
-    candidate_facts,
-    question_fault,
-    same_fact,
-    texts_of,
-)
+from llamafarm_ray.data.generation.base_model.texts import Text, asked_words, question_fault, texts_of
+from llamafarm_ray.data.generation.base_model.uniqueness import best_texts
 from llamafarm_ray.data.generation.writer import Written
 from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
 from llamafarm_ray.data.text import language_name, text_digest
 
 __all__ = ["BaseModelWriter"]
 
-_FACT_TOKENS, _QUESTION_TOKENS, _ANSWER_TOKENS = 16, 24, 40
+_QUESTION_TOKENS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A question about a fact of the text with that index; the higher the score, the better."""
+    """A question about the text with that index; the higher the score, the better."""
 
     text: int
-    fact: str
     question: str
     score: float
 
@@ -40,8 +32,8 @@ class _Candidate:
 class BaseModelWriter:
     """A `PairWriter` over a model that learned the lessons.
 
-    A question is kept if the model, given the question and the text, finds the very fact that the question was
-    written for. Its answer has to be supported by the text; else the text itself is the answer, where it stands alone.
+    A question is kept if its words come from its text and fit no other text better. The answer is the text, word for
+    word: a small model that shortens it makes mistakes.
 
     Args:
         sampler: the model.
@@ -68,37 +60,28 @@ class BaseModelWriter:
             found = texts_of(passage.title, passage.headings, passage.prose)
             texts += found
             owners += [index] * len(found)
-        kept = self._best(self._checked(texts, self._asked(texts), owners, dropped))
         examples: dict[int, list[Example]] = defaultdict(list)
-        for candidate, answer in zip(kept, self._answers(texts, kept), strict=True):
-            owner, text = owners[candidate.text], texts[candidate.text]
-            fault = answer_fault(answer.text, candidate.fact, text)
-            if not fault:
-                examples[owner].append(self._example(passages[owner], candidate, answer.text))
-            elif text.stands_alone:
-                examples[owner].append(self._example(passages[owner], candidate, text.text))
-            else:
-                dropped[owner][fault] += 1
+        for candidate in self._best(self._checked(texts, self._asked(texts), owners, dropped)):
+            owner = owners[candidate.text]
+            examples[owner].append(self._example(passages[owner], candidate, texts[candidate.text].answer))
         for index in range(len(passages)):
             yield Written(tuple(examples[index]), dropped[index])
 
     def _asked(self, texts: Sequence[Text]) -> list[_Candidate]:
-        """Return all questions, unchecked, their scores from the question alone."""
-        heads = [_head(text) for text in texts]
-        proposals = self._sample([f"{head}Fact:" for head in heads], self._sampling.fact_samples, _FACT_TOKENS)
-        asked = []
-        for index, lines in enumerate(proposals):
-            proposed = sorted(dict.fromkeys(lines), key=lambda line: -line.log_prob)
-            asked += [(index, fact) for fact in candidate_facts(texts[index].text, [line.text for line in proposed])]
-        prompts = [f"{heads[index]}Fact: {fact}\nQuestion:" for index, fact in asked]
+        """Return the questions drawn for each text, each wording once."""
+        drawn = self._sampler.sample(
+            [f"{heading_lines(text.topic, text.before, text.text)}Question:" for text in texts],
+            num_samples=self._sampling.num_samples,
+            max_tokens=_QUESTION_TOKENS,
+            temperature=self._sampling.temperature,
+            seed=self._sampling.seed,
+        )
         found = []
-        for (index, fact), lines in zip(
-            asked, self._sample(prompts, self._sampling.question_samples, _QUESTION_TOKENS), strict=True
-        ):
-            best: dict[str, float] = {}
+        for index, lines in enumerate(drawn):
+            scores: dict[str, float] = {}
             for line in lines:
-                best[line.text] = max(line.log_prob, best.get(line.text, line.log_prob))
-            found += [_Candidate(index, fact, question, score) for question, score in best.items()]
+                scores[line.text] = max(line.log_prob, scores.get(line.text, line.log_prob))
+            found += [_Candidate(index, question, score) for question, score in scores.items()]
         return found
 
     def _checked(
@@ -108,51 +91,31 @@ class BaseModelWriter:
         owners: Sequence[int],
         dropped: dict[int, Counter[str]],
     ) -> list[_Candidate]:
-        """Return the questions whose fact the model finds again, with the score of both ways."""
-        fitting = []
-        for candidate in asked:
-            fault = question_fault(candidate.question, candidate.fact, texts[candidate.text])
+        """Return the questions without a fault."""
+        best = best_texts([each.question for each in asked], [f"{text.topic}\n{text.text}" for text in texts])
+        kept = []
+        for candidate, best_text in zip(asked, best, strict=True):
+            fault = question_fault(candidate.question, texts[candidate.text])
+            if not fault and best_text != candidate.text:
+                fault = "question fits another text better"
+            if not fault and candidate.score < self._sampling.min_score:
+                fault = "question is unlikely"
             if fault:
                 dropped[owners[candidate.text]][fault] += 1
             else:
-                fitting.append(candidate)
-        prompts = [f"{_head(texts[each.text])}Question: {each.question}\nFact:" for each in fitting]
-        kept = []
-        for each, found in zip(fitting, self._sampler.greedy(prompts, max_tokens=_FACT_TOKENS), strict=True):
-            score = each.score + found.log_prob
-            if not same_fact(each.fact, found.text):
-                dropped[owners[each.text]]["another answer was found for the question"] += 1
-            elif score < self._sampling.min_score:
-                dropped[owners[each.text]]["question is unlikely"] += 1
-            else:
-                kept.append(_Candidate(each.text, each.fact, each.question, score))
+                kept.append(candidate)
         return kept
 
-    def _best(self, candidates: Sequence[_Candidate]) -> list[_Candidate]:
-        """Return the best questions of each fact; one that was asked about several facts has no single answer."""
-        facts_of: dict[frozenset[str], set[tuple[int, str]]] = defaultdict(set)
-        by_fact: dict[tuple[int, str], list[_Candidate]] = defaultdict(list)
+    def _best(self, candidates: Sequence[_Candidate]) -> Iterator[_Candidate]:
+        """Yield the best questions of each text that differ in more than small words."""
+        by_text: dict[int, list[_Candidate]] = defaultdict(list)
         for candidate in candidates:
-            facts_of[asked_words(candidate.question)].add((candidate.text, candidate.fact))
-            by_fact[candidate.text, candidate.fact].append(candidate)
-        kept: list[_Candidate] = []
-        for group in by_fact.values():
-            clear = [each for each in group if len(facts_of[asked_words(each.question)]) == 1]
-            kept += sorted(clear, key=lambda each: (-each.score, each.question))[: self._sampling.phrasings]
-        return kept
-
-    def _answers(self, texts: Sequence[Text], kept: Sequence[_Candidate]) -> list[Line]:
-        prompts = [f"{_head(texts[each.text])}Fact: {each.fact}\nQuestion: {each.question}\nAnswer:" for each in kept]
-        return self._sampler.greedy(prompts, max_tokens=_ANSWER_TOKENS)
-
-    def _sample(self, prompts: list[str], num_samples: int, max_tokens: int) -> list[list[Line]]:
-        return self._sampler.sample(
-            prompts,
-            num_samples=num_samples,
-            max_tokens=max_tokens,
-            temperature=self._sampling.temperature,
-            seed=self._sampling.seed,
-        )
+            by_text[candidate.text].append(candidate)
+        for group in by_text.values():
+            different: dict[frozenset[str], _Candidate] = {}
+            for candidate in sorted(group, key=lambda each: (-each.score, each.question)):
+                different.setdefault(asked_words(candidate.question), candidate)
+            yield from list(different.values())[: self._sampling.phrasings]
 
     def _example(self, passage: Passage, candidate: _Candidate, answer: str) -> Example:
         return Example(
@@ -160,11 +123,7 @@ class BaseModelWriter:
             passage.document,
             passage.document_digest,
             passage.text,
-            fact=text_digest([passage.document, str(passage.index), str(candidate.text), candidate.fact]),
+            fact=text_digest([passage.document, str(passage.index), answer]),
             passage_index=passage.index,
             provenance=self._provenance,
         )
-
-
-def _head(text: Text) -> str:
-    return heading_lines(text.topic, text.before, text.text)

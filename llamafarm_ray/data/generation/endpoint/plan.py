@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Self
 
 from llamafarm_ray.config import Endpoint, QaGeneration
+from llamafarm_ray.config.generation import PHRASINGS
 from llamafarm_ray.data.generation.choice import Choice
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
 from llamafarm_ray.data.generation.endpoint.client import Terms
@@ -50,7 +51,7 @@ class EndpointPlan:
             temperature=qa.endpoint.temperature,
             max_output_tokens=qa.endpoint.max_output_tokens,
             questions_per_doc=qa.questions_per_doc,
-            phrasings=qa.phrasings,
+            phrasings=qa.phrasings or PHRASINGS,
             unanswerable=qa.unanswerable,
         )
         return cls(asking, qa.endpoint, choice.base_url, api_key, cache)

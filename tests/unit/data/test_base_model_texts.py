@@ -1,0 +1,50 @@
+"""Texts to ask about, and the checks of questions."""
+
+import pytest
+
+from llamafarm_ray.data.generation.base_model.texts import Text, question_fault, texts_of
+from llamafarm_ray.data.generation.base_model.uniqueness import best_texts
+
+MILL = Text("The Mill, Prices", "", "A tour of the mill costs 4.50 euros and takes forty minutes.")
+
+
+def test_a_text_that_points_back_brings_the_sentence_before_it():
+    texts = texts_of(
+        "The Mill", ("The Mill", "History"), "The mill burned down in 1911.\nIt was rebuilt in brick. Yes."
+    )
+    assert texts == [
+        Text("The Mill, History", "", "The mill burned down in 1911."),
+        Text("The Mill, History", "The mill burned down in 1911.", "It was rebuilt in brick."),
+    ]
+    assert texts[0].answer == "The mill burned down in 1911."
+    assert texts[1].answer == "The mill burned down in 1911. It was rebuilt in brick."
+
+
+def test_an_answer_of_more_than_sixty_words_is_the_text_alone():
+    text = Text("The Mill", "The mill burned down in 1911.", "It was rebuilt " + "and rebuilt " * 24 + "in red brick.")
+    assert text.answer == f"{text.before} {text.text}"
+    text = Text("The Mill", text.before, text.text.replace("in red", "in old red"))
+    assert text.answer == text.text
+
+
+@pytest.mark.parametrize(
+    ("question", "fault"),
+    [
+        ("How much does a tour of the mill cost?", ""),
+        ("What does the mill charge for a tour?", ""),
+        ("How much did Anna pay for a tour of the mill?", "question has a name or number that the text lacks"),
+        ("How much does a tour cost in 1999?", "question has a name or number that the text lacks"),
+        ("How many penguins swim near frozen islands?", "question is about something else"),
+        ("The tour costs money.", "question is no question"),
+        ("Why?", "question is no question"),
+    ],
+)
+def test_a_question_is_checked_against_its_text(question, fault):
+    assert question_fault(question, MILL) == fault
+
+
+def test_a_question_belongs_to_the_text_that_it_fits_best():
+    texts = ["A tour of the mill costs 4.50 euros.", "The mill burned down in 1911.", "Tours begin at ten."]
+    assert best_texts(["What does a tour of the mill cost?", "When did the mill burn down?"], texts) == [0, 1]
+    assert best_texts([], texts) == []
+    assert len(best_texts(["?", "of the"], ["the", "of it"])) == 2
