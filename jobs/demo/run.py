@@ -37,7 +37,7 @@ from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import swap_adapter
 from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
-from llamafarm_ray.workflows.ports import free_port
+from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.train import TrainingRun
 from llamafarm_ray.workflows.undeploy import undeploy

@@ -91,7 +91,7 @@ def served(request, ray_cluster, tmp_path):
     from ray import serve
 
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.workflows.register import Registration, register
     from llamafarm_ray.workflows.undeploy import undeploy
 
@@ -145,7 +145,7 @@ def test_a_replica_that_goes_ends_its_streams_whole(ray_cluster, tmp_path):
     from ray import serve
 
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.workflows.undeploy import undeploy
 
     base = make_tiny_model(tmp_path / "slow")
@@ -176,7 +176,7 @@ def test_models_that_do_not_fit_together_take_turns(ray_cluster, tmp_path, monke
     from ray import serve
 
     from llamafarm_ray.serving.application import build
-    from llamafarm_ray.workflows.ports import free_port
+    from llamafarm_ray.clusters.ports import free_port
 
     home, port = str(tmp_path / "home"), free_port()
     memory = int(ray.cluster_resources()["memory"] * 0.6)

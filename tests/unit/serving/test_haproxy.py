@@ -24,7 +24,7 @@ from ray.serve.config import HTTPOptions
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
 from llamafarm_ray.workflows.cluster import _proxy_environment, _short_temporary_folder
-from llamafarm_ray.workflows.ports import free_port
+from llamafarm_ray.clusters.ports import free_port
 
 BUFSIZE = int(SERVE_ENV["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"])
 

@@ -24,7 +24,7 @@ from llamafarm_ray.training.alerts import (
     Notice,
     WebhookChannel,
 )
-from llamafarm_ray.workflows.ports import free_port
+from llamafarm_ray.clusters.ports import free_port
 
 ALERT = Alert(
     "loss_threshold", 724, "The loss rose to 1.404, 0.267 above its lowest, 1.137 (limit 0.25).", 1.404, 1.387
