@@ -70,15 +70,17 @@ def connect(
         ClusterError: Ray answers but can't be used, or can't be started.
     """
     prepare_environment()
-    address = _address(address)
-    standing = find() if address is None else None
-    if on_start is not None:
-        on_start(_what_starts(address, standing))
     import ray  # noqa: PLC0415  (after the environment that its parts read when they are imported)
 
     if ray.is_initialized():  # a job, a test or a notebook brought its own
         yield _info("", started_here=False)
         return
+    address = _address(address)
+    standing = find()
+    if standing is not None and address not in {None, standing.address}:
+        standing = None
+    if on_start is not None:
+        on_start(_what_starts(address, standing))
     with contextlib.ExitStack() as stack:
         dashboard = stack.enter_context(_joined_standing(standing)) if standing is not None else None
         is_own = dashboard is None and address in {None, LOCAL}
@@ -87,9 +89,9 @@ def connect(
             if meanwhile is not None:
                 threading.Thread(target=_import, args=(meanwhile,), name="llamafarm-import", daemon=True).start()
             _, dashboard = stack.enter_context(local_ray(with_dashboard=with_dashboard))
-        elif dashboard is None and address is not None:
+        elif dashboard is None:
             stack.callback(ray.shutdown)
-            dashboard = _join(address)
+            dashboard = _join(str(address))
         quiet()
         with _raylet_off_stdout(), _ended_by_sigterm():
             yield _info(dashboard or "", started_here=is_own, is_local=is_own or standing is not None)
@@ -121,8 +123,7 @@ def _joined_standing(standing: StandingRay) -> Iterator[str | None]:
     from llamafarm_ray.clusters.environment import runtime_environment  # noqa: PLC0415
 
     with contextlib.ExitStack() as stack:
-        for name, value in {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": standing.token}.items():
-            stack.enter_context(_variable(name, value))
+        stack.enter_context(_token(standing.token))
         stack.enter_context(default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))
         stack.callback(ray.shutdown)
         try:
@@ -158,16 +159,27 @@ def _import(module: str) -> None:
 
 
 @contextmanager
-def _variable(name: str, value: str) -> Iterator[None]:
-    """Set an environment variable for the time of a block."""
-    before = os.environ.get(name)
-    os.environ[name] = value
+def _token(token: str) -> Iterator[None]:
+    """Show Ray this token for the time of a block, also in a process that has imported Ray already."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # noqa: PLC0415
+
+    given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    before = {name: os.environ.get(name) for name in given}
+
+    def read_again() -> None:
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+    os.environ.update(given)
+    read_again()
     try:
         yield
     finally:
-        os.environ.pop(name, None)
-        if before is not None:
-            os.environ[name] = before
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        read_again()
 
 
 def is_job_server(address: str) -> bool:

@@ -1,4 +1,4 @@
-"""The manifests for Kubernetes: as KubeRay takes them, resolved by overlay, closed to others, able to end and to restart."""
+"""The manifests for Kubernetes: as KubeRay takes them, by overlay, closed to others, able to end and to restart."""
 
 import json
 import shutil
@@ -104,7 +104,7 @@ def test_containers_are_confined(overlay):
     for pod in pods(overlay):
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in pod["containers"]:
+        for container in [*pod["containers"], *pod.get("initContainers", ())]:
             allowed = container["securityContext"]
             assert allowed["allowPrivilegeEscalation"] is False
             assert allowed["readOnlyRootFilesystem"] is True
