@@ -36,7 +36,7 @@ def up(
     with waiting("Starting Ray on this machine", quiet=as_json):
         ray, is_new = rays.up(idle_timeout_s=idle_timeout_s, with_dashboard=dashboard)
     if as_json:
-        print_json({"started": is_new, **_public(ray)})
+        print_json({"is_new": is_new, **_public(ray)})
         return
     say("Ray runs, and commands use it until `llamafarm down`." if is_new else "Ray runs already, as it was started.")
     _show(ray)

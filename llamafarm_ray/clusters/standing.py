@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -97,6 +98,7 @@ def find() -> StandingRay | None:
         path.unlink()
     if found is not None and found.boot_id == boot_id():
         end_leftovers(Path(found.folder), grace_s=0)
+        shutil.rmtree(found.folder, ignore_errors=True)
     return None
 
 

@@ -46,7 +46,7 @@ def test_a_bare_vllm_server_gives_the_same_text(demo, adapter, answers, tmp_path
     command += ["--enable-lora", "--max-lora-rank", "32", "--lora-modules", f"guide={adapter}", "--enforce-eager"]
     command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path / "vllm.log"
-    variables = environment(VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1", RAY_ADDRESS="local")
+    variables = environment(VLLM_CPU_KVCACHE_SPACE="1", HF_HUB_OFFLINE="1")
     with running(command, log, env=variables, cwd=tmp_path) as process:
         wait_for(f"http://127.0.0.1:{port}/health", process, log)
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none")

@@ -60,7 +60,7 @@ def started(monkeypatch):
         return ""
 
     monkeypatch.setattr(local_ray, "_start", start)
-    monkeypatch.setattr(local_ray, "end_leftovers", lambda folder: [])
+    monkeypatch.setattr(local_ray, "end_leftovers", lambda _: [])
     monkeypatch.setattr(cluster, "_info", lambda *_, **__: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", raising=False)
