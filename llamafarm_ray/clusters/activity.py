@@ -10,7 +10,8 @@ from ray._private.state import state
 
 __all__ = ["idle_s"]
 
-_DASHBOARD = "_ray_internal_dashboard"
+_DASHBOARDS = ("ray-dashboard", "ray/dashboard/")
+"""In the command lines of the dashboard's processes."""
 _CONTROLLER = {"name": "SERVE_CONTROLLER_ACTOR", "namespace": "serve"}
 
 
@@ -30,7 +31,7 @@ def idle_s(since: float) -> float:
 
 def _is_rays(job: dict[str, Any]) -> bool:
     """Return True for the dashboard's own connections, which last as long as it does."""
-    return _DASHBOARD in str(job) or "ray/dashboard/" in job["Entrypoint"]
+    return any(name in job["Entrypoint"] for name in _DASHBOARDS)
 
 
 def _serves() -> bool:

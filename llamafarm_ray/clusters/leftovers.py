@@ -18,7 +18,7 @@ __all__ = ["MARK", "end_leftovers", "marked", "marked_as"]
 
 MARK = "LLAMAFARM_LOCAL_RAY"
 """The environment variable whose value is the folder of the Ray that a process belongs to."""
-_GRACE_S = 5.0
+_GRACE_S = 3.0
 """Time that workers get to end by themselves once their raylet has ended."""
 _KILL_S = 5.0
 _POLL_S = 0.02

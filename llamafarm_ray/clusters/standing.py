@@ -80,7 +80,7 @@ def folder_of_records() -> Path:
     """Return the folder of the records: in ``$LLAMAFARM_HOME``, or in ``~/.llamafarm`` where that is a bucket."""
     home = os.environ.get("LLAMAFARM_HOME") or ""
     local = Path("~/.llamafarm" if not home or "://" in home else home).expanduser()
-    return local / "rays"
+    return local.absolute() / "rays"
 
 
 def find() -> StandingRay | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -64,10 +65,13 @@ def down() -> StandingRay | None:
 
 
 def _start(arguments: list[str]) -> StandingRay:
-    log = folder_of_records() / "keeper.log"
+    log = folder_of_records() / f"{socket.gethostname()}.log"
     try:
         make_token()
         environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+        environment.pop("RAY_ADDRESS", None)
+        if "://" not in environment.get("LLAMAFARM_HOME", "://"):
+            environment["LLAMAFARM_HOME"] = str(log.parent.parent)  # absolute: the keeper has another current folder
         with log.open("w", encoding="utf-8") as output:
             keeper = subprocess.Popen(  # noqa: S603  (our own module)
                 [sys.executable, "-m", "llamafarm_ray.clusters.keeper", *arguments],
