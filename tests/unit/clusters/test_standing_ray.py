@@ -79,7 +79,7 @@ def test_a_record_of_a_dead_keeper_goes_with_what_its_ray_left(sleeper, tmp_path
     keeper.kill()
     keeper.wait()
     assert find() is None
-    assert worker.wait(timeout=20) < 0, "a worker that outlived its keeper was ended"
+    assert not psutil.pid_exists(worker.pid), "a worker that outlived its keeper was ended"
     assert list(folder_of_records().glob("*.json")) == []
 
 
@@ -119,7 +119,7 @@ def test_the_record_is_in_a_local_home_and_beside_a_bucket_in_the_users_folder(t
 def test_processes_are_known_by_their_rays_folder_also_without_a_parent(sleeper, tmp_path):
     code = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)']).pid)"
     parent = sleeper(tmp_path / "ray", code)
-    child = int(parent.stdout.read())  # it ends with its child's pid
+    child = int(parent.stdout.readline())
     parent.wait()
     other = sleeper(tmp_path / "other")
     assert [process.pid for process in marked(tmp_path / "ray")] == [child]

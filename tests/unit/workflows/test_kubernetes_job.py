@@ -88,7 +88,7 @@ def test_a_place_for_checkpoints_that_is_given_stays(registry):
         ({}, (1, 1), {"cpu": "5", "memory": "32Gi"}),
         ({"gpus": 2, "nodes": 3}, (3, 3), {"cpu": "9", "memory": "64Gi", "nvidia.com/gpu": "2"}),
         ({"workers": 4, "nodes": 2, "cpus_per_worker": 8}, (2, 2), {"cpu": "17", "memory": "64Gi"}),
-        ({"workers": [1, 4], "nodes": 4}, (1, 4), {"cpu": "5", "memory": "32Gi"}),
+        ({"workers": [1, 4]}, (1, 4), {"cpu": "5", "memory": "32Gi"}),
     ],
 )
 def test_there_is_a_pod_for_each_node_of_the_configuration(registry, distributed, nodes, limits):
