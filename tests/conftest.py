@@ -27,15 +27,14 @@ def ray_cluster():
     """A connected local Ray with 4 logical CPUs; what is asked of it runs one test after the other."""
     from failure_logs import watch
 
-    from llamafarm_ray.workflows.cluster import connect
+    from llamafarm_ray.workflows.cluster import LOCAL, connect
 
-    os.environ.pop("RAY_ADDRESS", None)
     with contextlib.ExitStack() as stack:
         with pytest.MonkeyPatch.context() as environment:
             # Its workers import classes of the tests, such as models of a user's own.
             environment.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
             # As `deploy` does: without a dashboard Ray collects no metrics.
-            cluster = stack.enter_context(connect(None, with_dashboard=True))
+            cluster = stack.enter_context(connect(LOCAL, with_dashboard=True))
         watch(session_logs())
         yield cluster
 

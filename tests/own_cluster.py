@@ -12,7 +12,7 @@ from pathlib import Path
 
 from e2e_tools import BIN, ROOT, environment, running, wait_for
 
-from llamafarm_ray.workflows.ports import free_port
+from llamafarm_ray.clusters.ports import free_port
 
 __all__ = ["joined", "own_cluster"]
 

@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 import psutil  # type: ignore[import-untyped]
 
-from llamafarm_ray.workflows.ports import free_port
+from llamafarm_ray.clusters.ports import free_port
 
 __all__ = ["BASE", "Bare", "Ours", "Server", "Stock", "make_base"]
 

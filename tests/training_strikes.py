@@ -115,13 +115,13 @@ def main(folder_name: str, name: str) -> None:
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.errors import LlamaFarmError
     from llamafarm_ray.training import train, trainer
-    from llamafarm_ray.workflows.cluster import connect
+    from llamafarm_ray.workflows.cluster import LOCAL, connect
 
     folder = Path(folder_name)
     case = json.loads((folder / "case.json").read_text())
     trainer.train_worker = deadly_worker
     _log(folder, "driver")
-    with connect(None):
+    with connect(LOCAL):
         try:
             result = train(
                 parse_config({"fine_tuning": case["fine_tuning"]}),

@@ -26,18 +26,18 @@ from llamafarm_ray.cli.evaluate import show_evaluation
 from llamafarm_ray.cli.rollout import show_rollouts
 from llamafarm_ray.cli.terminal import console, errors, stages, table
 from llamafarm_ray.cli.train import loss_line, show_result
+from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.config import Config, Rollout, RolloutGuards, load_config
 from llamafarm_ray.errors import InfrastructureError, LlamaFarmError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.registry import RegistryService, open_registry
 from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.workflows.chat import ask
-from llamafarm_ray.workflows.cluster import ClusterInfo, connect
+from llamafarm_ray.workflows.cluster import LOCAL, ClusterInfo, connect
 from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import swap_adapter
 from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
-from llamafarm_ray.workflows.ports import free_port
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.train import TrainingRun
 from llamafarm_ray.workflows.undeploy import undeploy
@@ -98,7 +98,7 @@ def main() -> int:
         config = load_config(HERE / "config.yaml", settings)
         demo = Demo(folder, config, open_registry(str(folder / "home")))
         demo.folder.mkdir(parents=True, exist_ok=True)
-        with connect(None, with_dashboard=True) as cluster:
+        with connect(LOCAL, with_dashboard=True) as cluster:
             run(demo, cluster)
     except LlamaFarmError as error:
         errors.show(error, as_json=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +21,7 @@ from llamafarm_ray.cli.options import (
     Overwrite,
     configuration,
 )
-from llamafarm_ray.cli.terminal import console, print_json, stages, table
+from llamafarm_ray.cli.terminal import begin, console, print_json, stages, table
 
 if TYPE_CHECKING:
     from llamafarm_ray.config import Config
@@ -83,13 +84,14 @@ def command(
         as_json=as_json,
     ):
         return
+    begin("Looking at the sources", quiet=as_json)
     from llamafarm_ray.data import source_lines
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.create_dataset import check_source, create_dataset
 
     check_source(config)
-    with connect(config.cluster.address), stages(quiet=as_json) as progress:
+    with connect(config.cluster.address, on_start=partial(begin, quiet=as_json)), stages(quiet=as_json) as progress:
         created = create_dataset(config, open_registry(config.home), overwrite=overwrite, on_progress=progress)
     report = created.report
     if as_json:

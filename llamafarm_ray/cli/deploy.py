@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
-import sys
 import threading
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import Annotated
 
 import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
+from llamafarm_ray.cli.kubernetes import Apply, check_options, show_or_apply
 from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
-from llamafarm_ray.cli.terminal import console, errors, print_json, stages, table
-from llamafarm_ray.errors import InputError
-
-if TYPE_CHECKING:
-    from llamafarm_ray.config import Config
+from llamafarm_ray.cli.terminal import begin, console, errors, print_json, stages, table
 
 __all__ = ["command"]
 
@@ -39,6 +35,7 @@ def command(
     home: Home = None,
     address: Address = None,
     no_wait: NoWait = False,
+    apply: Apply = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -55,23 +52,24 @@ def command(
 
         print_json(resolved(config))
         return
-    if config.deployment.target == "kubernetes":
-        if address or no_wait:
-            raise InputError(
-                "--address and --no-wait are for Ray clusters; for Kubernetes a manifest is printed.",
-                hint="Leave them out, and pipe it into `kubectl apply -f -`.",
-            )
-        _print_manifest(config, model, as_json=as_json)
+    is_kubernetes = config.deployment.target == "kubernetes"
+    check_options(is_kubernetes=is_kubernetes, apply=apply, address=address, no_wait=no_wait)
+    if is_kubernetes:
+        from llamafarm_ray.registry import open_registry
+        from llamafarm_ray.workflows.kubernetes import ray_service
+
+        show_or_apply([ray_service(config, open_registry(config.home), model)], apply=apply, as_json=as_json)
         return
     if ran_as_job("deploy", config, inputs={"--model": model}, no_wait=no_wait, as_json=as_json):
         return
+    begin("Opening the model", quiet=as_json)
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.serving.engines.choice import choose_engine
-    from llamafarm_ray.workflows.cluster import connect
+    from llamafarm_ray.workflows.cluster import connect, starts_own_ray
     from llamafarm_ray.workflows.deploy import check_deployment, check_port, deploy, with_model
     from llamafarm_ray.workflows.undeploy import undeploy
 
-    if not (config.cluster.address or os.environ.get("RAY_ADDRESS")):
+    if starts_own_ray(config.cluster.address):
         check_port(config.deployment.host, config.deployment.port)
     registry = open_registry(config.home)
     config = with_model(config, registry, model)
@@ -79,7 +77,9 @@ def command(
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
     needed = "engines.replica" if engine != "vllm" else "ray_llm" if config.deployment.engine_kwargs else "vllm_replica"
     module = f"llamafarm_ray.serving.{needed}"
-    with connect(config.cluster.address, with_dashboard=True, meanwhile=module) as cluster:
+    with connect(
+        config.cluster.address, on_start=partial(begin, quiet=as_json), with_dashboard=True, meanwhile=module
+    ) as cluster:
         with stages(quiet=as_json) as progress:
             deployment = deploy(
                 config,
@@ -108,18 +108,6 @@ def command(
                 console.print(f"Dashboard: {cluster.dashboard_url}   Stop with Ctrl-C.")
             _wait_until_stopped()
             undeploy(registry, cluster)
-
-
-def _print_manifest(config: Config, model: str | None, *, as_json: bool) -> None:
-    """The deployment as `kubectl apply -f -` takes it, on standard output."""
-    from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.kubernetes import as_yaml, ray_service
-
-    manifest = ray_service(config, open_registry(config.home), model)
-    if as_json:
-        print_json(manifest)
-    else:
-        sys.stdout.write(as_yaml(manifest))
 
 
 def _wait_until_stopped() -> None:

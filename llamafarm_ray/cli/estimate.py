@@ -114,7 +114,7 @@ def _show(found: RunEstimate) -> None:
             ("memory", f"{_gib(memory.total)} of {_gib(machine.memory_bytes)}: {found.verdict}"),
             ("", ""),
             ("of which", ", ".join(share)),
-            ("on the host", _gib(memory.host) if memory.host else ""),
+            ("on the host", _host(memory.host, setup.num_workers)),
             ("time", _time(found)),
             ("cost", _dollars(found.duration.dollars)),
         ],
@@ -154,6 +154,16 @@ def _cells(option: Option) -> tuple[str, ...]:
         f"{setup.batch_size}{' (checkpointing)' if setup.gradient_checkpointing else ''}",
         _length(option.duration.seconds),
         _dollars(option.duration.dollars),
+    )
+
+
+def _host(num_bytes: float, num_workers: int) -> str:
+    """Return the host's memory of a worker and of all workers; nothing where none is taken."""
+    if not num_bytes:
+        return ""
+    share = _gib(num_bytes)
+    return (
+        share if num_workers == 1 else f"{share} for each worker, {_gib(num_workers * num_bytes)} for all {num_workers}"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
-from llamafarm_ray.cli.terminal import console, print_json, stages, table
+from llamafarm_ray.cli.terminal import begin, console, print_json, stages, table
 
 if TYPE_CHECKING:
     from llamafarm_ray.evaluation import EvaluationResult
@@ -50,12 +51,13 @@ def command(
         as_json=as_json,
     ):
         return
+    begin("Opening the model", quiet=as_json)
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
 
     run = EvaluationRun.prepare(config, open_registry(config.home), model)
-    with connect(config.cluster.address), stages(quiet=as_json) as progress:
+    with connect(config.cluster.address, on_start=partial(begin, quiet=as_json)), stages(quiet=as_json) as progress:
         result = run.run(on_progress=progress)
     if as_json:
         print_json(result.to_dict())

@@ -14,6 +14,7 @@ from llamafarm_ray import __version__
 from llamafarm_ray.cli import (
     aliases,
     chat,
+    cluster,
     combine,
     create_dataset,
     datasets,
@@ -53,6 +54,9 @@ app.add_typer(models, name="models")
 
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(registry.app, name="registry")
+app.command("up")(cluster.up)
+app.command("down")(cluster.down)
+app.add_typer(cluster.app, name="cluster")
 
 _MAKE, _SERVE, _KEEP, _LOOK, _RELEASE = "Make", "Serve", "Keep versions", "Look at versions", "Release"
 models.command("create-dataset", rich_help_panel=_MAKE)(create_dataset.command)

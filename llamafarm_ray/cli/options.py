@@ -22,6 +22,7 @@ __all__ = [
     "BaseModelReference",
     "Bump",
     "ConfigFile",
+    "ControlAddress",
     "DatasetFolder",
     "DryRun",
     "Env",
@@ -51,7 +52,13 @@ Address = Annotated[
     typer.Option(
         "--address",
         help="Ray cluster: http://host:8265 to run there as a job, host:port or auto on one of its machines; "
-        "else $RAY_ADDRESS, else this machine.",
+        "local for a Ray of its own; else $RAY_ADDRESS, else that of `llamafarm up`, else its own.",
+    ),
+]
+ControlAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--address", help="Ray cluster: host:port or auto, on one of its machines; else the one on the home's record."
     ),
 ]
 NoWait = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Address, Home, Json
+from llamafarm_ray.cli.options import ControlAddress, Home, Json
 from llamafarm_ray.cli.rollout import rollouts_table
 from llamafarm_ray.cli.terminal import console, drawn_table, print_json, redrawn
 
@@ -33,7 +33,7 @@ _OF_VERSIONS = ("version", "digest", "aliases", "on", *_NUMBERS)
 def command(
     watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
     home: Home = None,
-    address: Address = None,
+    address: ControlAddress = None,
     as_json: Json = False,
 ) -> None:
     """Show what runs where: applications, replicas, loaded versions, rollouts, and how the last minute was."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Address, Home, Json
+from llamafarm_ray.cli.options import ControlAddress, Home, Json
 from llamafarm_ray.cli.terminal import console, print_json
 
 __all__ = ["command"]
@@ -18,7 +18,7 @@ def command(
     ],
     target: Annotated[str, typer.Option("--target", help="Alias that shall point at it.")] = "production",
     home: Home = None,
-    address: Address = None,
+    address: ControlAddress = None,
     as_json: Json = False,
 ) -> None:
     """Move an alias to another version under traffic: load everywhere first, then switch."""

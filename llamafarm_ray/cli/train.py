@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 
 from llamafarm_ray.cli.estimate import show_dry_run
 from llamafarm_ray.cli.jobs import ran_as_job
+from llamafarm_ray.cli.kubernetes import Apply, Target, check_options, show_or_apply
 from llamafarm_ray.cli.options import (
     Address,
     BaseModelReference,
@@ -24,11 +26,13 @@ from llamafarm_ray.cli.options import (
     Overwrite,
     configuration,
 )
-from llamafarm_ray.cli.terminal import StageProgress, console, facts, print_json, size, stages
+from llamafarm_ray.cli.terminal import StageProgress, begin, console, facts, print_json, size, stages
+from llamafarm_ray.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from llamafarm_ray.config import Config
     from llamafarm_ray.training import Progress, TrainingResult
 
 __all__ = ["command", "loss_line", "show_result"]
@@ -56,6 +60,10 @@ def command(
     home: Home = None,
     address: Address = None,
     no_wait: NoWait = False,
+    target: Annotated[
+        Target, typer.Option("--target", help="ray: this machine or a cluster; kubernetes: print a manifest.")
+    ] = Target.RAY,
+    apply: Apply = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -64,6 +72,11 @@ def command(
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
         show_dry_run(config, as_json=as_json)
+        return
+    is_kubernetes = target is Target.KUBERNETES
+    check_options(is_kubernetes=is_kubernetes, apply=apply, address=address, no_wait=no_wait)
+    if is_kubernetes:
+        _as_manifests(config, output=output, apply=apply, as_json=as_json)
         return
     if ran_as_job(
         "train",
@@ -74,6 +87,7 @@ def command(
         as_json=as_json,
     ):
         return
+    begin("Checking the run", quiet=as_json)
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.register import register_trained
@@ -82,7 +96,9 @@ def command(
     registry = open_registry(config.home)
     run = TrainingRun.prepare(config, registry, output=output, overwrite=overwrite, restart=restart)
     with (
-        connect(config.cluster.address, meanwhile="llamafarm_ray.training.trainer"),
+        connect(
+            config.cluster.address, on_start=partial(begin, quiet=as_json), meanwhile="llamafarm_ray.training.trainer"
+        ),
         stages(quiet=as_json) as progress,
     ):
         trained = run.run(on_progress=loss_line(progress), on_stage=progress, on_note=progress.warn)
@@ -95,6 +111,18 @@ def command(
         f"Registered {record.ref}." if record else f"Register it: llamafarm models register --model {trained.path}"
     )
     console.print(f"Written to {trained.path}. {next_step}", markup=False)
+
+
+def _as_manifests(config: Config, *, output: Path | None, apply: bool, as_json: bool) -> None:
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.kubernetes import ray_job
+
+    if output is not None:
+        raise InputError(
+            "--output is a folder, and pods' folders go with them; the result is registered.",
+            hint="Leave it out; `llamafarm models pull` gives its files.",
+        )
+    show_or_apply(ray_job(config, open_registry(config.home)), apply=apply, as_json=as_json)
 
 
 def loss_line(progress: StageProgress) -> Callable[[Progress], None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ from llamafarm_ray.cli.options import (
     Overrides,
     configuration,
 )
-from llamafarm_ray.cli.terminal import StageProgress, console, print_json, say, stages, table
+from llamafarm_ray.cli.terminal import StageProgress, begin, console, print_json, say, stages, table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -90,6 +91,7 @@ def command(
         as_json=as_json,
     ):
         return
+    begin("Checking the sweep", quiet=as_json)
     import os
 
     from llamafarm_ray.registry import open_registry
@@ -98,9 +100,12 @@ def command(
 
     registry = open_registry(config.home)
     run = TuningRun.prepare(config, registry, folder=output, overwrite=overwrite, restart=restart)
-    with connect(config.cluster.address) as cluster, stages(quiet=as_json) as progress:
+    with (
+        connect(config.cluster.address, on_start=partial(begin, quiet=as_json)) as cluster,
+        stages(quiet=as_json) as progress,
+    ):
         tuned = run.run(
-            cores=os.cpu_count() if cluster.started_here else None,
+            cores=os.cpu_count() if cluster.is_local else None,
             on_change=_live(progress, config),
             on_stage=progress,
             on_note=progress.warn,

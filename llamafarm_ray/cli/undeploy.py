@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Address, Home, Json
+from llamafarm_ray.cli.options import ControlAddress, Home, Json
 from llamafarm_ray.cli.terminal import console, print_json
 
 __all__ = ["command"]
@@ -20,7 +20,7 @@ def command(
         bool, typer.Option("--forget", help="Only strike it from the record: its cluster is no more.")
     ] = False,
     home: Home = None,
-    address: Address = None,
+    address: ControlAddress = None,
     as_json: Json = False,
 ) -> None:
     """Stop a deployment: requests under way finish, rollouts stay as they are."""

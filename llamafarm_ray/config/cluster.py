@@ -15,6 +15,7 @@ class Cluster(Section):
     address: str | None = Field(
         default=None,
         min_length=1,
-        description="Address of a running Ray cluster, e.g. '10.0.0.1:6379' or 'auto'. "
-        "Without one, $RAY_ADDRESS holds; without that, Ray is started on this machine.",
+        description="Address of a running Ray cluster, e.g. '10.0.0.1:6379' or 'auto'; "
+        "'local' starts Ray on this machine. Without one, $RAY_ADDRESS holds; "
+        "without that, the Ray of `llamafarm up`, else one that is started.",
     )

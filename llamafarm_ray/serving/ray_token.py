@@ -14,7 +14,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-__all__ = ["close_token", "make_token"]
+__all__ = ["close_token", "make_token", "read_token", "token_file"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def make_token() -> None:
     Raises:
         OSError: the home folder can't be written.
     """
-    path = _path()
+    path = token_file()
     is_rays_to_find = not any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     if is_rays_to_find and os.environ.get("RAY_AUTH_MODE", "token").lower() == "token" and not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def make_token() -> None:
 
 def close_token() -> None:
     """Take others' permissions from the token's file, whoever wrote it; where that can't be done, warn."""
-    path = _path()
+    path = token_file()
     with contextlib.suppress(FileNotFoundError):
         if not path.stat().st_mode & _OTHERS:
             return
@@ -52,6 +52,17 @@ def close_token() -> None:
             logger.warning("Others can read Ray's token in %s, and that can't be changed: %s.", path, error.strerror)
 
 
-def _path() -> Path:
+def read_token() -> str:
+    """Return the token that Ray takes in this environment; empty where there is none."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    try:
+        return token_file().read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def token_file() -> Path:
+    """Return the file that Ray reads the token from where no variable holds it."""
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
     return Path(named).expanduser() if named else Path.home() / ".ray" / "auth_token"

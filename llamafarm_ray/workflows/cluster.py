@@ -1,4 +1,4 @@
-"""Ray for the time of a command: connect to a cluster, or start one on this machine and stop exactly that one."""
+"""Ray for the time of a command: a cluster, the Ray of `llamafarm up`, or one that is started and ended with it."""
 
 from __future__ import annotations
 
@@ -7,43 +7,26 @@ import importlib
 import ipaddress
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from llamafarm_ray.clusters.local_ray import default, local_ray, on_loopback, prepare_environment
+from llamafarm_ray.clusters.standing import StandingRay, find
 from llamafarm_ray.errors import ClusterError, InputError
-from llamafarm_ray.serving import haproxy
-from llamafarm_ray.serving.application import SERVE_ENV
-from llamafarm_ray.serving.ray_token import close_token, make_token
-from llamafarm_ray.workflows.ports import free_port, free_ports
+from llamafarm_ray.serving.ray_token import close_token
 
-__all__ = ["ClusterInfo", "connect", "connect_if_up", "inside_job", "is_job_server", "quiet"]
+__all__ = ["LOCAL", "ClusterInfo", "connect", "connect_if_up", "inside_job", "is_job_server", "quiet", "starts_own_ray"]
 
+LOCAL = "local"
+"""The address that asks for a Ray of the command's own."""
 _CONNECT_TIMEOUT_S = 15
-_AT_PAR = {"worker_niceness": 0}
-"""By default workers have a niceness of 15. The kernel takes a busy engine of that for a light load and puts what else
-there is to do on its core: it had 8 % fewer tokens a second on two cores."""
-_UNWATCHED = {
-    **_AT_PAR,
-    "enable_metrics_collection": False,
-    "enable_timeline": False,
-    "event_stats": False,
-    "task_events_report_interval_ms": 0,
-}
-"""What only a dashboard shows; every process of a Ray collects it, which took 7% of a training on two cores."""
-_MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Whether a Ray is for more machines than one; its processes read that when they import it, on every system."""
-_LONGEST_TEMPORARY_FOLDER = 97 - len("/lf-12345678/" + 54 * "0" + "/metrics.sock")
-"""HAProxy takes socket paths of 97 characters, and Ray adds the node's id to ours."""
-_MIN_LOCAL_CPUS = 4
-"""Ray counts CPUs to decide what may run at once, and waits for ever when there are fewer than parts of one job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,58 +36,106 @@ class ClusterInfo:
     Attributes:
         address: its control address, ``host:port``; what ``--address`` takes.
         dashboard_url: where a person can watch; empty if it has no dashboard.
-        started_here: whether it runs on this machine for this command only.
+        started_here: True if it runs on this machine for this command only.
+        is_local: True if it has no other machine: it was started for this command, or by ``llamafarm up``.
     """
 
     address: str
     dashboard_url: str
     started_here: bool
+    is_local: bool = False
 
 
 @contextmanager
 def connect(
-    address: str | None, *, with_dashboard: bool = False, meanwhile: str | None = None
+    address: str | None,
+    *,
+    with_dashboard: bool = False,
+    meanwhile: str | None = None,
+    on_start: Callable[[str], None] | None = None,
 ) -> Iterator[ClusterInfo]:
-    """Use the cluster at ``address`` (or ``$RAY_ADDRESS``), or without one a local Ray that ends with the block.
+    """Use the cluster at ``address`` (or ``$RAY_ADDRESS``) for the time of a block.
+
+    Without an address it is the Ray that ``llamafarm up`` started on this machine. Where there is none either, or the
+    address is ``local``, one is started that ends with the block, and every process of it.
 
     Args:
         address: the cluster's.
-        with_dashboard: whether a local Ray has one.
+        with_dashboard: give a Ray that is started here a dashboard.
         meanwhile: a module that the block needs, and that takes seconds to import: as a local Ray takes to start.
+        on_start: called with a sentence before something is done that takes seconds.
 
     Raises:
         InputError: the address is malformed, or nothing answers at it.
         ClusterError: Ray answers but can't be used, or can't be started.
     """
-    os.environ.update(SERVE_ENV)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    prepare_environment()
     import ray  # noqa: PLC0415  (after the environment that its parts read when they are imported)
 
     if ray.is_initialized():  # a job, a test or a notebook brought its own
         yield _info("", started_here=False)
         return
-    folder: Path | None = None
-    variables = contextlib.ExitStack()
-    if address is None or (is_job_server(address) and inside_job()):  # a job is where its submitter wanted it
-        address = os.environ.get("RAY_ADDRESS")
-    try:
-        if address:
-            dashboard = _join(address)
-        else:
-            folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
-            variables.enter_context(_default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))  # nobody takes this machine
-            os.environ.update(_proxy_environment(folder))
+    address = _address(address)
+    standing = find()
+    if standing is not None and address not in {None, standing.address}:
+        standing = None
+    if on_start is not None:
+        on_start(_what_starts(address, standing))
+    with contextlib.ExitStack() as stack:
+        dashboard = stack.enter_context(_joined_standing(standing)) if standing is not None else None
+        is_own = dashboard is None and address in {None, LOCAL}
+        if is_own:
+            stack.enter_context(default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))  # nobody takes this machine
             if meanwhile is not None:
                 threading.Thread(target=_import, args=(meanwhile,), name="llamafarm-import", daemon=True).start()
-            dashboard = _start(folder, with_dashboard=with_dashboard)
+            _, dashboard = stack.enter_context(local_ray(with_dashboard=with_dashboard))
+        elif dashboard is None:
+            stack.callback(ray.shutdown)
+            dashboard = _join(str(address))
         quiet()
         with _raylet_off_stdout(), _ended_by_sigterm():
-            yield _info(dashboard, started_here=folder is not None)
-    finally:
-        variables.close()
-        ray.shutdown()
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
+            yield _info(dashboard or "", started_here=is_own, is_local=is_own or standing is not None)
+
+
+def starts_own_ray(address: str | None) -> bool:
+    """Return True if :func:`connect` would start a Ray for this command alone."""
+    given = _address(address)
+    return given == LOCAL or (given is None and find() is None)
+
+
+def _address(given: str | None) -> str | None:
+    if given is None or (is_job_server(given) and inside_job()):  # a job is where its submitter wanted it
+        return os.environ.get("RAY_ADDRESS") or None
+    return given
+
+
+def _what_starts(address: str | None, standing: StandingRay | None) -> str:
+    if standing is not None:
+        return f"Using the Ray at {standing.address} (llamafarm up)"
+    return "Starting Ray on this machine" if address in {None, LOCAL} else f"Connecting to Ray at {address}"
+
+
+@contextmanager
+def _joined_standing(standing: StandingRay) -> Iterator[str | None]:
+    """Connect to a Ray that stays, and give its dashboard's address; None if it ends just now."""
+    import ray  # noqa: PLC0415
+
+    from llamafarm_ray.clusters.environment import runtime_environment  # noqa: PLC0415
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_token(standing.token))
+        stack.enter_context(default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))
+        stack.callback(ray.shutdown)
+        try:
+            dashboard = _join(standing.address, runtime_env=runtime_environment(Path(standing.folder)))
+        except (InputError, ClusterError, OSError) as error:
+            if find() is not None:
+                raise ClusterError(
+                    f"The Ray that `llamafarm up` started can't be used: {error}",
+                    hint="Start it anew: llamafarm down, then llamafarm up.",
+                ) from error
+            dashboard = None
+        yield dashboard
 
 
 @contextmanager
@@ -128,15 +159,27 @@ def _import(module: str) -> None:
 
 
 @contextmanager
-def _default(name: str, value: str) -> Iterator[None]:
-    """An environment variable for the time of a block, unless somebody set it."""
-    is_ours = name not in os.environ
-    os.environ.setdefault(name, value)
+def _token(token: str) -> Iterator[None]:
+    """Show Ray this token for the time of a block, also in a process that has imported Ray already."""
+    from ray._raylet import AuthenticationTokenLoader, Config  # noqa: PLC0415
+
+    given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    before = {name: os.environ.get(name) for name in given}
+
+    def read_again() -> None:
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+    os.environ.update(given)
+    read_again()
     try:
         yield
     finally:
-        if is_ours:
+        for name, value in before.items():
             os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        read_again()
 
 
 def is_job_server(address: str) -> bool:
@@ -188,8 +231,8 @@ def _ended_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _join(address: str) -> str:
-    """Connect, and say where the dashboard is."""
+def _join(address: str, *, runtime_env: dict[str, Any] | None = None) -> str:
+    """Connect, and return the dashboard's address."""
     import ray  # noqa: PLC0415
     from ray.exceptions import RayError  # noqa: PLC0415
 
@@ -219,8 +262,10 @@ def _join(address: str) -> str:
         if _is_this_machine(host):
             _take_own_token()
     try:
-        with _on_loopback() if _is_on_loopback_alone(address) else contextlib.nullcontext():
-            context = ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        with on_loopback() if _is_on_loopback_alone(address) else contextlib.nullcontext():
+            context = ray.init(
+                address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=runtime_env
+            )
     except ConnectionError as error:
         raise InputError(
             f"No Ray cluster is found at {address!r}: {str(error).splitlines()[0]}",
@@ -264,31 +309,8 @@ def _take_own_token() -> None:
         logger.setLevel(before)
 
 
-def _start(folder: Path, *, with_dashboard: bool) -> str:
-    """Start a Ray that keeps everything in ``folder``, and say where its dashboard is."""
-    import ray  # noqa: PLC0415
-
-    try:
-        make_token()
-        with _on_loopback(), _default(_MANY_MACHINES, "0"):  # drivers of jobs there inherit it
-            context = ray.init(
-                address="local",
-                num_cpus=max(_MIN_LOCAL_CPUS, os.cpu_count() or 1),
-                include_dashboard=with_dashboard,  # ten processes, whose start a short command would wait for
-                dashboard_host="127.0.0.1",
-                dashboard_port=free_port(),
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _temp_dir=str(folder / "ray"),
-                _system_config=_AT_PAR if with_dashboard else _UNWATCHED,
-            )
-    except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
-        raise ClusterError(f"A local Ray could not be started: {error}.", hint="Is the disk full?") from error
-    return str(context.dashboard_url or "")
-
-
 def _is_on_loopback_alone(address: str) -> bool:
-    """Return True if a Ray of this machine was started here (:func:`_on_loopback`), and not with `ray start`."""
+    """Return True if a Ray of this machine was started by :mod:`llamafarm_ray.clusters.local_ray`, not `ray start`."""
     from ray._private import services  # noqa: PLC0415
 
     host, _, port = address.rpartition(":")
@@ -304,49 +326,8 @@ def _is_on_loopback_alone(address: str) -> bool:
     return False
 
 
-@contextmanager
-def _on_loopback() -> Iterator[None]:
-    """Have this process know the machine by its loopback address while a Ray is started, or joined, in the block.
-
-    Such a Ray listens on loopback alone, its metrics without a key too. Ray itself does that where it is for one
-    machine, as on a Mac; on Linux its processes listen to the network, and take 127.0.0.1 for the machine's address.
-    """
-    from ray._private import ray_constants  # noqa: PLC0415
-
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
-
-
-def _short_temporary_folder() -> str:
-    """The system's folder for temporary files, or /tmp where its name would make HAProxy's socket paths too long."""
-    usual = tempfile.gettempdir()
-    return usual if len(usual) <= _LONGEST_TEMPORARY_FOLDER else "/tmp"  # noqa: S108
-
-
-def _proxy_environment(folder: Path) -> dict[str, str]:
-    """Ports and files of HAProxy's own for this cluster, so that two on one machine don't meet; and its program."""
-    ports = free_ports(100)
-    program = os.environ.get(haproxy.PATH_VARIABLE) or haproxy.command()
-    named = {haproxy.PATH_VARIABLE: str(program)} if program is not None else {}
-    return named | {
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports),
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(ports + 1),
-        "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(ports + 2),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(ports + 3),
-        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(ports + 99),
-    }
-
-
-def _info(dashboard: str, *, started_here: bool) -> ClusterInfo:
+def _info(dashboard: str, *, started_here: bool, is_local: bool = False) -> ClusterInfo:
     import ray  # noqa: PLC0415
 
     address = ray.get_runtime_context().gcs_address
-    return ClusterInfo(address, f"http://{dashboard}" if dashboard else "", started_here)
+    return ClusterInfo(address, f"http://{dashboard}" if dashboard else "", started_here, is_local)

@@ -270,7 +270,7 @@ def _serve_started(host: str, port: int, cluster: ClusterInfo) -> Iterator[None]
     if running is not None:
         yield
         return
-    if cluster.started_here:
+    if cluster.is_local:
         check_port(host, port)
     with ThreadPoolExecutor(max_workers=1) as pool:
         starting = pool.submit(serve.start, http_options=HTTPOptions(host=host, port=port))

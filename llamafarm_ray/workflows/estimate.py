@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.config import Config
-from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError
+from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UnsupportedError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.training.estimate import (
     METHODS,
@@ -37,6 +37,8 @@ __all__ = ["RunEstimate", "estimate_run", "find_shape", "try_estimate"]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SIZE_IN_NAME = re.compile(r"(?:^|[-_/])(\d+(?:\.\d+)?[bm])(?:$|[-_.])", re.IGNORECASE)
+_EXPERTS_IN_NAME = re.compile(r"(?:^|[-_/])(?:a\d+(?:\.\d+)?b|\d+x\d+(?:\.\d+)?b)(?:$|[-_.])", re.IGNORECASE)
+"""Active parameters (``30B-A3B``), or a number of experts (``8x7b``)."""
 _PRICED_TOKENS = 1_000_000
 
 
@@ -126,7 +128,7 @@ def estimate_run(
     machine = Machine.of_table(gpu, num_workers, tables) if gpu else Machine.this_one(num_workers, tables)
     precision = training.precision
     if precision == "auto":
-        precision = "bf16" if machine.has_bf16 else "fp32"
+        precision = "bf16" if machine.has_bf16 else "fp16" if machine.kind == "cuda" else "fp32"
     max_length = min(training.max_length or config.dataset.preprocessing.max_length, shape.max_positions or 2**31)
     setup = Setup.of_config(
         method="lora" if tuning.method == "auto" else tuning.method,
@@ -182,6 +184,7 @@ def find_shape(
     Raises:
         InputError: there is no reference, or what it names has no usable config.json.
         NotFoundError: nothing is known of it.
+        UnsupportedError: it is a mixture of experts.
     """
     if not reference:
         raise InputError("base_model is not set.", hint="Give a folder, a registered model or a size such as 7b.")
@@ -197,6 +200,11 @@ def find_shape(
         fetched = registry.content.cache / "hub" / reference
         if (fetched / "config.json").is_file():
             return ModelShape.of_folder(fetched)
+    if _EXPERTS_IN_NAME.search(reference):
+        raise UnsupportedError(
+            f"{reference} is a mixture of experts by its name, and its memory can't be estimated from that.",
+            hint="Estimates know decoder-only models with one feed-forward network a block.",
+        )
     if _HUB_ID.fullmatch(reference) and (match := _SIZE_IN_NAME.search(reference)):
         sized = ModelShape.of_size(match[1], tables)
         if sized is not None:
@@ -240,6 +248,8 @@ def _decide(shape: ModelShape, setup: Setup, machine: Machine, config: Config, n
         for strategy in strategies
         if (method, strategy) != ("qlora", "deepspeed_zero3")
     ]
+    if not candidates:
+        return setup  # its memory is refused with the reason
     fitting = (run for run in candidates if verdict(estimate_memory(shape, run), machine.memory_bytes) == "fits")
     chosen = next(fitting, candidates[0])
     if len(candidates) > 1:

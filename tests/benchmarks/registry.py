@@ -165,7 +165,7 @@ def many_versions(report: Report, scale: Scale, folder: Path) -> None:
     import ray
 
     from llamafarm_ray.registry.client import RegistryClient
-    from llamafarm_ray.workflows.cluster import connect
+    from llamafarm_ray.workflows.cluster import LOCAL, connect
 
     home = folder / "many"
     registry = _fill(home, scale)
@@ -174,7 +174,7 @@ def many_versions(report: Report, scale: Scale, folder: Path) -> None:
     references = [f"model-{number % scale.models}@production" for number in range(scale.resolves)]
     in_process = _latencies_ms(registry.resolve, references)
     report.below("resolve in-process, p99", _p99(in_process), 1, "ms")
-    with connect(None):
+    with connect(LOCAL):
         client = RegistryClient(str(home))
         client.resolve(references[0])
         through = _latencies_ms(client.resolve, references)

@@ -104,12 +104,12 @@ def run_ours(base: Path, rows: Path, output: Path, settings: dict[str, Any]) -> 
     """What ``llamafarm models train`` does, on a Ray of its own."""
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.cluster import connect
+    from llamafarm_ray.workflows.cluster import LOCAL, connect
     from llamafarm_ray.workflows.train import TrainingRun
 
     config = parse_config(_config(settings) | {"base_model": str(base), "dataset": {"path": str(rows)}})
     run = TrainingRun.prepare(config, open_registry(str(output.parent / "home")), output=output)
-    with connect(None, meanwhile="llamafarm_ray.training.trainer"):
+    with connect(LOCAL, meanwhile="llamafarm_ray.training.trainer"):
         result = run.run().result
     return {"seconds": result.seconds, "num_tokens": result.num_tokens, "num_steps": result.num_steps}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from e2e_tools import BIN, ROOT, environment, running, wait_for
 
-from llamafarm_ray.workflows.ports import free_port, free_ports
+from llamafarm_ray.clusters.ports import free_port, free_ports
 
 
 @dataclasses.dataclass

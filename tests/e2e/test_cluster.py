@@ -7,8 +7,8 @@ import pytest
 import yaml
 from e2e_tools import ROOT
 
+from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.registry import open_registry
-from llamafarm_ray.workflows.ports import free_port
 
 pytestmark = pytest.mark.timeout(900)  # the first test to run waits for the whole demo
 

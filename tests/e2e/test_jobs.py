@@ -19,7 +19,7 @@ import httpx
 import pytest
 from e2e_tools import BIN, ROOT
 
-from llamafarm_ray.workflows.ports import free_port
+from llamafarm_ray.clusters.ports import free_port
 
 LLAMAFARM = str(BIN / "llamafarm")
 FACTS = "The clinic opens at 08:30. The clinic closes at 17:00. The pharmacy opens at 09:00. The bell rings at 07:15.\n"

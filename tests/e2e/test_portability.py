@@ -6,7 +6,7 @@ import openai
 import pytest
 from e2e_tools import environment, running, wait_for
 
-from llamafarm_ray.workflows.ports import free_port
+from llamafarm_ray.clusters.ports import free_port
 
 pytestmark = pytest.mark.timeout(900)  # the first test to run waits for the whole demo
 

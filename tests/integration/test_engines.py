@@ -34,10 +34,10 @@ def deployment(ray_cluster, adapters, tmp_path_factory):
     """The first version, ``bot@production``, is deployed; the second one is registered."""
     from ray import serve
 
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
     from llamafarm_ray.workflows.register import Registration, register
     from llamafarm_ray.workflows.undeploy import undeploy
 

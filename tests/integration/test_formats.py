@@ -26,10 +26,10 @@ def deployment(request, ray_cluster, bases, tmp_path_factory):
     """``bot`` has two versions: ``production`` is the first one, which is deployed, and the other is registered."""
     from ray import serve
 
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
     from llamafarm_ray.workflows.register import Registration, register
     from llamafarm_ray.workflows.undeploy import undeploy
 

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 @pytest.fixture(scope="module")
 def port():
-    from llamafarm_ray.workflows.ports import free_port
+    from llamafarm_ray.clusters.ports import free_port
 
     return free_port()
 

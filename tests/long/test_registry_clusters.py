@@ -13,10 +13,10 @@ import pytest
 from e2e_tools import BIN, ROOT, environment, running, wait_for
 from model_files import store_note
 
+from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.registry import open_registry
 from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.storage import ContentStore, Location
-from llamafarm_ray.workflows.ports import free_port
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 

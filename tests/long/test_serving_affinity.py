@@ -17,10 +17,10 @@ HOT = "hot:1.0.0"
 @pytest.fixture(scope="module")
 def url(ray_cluster, tmp_path_factory):
     """The endpoint. What it serves is registered once it runs, so that nothing is loaded before it is asked for."""
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
     from llamafarm_ray.workflows.register import Registration, register
     from llamafarm_ray.workflows.undeploy import undeploy
 

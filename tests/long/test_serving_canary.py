@@ -43,7 +43,7 @@ class Pet:
 @pytest.fixture(scope="module")
 def served(ray_cluster, tmp_path_factory):
     """``pet`` has versions 1.0.0 (production) and 1.1.0."""
-    from llamafarm_ray.workflows.ports import free_port
+    from llamafarm_ray.clusters.ports import free_port
 
     folder = tmp_path_factory.mktemp("canary")
     base = make_tiny_model(folder / "tiny", hidden_size=128)

@@ -31,8 +31,8 @@ TABLES = {"/completions": COMPLETION, "/chat/completions": CHAT}
 
 @pytest.fixture(scope="module")
 def url(ray_cluster, tmp_path_factory):
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
     from llamafarm_ray.workflows.register import Registration, register
     from llamafarm_ray.workflows.undeploy import undeploy
 

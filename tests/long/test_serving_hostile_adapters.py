@@ -91,7 +91,7 @@ def files(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def port():
-    from llamafarm_ray.workflows.ports import free_port
+    from llamafarm_ray.clusters.ports import free_port
 
     return free_port()
 

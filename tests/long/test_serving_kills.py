@@ -111,8 +111,8 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(ray_cluster, tmp_path_factory):
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
     from llamafarm_ray.workflows.register import Registration, register
     from llamafarm_ray.workflows.undeploy import undeploy
 

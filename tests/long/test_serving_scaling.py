@@ -90,8 +90,8 @@ def stream(url, model, num_tokens):
 def served(request, ray_cluster, tmp_path):
     from ray import serve
 
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
     from llamafarm_ray.workflows.register import Registration, register
     from llamafarm_ray.workflows.undeploy import undeploy
 
@@ -144,8 +144,8 @@ def test_from_none_to_two_and_back_to_none(served):
 def test_a_replica_that_goes_ends_its_streams_whole(ray_cluster, tmp_path):
     from ray import serve
 
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
     from llamafarm_ray.workflows.undeploy import undeploy
 
     base = make_tiny_model(tmp_path / "slow")
@@ -175,8 +175,8 @@ def test_models_that_do_not_fit_together_take_turns(ray_cluster, tmp_path, monke
     import ray
     from ray import serve
 
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.serving.application import build
-    from llamafarm_ray.workflows.ports import free_port
 
     home, port = str(tmp_path / "home"), free_port()
     memory = int(ray.cluster_resources()["memory"] * 0.6)

@@ -105,10 +105,10 @@ class Slots:
 
 @pytest.fixture(scope="module")
 def slots(ray_cluster, tmp_path_factory):
+    from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.deploy import deploy
-    from llamafarm_ray.workflows.ports import free_port
     from llamafarm_ray.workflows.undeploy import undeploy
 
     folder = tmp_path_factory.mktemp("slots")

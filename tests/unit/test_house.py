@@ -44,7 +44,14 @@ def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
         "serving/vllm_worker.py",
     }
     private = {path for path, name in named if name[0] == "ray" and any(part.startswith("_") for part in name)}
-    assert private == {"serving/ray_llm.py", "serving/ray_ports.py", "serving/replicas.py", "workflows/cluster.py"}
+    assert private == {
+        "clusters/activity.py",
+        "clusters/local_ray.py",
+        "serving/ray_llm.py",
+        "serving/ray_ports.py",
+        "serving/replicas.py",
+        "workflows/cluster.py",
+    }
 
 
 def test_no_module_is_called_utils():
@@ -94,12 +101,3 @@ def test_relative_links_in_the_docs_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
-
-
-def test_the_cluster_file_is_one_that_ray_up_takes():
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    described = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
-    validate_config(prepare_config(described))
-    for command in [*described["head_start_ray_commands"], *described["worker_start_ray_commands"]][1::2]:
-        assert "serve_configs/serve.env" in command

@@ -84,3 +84,29 @@ def test_a_dry_run_shows_the_estimate_beside_the_configuration(llamafarm, folder
     assert found["base_model"] == "base"
     assert found["estimate"]["memory"]["total"] > 0
     assert "base_model is not set" in llamafarm.json("models", "train", "--dry-run")["estimate"]["error"]
+
+
+def test_what_train_refuses_to_combine_is_refused_alike(llamafarm):
+    plan = ("models", "estimate", "--base-model", "8b", "--gpu", "l4", "--gpus", "2", "--strategy", "deepspeed_zero3")
+    refused = llamafarm.error(*plan, "--method", "qlora")
+    assert refused["code"] == "unsupported"
+    assert "qlora" in refused["message"]
+
+
+@pytest.mark.parametrize(("gpu", "precision"), [("t4", "fp16"), ("l4", "bf16")])
+def test_a_gpu_without_bf16_trains_in_fp16(llamafarm, gpu, precision):
+    assert llamafarm.json("models", "estimate", "--base-model", "3b", "--gpu", gpu)["precision"] == precision
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-30B-A3B", "8x7b", "mistralai/Mixtral-8x7B-v0.1"])
+def test_a_mixture_of_experts_is_not_taken_for_a_dense_model(llamafarm, name):
+    refused = llamafarm.error("models", "estimate", "--base-model", name, "--gpu", "h100")
+    assert refused["code"] == "unsupported"
+    assert f"{name} is a mixture of experts" in refused["message"]
+
+
+def test_memory_of_the_host_is_that_of_a_worker_and_of_all(llamafarm):
+    plan = ("models", "estimate", "--base-model", "70b", "--gpu", "h100", "--gpus", "8", "--method", "full")
+    shown = " ".join(llamafarm.text(*plan, "--strategy", "deepspeed_zero3", "--offload", "cpu").split())
+    assert " for each worker, " in shown
+    assert " for all 8" in shown

@@ -21,10 +21,10 @@ from gate_over_http import ChatEngine, listening
 from ray.serve._private import haproxy as rays
 from ray.serve.config import HTTPOptions
 
+from llamafarm_ray.clusters.local_ray import _proxy_environment, _short_temporary_folder
+from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
-from llamafarm_ray.workflows.cluster import _proxy_environment, _short_temporary_folder
-from llamafarm_ray.workflows.ports import free_port
 
 BUFSIZE = int(SERVE_ENV["RAY_SERVE_HAPROXY_TUNE_BUFSIZE"])
 

@@ -22,7 +22,7 @@ from cryptography.x509.oid import NameOID
 from gate import ANN, CHAT, Server, keyed_state
 from gate_over_http import ChatEngine, listening
 
-from llamafarm_ray.workflows.ports import free_port
+from llamafarm_ray.clusters.ports import free_port
 
 CONFIG = Path(__file__).parents[3] / "cluster" / "tls.cfg"
 

@@ -13,6 +13,7 @@ from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 from hook import Hook
 
+from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.training.alerts import (
@@ -24,7 +25,6 @@ from llamafarm_ray.training.alerts import (
     Notice,
     WebhookChannel,
 )
-from llamafarm_ray.workflows.ports import free_port
 
 ALERT = Alert(
     "loss_threshold", 724, "The loss rose to 1.404, 0.267 above its lowest, 1.137 (limit 0.25).", 1.404, 1.387

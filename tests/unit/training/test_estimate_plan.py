@@ -151,7 +151,7 @@ def test_an_unknown_device_is_refused_with_a_near_name():
     assert "a100-80gb" in refused.value.hint
 
 
-def test_a_device_without_bf16_is_estimated_in_fp32():
+def test_bf16_is_as_slow_as_fp32_on_a_device_without_it():
     t4 = Machine.of_table("t4", 1, TABLES)
     assert not t4.has_bf16
     assert t4.reached_flops("bf16") == t4.reached_flops("fp32")

@@ -15,12 +15,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.training.background import Background
 from llamafarm_ray.training.result import Progress
 from llamafarm_ray.training.tracking import Ending, Record, RunInfo, Trackers, flat, record_of
-from llamafarm_ray.workflows.ports import free_port
 
 CONFIG = {"name": "bot", "fine_tuning": {"parameters": {"r": 16}}, "long": "x" * 9000}
 FACTS = {"dataset_digest": "sha256:abc"}

@@ -10,9 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from llamafarm_ray.clusters import local_ray
+from llamafarm_ray.clusters.local_ray import _proxy_environment, _short_temporary_folder
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.workflows import cluster
-from llamafarm_ray.workflows.cluster import _proxy_environment, _raylet_off_stdout, _short_temporary_folder
+from llamafarm_ray.workflows.cluster import LOCAL, _raylet_off_stdout
 
 
 @pytest.mark.parametrize("length", [4, 17, 18, 60, 200])
@@ -57,7 +59,8 @@ def started(monkeypatch):
         seen["imported"] = "colorsys" in sys.modules
         return ""
 
-    monkeypatch.setattr(cluster, "_start", start)
+    monkeypatch.setattr(local_ray, "_start", start)
+    monkeypatch.setattr(local_ray, "end_leftovers", lambda _: [])
     monkeypatch.setattr(cluster, "_info", lambda *_, **__: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", raising=False)
@@ -66,23 +69,23 @@ def started(monkeypatch):
 
 
 def test_a_module_is_imported_while_a_ray_of_its_own_starts(started):
-    with cluster.connect(None, meanwhile="colorsys"):
+    with cluster.connect(LOCAL, meanwhile="colorsys"):
         assert started["imported"]
 
 
 def test_a_module_that_can_t_be_imported_is_the_blocks_affair(started, monkeypatch):
     monkeypatch.setitem(sys.modules, "colorsys", object())
-    with cluster.connect(None, meanwhile="no_such_module"):
+    with cluster.connect(LOCAL, meanwhile="no_such_module"):
         assert started
 
 
 def test_only_a_ray_of_its_own_goes_without_notices(started, monkeypatch):
     monkeypatch.setitem(sys.modules, "colorsys", object())
-    with cluster.connect(None):
+    with cluster.connect(LOCAL):
         assert started["watcher"] == "0"
     assert "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER" not in os.environ, "the next cluster may be one whose machines go"
     monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")
-    with cluster.connect(None):
+    with cluster.connect(LOCAL):
         assert started["watcher"] == "1"
     assert os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] == "1"
 
@@ -124,14 +127,14 @@ def test_a_ray_that_was_started_here_is_told_from_one_for_many_machines(bound, i
 def test_rays_variable_is_the_one_that_it_reads():
     from ray._private import ray_constants
 
-    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == cluster._MANY_MACHINES
+    assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == local_ray._MANY_MACHINES
 
 
 def test_a_local_ray_listens_on_loopback_and_another_does_not():
     from ray._private import services
 
     address = services.get_node_ip_address()
-    with cluster._on_loopback():
+    with local_ray.on_loopback():
         assert services.get_node_ip_address() == "127.0.0.1"
         assert services.canonicalize_bootstrap_address("127.0.0.1:6379") == "127.0.0.1:6379"
     assert services.get_node_ip_address() == address

@@ -25,7 +25,7 @@ from llamafarm_ray.workflows.deployed import APPLICATION, deployment_of, deploym
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.undeploy import undeploy
 
-HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True)
+HERE = ClusterInfo("127.0.0.1:6379", "", started_here=True, is_local=True)
 
 
 @pytest.fixture

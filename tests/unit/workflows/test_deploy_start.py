@@ -5,11 +5,11 @@ import threading
 import pytest
 from ray import serve
 
+from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.errors import ConflictError
 from llamafarm_ray.serving import replicas
 from llamafarm_ray.workflows.cluster import ClusterInfo
 from llamafarm_ray.workflows.deploy import _last_line, _serve_started
-from llamafarm_ray.workflows.ports import free_port
 
 CLUSTER = ClusterInfo("127.0.0.1:1", "", started_here=False)
 

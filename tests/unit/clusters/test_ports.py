@@ -4,8 +4,8 @@ import socket
 
 import pytest
 
-from llamafarm_ray.workflows import ports
-from llamafarm_ray.workflows.ports import free_port, free_ports
+from llamafarm_ray.clusters import ports
+from llamafarm_ray.clusters.ports import free_port, free_ports
 
 FIRST_OF_THE_SYSTEMS = 32_768
 """Linux gives the ports from here on to connections, by default."""

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Starts Ray on a node that setup.sh made: `start.sh head`, or `start.sh worker` with RAY_HEAD_IP, which `ray up` sets.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ ! -s ~/.llamafarm.env ]; then
+  echo "~/.llamafarm.env is missing: write LLAMAFARM_HOME=s3://... into it, or run cluster/setup.sh with it" >&2
+  exit 1
+fi
+if [ ! -s ~/.ray/auth_token ]; then
+  echo "~/.ray/auth_token is missing: make one where you type ray up (ray get-auth-token --generate)" >&2
+  exit 1
+fi
+chmod 600 ~/.ray/auth_token ~/.llamafarm.env
+set -a
+. serve_configs/serve.env
+. ~/.llamafarm.env
+RAY_SERVE_HAPROXY_BINARY_PATH="$PWD/.venv/bin/llamafarm-haproxy"
+RAY_AUTH_MODE=token
+set +a
+
+.venv/bin/ray stop
+case "${1:-}" in
+  # The dashboard and its job server are on loopback: `ray dashboard cluster.yaml` leads there.
+  head) exec .venv/bin/ray start --head --port=6379 --dashboard-host=127.0.0.1 \
+    --autoscaling-config="$HOME/ray_bootstrap_config.yaml" ;;
+  worker) exec .venv/bin/ray start --address="${RAY_HEAD_IP:?is not set}:6379" ;;
+  *) echo "Say head or worker." >&2; exit 2 ;;
+esac

@@ -1,0 +1,42 @@
+"""Use of a Ray that stays: drivers and jobs that run, and applications that Serve has."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import ray
+from ray._private.state import state
+
+__all__ = ["idle_s"]
+
+_DASHBOARDS = ("ray-dashboard", "ray/dashboard/")
+"""In the command lines of the dashboard's processes."""
+_CONTROLLER = {"name": "SERVE_CONTROLLER_ACTOR", "namespace": "serve"}
+
+
+def idle_s(since: float) -> float:
+    """Return the seconds for which nobody has used the connected Ray; 0 while somebody does.
+
+    Args:
+        since: time from which on disuse counts at most, in seconds since 1970.
+    """
+    own = ray.get_runtime_context().get_job_id()
+    jobs = [job for job in state.job_table() if job["JobID"] != own and not _is_rays(job)]
+    if not all(job["IsDead"] for job in jobs) or _serves():
+        return 0.0
+    last = max([since, *(job["EndTime"] / 1000 for job in jobs)])
+    return max(0.0, time.time() - last)
+
+
+def _is_rays(job: dict[str, Any]) -> bool:
+    """Return True for the dashboard's own connections, which last as long as it does."""
+    return any(name in job["Entrypoint"] for name in _DASHBOARDS)
+
+
+def _serves() -> bool:
+    if _CONTROLLER not in ray.util.list_named_actors(all_namespaces=True):
+        return False
+    from ray import serve  # noqa: PLC0415  (takes a second, and most Rays serve nothing)
+
+    return bool(serve.status().applications)

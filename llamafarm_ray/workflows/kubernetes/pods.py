@@ -1,0 +1,154 @@
+"""Parts that manifests for KubeRay share: pods, their environment, names, and YAML for every reader."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+from typing import Any
+
+import yaml
+
+from llamafarm_ray.config import MemorySize
+from llamafarm_ray.config.yaml_core import plain_scalar
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.serving.application import SERVE_ENV
+from llamafarm_ray.serving.haproxy import PATH_VARIABLE
+from llamafarm_ray.types import Digest
+
+__all__ = ["SECRET", "as_yaml", "check_for_pods", "cluster", "label", "name_of", "pod", "quantity", "ray_container"]
+
+SECRET = "llamafarm"  # noqa: S105  (its name)
+"""The Kubernetes secret whose keys are environment variables of all pods: LLAMAFARM_TOKEN, the bucket's credentials."""
+
+_ENV = {**SERVE_ENV, "RAY_worker_niceness": "0"}
+_CACHE = "/var/cache/llamafarm"
+_OUR_HAPROXY = f"export {PATH_VARIABLE}=$(command -v llamafarm-haproxy)"
+"""KubeRay runs a container's command in the shell that then starts Ray, so the image may have the program anywhere.
+https://docs.ray.io/en/latest/cluster/kubernetes/user-guides/pod-command.html"""
+_HEAD = {"cpu": "2", "memory": "8Gi"}
+"""For Ray's and Serve's controllers, dashboard, HAProxy and the router; work is in pods of its own."""
+_MAX_NAME = 47
+"""KubeRay's limit: names of services are made of it."""
+_MAX_LABEL = 63
+_QUANTITY = re.compile(r"\d+(\.\d+)?([KMGT]i|[kMGT])?")
+
+
+def check_for_pods(image: str | None, registry: RegistryApi) -> str:
+    """Return the image, once it is known that pods can read the home.
+
+    Raises:
+        InputError: there is no image, or the home is in a folder of this machine.
+    """
+    if image is None:
+        raise InputError(
+            "deployment.image is not set: Kubernetes runs containers.",
+            hint="Name an image with this package in it: --set deployment.image=registry.example.com/llamafarm:1.0.",
+        )
+    if registry.home.is_local:
+        raise InputError(
+            f"The home {registry.home.uri} is a folder of this machine, which pods can't read.",
+            hint="Say --home s3://bucket/llamafarm, or set LLAMAFARM_HOME to a bucket; `llamafarm models import` and "
+            "`register` with that home put models there.",
+        )
+    return image
+
+
+def cluster(head: dict[str, Any], workers: list[dict[str, Any]], *, end_s: int) -> dict[str, Any]:
+    """Return the cluster of a manifest: a head that does no work, and groups of workers.
+
+    Args:
+        head: the head's container.
+        workers: the groups, each with a pod of its own.
+        end_s: seconds that the head's pod gets to end.
+    """
+    made: dict[str, Any] = {
+        "rayVersion": importlib.metadata.version("ray"),
+        "authOptions": {"mode": "token"},  # the operator makes it, in a secret of the cluster's name
+        "headGroupSpec": {
+            "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},  # noqa: S104
+            "template": pod(head, end_s=end_s),
+        },
+        "workerGroupSpecs": workers,
+    }
+    scales = any(group["minReplicas"] != group["maxReplicas"] for group in workers)
+    return {"enableInTreeAutoscaling": True, **made} if scales else made
+
+
+def pod(container: dict[str, Any], *, end_s: int, has_gpu: bool = False) -> dict[str, Any]:
+    """Return the template of a pod with one container."""
+    spec: dict[str, Any] = {
+        "terminationGracePeriodSeconds": end_s,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "containers": [container],
+        "volumes": [{"name": "cache", "emptyDir": {}}],
+    }
+    if has_gpu:
+        spec["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
+    return {"spec": spec}
+
+
+def ray_container(name: str, image: str, home: str, resources: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return a container that runs Ray.
+
+    Args:
+        name: ``ray-head`` or ``ray-worker``.
+        image: with this package in it.
+        home: the registry's.
+        resources: requests and limits; by default a head's.
+    """
+    env = {"LLAMAFARM_HOME": home, "LLAMAFARM_CACHE": _CACHE, **_ENV}
+    return {
+        "name": name,
+        "image": image,
+        "command": [_OUR_HAPROXY],
+        "resources": {"requests": resources or _HEAD, "limits": resources or _HEAD},
+        "env": [{"name": key, "value": value} for key, value in env.items()],
+        "envFrom": [{"secretRef": {"name": SECRET, "optional": True}}],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+        "volumeMounts": [{"name": "cache", "mountPath": _CACHE}],
+    }
+
+
+def quantity(size: MemorySize) -> str:
+    """Return an amount of memory as Kubernetes writes it; we read some spellings more."""
+    return size.spelling if _QUANTITY.fullmatch(size.spelling) else str(size.num_bytes)
+
+
+def name_of(model: str) -> str:
+    """Return a model's name as an RFC 1035 label; the end of a long one gives way to a digest: names stay different."""
+    name = f"llamafarm-{re.sub(r'[^a-z0-9]+', '-', model.lower()).strip('-')}"
+    if len(name) <= _MAX_NAME:
+        return name
+    return f"{name[: _MAX_NAME - 9].rstrip('-')}-{Digest.of(model.encode()).hex[:8]}"
+
+
+def label(ref: str) -> str:
+    """Return ``name:1.2.0`` as a label's value, ``name-v1.2.0``."""
+    return re.sub(r"[^A-Za-z0-9._-]", "-", ref.replace(":", "-v"))[-_MAX_LABEL:].strip("._-")
+
+
+def as_yaml(*tables: dict[str, Any]) -> str:
+    """Return JSON-like values as YAML that every reader understands alike, whichever version of YAML it speaks."""
+    return yaml.dump_all(tables, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as such, no anchors, and quotes around what YAML 1.2 would take for a number."""
+
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+    def represent_text(self, text: str) -> yaml.ScalarNode:
+        style = "|" if "\n" in text else None if _is_plain(text) else "'"
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _Dumper.represent_text)
+
+
+def _is_plain(text: str) -> bool:
+    try:
+        return isinstance(plain_scalar(text), str)
+    except yaml.YAMLError:
+        return False

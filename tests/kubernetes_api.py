@@ -1,0 +1,125 @@
+"""A Kubernetes API server on loopback: discovery, and as many verbs as `kubectl apply` and `kubectl get` use."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+__all__ = ["serving"]
+
+_KINDS = {"v1": {"configmaps": "ConfigMap"}, "ray.io/v1": {"rayjobs": "RayJob", "rayservices": "RayService"}}
+_GROUP = {"groupVersion": "ray.io/v1", "version": "v1"}
+
+
+def _resources(version):
+    resources = [
+        {
+            "name": name,
+            "singularName": kind.lower(),
+            "namespaced": True,
+            "kind": kind,
+            "verbs": ["create", "get", "patch"],
+        }
+        for name, kind in _KINDS[version].items()
+    ]
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": version, "resources": resources}
+
+
+def _openapi(version):
+    """Paths that say to kubectl that the server itself checks fields."""
+    group, _, number = version.rpartition("/")
+    paths = {
+        f"/{name}": {
+            "patch": {
+                "parameters": [{"name": "fieldValidation", "in": "query"}],
+                "x-kubernetes-group-version-kind": {"group": group, "version": number, "kind": kind},
+                "responses": {},
+            }
+        }
+        for name, kind in _KINDS[version].items()
+    }
+    return {"openapi": "3.0.0", "info": {"title": "Kubernetes", "version": "v1.32"}, "paths": paths}
+
+
+_STATIC = {
+    "/api": {"kind": "APIVersions", "versions": ["v1"]},
+    "/apis": {
+        "kind": "APIGroupList",
+        "apiVersion": "v1",
+        "groups": [{"name": "ray.io", "versions": [_GROUP], "preferredVersion": _GROUP}],
+    },
+    "/api/v1": _resources("v1"),
+    "/apis/ray.io/v1": _resources("ray.io/v1"),
+    "/openapi/v3": {
+        "paths": {
+            "api/v1": {"serverRelativeURL": "/openapi/v3/api/v1"},
+            "apis/ray.io/v1": {"serverRelativeURL": "/openapi/v3/apis/ray.io/v1"},
+        }
+    },
+    "/openapi/v3/api/v1": _openapi("v1"),
+    "/openapi/v3/apis/ray.io/v1": _openapi("ray.io/v1"),
+}
+
+
+@contextmanager
+def serving(kubeconfig, statuses=()):
+    """Serve for the time of a block; gives what was created, by kind.
+
+    Args:
+        kubeconfig: the file to write, with which kubectl finds the server.
+        statuses: that each read of a RayJob or RayService shows in turn; the last one stays.
+    """
+    created, left = {}, list(statuses)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            path = urlsplit(self.path).path
+            *_, resource, name = path.split("/")
+            found = _STATIC.get(path) or next(
+                (one for one in created.values() if one["metadata"]["name"] == name and resource in path), None
+            )
+            if found is None or (path not in _STATIC and _kind(resource) != found["kind"]):
+                found = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+            elif found.get("kind") in {"RayJob", "RayService"} and left:
+                found["status"] = left.pop(0) if len(left) > 1 else left[0]
+            self._answer(404 if found.get("code") == 404 else 200, found)
+
+        def do_POST(self):
+            made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            created[made["kind"]] = made
+            self._answer(201, made)
+
+        def _answer(self, status, body):
+            text = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    described = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{server.server_address[1]}"}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "default"}}],
+        "users": [{"name": "test", "user": {}}],
+        "current-context": "test",
+    }
+    kubeconfig.write_text(json.dumps(described))
+    try:
+        yield created
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def _kind(resource):
+    return next((kinds[resource] for kinds in _KINDS.values() if resource in kinds), None)

@@ -1,0 +1,183 @@
+"""The files of `ray up`, SkyPilot and the image: as Ray takes them, with every node set up and started alike."""
+
+import os
+import re
+import shlex
+import stat
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from kuberay import ROOT
+
+CLUSTERS = [ROOT / "cluster.yaml", *(ROOT / "cluster" / f"{name}.yaml" for name in ("gcp", "azure", "on_premises"))]
+SCRIPTS = sorted((ROOT / "cluster").glob("*.sh"))
+
+
+def read(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
+def test_ray_up_takes_it(path):
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    validate_config(prepare_config(read(path)))
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
+def test_its_first_line_is_the_command_that_uses_it(path):
+    name = path.relative_to(ROOT).as_posix()
+    assert path.read_text(encoding="utf-8").splitlines()[0].startswith(f"# ray up {name} ")
+
+
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
+def test_every_node_is_set_up_and_started_by_the_shared_scripts_with_rays_token(path):
+    described = read(path)
+    mounts = described["file_mounts"]
+    assert "~/.ray/auth_token" in mounts
+    assert "bash ~/llamafarm_ray/cluster/setup.sh" in described["setup_commands"][0]
+    for role in ("head", "worker"):
+        assert described[f"{role}_start_ray_commands"] == [f"bash ~/llamafarm_ray/cluster/start.sh {role}"]
+
+
+@pytest.mark.parametrize("path", [path for path in CLUSTERS if "on_premises" not in path.name], ids=lambda p: p.stem)
+def test_training_has_spot_machines_first_and_on_demand_ones_of_the_same_size(path):
+    types = read(path)["available_node_types"]
+    spot, other = types["train_spot"], types["train"]
+    assert spot["resources"] == other["resources"]
+    assert spot["priority"] > other["priority"]
+    assert "spot" in str(spot["node_config"]).lower()
+    assert "spot" not in str(other["node_config"]).lower()
+    assert types["head"]["resources"] == {"CPU": 0}
+    assert all(kind.get("min_workers", 0) == 0 for kind in types.values())
+
+
+def test_on_aws_no_key_is_on_a_disk_and_serving_has_machines_of_its_own():
+    types = read(ROOT / "cluster.yaml")["available_node_types"]
+    for name, kind in types.items():
+        profile = kind["node_config"]["IamInstanceProfile"]["Arn"]
+        assert profile.endswith("/llamafarm-head" if name == "head" else "/llamafarm-worker")
+        assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        (disk,) = kind["node_config"]["BlockDeviceMappings"]
+        assert disk["Ebs"]["Encrypted"] is True
+    assert types["serve"]["node_config"]["InstanceType"] != types["train"]["node_config"]["InstanceType"]
+    assert "InstanceMarketOptions" not in types["serve"]["node_config"]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_are_bash_and_stop_at_the_first_failure(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("#!/usr/bin/env bash\n")
+    assert "\nset -euo pipefail\n" in text
+    subprocess.run(["bash", "-n", str(path)], check=True)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A home folder, and programs that write down how they were called, in a PATH of their own."""
+    programs, project = tmp_path / "bin", tmp_path / "llamafarm_ray"
+    (project / "cluster").mkdir(parents=True)
+    (project / ".venv" / "bin").mkdir(parents=True)
+    programs.mkdir()
+    (tmp_path / "home").mkdir()
+    for script in SCRIPTS:
+        (project / "cluster" / script.name).write_bytes(script.read_bytes())
+    (project / "serve_configs").mkdir()
+    (project / "serve_configs" / "serve.env").write_bytes((ROOT / "serve_configs" / "serve.env").read_bytes())
+    log = tmp_path / "log"
+    for program in [*(programs / name for name in ("make", "rsync", "python3.11", "cc")), project / ".venv/bin/ray"]:
+        program.write_text(f'#!/bin/bash\necho "{program.name} $*" >> {shlex.quote(str(log))}\nenv >> {log}.env\n')
+        program.chmod(0o755)
+
+    def run(script, *arguments, **variables):
+        environment = {"PATH": f"{programs}:{os.defpath}", "HOME": str(tmp_path / "home"), **variables}
+        command = ["bash", str(project / "cluster" / script), *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        return done, log.read_text().splitlines() if log.exists() else []
+
+    run.home = tmp_path / "home"
+    run.seen = lambda: dict(line.split("=", 1) for line in Path(f"{log}.env").read_text().splitlines() if "=" in line)
+    return run
+
+
+def test_setting_a_node_up_twice_changes_nothing(machine):
+    file = machine.home / ".llamafarm.env"
+    file.write_text("AWS_PROFILE=team\nLLAMAFARM_HOME=s3://old/home\n")
+    for _ in range(2):
+        done, calls = machine("setup.sh", LLAMAFARM_HOME="s3://my-bucket/home", EXTRA="cpu")
+        assert done.returncode == 0, done.stderr
+        assert file.read_text() == "AWS_PROFILE=team\nLLAMAFARM_HOME=s3://my-bucket/home\n"
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert [call.split()[:3] for call in calls] == [["make", "setup", "EXTRA=cpu"]] * 2
+    assert sorted(path.name for path in machine.home.iterdir()) == [".llamafarm.env"]
+
+
+def ready(machine):
+    (machine.home / ".llamafarm.env").write_text("LLAMAFARM_HOME=s3://my-bucket/home\n")
+    (machine.home / ".ray").mkdir()
+    (machine.home / ".ray" / "auth_token").write_text("f" * 64)
+    (machine.home / ".ray" / "auth_token").chmod(0o644)
+
+
+def test_a_head_listens_for_jobs_on_loopback_and_asks_for_the_token(machine):
+    ready(machine)
+    done, calls = machine("start.sh", "head")
+    assert done.returncode == 0, done.stderr
+    assert calls[0] == "ray stop"
+    assert "--head" in calls[1]
+    assert "--dashboard-host=127.0.0.1" in calls[1]
+    seen = machine.seen()
+    assert seen["RAY_AUTH_MODE"] == "token"
+    assert seen["LLAMAFARM_HOME"] == "s3://my-bucket/home"
+    assert seen["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
+    assert stat.S_IMODE((machine.home / ".ray" / "auth_token").stat().st_mode) == 0o600
+
+
+def test_a_worker_joins_the_head_that_ray_up_names(machine):
+    ready(machine)
+    done, calls = machine("start.sh", "worker", RAY_HEAD_IP="192.0.2.1")
+    assert done.returncode == 0, done.stderr
+    assert calls[1] == "ray start --address=192.0.2.1:6379"
+
+
+@pytest.mark.parametrize("missing", [".llamafarm.env", ".ray/auth_token"])
+def test_a_node_without_its_home_or_token_does_not_start(machine, missing):
+    ready(machine)
+    (machine.home / missing).unlink()
+    done, calls = machine("start.sh", "head")
+    assert done.returncode == 1
+    assert f"~/{missing} is missing" in done.stderr
+    assert calls == []
+
+
+def test_the_image_is_pinned_small_and_runs_as_no_root():
+    text = (ROOT / "cluster" / "Dockerfile").read_text(encoding="utf-8")
+    (base,) = re.findall(r"^ARG BASE=(\S+)$", text, re.MULTILINE)
+    assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", base)
+    assert set(re.findall(r"^FROM (\S+)", text, re.MULTILINE)) == {"${BASE}"}
+    users = re.findall(r"^USER (\S+)", text, re.MULTILINE)
+    assert users == ["1000:1000"]
+    assert text.index("COPY Makefile") < text.index("COPY llamafarm_ray"), "packages are a layer of their own"
+    for update in re.findall(r"^RUN apt-get update.*?(?=^\S)", text, re.MULTILINE | re.DOTALL):
+        assert "--no-install-recommends" in update
+        assert "rm -rf /var/lib/apt/lists/*" in update
+    ignored = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
+    allowed = {line[1:] for line in ignored if line.startswith("!")}
+    copied = set(" ".join(re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE)).split())
+    assert {name.replace("${EXTRA}", extra) for name in copied for extra in ("cpu", "gpu")} == allowed
+    assert all((ROOT / name).exists() for name in allowed)
+
+
+def test_skypilots_task_trains_and_goes_on_where_it_was():
+    task = read(ROOT / "cluster" / "skypilot.yaml")
+    assert set(task) <= {"name", "resources", "workdir", "envs", "setup", "run", "file_mounts", "num_nodes"}
+    choices = task["resources"]["any_of"]
+    assert [choice["use_spot"] for choice in choices][-1] is False
+    assert (ROOT / task["envs"]["CONFIG"]).exists()
+    assert task["envs"]["CHECKPOINTS"].startswith("s3://")
+    assert (ROOT / task["setup"].split()[-1]).exists()
+    command = shlex.split(task["run"])
+    assert command[:3] == [".venv/bin/llamafarm", "models", "train"]
+    assert "fine_tuning.training.checkpoint_location=$CHECKPOINTS" in command

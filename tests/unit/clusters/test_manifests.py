@@ -1,0 +1,194 @@
+"""The manifests for Kubernetes: as KubeRay takes them, by overlay, closed to others, able to end and to restart."""
+
+import json
+import shutil
+import subprocess
+from functools import cache
+
+import kustomize
+import pytest
+import yaml
+from kuberay import ROOT, validate
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S
+
+KUBERNETES = ROOT / "cluster" / "kubernetes"
+OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())
+
+
+@cache
+def resolved(overlay):
+    return kustomize.build(KUBERNETES / "overlays" / overlay)
+
+
+def of_kind(overlay, kind):
+    return [one for one in resolved(overlay) if one["kind"] == kind]
+
+
+def clusters(overlay):
+    """The cluster specs of an overlay: of jobs, and of the endpoint."""
+    (jobs,), (service,) = of_kind(overlay, "RayCluster"), of_kind(overlay, "RayService")
+    return {"jobs": jobs["spec"], "serve": service["spec"]["rayClusterConfig"]}
+
+
+def groups(spec):
+    return [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+
+
+def pods(overlay):
+    found = [group["template"]["spec"] for spec in clusters(overlay).values() for group in groups(spec)]
+    return [*found, *(one["spec"]["jobTemplate"]["spec"]["template"]["spec"] for one in of_kind(overlay, "CronJob"))]
+
+
+def applications(overlay):
+    (service,) = of_kind(overlay, "RayService")
+    return yaml.safe_load(service["spec"]["serveConfigV2"])
+
+
+def test_there_are_three_overlays():
+    assert OVERLAYS == ["dev", "production", "staging"]
+
+
+@pytest.mark.parametrize("kind", ["RayCluster", "RayService"])
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_resource_of_ray_is_what_kuberay_takes(overlay, kind):
+    (manifest,) = of_kind(overlay, kind)
+    validate(manifest)
+
+
+def test_the_training_job_is_what_kuberay_takes_and_names_the_cluster_of_the_base():
+    job = yaml.safe_load((KUBERNETES / "train.yaml").read_text(encoding="utf-8"))
+    validate(job)
+    (cluster,) = of_kind("production", "RayCluster")
+    assert job["spec"]["clusterSelector"] == {"ray.io/cluster": cluster["metadata"]["name"]}
+    assert "shutdownAfterJobFinishes" not in job["spec"], "the operator refuses it for a cluster that is shared"
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="there is no kubectl")
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_kustomize_itself_resolves_the_overlays_alike(overlay):
+    command = ["kubectl", "kustomize", str(KUBERNETES / "overlays" / overlay)]
+    made = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def known(manifests):
+        return {(one["kind"], one["metadata"]["name"]): one for one in json.loads(json.dumps(manifests))}
+
+    assert known(list(yaml.safe_load_all(made))) == known(resolved(overlay))
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_resource_is_in_the_overlays_namespace_with_its_image_and_home(overlay):
+    assert {one["metadata"]["namespace"] for one in resolved(overlay)} == {f"llamafarm-{overlay}"}
+    images = {container["image"] for pod in pods(overlay) for container in pod["containers"]}
+    (image,) = images
+    assert image.startswith("registry.example.com/llamafarm")
+    assert "latest" not in image
+    (environment,) = of_kind(overlay, "ConfigMap")
+    assert environment["data"]["LLAMAFARM_HOME"] == f"s3://my-bucket/llamafarm-{overlay}"
+
+
+def test_pods_have_the_environment_of_serve_env():
+    lines = (ROOT / "serve_configs" / "serve.env").read_text(encoding="utf-8").splitlines()
+    expected = dict(line.split("=") for line in lines if not line.startswith("#"))
+    (environment,) = of_kind("dev", "ConfigMap")
+    assert expected.items() <= environment["data"].items()
+    assert set(environment["data"]) - set(expected) == {"LLAMAFARM_HOME", "LLAMAFARM_CACHE", "HOME"}
+    for pod in pods("dev"):
+        for container in pod["containers"]:
+            assert {"configMapRef": {"name": "llamafarm-environment"}} in container["envFrom"]
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_containers_are_confined(overlay):
+    for pod in pods(overlay):
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in [*pod["containers"], *pod.get("initContainers", ())]:
+            allowed = container["securityContext"]
+            assert allowed["allowPrivilegeEscalation"] is False
+            assert allowed["readOnlyRootFilesystem"] is True
+            assert allowed["capabilities"] == {"drop": ["ALL"]}
+            assert container["resources"]["limits"] == container["resources"]["requests"]
+            written = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert {"/tmp", "/home/llamafarm"} <= written  # noqa: S108
+    for spec in clusters(overlay).values():
+        for worker in spec["workerGroupSpecs"]:
+            assert worker["template"]["spec"]["automountServiceAccountToken"] is False
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_rays_dashboard_asks_for_a_token_and_its_state_outlives_the_head(overlay):
+    for spec in clusters(overlay).values():
+        assert spec["authOptions"] == {"mode": "token"}
+        assert spec["gcsFaultToleranceOptions"]["backend"] == "rocksdb"
+        head = spec["headGroupSpec"]
+        assert head["rayStartParams"]["num-cpus"] == "0"
+        (container,) = head["template"]["spec"]["containers"]
+        assert {"startupProbe", "livenessProbe", "readinessProbe"} <= set(container)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_endpoint_asks_for_keys_and_its_application_fits_its_pods(overlay):
+    described = applications(overlay)
+    (application,) = described["applications"]
+    deployment = parse_config(application["args"]).deployment
+    assert deployment.require_key is True
+    assert described["http_options"] == {"host": "0.0.0.0", "port": 8000}  # noqa: S104
+    (group,) = clusters(overlay)["serve"]["workerGroupSpecs"]
+    scaling = deployment.auto_scaling
+    fewest, most = (scaling.min_replicas, scaling.max_replicas) if scaling else (deployment.replicas,) * 2
+    assert (group["minReplicas"], group["maxReplicas"]) == (fewest, most)
+    (container,) = group["template"]["spec"]["containers"]
+    limits = container["resources"]["limits"]
+    assert float(limits["cpu"]) == deployment.resources.cpu
+    assert limits["memory"] == deployment.resources.memory.spelling
+    assert ("nvidia.com/gpu" in limits) == (deployment.resources.gpu is not None)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_answers_under_way_may_end(overlay):
+    (service,) = of_kind(overlay, "RayService")
+    assert service["spec"]["rayClusterDeletionDelaySeconds"] >= DEREGISTRATION_S + DRAIN_S
+    for group in groups(clusters(overlay)["serve"]):
+        assert group["template"]["spec"]["terminationGracePeriodSeconds"] >= DEREGISTRATION_S + DRAIN_S
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_policies_budgets_and_monitors_find_the_pods(overlay):
+    part = {"app.kubernetes.io/part-of": "llamafarm"}
+    for spec in clusters(overlay).values():
+        for group in groups(spec):
+            assert part.items() <= group["template"]["metadata"]["labels"].items()
+            ports = {port["name"] for port in group["template"]["spec"]["containers"][0]["ports"]}
+            assert "metrics" in ports
+    (policy,), (monitor,) = of_kind(overlay, "NetworkPolicy"), of_kind(overlay, "PodMonitor")
+    assert policy["spec"]["podSelector"]["matchLabels"] == part
+    assert monitor["spec"]["selector"]["matchLabels"] == part
+    assert monitor["spec"]["podMetricsEndpoints"][0]["port"] == "metrics"
+    open_to_all = [rule["ports"] for rule in policy["spec"]["ingress"] if "from" not in rule]
+    assert open_to_all == [[{"port": 8000, "protocol": "TCP"}]], "only the endpoint, which asks for keys"
+    names = {group["groupName"] for group in clusters(overlay)["serve"]["workerGroupSpecs"]}
+    for budget in of_kind(overlay, "PodDisruptionBudget"):
+        wanted = budget["spec"]["selector"]["matchLabels"]
+        assert wanted.get("ray.io/node-type") == "head" or {wanted["ray.io/group"]} == names
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_nightly_evaluation_is_a_verb_that_exists_on_the_cluster_of_the_base(overlay):
+    from typer.main import get_command
+
+    from llamafarm_ray.cli.main import app
+
+    (cron,), (cluster,) = of_kind(overlay, "CronJob"), of_kind(overlay, "RayCluster")
+    (container,) = cron["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    verb = get_command(app)
+    for word in container["command"][1:]:
+        verb = verb.commands[word]
+    known = {name for parameter in verb.params for name in parameter.opts}
+    given = dict(argument.split("=", 1) for argument in container["args"])
+    assert set(given) <= known
+    assert given["--address"] == f"http://{cluster['metadata']['name']}-head-svc:8265"
+    secrets = [one["valueFrom"]["secretKeyRef"] for one in container["env"] if "valueFrom" in one]
+    assert secrets == [{"name": cluster["metadata"]["name"], "key": "auth_token"}]
+    assert cron["spec"].get("suspend", False) is (overlay == "dev")
