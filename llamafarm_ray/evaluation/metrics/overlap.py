@@ -64,15 +64,18 @@ def rouge_1(answer: str, references: Sequence[str]) -> float:
 
 
 def rouge_2(answer: str, references: Sequence[str]) -> float:
-    """Return the F1 of pairs of words against the best reference, 0 to 1; see `rouge_1`.
+    """Return the F1 of pairs of words against the best reference, 0 to 1.
 
-    An answer of one word that equals a reference is 1.
+    Source: as `rouge_1`. An answer of one word that equals a reference is 1.
     """
     return _rouge("rouge2", answer, references)
 
 
 def rouge_l(answer: str, references: Sequence[str]) -> float:
-    """Return the F1 of the longest common subsequence against the best reference, 0 to 1; see `rouge_1`."""
+    """Return the F1 of the longest common subsequence of words against the best reference, 0 to 1.
+
+    Source: as `rouge_1`.
+    """
     return _rouge("rougeL", answer, references)
 
 
