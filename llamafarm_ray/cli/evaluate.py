@@ -98,7 +98,7 @@ def show_evaluation(result: EvaluationResult) -> None:
             f"{benchmark} {metric}",
             _number((scores.baseline or {}).get(metric)),
             _number(value),
-            _difference((scores.comparison or {}).get(metric)),
+            _difference(scores.comparison or {}, metric),
         )
         for benchmark, scores in result.benchmarks.items()
         for metric, value in scores.metrics.items()
@@ -109,14 +109,17 @@ def show_evaluation(result: EvaluationResult) -> None:
     facts("RAG integration", [(name, value) for name, value in (result.rag_integration or {}).items()])
 
 
-def _difference(comparison: dict[str, Any] | None) -> str:
+def _difference(comparisons: dict[str, dict[str, Any]], metric: str) -> str:
     """Return a difference with its interval and verdict; for noise, about how many examples would decide it."""
-    if comparison is None:
+    name = metric if metric in comparisons else f"log_{metric}"
+    if name not in comparisons:
         return ""
+    comparison = comparisons[name]
     low, high, needed = (comparison.get(name) for name in ("low", "high", "examples_needed"))
+    scale = "" if name == metric else "log "
     interval = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
     decided = f"; about {needed:,} examples would decide it" if needed else ""
-    return f"{comparison['difference']:+.3f}{interval} {comparison['verdict']}{decided}"
+    return f"{scale}{comparison['difference']:+.3f}{interval} {comparison['verdict']}{decided}"
 
 
 def _number(value: float | None) -> str:

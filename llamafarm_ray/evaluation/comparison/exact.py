@@ -16,6 +16,7 @@ def mcnemar(num_better: int, num_worse: int) -> float:
         num_better: examples that the model alone answers right.
         num_worse: examples that the baseline alone answers right.
     """
+    num_better, num_worse = int(num_better), int(num_worse)  # numpy's integers would overflow
     total = num_better + num_worse
     term, tail = 1, 0
     for k in range(min(num_better, num_worse) + 1):
