@@ -51,6 +51,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
         InputError: it is no JSON object, is empty, or holds a number that is none (NaN).
     """
     metrics = read_json(path)
+    if "evaluation_results" in metrics:
+        metrics.pop("questions", None)  # a row for each question: for people, too much for a registry
     if not metrics:
         raise InputError(f"{path} holds no results.", hint="Give a file that `evaluate` wrote.")
     return metrics
