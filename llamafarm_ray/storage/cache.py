@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from pathlib import Path
 from llamafarm_ray.errors import IntegrityError, StorageError
 from llamafarm_ray.storage.blob_cache import BlobCache, Source, is_sound
 from llamafarm_ray.storage.locks import exclusive, hold, let_go, try_exclusive
-from llamafarm_ray.storage.manifest import Manifest
+from llamafarm_ray.storage.manifest import FileEntry, Manifest
 from llamafarm_ray.types import Digest
 
 __all__ = ["Cache", "CachedVersion", "Download"]
@@ -84,6 +85,64 @@ class Cache:
                 hint="Free space there, or name another folder in LLAMAFARM_CACHE.",
             ) from error
 
+    def adopt(self, folder: Path, manifest: Manifest) -> Path:
+        """The folder of a version whose files, checked just now, are in a folder of the cache's own file system.
+
+        Nothing is copied: the files get other names. The version is in use, as after :meth:`pull`.
+
+        Raises:
+            StorageError: the cache can't be written.
+        """
+        digest = manifest.digest
+        hold(self._in_use(digest))
+        try:
+            with exclusive(self._lock(digest, "fill")):
+                if not (self._version(digest).is_dir() and self._is_sound(digest)):
+                    self._fill(manifest, lambda entry, target: self._blobs.adopt(entry, folder / entry.path, target))
+        except OSError as error:
+            let_go(self._in_use(digest))
+            raise StorageError(
+                f"The cache {self.folder} can't be written: {error}.",
+                hint="Free space there, or name another folder in LLAMAFARM_CACHE.",
+            ) from error
+        return self._version(digest)
+
+    def use(self, digest: Digest) -> Path | None:
+        """The folder of a version that is there, in use as after :meth:`pull`, unchecked; ``None`` where it isn't.
+
+        Raises:
+            OSError: the cache can't be written.
+        """
+        hold(self._in_use(digest))
+        if (folder := self._version(digest)).is_dir():
+            return folder
+        let_go(self._in_use(digest))
+        return None
+
+    def has(self, digest: Digest) -> bool:
+        """Whether a version is there; it may be evicted at any time."""
+        return self._version(digest).is_dir()
+
+    def folder_of(self, digest: Digest) -> Path:
+        """The folder of a version, which may be evicted at any time, or not be there."""
+        return self._version(digest)
+
+    def link_blob(self, digest: Digest, size_bytes: int, target: Path) -> bool:
+        """Make ``target`` a link to a blob that is there and right; whether that is so.
+
+        Raises:
+            OSError: the cache can't be written.
+        """
+        return self._blobs.link_sound(FileEntry(target.name, size_bytes, digest, ""), target)
+
+    def is_sound(self, digest: Digest) -> bool:
+        """Whether every byte of a version that is there is right.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        return self._version(digest).is_dir() and self._is_sound(digest)
+
     def release(self, digest: Digest) -> None:
         """End one caller's use of a version; with the last one's it may be evicted."""
         let_go(self._in_use(digest))
@@ -108,10 +167,14 @@ class Cache:
         found = [self._describe(digest, pinned=digest in pinned) for digest in _digests(self.folder / "versions")]
         return sorted(found, key=lambda version: (version.last_used, version.digest))
 
-    def evict(self, max_bytes: int) -> list[Digest]:
+    def evict(self, max_bytes: int, kept: Set[Digest] = frozenset()) -> list[Digest]:
         """Delete the least recently used versions until the cache has at most ``max_bytes``, as far as that goes.
 
         What is pinned or in use, by any process, stays; a blob goes with the last version that links to it.
+
+        Args:
+            max_bytes: how much may stay.
+            kept: versions that stay too.
 
         Returns:
             the evicted versions, in the order of their going.
@@ -126,7 +189,7 @@ class Cache:
             for version in self.cached():
                 if self._blobs.size_bytes() <= max_bytes:
                     break
-                if self._evict(version.digest):
+                if version.digest not in kept and self._evict(version.digest):
                     self._blobs.drop_unused()
                     evicted.append(version.digest)
         except OSError as error:
@@ -145,7 +208,7 @@ class Cache:
                 if folder.is_dir() and not broken:
                     continue  # filled while this one waited: many may check it at once
                 with download() as (manifest, source):
-                    self._fill(digest, manifest, source)
+                    self._fill(manifest, functools.partial(self._blobs.link, source=source))
                 return folder
 
     def _is_sound(self, digest: Digest) -> bool:
@@ -161,8 +224,9 @@ class Cache:
             return Manifest.from_bytes(data) if Digest.of(data) == digest else None
         return None
 
-    def _fill(self, digest: Digest, manifest: Manifest, source: Source) -> None:
+    def _fill(self, manifest: Manifest, link: Callable[[FileEntry, Path], None]) -> None:
         """Make a version's folder by one rename, or mend the one that is there file by file: it may be in use."""
+        digest = manifest.digest
         folder = self._version(digest)
         partial = folder.with_name(f".{digest.hex}")
         self._write_manifest(digest, manifest)
@@ -170,13 +234,13 @@ class Cache:
             _remove_unlisted(folder, manifest)
             for entry in manifest.files:
                 if not is_sound(folder / entry.path, entry):
-                    self._blobs.link(entry, folder / entry.path, source)
+                    link(entry, folder / entry.path)
             return
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         try:
             partial.mkdir(parents=True)
             for entry in manifest.files:
-                self._blobs.link(entry, partial / entry.path, source)
+                link(entry, partial / entry.path)
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
