@@ -1,4 +1,4 @@
-"""A file server on loopback with ETag and Range that fails on purpose, and a hub that speaks Hugging Face's protocol."""
+"""A file server on loopback with ETag and Range that fails on purpose, and a hub of Hugging Face's protocol."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-__all__ = ["Asked", "FileServer", "Fault", "HubServer", "file_server", "hub_server"]
+__all__ = ["Asked", "Fault", "FileServer", "HubServer", "file_server", "hub_server"]
 
 
 @dataclass
@@ -100,7 +100,7 @@ class HubServer(FileServer):
         super().__init__()
         self.cdn = cdn
         self.repos = {}
-        self.token = None
+        self.accepts = None
         self.gated = set()
 
     def add(self, repo, files, revision="main"):
@@ -117,13 +117,16 @@ class HubServer(FileServer):
         api = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/revision/(.+)", asked.path)
         if api:
             return self._info(api[1], unquote(api[2]))
+        return self._resolve(asked)
+
+    def _resolve(self, asked):
         found = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", asked.path)
         if not found or (found[1], found[2]) not in self.repos:
-            return _no("RepoNotFound", 401 if self.token is None else 404)
+            return _no("RepoNotFound", 401 if self.accepts is None else 404)
         commit, files = self.repos[found[1], found[2]]
         if found[3] not in files:
             return _no("EntryNotFound", 404)
-        if found[1] in self.gated and asked.headers.get("authorization") != f"Bearer {self.token}":
+        if found[1] in self.gated and asked.headers.get("authorization") != f"Bearer {self.accepts}":
             return _no("GatedRepo", 401)
         data = files[found[3]]
         if not _is_lfs(found[3]):
@@ -135,7 +138,11 @@ class HubServer(FileServer):
         return 302, {"Location": f"{self.cdn.url}{place}?signature=very-secret", "X-Repo-Commit": commit}, b""
 
     def _refused(self, asked):
-        if self.token is not None and not self.gated and asked.headers.get("authorization") != f"Bearer {self.token}":
+        if (
+            self.accepts is not None
+            and not self.gated
+            and asked.headers.get("authorization") != f"Bearer {self.accepts}"
+        ):
             return _no("RepoNotFound", 401)
         return None
 
@@ -150,9 +157,13 @@ class HubServer(FileServer):
             | ({"lfs": {"sha256": _sha(data), "size": _size(data)}} if _is_lfs(name) else {})
             for name, data in files.items()
         ]
-        return 200, {"Content-Type": "application/json"}, json.dumps(
-            {"id": repo, "sha": commit, "siblings": siblings, "gated": "manual" if repo in self.gated else False}
-        ).encode()
+        return (
+            200,
+            {"Content-Type": "application/json"},
+            json.dumps(
+                {"id": repo, "sha": commit, "siblings": siblings, "gated": "manual" if repo in self.gated else False}
+            ).encode(),
+        )
 
 
 def _no(code, status):
@@ -217,7 +228,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, asked, fault):
         data = self.files.files[asked.path] if fault.body is None else fault.body
         size, span = _size(data), asked.range
-        begin, end = (0, size) if span is None or fault.no_ranges or fault.chunked else (span[0], min(size, span[1] + 1))
+        begin, end = (
+            (0, size) if span is None or fault.no_ranges or fault.chunked else (span[0], min(size, span[1] + 1))
+        )
         if span is not None and begin >= size and not (fault.no_ranges or fault.chunked):
             return self._whole(416, {"Content-Range": f"bytes */{size}"}, b"")
         is_part = span is not None and not (fault.no_ranges or fault.chunked)

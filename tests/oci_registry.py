@@ -18,8 +18,8 @@ class OciRegistry(FileServer):
     def __init__(self):
         super().__init__()
         self.manifests = {}
-        self.token = None
-        self.token_login = None
+        self.accepts = None
+        self.accepts_login = None
 
     def blob(self, repository, data):
         """Store a blob; its descriptor without a media type."""
@@ -52,10 +52,10 @@ class OciRegistry(FileServer):
 
     def route(self, asked):
         if asked.path == "/token":
-            if self.token_login and asked.headers.get("authorization") != self.token_login:
+            if self.accepts_login and asked.headers.get("authorization") != self.accepts_login:
                 return 401, {}, b"no"
-            return 200, {"Content-Type": "application/json"}, json.dumps({"token": self.token}).encode()
-        if self.token and asked.headers.get("authorization") != f"Bearer {self.token}":
+            return 200, {"Content-Type": "application/json"}, json.dumps({"token": self.accepts}).encode()
+        if self.accepts and asked.headers.get("authorization") != f"Bearer {self.accepts}":
             challenge = f'Bearer realm="{self.url}/token",service="tests",scope="repository:models/tiny:pull"'
             return 401, {"WWW-Authenticate": challenge}, b"no"
         found = re.fullmatch(r"/v2/(.+)/manifests/(.+)", asked.path)

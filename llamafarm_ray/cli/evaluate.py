@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
-from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
+from llamafarm_ray.cli.options import (
+    Address,
+    ConfigFile,
+    DryRun,
+    Home,
+    Json,
+    NoWait,
+    Offline,
+    Overrides,
+    configuration,
+    stay_offline,
+)
 from llamafarm_ray.cli.terminal import console, print_json, stages, table
 
 if TYPE_CHECKING:
@@ -27,6 +38,7 @@ def command(
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to.")] = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
+    offline: Offline = False,
     home: Home = None,
     address: Address = None,
     no_wait: NoWait = False,
@@ -34,6 +46,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Measure a model on held-out examples, beside its base."""
+    stay_offline(offline)
     flags = {"dataset.path": dataset, "base_model": base_model, "evaluation.benchmarks": benchmark or None}
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
@@ -46,6 +59,7 @@ def command(
         config,
         inputs={"--model": model},
         outputs={"--output": output},
+        flags={"--offline": offline},
         no_wait=no_wait,
         as_json=as_json,
     ):

@@ -39,8 +39,8 @@ def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
     """The base model of that reference, fetched if it isn't on this machine.
 
     Args:
-        reference: a folder, a GGUF file, ``name``/``name:version``/``name@alias`` in the registry, ``owner/name`` on the
-            hub, or any other source, see :func:`~llamafarm_ray.storage.downloads.sources.parse_source`.
+        reference: a folder, a GGUF file, ``name``/``name:version``/``name@alias`` in the registry, ``owner/name`` on
+            the hub, or any other source, see :func:`~llamafarm_ray.storage.downloads.sources.parse_source`.
         registry: where names are looked up.
 
     Raises:

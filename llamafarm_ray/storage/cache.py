@@ -20,7 +20,7 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Callable, Set
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from pathlib import Path
 
 from llamafarm_ray.errors import IntegrityError, StorageError
 from llamafarm_ray.storage.blob_cache import BlobCache, Source, is_sound
+from llamafarm_ray.storage.eviction import EvictionPlan, plan
 from llamafarm_ray.storage.locks import exclusive, hold, let_go, try_exclusive
 from llamafarm_ray.storage.manifest import FileEntry, Manifest
 from llamafarm_ray.types import Digest
@@ -167,7 +168,15 @@ class Cache:
         found = [self._describe(digest, pinned=digest in pinned) for digest in _digests(self.folder / "versions")]
         return sorted(found, key=lambda version: (version.last_used, version.digest))
 
-    def evict(self, max_bytes: int, kept: Set[Digest] = frozenset()) -> list[Digest]:
+    def evictable(self, max_bytes: int, kept: Collection[Digest] = frozenset()) -> EvictionPlan:
+        """What :meth:`evict` would delete now, and how much of the disk that frees."""
+        return plan(self._free_to_go(kept), self._blobs.size_bytes(), max_bytes)
+
+    def removable(self, digests: Sequence[Digest], kept: Collection[Digest] = frozenset()) -> EvictionPlan:
+        """Which of some versions could go now, and how much of the disk that would free."""
+        return plan([one for one in self._free_to_go(kept) if one[0] in digests], 0, -1)
+
+    def evict(self, max_bytes: int, kept: Collection[Digest] = frozenset()) -> list[Digest]:
         """Delete the least recently used versions until the cache has at most ``max_bytes``, as far as that goes.
 
         What is pinned or in use, by any process, stays; a blob goes with the last version that links to it.
@@ -182,19 +191,28 @@ class Cache:
         Raises:
             StorageError: the cache can't be written.
         """
+        candidates = (one.digest for one in self.cached() if one.digest not in kept)
+        return self.evict_these(candidates, max_bytes)
+
+    def evict_these(self, digests: Iterable[Digest], max_bytes: int = -1) -> list[Digest]:
+        """Delete versions in that order until the cache has at most ``max_bytes``; the rest is as for :meth:`evict`."""
         evicted: list[Digest] = []
         try:
             self._drop_unfinished()
             self._blobs.drop_unused()
-            for version in self.cached():
+            for digest in digests:
                 if self._blobs.size_bytes() <= max_bytes:
                     break
-                if version.digest not in kept and self._evict(version.digest):
+                if self._evict(digest):
                     self._blobs.drop_unused()
-                    evicted.append(version.digest)
+                    evicted.append(digest)
         except OSError as error:
             raise StorageError(f"The cache {self.folder} can't be cleaned: {error}.") from error
         return evicted
+
+    def _free_to_go(self, kept: Collection[Digest]) -> list[tuple[Digest, Path]]:
+        free = (one for one in self.cached() if not (one.pinned or one.in_use or one.digest in kept))
+        return [(one.digest, self._version(one.digest)) for one in free]
 
     def _checked(self, digest: Digest, download: Download) -> Path:
         folder = self._version(digest)

@@ -8,9 +8,7 @@ import hashlib
 import logging
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +17,8 @@ from llamafarm_ray.config.values import MemorySize
 from llamafarm_ray.errors import InputError, IntegrityError, StorageError
 from llamafarm_ray.storage.blob_cache import Source
 from llamafarm_ray.storage.cache import Cache, CachedVersion
+from llamafarm_ray.storage.copying import check_free, copy_folder
+from llamafarm_ray.storage.eviction import EvictionPlan
 from llamafarm_ray.storage.leases import Leases
 from llamafarm_ray.storage.local import TEMPORARY
 from llamafarm_ray.storage.location import Location, StoredFile
@@ -76,7 +76,7 @@ class ContentStore:
         *,
         generation: Callable[[Digest], int] = lambda _: 0,
         max_cache_bytes: int | None = None,
-        kept: Callable[[], Set[Digest]] = frozenset,
+        kept: Callable[[], Collection[Digest]] = frozenset,
     ) -> None:
         self._home = home
         if cache is None:
@@ -215,6 +215,29 @@ class ContentStore:
         """Cut this node's cache down to ``max_bytes``, see :meth:`Cache.evict`."""
         return self._cache.evict(max_bytes, self._kept())
 
+    def evictable(self, max_bytes: int) -> EvictionPlan:
+        """What :meth:`evict` would delete now, see :meth:`Cache.evictable`."""
+        return self._cache.evictable(max_bytes, self._kept())
+
+    def removable(self, digests: Sequence[Digest]) -> EvictionPlan:
+        """Which of some versions could go from this node's cache now, see :meth:`Cache.removable`."""
+        return self._cache.removable(digests, self._kept())
+
+    def evict_these(self, digests: Sequence[Digest]) -> list[Digest]:
+        """Delete versions from this node's cache, see :meth:`Cache.evict_these`."""
+        return self._cache.evict_these(digests)
+
+    def is_sound(self, digest: Digest) -> bool:
+        """Whether every byte of a version in this node's cache is right.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        try:
+            return self._cache.is_sound(digest)
+        except OSError as error:
+            raise StorageError(f"{self._cache.folder_of(digest)} can't be read: {error}.") from error
+
     def export(self, digest: Digest, target: Path) -> None:
         """Copy a version into a plain folder, whole or not at all.
 
@@ -222,19 +245,12 @@ class ContentStore:
             InputError: the target is there and not an empty folder.
             IntegrityError, StorageError: as for :meth:`pull`, or the target can't be written.
         """
-        if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-            raise InputError(f"{target} exists already.", hint="Name a folder that is not there yet, or an empty one.")
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+        check_free(target)
         source = self.pull(digest)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, partial, copy_function=shutil.copyfile)
-            partial.rename(target)
-        except OSError as error:
-            raise StorageError(f"{target} can't be written: {error}.") from error
+            copy_folder(source, target)
         finally:
             self.release(digest)
-            shutil.rmtree(partial, ignore_errors=True)
 
     def leased(self) -> set[Digest]:
         """The manifests that are being downloaded somewhere, see :class:`Leases`."""

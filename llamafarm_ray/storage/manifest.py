@@ -33,8 +33,8 @@ _MEDIA_TYPES = {
     ".model": "application/vnd.sentencepiece",
     ".parquet": "application/vnd.apache.parquet",
 }
-_NOT_CONTENT = {"history.jsonl", "report.html", "tensorboard", "training.json", "wandb"}
-"""A run's curves and its record: the registry keeps the facts of them itself."""
+_NOT_CONTENT = {"download.json", "history.jsonl", "report.html", "tensorboard", "training.json", "wandb"}
+"""A run's curves and its record, and that of a download: the registry keeps the facts of them itself."""
 _TRAINER_STATE = re.compile(
     r"training_args\.bin|(?:optimizer|scheduler|scaler)\.(?:pt|bin)|rng_state(?:_\d+)?\.pth|random_states_\d+\.pkl"
     r"|(?:checkpoint-|global_step)\d+"

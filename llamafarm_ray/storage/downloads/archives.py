@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Self
 
 from llamafarm_ray.errors import InputError, StorageError
 from llamafarm_ray.storage.downloads.wanted_files import choose_files
@@ -75,7 +75,7 @@ class _Zip:
             raise InputError(f"{self.path.name} is encrypted.", hint="Unpack it yourself, and give the folder.")
         return self._file.open(self._members[name])
 
-    def __enter__(self) -> _Zip:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,7 +108,7 @@ class _Tar:
             raise _broken(self.path, f"{name} is no file")
         return opened
 
-    def __enter__(self) -> _Tar:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

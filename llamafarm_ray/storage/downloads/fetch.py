@@ -132,9 +132,7 @@ def _fetch_once(
 def _fetched(transfer: Transfer) -> Fetched:
     if transfer.digest is None or transfer.size_bytes is None:
         raise AssertionError("not finished")
-    return Fetched(
-        transfer.wanted.path, transfer.digest, transfer.size_bytes, transfer.validator, transfer.shown
-    )
+    return Fetched(transfer.wanted.path, transfer.digest, transfer.size_bytes, transfer.validator, transfer.shown)
 
 
 def _check_space(transfers: Sequence[Transfer], folder: Path) -> None:
@@ -258,7 +256,8 @@ class _Meter:
             self._done, self._total = 0, None
 
     def expect(self, transfers: Sequence[Transfer]) -> None:
-        sizes = [transfer.size_bytes for transfer in transfers if not transfer.wanted.is_optional or transfer.size_bytes]
+        there = (one for one in transfers if one.size_bytes is not None or not one.wanted.is_optional)
+        sizes = [transfer.size_bytes for transfer in there]
         with self._lock:
             self._total = None if None in sizes else sum(size for size in sizes if size is not None)
             self._progress(self._done, self._total)

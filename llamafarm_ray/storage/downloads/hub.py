@@ -67,9 +67,7 @@ class HubSource:
             siblings = {str(one["rfilename"]): one for one in found["siblings"]}
             sizes = {name: _size(one) for name, one in siblings.items()}
         except (AttributeError, KeyError, TypeError):
-            raise StorageError(
-                f"{shown(url)} did not answer as a hub does.", hint="Check HF_ENDPOINT."
-            ) from None
+            raise StorageError(f"{shown(url)} did not answer as a hub does.", hint="Check HF_ENDPOINT.") from None
         names = choose_files(sizes, include, f"{self.model_id} on {shown(endpoint)}")
         files = [self._wanted(web, f"{endpoint}/{self.model_id}/resolve/{commit}", siblings[name]) for name in names]
         return Listing(commit, files, licence=_licence(found))

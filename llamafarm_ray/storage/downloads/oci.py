@@ -96,7 +96,7 @@ class OciSource:
 
     def _manifest(self, web: Web, reference: str, depth: int = 0) -> tuple[dict[str, Any], Digest]:
         url = f"{self._base}/manifests/{reference}"
-        answer = self._text(web, url, {"Accept": ", ".join((_MANIFEST, _INDEX, _DOCKER))})
+        answer = self._text(web, url, {"Accept": f"{_MANIFEST}, {_INDEX}, {_DOCKER}"})
         digest = Digest.of(answer.body)
         if reference.startswith("sha256:") and digest != reference:
             raise IntegrityError(f"{self.address} answered {digest} when it was asked for {reference}.")
@@ -118,7 +118,8 @@ class OciSource:
         digest = str(layer["digest"])
         if not digest.startswith("sha256:"):
             raise UnsupportedError(f"{name} of {self.address} has the digest {digest[:20]}...; only sha256 is checked.")
-        remote = WebFile(web, f"{self._base}/blobs/{Digest(digest)}", refusal=lambda response: self._renew(web, response))
+        url = f"{self._base}/blobs/{Digest(digest)}"
+        remote = WebFile(web, url, refusal=lambda response: self._renew(web, response))
         return Wanted(name, remote, size_bytes=int(layer["size"]), digest=Digest(digest))
 
     def _licence(self, web: Web, manifest: Mapping[str, Any]) -> str:
@@ -177,7 +178,8 @@ class OciSource:
 
 def _title(layer: Mapping[str, Any]) -> str:
     annotations = layer.get("annotations") or {}
-    return next((str(annotations[key]) for key in _TITLES if key in annotations), _NAMES.get(str(layer["mediaType"]), ""))
+    known = _NAMES.get(str(layer["mediaType"]), "")
+    return next((str(annotations[key]) for key in _TITLES if key in annotations), known)
 
 
 def _tar_suffix(layer: Mapping[str, Any]) -> str:

@@ -98,7 +98,7 @@ class Wanted:
         remote: where its bytes come from.
         size_bytes: its size.
         digest: its sha256.
-        git_digest: the id that git gives it, ``sha1("blob <size>\\0" + bytes)`` in hexadecimal digits.
+        git_digest: the id that git gives it, the sha1 of ``blob``, the size and the bytes, in hexadecimal digits.
         validator: its ETag.
         is_optional: whether it is left out where the other side has none.
     """

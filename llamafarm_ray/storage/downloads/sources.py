@@ -40,26 +40,28 @@ def parse_source(text: str, revision: str = "") -> Source:
 
 
 def _parse(text: str, revision: str) -> Source:
-    match = SCHEME.match(text)
-    scheme = match[1].lower() if match else ""
-    if scheme in {"hf", "huggingface"} and match:
-        return _hub(text[match.end() :], revision)
-    if scheme == "oci":
-        return OciSource(text, revision)
-    if scheme in {"http", "https"}:
-        return _web(text, revision)
-    if scheme == "file":
-        return LocalSource(Path(urlsplit(text).path))
-    if scheme:
-        if has_credentials(text):
-            raise InputError(f"The address {shown(text)} has a user or password in it.", hint="Use the environment.")
-        return StoreSource(text)
+    if match := SCHEME.match(text):
+        return _of_scheme(match[1].lower(), text, revision)
     path = Path(text).expanduser()
     if path.exists():
         return LocalSource(path)
     if HUB_ID.fullmatch(text.partition("@")[0]):
         return _hub(text, revision)
     raise InputError(f"{text[:200]!r} is no folder or file here, and no address of a model.", hint=f"Give {_FORMS}.")
+
+
+def _of_scheme(scheme: str, text: str, revision: str) -> Source:
+    if scheme in {"hf", "huggingface"}:
+        return _hub(text.partition("://")[2], revision)
+    if scheme == "oci":
+        return OciSource(text, revision)
+    if scheme in {"http", "https"}:
+        return _web(text, revision)
+    if scheme == "file":
+        return LocalSource(Path(urlsplit(text).path))
+    if has_credentials(text):
+        raise InputError(f"The address {shown(text)} has a user or password in it.", hint="Use the environment.")
+    return StoreSource(text)
 
 
 def _hub(text: str, revision: str) -> HubSource:

@@ -63,8 +63,10 @@ class StoreSource:
 
     def __init__(self, uri: str) -> None:
         self.address = uri.rstrip("/")
-        self.name = Path(self.address.rpartition("/")[2]).stem if "." in self.address.rpartition("/")[2] else (
-            self.address.rpartition("/")[2]
+        self.name = (
+            Path(self.address.rpartition("/")[2]).stem
+            if "." in self.address.rpartition("/")[2]
+            else (self.address.rpartition("/")[2])
         )
 
     def listing(self, web: Web, include: Sequence[str]) -> Listing:

@@ -212,17 +212,14 @@ class Transfer:
                     if answer is None:
                         answer = stack.enter_context(self.wanted.remote.read(at, end))
                         self._check(answer)
-                        if answer.begin != at:
-                            if answer.begin != begin:
-                                raise TransientError("ignored the range that it was asked for")
+                        if _begins_again(answer, at, begin):
                             self._count(begin - at)
                             at, hasher = begin, hashlib.sha256()
                     for chunk in self._chunks(answer, end - at):
                         self._write(chunk, at)
                         hasher.update(chunk)
                         at += len(chunk)
-                if at < end:
-                    raise TransientError(f"ended after {at - begin} of {end - begin} bytes")
+                _check_end(at - begin, end - begin)
             except TransientError as error:
                 failures = 1 if at > reached else failures + 1
                 self._pause(error, failures)
@@ -244,8 +241,7 @@ class Transfer:
             for chunk in self._chunks(answer, answer.size_bytes):
                 self._write(chunk, at)
                 at += len(chunk)
-            if answer.size_bytes is not None and at < answer.size_bytes:
-                raise TransientError(f"ended after {at} of {answer.size_bytes} bytes, and it knows no ranges")
+            _check_end(at, answer.size_bytes or 0)
         except TransientError:
             self._count(-at)
             raise
@@ -346,6 +342,18 @@ class Transfer:
             hasher.update(data)
             begin += len(data)
         return hasher.hexdigest()
+
+
+def _begins_again(answer: Answer, at: int, begin: int) -> bool:
+    """Return whether an answer begins with the piece again, where a later byte of it was asked for."""
+    if answer.begin not in {at, begin}:
+        raise TransientError("ignored the range that it was asked for")
+    return answer.begin != at
+
+
+def _check_end(found: int, expected: int) -> None:
+    if found < expected:
+        raise TransientError(f"ended after {found} of {expected} bytes")
 
 
 def _git_digest(path: Path, size_bytes: int) -> str:

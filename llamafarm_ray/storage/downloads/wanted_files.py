@@ -50,12 +50,11 @@ def choose_files(sizes: Mapping[str, int | None], include: Sequence[str], source
     names = [name for name in sizes if not _is_hidden(name)]
     for name in names:
         if problem := path_problem(name):
-            raise InputError(f"{source} has a file {name[:200]!r}, which {problem}.", hint="Download it by other means.")
+            raise InputError(
+                f"{source} has a file {name[:200]!r}, which {problem}.", hint="Download it by other means."
+            )
     described = _matching(names, _ALWAYS)
-    if include:
-        chosen = _included(names, include, source)
-    else:
-        chosen = _weights(names, sizes, source)
+    chosen = _included(names, include, source) if include else _weights(names, sizes, source)
     return sorted({*described, *chosen})
 
 

@@ -283,4 +283,3 @@ def _limited(response: httpx.Response) -> bytes:
         if len(body) > _MAX_TEXT_BYTES:
             raise StorageError(f"{shown(str(response.url))} answered with more than {_MAX_TEXT_BYTES} bytes.")
     return bytes(body)
-

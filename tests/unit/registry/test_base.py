@@ -81,7 +81,9 @@ def test_a_hubs_model_is_fetched_anew_and_must_be_the_same(registry, other_machi
         base_here(found, other_machine)
 
 
-def test_a_replica_fetches_a_hubs_model_though_its_process_is_offline(registry, other_machine, tmp_path, hub, monkeypatch):
+def test_a_replica_fetches_a_hubs_model_though_its_process_is_offline(
+    registry, other_machine, tmp_path, hub, monkeypatch
+):
     hub.add("owner/tiny", model_files())
     found = find_base("owner/tiny", registry)
     shutil.rmtree(tmp_path / "cache-of-one")

@@ -1,4 +1,4 @@
-"""A download that is killed at any moment goes on: at most a piece a connection comes twice, and nothing is left over."""
+"""A download that is killed at any moment goes on: at most a piece a connection comes twice, nothing is left over."""
 
 import os
 import random
@@ -51,8 +51,7 @@ def killed_at(hub, folder, request, delay_s):
     process.start()
     assert reached.wait(60)
     threading.Event().wait(delay_s)
-    with_pid = process.pid
-    os.kill(with_pid, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
     process.join()
     hub.cdn.fault = lambda _: None
 

@@ -96,7 +96,6 @@ def test_the_sidecar_is_written_before_the_first_byte(get, server, tmp_path):
     def look(asked):
         if asked.range[0] >= PIECE and not seen:
             seen.append(json.loads((get.folder / ".model.pieces").read_text().splitlines()[0]))
-        return None
 
     server.fault = look
     get(connections=1)
@@ -111,7 +110,7 @@ def test_the_sidecar_is_written_before_the_first_byte(get, server, tmp_path):
 
 def interrupted(get, server, after=4):
     """Leave what a process leaves that ends after some pieces."""
-    server.fault = lambda asked: Fault(status=403) if len(server.asked) > after else None
+    server.fault = lambda _: Fault(status=403) if len(server.asked) > after else None
     with pytest.raises(AccessDeniedError):
         get(connections=1)
     server.fault = lambda _: None
@@ -167,7 +166,6 @@ def test_a_file_that_changes_meanwhile_is_started_over(get, server):
     def change(asked):
         if asked.number == 5:
             server.files["/model"] = DATA[::-1]
-        return None
 
     server.fault = change
     (found,) = get()
@@ -179,7 +177,6 @@ def test_a_file_that_changes_meanwhile_is_started_over(get, server):
 def test_a_file_that_keeps_changing_is_given_up(get, server):
     def change(asked):
         server.files["/model"] = bytes([asked.number % 256]) * len(DATA)
-        return None
 
     server.fault = change
     with pytest.raises(StorageError, match="keeps changing"):
@@ -211,8 +208,10 @@ def test_a_file_whose_size_is_not_told_comes_too(get, server):
 
 @pytest.mark.parametrize("no_ranges", [False, True])
 def test_a_connection_that_is_cut_goes_on(get, server, no_ranges):
-    server.fault = lambda asked: Fault(cut_after=300, no_ranges=no_ranges) if asked.number < 2 else (
-        Fault(no_ranges=True) if no_ranges else None
+    server.fault = lambda asked: (
+        Fault(cut_after=300, no_ranges=no_ranges)
+        if asked.number < 2
+        else (Fault(no_ranges=True) if no_ranges else None)
     )
     get()
     assert get.bytes() == DATA
@@ -222,7 +221,9 @@ def test_a_connection_that_is_cut_goes_on(get, server, no_ranges):
 
 def test_a_body_that_stays_truncated_is_told(get, server):
     server.fault = lambda asked: Fault(cut_after=0) if asked.range[0] >= 3 * PIECE else None
-    with pytest.raises(StorageError, match=r"/model (cut the connection|ended after 0 of 1000 bytes), 4 times in a row"):
+    with pytest.raises(
+        StorageError, match=r"/model (cut the connection|ended after 0 of 1000 bytes), 4 times in a row"
+    ):
         get()
     server.fault = lambda _: None
     get()
@@ -267,7 +268,9 @@ def test_a_refusal_is_not_asked_again(get, server, status, kind):
 def test_a_range_that_can_not_be_is_a_changed_file(get, server):
     interrupted(get, server)
     server.files["/model"] = DATA[:PIECE]
-    server.etags["/model"] = f'"{hashlib.md5(DATA).hexdigest()}"'  # 416 carries no ETag, and this one did not change
+    server.etags["/model"] = (
+        f'"{hashlib.md5(DATA, usedforsecurity=False).hexdigest()}"'  # 416 carries no ETag, and this one did not change
+    )
     get()
     assert get.bytes() == DATA[:PIECE]
     assert "its size was 10017 and is 1000" in get.notes[0]
@@ -277,7 +280,7 @@ def test_other_bytes_than_were_announced_are_refused(get, server):
     with pytest.raises(IntegrityError, match=f"{Digest.of(b'other')}, and its bytes have {Digest.of(DATA)}"):
         get(digest=Digest.of(b"other"))
     assert get.left() == []
-    git = hashlib.sha1(b"blob %d\0" % len(DATA) + DATA).hexdigest()
+    git = hashlib.sha1(b"blob %d\0" % len(DATA) + DATA, usedforsecurity=False).hexdigest()
     get(git_digest=git)
     (get.folder / "model").unlink()
     with pytest.raises(IntegrityError, match=f"git:{git}"):
@@ -290,7 +293,7 @@ def test_a_size_that_differs_from_the_announced_one_is_refused(get):
 
 
 def test_a_full_disk_is_told_before_the_first_byte(get, server):
-    with pytest.raises(StorageError, match="are to be fetched, and .* free"):
+    with pytest.raises(StorageError, match=r"are to be fetched, and .* free"):
         get(size_bytes=2**60)
     assert server.asked == []
 

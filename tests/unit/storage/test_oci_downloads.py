@@ -130,11 +130,11 @@ def test_an_index_leads_to_its_one_model(get, registry):
 
 def test_a_token_is_got_and_renewed(get, registry):
     registry.push("models/tiny", "v1", titled(MODEL))
-    registry.token = "first"
+    registry.accepts = "first"
 
     def expire(asked):
-        if "/blobs/" in asked.path and registry.token == "first":
-            registry.token = "second"
+        if "/blobs/" in asked.path and registry.accepts == "first":
+            registry.accepts = "second"
 
     registry.fault = expire
     assert content(get(reference(registry, "models/tiny:v1")).folder) == MODEL
@@ -145,7 +145,7 @@ def test_a_token_is_got_and_renewed(get, registry):
 def test_a_login_of_docker_is_used_for_the_token(get, registry, tmp_path):
     registry.push("models/tiny", "v1", titled(MODEL))
     auth = base64.b64encode(b"ann:very-secret").decode()
-    registry.token, registry.token_login = "right", f"Basic {auth}"
+    registry.accepts, registry.accepts_login = "right", f"Basic {auth}"
     with pytest.raises(AccessDeniedError) as caught:
         get(reference(registry, "models/tiny:v1"))
     assert "secret" not in str(caught.value)
