@@ -1,6 +1,7 @@
 """A file server on loopback with ETag and Range that fails on purpose, and a hub of Hugging Face's protocol."""
 
 import base64
+import functools
 import hashlib
 import json
 import os
@@ -60,6 +61,7 @@ class FileServer:
     def __init__(self):
         self.files = {}
         self.etags = {}
+        self.headers = {}
         self.asked = []
         self.sent_bytes = 0
         self.fault = lambda _asked: None
@@ -132,10 +134,12 @@ class HubServer(FileServer):
         if not _is_lfs(found[3]):
             self.files[asked.path] = data
             self.etags[asked.path] = f'"{_git(data)}"'
+            self.headers[asked.path] = {"X-Repo-Commit": commit}
             return None
         place = f"/cdn/{_sha(data)}"
         self.cdn.files[place], self.cdn.etags[place] = data, f'"{_sha(data)}"'
-        return 302, {"Location": f"{self.cdn.url}{place}?signature=very-secret", "X-Repo-Commit": commit}, b""
+        linked = {"X-Linked-Etag": self.cdn.etags[place], "X-Linked-Size": str(_size(data)), "X-Repo-Commit": commit}
+        return 302, {"Location": f"{self.cdn.url}{place}?signature=very-secret", **linked}, b""
 
     def _refused(self, asked):
         if (
@@ -178,6 +182,7 @@ def _size(data):
     return data.stat().st_size if isinstance(data, Path) else len(data)
 
 
+@functools.cache
 def _sha(data):
     if isinstance(data, Path):
         with data.open("rb") as file:
@@ -238,7 +243,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", self.files.etags.get(asked.path) or self.files.etag(asked.path))
         if is_part:
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{size}")
-        for name, value in fault.headers.items():
+        for name, value in (self.files.headers.get(asked.path, {}) | fault.headers).items():
             self.send_header(name, value)
         if fault.chunked:
             self.send_header("Transfer-Encoding", "chunked")

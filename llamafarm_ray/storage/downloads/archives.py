@@ -67,6 +67,8 @@ class _Zip:
             self._file = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
             raise _broken(path, error) from None
+        if len(self._file.infolist()) > MAX_FILES:
+            raise InputError(f"{path.name} holds more than {MAX_FILES} files.", hint="Unpack it, and give the folder.")
         self._members = {one.filename: one for one in self._file.infolist() if not one.is_dir() and not _is_link(one)}
         self.sizes: dict[str, int | None] = {name: one.file_size for name, one in self._members.items()}
 

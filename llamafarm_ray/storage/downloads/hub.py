@@ -17,7 +17,7 @@ from urllib.parse import quote
 import httpx
 
 from llamafarm_ray.errors import AccessDeniedError, LlamaFarmError, NotFoundError, StorageError
-from llamafarm_ray.storage.downloads.addresses import shown
+from llamafarm_ray.storage.downloads.addresses import may_carry_secrets, shown
 from llamafarm_ray.storage.downloads.credentials import hub_token
 from llamafarm_ray.storage.downloads.remote import Wanted
 from llamafarm_ray.storage.downloads.source import Listing
@@ -97,6 +97,11 @@ class HubSource:
     def _refusal(self, response: httpx.Response) -> LlamaFarmError | None:
         endpoint, code = hub_endpoint(), response.headers.get("x-error-code", "")
         has_token = hub_token() is not None
+        if has_token and not may_carry_secrets(endpoint) and response.status_code in {401, 403}:
+            return AccessDeniedError(
+                f"{shown(endpoint)} asks for a token for {self.model_id}, and yours is sent over https:// only.",
+                hint="Set HF_ENDPOINT to an https:// address.",
+            )
         if code == "GatedRepo":
             return AccessDeniedError(
                 f"{self.model_id} is gated: its owners want their terms accepted first"

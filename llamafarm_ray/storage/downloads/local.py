@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from io import FileIO
 from pathlib import Path
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage.downloads.archives import is_archive
-from llamafarm_ray.storage.downloads.remote import Answer, Wanted
+from llamafarm_ray.storage.downloads.remote import Answer, ReplacedError, Wanted
 from llamafarm_ray.storage.downloads.source import Listing
 from llamafarm_ray.storage.downloads.wanted_files import choose_files
 from llamafarm_ray.storage.downloads.web import Web
@@ -84,10 +85,13 @@ def _files(folder: Path) -> Iterator[Path]:
         yield from (path for name in names if (path := Path(current, name)).is_file())
 
 
-def _pieces(file: object, num_bytes: int) -> Iterator[bytes]:
-    while num_bytes > 0 and (data := file.read(min(PIECE_BYTES, num_bytes))):  # type: ignore[attr-defined]
+def _pieces(file: FileIO, num_bytes: int) -> Iterator[bytes]:
+    before = _validator(os.fstat(file.fileno()))
+    while num_bytes > 0 and (data := file.read(min(PIECE_BYTES, num_bytes))):
         num_bytes -= len(data)
         yield data
+    if _validator(os.fstat(file.fileno())) != before:
+        raise ReplacedError
 
 
 def _validator(found: os.stat_result) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from llamafarm_ray.types import Digest
 
-__all__ = ["Answer", "Patience", "RemoteFile", "TransientError", "Wanted"]
+__all__ = ["Answer", "Patience", "RemoteFile", "ReplacedError", "TransientError", "Wanted"]
 
 
 class TransientError(Exception):
@@ -24,6 +24,10 @@ class TransientError(Exception):
         super().__init__(reason)
         self.reason = reason
         self.wait_s = wait_s
+
+
+class ReplacedError(Exception):
+    """The file became another one while it was read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,12 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The first line: an address without secrets, a validator (ETag), the size in bytes where known, piece size."""
+    """The first line: an address without secrets, a validator (ETag), size and digest where known, and piece size."""
 
     address: str
     validator: str
     size_bytes: int | None
+    digest: str
     piece_bytes: int
     format: int = _FORMAT
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.storage.downloads.archives import is_archive
-from llamafarm_ray.storage.downloads.remote import Answer, Wanted
+from llamafarm_ray.storage.downloads.remote import Answer, ReplacedError, Wanted
 from llamafarm_ray.storage.downloads.source import Listing
 from llamafarm_ray.storage.downloads.wanted_files import choose_files
 from llamafarm_ray.storage.downloads.web import Web
@@ -42,11 +42,18 @@ class StoreFile:
             try:
                 data = self._location.read_range(self._name, begin, min(end, begin + _RANGE_BYTES))
             except FileNotFoundError:
-                raise NotFoundError(f"{self.shown} was deleted meanwhile.", hint="Start again.") from None
+                raise _deleted(self.shown) from None
             if not data:
                 return
             begin += len(data)
             yield data
+        found = _validator(self._location, self._name)
+        if found != self._validator:
+            self._validator, self._size_bytes = (
+                found,
+                self._location.size(self._name) or 0,
+            )  # the next answer tells them
+            raise ReplacedError
 
 
 class StoreSource:
@@ -83,7 +90,7 @@ class StoreSource:
                 raise NotFoundError(f"There is nothing at {self.address}.", hint="Check the address.")
             sizes, names = {last: size}, [last]
         with ThreadPoolExecutor(_LOOKS_AT_ONCE) as pool:
-            validators = list(pool.map(location.validator, names))
+            validators = list(pool.map(lambda name: _validator(location, name), names))
         files = [
             Wanted(
                 name,
@@ -99,3 +106,14 @@ class StoreSource:
     def copy_elsewhere(self) -> Path | None:
         """Return nothing."""
         return None
+
+
+def _validator(location: Location, name: str) -> str:
+    try:
+        return location.validator(name)
+    except FileNotFoundError:
+        raise _deleted(f"{location.uri}/{name}") from None
+
+
+def _deleted(name: str) -> NotFoundError:
+    return NotFoundError(f"{name} was deleted meanwhile.", hint="Start again when whoever writes there is done.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llamafarm_ray.errors import IntegrityError, StorageError
 from llamafarm_ray.storage.downloads.in_order import InOrderDigest
-from llamafarm_ray.storage.downloads.remote import Answer, Patience, TransientError, Wanted
+from llamafarm_ray.storage.downloads.remote import Answer, Patience, ReplacedError, TransientError, Wanted
 from llamafarm_ray.storage.downloads.sidecar import Head, Sidecar
 from llamafarm_ray.storage.downloads.web import given_up
 from llamafarm_ray.storage.location import PIECE_BYTES as READ_BYTES
@@ -252,20 +252,26 @@ class Transfer:
     def _chunks(self, answer: Answer, limit: int | None) -> Iterator[bytes]:
         """Yield an answer's bytes, at most ``limit``, while nobody stops and they come fast enough."""
         taken, since, counted = 0, time.monotonic(), 0
-        for chunk in answer.chunks:
+        for chunk in self._read(answer):
             if self._stop.is_set():
                 raise StoppedError
+            if limit is not None and taken >= limit:
+                return  # more than was asked for; else the answer is read to its end, so that its connection is kept
             piece = chunk if limit is None else chunk[: limit - taken]
             taken += len(piece)
             counted += len(piece)
             yield piece
             self._count(len(piece))
-            if limit is not None and taken >= limit:
-                return
             if (passed := time.monotonic() - since) >= self._patience.slow_s:
                 if counted < passed * self._patience.slow_bytes_per_s:
                     raise TransientError(f"sent {counted / passed:.0f} bytes a second")
                 since, counted = time.monotonic(), 0
+
+    def _read(self, answer: Answer) -> Iterator[bytes]:
+        try:
+            yield from answer.chunks
+        except ReplacedError:
+            raise ChangedError(self, "it was replaced while it was read") from None
 
     def _check(self, answer: Answer) -> None:
         """Compare an answer's size and validator with those of the sidecar."""
@@ -279,18 +285,21 @@ class Transfer:
                 raise StorageError(f"{self.shown} does not tell its size.", hint="Download it by other means.")
             return
         head = self._sidecar.head
-        if answer.validator and head.validator and answer.validator != head.validator:
+        is_announced = self.wanted.digest is not None or self.wanted.git_digest is not None  # CDNs may differ in ETags
+        if not is_announced and answer.validator and head.validator and answer.validator != head.validator:
             raise ChangedError(self, f"its ETag was {head.validator} and is {answer.validator}")
         if None not in {answer.size_bytes, head.size_bytes} and answer.size_bytes != head.size_bytes:
             raise ChangedError(self, f"its size was {head.size_bytes} and is {answer.size_bytes}")
 
     def _differs(self, head: Head) -> bool:
+        """Return whether a sidecar is that of another file than the one that is wanted now."""
         wanted = self.wanted
-        return (
-            head.address != self.shown
-            or (bool(wanted.validator) and bool(head.validator) and wanted.validator != head.validator)
-            or (wanted.size_bytes is not None and head.size_bytes != wanted.size_bytes)
-        )
+        if wanted.size_bytes is not None and head.size_bytes != wanted.size_bytes:
+            return True
+        if wanted.digest is not None:
+            return head.digest != wanted.digest
+        is_other = bool(wanted.validator) and bool(head.validator) and wanted.validator != head.validator
+        return is_other or head.address != self.shown
 
     def _ignores_range(self, answer: Answer) -> bool:
         """Return whether an answer is the whole file, though a piece of it was asked for."""
@@ -303,7 +312,7 @@ class Transfer:
 
     def _start(self) -> None:
         """Write the sidecar, then make the part file."""
-        head = Head(self.shown, self.validator, self.size_bytes, self._piece_bytes)
+        head = Head(self.shown, self.validator, self.size_bytes, self.wanted.digest or "", self._piece_bytes)
         self._target.parent.mkdir(parents=True, exist_ok=True)
         self._part.unlink(missing_ok=True)
         self._open(Sidecar.create(self._sidecar_path, head))

@@ -463,3 +463,35 @@ def test_unfinished_downloads_are_dropped_when_they_are_old(get, hub, cache):
     assert downloads.drop_unfinished(0, dry_run=True) > 0
     assert downloads.drop_unfinished(0) > 0
     assert downloads.unfinished_bytes() == 0
+
+
+class Replaced:
+    """A location whose file is replaced while a range of it is read."""
+
+    def __init__(self, monkeypatch, uri, name, data):
+        from llamafarm_ray.storage.location import Location
+
+        read = Location.read_range
+        self.times = 0
+
+        def read_range(location, file, begin, end):
+            found = read(location, file, begin, end)
+            if file == name and begin >= 500 and not self.times:
+                self.times += 1
+                location._fs.pipe_file(f"{uri}/{name}", data)
+            return found
+
+        monkeypatch.setattr(Location, "read_range", read_range)
+
+
+def test_an_object_that_is_replaced_meanwhile_is_started_over(get, notes, monkeypatch):
+    import fsspec
+
+    fs, uri = fsspec.filesystem("memory"), "memory://replaced-of-tests"
+    fs.pipe_file(f"{uri}/config.json", b"{}")
+    fs.pipe_file(f"{uri}/model.safetensors", WEIGHTS)
+    other = safetensors_bytes(*range(300, 600))
+    Replaced(monkeypatch, uri, "model.safetensors", other)
+    found = get(uri)
+    assert (found.folder / "model.safetensors").read_bytes() == other, "no mixture of both"
+    assert any("starting over" in note for note in notes)
