@@ -66,7 +66,7 @@ class BlobCache:
             _link(blob, target)
 
     def link_sound(self, entry: FileEntry, target: Path) -> bool:
-        """Make ``target`` a link to an entry's blob if that is there and right; whether that is so.
+        """Make ``target`` a link to an entry's blob; return False where that is missing or damaged.
 
         Raises:
             OSError: the cache can't be written.

@@ -121,7 +121,7 @@ class Cache:
         return None
 
     def has(self, digest: Digest) -> bool:
-        """Whether a version is there; it may be evicted at any time."""
+        """Return True if a version is there; it may be evicted at any time."""
         return self._version(digest).is_dir()
 
     def folder_of(self, digest: Digest) -> Path:
@@ -129,7 +129,7 @@ class Cache:
         return self._version(digest)
 
     def link_blob(self, digest: Digest, size_bytes: int, target: Path) -> bool:
-        """Make ``target`` a link to a blob that is there and right; whether that is so.
+        """Make ``target`` a link to a blob; return False where that is missing or damaged.
 
         Raises:
             OSError: the cache can't be written.
@@ -137,12 +137,15 @@ class Cache:
         return self._blobs.link_sound(FileEntry(target.name, size_bytes, digest, ""), target)
 
     def is_sound(self, digest: Digest) -> bool:
-        """Whether every byte of a version that is there is right.
+        """Return True if a version is there and every byte of it is right.
 
         Raises:
-            OSError: it can't be read.
+            StorageError: it can't be read.
         """
-        return self._version(digest).is_dir() and self._is_sound(digest)
+        try:
+            return self._version(digest).is_dir() and self._is_sound(digest)
+        except OSError as error:
+            raise StorageError(f"{self._version(digest)} can't be read: {error}.") from error
 
     def release(self, digest: Digest) -> None:
         """End one caller's use of a version; with the last one's it may be evicted."""
@@ -169,11 +172,11 @@ class Cache:
         return sorted(found, key=lambda version: (version.last_used, version.digest))
 
     def evictable(self, max_bytes: int, kept: Collection[Digest] = frozenset()) -> EvictionPlan:
-        """What :meth:`evict` would delete now, and how much of the disk that frees."""
+        """Return the versions that :meth:`evict` would delete now, and how much of the disk that frees."""
         return plan(self._free_to_go(kept), self._blobs.size_bytes(), max_bytes)
 
     def removable(self, digests: Sequence[Digest], kept: Collection[Digest] = frozenset()) -> EvictionPlan:
-        """Which of some versions could go now, and how much of the disk that would free."""
+        """Return those of some versions that can be deleted now, and how much of the disk that frees."""
         return plan([one for one in self._free_to_go(kept) if one[0] in digests], 0, -1)
 
     def evict(self, max_bytes: int, kept: Collection[Digest] = frozenset()) -> list[Digest]:

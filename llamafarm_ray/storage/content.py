@@ -18,7 +18,6 @@ from llamafarm_ray.errors import InputError, IntegrityError, StorageError
 from llamafarm_ray.storage.blob_cache import Source
 from llamafarm_ray.storage.cache import Cache, CachedVersion
 from llamafarm_ray.storage.copying import check_free, copy_folder
-from llamafarm_ray.storage.eviction import EvictionPlan
 from llamafarm_ray.storage.leases import Leases
 from llamafarm_ray.storage.local import TEMPORARY
 from llamafarm_ray.storage.location import Location, StoredFile
@@ -185,6 +184,11 @@ class ContentStore:
         return found
 
     @property
+    def node_cache(self) -> Cache:
+        """This node's cache."""
+        return self._cache
+
+    @property
     def downloads(self) -> Downloads:
         """The downloads in this node's cache."""
         from llamafarm_ray.storage.downloads.downloads import Downloads  # noqa: PLC0415  (httpx, which few commands need)
@@ -214,29 +218,6 @@ class ContentStore:
     def evict(self, max_bytes: int) -> list[Digest]:
         """Cut this node's cache down to ``max_bytes``, see :meth:`Cache.evict`."""
         return self._cache.evict(max_bytes, self._kept())
-
-    def evictable(self, max_bytes: int) -> EvictionPlan:
-        """What :meth:`evict` would delete now, see :meth:`Cache.evictable`."""
-        return self._cache.evictable(max_bytes, self._kept())
-
-    def removable(self, digests: Sequence[Digest]) -> EvictionPlan:
-        """Which of some versions could go from this node's cache now, see :meth:`Cache.removable`."""
-        return self._cache.removable(digests, self._kept())
-
-    def evict_these(self, digests: Sequence[Digest]) -> list[Digest]:
-        """Delete versions from this node's cache, see :meth:`Cache.evict_these`."""
-        return self._cache.evict_these(digests)
-
-    def is_sound(self, digest: Digest) -> bool:
-        """Whether every byte of a version in this node's cache is right.
-
-        Raises:
-            StorageError: it can't be read.
-        """
-        try:
-            return self._cache.is_sound(digest)
-        except OSError as error:
-            raise StorageError(f"{self._cache.folder_of(digest)} can't be read: {error}.") from error
 
     def export(self, digest: Digest, target: Path) -> None:
         """Copy a version into a plain folder, whole or not at all.

@@ -37,12 +37,12 @@ class CachedModel:
 
     @property
     def title(self) -> str:
-        """What people call it."""
+        """Its names and sources for people, else the first digits of its digest."""
         return ", ".join((*self.names, *self.sources)) or self.version.digest.short
 
     @property
     def kept_by(self) -> str:
-        """What keeps it from being evicted: ``in use``, ``pinned``, ``referenced``; empty for nothing."""
+        """The reasons against an eviction: ``in use``, ``pinned``, ``referenced``; empty for none."""
         reasons = {
             "in use": self.version.in_use,
             "pinned": self.version.pinned,
@@ -53,7 +53,7 @@ class CachedModel:
 
 @dataclass(frozen=True, slots=True)
 class Eviction:
-    """What was deleted from the cache, or would be: titles, and bytes of the disk."""
+    """The models that were deleted from the cache, or would be, and the bytes that this frees."""
 
     titles: tuple[str, ...]
     freed_bytes: int
@@ -124,14 +124,15 @@ def evict(
         )
     num_bytes = _num_bytes(limit) if limit is not None else None
     registry.refresh()
-    content = registry.content
+    cache = registry.content.node_cache
     if num_bytes is None:
-        planned = content.removable([_evictable(registry, reference).version.digest for reference in references])
+        chosen = [_evictable(registry, reference).version.digest for reference in references]
+        planned = cache.removable(chosen, registry.referenced())
     else:
-        planned = content.evictable(num_bytes)
+        planned = cache.evictable(num_bytes, registry.referenced())
     titles = {one.version.digest: one.title for one in _models(registry)}
-    unfinished = content.downloads.drop_unfinished(dry_run=dry_run)
-    gone = planned.digests if dry_run else content.evict_these(planned.digests)
+    unfinished = registry.content.downloads.drop_unfinished(dry_run=dry_run)
+    gone = planned.digests if dry_run else cache.evict_these(planned.digests)
     return Eviction(tuple(titles.get(digest, digest.short) for digest in gone), planned.freed_by(gone) + unfinished)
 
 
@@ -147,7 +148,7 @@ def verify(
     models = [_cached(registry, reference) for reference in references] or _models(registry)
     found = []
     for model in models:
-        checked = Verified(model, registry.content.is_sound(model.version.digest))
+        checked = Verified(model, registry.content.node_cache.is_sound(model.version.digest))
         on_model(checked)
         found.append(checked)
     return found

@@ -284,7 +284,7 @@ class _Asked:
 
     @property
     def is_cut_off(self) -> bool:
-        """Whether the source can't be asked."""
+        """True if the source can't be asked."""
         return self.offline and self.source.needs_network
 
 

@@ -21,10 +21,10 @@ __all__ = ["CONNECTIONS", "Fetched", "Progress", "fetch"]
 CONNECTIONS = 8
 _MAX_CHANGES = 3
 _LEAVE_S = 1.0
-"""How long an interrupted call waits for each thread; they end with the process at the latest."""
+"""The time an interrupted call waits for each thread; they end with the process at the latest."""
 
 Progress = Callable[[int, int | None], None]
-"""Told how many bytes are there, and of how many, where that is known."""
+"""A function of the number of bytes so far and, where it is known, of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ def fetch(
         patience: limits of time and tries.
         progress: called as bytes arrive, from several threads.
         note: called with what a user should know: that a file changed, or that its server knows no ranges.
-        finished: called with each file as it gets its name.
+        finished: called with each file before it gets its name.
         connections: how many requests there are at once.
         piece_bytes: how much one request asks for.
 
@@ -166,7 +166,8 @@ class _Work:
             is_last = self._left == 0
         if is_last:
             self._transfer.finish()
-            self._finished(_fetched(self._transfer))
+            self._finished(_fetched(self._transfer))  # before it has its name, so that a kill between loses nothing
+            self._transfer.keep()
 
     def _piece(self, number: int) -> None:
         self._transfer.piece(number)
@@ -187,7 +188,7 @@ class _Crew:
 
     @property
     def has_ended(self) -> bool:
-        """Whether no thread works any more."""
+        """True if no thread works any more."""
         return not any(thread.is_alive() for thread in self._threads)
 
     def add(self, tasks: Sequence[Callable[[], None]]) -> None:

@@ -1,4 +1,4 @@
-"""What a source of models is: an address, and a listing of the files to fetch from it."""
+"""The protocol of sources: an address, and a listing of the files to fetch from it."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """What requests call the model by."""
+        """The name that requests call the model by."""
 
     @property
     def is_fixed(self) -> bool:
-        """Whether the source can't change: its revision is a commit or a digest."""
+        """True if the source can't change: its revision is a commit or a digest."""
 
     @property
     def needs_network(self) -> bool:
-        """Whether the source is on another machine."""
+        """True if the source is on another machine."""
 
     def listing(self, web: Web, include: Sequence[str]) -> Listing:
         """Look what there is.

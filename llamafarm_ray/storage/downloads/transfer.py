@@ -21,10 +21,10 @@ from llamafarm_ray.types import Digest
 __all__ = ["PIECE_BYTES", "ChangedError", "StoppedError", "Transfer"]
 
 PIECE_BYTES = 16 * 1024 * 1024
-"""How much one request asks for: what a connection that is cut, or a process that is killed, has to fetch again."""
+"""The bytes that one request asks for, and at most as many are fetched again after a kill."""
 
 Count = Callable[[int], None]
-"""Told of bytes as they arrive, and with a negative number of those that have to come again."""
+"""A function of the number of bytes that arrived; a negative one takes bytes back that have to come again."""
 
 
 class ChangedError(Exception):
@@ -179,8 +179,8 @@ class Transfer:
         """
         self._stream(number, self._bounds(number)[0], None)
 
-    def finish(self) -> Digest:
-        """Check the whole file's digest and give it its name; the digest is returned.
+    def finish(self) -> None:
+        """Check the whole file's digest.
 
         Raises:
             IntegrityError: its bytes are not those that were announced.
@@ -195,10 +195,12 @@ class Transfer:
         if self.wanted.git_digest and (git := _git_digest(self._part, self.size_bytes)) != self.wanted.git_digest:
             self.drop()
             raise _wrong(self.shown, f"git:{self.wanted.git_digest}", f"git:{git}")
+        self.digest = found
+
+    def keep(self) -> None:
+        """Give the finished file its name."""
         self._part.replace(self._target)
         self._sidecar_path.unlink()
-        self.digest = found
-        return found
 
     def _stream(self, number: int, at: int, answer: Answer | None) -> None:
         """Write a piece, beginning with an answer that is there already."""

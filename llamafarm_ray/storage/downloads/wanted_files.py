@@ -32,7 +32,7 @@ KNOWN_NAMES = (
     "README.md",
     "LICENSE",
 )
-"""What a model's folder may hold beside its weights, where nothing lists it."""
+"""The usual files of a model's folder beside its weights, tried where nothing lists it."""
 
 
 def choose_files(sizes: Mapping[str, int | None], include: Sequence[str], source: str) -> list[str]:

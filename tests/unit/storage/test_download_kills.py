@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 from file_server import hub_server
@@ -12,6 +13,7 @@ from process_tools import child, pipe
 
 from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.downloads.downloads import Downloads
+from llamafarm_ray.storage.downloads.transfer import Transfer
 from llamafarm_ray.types import Digest
 
 PIECE = 64 * 1024
@@ -89,3 +91,24 @@ def test_two_processes_download_it_once(hub, tmp_path):
         process.join()
     assert folders[0] == folders[1]
     assert len(hub.cdn.asked) == NUM_PIECES + 1, "each piece once, and the few bytes of the header"
+
+
+@pytest.mark.parametrize("step", ["part.replace", "pieces.unlink"])
+def test_a_kill_while_a_file_gets_its_name_fetches_nothing_again(hub, tmp_path, monkeypatch, step):
+    ending, _, call = step.partition(".")
+    original = getattr(Path, call)
+
+    def die(path, *arguments, **options):
+        if path.name == f".model.safetensors.{ending}" and path.stat().st_size:
+            raise SystemExit
+        return original(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transfer, "drop", lambda _: None)  # what no killed process does
+        patch.setattr(Path, call, die)
+        with pytest.raises(SystemExit):
+            download(tmp_path)
+    hub.cdn.asked.clear()
+    found = download(tmp_path)
+    assert (found.folder / "model.safetensors").read_bytes() == WEIGHTS
+    assert hub.cdn.asked == []

@@ -16,7 +16,7 @@ from llamafarm_ray.storage.downloads.downloads import Downloads, Report
 from llamafarm_ray.storage.downloads.remote import Patience
 from llamafarm_ray.types import Digest
 
-QUICK = Patience(connect_s=2, read_s=2, attempts=3, first_wait_s=0.001, max_wait_s=0.01)
+QUICK = Patience(connect_s=10, read_s=30, attempts=3, first_wait_s=0.001, max_wait_s=0.01)
 WEIGHTS = safetensors_bytes(*range(300))
 CARD = b"---\nlicense: apache-2.0\n---\n# Tiny\n"
 MODEL = {

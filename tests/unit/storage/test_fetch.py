@@ -3,6 +3,8 @@
 import hashlib
 import json
 import threading
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 from file_server import Fault, file_server
@@ -10,13 +12,13 @@ from file_server import Fault, file_server
 from llamafarm_ray.errors import AccessDeniedError, IntegrityError, NotFoundError, StorageError
 from llamafarm_ray.storage.downloads.credentials import Credentials
 from llamafarm_ray.storage.downloads.fetch import fetch
-from llamafarm_ray.storage.downloads.remote import Patience, Wanted
+from llamafarm_ray.storage.downloads.remote import Answer, Patience, Wanted
 from llamafarm_ray.storage.downloads.web import Web, WebFile
 from llamafarm_ray.types import Digest
 
 PIECE = 1000
 DATA = bytes(n * 31 % 251 for n in range(10 * PIECE + 17))
-QUICK = Patience(connect_s=2, read_s=0.3, attempts=4, first_wait_s=0.001, max_wait_s=0.01)
+QUICK = Patience(connect_s=10, read_s=30, attempts=4, first_wait_s=0.001, max_wait_s=0.01)
 
 
 @pytest.fixture
@@ -242,14 +244,37 @@ def test_a_body_that_stays_truncated_is_told(get, server):
 
 def test_a_server_that_says_nothing_any_more_is_asked_again(get, server):
     server.fault = once(Fault(drip=10))
-    get()
+    get(patience=Patience(read_s=0.2, attempts=50, first_wait_s=0.001, max_wait_s=0.001))
     assert get.bytes() == DATA
 
 
-def test_a_connection_that_crawls_is_given_up(get, server):
-    server.fault = once(Fault(drip=10))
-    get(patience=Patience(read_s=0.2, slow_s=0.0, slow_bytes_per_s=0, first_wait_s=0.001))
-    assert get.bytes() == DATA
+class Crawling:
+    """A file whose first answer is a byte a second by a clock of its own."""
+
+    shown = "crawling"
+
+    def __init__(self):
+        self.now = 0.0
+        self.begins = []
+
+    @contextmanager
+    def read(self, begin, _end):
+        self.begins.append(begin)
+        yield Answer(begin, PIECE, "", self._slowly(begin) if begin == 0 else iter([DATA[begin:PIECE]]))
+
+    def _slowly(self, begin):
+        for at in range(begin, PIECE):
+            self.now += 1.0
+            yield DATA[at : at + 1]
+
+
+def test_a_connection_that_crawls_is_made_anew_where_it_was(tmp_path, monkeypatch):
+    remote = Crawling()
+    monkeypatch.setattr("llamafarm_ray.storage.downloads.transfer.time", SimpleNamespace(monotonic=lambda: remote.now))
+    patience = Patience(slow_s=30, slow_bytes_per_s=10, first_wait_s=0.001)
+    fetch([Wanted("model", remote)], tmp_path, patience=patience, piece_bytes=PIECE)
+    assert remote.begins == [0, 30]
+    assert (tmp_path / "model").read_bytes() == DATA[:PIECE]
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
@@ -326,7 +351,7 @@ def test_a_compressed_answer_is_refused(get, server):
 
 
 def test_a_server_that_is_not_there_is_told(get, server):
-    server.url = "http://127.0.0.1:9"
+    server.url = "http://127.0.0.1:9"  # nobody listens to discard
     with pytest.raises(StorageError, match="can't be reached, 4 times in a row"):
         get()
 

@@ -16,7 +16,7 @@ from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.downloads.downloads import Downloads
 from llamafarm_ray.storage.downloads.remote import Patience
 
-QUICK = Patience(connect_s=2, read_s=2, attempts=3, first_wait_s=0.001, max_wait_s=0.01)
+QUICK = Patience(connect_s=10, read_s=30, attempts=3, first_wait_s=0.001, max_wait_s=0.01)
 MODEL = {"config.json": b"{}", "model.safetensors": safetensors_bytes(*range(300)), "tokenizer.json": b"{}"}
 RAW = "application/vnd.cncf.model.weight.v1.raw"
 TITLE = "org.opencontainers.image.title"
