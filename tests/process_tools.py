@@ -9,7 +9,15 @@ import psutil
 
 __all__ = ["barrier", "child", "pipe", "pool", "titled"]
 
-_PRELOADED = ["aiobotocore.session", "hypothesis", "pytest", "s3fs", "llamafarm_ray.registry", "llamafarm_ray.storage"]
+_PRELOADED = [
+    "aiobotocore.session",
+    "hypothesis",
+    "pytest",
+    "s3fs",
+    "llamafarm_ray.registry",
+    "llamafarm_ray.storage",
+    "llamafarm_ray.storage.downloads.downloads",
+]
 
 
 def child(target, *args):

@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
-from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
+from llamafarm_ray.cli.options import (
+    Address,
+    ConfigFile,
+    DryRun,
+    Home,
+    Json,
+    NoWait,
+    Offline,
+    Overrides,
+    configuration,
+    stay_offline,
+)
 from llamafarm_ray.cli.terminal import begin, console, errors, facts, print_json, stages, table
 from llamafarm_ray.errors import AccessDeniedError
 
@@ -38,6 +49,7 @@ def command(
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to.")] = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
+    offline: Offline = False,
     home: Home = None,
     address: Address = None,
     no_wait: NoWait = False,
@@ -45,6 +57,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Measure a model on held-out examples or questions, beside its base or another model."""
+    stay_offline(offline)
     flags = {
         "dataset.path": dataset,
         "base_model": base_model,
@@ -63,6 +76,7 @@ def command(
         config,
         inputs={"--model": model, "--baseline": baseline},
         outputs={"--output": output},
+        flags={"--offline": offline},
         no_wait=no_wait,
         as_json=as_json,
     ):

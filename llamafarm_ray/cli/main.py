@@ -13,12 +13,14 @@ from typer.main import get_command
 from llamafarm_ray import __version__
 from llamafarm_ray.cli import (
     aliases,
+    cache,
     chat,
     cluster,
     combine,
     create_dataset,
     datasets,
     deploy,
+    download,
     estimate,
     evaluate,
     inspection,
@@ -76,6 +78,7 @@ models.command("chat", rich_help_panel=_SERVE)(chat.command)
 models.command("status", rich_help_panel=_SERVE)(status.command)
 models.command("register", rich_help_panel=_KEEP)(register.command)
 models.command("import", rich_help_panel=_KEEP, help="Register a folder that was made elsewhere.")(register.command)
+models.command("download", rich_help_panel=_KEEP)(download.command)
 models.command("push", rich_help_panel=_KEEP)(transfer.push)
 models.command("pull", rich_help_panel=_KEEP)(transfer.pull)
 models.command("record-metrics", rich_help_panel=_KEEP)(lifecycle.record_metrics)
@@ -84,6 +87,7 @@ models.command("sign", rich_help_panel=_KEEP)(lifecycle.sign)
 models.command("deprecate", rich_help_panel=_KEEP)(lifecycle.deprecate)
 models.command("retire", rich_help_panel=_KEEP)(lifecycle.retire)
 models.command("gc", rich_help_panel=_KEEP)(lifecycle.gc)
+models.add_typer(cache.app, name="cache", rich_help_panel=_KEEP)
 models.command("list", rich_help_panel=_LOOK)(list_models.command)
 models.command("leaderboard", rich_help_panel=_LOOK)(leaderboard.command)
 models.command("describe", rich_help_panel=_LOOK)(inspection.describe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "Json",
     "NewAlias",
     "NoWait",
+    "Offline",
     "Output",
     "Overrides",
     "Overwrite",
@@ -39,6 +41,7 @@ __all__ = [
     "duration",
     "expiry",
     "moment",
+    "stay_offline",
 ]
 
 ConfigFile = Annotated[Path | None, typer.Option("--config", "-c", help="JSON or YAML file that describes the line.")]
@@ -68,7 +71,13 @@ Home = Annotated[
     str | None, typer.Option("--home", help="Where everything that lasts is; else $LLAMAFARM_HOME, else ~/.llamafarm.")
 ]
 Reference = Annotated[str, typer.Argument(metavar="REF", help="name, name:1.2.0 or name@production.")]
-BaseModelReference = Annotated[str | None, typer.Option("--base-model", help="Folder, registered model or hub id.")]
+BaseModelReference = Annotated[
+    str | None,
+    typer.Option("--base-model", help="Folder, registered model, hub id, or any source that `download` takes."),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Download no model: use only what is on this machine (HF_HUB_OFFLINE=1).")
+]
 DatasetFolder = Annotated[str | None, typer.Option("--dataset", help="What `create-dataset` wrote.")]
 Output = Annotated[Path, typer.Option("--output", help="Folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
@@ -110,6 +119,12 @@ def configuration(
     given = {**(flags or {}), "home": home, "cluster.address": address}
     written = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     return load_config(path, [*(overrides or []), *written])
+
+
+def stay_offline(is_asked: bool) -> None:
+    """Do what ``--offline`` asks for, in this process and those that it starts: the variable is Hugging Face's."""
+    if is_asked:
+        os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 def duration(text: str) -> dt.timedelta:

@@ -22,9 +22,11 @@ from llamafarm_ray.cli.options import (
     Home,
     Json,
     NoWait,
+    Offline,
     Overrides,
     Overwrite,
     configuration,
+    stay_offline,
 )
 from llamafarm_ray.cli.terminal import StageProgress, begin, console, facts, print_json, size, stages
 from llamafarm_ray.errors import InputError
@@ -57,6 +59,7 @@ def command(
         bool, typer.Option("--register", help="Register the result under the config's name; a job always does.")
     ] = False,
     overrides: Overrides = None,
+    offline: Offline = False,
     home: Home = None,
     address: Address = None,
     no_wait: NoWait = False,
@@ -68,6 +71,7 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Fine-tune a base model on a dataset."""
+    stay_offline(offline)
     flags = {"dataset.path": dataset, "base_model": base_model, "fine_tuning.method": method}
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
@@ -82,7 +86,7 @@ def command(
         "train",
         config,
         outputs={"--output": output or Path("trained_models", config.name)},
-        flags={"--register": True, "--overwrite": overwrite, "--restart": restart},
+        flags={"--register": True, "--overwrite": overwrite, "--restart": restart, "--offline": offline},
         no_wait=no_wait,
         as_json=as_json,
     ):

@@ -46,7 +46,9 @@ class Config(Section):
         default=None, description="Semantic version to register, e.g. 1.2.0; unset: the next free one."
     )
     base_model: str | None = Field(
-        default=None, min_length=1, description="Model to start from: a folder, a registry reference or a hub id."
+        default=None,
+        min_length=1,
+        description="Model to start from: a folder, a registered model, a hub id, or any source that `download` takes.",
     )
     description: str | None = Field(default=None, description="What the model is for; recorded with it.")
     domain: str | None = Field(

@@ -73,7 +73,9 @@ class RegistryApi(ABC):
         self._home = home
         self._identity = Identity(user or default.user, token or default.token)
         self._state = RegistryState()
-        self._content = ContentStore(home, cache, generation=lambda digest: self._state.generations.get(digest, 0))
+        self._content = ContentStore(
+            home, cache, generation=lambda digest: self._state.generations.get(digest, 0), kept=self.referenced
+        )
 
     @property
     def home(self) -> Location:
@@ -89,6 +91,12 @@ class RegistryApi(ABC):
     def state(self) -> RegistryState:
         """The newest state that was read."""
         return self._state
+
+    def referenced(self) -> frozenset[Digest]:
+        """The bases of versions that are not retired, as far as the home has no copy of their files."""
+        living = (one for one in self._state.versions() if one.retired is None and one.registered.base_digest)
+        bases = {Digest(one.registered.base_digest or "") for one in living}
+        return frozenset(base for base in bases if next(self._state.with_content(base), None) is None)
 
     @abstractmethod
     def refresh(self) -> RegistryState:

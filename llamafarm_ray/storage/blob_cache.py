@@ -50,12 +50,34 @@ class BlobCache:
         with exclusive(self._lock(entry.digest.hex)):
             if not is_sound(blob, entry):
                 self._download(entry, blob, source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            linked = target.with_name(".linked")  # hidden, so no entry's name
-            linked.unlink(missing_ok=True)
-            os.link(blob, linked)
-            linked.replace(target)
-            linked.unlink(missing_ok=True)  # a rename between two links to one file does nothing
+            _link(blob, target)
+
+    def adopt(self, entry: FileEntry, file: Path, target: Path) -> None:
+        """Make ``target`` a link to an entry's blob; where there is none, a file that was checked becomes the blob.
+
+        Raises:
+            OSError: the cache can't be written.
+        """
+        blob = self._blobs / entry.digest.hex
+        with exclusive(self._lock(entry.digest.hex)):
+            if not is_sound(blob, entry):
+                _link(file, blob)
+                blob.chmod(0o444)
+            _link(blob, target)
+
+    def link_sound(self, entry: FileEntry, target: Path) -> bool:
+        """Make ``target`` a link to an entry's blob; return False where that is missing or damaged.
+
+        Raises:
+            OSError: the cache can't be written.
+        """
+        blob = self._blobs / entry.digest.hex
+        if not blob.exists():
+            return False
+        with exclusive(self._lock(entry.digest.hex)):
+            if is_right := is_sound(blob, entry):
+                _link(blob, target)
+            return is_right
 
     def size_bytes(self) -> int:
         """The bytes on disk, those of unfinished downloads too."""
@@ -112,6 +134,16 @@ class BlobCache:
                 if done > entry.size_bytes:
                     return False
         return done == entry.size_bytes and hasher.hexdigest() == entry.digest.hex
+
+
+def _link(file: Path, target: Path) -> None:
+    """Make ``target`` another name of a file, replacing what is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    linked = target.with_name(".linked")  # hidden, so no entry's name
+    linked.unlink(missing_ok=True)
+    os.link(file, linked)
+    linked.replace(target)
+    linked.unlink(missing_ok=True)  # a rename between two links to one file does nothing
 
 
 def _write(file: RawIOBase, piece: bytes) -> None:

@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -27,8 +28,9 @@ from pathlib import Path
 
 from llamafarm_ray.errors import IntegrityError, StorageError
 from llamafarm_ray.storage.blob_cache import BlobCache, Source, is_sound
+from llamafarm_ray.storage.eviction import EvictionPlan, plan
 from llamafarm_ray.storage.locks import exclusive, hold, let_go, try_exclusive
-from llamafarm_ray.storage.manifest import Manifest
+from llamafarm_ray.storage.manifest import FileEntry, Manifest
 from llamafarm_ray.types import Digest
 
 __all__ = ["Cache", "CachedVersion", "Download"]
@@ -84,6 +86,67 @@ class Cache:
                 hint="Free space there, or name another folder in LLAMAFARM_CACHE.",
             ) from error
 
+    def adopt(self, folder: Path, manifest: Manifest) -> Path:
+        """The folder of a version whose files, checked just now, are in a folder of the cache's own file system.
+
+        Nothing is copied: the files get other names. The version is in use, as after :meth:`pull`.
+
+        Raises:
+            StorageError: the cache can't be written.
+        """
+        digest = manifest.digest
+        hold(self._in_use(digest))
+        try:
+            with exclusive(self._lock(digest, "fill")):
+                if not (self._version(digest).is_dir() and self._is_sound(digest)):
+                    self._fill(manifest, lambda entry, target: self._blobs.adopt(entry, folder / entry.path, target))
+        except OSError as error:
+            let_go(self._in_use(digest))
+            raise StorageError(
+                f"The cache {self.folder} can't be written: {error}.",
+                hint="Free space there, or name another folder in LLAMAFARM_CACHE.",
+            ) from error
+        return self._version(digest)
+
+    def use(self, digest: Digest) -> Path | None:
+        """The folder of a version that is there, in use as after :meth:`pull`, unchecked; ``None`` where it isn't.
+
+        Raises:
+            OSError: the cache can't be written.
+        """
+        hold(self._in_use(digest))
+        if (folder := self._version(digest)).is_dir():
+            return folder
+        let_go(self._in_use(digest))
+        return None
+
+    def has(self, digest: Digest) -> bool:
+        """Return True if a version is there; it may be evicted at any time."""
+        return self._version(digest).is_dir()
+
+    def folder_of(self, digest: Digest) -> Path:
+        """The folder of a version, which may be evicted at any time, or not be there."""
+        return self._version(digest)
+
+    def link_blob(self, digest: Digest, size_bytes: int, target: Path) -> bool:
+        """Make ``target`` a link to a blob; return False where that is missing or damaged.
+
+        Raises:
+            OSError: the cache can't be written.
+        """
+        return self._blobs.link_sound(FileEntry(target.name, size_bytes, digest, ""), target)
+
+    def is_sound(self, digest: Digest) -> bool:
+        """Return True if a version is there and every byte of it is right.
+
+        Raises:
+            StorageError: it can't be read.
+        """
+        try:
+            return self._version(digest).is_dir() and self._is_sound(digest)
+        except OSError as error:
+            raise StorageError(f"{self._version(digest)} can't be read: {error}.") from error
+
     def release(self, digest: Digest) -> None:
         """End one caller's use of a version; with the last one's it may be evicted."""
         let_go(self._in_use(digest))
@@ -108,10 +171,22 @@ class Cache:
         found = [self._describe(digest, pinned=digest in pinned) for digest in _digests(self.folder / "versions")]
         return sorted(found, key=lambda version: (version.last_used, version.digest))
 
-    def evict(self, max_bytes: int) -> list[Digest]:
+    def evictable(self, max_bytes: int, kept: Collection[Digest] = frozenset()) -> EvictionPlan:
+        """Return the versions that :meth:`evict` would delete now, and how much of the disk that frees."""
+        return plan(self._free_to_go(kept), self._blobs.size_bytes(), max_bytes)
+
+    def removable(self, digests: Sequence[Digest], kept: Collection[Digest] = frozenset()) -> EvictionPlan:
+        """Return those of some versions that can be deleted now, and how much of the disk that frees."""
+        return plan([one for one in self._free_to_go(kept) if one[0] in digests], 0, -1)
+
+    def evict(self, max_bytes: int, kept: Collection[Digest] = frozenset()) -> list[Digest]:
         """Delete the least recently used versions until the cache has at most ``max_bytes``, as far as that goes.
 
         What is pinned or in use, by any process, stays; a blob goes with the last version that links to it.
+
+        Args:
+            max_bytes: how much may stay.
+            kept: versions that stay too.
 
         Returns:
             the evicted versions, in the order of their going.
@@ -119,19 +194,28 @@ class Cache:
         Raises:
             StorageError: the cache can't be written.
         """
+        candidates = (one.digest for one in self.cached() if one.digest not in kept)
+        return self.evict_these(candidates, max_bytes)
+
+    def evict_these(self, digests: Iterable[Digest], max_bytes: int = -1) -> list[Digest]:
+        """Delete versions in that order until the cache has at most ``max_bytes``; the rest is as for :meth:`evict`."""
         evicted: list[Digest] = []
         try:
             self._drop_unfinished()
             self._blobs.drop_unused()
-            for version in self.cached():
+            for digest in digests:
                 if self._blobs.size_bytes() <= max_bytes:
                     break
-                if self._evict(version.digest):
+                if self._evict(digest):
                     self._blobs.drop_unused()
-                    evicted.append(version.digest)
+                    evicted.append(digest)
         except OSError as error:
             raise StorageError(f"The cache {self.folder} can't be cleaned: {error}.") from error
         return evicted
+
+    def _free_to_go(self, kept: Collection[Digest]) -> list[tuple[Digest, Path]]:
+        free = (one for one in self.cached() if not (one.pinned or one.in_use or one.digest in kept))
+        return [(one.digest, self._version(one.digest)) for one in free]
 
     def _checked(self, digest: Digest, download: Download) -> Path:
         folder = self._version(digest)
@@ -145,7 +229,7 @@ class Cache:
                 if folder.is_dir() and not broken:
                     continue  # filled while this one waited: many may check it at once
                 with download() as (manifest, source):
-                    self._fill(digest, manifest, source)
+                    self._fill(manifest, functools.partial(self._blobs.link, source=source))
                 return folder
 
     def _is_sound(self, digest: Digest) -> bool:
@@ -161,8 +245,9 @@ class Cache:
             return Manifest.from_bytes(data) if Digest.of(data) == digest else None
         return None
 
-    def _fill(self, digest: Digest, manifest: Manifest, source: Source) -> None:
+    def _fill(self, manifest: Manifest, link: Callable[[FileEntry, Path], None]) -> None:
         """Make a version's folder by one rename, or mend the one that is there file by file: it may be in use."""
+        digest = manifest.digest
         folder = self._version(digest)
         partial = folder.with_name(f".{digest.hex}")
         self._write_manifest(digest, manifest)
@@ -170,13 +255,13 @@ class Cache:
             _remove_unlisted(folder, manifest)
             for entry in manifest.files:
                 if not is_sound(folder / entry.path, entry):
-                    self._blobs.link(entry, folder / entry.path, source)
+                    link(entry, folder / entry.path)
             return
         shutil.rmtree(partial, ignore_errors=True)  # of a process that was killed
         try:
             partial.mkdir(parents=True)
             for entry in manifest.files:
-                self._blobs.link(entry, partial / entry.path, source)
+                link(entry, partial / entry.path)
             partial.rename(folder)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

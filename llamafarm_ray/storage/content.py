@@ -8,21 +8,24 @@ import hashlib
 import logging
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.config.values import MemorySize
 from llamafarm_ray.errors import InputError, IntegrityError, StorageError
 from llamafarm_ray.storage.blob_cache import Source
 from llamafarm_ray.storage.cache import Cache, CachedVersion
+from llamafarm_ray.storage.copying import check_free, copy_folder
 from llamafarm_ray.storage.leases import Leases
 from llamafarm_ray.storage.local import TEMPORARY
 from llamafarm_ray.storage.location import Location, StoredFile
 from llamafarm_ray.storage.manifest import FileEntry, Manifest
 from llamafarm_ray.types import Digest
+
+if TYPE_CHECKING:
+    from llamafarm_ray.storage.downloads.downloads import Download, Downloads, Report
 
 __all__ = ["ContentStore", "StoredBlob"]
 
@@ -57,8 +60,9 @@ class ContentStore:
         cache: a local folder shared by the processes of a node. By default ``$LLAMAFARM_CACHE``, else ``cache/`` in a
             local home or ``~/.cache/llamafarm``.
         generation: the generation of a digest that is read and written now.
-        max_cache_bytes: what the cache is cut down to after a pull; by default ``$LLAMAFARM_CACHE_MAX`` (``20GB``),
-            else nothing is evicted.
+        max_cache_bytes: what the cache is cut down to after a pull or a download; by default ``$LLAMAFARM_CACHE_MAX``
+            (``20GB``), else nothing is evicted.
+        kept: the versions that are not evicted, since something that lasts refers to them and the home has no copy.
 
     Raises:
         InputError: the limit is no amount of bytes.
@@ -71,6 +75,7 @@ class ContentStore:
         *,
         generation: Callable[[Digest], int] = lambda _: 0,
         max_cache_bytes: int | None = None,
+        kept: Callable[[], Collection[Digest]] = frozenset,
     ) -> None:
         self._home = home
         if cache is None:
@@ -80,6 +85,7 @@ class ContentStore:
         self._generation = generation
         self._max_cache_bytes = _cache_limit() if max_cache_bytes is None else max_cache_bytes
         self._cache = Cache(self.cache)
+        self._kept = kept
         self._leases = Leases(home)
 
     def publish(self, folder: Path, *, is_adapter: bool = False) -> Manifest:
@@ -159,12 +165,35 @@ class ContentStore:
             StorageError: the home can't be read or the cache not be written.
         """
         folder = self._cache.pull(digest, lambda: self._download(digest, still_wanted))
-        if self._max_cache_bytes is not None:
-            try:
-                self._cache.evict(self._max_cache_bytes)
-            except StorageError as error:  # the files are there all the same
-                logger.warning("%s", error)
+        self._keep_limit()
         return folder
+
+    def download(
+        self,
+        source: str,
+        *,
+        revision: str = "",
+        include: Sequence[str] = (),
+        offline: bool | None = None,
+        report: Report | None = None,
+    ) -> Download:
+        """Return a model from anywhere, in this node's cache, see :meth:`Downloads.get`."""
+        found = self.downloads.get(source, revision=revision, include=include, offline=offline, report=report)
+        if not found.was_here:
+            self._keep_limit()
+        return found
+
+    @property
+    def node_cache(self) -> Cache:
+        """This node's cache."""
+        return self._cache
+
+    @property
+    def downloads(self) -> Downloads:
+        """The downloads in this node's cache."""
+        from llamafarm_ray.storage.downloads.downloads import Downloads  # noqa: PLC0415  (httpx, which few commands need)
+
+        return Downloads(self._cache)
 
     def release(self, digest: Digest) -> None:
         """End what one pull began: once every user of this process did so, the version may be evicted."""
@@ -188,7 +217,7 @@ class ContentStore:
 
     def evict(self, max_bytes: int) -> list[Digest]:
         """Cut this node's cache down to ``max_bytes``, see :meth:`Cache.evict`."""
-        return self._cache.evict(max_bytes)
+        return self._cache.evict(max_bytes, self._kept())
 
     def export(self, digest: Digest, target: Path) -> None:
         """Copy a version into a plain folder, whole or not at all.
@@ -197,19 +226,12 @@ class ContentStore:
             InputError: the target is there and not an empty folder.
             IntegrityError, StorageError: as for :meth:`pull`, or the target can't be written.
         """
-        if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-            raise InputError(f"{target} exists already.", hint="Name a folder that is not there yet, or an empty one.")
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(6)}")
+        check_free(target)
         source = self.pull(digest)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(source, partial, copy_function=shutil.copyfile)
-            partial.rename(target)
-        except OSError as error:
-            raise StorageError(f"{target} can't be written: {error}.") from error
+            copy_folder(source, target)
         finally:
             self.release(digest)
-            shutil.rmtree(partial, ignore_errors=True)
 
     def leased(self) -> set[Digest]:
         """The manifests that are being downloaded somewhere, see :class:`Leases`."""
@@ -288,6 +310,14 @@ class ContentStore:
                 yield piece
         except FileNotFoundError:
             raise IntegrityError(f"The blob {entry.digest} ({entry.path}) is missing from {self._home.uri}.") from None
+
+    def _keep_limit(self) -> None:
+        """Cut the cache down to its limit, as far as that goes."""
+        if self._max_cache_bytes is not None:
+            try:
+                self._cache.evict(self._max_cache_bytes, self._kept())
+            except StorageError as error:  # the files are there all the same
+                logger.warning("%s", error)
 
     def _has(self, entry: FileEntry) -> bool:
         """Whether a file's blob is in the home, whole."""

@@ -146,6 +146,29 @@ class Location:
             else:
                 yield from self._stream_remote(path, start)
 
+    def read_range(self, name: str, begin: int, end: int) -> bytes:
+        """The bytes of a file from ``begin`` up to ``end``, fewer where it is shorter.
+
+        Raises:
+            FileNotFoundError: there is none of that name.
+            StorageError: it can't be read.
+        """
+        with as_storage_errors(f"{self.uri}/{name} can't be read", (FileNotFoundError,)):
+            data: bytes = self._fs.cat_file(self._path(name), start=begin, end=end)
+        return data
+
+    def validator(self, name: str) -> str:
+        """A text that changes when a file does: an object store's ETag, else the time of its last change.
+
+        Raises:
+            FileNotFoundError: there is none of that name.
+            StorageError: the answer can't be had.
+        """
+        with as_storage_errors(f"{self.uri}/{name} can't be looked up", (FileNotFoundError,)):
+            info = self._fs.info(self._path(name))
+        found = (info.get(key) for key in ("ETag", "etag", "mtime", "LastModified", "created"))
+        return next((str(value) for value in found if value), "")
+
     def exists(self, name: str) -> bool:
         """Whether a file of that name is there.
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -33,8 +33,8 @@ _MEDIA_TYPES = {
     ".model": "application/vnd.sentencepiece",
     ".parquet": "application/vnd.apache.parquet",
 }
-_NOT_CONTENT = {"history.jsonl", "report.html", "tensorboard", "training.json", "wandb"}
-"""A run's curves and its record: the registry keeps the facts of them itself."""
+_NOT_CONTENT = {"download.json", "history.jsonl", "report.html", "tensorboard", "training.json", "wandb"}
+"""A run's curves and its record, and that of a download: the registry keeps the facts of them itself."""
 _TRAINER_STATE = re.compile(
     r"training_args\.bin|(?:optimizer|scheduler|scaler)\.(?:pt|bin)|rng_state(?:_\d+)?\.pth|random_states_\d+\.pkl"
     r"|(?:checkpoint-|global_step)\d+"
@@ -61,11 +61,15 @@ class Manifest:
     files: tuple[FileEntry, ...]
 
     @classmethod
-    def of_folder(cls, folder: Path) -> Self:
+    def of_folder(cls, folder: Path, digests: Mapping[str, Digest] | None = None) -> Self:
         """Read, check and list every file of a folder.
 
         Hidden files are left out (other tools' caches), and so is what a training run leaves beside its result, see
         `left_out`.
+
+        Args:
+            folder: the files.
+            digests: those of files that were hashed just now, by their path below the folder.
 
         Raises:
             InputError: no folder, no file in it, too many, one that can't be read, a link or another thing that is no
@@ -75,7 +79,8 @@ class Manifest:
             raise InputError(f"{folder} is no folder.", hint="Give the folder that holds the model's files.")
         try:
             paths = _checked_paths(folder)
-            return cls(tuple(_entry(paths[name], name) for name in sorted(paths)))
+            known = digests or {}
+            return cls(tuple(_entry(paths[name], name, known.get(name)) for name in sorted(paths)))
         except OSError as error:
             raise InputError(f"{folder} can't be read: {error}.", hint="Check its files' permissions.") from error
 
@@ -208,7 +213,7 @@ def _raise(error: OSError) -> NoReturn:
     raise error
 
 
-def _entry(path: Path, name: str) -> FileEntry:
+def _entry(path: Path, name: str, digest: Digest | None = None) -> FileEntry:
     refuse_pickles(path)
     match path.suffix.lower():
         case ".safetensors":
@@ -218,4 +223,4 @@ def _entry(path: Path, name: str) -> FileEntry:
         case ".onnx":
             check_onnx(path)
     media_type = _MEDIA_TYPES.get(path.suffix, "application/octet-stream")
-    return FileEntry(name, path.stat().st_size, file_digest(path), media_type)
+    return FileEntry(name, path.stat().st_size, digest or file_digest(path), media_type)

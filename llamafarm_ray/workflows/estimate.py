@@ -13,6 +13,7 @@ from typing import Any
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UnsupportedError
 from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.storage.downloads.spelling import is_source
 from llamafarm_ray.training.estimate import (
     METHODS,
     STRATEGIES,
@@ -193,12 +194,12 @@ def find_shape(
         return ModelShape.of_folder(folder)
     if (sized := ModelShape.of_size(reference, tables)) is not None:
         return sized
-    if re.fullmatch(rf"{MODEL_NAME}([:@].*)?", reference):
-        registry, ref = open_registry(), ModelRef.parse(reference)
-        if ref.name in registry.refresh().models:
-            return _registered(registry, ref)
-        fetched = registry.content.cache / "hub" / reference
-        if (fetched / "config.json").is_file():
+    name = re.fullmatch(rf"({MODEL_NAME})(?:[:@].*)?", reference) if "://" not in reference else None
+    if name or is_source(reference):
+        registry = open_registry()
+        if name and name[1] in registry.refresh().models:
+            return _registered(registry, ModelRef.parse(reference))
+        if (fetched := registry.content.downloads.folder(reference)) and (fetched / "config.json").is_file():
             return ModelShape.of_folder(fetched)
     if _EXPERTS_IN_NAME.search(reference):
         raise UnsupportedError(

@@ -1,80 +1,231 @@
-"""This machine's cache of pulled versions, with the names that the registry knows them by."""
+"""This machine's cache of models, with the names that the registry and their sources know them by."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from llamafarm_ray.config.values import MemorySize
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.errors import ConflictError, InputError, NotFoundError, UserError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.storage.cache import CachedVersion
 from llamafarm_ray.types import Digest
 
-__all__ = ["NamedVersion", "cached_versions", "evict", "pin", "unpin"]
+__all__ = ["CachedModel", "Eviction", "Verified", "cached_models", "evict", "pin", "unpin", "verify"]
+
+_SHORTEST_DIGEST = 6
 
 
 @dataclass(frozen=True, slots=True)
-class NamedVersion:
-    """A version in the cache, and the registered versions that have its files."""
+class CachedModel:
+    """A model in the cache.
+
+    Attributes:
+        version: its digest, size and use.
+        names: the registered versions that have its files.
+        sources: where it was downloaded from.
+        is_referenced: whether registered versions are based on it, and the home has no copy.
+    """
 
     version: CachedVersion
     names: tuple[str, ...]
+    sources: tuple[str, ...]
+    is_referenced: bool
+
+    @property
+    def title(self) -> str:
+        """Its names and sources for people, else the first digits of its digest."""
+        return ", ".join((*self.names, *self.sources)) or self.version.digest.short
+
+    @property
+    def kept_by(self) -> str:
+        """The reasons against an eviction: ``in use``, ``pinned``, ``referenced``; empty for none."""
+        reasons = {
+            "in use": self.version.in_use,
+            "pinned": self.version.pinned,
+            "referenced": self.is_referenced,
+        }
+        return ", ".join(reason for reason, holds in reasons.items() if holds)
 
 
-def cached_versions(registry: RegistryApi) -> list[NamedVersion]:
-    """What is in this machine's cache, the most recently used first.
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """The models that were deleted from the cache, or would be, and the bytes that this frees."""
+
+    titles: tuple[str, ...]
+    freed_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """A model in the cache, and whether every byte of it is right."""
+
+    model: CachedModel
+    is_sound: bool
+
+
+def cached_models(registry: RegistryApi) -> list[CachedModel]:
+    """Return the models in this machine's cache, the most recently used first.
 
     Raises:
         AccessDeniedError: it takes the right to read every namespace.
     """
     registry.refresh()
     registry.allow(Action.READ, EVERY_NAMESPACE, target="cache")
-    return [NamedVersion(version, _names(registry, version.digest)) for version in reversed(registry.content.cached())]
+    return _models(registry)
 
 
 def pin(registry: RegistryApi, reference: str) -> str:
-    """Keep a version in this machine's cache, once it is pulled; the version's reference.
+    """Keep a model in this machine's cache; return what people call it.
 
     Raises:
-        NotFoundError: there is no such version.
+        NotFoundError: nothing is called so, neither in the cache nor in the registry.
     """
-    record = registry.resolve(reference)
-    registry.content.pin(Digest(record.registered.manifest))
-    return record.ref
+    digest, title = _find(registry, reference)
+    registry.content.pin(digest)
+    return title
 
 
 def unpin(registry: RegistryApi, reference: str) -> str:
-    """End a pin; the version's reference.
+    """End a pin; return what people call the model.
 
     Raises:
-        NotFoundError: there is no such version.
+        NotFoundError: nothing is called so, neither in the cache nor in the registry.
     """
-    record = registry.resolve(reference)
-    registry.content.unpin(Digest(record.registered.manifest))
-    return record.ref
+    digest, title = _find(registry, reference)
+    registry.content.unpin(digest)
+    return title
 
 
-def evict(registry: RegistryApi, limit: str) -> list[str]:
-    """Cut this machine's cache down; what is pinned or in use stays.
+def evict(
+    registry: RegistryApi, references: Sequence[str] = (), *, limit: str | None = None, dry_run: bool = False
+) -> Eviction:
+    """Delete named models from this machine's cache, or the least recently used ones down to a limit.
+
+    What is in use, pinned or referenced stays. Downloads that were left unfinished for a week go too.
 
     Args:
         registry: whose cache.
+        references: which models.
         limit: how much may stay: ``20GB``, or ``0``.
-
-    Returns:
-        the evicted versions' names, or digests where nothing has those files.
+        dry_run: only find out what would be deleted.
 
     Raises:
-        InputError: that is no amount of bytes.
+        InputError: neither or both of models and a limit are given, or the limit is no amount of bytes.
+        NotFoundError: nothing in the cache is called so.
+        ConflictError: a named model is in use, pinned or referenced.
     """
+    if bool(references) == (limit is not None):
+        raise InputError(
+            "Either models or a limit say what is to go.", hint="Name models, or how much may stay: --max 20GB."
+        )
+    num_bytes = _num_bytes(limit) if limit is not None else None
+    registry.refresh()
+    cache = registry.content.node_cache
+    if num_bytes is None:
+        chosen = [_evictable(registry, reference).version.digest for reference in references]
+        planned = cache.removable(chosen, registry.referenced())
+    else:
+        planned = cache.evictable(num_bytes, registry.referenced())
+    titles = {one.version.digest: one.title for one in _models(registry)}
+    unfinished = registry.content.downloads.drop_unfinished(dry_run=dry_run)
+    gone = planned.digests if dry_run else cache.evict_these(planned.digests)
+    return Eviction(tuple(titles.get(digest, digest.short) for digest in gone), planned.freed_by(gone) + unfinished)
+
+
+def verify(
+    registry: RegistryApi, references: Sequence[str] = (), *, on_model: Callable[[Verified], None] = lambda _: None
+) -> list[Verified]:
+    """Hash every byte of models in this machine's cache, by default of all.
+
+    Raises:
+        NotFoundError: nothing in the cache is called so.
+    """
+    registry.refresh()
+    models = [_cached(registry, reference) for reference in references] or _models(registry)
+    found = []
+    for model in models:
+        checked = Verified(model, registry.content.node_cache.is_sound(model.version.digest))
+        on_model(checked)
+        found.append(checked)
+    return found
+
+
+def _models(registry: RegistryApi) -> list[CachedModel]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for record in registry.state.versions():
+        names[record.registered.manifest].append(record.ref)
+    sources: dict[str, set[str]] = defaultdict(set)
+    for download in registry.content.downloads.records():
+        sources[download.manifest].add(f"{download.source}{f'@{download.revision}' if download.revision else ''}")
+    referenced = registry.referenced()
+    return [
+        CachedModel(
+            version,
+            tuple(sorted(names[version.digest])),
+            tuple(sorted(sources[version.digest])),
+            version.digest in referenced,
+        )
+        for version in reversed(registry.content.cached())
+    ]
+
+
+def _cached(registry: RegistryApi, reference: str) -> CachedModel:
+    """Return the model in the cache that has a digest, source or registered name."""
+    models = _models(registry)
+    if found := [model for model in models if _is_called(model, reference)]:
+        if len(found) > 1:
+            raise InputError(
+                f"{reference!r} means {len(found)} models: {', '.join(one.version.digest.short for one in found)}.",
+                hint="Give more digits of the digest.",
+            )
+        return found[0]
     try:
-        num_bytes = 0 if limit.strip() == "0" else MemorySize.parse(limit).num_bytes
+        digest = registry.resolve(reference).registered.manifest
+    except UserError:
+        digest = ""
+    for model in models:
+        if model.version.digest == digest:
+            return model
+    raise NotFoundError(
+        f"{reference!r} is not in the cache {registry.content.cache}.", hint="See `llamafarm models cache list`."
+    )
+
+
+def _is_called(model: CachedModel, reference: str) -> bool:
+    digest, hexadecimal = str(model.version.digest), reference.removeprefix("sha256:")
+    by_digest = len(hexadecimal) >= _SHORTEST_DIGEST and digest.removeprefix("sha256:").startswith(hexadecimal)
+    local = str(Path(reference).absolute())
+    return by_digest or any(source in {reference, f"hf://{reference}", local} for source in model.sources)
+
+
+def _find(registry: RegistryApi, reference: str) -> tuple[Digest, str]:
+    registry.refresh()
+    try:
+        model = _cached(registry, reference)
+    except NotFoundError:
+        record = registry.resolve(reference)  # which may be pinned before it is pulled
+        return Digest(record.registered.manifest), record.ref
+    for name in model.names:  # whoever asks must be allowed to see it
+        registry.resolve(name)
+    return model.version.digest, model.title
+
+
+def _evictable(registry: RegistryApi, reference: str) -> CachedModel:
+    model = _cached(registry, reference)
+    if model.kept_by:
+        raise ConflictError(
+            f"{reference} is {model.kept_by} and stays in the cache.",
+            hint="Unpin it, end what uses it, or retire what is based on it.",
+        )
+    return model
+
+
+def _num_bytes(limit: str) -> int:
+    try:
+        return 0 if limit.strip() == "0" else MemorySize.parse(limit).num_bytes
     except ValueError as error:
         raise InputError(f"{limit!r} is no size: it {error}.", hint="Write it like 20GB, 512Mi or 0.") from None
-    registry.refresh()
-    return [", ".join(_names(registry, digest)) or digest for digest in registry.content.evict(num_bytes)]
-
-
-def _names(registry: RegistryApi, digest: Digest) -> tuple[str, ...]:
-    return tuple(sorted(record.ref for record in registry.state.versions() if record.registered.manifest == digest))

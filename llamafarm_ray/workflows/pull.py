@@ -6,8 +6,8 @@ import datetime as dt
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import RegistryApi, VersionRecord
+from llamafarm_ray.storage.copying import check_free
 from llamafarm_ray.types import Digest, ModelKind
 from llamafarm_ray.workflows.prove import prove_pulled
 
@@ -39,8 +39,8 @@ def pull(registry: RegistryApi, reference: str, output: Path | None = None, *, a
         PolicyError: the policy of an alias that points at it asks for a signature, and none is good.
         IntegrityError: its files are damaged.
     """
-    if output is not None and output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise InputError(f"{output} exists already.", hint="Name a folder that is not there yet, or an empty one.")
+    if output is not None:
+        check_free(output)
     record = registry.resolve(reference, at=at)
     folder = registry.pull(record.ref)
     if record.registered.kind is ModelKind.ADAPTER:

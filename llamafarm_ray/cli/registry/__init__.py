@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from llamafarm_ray.cli.registry import audit, cache, health, policy, principal
+from llamafarm_ray.cli.registry import audit, health, policy, principal
 
 __all__ = ["app"]
 
@@ -14,4 +14,3 @@ app.command("head")(health.head)
 app.command("audit")(audit.command)
 app.add_typer(policy.app, name="policy")
 app.add_typer(principal.app, name="principal")
-app.add_typer(cache.app, name="cache")

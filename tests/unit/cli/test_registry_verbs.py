@@ -210,9 +210,9 @@ PROTECTED = [
     "registry principal list --at 1s",
     "registry principal grant vera --role admin",
     "registry principal revoke root",
-    "registry cache list",
-    "registry cache pin bot",
-    "registry cache unpin bot",
+    "models cache list",
+    "models cache pin bot",
+    "models cache unpin bot",
 ]
 
 
@@ -258,21 +258,3 @@ def test_roles_end_where_they_say(guarded):
         ("dev", "refused: move alias"),
         ("ops", "refused: manage principals"),
     ]
-
-
-def test_the_cache_is_listed_pinned_and_evicted(bot):
-    from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.types import Digest
-
-    assert "Nothing was pulled" in bot.text("registry", "cache", "list")
-    for version in ("1.0.0", "1.1.0"):
-        digest = bot.json("models", "pull", f"bot:{version}")["digest"]
-        open_registry().content.release(Digest(digest))
-    bot.text("registry", "cache", "pin", "bot:1.0.0")
-    rows = bot.json("registry", "cache", "list")
-    assert [(row["versions"], row["pinned"]) for row in rows] == [(["bot:1.1.0"], False), (["bot:1.0.0"], True)]
-    assert "pinned" in bot.text("registry", "cache", "list")
-    assert "Nothing had to go" in bot.text("registry", "cache", "evict", "--max", "1GB")
-    assert bot.json("registry", "cache", "evict", "--max", "0") == {"evicted": ["bot:1.1.0"]}
-    bot.text("registry", "cache", "unpin", "bot:1.0.0")
-    assert "evicted bot:1.0.0" in bot.text("registry", "cache", "evict", "--max", "0")

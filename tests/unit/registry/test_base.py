@@ -3,12 +3,14 @@
 import shutil
 
 import pytest
+from file_server import hub_server
 from model_files import safetensors_bytes
 
 from llamafarm_ray.errors import ConflictError, NotFoundError
-from llamafarm_ray.registry import RegistryService, base, base_here, find_base
+from llamafarm_ray.registry import RegistryService, base_here, find_base
+from llamafarm_ray.registry.commands import Retire
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import ModelKind
+from llamafarm_ray.types import ModelKind, ModelRef
 
 
 def make_model(folder, seed=0):
@@ -53,20 +55,66 @@ def test_a_folder_that_only_the_other_machine_has_is_told(registry, other_machin
     assert "llamafarm models import" in caught.value.hint
 
 
-def test_a_hubs_model_is_fetched_anew_and_must_be_the_same(registry, other_machine, tmp_path, monkeypatch):
-    def from_hub(model_id, folder):
-        assert model_id == "owner/tiny"
-        if not folder.exists():
-            make_model(folder, seed)
-        return folder
+@pytest.fixture
+def hub(monkeypatch):
+    with hub_server() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield server
 
-    seed = 0
-    monkeypatch.setattr(base, "_from_hub", from_hub)
+
+def model_files(seed=0):
+    return {"config.json": b"{}", "model.safetensors": safetensors_bytes(seed)}
+
+
+def test_a_hubs_model_is_fetched_anew_and_must_be_the_same(registry, other_machine, tmp_path, hub):
+    hub.add("owner/tiny", model_files())
     found = find_base("owner/tiny", registry)
-    shutil.rmtree(found.folder)
+    assert (found.name, found.reference) == ("tiny", "owner/tiny")
+    shutil.rmtree(tmp_path / "cache-of-one")
     folder = base_here(found, other_machine)
     assert folder.is_relative_to(tmp_path / "cache-of-another")
-    seed = 1
-    shutil.rmtree(folder)
+    assert (folder / "model.safetensors").read_bytes() == safetensors_bytes(0)
+    hub.add("owner/tiny", model_files(seed=1))
+    shutil.rmtree(tmp_path / "cache-of-another")
     with pytest.raises(ConflictError, match="when it was deployed"):
         base_here(found, other_machine)
+
+
+def test_a_replica_fetches_a_hubs_model_though_its_process_is_offline(
+    registry, other_machine, tmp_path, hub, monkeypatch
+):
+    hub.add("owner/tiny", model_files())
+    found = find_base("owner/tiny", registry)
+    shutil.rmtree(tmp_path / "cache-of-one")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert base_here(found, other_machine).is_dir()
+
+
+@pytest.mark.parametrize("revision", ["main", "v1"])
+def test_a_revision_of_the_hub_is_part_of_a_name(registry, hub, revision):
+    hub.add("owner/tiny", model_files())
+    hub.add("owner/tiny", model_files(seed=1), "v1")
+    found = find_base(f"owner/tiny@{revision}", registry)
+    assert (found.folder / "model.safetensors").read_bytes() == safetensors_bytes(revision == "v1")
+
+
+def test_any_source_of_downloads_is_a_base_model(registry, tmp_path):
+    import fsspec
+
+    for name, data in model_files().items():
+        fsspec.filesystem("memory").pipe_file(f"/bases-of-tests/tiny/{name}", data)
+    found = find_base("memory://bases-of-tests/tiny", registry)
+    assert (found.name, found.digest) == ("tiny", find_base(str(make_model(tmp_path / "tiny")), registry).digest)
+
+
+def test_a_base_whose_adapters_are_registered_is_not_evicted(registry, hub, tmp_path):
+    hub.add("owner/tiny", model_files())
+    found = find_base("owner/tiny", registry)
+    registry.content.release(found.digest)
+    registry.register(
+        make_model(tmp_path / "adapter", 7), name="bot", kind=ModelKind.MERGED, base_digest=str(found.digest)
+    )
+    assert registry.content.evict(0) == []
+    registry.submit(Retire(ModelRef.parse("bot:1.0.0")))
+    assert registry.content.evict(0) == [found.digest]

@@ -1,0 +1,41 @@
+"""Web addresses as messages and records show them, and who may be sent a secret."""
+
+from __future__ import annotations
+
+import ipaddress
+from urllib.parse import urlsplit, urlunsplit
+
+__all__ = ["has_credentials", "is_loopback", "may_carry_secrets", "origin", "shown"]
+
+_PORTS = {"http": 80, "https": 443}
+
+
+def shown(url: str) -> str:
+    """Return a URL without user, password, query and fragment, any of which can hold a secret."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def has_credentials(url: str) -> bool:
+    """Return whether a URL names a user or password."""
+    return "@" in urlsplit(url).netloc
+
+
+def origin(url: str) -> str:
+    """Return a URL's scheme, host and port: ``https://example.org:443``."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.hostname or ''}:{parts.port or _PORTS.get(parts.scheme, 0)}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host's name means this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def may_carry_secrets(url: str) -> bool:
+    """Return whether nobody on the way reads what is sent there: HTTPS, or this machine."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" or is_loopback(parts.hostname or "")

@@ -1,0 +1,79 @@
+"""The sidecar of a file being fetched: where it comes from, and which pieces of it are finished.
+
+The first line is a JSON object with the file's address, validator and size; it is written before the first byte of the
+file. Each further line is a finished piece with its sha256, appended in one write. A process that is killed leaves at
+most a last line that is cut off, which is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Head", "Sidecar"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first line: an address without secrets, a validator (ETag), size and digest where known, and piece size."""
+
+    address: str
+    validator: str
+    size_bytes: int | None
+    digest: str
+    piece_bytes: int
+    format: int = _FORMAT
+
+
+class Sidecar:
+    """The sidecar at a path.
+
+    Args:
+        path: where it is.
+        head: its first line.
+        pieces: the sha256 of each finished piece in hexadecimal digits.
+    """
+
+    def __init__(self, path: Path, head: Head, pieces: dict[int, str]) -> None:
+        self.path = path
+        self.head = head
+        self.pieces = pieces
+
+    @classmethod
+    def create(cls, path: Path, head: Head) -> Sidecar:
+        """Write a new sidecar without finished pieces, whole or not at all."""
+        partial = path.with_name(f"{path.name}.new")
+        partial.write_text(json.dumps(asdict(head)) + "\n", encoding="utf-8")
+        partial.replace(path)
+        return cls(path, head, {})
+
+    @classmethod
+    def read(cls, path: Path) -> Sidecar | None:
+        """Read a sidecar; ``None`` where there is none, or one that can't be used."""
+        try:
+            lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line's end was cut off
+            head = Head(**json.loads(lines[0]))
+            pieces = dict(_piece(json.loads(line)) for line in lines[1:])
+        except (OSError, ValueError, TypeError, KeyError, IndexError):
+            return None
+        is_sound = head.format == _FORMAT and isinstance(head.piece_bytes, int) and head.piece_bytes > 0
+        return cls(path, head, pieces) if is_sound and isinstance(head.size_bytes, int | None) else None
+
+    def add(self, piece: int, digest: str) -> None:
+        """Append a finished piece."""
+        line = json.dumps({"piece": piece, "sha256": digest}) + "\n"
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+        self.pieces[piece] = digest
+
+
+def _piece(line: dict[str, Any]) -> tuple[int, str]:
+    return int(line["piece"]), str(line["sha256"])

@@ -1,0 +1,382 @@
+"""One file on its way: its pieces are written to a part file beside the target, and listed in a sidecar."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from llamafarm_ray.errors import IntegrityError, StorageError
+from llamafarm_ray.storage.downloads.in_order import InOrderDigest
+from llamafarm_ray.storage.downloads.remote import Answer, Patience, ReplacedError, TransientError, Wanted
+from llamafarm_ray.storage.downloads.sidecar import Head, Sidecar
+from llamafarm_ray.storage.downloads.web import given_up
+from llamafarm_ray.storage.location import PIECE_BYTES as READ_BYTES
+from llamafarm_ray.types import Digest
+
+__all__ = ["PIECE_BYTES", "ChangedError", "StoppedError", "Transfer"]
+
+PIECE_BYTES = 16 * 1024 * 1024
+"""The bytes that one request asks for, and at most as many are fetched again after a kill."""
+
+Count = Callable[[int], None]
+"""A function of the number of bytes that arrived; a negative one takes bytes back that have to come again."""
+
+
+class ChangedError(Exception):
+    """The file became another one since its sidecar was written."""
+
+    def __init__(self, transfer: Transfer, reason: str) -> None:
+        super().__init__(reason)
+        self.transfer = transfer
+        self.reason = reason
+
+
+class StoppedError(Exception):
+    """Another thread failed, or the user interrupted."""
+
+
+class Transfer:
+    """The transfer of one file; its methods may run in several threads.
+
+    Args:
+        wanted: the file.
+        target: where it goes; its folder exists.
+        patience: limits of time and tries.
+        count: told of bytes.
+        note: told what a user should know.
+        stop: set when everything is to end.
+        piece_bytes: the size of a piece.
+    """
+
+    def __init__(
+        self,
+        wanted: Wanted,
+        target: Path,
+        *,
+        patience: Patience,
+        count: Count,
+        note: Callable[[str], None],
+        stop: threading.Event,
+        piece_bytes: int = PIECE_BYTES,
+    ) -> None:
+        self.wanted = wanted
+        self.digest: Digest | None = None
+        self.validator = wanted.validator
+        self.size_bytes = wanted.size_bytes
+        self._target = target
+        self._part = target.with_name(f".{target.name}.part")
+        self._sidecar_path = target.with_name(f".{target.name}.pieces")
+        self._patience = patience
+        self._count = count
+        self._note = note
+        self._stop = stop
+        self._piece_bytes = piece_bytes
+        self._sidecar: Sidecar | None = None
+        self._descriptor = -1
+        self._in_order: InOrderDigest | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def shown(self) -> str:
+        """The file's address without secrets."""
+        return self.wanted.remote.shown
+
+    def take_up(self) -> None:
+        """Take over what an earlier process left: the pieces whose bytes have the digest that its sidecar names."""
+        found = Sidecar.read(self._sidecar_path)
+        if found is None or not self._part.is_file():
+            self.drop()
+            return
+        head = found.head
+        if self._differs(head):
+            self._note(f"{self.shown} changed since a part of it was fetched: starting over.")
+            self.drop()
+            return
+        self._piece_bytes = head.piece_bytes
+        self.size_bytes, self.validator = head.size_bytes, head.validator
+        self._open(found)
+        if head.size_bytes is None:
+            found.pieces.clear()
+        for piece, digest in list(found.pieces.items()):
+            begin, end = self._bounds(piece)
+            if not 0 <= begin < end or self._digest_of(begin, end) != digest:
+                del found.pieces[piece]
+                continue
+            self._count(end - begin)
+
+    def drop(self) -> None:
+        """Delete what there is of the file."""
+        self.close()
+        self._part.unlink(missing_ok=True)
+        self._sidecar_path.unlink(missing_ok=True)
+        self._sidecar, self._in_order = None, None
+        self.validator, self.size_bytes = self.wanted.validator, self.wanted.size_bytes
+
+    def close(self) -> None:
+        """Close the part file."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def missing_bytes(self) -> int:
+        """Return how many bytes are still to be written, as far as that is known."""
+        if self.size_bytes is None:
+            return 0
+        done = self._sidecar.pieces if self._sidecar else {}
+        return self.size_bytes - sum(end - begin for begin, end in map(self._bounds, done))
+
+    def missing(self) -> Iterator[int]:
+        """Yield the numbers of the pieces that are not there."""
+        if self.size_bytes is None:
+            yield 0
+            return
+        done = self._sidecar.pieces if self._sidecar else {}
+        yield from (piece for piece in range(-(-self.size_bytes // self._piece_bytes)) if piece not in done)
+
+    def first(self, spawn: Callable[[list[int]], None]) -> None:
+        """Fetch the first missing piece; as soon as the answer's head tells the size, hand the others to ``spawn``."""
+        number = next(self.missing(), None)
+        if number is None:
+            if self._sidecar is None:  # an empty file
+                self._start()
+            return
+        failures = 0
+        while True:
+            begin, end = self._bounds(number)
+            try:
+                with self.wanted.remote.read(begin, end) as answer:
+                    self._check(answer)
+                    if self._sidecar is None:
+                        if answer.size_bytes is not None:
+                            self.size_bytes = answer.size_bytes
+                        self.validator = answer.validator or self.validator
+                        self._start()
+                    if self._ignores_range(answer):
+                        self._stream_whole(answer)
+                        return
+                    missing = list(self.missing())
+                    spawn(missing[1:])
+                    if missing:
+                        self._stream(number, begin, answer)
+            except TransientError as error:
+                failures += 1
+                self._pause(error, failures)
+            else:
+                return
+
+    def piece(self, number: int) -> None:
+        """Fetch one piece, going on within it where a connection is cut.
+
+        Raises:
+            ChangedError: the file is another one by now.
+            StorageError: it can't be had, or the disk is full.
+            StoppedError: everything is to end.
+        """
+        self._stream(number, self._bounds(number)[0], None)
+
+    def finish(self) -> None:
+        """Check the whole file's digest.
+
+        Raises:
+            IntegrityError: its bytes are not those that were announced.
+        """
+        if self._in_order is None or self.size_bytes is None:
+            raise AssertionError("finished before it began")
+        found = self._in_order.finish()
+        self.close()
+        if self.wanted.digest is not None and found != self.wanted.digest:
+            self.drop()
+            raise _wrong(self.shown, str(self.wanted.digest), str(found))
+        if self.wanted.git_digest and (git := _git_digest(self._part, self.size_bytes)) != self.wanted.git_digest:
+            self.drop()
+            raise _wrong(self.shown, f"git:{self.wanted.git_digest}", f"git:{git}")
+        self.digest = found
+
+    def keep(self) -> None:
+        """Give the finished file its name."""
+        self._part.replace(self._target)
+        self._sidecar_path.unlink()
+
+    def _stream(self, number: int, at: int, answer: Answer | None) -> None:
+        """Write a piece, beginning with an answer that is there already."""
+        begin, end = self._bounds(number)
+        hasher = hashlib.sha256()
+        failures = 0
+        while at < end:
+            reached = at
+            try:
+                with contextlib.ExitStack() as stack:
+                    if answer is None:
+                        answer = stack.enter_context(self.wanted.remote.read(at, end))
+                        self._check(answer)
+                        if _begins_again(answer, at, begin):
+                            self._count(begin - at)
+                            at, hasher = begin, hashlib.sha256()
+                    for chunk in self._chunks(answer, end - at):
+                        self._write(chunk, at)
+                        hasher.update(chunk)
+                        at += len(chunk)
+                _check_end(at - begin, end - begin)
+            except TransientError as error:
+                failures = 1 if at > reached else failures + 1
+                self._pause(error, failures)
+            answer = None
+        self._finished(number, hasher.hexdigest())
+
+    def _stream_whole(self, answer: Answer) -> None:
+        """Write a file whose sender knows no ranges, from its first byte to its last."""
+        if self._sidecar is None or self._in_order is None:
+            raise AssertionError("written before its sidecar")
+        if self._sidecar.pieces:
+            self._note(f"{self.shown}: the server ignores ranges now, so the file is fetched from its first byte.")
+            self._count(-sum(end - begin for begin, end in map(self._bounds, self._sidecar.pieces)))
+            self.drop()
+            self.size_bytes, self.validator = answer.size_bytes, answer.validator
+            self._start()
+        at = 0
+        try:
+            for chunk in self._chunks(answer, answer.size_bytes):
+                self._write(chunk, at)
+                at += len(chunk)
+            _check_end(at, answer.size_bytes or 0)
+        except TransientError:
+            self._count(-at)
+            raise
+        self.size_bytes = at
+        os.ftruncate(self._descriptor, at)
+        self._in_order.all_there(at)
+
+    def _chunks(self, answer: Answer, limit: int | None) -> Iterator[bytes]:
+        """Yield an answer's bytes, at most ``limit``, while nobody stops and they come fast enough."""
+        taken, since, counted = 0, time.monotonic(), 0
+        for chunk in self._read(answer):
+            if self._stop.is_set():
+                raise StoppedError
+            if limit is not None and taken >= limit:
+                return  # more than was asked for; else the answer is read to its end, so that its connection is kept
+            piece = chunk if limit is None else chunk[: limit - taken]
+            taken += len(piece)
+            counted += len(piece)
+            yield piece
+            self._count(len(piece))
+            if (passed := time.monotonic() - since) >= self._patience.slow_s:
+                if counted < passed * self._patience.slow_bytes_per_s:
+                    raise TransientError(f"sent {counted / passed:.0f} bytes a second")
+                since, counted = time.monotonic(), 0
+
+    def _read(self, answer: Answer) -> Iterator[bytes]:
+        try:
+            yield from answer.chunks
+        except ReplacedError:
+            raise ChangedError(self, "it was replaced while it was read") from None
+
+    def _check(self, answer: Answer) -> None:
+        """Compare an answer's size and validator with those of the sidecar."""
+        if self._sidecar is None:
+            if self.wanted.size_bytes is not None and answer.size_bytes not in {None, self.wanted.size_bytes}:
+                raise StorageError(
+                    f"{self.shown} has {answer.size_bytes} bytes, and {self.wanted.size_bytes} were announced.",
+                    hint="Try again; if it stays so, the source is damaged.",
+                )
+            if answer.is_range and answer.size_bytes is None and self.wanted.size_bytes is None:
+                raise StorageError(f"{self.shown} does not tell its size.", hint="Download it by other means.")
+            return
+        head = self._sidecar.head
+        is_announced = self.wanted.digest is not None or self.wanted.git_digest is not None  # CDNs may differ in ETags
+        if not is_announced and answer.validator and head.validator and answer.validator != head.validator:
+            raise ChangedError(self, f"its ETag was {head.validator} and is {answer.validator}")
+        if None not in {answer.size_bytes, head.size_bytes} and answer.size_bytes != head.size_bytes:
+            raise ChangedError(self, f"its size was {head.size_bytes} and is {answer.size_bytes}")
+
+    def _differs(self, head: Head) -> bool:
+        """Return whether a sidecar is that of another file than the one that is wanted now."""
+        wanted = self.wanted
+        if wanted.size_bytes is not None and head.size_bytes != wanted.size_bytes:
+            return True
+        if wanted.digest is not None:
+            return head.digest != wanted.digest
+        is_other = bool(wanted.validator) and bool(head.validator) and wanted.validator != head.validator
+        return is_other or head.address != self.shown
+
+    def _ignores_range(self, answer: Answer) -> bool:
+        """Return whether an answer is the whole file, though a piece of it was asked for."""
+        return not answer.is_range and (self.size_bytes is None or self.size_bytes > self._piece_bytes)
+
+    def _bounds(self, number: int) -> tuple[int, int]:
+        begin = number * self._piece_bytes
+        end = begin + self._piece_bytes
+        return begin, end if self.size_bytes is None else min(end, self.size_bytes)
+
+    def _start(self) -> None:
+        """Write the sidecar, then make the part file."""
+        head = Head(self.shown, self.validator, self.size_bytes, self.wanted.digest or "", self._piece_bytes)
+        self._target.parent.mkdir(parents=True, exist_ok=True)
+        self._part.unlink(missing_ok=True)
+        self._open(Sidecar.create(self._sidecar_path, head))
+
+    def _open(self, sidecar: Sidecar) -> None:
+        self.close()
+        self._descriptor = os.open(self._part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if self.size_bytes is not None:
+            os.ftruncate(self._descriptor, self.size_bytes)
+        self._sidecar = sidecar
+        self._in_order = InOrderDigest(self._descriptor, self._piece_bytes, self.size_bytes)
+
+    def _write(self, chunk: bytes, at: int) -> None:
+        view = memoryview(chunk)
+        while view:
+            written = os.pwrite(self._descriptor, view, at)
+            view, at = view[written:], at + written
+
+    def _finished(self, number: int, digest: str) -> None:
+        if self._sidecar is None or self._in_order is None:
+            raise AssertionError("finished before it began")
+        with self._lock:
+            self._sidecar.add(number, digest)
+            done = dict.fromkeys(self._sidecar.pieces)
+        self._in_order.advance(done)
+
+    def _pause(self, error: TransientError, failures: int) -> None:
+        if failures >= self._patience.attempts:
+            raise given_up(self.shown, error, failures)
+        if self._stop.wait(self._patience.wait_s(failures, error.wait_s)):
+            raise StoppedError
+
+    def _digest_of(self, begin: int, end: int) -> str:
+        hasher = hashlib.sha256()
+        while begin < end and (data := os.pread(self._descriptor, min(READ_BYTES, end - begin), begin)):
+            hasher.update(data)
+            begin += len(data)
+        return hasher.hexdigest()
+
+
+def _begins_again(answer: Answer, at: int, begin: int) -> bool:
+    """Return whether an answer begins with the piece again, where a later byte of it was asked for."""
+    if answer.begin not in {at, begin}:
+        raise TransientError("ignored the range that it was asked for")
+    return answer.begin != at
+
+
+def _check_end(found: int, expected: int) -> None:
+    if found < expected:
+        raise TransientError(f"ended after {found} of {expected} bytes")
+
+
+def _git_digest(path: Path, size_bytes: int) -> str:
+    hasher = hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
+    with path.open("rb") as file:
+        while data := file.read(READ_BYTES):
+            hasher.update(data)
+    return hasher.hexdigest()
+
+
+def _wrong(name: str, expected: str, found: str) -> IntegrityError:
+    return IntegrityError(
+        f"{name} was announced with the digest {expected}, and its bytes have {found}. It was deleted.",
+        hint="Try again; if it stays so, the source, or a proxy before it, is damaged.",
+    )

@@ -1,0 +1,57 @@
+"""Plans of what to evict from a cache: the least recently used first, and how much of the disk that frees."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamafarm_ray.types import Digest
+
+__all__ = ["EvictionPlan", "plan"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionPlan:
+    """The versions to evict, in order, and the bytes that each frees after those before it."""
+
+    freed: tuple[tuple[Digest, int], ...]
+
+    @property
+    def digests(self) -> list[Digest]:
+        """The versions."""
+        return [digest for digest, _ in self.freed]
+
+    def freed_bytes(self) -> int:
+        """All bytes together."""
+        return self.freed_by(self.digests)
+
+    def freed_by(self, digests: Collection[Digest]) -> int:
+        """Return the bytes that those of the versions free which did go."""
+        return sum(size for digest, size in self.freed if digest in digests)
+
+
+def plan(folders: Sequence[tuple[Digest, Path]], size_bytes: int, max_bytes: int) -> EvictionPlan:
+    """Choose versions until at most ``max_bytes`` are left.
+
+    Args:
+        folders: the versions that may go, in that order, and their folders of links to blobs.
+        size_bytes: the size of the cache.
+        max_bytes: how much may stay.
+    """
+    links: Counter[int] = Counter()
+    freed = []
+    for digest, folder in folders:
+        if size_bytes <= max_bytes:
+            break
+        size = 0
+        for path in (Path(current, name) for current, _, names in os.walk(folder) for name in names):
+            found = path.lstat()
+            links[found.st_ino] += 1
+            if found.st_nlink - links[found.st_ino] <= 1:  # only the blob's own name is left
+                size += found.st_size
+        size_bytes -= size
+        freed.append((digest, size))
+    return EvictionPlan(tuple(freed))

@@ -1,0 +1,197 @@
+"""`llamafarm models download` and `models cache`: models from anywhere, and this machine's copies of them."""
+
+import json
+import os
+
+import pytest
+from file_server import hub_server
+from model_files import safetensors_bytes
+
+from llamafarm_ray.cli.download import TransferLine
+from llamafarm_ray.registry import open_registry
+from llamafarm_ray.types import Digest
+
+MODEL = {
+    "config.json": b'{"model_type": "llama"}',
+    "model.safetensors": safetensors_bytes(*range(50)),
+    "tokenizer.json": b"{}",
+    "README.md": b"---\nlicense: apache-2.0\n---\n",
+}
+
+
+@pytest.fixture
+def hub(llamafarm, monkeypatch, tmp_path):
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    with hub_server() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        server.add("owner/tiny", MODEL)
+        yield server
+
+
+def release(digest):
+    """End this process's use of a version, as the end of a command's process does."""
+    open_registry().content.release(Digest(digest))
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_download_prints_the_folder_and_json_has_the_record(llamafarm, hub, folders):
+    folder = llamafarm.text("models", "download", "owner/tiny").strip()
+    assert names(folders / folder) == sorted(MODEL)
+    record = llamafarm.json("models", "download", "owner/tiny")
+    assert (record["folder"], record["was_here"]) == (folder, True)
+    assert (record["source"], record["licence"]) == ("hf://owner/tiny", "apache-2.0")
+    assert record["resolved"] == hub.repos["owner/tiny", "main"][0]
+
+
+def test_output_is_a_folder_of_ones_own_with_the_record(llamafarm, hub, folders):
+    llamafarm.text("models", "download", "owner/tiny", "--output", "mine")
+    assert names(folders / "mine") == sorted([*MODEL, "download.json"])
+    assert json.loads((folders / "mine" / "download.json").read_text())["source"] == "hf://owner/tiny"
+    (folders / "mine" / "config.json").write_text("{}")  # it is the user's to change
+    hub.asked.clear()
+    assert "exists already" in llamafarm.error("models", "download", "owner/tiny", "--output", "mine")["message"]
+    assert hub.asked == []
+
+
+def test_name_registers_it_with_licence_and_source(llamafarm, hub):
+    assert llamafarm.json("models", "download", "owner/tiny", "--name", "tiny")["version"] == "tiny:1.0.0"
+    said = llamafarm.json("models", "describe", "tiny")
+    assert said["license"] == "apache-2.0"
+    assert said["description"].startswith("Downloaded from hf://owner/tiny at ")
+    assert llamafarm.json("models", "download", "owner/tiny", "--name", "tiny")["version"] == "tiny:1.0.0"
+
+
+def test_what_is_downloaded_and_copied_registers_as_the_same_files(llamafarm, hub):
+    llamafarm.text("models", "download", "owner/tiny", "--name", "tiny", "--output", "mine")
+    made = llamafarm.json("models", "import", "mine", "--name", "copy")
+    assert made["manifest"] == llamafarm.json("models", "describe", "tiny")["manifest"]
+
+
+def test_offline_downloads_nothing(llamafarm, hub, monkeypatch):
+    error = llamafarm.error("models", "download", "owner/tiny", "--offline")
+    assert (error["code"], "not on this machine" in error["message"]) == ("not_found", True)
+    llamafarm.text("models", "download", "owner/tiny")
+    hub.asked.clear()
+    assert llamafarm.json("models", "download", "owner/tiny", "--offline")["was_here"]
+    assert hub.asked == []
+
+
+@pytest.mark.parametrize("command", ["train --dataset x --base-model owner/tiny", "evaluate --model owner/tiny"])
+def test_offline_holds_for_base_models_too(llamafarm, hub, monkeypatch, command):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")  # so that what the verb sets is undone
+    llamafarm.error("models", *command.split(), "--offline")
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    assert hub.asked == []
+
+
+def test_the_bar_tells_bytes_rate_and_time_left(monkeypatch):
+    shown, now = [], [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    class Bar:
+        def __call__(self, stage, fraction):
+            shown.append((stage, round(fraction, 2)))
+
+        def detail(self, line):
+            shown.append(line)
+
+    line = TransferLine(Bar())
+    line(0, 4_000_000_000)
+    now[0] += 2.0
+    line(1_000_000_000, 4_000_000_000)
+    now[0] += 0.01
+    line(1_000_000_001, 4_000_000_000)
+    assert shown == [
+        ("Download", 0.0),
+        "0 B of 4 GB",
+        ("Download", 0.25),
+        "1 GB of 4 GB  500 MB/s  0:06 left",
+    ]
+
+
+def test_the_cache_is_listed_pinned_and_evicted(bot):
+    assert "Nothing is in" in bot.text("models", "cache", "list")
+    for version in ("1.0.0", "1.1.0"):
+        release(bot.json("models", "pull", f"bot:{version}")["digest"])
+    bot.text("models", "cache", "pin", "bot:1.0.0")
+    rows = bot.json("models", "cache", "list")
+    assert [(row["versions"], row["pinned"]) for row in rows] == [(["bot:1.1.0"], False), (["bot:1.0.0"], True)]
+    assert "pinned" in bot.text("models", "cache", "list")
+    assert "Nothing had to go" in bot.text("models", "cache", "evict", "--max", "1GB")
+    assert bot.json("models", "cache", "evict", "--max", "0")["evicted"] == ["bot:1.1.0"]
+    bot.text("models", "cache", "unpin", "bot:1.0.0")
+    assert "evicted bot:1.0.0" in bot.text("models", "cache", "evict", "--max", "0")
+
+
+def test_downloads_are_listed_pinned_and_evicted_by_their_source(llamafarm, hub):
+    digest = llamafarm.json("models", "download", "owner/tiny")["manifest"]
+    (row,) = llamafarm.json("models", "cache", "list")
+    assert (row["digest"], row["sources"], row["in_use"]) == (digest, ["hf://owner/tiny"], True)
+    assert "in use" in llamafarm.error("models", "cache", "evict", "owner/tiny")["message"]
+    release(digest)
+    llamafarm.text("models", "cache", "pin", "owner/tiny")
+    assert "is pinned and stays" in llamafarm.error("models", "cache", "evict", "hf://owner/tiny")["message"]
+    llamafarm.text("models", "cache", "unpin", digest[:20])
+    planned = llamafarm.json("models", "cache", "evict", "owner/tiny", "--dry-run")
+    assert (planned["evicted"], planned["dry_run"]) == (["hf://owner/tiny"], True)
+    assert planned["freed_bytes"] == sum(len(data) for data in MODEL.values())
+    assert len(llamafarm.json("models", "cache", "list")) == 1, "nothing went"
+    assert "evicted hf://owner/tiny" in llamafarm.text("models", "cache", "evict", "owner/tiny")
+    assert llamafarm.json("models", "cache", "list") == []
+    assert llamafarm.error("models", "cache", "evict", "owner/tiny")["code"] == "not_found"
+
+
+def test_what_is_shared_is_free_again_with_the_last_that_has_it(llamafarm, hub):
+    first = llamafarm.json("models", "download", "owner/tiny")["manifest"]
+    hub.add("owner/other", MODEL | {"config.json": b"{}"})
+    second = llamafarm.json("models", "download", "owner/other")["manifest"]
+    for digest in (first, second):
+        release(digest)
+    alone = llamafarm.json("models", "cache", "evict", "owner/other", "--dry-run")["freed_bytes"]
+    assert alone == 2, "its config; the other files are owner/tiny's too"
+    both = llamafarm.json("models", "cache", "evict", "--max", "0", "--dry-run")["freed_bytes"]
+    assert both == sum(len(data) for data in MODEL.values()) + 2
+
+
+def test_the_base_of_a_registered_adapter_is_kept(llamafarm, hub, folders):
+    llamafarm.text("models", "import", "base", "--name", "base")
+    digest = llamafarm.json("models", "download", "owner/tiny")["manifest"]
+    release(digest)
+    registry = open_registry()
+    registry.register(folders / "base", name="tuned", kind="merged", base_digest=digest)
+    assert "is referenced and stays" in llamafarm.error("models", "cache", "evict", "owner/tiny")["message"]
+    assert llamafarm.json("models", "cache", "evict", "--max", "0")["evicted"] == []
+    (row,) = [row for row in llamafarm.json("models", "cache", "list") if row["digest"] == digest]
+    assert row["referenced"]
+
+
+def test_verify_names_what_was_damaged(llamafarm, hub, folders):
+    record = llamafarm.json("models", "download", "owner/tiny")
+    assert llamafarm.text("models", "cache", "verify").strip() == "hf://owner/tiny is right"
+    path = folders / record["folder"] / "config.json"
+    path.chmod(0o644)
+    path.write_bytes(b'{"model_type": "gpt2!"}')
+    status, out, _ = llamafarm.run("models", "cache", "verify", "owner/tiny", "--json")
+    assert (status, json.loads(out)[0]["sound"]) == (1, False)
+    assert "was damaged" in llamafarm.run("models", "cache", "verify")[1]
+    llamafarm.text("models", "download", "owner/tiny")
+    assert llamafarm.json("models", "cache", "verify")[0]["sound"]
+
+
+def test_a_limit_in_the_environment_holds_for_downloads(llamafarm, hub, monkeypatch):
+    release(llamafarm.json("models", "download", "owner/tiny")["manifest"])
+    monkeypatch.setenv("LLAMAFARM_CACHE_MAX", "1B")
+    hub.add("owner/other", {**MODEL, "model.safetensors": safetensors_bytes(1.0)})
+    llamafarm.text("models", "download", "owner/other")
+    assert [row["sources"] for row in llamafarm.json("models", "cache", "list")] == [["hf://owner/other"]]
+
+
+@pytest.mark.parametrize("arguments", [[], ["owner/tiny", "--max", "0"]])
+def test_evict_wants_models_or_a_limit(llamafarm, arguments):
+    assert "Either models or a limit" in llamafarm.error("models", "cache", "evict", *arguments)["message"]
+    assert llamafarm.error("models", "cache", "evict", "--max", "lots")["code"] == "invalid_input"
