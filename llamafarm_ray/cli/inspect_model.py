@@ -55,7 +55,10 @@ def _show(found: InspectedModel) -> None:
             ("trained by", ", ".join(found.trained_by) or "none"),
         ],
     )
-    facts("Model card", [(key, ", ".join(value) if isinstance(value, list) else value) for key, value in seen.card.items()])
+    facts(
+        "Model card",
+        [(key, ", ".join(value) if isinstance(value, list) else value) for key, value in seen.card.items()],
+    )
     for problem in seen.problems:
         say(problem, style="yellow")
     if seen.comparison.unchecked:

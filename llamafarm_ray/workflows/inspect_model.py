@@ -1,4 +1,4 @@
-"""Examine a model before it is used: what it is, whether its files are whole, what it needs, what can be done with it."""
+"""Examine a model before it is used: its facts, its tensors, its needs, and what serves and trains it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The model that a command names: a folder, a GGUF file, a wheel or zip file with one model, or a registered version."""
+"""The model that a command names: a folder, a GGUF file, an archive with one model, or a registered version."""
 
 from __future__ import annotations
 

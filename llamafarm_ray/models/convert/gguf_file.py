@@ -8,7 +8,6 @@ from typing import Any
 
 import gguf
 import numpy as np
-import torch
 from gguf import GGUFValueType, GGUFWriter
 from numpy.typing import NDArray
 
@@ -66,7 +65,7 @@ def write_gguf_model(
     for key, value in (_facts(config, family) | facts).items():
         _add(writer, f"{family.architecture}.{key}", value)
     _add_tokenizer(writer, model, tokenizer)
-    _write_tensors(writer, model, family, precision, factors, on_progress)
+    _write_tensors(writer, model, family, precision, factors, on_progress=on_progress)
 
 
 def _facts(config: Any, family: Family) -> dict[str, Any]:
@@ -121,6 +120,7 @@ def _write_tensors(
     family: Family,
     precision: GgufPrecision,
     factors: Mapping[str, NDArray[np.float32]],
+    *,
     on_progress: Callable[[float], None],
 ) -> None:
     config, state = model.config, model.state_dict()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.initialization import no_init_weights
 
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.models.convert.families import Family, family_of_architecture
 from llamafarm_ray.models.convert.rope import ROPE_TENSORS, rope_parameters
 from llamafarm_ray.models.convert.tensors import from_gguf, gguf_names
@@ -28,6 +28,14 @@ _HEAD = "lm_head.weight"
 _IDS = {"bos": "bos", "eos": "eos", "pad": "padding"}
 _ENDS = ("eos", "eot", "eom")
 _KEY_LENGTH = "attention.key_length"
+_UNDERSTOOD = frozenset(
+    {
+        *("vocab_size", "tensor_data_layout", "attention.sliding_window_pattern"),
+        *("rope.freq_base", "rope.freq_base_swa", "rope.dimension_count", "rope.dimension_count_swa"),
+        *("rope.scaling.type", "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.finetuned"),
+    }
+)
+"""Facts that are read by name, follow from others, or say nothing of the model."""
 _INTEGERS = {getattr(gguf.GGMLQuantizationType, f"I{bits}") for bits in (8, 16, 32, 64)}
 
 
@@ -92,7 +100,7 @@ def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], 
 
     Raises:
         InputError: facts are missing, or make no model.
-        UnsupportedError: its architecture, or a property of it, is not converted.
+        UnsupportedError: its architecture, or a fact of it, is not converted.
     """
     family = family_of_architecture(header.architecture)
     fields = {**family.fields, **family.optional}
@@ -101,6 +109,7 @@ def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], 
         if not values[fields[fact]]:
             raise InputError(f"{shown!r} lacks the fact {family.architecture}.{fact}.", hint=_HINT)
     head_dim = _head_dim(header, values[fields["embedding_length"]] // values[fields["attention.head_count"]])
+    _check_understood(header, fields, head_dim)
     if _KEY_LENGTH in fields:
         values["head_dim"] = head_dim
     names = header.tensors
@@ -123,6 +132,27 @@ def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], 
     except UNREADABLE as error:
         raise InputError(f"The facts in {shown!r} make no model: {first_line(error)}", hint=_HINT) from error
     return config
+
+
+def _check_understood(header: GgufHeader, fields: Mapping[str, str], head_dim: int) -> None:
+    """Check that no fact of the architecture would be left out.
+
+    Raises:
+        UnsupportedError: one would; the message has its value.
+    """
+    prefix = f"{header.architecture}."
+    same = dict.fromkeys((_KEY_LENGTH, "attention.value_length"), head_dim) | {"attention.causal": True}
+    if header.architecture != "phi3":  # whose factor follows from its lengths
+        same["rope.scaling.attn_factor"] = 1.0
+    for key, value in header.facts.items():
+        fact = key.removeprefix(prefix)
+        if not key.startswith(prefix) or not value or (fact in fields and fact not in same) or fact in _UNDERSTOOD:
+            continue
+        if fact not in same or value != same[fact]:
+            raise UnsupportedError(
+                f"The file has the fact {key} = {str(value)[:80]}, which is not converted.",
+                hint="Serve it as it is, with engine gguf.",
+            )
 
 
 def _fact(header: GgufHeader, name: str, shown: str) -> Any:

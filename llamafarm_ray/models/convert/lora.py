@@ -83,15 +83,15 @@ def write_gguf_lora(adapter: Path, base: Any, path: Path, *, name: str, base_nam
     for module, (down, up) in modules.items():
         rank = down.shape[0]
         own = config.scale_of(module) * rank / config.lora_alpha  # 1 but for rsLoRA and patterns
-        up = to_gguf(family, base.config, _untransposed(family, f"{module}.weight"), up * own)
-        for suffix, values in (("lora_a", down), ("lora_b", up)):
+        turned = to_gguf(family, base.config, _untransposed(family, f"{module}.weight"), up * own)
+        for suffix, values in (("lora_a", down), ("lora_b", turned)):
             data = values.contiguous().numpy().astype(np.float16 if half else np.float32)
             writer.add_tensor(f"{named[f'{module}.weight']}.{suffix}", data, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    difference = _largest_difference(path, base.config, family, config, modules, named)
+    difference = _largest_difference(path, base.config, config, modules=modules, named=named)
     if not difference <= _TOLERANCE[kind]:
         raise IntegrityError(
             f"The written adapter's updates differ from the source's by {difference:.3g} of their size.",
@@ -119,13 +119,13 @@ def _modules(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tenso
 def _largest_difference(
     path: Path,
     base_config: Any,
-    family: Family,
     config: AdapterConfig,
+    *,
     modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
     named: Mapping[str, str],
 ) -> float:
     """Return by how much the updates in a file differ from those of the adapter, the latter in the file's layout."""
-    header = read_gguf(path)
+    family, header = family_of_config(base_config), read_gguf(path)
     entries = {entry.name: entry for entry in header.entries}
     alpha, largest = float(header.facts["adapter.lora.alpha"]), 0.0
     for module, (down, up) in modules.items():

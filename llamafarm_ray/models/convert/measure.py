@@ -12,7 +12,17 @@ import torch
 
 from llamafarm_ray.errors import IntegrityError
 
-__all__ = ["PROMPTS", "Bound", "Difference", "Outputs", "check_difference", "compare", "held_out_text", "measured_inputs", "run_model"]
+__all__ = [
+    "PROMPTS",
+    "Bound",
+    "Difference",
+    "Outputs",
+    "check_difference",
+    "compare",
+    "held_out_text",
+    "measured_inputs",
+    "run_model",
+]
 
 PROMPTS = (
     "The capital of France is",
@@ -161,10 +171,10 @@ def check_difference(difference: Difference, bound: Bound, *, converted: str) ->
     ratio = difference.perplexity / difference.perplexity_source
     if difference.mean_kl <= bound.mean_kl and ratio <= bound.perplexity_ratio:  # a NaN is not
         return
+    told = f"a perplexity of {difference.perplexity:.4g} against {difference.perplexity_source:.4g}"
     raise IntegrityError(
         f"{converted} differs too much from its source: a mean divergence of {difference.mean_kl:.4g} nats (at most "
-        f"{bound.mean_kl:g}) and a perplexity of {difference.perplexity:.4g} against {difference.perplexity_source:.4g} "
-        f"(at most {bound.perplexity_ratio:g} times as much). Layer {difference.worst_layer} adds most to the "
-        f"difference: {difference.worst_layer_error:.2%} of its output.",
+        f"{bound.mean_kl:g}) and {told} (at most {bound.perplexity_ratio:g} times as much). Layer "
+        f"{difference.worst_layer} adds most to the difference: {difference.worst_layer_error:.2%} of its output.",
         hint="Nothing was written. Choose a higher --precision; with fp32, report it as a fault of ours.",
     )

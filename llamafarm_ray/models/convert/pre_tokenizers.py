@@ -20,9 +20,7 @@ _ENDINGS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _SPACES = r"\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
 _QWEN2 = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{_SPACES}"
-_QWEN35 = (
-    rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
-)
+_QWEN35 = rf"{_ENDINGS}|[^\r\n\p{{L}}\p{{N}}]?[\p{{L}}\p{{M}}]+|\p{{N}}| ?[^\s\p{{L}}\p{{M}}\p{{N}}]+[\r\n]*|{_SPACES}"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _BEFORE = r"[^\r\n\p{L}\p{N}]?"
 _MARKS = r" ?[^\s\p{L}\p{N}]+[\r\n/]*"
@@ -32,9 +30,11 @@ _GPT4O = (
 )
 _DEEPSEEK = (
     r"\p{N}{1,3}",
-    r"[一-龥぀-ゟ゠-ヿ]+",
-    r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
-    rf"|{_SPACES}",
+    "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+",
+    (
+        r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+        rf"| ?[\p{{P}}\p{{S}}]+[\r\n]*|{_SPACES}"
+    ),
 )
 
 
@@ -82,7 +82,9 @@ PRE_TOKENIZERS = (
     ),
     PreTokenizer("smaug-bpe", (_LLAMA3,), aliases=frozenset({"dbrx", "glm4", "chatglm-bpe"})),
     PreTokenizer(
-        "qwen2", (_QWEN2,), aliases=frozenset({"stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "hunyuan"})
+        "qwen2",
+        (_QWEN2,),
+        aliases=frozenset({"stablelm2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "hunyuan"}),
     ),
     PreTokenizer("qwen35", (_QWEN35,)),
     PreTokenizer("tekken", (_TEKKEN,), ignores_merges=True, adds_bos=True),
@@ -97,10 +99,11 @@ PROBES = (
     "Hello world, it's 5 o'clock; WE'LL GO, I'd say: they've 1234567 of 89.",
     "CamelCaseWords iPhone XMLHttpRequest snake_case kebab-case path/to/file.py C++ $9.99 <b>tag</b> a`b`c",
     "tabs\tand  two   three    four spaces \n\n  newline,\r\nwindows.\n \n\nend   ",
-    "Gr\u00fc\u00dfe aus K\u00f6ln, \u0160koda na\u00efve e\u0301galite\u0301, \u00bd \u00b2 \u2167 \u0663\u0664\u0665 \u0e51\u0e52",
-    "\u4f60\u597d\u4e16\u754c\uff0c\u4eca\u5929\u662f2024\u5e745\u67081\u65e5\u3002\u30c6\u30b9\u30c8\u3067\u3059 \ud55c\uad6d\uc5b4 "
-    "\u0939\u093f\u0928\u094d\u0926\u0940 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35 \u0627\u0644\u0639\u0631\u0628\u064a\u0629",
-    "!?...--- /// ### **bold** \\n (\u00e0 la carte) \u201cquotes\u201d \u2014 \u20ac5 \U0001f999\U0001f33e x=1;y=[2,3]//c\n/d\n",
+    "Gr\u00fc\u00dfe aus K\u00f6ln, \u0160koda na\u00efve e\u0301galite\u0301, \u00bd \u00b2 \u2167",
+    "\u0663\u0664\u0665 \u0e51 \u4f60\u597d\u4e16\u754c\uff0c\u4eca\u5929\u662f2024\u5e745\u67081\u65e5\u3002",
+    "\u30c6\u30b9\u30c8\u3067\u3059 \ud55c\uad6d \u0939\u093f\u0928\u094d\u0926\u0940 \u0e2a\u0e27\u0e31\u0e2a",
+    "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 !?...--- /// ### **bold** \\n (\u00e0 la carte)",
+    "\u201cquotes\u201d \u2014 \u20ac5 \U0001f999\U0001f33e x=1;y=[2,3]//c\n/d\n",
     "don'T CAN'T 'twas 's 'S ''re 007 3.14159 1,000,000 0x1F v2.10.3 \u01c5 \u02b0 \u00aa",
 )
 """Texts in which the splits differ."""

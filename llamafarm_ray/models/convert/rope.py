@@ -159,9 +159,7 @@ def _long_facts(
     config: Any, parameters: Mapping[str, Any], facts: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Floats]]:
     """Return LongRoPE's facts: https://arxiv.org/abs/2402.13753. The factor of attention follows from the lengths."""
-    old_length = int(
-        parameters.get("original_max_position_embeddings") or config.original_max_position_embeddings
-    )
+    old_length = int(parameters.get("original_max_position_embeddings") or config.original_max_position_embeddings)
     ratio = config.max_position_embeddings / old_length
     attention = 1.0 if ratio <= 1 else math.sqrt(1 + math.log(ratio) / math.log(old_length))
     if abs((parameters.get("attention_factor") or attention) - attention) > _CLOSE:

@@ -37,7 +37,8 @@ def tokenizer_facts(tokenizer: Any, num_tokens: int, end_ids: Sequence[int] = ()
     vocabulary = tokenizer.get_vocab()
     if vocabulary and max(vocabulary.values()) >= num_tokens:
         raise InputError(
-            f"The tokenizer has {max(vocabulary.values()) + 1} tokens, and the model's embeddings have {num_tokens} rows.",
+            f"The tokenizer has {max(vocabulary.values()) + 1} tokens, and the model's embeddings have "
+            f"{num_tokens} rows.",
             hint="Take the tokenizer that belongs to the model.",
         )
     added = {token["id"]: token for token in described["added_tokens"]}
@@ -135,6 +136,6 @@ def _surrounding(tokenizer: Any) -> dict[str, bool]:
         if whole == [*begin, *bare, *end]:
             return {"add_bos_token": adds_bos, "add_eos_token": adds_eos}
     raise UnsupportedError(
-        f"The tokenizer makes {whole} of the tokens {bare}; llama.cpp adds the first and the last token of a text only.",
+        f"The tokenizer makes {whole} of the tokens {bare}; llama.cpp adds the first and the last one of a text only.",
         hint=_HINT,
     )

@@ -50,9 +50,8 @@ def find_model(path: Path) -> list[zipfile.ZipInfo]:
     _check(path, members)
     files = {member.filename: member for member in members if not member.is_dir()}
     models = [[member] for name, member in files.items() if name.lower().endswith(".gguf")]
-    for name in files:
-        if PurePosixPath(name).name == _CONFIG and (folder := _model_folder(name, files)):
-            models.append(folder)
+    folders = (_model_folder(name, files) for name in files if PurePosixPath(name).name == _CONFIG)
+    models.extend(folder for folder in folders if folder)
     if len(models) != 1:
         listed = ", ".join(sorted(found[0].filename for found in models)[:5]) or "none"
         raise InputError(

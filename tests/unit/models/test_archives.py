@@ -111,7 +111,9 @@ def test_an_encrypted_member_is_refused(tmp_path):
         find_model(path)
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04" + bytes(40), b"no zip"], ids=["empty", "cut off", "another format"])
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04" + bytes(40), b"no zip"], ids=["empty", "cut off", "another format"]
+)
 def test_what_is_no_archive_is_refused(tmp_path, data):
     (tmp_path / "model.zip").write_bytes(data)
     with pytest.raises(InputError, match="no sound zip file"):

@@ -5,9 +5,9 @@ import torch
 from family_models import FAMILIES, family_config, family_model
 from tiny_model import make_tiny_tokenizer
 
-from llamafarm_ray.errors import InputError, UnsupportedError
+from llamafarm_ray.errors import InputError, UnsupportedError, UserError
 from llamafarm_ray.models.convert.gguf_file import write_gguf_model
-from llamafarm_ray.models.convert.gguf_model import load_gguf_model
+from llamafarm_ray.models.convert.gguf_model import gguf_config, load_gguf_model
 from llamafarm_ray.models.convert.gguf_tokenizer import load_gguf_tokenizer
 from llamafarm_ray.models.convert.precisions import gguf_precision
 from llamafarm_ray.storage.gguf import read_gguf
@@ -140,3 +140,19 @@ def test_widths_of_heads_that_are_no_quotient_are_kept(tmp_path, tokenizer):
     assert config.head_dim != config.hidden_size // config.num_attention_heads
     path = written(tmp_path, family_model("qwen3", vocab_size=len(tokenizer)), tokenizer)
     assert load_gguf_model(path, dtype=torch.float32).config.head_dim == config.head_dim
+
+
+@pytest.mark.parametrize(
+    ("fact", "value", "told"),
+    [
+        ("llama.expert_count", 8, "llama.expert_count = 8, which is not converted"),
+        ("llama.attention.value_length", 99, "value_length = 99"),
+        ("llama.rope.scaling.type", "dynamic", "'dynamic'"),
+        ("llama.attention.head_count_kv", [2, 4], "layers differ"),
+    ],
+)
+def test_a_fact_that_would_be_left_out_is_refused(tmp_path, tokenizer, fact, value, told):
+    header = read_gguf(written(tmp_path, family_model("llama", vocab_size=len(tokenizer)), tokenizer))
+    header.facts[fact] = value
+    with pytest.raises(UserError, match=told):
+        gguf_config(header, lambda _: None, shown="tiny")

@@ -13,7 +13,9 @@ from llamafarm_ray.models.convert.quantizing import encoded
 VALUES = np.random.default_rng(0).normal(size=(33, 512)).astype(np.float32)
 
 
-@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.F16, Type.BF16], ids=lambda k: k.name)
+@pytest.mark.parametrize(
+    "kind", [Type.Q4_0, Type.Q5_0, Type.Q5_1, Type.Q8_0, Type.F16, Type.BF16], ids=lambda k: k.name
+)
 def test_blocks_are_those_of_the_reference(kind):
     assert encoded(VALUES, kind).tobytes() == gguf.quants.quantize(VALUES, kind).tobytes()
 

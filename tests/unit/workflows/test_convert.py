@@ -1,4 +1,4 @@
-"""A converted model answers as its source, says what it was made from, and is refused where it would answer otherwise."""
+"""A converted model answers as its source, says what it was made from, and is refused if it would not."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""A model is examined by its headers: whole or not, what it needs, what it is for; nothing hostile is run or believed."""
+"""A model is examined by its headers: whole or not, its needs, its uses; nothing hostile is run or believed."""
 
 import io
 import json
