@@ -99,7 +99,8 @@ def convert(
                 f"An adapter is in safetensors already; it is converted to gguf, not to {target}.",
                 hint="Merge it into its base with `llamafarm models merge`.",
             )
-        return _convert_adapter(registry, find_parent(registry, model, base_model), output, precision, overwrite)
+        parent = find_parent(registry, model, base_model)
+        return _convert_adapter(parent, output, precision, overwrite=overwrite)
     if base_model is not None:
         raise InputError("--base-model is for adapters, and this is a model.", hint="Leave it out.")
     with new_folder(output, overwrite=overwrite) as folder, opened_model(registry, model, folder.parent) as source:
@@ -136,10 +137,7 @@ def _write_records(folder: Path, source: ModelSource, made: Conversion, differen
     write_record(folder, method="", made_by="convert", lineage=lineage, check=difference)
 
 
-def _convert_adapter(
-    registry: RegistryApi, parent: Parent, output: Path, precision: str, overwrite: bool
-) -> ConvertedModel:
-    del registry
+def _convert_adapter(parent: Parent, output: Path, precision: str, *, overwrite: bool) -> ConvertedModel:
     if precision not in {_AUTO, "fp16", "fp32"}:
         raise InputError(f"An adapter is not written in {precision}.", hint="Use auto, fp16 or fp32.")
     check_convertible(parent.folder)

@@ -59,9 +59,7 @@ def load_gguf_model(path: Path, *, dtype: torch.dtype) -> Any:
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention)
     _fill(model, path, header, family)
-    ends = dict.fromkeys(header.facts.get(f"tokenizer.ggml.{name}_token_id") for name in _ENDS)
-    ids = {"bos_token_id": config.bos_token_id, "pad_token_id": config.pad_token_id}
-    model.generation_config = GenerationConfig(**ids, eos_token_id=[one for one in ends if one is not None] or None)
+    model.generation_config = _generation_config(header, config)
     model.config.use_cache = False
     return model.eval()
 
@@ -141,14 +139,14 @@ def _check_understood(header: GgufHeader, fields: Mapping[str, str], head_dim: i
         UnsupportedError: one would; the message has its value.
     """
     prefix = f"{header.architecture}."
-    same = dict.fromkeys((_KEY_LENGTH, "attention.value_length"), head_dim) | {"attention.causal": True}
-    if header.architecture != "phi3":  # whose factor follows from its lengths
-        same["rope.scaling.attn_factor"] = 1.0
+    same: dict[str, float] = dict.fromkeys((_KEY_LENGTH, "attention.value_length"), head_dim)
+    same |= {"attention.causal": True, "rope.scaling.attn_factor": 1.0}
+    understood = _UNDERSTOOD | (fields.keys() - same.keys())
+    if header.architecture == "phi3":  # whose factor follows from its lengths
+        understood |= {"rope.scaling.attn_factor"}
     for key, value in header.facts.items():
         fact = key.removeprefix(prefix)
-        if not key.startswith(prefix) or not value or (fact in fields and fact not in same) or fact in _UNDERSTOOD:
-            continue
-        if fact not in same or value != same[fact]:
+        if key.startswith(prefix) and value and fact not in understood and value != same.get(fact):
             raise UnsupportedError(
                 f"The file has the fact {key} = {str(value)[:80]}, which is not converted.",
                 hint="Serve it as it is, with engine gguf.",
@@ -171,6 +169,16 @@ def _fact(header: GgufHeader, name: str, shown: str) -> Any:
 def _head_dim(header: GgufHeader, usual: int) -> int:
     turned = header.of_architecture("rope.dimension_count") if header.architecture == "llama" else None
     return int(header.of_architecture(_KEY_LENGTH) or turned or usual)
+
+
+def _generation_config(header: GgufHeader, config: Any) -> Any:
+    named = dict.fromkeys(header.facts.get(f"tokenizer.ggml.{name}_token_id") for name in _ENDS)
+    ends = [index for index in named if index is not None]
+    return GenerationConfig(
+        bos_token_id=config.bos_token_id,
+        pad_token_id=config.pad_token_id,
+        eos_token_id=ends if len(ends) > 1 else next(iter(ends), None),
+    )
 
 
 @torch.no_grad()
