@@ -17,12 +17,14 @@ from llamafarm_ray.cli import (
     chat,
     cluster,
     combine,
+    convert,
     create_dataset,
     datasets,
     deploy,
     download,
     estimate,
     evaluate,
+    inspect_model,
     inspection,
     leaderboard,
     lifecycle,
@@ -69,6 +71,7 @@ models.command("estimate", rich_help_panel=_MAKE)(estimate.command)
 models.command("evaluate", rich_help_panel=_MAKE)(evaluate.command)
 models.command("merge", rich_help_panel=_MAKE)(merge.command)
 models.command("combine", rich_help_panel=_MAKE)(combine.command)
+models.command("convert", rich_help_panel=_MAKE)(convert.command)
 models.command("validate", rich_help_panel=_MAKE)(validate.command)
 models.command("schema", rich_help_panel=_MAKE)(schema.command)
 models.command("deploy", rich_help_panel=_SERVE)(deploy.command)
@@ -90,6 +93,7 @@ models.command("gc", rich_help_panel=_KEEP)(lifecycle.gc)
 models.add_typer(cache.app, name="cache", rich_help_panel=_KEEP)
 models.command("list", rich_help_panel=_LOOK)(list_models.command)
 models.command("leaderboard", rich_help_panel=_LOOK)(leaderboard.command)
+models.command("inspect", rich_help_panel=_LOOK)(inspect_model.command)
 models.command("describe", rich_help_panel=_LOOK)(inspection.describe)
 models.command("history", rich_help_panel=_LOOK)(inspection.history)
 models.command("diff", rich_help_panel=_LOOK)(inspection.diff)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["GgufHeader", "read_gguf"]
+__all__ = ["GgufHeader", "GgufTensor", "read_gguf", "read_gguf_header"]
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -25,6 +25,10 @@ _MAX_SIZE = 2**63
 _MAX_KEY_BYTES = 65535
 _MAX_LIST = 2**22
 """No vocabulary has as many tokens."""
+_MAX_HEADER_BYTES = 2**28
+"""Of a header, a vocabulary of 256,000 tokens with its merges takes 12 MB."""
+_MAX_TENSORS = 2**20
+_MAX_FACTS = 2**16
 _STRING, _ARRAY = 8, 9
 _POOLINGS = frozenset({1, 2, 3})
 """Mean, first and last token: llama.cpp's numbers for how a text's vector is made."""
@@ -46,16 +50,45 @@ _BLOCKS = {kind: (num, size) for num, sizes in _BLOCK_BYTES.items() for kind, si
 
 
 @dataclass(frozen=True, slots=True)
+class GgufTensor:
+    """A tensor of a file.
+
+    Attributes:
+        name: its name.
+        shape: the fastest dimension first.
+        kind: llama.cpp's number of its type.
+        begin: the place of its first byte in the file.
+        size_bytes: its length.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: int
+    begin: int
+    size_bytes: int
+
+    @property
+    def end(self) -> int:
+        """The place after its last byte."""
+        return self.begin + self.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
 class GgufHeader:
     """What a file says of itself.
 
     Attributes:
         facts: its pairs, ``general.architecture`` among them.
-        tensors: the shape of each tensor, the fastest dimension first.
+        entries: its tensors, in the file's order.
     """
 
     facts: Mapping[str, Any]
-    tensors: Mapping[str, tuple[int, ...]]
+    entries: tuple[GgufTensor, ...]
+
+    @property
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """The shape of each tensor, the fastest dimension first."""
+        return {tensor.name: tensor.shape for tensor in self.entries}
 
     @property
     def architecture(self) -> str:
@@ -83,13 +116,26 @@ def read_gguf(path: Path) -> GgufHeader:
     Raises:
         InputError: the file does not follow the format; the message says where.
     """
-    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        return read_gguf_header(file, path.stat().st_size, shown=str(path))
+
+
+def read_gguf_header(file: BinaryIO, size_bytes: int, *, shown: str) -> GgufHeader:
+    """Read and check the header of a file that is open, or of which parts can be fetched.
+
+    Args:
+        file: read from its front, and no further than the header.
+        size_bytes: length of the whole file.
+        shown: what an error calls it.
+
+    Raises:
+        InputError: the file does not follow the format; the message says where.
+    """
     try:
-        with path.open("rb") as file:
-            return _read(_Reader(file, size_bytes), size_bytes)
+        return _read(_Reader(file, size_bytes), size_bytes)
     except (ValueError, struct.error) as error:
         raise InputError(
-            f"{str(path)!r} is no sound GGUF file: {error}.", hint="Copy it or convert the model again."
+            f"{shown!r} is no sound GGUF file: {error}.", hint="Copy it or convert the model again."
         ) from None
 
 
@@ -99,11 +145,15 @@ class _Reader:
     def __init__(self, file: BinaryIO, size_bytes: int) -> None:
         self._file = file
         self.left = size_bytes
+        self._header_left = _MAX_HEADER_BYTES
 
     def take(self, size_bytes: int) -> bytes:
         if size_bytes > self.left:
             raise ValueError(f"it is cut off, or says that {size_bytes} bytes follow where {self.left} do")
+        if size_bytes > self._header_left:
+            raise ValueError(f"its header is longer than {_MAX_HEADER_BYTES} bytes")
         self.left -= size_bytes
+        self._header_left -= size_bytes
         return self._file.read(size_bytes)
 
     def number(self, kind: str) -> Any:
@@ -143,6 +193,8 @@ def _read(reader: _Reader, size_bytes: int) -> GgufHeader:
     num_tensors, num_facts = reader.number("Q"), reader.number("Q")
     if num_tensors + num_facts > reader.left:
         raise ValueError(f"it says that {num_tensors} tensors and {num_facts} facts follow in {reader.left} bytes")
+    if num_tensors > _MAX_TENSORS or num_facts > _MAX_FACTS:
+        raise ValueError(f"it says that it has {num_tensors} tensors and {num_facts} facts, more than any model")
     facts: dict[str, Any] = {}
     for _ in range(num_facts):
         name = reader.text(_MAX_KEY_BYTES)
@@ -155,22 +207,13 @@ def _read(reader: _Reader, size_bytes: int) -> GgufHeader:
     alignment = facts.get("general.alignment", 32)
     if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise ValueError(f"its general.alignment is {alignment!r}")
-    header_bytes = size_bytes - reader.left
-    _check_places(tensors, size_bytes - math.ceil(header_bytes / alignment) * alignment, alignment)
-    return GgufHeader(facts, {tensor.name: tensor.shape for tensor in tensors})
+    data_begin = math.ceil((size_bytes - reader.left) / alignment) * alignment
+    _check_places(tensors, size_bytes - data_begin, alignment)
+    return GgufHeader(facts, tuple(replace(tensor, begin=data_begin + tensor.begin) for tensor in tensors))
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """A tensor, and where its bytes begin and end behind the header."""
-
-    name: str
-    shape: tuple[int, ...]
-    begin: int
-    end: int
-
-
-def _tensor(reader: _Reader) -> _Tensor:
+def _tensor(reader: _Reader) -> GgufTensor:
+    """Read a tensor's entry; its place counts from the end of the header."""
     name, num_dimensions = reader.text(_MAX_KEY_BYTES), reader.number("I")
     if not 1 <= num_dimensions <= _MAX_DIMENSIONS:
         raise ValueError(f"the tensor {name!r} has {num_dimensions} dimensions")
@@ -181,10 +224,10 @@ def _tensor(reader: _Reader) -> _Tensor:
     num_values, block_bytes = _BLOCKS[kind]
     if 0 in shape or shape[0] % num_values or math.prod(shape) >= _MAX_SIZE:
         raise ValueError(f"the tensor {name!r} has the bad shape {shape}")
-    return _Tensor(name, shape, begin, begin + math.prod(shape) // num_values * block_bytes)
+    return GgufTensor(name, shape, kind, begin, math.prod(shape) // num_values * block_bytes)
 
 
-def _check_places(tensors: list[_Tensor], data_bytes: int, alignment: int) -> None:
+def _check_places(tensors: list[GgufTensor], data_bytes: int, alignment: int) -> None:
     end = 0
     for tensor in sorted(tensors, key=lambda tensor: tensor.begin):
         if tensor.begin % alignment or tensor.begin < end or tensor.end > data_bytes:

@@ -7,9 +7,13 @@ from pathlib import Path
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["refuse_pickles"]
+__all__ = ["PICKLE_SUFFIXES", "refuse_pickles"]
 
-_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".joblib", ".dill", ".npy", ".npz"}
+PICKLE_SUFFIXES = frozenset(
+    {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".h5", ".joblib", ".dill", ".npy", ".npz"}
+)
+"""Extensions of files that can hold pickled code."""
+
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 """How pickles of the protocols 2 to 5 begin."""
 _ZIP = b"PK\x03\x04"
@@ -23,7 +27,7 @@ def refuse_pickles(path: Path) -> None:
     Raises:
         InputError: it is, or can hold, pickled code.
     """
-    if _SUFFIXES.intersection(suffix.lower() for suffix in path.suffixes) or _holds_pickles(path):
+    if PICKLE_SUFFIXES.intersection(suffix.lower() for suffix in path.suffixes) or _holds_pickles(path):
         raise InputError(
             f"{str(path)!r} can hold pickled code, which runs when it is loaded.",
             hint="Weights are accepted as safetensors, GGUF or ONNX: convert it with transformers' save_pretrained.",
@@ -47,4 +51,4 @@ def _is_torch_archive(path: Path) -> bool:
             names = archive.namelist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
         return True
-    return any(Path(name).suffix.lower() in _SUFFIXES for name in names)
+    return any(Path(name).suffix.lower() in PICKLE_SUFFIXES for name in names)

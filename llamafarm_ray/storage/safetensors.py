@@ -11,11 +11,11 @@ import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, BinaryIO, NoReturn, TypeGuard
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["TensorEntry", "read_tensors"]
+__all__ = ["TensorEntry", "read_tensor_list", "read_tensors"]
 
 _MAX_HEADER_BYTES = 100_000_000
 _MAX_DIMENSIONS = 64
@@ -52,27 +52,40 @@ def read_tensors(path: Path, *, shown: str | None = None) -> tuple[TensorEntry, 
     Raises:
         InputError: the file does not follow the format; the message says where.
     """
-    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        return read_tensor_list(file, path.stat().st_size, shown=shown or str(path))
+
+
+def read_tensor_list(file: BinaryIO, size_bytes: int, *, shown: str) -> tuple[TensorEntry, ...]:
+    """Read and check the header of a file that is open, or of which parts can be fetched; see `read_tensors`.
+
+    Args:
+        file: read from its front, and no further than the header.
+        size_bytes: length of the whole file.
+        shown: what an error calls it.
+
+    Raises:
+        InputError: the file does not follow the format; the message says where.
+    """
     try:
-        header, header_bytes = _read_header(path, size_bytes)
+        header, header_bytes = _read_header(file, size_bytes)
         return _tensors(header, _PREFIX_BYTES + header_bytes, size_bytes)
     except ValueError as error:
         raise InputError(
-            f"{shown or str(path)!r} is no sound safetensors file: {error}.", hint="Copy it or save the weights again."
+            f"{shown!r} is no sound safetensors file: {error}.", hint="Copy it or save the weights again."
         ) from None
 
 
-def _read_header(path: Path, size_bytes: int) -> tuple[dict[str, Any], int]:
-    with path.open("rb") as file:
-        prefix = file.read(_PREFIX_BYTES)
-        if len(prefix) < _PREFIX_BYTES:
-            raise ValueError(f"it has {len(prefix)} bytes")
-        length = struct.unpack("<Q", prefix)[0]
-        if length > _MAX_HEADER_BYTES:
-            raise ValueError(f"its header would be {length} bytes long")
-        if length > size_bytes - _PREFIX_BYTES:
-            raise ValueError(f"it is cut off in its header of {length} bytes")
-        text = file.read(length)
+def _read_header(file: BinaryIO, size_bytes: int) -> tuple[dict[str, Any], int]:
+    prefix = file.read(_PREFIX_BYTES)
+    if len(prefix) < _PREFIX_BYTES:
+        raise ValueError(f"it has {len(prefix)} bytes")
+    length = struct.unpack("<Q", prefix)[0]
+    if length > _MAX_HEADER_BYTES:
+        raise ValueError(f"its header would be {length} bytes long")
+    if length > size_bytes - _PREFIX_BYTES:
+        raise ValueError(f"it is cut off in its header of {length} bytes")
+    text = file.read(length)
     if not text.startswith(b"{"):
         raise ValueError("its header does not begin with '{'")
     try:

@@ -1,0 +1,81 @@
+"""``llamafarm models convert``: a model or an adapter in another format, measured against its source."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from llamafarm_ray.cli.options import Home, Json, Output, Overwrite
+from llamafarm_ray.cli.terminal import errors, facts, number, print_json, say, stages
+
+__all__ = ["command"]
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="Folder, GGUF file, wheel or zip file with one model, adapter, or registered name.")
+    ],
+    output: Output,
+    to: Annotated[str, typer.Option("--to", help="Format: safetensors or gguf.")],
+    precision: Annotated[
+        str,
+        typer.Option(
+            "--precision",
+            help="Format of the weights: fp32, bf16 or fp16; for gguf also q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, "
+            "q4_k_s, q4_0, q3_k_m. auto: the source's own, bf16 if that is quantized.",
+        ),
+    ] = "auto",
+    base_model: Annotated[
+        str | None, typer.Option("--base-model", help="An adapter's base; else the one its record names.")
+    ] = None,
+    register: Annotated[
+        str | None, typer.Option("--register", "--name", metavar="NAME", help="Register it under that name as well.")
+    ] = None,
+    overwrite: Overwrite = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Convert a model to another format, and refuse the result if it answers differently."""
+    from llamafarm_ray.models.tokenizer import quiet_libraries
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.convert import convert
+    from llamafarm_ray.workflows.register import Registration
+    from llamafarm_ray.workflows.register import register as register_folder
+
+    quiet_libraries()
+    registry = open_registry(home)
+    with stages(quiet=as_json) as progress:
+        made = convert(
+            registry,
+            model,
+            output,
+            to=to,
+            precision=precision,
+            base_model=base_model,
+            overwrite=overwrite,
+            on_stage=progress,
+        )
+    asked = Registration(output, name=register, base_model=made.base_model or None)
+    record = register_folder(registry, asked) if register else None
+    for note in made.notes:
+        errors.line(note)
+    if as_json:
+        print_json({**asdict(made), "version": record.ref if record else None})
+        return
+    facts(f"{model} as {made.target}", [("folder", made.path), ("precision", made.precision), *_rows(made.difference)])
+    if record:
+        say(f"Registered {record.ref} ({record.registered.kind}).")
+
+
+def _rows(difference: dict[str, Any]) -> list[tuple[str, str]]:
+    if "mean_kl" not in difference:
+        return [("largest difference of an update", number(difference["largest_update_difference"]))]
+    worst = f"{difference['worst_layer']} ({difference['worst_layer_error']:.2%} of its output)"
+    return [
+        ("same next token", f"{difference['greedy_agreement']:.1%} of {difference['num_tokens']}"),
+        ("mean divergence", f"{number(difference['mean_kl'])} nats"),
+        ("perplexity", f"{number(difference['perplexity'])} (source {number(difference['perplexity_source'])})"),
+        ("worst layer", worst),
+    ]

@@ -1,0 +1,1 @@
+"""Conversion of models between formats, and the measurement of a converted model against its source."""

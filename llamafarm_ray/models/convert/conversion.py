@@ -1,0 +1,184 @@
+"""Conversion of one model: read, written in another format, read back and compared before anybody sees it."""
+
+from __future__ import annotations
+
+import gc
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from gguf import GGMLQuantizationType
+
+from llamafarm_ray.errors import InputError, IntegrityError, UnsupportedError, did_you_mean
+from llamafarm_ray.models.convert.gguf_file import write_gguf_model
+from llamafarm_ray.models.convert.gguf_model import load_gguf_model
+from llamafarm_ray.models.convert.gguf_tokenizer import load_gguf_tokenizer
+from llamafarm_ray.models.convert.measure import (
+    Bound,
+    Difference,
+    check_difference,
+    compare,
+    measured_inputs,
+    run_model,
+)
+from llamafarm_ray.models.convert.precisions import GGUF_PRECISIONS, gguf_precision
+from llamafarm_ray.models.folder import TOKENIZER_FILES, check_base_model
+from llamafarm_ray.models.loading import load_model
+from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.storage.safetensors import read_tensors
+
+__all__ = ["GGUF_NAME", "TARGETS", "Conversion", "Target", "check_precision", "convert_model"]
+
+Target = Literal["safetensors", "gguf"]
+TARGETS: tuple[Target, ...] = ("safetensors", "gguf")
+"""Formats that a model is converted to."""
+
+GGUF_NAME = "model.gguf"
+"""The file of a folder that a model was converted to GGUF in."""
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BOUNDS = {"fp32": Bound(1e-5, 1.001), "bf16": Bound(0.01, 1.01), "fp16": Bound(0.01, 1.01)}
+_GGUF_KINDS = {"fp32": GGMLQuantizationType.F32, "fp16": GGMLQuantizationType.F16, "bf16": GGMLQuantizationType.BF16}
+_SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
+_DOCUMENTS = ("LICENSE*", "NOTICE*", "README.md")
+_AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """A finished conversion.
+
+    Attributes:
+        target: the format.
+        precision: the format of weights, by name.
+        difference: from the source.
+        inputs: the token ids that both forms were given, by text.
+        next_tokens: the converted model's most probable next token after each text, where it is clearly the most
+            probable; -1 elsewhere.
+    """
+
+    target: Target
+    precision: str
+    difference: Difference
+    inputs: tuple[tuple[int, ...], ...]
+    next_tokens: tuple[int, ...]
+
+
+def check_precision(target: str, precision: str) -> tuple[Target, str]:
+    """Return a target and a precision that were checked before anything is read.
+
+    Raises:
+        InputError: one is not known.
+    """
+    chosen = next((known for known in TARGETS if known == target), None)
+    if chosen is None:
+        raise InputError(f"There is no conversion to {target!r}.", hint=did_you_mean(target, TARGETS))
+    known = _DTYPES if chosen == "safetensors" else GGUF_PRECISIONS
+    if precision.lower() not in {*known, _AUTO}:
+        raise InputError(f"There is no precision {precision!r} of {chosen}.", hint=f"Use {_AUTO}, {', '.join(known)}.")
+    return chosen, precision.lower()
+
+
+def convert_model(
+    source: Path,
+    output: Path,
+    *,
+    target: Target,
+    precision: str = _AUTO,
+    name: str = "model",
+    on_stage: Callable[[str, float], None] = lambda _stage, _share: None,
+) -> Conversion:
+    """Write a model in another format, and compare what was written with the source.
+
+    Args:
+        source: a GGUF file, or a folder in transformers' layout.
+        output: an existing folder; after an error it holds parts.
+        target: the format.
+        precision: of the weights; ``auto`` is bf16 for quantized weights and else the source's own.
+        name: what a GGUF file calls the model.
+        on_stage: called with the name of a stage, and the share of it that is done.
+
+    Raises:
+        InputError: the source is unusable.
+        UnsupportedError: a part of it can't be converted.
+        IntegrityError: what was written answers differently.
+    """
+    on_stage("reading", 0.0)
+    model, tokenizer, own = _read(source)
+    chosen = own if precision == _AUTO else precision
+    on_stage("measuring the source", 0.0)
+    inputs = measured_inputs(tokenizer, model.config)
+    before = run_model(model, inputs)
+    on_stage("writing", 0.0)
+    if target == "gguf":
+        license_ = str(read_gguf(source).facts.get("general.license", "")) if source.is_file() else ""
+        write_gguf_model(
+            model,
+            tokenizer,
+            output / GGUF_NAME,
+            gguf_precision(chosen),
+            name=name,
+            license_=license_,
+            on_progress=lambda share: on_stage("writing", share),
+        )
+        bound = gguf_precision(chosen).bound
+    else:
+        _write_folder(model, tokenizer, source, output, _DTYPES[chosen])
+        bound = _BOUNDS[chosen]
+    config = model.config
+    del model
+    gc.collect()  # a large model need not be in memory twice
+    on_stage("measuring the result", 0.0)
+    model, read_back, _ = _read(output / GGUF_NAME if target == "gguf" else output)
+    _check_tokens(inputs, measured_inputs(read_back, config))
+    after = run_model(model, inputs)
+    difference = compare(before, after)
+    check_difference(difference, bound, converted=f"The model in {target} at {chosen}")
+    return Conversion(target, chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens)
+
+
+def _read(source: Path) -> tuple[Any, Any, str]:
+    """Return the model in 32 bits, its tokenizer, and the precision that its weights have or are expanded to."""
+    if source.is_file():
+        header = read_gguf(source)
+        kinds = {GGMLQuantizationType(entry.kind) for entry in header.entries if len(entry.shape) > 1}
+        own = next((name for name, kind in _GGUF_KINDS.items() if kinds == {kind}), "bf16")
+        return load_gguf_model(source, dtype=torch.float32), load_gguf_tokenizer(header), own
+    check_base_model(source)
+    model = load_model(source, dtype=torch.float32)
+    if getattr(model.config, "quantization_config", None) is not None:
+        raise UnsupportedError(
+            f"{str(source)!r} is quantized already, and would lose more by being rounded again.",
+            hint="Convert the unquantized model.",
+        )
+    kept = {entry.dtype for path in source.glob("*.safetensors") for entry in read_tensors(path)}
+    own = next((name for name, dtype in _SAFETENSORS_DTYPES.items() if kept == {dtype}), "bf16")
+    return model.eval(), load_tokenizer(source), own
+
+
+def _write_folder(model: Any, tokenizer: Any, source: Path, output: Path, dtype: torch.dtype) -> None:
+    model.to(dtype).config.use_cache = True
+    model.save_pretrained(str(output))
+    if source.is_file():
+        tokenizer.save_pretrained(str(output))
+        return
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, output / name)
+    for pattern in _DOCUMENTS:
+        for path in source.glob(pattern):
+            shutil.copyfile(path, output / path.name)
+
+
+def _check_tokens(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> None:
+    for one, other in zip(expected, found, strict=True):
+        if not torch.equal(one, other):
+            raise IntegrityError(
+                f"The converted tokenizer makes {other[:8].tolist()}... of a text of which the source's makes "
+                f"{one[:8].tolist()}...",
+                hint="Nothing was written. Report it as a fault of ours, with the tokenizer's files.",
+            )

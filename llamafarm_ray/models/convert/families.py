@@ -1,0 +1,186 @@
+"""Model families that are converted between transformers and GGUF: the facts of one that the other has a name for.
+
+The facts are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. A property that GGUF has no fact for
+is built into llama.cpp; a model in which it has another value is refused instead of being written as another model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamafarm_ray.errors import UnsupportedError
+
+__all__ = ["FAMILIES", "Family", "family_of_architecture", "family_of_config"]
+
+_DECODER = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+}
+_HEADS = {"attention.key_length": "head_dim"}
+_GEMMA = {**_DECODER, **_HEADS, "attention.sliding_window": "sliding_window"}
+_GEMMA_FIXED = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "attention_bias": False,
+    "tie_word_embeddings": True,
+    "use_bidirectional_attention": (None, False),
+}
+_LARGEST_GEMMA_LAYERS = {"gemma2": 46, "gemma3": 62}
+"""Of the 27B models, whose attention is scaled by the width of a head as it would be without ``head_dim``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of models.
+
+    Attributes:
+        architecture: its name in GGUF, which prefixes its facts.
+        model_types: its names in transformers' configurations; a file is read as the first.
+        fields: attributes of the configuration, by the facts that hold them.
+        optional: likewise those that may be ``None``, and are absent then.
+        fixed: values that llama.cpp computes with, by attribute; a tuple lists several that mean the same.
+        derived: values that llama.cpp computes from others.
+        norm_offset: number added to the weights of norms, which transformers adds in the forward pass.
+        permutes: True if query and key rows are in another order, for rotating pairs of neighbors.
+        transposed: endings of the names of weights that transformers holds transposed.
+    """
+
+    architecture: str
+    model_types: tuple[str, ...]
+    fields: Mapping[str, str] = field(default_factory=lambda: _DECODER)
+    optional: Mapping[str, str] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    norm_offset: float = 0.0
+    permutes: bool = False
+    transposed: tuple[str, ...] = ()
+
+    def check(self, config: Any) -> None:
+        """Check that the format can say everything that a configuration does.
+
+        Raises:
+            UnsupportedError: it can't; the message names the attribute.
+        """
+        for name, expected in self.fixed.items():
+            allowed = expected if isinstance(expected, tuple) else (expected,)
+            if (found := getattr(config, name, allowed[0])) not in allowed:
+                raise self._cannot_say(name, found, allowed[0])
+        for name, value_of in self.derived.items():
+            if (found := getattr(config, name)) != (expected := value_of(config)):
+                raise self._cannot_say(name, found, expected)
+
+    def _cannot_say(self, name: str, found: Any, expected: Any) -> UnsupportedError:
+        return UnsupportedError(
+            f"The model's config.json has {name} {str(found)[:80]!r}; llama.cpp computes {self.architecture} models "
+            f"with {str(expected)[:80]!r}.",
+            hint="Serve it with vLLM or transformers instead.",
+        )
+
+
+def _layer_types(period: int) -> Callable[[Any], list[str]]:
+    def pattern(config: Any) -> list[str]:
+        layers = range(1, config.num_hidden_layers + 1)
+        return ["sliding_attention" if layer % period else "full_attention" for layer in layers]
+
+    return pattern
+
+
+def _attention_scale(config: Any) -> int:
+    family = str(config.model_type).partition("_")[0]
+    if config.num_hidden_layers == _LARGEST_GEMMA_LAYERS[family]:
+        return int(config.hidden_size // config.num_attention_heads)
+    return int(config.head_dim)
+
+
+FAMILIES = (
+    Family(
+        "llama", ("llama", "mistral"), {**_DECODER, **_HEADS}, fixed={"hidden_act": ("silu", "swish")}, permutes=True
+    ),
+    Family("qwen2", ("qwen2",), fixed={"hidden_act": "silu", "use_sliding_window": False}),
+    Family(
+        "qwen3",
+        ("qwen3",),
+        {**_DECODER, **_HEADS},
+        fixed={"hidden_act": "silu", "use_sliding_window": False, "attention_bias": False},
+    ),
+    Family(
+        "gemma2",
+        ("gemma2",),
+        {
+            **_GEMMA,
+            "attn_logit_softcapping": "attn_logit_softcapping",
+            "final_logit_softcapping": "final_logit_softcapping",
+        },
+        fixed=_GEMMA_FIXED,
+        derived={"query_pre_attn_scalar": _attention_scale, "layer_types": _layer_types(2)},
+        norm_offset=1.0,
+    ),
+    Family(
+        "gemma3",
+        ("gemma3_text",),
+        _GEMMA,
+        {"final_logit_softcapping": "final_logit_softcapping"},
+        fixed={**_GEMMA_FIXED, "attn_logit_softcapping": None},
+        derived={"query_pre_attn_scalar": _attention_scale, "layer_types": _layer_types(6)},
+        norm_offset=1.0,
+    ),
+    Family("phi3", ("phi3",), optional={"attention.sliding_window": "sliding_window"}, fixed={"hidden_act": "silu"}),
+    Family(
+        "gpt2",
+        ("gpt2",),
+        {
+            "context_length": "n_positions",
+            "embedding_length": "n_embd",
+            "block_count": "n_layer",
+            "feed_forward_length": "n_inner",
+            "attention.head_count": "n_head",
+            "attention.layer_norm_epsilon": "layer_norm_epsilon",
+        },
+        fixed={
+            "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+            "scale_attn_weights": True,
+            "scale_attn_by_inverse_layer_idx": False,
+            "add_cross_attention": False,
+        },
+        transposed=("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight"),
+    ),
+)
+"""All families, in the order in which messages list them."""
+
+
+def family_of_config(config: Any) -> Family:
+    """Return the family of a transformers configuration.
+
+    Raises:
+        UnsupportedError: models of that type are not converted.
+    """
+    found = next((family for family in FAMILIES if config.model_type in family.model_types), None)
+    if found is None:
+        known = ", ".join(name for family in FAMILIES for name in family.model_types)
+        raise UnsupportedError(
+            f"Models of type {config.model_type!r} are not converted to GGUF; {known} are.",
+            hint="Use llama.cpp's convert_hf_to_gguf.py, and register its file.",
+        )
+    return found
+
+
+def family_of_architecture(architecture: str) -> Family:
+    """Return the family of a GGUF file.
+
+    Raises:
+        UnsupportedError: files of that architecture are not converted.
+    """
+    found = next((family for family in FAMILIES if architecture == family.architecture), None)
+    if found is None:
+        known = ", ".join(family.architecture for family in FAMILIES)
+        raise UnsupportedError(
+            f"GGUF files of architecture {architecture[:80]!r} are not converted; {known} are.",
+            hint="Serve the file as it is, with engine gguf.",
+        )
+    return found

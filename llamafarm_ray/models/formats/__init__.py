@@ -1,0 +1,1 @@
+"""Formats that models come in: archives, weight files, pickles that are refused."""

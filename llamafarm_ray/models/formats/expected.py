@@ -1,0 +1,119 @@
+"""Tensors that a model's configuration makes, held against those that its files have."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+from llamafarm_ray.errors import LlamaFarmError
+from llamafarm_ray.models.convert.families import family_of_architecture
+from llamafarm_ray.models.convert.rope import ROPE_TENSORS
+from llamafarm_ray.models.convert.tensors import gguf_names
+from llamafarm_ray.models.foreign import UNREADABLE, first_line
+from llamafarm_ray.models.loading import bare_model
+
+__all__ = ["Comparison", "compare_with_config", "compare_with_facts"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Tensors of files beside those of an architecture.
+
+    Attributes:
+        num_parameters: the architecture's parameters, tied ones once; ``None`` where it is not known.
+        missing: tensors that no file has.
+        unexpected: tensors that belong to no part of the architecture.
+        misshapen: tensors of another shape, with both.
+        unchecked: the reason why there is no comparison; empty if there is one.
+    """
+
+    num_parameters: int | None = None
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    misshapen: tuple[str, ...] = ()
+    unchecked: str = ""
+
+
+def compare_with_config(config: Mapping[str, Any], found: Shapes) -> Comparison:
+    """Compare the tensors of safetensors files with those that a ``config.json`` makes, without weights.
+
+    Args:
+        config: the file's values.
+        found: shapes by name.
+    """
+    if config.get("quantization_config"):
+        return Comparison(unchecked="its weights are quantized, and packed as their method does it")
+    if not str((config.get("architectures") or [""])[0]).endswith(("ForCausalLM", "LMHeadModel")):
+        return Comparison(unchecked="its architecture writes no text, or is not named")
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            model = bare_model(Path(folder))
+    except LlamaFarmError as error:
+        return Comparison(unchecked=error.message)
+    if get_checkpoint_conversion_mapping(model.config.model_type):
+        return Comparison(_count(model), unchecked="transformers renames its tensors while it loads them")
+    return _compared(model, {name: tuple(one.shape) for name, one in model.state_dict().items()}, found)
+
+
+def compare_with_facts(config: Any, architecture: str, found: Shapes) -> Comparison:
+    """Compare the tensors of a GGUF file with those that its facts make.
+
+    Args:
+        config: the transformers configuration of the facts.
+        architecture: GGUF's name of it.
+        found: shapes by name, the fastest dimension first.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+    except UNREADABLE as error:
+        return Comparison(unchecked=first_line(error))
+    family = family_of_architecture(architecture)
+    state = model.state_dict()
+    if config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    names = gguf_names(family, config.num_hidden_layers, state)
+    turned = {name: bool(family.transposed) and name.endswith(family.transposed) for name in state}
+    shapes = {
+        names[name]: tuple(tensor.shape) if turned[name] else tuple(reversed(tensor.shape))
+        for name, tensor in state.items()
+    }
+    return _compared(model, shapes, {name: shape for name, shape in found.items() if name not in ROPE_TENSORS})
+
+
+def _compared(model: Any, expected: Shapes, found: Shapes) -> Comparison:
+    missing = {name for name in expected if name not in found} - _tied(model, found)
+    unexpected = [name for name in found if name not in expected and not name.endswith(_BUFFERS)]
+    misshapen = [
+        f"{name}: {list(found[name])} instead of {list(expected[name])}"
+        for name in expected
+        if name in found and tuple(found[name]) != expected[name]
+    ]
+    return Comparison(_count(model), tuple(sorted(missing)), tuple(sorted(unexpected)), tuple(sorted(misshapen)))
+
+
+_BUFFERS = (".masked_bias", ".attn.bias", ".rotary_emb.inv_freq", ".position_ids")
+"""Endings of masks and positions that older releases of transformers saved, and newer ones compute."""
+
+
+def _count(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _tied(model: Any, found: Shapes) -> set[str]:
+    """Return names of parameters of which the files have another one that is the same."""
+    groups: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        groups.setdefault(id(parameter), []).append(name)
+    return {name for names in groups.values() if any(one in found for one in names) for name in names}

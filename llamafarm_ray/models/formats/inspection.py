@@ -1,0 +1,281 @@
+"""A model examined by the headers of its files: nothing is unpickled, and no weights are read."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from gguf import GGMLQuantizationType
+
+from llamafarm_ray.errors import InputError, LlamaFarmError
+from llamafarm_ray.models.convert.gguf_model import decoded, gguf_config
+from llamafarm_ray.models.folder import TOKENIZER_FILES
+from llamafarm_ray.models.formats.expected import Comparison, compare_with_config, compare_with_facts
+from llamafarm_ray.models.formats.files import ModelFiles
+from llamafarm_ray.models.formats.pickle_imports import pickle_imports
+from llamafarm_ray.storage.gguf import GgufHeader, GgufTensor, read_gguf_header
+from llamafarm_ray.storage.pickles import PICKLE_SUFFIXES
+from llamafarm_ray.storage.safetensors import read_tensor_list
+
+__all__ = ["MEMORY_PRECISIONS", "Inspection", "inspect_files"]
+
+MEMORY_PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5}
+"""Bytes of a parameter, by precision."""
+
+_MAX_TEXT_BYTES = 1 << 26
+_CARD_KEYS = ("license", "license_name", "language", "pipeline_tag", "base_model", "tags", "datasets", "library_name")
+_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
+_MAX_CARD_BYTES = 1 << 16
+_SHOWN_NAMES = 20
+_MAX_VALUE = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """Facts of a model.
+
+    Attributes:
+        format: ``safetensors`` or ``gguf``.
+        architecture: the class that transformers makes, or GGUF's name.
+        model_type: transformers' name of the family; empty where it has none.
+        num_parameters: parameters, tied ones once.
+        num_tensors: tensors in the files.
+        weight_bytes: size of the tensors by their type.
+        comparison: the tensors beside those that the architecture has.
+        tokenizer: kind of tokenizer; empty if there is none.
+        num_tokens: its tokens; ``None`` where they are not known.
+        has_chat_template: True if chats can be written for it.
+        context_length: the longest text that it was made for, in tokens; ``None`` where it is not said.
+        memory_bytes: memory of the weights by precision.
+        card: facts of the model card, or a GGUF file's own: licence, languages, base model, ...
+        is_adapter: True for a low-rank update of another model.
+    """
+
+    format: str
+    architecture: str
+    model_type: str
+    num_parameters: int
+    num_tensors: int
+    weight_bytes: Mapping[str, int]
+    comparison: Comparison
+    tokenizer: str
+    num_tokens: int | None
+    has_chat_template: bool
+    context_length: int | None
+    memory_bytes: Mapping[str, int] = field(default_factory=dict)
+    card: Mapping[str, Any] = field(default_factory=dict)
+    is_adapter: bool = False
+
+    @property
+    def problems(self) -> list[str]:
+        """Sentences about what is wrong with the files; none if they fit the architecture."""
+        compared = self.comparison
+        kinds = (
+            (compared.missing, "are missing"),
+            (compared.unexpected, "belong to no part of the architecture"),
+            (compared.misshapen, "have another shape"),
+        )
+        return [
+            f"{len(names)} tensors {said}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."  # noqa: PLR2004
+            for names, said in kinds
+            if names
+        ]
+
+
+def inspect_files(files: ModelFiles, *, shown: str) -> Inspection:
+    """Inspect the files of one model.
+
+    Args:
+        files: where they are read.
+        shown: what an error calls the model.
+
+    Raises:
+        InputError: there are no weights, they are pickled (the message has the names that would be imported), or a
+            header breaks its format.
+    """
+    names = files.sizes
+    weights = [name for name in names if name.endswith(".safetensors")]
+    ggufs = [name for name in names if name.lower().endswith(".gguf")]
+    if weights:
+        return _of_safetensors(files, weights, shown)
+    if len(ggufs) == 1:
+        return _of_gguf(files, ggufs[0])
+    _refuse_pickles(files, shown)
+    what = f"several GGUF files: {', '.join(sorted(ggufs)[:3])}" if ggufs else "neither safetensors nor a GGUF file"
+    raise InputError(f"{shown!r} holds {what}.", hint="Give the folder or the file of one model.")
+
+
+def _refuse_pickles(files: ModelFiles, shown: str) -> None:
+    for name in files.sizes:
+        if PurePosixPath(name).suffix.lower() not in PICKLE_SUFFIXES:
+            continue
+        with files.open(name) as file:
+            imports = pickle_imports(file)
+        listed = ", ".join(imports[:_SHOWN_NAMES]) + (", ..." if len(imports) > _SHOWN_NAMES else "")
+        raise InputError(
+            f"{shown!r} has its weights in {name}, a pickle, which can run code when it is loaded. It would import: "
+            f"{listed or 'nothing that can be listed'}.",
+            hint="Take the model in safetensors, or save it so on a machine that you can lose.",
+        )
+
+
+def _of_safetensors(files: ModelFiles, weights: list[str], shown: str) -> Inspection:
+    shapes: dict[str, tuple[int, ...]] = {}
+    sizes: Counter[str] = Counter()
+    for name in weights:
+        with files.open(name) as file:
+            for tensor in read_tensor_list(file, files.sizes[name], shown=name):
+                if tensor.name in shapes:
+                    raise InputError(f"{shown!r} has the tensor {tensor.name!r} in two files.", hint="Keep one.")
+                if 0 in tensor.shape:
+                    raise InputError(f"The tensor {tensor.name!r} of {shown!r} is empty.", hint="Download it again.")
+                shapes[tensor.name] = tensor.shape
+                sizes[tensor.dtype] += tensor.end - tensor.begin
+    config = _json(files, "config.json")
+    is_adapter = "adapter_config.json" in files.sizes
+    if is_adapter or not config:
+        compared = Comparison(unchecked="it is an adapter" if is_adapter else "there is no config.json")
+    else:
+        compared = compare_with_config(config, shapes)
+    stored = sum(math.prod(shape) for shape in shapes.values())
+    num_parameters = compared.num_parameters or stored
+    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
+    described = _json(files, "tokenizer.json")
+    tokenizer_config = _json(files, "tokenizer_config.json")
+    model = described.get("model") if isinstance(described.get("model"), dict) else {}
+    return Inspection(
+        format="safetensors",
+        architecture=", ".join(map(str, config.get("architectures") or [])),
+        model_type=str(config.get("model_type", "")),
+        num_parameters=num_parameters,
+        num_tensors=len(shapes),
+        weight_bytes=dict(sizes),
+        comparison=compared,
+        tokenizer=str(model.get("type") or ("files" if set(TOKENIZER_FILES[:2]) & set(files.sizes) else "")),
+        num_tokens=len(model["vocab"]) if isinstance(model.get("vocab"), dict | list) else None,
+        has_chat_template="chat_template.jinja" in files.sizes or bool(tokenizer_config.get("chat_template")),
+        context_length=_number(text, "max_position_embeddings", "n_positions"),
+        memory_bytes=_memory(num_parameters),
+        card=_card(files),
+        is_adapter=is_adapter,
+    )
+
+
+def _of_gguf(files: ModelFiles, name: str) -> Inspection:
+    with files.open(name) as file:
+        header = read_gguf_header(file, files.sizes[name], shown=name)
+    facts, sizes = header.facts, Counter[str]()
+    for entry in header.entries:
+        sizes[GGMLQuantizationType(entry.kind).name] += entry.size_bytes
+    stored = sum(math.prod(entry.shape) for entry in header.entries)
+    compared, model_type = Comparison(unchecked="it is an adapter"), ""
+    if not header.is_adapter:
+        compared, model_type = _against_facts(files, name, header)
+    num_parameters = compared.num_parameters or stored
+    tokens = facts.get("tokenizer.ggml.tokens")
+    return Inspection(
+        format="gguf",
+        architecture=header.architecture,
+        model_type=model_type,
+        num_parameters=num_parameters,
+        num_tensors=len(header.entries),
+        weight_bytes=dict(sizes),
+        comparison=compared,
+        tokenizer=str(facts.get("tokenizer.ggml.model", "")),
+        num_tokens=len(tokens) if isinstance(tokens, list) else None,
+        has_chat_template=isinstance(facts.get("tokenizer.chat_template"), str),
+        context_length=_number({"length": header.of_architecture("context_length")}, "length"),
+        memory_bytes=_memory(num_parameters),
+        card=_general(facts) | _card(files),
+        is_adapter=header.is_adapter,
+    )
+
+
+def _against_facts(files: ModelFiles, name: str, header: GgufHeader) -> tuple[Comparison, str]:
+    def read(entry: GgufTensor) -> torch.Tensor:
+        with files.open(name) as file:
+            _skip(file, entry.begin)
+            return decoded(np.frombuffer(file.read(entry.size_bytes), dtype=np.uint8), entry)
+
+    try:
+        config = gguf_config(header, read, shown=name)
+        return compare_with_facts(config, header.architecture, header.tensors), str(config.model_type)
+    except LlamaFarmError as error:
+        return Comparison(unchecked=error.message), ""
+
+
+def _skip(file: Any, num_bytes: int) -> None:
+    if file.seekable():
+        file.seek(num_bytes)
+        return
+    while num_bytes > 0 and (data := file.read(min(num_bytes, _MAX_CARD_BYTES))):
+        num_bytes -= len(data)
+
+
+def _memory(num_parameters: int) -> dict[str, int]:
+    return {name: round(num_parameters * size) for name, size in MEMORY_PRECISIONS.items()}
+
+
+def _json(files: ModelFiles, name: str) -> dict[str, Any]:
+    """Return the values of a JSON file; nothing where there is none.
+
+    Raises:
+        InputError: it is too large, or no JSON object.
+    """
+    size = files.sizes.get(name)
+    if size is None:
+        return {}
+    if size > _MAX_TEXT_BYTES:
+        raise InputError(f"{name} has {size} bytes, more than that of any model.", hint="Download it again.")
+    with files.open(name) as file:
+        data = file.read(size)
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{name} can't be read as JSON: {error}.", hint="Download it again.") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{name} holds a JSON {type(values).__name__}, not an object.", hint="Download it again.")
+    return values
+
+
+def _card(files: ModelFiles) -> dict[str, Any]:
+    """Return the facts at the head of a model card; none where they can't be read."""
+    if "README.md" not in files.sizes:
+        return {}
+    with files.open("README.md") as file:
+        text = file.read(_MAX_CARD_BYTES).decode("utf-8", errors="replace")
+    if (match := _FRONT_MATTER.match(text)) is None:
+        return {}
+    try:
+        values = yaml.safe_load(match[1])
+    except yaml.YAMLError:
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {key: found for key in _CARD_KEYS if (found := _plain(values.get(key))) is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Return a text, a number or a short list of texts; ``None`` for anything else."""
+    if isinstance(value, list):
+        return [str(one)[:_MAX_VALUE] for one in value[:_SHOWN_NAMES] if isinstance(one, str | int)]
+    return value[:_MAX_VALUE] if isinstance(value, str) else value if isinstance(value, bool | int | float) else None
+
+
+def _general(facts: Mapping[str, Any]) -> dict[str, Any]:
+    named = {key.removeprefix("general."): value for key, value in facts.items() if key.startswith("general.")}
+    kept = (*_CARD_KEYS, "name", "author", "description", "languages", "base_model.0.name", "source.url")
+    return {key: found for key in kept if (found := _plain(named.get(key))) is not None}
+
+
+def _number(values: Mapping[str, Any], *names: str) -> int | None:
+    return next((value for name in names if isinstance(value := values.get(name), int)), None)

@@ -1,0 +1,105 @@
+"""Random models of two layers of each family that is converted, with one tokenizer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tiny_model import make_tiny_tokenizer
+
+FAMILIES = (
+    "llama",
+    "llama with biases",
+    "llama 3",
+    "llama, linear positions",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3, long positions",
+    "gpt2",
+)
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 32.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+LONG = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "long_factor": [1.0 + n for n in range(8)],
+    "short_factor": [1.0 + n / 10 for n in range(8)],
+    "original_max_position_embeddings": 128,
+}
+
+
+def family_config(family, vocab_size=420, **changed):
+    """The configuration of a tiny model; ``changed`` replaces its values."""
+    import transformers as hf
+
+    common = {
+        "vocab_size": vocab_size,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 256,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+        "pad_token_id": 2,
+    }
+    gemma = {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 64}
+    small = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "vocab_size": vocab_size}
+    kinds = {
+        "llama": (hf.LlamaConfig, common),
+        "llama with biases": (hf.LlamaConfig, {**common, "attention_bias": True, "head_dim": 32}),
+        "llama 3": (
+            hf.LlamaConfig,
+            {**common, "tie_word_embeddings": True, "rope_parameters": LLAMA3, "max_position_embeddings": 16384},
+        ),
+        "llama, linear positions": (
+            hf.LlamaConfig,
+            {**common, "rope_parameters": {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}},
+        ),
+        "mistral": (hf.MistralConfig, {**common, "sliding_window": None}),
+        "qwen2": (hf.Qwen2Config, common),
+        "qwen3": (hf.Qwen3Config, {**common, "head_dim": 32}),
+        "gemma2": (hf.Gemma2Config, {**common, **gemma}),
+        "gemma3": (hf.Gemma3TextConfig, {**common, **gemma, "num_hidden_layers": 7}),
+        "phi3": (hf.Phi3Config, common),
+        "phi3, long positions": (
+            hf.Phi3Config,
+            {**common, "rope_parameters": LONG, "original_max_position_embeddings": 128},
+        ),
+        "gpt2": (hf.GPT2Config, {**small, "bos_token_id": 0, "eos_token_id": 1}),
+    }
+    kind, values = kinds[family]
+    return kind(**{**values, **changed})
+
+
+def family_model(family, **changed):
+    """A model whose weights are large enough that each of them matters."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = family_config(family, **changed)
+    attention = {"attn_implementation": "eager"} if family == "gemma2" else {}
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **attention).eval()
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model
+
+
+def write_family_model(folder: Path, family, **changed) -> Path:
+    """Write a model with the tests' tokenizer into a folder."""
+    tokenizer = make_tiny_tokenizer()
+    family_model(family, vocab_size=len(tokenizer), **changed).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

@@ -1,0 +1,238 @@
+"""A converted model answers as its source, says what it was made from, and is refused if it would not."""
+
+import json
+import zipfile
+
+import pytest
+import torch
+from family_models import write_family_model
+from gguf_files import write_gguf
+from method_models import randomise, trained, wrapped
+from safetensors.torch import load_file
+from tiny_model import make_tiny_model
+from tokenizers import normalizers
+
+from llamafarm_ray.cli.main import run
+from llamafarm_ray.config import MethodParameters
+from llamafarm_ray.errors import ConflictError, InputError, IntegrityError, NotFoundError, UnsupportedError
+from llamafarm_ray.models.convert import conversion, measure
+from llamafarm_ray.models.loading import load_model
+from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry.lineage import trace
+from llamafarm_ray.storage import Location, Manifest
+from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.types import ModelKind
+from llamafarm_ray.workflows.convert import convert
+from llamafarm_ray.workflows.register import Registration, register
+
+TEXT = "How many legs does a spider have? <|im_start|>"
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return write_family_model(tmp_path_factory.mktemp("convert") / "base", "llama")
+
+
+@pytest.fixture
+def registry(tmp_path):
+    return RegistryService(Location(tmp_path / "home"), principal="ann")
+
+
+@torch.no_grad()
+def logits(folder):
+    ids = load_tokenizer(folder)(TEXT, return_tensors="pt")["input_ids"]
+    return load_model(folder, dtype=torch.float32).eval()(input_ids=ids).logits
+
+
+def test_there_and_back_is_the_same_model(base, registry, tmp_path):
+    there = convert(registry, str(base), tmp_path / "there", to="gguf", precision="fp32")
+    back = convert(registry, str(there.path), tmp_path / "back", to="safetensors")
+    assert (there.precision, back.precision) == ("fp32", "fp32")
+    assert torch.allclose(logits(tmp_path / "back"), logits(base), atol=1e-4)
+    assert back.difference["greedy_agreement"] == 1.0
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"] == 1
+    assert load_tokenizer(tmp_path / "back").chat_template == load_tokenizer(base).chat_template
+    assert {path.name for path in (tmp_path / "there").iterdir()} == {"model.gguf", "conversion.json", "training.json"}
+
+
+@pytest.mark.parametrize(
+    ("precision", "kinds"),
+    [("bf16", {"F32", "BF16"}), ("q8_0", {"F32", "Q8_0"}), ("q4_k_m", {"F32", "Q5_0", "Q8_0"})],
+)
+def test_weights_have_the_types_of_the_precision(base, registry, tmp_path, precision, kinds):
+    from gguf import GGMLQuantizationType
+
+    made = convert(registry, str(base), tmp_path / "out", to="gguf", precision=precision.upper())
+    found = read_gguf(tmp_path / "out" / "model.gguf").entries
+    assert {GGMLQuantizationType(entry.kind).name for entry in found} == kinds
+    assert 0 < made.difference["mean_kl"] < 0.25
+
+
+def test_quantized_weights_are_expanded_to_bf16(registry, tmp_path):
+    write_gguf(make_tiny_model(tmp_path / "base"), tmp_path / "q8" / "model.gguf", kind="Q8_0")
+    made = convert(registry, str(tmp_path / "q8" / "model.gguf"), tmp_path / "out", to="safetensors")
+    assert made.precision == "bf16"
+    assert {tensor.dtype for tensor in load_file(tmp_path / "out" / "model.safetensors").values()} == {torch.bfloat16}
+    assert torch.allclose(logits(tmp_path / "out"), logits(tmp_path / "base"), atol=0.02)
+
+
+def test_a_model_in_a_wheel_is_converted(registry, tmp_path):
+    write_gguf(make_tiny_model(tmp_path / "base"), tmp_path / "model.gguf")
+    with zipfile.ZipFile(tmp_path / "tiny.whl", "w") as wheel:
+        wheel.write(tmp_path / "model.gguf", "package/tiny.gguf")
+        wheel.writestr("package/__init__.py", "raise SystemExit('this code must not run')")
+    made = convert(registry, str(tmp_path / "tiny.whl"), tmp_path / "out", to="safetensors")
+    assert torch.allclose(logits(tmp_path / "out"), logits(tmp_path / "base"), atol=1e-4)
+    assert made.source_digest == Manifest.of_file(renamed(tmp_path / "model.gguf", "tiny.gguf")).digest
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+
+
+def renamed(path, name):
+    return path.rename(path.with_name(name))
+
+
+def test_what_answers_differently_does_not_appear_and_its_worst_layer_is_named(base, registry, tmp_path, monkeypatch):
+    real = conversion.write_gguf_model
+
+    def broken(model, *arguments, **options):
+        with torch.no_grad():
+            model.model.layers[1].mlp.down_proj.weight.mul_(3)
+        real(model, *arguments, **options)
+
+    monkeypatch.setattr(conversion, "write_gguf_model", broken)
+    with pytest.raises(IntegrityError, match=r"differs too much from its source.*Layer 1 adds most"):
+        convert(registry, str(base), tmp_path / "out", to="gguf")
+    assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_other_tokens_are_refused(base, registry, tmp_path, monkeypatch):
+    real = conversion.load_gguf_tokenizer
+
+    def broken(header):
+        tokenizer = real(header)
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+        return tokenizer
+
+    monkeypatch.setattr(conversion, "load_gguf_tokenizer", broken)
+    with pytest.raises(IntegrityError, match="tokenizer makes"):
+        convert(registry, str(base), tmp_path / "out", to="gguf")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_conversion_says_what_it_was_made_from(base, registry, tmp_path):
+    source = register(registry, Registration(base, name="tiny"))
+    made = convert(registry, "tiny", tmp_path / "out", to="gguf", precision="q8_0")
+    said = json.loads((tmp_path / "out" / "conversion.json").read_text())
+    assert said["source_digest"] == source.registered.manifest
+    assert said["difference"] == made.difference
+    assert {"llamafarm_ray", "transformers", "gguf"} <= said["tools"].keys()
+    record = register(registry, Registration(made.path, name="tiny-q8", base_model=made.base_model))
+    assert record.registered.kind is ModelKind.QUANTIZED
+    assert record.registered.derived_from == (source.registered.manifest,)
+    assert record.registered.parameters["precision"] == "q8_0"
+    assert record.registered.parameters["difference"]["mean_kl"] == made.difference["mean_kl"]
+    assert "tiny:" in str(trace(registry.state, record.ref))
+
+
+def test_an_adapter_becomes_a_gguf_file_with_the_same_updates(registry, tmp_path):
+    base = make_tiny_model(tmp_path / "base")
+    make_lora(base, tmp_path / "lora", r=4, use_rslora=True, rank_pattern={"q_proj": 2})
+    made = convert(registry, str(tmp_path / "lora"), tmp_path / "out", to="gguf", base_model=str(base))
+    assert made.difference["largest_update_difference"] < 2e-3
+    header = read_gguf(tmp_path / "out" / "adapter.gguf")
+    assert header.is_adapter
+    assert header.tensors["blk.0.attn_q.weight.lora_a"] == (64, 2)
+    assert header.facts["general.base_model.0.name"] == "base"
+    record = register(registry, Registration(tmp_path / "out", name="lora-gguf"))
+    assert record.registered.kind is ModelKind.ADAPTER
+    assert record.registered.base_digest == Manifest.of_folder(base).digest
+
+
+def test_llama_cpp_answers_with_the_converted_adapter_as_peft_does(registry, tmp_path):
+    import asyncio
+
+    from engine_answers import answer, generate, tokens
+
+    from llamafarm_ray.models.adapters import load_adapter
+    from llamafarm_ray.serving.engines.gguf import GgufEngine
+
+    base = make_tiny_model(tmp_path / "base")
+    make_lora(base, tmp_path / "lora", r=4, use_rslora=True, rank_pattern={"q_proj": 2})
+    convert(registry, str(base), tmp_path / "base-gguf", to="gguf", precision="fp32")
+    convert(registry, str(tmp_path / "lora"), tmp_path / "out", to="gguf", precision="fp32", base_model=str(base))
+    model = load_adapter(load_model(base, dtype=torch.float32), tmp_path / "lora").eval()
+    prompt = [5, 40, 77, 300, 12]
+
+    async def answered():
+        engine = GgufEngine("tiny", tmp_path / "base-gguf", n_parallel=1, n_threads=1)
+        await engine.load_adapter("lora", tmp_path / "out")
+        return [tokens(await answer(engine, name, prompt)) for name in ("tiny", "lora")]
+
+    plain, adapted = asyncio.run(answered())
+    assert adapted == generate(model, prompt)
+    assert plain == generate(load_model(base, dtype=torch.float32).eval(), prompt) != adapted
+
+
+def make_lora(base, folder, **parameters):
+    method, model = wrapped(base, "lora", MethodParameters(**parameters))
+    randomise(model)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(2).add_(0.05)
+    folder.mkdir()
+    method.save(model, trained(model), folder)
+
+
+def test_adapters_that_llama_cpp_does_not_add_are_refused(registry, tmp_path):
+    base = make_tiny_model(tmp_path / "base")
+    make_lora(base, tmp_path / "dora", r=4, use_dora=True)
+    with pytest.raises(UnsupportedError, match="uses DoRA"):
+        convert(registry, str(tmp_path / "dora"), tmp_path / "out", to="gguf", base_model=str(base))
+    with pytest.raises(UnsupportedError, match="safetensors already"):
+        convert(registry, str(tmp_path / "dora"), tmp_path / "out", to="safetensors", base_model=str(base))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "told"),
+    [
+        ({"to": "onnx"}, InputError, "no conversion to 'onnx'"),
+        ({"to": "gguf", "precision": "q4"}, InputError, "no precision 'q4'"),
+        ({"to": "safetensors", "precision": "q8_0"}, InputError, "no precision 'q8_0'"),
+        ({"to": "gguf", "base_model": "x"}, InputError, "for adapters"),
+    ],
+)
+def test_mistakes_are_told_before_anything_is_read(base, registry, tmp_path, options, error, told):
+    with pytest.raises(error, match=told):
+        convert(registry, str(base), tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_outputs_are_not_overwritten_and_sources_exist(base, registry, tmp_path):
+    with pytest.raises(NotFoundError, match="nothing-there"):
+        convert(registry, "nothing-there", tmp_path / "out", to="gguf")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ConflictError, match="exists already"):
+        convert(registry, str(base), tmp_path / "out", to="gguf")
+    with pytest.raises(InputError, match="The output is a folder"):
+        convert(registry, str(base), tmp_path / "model.gguf", to="gguf")
+
+
+def test_the_command_prints_a_table_or_json_and_registers(base, tmp_path, capsys):
+    options = ["--to", "gguf", "--precision", "bf16", "--home", str(tmp_path / "home")]
+    assert run(["models", "convert", str(base), "--output", str(tmp_path / "a"), *options, "--name", "tiny"]) == 0
+    printed = capsys.readouterr().out
+    assert "mean divergence" in printed
+    assert "Registered tiny:" in printed
+    assert run(["models", "convert", str(base), "--output", str(tmp_path / "b"), *options, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["precision"] == "bf16"
+    assert said["difference"]["num_tokens"] > 300
+
+
+def test_the_held_out_text_is_in_the_package():
+    assert len(measure.held_out_text().split()) > 300
