@@ -76,7 +76,7 @@ def compare_with_facts(config: Any, architecture: str, found: Shapes) -> Compari
     """
     try:
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     except UNREADABLE as error:
         return Comparison(unchecked=first_line(error))
     family = family_of_architecture(architecture)
