@@ -78,10 +78,8 @@ def serving(kubeconfig, statuses=()):
         def do_GET(self):
             path = urlsplit(self.path).path
             *_, resource, name = path.split("/")
-            found = _STATIC.get(path) or next(
-                (one for one in created.values() if one["metadata"]["name"] == name and resource in path), None
-            )
-            if found is None or (path not in _STATIC and _kind(resource) != found["kind"]):
+            found = _STATIC.get(path) or created.get(_kind(resource))
+            if found is None or (path not in _STATIC and found["metadata"]["name"] != name):
                 found = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
             elif found.get("kind") in {"RayJob", "RayService"} and left:
                 found["status"] = left.pop(0) if len(left) > 1 else left[0]

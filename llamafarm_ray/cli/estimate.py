@@ -157,7 +157,7 @@ def _cells(option: Option) -> tuple[str, ...]:
     )
 
 
-def _host(num_bytes: float, num_workers: int) -> str:
+def _host(num_bytes: int, num_workers: int) -> str:
     """Return the host's memory of a worker and of all workers; nothing where none is taken."""
     if not num_bytes:
         return ""

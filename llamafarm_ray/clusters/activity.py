@@ -25,7 +25,7 @@ def idle_s(since: float) -> float:
     jobs = [job for job in state.job_table() if job["JobID"] != own and not _is_rays(job)]
     if not all(job["IsDead"] for job in jobs) or _serves():
         return 0.0
-    last = max([since, *(job["EndTime"] / 1000 for job in jobs)])
+    last = max([since, *(float(job["EndTime"]) / 1000 for job in jobs)])
     return max(0.0, time.time() - last)
 
 

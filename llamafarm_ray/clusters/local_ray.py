@@ -88,8 +88,9 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
                 _temp_dir=str(folder / "ray"),
                 _system_config=_AT_PAR if with_dashboard else _UNWATCHED,
             )
-    except (ConnectionError, RuntimeError, OSError, TimeoutError) as error:
-        raise ClusterError(f"A local Ray could not be started: {error}.", hint="Is the disk full?") from error
+    except Exception as error:  # Ray raises a bare one where a part of it starts too slowly
+        hint = "Is the disk full, or the machine too busy for a Ray to start within half a minute?"
+        raise ClusterError(f"A local Ray could not be started: {str(error).rstrip('.')}.", hint=hint) from error
     return str(context.dashboard_url or "")
 
 

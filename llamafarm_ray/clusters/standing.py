@@ -63,7 +63,8 @@ class StandingRay:
             return False
         try:
             keeper = psutil.Process(self.pid)
-            return abs(keeper.create_time() - self.started) < _SAME_START_S and keeper.status() != psutil.STATUS_ZOMBIE
+            is_same = abs(keeper.create_time() - self.started) < _SAME_START_S
+            return bool(is_same and keeper.status() != psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return False
 

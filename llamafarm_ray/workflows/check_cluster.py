@@ -28,10 +28,10 @@ def check_cluster(address: str | None) -> tuple[list[Finding], str]:
     if address == LOCAL or (address is None and find() is None):
         return findings([this_node()], None), "this machine, where no Ray of `llamafarm up` runs"
     if address is not None and is_job_server(address):
-        dashboard = dashboard_of(address.rstrip("/"))
-        if not dashboard.answers:
+        asked = dashboard_of(address.rstrip("/"))
+        if not asked.answers:
             raise InputError(f"Nothing answers at {address}.", hint="Is it the dashboard's address?")
-        return findings([this_node()], dashboard), f"{address} from outside, and this machine"
+        return findings([this_node()], asked), f"{address} from outside, and this machine"
     with connect(address) as cluster:
         from ray.exceptions import RayError  # noqa: PLC0415  (imported by connect)
 

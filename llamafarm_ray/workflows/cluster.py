@@ -161,7 +161,10 @@ def _import(module: str) -> None:
 @contextmanager
 def _token(token: str) -> Iterator[None]:
     """Show Ray this token for the time of a block, also in a process that has imported Ray already."""
-    from ray._raylet import AuthenticationTokenLoader, Config  # noqa: PLC0415
+    from ray._private.authentication.authentication_token_setup import (  # noqa: PLC0415
+        AuthenticationTokenLoader,
+        Config,
+    )
 
     given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     before = {name: os.environ.get(name) for name in given}

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 from model_files import safetensors_head
 
 from llamafarm_ray.registry import RegistryService

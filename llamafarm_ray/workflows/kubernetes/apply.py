@@ -84,10 +84,11 @@ def _state(kind: str, status: dict[str, Any]) -> tuple[str, bool | None, str]:
     """Return a status in a word, True or False once it has succeeded or failed, and what is said of it."""
     if kind == "RayJob":
         state = status.get("jobDeploymentStatus") or "New"
-        ended = {"Complete": status.get("jobStatus") == "SUCCEEDED", "Failed": False, "ValidationFailed": False}.get(state)
+        succeeded = status.get("jobStatus") == "SUCCEEDED"
+        ended = {"Complete": succeeded, "Failed": False, "ValidationFailed": False}.get(state)
         said = status.get("message") or status.get("reason") or ""
         return f"{state} {status.get('jobStatus', '')}".strip(), ended, said
-    ready = next((one for one in status.get("conditions", ()) if one.get("type") == "Ready"), {})
+    ready: dict[str, Any] = next((one for one in status.get("conditions", ()) if one.get("type") == "Ready"), {})
     applications = status.get("activeServiceStatus", {}).get("applicationStatuses", {})
     failed = [one.get("message", "") for one in applications.values() if one.get("status") == "DEPLOY_FAILED"]
     state = "Running" if ready.get("status") == "True" else ready.get("reason") or "Starting"
