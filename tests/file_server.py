@@ -119,7 +119,16 @@ class HubServer(FileServer):
         api = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/revision/(.+)", asked.path)
         if api:
             return self._info(api[1], unquote(api[2]))
-        return self._resolve(asked)
+        tree = re.fullmatch(r"/api/models/([\w.-]+/[\w.-]+)/tree/(.+)", asked.path)
+        return self._tree(tree[1], tree[2]) if tree else self._resolve(asked)
+
+    def _tree(self, repo, revision):
+        entries = [
+            {"type": "file", "path": name, "size": _size(data), "oid": "0" * 40 if _is_lfs(name) else _git(data)}
+            | ({"lfs": {"oid": _sha(data), "size": _size(data), "pointerSize": 134}} if _is_lfs(name) else {})
+            for name, data in self.repos[repo, revision][1].items()
+        ]
+        return 200, {"Content-Type": "application/json"}, json.dumps(entries).encode()
 
     def _resolve(self, asked):
         found = re.fullmatch(r"/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", asked.path)
@@ -158,7 +167,7 @@ class HubServer(FileServer):
         commit, files = self.repos[repo, revision]
         siblings = [
             {"rfilename": name, "size": _size(data), "blobId": _git(data) if not _is_lfs(name) else "0" * 40}
-            | ({"lfs": {"sha256": _sha(data), "size": _size(data)}} if _is_lfs(name) else {})
+            | ({"lfs": {"sha256": _sha(data), "size": _size(data), "pointerSize": 134}} if _is_lfs(name) else {})
             for name, data in files.items()
         ]
         return (

@@ -298,7 +298,7 @@ class Transfer:
         wanted = self.wanted
         if wanted.size_bytes is not None and head.size_bytes != wanted.size_bytes:
             return True
-        if wanted.digest is not None:
+        if wanted.digest is not None and head.digest:
             return head.digest != wanted.digest
         is_other = bool(wanted.validator) and bool(head.validator) and wanted.validator != head.validator
         return is_other or head.address != self.shown

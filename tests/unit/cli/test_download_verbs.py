@@ -148,14 +148,14 @@ def test_downloads_are_listed_pinned_and_evicted_by_their_source(llamafarm, hub)
 
 def test_what_is_shared_is_free_again_with_the_last_that_has_it(llamafarm, hub):
     first = llamafarm.json("models", "download", "owner/tiny")["manifest"]
-    hub.add("owner/other", MODEL | {"config.json": b"{}"})
+    hub.add("owner/other", MODEL | {"config.json": b'{"a": 1}'})
     second = llamafarm.json("models", "download", "owner/other")["manifest"]
     for digest in (first, second):
         release(digest)
     alone = llamafarm.json("models", "cache", "evict", "owner/other", "--dry-run")["freed_bytes"]
-    assert alone == 2, "its config; the other files are owner/tiny's too"
+    assert alone == 8, "its config; the other files are owner/tiny's too"
     both = llamafarm.json("models", "cache", "evict", "--max", "0", "--dry-run")["freed_bytes"]
-    assert both == sum(len(data) for data in MODEL.values()) + 2
+    assert both == sum(len(data) for data in MODEL.values()) + 8
 
 
 def test_the_base_of_a_registered_adapter_is_kept(llamafarm, hub, folders):
@@ -185,7 +185,7 @@ def test_verify_names_what_was_damaged(llamafarm, hub, folders):
 
 def test_a_limit_in_the_environment_holds_for_downloads(llamafarm, hub, monkeypatch):
     release(llamafarm.json("models", "download", "owner/tiny")["manifest"])
-    monkeypatch.setenv("LLAMAFARM_CACHE_MAX", "1B")
+    monkeypatch.setenv("LLAMAFARM_CACHE_MAX", "1")
     hub.add("owner/other", {**MODEL, "model.safetensors": safetensors_bytes(1.0)})
     llamafarm.text("models", "download", "owner/other")
     assert [row["sources"] for row in llamafarm.json("models", "cache", "list")] == [["hf://owner/other"]]
