@@ -44,8 +44,8 @@ class ConvertedModel:
         target: the format.
         precision: the format of its weights.
         difference: from the source, by name.
-        base_model: the source as a base model that registration can name; empty for an archive, and for results in
-            transformers' layout.
+        base_model: the base model that registration names: the source of a GGUF file, or an adapter's base; empty for
+            an archive, and for results in transformers' layout.
         notes: what should be known of it.
     """
 
@@ -157,9 +157,12 @@ def _convert_adapter(parent: Parent, output: Path, precision: str, *, overwrite:
         base = {"base_model": parent.base.reference, "base_digest": parent.base.digest}
         record = {"source": parent.reference, "source_digest": parent.digest, **base, **facts, "difference": difference}
         _write_conversion(folder, record)
-        lineage = {**base, "derived_from": [parent.digest], "parameters": facts | {"difference": difference}}
+        # No base: the file is served on the base's GGUF file, which whoever registers it may name instead.
+        lineage = {"derived_from": [parent.digest], "parameters": facts | {"difference": difference}}
         write_record(folder, method=parent.method or "lora", made_by="convert", lineage=lineage, check=difference)
-    return ConvertedModel(output, parent.reference, parent.digest, "gguf", chosen, difference)
+    return ConvertedModel(
+        output, parent.reference, parent.digest, "gguf", chosen, difference, base_model=parent.base.reference
+    )
 
 
 def _write_conversion(folder: Path, record: dict[str, Any]) -> None:

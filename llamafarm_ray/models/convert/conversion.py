@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -162,6 +163,8 @@ def _read(source: Path) -> tuple[Any, Any, str]:
 
 def _write_folder(model: Any, tokenizer: Any, source: Path, output: Path, dtype: torch.dtype) -> None:
     model.to(dtype).config.use_cache = True
+    if not torch.cuda.is_available():  # else DeepSpeed, which transformers imports to save, tells so on standard output
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     model.save_pretrained(str(output))
     if source.is_file():
         tokenizer.save_pretrained(str(output))

@@ -53,7 +53,7 @@ def to_gguf(family: Family, config: Any, name: str, tensor: torch.Tensor) -> tor
     if family.norm_offset and name.endswith("norm.weight"):
         return tensor + family.norm_offset
     if family.permutes and (heads := _rotated_heads(config, name)):
-        return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).reshape(tensor.shape)
+        return tensor.reshape(heads, 2, -1, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
     return tensor
 
 
@@ -64,7 +64,7 @@ def from_gguf(family: Family, config: Any, name: str, tensor: torch.Tensor) -> t
     if family.norm_offset and name.endswith("norm.weight"):
         return tensor - family.norm_offset
     if family.permutes and (heads := _rotated_heads(config, name)):
-        return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).reshape(tensor.shape)
+        return tensor.reshape(heads, -1, 2, *tensor.shape[1:]).transpose(1, 2).reshape(tensor.shape)
     return tensor
 
 

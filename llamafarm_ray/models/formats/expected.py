@@ -113,6 +113,7 @@ def _count(model: Any) -> int:
 
 def _tied(model: Any, found: Shapes) -> set[str]:
     """Return names of parameters of which the files have another one that is the same."""
+    model.tie_weights()
     groups: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         groups.setdefault(id(parameter), []).append(name)

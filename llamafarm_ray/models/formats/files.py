@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 from llamafarm_ray.models.formats.archives import find_model
 
@@ -73,7 +73,7 @@ class ZippedFiles:
 
     def open(self, name: str) -> BinaryIO:
         """See `ModelFiles.open`."""
-        return io.BufferedReader(self._archive.open(self._members[name]))  # type: ignore[arg-type]
+        return cast("BinaryIO", self._archive.open(self._members[name]))
 
     def close(self) -> None:
         """Close the archive."""

@@ -148,10 +148,9 @@ def _of_safetensors(files: ModelFiles, weights: list[str], shown: str) -> Inspec
         compared = compare_with_config(config, shapes)
     stored = sum(math.prod(shape) for shape in shapes.values())
     num_parameters = compared.num_parameters or stored
-    text = config.get("text_config") if isinstance(config.get("text_config"), dict) else config
-    described = _json(files, "tokenizer.json")
+    text = _object(config, "text_config") or config
     tokenizer_config = _json(files, "tokenizer_config.json")
-    model = described.get("model") if isinstance(described.get("model"), dict) else {}
+    model = _object(_json(files, "tokenizer.json"), "model")
     return Inspection(
         format="safetensors",
         architecture=", ".join(map(str, config.get("architectures") or [])),
@@ -245,6 +244,11 @@ def _json(files: ModelFiles, name: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{name} holds a JSON {type(values).__name__}, not an object.", hint="Download it again.")
     return values
+
+
+def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+    found = values.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _card(files: ModelFiles) -> dict[str, Any]:

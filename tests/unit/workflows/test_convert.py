@@ -135,7 +135,8 @@ def test_a_conversion_says_what_it_was_made_from(base, registry, tmp_path):
     assert record.registered.derived_from == (source.registered.manifest,)
     assert record.registered.parameters["precision"] == "q8_0"
     assert record.registered.parameters["difference"]["mean_kl"] == made.difference["mean_kl"]
-    assert "tiny:" in str(trace(registry.state, record.ref))
+    edges = {(edge.source, edge.target, edge.relation) for edge in trace(registry.state, "tiny-q8", "down").edges}
+    assert (f"model:{record.ref}", f"model:{source.ref}", "is derived from") in edges
 
 
 def test_an_adapter_becomes_a_gguf_file_with_the_same_updates(registry, tmp_path):
@@ -147,7 +148,7 @@ def test_an_adapter_becomes_a_gguf_file_with_the_same_updates(registry, tmp_path
     assert header.is_adapter
     assert header.tensors["blk.0.attn_q.weight.lora_a"] == (64, 2)
     assert header.facts["general.base_model.0.name"] == "base"
-    record = register(registry, Registration(tmp_path / "out", name="lora-gguf"))
+    record = register(registry, Registration(tmp_path / "out", name="lora-gguf", base_model=made.base_model))
     assert record.registered.kind is ModelKind.ADAPTER
     assert record.registered.base_digest == Manifest.of_folder(base).digest
 
