@@ -28,6 +28,7 @@ from llamafarm_ray.cli import (
     registry,
     rollout,
     schema,
+    simulate,
     status,
     swap_adapter,
     train,
@@ -68,6 +69,7 @@ models.command("deploy", rich_help_panel=_SERVE)(deploy.command)
 models.command("swap-adapter", rich_help_panel=_SERVE)(swap_adapter.command)
 models.command("undeploy", rich_help_panel=_SERVE)(undeploy.command)
 models.command("chat", rich_help_panel=_SERVE)(chat.command)
+models.command("simulate", rich_help_panel=_SERVE)(simulate.command)
 models.command("status", rich_help_panel=_SERVE)(status.command)
 models.command("register", rich_help_panel=_KEEP)(register.command)
 models.command("import", rich_help_panel=_KEEP, help="Register a folder that was made elsewhere.")(register.command)

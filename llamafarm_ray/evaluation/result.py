@@ -18,9 +18,10 @@ from typing import Any, Self
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["BenchmarkScores", "EvaluationResult", "improvement"]
+__all__ = ["RESULTS", "BenchmarkScores", "EvaluationResult", "improvement"]
 
-_ROOT = "evaluation_results"
+RESULTS = "evaluation_results"
+"""Key that holds a result."""
 _COUNTS = ("num_examples", "num_skipped")
 
 
@@ -91,7 +92,7 @@ class EvaluationResult:
             InputError: it has another form.
         """
         try:
-            results = data[_ROOT]
+            results = data[RESULTS]
             return cls(
                 model_id=results["model_id"],
                 timestamp=results["timestamp"],
@@ -102,7 +103,7 @@ class EvaluationResult:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"This is no evaluation result: {type(error).__name__}: {error}",
-                hint=f"It must have {_ROOT!r} with model_id, timestamp and benchmarks.",
+                hint=f"It must have {RESULTS!r} with model_id, timestamp and benchmarks.",
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class EvaluationResult:
             results["rag_integration"] = self.rag_integration
         if self.production_metrics is not None:
             results["production_metrics"] = self.production_metrics
-        return {_ROOT: results}
+        return {RESULTS: results}
 
 
 def improvement(metric: str, value: float, baseline: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from llamafarm_ray.evaluation import EvaluationResult, evaluate
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.metrics import write_json
 from llamafarm_ray.workflows.register import base_reference
 
 __all__ = ["EvaluationRun", "write_result"]
@@ -120,10 +120,4 @@ def write_result(result: EvaluationResult, path: Path) -> None:
     Raises:
         InputError: the file can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.rename(path)
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}.", hint="Choose another --output.") from None
+    write_json(result.to_dict(), path)

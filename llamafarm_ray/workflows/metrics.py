@@ -8,10 +8,20 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.result import RESULTS, EvaluationResult
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.registry.policy import flat_metrics
 
-__all__ = ["flat_metrics", "main_metric", "read_json", "read_metrics", "record_metrics", "short_name"]
+__all__ = [
+    "add_result",
+    "flat_metrics",
+    "main_metric",
+    "read_json",
+    "read_metrics",
+    "record_metrics",
+    "short_name",
+    "write_json",
+]
 
 _TELLING = ("accuracy", "acc", "f1", "exact_match", "score", "rouge_l", "bleu", "perplexity", "loss")
 """What a list shows of a version's results: the first of these that a name ends in."""
@@ -42,6 +52,41 @@ def record_metrics(registry: RegistryApi, reference: str, path: Path, *, reason:
     record = registry.resolve(reference)
     registry.record_metrics(record.ref, metrics, reason=reason or path.name)
     return registry.resolve(record.ref)
+
+
+def add_result(
+    registry: RegistryApi, reference: str, result: EvaluationResult, *, reason: str = "evaluate"
+) -> VersionRecord:
+    """Add a result to those that a version has: its benchmarks replace earlier ones of the same names alone.
+
+    Raises:
+        NotFoundError: there is no such version.
+        InputError: the version's own results have another shape.
+    """
+    record = registry.resolve(reference)
+    added = result.to_dict()
+    known = record.metrics.get(RESULTS)
+    if known is not None:
+        before = EvaluationResult.from_dict({RESULTS: known}).to_dict()[RESULTS]
+        new = added[RESULTS]
+        added = {RESULTS: {**before, **new, "benchmarks": {**before["benchmarks"], **new["benchmarks"]}}}
+    registry.record_metrics(record.ref, added, reason=reason)
+    return registry.resolve(record.ref)
+
+
+def write_json(value: Mapping[str, Any], path: Path) -> None:
+    """Write a result as JSON, whole or not at all.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.rename(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}.", hint="Choose another --output.") from None
 
 
 def read_metrics(path: Path) -> dict[str, Any]:
