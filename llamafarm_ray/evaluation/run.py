@@ -160,9 +160,11 @@ def _measure(
             case "perplexity":
                 scores["perplexity"] = perplexity(*losses)
             case "bleu":
-                scores["bleu"] = bleu(answers, references)
+                scores["bleu"] = bleu(answers, [[reference] for reference in references])
             case "rouge":
-                scores["rouge_l"] = rouge_l(answers, references)
+                scores["rouge_l"] = sum(
+                    rouge_l(answer, [reference]) for answer, reference in zip(answers, references, strict=True)
+                ) / len(answers)
     return scores
 
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import rensa
 
 from llamafarm_ray.data.text import normal_form
-from llamafarm_ray.data.text.scripts import UNSPACED_BLOCKS
+from llamafarm_ray.text.scripts import UNSPACED_BLOCKS
 
 __all__ = ["Bands", "Signatures", "candidates", "drop_near_duplicates", "jaccard", "near_duplicates", "resolve", "sign"]
 

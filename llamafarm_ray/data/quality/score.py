@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from llamafarm_ray.data.quality.coherence import coherence_of
-from llamafarm_ray.data.quality.support import support
+from llamafarm_ray.text.support import support
 from llamafarm_ray.data.quality.toxicity import toxicity
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
-from llamafarm_ray.data.text.scripts import CJK, CJK_MARKS
+from llamafarm_ray.text.scripts import CJK, CJK_MARKS
 
 __all__ = ["unwrapped"]
 

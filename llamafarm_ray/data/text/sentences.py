@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from llamafarm_ray.data.text.scripts import ARABIC, CJK, CJK_MARKS, SOUTH_EAST_ASIAN
+from llamafarm_ray.text.scripts import ARABIC, CJK, CJK_MARKS, SOUTH_EAST_ASIAN
 
 __all__ = ["sentence_separator", "sentences_of"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from llamafarm_ray.data.text.scripts import UNSPACED
+from llamafarm_ray.text.scripts import UNSPACED
 
 __all__ = ["cut_words", "num_words"]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamafarm_ray.data.quality.support import support, unsupported_parts
+from llamafarm_ray.text.support import support, unsupported_parts
 
 PASSAGE = (
     "The harbor library opens at 8:00 and closes at 20:30. Membership costs 1,250 euros a year. "

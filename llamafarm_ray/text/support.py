@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from llamafarm_ray.data.text.scripts import UNSPACED_BLOCKS
+from llamafarm_ray.text.scripts import UNSPACED_BLOCKS
 
 __all__ = ["names_and_numbers", "support", "unsupported_parts"]
 

@@ -1,0 +1,44 @@
+"""One answer of a model with everything that a metric may compare it with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Sample"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An answer; a metric that lacks what it needs leaves the sample out.
+
+    Args:
+        answer: what the model said.
+        accepted: the answers that are right, or the references.
+        question: what it was asked.
+        context: the passages it was given.
+        relevant: whether each passage of a retriever's ranking answers the question, the best ranked first.
+        schema: JSON Schema of the answer.
+        expected_calls: the calls of tools that are right.
+        confidence: the probability that the model gave the answer, 0 to 1.
+        num_tokens: generated tokens.
+        seconds: time that the answer took.
+        loss_sum: cross-entropies of the reference's tokens in nats, summed.
+        num_loss_tokens: number of these tokens.
+        num_loss_bytes: bytes of UTF-8 that they spell.
+    """
+
+    answer: str = ""
+    accepted: tuple[str, ...] = ()
+    question: str = ""
+    context: tuple[str, ...] = ()
+    relevant: tuple[bool, ...] | None = None
+    schema: Mapping[str, Any] | bool | None = None
+    expected_calls: tuple[Mapping[str, Any], ...] | None = None
+    confidence: float | None = None
+    num_tokens: int | None = None
+    seconds: float | None = None
+    loss_sum: float | None = None
+    num_loss_tokens: int | None = None
+    num_loss_bytes: int | None = None
