@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,18 +14,28 @@ from llamafarm_ray.cli.terminal import console, print_json, stages, table
 
 if TYPE_CHECKING:
     from llamafarm_ray.evaluation import EvaluationResult
+    from llamafarm_ray.evaluation.answered import Answered
 
-__all__ = ["command", "show_evaluation"]
+__all__ = ["command", "show_evaluation", "show_failing"]
+
+_MAX_SHOWN = 20
 
 
 def command(
     model: Annotated[str, typer.Option("--model", help="Folder that `train` wrote, or a registered version.")],
     dataset: Annotated[str | None, typer.Option("--dataset", help="Its held-out examples are asked.")] = None,
     benchmark: Annotated[list[str] | None, typer.Option("--benchmark", help="Standard benchmark to run.")] = None,
+    custom: Annotated[
+        list[str] | None, typer.Option("--custom", help="Evaluation of your own: a name, or a file; may be repeated.")
+    ] = None,
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="An adapter's base, if not the one it names.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="HTML file to write: slices and worst answers.")
+    ] = None,
+    record: Annotated[bool, typer.Option("--record", help="Add the results to the registered version.")] = False,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     home: Home = None,
@@ -34,7 +45,12 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Measure a model on held-out examples, beside its base."""
-    flags = {"dataset.path": dataset, "base_model": base_model, "evaluation.benchmarks": benchmark or None}
+    flags = {
+        "dataset.path": dataset,
+        "base_model": base_model,
+        "evaluation.benchmarks": benchmark or None,
+        "evaluation.custom_evaluations": custom or None,
+    }
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
         from llamafarm_ray.config import resolved
@@ -45,16 +61,22 @@ def command(
         "evaluate",
         config,
         inputs={"--model": model},
-        outputs={"--output": output},
+        outputs={"--output": output, "--report": report},
+        flags={"--record": record},
         no_wait=no_wait,
         as_json=as_json,
     ):
         return
+    from llamafarm_ray.evaluation.report import ResultPage, write_report
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
+    from llamafarm_ray.workflows.metrics import add_result
 
-    run = EvaluationRun.prepare(config, open_registry(config.home), model)
+    registry = open_registry(config.home)
+    if record:
+        registry.resolve(model)  # a folder is no version: that shows before anything is measured
+    run = EvaluationRun.prepare(config, registry, model)
     with connect(config.cluster.address), stages(quiet=as_json) as progress:
         result = run.run(on_progress=progress)
     if as_json:
@@ -65,6 +87,24 @@ def command(
         write_result(result, output)
     if output is not None and not as_json:
         console.print(f"Written to {output}.", markup=False)
+    if report is not None:
+        write_report(report, ResultPage(result))
+    if record:
+        add_result(registry, model, result)
+    if not as_json:
+        show_failing(run.regressions(result))
+    run.check_regressions(result)
+
+
+def show_failing(answers: Sequence[Answered]) -> None:
+    """Print the wrong answers of sets that must pass."""
+    rows = [
+        (one.benchmark, one.id, one.prompt, " / ".join(one.accepted), one.answer or one.failure)
+        for one in answers[:_MAX_SHOWN]
+    ]
+    if rows:
+        more = f", the first {_MAX_SHOWN} of {len(answers)}" if len(answers) > _MAX_SHOWN else ""
+        table(f"Wrong answers of sets that must pass{more}", ("set", "id", "question", "right", "answer"), rows)
 
 
 def show_evaluation(result: EvaluationResult) -> None:

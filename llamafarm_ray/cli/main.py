@@ -13,6 +13,7 @@ from typer.main import get_command
 from llamafarm_ray import __version__
 from llamafarm_ray.cli import (
     aliases,
+    card,
     chat,
     combine,
     create_dataset,
@@ -83,6 +84,7 @@ models.command("retire", rich_help_panel=_KEEP)(lifecycle.retire)
 models.command("gc", rich_help_panel=_KEEP)(lifecycle.gc)
 models.command("list", rich_help_panel=_LOOK)(list_models.command)
 models.command("describe", rich_help_panel=_LOOK)(inspection.describe)
+models.command("card", rich_help_panel=_LOOK)(card.command)
 models.command("history", rich_help_panel=_LOOK)(inspection.history)
 models.command("diff", rich_help_panel=_LOOK)(inspection.diff)
 models.command("trace", rich_help_panel=_LOOK)(inspection.trace)

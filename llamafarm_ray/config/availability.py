@@ -64,7 +64,6 @@ GAPS: Final = (
     _nothing("dataset.augmentation", "build"),
     _only_elements("evaluation.metrics", "measuring", "perplexity", "bleu", "rouge"),
     _nothing("evaluation.benchmarks", "measuring"),
-    _nothing("evaluation.custom_evaluations", "measuring"),
 )
 """What has no engine yet."""
 

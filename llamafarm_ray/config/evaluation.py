@@ -27,7 +27,10 @@ class Evaluation(Section):
         default=("perplexity", "bleu", "rouge"), description="What is measured on the test examples."
     )
     benchmarks: Names = Field(default=(), description="Public benchmarks to run, e.g. hellaswag.")
-    custom_evaluations: Names = Field(default=(), description="Test sets of your own.")
+    custom_evaluations: Names = Field(
+        default=(),
+        description="Evaluations of your own: names in ./evaluations, or files with questions or descriptions.",
+    )
     test_set: Annotated[str, Field(min_length=1), AfterValidator(_check_test_set)] | None = Field(
         default=None,
         description="Examples to test with: a dataset's path, or 'holdout_20_percent' for the held-out split of that "

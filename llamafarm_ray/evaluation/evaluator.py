@@ -11,6 +11,7 @@ from typing import Any
 import ray
 
 from llamafarm_ray.errors import ClusterError, InfrastructureError, InputError, LlamaFarmError
+from llamafarm_ray.evaluation.custom.sets import CustomSet
 from llamafarm_ray.evaluation.result import EvaluationResult
 from llamafarm_ray.models.foreign import first_line
 
@@ -26,6 +27,7 @@ def evaluate(
     max_new_tokens: int,
     model_id: str,
     baseline: bool = True,
+    custom: Sequence[CustomSet] = (),
     on_progress: Callable[[str, float], None] | None = None,
 ) -> EvaluationResult:
     """Measure a model on examples, beside its base model.
@@ -39,6 +41,7 @@ def evaluate(
         max_new_tokens: the longest answer.
         model_id: recorded in the result.
         baseline: whether to measure the base model without the adapter too.
+        custom: evaluations of the user's own; with them there may be no ``rows``.
         on_progress: called in this thread with what is being done and how much of the whole is done, 0 to 1.
 
     Raises:
@@ -47,8 +50,8 @@ def evaluate(
         UnsupportedError: a metric can't be measured.
         ClusterError: Ray is not running here, or the task was lost.
     """
-    if not rows or not metrics:
-        what = "examples" if not rows else "metrics"
+    if not (rows or custom) or not metrics:
+        what = "metrics" if not metrics else "examples"
         raise InputError(f"There are no {what} to evaluate with.", hint=f"Give at least one of the {what}.")
     if not ray.is_initialized():
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
@@ -60,6 +63,7 @@ def evaluate(
         "max_new_tokens": max_new_tokens,
         "model_id": model_id,
         "baseline": baseline,
+        "custom": tuple(custom),
     }
     num_gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     task = ray.remote(num_cpus=1, num_gpus=num_gpus, num_returns="streaming", max_retries=0)(_evaluate_remotely)

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.answered import Answered
 
 __all__ = ["RESULTS", "BenchmarkScores", "EvaluationResult", "improvement"]
 
@@ -76,6 +77,7 @@ class EvaluationResult:
         benchmarks: scores by benchmark; ``held_out`` are the examples kept from training.
         rag_integration: retrieval and latency figures, where they were measured.
         production_metrics: figures from production, where there are any.
+        answered: answers one by one, where they are kept; no part of `to_dict`.
     """
 
     model_id: str
@@ -83,6 +85,7 @@ class EvaluationResult:
     benchmarks: dict[str, BenchmarkScores]
     rag_integration: dict[str, Any] | None = None
     production_metrics: dict[str, Any] | None = field(default=None)
+    answered: tuple[Answered, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

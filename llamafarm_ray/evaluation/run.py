@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,6 +12,9 @@ import torch
 from torch.nn import functional
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
+from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.custom.questions import Question
+from llamafarm_ray.evaluation.custom.sets import Answerer, CustomSet, measure_set
 from llamafarm_ray.evaluation.metrics import bleu, perplexity, rouge_l
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
 from llamafarm_ray.models.adapters import load_adapter
@@ -43,6 +47,7 @@ class EvaluationJob:
     max_new_tokens: int
     model_id: str
     baseline: bool
+    custom: tuple[CustomSet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +88,28 @@ def run_evaluation(job: EvaluationJob, report: Report) -> EvaluationResult:
     report("loading the model", 0.0)
     model = _load(job)
     examples = _make_examples(tokenizer, job, max_length=getattr(model.config, "max_position_embeddings", None))
-    if not examples:
+    if not examples and job.rows:
         raise InputError(
             f"None of the {len(job.rows)} examples can be measured.",
             hint="They need an assistant turn, and must not be longer than the model allows.",
         )
+    benchmarks = {"held_out": _measure_held_out(job, model, tokenizer, examples, report)} if examples else {}
+    answered: list[Answered] = []
+    for asked in job.custom:
+        report(asked.name, 0.0)
+        answer = partial(_answer, model, tokenizer, asked.max_new_tokens or job.max_new_tokens, report)
+        with_baseline = job.baseline and job.adapter is not None
+        scores, one_by_one = measure_set(
+            asked, answer, partial(_answer_without, model, answer) if with_baseline else None
+        )
+        benchmarks[asked.name] = scores
+        answered += one_by_one
+    return EvaluationResult(job.model_id, now(), benchmarks, answered=tuple(answered))
+
+
+def _measure_held_out(
+    job: EvaluationJob, model: Any, tokenizer: Any, examples: list[_Example], report: Report
+) -> BenchmarkScores:
     with_baseline = job.baseline and job.adapter is not None
     share = 0.5 if with_baseline else 1.0
     baseline = None
@@ -96,14 +118,37 @@ def run_evaluation(job: EvaluationJob, report: Report) -> EvaluationResult:
             baseline = _measure(job, model, tokenizer, examples, _part(report, "baseline: ", 0.0, share))
     metrics = _measure(job, model, tokenizer, examples, _part(report, "", 1.0 - share, share))
     first = next(iter(metrics))
-    scores = BenchmarkScores(
+    return BenchmarkScores(
         metrics=metrics,
         improvement=improvement(first, metrics[first], baseline[first]) if baseline else None,
         baseline=baseline,
         num_examples=len(examples),
         num_skipped=len(job.rows) - len(examples),
     )
-    return EvaluationResult(job.model_id, now(), {"held_out": scores})
+
+
+def _answer(
+    model: Any, tokenizer: Any, max_new_tokens: int, report: Report, questions: Sequence[Question]
+) -> list[str]:
+    """Return the most probable answer to each question."""
+    max_length = getattr(model.config, "max_position_embeddings", None)
+    examples = []
+    for question in questions:
+        prompt = render_chat(tokenizer, list(question.messages), for_answer=True)
+        ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        if max_length is not None and len(ids) + max_new_tokens > max_length:
+            raise InputError(
+                f"The question {question.id!r} has {len(ids)} tokens; with an answer the model reads {max_length}.",
+                hint="Shorten it, or lower max_new_tokens.",
+            )
+        examples.append(_Example([], ids, ""))
+    return _generate(model, tokenizer, examples, max_new_tokens, report)
+
+
+def _answer_without(model: Any, answer: Answerer, questions: Sequence[Question]) -> list[str]:
+    """Answer with the adapter switched off."""
+    with model.disable_adapter():
+        return answer(questions)
 
 
 def _load(job: EvaluationJob) -> Any:

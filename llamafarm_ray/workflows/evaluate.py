@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from llamafarm_ray.config import Config, refuse_unavailable
 from llamafarm_ray.data import check_dataset, open_dataset
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.errors import InputError, PolicyError
 from llamafarm_ray.evaluation import EvaluationResult, evaluate
+from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.custom.description import find_sets
+from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.base import usable_base
@@ -29,16 +33,18 @@ class EvaluationRun:
         model_id: what the result calls the model.
         base: the base model's folder, or the whole model's.
         adapter: the adapter's folder; none for a whole model.
-        examples: the dataset with the examples.
+        examples: the dataset with the examples; none where only custom evaluations are asked.
         whole: whether all of ``examples`` are asked, or the held-out split.
+        custom: evaluations of the user's own.
     """
 
     config: Config
     model_id: str
     base: Path
     adapter: Path | None
-    examples: Path
+    examples: Path | None
     whole: bool
+    custom: tuple[CustomSet, ...] = ()
 
     @classmethod
     def prepare(cls, config: Config, registry: RegistryApi, model: str) -> Self:
@@ -56,21 +62,27 @@ class EvaluationRun:
         """
         refuse_unavailable(config, "evaluate")
         test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
+        custom = find_sets(config.evaluation.custom_evaluations)
         path = test_set or config.dataset.path
-        if path is None:
+        if path is None and not custom:
             raise InputError("There is nothing to evaluate on.", hint="Give a dataset with --dataset.")
-        examples = Path(path).expanduser()
-        check_dataset(examples)
+        examples = Path(path).expanduser() if path is not None else None
+        if examples is not None:
+            check_dataset(examples)
         folder = Path(model).expanduser()
         if not folder.is_dir():
-            return cls._of_version(config, registry, model, examples, whole=test_set is not None)
+            return replace(
+                cls._of_version(config, registry, model, examples, whole=test_set is not None), custom=custom
+            )
         adapter = folder if (folder / "adapter_config.json").is_file() else None
         reference = config.base_model or base_reference(folder) if adapter else model
         base = usable_base(reference, registry)
-        return cls(config, folder.resolve().name, base.folder, adapter, examples, test_set is not None)
+        return cls(config, folder.resolve().name, base.folder, adapter, examples, test_set is not None, custom)
 
     @classmethod
-    def _of_version(cls, config: Config, registry: RegistryApi, model: str, examples: Path, *, whole: bool) -> Self:
+    def _of_version(
+        cls, config: Config, registry: RegistryApi, model: str, examples: Path | None, *, whole: bool
+    ) -> Self:
         record = registry.resolve(model)
         pulled = registry.pull(record.ref)
         if record.registered.kind is not ModelKind.ADAPTER:
@@ -92,26 +104,50 @@ class EvaluationRun:
         Raises:
             InputError: there are no held-out examples, or none that can be measured.
         """
-        # A test set is measured whole: nothing of it is held out.
-        ratio = None if self.whole else self.config.dataset.validation.split_ratio
-        splits = open_dataset(self.examples, split_ratio=ratio, seed=self.config.seed)
-        asked = splits.train if self.whole else splits.validation
-        if asked is None:
-            raise InputError(
-                f"{self.examples} has no held-out examples.",
-                hint="Set dataset.validation.split_ratio to what training held out.",
-            )
-        # Sorted here: held-out examples are few, and Ray's sort takes longer than measuring them.
-        rows = sorted(asked.take_all(), key=lambda row: str(row["id"]))[: self.config.evaluation.max_examples]
         return evaluate(
             base_model=self.base,
             adapter=self.adapter,
-            rows=rows,
+            rows=self._rows(self.examples) if self.examples is not None else [],
             metrics=self.config.evaluation.metrics,
             max_new_tokens=self.config.evaluation.max_new_tokens,
             model_id=self.model_id,
+            custom=self.custom,
             on_progress=on_progress,
         )
+
+    def _rows(self, examples: Path) -> list[dict[str, Any]]:
+        # A test set is measured whole: nothing of it is held out.
+        ratio = None if self.whole else self.config.dataset.validation.split_ratio
+        splits = open_dataset(examples, split_ratio=ratio, seed=self.config.seed)
+        asked = splits.train if self.whole else splits.validation
+        if asked is None:
+            raise InputError(
+                f"{examples} has no held-out examples.",
+                hint="Set dataset.validation.split_ratio to what training held out.",
+            )
+        # Sorted here: held-out examples are few, and Ray's sort takes longer than measuring them.
+        return sorted(asked.take_all(), key=lambda row: str(row["id"]))[: self.config.evaluation.max_examples]
+
+    def check_regressions(self, result: EvaluationResult) -> None:
+        """Refuse a result with wrong answers in a set that must pass.
+
+        Raises:
+            PolicyError: there are some; it names the sets and the first answers.
+        """
+        wrong = self.regressions(result)
+        if wrong:
+            counts = Counter(one.benchmark for one in wrong)
+            raise PolicyError(
+                "Answers of sets that must pass are wrong: "
+                + ", ".join(f"{number} of {name}" for name, number in counts.items())
+                + ".",
+                rules=tuple(counts),
+                hint=f"For example {wrong[0].id!r}: {wrong[0].answer[:80]!r}.",
+            )
+
+    def regressions(self, result: EvaluationResult) -> list[Answered]:
+        """Return the wrong answers of sets that must pass."""
+        return [one for asked in self.custom for one in failing(asked, result.answered)]
 
 
 def write_result(result: EvaluationResult, path: Path) -> None:

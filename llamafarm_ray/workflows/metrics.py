@@ -45,12 +45,14 @@ def short_name(name: str) -> str:
 def record_metrics(registry: RegistryApi, reference: str, path: Path, *, reason: str = "") -> VersionRecord:
     """Add a file's evaluation results to a version.
 
+    Results that it has are kept; those of the same names are replaced, benchmark by benchmark.
+
     Raises:
         InputError: the file is no JSON object.
     """
     metrics = read_metrics(path)
     record = registry.resolve(reference)
-    registry.record_metrics(record.ref, metrics, reason=reason or path.name)
+    registry.record_metrics(record.ref, _merged(record.metrics, metrics), reason=reason or path.name)
     return registry.resolve(record.ref)
 
 
@@ -61,17 +63,22 @@ def add_result(
 
     Raises:
         NotFoundError: there is no such version.
-        InputError: the version's own results have another shape.
     """
     record = registry.resolve(reference)
-    added = result.to_dict()
-    known = record.metrics.get(RESULTS)
-    if known is not None:
-        before = EvaluationResult.from_dict({RESULTS: known}).to_dict()[RESULTS]
-        new = added[RESULTS]
-        added = {RESULTS: {**before, **new, "benchmarks": {**before["benchmarks"], **new["benchmarks"]}}}
-    registry.record_metrics(record.ref, added, reason=reason)
+    registry.record_metrics(record.ref, _merged(record.metrics, result.to_dict()), reason=reason)
     return registry.resolve(record.ref)
+
+
+def _merged(before: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is added, with the benchmarks and other groups that only the earlier results have."""
+    old, new = before.get(RESULTS), added.get(RESULTS)
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return dict(added)
+    benchmarks = [one.get("benchmarks") for one in (old, new)]
+    merged = {**old, **new}
+    if all(isinstance(one, Mapping) for one in benchmarks):
+        merged["benchmarks"] = {**benchmarks[0], **benchmarks[1]}
+    return {**added, RESULTS: merged}
 
 
 def write_json(value: Mapping[str, Any], path: Path) -> None:

@@ -21,7 +21,6 @@ ASKING = {
     "dataset.augmentation": True,
     "evaluation.metrics": ["bleu", "rag_accuracy"],
     "evaluation.benchmarks": ["mmlu"],
-    "evaluation.custom_evaluations": ["mine"],
 }
 
 
@@ -75,7 +74,6 @@ def test_the_unified_seed_is_refused_key_by_key_as_each_verb_needs_it() -> None:
     assert refused(config, "evaluate") == [
         "evaluation.metrics",
         "evaluation.benchmarks",
-        "evaluation.custom_evaluations",
     ]
 
 
