@@ -24,7 +24,18 @@ _MAX_SHOWN = 20
 def command(
     model: Annotated[str, typer.Option("--model", help="Folder that `train` wrote, or a registered version.")],
     dataset: Annotated[str | None, typer.Option("--dataset", help="Its held-out examples are asked.")] = None,
-    benchmark: Annotated[list[str] | None, typer.Option("--benchmark", help="Standard benchmark to run.")] = None,
+    benchmark: Annotated[
+        list[str] | None, typer.Option("--benchmark", help="lm-eval's task: mmlu, hellaswag, ...")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Folder with the benchmarks' data; else the hub's.")
+    ] = None,
+    fewshot: Annotated[
+        int | None, typer.Option("--fewshot", min=0, help="Examples before a benchmark's question.")
+    ] = None,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Ask benchmarks through the model's chat template.")
+    ] = False,
     custom: Annotated[
         list[str] | None, typer.Option("--custom", help="Evaluation of your own: a name, or a file; may be repeated.")
     ] = None,
@@ -49,6 +60,9 @@ def command(
         "dataset.path": dataset,
         "base_model": base_model,
         "evaluation.benchmarks": benchmark or None,
+        "evaluation.benchmark_data": data,
+        "evaluation.num_fewshot": fewshot,
+        "evaluation.benchmark_chat_template": chat_template or None,
         "evaluation.custom_evaluations": custom or None,
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)

@@ -70,6 +70,8 @@ def command(
     length_s = duration(length).total_seconds()
     plan: Traffic | Replay = _traffic(rate, length_s, pattern, lengths, turns, think, prompts, seed)
     targets = parse_targets(slo) if slo else ()
+    if not stream and any(target.measure == "ttft" for target in targets):
+        raise InputError("The time to the first token is known of streams alone.", hint="Leave --no-stream out.")
     if replay is not None:
         if targets:
             raise InputError("A replay has its own rate.", hint="Give --slo without --replay.")

@@ -63,7 +63,6 @@ GAPS: Final = (
     _nothing("dataset.synthetic_generation.enabled", "build"),
     _nothing("dataset.augmentation", "build"),
     _only_elements("evaluation.metrics", "measuring", "perplexity", "bleu", "rouge"),
-    _nothing("evaluation.benchmarks", "measuring"),
 )
 """What has no engine yet."""
 

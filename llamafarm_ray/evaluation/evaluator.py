@@ -11,6 +11,8 @@ from typing import Any
 import ray
 
 from llamafarm_ray.errors import ClusterError, InfrastructureError, InputError, LlamaFarmError
+from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.custom.sets import CustomSet
 from llamafarm_ray.evaluation.result import EvaluationResult
 from llamafarm_ray.models.foreign import first_line
@@ -28,6 +30,8 @@ def evaluate(
     model_id: str,
     baseline: bool = True,
     custom: Sequence[CustomSet] = (),
+    benchmarks: BenchmarkPlan | None = None,
+    store: ResultStore | None = None,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> EvaluationResult:
     """Measure a model on examples, beside its base model.
@@ -42,6 +46,8 @@ def evaluate(
         model_id: recorded in the result.
         baseline: whether to measure the base model without the adapter too.
         custom: evaluations of the user's own; with them there may be no ``rows``.
+        benchmarks: public benchmarks, likewise.
+        store: where results of benchmarks are kept.
         on_progress: called in this thread with what is being done and how much of the whole is done, 0 to 1.
 
     Raises:
@@ -50,7 +56,7 @@ def evaluate(
         UnsupportedError: a metric can't be measured.
         ClusterError: Ray is not running here, or the task was lost.
     """
-    if not (rows or custom) or not metrics:
+    if not (rows or custom or benchmarks) or not metrics:
         what = "metrics" if not metrics else "examples"
         raise InputError(f"There are no {what} to evaluate with.", hint=f"Give at least one of the {what}.")
     if not ray.is_initialized():
@@ -64,6 +70,8 @@ def evaluate(
         "model_id": model_id,
         "baseline": baseline,
         "custom": tuple(custom),
+        "benchmarks": benchmarks,
+        "store": store,
     }
     num_gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     task = ray.remote(num_cpus=1, num_gpus=num_gpus, num_returns="streaming", max_retries=0)(_evaluate_remotely)

@@ -13,6 +13,9 @@ from torch.nn import functional
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.benchmarks.digests import digest_of
+from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.custom.questions import Question
 from llamafarm_ray.evaluation.custom.sets import Answerer, CustomSet, measure_set
 from llamafarm_ray.evaluation.metrics import bleu, perplexity, rouge_l
@@ -22,6 +25,7 @@ from llamafarm_ray.models.chat import TokenisedChat, end_of_turn_ids, render_cha
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
+from llamafarm_ray.storage import Manifest
 
 __all__ = ["METRICS", "EvaluationJob", "check_metrics", "run_evaluation"]
 
@@ -48,6 +52,8 @@ class EvaluationJob:
     model_id: str
     baseline: bool
     custom: tuple[CustomSet, ...] = ()
+    benchmarks: BenchmarkPlan | None = None
+    store: ResultStore | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +110,19 @@ def run_evaluation(job: EvaluationJob, report: Report) -> EvaluationResult:
         )
         benchmarks[asked.name] = scores
         answered += one_by_one
+    if job.benchmarks is not None:
+        report(", ".join(job.benchmarks.names), 0.0)
+        benchmarks |= _run_benchmarks(job, job.benchmarks, model, tokenizer)
     return EvaluationResult(job.model_id, now(), benchmarks, answered=tuple(answered))
+
+
+def _run_benchmarks(job: EvaluationJob, plan: BenchmarkPlan, model: Any, tokenizer: Any) -> dict[str, BenchmarkScores]:
+    base = Manifest.of_folder(job.base_model).digest
+    if job.adapter is None:
+        return run_benchmarks(plan, model, tokenizer, weights=base, store=job.store)
+    weights = digest_of([base, Manifest.of_folder(job.adapter).digest])
+    before = base if job.baseline else None
+    return run_benchmarks(plan, model, tokenizer, weights=weights, base_weights=before, store=job.store)
 
 
 def _measure_held_out(

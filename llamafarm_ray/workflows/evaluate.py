@@ -13,9 +13,13 @@ from llamafarm_ray.data import check_dataset, open_dataset
 from llamafarm_ray.errors import InputError, PolicyError
 from llamafarm_ray.evaluation import EvaluationResult, evaluate
 from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
+from llamafarm_ray.evaluation.benchmarks.tasks import check_installed
 from llamafarm_ray.evaluation.custom.description import find_sets
 from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
 from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.metrics import write_json
@@ -36,6 +40,7 @@ class EvaluationRun:
         examples: the dataset with the examples; none where only custom evaluations are asked.
         whole: whether all of ``examples`` are asked, or the held-out split.
         custom: evaluations of the user's own.
+        home: keeps results of benchmarks.
     """
 
     config: Config
@@ -45,6 +50,7 @@ class EvaluationRun:
     examples: Path | None
     whole: bool
     custom: tuple[CustomSet, ...] = ()
+    home: Location | None = None
 
     @classmethod
     def prepare(cls, config: Config, registry: RegistryApi, model: str) -> Self:
@@ -64,20 +70,23 @@ class EvaluationRun:
         test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
         custom = find_sets(config.evaluation.custom_evaluations)
         path = test_set or config.dataset.path
-        if path is None and not custom:
+        if config.evaluation.benchmarks:
+            check_installed()
+        if path is None and not (custom or config.evaluation.benchmarks):
             raise InputError("There is nothing to evaluate on.", hint="Give a dataset with --dataset.")
         examples = Path(path).expanduser() if path is not None else None
         if examples is not None:
             check_dataset(examples)
         folder = Path(model).expanduser()
         if not folder.is_dir():
-            return replace(
-                cls._of_version(config, registry, model, examples, whole=test_set is not None), custom=custom
-            )
+            version = cls._of_version(config, registry, model, examples, whole=test_set is not None)
+            return replace(version, custom=custom, home=registry.home)
         adapter = folder if (folder / "adapter_config.json").is_file() else None
         reference = config.base_model or base_reference(folder) if adapter else model
         base = usable_base(reference, registry)
-        return cls(config, folder.resolve().name, base.folder, adapter, examples, test_set is not None, custom)
+        return cls(
+            config, folder.resolve().name, base.folder, adapter, examples, test_set is not None, custom, registry.home
+        )
 
     @classmethod
     def _of_version(
@@ -112,7 +121,18 @@ class EvaluationRun:
             max_new_tokens=self.config.evaluation.max_new_tokens,
             model_id=self.model_id,
             custom=self.custom,
+            benchmarks=self._benchmarks(),
+            store=ResultStore(self.home) if self.home is not None else None,
             on_progress=on_progress,
+        )
+
+    def _benchmarks(self) -> BenchmarkPlan | None:
+        asked = self.config.evaluation
+        if not asked.benchmarks:
+            return None
+        data = Path(asked.benchmark_data).expanduser().absolute() if asked.benchmark_data is not None else None
+        return BenchmarkPlan(
+            asked.benchmarks, data, asked.num_fewshot, asked.benchmark_chat_template, asked.max_examples
         )
 
     def _rows(self, examples: Path) -> list[dict[str, Any]]:

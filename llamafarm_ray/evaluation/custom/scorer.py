@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,27 +88,32 @@ class OwnScorer:
             # Results come back in a file: a scorer may print.
             output = Path(folder) / "scores.json"
             asked = {"module": self.module, "code": self.code, "function": self.function, "pairs": pairs}
-            try:
-                done = subprocess.run(  # noqa: S603 (this Python, and a program of ours)
-                    [sys.executable, str(_PROGRAM), str(output)],
-                    input=json.dumps(asked),
-                    capture_output=True,
-                    text=True,
-                    timeout=self.time_limit_s,
-                    check=False,
-                )
-            except subprocess.TimeoutExpired:
-                raise InputError(
-                    f"The scorer {self._name} took longer than {self.time_limit_s:g} s for {len(pairs)} answers.",
-                    hint="Raise time_limit_s of the evaluation, or make it faster.",
-                ) from None
-            if done.returncode != 0 or not output.is_file():
-                said = done.stderr.strip().splitlines()
-                raise InputError(
-                    f"The scorer {self._name} failed: {(said or [f'exit status {done.returncode}'])[-1][:_MAX_SHOWN]}"
-                )
+            said = self._call(output, json.dumps(asked), len(pairs))
+            if not output.is_file():
+                raise InputError(f"The scorer {self._name} failed: {(said or ['it ended early'])[-1][:_MAX_SHOWN]}")
             found = json.loads(output.read_text(encoding="utf-8"))
         return [_scored(one) for one in found]
+
+    def _call(self, output: Path, asked: str, num_answers: int) -> list[str]:
+        """Run the program and return the lines of its standard error."""
+        process = subprocess.Popen(  # noqa: S603 (this Python, and a program of ours)
+            [sys.executable, str(_PROGRAM), str(output)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        try:
+            _, said = process.communicate(asked, timeout=self.time_limit_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # with what it started
+            process.communicate()
+            raise InputError(
+                f"The scorer {self._name} took longer than {self.time_limit_s:g} s for {num_answers} answers.",
+                hint="Raise time_limit_s of the evaluation, or make it faster.",
+            ) from None
+        return said.strip().splitlines()
 
     @property
     def _name(self) -> str:

@@ -64,7 +64,7 @@ class Streamed:
             self.is_done = True
             return
         event = _object(payload)
-        if "error" in event:
+        if event.get("error"):
             raise BrokenAnswerError("error inside the stream")
         self.model = self.model or str(event.get("model", ""))
         choices = event.get("choices")
@@ -86,12 +86,12 @@ def read_whole(body: bytes) -> WholeAnswer:
         BrokenAnswerError: the body is no chat completion.
     """
     answer = _object(body)
-    if "error" in answer:
+    if answer.get("error"):
         raise BrokenAnswerError("error inside the answer")
     try:
         text = answer["choices"][0]["message"].get("content") or ""
-        usage = answer.get("usage") or {}
-        return WholeAnswer(str(text), int(usage.get("completion_tokens", 0)), str(answer.get("model", "")))
+        num_tokens = (answer.get("usage") or {}).get("completion_tokens") or int(bool(text))
+        return WholeAnswer(str(text), int(num_tokens), str(answer.get("model", "")))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError):
         raise BrokenAnswerError("no chat completion") from None
 

@@ -43,6 +43,7 @@ def test_an_objective_finds_a_rate_and_a_person_can_read_it(llamafarm, endpoint)
         (("--pattern", "burst"), "Did you mean bursts"),
         (("--turns", "4-2"), "no number of turns"),
         (("--slo", "p95<800"), "no objective"),
+        (("--slo", "ttft_p95<1s", "--no-stream"), "of streams alone"),
         (("--slo", "p95<1s", "--replay", "log.jsonl"), "A replay has its own rate"),
         (("--replay", "missing.jsonl"), "missing.jsonl can't be read"),
         (("--url", "http://127.0.0.1:9/v1"), "Name it with --model"),

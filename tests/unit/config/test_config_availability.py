@@ -20,7 +20,6 @@ ASKING = {
     "dataset.synthetic_generation.enabled": True,
     "dataset.augmentation": True,
     "evaluation.metrics": ["bleu", "rag_accuracy"],
-    "evaluation.benchmarks": ["mmlu"],
 }
 
 
@@ -71,10 +70,7 @@ def test_the_unified_seed_is_refused_key_by_key_as_each_verb_needs_it() -> None:
     config = load_config(SEEDS / "unified.json")
     assert refused(config, "create-dataset") == []
     assert refused(config, "train") == []
-    assert refused(config, "evaluate") == [
-        "evaluation.metrics",
-        "evaluation.benchmarks",
-    ]
+    assert refused(config, "evaluate") == ["evaluation.metrics"]
 
 
 def test_what_each_verb_would_refuse_is_told_without_refusing() -> None:
