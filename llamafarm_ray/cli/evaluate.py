@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
-from llamafarm_ray.cli.terminal import console, print_json, stages, table
+from llamafarm_ray.cli.terminal import console, errors, facts, print_json, stages, table
+from llamafarm_ray.errors import AccessDeniedError
 
 if TYPE_CHECKING:
     from llamafarm_ray.evaluation import EvaluationResult
@@ -39,6 +40,15 @@ def command(
     custom: Annotated[
         list[str] | None, typer.Option("--custom", help="Evaluation of your own: a name, or a file; may be repeated.")
     ] = None,
+    questions: Annotated[
+        str | None, typer.Option("--questions", help="JSONL file of questions with accepted answers.")
+    ] = None,
+    corpus: Annotated[
+        str | None, typer.Option("--corpus", help="Documents that passages are retrieved from for the questions.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="Model to compare with, if not an adapter's base.")
+    ] = None,
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="An adapter's base, if not the one it names.")
     ] = None,
@@ -46,7 +56,6 @@ def command(
     report: Annotated[
         Path | None, typer.Option("--report", help="HTML file to write: slices and worst answers.")
     ] = None,
-    record: Annotated[bool, typer.Option("--record", help="Add the results to the registered version.")] = False,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     home: Home = None,
@@ -55,7 +64,7 @@ def command(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on held-out examples, beside its base."""
+    """Measure a model on held-out examples or questions, beside its base or another model."""
     flags = {
         "dataset.path": dataset,
         "base_model": base_model,
@@ -64,6 +73,8 @@ def command(
         "evaluation.num_fewshot": fewshot,
         "evaluation.benchmark_chat_template": chat_template or None,
         "evaluation.custom_evaluations": custom or None,
+        "evaluation.questions": questions,
+        "evaluation.corpus": corpus,
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
@@ -74,9 +85,8 @@ def command(
     if ran_as_job(
         "evaluate",
         config,
-        inputs={"--model": model},
+        inputs={"--model": model, "--baseline": baseline},
         outputs={"--output": output, "--report": report},
-        flags={"--record": record},
         no_wait=no_wait,
         as_json=as_json,
     ):
@@ -84,13 +94,10 @@ def command(
     from llamafarm_ray.evaluation.report import ResultPage, write_report
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
-    from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
-    from llamafarm_ray.workflows.metrics import add_result
+    from llamafarm_ray.workflows.evaluate import EvaluationRun, store_result, write_result
 
     registry = open_registry(config.home)
-    if record:
-        registry.resolve(model)  # a folder is no version: that shows before anything is measured
-    run = EvaluationRun.prepare(config, registry, model)
+    run = EvaluationRun.prepare(config, registry, model, baseline)
     with connect(config.cluster.address), stages(quiet=as_json) as progress:
         result = run.run(on_progress=progress)
     if as_json:
@@ -99,12 +106,17 @@ def command(
         show_evaluation(result)
     if output is not None:  # after it was shown: it took long, and a full disk shall not lose it
         write_result(result, output)
+    try:
+        stored = store_result(registry, run.model, result)
+    except AccessDeniedError as error:  # a viewer may measure, and read what it prints
+        errors.line(f"Not recorded on {run.model.version}: {error.message}")
+        stored = None
+    if stored is not None and not as_json:
+        console.print(f"Recorded on {stored}.", markup=False)
     if output is not None and not as_json:
         console.print(f"Written to {output}.", markup=False)
     if report is not None:
         write_report(report, ResultPage(result))
-    if record:
-        add_result(registry, model, result)
     if not as_json:
         show_failing(run.regressions(result))
     run.check_regressions(result)
@@ -122,15 +134,34 @@ def show_failing(answers: Sequence[Answered]) -> None:
 
 
 def show_evaluation(result: EvaluationResult) -> None:
-    """Scores beside the base's."""
+    """Scores beside the baseline's, and what their differences are worth."""
     rows = [
-        (f"{benchmark} {metric}", _number((scores.baseline or {}).get(metric)), _number(value))
+        (
+            f"{benchmark} {metric}",
+            _number((scores.baseline or {}).get(metric)),
+            _number(value),
+            _difference(scores.comparison or {}, metric),
+        )
         for benchmark, scores in result.benchmarks.items()
         for metric, value in scores.metrics.items()
     ]
     counts = {scores.num_examples for scores in result.benchmarks.values() if scores.num_examples}
     examples = f" on {' and '.join(map(str, sorted(counts)))} examples" if counts else ""
-    table(f"{result.model_id}{examples}", ("measure", "base", "model"), rows)
+    table(f"{result.model_id}{examples}", ("measure", "base", "model", "difference"), rows, drop_empty=True)
+    facts("RAG integration", [(name, value) for name, value in (result.rag_integration or {}).items()])
+
+
+def _difference(comparisons: dict[str, dict[str, Any]], metric: str) -> str:
+    """Return a difference with its interval and verdict; for noise, about how many examples would decide it."""
+    name = metric if metric in comparisons else f"log_{metric}"
+    if name not in comparisons:
+        return ""
+    comparison = comparisons[name]
+    low, high, needed = (comparison.get(name) for name in ("low", "high", "examples_needed"))
+    scale = "" if name == metric else "log "
+    interval = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
+    decided = f"; about {needed:,} examples would decide it" if needed else ""
+    return f"{scale}{comparison['difference']:+.3f}{interval} {comparison['verdict']}{decided}"
 
 
 def _number(value: float | None) -> str:

@@ -22,6 +22,7 @@ from llamafarm_ray.cli import (
     estimate,
     evaluate,
     inspection,
+    leaderboard,
     lifecycle,
     list_models,
     merge,
@@ -83,6 +84,7 @@ models.command("deprecate", rich_help_panel=_KEEP)(lifecycle.deprecate)
 models.command("retire", rich_help_panel=_KEEP)(lifecycle.retire)
 models.command("gc", rich_help_panel=_KEEP)(lifecycle.gc)
 models.command("list", rich_help_panel=_LOOK)(list_models.command)
+models.command("leaderboard", rich_help_panel=_LOOK)(leaderboard.command)
 models.command("describe", rich_help_panel=_LOOK)(inspection.describe)
 models.command("card", rich_help_panel=_LOOK)(card.command)
 models.command("history", rich_help_panel=_LOOK)(inspection.history)

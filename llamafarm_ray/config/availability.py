@@ -47,11 +47,6 @@ def _only(key: str, step: Step, *available: Any, when: str = "") -> Gap:
     return Gap(key, step, available, lambda value: () if value in available else (value,), when)
 
 
-def _only_elements(key: str, step: Step, *available: Any) -> Gap:
-    """Only lists of the values named work."""
-    return Gap(key, step, available, lambda value: tuple(one for one in value if one not in available))
-
-
 def _nothing(key: str, step: Step) -> Gap:
     """No value works: the key must be left out, null, false or empty."""
     return Gap(key, step, (), lambda value: () if value is None or value is False or value == () else (value,))
@@ -62,7 +57,6 @@ GAPS: Final = (
     _only("dataset.preprocessing.qa_generation.enabled", "build", True),
     _nothing("dataset.synthetic_generation.enabled", "build"),
     _nothing("dataset.augmentation", "build"),
-    _only_elements("evaluation.metrics", "measuring", "perplexity", "bleu", "rouge"),
 )
 """What has no engine yet."""
 

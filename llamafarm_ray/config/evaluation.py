@@ -11,7 +11,21 @@ from llamafarm_ray.config.base import Names, Section, as_tuple
 
 __all__ = ["Evaluation", "Metric"]
 
-Metric = Literal["perplexity", "bleu", "rouge", "rag_accuracy"]
+Metric = Literal[
+    "perplexity",
+    "byte_perplexity",
+    "bleu",
+    "chrf",
+    "rouge",
+    "exact_match",
+    "f1",
+    "contains",
+    "numeric_match",
+    "refusal_rate",
+    "length",
+    "tokens_per_second",
+    "rag_accuracy",
+]
 
 
 def _check_test_set(value: str) -> str:
@@ -45,6 +59,13 @@ class Evaluation(Section):
         description="Examples to test with: a dataset's path, or 'holdout_20_percent' for the held-out split of that "
         "share; unset: the held-out split.",
     )
+    questions: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="JSONL file of questions with accepted answers, to ask with and without passages."
+    )
+    corpus: Annotated[str, Field(min_length=1)] | None = Field(
+        default=None, description="Documents that passages are retrieved from for the questions."
+    )
+    retrieved_passages: int = Field(default=2, ge=1, le=100, description="Passages to retrieve for a question.")
     max_new_tokens: int = Field(default=64, ge=1, le=1048576, description="Longest generated answer in tokens.")
     max_examples: int | None = Field(
         default=None, ge=1, description="Test with the first so many examples; unset: with all."

@@ -11,8 +11,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import bm25s
-
+from llamafarm_ray.data.retrieval import PassageIndex
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
 
@@ -64,18 +63,11 @@ class _Finder:
 
     def __init__(self, passages: list[str]) -> None:
         self._passages = passages
-        self._index: bm25s.BM25 | None = None
-        if len(passages) > 1:
-            self._index = bm25s.BM25()
-            self._index.index(bm25s.tokenize(passages, stopwords=None, show_progress=False), show_progress=False)
+        self._index = PassageIndex(passages)
 
     def other(self, question: str, passage: str) -> str | None:
         """Return the passage that fits the question best, ``passage`` apart; None if there is no other."""
-        if self._index is None:
-            return None
-        words = bm25s.tokenize([question], stopwords=None, show_progress=False)
-        found, _ = self._index.retrieve(words, k=min(_CANDIDATES, len(self._passages)), show_progress=False)
-        others = (self._passages[int(index)] for index in found[0])
+        others = (self._passages[index] for index, _ in self._index.search(question, _CANDIDATES))
         return next((each for each in others if each != passage), None)
 
 

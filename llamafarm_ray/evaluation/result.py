@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ __all__ = ["RESULTS", "BenchmarkScores", "EvaluationResult", "improvement"]
 RESULTS = "evaluation_results"
 """Key that holds a result."""
 _COUNTS = ("num_examples", "num_skipped")
+_TABLES = ("comparison", "digests")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,9 @@ class BenchmarkScores:
         baseline: the same metrics of the model it is compared with.
         num_examples: examples measured.
         num_skipped: examples left out, because they are too long or have no answer.
+        comparison: by metric, how it compares with the baseline's; see `llamafarm_ray.evaluation.comparison`.
+        digests: of what the scores depend on: ``weights``, ``data``, ``code``, ``template`` and ``settings``, with the
+            ``backend`` by name. Scores whose digests differ in more than the weights can't be ranked together.
     """
 
     metrics: dict[str, float]
@@ -43,18 +47,28 @@ class BenchmarkScores:
     baseline: dict[str, float] | None = None
     num_examples: int | None = None
     num_skipped: int | None = None
+    comparison: dict[str, dict[str, Any]] | None = None
+    digests: dict[str, str] | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read one entry of ``benchmarks``: what is not known by its name is a metric."""
-        known = {"improvement", "baseline", *_COUNTS}
+        known = {"improvement", "baseline", *_COUNTS, *_TABLES}
         return cls(
             metrics={name: float(value) for name, value in data.items() if name not in known},
             improvement=data.get("improvement"),
             baseline=dict(data["baseline"]) if data.get("baseline") is not None else None,
             num_examples=data.get("num_examples"),
             num_skipped=data.get("num_skipped"),
+            comparison=data.get("comparison"),
+            digests=data.get("digests"),
         )
+
+    def beside(self, baseline: BenchmarkScores) -> BenchmarkScores:
+        """Return these scores with those of a baseline."""
+        first = next(iter(self.metrics))
+        change = improvement(first, self.metrics[first], baseline.metrics[first])
+        return replace(self, improvement=change, baseline=baseline.metrics)
 
     def to_dict(self) -> dict[str, Any]:
         """One entry of ``benchmarks``; what is not known is left out."""
@@ -63,6 +77,8 @@ class BenchmarkScores:
             "baseline": self.baseline,
             "num_examples": self.num_examples,
             "num_skipped": self.num_skipped,
+            "comparison": self.comparison,
+            "digests": self.digests,
         }
         return {**self.metrics, **{name: value for name, value in rest.items() if value is not None}}
 
@@ -77,7 +93,8 @@ class EvaluationResult:
         benchmarks: scores by benchmark; ``held_out`` are the examples kept from training.
         rag_integration: retrieval and latency figures, where they were measured.
         production_metrics: figures from production, where there are any.
-        answered: answers one by one, where they are kept; no part of `to_dict`.
+        questions: a row for each question that was asked; for the file of the result, not for the registry.
+        answered: the answers of custom evaluations one by one, for a report; no part of `to_dict`.
     """
 
     model_id: str
@@ -85,7 +102,20 @@ class EvaluationResult:
     benchmarks: dict[str, BenchmarkScores]
     rag_integration: dict[str, Any] | None = None
     production_metrics: dict[str, Any] | None = field(default=None)
+    questions: list[dict[str, Any]] | None = field(default=None, compare=False)
     answered: tuple[Answered, ...] = field(default=(), compare=False, repr=False)
+
+    def with_results(self, other: EvaluationResult) -> EvaluationResult:
+        """Return this result with those of another measurement of the same model; the other's win."""
+        return EvaluationResult(
+            other.model_id,
+            other.timestamp,
+            {**self.benchmarks, **other.benchmarks},
+            other.rag_integration or self.rag_integration,
+            other.production_metrics or self.production_metrics,
+            other.questions or self.questions,
+            (*self.answered, *other.answered),
+        )
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:

@@ -1,7 +1,9 @@
-"""Measure a model on held-out examples, beside the base it was trained from."""
+"""Measure a model on held-out examples and on questions, beside its base or another model."""
 
 from __future__ import annotations
 
+import functools
+import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,14 +20,83 @@ from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import check_installed
 from llamafarm_ray.evaluation.custom.description import find_sets
 from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import ModelKind
+from llamafarm_ray.storage.manifest import Manifest
+from llamafarm_ray.types import Digest, ModelKind
 from llamafarm_ray.workflows.base import usable_base
-from llamafarm_ray.workflows.metrics import write_json
+from llamafarm_ray.workflows.metrics import add_result, write_json
+from llamafarm_ray.workflows.provenance import BACKEND, code_digest, weights_digest
+from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
 from llamafarm_ray.workflows.register import base_reference
 
-__all__ = ["EvaluationRun", "write_result"]
+__all__ = ["EvaluatedModel", "EvaluationRun", "store_result", "write_result"]
+
+RAG_ACCURACY = "rag_accuracy"
+"""The metric that asks with retrieved passages."""
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedModel:
+    """A model to measure.
+
+    Attributes:
+        model_id: name of the model in results.
+        base: the base model's folder, or the whole model's.
+        adapter: the adapter's folder; None for a whole model.
+        weights: digest of its files.
+        version: reference of its registered version; empty for a folder.
+        base_weights: digest of its base's files alone.
+    """
+
+    model_id: str
+    base: Path
+    adapter: Path | None
+    weights: str
+    version: str = ""
+    base_weights: str = ""
+
+    @property
+    def measured(self) -> MeasuredModel:
+        """The model as measurements of sets and benchmarks take it."""
+        return MeasuredModel(self.base, self.adapter, self.weights, self.base_weights)
+
+    @classmethod
+    def find(cls, config: Config, registry: RegistryApi, model: str) -> Self:
+        """Find a folder that `train` wrote, or a registered version.
+
+        Raises:
+            InputError: the model is unusable, or its base is another one.
+            NotFoundError: there is no such model.
+        """
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            return cls._of_version(config, registry, model)
+        adapter = folder if (folder / "adapter_config.json").is_file() else None
+        base = usable_base(config.base_model or base_reference(folder) if adapter else model, registry)
+        own = Manifest.of_folder(adapter).digest if adapter else None
+        return cls(folder.resolve().name, base.folder, adapter, weights_digest(base.digest, own), "", base.digest)
+
+    @classmethod
+    def _of_version(cls, config: Config, registry: RegistryApi, model: str) -> Self:
+        record = registry.resolve(model)
+        registered = record.registered
+        pulled = registry.pull(record.ref)
+        if registered.kind is not ModelKind.ADAPTER:
+            weights = weights_digest(registered.manifest, None)
+            return cls(record.ref, pulled, None, weights, record.ref, weights)
+        base = usable_base(config.base_model or registered.base_model, registry)
+        if base.digest != registered.base_digest:
+            raise InputError(
+                f"{base.reference} is not the base {record.ref} was trained on: their digests differ.",
+                hint="Set base_model to the folder it was trained on.",
+            )
+        weights = weights_digest(base.digest, registered.manifest)
+        return cls(record.ref, base.folder, pulled, weights, record.ref, base.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,77 +105,61 @@ class EvaluationRun:
 
     Attributes:
         config: ``evaluation`` says what is measured.
-        model_id: what the result calls the model.
-        base: the base model's folder, or the whole model's.
-        adapter: the adapter's folder; none for a whole model.
-        examples: the dataset with the examples; none where only custom evaluations are asked.
+        model: the model.
+        rival: the model to compare with; None: the base without the adapter.
+        examples: the dataset with the examples; None where questions alone are asked.
         whole: whether all of ``examples`` are asked, or the held-out split.
+        exam: the questions; None without any.
         custom: evaluations of the user's own.
         home: keeps results of benchmarks.
     """
 
     config: Config
-    model_id: str
-    base: Path
-    adapter: Path | None
+    model: EvaluatedModel
+    rival: EvaluatedModel | None
     examples: Path | None
     whole: bool
+    exam: Exam | None
     custom: tuple[CustomSet, ...] = ()
     home: Location | None = None
 
     @classmethod
-    def prepare(cls, config: Config, registry: RegistryApi, model: str) -> Self:
+    def prepare(cls, config: Config, registry: RegistryApi, model: str, baseline: str | None = None) -> Self:
         """Check an evaluation before Ray is started or asked.
 
         Args:
-            config: ``evaluation.test_set`` or the held-out split of ``dataset.path`` is asked.
-            registry: where ``model`` may come from.
+            config: ``evaluation.test_set`` or the held-out split of ``dataset.path`` is asked, and
+                ``evaluation.questions``.
+            registry: where models may come from.
             model: a folder that `train` wrote, or a registered version.
+            baseline: the model to compare with, likewise; None: the base without the adapter.
 
         Raises:
             UnsupportedError: the configuration asks for what this release does not have.
-            InputError: there is nothing to evaluate on, or the model is unusable.
+            InputError: there is nothing to evaluate on, or a model is unusable.
             NotFoundError: there is no such model.
         """
         refuse_unavailable(config, "evaluate")
         test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
-        custom = find_sets(config.evaluation.custom_evaluations)
         path = test_set or config.dataset.path
+        custom = find_sets(config.evaluation.custom_evaluations)
         if config.evaluation.benchmarks:
             check_installed()
-        if path is None and not (custom or config.evaluation.benchmarks):
-            raise InputError("There is nothing to evaluate on.", hint="Give a dataset with --dataset.")
+        if path is None and config.evaluation.questions is None and not (custom or config.evaluation.benchmarks):
+            raise InputError(
+                "There is nothing to evaluate on.", hint="Give a dataset with --dataset, or --questions and --corpus."
+            )
         examples = Path(path).expanduser() if path is not None else None
         if examples is not None:
             check_dataset(examples)
-        folder = Path(model).expanduser()
-        if not folder.is_dir():
-            version = cls._of_version(config, registry, model, examples, whole=test_set is not None)
-            return replace(version, custom=custom, home=registry.home)
-        adapter = folder if (folder / "adapter_config.json").is_file() else None
-        reference = config.base_model or base_reference(folder) if adapter else model
-        base = usable_base(reference, registry)
-        return cls(
-            config, folder.resolve().name, base.folder, adapter, examples, test_set is not None, custom, registry.home
-        )
+        exam = exam_of_files(config)
+        # The rival's base is its own, whatever the configuration says of the model's.
+        other = config.model_copy(update={"base_model": None})
+        rival = EvaluatedModel.find(other, registry, baseline) if baseline is not None else None
+        found = EvaluatedModel.find(config, registry, model)
+        return cls(config, found, rival, examples, test_set is not None, exam, custom, registry.home)
 
-    @classmethod
-    def _of_version(
-        cls, config: Config, registry: RegistryApi, model: str, examples: Path | None, *, whole: bool
-    ) -> Self:
-        record = registry.resolve(model)
-        pulled = registry.pull(record.ref)
-        if record.registered.kind is not ModelKind.ADAPTER:
-            return cls(config, record.ref, pulled, None, examples, whole)
-        base = usable_base(config.base_model or record.registered.base_model, registry)
-        if base.digest != record.registered.base_digest:
-            raise InputError(
-                f"{base.reference} is not the base {record.ref} was trained on: their digests differ.",
-                hint="Set base_model to the folder it was trained on.",
-            )
-        return cls(config, record.ref, base.folder, pulled, examples, whole)
-
-    def run(self, *, on_progress: Callable[[str, float], None] | None = None) -> EvaluationResult:
+    def run(self, *, on_progress: Progress | None = None) -> EvaluationResult:
         """Measure. Needs a connected Ray.
 
         Args:
@@ -113,67 +168,129 @@ class EvaluationRun:
         Raises:
             InputError: there are no held-out examples, or none that can be measured.
         """
-        return evaluate(
-            base_model=self.base,
-            adapter=self.adapter,
-            rows=self._rows(self.examples) if self.examples is not None else [],
-            metrics=self.config.evaluation.metrics,
-            max_new_tokens=self.config.evaluation.max_new_tokens,
-            model_id=self.model_id,
-            custom=self.custom,
-            benchmarks=self._benchmarks(),
-            store=ResultStore(self.home) if self.home is not None else None,
-            on_progress=on_progress,
-        )
+        found = [] if self.examples is None else self._held_out(self.examples, on_progress)
+        if self.exam is not None:
+            found.append(self._ask(self.exam, on_progress))
+        if self.custom or self.config.evaluation.benchmarks:
+            found.append(self._measure(on_progress))
+        return functools.reduce(EvaluationResult.with_results, found)
 
-    def _benchmarks(self) -> BenchmarkPlan | None:
-        asked = self.config.evaluation
-        if not asked.benchmarks:
-            return None
-        data = Path(asked.benchmark_data).expanduser().absolute() if asked.benchmark_data is not None else None
-        return BenchmarkPlan(
-            asked.benchmarks, data, asked.num_fewshot, asked.benchmark_chat_template, asked.max_examples
-        )
-
-    def _rows(self, examples: Path) -> list[dict[str, Any]]:
+    def _held_out(self, path: Path, on_progress: Progress | None) -> list[EvaluationResult]:
+        settings = self.config.evaluation
         # A test set is measured whole: nothing of it is held out.
         ratio = None if self.whole else self.config.dataset.validation.split_ratio
-        splits = open_dataset(examples, split_ratio=ratio, seed=self.config.seed)
+        splits = open_dataset(path, split_ratio=ratio, seed=self.config.seed)
         asked = splits.train if self.whole else splits.validation
         if asked is None:
             raise InputError(
-                f"{examples} has no held-out examples.",
+                f"{path} has no held-out examples.",
                 hint="Set dataset.validation.split_ratio to what training held out.",
             )
         # Sorted here: held-out examples are few, and Ray's sort takes longer than measuring them.
-        return sorted(asked.take_all(), key=lambda row: str(row["id"]))[: self.config.evaluation.max_examples]
-
-    def check_regressions(self, result: EvaluationResult) -> None:
-        """Refuse a result with wrong answers in a set that must pass.
-
-        Raises:
-            PolicyError: there are some; it names the sets and the first answers.
-        """
-        wrong = self.regressions(result)
-        if wrong:
-            counts = Counter(one.benchmark for one in wrong)
-            raise PolicyError(
-                "Answers of sets that must pass are wrong: "
-                + ", ".join(f"{number} of {name}" for name, number in counts.items())
-                + ".",
-                rules=tuple(counts),
-                hint=f"For example {wrong[0].id!r}: {wrong[0].answer[:80]!r}.",
+        rows = sorted(asked.take_all(), key=lambda row: str(row["id"]))[: settings.max_examples]
+        found = []
+        metrics = tuple(metric for metric in settings.metrics if metric != RAG_ACCURACY)
+        if metrics:
+            result = evaluate(
+                base_model=self.model.base,
+                adapter=self.model.adapter,
+                rows=rows,
+                metrics=metrics,
+                max_new_tokens=settings.max_new_tokens,
+                model_id=self.model.model_id,
+                rival=self.rival and (self.rival.base, self.rival.adapter),
+                on_progress=on_progress,
             )
+            found.append(self._with_digests(result, rows))
+        if RAG_ACCURACY in settings.metrics and self.exam is None:
+            others = [] if self.whole else splits.train.select_columns(["document", "passage"]).take_all()
+            found.append(self._ask(exam_of_rows(self.config, rows, others), on_progress))
+        return found
+
+    def _ask(self, exam: Exam, on_progress: Progress | None) -> EvaluationResult:
+        return exam.ask(
+            (self.model.base, self.model.adapter),
+            self.rival and (self.rival.base, self.rival.adapter),
+            model_id=self.model.model_id,
+            max_new_tokens=self.config.evaluation.max_new_tokens,
+            digests=self._digests(),
+            on_progress=on_progress,
+        )
+
+    def _measure(self, on_progress: Progress | None) -> EvaluationResult:
+        asked = self.config.evaluation
+        plan = None
+        if asked.benchmarks:
+            data = Path(asked.benchmark_data).expanduser().absolute() if asked.benchmark_data is not None else None
+            plan = BenchmarkPlan(
+                asked.benchmarks, data, asked.num_fewshot, asked.benchmark_chat_template, asked.max_examples
+            )
+        settings = {
+            "model": self.model.measured,
+            "rival": self.rival.measured if self.rival is not None else None,
+            "model_id": self.model.model_id,
+            "custom": self.custom,
+            "benchmarks": plan,
+            "max_new_tokens": asked.max_new_tokens,
+            "store": ResultStore(self.home) if self.home is not None else None,
+        }
+        result: EvaluationResult = run_on_ray(
+            "llamafarm_ray.evaluation.measuring:measure_settings", settings, on_progress
+        )
+        return result
 
     def regressions(self, result: EvaluationResult) -> list[Answered]:
         """Return the wrong answers of sets that must pass."""
         return [one for asked in self.custom for one in failing(asked, result.answered)]
 
+    def check_regressions(self, result: EvaluationResult) -> None:
+        """Refuse a result with wrong answers in a set that must pass.
+
+        Raises:
+            PolicyError: there are some; it names the sets and the first answer.
+        """
+        wrong = self.regressions(result)
+        if wrong:
+            counts = Counter(one.benchmark for one in wrong)
+            listed = ", ".join(f"{number} of {name}" for name, number in counts.items())
+            raise PolicyError(
+                f"Answers of sets that must pass are wrong: {listed}.",
+                rules=tuple(counts),
+                hint=f"For example {wrong[0].id!r}: {wrong[0].answer[:80]!r}.",
+            )
+
+    def _digests(self) -> dict[str, str]:
+        return {"weights": self.model.weights, "code": code_digest(), "backend": BACKEND}
+
+    def _with_digests(self, result: EvaluationResult, rows: list[dict[str, Any]]) -> EvaluationResult:
+        scores = result.benchmarks["held_out"]
+        data = Digest.of(json.dumps([str(row["id"]) for row in rows]).encode())
+        settings = Digest.of(str(self.config.evaluation.max_new_tokens).encode())
+        digests = {**self._digests(), **(scores.digests or {}), "data": data, "settings": settings}
+        return replace(result, benchmarks={**result.benchmarks, "held_out": replace(scores, digests=digests)})
+
+
+def store_result(registry: RegistryApi, model: EvaluatedModel, result: EvaluationResult) -> str | None:
+    """Record a result on a registered version, beside its results of other benchmarks.
+
+    Returns:
+        The version's reference; None for a folder, which has no version.
+
+    Raises:
+        AccessDeniedError: the principal may not record metrics.
+    """
+    if not model.version:
+        return None
+    add_result(registry, model.version, result, reason="evaluated")
+    return model.version
+
 
 def write_result(result: EvaluationResult, path: Path) -> None:
     """Write a result as JSON, whole or not at all; `register --performance-metrics` reads it.
 
+    A row for each question that was asked is beside the scores.
+
     Raises:
         InputError: the file can't be written.
     """
-    write_json(result.to_dict(), path)
+    write_json(result.to_dict() | ({"questions": result.questions} if result.questions else {}), path)

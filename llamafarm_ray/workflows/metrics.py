@@ -63,9 +63,18 @@ def add_result(
 
     Raises:
         NotFoundError: there is no such version.
+        InputError: it has results of another shape.
     """
     record = registry.resolve(reference)
-    registry.record_metrics(record.ref, _merged(record.metrics, result.to_dict()), reason=reason)
+    if isinstance(known := record.metrics.get(RESULTS), Mapping):
+        try:
+            result = EvaluationResult.from_dict({RESULTS: known}).with_results(result)
+        except InputError as error:
+            raise InputError(
+                f"{record.ref} has {RESULTS} of another shape, which would be lost: {error.message}",
+                hint="Evaluate with --output, and register another version.",
+            ) from None
+    registry.record_metrics(record.ref, result.to_dict(), reason=reason)
     return registry.resolve(record.ref)
 
 
@@ -103,6 +112,8 @@ def read_metrics(path: Path) -> dict[str, Any]:
         InputError: it is no JSON object, is empty, or holds a number that is none (NaN).
     """
     metrics = read_json(path)
+    if "evaluation_results" in metrics:
+        metrics.pop("questions", None)  # a row for each question: for people, too much for a registry
     if not metrics:
         raise InputError(f"{path} holds no results.", hint="Give a file that `evaluate` wrote.")
     return metrics

@@ -1,4 +1,6 @@
-"""Evaluation as a Ray task: what comes back, progress and errors included."""
+"""Evaluation as a Ray task: results, progress and errors."""
+
+import json
 
 import pytest
 from adapters import make_adapter
@@ -46,3 +48,45 @@ def test_an_error_on_the_worker_comes_back_as_itself(tmp_path):
         )
     with pytest.raises(InputError, match="no examples"):
         evaluate(base_model=tmp_path, adapter=None, rows=[], metrics=["bleu"], max_new_tokens=4, model_id="bot")
+
+
+def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version(tmp_path):
+    from llamafarm_ray.config import parse_config
+    from llamafarm_ray.registry import RegistryService
+    from llamafarm_ray.storage import Location
+    from llamafarm_ray.types import ModelKind
+    from llamafarm_ray.workflows.evaluate import EvaluationRun, store_result, write_result
+
+    base = make_tiny_model(tmp_path / "base")
+    registry = RegistryService(Location(tmp_path / "home"), principal="ann")
+    kept = registry.register(base, name="tiny", kind=ModelKind.BASE)
+    for number in (1, 2):
+        adapter = make_adapter(base, tmp_path / f"adapter{number}", seed=number)
+        details = {"base_model": "tiny:1.0.0", "base_digest": kept.registered.manifest}
+        registry.register(adapter, name="bot", kind=ModelKind.ADAPTER, **details)
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "mill.md").write_text("The mill was built in 1832.\n", encoding="utf-8")
+    question = {"question": "When was the mill built?", "answers": ["1832"], "document": "mill.md"}
+    (tmp_path / "q.jsonl").write_text(json.dumps(question), encoding="utf-8")
+    settings = {"questions": str(tmp_path / "q.jsonl"), "corpus": str(tmp_path / "docs"), "max_new_tokens": 4}
+    run = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0")
+    result = run.run()
+    assert list(result.benchmarks) == ["closed_book", "retrieved", "gold"]
+    assert all(scores.baseline and scores.comparison for scores in result.benchmarks.values())
+    assert result.rag_integration["retrieval_relevance"] == 1
+    write_result(result, tmp_path / "eval.json")
+    (row,) = json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))["questions"]
+    assert {"model", "baseline", "passages", "relevant"} <= set(row["retrieved"])
+    assert store_result(registry, run.model, result) == "bot:1.0.0"
+    stored = registry.resolve("bot:1.0.0").metrics["evaluation_results"]
+    assert set(stored["benchmarks"]["gold"]["digests"]) == {
+        "weights",
+        "data",
+        "code",
+        "template",
+        "settings",
+        "backend",
+    }
+    rival = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0", "bot:1.1.0").run()
+    assert rival.benchmarks["gold"].num_examples == 1
+    assert rival.questions[0]["gold"]["baseline"]["answer"] != rival.questions[0]["gold"]["model"]["answer"]

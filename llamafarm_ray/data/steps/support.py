@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from llamafarm_ray.text.support import support
 from llamafarm_ray.data.rows import Example, Passage
 from llamafarm_ray.data.steps.base import Dropped, Step
+from llamafarm_ray.text.support import support
 
 __all__ = ["MIN_SUPPORT", "REFUSAL", "CheckSupport"]
 

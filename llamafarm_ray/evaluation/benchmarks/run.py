@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +13,7 @@ from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of, task_
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import leaves, load_tasks
-from llamafarm_ray.evaluation.result import BenchmarkScores, improvement
+from llamafarm_ray.evaluation.result import BenchmarkScores
 
 __all__ = ["BenchmarkPlan", "run_benchmarks", "scores_of"]
 
@@ -48,7 +48,6 @@ def run_benchmarks(
     tokenizer: Any,
     *,
     weights: str,
-    base_weights: str | None = None,
     store: ResultStore | None = None,
 ) -> dict[str, BenchmarkScores]:
     """Return the scores of each benchmark.
@@ -58,7 +57,6 @@ def run_benchmarks(
         model: a transformers model, or a peft model on one.
         tokenizer: its tokenizer.
         weights: digest of the model's files.
-        base_weights: digest of the base's files; with it the adapter is switched off for a baseline.
         store: where results are kept; a result of equal inputs is read from there.
 
     Raises:
@@ -71,12 +69,7 @@ def run_benchmarks(
     found = {}
     for name, task in tasks.items():
         _set_shots(leaves({name: task}), plan.num_fewshot)
-        scores = _measure(plan, name, task, (model, tokenizer), weights=weights, store=store)
-        before = None
-        if base_weights is not None:
-            with model.disable_adapter():
-                before = _measure(plan, name, task, (model, tokenizer), weights=base_weights, store=store)
-        found[name] = _with_baseline(scores, before)
+        found[name] = _measure(plan, name, task, (model, tokenizer), weights=weights, store=store)
     return found
 
 
@@ -110,7 +103,7 @@ def _measure(
     inputs = _inputs(plan, {name: task}, tokenizer, model, weights)
     known = store.find(inputs) if store is not None else None
     if known is not None:
-        return BenchmarkScores.from_dict(known)
+        return replace(BenchmarkScores.from_dict(known), digests=asdict(inputs))
     from lm_eval import simple_evaluate  # noqa: PLC0415  (an extra)
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415  (likewise)
 
@@ -129,7 +122,7 @@ def _measure(
     scores = scores_of(results, name)
     if store is not None:
         store.keep(inputs, scores.to_dict())
-    return scores
+    return replace(scores, digests=asdict(inputs))
 
 
 def _set_shots(tasks: Mapping[str, Any], num_fewshot: int | None) -> None:
@@ -145,11 +138,3 @@ def _inputs(plan: BenchmarkPlan, tasks: Mapping[str, Any], tokenizer: Any, model
     settings = {"limit": plan.limit, "num_fewshot": plan.num_fewshot, **SEEDS, "dtype": str(model.dtype)}
     template = digest_of(tokenizer.chat_template) if plan.chat_template else ""
     return Inputs(weights, data, code, template, digest_of(settings), "transformers")
-
-
-def _with_baseline(scores: BenchmarkScores, before: BenchmarkScores | None) -> BenchmarkScores:
-    if before is None:
-        return scores
-    first = next(iter(scores.metrics))
-    change = improvement(first, scores.metrics[first], before.metrics[first])
-    return BenchmarkScores(scores.metrics, change, before.metrics, scores.num_examples)

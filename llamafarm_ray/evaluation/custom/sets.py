@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llamafarm_ray.errors import InputError
@@ -14,13 +14,10 @@ from llamafarm_ray.evaluation.metrics.registry import find_metric
 from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.evaluation.result import BenchmarkScores, improvement
 
-__all__ = ["Answerer", "CustomSet", "failing", "is_right", "measure_set"]
+__all__ = ["CustomSet", "failing", "is_right", "measure_set"]
 
 PASSING = 0.5
 """An answer with at least this score is right; scorers that say yes or no give 1 and 0."""
-
-Answerer = Callable[[Sequence[Question]], list[str]]
-"""Answers questions, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +40,22 @@ class CustomSet:
 
 
 def measure_set(
-    asked: CustomSet, answer: Answerer, baseline: Answerer | None = None
+    asked: CustomSet, answers: Sequence[str], before: Sequence[str] | None = None
 ) -> tuple[BenchmarkScores, list[Answered]]:
-    """Ask a set's questions and score the answers.
+    """Score the answers to a set's questions.
 
     ``score`` is the mean over the answers that could be scored, and ``accuracy`` the share of right ones. Answers that
     the scorer failed on are counted in ``num_skipped``; in a set that must pass they are wrong.
 
     Args:
         asked: the set.
-        answer: the model.
-        baseline: the model it is compared with.
+        answers: the model's, in the order of the questions.
+        before: those of the model it is compared with.
 
     Raises:
         InputError: the scorer failed on every answer, or as a whole.
     """
-    answers = answer(asked.questions)
     scores = _score(asked, answers)
-    before = baseline(asked.questions) if baseline is not None else None
     scores_before = _score(asked, before) if before is not None else None
     answered = [
         Answered(

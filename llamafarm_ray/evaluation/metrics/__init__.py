@@ -2,7 +2,7 @@
 
 from llamafarm_ray.evaluation.metrics.answers import contains, exact_match, normalized_words, numeric_match, token_f1
 from llamafarm_ray.evaluation.metrics.calibration import calibration_error
-from llamafarm_ray.evaluation.metrics.grounding import context_use, faithfulness
+from llamafarm_ray.evaluation.metrics.grounding import agreement, context_use, faithfulness
 from llamafarm_ray.evaluation.metrics.likelihood import MAX_PERPLEXITY, byte_perplexity, perplexity
 from llamafarm_ray.evaluation.metrics.overlap import bleu, chrf, rouge_1, rouge_2, rouge_l
 from llamafarm_ray.evaluation.metrics.refusals import is_refusal
@@ -18,6 +18,7 @@ __all__ = [
     "Metric",
     "Sample",
     "Score",
+    "agreement",
     "bleu",
     "byte_perplexity",
     "calibration_error",

@@ -10,7 +10,7 @@ from llamafarm_ray.text.scripts import UNSPACED_BLOCKS
 from llamafarm_ray.text.support import support
 from llamafarm_ray.text.tokens import word_tokens
 
-__all__ = ["context_use", "faithfulness"]
+__all__ = ["agreement", "context_use", "faithfulness"]
 
 _CONTENT = re.compile(rf"\w{{4}}|\d|[{UNSPACED_BLOCKS}]")
 
@@ -42,11 +42,20 @@ def faithfulness(answer: str, context: Sequence[str], question: str = "") -> flo
     return sum(word in there for word in words) / len(words)
 
 
+def agreement(answer: str, references: Sequence[str], question: str = "") -> float:
+    """Return 1.0 if an answer holds all content of a reference: its numbers, names and content words; else 0.0.
+
+    For references that are whole sentences, which no answer repeats word by word; the question's words need not be
+    said again. Source: "completeness" of RAGBench (https://arxiv.org/abs/2407.11005), by words.
+    """
+    return float(any(faithfulness(reference, [answer], question) == 1.0 for reference in references))
+
+
 def context_use(answer: str, context: Sequence[str], accepted: Sequence[str]) -> float | None:
     """Return 1.0 if an answer that the passages hold was given, 0.0 if not; None if the passages hold none.
 
     Its mean separates the reader from the retriever: it is the accuracy where retrieval had success. Source: the
-    "utilization" of RAG evaluation (https://arxiv.org/abs/2407.11005), by accepted answers.
+    "utilization" of RAGBench (https://arxiv.org/abs/2407.11005), by accepted answers.
 
     Args:
         answer: what the model said.

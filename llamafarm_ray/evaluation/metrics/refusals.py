@@ -37,7 +37,7 @@ _REFUSAL = re.compile(
 def is_refusal(answer: str) -> bool:
     """Return True if an answer begins by declining; its rate over questions is the refusal rate.
 
-    Source: the refusal phrases of XSTest (https://aclanthology.org/2024.naacl-long.301), in thirteen languages. An
+    Source: the refusal phrases of XSTest (https://aclanthology.org/2024.naacl-long.301), in twelve languages. An
     empty answer is no refusal. Phrases beyond the first 160 characters don't count, so that a caveat at the end does
     not make a refusal.
     """

@@ -10,7 +10,7 @@ from typing import Final
 from llamafarm_ray.errors import InputError, did_you_mean
 from llamafarm_ray.evaluation.metrics.answers import contains, exact_match, numeric_match, token_f1
 from llamafarm_ray.evaluation.metrics.calibration import calibration_error
-from llamafarm_ray.evaluation.metrics.grounding import context_use, faithfulness
+from llamafarm_ray.evaluation.metrics.grounding import agreement, context_use, faithfulness
 from llamafarm_ray.evaluation.metrics.likelihood import byte_perplexity, perplexity
 from llamafarm_ray.evaluation.metrics.overlap import bleu, chrf, rouge_1, rouge_2, rouge_l
 from llamafarm_ray.evaluation.metrics.refusals import is_refusal
@@ -180,6 +180,13 @@ _ALL = (
         function=faithfulness,
         applies=_has_context,
         each=lambda sample: faithfulness(sample.answer, sample.context, sample.question),
+    ),
+    Metric(
+        "agreement",
+        higher_is_better=True,
+        function=agreement,
+        applies=_has_accepted,
+        each=lambda sample: agreement(sample.answer, sample.accepted, sample.question),
     ),
     Metric(
         "context_use",

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +7,6 @@ from chat_templates import QWEN3
 from tiny_model import make_rows, make_tiny_model
 
 from llamafarm_ray.errors import InputError, UnsupportedError
-from llamafarm_ray.evaluation.custom.questions import Question
-from llamafarm_ray.evaluation.custom.sets import CustomSet
 from llamafarm_ray.evaluation.run import EvaluationJob, run_evaluation
 from llamafarm_ray.models.chat import tokenise_turns
 from llamafarm_ray.models.tokenizer import load_tokenizer
@@ -139,20 +136,3 @@ def test_a_metric_without_an_engine_is_refused_with_those_there_are(base_model):
 def test_a_folder_that_is_no_adapter_is_refused(base_model, tmp_path):
     with pytest.raises(InputError, match="not an adapter"):
         evaluate(base_model, adapter=tmp_path)
-
-
-def test_custom_evaluations_are_asked_of_the_model_and_of_its_baseline(base_model, adapter):
-    tokenizer = load_tokenizer(base_model)
-    prompt = tokenizer.apply_chat_template(ROWS[0]["messages"][:1], tokenize=False, add_generation_prompt=True)
-    own = greedy(base_model, adapter, prompt, 6).strip()
-    question = Question("one", tuple(ROWS[0]["messages"][:1]), (own,))
-    asked = CustomSet("mine", (question,), "exact_match", max_new_tokens=6)
-    job = EvaluationJob(base_model, adapter, [], ("rouge",), 6, "bot", baseline=True, custom=(asked,))
-    result = run_evaluation(job, lambda *_: None)
-    assert list(result.benchmarks) == ["mine"]
-    assert result.benchmarks["mine"].metrics["accuracy"] == 1
-    assert result.benchmarks["mine"].baseline["accuracy"] == 0
-    assert result.answered[0].answer == own
-    long = Question("long", ({"role": "user", "content": "word " * 300},), ("a",))
-    with pytest.raises(InputError, match="'long' has"):
-        run_evaluation(replace(job, custom=(CustomSet("mine", (long,)),)), lambda *_: None)

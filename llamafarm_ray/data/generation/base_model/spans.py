@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from llamafarm_ray.text.support import support, unsupported_parts
 from llamafarm_ray.data.text import normal_form, sentences_of
+from llamafarm_ray.text.support import support, unsupported_parts
 
 __all__ = ["Text", "answer_fault", "asked_words", "candidate_facts", "question_fault", "same_fact", "texts_of"]
 

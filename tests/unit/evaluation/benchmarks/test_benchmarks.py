@@ -11,7 +11,8 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import load_tasks
-from llamafarm_ray.models.adapters import load_adapter
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.measuring import MeasuringJob, measure
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.storage import Location
@@ -121,12 +122,14 @@ def test_a_stored_result_answers_for_equal_inputs_alone(parts, data, tmp_path, m
 
 
 def test_an_adapter_stands_beside_its_base(base, data, tmp_path):
-    model = load_adapter(load_model(base, dtype=torch.float32), make_adapter(base, tmp_path, seed=3)).eval()
-    found = run_benchmarks(
-        plan(data, "mmlu_astronomy"), model, load_tokenizer(base), weights="adapter", base_weights="base"
-    )["mmlu_astronomy"]
+    adapter = make_adapter(base, tmp_path, seed=3)
+    asked = MeasuringJob(
+        MeasuredModel(base, adapter, "adapter", "base"), None, "bot", (), plan(data, "mmlu_astronomy"), 6, None
+    )
+    found = measure(asked, lambda *_: None).benchmarks["mmlu_astronomy"]
     assert found.baseline["accuracy"] == direct(base, data, "astronomy")
     assert found.improvement == f"{found.metrics['accuracy'] - found.baseline['accuracy']:+.2f}"
+    assert (found.digests["weights"], found.digests["backend"]) == ("adapter", "transformers")
 
 
 def test_a_task_without_data_or_of_another_name_is_refused(data):

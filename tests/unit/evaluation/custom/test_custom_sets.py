@@ -107,9 +107,7 @@ def questions(number=3):
 
 def test_scores_stand_beside_the_baselines_and_every_answer_is_kept():
     asked = CustomSet("qa", questions(), "contains")
-    scores, answered = measure_set(
-        asked, lambda some: [f"It is yes {one.id}." for one in some], lambda some: ["yes 0"] * len(some)
-    )
+    scores, answered = measure_set(asked, [f"It is yes {one.id}." for one in asked.questions], ["yes 0"] * 3)
     assert scores.metrics == {"accuracy": 1.0, "score": 1.0}
     assert scores.baseline["accuracy"] == pytest.approx(1 / 3)
     assert (scores.improvement, scores.num_examples, scores.num_skipped) == ("+0.67", 3, 0)
@@ -119,7 +117,7 @@ def test_scores_stand_beside_the_baselines_and_every_answer_is_kept():
 def test_wrong_answers_are_shown_of_sets_that_must_pass_alone():
     for must_pass, expected in ((True, ["1", "2"]), (False, [])):
         asked = CustomSet("qa", questions(), "contains", must_pass=must_pass)
-        _, answered = measure_set(asked, lambda some: ["yes 0"] * len(some))
+        _, answered = measure_set(asked, ["yes 0"] * 3)
         assert [one.id for one in failing(asked, answered)] == expected
 
 
@@ -129,14 +127,14 @@ def own(function, time_limit_s=30.0):
 
 def test_a_scorer_that_fails_on_an_answer_gives_no_score_and_no_nan():
     asked = CustomSet("qa", questions(), own("broken"), must_pass=True)
-    scores, answered = measure_set(asked, lambda _: ["", "yes", "y"])
+    scores, answered = measure_set(asked, ["", "yes", "y"])
     assert [one.score for one in answered] == [None, pytest.approx(1 / 3), 1]
     assert answered[0].failure == "ZeroDivisionError: division by zero"
     assert scores.num_skipped == 1
     assert scores.metrics["accuracy"] == pytest.approx(1 / 3)  # what must pass and has no score is wrong
     assert [one.id for one in failing(asked, answered)] == ["0", "1"]
     with pytest.raises(InputError, match="no finite number"):
-        measure_set(CustomSet("qa", questions(), own("undefined")), lambda _: ["", "a", "b"])
+        measure_set(CustomSet("qa", questions(), own("undefined")), ["", "a", "b"])
 
 
 def test_a_scorer_has_a_time_limit():

@@ -1,0 +1,16 @@
+"""Comparison of two models on the same examples: paired, clustered by document, and corrected for several metrics."""
+
+from llamafarm_ray.evaluation.comparison.compare import Comparison, PairedScores, compare
+from llamafarm_ray.evaluation.comparison.exact import holm, mcnemar
+from llamafarm_ray.evaluation.comparison.resampling import Clusters, interval_of, sign_test
+
+__all__ = [
+    "Clusters",
+    "Comparison",
+    "PairedScores",
+    "compare",
+    "holm",
+    "interval_of",
+    "mcnemar",
+    "sign_test",
+]

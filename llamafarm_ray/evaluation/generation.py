@@ -1,0 +1,114 @@
+"""A model in this process: loading, and greedy answers in batches of like length."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from llamafarm_ray.models.adapters import load_adapter
+from llamafarm_ray.models.chat import end_of_turn_ids
+from llamafarm_ray.models.loading import load_model
+
+__all__ = ["Generated", "Report", "by_length", "generate", "load_for_inference", "pad", "part_of"]
+
+_BATCH_SIZE = 8
+
+_Row = TypeVar("_Row")
+
+Report = Callable[[str, float], None]
+"""Called with what is being done and how much of the whole is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """An answer.
+
+    Args:
+        text: what the model said.
+        num_tokens: generated tokens, without padding.
+        seconds: time that its batch took.
+    """
+
+    text: str
+    num_tokens: int
+    seconds: float
+
+
+def load_for_inference(base_model: Path, adapter: Path | None) -> Any:
+    """Return a model, with its adapter if there is one, on this machine's best device."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    model = load_model(base_model, dtype=torch.bfloat16 if has_bf16 else torch.float32)
+    if adapter is not None:
+        model = load_adapter(model, adapter)
+    model.config.use_cache = True
+    return model.to(device).eval()
+
+
+@torch.inference_mode()
+def generate(
+    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, report: Report
+) -> list[Generated]:
+    """Return the most probable answer, token by token, to each prompt, in the prompts' order."""
+    answers: dict[int, Generated] = {}
+    stop_ids = end_of_turn_ids(tokenizer)
+    for batch in by_length(range(len(prompts)), lambda at: len(prompts[at]), report, "answers"):
+        # On the left, so that every prompt ends where its answer begins.
+        input_ids, mask = pad([list(prompts[at]) for at in batch], tokenizer.pad_token_id, left=True)
+        began = time.perf_counter()
+        output = model.generate(
+            input_ids=input_ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=stop_ids,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        new = output[:, input_ids.shape[1] :].cpu()
+        seconds = time.perf_counter() - began
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+        for at, text, ids in zip(batch, texts, new.tolist(), strict=True):
+            answers[at] = Generated(text.strip(), _num_generated(ids, stop_ids), seconds)
+    return [answers[at] for at in range(len(prompts))]
+
+
+def _num_generated(ids: Sequence[int], stop_ids: Sequence[int]) -> int:
+    """Return the number of tokens up to the end of the turn; what follows fills the batch."""
+    return next((at for at, token in enumerate(ids, 1) if token in stop_ids), len(ids))
+
+
+def by_length(rows: Sequence[_Row], length: Callable[[_Row], int], report: Report, what: str) -> Iterator[list[_Row]]:
+    """Yield batches of rows of like length, the longest first, so that too little memory shows at once."""
+    ordered = sorted(rows, key=length, reverse=True)
+    for start in range(0, len(ordered), _BATCH_SIZE):
+        yield ordered[start : start + _BATCH_SIZE]
+        report(what, min(1.0, (start + _BATCH_SIZE) / len(ordered)))
+
+
+def pad(rows: list[list[int]], value: int, *, left: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return rows as a tensor (rows, tokens), and a mask that is 1 where it isn't filled up."""
+    width = max(len(row) for row in rows)
+    padded = torch.full((len(rows), width), value, dtype=torch.int64)
+    mask = torch.zeros_like(padded)
+    for index, row in enumerate(rows):
+        where = slice(width - len(row), width) if left else slice(0, len(row))
+        padded[index, where] = torch.tensor(row)
+        mask[index, where] = 1
+    return padded, mask
+
+
+def part_of(report: Report, prefix: str, start: float, share: float) -> Report:
+    """Return a report of one part of the whole."""
+
+    def report_part(what: str, done: float) -> None:
+        report(f"{prefix}{what}", start + share * done)
+
+    return report_part

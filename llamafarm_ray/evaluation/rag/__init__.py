@@ -1,0 +1,1 @@
+"""Questions and a corpus: a model asked closed book, with retrieved and with gold passages."""

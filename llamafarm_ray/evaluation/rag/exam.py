@@ -1,0 +1,159 @@
+"""An exam: each question as the prompts of its modes, with what retrieval found for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from llamafarm_ray.errors import InputError, did_you_mean
+from llamafarm_ray.evaluation.metrics import contains
+from llamafarm_ray.evaluation.rag.questions import Question
+
+__all__ = ["CLOSED_BOOK", "GOLD", "MODES", "RETRIEVED", "AskedQuestion", "CorpusPassage", "make_exam"]
+
+CLOSED_BOOK, RETRIEVED, GOLD = "closed_book", "retrieved", "gold"
+MODES = (CLOSED_BOOK, RETRIEVED, GOLD)
+"""Ways to ask: the question alone, with the passages of a retriever, with those that have the answer."""
+
+Search = Callable[[str, int], Sequence[tuple[int, float]]]
+"""Returns places of the best passages for a question with their scores, the best first."""
+MakePrompt = Callable[[str, Sequence[str]], str]
+"""Returns the prompt that asks a question with passages."""
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusPassage:
+    """A passage of a corpus.
+
+    Args:
+        document: path of its document.
+        text: the text.
+    """
+
+    document: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskedQuestion:
+    """A question as it is asked.
+
+    Args:
+        question: the question.
+        document: path of the document that has the answer, as the corpus has it; None if it is not named.
+        passages: the passages of each mode; gold is missing where they are not known.
+        relevant: whether each retrieved passage answers the question; None without a corpus.
+        prompts: the prompt of each mode.
+        retrieval_s: time that the retriever took.
+    """
+
+    question: Question
+    document: str | None
+    passages: Mapping[str, tuple[CorpusPassage, ...]]
+    relevant: tuple[bool, ...] | None
+    prompts: Mapping[str, str]
+    retrieval_s: float = 0.0
+
+
+def make_exam(
+    questions: Sequence[Question],
+    corpus: Sequence[CorpusPassage],
+    *,
+    search: Search,
+    make_prompt: MakePrompt,
+    k: int,
+) -> list[AskedQuestion]:
+    """Search the corpus for each question, and write its prompts.
+
+    A passage is relevant if the question gives it as context. Else, if it holds an accepted answer and belongs to the
+    question's document, where one is named; any passage of that document is, if none of them holds an accepted
+    answer. The gold passages are those that the question gives, else the relevant passage of its document that the
+    retriever ranks first.
+
+    Args:
+        questions: the questions.
+        corpus: all passages; empty: nothing is retrieved.
+        search: the retriever.
+        make_prompt: writes a prompt with passages.
+        k: number of passages to retrieve.
+
+    Raises:
+        InputError: a question names a document that is not in the corpus.
+    """
+    by_document: dict[str, list[int]] = {}
+    for at, passage in enumerate(corpus):
+        by_document.setdefault(passage.document, []).append(at)
+    examiner = _Examiner(corpus, by_document, search, make_prompt, k)
+    return [examiner.ask(question) for question in questions]
+
+
+@dataclass(frozen=True, slots=True)
+class _Examiner:
+    corpus: Sequence[CorpusPassage]
+    by_document: Mapping[str, list[int]]
+    search: Search
+    make_prompt: MakePrompt
+    k: int
+
+    def ask(self, question: Question) -> AskedQuestion:
+        passages: dict[str, tuple[CorpusPassage, ...]] = {CLOSED_BOOK: ()}
+        document, relevant, took = question.document, None, 0.0
+        gold = tuple(CorpusPassage(question.document or "", text) for text in question.context)
+        if self.corpus:
+            document = _known_document(question, self.by_document)
+            answering = self.answering(question, document)
+            began = time.perf_counter()
+            found = [at for at, score in self.search(question.question, self.k) if score > 0]
+            took = time.perf_counter() - began
+            passages[RETRIEVED] = tuple(self.corpus[at] for at in found)
+            relevant = tuple(at in answering for at in found)
+            if not gold and document is not None:
+                ranked = (at for at, _ in self.search(question.question, len(self.corpus)) if at in answering)
+                gold = tuple(self.corpus[at] for at in [next(ranked, None)] if at is not None)
+        if gold:
+            passages[GOLD] = gold
+        prompts = {
+            mode: self.make_prompt(question.question, [one.text for one in chosen]) if chosen else question.question
+            for mode, chosen in passages.items()
+        }
+        return AskedQuestion(question, document, passages, relevant, prompts, took)
+
+    def answering(self, question: Question, document: str | None) -> frozenset[int]:
+        """Return the places of the passages that answer a question."""
+        candidates = range(len(self.corpus)) if document is None else self.by_document[document]
+        given = frozenset(at for at in candidates if self.corpus[at].text in question.context)
+        if given:
+            return given
+        holding = frozenset(at for at in candidates if contains(self.corpus[at].text, question.answers))
+        return holding if holding or document is None else frozenset(candidates)
+
+
+def _known_document(question: Question, by_document: Mapping[str, list[int]]) -> str | None:
+    """Return the path in the corpus of the document that a question names: by path, by file name, or without its end.
+
+    Raises:
+        InputError: the corpus has none of that name, or several.
+    """
+    asked = question.document
+    if asked is None or asked in by_document:
+        return asked
+    wanted = PurePosixPath(asked)
+    for is_named in (
+        lambda path: path.match(asked) or path.name == wanted.name,
+        lambda path: path.stem == wanted.name,
+    ):
+        found = [document for document in by_document if is_named(PurePosixPath(document))]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise InputError(
+                f"The question {question.question!r} names the document {asked!r}, and the corpus has {len(found)}: "
+                f"{', '.join(found[:3])}.",
+                hint="Give its path in the corpus.",
+            )
+    raise InputError(
+        f"The question {question.question!r} names the document {asked!r}, which the corpus does not have.",
+        hint=did_you_mean(asked, by_document),
+    )

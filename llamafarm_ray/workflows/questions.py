@@ -1,0 +1,165 @@
+"""Questions about a corpus, asked to a model closed book, with retrieved and with gold passages."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from llamafarm_ray.config import Config
+from llamafarm_ray.data.corpus import read_corpus
+from llamafarm_ray.data.retrieval import PassageIndex
+from llamafarm_ray.data.with_passages import ask_with_passages
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK, MODES, AskedQuestion, CorpusPassage, make_exam
+from llamafarm_ray.evaluation.rag.grading import ExamAnswers
+from llamafarm_ray.evaluation.rag.questions import Question, questions_digest, read_questions
+from llamafarm_ray.evaluation.rag.result import exam_result
+from llamafarm_ray.evaluation.remote import run_on_ray
+from llamafarm_ray.evaluation.result import EvaluationResult
+from llamafarm_ray.types import Digest
+
+__all__ = ["Exam", "exam_of_files", "exam_of_rows"]
+
+Progress = Callable[[str, float], None]
+Model = tuple[Path, Path | None]
+"""The folders of a base model and of an adapter on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """Questions that are ready to be asked.
+
+    Args:
+        asked: the questions with their prompts.
+        data: digest of the questions, and of what is retrieved from, by mode.
+        settings: digest of the settings by mode.
+    """
+
+    asked: list[AskedQuestion]
+    data: Mapping[str, str]
+    settings: Mapping[str, str]
+
+    def ask(
+        self,
+        model: Model,
+        rival: Model | None,
+        *,
+        model_id: str,
+        max_new_tokens: int,
+        digests: Mapping[str, str],
+        on_progress: Progress | None = None,
+    ) -> EvaluationResult:
+        """Ask a model, and its base without the adapter or a rival. Needs a connected Ray.
+
+        Args:
+            model: the model.
+            rival: the model to compare with; None: the base without the adapter.
+            model_id: name of the model in the result.
+            max_new_tokens: the longest answer.
+            digests: further ones, of weights and code.
+            on_progress: called with a stage and the fraction of it that is done.
+
+        Raises:
+            UserError: a model is unusable, or no question fits it.
+            ClusterError: Ray is not running, or the task was lost.
+        """
+        prompts = {
+            mode: [asked.prompts.get(mode) for asked in self.asked]
+            for mode in MODES
+            if any(mode in asked.prompts for asked in self.asked)
+        }
+        settings = {"prompts": prompts, "max_new_tokens": max_new_tokens}
+
+        def answers_of(asked: Model, *, baseline: bool) -> ExamAnswers:
+            base, adapter = asked
+            more = {"base_model": base.absolute(), "adapter": adapter and adapter.absolute(), "baseline": baseline}
+            asking = "llamafarm_ray.evaluation.rag.run:answer_settings"
+            return cast(ExamAnswers, run_on_ray(asking, {**settings, **more}, on_progress))
+
+        found = answers_of(model, baseline=rival is None)
+        baseline = found.baseline if rival is None else answers_of(rival, baseline=False).model
+        of_mode = {
+            mode: {**digests, "template": found.template, "data": self.data[mode], "settings": self.settings[mode]}
+            for mode in MODES
+        }
+        return exam_result(self.asked, found.model, baseline, model_id=model_id, digests=of_mode)
+
+
+def exam_of_files(config: Config) -> Exam | None:
+    """Return the exam of ``evaluation.questions`` and ``evaluation.corpus``; None if there are no questions.
+
+    Raises:
+        InputError: a file is unusable, or there is a corpus and no question.
+    """
+    settings = config.evaluation
+    if settings.questions is None:
+        if settings.corpus is not None:
+            raise InputError("There is a corpus, and no question to ask about it.", hint="Give --questions.")
+        return None
+    questions = read_questions(Path(settings.questions).expanduser())[: settings.max_examples]
+    passages: list[CorpusPassage] = []
+    digest = ""
+    if settings.corpus is not None:
+        corpus = read_corpus(settings.corpus, passage_words=config.dataset.preprocessing.passage_words)
+        if corpus.skipped:
+            first = corpus.skipped[0]
+            raise InputError(
+                f"{len(corpus.skipped)} of the corpus's documents can't be read. {first.path}: {first.reason}",
+                hint="Remove them, or name the others: what is retrieved must be known.",
+            )
+        passages = [CorpusPassage(passage.document, passage.text) for passage in corpus.passages]
+        digest = corpus.digest
+    return _exam(config, questions, passages, digest)
+
+
+def exam_of_rows(config: Config, rows: Sequence[Mapping[str, Any]], others: Iterable[Mapping[str, Any]]) -> Exam:
+    """Return an exam of a dataset's held-out rows: their questions, about the dataset's passages.
+
+    An answer is right if it holds all that the row's answer says.
+
+    Args:
+        config: ``evaluation`` says how many passages are retrieved.
+        rows: rows that are asked, with ``messages``, ``passage`` and ``document``.
+        others: rows whose passages can be found too.
+
+    Raises:
+        InputError: the rows have no passages.
+    """
+    questions = []
+    for row in rows:
+        turns = row["messages"]
+        if not row.get("passage") or [turn["role"] for turn in turns[-2:]] != ["user", "assistant"]:
+            continue
+        context, answer = (row["passage"],), turns[-1]["content"].strip()
+        if answer and row["passage"] not in turns[-2]["content"]:
+            questions.append(Question(turns[-2]["content"], (answer,), row["document"], context, is_whole=True))
+    if not questions:
+        raise InputError(
+            "rag_accuracy can't be measured: no held-out example has the passage that it was made from.",
+            hint="Give evaluation.questions and evaluation.corpus, or a dataset that `create-dataset` built.",
+        )
+    found = dict.fromkeys((row["document"], row["passage"]) for row in [*rows, *others] if row.get("passage"))
+    passages = [CorpusPassage(document, text) for document, text in sorted(found)]
+    digest = Digest.of(json.dumps(sorted(found)).encode())
+    return _exam(config, questions, passages, digest)
+
+
+def _exam(config: Config, questions: Sequence[Question], passages: Sequence[CorpusPassage], digest: str) -> Exam:
+    index = PassageIndex([passage.text for passage in passages])
+    k = config.evaluation.retrieved_passages
+    asked = make_exam(questions, passages, search=index.search, make_prompt=ask_with_passages, k=k)
+    of_questions = questions_digest(questions)
+    data: dict[str, str] = {}
+    settings: dict[str, str] = {}
+    for mode in MODES:
+        parts = [of_questions] if mode == CLOSED_BOOK else [of_questions, digest]
+        data[mode] = Digest.of(json.dumps(parts).encode())
+        chosen: dict[str, Any] = {"mode": mode, "max_new_tokens": config.evaluation.max_new_tokens}
+        if mode != CLOSED_BOOK:
+            words = config.dataset.preprocessing.passage_words
+            chosen |= {"retriever": "bm25", "k": k, "passage_words": words}
+        settings[mode] = Digest.of(json.dumps(chosen, sort_keys=True).encode())
+    return Exam(asked, data, settings)

@@ -1,0 +1,37 @@
+import pytest
+
+from llamafarm_ray.data.corpus import read_corpus
+from llamafarm_ray.data.retrieval import PassageIndex
+from llamafarm_ray.errors import InputError
+
+PASSAGES = ["The mill opens at nine.", "日本の首都は東京です。", "Столица России - Москва.", "?!", ""]
+
+
+@pytest.mark.parametrize(
+    ("question", "found"), [("When does the mill open?", 0), ("日本の首都は?", 1), ("Какая столица России?", 2)]
+)
+def test_the_passage_that_fits_best_comes_first_in_any_script(question, found):
+    assert PassageIndex(PASSAGES).search(question, 2)[0][0] == found
+
+
+def test_passages_that_share_no_word_have_no_score_and_keep_their_order():
+    assert PassageIndex(PASSAGES).search("zebra", 2) == [(0, 0.0), (1, 0.0)]
+    assert PassageIndex(PASSAGES).search("", 1) == [(0, 0.0)]
+    assert len(PassageIndex(PASSAGES).search("mill", 99)) == len(PASSAGES)
+    assert PassageIndex([]).search("mill", 2) == []
+
+
+def test_a_corpus_is_read_document_by_document(tmp_path):
+    (tmp_path / "b.md").write_text("# Inn\n\nThe inn burned in 1901.\n", encoding="utf-8")
+    (tmp_path / "a.txt").write_text("The mill was built in 1832.\n", encoding="utf-8")
+    corpus = read_corpus(tmp_path, passage_words=50)
+    assert [passage.document for passage in corpus.passages] == corpus.documents == ["a.txt", "b.md"]
+    assert corpus.passages[0].text == "The mill was built in 1832."
+    assert read_corpus(str(tmp_path), passage_words=50).digest == corpus.digest
+    assert not corpus.skipped
+
+
+def test_a_corpus_without_text_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("\n", encoding="utf-8")
+    with pytest.raises(InputError, match="no text"):
+        read_corpus(tmp_path, passage_words=50)

@@ -1,0 +1,84 @@
+"""Exams from files, and from the held-out rows of a dataset."""
+
+import json
+
+import pytest
+
+from llamafarm_ray.config import parse_config
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.workflows.evaluate import EvaluationRun
+from llamafarm_ray.workflows.questions import exam_of_files, exam_of_rows
+
+QUESTIONS = [
+    {"question": "When was the mill built?", "answers": ["1832"], "document": "mill.md"},
+    {"question": "When did the inn burn?", "answers": ["1901"]},
+]
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "mill.md").write_text("# Mill\n\nThe mill was built in 1832.\n", encoding="utf-8")
+    (tmp_path / "docs" / "inn.md").write_text("# Inn\n\nThe inn burned in 1901.\n", encoding="utf-8")
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, QUESTIONS)), encoding="utf-8")
+    return {"questions": str(tmp_path / "q.jsonl"), "corpus": str(tmp_path / "docs")}
+
+
+def config(**evaluation):
+    return parse_config({"evaluation": evaluation})
+
+
+def test_questions_are_asked_with_passages_of_the_corpus(settings):
+    exam = exam_of_files(config(**settings, retrieved_passages=1))
+    built, burned = exam.asked
+    assert built.prompts["retrieved"].split("\n\n")[1:] == [
+        "The mill was built in 1832.",
+        "Question: When was the mill built?",
+    ]
+    assert built.prompts["gold"] == built.prompts["retrieved"]
+    assert [passage.document for passage in burned.passages["retrieved"]] == ["inn.md"]
+    assert (built.relevant, burned.relevant) == ((True,), (True,))
+
+
+def test_digests_tell_apart_what_was_asked_and_how(settings, tmp_path):
+    one, same, more = (exam_of_files(config(**settings, retrieved_passages=k)) for k in (1, 1, 2))
+    assert (one.data, one.settings) == (same.data, same.settings)
+    assert one.settings["retrieved"] != more.settings["retrieved"]
+    assert one.settings["closed_book"] == more.settings["closed_book"]
+    (tmp_path / "docs" / "new.md").write_text("Something else.", encoding="utf-8")
+    grown = exam_of_files(config(**settings, retrieved_passages=1))
+    assert grown.data["retrieved"] != one.data["retrieved"]
+    assert grown.data["closed_book"] == one.data["closed_book"]
+
+
+def test_a_corpus_alone_and_documents_that_cant_be_read_are_refused(settings, tmp_path):
+    with pytest.raises(InputError, match="no question"):
+        exam_of_files(config(corpus=settings["corpus"]))
+    (tmp_path / "docs" / "broken.pdf").write_bytes(b"%PDF-1.4 broken")
+    with pytest.raises(InputError, match=r"broken\.pdf"):
+        exam_of_files(config(**settings))
+
+
+def test_nothing_to_evaluate_on_is_said_before_anything_is_loaded():
+    with pytest.raises(InputError, match="nothing to evaluate on"):
+        EvaluationRun.prepare(config(), None, "bot")
+
+
+def row(question, answer, passage):
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"id": question, "messages": turns, "document": "mill.md", "passage": passage}
+
+
+def test_held_out_rows_are_an_exam_about_the_datasets_passages():
+    rows = [row("When was it built?", "The mill was built in 1832.", "The mill was built in 1832.")]
+    others = [{"document": "inn.md", "passage": "The inn was built in 1901."}]
+    (asked,) = exam_of_rows(config(retrieved_passages=2), rows, others).asked
+    assert asked.question.is_whole
+    assert asked.prompts["gold"].split("\n\n")[1] == "The mill was built in 1832."
+    found = dict(zip((one.document for one in asked.passages["retrieved"]), asked.relevant, strict=True))
+    assert found == {"mill.md": True, "inn.md": False}
+
+
+def test_rows_without_passages_have_no_rag_accuracy():
+    with pytest.raises(InputError, match="rag_accuracy can't be measured"):
+        exam_of_rows(config(), [row("x?", "y", None)], [])
