@@ -84,7 +84,9 @@ def _state(kind: str, status: dict[str, Any]) -> tuple[str, bool | None, str]:
     """Return a status in a word, True or False once it has succeeded or failed, and what is said of it."""
     if kind == "RayJob":
         state = status.get("jobDeploymentStatus") or "New"
-        ended = {"Complete": status.get("jobStatus") == "SUCCEEDED", "Failed": False, "ValidationFailed": False}.get(state)
+        ended = {"Complete": status.get("jobStatus") == "SUCCEEDED", "Failed": False, "ValidationFailed": False}.get(
+            state
+        )
         said = status.get("message") or status.get("reason") or ""
         return f"{state} {status.get('jobStatus', '')}".strip(), ended, said
     ready = next((one for one in status.get("conditions", ()) if one.get("type") == "Ready"), {})
