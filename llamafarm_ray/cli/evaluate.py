@@ -65,7 +65,7 @@ def command(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on held-out examples or questions, beside its base or another model."""
+    """Measure a model on examples, questions and benchmarks, beside its base or another model."""
     flags = {
         "dataset.path": dataset,
         "base_model": base_model,
@@ -108,6 +108,11 @@ def command(
         show_evaluation(result)
     if output is not None:  # after it was shown: it took long, and a full disk shall not lose it
         write_result(result, output)
+    if report is not None:
+        write_report(report, ResultPage(result))
+    for path in (output, report) if not as_json else ():
+        if path is not None:
+            console.print(f"Written to {path}.", markup=False)
     try:
         stored = store_result(registry, run.model, result)
     except AccessDeniedError as error:  # a viewer may measure, and read what it prints
@@ -115,10 +120,6 @@ def command(
         stored = None
     if stored is not None and not as_json:
         console.print(f"Recorded on {stored}.", markup=False)
-    if output is not None and not as_json:
-        console.print(f"Written to {output}.", markup=False)
-    if report is not None:
-        write_report(report, ResultPage(result))
     if not as_json:
         show_failing(run.regressions(result))
     run.check_regressions(result)

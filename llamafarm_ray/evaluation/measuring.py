@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
+from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.custom.questions import Question
-from llamafarm_ray.evaluation.custom.sets import CustomSet, measure_set
+from llamafarm_ray.evaluation.custom.sets import CustomSet, measure_set, paired_answers
 from llamafarm_ray.evaluation.generation import Report, generate, load_for_inference, part_of
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
 from llamafarm_ray.models.chat import render_chat
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
+from llamafarm_ray.types import Digest
 
 __all__ = ["MeasuringJob", "measure", "measure_settings"]
 
@@ -46,6 +47,15 @@ class MeasuringJob:
     store: ResultStore | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A model's answers by set, its scores by benchmark, and the digest of its chat template."""
+
+    answers: dict[str, list[str]]
+    scores: dict[str, BenchmarkScores]
+    template: str
+
+
 def measure_settings(settings: Mapping[str, Any], report: Report) -> EvaluationResult:
     """Measure what the fields of a `MeasuringJob` say."""
     return measure(MeasuringJob(**settings), report)
@@ -54,46 +64,67 @@ def measure_settings(settings: Mapping[str, Any], report: Report) -> EvaluationR
 def measure(job: MeasuringJob, report: Report) -> EvaluationResult:
     """Ask everything of the model, and of its baseline: the rival, else the base without the adapter.
 
+    Differences from the baseline are corrected for the number of metrics of all sets together.
+
     Raises:
         UserError: a model, a set or a benchmark is unusable.
     """
     quiet_libraries()
     has_two = job.rival is not None
-    answers, scores = _ask(job, job.model, job.model.weights, part_of(report, "", 0.0, 0.5 if has_two else 1.0))
-    before: tuple[dict[str, list[str]], dict[str, BenchmarkScores]] | None = None
+    given, before = _ask(job, job.model, part_of(report, "", 0.0, 0.5 if has_two else 1.0), with_base=not has_two)
     if job.rival is not None:
-        before = _ask(job, job.rival, job.rival.weights, part_of(report, "baseline: ", 0.5, 0.5))
-    elif job.model.adapter is not None:
-        before = _ask(job, job.model, job.model.base_weights, report, is_base=True)
+        before, _ = _ask(job, job.rival, part_of(report, "baseline: ", 0.5, 0.5), with_base=False)
     benchmarks: dict[str, BenchmarkScores] = {}
     answered: list[Answered] = []
+    pairs: dict[tuple[str, str], PairedScores] = {}
     for asked in job.custom:
-        theirs = before[0][asked.name] if before is not None else None
-        benchmarks[asked.name], one_by_one = measure_set(asked, answers[asked.name], theirs)
+        theirs = before.answers[asked.name] if before is not None else None
+        scores, one_by_one = measure_set(asked, given.answers[asked.name], theirs)
+        benchmarks[asked.name] = replace(
+            scores, digests={"template": given.template, **asked.digests(job.max_new_tokens)}
+        )
         answered += one_by_one
-    for name, one in scores.items():
-        benchmarks[name] = one.beside(before[1][name]) if before is not None else one
+        pairs |= {(asked.name, metric): one for metric, one in paired_answers(one_by_one).items()}
+    for name, scores in given.scores.items():
+        benchmarks[name] = scores.beside(before.scores[name]) if before is not None else scores
+    compared = compare({f"{name}.{metric}": one for (name, metric), one in pairs.items()})
+    for name, metric in pairs:
+        known = benchmarks[name]
+        found = {**(known.comparison or {}), metric: compared[f"{name}.{metric}"].to_dict()}
+        benchmarks[name] = replace(known, comparison=found)
     return EvaluationResult(job.model_id, now(), benchmarks, answered=tuple(answered))
 
 
-def _ask(
-    job: MeasuringJob, asked: MeasuredModel, weights: str, report: Report, *, is_base: bool = False
-) -> tuple[dict[str, list[str]], dict[str, BenchmarkScores]]:
-    """Return the answers to each set, and the scores of each benchmark."""
+def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: bool) -> tuple[_Given, _Given | None]:
+    """Ask a model, and its base with the adapter switched off where there is one and it is asked for."""
     check_base_model(asked.base)
     tokenizer = load_tokenizer(asked.base)
     report("loading the model", 0.0)
     model = load_for_inference(asked.base, asked.adapter)
-    with model.disable_adapter() if is_base else nullcontext():
-        answers = {
-            one.name: _answer(model, tokenizer, one.questions, one.max_new_tokens or job.max_new_tokens, report)
-            for one in job.custom
-        }
-        scores: dict[str, BenchmarkScores] = {}
-        if job.benchmarks is not None:
-            report(", ".join(job.benchmarks.names), 0.0)
-            scores = run_benchmarks(job.benchmarks, model, tokenizer, weights=weights, store=job.store)
-    return answers, scores
+    if not with_base or asked.adapter is None:
+        return _ask_loaded(job, model, tokenizer, asked.weights, report), None
+    with model.disable_adapter():
+        before = _ask_loaded(job, model, tokenizer, asked.base_weights, part_of(report, "baseline: ", 0.0, 0.5))
+    return _ask_loaded(job, model, tokenizer, asked.weights, part_of(report, "", 0.5, 0.5)), before
+
+
+def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, weights: str, report: Report) -> _Given:
+    share = 1 / (len(job.custom) + (job.benchmarks is not None))
+    answers = {
+        one.name: _answer(
+            model,
+            tokenizer,
+            one.questions,
+            one.max_new_tokens or job.max_new_tokens,
+            part_of(report, "", at * share, share),
+        )
+        for at, one in enumerate(job.custom)
+    }
+    scores: dict[str, BenchmarkScores] = {}
+    if job.benchmarks is not None:
+        report(", ".join(job.benchmarks.names), 1 - share)
+        scores = run_benchmarks(job.benchmarks, model, tokenizer, weights=weights, store=job.store)
+    return _Given(answers, scores, Digest.of(str(tokenizer.chat_template).encode()))
 
 
 def _answer(

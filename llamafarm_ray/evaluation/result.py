@@ -94,7 +94,7 @@ class EvaluationResult:
         rag_integration: retrieval and latency figures, where they were measured.
         production_metrics: figures from production, where there are any.
         questions: a row for each question that was asked; for the file of the result, not for the registry.
-        answered: the answers of custom evaluations one by one, for a report; no part of `to_dict`.
+        answered: answers to questions and custom evaluations one by one, for a report; no part of `to_dict`.
     """
 
     model_id: str

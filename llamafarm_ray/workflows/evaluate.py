@@ -1,4 +1,4 @@
-"""Measure a model on held-out examples and on questions, beside its base or another model."""
+"""Measure a model on examples, questions and benchmarks, beside its base or another model."""
 
 from __future__ import annotations
 
@@ -142,12 +142,13 @@ class EvaluationRun:
         refuse_unavailable(config, "evaluate")
         test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
         path = test_set or config.dataset.path
-        custom = find_sets(config.evaluation.custom_evaluations)
+        custom = find_sets(config.evaluation.custom_evaluations, taken=config.evaluation.benchmarks)
         if config.evaluation.benchmarks:
             check_installed()
         if path is None and config.evaluation.questions is None and not (custom or config.evaluation.benchmarks):
             raise InputError(
-                "There is nothing to evaluate on.", hint="Give a dataset with --dataset, or --questions and --corpus."
+                "There is nothing to evaluate on.",
+                hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark or --custom.",
             )
         examples = Path(path).expanduser() if path is not None else None
         if examples is not None:
@@ -237,7 +238,12 @@ class EvaluationRun:
         result: EvaluationResult = run_on_ray(
             "llamafarm_ray.evaluation.measuring:measure_settings", settings, on_progress
         )
-        return result
+        # A benchmark brings its own digests, of lm-eval's code.
+        known = {
+            name: replace(scores, digests={**self._digests(), **(scores.digests or {})})
+            for name, scores in result.benchmarks.items()
+        }
+        return replace(result, benchmarks=known)
 
     def regressions(self, result: EvaluationResult) -> list[Answered]:
         """Return the wrong answers of sets that must pass."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.result import RESULTS, EvaluationResult
@@ -48,11 +48,11 @@ def record_metrics(registry: RegistryApi, reference: str, path: Path, *, reason:
     Results that it has are kept; those of the same names are replaced, benchmark by benchmark.
 
     Raises:
-        InputError: the file is no JSON object.
+        InputError: the file is no JSON object, or its results can't be added to those of the version.
     """
     metrics = read_metrics(path)
     record = registry.resolve(reference)
-    registry.record_metrics(record.ref, _merged(record.metrics, metrics), reason=reason or path.name)
+    registry.record_metrics(record.ref, _merged(record, metrics), reason=reason or path.name)
     return registry.resolve(record.ref)
 
 
@@ -63,31 +63,34 @@ def add_result(
 
     Raises:
         NotFoundError: there is no such version.
-        InputError: it has results of another shape.
+        InputError: it has results of another shape, which would be lost.
     """
     record = registry.resolve(reference)
-    if isinstance(known := record.metrics.get(RESULTS), Mapping):
-        try:
-            result = EvaluationResult.from_dict({RESULTS: known}).with_results(result)
-        except InputError as error:
-            raise InputError(
-                f"{record.ref} has {RESULTS} of another shape, which would be lost: {error.message}",
-                hint="Evaluate with --output, and register another version.",
-            ) from None
-    registry.record_metrics(record.ref, result.to_dict(), reason=reason)
+    registry.record_metrics(record.ref, _merged(record, result.to_dict()), reason=reason)
     return registry.resolve(record.ref)
 
 
-def _merged(before: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is added, with the benchmarks and other groups that only the earlier results have."""
-    old, new = before.get(RESULTS), added.get(RESULTS)
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+def _merged(record: VersionRecord, added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is added, with the benchmarks and other groups that only a version's earlier results have.
+
+    Raises:
+        InputError: the results are of a shape that would lose the earlier ones.
+    """
+    old, new = record.metrics.get(RESULTS), added.get(RESULTS)
+    if old is None or new is None:
         return dict(added)
-    benchmarks = [one.get("benchmarks") for one in (old, new)]
-    merged = {**old, **new}
-    if all(isinstance(one, Mapping) for one in benchmarks):
-        merged["benchmarks"] = {**benchmarks[0], **benchmarks[1]}
-    return {**added, RESULTS: merged}
+    if not _is_result(old) or not _is_result(new):
+        whose = "it has" if not _is_result(old) else "are given"
+        raise InputError(
+            f"The {RESULTS} of {record.ref} can't be added to: those that {whose} are no mapping with benchmarks.",
+            hint="Register the files as another version with these results.",
+        )
+    benchmarks = {**old.get("benchmarks", {}), **new.get("benchmarks", {})}
+    return {**added, RESULTS: {**old, **new, **({"benchmarks": benchmarks} if benchmarks else {})}}
+
+
+def _is_result(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and isinstance(value.get("benchmarks", {}), Mapping)
 
 
 def write_json(value: Mapping[str, Any], path: Path) -> None:

@@ -16,11 +16,14 @@ from llamafarm_ray.evaluation.custom.questions import read_questions
 from llamafarm_ray.evaluation.custom.scorer import OwnScorer
 from llamafarm_ray.evaluation.custom.sets import CustomSet
 from llamafarm_ray.evaluation.metrics.registry import METRICS
+from llamafarm_ray.evaluation.rag.exam import MODES
 
 __all__ = ["Description", "find_set", "find_sets"]
 
 FOLDER: Final = Path("evaluations")
 """Names without a path are looked for here, below the current directory."""
+_OWN_RESULTS: Final = ("held_out", *MODES)
+"""Names of the results of held-out examples and of questions."""
 _ENDINGS: Final = (".yaml", ".yml", ".json", ".jsonl")
 _SCORERS: Final = tuple(
     name for name, metric in METRICS.items() if metric.each is not None and metric.higher_is_better is True
@@ -38,16 +41,20 @@ class Description(Section):
     time_limit_s: float = Field(default=60, gt=0, description="For a scorer of your own, for all answers together.")
 
 
-def find_sets(names: Iterable[str]) -> tuple[CustomSet, ...]:
+def find_sets(names: Iterable[str], *, taken: Iterable[str] = ()) -> tuple[CustomSet, ...]:
     """Return the custom evaluations of some names; see `find_set`.
+
+    Args:
+        names: the names.
+        taken: names of other results.
 
     Raises:
         InputError: one of them is unusable, or two would have the same name among the results.
     """
     found = tuple(map(find_set, names))
-    taken = Counter(one.name for one in found) + Counter(["held_out"])
-    for name, number in taken.items():
-        if number > 1:
+    named = Counter(one.name for one in found)
+    for name, number in named.items():
+        if number > 1 or name in {*taken, *_OWN_RESULTS}:
             raise InputError(f"Two results would be called {name!r}.", hint="Rename a file of a custom evaluation.")
     return found
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.comparison import PairedScores
 from llamafarm_ray.evaluation.custom.questions import Question
 from llamafarm_ray.evaluation.custom.scorer import OwnScorer, Scored
 from llamafarm_ray.evaluation.metrics.registry import find_metric
 from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.evaluation.result import BenchmarkScores, improvement
+from llamafarm_ray.types import Digest
 
-__all__ = ["CustomSet", "failing", "is_right", "measure_set"]
+__all__ = ["CustomSet", "failing", "is_right", "measure_set", "paired_answers"]
 
 PASSING = 0.5
 """An answer with at least this score is right; scorers that say yes or no give 1 and 0."""
@@ -37,6 +40,22 @@ class CustomSet:
     scorer: str | OwnScorer = "contains"
     must_pass: bool = False
     max_new_tokens: int | None = None
+
+    def digests(self, max_new_tokens: int) -> dict[str, str]:
+        """Return digests of the questions and of the settings: scores of others can't be compared.
+
+        Args:
+            max_new_tokens: the longest answer, where the set does not say.
+        """
+        is_own = isinstance(self.scorer, OwnScorer)
+        asked = [[one.id, one.messages, one.accepted, one.row if is_own else None] for one in self.questions]
+        settings = {
+            "scorer": asdict(self.scorer) if isinstance(self.scorer, OwnScorer) else self.scorer,
+            "must_pass": self.must_pass,
+            "max_new_tokens": self.max_new_tokens or max_new_tokens,
+        }
+        parts = {"data": asked, "settings": settings}
+        return {name: Digest.of(json.dumps(part, sort_keys=True).encode()) for name, part in parts.items()}
 
 
 def measure_set(
@@ -86,6 +105,22 @@ def measure_set(
         ),
         answered,
     )
+
+
+def paired_answers(answered: Sequence[Answered]) -> dict[str, PairedScores]:
+    """Return the scores of answers beside the baseline's on the same questions, by metric; {} without a baseline."""
+    both = [
+        (one.score, one.baseline_score, one.slices.get("document"))
+        for one in answered
+        if one.score is not None and one.baseline_score is not None
+    ]
+    if not both:
+        return {}
+    ours, theirs, documents = zip(*both, strict=True)
+    right = PairedScores([float(is_right(one)) for one in ours], [float(is_right(one)) for one in theirs], documents)
+    if {*ours, *theirs} <= {0.0, 1.0}:
+        return {"accuracy": right}  # the score says the same
+    return {"accuracy": right, "score": PairedScores(ours, theirs, documents)}
 
 
 def failing(asked: CustomSet, answered: Sequence[Answered]) -> list[Answered]:

@@ -11,6 +11,7 @@ from llamafarm_ray.evaluation.rag.exam import MODES, AskedQuestion
 from llamafarm_ray.evaluation.rag.grading import (
     Answers,
     answer_metrics,
+    answers_one_by_one,
     grade_rows,
     mode_samples,
     mode_scores,
@@ -77,4 +78,5 @@ def exam_result(
         benchmarks,
         rag_integration=rag_integration(exam, answers),
         questions=grade_rows(exam, answers, baseline),
+        answered=answers_one_by_one(exam, answers, baseline),
     )

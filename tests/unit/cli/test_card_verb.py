@@ -1,6 +1,9 @@
+import pytest
 import yaml
 
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation import BenchmarkScores, EvaluationResult
+from llamafarm_ray.evaluation.result import RESULTS
 from llamafarm_ray.registry import open_registry
 from llamafarm_ray.workflows.metrics import add_result
 
@@ -43,3 +46,13 @@ def test_a_second_evaluation_replaces_benchmarks_of_its_names_alone(bot):
     record = add_result(registry, "bot:1.0.0", result(own=0.95))
     known = EvaluationResult.from_dict(record.metrics).benchmarks
     assert {name: scores.metrics["accuracy"] for name, scores in known.items()} == {"mmlu": 0.41, "own": 0.95}
+
+
+def test_an_evaluation_keeps_results_that_were_written_by_hand_or_is_refused(bot):
+    registry = open_registry(None)
+    registry.record_metrics("bot:1.0.0", {RESULTS: {"benchmarks": {"hand": {"accuracy": "good"}}, "by": "ann"}})
+    results = add_result(registry, "bot:1.0.0", result(own=0.9)).metrics[RESULTS]
+    assert (list(results["benchmarks"]), results["by"]) == (["hand", "own"], "ann")
+    registry.record_metrics("bot:1.0.0", {RESULTS: "good"})
+    with pytest.raises(InputError, match="can't be added to"):
+        add_result(registry, "bot:1.0.0", result(own=0.9))

@@ -44,6 +44,9 @@ def test_a_set_is_asked_of_the_model_and_of_its_base(base, adapter, own):
     scores = result.benchmarks["mine"]
     assert (scores.metrics["accuracy"], scores.baseline["accuracy"], scores.improvement) == (1, 0, "+1.00")
     assert result.answered[0].answer == own
+    compared = scores.comparison["accuracy"]
+    assert (compared["difference"], compared["num_better"], compared["verdict"]) == (1, 1, "noise")
+    assert set(scores.digests) == {"template", "data", "settings"}
 
 
 def test_a_rival_is_the_baseline_instead(base, adapter, own):

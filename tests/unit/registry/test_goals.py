@@ -3,6 +3,7 @@
 import pytest
 
 from llamafarm_ray.errors import InputError, PolicyError
+from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.registry import Policy
 from llamafarm_ray.registry.commands import SetPolicy
 from llamafarm_ray.registry.goals import NoWorse, is_lower_better, result_value
@@ -66,6 +67,13 @@ def test_what_is_recorded_by_the_whole_name_wins():
 )
 def test_the_name_says_which_direction_is_better(name, lower):
     assert is_lower_better(name) is lower
+
+
+def test_every_metric_has_the_direction_that_its_name_says():
+    directed = {
+        name: metric.higher_is_better for name, metric in METRICS.items() if metric.higher_is_better is not None
+    }
+    assert {name: not is_lower_better(name) for name in directed} == directed
 
 
 def measured(registry, **scores):

@@ -1,12 +1,14 @@
 import json
+from dataclasses import replace
 
 import pytest
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.answered import Answered
 from llamafarm_ray.evaluation.custom.description import find_set, find_sets
 from llamafarm_ray.evaluation.custom.questions import Question, read_questions
 from llamafarm_ray.evaluation.custom.scorer import OwnScorer
-from llamafarm_ray.evaluation.custom.sets import CustomSet, failing, measure_set
+from llamafarm_ray.evaluation.custom.sets import CustomSet, failing, measure_set, paired_answers
 
 ROWS = [
     {"id": "capital", "prompt": "Capital of France?", "answers": ["Paris"], "document": "europe.md"},
@@ -92,10 +94,33 @@ def test_an_evaluation_that_cant_be_asked_is_refused_by_name(here, files, name, 
         find_set(name)
 
 
-def test_two_results_cant_have_one_name(here):
-    write(here / "held_out.jsonl", ROWS)
-    with pytest.raises(InputError, match="'held_out'"):
-        find_sets(["held_out"])
+@pytest.mark.parametrize("name", ["held_out", "retrieved", "mmlu"])
+def test_two_results_cant_have_one_name(here, name):
+    write(here / f"{name}.jsonl", ROWS)
+    with pytest.raises(InputError, match=f"'{name}'"):
+        find_sets([name], taken=["mmlu"])
+
+
+def test_digests_change_with_questions_and_settings_and_with_nothing_else():
+    asked = CustomSet("qa", questions(), "contains")
+    known = asked.digests(40)
+    assert replace(asked, name="other").digests(40) == known
+    assert asked.digests(41)["settings"] != known["settings"]
+    assert replace(asked, scorer="f1").digests(40)["settings"] != known["settings"]
+    fewer = replace(asked, questions=questions(2)).digests(40)
+    assert (fewer["data"] != known["data"], fewer["settings"]) == (True, known["settings"])
+
+
+def test_differences_are_paired_by_question_and_clustered_by_document():
+    def answered(score, baseline, document):
+        return Answered("qa", "1", "Why?", (), "", score, baseline_score=baseline, slices={"document": document})
+
+    rows = [answered(1.0, 0.0, "a.md"), answered(0.4, 0.6, "b.md"), answered(None, 1.0, "b.md")]
+    pairs = paired_answers(rows)
+    assert (pairs["accuracy"].model, pairs["accuracy"].baseline) == ([1, 0], [0, 1])
+    assert (pairs["score"].model, pairs["score"].clusters) == ((1.0, 0.4), ("a.md", "b.md"))
+    assert list(paired_answers(rows[:1])) == ["accuracy"]  # right and wrong alone: compared once
+    assert paired_answers([answered(1.0, None, "a.md")]) == {}
 
 
 def questions(number=3):
