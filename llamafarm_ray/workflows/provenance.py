@@ -21,6 +21,7 @@ _SCORING = (
     "evaluation/generation.py",
     "evaluation/measuring.py",
     "evaluation/metrics",
+    "evaluation/question_rows.py",
     "evaluation/rag",
     "evaluation/run.py",
     "models/chat.py",

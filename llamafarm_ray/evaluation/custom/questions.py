@@ -1,14 +1,14 @@
-"""Questions of a custom evaluation: a JSONL file."""
+"""Questions of a custom evaluation."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.question_rows import ANSWERS, read_rows, texts_of
 
 __all__ = ["Question", "read_questions"]
 
@@ -40,13 +40,13 @@ class Question:
     @property
     def slices(self) -> dict[str, str]:
         """Groups of questions that this one belongs to: by document, language and topic, where the file names them."""
-        return {name: str(self.row[name]) for name in _SLICES if self.row.get(name) not in {None, ""}}
+        return {name: str(self.row[name]) for name in _SLICES if self.row.get(name)}
 
 
 def read_questions(path: Path, *, system: str | None = None, needs_answers: bool = True) -> list[Question]:
     """Read questions.
 
-    A line has ``prompt`` (or ``question``) or ``messages``, and ``answers`` (a list) or ``answer`` (a text). ``id``,
+    A row has ``prompt`` (or ``question``) or ``messages``, and ``answers`` (a list) or ``answer`` (a text). ``id``,
     ``document``, ``language`` and ``topic`` are optional. Other keys are there for a scorer of your own.
 
     Args:
@@ -55,24 +55,10 @@ def read_questions(path: Path, *, system: str | None = None, needs_answers: bool
         needs_answers: refuse a question without accepted answers.
 
     Raises:
-        InputError: the file can't be read, is empty, names an id twice, or a line lacks something.
+        InputError: the file can't be read, is empty, names an id twice, or a row lacks something.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} can't be read: {error}.") from None
     found: dict[str, Question] = {}
-    # A text may hold U+2028, which splitlines() takes for the end of a line and JSON does not.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number},"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{where} is no JSON: {error}.", hint=_FORM) from None
-        if not isinstance(row, dict):
-            raise InputError(f"{where} is no object.", hint=_FORM)
+    for number, (row, where) in enumerate(read_rows(path, _FORM), 1):
         question = _question(row, where, str(row.get("id", number)), system)
         if needs_answers and not question.accepted:
             raise InputError(f"{where} has no answers.", hint=f"{_FORM} Or name a scorer of your own.")
@@ -81,8 +67,6 @@ def read_questions(path: Path, *, system: str | None = None, needs_answers: bool
                 f"{where} has the id {question.id!r}, which an earlier line has.", hint="Use each id once."
             )
         found[question.id] = question
-    if not found:
-        raise InputError(f"{path} has no questions.", hint=_FORM)
     return list(found.values())
 
 
@@ -99,8 +83,4 @@ def _question(row: Mapping[str, Any], where: str, name: str, system: str | None)
         raise InputError(f"{where} has no prompt, and no messages that end with the user's.", hint=_FORM)
     if system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
-    answers = next((row[key] for key in ("answers", "accepted", "answer") if key in row), ())
-    answers = [answers] if isinstance(answers, str) else answers
-    if not isinstance(answers, list | tuple) or not all(isinstance(one, str) for one in answers):
-        raise InputError(f"{where} has answers that are no texts: {answers!r:.80}.", hint=_FORM)
-    return Question(name, tuple(messages), tuple(answers), row)
+    return Question(name, tuple(messages), texts_of(row, ANSWERS, where), row)

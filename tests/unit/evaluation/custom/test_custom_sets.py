@@ -72,12 +72,12 @@ def test_a_description_names_questions_scorer_and_instructions_beside_it(here):
         ({}, "qa", "no custom evaluation 'qa'"),
         ({"qa_one.jsonl": ROWS}, "qa_on", "Did you mean qa_one"),
         ({"qa.jsonl": []}, "qa", "has no questions"),
-        ({"qa.jsonl": [{"prompt": "Why?"}]}, "qa", "line 1, has no answers"),
-        ({"qa.jsonl": [{"answers": ["a"]}]}, "qa", "line 1, has no prompt"),
-        ({"qa.jsonl": [{"prompt": "Why?", "answers": [3]}]}, "qa", "answers that are no texts"),
-        ({"qa.jsonl": [ROWS[0], ROWS[0]]}, "qa", "line 2, has the id 'capital'"),
+        ({"qa.jsonl": [{"prompt": "Why?"}]}, "qa", "line 1 has no answers"),
+        ({"qa.jsonl": [{"answers": ["a"]}]}, "qa", "line 1 has no prompt"),
+        ({"qa.jsonl": [{"prompt": "Why?", "answers": [{}]}]}, "qa", r"answers is \[\{\}\]"),
+        ({"qa.jsonl": [ROWS[0], ROWS[0]]}, "qa", "line 2 has the id 'capital'"),
         ({"qa.jsonl": [{"messages": [{"role": "assistant", "content": "a"}]}]}, "qa", "end with the user's"),
-        ({"qa.yaml": "questions: no.jsonl"}, "qa", "no.jsonl can't be read"),
+        ({"qa.yaml": "questions: no.jsonl"}, "qa", "no.jsonl' can't be read"),
         ({"qa.yaml": "question: no.jsonl"}, "qa", "question"),
         ({"qa.yaml": "questions: q.jsonl\nscorer: contain"}, "qa", "Did you mean contains"),
         ({"qa.yaml": "questions: q.jsonl\nscorer: bleu"}, "qa", "'bleu', which can't score answers"),
@@ -92,6 +92,13 @@ def test_an_evaluation_that_cant_be_asked_is_refused_by_name(here, files, name, 
             write(here / file, content)
     with pytest.raises(InputError, match=named):
         find_set(name)
+
+
+def test_a_list_with_a_byte_order_mark_and_numbers_for_answers_is_read_too(here):
+    rows = [{"prompt": "Two and two?", "answer": 4, "language": ["en"]}]
+    (here / "sums.txt").write_text(json.dumps(rows), encoding="utf-8-sig")
+    (found,) = read_questions(here / "sums.txt")
+    assert (found.accepted, found.slices) == (("4",), {"language": "['en']"})
 
 
 @pytest.mark.parametrize("name", ["held_out", "retrieved", "mmlu"])
