@@ -117,9 +117,9 @@ def in_thread(endpoint: FixedLatency) -> Iterator[FixedLatency]:
     thread = threading.Thread(target=lambda: loop.run_until_complete(work()))
     thread.start()
     try:
-        assert ready.wait(10)
+        assert ready.wait(60)
         yield endpoint
     finally:
         loop.call_soon_threadsafe(over.set)
-        thread.join(10)
+        thread.join(60)
         loop.close()
