@@ -134,7 +134,9 @@ class _Examiner:
 
 
 def _known_document(question: Question, by_document: Mapping[str, list[int]]) -> str | None:
-    """Return the path in the corpus of the document that a question names: by path, by file name, or without its end.
+    """Return the path in the corpus of the document that a question names.
+
+    It may be named by the end of its path, or by its name without the extension.
 
     Raises:
         InputError: the corpus has none of that name, or several.
@@ -142,12 +144,10 @@ def _known_document(question: Question, by_document: Mapping[str, list[int]]) ->
     asked = question.document
     if asked is None or asked in by_document:
         return asked
-    wanted = PurePosixPath(asked)
-    for is_named in (
-        lambda path: path.match(asked) or path.name == wanted.name,
-        lambda path: path.stem == wanted.name,
-    ):
-        found = [document for document in by_document if is_named(PurePosixPath(document))]
+    end = f"/{asked.removeprefix('./')}"
+    by_path = [document for document in by_document if f"/{document}".endswith(end)]
+    by_stem = [document for document in by_document if PurePosixPath(document).stem == PurePosixPath(asked).name]
+    for found in (by_path, by_stem):
         if len(found) == 1:
             return found[0]
         if found:
