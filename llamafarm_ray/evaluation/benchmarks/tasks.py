@@ -44,16 +44,18 @@ def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, Any]:
     for name in names:
         if name not in manager.task_index:
             raise InputError(f"lm-eval has no task {name!r}.", hint=did_you_mean(name, manager.all_tasks))
-    return {name: item for asked in names for name, item in _build(manager, asked, data)}
+    return {name: item for asked in names for name, item in _build(manager, asked, data, is_alone=len(names) == 1)}
 
 
-def _build(manager: Any, name: str, data: Path | None) -> Iterator[tuple[str, Any]]:
+def _build(manager: Any, name: str, data: Path | None, *, is_alone: bool) -> Iterator[tuple[str, Any]]:
     from lm_eval.tasks._factory import TaskFactory  # noqa: PLC0415  (pinned: the public way has no overrides of groups)
 
     overrides: dict[str, Any] = {}
     if data is not None:
         # An override of a group reaches every task below it.
-        overrides["custom_dataset"] = partial(_read_local, folder=data, is_one=name in manager.all_subtasks)
+        overrides["custom_dataset"] = partial(
+            _read_local, folder=data, is_one=is_alone and name in manager.all_subtasks
+        )
     try:
         index = dict(manager.task_index)
         built = TaskFactory().build(index[name], overrides=overrides, registry=index)
@@ -96,7 +98,7 @@ def local_dataset(folder: Path, path: str, name: str | None, task: str, *, is_on
 
     last = path.rpartition("/")[2]
     places = [task, *([name, f"{last}/{name}"] if name else []), *([last] if is_one or not name else [])]
-    tried = [folder / place for place in dict.fromkeys(places)] + ([folder] if is_one or not name else [])
+    tried = [folder / place for place in dict.fromkeys(places)] + ([folder] if is_one else [])
     for place in tried:
         files = _split_files(place)
         if files:
