@@ -83,10 +83,10 @@ def _merged(before: Mapping[str, Any], added: Mapping[str, Any]) -> dict[str, An
     old, new = before.get(RESULTS), added.get(RESULTS)
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return dict(added)
-    benchmarks = [one.get("benchmarks") for one in (old, new)]
+    theirs, ours = old.get("benchmarks"), new.get("benchmarks")
     merged = {**old, **new}
-    if all(isinstance(one, Mapping) for one in benchmarks):
-        merged["benchmarks"] = {**benchmarks[0], **benchmarks[1]}
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        merged["benchmarks"] = {**theirs, **ours}
     return {**added, RESULTS: merged}
 
 
