@@ -5,7 +5,7 @@ The head follows the Hugging Face Hub's (https://huggingface.co/docs/hub/model-c
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import yaml
@@ -147,7 +147,7 @@ def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(str(name), str(value)) for name, value in sorted(values.items())]
 
 
-def _table(columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _table(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     if not rows:
         return ""
     lines = [columns, ("---",) * len(columns), *rows]

@@ -65,6 +65,11 @@ class EvaluatedModel:
         """The model as measurements of sets and benchmarks take it."""
         return MeasuredModel(self.base, self.adapter, self.weights, self.base_weights)
 
+    @property
+    def folders(self) -> tuple[Path, Path | None]:
+        """The folders of the base model and of the adapter."""
+        return self.base, self.adapter
+
     @classmethod
     def find(cls, config: Config, registry: RegistryApi, model: str) -> Self:
         """Find a folder that `train` wrote, or a registered version.
@@ -199,7 +204,7 @@ class EvaluationRun:
                 metrics=metrics,
                 max_new_tokens=settings.max_new_tokens,
                 model_id=self.model.model_id,
-                rival=self.rival and (self.rival.base, self.rival.adapter),
+                rival=self.rival.folders if self.rival else None,
                 on_progress=on_progress,
             )
             found.append(self._with_digests(result, rows))
@@ -210,8 +215,8 @@ class EvaluationRun:
 
     def _ask(self, exam: Exam, on_progress: Progress | None) -> EvaluationResult:
         return exam.ask(
-            (self.model.base, self.model.adapter),
-            self.rival and (self.rival.base, self.rival.adapter),
+            self.model.folders,
+            self.rival.folders if self.rival else None,
             model_id=self.model.model_id,
             max_new_tokens=self.config.evaluation.max_new_tokens,
             digests=self._digests(),

@@ -19,6 +19,8 @@ from llamafarm_ray.storage import Location
 
 pytest.importorskip("lm_eval", reason="the extra `benchmarks` is not installed")
 
+pytestmark = pytest.mark.long  # every call of lm-eval takes seconds, whatever the model's size
+
 SUBJECTS = ("anatomy", "astronomy")
 
 
