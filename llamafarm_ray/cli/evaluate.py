@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,14 +27,31 @@ from llamafarm_ray.errors import AccessDeniedError
 
 if TYPE_CHECKING:
     from llamafarm_ray.evaluation import EvaluationResult
+    from llamafarm_ray.evaluation.answered import Answered
 
-__all__ = ["command", "show_evaluation"]
+__all__ = ["command", "show_evaluation", "show_failing"]
+
+_MAX_SHOWN = 20
 
 
 def command(
     model: Annotated[str, typer.Option("--model", help="Folder that `train` wrote, or a registered version.")],
     dataset: Annotated[str | None, typer.Option("--dataset", help="Its held-out examples are asked.")] = None,
-    benchmark: Annotated[list[str] | None, typer.Option("--benchmark", help="Standard benchmark to run.")] = None,
+    benchmark: Annotated[
+        list[str] | None, typer.Option("--benchmark", help="lm-eval's task: mmlu, hellaswag, ...")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Folder with the benchmarks' data; else the hub's.")
+    ] = None,
+    fewshot: Annotated[
+        int | None, typer.Option("--fewshot", min=0, help="Examples before a benchmark's question.")
+    ] = None,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Ask benchmarks through the model's chat template.")
+    ] = False,
+    custom: Annotated[
+        list[str] | None, typer.Option("--custom", help="Evaluation of your own: a name, or a file; may be repeated.")
+    ] = None,
     questions: Annotated[
         str | None, typer.Option("--questions", help="JSONL file of questions with accepted answers.")
     ] = None,
@@ -47,6 +65,9 @@ def command(
         str | None, typer.Option("--base-model", help="An adapter's base, if not the one it names.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to.")] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", help="HTML file to write: slices and worst answers.")
+    ] = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     offline: Offline = False,
@@ -56,12 +77,16 @@ def command(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a model on held-out examples or questions, beside its base or another model."""
+    """Measure a model on examples, questions and benchmarks, beside its base or another model."""
     stay_offline(offline)
     flags = {
         "dataset.path": dataset,
         "base_model": base_model,
         "evaluation.benchmarks": benchmark or None,
+        "evaluation.benchmark_data": data,
+        "evaluation.num_fewshot": fewshot,
+        "evaluation.benchmark_chat_template": chat_template or None,
+        "evaluation.custom_evaluations": custom or None,
         "evaluation.questions": questions,
         "evaluation.corpus": corpus,
     }
@@ -75,13 +100,14 @@ def command(
         "evaluate",
         config,
         inputs={"--model": model, "--baseline": baseline},
-        outputs={"--output": output},
+        outputs={"--output": output, "--report": report},
         flags={"--offline": offline},
         no_wait=no_wait,
         as_json=as_json,
     ):
         return
     begin("Opening the model", quiet=as_json)
+    from llamafarm_ray.evaluation.report import ResultPage, write_report
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.evaluate import EvaluationRun, store_result, write_result
@@ -96,6 +122,11 @@ def command(
         show_evaluation(result)
     if output is not None:  # after it was shown: it took long, and a full disk shall not lose it
         write_result(result, output)
+    if report is not None:
+        write_report(report, ResultPage(result))
+    for path in (output, report) if not as_json else ():
+        if path is not None:
+            console.print(f"Written to {path}.", markup=False)
     try:
         stored = store_result(registry, run.model, result)
     except AccessDeniedError as error:  # a viewer may measure, and read what it prints
@@ -103,8 +134,20 @@ def command(
         stored = None
     if stored is not None and not as_json:
         console.print(f"Recorded on {stored}.", markup=False)
-    if output is not None and not as_json:
-        console.print(f"Written to {output}.", markup=False)
+    if not as_json:
+        show_failing(run.regressions(result))
+    run.check_regressions(result)
+
+
+def show_failing(answers: Sequence[Answered]) -> None:
+    """Print the wrong answers of sets that must pass."""
+    rows = [
+        (one.benchmark, one.id, one.prompt, " / ".join(one.accepted), one.answer or one.failure)
+        for one in answers[:_MAX_SHOWN]
+    ]
+    if rows:
+        more = f", the first {_MAX_SHOWN} of {len(answers)}" if len(answers) > _MAX_SHOWN else ""
+        table(f"Wrong answers of sets that must pass{more}", ("set", "id", "question", "right", "answer"), rows)
 
 
 def show_evaluation(result: EvaluationResult) -> None:

@@ -14,6 +14,7 @@ from llamafarm_ray import __version__
 from llamafarm_ray.cli import (
     aliases,
     cache,
+    card,
     chat,
     cluster,
     combine,
@@ -34,6 +35,7 @@ from llamafarm_ray.cli import (
     registry,
     rollout,
     schema,
+    simulate,
     status,
     swap_adapter,
     train,
@@ -78,6 +80,7 @@ models.command("deploy", rich_help_panel=_SERVE)(deploy.command)
 models.command("swap-adapter", rich_help_panel=_SERVE)(swap_adapter.command)
 models.command("undeploy", rich_help_panel=_SERVE)(undeploy.command)
 models.command("chat", rich_help_panel=_SERVE)(chat.command)
+models.command("simulate", rich_help_panel=_SERVE)(simulate.command)
 models.command("status", rich_help_panel=_SERVE)(status.command)
 models.command("register", rich_help_panel=_KEEP)(register.command)
 models.command("import", rich_help_panel=_KEEP, help="Register a folder that was made elsewhere.")(register.command)
@@ -95,6 +98,7 @@ models.command("list", rich_help_panel=_LOOK)(list_models.command)
 models.command("leaderboard", rich_help_panel=_LOOK)(leaderboard.command)
 models.command("inspect", rich_help_panel=_LOOK)(inspect_model.command)
 models.command("describe", rich_help_panel=_LOOK)(inspection.describe)
+models.command("card", rich_help_panel=_LOOK)(card.command)
 models.command("history", rich_help_panel=_LOOK)(inspection.history)
 models.command("diff", rich_help_panel=_LOOK)(inspection.diff)
 models.command("trace", rich_help_panel=_LOOK)(inspection.trace)

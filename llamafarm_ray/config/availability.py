@@ -57,8 +57,6 @@ GAPS: Final = (
     _only("dataset.preprocessing.qa_generation.enabled", "build", True),
     _nothing("dataset.synthetic_generation.enabled", "build"),
     _nothing("dataset.augmentation", "build"),
-    _nothing("evaluation.benchmarks", "measuring"),
-    _nothing("evaluation.custom_evaluations", "measuring"),
 )
 """What has no engine yet."""
 

@@ -41,7 +41,19 @@ class Evaluation(Section):
         default=("perplexity", "bleu", "rouge"), description="What is measured on the test examples."
     )
     benchmarks: Names = Field(default=(), description="Public benchmarks to run, e.g. hellaswag.")
-    custom_evaluations: Names = Field(default=(), description="Test sets of your own.")
+    benchmark_data: str | None = Field(
+        default=None, min_length=1, description="Folder with the benchmarks' data; unset: it comes from the hub."
+    )
+    num_fewshot: int | None = Field(
+        default=None, ge=0, le=100, description="Examples before a benchmark's question; unset: each task's own number."
+    )
+    benchmark_chat_template: bool = Field(
+        default=False, description="Ask benchmarks through the model's chat template."
+    )
+    custom_evaluations: Names = Field(
+        default=(),
+        description="Evaluations of your own: names in ./evaluations, or files with questions or descriptions.",
+    )
     test_set: Annotated[str, Field(min_length=1), AfterValidator(_check_test_set)] | None = Field(
         default=None,
         description="Examples to test with: a dataset's path, or 'holdout_20_percent' for the held-out split of that "

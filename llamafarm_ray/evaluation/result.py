@@ -12,15 +12,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.answered import Answered
 
-__all__ = ["BenchmarkScores", "EvaluationResult", "improvement"]
+__all__ = ["RESULTS", "BenchmarkScores", "EvaluationResult", "improvement"]
 
-_ROOT = "evaluation_results"
+RESULTS = "evaluation_results"
+"""Key that holds a result."""
 _COUNTS = ("num_examples", "num_skipped")
 _TABLES = ("comparison", "digests")
 
@@ -62,6 +64,12 @@ class BenchmarkScores:
             digests=data.get("digests"),
         )
 
+    def beside(self, baseline: BenchmarkScores) -> BenchmarkScores:
+        """Return these scores with those of a baseline."""
+        first = next(iter(self.metrics))
+        change = improvement(first, self.metrics[first], baseline.metrics[first])
+        return replace(self, improvement=change, baseline=baseline.metrics)
+
     def to_dict(self) -> dict[str, Any]:
         """One entry of ``benchmarks``; what is not known is left out."""
         rest = {
@@ -86,6 +94,7 @@ class EvaluationResult:
         rag_integration: retrieval and latency figures, where they were measured.
         production_metrics: figures from production, where there are any.
         questions: a row for each question that was asked; for the file of the result, not for the registry.
+        answered: answers to questions and custom evaluations one by one, for a report; no part of `to_dict`.
     """
 
     model_id: str
@@ -94,6 +103,7 @@ class EvaluationResult:
     rag_integration: dict[str, Any] | None = None
     production_metrics: dict[str, Any] | None = field(default=None)
     questions: list[dict[str, Any]] | None = field(default=None, compare=False)
+    answered: tuple[Answered, ...] = field(default=(), compare=False, repr=False)
 
     def with_results(self, other: EvaluationResult) -> EvaluationResult:
         """Return this result with those of another measurement of the same model; the other's win."""
@@ -104,6 +114,7 @@ class EvaluationResult:
             other.rag_integration or self.rag_integration,
             other.production_metrics or self.production_metrics,
             other.questions or self.questions,
+            (*self.answered, *other.answered),
         )
 
     @classmethod
@@ -114,7 +125,7 @@ class EvaluationResult:
             InputError: it has another form.
         """
         try:
-            results = data[_ROOT]
+            results = data[RESULTS]
             return cls(
                 model_id=results["model_id"],
                 timestamp=results["timestamp"],
@@ -125,7 +136,7 @@ class EvaluationResult:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"This is no evaluation result: {type(error).__name__}: {error}",
-                hint=f"It must have {_ROOT!r} with model_id, timestamp and benchmarks.",
+                hint=f"It must have {RESULTS!r} with model_id, timestamp and benchmarks.",
             ) from error
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,7 +150,7 @@ class EvaluationResult:
             results["rag_integration"] = self.rag_integration
         if self.production_metrics is not None:
             results["production_metrics"] = self.production_metrics
-        return {_ROOT: results}
+        return {RESULTS: results}
 
 
 def improvement(metric: str, value: float, baseline: float) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamafarm_ray.config.values import ComparisonField
+from llamafarm_ray.config.values import Comparison
+from llamafarm_ray.registry.goals import Goal, GoalField, metric_value, result_value
 
 __all__ = ["Candidate", "Policy", "Violation", "flat_metrics", "license_violations", "metric_value", "violations"]
 
@@ -18,8 +19,9 @@ class Policy(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    metrics: dict[str, ComparisonField] = Field(
-        default_factory=dict, description="Evaluation results it must reach, by dotted name: '>0.7'."
+    metrics: dict[str, GoalField] = Field(
+        default_factory=dict,
+        description="Evaluation results it must reach, by name: '>0.7', or 'no worse than production'.",
     )
     licenses: tuple[str, ...] = Field(default=(), description="SPDX ids it may have; empty: any.")
     signed_by: tuple[str, ...] = Field(
@@ -61,7 +63,14 @@ class Violation:
     message: str
 
 
-def violations(policy: Policy, candidate: Candidate, *, promoter: str, approvers: Collection[str]) -> list[Violation]:
+def violations(
+    policy: Policy,
+    candidate: Candidate,
+    *,
+    promoter: str,
+    approvers: Collection[str],
+    version_at: Callable[[str], Candidate | None] = lambda _: None,
+) -> list[Violation]:
     """What keeps a version from being promoted; empty where nothing does.
 
     Args:
@@ -69,14 +78,13 @@ def violations(policy: Policy, candidate: Candidate, *, promoter: str, approvers
         candidate: the version.
         promoter: who asks; their own approval does not count.
         approvers: who approved.
+        version_at: gives what an alias of the same model points at, for goals that compare with it.
     """
     found = []
     for name, goal in policy.metrics.items():
-        value = metric_value(candidate.metrics, name)
-        if value is None:
-            found.append(Violation("metrics", f"{name} must be {goal}, and was not measured"))
-        elif not goal.holds(value):
-            found.append(Violation("metrics", f"{name} must be {goal}, and is {value:g}"))
+        message = _metric_violation(name, goal, candidate, version_at)
+        if message is not None:
+            found.append(Violation("metrics", message))
     if policy.licenses and candidate.license not in policy.licenses:
         allowed = ", ".join(policy.licenses)
         found.append(
@@ -90,6 +98,25 @@ def violations(policy: Policy, candidate: Candidate, *, promoter: str, approvers
         given = f"{len(others)} ({', '.join(others)})" if others else "none"
         found.append(Violation("approvals", f"{_others(policy.approvals)} must approve, and {given} did"))
     return found
+
+
+def _metric_violation(
+    name: str, goal: Goal, candidate: Candidate, version_at: Callable[[str], Candidate | None]
+) -> str | None:
+    value = result_value(candidate.metrics, name)
+    if value is None:
+        return f"{name} must be {goal}, and was not measured"
+    if isinstance(goal, Comparison):
+        return None if goal.holds(value) else f"{name} must be {goal}, and is {value:g}"
+    other = version_at(goal.alias)
+    if other is None or other.ref == candidate.ref:
+        return None
+    theirs = result_value(other.metrics, name)
+    if theirs is None:
+        return f"{name} must be {goal}, and was not measured of {other.ref}"
+    if goal.holds(name, value, theirs):
+        return None
+    return f"{name} must be {goal}, and is {value:g} where {other.ref} has {theirs:g}"
 
 
 def license_violations(policy: Policy, licenses: Mapping[str, str]) -> list[Violation]:
@@ -109,22 +136,6 @@ def license_violations(policy: Policy, licenses: Mapping[str, str]) -> list[Viol
 
 def _others(count: int) -> str:
     return "another principal" if count == 1 else f"{count} other principals"
-
-
-def metric_value(metrics: Mapping[str, Any], name: str) -> float | None:
-    """The number under a dotted name; the longest keys win, so ``bench.mmlu`` finds both nestings of it."""
-    if name in metrics:
-        value = metrics[name]
-        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return float(value) if is_number else None
-    head, dot, rest = name.partition(".")
-    while dot:
-        inner = metrics.get(head)
-        if isinstance(inner, Mapping) and (value := metric_value(inner, rest)) is not None:
-            return value
-        more, dot, rest = rest.partition(".")
-        head = f"{head}.{more}"
-    return None
 
 
 def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:

@@ -1,22 +1,33 @@
-"""Measure a model on held-out examples and on questions, beside its base or another model."""
+"""Measure a model on examples, questions and benchmarks, beside its base or another model."""
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from llamafarm_ray.config import Config, refuse_unavailable
 from llamafarm_ray.data import check_dataset, open_dataset
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.errors import InputError, PolicyError
 from llamafarm_ray.evaluation import EvaluationResult, evaluate
+from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
+from llamafarm_ray.evaluation.benchmarks.tasks import check_installed
+from llamafarm_ray.evaluation.custom.description import find_sets
+from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.manifest import Manifest
 from llamafarm_ray.types import Digest, ModelKind
 from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.metrics import add_result, write_json
 from llamafarm_ray.workflows.provenance import BACKEND, code_digest, weights_digest
 from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
 from llamafarm_ray.workflows.register import base_reference
@@ -39,6 +50,7 @@ class EvaluatedModel:
         adapter: the adapter's folder; None for a whole model.
         weights: digest of its files.
         version: reference of its registered version; empty for a folder.
+        base_weights: digest of its base's files alone.
     """
 
     model_id: str
@@ -46,6 +58,17 @@ class EvaluatedModel:
     adapter: Path | None
     weights: str
     version: str = ""
+    base_weights: str = ""
+
+    @property
+    def measured(self) -> MeasuredModel:
+        """The model as measurements of sets and benchmarks take it."""
+        return MeasuredModel(self.base, self.adapter, self.weights, self.base_weights)
+
+    @property
+    def folders(self) -> tuple[Path, Path | None]:
+        """The folders of the base model and of the adapter."""
+        return self.base, self.adapter
 
     @classmethod
     def find(cls, config: Config, registry: RegistryApi, model: str) -> Self:
@@ -61,7 +84,7 @@ class EvaluatedModel:
         adapter = folder if (folder / "adapter_config.json").is_file() else None
         base = usable_base(config.base_model or base_reference(folder) if adapter else model, registry)
         own = Manifest.of_folder(adapter).digest if adapter else None
-        return cls(folder.resolve().name, base.folder, adapter, weights_digest(base.digest, own))
+        return cls(folder.resolve().name, base.folder, adapter, weights_digest(base.digest, own), "", base.digest)
 
     @classmethod
     def _of_version(cls, config: Config, registry: RegistryApi, model: str) -> Self:
@@ -69,7 +92,8 @@ class EvaluatedModel:
         registered = record.registered
         pulled = registry.pull(record.ref)
         if registered.kind is not ModelKind.ADAPTER:
-            return cls(record.ref, pulled, None, weights_digest(registered.manifest, None), record.ref)
+            weights = weights_digest(registered.manifest, None)
+            return cls(record.ref, pulled, None, weights, record.ref, weights)
         base = usable_base(config.base_model or registered.base_model, registry)
         if base.digest != registered.base_digest:
             raise InputError(
@@ -77,7 +101,7 @@ class EvaluatedModel:
                 hint="Set base_model to the folder it was trained on.",
             )
         weights = weights_digest(base.digest, registered.manifest)
-        return cls(record.ref, base.folder, pulled, weights, record.ref)
+        return cls(record.ref, base.folder, pulled, weights, record.ref, base.digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +115,8 @@ class EvaluationRun:
         examples: the dataset with the examples; None where questions alone are asked.
         whole: whether all of ``examples`` are asked, or the held-out split.
         exam: the questions; None without any.
+        custom: evaluations of the user's own.
+        home: keeps results of benchmarks.
     """
 
     config: Config
@@ -99,6 +125,8 @@ class EvaluationRun:
     examples: Path | None
     whole: bool
     exam: Exam | None
+    custom: tuple[CustomSet, ...] = ()
+    home: Location | None = None
 
     @classmethod
     def prepare(cls, config: Config, registry: RegistryApi, model: str, baseline: str | None = None) -> Self:
@@ -119,9 +147,13 @@ class EvaluationRun:
         refuse_unavailable(config, "evaluate")
         test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
         path = test_set or config.dataset.path
-        if path is None and config.evaluation.questions is None:
+        custom = find_sets(config.evaluation.custom_evaluations, taken=config.evaluation.benchmarks)
+        if config.evaluation.benchmarks:
+            check_installed()
+        if path is None and config.evaluation.questions is None and not (custom or config.evaluation.benchmarks):
             raise InputError(
-                "There is nothing to evaluate on.", hint="Give a dataset with --dataset, or --questions and --corpus."
+                "There is nothing to evaluate on.",
+                hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark or --custom.",
             )
         examples = Path(path).expanduser() if path is not None else None
         if examples is not None:
@@ -130,7 +162,8 @@ class EvaluationRun:
         # The rival's base is its own, whatever the configuration says of the model's.
         other = config.model_copy(update={"base_model": None})
         rival = EvaluatedModel.find(other, registry, baseline) if baseline is not None else None
-        return cls(config, EvaluatedModel.find(config, registry, model), rival, examples, test_set is not None, exam)
+        found = EvaluatedModel.find(config, registry, model)
+        return cls(config, found, rival, examples, test_set is not None, exam, custom, registry.home)
 
     def run(self, *, on_progress: Progress | None = None) -> EvaluationResult:
         """Measure. Needs a connected Ray.
@@ -144,6 +177,8 @@ class EvaluationRun:
         found = [] if self.examples is None else self._held_out(self.examples, on_progress)
         if self.exam is not None:
             found.append(self._ask(self.exam, on_progress))
+        if self.custom or self.config.evaluation.benchmarks:
+            found.append(self._measure(on_progress))
         return functools.reduce(EvaluationResult.with_results, found)
 
     def _held_out(self, path: Path, on_progress: Progress | None) -> list[EvaluationResult]:
@@ -169,7 +204,7 @@ class EvaluationRun:
                 metrics=metrics,
                 max_new_tokens=settings.max_new_tokens,
                 model_id=self.model.model_id,
-                rival=self.rival and (self.rival.base, self.rival.adapter),
+                rival=self.rival.folders if self.rival else None,
                 on_progress=on_progress,
             )
             found.append(self._with_digests(result, rows))
@@ -180,13 +215,60 @@ class EvaluationRun:
 
     def _ask(self, exam: Exam, on_progress: Progress | None) -> EvaluationResult:
         return exam.ask(
-            (self.model.base, self.model.adapter),
-            self.rival and (self.rival.base, self.rival.adapter),
+            self.model.folders,
+            self.rival.folders if self.rival else None,
             model_id=self.model.model_id,
             max_new_tokens=self.config.evaluation.max_new_tokens,
             digests=self._digests(),
             on_progress=on_progress,
         )
+
+    def _measure(self, on_progress: Progress | None) -> EvaluationResult:
+        asked = self.config.evaluation
+        plan = None
+        if asked.benchmarks:
+            data = Path(asked.benchmark_data).expanduser().absolute() if asked.benchmark_data is not None else None
+            plan = BenchmarkPlan(
+                asked.benchmarks, data, asked.num_fewshot, asked.benchmark_chat_template, asked.max_examples
+            )
+        settings = {
+            "model": self.model.measured,
+            "rival": self.rival.measured if self.rival is not None else None,
+            "model_id": self.model.model_id,
+            "custom": self.custom,
+            "benchmarks": plan,
+            "max_new_tokens": asked.max_new_tokens,
+            "store": ResultStore(self.home) if self.home is not None else None,
+        }
+        result: EvaluationResult = run_on_ray(
+            "llamafarm_ray.evaluation.measuring:measure_settings", settings, on_progress
+        )
+        # A benchmark brings its own digests, of lm-eval's code.
+        known = {
+            name: replace(scores, digests={**self._digests(), **(scores.digests or {})})
+            for name, scores in result.benchmarks.items()
+        }
+        return replace(result, benchmarks=known)
+
+    def regressions(self, result: EvaluationResult) -> list[Answered]:
+        """Return the wrong answers of sets that must pass."""
+        return [one for asked in self.custom for one in failing(asked, result.answered)]
+
+    def check_regressions(self, result: EvaluationResult) -> None:
+        """Refuse a result with wrong answers in a set that must pass.
+
+        Raises:
+            PolicyError: there are some; it names the sets and the first answer.
+        """
+        wrong = self.regressions(result)
+        if wrong:
+            counts = Counter(one.benchmark for one in wrong)
+            listed = ", ".join(f"{number} of {name}" for name, number in counts.items())
+            raise PolicyError(
+                f"Answers of sets that must pass are wrong: {listed}.",
+                rules=tuple(counts),
+                hint=f"For example {wrong[0].id!r}: {wrong[0].answer[:80]!r}.",
+            )
 
     def _digests(self) -> dict[str, str]:
         return {"weights": self.model.weights, "code": code_digest(), "backend": BACKEND}
@@ -210,16 +292,7 @@ def store_result(registry: RegistryApi, model: EvaluatedModel, result: Evaluatio
     """
     if not model.version:
         return None
-    known = registry.resolve(model.version).metrics.get("evaluation_results")
-    if isinstance(known, Mapping):
-        try:
-            result = EvaluationResult.from_dict({"evaluation_results": known}).with_results(result)
-        except InputError as error:
-            raise InputError(
-                f"{model.version} has evaluation_results of another shape, which would be lost: {error.message}",
-                hint="Evaluate with --output, and register another version.",
-            ) from None
-    registry.record_metrics(model.version, result.to_dict(), reason="evaluated")
+    add_result(registry, model.version, result, reason="evaluated")
     return model.version
 
 
@@ -231,11 +304,4 @@ def write_result(result: EvaluationResult, path: Path) -> None:
     Raises:
         InputError: the file can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    content = result.to_dict() | ({"questions": result.questions} if result.questions else {})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        partial.rename(path)
-    except OSError as error:
-        raise InputError(f"{path} can't be written: {error.strerror}.", hint="Choose another --output.") from None
+    write_json(result.to_dict() | ({"questions": result.questions} if result.questions else {}), path)

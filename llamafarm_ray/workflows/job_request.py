@@ -22,7 +22,14 @@ CONFIG = "llamafarm-job.json"
 _INPUTS: Mapping[str, tuple[str, ...]] = {
     "create-dataset": ("dataset.source.path",),
     "deploy": ("base_model", "deployment.adapters"),
-    "evaluate": ("base_model", "dataset.path", "evaluation.test_set", "evaluation.questions", "evaluation.corpus"),
+    "evaluate": (
+        "base_model",
+        "dataset.path",
+        "evaluation.test_set",
+        "evaluation.questions",
+        "evaluation.corpus",
+        "evaluation.benchmark_data",
+    ),
 }
 _TRAINING_INPUTS = ("base_model", "dataset.path", "dataset.mixture", "dataset.source.path", "evaluation.test_set")
 _LASTING = ("home", "fine_tuning.training.checkpoint_location")

@@ -10,13 +10,13 @@ from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
 from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.registry.goals import is_lower_better
 from llamafarm_ray.types import ModelRef
 from llamafarm_ray.workflows.list_models import list_versions
 
 __all__ = ["Leaderboard", "RankedVersion", "Ranking", "make_leaderboard"]
 
 _DECIDING = ("data", "settings", "template", "backend", "code")
-_LOWER_IS_BETTER = ("perplexity", "loss", "error", "error_rate", "latency", "wer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +166,7 @@ def _higher_is_better(name: str) -> bool:
     """
     known = METRICS.get(name)
     if known is None:
-        return not name.lower().endswith(_LOWER_IS_BETTER)
+        return not is_lower_better(name)
     if known.higher_is_better is None:
         raise InputError(f"{name} describes answers, and ranks none.", hint="Choose another --metric.")
     return known.higher_is_better

@@ -5,13 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.result import RESULTS, EvaluationResult
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.registry.policy import flat_metrics
 
-__all__ = ["flat_metrics", "main_metric", "read_json", "read_metrics", "record_metrics", "short_name"]
+__all__ = [
+    "add_result",
+    "flat_metrics",
+    "main_metric",
+    "read_json",
+    "read_metrics",
+    "record_metrics",
+    "short_name",
+    "write_json",
+]
 
 _TELLING = ("accuracy", "acc", "f1", "exact_match", "score", "rouge_l", "bleu", "perplexity", "loss")
 """What a list shows of a version's results: the first of these that a name ends in."""
@@ -35,13 +45,67 @@ def short_name(name: str) -> str:
 def record_metrics(registry: RegistryApi, reference: str, path: Path, *, reason: str = "") -> VersionRecord:
     """Add a file's evaluation results to a version.
 
+    Results that it has are kept; those of the same names are replaced, benchmark by benchmark.
+
     Raises:
-        InputError: the file is no JSON object.
+        InputError: the file is no JSON object, or its results can't be added to those of the version.
     """
     metrics = read_metrics(path)
     record = registry.resolve(reference)
-    registry.record_metrics(record.ref, metrics, reason=reason or path.name)
+    registry.record_metrics(record.ref, _merged(record, metrics), reason=reason or path.name)
     return registry.resolve(record.ref)
+
+
+def add_result(
+    registry: RegistryApi, reference: str, result: EvaluationResult, *, reason: str = "evaluate"
+) -> VersionRecord:
+    """Add a result to those that a version has: its benchmarks replace earlier ones of the same names alone.
+
+    Raises:
+        NotFoundError: there is no such version.
+        InputError: it has results of another shape, which would be lost.
+    """
+    record = registry.resolve(reference)
+    registry.record_metrics(record.ref, _merged(record, result.to_dict()), reason=reason)
+    return registry.resolve(record.ref)
+
+
+def _merged(record: VersionRecord, added: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is added, with the benchmarks and other groups that only a version's earlier results have.
+
+    Raises:
+        InputError: the results are of a shape that would lose the earlier ones.
+    """
+    old, new = record.metrics.get(RESULTS), added.get(RESULTS)
+    if old is None or new is None:
+        return dict(added)
+    if not _is_result(old) or not _is_result(new):
+        whose = "it has" if not _is_result(old) else "are given"
+        raise InputError(
+            f"The {RESULTS} of {record.ref} can't be added to: those that {whose} are no mapping with benchmarks.",
+            hint="Register the files as another version with these results.",
+        )
+    benchmarks = {**old.get("benchmarks", {}), **new.get("benchmarks", {})}
+    return {**added, RESULTS: {**old, **new, **({"benchmarks": benchmarks} if benchmarks else {})}}
+
+
+def _is_result(value: object) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping) and isinstance(value.get("benchmarks", {}), Mapping)
+
+
+def write_json(value: Mapping[str, Any], path: Path) -> None:
+    """Write a result as JSON, whole or not at all.
+
+    Raises:
+        InputError: the file can't be written.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.rename(path)
+    except OSError as error:
+        raise InputError(f"{path} can't be written: {error.strerror}.", hint="Choose another --output.") from None
 
 
 def read_metrics(path: Path) -> dict[str, Any]:

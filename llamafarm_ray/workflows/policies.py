@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from llamafarm_ray.config.values import Comparison
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import Policy, RegistryApi, check_alias
 from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.registry.commands import SetPolicy
+from llamafarm_ray.registry.goals import Goal, parse_goal
 from llamafarm_ray.types import Digest
 
 __all__ = ["PolicyChange", "parse_policy", "policies", "policy_history", "set_policy"]
@@ -88,7 +89,7 @@ def parse_policy(
     """Rules as people write them.
 
     Args:
-        metrics: ``accuracy>0.8`` each, by dotted name.
+        metrics: ``accuracy>0.8`` or ``accuracy no worse than production`` each.
         licenses: SPDX ids.
         signed_by: files with public keys (PEM), or the digests of such keys.
         approvals: how many others must agree.
@@ -107,15 +108,18 @@ def parse_policy(
         raise InputError(f"{first['loc'][0]} is unusable: {first['msg']} (it is {first['input']!r}).") from None
 
 
-def _goal(text: str) -> tuple[str, Comparison]:
-    place = min((text.find(sign) for sign in "<>" if sign in text), default=0)
-    name = text[:place].strip()
+def _goal(text: str) -> tuple[str, Goal]:
+    name, goal = text, ""
+    if match := _RULE.fullmatch(text.strip()):
+        name, goal = match["name"], match["goal"]
     try:
-        if name:
-            return name, Comparison.parse(text[place:])
+        return name, parse_goal(goal)
     except ValueError:
-        pass
-    raise InputError(f"{text!r} is no rule for a metric.", hint="Write it like 'accuracy>0.8'.")
+        hint = "Write it like 'accuracy>0.8' or 'accuracy no worse than production'."
+        raise InputError(f"{text!r} is no rule for a metric.", hint=hint) from None
+
+
+_RULE = re.compile(r"(?P<name>[^\s<>]+)\s*(?P<goal>[<>].*|no worse than .*)", re.DOTALL)
 
 
 def _key(text: str) -> Digest:

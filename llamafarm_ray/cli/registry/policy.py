@@ -46,7 +46,8 @@ def show(
 def set_(
     env: Alias,
     metric: Annotated[
-        list[str] | None, typer.Option("--metric", help="Result it must reach: 'accuracy>0.8'; may be given again.")
+        list[str] | None,
+        typer.Option("--metric", help="Result it must reach: 'mmlu>=0.4', 'f1 no worse than production'."),
     ] = None,
     license_: Annotated[
         list[str] | None, typer.Option("--license", help="Licence it may have (SPDX id); may be given again.")

@@ -156,5 +156,5 @@ def _needed(summed: Clusters, count: int) -> int | None:
     normal = NormalDist()
     ratio = (normal.inv_cdf(1 - _LEVEL / 2) + normal.inv_cdf(_POWER)) * summed.standard_error / abs(summed.mean)
     needed = min(_MAX_EXAMPLES, max(count + 1.0, count * ratio**2))
-    digits = max(0, len(str(int(needed))) - 2)
-    return math.ceil(needed / 10**digits) * 10**digits
+    unit = int(10 ** max(0, len(str(int(needed))) - 2))
+    return math.ceil(needed / unit) * unit

@@ -22,7 +22,7 @@ def mcnemar(num_better: int, num_worse: int) -> float:
     for k in range(min(num_better, num_worse) + 1):
         tail += term
         term = term * (total - k) // (k + 1)
-    return min(1.0, 2 * tail / 2**total)
+    return min(1.0, tail / (1 << max(0, total - 1)))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -46,7 +46,7 @@ class Clusters:
         at = np.array([numbers.setdefault(cluster, len(numbers)) for cluster in clusters], dtype=np.int64)
         sizes = None if weights is None else np.asarray(weights, dtype=np.float64)
         return cls(
-            np.bincount(at, weights=np.asarray(differences, dtype=np.float64)),
+            np.bincount(at, weights=np.asarray(differences, dtype=np.float64)).astype(np.float64),
             np.bincount(at, weights=sizes).astype(np.float64),
         )
 
@@ -115,7 +115,7 @@ def _resampled_means(clusters: Clusters, resamples: int, rng: np.random.Generato
     sums, weights = kinds
     if len(numbers) <= _MOST_KINDS:
         drawn = rng.multinomial(count, numbers / count, size=resamples)
-        return (drawn @ sums) / (drawn @ weights)
+        return np.asarray((drawn @ sums) / (drawn @ weights), dtype=np.float64)
     means = np.empty(resamples)
     done = 0
     has_equal_weights = bool((clusters.weights == clusters.weights[0]).all())

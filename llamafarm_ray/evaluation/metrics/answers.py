@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from llamafarm_ray.text.scripts import UNSPACED
 from llamafarm_ray.text.tokens import word_tokens
 
-__all__ = ["contains", "exact_match", "normalized_words", "numeric_match", "token_f1"]
+__all__ = ["contains", "exact_match", "holds", "normalized_words", "numeric_match", "token_f1", "word_strings"]
 
 _ARTICLES = frozenset({"a", "an", "the"})
 _NUMBER = re.compile(r"[-+]?\d+(?:[.,:'\u2019]\d+)*(?:[eE][-+]?\d+)?")
@@ -73,12 +73,22 @@ def contains(answer: str, accepted: Sequence[str]) -> float:
     Source: ``has_answer`` of DPR (Karpukhin et al., 2020, https://aclanthology.org/2020.emnlp-main.550). Whole words
     are compared, so that "no" is not in "know", and 12 not in 1,200. An accepted answer that is empty is in none.
     """
-    texts = [answer, *accepted]
-    for words_of in (_words, _split_at_hyphens):
-        said, *known = ([f" {word}" for word in words_of(text)] for text in texts)
-        if any(words and f"{''.join(words)} " in f"{''.join(said)} " for words in known):
-            return 1.0
-    return 0.0
+    said = word_strings(answer)
+    return float(any(holds(said, word_strings(one)) for one in accepted))
+
+
+def word_strings(text: str) -> tuple[str, str]:
+    """Return the words of a text as `contains` compares them, for `holds`: with compounds whole, and split."""
+    return _joined(_words(text)), _joined(_split_at_hyphens(text))
+
+
+def holds(text: tuple[str, str], part: tuple[str, str]) -> bool:
+    """Return True if the words of a part occur in a text, one after another; both as `word_strings` returns them."""
+    return any(bool(words.strip()) and words in whole for whole, words in zip(text, part, strict=True))
+
+
+def _joined(words: Sequence[str]) -> str:
+    return f" {' '.join(words)} "
 
 
 def numeric_match(answer: str, accepted: Sequence[str]) -> float:

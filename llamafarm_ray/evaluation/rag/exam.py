@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from llamafarm_ray.errors import InputError, did_you_mean
-from llamafarm_ray.evaluation.metrics import contains
+from llamafarm_ray.evaluation.metrics.answers import holds, word_strings
 from llamafarm_ray.evaluation.rag.questions import Question
 
 __all__ = ["CLOSED_BOOK", "GOLD", "MODES", "RETRIEVED", "AskedQuestion", "CorpusPassage", "make_exam"]
@@ -85,13 +85,15 @@ def make_exam(
     by_document: dict[str, list[int]] = {}
     for at, passage in enumerate(corpus):
         by_document.setdefault(passage.document, []).append(at)
-    examiner = _Examiner(corpus, by_document, search, make_prompt, k)
+    words = [word_strings(passage.text) for passage in corpus]
+    examiner = _Examiner(corpus, words, by_document, search, make_prompt, k)
     return [examiner.ask(question) for question in questions]
 
 
 @dataclass(frozen=True, slots=True)
 class _Examiner:
     corpus: Sequence[CorpusPassage]
+    words: Sequence[tuple[str, str]]
     by_document: Mapping[str, list[int]]
     search: Search
     make_prompt: MakePrompt
@@ -126,12 +128,15 @@ class _Examiner:
         given = frozenset(at for at in candidates if self.corpus[at].text in question.context)
         if given:
             return given
-        holding = frozenset(at for at in candidates if contains(self.corpus[at].text, question.answers))
+        accepted = [word_strings(answer) for answer in question.answers]
+        holding = frozenset(at for at in candidates if any(holds(self.words[at], one) for one in accepted))
         return holding if holding or document is None else frozenset(candidates)
 
 
 def _known_document(question: Question, by_document: Mapping[str, list[int]]) -> str | None:
-    """Return the path in the corpus of the document that a question names: by path, by file name, or without its end.
+    """Return the path in the corpus of the document that a question names.
+
+    It may be named by the end of its path, or by its name without the extension.
 
     Raises:
         InputError: the corpus has none of that name, or several.
@@ -139,12 +144,10 @@ def _known_document(question: Question, by_document: Mapping[str, list[int]]) ->
     asked = question.document
     if asked is None or asked in by_document:
         return asked
-    wanted = PurePosixPath(asked)
-    for is_named in (
-        lambda path: path.match(asked) or path.name == wanted.name,
-        lambda path: path.stem == wanted.name,
-    ):
-        found = [document for document in by_document if is_named(PurePosixPath(document))]
+    end = f"/{asked.removeprefix('./')}"
+    by_path = [document for document in by_document if f"/{document}".endswith(end)]
+    by_stem = [document for document in by_document if PurePosixPath(document).stem == PurePosixPath(asked).name]
+    for found in (by_path, by_stem):
         if len(found) == 1:
             return found[0]
         if found:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llamafarm_ray.evaluation.answered import Answered
 from llamafarm_ray.evaluation.metrics import METRICS, Sample, percentile
 from llamafarm_ray.evaluation.rag.exam import MODES, RETRIEVED, AskedQuestion
 
@@ -15,6 +16,7 @@ __all__ = [
     "ExamAnswers",
     "ModelAnswers",
     "answer_metrics",
+    "answers_one_by_one",
     "grade_rows",
     "mode_samples",
     "mode_scores",
@@ -30,6 +32,8 @@ _ANSWERS = {
     "refusal_rate": "refusal_rate",
 }
 """Names in results, by the metric that they are."""
+_SLICES = ("language", "topic")
+"""Keys of a question's row that group answers, beside its document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +139,34 @@ def grade_rows(exam: Sequence[AskedQuestion], answers: Answers, baseline: Answer
                     **{name: value for name, value in scores.items() if value is not None},
                 }
     return rows
+
+
+def answers_one_by_one(
+    exam: Sequence[AskedQuestion], answers: Answers, baseline: Answers | None
+) -> tuple[Answered, ...]:
+    """Return each answer of each mode with its score, beside the baseline's."""
+    metric = METRICS[answer_metrics(exam)["accuracy"]]
+    found = []
+    for mode in (mode for mode in MODES if mode in answers):
+        before = dict(mode_samples(exam, baseline, mode)) if baseline is not None else {}
+        for at, sample in mode_samples(exam, answers, mode):
+            asked, other = exam[at], before.get(at)
+            slices = {"document": asked.document} if asked.document else {}
+            slices |= {name: str(asked.question.more[name]) for name in _SLICES if asked.question.more.get(name)}
+            found.append(
+                Answered(
+                    benchmark=mode,
+                    id=str(at + 1),
+                    prompt=asked.question.question,
+                    accepted=asked.question.answers,
+                    answer=sample.answer,
+                    score=metric.of_sample(sample),
+                    baseline_answer=other.answer if other is not None else None,
+                    baseline_score=metric.of_sample(other) if other is not None else None,
+                    slices=slices,
+                )
+            )
+    return tuple(found)
 
 
 def rag_integration(exam: Sequence[AskedQuestion], answers: Answers) -> dict[str, Any] | None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from llamafarm_ray.evaluation.comparison import compare
+from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
 from llamafarm_ray.evaluation.rag.exam import MODES, AskedQuestion
 from llamafarm_ray.evaluation.rag.grading import (
     Answers,
     answer_metrics,
+    answers_one_by_one,
     grade_rows,
     mode_samples,
     mode_scores,
@@ -43,7 +44,7 @@ def exam_result(
         digests: of what the scores depend on, by mode.
     """
     benchmarks = {}
-    pairs = {}
+    pairs: dict[tuple[str, str], PairedScores] = {}
     compared = {name: answer_metrics(exam)[name] for name in _COMPARED}
     documents = [asked.document for asked in exam]
     for mode in MODES:
@@ -77,4 +78,5 @@ def exam_result(
         benchmarks,
         rag_integration=rag_integration(exam, answers),
         questions=grade_rows(exam, answers, baseline),
+        answered=answers_one_by_one(exam, answers, baseline),
     )

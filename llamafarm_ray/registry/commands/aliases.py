@@ -179,7 +179,13 @@ def check_policy(
     if policy is None:
         return
     approvers = state.approvers(record, alias, context.now, by_name=not context.is_strict)
-    found = violations(policy, record, promoter=context.principal, approvers=approvers)
+    found = violations(
+        policy,
+        record,
+        promoter=context.principal,
+        approvers=approvers,
+        version_at=lambda other: _pointed_at(state, record.registered.model, other),
+    )
     if context.is_strict:
         found += license_violations(policy, _bound_by(state, record))
     found = [violation for violation in found if only in {None, violation.rule}]
@@ -189,6 +195,13 @@ def check_policy(
             rules=tuple(violation.rule for violation in found),
             hint="`llamafarm registry policy show` lists the rules.",
         )
+
+
+def _pointed_at(state: RegistryState, model: str, alias: str) -> VersionRecord | None:
+    """Return the version that an alias of a model points at; None if there is no such alias."""
+    known = state.models[model]
+    moves = known.aliases.get(alias)
+    return known.versions[moves[-1].version] if moves else None
 
 
 def _bound_by(state: RegistryState, record: VersionRecord) -> dict[str, str]:

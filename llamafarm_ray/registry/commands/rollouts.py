@@ -188,7 +188,7 @@ def _check_fit(candidate: VersionRecord, baseline: VersionRecord) -> None:
 
 
 def _check_metrics(candidate: VersionRecord, plan: Plan) -> None:
-    rules = Policy(metrics=plan.guards.metrics)
+    rules = Policy(metrics={**plan.guards.metrics})
     found = violations(rules, candidate, promoter="", approvers=())
     if found:
         raise PolicyError(

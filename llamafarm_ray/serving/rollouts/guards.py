@@ -75,7 +75,7 @@ def broken_guard(rollout: RolloutRecord, evidence: Evidence, candidate: VersionR
         candidate: the candidate, for its evaluation results: one that fails, or was measured again and fails now.
     """
     guards = rollout.plan.guards
-    failed = violations(Policy(metrics=guards.metrics), candidate, promoter="", approvers=())
+    failed = violations(Policy(metrics={**guards.metrics}), candidate, promoter="", approvers=())
     if failed:
         return "; ".join(violation.message for violation in failed)
     for guard in guard_evidence(guards, evidence):

@@ -6,7 +6,7 @@ import datetime as dt
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
@@ -15,7 +15,7 @@ from llamafarm_ray.serving.rollouts.observations import Moments
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import FEEDBACK_FOLDER
 
-__all__ = ["Ratings", "StoredRatings"]
+__all__ = ["Ratings", "StoredRatings", "ratings_since"]
 
 logger = logging.getLogger(__name__)
 
@@ -101,6 +101,27 @@ class StoredRatings:
             folder = _folder(first)
             yield from (f"{folder}/{name}" for name in self._home.names(folder))
             first += _DAY
+
+
+def ratings_since(home: Location, refs: Collection[str], begun: dt.datetime) -> list[float]:
+    """Return the ratings of some versions since a time, each from 0 to 1.
+
+    Args:
+        home: the registry's home.
+        refs: versions as ``name:version``.
+        begun: the first moment.
+    """
+    day, today = begun.astimezone(dt.UTC).date(), dt.datetime.now(dt.UTC).date()
+    days = [day + _DAY * number for number in range((today - day).days + 1)] if refs else []
+    files = [f"{_folder(one)}/{name}" for one in days for name in home.names(_folder(one))]
+    contents = list(zip(files, home.read_many(files), strict=True))
+    return [
+        rating
+        for model in sorted({ref.partition(":")[0] for ref in refs})
+        for name, data in contents
+        for version, rating in _ratings(name, data or b"", model, begun)
+        if f"{model}:{version}" in refs
+    ]
 
 
 def _folder(day: dt.date) -> str:

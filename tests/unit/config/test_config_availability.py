@@ -19,8 +19,6 @@ ASKING = {
     "dataset.preprocessing.qa_generation.enabled": False,
     "dataset.synthetic_generation.enabled": True,
     "dataset.augmentation": True,
-    "evaluation.benchmarks": ["mmlu"],
-    "evaluation.custom_evaluations": ["mine"],
 }
 
 
@@ -71,7 +69,7 @@ def test_the_unified_seed_is_refused_key_by_key_as_each_verb_needs_it() -> None:
     config = load_config(SEEDS / "unified.json")
     assert refused(config, "create-dataset") == []
     assert refused(config, "train") == []
-    assert refused(config, "evaluate") == ["evaluation.benchmarks", "evaluation.custom_evaluations"]
+    assert refused(config, "evaluate") == []
 
 
 def test_what_each_verb_would_refuse_is_told_without_refusing() -> None:

@@ -93,6 +93,12 @@ def test_scores_and_rows_of_each_mode_beside_the_baselines():
     assert built["retrieved"]["passages"][0]["document"]
     assert "model" not in burned["retrieved"]
     assert burned["closed_book"]["baseline"]["answer"] == "No idea."
+    assert [(one.benchmark, one.id) for one in result.answered if one.score == 1] == [
+        ("closed_book", "2"),
+        ("retrieved", "1"),
+        ("gold", "1"),
+    ]
+    assert {one.baseline_answer for one in result.answered} == {"No idea.", "In 1832.", "1832"}
     assert EvaluationResult.from_dict(result.to_dict()) == result
 
 

@@ -1,0 +1,140 @@
+"""Run benchmarks in this process: no Ray here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of, task_digests
+from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
+from llamafarm_ray.evaluation.benchmarks.tasks import leaves, load_tasks
+from llamafarm_ray.evaluation.result import BenchmarkScores
+
+__all__ = ["BenchmarkPlan", "run_benchmarks", "scores_of"]
+
+SEEDS: Final = {"random_seed": 0, "numpy_random_seed": 1234, "torch_random_seed": 1234, "fewshot_random_seed": 1234}
+"""lm-eval's own defaults, said here because they are part of the key of a stored result."""
+_NAMES: Final = {"acc": "accuracy"}
+_BATCH_SIZE: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkPlan:
+    """Benchmarks and the way to ask them.
+
+    Args:
+        names: lm-eval's tasks, groups or tags.
+        data: folder with their data; None takes it from the hub.
+        num_fewshot: examples before each question; None for each task's own number.
+        chat_template: ask through the model's chat template.
+        limit: questions a task; None for all.
+    """
+
+    names: tuple[str, ...]
+    data: Path | None = None
+    num_fewshot: int | None = None
+    chat_template: bool = False
+    limit: int | None = None
+
+
+def run_benchmarks(
+    plan: BenchmarkPlan,
+    model: Any,
+    tokenizer: Any,
+    *,
+    weights: str,
+    store: ResultStore | None = None,
+) -> dict[str, BenchmarkScores]:
+    """Return the scores of each benchmark.
+
+    Args:
+        plan: what is asked.
+        model: a transformers model, or a peft model on one.
+        tokenizer: its tokenizer.
+        weights: digest of the model's files.
+        store: where results are kept; a result of equal inputs is read from there.
+
+    Raises:
+        UnsupportedError: lm-eval is not installed.
+        InputError: there is no such task, its data can't be read, or it needs a chat template that the model lacks.
+    """
+    if plan.chat_template and not tokenizer.chat_template:
+        raise InputError("The model has no chat template.", hint="Ask without it, or take a chat model.")
+    tasks = load_tasks(plan.names, plan.data)
+    found = {}
+    for name, task in tasks.items():
+        _set_shots(leaves({name: task}), plan.num_fewshot)
+        found[name] = _measure(plan, name, task, (model, tokenizer), weights=weights, store=store)
+    return found
+
+
+def scores_of(results: Mapping[str, Any], name: str) -> BenchmarkScores:
+    """Return a task's or group's scores from what lm-eval reports; numbers alone, none that is not finite.
+
+    Raises:
+        InputError: it has none.
+    """
+    reported = {**results["results"].get(name, {}), **results.get("groups", {}).get(name, {})}
+    metrics: dict[str, float] = {}
+    for key, value in reported.items():
+        metric, _, filter_name = str(key).partition(",")
+        if filter_name and isinstance(value, int | float) and math.isfinite(value):
+            base, is_error = metric.removesuffix("_stderr"), metric.endswith("_stderr")
+            written = _NAMES.get(base, base) + ("_stderr" if is_error else "")
+            metrics[written if filter_name == "none" else f"{written}.{filter_name}"] = float(value)
+    if not metrics:
+        raise InputError(f"lm-eval reports no score of {name}.", hint="Name one of its tasks.")
+    metrics = dict(sorted(metrics.items(), key=lambda one: (one[0].endswith("_stderr"), one[0] != "accuracy")))
+    counts = results.get("n-samples", {})
+    members = results.get("group_subtasks", {}).get(name) or [name]
+    asked = [counts[member]["effective"] for member in members if member in counts]
+    return BenchmarkScores(metrics, num_examples=sum(asked) if asked else None)
+
+
+def _measure(
+    plan: BenchmarkPlan, name: str, task: Any, lm_parts: tuple[Any, Any], *, weights: str, store: ResultStore | None
+) -> BenchmarkScores:
+    model, tokenizer = lm_parts
+    inputs = _inputs(plan, {name: task}, tokenizer, model, weights)
+    known = store.find(inputs) if store is not None else None
+    if known is not None:
+        return replace(BenchmarkScores.from_dict(known), digests=asdict(inputs))
+    from lm_eval import simple_evaluate  # noqa: PLC0415  (an extra)
+    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415  (likewise)
+
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH_SIZE)
+    fix_prefix(lm, tokenizer, has_template=plan.chat_template)
+    results = simple_evaluate(
+        model=lm,
+        tasks=[task],
+        num_fewshot=plan.num_fewshot,
+        limit=plan.limit,
+        apply_chat_template=plan.chat_template,
+        log_samples=False,
+        bootstrap_iters=0,
+        **SEEDS,
+    )
+    scores = scores_of(results, name)
+    if store is not None:
+        store.keep(inputs, scores.to_dict())
+    return replace(scores, digests=asdict(inputs))
+
+
+def _set_shots(tasks: Mapping[str, Any], num_fewshot: int | None) -> None:
+    """Set the number of examples as lm-eval does, before the data that they take is digested."""
+    for task in tasks.values():
+        own = task.get_config("num_fewshot")
+        if own != 0:  # a task that says none never gets any
+            task.set_config(key="num_fewshot", value=num_fewshot if num_fewshot is not None else own or 0)
+
+
+def _inputs(plan: BenchmarkPlan, tasks: Mapping[str, Any], tokenizer: Any, model: Any, weights: str) -> Inputs:
+    data, code = task_digests(leaves(tasks))
+    settings = {"limit": plan.limit, "num_fewshot": plan.num_fewshot, **SEEDS, "dtype": str(model.dtype)}
+    template = digest_of(tokenizer.chat_template) if plan.chat_template else ""
+    return Inputs(weights, data, code, template, digest_of(settings), "transformers")

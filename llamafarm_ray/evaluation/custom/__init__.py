@@ -1,0 +1,1 @@
+"""Evaluations of your own: questions with accepted answers, or a scorer in Python."""

@@ -1,0 +1,121 @@
+"""Custom evaluations by name: a JSONL of questions, or a YAML or JSON file that describes one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, ValidationError
+
+from llamafarm_ray.config.base import Section
+from llamafarm_ray.config.reading import read_file
+from llamafarm_ray.errors import InputError, did_you_mean
+from llamafarm_ray.evaluation.custom.questions import read_questions
+from llamafarm_ray.evaluation.custom.scorer import OwnScorer
+from llamafarm_ray.evaluation.custom.sets import CustomSet
+from llamafarm_ray.evaluation.metrics.registry import METRICS
+from llamafarm_ray.evaluation.rag.exam import MODES
+
+__all__ = ["Description", "find_set", "find_sets"]
+
+FOLDER: Final = Path("evaluations")
+"""Names without a path are looked for here, below the current directory."""
+_OWN_RESULTS: Final = ("held_out", *MODES)
+"""Names of the results of held-out examples and of questions."""
+_ENDINGS: Final = (".yaml", ".yml", ".json", ".jsonl")
+_SCORERS: Final = tuple(
+    name for name, metric in METRICS.items() if metric.each is not None and metric.higher_is_better is True
+)
+
+
+class Description(Section):
+    """A custom evaluation as its file describes it."""
+
+    questions: str = Field(min_length=1, description="JSONL file; a relative one starts at this file's folder.")
+    scorer: str = Field(default="contains", min_length=1, description="A metric, module:function or file.py:function.")
+    must_pass: bool = Field(default=False, description="A regression set: every answer has to be right.")
+    system: str | None = Field(default=None, min_length=1, description="Instructions before every question.")
+    max_new_tokens: int | None = Field(default=None, ge=1, description="Longest answer; unset: the evaluation's.")
+    time_limit_s: float = Field(default=60, gt=0, description="For a scorer of your own, for all answers together.")
+
+
+def find_sets(names: Iterable[str], *, taken: Iterable[str] = ()) -> tuple[CustomSet, ...]:
+    """Return the custom evaluations of some names; see `find_set`.
+
+    Args:
+        names: the names.
+        taken: names of other results.
+
+    Raises:
+        InputError: one of them is unusable, or two would have the same name among the results.
+    """
+    found = tuple(map(find_set, names))
+    named = Counter(one.name for one in found)
+    for name, number in named.items():
+        if number > 1 or name in {*taken, *_OWN_RESULTS}:
+            raise InputError(f"Two results would be called {name!r}.", hint="Rename a file of a custom evaluation.")
+    return found
+
+
+def find_set(name: str) -> CustomSet:
+    """Return the custom evaluation of a name, or of a file's path.
+
+    ``domain_specific_qa`` is ``evaluations/domain_specific_qa.yaml`` (or ``.yml``, ``.json``, ``.jsonl``).
+
+    Raises:
+        InputError: there is no such file, or it is unusable.
+    """
+    path = _find(name)
+    if path.suffix == ".jsonl":
+        return CustomSet(path.stem, tuple(read_questions(path)))
+    described = _describe(path)
+    scorer = _scorer(described, path)
+    questions = read_questions(
+        path.parent / Path(described.questions).expanduser(),
+        system=described.system,
+        needs_answers=isinstance(scorer, str),
+    )
+    return CustomSet(path.stem, tuple(questions), scorer, described.must_pass, described.max_new_tokens)
+
+
+def _find(name: str) -> Path:
+    given = Path(name).expanduser()
+    if given.suffix in _ENDINGS:
+        if given.is_file():
+            return given
+        raise InputError(f"There is no file {name} of a custom evaluation.")
+    for ending in _ENDINGS:
+        path = FOLDER / f"{name}{ending}"
+        if path.is_file():
+            return path
+    known = {path.stem for path in FOLDER.glob("*") if path.suffix in _ENDINGS}
+    raise InputError(
+        f"There is no custom evaluation {name!r}: neither {FOLDER / name}.jsonl nor {FOLDER / name}.yaml is a file.",
+        hint=did_you_mean(name, known) if known else "Give its questions there, or name a file.",
+    )
+
+
+def _describe(path: Path) -> Description:
+    try:
+        return Description.model_validate(dict(read_file(path)))
+    except ValidationError as error:
+        lines = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(
+            f"{path} describes no custom evaluation: {lines}.",
+            hint=f"Its keys are {', '.join(Description.model_fields)}.",
+        ) from None
+
+
+def _scorer(described: Description, path: Path) -> str | OwnScorer:
+    if ":" not in described.scorer:
+        if described.scorer not in _SCORERS:
+            hint = f"{did_you_mean(described.scorer, _SCORERS)} Or write module:function or file.py:function."
+            raise InputError(f"{path} names the scorer {described.scorer!r}, which can't score answers.", hint=hint)
+        return described.scorer
+    reference = described.scorer
+    where, _, function = reference.rpartition(":")
+    if where.endswith(".py"):
+        reference = f"{path.parent / Path(where).expanduser()}:{function}"
+    return OwnScorer.find(reference, time_limit_s=described.time_limit_s)

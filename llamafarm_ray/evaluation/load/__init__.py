@@ -1,0 +1,1 @@
+"""Simulation of production traffic against an OpenAI-compatible endpoint."""

@@ -1,0 +1,145 @@
+"""Custom evaluations and benchmarks of a model and its baseline, in this process: no Ray here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
+from llamafarm_ray.evaluation.comparison import PairedScores, compare
+from llamafarm_ray.evaluation.custom.questions import Question
+from llamafarm_ray.evaluation.custom.sets import CustomSet, measure_set, paired_answers
+from llamafarm_ray.evaluation.generation import Report, generate, load_for_inference, part_of
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
+from llamafarm_ray.models.chat import render_chat
+from llamafarm_ray.models.folder import check_base_model
+from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
+from llamafarm_ray.types import Digest
+
+__all__ = ["MeasuringJob", "measure", "measure_settings"]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuringJob:
+    """Sets and benchmarks to ask.
+
+    Args:
+        model: the model.
+        rival: the model to compare with; None: the base without the adapter.
+        model_id: recorded in the result.
+        custom: evaluations of the user's own.
+        benchmarks: public benchmarks.
+        max_new_tokens: the longest answer, where a set does not say.
+        store: where results of benchmarks are kept.
+    """
+
+    model: MeasuredModel
+    rival: MeasuredModel | None
+    model_id: str
+    custom: tuple[CustomSet, ...]
+    benchmarks: BenchmarkPlan | None
+    max_new_tokens: int
+    store: ResultStore | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """A model's answers by set, its scores by benchmark, and the digest of its chat template."""
+
+    answers: dict[str, list[str]]
+    scores: dict[str, BenchmarkScores]
+    template: str
+
+
+def measure_settings(settings: Mapping[str, Any], report: Report) -> EvaluationResult:
+    """Measure what the fields of a `MeasuringJob` say."""
+    return measure(MeasuringJob(**settings), report)
+
+
+def measure(job: MeasuringJob, report: Report) -> EvaluationResult:
+    """Ask everything of the model, and of its baseline: the rival, else the base without the adapter.
+
+    Differences from the baseline are corrected for the number of metrics of all sets together.
+
+    Raises:
+        UserError: a model, a set or a benchmark is unusable.
+    """
+    quiet_libraries()
+    has_two = job.rival is not None
+    given, before = _ask(job, job.model, part_of(report, "", 0.0, 0.5 if has_two else 1.0), with_base=not has_two)
+    if job.rival is not None:
+        before, _ = _ask(job, job.rival, part_of(report, "baseline: ", 0.5, 0.5), with_base=False)
+    benchmarks: dict[str, BenchmarkScores] = {}
+    answered: list[Answered] = []
+    pairs: dict[tuple[str, str], PairedScores] = {}
+    for asked in job.custom:
+        theirs = before.answers[asked.name] if before is not None else None
+        scores, one_by_one = measure_set(asked, given.answers[asked.name], theirs)
+        benchmarks[asked.name] = replace(
+            scores, digests={"template": given.template, **asked.digests(job.max_new_tokens)}
+        )
+        answered += one_by_one
+        pairs |= {(asked.name, metric): one for metric, one in paired_answers(one_by_one).items()}
+    for name, scores in given.scores.items():
+        benchmarks[name] = scores.beside(before.scores[name]) if before is not None else scores
+    compared = compare({f"{name}.{metric}": one for (name, metric), one in pairs.items()})
+    for name, metric in pairs:
+        known = benchmarks[name]
+        found = {**(known.comparison or {}), metric: compared[f"{name}.{metric}"].to_dict()}
+        benchmarks[name] = replace(known, comparison=found)
+    return EvaluationResult(job.model_id, now(), benchmarks, answered=tuple(answered))
+
+
+def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: bool) -> tuple[_Given, _Given | None]:
+    """Ask a model, and its base with the adapter switched off where there is one and it is asked for."""
+    check_base_model(asked.base)
+    tokenizer = load_tokenizer(asked.base)
+    report("loading the model", 0.0)
+    model = load_for_inference(asked.base, asked.adapter)
+    if not with_base or asked.adapter is None:
+        return _ask_loaded(job, model, tokenizer, asked.weights, report), None
+    with model.disable_adapter():
+        before = _ask_loaded(job, model, tokenizer, asked.base_weights, part_of(report, "baseline: ", 0.0, 0.5))
+    return _ask_loaded(job, model, tokenizer, asked.weights, part_of(report, "", 0.5, 0.5)), before
+
+
+def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, weights: str, report: Report) -> _Given:
+    share = 1 / (len(job.custom) + (job.benchmarks is not None))
+    answers = {
+        one.name: _answer(
+            model,
+            tokenizer,
+            one.questions,
+            one.max_new_tokens or job.max_new_tokens,
+            part_of(report, "", at * share, share),
+        )
+        for at, one in enumerate(job.custom)
+    }
+    scores: dict[str, BenchmarkScores] = {}
+    if job.benchmarks is not None:
+        report(", ".join(job.benchmarks.names), 1 - share)
+        scores = run_benchmarks(job.benchmarks, model, tokenizer, weights=weights, store=job.store)
+    return _Given(answers, scores, Digest.of(str(tokenizer.chat_template).encode()))
+
+
+def _answer(
+    model: Any, tokenizer: Any, questions: Sequence[Question], max_new_tokens: int, report: Report
+) -> list[str]:
+    """Return the most probable answer to each question."""
+    max_length = getattr(model.config, "max_position_embeddings", None)
+    prompts = []
+    for question in questions:
+        prompt = render_chat(tokenizer, list(question.messages), for_answer=True)
+        ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+        if max_length is not None and len(ids) + max_new_tokens > max_length:
+            raise InputError(
+                f"The question {question.id!r} has {len(ids)} tokens; with an answer the model reads {max_length}.",
+                hint="Shorten it, or lower max_new_tokens.",
+            )
+        prompts.append(ids)
+    return [one.text for one in generate(model, tokenizer, prompts, max_new_tokens, report)]

@@ -1,0 +1,150 @@
+"""Evaluation numbers: the load client against an endpoint of fixed latency.
+
+Run ``make bench BENCH=evaluation``; with ``ARGS=--quick`` to see that it works. The last line is one JSON object:
+``{"benchmark": "evaluation", "numbers": {name: {"measured": ..., "goal": ..., "met": ...}}}``.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+from fixed_latency import FixedLatency, serving
+
+from llamafarm_ray.evaluation.load.arrivals import arrivals
+from llamafarm_ray.evaluation.load.client import Endpoint, drive
+from llamafarm_ray.evaluation.load.outcomes import percentile, summarize
+from llamafarm_ray.evaluation.load.traffic import Session, SessionShape, parse_lengths, synthesize
+
+LATENCY_S = 0.2
+STALL = (2.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured."""
+
+    rate: float = 500.0
+    seconds: float = 10.0
+
+
+QUICK = Scale(rate=50.0, seconds=4.0)
+
+
+@dataclass
+class Report:
+    """The numbers so far; each is printed as it comes."""
+
+    numbers: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def at_most(self, name: str, measured: float, goal: float, unit: str) -> None:
+        met = measured <= goal
+        self.numbers[name] = {"measured": round(measured, 4), "goal": f"at most {goal:g} {unit}", "met": met}
+        print(f"{name:<52} {measured:>10.4g} {unit:<5} goal: at most {goal:g}   {'met' if met else 'NOT MET'}")
+
+
+def _serve(endpoint: FixedLatency, pipe: Connection) -> None:
+    async def work() -> None:
+        async with serving(endpoint) as served:
+            pipe.send(served.url)
+            await asyncio.get_running_loop().run_in_executor(None, pipe.recv)
+
+    asyncio.run(work())
+
+
+@contextmanager
+def in_process(endpoint: FixedLatency) -> Iterator[str]:
+    """Serve from a process of its own; gives its URL."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(endpoint, there))
+    process.start()
+    try:
+        yield here.recv()
+    finally:
+        here.send("over")
+        process.join(20)
+
+
+def truth(times: list[float], stall: tuple[float, float]) -> float:
+    """Return the 99th percentile that the schedule has: what is due in a stall waits for its end."""
+    start, end = (times[0] + one for one in stall)
+    latencies = sorted(LATENCY_S + (end - at_s if start <= at_s < end else 0.0) for at_s in times)
+    return percentile(latencies, 0.99) or 0.0
+
+
+def sessions(times: list[float]) -> list[Session]:
+    """Return a question for each time."""
+    return synthesize(times, lengths=parse_lengths("32/16"), shape=SessionShape(), rng=random.Random(1))
+
+
+def measure_load(report: Report, scale: Scale) -> None:
+    """Compare the measured 99th percentile with the schedule's, without and with a stall; CPU time of the client."""
+    times = arrivals("poisson", scale.rate, scale.seconds, random.Random(2))
+    for what, stall in (("fixed latency", (0.0, 0.0)), ("a stall of a second", STALL)):
+        with in_process(FixedLatency(LATENCY_S, first_s=LATENCY_S / 2, stall=stall)) as url:
+            cpu_s = time.process_time()
+            outcomes = asyncio.run(drive(Endpoint(url, "stub"), sessions(times)))
+            cpu_s = time.process_time() - cpu_s
+        summary = summarize(outcomes, num_sessions=len(times))
+        measured, expected = percentile(summary.latencies_s, 0.99) or 0.0, truth(times, stall)
+        report.at_most(f"p99 at {scale.rate:g}/s off the truth, {what}", abs(measured / expected - 1) * 100, 2, "%")
+        report.at_most(f"failures, {what}", summary.num_failed, 0, "")
+        print(
+            f"  p99 {measured * 1000:.1f} ms, by the schedule {expected * 1000:.1f} ms; client late by "
+            f"{summary.client_lag_s * 1000:.2f} ms (p99); CPU {cpu_s / len(times) * 1e6:.0f} us a request"
+        )
+    ours, theirs = cpu_a_request(ask_ours), cpu_a_request(ask_vllm)
+    report.at_most("client CPU a request beside `vllm bench serve`", ours / theirs, 1, "x")
+
+
+def cpu_a_request(ask: Callable[[str, list[Session]], Any], number: int = 500) -> float:
+    """Return seconds of CPU that a streamed request costs, all of them sent at once."""
+    with in_process(FixedLatency(0.05, first_s=0.02)) as url:
+        asked = sessions([index / 500 for index in range(number)])
+        asyncio.run(ask(url, asked[:20]))
+        cpu_s = time.process_time()
+        asyncio.run(ask(url, asked))
+        return (time.process_time() - cpu_s) / number
+
+
+async def ask_ours(url: str, asked: list[Session]) -> None:
+    """Send by our client."""
+    await drive(Endpoint(url, "stub"), asked)
+
+
+async def ask_vllm(url: str, asked: list[Session]) -> None:
+    """Send by the request function of `vllm bench serve`, at the same times."""
+    import aiohttp
+    from vllm.benchmarks.lib.endpoint_request_func import RequestFuncInput, async_request_openai_chat_completions
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as http:
+
+        async def send(one: Session) -> None:
+            await asyncio.sleep(one.at_s)
+            prompt = str(one.turns[0].messages[0]["content"])
+            request = RequestFuncInput(prompt, f"{url}/chat/completions", len(prompt), 16, "stub")
+            await async_request_openai_chat_completions(request, http)
+
+        await asyncio.gather(*map(send, asked))
+
+
+def main() -> None:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few requests")
+    scale = QUICK if parser.parse_args().quick else Scale()
+    report = Report()
+    measure_load(report, scale)
+    print(json.dumps({"benchmark": "evaluation", "numbers": report.numbers}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Benchmarks without lm-eval: its absence, local data, the key of a stored result, and the prompts' first token."""
+
+import importlib.util
+import json
+from dataclasses import fields, replace
+from types import SimpleNamespace
+
+import pytest
+
+from llamafarm_ray.errors import InputError, UnsupportedError
+from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of
+from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix, wants_prefix
+from llamafarm_ray.evaluation.benchmarks.run import scores_of
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
+from llamafarm_ray.evaluation.benchmarks.tasks import check_installed, local_dataset
+from llamafarm_ray.storage import Location
+
+INPUTS = Inputs("sha256:w", "sha256:d", "sha256:c", "", "sha256:s", "transformers")
+
+
+def test_without_lm_eval_the_error_says_how_to_install_it(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(UnsupportedError, match=r"pip install 'llamafarm_ray\[benchmarks\]'"):
+        check_installed()
+
+
+def write(path, *rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+@pytest.mark.parametrize("place", ["mmlu_anatomy", "anatomy", "mmlu/anatomy"])
+def test_data_is_found_by_task_or_by_the_hubs_names(tmp_path, monkeypatch, place):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    write(tmp_path / place / "test.jsonl", {"question": "a"}, {"question": "b"})
+    write(tmp_path / place / "dev.jsonl", {"question": "c"})
+    found = local_dataset(tmp_path, "cais/mmlu", "anatomy", "mmlu_anatomy", is_one=False)
+    assert {split: list(rows["question"]) for split, rows in found.items()} == {"test": ["a", "b"], "dev": ["c"]}
+
+
+def test_the_folder_itself_is_the_data_of_one_task_alone(tmp_path):
+    write(tmp_path / "test.jsonl", {"question": "a"})
+    assert len(local_dataset(tmp_path, "cais/mmlu", "anatomy", "mmlu_anatomy", is_one=True)["test"]) == 1
+    with pytest.raises(InputError, match="no data of mmlu_anatomy"):  # 57 subjects would get the same questions
+        local_dataset(tmp_path, "cais/mmlu", "anatomy", "mmlu_anatomy", is_one=False)
+
+
+def test_a_result_is_found_by_all_that_it_depends_on(tmp_path):
+    store = ResultStore(Location(tmp_path))
+    assert store.find(INPUTS) is None
+    store.keep(INPUTS, {"accuracy": 0.5})
+    assert store.find(INPUTS) == {"accuracy": 0.5}
+    for field in fields(Inputs):  # weights, data, code, template, settings, backend
+        assert store.find(replace(INPUTS, **{field.name: "sha256:other"})) is None
+
+
+def test_a_damaged_result_is_none(tmp_path):
+    store = ResultStore(Location(tmp_path))
+    store.keep(INPUTS, {"accuracy": 0.5})
+    (file,) = (tmp_path / "benchmarks").iterdir()
+    for text in ("{", "[]", json.dumps({"inputs": {}, "scores": {"accuracy": 0.9}})):
+        file.write_text(text, encoding="utf-8")
+        assert store.find(INPUTS) is None
+
+
+def test_digests_follow_the_value_and_not_the_order_of_its_keys():
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1})
+    assert digest_of({"a": 1}) != digest_of({"a": 2})
+
+
+def test_a_function_of_a_task_counts_by_its_code_and_not_by_its_address():
+    def made(number):
+        namespace = {}
+        exec(f"class Given:\n    value = {number}", namespace)  # noqa: S102
+        return namespace["Given"]()
+
+    assert digest_of({"process_docs": made(1)}) == digest_of({"process_docs": made(1)})
+    assert digest_of({"process_docs": write}) == digest_of({"process_docs": write})
+    assert digest_of({"process_docs": write}) != digest_of({"process_docs": lm})
+
+
+class Tokenizer:
+    """Adds its first token (1) or not; its template writes it or not."""
+
+    bos_token, bos_token_id = "<s>", 1
+
+    def __init__(self, *, adds, declares=None):
+        self._adds = adds
+        if declares is not None:
+            self.add_bos_token = declares
+
+    def __call__(self, text):
+        return {"input_ids": self.encode(text, self._adds)}
+
+    def encode(self, text, adds):
+        own = [1] if text.startswith("<s>") else []
+        return [1] * bool(adds) + own + [7, 8]
+
+
+def lm(tokenizer, *, template="", knows_prefix=True):
+    """As lm-eval's model: a text that begins with the token gets no other, if it notices."""
+    made = SimpleNamespace(add_bos_token=None)
+
+    def encode(text):
+        adds = tokenizer._adds if made.add_bos_token is None else made.add_bos_token
+        return tokenizer.encode(text, adds and not (knows_prefix and text.startswith("<s>")))
+
+    made.tok_encode = encode
+    made.apply_chat_template = lambda turns: template + turns[0]["content"]
+    return made
+
+
+@pytest.mark.parametrize(
+    ("adds", "declares", "wanted"), [(True, None, 1), (False, None, 0), (False, True, 1), (True, True, 1)]
+)
+@pytest.mark.parametrize("template", ["", "<s>"])
+@pytest.mark.parametrize("knows_prefix", [True, False])
+def test_the_first_token_is_neither_missing_nor_doubled(adds, declares, wanted, template, knows_prefix):
+    tokenizer = Tokenizer(adds=adds, declares=declares)
+    assert wants_prefix(tokenizer) == bool(wanted)
+    for has_template in (False, True):
+        made = lm(tokenizer, template=template, knows_prefix=knows_prefix)
+        text = made.apply_chat_template([{"content": "Hello"}]) if has_template else "Hello"
+        expected = 1 if wanted or (has_template and template) else 0
+        try:
+            fix_prefix(made, tokenizer, has_template=has_template)
+        except InputError:
+            assert (has_template, template, knows_prefix) == (True, "<s>", False)  # said, and not measured wrongly
+            continue
+        assert made.tok_encode(text).count(1) == expected
+
+
+def test_scores_have_their_names_and_none_is_nan():
+    results = {
+        "results": {"mmlu": {"acc_norm,none": 0.4, "acc,none": 0.5, "acc_stderr,none": float("nan"), "alias": "mmlu"}},
+        "groups": {},
+        "n-samples": {"mmlu_a": {"effective": 3}, "mmlu_b": {"effective": 4}},
+        "group_subtasks": {"mmlu": ["mmlu_a", "mmlu_b"]},
+    }
+    scores = scores_of(results, "mmlu")
+    assert list(scores.metrics.items()) == [("accuracy", 0.5), ("acc_norm", 0.4)]
+    assert scores.num_examples == 7
+    with pytest.raises(InputError, match="no score of hellaswag"):
+        scores_of(results, "hellaswag")

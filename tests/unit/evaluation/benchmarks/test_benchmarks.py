@@ -1,0 +1,141 @@
+"""Benchmarks by lm-eval, on local files with its own definitions, against its own evaluation."""
+
+import json
+
+import pytest
+import torch
+from adapters import make_adapter
+from tiny_model import make_tiny_model
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
+from llamafarm_ray.evaluation.benchmarks.tasks import load_tasks
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.measuring import MeasuringJob, measure
+from llamafarm_ray.models.loading import load_model
+from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.storage import Location
+
+pytest.importorskip("lm_eval", reason="the extra `benchmarks` is not installed")
+
+pytestmark = pytest.mark.long  # every call of lm-eval takes seconds, whatever the model's size
+
+SUBJECTS = ("anatomy", "astronomy")
+
+
+def question(number):
+    return {
+        "question": f"What needs water number {number}?",
+        "choices": ["a llama", "a farm", "the sea", "a spider"],
+        "answer": number % 4,
+    }
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mmlu")
+    for offset, subject in enumerate(SUBJECTS):
+        (folder / subject).mkdir()
+        for split, count in (("test", 6), ("dev", 5)):
+            rows = [question(7 * offset + number) for number in range(count)]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / subject / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
+
+
+@pytest.fixture(scope="module")
+def parts(base):
+    return load_model(base, dtype=torch.float32).eval(), load_tokenizer(base)
+
+
+def plan(data, *names, **options):
+    return BenchmarkPlan(names or ("mmlu_anatomy",), data, **options)
+
+
+def direct(base, data, subject, **options):
+    """lm-eval's own evaluation of its own definition, with its data as files."""
+    from lm_eval import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    files = {split: str(data / subject / f"{split}.jsonl") for split in ("test", "dev")}
+    task = {
+        "task": f"own_{subject}",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": files},
+        "test_split": "test",
+        "fewshot_split": "dev",
+        "fewshot_config": {"sampler": "first_n"},
+        "output_type": "multiple_choice",
+        "description": f"The following are multiple choice questions (with answers) about {subject}.\n\n",
+        "doc_to_text": "{{question.strip()}}\nA. {{choices[0]}}\nB. {{choices[1]}}\nC. {{choices[2]}}\n"
+        "D. {{choices[3]}}\nAnswer:",
+        "doc_to_choice": ["A", "B", "C", "D"],
+        "doc_to_target": "answer",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    lm = HFLM(pretrained=str(base), dtype="float32", device="cpu", batch_size=1)
+    return simple_evaluate(model=lm, tasks=[task], bootstrap_iters=0, **options)["results"][f"own_{subject}"][
+        "acc,none"
+    ]
+
+
+@pytest.mark.parametrize("options", [{}, {"num_fewshot": 2}])
+def test_scores_are_those_of_lm_eval_itself(base, parts, data, options):
+    found = run_benchmarks(plan(data, *(f"mmlu_{one}" for one in SUBJECTS), **options), *parts, weights="w")
+    for subject in SUBJECTS:
+        scores = found[f"mmlu_{subject}"]
+        assert scores.metrics["accuracy"] == direct(base, data, subject, **options)
+        assert scores.num_examples == 6
+
+
+def test_the_chat_template_changes_the_prompts_as_it_does_there(base, parts, data):
+    found = run_benchmarks(plan(data, chat_template=True), *parts, weights="w")
+    assert found["mmlu_anatomy"].metrics["accuracy"] == direct(base, data, "anatomy", apply_chat_template=True)
+
+
+def test_a_stored_result_answers_for_equal_inputs_alone(parts, data, tmp_path, monkeypatch):
+    import lm_eval
+
+    store = ResultStore(Location(tmp_path))
+    asked = []
+    own = lm_eval.simple_evaluate
+    monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **options: asked.append(1) or own(**options))
+
+    def run(weights="w", **options):
+        return run_benchmarks(plan(data, **options), *parts, weights=weights, store=store)["mmlu_anatomy"]
+
+    first = run()
+    assert run() == first
+    assert len(asked) == 1
+    run(weights="other")
+    run(num_fewshot=1)
+    run(chat_template=True)
+    run(limit=3)
+    assert len(asked) == 5
+    (data / "anatomy" / "test.jsonl").write_text(json.dumps(question(99)) + "\n", encoding="utf-8")
+    run()
+    assert len(asked) == 6
+
+
+def test_an_adapter_stands_beside_its_base(base, data, tmp_path):
+    adapter = make_adapter(base, tmp_path, seed=3)
+    asked = MeasuringJob(
+        MeasuredModel(base, adapter, "adapter", "base"), None, "bot", (), plan(data, "mmlu_astronomy"), 6, None
+    )
+    found = measure(asked, lambda *_: None).benchmarks["mmlu_astronomy"]
+    assert found.baseline["accuracy"] == direct(base, data, "astronomy")
+    assert found.improvement == f"{found.metrics['accuracy'] - found.baseline['accuracy']:+.2f}"
+    assert (found.digests["weights"], found.digests["backend"]) == ("adapter", "transformers")
+
+
+def test_a_task_without_data_or_of_another_name_is_refused(data):
+    with pytest.raises(InputError, match="no data of mmlu_marketing"):
+        load_tasks(["mmlu_marketing"], data)
+    with pytest.raises(InputError, match="no task 'mmlu_anatomi'"):
+        load_tasks(["mmlu_anatomi"], data)

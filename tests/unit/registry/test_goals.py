@@ -1,0 +1,140 @@
+"""Evaluation results as gates: short names, thresholds, and no worse than what is in production."""
+
+import pytest
+
+from llamafarm_ray.errors import InputError, PolicyError
+from llamafarm_ray.evaluation.metrics import METRICS
+from llamafarm_ray.registry import Policy
+from llamafarm_ray.registry.commands import SetPolicy
+from llamafarm_ray.registry.goals import NoWorse, is_lower_better, result_value
+from llamafarm_ray.workflows.policies import parse_policy
+
+RESULTS = {
+    "evaluation_results": {
+        "benchmarks": {
+            "mmlu": {"acc_norm": 0.41, "accuracy": 0.44, "num_examples": 285},
+            "wikitext": {"num_examples": 9, "byte_perplexity": 2.5},
+            "held_out": {"perplexity": 3.5, "baseline": {"perplexity": 9.0}},
+        },
+        "rag_integration": {"rag_accuracy": 0.7},
+        "production_metrics": {"error_rate": 0.01, "latency_p95": "150ms"},
+    },
+    "flat.score": 0.3,
+    "safety": {"v1.5": {"rate": 0.9}},
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mmlu", 0.44),
+        ("mmlu.acc_norm", 0.41),
+        ("wikitext", 2.5),
+        ("evaluation_results.benchmarks.mmlu.accuracy", 0.44),
+        ("perplexity", 3.5),
+        ("held_out.baseline.perplexity", 9.0),
+        ("rag_accuracy", 0.7),
+        ("error_rate", 0.01),
+        ("flat.score", 0.3),
+        ("safety.v1.5.rate", 0.9),
+        ("latency_p95", None),  # a text for people
+        ("hellaswag", None),
+        ("", None),
+    ],
+)
+def test_a_rule_names_a_result_by_its_own_name(name, value):
+    assert result_value(RESULTS, name) == value
+
+
+def test_what_is_recorded_by_the_whole_name_wins():
+    assert result_value({"mmlu": 0.1, **RESULTS}, "mmlu") == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "lower"),
+    [
+        ("held_out.perplexity", True),
+        ("error_rate", True),
+        ("latency_p95_s", True),
+        ("calibration_error", True),
+        ("validation_loss", True),
+        ("mmlu", False),
+        ("error_rate.accuracy", False),
+        ("rouge_l", False),
+        ("tokens_per_second", False),
+        ("user_satisfaction", False),
+    ],
+)
+def test_the_name_says_which_direction_is_better(name, lower):
+    assert is_lower_better(name) is lower
+
+
+def test_every_metric_has_the_direction_that_its_name_says():
+    directed = {
+        name: metric.higher_is_better for name, metric in METRICS.items() if metric.higher_is_better is not None
+    }
+    assert {name: not is_lower_better(name) for name in directed} == directed
+
+
+def measured(registry, **scores):
+    """Promote version 1.0.0, and measure both versions: ``mmlu=(0.40, 0.38)``."""
+    for number, version in enumerate(("1.0.0", "1.1.0")):
+        benchmarks = {name: {"accuracy": pair[number]} for name, pair in scores.items()}
+        registry.record_metrics(f"bot:{version}", {"evaluation_results": {"benchmarks": benchmarks}})
+    registry.promote("bot:1.0.0", "production")
+
+
+@pytest.mark.parametrize(
+    ("goal", "pair", "refused"),
+    [
+        (">=0.40", (0.5, 0.40), None),
+        (">=0.40", (0.5, 0.39), "mmlu must be >=0.40, and is 0.39"),
+        ("no worse than production", (0.40, 0.40), None),
+        ("no worse than production", (0.40, 0.39), "and is 0.39 where bot:1.0.0 has 0.4"),
+        ("no worse than production by more than 0.02", (0.40, 0.38), None),
+        ("no worse than production by more than 0.02", (0.40, 0.37), "is 0.37 where"),
+        ("no worse than staging", (0.40, 0.1), None),
+    ],
+)
+def test_a_promotion_needs_the_results_that_the_rules_ask_for(registry, versions, goal, pair, refused):
+    versions("bot", "1.0.0", "1.1.0", license="MIT")
+    measured(registry, mmlu=pair)
+    registry.submit(SetPolicy("production", Policy(metrics={"mmlu": goal})))
+    if refused is None:
+        registry.promote("bot:1.1.0", "production")
+        assert registry.resolve("bot@production").ref == "bot:1.1.0"
+        return
+    with pytest.raises(PolicyError, match=refused):
+        registry.promote("bot:1.1.0", "production")
+
+
+def test_nothing_that_was_not_measured_on_both_sides_is_no_worse(registry, versions):
+    versions("bot", "1.0.0", "1.1.0", license="MIT")
+    measured(registry, mmlu=(0.4, 0.5))
+    registry.submit(SetPolicy("production", Policy(metrics={"hellaswag": "no worse than production"})))
+    with pytest.raises(PolicyError, match="and was not measured"):
+        registry.promote("bot:1.1.0", "production")
+    registry.record_metrics("bot:1.1.0", {"hellaswag": 0.9})
+    with pytest.raises(PolicyError, match=r"was not measured of bot:1\.0\.0"):
+        registry.promote("bot:1.1.0", "production")
+
+
+def test_a_metric_that_falls_when_a_model_gets_better_must_not_rise():
+    goal = NoWorse.parse("no worse than production")
+    assert goal.holds("perplexity", 3.0, 3.5)
+    assert not goal.holds("perplexity", 3.6, 3.5)
+
+
+@pytest.mark.parametrize("text", ["mmlu", "mmlu no worse", "mmlu better than production", ">0.3", "mmlu=0.4"])
+def test_a_rule_of_another_form_is_refused(text):
+    with pytest.raises(InputError, match="is no rule for a metric"):
+        parse_policy([text])
+
+
+def test_rules_survive_being_written():
+    policy = parse_policy(["mmlu>=0.40", "f1 no worse than  production by more than 0.02"])
+    assert Policy.model_validate_json(policy.model_dump_json()) == policy
+    assert policy.model_dump()["metrics"] == {
+        "mmlu": ">=0.40",
+        "f1": "no worse than production by more than 0.02",
+    }
