@@ -17,10 +17,10 @@ from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 
 __all__ = ["GAPS", "Gap", "Step", "Verb", "refuse_unavailable", "unavailable"]
 
-Verb = Literal["create-dataset", "train", "evaluate"]
+Verb = Literal["create-dataset", "train"]
 """The commands that may need what has no engine yet."""
 
-Step = Literal["build", "training", "measuring"]
+Step = Literal["build", "training"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ def refuse_unavailable(config: Config, verb: Verb) -> None:
 
 
 def unavailable(config: Config) -> dict[str, list[str]]:
-    """What each verb would refuse: a line a key, ``"evaluation.metrics: rag_accuracy is not ..."``; {} if nothing."""
+    """What each verb would refuse: a line a key, ``"dataset.augmentation: true is not ..."``; {} if nothing."""
     return {verb: lines for verb in get_args(Verb) if (lines := _lines(config, verb))}
 
 
@@ -92,7 +92,6 @@ def _steps(config: Config, verb: str) -> tuple[Step, ...]:
     steps: Mapping[str, tuple[Step, ...]] = {
         "create-dataset": ("build",),
         "train": ("training",) if config.dataset.path is not None or config.dataset.mixture else ("build", "training"),
-        "evaluate": ("measuring",),
     }
     if verb not in steps:
         raise InputError(

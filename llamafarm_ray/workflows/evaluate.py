@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from llamafarm_ray.config import Config, refuse_unavailable
+from llamafarm_ray.config import Config
 from llamafarm_ray.data import check_dataset, open_dataset
 from llamafarm_ray.errors import InputError, PolicyError
 from llamafarm_ray.evaluation import EvaluationResult, evaluate
@@ -140,11 +140,10 @@ class EvaluationRun:
             baseline: the model to compare with, likewise; None: the base without the adapter.
 
         Raises:
-            UnsupportedError: the configuration asks for what this release does not have.
+            UnsupportedError: benchmarks are asked for, and lm-eval is not installed.
             InputError: there is nothing to evaluate on, or a model is unusable.
             NotFoundError: there is no such model.
         """
-        refuse_unavailable(config, "evaluate")
         test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
         path = test_set or config.dataset.path
         custom = find_sets(config.evaluation.custom_evaluations, taken=config.evaluation.benchmarks)

@@ -52,10 +52,13 @@ def test_an_error_on_the_worker_comes_back_as_itself(tmp_path):
 
 def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version(tmp_path):
     from llamafarm_ray.config import parse_config
+    from llamafarm_ray.evaluation.report import ResultPage
     from llamafarm_ray.registry import RegistryService
     from llamafarm_ray.storage import Location
     from llamafarm_ray.types import ModelKind
+    from llamafarm_ray.workflows.card import model_card
     from llamafarm_ray.workflows.evaluate import EvaluationRun, store_result, write_result
+    from llamafarm_ray.workflows.leaderboard import make_leaderboard
 
     base = make_tiny_model(tmp_path / "base")
     registry = RegistryService(Location(tmp_path / "home"), principal="ann")
@@ -68,10 +71,17 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     (tmp_path / "docs" / "mill.md").write_text("The mill was built in 1832.\n", encoding="utf-8")
     question = {"question": "When was the mill built?", "answers": ["1832"], "document": "mill.md"}
     (tmp_path / "q.jsonl").write_text(json.dumps(question), encoding="utf-8")
-    settings = {"questions": str(tmp_path / "q.jsonl"), "corpus": str(tmp_path / "docs"), "max_new_tokens": 4}
+    own = {"prompt": "When was the mill built?", "answers": ["1832"]}
+    (tmp_path / "own.jsonl").write_text(json.dumps(own), encoding="utf-8")
+    settings = {
+        "questions": str(tmp_path / "q.jsonl"),
+        "corpus": str(tmp_path / "docs"),
+        "custom_evaluations": [str(tmp_path / "own.jsonl")],
+        "max_new_tokens": 4,
+    }
     run = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0")
     result = run.run()
-    assert list(result.benchmarks) == ["closed_book", "retrieved", "gold"]
+    assert list(result.benchmarks) == ["closed_book", "retrieved", "gold", "own"]
     assert all(scores.baseline and scores.comparison for scores in result.benchmarks.values())
     assert result.rag_integration["retrieval_relevance"] == 1
     write_result(result, tmp_path / "eval.json")
@@ -79,14 +89,13 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     assert {"model", "baseline", "passages", "relevant"} <= set(row["retrieved"])
     assert store_result(registry, run.model, result) == "bot:1.0.0"
     stored = registry.resolve("bot:1.0.0").metrics["evaluation_results"]
-    assert set(stored["benchmarks"]["gold"]["digests"]) == {
-        "weights",
-        "data",
-        "code",
-        "template",
-        "settings",
-        "backend",
-    }
+    parts = {"weights", "data", "code", "template", "settings", "backend"}
+    assert all(set(scores["digests"]) == parts for scores in stored["benchmarks"].values())
+    ranked = {ranking.benchmark: [row.ref for row in ranking.rows] for ranking in make_leaderboard(registry).rankings}
+    assert ranked == {name: ["bot:1.0.0"] for name in result.benchmarks}
+    assert all(f"| {name} | accuracy |" in model_card(registry, "bot:1.0.0") for name in result.benchmarks)
+    page = ResultPage(result).html()
+    assert all(f"{name}: worst answers" in page for name in result.benchmarks)
     rival = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0", "bot:1.1.0").run()
     assert rival.benchmarks["gold"].num_examples == 1
     assert rival.questions[0]["gold"]["baseline"]["answer"] != rival.questions[0]["gold"]["model"]["answer"]

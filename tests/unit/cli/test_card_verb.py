@@ -23,6 +23,7 @@ def test_a_card_has_what_registry_and_results_know(bot, folders):
     bot.text("models", "card", "bot:1.0.0", "--output", "README.md")
     text = (folders / "README.md").read_text(encoding="utf-8")
     assert text == bot.text("models", "card", "bot@production")
+    assert bot.json("models", "card", "bot@production") == {"model": "bot:1.0.0", "card": text}
     _, head, body = text.split("---\n", 2)
     read = yaml.safe_load(head)
     assert (read["license"], read["base_model"], read["library_name"]) == ("mit", "base", "peft")

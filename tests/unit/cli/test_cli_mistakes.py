@@ -58,7 +58,7 @@ MISTAKES = [
     ("train --set nonsense", "nonsense"),
     ("evaluate --model nope --dataset data.json", "no model 'nope'"),
     ("evaluate --model bare", "nothing to evaluate on"),
-    ("evaluate --model bare --dataset data.json --benchmark hellaswag", "hellaswag"),
+    ("evaluate --model bare --custom nothing", "no custom evaluation 'nothing'"),
     ("register --model nope", "no folder nope"),
     ("register --model empty", "neither adapter_config.json nor config.json"),
     ("list --type llamas", "'llamas' is no kind"),
@@ -215,11 +215,11 @@ def test_dry_run_prints_the_resolved_configuration_and_does_nothing(place, capsy
 
 
 def test_validate_says_what_a_later_verb_will_refuse(place, capsys):
-    (place / "good.yaml").write_text("evaluation: {benchmarks: [mmlu]}\n")
+    (place / "good.yaml").write_text("dataset: {augmentation: true}\n")
     assert run(["models", "validate", "good.yaml"]) == 0
     shown = capsys.readouterr().out
     assert "is valid" in shown
-    assert "`evaluate` will refuse evaluation.benchmarks: ['mmlu'] is not available yet" in " ".join(shown.split())
+    assert "`create-dataset` will refuse dataset.augmentation: true is not available yet" in " ".join(shown.split())
 
 
 def verbs(group, path=()):

@@ -11,8 +11,8 @@ from llamafarm_ray.config.layout import layout, parse_path
 from llamafarm_ray.errors import InputError, UnsupportedError
 
 SEEDS = Path(__file__).parent / "data" / "seeds"
-VERBS = ("create-dataset", "train", "evaluate")
-VERB_OF_STEP = {"build": "create-dataset", "training": "train", "measuring": "evaluate"}
+VERBS = ("create-dataset", "train")
+VERB_OF_STEP = {"build": "create-dataset", "training": "train"}
 ASKING = {
     # A value that asks for what isn't there.
     "dataset.source.type": "conversation_logs",
@@ -69,7 +69,6 @@ def test_the_unified_seed_is_refused_key_by_key_as_each_verb_needs_it() -> None:
     config = load_config(SEEDS / "unified.json")
     assert refused(config, "create-dataset") == []
     assert refused(config, "train") == []
-    assert refused(config, "evaluate") == []
 
 
 def test_what_each_verb_would_refuse_is_told_without_refusing() -> None:
@@ -84,10 +83,6 @@ def test_what_each_verb_would_refuse_is_told_without_refusing() -> None:
 def test_training_on_a_dataset_that_exists_needs_no_building() -> None:
     config = load_config(SEEDS / "unified.json", ["dataset.path=rag_qa.json"])
     assert refused(config, "train") == []
-
-
-def test_every_metric_of_a_seed_is_measured() -> None:
-    assert refused(load_config(SEEDS / "enhanced.json"), "evaluate") == []
 
 
 def test_an_unknown_verb_is_an_error() -> None:
