@@ -1,13 +1,14 @@
 """Processes of the tests: those that their own Ray started, by title, and children that share nothing with this one."""
 
 import functools
+import ipaddress
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 
 import psutil
 
-__all__ = ["barrier", "child", "pipe", "pool", "titled"]
+__all__ = ["barrier", "child", "is_loopback", "pipe", "pool", "titled"]
 
 _PRELOADED = [
     "aiobotocore.session",
@@ -71,3 +72,9 @@ def titled(start: str) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
+
+
+def is_loopback(address: str) -> bool:
+    """Return True if an address is this machine's alone, IPv4 inside IPv6 too."""
+    found = ipaddress.ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback

@@ -1,7 +1,6 @@
 """What clients do to the real stack: odd requests end no engine, and whoever leaves leaves no work behind."""
 
 import contextlib
-import ipaddress
 import json
 import os
 import secrets
@@ -17,7 +16,7 @@ import psutil
 import pytest
 from adapters import make_adapter
 from patience import wait_until
-from process_tools import titled
+from process_tools import is_loopback, titled
 
 from llamafarm_ray.workflows.register import Registration, register
 
@@ -102,11 +101,6 @@ def test_first_requests_to_a_version_registered_a_moment_ago_are_answered(served
         with ThreadPoolExecutor(4) as pool:
             responses = list(pool.map(lambda _, ref=ref: served.complete(ref, num_tokens=1), range(4)))
         assert [response.status_code for response in responses] == [200] * 4
-
-
-def is_loopback(address):
-    found = ipaddress.ip_address(address)
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def test_all_that_a_deployment_listens_with_is_on_the_host_that_was_asked_for(served):
