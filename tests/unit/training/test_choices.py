@@ -79,6 +79,19 @@ def test_cpus_that_multiply_in_bf16_do_so_for_models_that_are_kept_in_16_bits():
     assert choose_precision("fp32", fast, is_half=True) == "fp32"
 
 
+@pytest.mark.parametrize(
+    ("features", "has_bf16"), [({"amx_bf16": True}, True), ({"avx512_bf16": True}, True), ({}, False)]
+)
+def test_a_cluster_of_this_machine_has_the_bf16_of_its_processor(monkeypatch, features, has_bf16):
+    node = {"NodeID": "here", "Alive": True, "Resources": {"CPU": 4.0}}
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: node["Resources"])
+    monkeypatch.setattr(ray, "nodes", lambda: [node, {"NodeID": "gone", "Alive": False, "Resources": {}}])
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: features)
+    assert find_hardware() == Hardware(num_cpus=4.0, has_bf16=has_bf16)
+
+
 class BusyRay:
     """The calls of ray that look at a GPU, on a cluster whose GPUs are all held by others."""
 

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,13 @@ def test_offloading_that_is_asked_for_chooses_a_strategy_that_does_it(base_model
     )
     assert chosen.strategy == expected
     assert any("offload is set" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(("dtype", "is_half"), [("float32", False), ("bfloat16", True), ("float16", True)])
+def test_the_config_says_whether_weights_are_kept_in_16_bits(base_model, tmp_path, dtype, is_half):
+    config = json.loads((base_model / "config.json").read_text()) | {"dtype": dtype}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert inspect_architecture(tmp_path).is_half is is_half
 
 
 class _Store:

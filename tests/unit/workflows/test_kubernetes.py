@@ -14,6 +14,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from kuberay import strict
 from tiny_adapters import write_adapter, write_base
 
 from llamafarm_ray.config import parse_config
@@ -58,18 +59,6 @@ def registered(registry, folders):
 def config(**deployment):
     wanted = {"target": "kubernetes", "image": IMAGE, **deployment}
     return parse_config({"base_model": "Support_Base", "deployment": wanted})
-
-
-def strict(schema):
-    """The schema without unknown fields, as ``kubectl`` has it: the API server itself drops them in silence."""
-    if isinstance(schema, list):
-        return [strict(one) for one in schema]
-    if not isinstance(schema, dict):
-        return schema
-    made = {key: strict(value) for key, value in schema.items()}
-    if isinstance(made.get("properties"), dict) and "type" in made:
-        made.setdefault("additionalProperties", bool(made.get("x-kubernetes-preserve-unknown-fields")))
-    return made
 
 
 VALIDATOR = jsonschema.Draft202012Validator(strict(json.loads(SCHEMA.read_text(encoding="utf-8"))))
