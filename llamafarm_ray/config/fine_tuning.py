@@ -183,7 +183,10 @@ class Training(Section):
     gradient_accumulation_steps: int = Field(
         default=1, ge=1, le=65536, description="Forward passes summed before one optimizer step."
     )
-    learning_rate: float = Field(default=2e-4, gt=0, le=1, description="Highest learning rate of the schedule.")
+    learning_rate: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = Field(
+        default="auto",
+        description="Highest learning rate of the schedule; 'auto': by method, objective and the base model's width.",
+    )
     lr_scheduler: LearningRateSchedule = Field(
         default="cosine", description="How the learning rate goes on after the warm-up: down to 0, or constant."
     )

@@ -58,5 +58,5 @@ def read_corpus(source: str | Path | Sequence[str], *, passage_words: int) -> Co
     if not passages:
         why = f" The first one, {skipped[0].path}: {skipped[0].reason}" if skipped else ""
         raise InputError(f"The corpus {found.name!r} has no text.{why}", hint="Give documents with text in --corpus.")
-    digest = text_digest(part for passage in passages for part in (passage.document, passage.text))
+    digest = text_digest(part for passage in passages for part in (passage.document, passage.with_headings))
     return Corpus(passages, documents, skipped, digest)

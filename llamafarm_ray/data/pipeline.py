@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from llamafarm_ray.data.assembly import Assembly
 from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.generation import Generator, choose_generator, plan_writer
 from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.practice import practice_rows
 from llamafarm_ray.data.quality.decontamination import EvaluationTexts, read_evaluation_texts
 from llamafarm_ray.data.quality.metrics import measure, require_goals
 from llamafarm_ray.data.quality.whole_set import FILTER_COLUMNS, whole_set_filters
@@ -144,6 +145,7 @@ def build_dataset(
                 assembly,
                 examples,
                 with_passages=_asks_with_passages(config, choice.generator),
+                practice=practice_rows(seed) if _needs_practice(config, choice.generator) else (),
                 tell=lambda num_rows: tell("write", _EXAMPLES_END + (1.0 - _EXAMPLES_END) * num_rows / len(facts)),
             )
             seconds["total"] = round(time.monotonic() - start, 3)
@@ -160,8 +162,15 @@ def build_dataset(
     return replace(report, created=created)
 
 
-def _write(assembly: Assembly, examples: _Examples, *, with_passages: bool, tell: Callable[[int], None]) -> None:
-    """Write all examples, then those of the training split once more with passages if that is asked for."""
+def _write(
+    assembly: Assembly,
+    examples: _Examples,
+    *,
+    with_passages: bool,
+    practice: Iterable[Mapping[str, Any]],
+    tell: Callable[[int], None],
+) -> None:
+    """Write all examples, those of the training split once more with passages if that is asked for, and practice."""
     for index, row in enumerate(examples.rows([*ROW_SCHEMA.names, "covers"], Ledger())):
         assembly.add(row)
         if index % _ROWS_PER_TELL == 0:
@@ -169,6 +178,8 @@ def _write(assembly: Assembly, examples: _Examples, *, with_passages: bool, tell
     if with_passages:
         for row in rows_with_passages(examples.by_document(assembly.train_ids)):
             assembly.add(row)
+    for row in practice:
+        assembly.add(row)
     assembly.flush()
 
 
@@ -188,6 +199,10 @@ def _require_generation(config: DatasetConfig) -> None:
 def _asks_with_passages(config: DatasetConfig, generator: Generator) -> bool:
     asked = config.preprocessing.with_passages
     return generator != "rules" if asked == "auto" else asked
+
+
+def _needs_practice(config: DatasetConfig, generator: Generator) -> bool:
+    return generator == "base_model" and _asks_with_passages(config, generator)
 
 
 class _Examples:

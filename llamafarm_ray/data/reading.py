@@ -141,7 +141,8 @@ def held_out_rows(rows: Sequence[tuple[str, str, str]], *, ratio: float, seed: i
 def _name_documents(rows: Sequence[Row], documents: Sequence[DocumentRecord]) -> bool:
     """Return True if the rows name source documents, not the files of examples that they were read from."""
     known = {document.path for document in documents}
-    return all(row["passage"] and row["document"] in known for row in rows)
+    named = [row for row in rows if row["document"]]
+    return bool(named) and all(row["passage"] and row["document"] in known for row in named)
 
 
 def parsed_rows(records: Records, *, root: Path) -> Iterator[RowResult]:

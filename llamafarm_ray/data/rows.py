@@ -162,6 +162,12 @@ class Passage:
         return cls(**{**values, **lists, "document_digest": digest})
 
     @property
+    def with_headings(self) -> str:
+        """The text under a line of its title and headings: alone, a sentence often lacks its subject."""
+        line = ", ".join(dict.fromkeys(part for part in (self.title, *self.headings) if part))
+        return f"{line}\n{self.text}" if line else self.text
+
+    @property
     def prose(self) -> str:
         """The text without code blocks."""
         lines, fence = [], ""
@@ -180,7 +186,7 @@ class Provenance:
     """Origin of a generated example.
 
     Args:
-        generator: ``rules``, ``endpoint`` or ``base_model``.
+        generator: ``rules``, ``endpoint``, ``base_model`` or ``practice``.
         model: name of the model; empty for rules.
         prompt: version of the prompt.
         settings: digest of the settings that the model was asked with.

@@ -15,18 +15,18 @@ from llamafarm_ray.data.retrieval import PassageIndex
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
 
-__all__ = ["QUESTIONS_PER_ROW", "ask_with_passages", "rows_with_passages"]
+__all__ = ["INSTRUCTIONS", "QUESTIONS_PER_ROW", "ask_with_passages", "rows_with_passages"]
 
 QUESTIONS_PER_ROW = 4
 _CANDIDATES = 3
-_INSTRUCTIONS = (
+INSTRUCTIONS = (
     "Answer the question with the help of these passages.",
     "Use the passages to answer the question.",
     "Answer from the passages below.",
 )
 
 
-def ask_with_passages(question: str, passages: Sequence[str], instruction: str = _INSTRUCTIONS[0]) -> str:
+def ask_with_passages(question: str, passages: Sequence[str], instruction: str = INSTRUCTIONS[0]) -> str:
     """Return the prompt that asks a question with passages; what a trained model has seen.
 
     Args:
@@ -78,7 +78,7 @@ def _row(passage: str, asked: Sequence[Mapping[str, Any]], finder: _Finder) -> d
     digest = int(text_digest([first["id"]])[:8], 16)
     if digest % 2:
         passages.reverse()
-    prompt = ask_with_passages(question, passages, _INSTRUCTIONS[digest // 2 % len(_INSTRUCTIONS)])
+    prompt = ask_with_passages(question, passages, INSTRUCTIONS[digest // 2 % len(INSTRUCTIONS)])
     turns = [Message("user", prompt), Message("assistant", first["messages"][-1]["content"])]
     for row in asked[1:]:
         turns += [Message(turn["role"], turn["content"]) for turn in row["messages"][-2:]]

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import ray.data
 
-from llamafarm_ray.config import Config, MethodParameters
+from llamafarm_ray.config import Config, MethodParameters, Training
 from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.errors import UnsupportedError, UserError
 from llamafarm_ray.models.chat import check_chat_template
@@ -24,6 +24,7 @@ from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.estimate import Setup, check_before_start
 from llamafarm_ray.training.identity import fingerprint_of
 from llamafarm_ray.training.job import RunFolder, TrainingJob
+from llamafarm_ray.training.learning_rate import choose_learning_rate
 from llamafarm_ray.training.methods import Method, find_method
 from llamafarm_ray.training.methods.auto import Hardware, choose_method
 from llamafarm_ray.training.objectives import Objective, find_objective
@@ -123,7 +124,7 @@ def make_plan(
         strategy=chosen.strategy,
         precision=chosen.precision,
         packed=chosen.packed,
-        training=training,
+        training=chosen.training,
         distributed=tuning.distributed,
         seed=config.seed,
         plan=batches.training,
@@ -157,6 +158,7 @@ class _Chosen:
     precision: str
     packed: bool
     max_length: int
+    training: Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +212,7 @@ def _facts(config: Config, chosen: _Chosen, batches: _Batches, *, rows: str, bas
         "seed": config.seed,
         "num_steps": batches.num_steps,
         "window_rows": batches.training.window_rows,
-        "training": tuning.training.model_dump(mode="json", include=_DECISIVE),
+        "training": chosen.training.model_dump(mode="json", include=_DECISIVE),
         "rows": rows,
         "base_model": base_digest,
     }
@@ -312,7 +314,18 @@ def _choose(
         reasons=reasons,
     )
     packed = _choose_packing(config, method, architecture, reasons)
-    return _Chosen(method, parameters, strategy, precision, packed, max_length)
+    rate = choose_learning_rate(
+        config.fine_tuning.training.learning_rate,
+        method=method,
+        objective=config.fine_tuning.objective,
+        hidden_size=architecture.hidden_size,
+    )
+    if rate != config.fine_tuning.training.learning_rate:
+        reasons.append(
+            f"The learning rate is {rate:g}, for {method} on a model that is {architecture.hidden_size} wide."
+        )
+    training = config.fine_tuning.training.model_copy(update={"learning_rate": rate})
+    return _Chosen(method, parameters, strategy, precision, packed, max_length, training)
 
 
 def _choose_method(

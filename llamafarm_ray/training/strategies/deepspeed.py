@@ -90,7 +90,7 @@ class _ZeroStrategy(Strategy):
     def prepare(self, model: Any) -> None:
         """See `Strategy.prepare`."""
         groups = optimizer_groups(model, self.training.weight_decay)
-        optimizer = torch.optim.AdamW(groups, lr=self.training.learning_rate, fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)  # the loop sets it before each step
         self.model, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=self.settings())
         self.module = self.model.module
         self._make_states(num_updates=0)

@@ -29,7 +29,7 @@ class SingleStrategy(Strategy):
         self.module = model.to(self.place.device)
         self.model = self.module
         self.optimizer = torch.optim.AdamW(
-            optimizer_groups(self.module, self.training.weight_decay), lr=self.training.learning_rate, fused=True
+            optimizer_groups(self.module, self.training.weight_decay), lr=0.0, fused=True
         )
         # fp16's smallest number is 6e-8: losses are scaled up, and steps that overflow are left out.
         self._scaler = torch.amp.GradScaler(self.place.device.type, enabled=self.precision.name == "fp16")

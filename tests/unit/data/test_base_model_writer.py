@@ -2,8 +2,8 @@
 
 import pytest
 
-from llamafarm_ray.data.generation.base_model.lessons import load_lessons
 from llamafarm_ray.data.generation.base_model.settings import Sampling
+from llamafarm_ray.data.lessons import load_lessons
 from llamafarm_ray.data.rows import Passage, Provenance
 from llamafarm_ray.types import Digest
 
@@ -138,10 +138,10 @@ def test_samples_depend_on_the_seed_alone(tiny):
 def test_learning_makes_the_lessons_likelier_and_changes_nothing_else_about_the_model(tiny):
     import copy
 
-    from llamafarm_ray.data.generation.base_model.lessons import heading_lines
     from llamafarm_ray.data.generation.base_model.sampling import LineSampler
     from llamafarm_ray.data.generation.base_model.settings import Study
     from llamafarm_ray.data.generation.base_model.study import learn
+    from llamafarm_ray.data.lessons import heading_lines
 
     model, tokenizer = copy.deepcopy(tiny[0]), tiny[1]
     lessons = load_lessons()[:4]

@@ -51,7 +51,7 @@ def test_pairs_come_with_their_passage_and_origin(tmp_path):
     first, second = written.examples
     assert (first.question, first.answer) == ("What is fact 0 of The Mill?", "The mill opens at 09:00.")
     assert second.answer == "Entry costs 4 euros."
-    assert (first.document, first.passage_index, first.passage) == ("a.md", 3, passage(3).text)
+    assert (first.document, first.passage_index, first.passage) == ("a.md", 3, passage(3).with_headings)
     assert first.fact != second.fact
     origin = first.provenance
     assert (origin.generator, origin.model, origin.prompt) == ("endpoint", "gpt", "1")

@@ -1,6 +1,7 @@
 """Steps count what they do, and do what their names say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -242,3 +243,9 @@ def test_the_dataset_digest_knows_the_split_and_not_the_order():
 def test_a_passage_knows_where_it_stands():
     (row,) = run(SplitPassages(9), [document((["A", "B"], ["Text."]))])[0]
     assert row == Passage("a.md", DIGEST, "Title", ("A", "B"), "Text.", 0)
+
+
+def test_a_passage_is_shown_under_its_title_and_headings_without_repetition():
+    one = Passage("a.md", Digest.of(b"a"), "The Mill", ("The Mill", "Hours"), "It opens at nine.", 0)
+    assert one.with_headings == "The Mill, Hours\nIt opens at nine."
+    assert replace(one, title="", headings=()).with_headings == "It opens at nine."

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from llamafarm_ray.data.generation.base_model.lessons import LESSONS_VERSION, load_lessons
 from llamafarm_ray.data.generation.base_model.settings import Sampling, Study
 from llamafarm_ray.data.generation.writer import PairWriter
+from llamafarm_ray.data.lessons import LESSONS_VERSION, load_lessons
 from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.types import Digest
 

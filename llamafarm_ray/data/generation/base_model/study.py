@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llamafarm_ray.data.generation.base_model.lessons import Lesson, heading_lines
 from llamafarm_ray.data.generation.base_model.settings import Study
+from llamafarm_ray.data.lessons import Lesson, heading_lines
 
 __all__ = ["learn"]
 

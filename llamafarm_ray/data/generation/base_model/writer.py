@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from llamafarm_ray.data.generation.base_model.lessons import LESSON_LANGUAGES, heading_lines
 from llamafarm_ray.data.generation.base_model.sampling import LineSampler
 from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.base_model.texts import Text, asked_words, question_fault, texts_of
 from llamafarm_ray.data.generation.base_model.uniqueness import best_texts
 from llamafarm_ray.data.generation.writer import Written
+from llamafarm_ray.data.lessons import LESSON_LANGUAGES, heading_lines
 from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
 from llamafarm_ray.data.text import language_name, text_digest
 
@@ -122,7 +122,7 @@ class BaseModelWriter:
             (Message("user", candidate.question), Message("assistant", answer)),
             passage.document,
             passage.document_digest,
-            passage.text,
+            passage.with_headings,
             fact=text_digest([passage.document, str(passage.index), answer]),
             passage_index=passage.index,
             provenance=self._provenance,

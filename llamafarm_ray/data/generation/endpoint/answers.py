@@ -102,7 +102,7 @@ def _example(question: str, answer: str, fact: str, passage: Passage, provenance
         (Message("user", question), Message("assistant", answer)),
         passage.document,
         passage.document_digest,
-        passage.text,
+        passage.with_headings,
         fact,
         passage.index,
         provenance=provenance,

@@ -81,7 +81,7 @@ def _examples(passage: Passage, question: Question, answer: str, rank: int) -> I
             messages,
             passage.document,
             passage.document_digest,
-            passage.text,
+            passage.with_headings,
             fact,
             passage.index,
             rank=rank,

@@ -1,6 +1,7 @@
-"""Lessons: short texts with the questions that a careful reader asks about them, and the form that a model reads.
+"""Lessons: short invented texts with the questions that a careful reader asks about them, and the answers.
 
-A lesson and a text to write about have the same form, line by line::
+A base model learns from them to ask questions, and rows of practice are made of them. The model that asks reads a
+lesson, and a text to write about, in the same form, line by line::
 
     Topic: Gannet House museum, Opening hours
     Text: The museum stays open until eight on Thursdays.
@@ -15,7 +16,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["LESSONS_VERSION", "LESSON_LANGUAGES", "Lesson", "heading_lines", "load_lessons"]
+__all__ = ["LESSONS_VERSION", "LESSON_LANGUAGES", "Lesson", "LessonPair", "heading_lines", "load_lessons"]
 
 LESSONS_VERSION = "2"
 """To be raised when the lessons or their form change, so that pairs written before are told apart."""
@@ -27,20 +28,38 @@ _FILE = Path(__file__).with_name("lessons.jsonl")
 
 
 @dataclass(frozen=True, slots=True)
+class LessonPair:
+    """A question that names its subject, so that it can be understood without the text, and its answer."""
+
+    question: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
-    """A text and its questions; none where nothing in the text is worth asking.
+    """A text with questions and answers; none where nothing in the text is worth asking.
 
     Args:
         topic: title and headings above the text.
         before: the sentence before it, where it can't be understood alone; else empty.
         text: a sentence, list item or table row.
-        questions: each names its subject, so that it can be understood without the text.
+        pairs: questions and answers.
     """
 
     topic: str
     before: str
     text: str
-    questions: tuple[str, ...]
+    pairs: tuple[LessonPair, ...]
+
+    @property
+    def questions(self) -> list[str]:
+        """The questions of its pairs."""
+        return [pair.question for pair in self.pairs]
+
+    @property
+    def whole(self) -> str:
+        """The text after the sentence before it."""
+        return f"{self.before} {self.text}" if self.before else self.text
 
 
 def load_lessons() -> tuple[Lesson, ...]:
@@ -48,7 +67,8 @@ def load_lessons() -> tuple[Lesson, ...]:
     lessons = []
     for line in _FILE.read_text(encoding="utf-8").splitlines():
         record = json.loads(line)
-        lessons.append(Lesson(record["topic"], record["before"], record["text"], tuple(record["questions"])))
+        pairs = tuple(LessonPair(**pair) for pair in record["pairs"])
+        lessons.append(Lesson(record["topic"], record["before"], record["text"], pairs))
     return tuple(lessons)
 
 
