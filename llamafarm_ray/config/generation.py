@@ -69,10 +69,11 @@ class QaGeneration(Section):
         "where the base model writes.",
     )
     model: str = Field(
-        default="rules",
+        default="auto",
         min_length=1,
         description="Engine that writes the pairs: 'rules' needs no model, 'base_model' asks the base model itself, "
-        "'auto' chooses, and any other name is a model of an OpenAI-compatible endpoint.",
+        "'auto' takes an endpoint that is configured, else the base model if it can, else rules, and any other name "
+        "is a model of an OpenAI-compatible endpoint.",
     )
     unanswerable: bool = Field(
         default=False, description="Ask a model for questions too that a passage does not answer; they get a refusal."

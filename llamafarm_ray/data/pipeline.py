@@ -92,13 +92,14 @@ def build_dataset(
     _require_generation(config)
     require_cluster()
     qa = config.preprocessing.qa_generation
-    choice = choose_generator(qa, base_model=base_model, environment=os.environ)
+    machine = largest_node()
+    choice = choose_generator(qa, base_model=base_model, environment=os.environ, has_gpu=machine.num_gpus > 0)
     plan = plan_writer(
         choice,
         qa,
         cache=cache or str(output.with_name(f".{output.name}.answers").absolute()),
         environment=os.environ,
-        machine=largest_node(),
+        machine=machine,
     )
     documents_end = _DOCUMENTS_END_WITH_MODEL if plan else _DOCUMENTS_END
     tell = progress or (lambda _stage, _fraction: None)

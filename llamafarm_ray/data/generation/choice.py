@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from llamafarm_ray.config import QaGeneration
@@ -12,6 +13,11 @@ from llamafarm_ray.errors import InputError
 __all__ = ["Choice", "Generator", "choose_generator"]
 
 Generator = Literal["rules", "endpoint", "base_model"]
+
+_LEAST_BYTES = 100_000_000
+"""Weights of a model that can write: 135M parameters, the smallest that was tried, have 270 MB."""
+_MOST_CPU_BYTES = 1_500_000_000
+"""Weights of a model that writes pairs of a hundred sentences in about ten minutes on two CPU cores."""
 
 _OFFICIAL_URL = "https://api.openai.com/v1"
 _MODEL_KEY, _URL_KEY = (
@@ -37,17 +43,21 @@ class Choice:
     base_url: str = ""
 
 
-def choose_generator(qa: QaGeneration, *, base_model: str | None, environment: Mapping[str, str]) -> Choice:
+def choose_generator(
+    qa: QaGeneration, *, base_model: str | None, environment: Mapping[str, str], has_gpu: bool = False
+) -> Choice:
     """Choose the engine for ``qa_generation.model``.
 
     ``auto`` takes the endpoint that is configured, else the base model, else the rules. An endpoint that only the
     environment names is taken by ``auto`` if ``endpoint.model`` says which model to ask: a key that lies in the
-    environment for something else must not spend money.
+    environment for something else must not spend money. A base model in a folder has to be large enough to write, and
+    small enough to do it in minutes where there is no GPU.
 
     Args:
         qa: the section of the configuration.
-        base_model: ``base_model`` of the configuration.
+        base_model: ``base_model`` of the configuration, or the folder that it was found in.
         environment: environment variables.
+        has_gpu: True if a model can compute on a GPU.
 
     Raises:
         InputError: a model is named and no endpoint is configured, or the base model is wanted and there is none.
@@ -73,9 +83,28 @@ def choose_generator(qa: QaGeneration, *, base_model: str | None, environment: M
     if qa.endpoint.base_url:
         raise InputError(f"{_URL_KEY} is set, and qa_generation.endpoint.model is not.", hint="Name the model to ask.")
     unnamed = f"{origin} is set, but qa_generation.endpoint.model is not; " if url else "No endpoint is configured; "
-    if base_model is not None:
-        return Choice("base_model", base_model, f"{unnamed}the base model writes the pairs.")
-    return Choice("rules", "", f"{unnamed}no base model is set either, so rules write the pairs.")
+    why = _why_it_cannot_write(base_model, has_gpu=has_gpu)
+    if base_model is None or why:
+        return Choice("rules", "", f"{unnamed}{why}, so rules write the pairs.")
+    return Choice("base_model", base_model, f"{unnamed}the base model writes the pairs.")
+
+
+def _why_it_cannot_write(base_model: str | None, *, has_gpu: bool) -> str:
+    """Return the reason why a base model can't write the pairs; empty if it can, or its size is not known."""
+    if base_model is None:
+        return "no base model is set either"
+    size = _weights_bytes(Path(base_model))
+    if size is not None and size < _LEAST_BYTES:
+        return "the base model is too small to write"
+    if size is not None and size > _MOST_CPU_BYTES and not has_gpu:
+        return "the base model needs a GPU to write in minutes"
+    return ""
+
+
+def _weights_bytes(folder: Path) -> int | None:
+    """Return the size of a folder's weights; None if there are none."""
+    sizes = [path.stat().st_size for path in folder.glob("*.safetensors")] if folder.is_dir() else []
+    return sum(sizes) or None
 
 
 def _endpoint(qa: QaGeneration, environment: Mapping[str, str]) -> tuple[str, str]:

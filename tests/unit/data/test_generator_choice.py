@@ -38,6 +38,23 @@ def test_the_choice_and_its_reason(chosen, generator, model, url, because):
 
 
 @pytest.mark.parametrize(
+    ("size", "has_gpu", "generator"),
+    [
+        (2_000_000, True, "rules"),
+        (270_000_000, False, "base_model"),
+        (3_000_000_000, False, "rules"),
+        (3_000_000_000, True, "base_model"),
+    ],
+)
+def test_a_base_model_writes_if_it_can_and_does_not_take_hours(tmp_path, size, has_gpu, generator):
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.truncate(size)
+    qa = QaGeneration()
+    chosen = choose_generator(qa, base_model=str(tmp_path), environment={}, has_gpu=has_gpu)
+    assert (chosen.generator, "base model" in chosen.reason) == (generator, True)
+
+
+@pytest.mark.parametrize(
     ("model", "endpoint", "told"),
     [
         ("gpt-4o-mini-turbo", {}, "OPENAI_API_KEY"),

@@ -32,7 +32,7 @@ def test_questions_are_asked_with_passages_of_the_corpus(settings):
     exam = exam_of_files(config(**settings, retrieved_passages=1))
     built, burned = exam.asked
     assert built.prompts["retrieved"].split("\n\n")[1:] == [
-        "The mill was built in 1832.",
+        "Mill\nThe mill was built in 1832.",
         "Question: When was the mill built?",
     ]
     assert built.prompts["gold"] == built.prompts["retrieved"]
