@@ -11,12 +11,15 @@ from llamafarm_ray.text.tokens import word_tokens
 
 __all__ = ["PassageIndex"]
 
+_K1, _B = 0.9, 0.4
+
 
 class PassageIndex:
     """An index of passages in any script.
 
     Source of the ranking: Robertson et al., 1994 (BM25), in Lucene's form, as bm25s computes it
-    (https://arxiv.org/abs/2407.03618).
+    (https://arxiv.org/abs/2407.03618), with Anserini's parameters (Yang et al., 2017, "Anserini: Enabling the Use of
+    Lucene for Information Retrieval Research"): passages are of like length, and a word rarely counts twice.
 
     Args:
         texts: the passages.
@@ -24,7 +27,7 @@ class PassageIndex:
 
     def __init__(self, texts: Sequence[str]) -> None:
         self._num_texts = len(texts)
-        self._index = bm25s.BM25()
+        self._index = bm25s.BM25(k1=_K1, b=_B)
         words = [word_tokens(text) or [""] for text in texts]
         self._is_empty = not texts
         if not self._is_empty:

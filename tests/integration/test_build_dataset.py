@@ -101,7 +101,7 @@ def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_clust
     assert row["messages"][1] == {"role": "assistant", "content": "The pool opens at 9:15."}
     assert row["document"] == "pool.pdf"
     assert row["document_digest"] == Digest.of((corpus / "pool.pdf").read_bytes())
-    assert row["passage"] == "The pool opens at 9:15."
+    assert row["passage"].endswith("\nThe pool opens at 9:15.")
     assert sum(document.num_examples for document in splits.documents) == len(rows)
     # Where two documents say the same, the first one in the order of the paths is named.
     assert DocumentRecord("copy.txt", Digest.of((corpus / "copy.txt").read_bytes()), 8) in splits.documents
