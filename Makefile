@@ -63,10 +63,8 @@ bench: setup ## What is measured, beside its goals and peers (BENCH=registry for
 	@set -e; for file in tests/benchmarks/$(BENCH).py; do PYTHONPATH=tests $(BIN)/python $$file $(ARGS); done
 
 check: setup ## Lint, format, types and import layers.
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/mypy & types=$$!; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports; others=$$?; \
+	wait $$types && exit $$others
 
 format: setup ## Rewrite the code in the project's format.
 	@$(BIN)/ruff check --fix .
