@@ -44,7 +44,7 @@ test: setup ## All tests but the long ones; the time of each tier and the slowes
 	@$(BIN)/python tests/tiers.py $(ARGS)
 
 test-unit: setup ## Tests that need no Ray.
-	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu and not s3" $(ARGS)
+	@$(BIN)/python -m pytest tests/unit -n auto --dist loadfile -m "not long and not gpu and not s3" $(ARGS)
 
 test-gpu: setup ## Training's promises and speed on a GPU (EXTRA=gpu).
 	@$(BIN)/python -m pytest tests/gpu -m gpu $(ARGS)

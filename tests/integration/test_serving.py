@@ -399,10 +399,14 @@ def test_the_engine_takes_one_process(served):
     assert "vllm_imports" in " ".join(engine.parent().cmdline()), "it was forked, and imported nothing itself"
 
 
-def test_the_engines_sockets_are_in_the_folder_that_goes_with_its_ray(served):
+def test_the_engines_sockets_are_in_the_folder_that_goes_with_its_ray(served, monkeypatch):
     import ray
+    from vllm.utils.network_utils import get_open_zmq_ipc_path
 
-    assert any(path.is_socket() for path in Path(ray.get_runtime_context().get_temp_dir()).iterdir())
+    folder = ray.get_runtime_context().get_temp_dir()
+    assert any(path.is_socket() for path in Path(folder).iterdir())
+    monkeypatch.setenv(vllm_process._SOCKETS, folder)
+    assert len(get_open_zmq_ipc_path()) == len(f"ipc://{folder}") + vllm_process._SOCKET_NAME_BYTES
 
 
 def test_an_option_that_vllm_does_not_have_is_refused_before_anything_starts(served):
@@ -420,7 +424,7 @@ def test_models_share_the_memory_that_ray_gives_out_on_a_node(ray_cluster):
     assert largest_node_bytes() == int(ray.cluster_resources()["memory"]) > 0
 
 
-def test_what_is_relied_on_of_rays_private_parts_is_there(monkeypatch):
+def test_what_is_relied_on_of_rays_private_parts_is_there():
     from ray._private.state import state
     from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackCtx
     from ray.llm._internal.serve.core.server.llm_server import LLMServer
@@ -434,7 +438,6 @@ def test_what_is_relied_on_of_rays_private_parts_is_there(monkeypatch):
     from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
     from vllm.entrypoints.openai.models.serving import OpenAIServingModels
     from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
-    from vllm.utils.network_utils import get_open_zmq_ipc_path
     from vllm.utils.ompmultiprocessing import OMPProcessManager
     from vllm.v1.engine import EngineCoreOutput
     from vllm.v1.engine import core as engine_core
@@ -450,8 +453,6 @@ def test_what_is_relied_on_of_rays_private_parts_is_there(monkeypatch):
 
     assert callable(OMPProcessManager.configure_omp_envs)
     assert callable(engine_utils.get_mp_context)
-    monkeypatch.setenv(vllm_process._SOCKETS, "/a")
-    assert len(get_open_zmq_ipc_path()) == len("ipc:///a") + vllm_process._SOCKET_NAME_BYTES
     assert engine_core.StructuredOutputManager is StructuredOutputManager
     assert all(hasattr(StructuredOutputManager, name) for name in ("grammar_init", "clear_backend"))
     assert all(hasattr(CPUModelRunner, name) for name in ("_sample", "_bookkeeping_sync"))

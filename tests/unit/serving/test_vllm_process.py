@@ -230,5 +230,6 @@ def test_a_folder_whose_sockets_the_system_would_refuse_is_not_used(tmp_path, mo
     keep_sockets_in("f" * length)
     assert ("VLLM_RPC_BASE_PATH" in os.environ) == (length == 70)
     monkeypatch.delenv("VLLM_RPC_BASE_PATH", raising=False)
-    with socket.socket(socket.AF_UNIX) as made, contextlib.nullcontext() if length == 70 else pytest.raises(OSError):
+    fits = contextlib.nullcontext() if length == 70 else pytest.raises(OSError, match="too long")
+    with socket.socket(socket.AF_UNIX) as made, fits:
         made.bind(f"{'f' * length}/{uuid.uuid4()}")
