@@ -66,6 +66,14 @@ def beside_the_demo(request):
 
 
 @pytest.fixture(scope="session")
+def demos_base(started_demo):
+    """The demo's base model, which is there before the demo has ended."""
+    _, runs, _, output = started_demo
+    assert (runs / "base" / "base.json").exists(), output.read_text(encoding="utf-8")[-6000:]
+    return runs / "base"
+
+
+@pytest.fixture(scope="session")
 def demo(started_demo):
     process, runs, temporary, output = started_demo
     returncode = process.wait()
