@@ -16,8 +16,9 @@ BIN = ROOT / ".venv" / "bin"
 
 
 def environment(**more):
-    """This process's environment without what points at another Ray."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "LLAMAFARM_"))}
+    """Return this process's environment without what points at another Ray, or at the `make` that runs the tests."""
+    others = ("RAY_", "LLAMAFARM_", "MAKE", "MFLAGS")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", **more}
 
 
