@@ -44,7 +44,7 @@ test: setup ## All tests but the long ones; the time of each tier and the slowes
 	@$(BIN)/python tests/tiers.py $(ARGS)
 
 test-unit: setup ## Tests that need no Ray.
-	@$(BIN)/python -m pytest tests/unit -n auto -m "not long and not gpu and not s3" $(ARGS)
+	@$(BIN)/python -m pytest tests/unit -n auto --dist loadfile -m "not long and not gpu and not s3" $(ARGS)
 
 test-gpu: setup ## Training's promises and speed on a GPU (EXTRA=gpu).
 	@$(BIN)/python -m pytest tests/gpu -m gpu $(ARGS)
@@ -63,10 +63,8 @@ bench: setup ## What is measured, beside its goals and peers (BENCH=registry for
 	@set -e; for file in tests/benchmarks/$(BENCH).py; do PYTHONPATH=tests $(BIN)/python $$file $(ARGS); done
 
 check: setup ## Lint, format, types and import layers.
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/mypy & types=$$!; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports; others=$$?; \
+	wait $$types && exit $$others
 
 format: setup ## Rewrite the code in the project's format.
 	@$(BIN)/ruff check --fix .

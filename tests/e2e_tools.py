@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -16,14 +16,19 @@ BIN = ROOT / ".venv" / "bin"
 
 
 def environment(**more):
-    """This process's environment without what points at another Ray."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "LLAMAFARM_"))}
+    """Return this process's environment without what points at another Ray, or at the `make` that runs the tests."""
+    others = ("RAY_", "LLAMAFARM_", "MAKE", "MFLAGS")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", **more}
+
+
+END_S = 3.0
+"""Time that children get to end by themselves. Some of Ray's ignore SIGTERM, or wait for a GCS that has ended."""
 
 
 @contextmanager
 def running(command, log, **options):
-    """A process group for the time of a block."""
+    """Run a process for the time of a block, and end it and its children after it."""
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True, **options)
     try:
@@ -32,11 +37,9 @@ def running(command, log, **options):
         children = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         for number in (signal.SIGTERM, signal.SIGKILL):
             for one in (process, *children):
-                try:
-                    os.kill(one.pid, number)
-                except ProcessLookupError:
-                    continue
-            psutil.wait_procs(children, timeout=20)
+                with suppress(ProcessLookupError, psutil.NoSuchProcess):  # whose pid may be another's by now
+                    one.send_signal(number)
+            psutil.wait_procs(children, timeout=END_S if number == signal.SIGTERM else 20)
         process.wait(timeout=20)
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "runs" / "tests"
-TIERS = {"unit": ("-n", "auto"), "integration": (), "e2e": ()}
-"""In this order, with pytest's options. Two at a time take longer: they compute more than they wait."""
+TIERS = {"unit": ("-n", "auto", "--dist", "loadfile"), "integration": (), "e2e": ()}
+"""In this order, with pytest's options. Two at a time take longer: they compute more than they wait. One process runs
+the tests of a file, so that what they share is made once."""
 NUM_SLOWEST = 10
 
 

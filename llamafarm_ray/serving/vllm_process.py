@@ -12,8 +12,8 @@ that vLLM then wants; else it is started anew.
 Here is also where an engine gets the repairs of :mod:`.vllm_worker` and :mod:`.vllm_grammars`, on any hardware.
 
 It relies on ``OMPProcessManager.configure_omp_envs``, on ``UniProcExecutor``, on ``ParallelConfig``'s
-``distributed_executor_backend`` and ``worker_cls`` taking a class's name, and on ``vllm.v1.engine.utils``'s
-``get_mp_context``, by which an engine's process is started. A test names each.
+``distributed_executor_backend`` and ``worker_cls`` taking a class's name, on ``vllm.v1.engine.utils``'s
+``get_mp_context``, by which an engine's process is started, and on ``VLLM_RPC_BASE_PATH``. A test names each.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EXECUTOR", "WORKER", "engine_arranged", "prepare"]
+__all__ = ["EXECUTOR", "WORKER", "engine_arranged", "keep_sockets_in", "prepare"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ _AT_EXEC = ("LD_PRELOAD", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOM
 _FOR_AUTO = ("VLLM_CPU_NUM_OF_RESERVED_CPU", "CPU_VISIBLE_MEMORY_NODES", "VLLM_CPU_SIM_MULTI_NUMA")
 """What an operator says of the cores that vLLM chooses by itself."""
 _CPUS = Path("/sys/devices/system/cpu")
+_SOCKETS = "VLLM_RPC_BASE_PATH"
+_MOST_SOCKET_PATH_BYTES = 107
+_SOCKET_NAME_BYTES = len("/01234567-89ab-cdef-0123-456789abcdef")
 
 _prepared: Mapping[str, str | None] | None = None
 
@@ -84,6 +87,19 @@ def prepare() -> None:
         logger.warning("The engine's process imports vLLM anew, since no fork server could be started: %s", error)
     finally:
         _set(before)
+
+
+def keep_sockets_in(folder: str) -> None:
+    """Have vLLM of this process, and of its children, put its sockets into a folder, and not beside all other files.
+
+    No vLLM removes them, however it ends: they go with the folder. An operator's choice stays as it is, and so does
+    vLLM's own, the folder for temporary files, where socket paths would be too long for the system.
+
+    Args:
+        folder: that of Ray's temporary files, which a local Ray removes at its end.
+    """
+    if len(os.fsencode(folder)) + _SOCKET_NAME_BYTES <= _MOST_SOCKET_PATH_BYTES and os.access(folder, os.W_OK):
+        os.environ.setdefault(_SOCKETS, folder)
 
 
 def _cores() -> list[int]:

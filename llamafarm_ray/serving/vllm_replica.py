@@ -30,7 +30,7 @@ from llamafarm_ray.serving.replicas import ROUTER
 from llamafarm_ray.serving.router import Router
 from llamafarm_ray.serving.versions import Served, Versions
 from llamafarm_ray.serving.vllm_adapters import VllmAdapters
-from llamafarm_ray.serving.vllm_process import prepare
+from llamafarm_ray.serving.vllm_process import keep_sockets_in, prepare
 
 __all__ = ["VllmReplica", "compose"]
 
@@ -53,6 +53,7 @@ class VllmReplica(Replica):
         self._adapters = VllmAdapters(lambda: self._server.engine._oai_models)  # noqa: SLF001
         self._kinds = VECTORS if llm_config["engine_kwargs"].get("runner") == "pooling" else WRITES
         super().__init__(served, Versions(served, self._adapters, self._kinds), num_cpus)
+        keep_sockets_in(ray.get_runtime_context().get_temp_dir())
         if llm_config["accelerator_config"]["kind"] == "cpu" and _num_workers(llm_config) == 1:
             prepare()
         with serve_log_kept():

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -35,21 +36,48 @@ class DemoRun:
         return next(step[key] for step in self.summary["steps"] if key in step)
 
 
+def pytest_collection_modifyitems(items):
+    """Put the tests that don't need the demo first: they run beside it, and the others wait for its end."""
+    items.sort(key=lambda item: "demo" in item.fixturenames)
+
+
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory):
+def started_demo(tmp_path_factory):
+    """The demo's process, its folders and the file that gets its output, once its base model is made.
+
+    Making that takes all cores; later steps leave time to others.
+    """
     runs = tmp_path_factory.mktemp("runs")
     temporary = Path(tempfile.mkdtemp(prefix="e-"))  # short: Ray puts sockets below it
-    result = subprocess.run(
-        ["make", "demo", f"ARGS=--runs {runs}"],
-        cwd=ROOT,
-        env=environment(TMPDIR=str(temporary)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    yield DemoRun(result.stdout, result.returncode, runs, temporary)
+    output = runs.with_name("demo.log")
+    command = ["make", "demo", f"ARGS=--runs {runs}"]
+    with running(command, output, env=environment(TMPDIR=str(temporary)), cwd=ROOT) as process:
+        while process.poll() is None and not (runs / "base" / "base.json").exists():
+            time.sleep(0.1)
+        yield process, runs, temporary, output
     shutil.rmtree(temporary, ignore_errors=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def beside_the_demo(request):
+    """Start the demo before the first test, where any test needs it."""
+    if any("demo" in item.fixturenames for item in request.session.items):
+        request.getfixturevalue("started_demo")
+
+
+@pytest.fixture(scope="session")
+def demos_base(started_demo):
+    """The demo's base model, which is there before the demo has ended."""
+    _, runs, _, output = started_demo
+    assert (runs / "base" / "base.json").exists(), output.read_text(encoding="utf-8")[-6000:]
+    return runs / "base"
+
+
+@pytest.fixture(scope="session")
+def demo(started_demo):
+    process, runs, temporary, output = started_demo
+    returncode = process.wait()
+    return DemoRun(output.read_text(encoding="utf-8"), returncode, runs, temporary)
 
 
 @dataclasses.dataclass
@@ -64,7 +92,7 @@ class RayHead:
         return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def ray_head():
     folder = Path(tempfile.mkdtemp(prefix="rh-"))
     ports = free_ports(50)

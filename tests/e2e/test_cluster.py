@@ -13,18 +13,18 @@ from llamafarm_ray.registry import open_registry
 pytestmark = pytest.mark.timeout(900)  # the first test to run waits for the whole demo
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def home(tmp_path_factory):
     return tmp_path_factory.mktemp("home")
 
 
-@pytest.fixture(scope="module")
-def trained(demo, ray_head, home):
+@pytest.fixture(scope="session")
+def trained(demos_base, ray_head, home):
     """README's job, on the demo's base and for a few steps."""
     return ray_head.run(
         *["ray", "job", "submit", "--address", ray_head.dashboard, "--working-dir", ".", "--"],
         *["python", "jobs/train.py", "--config", "jobs/configs/basic_lora.yaml", "--home", str(home)],
-        *["--set", f"base_model={demo.runs / 'base'}", "--set", "fine_tuning.training.max_steps=4"],
+        *["--set", f"base_model={demos_base}", "--set", "fine_tuning.training.max_steps=4"],
     )
 
 

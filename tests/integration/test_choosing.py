@@ -1,6 +1,5 @@
 """The best model answers: for ``auto`` and the agents' client, in one application and across all; status shows them."""
 
-import contextlib
 import json
 
 import httpx
@@ -36,45 +35,52 @@ def scholar(served, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def second(served):
-    """A second application on the same cluster, with another engine, below ``/second``."""
-    with application(served, SECOND, served.base, adapters=["bot:1.1.0"]) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def poet(served, tmp_path_factory):
-    """An application below ``/third`` with another base model, and its adapter ``poet`` for the task ``rhymes``."""
-    folder = tmp_path_factory.mktemp("poet")
-    base = make_tiny_model(folder / "other", hidden_size=64, seed=7)
-    adapter = make_adapter(base, folder / "adapter", seed=41)
-    register(served.registry, Registration(adapter, name="poet", capabilities=("rhymes",), alias="production"))
-    with application(served, THIRD, base, adapters=["poet:1.0.0"]) as url:
-        # Controllers look around every five seconds.
-        wait_until(lambda: auto(served, task="rhymes").status_code == 307, 60)
-        yield url
-
-
-@contextlib.contextmanager
-def application(served, name, base, **options):
-    """One more application on the same cluster, with another engine, below a path of its name; its URL."""
+def applications(served):
+    """Start applications on the same cluster, with another engine, below paths of their names; they end together."""
     from ray import serve
 
     from llamafarm_ray.serving.application import build
     from llamafarm_ray.serving.rollouts.actor import stop_controller
 
-    args = {
-        "home": served.registry.home.uri,
-        "base_model": str(base),
-        "deployment": {"engine": "transformers", **options},
-    }
-    serve.run(build(args), name=name, route_prefix=f"/{name}")
-    url = f"{served.root}/{name}/v1"
-    # Serve has it running before it tells HAProxy.
-    wait_until(lambda: httpx.get(f"{url}/models", timeout=10).is_success, 30)
-    yield url
-    serve.delete(name)  # and wait: until it is gone, `auto` still sends requests there
-    stop_controller(served.registry.home.uri, name)
+    names = []
+
+    def start(name, base, **options):
+        args = {
+            "home": served.registry.home.uri,
+            "base_model": str(base),
+            "deployment": {"engine": "transformers", **options},
+        }
+        names.append(name)
+        serve.run(build(args), name=name, route_prefix=f"/{name}")
+        url = f"{served.root}/{name}/v1"
+        # Serve has it running before it tells HAProxy.
+        wait_until(lambda: httpx.get(f"{url}/models", timeout=10).is_success, 30)
+        return url
+
+    yield start
+    for name in names:
+        serve.delete(name, _blocking=False)
+    for name in names:
+        serve.delete(name)  # and wait: until it is gone, `auto` still sends requests there
+        stop_controller(served.registry.home.uri, name)
+
+
+@pytest.fixture(scope="module")
+def second(served, applications):
+    return applications(SECOND, served.base, adapters=["bot:1.1.0"])
+
+
+@pytest.fixture(scope="module")
+def poet(served, applications, tmp_path_factory):
+    """An application below ``/third`` with another base model, and its adapter ``poet`` for the task ``rhymes``."""
+    folder = tmp_path_factory.mktemp("poet")
+    base = make_tiny_model(folder / "other", hidden_size=64, seed=7)
+    adapter = make_adapter(base, folder / "adapter", seed=41)
+    register(served.registry, Registration(adapter, name="poet", capabilities=("rhymes",), alias="production"))
+    url = applications(THIRD, base, adapters=["poet:1.0.0"])
+    # Controllers look around every five seconds.
+    wait_until(lambda: auto(served, task="rhymes").status_code == 307, 60)
+    return url
 
 
 def auto(served, **limits):

@@ -28,7 +28,7 @@ def place(ray_cluster, tmp_path_factory):
 @pytest.mark.parametrize(
     ("name", "files"),
     [
-        ("qlora", {"adapter_config.json", "adapter_model.safetensors"}),
+        pytest.param("qlora", {"adapter_config.json", "adapter_model.safetensors"}, marks=pytest.mark.long),
         pytest.param("full", {"config.json", "model.safetensors"}, marks=pytest.mark.long),
         pytest.param("deepspeed", {"adapter_config.json", "adapter_model.safetensors"}, marks=pytest.mark.long),
     ],

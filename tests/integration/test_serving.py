@@ -399,6 +399,16 @@ def test_the_engine_takes_one_process(served):
     assert "vllm_imports" in " ".join(engine.parent().cmdline()), "it was forked, and imported nothing itself"
 
 
+def test_the_engines_sockets_are_in_the_folder_that_goes_with_its_ray(served, monkeypatch):
+    import ray
+    from vllm.utils.network_utils import get_open_zmq_ipc_path
+
+    folder = ray.get_runtime_context().get_temp_dir()
+    assert any(path.is_socket() for path in Path(folder).iterdir())
+    monkeypatch.setenv(vllm_process._SOCKETS, folder)
+    assert len(get_open_zmq_ipc_path()) == len(f"ipc://{folder}") + vllm_process._SOCKET_NAME_BYTES
+
+
 def test_an_option_that_vllm_does_not_have_is_refused_before_anything_starts(served):
     deployment = {"engine_kwargs": {"max_lorras": 4}}
     with pytest.raises(InputError, match=r"deployment\.engine_kwargs: .*max_lorras"):

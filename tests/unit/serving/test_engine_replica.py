@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from method_models import randomise, reload, trained, wrapped
+from patience import patience
 from ray import serve
 from tiny_model import make_tiny_model
 
@@ -197,7 +198,7 @@ def test_the_version_that_an_alias_left_is_unloaded_and_its_files_may_be_evicted
         assert replica.loaded() == sorted([former, latest])
         registry.promote("bot:1.1.0", "production")
         await replica._versions._view.refresh()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(patience(1)):
             while replica.loaded() != [latest]:  # noqa: ASYNC110 - of an engine that tells nobody
                 await asyncio.sleep(0.01)
         assert (await ask(replica, "bot")).headers["x-llamafarm-model"] == "bot:1.1.0"

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from gate import CHAT, ONE, Engine, Server
+from patience import patience
 
 from llamafarm_ray.serving.resolution import Target
 
@@ -39,7 +40,7 @@ class Leaving:
         self.left.set()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(task, 1)
+            await asyncio.wait_for(task, patience(1))
 
     def ask(self, server):
         headers = [(b"content-type", b"application/json")]
@@ -48,7 +49,7 @@ class Leaving:
 
 
 async def until(holds):
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(patience(1)):
         while not holds():  # noqa: ASYNC110  (an engine tells nobody)
             await asyncio.sleep(0)
 

@@ -12,6 +12,7 @@ import pytest
 import requests
 from gate import ANN, BASE, BEN, ONE, TWO, Server, adapter, is_openai_error, models_state, principal
 from gate_over_http import listening
+from patience import patience
 from ray.exceptions import RayError
 
 from llamafarm_ray.client import select_model_async
@@ -518,7 +519,7 @@ def test_a_replica_that_is_late_has_nobody_else_wait_for_the_controller(monkeypa
         assert await made.known() == Known(Figures(VECTORS))
         fleet.is_late = True
         for _ in range(3):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(patience(5)):
                 assert await made.known() == Known(Figures(VECTORS))
 
     asyncio.run(story())

@@ -6,6 +6,7 @@ import pytest
 import torch
 from engine_answers import NUM_TOKENS, answer, generate, tokens
 from method_models import randomise, reload, trained, wrapped
+from patience import patience
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError
@@ -315,7 +316,7 @@ def test_an_unloaded_version_is_freed_and_its_answer_is_written_to_the_end(base,
         with pytest.raises(NotFoundError, match="bot"):
             await answer(engine, "bot", PROMPTS[0])
         del stream
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(patience(5)):
             while gone() is not None:  # the thread may be at the end of the last step
                 await asyncio.sleep(0.01)
                 gc.collect()

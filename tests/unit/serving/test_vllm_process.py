@@ -3,15 +3,18 @@
 import contextlib
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
+import uuid
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
 
 from llamafarm_ray.serving import vllm_process
-from llamafarm_ray.serving.vllm_process import EXECUTOR, WORKER, engine_arranged
+from llamafarm_ray.serving.vllm_process import EXECUTOR, WORKER, engine_arranged, keep_sockets_in
 
 
 @pytest.fixture(params=[True, False], ids=["cpu", "gpu"])
@@ -205,3 +208,28 @@ def test_a_forked_process_has_the_environment_of_the_one_that_asked(monkeypatch)
 
 def tell(sender):
     sender.send((os.environ["LLAMAFARM_TEST"], vllm_process.multiprocessing.current_process().name))
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "ours"), ("/operators", "/operators")])
+def test_sockets_are_put_where_they_are_removed_and_an_operators_choice_stays(tmp_path, monkeypatch, given, expected):
+    monkeypatch.delenv("VLLM_RPC_BASE_PATH", raising=False)
+    folder = tmp_path / "ours"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)  # a short path, wherever the tests' folders are
+    if given is not None:
+        monkeypatch.setenv("VLLM_RPC_BASE_PATH", given)
+    keep_sockets_in("ours")
+    assert os.environ["VLLM_RPC_BASE_PATH"] == expected
+
+
+@pytest.mark.parametrize("length", [70, 71])
+def test_a_folder_whose_sockets_the_system_would_refuse_is_not_used(tmp_path, monkeypatch, length):
+    monkeypatch.delenv("VLLM_RPC_BASE_PATH", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("f" * length).mkdir()
+    keep_sockets_in("f" * length)
+    assert ("VLLM_RPC_BASE_PATH" in os.environ) == (length == 70)
+    monkeypatch.delenv("VLLM_RPC_BASE_PATH", raising=False)
+    fits = contextlib.nullcontext() if length == 70 else pytest.raises(OSError, match="too long")
+    with socket.socket(socket.AF_UNIX) as made, fits:
+        made.bind(f"{'f' * length}/{uuid.uuid4()}")

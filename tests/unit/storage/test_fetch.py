@@ -242,9 +242,12 @@ def test_a_body_that_stays_truncated_is_told(get, server):
     assert get.bytes() == DATA
 
 
-def test_a_server_that_says_nothing_any_more_is_asked_again(get, server):
+def test_a_server_that_says_nothing_any_more_is_asked_again(server, tmp_path):
     server.fault = once(Fault(drip=10))
-    get(patience=Patience(read_s=0.2, attempts=50, first_wait_s=0.001, max_wait_s=0.001))
+    impatient = Patience(read_s=0.2, attempts=50, first_wait_s=0.001, max_wait_s=0.001)
+    with Web(Credentials({}), impatient) as web:
+        get = Fetch(server, web, tmp_path)
+        get(patience=impatient)
     assert get.bytes() == DATA
 
 

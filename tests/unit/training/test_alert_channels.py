@@ -12,6 +12,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
 from hook import Hook
+from patience import patience
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.config import parse_config
@@ -66,7 +67,7 @@ def test_a_webhook_that_does_not_answer_is_given_up_and_its_secret_not_shown():
         started = time.monotonic()
         with pytest.raises(OSError, match="ReadTimeout") as raised:
             channel.send(NOTICE)
-        assert time.monotonic() - started < 3
+        assert time.monotonic() - started < patience(3)
     assert "SECRET" not in f"{raised.value} {channel!r} {channel.name}"
 
 
@@ -219,5 +220,5 @@ def test_a_channel_that_hangs_is_left_in_bounded_time():
         delivery.send(NOTICE)
         delivery.close()
         delivery.join(0.3)
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < patience(2)
     assert "did not finish within 0.3 s" in said[0]

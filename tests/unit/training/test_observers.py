@@ -8,6 +8,7 @@ import time
 
 import pytest
 from hook import Hook
+from patience import patience
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ClusterError, TrainingError, UserError
@@ -247,11 +248,11 @@ def test_a_broken_tracker_neither_slows_nor_ends_a_run(tmp_path, monkeypatch, ki
     for step in range(1, 31):
         started = time.monotonic()
         alerts += observers.step(progress(step)).progress.alerts
-        assert time.monotonic() - started < 0.3
+        assert time.monotonic() - started < patience(0.3)
         time.sleep(0.03)
     started = time.monotonic()
     observers.finish()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < patience(2)
     release.set()
     assert len(alerts) == 1
     assert alerts[0].startswith("Tracker failed: RuntimeError: server gone" if kind == "fails" else "Tracker has not")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from patience import patience
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.config import parse_config
@@ -216,7 +217,7 @@ def test_mlflow_writes_to_a_server_and_one_that_dies_is_left_out(mlflow_server, 
     started = time.monotonic()
     for step in range(1, 200):
         background.put(record_of(progress(step)))
-    assert time.monotonic() - started < 1, "no step waits"
+    assert time.monotonic() - started < patience(1), "no step waits"
     background.close()
     background.join()
     assert time.monotonic() - started < 25
@@ -297,7 +298,7 @@ def test_something_that_hangs_is_given_up_while_steps_go_on():
         background.put(item)
     background.close()
     background.join()
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started < patience(0.2)
     release.set()
     assert len(said) == 1
 
