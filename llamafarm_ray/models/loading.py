@@ -182,6 +182,9 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
         config = _read_config(folder)
         if getattr(config.get_text_config(), "attn_logit_softcapping", None):
             options["attn_implementation"] = "eager"  # the one that caps the scores, as the model was trained
+        packed = getattr(config, "quantization_config", None)
+        if isinstance(packed, dict) and packed.get("quant_method") == "compressed-tensors":
+            packed["dequantize"] = True  # else the first forward pass does it, when adapters are in the layers' place
         model, report = _MODELS[task].from_pretrained(
             str(folder),
             config=config,

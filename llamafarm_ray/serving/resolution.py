@@ -135,7 +135,8 @@ def _shadow_of(candidate: Target, rollout: str) -> Target:
 def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) -> bool:
     """Whether a version can be served where that base model is: an adapter of it, or another form of the same model.
 
-    Those are kind ``quantized``: where one of a model's GGUF or ONNX files is deployed, so can be the others.
+    Those are kind ``quantized``: where one of a model's GGUF or ONNX files is deployed, so can be the others. Quantized
+    safetensors are deployed by themselves.
 
     Args:
         record: the version.
@@ -146,10 +147,11 @@ def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) 
     match registered.kind:
         case ModelKind.ADAPTER:
             return registered.base_digest == base_digest
-        case ModelKind.QUANTIZED:
+        case ModelKind.QUANTIZED if not registered.fills_engine:
             deployed = (one.registered for one in state.with_content(base_digest))
             return any(
-                one.kind is ModelKind.QUANTIZED and one.base_digest == registered.base_digest for one in deployed
+                one.kind is ModelKind.QUANTIZED and not one.fills_engine and one.base_digest == registered.base_digest
+                for one in deployed
             )
     return False
 
