@@ -25,7 +25,7 @@ from llamafarm_ray.models.loading import linear_layers, load_model
 from llamafarm_ray.models.quantize.gptq import fit_layers
 from llamafarm_ray.models.quantize.schemes import Scheme
 
-__all__ = ["group_size", "pack_compressed_tensors", "pack_nf4", "weight_scales"]
+__all__ = ["check_linear", "group_size", "pack_compressed_tensors", "pack_nf4", "weight_scales"]
 
 _GROUPS = (128, 64, 32)
 """Numbers of weights with one scale, the usual first."""
@@ -126,6 +126,24 @@ def _narrow(model: Any, dtype: torch.dtype) -> None:
         if parameter.dtype is torch.float32:
             parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
+
+
+def check_linear(model: Any) -> None:
+    """Check that most weights beside embeddings are in linear layers, which are the ones that are packed.
+
+    Raises:
+        UnsupportedError: they are elsewhere, as a mixture's experts are.
+    """
+    modules = dict(model.named_modules())
+    outer = {id(one.weight): one.weight for one in (model.get_input_embeddings(), model.get_output_embeddings()) if one}
+    inner = sum(one.numel() for one in model.parameters() if id(one) not in outer)
+    linear = sum(modules[name].weight.numel() for name in linear_layers(model))
+    if linear < inner / 2:
+        share = f"{linear / inner:.0%} are in linear layers"
+        raise UnsupportedError(
+            f"Of the weights of this {model.config.model_type} only {share}, and others are not packed.",
+            hint="Mixtures of experts are not quantized yet.",
+        )
 
 
 def _packable(model: Any) -> dict[str, Any]:

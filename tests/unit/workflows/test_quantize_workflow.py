@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.cli.main import run
@@ -148,3 +149,38 @@ def test_the_command_prints_a_table_or_json_and_registers(base, tmp_path, capsys
     assert "Registered tiny:1.0.0 (quantized)" in printed
     assert run([*command, "--output", str(tmp_path / "b"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["tried"][0]["difference"]["num_tokens"] > 300
+
+
+def test_results_on_a_quantized_base_are_kept_apart_and_let_the_adapter_in(base, registry, tmp_path):
+    from method_models import randomise, trained, wrapped
+
+    from llamafarm_ray.config import MethodParameters, parse_config
+    from llamafarm_ray.evaluation.result import EvaluationResult
+    from llamafarm_ray.models.adapters import load_adapter, prove_adapter
+    from llamafarm_ray.types import Digest
+    from llamafarm_ray.workflows.evaluate import EvaluatedModel, store_result
+
+    register(registry, Registration(base, name="tiny"))
+    quantize(registry, "tiny", tmp_path / "out", scheme="int4", measure=None)
+    packed = register(registry, Registration(tmp_path / "out", name="tiny-int4")).registered
+    method, model = wrapped(base, "lora", MethodParameters(r=4))
+    randomise(model)
+    (tmp_path / "lora").mkdir()
+    method.save(model, trained(model), tmp_path / "lora")
+    register(registry, Registration(tmp_path / "lora", name="bot", base_model="tiny"))
+    found = EvaluatedModel.find(parse_config({"base_model": "tiny-int4"}), registry, "bot")
+    assert (found.is_elsewhere, found.base_weights) == (True, packed.manifest)
+    prove_adapter(tmp_path / "lora", found.base)
+    ids = torch.tensor([[5, 40, 77]])
+    with torch.no_grad():
+        plain = load_model(found.base, dtype=torch.float32).eval()
+        before = plain(input_ids=ids).logits
+        assert not torch.allclose(load_adapter(plain, found.adapter).eval()(input_ids=ids).logits, before, atol=1e-3)
+    served = {"base_name": "tiny-int4", "base_digest": Digest(packed.manifest)}
+    with pytest.raises(NotFoundError, match="Evaluate it there first"):
+        resolve("bot", registry.state, **served)
+    store_result(registry, found, EvaluationResult("bot:1.0.0", "2026-11-29T00:00:00Z", {}))
+    assert resolve("bot", registry.state, **served).ref == "bot:1.0.0"
+    assert list(registry.resolve("bot").metrics) == ["evaluated_on"]
+    with pytest.raises(InputError, match="was trained on: their digests differ"):
+        EvaluatedModel.find(parse_config({"base_model": str(make_tiny_model(tmp_path / "x", seed=5))}), registry, "bot")
