@@ -14,14 +14,14 @@ from typing import Literal
 
 from llamafarm_ray.errors import DeploymentError
 
-__all__ = ["Speed", "SpeedEngine", "SpeedTrial", "measure_speed"]
+__all__ = ["MARK", "Speed", "SpeedEngine", "SpeedTrial", "measure_speed"]
 
 SpeedEngine = Literal["vllm", "transformers", "gguf"]
 
 _MODULE = "llamafarm_ray.serving.speed_process"
-_MARK = "speed: "
+MARK = "speed: "
+"""What the line with the result begins with."""
 _LONGEST_S = 300.0
-_LAST_LINES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,13 @@ def measure_speed(trial: SpeedTrial, *, timeout_s: float = _LONGEST_S) -> Speed:
         )
     except subprocess.TimeoutExpired:
         raise DeploymentError(f"Engine {trial.engine} did not answer within {timeout_s:.0f} s.") from None
-    told = next((line for line in ended.stdout.splitlines() if line.startswith(_MARK)), None)
+    told = next((line for line in ended.stdout.splitlines() if line.startswith(MARK)), None)
     if ended.returncode != 0 or told is None:
         raise DeploymentError(f"Engine {trial.engine} can't serve {trial.model!r}: {_reason(ended.stderr)}")
-    return Speed(**json.loads(told.removeprefix(_MARK)))
+    return Speed(**json.loads(told.removeprefix(MARK)))
 
 
 def _reason(errors: str) -> str:
     lines = [line.strip() for line in errors.splitlines() if line.strip()]
     named = [line for line in lines if "Error" in line]
-    return " ".join((named or lines or ["no reason was given"])[-_LAST_LINES:][-1:])
+    return (named or lines or ["no reason was given"])[-1]

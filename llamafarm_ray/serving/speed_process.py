@@ -15,7 +15,7 @@ from pathlib import Path
 
 from llamafarm_ray.models.convert.measure import held_out_text
 from llamafarm_ray.serving.engines.base import Engine, SamplingParams
-from llamafarm_ray.serving.speed import _MARK, SpeedTrial
+from llamafarm_ray.serving.speed import MARK, SpeedTrial
 
 _NAME = "model"
 _STEP = 7
@@ -33,7 +33,7 @@ def main() -> None:
         rounds = asyncio.run(_measure(trial))
     first = statistics.median(first for first, _ in rounds)
     rate = statistics.median(rate for _, rate in rounds)
-    sys.stdout.write(f"\n{_MARK}{json.dumps({'first_token_s': first, 'tokens_per_s': rate})}\n")
+    sys.stdout.write(f"\n{MARK}{json.dumps({'first_token_s': first, 'tokens_per_s': rate})}\n")
 
 
 def prompts(ids: Sequence[int], trial: SpeedTrial, max_tokens: int | None) -> list[list[list[int]]]:

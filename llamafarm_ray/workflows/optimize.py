@@ -17,8 +17,8 @@ from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, InputError, UnsupportedError
 from llamafarm_ray.models.convert.gguf_model import gguf_config, read_tensor
 from llamafarm_ray.models.folder import gguf_file, weight_formats
+from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.processor import cpu_has_bf16
-from llamafarm_ray.models.quantize.packed_files import is_packed
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 from llamafarm_ray.serving.optimize.devices import THIS_MACHINE, Device, find_device, read_devices
 from llamafarm_ray.serving.optimize.forms import Settings, makeable_forms, serves, settings_here, settings_on
@@ -111,7 +111,7 @@ def optimize(
     device = None if target == THIS_MACHINE else find_device(target)
     load = _Load(concurrency, max_model_len)
     base = servable_base(model, registry)
-    dtype = device.dtype if device else "float32"
+    dtype = device.dtype if device else "bfloat16" if torch.cuda.is_available() else "float32"
     forms = [_form(base, dtype), *_quantized(registry, base, min_quality)]
     if device is None:
         return _on_this_machine(registry, forms, load, measure=measure, on_trial=on_trial)
@@ -199,7 +199,7 @@ def _on_this_machine(
     if best.score is None:
         reasons = "; ".join(f"{_words(trial.arm)}: {trial.error}" for trial in trials)
         raise UnsupportedError(f"No engine on this machine serves it. {reasons}")
-    config = _config(best.arm, load.max_model_len)
+    config = _config(best.arm, load.max_model_len, gpu=1 if torch.cuda.is_available() else None)
     return Optimized(THIS_MACHINE, True, config, best.score, None, tuple(_trial_row(trial) for trial in trials))
 
 
@@ -252,7 +252,7 @@ def _predicted(registry: RegistryApi, forms: Sequence[Form], load: _Load, *, tar
         notes.append(f"Make that form first, which measures its quality: `{command}`.")
     best = found[0]
     settings = settings_on(best.form, device, concurrency)
-    config = _config(settings, longest, gpu=device.gpu)
+    config = _config(settings, longest, gpu=f"1x_{device.gpu}" if device.gpu else None)
     rows = tuple(_prediction_row(one) for one in found)
     return Optimized(target, False, config, best.tokens_per_s, best.first_token_s, rows, tuple(notes))
 
@@ -261,7 +261,7 @@ def _context(registry: RegistryApi, form: Form) -> int | None:
     return _shape(servable_base(form.reference, registry)).max_positions
 
 
-def _config(settings: Settings, max_model_len: int | None, gpu: str = "") -> dict[str, Any]:
+def _config(settings: Settings, max_model_len: int | None, gpu: str | int | None = None) -> dict[str, Any]:
     """Return a configuration, which was read as `deploy` reads it."""
     config = {
         "base_model": settings.form.reference or f"./{settings.form.scheme}",

@@ -12,7 +12,7 @@ from typing import Any
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError, UserError, did_you_mean
 from llamafarm_ray.models.folder import gguf_file, weight_formats
-from llamafarm_ray.models.quantize.packed_files import is_packed
+from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.sentence_files import gives_vectors
 from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_name, find_base
 from llamafarm_ray.registry.access import Action

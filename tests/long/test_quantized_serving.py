@@ -25,7 +25,7 @@ SCRIPT = """
 import json, sys
 from vllm import LLM, SamplingParams
 if __name__ == "__main__":
-    engine = LLM(sys.argv[1], max_model_len=64, enforce_eager=True, dtype="float32")
+    engine = LLM(sys.argv[1], max_model_len=64, enforce_eager=True, dtype="float32", enable_lora=True)
     asked = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
     (answer,) = engine.generate([{"prompt_token_ids": json.loads(sys.argv[2])}], asked, use_tqdm=False)
     told = [next(iter(one.values())).logprob for one in answer.prompt_logprobs[1:]]

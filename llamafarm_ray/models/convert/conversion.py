@@ -28,7 +28,7 @@ from llamafarm_ray.models.convert.measure import (
 from llamafarm_ray.models.convert.precisions import GGUF_PRECISIONS, gguf_precision
 from llamafarm_ray.models.folder import TOKENIZER_FILES, check_base_model
 from llamafarm_ray.models.loading import load_model
-from llamafarm_ray.models.quantize.packed_files import is_packed
+from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.safetensors import read_tensors

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from compressed_tensors.compressors.model_compressors import model_compressor
 
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.convert.conversion import DTYPES, check_tokens, convert_model, copy_companions, read_model
@@ -105,8 +103,7 @@ def quantize_model(
             f"Scheme {scheme.name} packs weights in transformers' layout, and {str(source)!r} is a GGUF file.",
             hint="Convert it with `llamafarm models convert --to safetensors` first, or use a GGUF scheme.",
         )
-    with _quiet():
-        difference, num_samples = _packed(source, output, scheme, calibration, on_stage)
+    difference, num_samples = _packed(source, output, scheme, calibration, on_stage)
     if budget is None:
         check_difference(difference, scheme.bound, converted=f"The model by scheme {scheme.name}", change="--scheme")
     return Quantization(scheme, difference, _weights_bytes(output), _weights_bytes(source), num_samples)
@@ -178,14 +175,3 @@ def _weights_bytes(path: Path) -> int:
     if path.is_file():
         return path.stat().st_size
     return sum(one.stat().st_size for one in path.iterdir() if one.suffix in {".safetensors", ".gguf"})
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep compressed-tensors' progress bars off standard error, for the time of a block."""
-    shown = model_compressor.tqdm
-    model_compressor.tqdm = lambda modules, **_: modules
-    try:
-        yield
-    finally:
-        model_compressor.tqdm = shown

@@ -9,7 +9,7 @@ from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.adapters import read_adapter_config, why_not_vllm
 from llamafarm_ray.models.folder import WeightFormat, weight_formats
-from llamafarm_ray.models.quantize.packed_files import why_not_vllm_on_cpu
+from llamafarm_ray.models.packed_files import why_not_vllm_on_cpu
 from llamafarm_ray.models.sentence_files import gives_vectors, pools_otherwise
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.models.quantize.packed_files import why_not_vllm_on_cpu
+from llamafarm_ray.models.packed_files import why_not_vllm_on_cpu
 from llamafarm_ray.serving.optimize.devices import Device
 from llamafarm_ray.serving.optimize.predict import Form
 from llamafarm_ray.serving.speed import SpeedEngine
@@ -41,12 +41,12 @@ class Settings:
     dtype: str | None
     concurrency: int
 
-    def deployment(self, *, max_model_len: int | None, gpu: str = "") -> dict[str, Any]:
+    def deployment(self, *, max_model_len: int | None, gpu: str | int | None = None) -> dict[str, Any]:
         """Return the section of a configuration.
 
         Args:
             max_model_len: the longest prompt with its answer; ``None``: the model's.
-            gpu: Ray's name of the GPU that a replica gets.
+            gpu: the GPU that a replica gets, as ``deployment.resources.gpu`` has it; ``None``: none.
         """
         options: dict[str, Any] = {}
         if self.engine == "gguf":
@@ -55,7 +55,7 @@ class Settings:
                 options["n_threads"] = self.num_threads
         elif self.dtype is not None:
             options["dtype"] = self.dtype
-        resources: dict[str, Any] = {"gpu": f"1x_{gpu}"} if gpu else {}
+        resources: dict[str, Any] = {"gpu": gpu} if gpu is not None and self.engine != "gguf" else {}
         if self.num_threads is not None:
             resources["cpu"] = self.num_threads
         section: dict[str, Any] = {"engine": self.engine}

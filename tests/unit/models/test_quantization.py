@@ -9,9 +9,9 @@ from tiny_model import make_tiny_model
 from llamafarm_ray.errors import InputError, IntegrityError, UnsupportedError
 from llamafarm_ray.models.convert.measure import Bound, Difference
 from llamafarm_ray.models.loading import load_model
+from llamafarm_ray.models.packed_files import is_packed, why_not_vllm_on_cpu
 from llamafarm_ray.models.quantize.front import Candidate, choose, on_front
 from llamafarm_ray.models.quantize.gptq import fitted
-from llamafarm_ray.models.quantize.packed_files import is_packed, why_not_vllm_on_cpu
 from llamafarm_ray.models.quantize.packing import check_linear, weight_scales
 from llamafarm_ray.models.quantize.quality import Budget, measures, quality
 from llamafarm_ray.models.quantize.quantization import quantize_model

@@ -23,9 +23,10 @@ LOAD = {"concurrency": 1, "max_model_len": 4096, "prompt_tokens": 128}
 def test_each_device_gets_a_section_that_deploy_reads(target):
     device = find_device(target)
     for form in (PLAIN, GGUF, *makeable_forms(device, PLAIN)):
-        section = settings_on(form, device, 4).deployment(max_model_len=4096, gpu=device.gpu)
+        gpu = f"1x_{device.gpu}" if device.gpu else None
+        section = settings_on(form, device, 4).deployment(max_model_len=4096, gpu=gpu)
         config = parse_config({"base_model": "llama", "deployment": section})
-        assert (config.deployment.resources.gpu is not None) == (device.kind == "cuda")
+        assert (config.deployment.resources.gpu is not None) == (device.kind == "cuda" and not form.is_gguf)
 
 
 def test_gpus_are_as_large_and_fast_as_in_the_table_of_training():
