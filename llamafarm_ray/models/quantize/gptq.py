@@ -14,11 +14,12 @@ import torch
 from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.utils import calculate_qparams, calculate_range
 
-from llamafarm_ray.errors import UnsupportedError
+from llamafarm_ray.errors import InputError, UnsupportedError
 
 __all__ = ["fit_layers", "fitted"]
 
 _BLOCK_COLUMNS = 128
+_MOST_TRIES = 8
 _DAMPING = 0.01
 """Share of the mean diagonal that is added to it: the paper's."""
 
@@ -96,20 +97,27 @@ def fitted(
 
 
 def _inverse_root(products: torch.Tensor) -> torch.Tensor:
-    """Return the upper Cholesky factor of the damped products' inverse."""
+    """Return the upper Cholesky factor of the damped products' inverse.
+
+    Raises:
+        InputError: there is none.
+    """
     diagonal = products.diagonal().clone()
     silent = diagonal == 0  # inputs that are always zero
     damping = _DAMPING * float(diagonal.mean()) or 1.0
-    while True:
-        damped = products + torch.diag(
-            torch.where(silent, diagonal.new_tensor(1.0), diagonal.new_tensor(0.0)) + damping
-        )
+    for _ in range(_MOST_TRIES):
+        damped = products + torch.diag(silent.float() + damping)
         lower, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
-            inverse, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-        if not failed:
-            return inverse
+            found = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not found.info:
+                upper: torch.Tensor = found.L
+                return upper
         damping *= 10
+    raise InputError(
+        "A layer's inputs for the calibration texts are no numbers, or too large.",
+        hint="Leave out --calibration, and look whether the model answers at all.",
+    )
 
 
 def _blocks(model: Any) -> tuple[str, Any]:

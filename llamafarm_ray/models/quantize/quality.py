@@ -83,5 +83,5 @@ class Budget:
         """Return the conditions that do not hold, with what was measured."""
         found = measures(difference)
         return ", ".join(
-            f"{name} {found[name]:.4f} (wanted {goal})" for name, goal in self.goals if not goal.holds(found[name])
+            f"{name} {found[name]:.6g} (wanted {goal})" for name, goal in self.goals if not goal.holds(found[name])
         )

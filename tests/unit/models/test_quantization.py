@@ -96,6 +96,11 @@ def test_fitted_rounding_changes_the_outputs_for_such_inputs_less_than_the_neare
     assert change < 0.5 * usual
 
 
+def test_inputs_that_are_no_numbers_end_with_an_error():
+    with pytest.raises(InputError, match="no numbers"):
+        fitted(torch.ones(2, 64), torch.full((64, 64), float("nan")), four_bits(), torch.float32)
+
+
 def four_bits():
     from compressed_tensors.quantization.quant_scheme import preset_name_to_scheme
 
@@ -178,7 +183,7 @@ def test_a_budget_holds_each_of_its_conditions():
     assert budget.is_met(difference())
     assert not budget.is_met(difference(ratio=1.1))
     assert not budget.is_met(difference(mean_kl=float("nan")))
-    assert budget.shortfall(difference(ratio=1.1)) == "perplexity_ratio 1.1000 (wanted <1.05)"
+    assert budget.shortfall(difference(ratio=1.1)) == "perplexity_ratio 1.1 (wanted <1.05)"
 
 
 @pytest.mark.parametrize(
