@@ -86,7 +86,7 @@ def _show(made: Optimized) -> None:
         ]
         table("Measured on this machine", columns, rows, drop_empty=True)
         return
-    rows = [
+    predicted = [
         (
             row["form"],
             size(row["memory_bytes"]),
@@ -96,4 +96,4 @@ def _show(made: Optimized) -> None:
         )
         for row in made.trials
     ]
-    table(f"Predicted for {made.target}", ("form", "memory", "fits", "tokens/s", "first token"), rows)
+    table(f"Predicted for {made.target}", ("form", "memory", "fits", "tokens/s", "first token"), predicted)

@@ -47,7 +47,7 @@ def prompts(ids: Sequence[int], trial: SpeedTrial, max_tokens: int | None) -> li
     room = (max_tokens or len(ids)) - trial.new_tokens
     length = max(1, min(trial.prompt_tokens, room, len(ids)))
     turned = list(ids)
-    made = []
+    made: list[list[list[int]]] = []
     for _ in range(trial.num_rounds + 1):
         made.append([])
         for _ in range(trial.num_parallel):

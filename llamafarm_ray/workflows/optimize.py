@@ -167,8 +167,8 @@ def _quantized(registry: RegistryApi, base: BaseModel, min_quality: float) -> It
 def _quality(record: VersionRecord) -> float | None:
     said = record.registered.parameters
     difference = said.get("difference")
-    if isinstance(said.get("quality"), float):
-        return float(said["quality"])
+    if isinstance(quality := said.get("quality"), float):
+        return quality
     mean_kl = difference.get("mean_kl") if isinstance(difference, dict) else None
     return math.exp(-mean_kl) if isinstance(mean_kl, int | float) else None
 

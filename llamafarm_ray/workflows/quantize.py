@@ -21,7 +21,7 @@ from llamafarm_ray.models.quantize.quantization import (
     check_calibration,
     quantize_model,
 )
-from llamafarm_ray.models.quantize.schemes import AUTO, Scheme, find_scheme, servable_here
+from llamafarm_ray.models.quantize.schemes import AUTO, Device, Scheme, find_scheme, servable_here
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.serving.speed import Speed, SpeedEngine, SpeedTrial, measure_speed
@@ -134,7 +134,7 @@ def quantize(
         UnsupportedError: the scheme can't hold the model, or ``auto`` finds no engine here.
         IntegrityError: without a budget: the result differs from the source by more than the scheme may cost.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device: Device = "cuda" if torch.cuda.is_available() else "cpu"
     is_auto = scheme.lower() == AUTO
     schemes = servable_here(device) if is_auto else [find_scheme(scheme)]
     if not is_auto:
@@ -188,13 +188,13 @@ def _one(
     return made
 
 
-def _engine(scheme: Scheme, device: str) -> SpeedEngine:
+def _engine(scheme: Scheme, device: Device) -> SpeedEngine:
     if scheme.family == "gguf":
         return "gguf"
     return "vllm" if device in scheme.vllm_on else "transformers"
 
 
-def _speed(folder: Path, scheme: Scheme, device: str, measure: Measure | None, on_stage: Stage) -> Speed | None:
+def _speed(folder: Path, scheme: Scheme, device: Device, measure: Measure | None, on_stage: Stage) -> Speed | None:
     if measure is None or (scheme.family == "gguf" and not has_llama_cpp()):
         return None
     on_stage(f"{scheme.name}: measuring speed", 0.0)
@@ -307,7 +307,7 @@ def _summary(row: Tried) -> dict[str, Any]:
     return shown
 
 
-def _notes(scheme: Scheme, device: str) -> tuple[str, ...]:
+def _notes(scheme: Scheme, device: Device) -> tuple[str, ...]:
     notes = []
     if scheme.family == "gguf" and not has_llama_cpp():
         notes.append("llama.cpp is not installed: transformers alone read the file back, and its speed is unknown.")

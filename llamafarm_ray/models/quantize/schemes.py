@@ -10,13 +10,14 @@ from llamafarm_ray.errors import InputError, did_you_mean
 from llamafarm_ray.models.convert.measure import Bound
 from llamafarm_ray.models.convert.precisions import GGUF_PRECISIONS
 
-__all__ = ["AUTO", "SCHEMES", "Scheme", "find_scheme", "servable_here"]
+__all__ = ["AUTO", "SCHEMES", "Device", "Scheme", "find_scheme", "servable_here"]
 
 AUTO = "auto"
 """Stands for all schemes that this machine serves, of which measurements choose one."""
 
 Family = Literal["compressed-tensors", "bitsandbytes", "gguf"]
 Device = Literal["cpu", "cuda"]
+"""Kinds of devices that engines compute on."""
 
 _GGUF = "gguf-"
 _UNQUANTIZED = {"fp32", "fp16", "bf16"}
