@@ -74,7 +74,8 @@ def command(
     registry = open_registry(config.home)
     config = with_model(config, registry, model)
     base = check_deployment(config, registry)
-    engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    on_gpu = config.deployment.resources.gpu is not None
+    engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry, on_gpu=on_gpu)
     needed = "engines.replica" if engine != "vllm" else "ray_llm" if config.deployment.engine_kwargs else "vllm_replica"
     module = f"llamafarm_ray.serving.{needed}"
     with connect(

@@ -31,6 +31,8 @@ from llamafarm_ray.cli import (
     lifecycle,
     list_models,
     merge,
+    optimize,
+    quantize,
     register,
     registry,
     rollout,
@@ -74,8 +76,10 @@ models.command("evaluate", rich_help_panel=_MAKE)(evaluate.command)
 models.command("merge", rich_help_panel=_MAKE)(merge.command)
 models.command("combine", rich_help_panel=_MAKE)(combine.command)
 models.command("convert", rich_help_panel=_MAKE)(convert.command)
+models.command("quantize", rich_help_panel=_MAKE)(quantize.command)
 models.command("validate", rich_help_panel=_MAKE)(validate.command)
 models.command("schema", rich_help_panel=_MAKE)(schema.command)
+models.command("optimize", rich_help_panel=_SERVE)(optimize.command)
 models.command("deploy", rich_help_panel=_SERVE)(deploy.command)
 models.command("swap-adapter", rich_help_panel=_SERVE)(swap_adapter.command)
 models.command("undeploy", rich_help_panel=_SERVE)(undeploy.command)

@@ -182,6 +182,10 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
         config = _read_config(folder)
         if getattr(config.get_text_config(), "attn_logit_softcapping", None):
             options["attn_implementation"] = "eager"  # the one that caps the scores, as the model was trained
+        packed = getattr(config, "quantization_config", None)
+        if isinstance(packed, dict) and packed.get("quant_method") == "compressed-tensors":
+            packed["dequantize"] = True  # else the first forward pass does it, when adapters are in the layers' place
+            _hide_progress_bars()
         model, report = _MODELS[task].from_pretrained(
             str(folder),
             config=config,
@@ -206,6 +210,13 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
     check_loaded_weights(model, report, folder, without_head=task == "embedding")
     model.config.use_cache = False
     return model
+
+
+def _hide_progress_bars() -> None:
+    """Keep compressed-tensors' progress bars off the user's terminal, as those of transformers are."""
+    from compressed_tensors.compressors.model_compressors import model_compressor  # noqa: PLC0415 - for such files only
+
+    model_compressor.tqdm = lambda modules, **_: modules
 
 
 def linear_layers(model: Any) -> dict[str, tuple[int, int]]:

@@ -121,6 +121,10 @@ class AdapterFacts(BaseModel):
     renamed: str = Field(default="", description="The change of its tensors' names, if there was one.")
 
 
+WEIGHTS = "weights"
+"""The parameter of a quantized version that names the format of its files."""
+
+
 class VersionRegistered(_VersionEvent):
     """A model got a version. Its content (``manifest``) never changes and the number is never used again."""
 
@@ -149,6 +153,11 @@ class VersionRegistered(_VersionEvent):
     description: str = ""
     tags: tuple[TagText, ...] = Field(default=(), max_length=100)
     adapter: AdapterFacts | None = None
+
+    @property
+    def fills_engine(self) -> bool:
+        """True if an engine can't load it beside other models: quantized safetensors, unlike GGUF and ONNX files."""
+        return self.parameters.get(WEIGHTS) == "safetensors"
 
 
 class MetricsRecorded(_VersionEvent):

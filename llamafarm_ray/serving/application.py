@@ -83,7 +83,8 @@ def build(args: dict[str, Any]) -> Any:
     if base.name == AUTO:
         raise InputError(f"The base model's name is {AUTO!r}, which asks for any model.", hint="Rename its folder.")
     check_keys(config.deployment, registry.refresh())
-    engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    on_gpu = config.deployment.resources.gpu is not None
+    engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry, on_gpu=on_gpu)
     need = memory_need(engine, base, config.deployment)
     check_memory(need, base, config.deployment)
     sized = with_memory(need, config.deployment, largest_node_bytes())

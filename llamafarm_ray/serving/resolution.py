@@ -135,7 +135,10 @@ def _shadow_of(candidate: Target, rollout: str) -> Target:
 def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) -> bool:
     """Whether a version can be served where that base model is: an adapter of it, or another form of the same model.
 
-    Those are kind ``quantized``: where one of a model's GGUF or ONNX files is deployed, so can be the others.
+    An adapter is also one of models that were made from its base, once it was evaluated on them.
+
+    Those are kind ``quantized``: where one of a model's GGUF or ONNX files is deployed, so can be the others. Quantized
+    safetensors are deployed by themselves.
 
     Args:
         record: the version.
@@ -145,11 +148,15 @@ def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) 
     registered = record.registered
     match registered.kind:
         case ModelKind.ADAPTER:
-            return registered.base_digest == base_digest
-        case ModelKind.QUANTIZED:
+            if registered.base_digest == base_digest:
+                return True
+            is_measured = base_digest in record.evaluated_on and registered.base_digest is not None
+            return is_measured and state.descends(base_digest, str(registered.base_digest))
+        case ModelKind.QUANTIZED if not registered.fills_engine:
             deployed = (one.registered for one in state.with_content(base_digest))
             return any(
-                one.kind is ModelKind.QUANTIZED and one.base_digest == registered.base_digest for one in deployed
+                one.kind is ModelKind.QUANTIZED and not one.fills_engine and one.base_digest == registered.base_digest
+                for one in deployed
             )
     return False
 
@@ -161,9 +168,16 @@ def _served(record: VersionRecord, state: RegistryState, base_name: str, base_di
     if not is_served(record, state, base_digest):
         raise NotFoundError(
             f"{record.ref} is no adapter of {base_name!r}, the base model served here.",
-            hint=f"It is registered as {record.registered.kind} on {record.registered.base_model or 'no base'!r}.",
+            hint=_why_not_served(record, state, base_name, base_digest),
         )
     return target_of(record)
+
+
+def _why_not_served(record: VersionRecord, state: RegistryState, base_name: str, base_digest: Digest) -> str:
+    registered = record.registered
+    if registered.kind is ModelKind.ADAPTER and state.descends(base_digest, str(registered.base_digest)):
+        return f"Evaluate it there first: `llamafarm models evaluate {record.ref} --base-model {base_name}`."
+    return f"It is registered as {registered.kind} on {registered.base_model or 'no base'!r}."
 
 
 def _namespace(name: str) -> str:

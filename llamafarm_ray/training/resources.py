@@ -10,6 +10,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llamafarm_ray.config import Distributed
 from llamafarm_ray.errors import ClusterError, UserError
+from llamafarm_ray.models.processor import cpu_has_bf16
 from llamafarm_ray.training.methods.auto import Hardware
 
 __all__ = ["WorkerResources", "choose_precision", "choose_workers", "find_hardware"]
@@ -64,15 +65,10 @@ def _nodes_have_bf16() -> bool:
     """Return True if the CPUs of every node multiply matrices in bf16."""
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if nodes == [ray.get_runtime_context().get_node_id()]:
-        return _cpu_has_bf16()
-    inspection = ray.remote(num_cpus=0)(_cpu_has_bf16)
+        return cpu_has_bf16()
+    inspection = ray.remote(num_cpus=0)(cpu_has_bf16)
     places = (NodeAffinitySchedulingStrategy(node, soft=True) for node in nodes)
     return all(ray.get([inspection.options(scheduling_strategy=place).remote() for place in places]))
-
-
-def _cpu_has_bf16() -> bool:
-    features = torch.cpu.get_capabilities()
-    return bool(features.get("amx_bf16") or features.get("avx512_bf16"))
 
 
 def _inspect_gpu() -> tuple[int, bool]:

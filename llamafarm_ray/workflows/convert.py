@@ -21,7 +21,7 @@ from llamafarm_ray.workflows.llama_cpp import check_in_llama_cpp, has_llama_cpp
 from llamafarm_ray.workflows.model_source import ModelSource, opened_model
 from llamafarm_ray.workflows.parents import Parent, find_parent, new_folder, write_record
 
-__all__ = ["ADAPTER_NAME", "RECORD_NAME", "ConvertedModel", "convert"]
+__all__ = ["ADAPTER_NAME", "RECORD_NAME", "ConvertedModel", "convert", "write_conversion"]
 
 RECORD_NAME = "conversion.json"
 """The record beside a converted model: source, tools, differences."""
@@ -29,7 +29,7 @@ RECORD_NAME = "conversion.json"
 ADAPTER_NAME = "adapter.gguf"
 """The file of a folder that an adapter was converted in."""
 
-_TOOLS = ("torch", "transformers", "gguf", "xllamacpp")
+_TOOLS = ("torch", "transformers", "gguf", "xllamacpp", "compressed-tensors", "bitsandbytes")
 _AUTO = "auto"
 
 
@@ -132,7 +132,7 @@ def _is_adapter(registry: RegistryApi, model: str) -> bool:
 def _write_records(folder: Path, source: ModelSource, made: Conversion, difference: dict[str, Any]) -> None:
     facts = {"converted": source.reference, "to": made.target, "precision": made.precision}
     record = {"source": source.reference, "source_digest": source.digest, **facts, "difference": difference}
-    _write_conversion(folder, record)
+    write_conversion(folder, RECORD_NAME, record)
     lineage = {"derived_from": [source.digest], "parameters": facts | {"difference": difference}}
     write_record(folder, method="", made_by="convert", lineage=lineage, check=difference)
 
@@ -156,7 +156,7 @@ def _convert_adapter(parent: Parent, output: Path, precision: str, *, overwrite:
         facts = {"converted": parent.reference, "to": "gguf", "precision": chosen}
         base = {"base_model": parent.base.reference, "base_digest": parent.base.digest}
         record = {"source": parent.reference, "source_digest": parent.digest, **base, **facts, "difference": difference}
-        _write_conversion(folder, record)
+        write_conversion(folder, RECORD_NAME, record)
         # No base: the file is served on the base's GGUF file, which whoever registers it may name instead.
         lineage = {"derived_from": [parent.digest], "parameters": facts | {"difference": difference}}
         write_record(folder, method=parent.method or "lora", made_by="convert", lineage=lineage, check=difference)
@@ -165,7 +165,8 @@ def _convert_adapter(parent: Parent, output: Path, precision: str, *, overwrite:
     )
 
 
-def _write_conversion(folder: Path, record: dict[str, Any]) -> None:
+def write_conversion(folder: Path, file_name: str, record: dict[str, Any]) -> None:
+    """Write the record of a conversion, with the versions of tools that may have made it."""
     tools = {"llamafarm_ray": __version__}
     for name in _TOOLS:
         try:
@@ -173,4 +174,4 @@ def _write_conversion(folder: Path, record: dict[str, Any]) -> None:
         except PackageNotFoundError:
             continue
     text = json.dumps({**record, "tools": tools}, indent=2) + "\n"
-    (folder / RECORD_NAME).write_text(text, encoding="utf-8")
+    (folder / file_name).write_text(text, encoding="utf-8")

@@ -106,7 +106,8 @@ def check_deployment(config: Config, registry: RegistryApi) -> BaseModel:
     for reference in config.deployment.adapters:
         registry.resolve(reference)
     base = servable_base(config.base_model, registry)
-    engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry)
+    on_gpu = config.deployment.resources.gpu is not None
+    engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry, on_gpu=on_gpu)
     check_memory(memory_need(engine, base, config.deployment), base, config.deployment)
     if config.deployment.strategy is not None:
         roll_out(registry, config.deployment.adapters, config.deployment.rollout, dry_run=True)

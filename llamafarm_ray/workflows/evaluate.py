@@ -23,6 +23,7 @@ from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.registry.state.records import EVALUATED_ON
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.manifest import Manifest
 from llamafarm_ray.types import Digest, ModelKind
@@ -51,6 +52,7 @@ class EvaluatedModel:
         weights: digest of its files.
         version: reference of its registered version; empty for a folder.
         base_weights: digest of its base's files alone.
+        is_elsewhere: True for an adapter on a model that was made from its base.
     """
 
     model_id: str
@@ -59,6 +61,7 @@ class EvaluatedModel:
     weights: str
     version: str = ""
     base_weights: str = ""
+    is_elsewhere: bool = False
 
     @property
     def measured(self) -> MeasuredModel:
@@ -95,13 +98,14 @@ class EvaluatedModel:
             weights = weights_digest(registered.manifest, None)
             return cls(record.ref, pulled, None, weights, record.ref, weights)
         base = usable_base(config.base_model or registered.base_model, registry)
-        if base.digest != registered.base_digest:
+        is_elsewhere = base.digest != registered.base_digest
+        if is_elsewhere and not registry.refresh().descends(base.digest, str(registered.base_digest)):
             raise InputError(
                 f"{base.reference} is not the base {record.ref} was trained on: their digests differ.",
-                hint="Set base_model to the folder it was trained on.",
+                hint="Set base_model to the folder it was trained on, or to a registered model that was made from it.",
             )
         weights = weights_digest(base.digest, registered.manifest)
-        return cls(record.ref, base.folder, pulled, weights, record.ref, base.digest)
+        return cls(record.ref, base.folder, pulled, weights, record.ref, base.digest, is_elsewhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +287,8 @@ class EvaluationRun:
 def store_result(registry: RegistryApi, model: EvaluatedModel, result: EvaluationResult) -> str | None:
     """Record a result on a registered version, beside its results of other benchmarks.
 
+    Results on a model that was made from its base are kept apart from those on its base.
+
     Returns:
         The version's reference; None for a folder, which has no version.
 
@@ -291,6 +297,11 @@ def store_result(registry: RegistryApi, model: EvaluatedModel, result: Evaluatio
     """
     if not model.version:
         return None
+    if model.is_elsewhere:
+        known = registry.resolve(model.version).evaluated_on
+        found = {EVALUATED_ON: {**known, model.base_weights: result.to_dict()}}
+        registry.record_metrics(model.version, found, reason="evaluated on a model made from its base")
+        return model.version
     add_result(registry, model.version, result, reason="evaluated")
     return model.version
 

@@ -11,6 +11,7 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.result import RESULTS, EvaluationResult
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.registry.policy import flat_metrics
+from llamafarm_ray.registry.state.records import EVALUATED_ON
 
 __all__ = [
     "add_result",
@@ -23,13 +24,16 @@ __all__ = [
     "write_json",
 ]
 
+_APART = {"baseline", EVALUATED_ON}
+"""Groups of results that are another model's, or those of another base."""
+
 _TELLING = ("accuracy", "acc", "f1", "exact_match", "score", "rouge_l", "bleu", "perplexity", "loss")
 """What a list shows of a version's results: the first of these that a name ends in."""
 
 
 def main_metric(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
     """The result that says most, by dotted name; ``None`` where nothing was measured."""
-    flat = {name: value for name, value in flat_metrics(metrics).items() if "baseline" not in name.split(".")}
+    flat = {name: value for name, value in flat_metrics(metrics).items() if not _APART & {*name.split(".")}}
     for ending in _TELLING:
         for name, value in flat.items():
             if name.rpartition(".")[2].endswith(ending):

@@ -12,16 +12,21 @@ from typing import Any
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError, UserError, did_you_mean
 from llamafarm_ray.models.folder import gguf_file, weight_formats
+from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.sentence_files import gives_vectors
 from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_name, find_base
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import Bump
+from llamafarm_ray.registry.events import WEIGHTS
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.manifest import left_out
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.metrics import read_metrics
 from llamafarm_ray.workflows.prove import check_same_base, known_base, proved_folder
+
+_QUANTIZE = "quantize"
+"""The command whose results are forms of their source, whatever their files."""
 
 __all__ = ["Registration", "base_reference", "read_run_record", "register", "register_trained"]
 
@@ -86,18 +91,22 @@ def register(
     folder = asked.folder
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.", hint="Give the folder that `train` wrote.")
-    kind, bump = _kind(folder, is_derived=asked.base_model is not None), _bump(asked)
+    record, bump = read_run_record(folder), _bump(asked)
+    is_derived = asked.base_model is not None or record.get("made_by") == _QUANTIZE
+    kind = _kind(folder, is_derived=is_derived)
     name = asked.name or folder.resolve().name
     check_name(name)
     if asked.alias:
         check_alias(asked.alias)
     registry.refresh()
     registry.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before a base is fetched
-    details = _details(asked, read_run_record(folder)) | _dataset(registry, asked.dataset)
+    details = _details(asked, record) | _dataset(registry, asked.dataset)
     base = None
     if kind in {ModelKind.ADAPTER, ModelKind.QUANTIZED}:
         more, base = _base(registry, asked, details)
         details |= more
+        if kind is ModelKind.QUANTIZED and is_packed(folder):
+            details["parameters"] = {**details["parameters"], WEIGHTS: "safetensors"}
     elif kind is ModelKind.BASE and details["method"]:
         kind = ModelKind.MERGED
     if names := left_out(folder):
@@ -235,7 +244,7 @@ def _dataset(registry: RegistryApi, name: str | None) -> dict[str, Any]:
 
 
 def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
-    """What a folder holds, by its files; GGUF and ONNX files of a base model that is named are another form of it.
+    """What a folder holds, by its files; quantized weights, GGUF and ONNX files of a base that is named are its forms.
 
     Raises:
         InputError: it is nothing that can be registered.
@@ -254,7 +263,7 @@ def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
             f"{folder} holds neither adapter_config.json nor config.json nor a GGUF file.",
             hint="Give the folder of an adapter or of a whole model.",
         )
-    if is_derived and formats[:1] in {("gguf",), ("onnx",)}:
+    if is_derived and (formats[:1] in {("gguf",), ("onnx",)} or is_packed(folder)):
         return ModelKind.QUANTIZED
     return ModelKind.EMBEDDING if is_embedding else ModelKind.BASE
 

@@ -41,6 +41,7 @@ def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
         "serving/vllm_grammars.py",
         "serving/vllm_imports.py",
         "serving/vllm_process.py",
+        "serving/vllm_speed.py",
         "serving/vllm_worker.py",
     }
     private = {path for path, name in named if name[0] == "ray" and any(part.startswith("_") for part in name)}

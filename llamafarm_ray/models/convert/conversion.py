@@ -28,11 +28,23 @@ from llamafarm_ray.models.convert.measure import (
 from llamafarm_ray.models.convert.precisions import GGUF_PRECISIONS, gguf_precision
 from llamafarm_ray.models.folder import TOKENIZER_FILES, check_base_model
 from llamafarm_ray.models.loading import load_model
+from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.safetensors import read_tensors
 
-__all__ = ["GGUF_NAME", "TARGETS", "Conversion", "Target", "check_precision", "convert_model"]
+__all__ = [
+    "DTYPES",
+    "GGUF_NAME",
+    "TARGETS",
+    "Conversion",
+    "Target",
+    "check_precision",
+    "check_tokens",
+    "convert_model",
+    "copy_companions",
+    "read_model",
+]
 
 Target = Literal["safetensors", "gguf"]
 TARGETS: tuple[Target, ...] = ("safetensors", "gguf")
@@ -41,7 +53,9 @@ TARGETS: tuple[Target, ...] = ("safetensors", "gguf")
 GGUF_NAME = "model.gguf"
 """The file of a folder that a model was converted to GGUF in."""
 
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Formats of unquantized weights, by name."""
+
 _BOUNDS = {"fp32": Bound(1e-5, 1.001), "bf16": Bound(0.01, 1.01), "fp16": Bound(0.01, 1.01)}
 _GGUF_KINDS = {"fp32": GGMLQuantizationType.F32, "fp16": GGMLQuantizationType.F16, "bf16": GGMLQuantizationType.BF16}
 _SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
@@ -78,7 +92,7 @@ def check_precision(target: str, precision: str) -> tuple[Target, str]:
     chosen = next((known for known in TARGETS if known == target), None)
     if chosen is None:
         raise InputError(f"There is no conversion to {target!r}.", hint=did_you_mean(target, TARGETS))
-    known = _DTYPES if chosen == "safetensors" else GGUF_PRECISIONS
+    known = DTYPES if chosen == "safetensors" else GGUF_PRECISIONS
     if precision.lower() not in {*known, _AUTO}:
         raise InputError(f"There is no precision {precision!r} of {chosen}.", hint=f"Use {_AUTO}, {', '.join(known)}.")
     return chosen, precision.lower()
@@ -91,6 +105,7 @@ def convert_model(
     target: Target,
     precision: str = _AUTO,
     name: str = "model",
+    bounded: bool = True,
     on_stage: Callable[[str, float], None] = lambda _stage, _share: None,
 ) -> Conversion:
     """Write a model in another format, and compare what was written with the source.
@@ -101,15 +116,16 @@ def convert_model(
         target: the format.
         precision: of the weights; ``auto`` is bf16 for quantized weights and else the source's own.
         name: what a GGUF file calls the model.
+        bounded: False if the difference is for the caller to judge.
         on_stage: called with the name of a stage, and the share of it that is done.
 
     Raises:
         InputError: the source is unusable.
         UnsupportedError: a part of it can't be converted.
-        IntegrityError: what was written answers differently.
+        IntegrityError: what was written splits texts into other tokens or, if ``bounded``, answers differently.
     """
     on_stage("reading", 0.0)
-    model, tokenizer, own = _read(source)
+    model, tokenizer, own = read_model(source)
     chosen = own if precision == _AUTO else precision
     on_stage("measuring the source", 0.0)
     inputs = measured_inputs(tokenizer, model.config)
@@ -128,34 +144,43 @@ def convert_model(
         )
         bound = gguf_precision(chosen).bound
     else:
-        _write_folder(model, tokenizer, source, output, _DTYPES[chosen])
+        _write_folder(model, tokenizer, source, output, DTYPES[chosen])
         bound = _BOUNDS[chosen]
     config = model.config
     del model
     gc.collect()  # a large model need not be in memory twice
     on_stage("measuring the result", 0.0)
-    model, read_back, _ = _read(output / GGUF_NAME if target == "gguf" else output)
-    _check_tokens(inputs, measured_inputs(read_back, config))
+    model, read_back, _ = read_model(output / GGUF_NAME if target == "gguf" else output)
+    check_tokens(inputs, measured_inputs(read_back, config))
     after = run_model(model, inputs)
     difference = compare(before, after)
-    check_difference(difference, bound, converted=f"The model in {target} at {chosen}")
+    if bounded:
+        check_difference(difference, bound, converted=f"The model in {target} at {chosen}")
     return Conversion(target, chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens)
 
 
-def _read(source: Path) -> tuple[Any, Any, str]:
-    """Return the model in 32 bits, its tokenizer, and the precision that its weights have or are expanded to."""
+def read_model(source: Path) -> tuple[Any, Any, str]:
+    """Return the model in 32 bits, its tokenizer, and the precision that its weights have or are expanded to.
+
+    Args:
+        source: a GGUF file, or a folder in transformers' layout.
+
+    Raises:
+        InputError: it can't be read.
+        UnsupportedError: it is quantized already, in another format than GGUF.
+    """
     if source.is_file():
         header = read_gguf(source)
         kinds = {GGMLQuantizationType(entry.kind) for entry in header.entries if len(entry.shape) > 1}
         own = next((name for name, kind in _GGUF_KINDS.items() if kinds == {kind}), "bf16")
         return load_gguf_model(source, dtype=torch.float32), load_gguf_tokenizer(header), own
     check_base_model(source)
-    model = load_model(source, dtype=torch.float32)
-    if getattr(model.config, "quantization_config", None) is not None:
+    if is_packed(source):
         raise UnsupportedError(
             f"{str(source)!r} is quantized already, and would lose more by being rounded again.",
-            hint="Convert the unquantized model.",
+            hint="Take the unquantized model.",
         )
+    model = load_model(source, dtype=torch.float32)
     kept = {entry.dtype for path in source.glob("*.safetensors") for entry in read_tensors(path)}
     own = next((name for name, dtype in _SAFETENSORS_DTYPES.items() if kept == {dtype}), "bf16")
     return model.eval(), load_tokenizer(source), own
@@ -169,6 +194,11 @@ def _write_folder(model: Any, tokenizer: Any, source: Path, output: Path, dtype:
     if source.is_file():
         tokenizer.save_pretrained(str(output))
         return
+    copy_companions(source, output)
+
+
+def copy_companions(source: Path, output: Path) -> None:
+    """Copy the files beside a model's weights: its tokenizer, licence and card."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, output / name)
@@ -177,7 +207,12 @@ def _write_folder(model: Any, tokenizer: Any, source: Path, output: Path, dtype:
             shutil.copyfile(path, output / path.name)
 
 
-def _check_tokens(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> None:
+def check_tokens(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> None:
+    """Check that the tokenizer that was written splits the measured texts as the source's does.
+
+    Raises:
+        IntegrityError: it does not.
+    """
     for one, other in zip(expected, found, strict=True):
         if not torch.equal(one, other):
             raise IntegrityError(

@@ -157,13 +157,14 @@ def compare(source: Outputs, converted: Outputs) -> Difference:
     )
 
 
-def check_difference(difference: Difference, bound: Bound, *, converted: str) -> None:
+def check_difference(difference: Difference, bound: Bound, *, converted: str, change: str = "--precision") -> None:
     """Check that a converted model is as near to its source as its format allows.
 
     Args:
         difference: the measured one.
         bound: the largest that is let through.
         converted: the converted model, for the message.
+        change: the option that makes it differ less, likewise.
 
     Raises:
         IntegrityError: it is not; the message names the worst layer.
@@ -176,5 +177,5 @@ def check_difference(difference: Difference, bound: Bound, *, converted: str) ->
         f"{converted} differs too much from its source: a mean divergence of {difference.mean_kl:.4g} nats (at most "
         f"{bound.mean_kl:g}) and {told} (at most {bound.perplexity_ratio:g} times as much). Layer "
         f"{difference.worst_layer} adds most to the difference: {difference.worst_layer_error:.2%} of its output.",
-        hint="Nothing was written. Choose a higher --precision; with fp32, report it as a fault of ours.",
+        hint=f"Nothing was written. Choose another {change} with more bits; with fp32, report it as a fault of ours.",
     )

@@ -58,6 +58,10 @@ class Approval:
     generation: int
 
 
+EVALUATED_ON = "evaluated_on"
+"""The group of a version's results that were measured on other models than its base."""
+
+
 @dataclass(frozen=True, slots=True)
 class VersionRecord:
     """A registered version and everything that happened to it.
@@ -102,6 +106,12 @@ class VersionRecord:
     def metrics(self) -> Mapping[str, Any]:
         """All evaluation results."""
         return {**self.registered.metrics, **self.later_metrics}
+
+    @property
+    def evaluated_on(self) -> Mapping[str, Any]:
+        """Results of an adapter on models that were made from its base, by the digests of their manifests."""
+        found = self.metrics.get(EVALUATED_ON)
+        return found if isinstance(found, Mapping) else {}
 
     @property
     def license(self) -> str:

@@ -188,6 +188,23 @@ class RegistryState:
         """The versions that have these files."""
         return (record for record in self.versions() if record.registered.manifest == manifest)
 
+    def descends(self, manifest: str, ancestor: str) -> bool:
+        """Return True if a registered model was made from another, in any number of steps.
+
+        Args:
+            manifest: digest of the model's manifest.
+            ancestor: likewise of the other.
+        """
+        seen: set[str] = set()
+        left = {manifest}
+        while left:
+            one = left.pop()
+            seen.add(one)
+            for record in self.with_content(one):
+                facts = record.registered
+                left |= {digest for digest in (facts.base_digest, *facts.derived_from) if digest} - seen
+        return ancestor in seen - {manifest}
+
     def dataset_named(self, name: str) -> DatasetRegistered:
         """The newest dataset of a name.
 

@@ -203,3 +203,18 @@ def test_a_users_class_is_loaded_and_serves_versions(base, tmp_path):
 def test_a_class_that_is_none_is_refused(base, name, told):
     with pytest.raises(InputError, match=told):
         custom_engine("base", base.folder, model=name)
+
+
+def test_quantized_weights_that_vllm_has_no_cpu_kernels_for_are_served_by_transformers(base, registry):
+    weights = {"num_bits": 8, "type": "int"}
+    packed = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}}
+    (base.folder / "config.json").write_text(json.dumps({"quantization_config": packed}))
+    assert choose_engine("auto", base, [], registry) == "transformers"
+    assert choose_engine("auto", base, [], registry, on_gpu=True) == "vllm"
+    with pytest.raises(
+        UnsupportedError, match="weights in 8 bits beside inputs in 16, which vLLM can't serve on a CPU"
+    ):
+        choose_engine("vllm", base, [], registry)
+    weights["num_bits"] = 4
+    (base.folder / "config.json").write_text(json.dumps({"quantization_config": packed}))
+    assert choose_engine("auto", base, [], registry) == "vllm"

@@ -6,7 +6,7 @@ import pytest
 
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import Change, Commit, RegistryState, VersionRegistered
-from llamafarm_ray.registry.events import AliasMoved, RolloutStarted, RolloutStepped, RolloutStopped
+from llamafarm_ray.registry.events import AliasMoved, MetricsRecorded, RolloutStarted, RolloutStepped, RolloutStopped
 from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.registry.rollouts import CanaryPlan, ShadowPlan, Step
 from llamafarm_ray.serving.resolution import resolve, resolve_routed, served_models
@@ -190,3 +190,30 @@ def test_what_is_no_name_is_the_clients_mistake(state, model):
 def test_only_this_bases_adapters_are_listed(state):
     names = served_models(state, base_name="tiny", base_digest=BASE)
     assert names == ["tiny", "bot", "bot@production", "bot:1.0.0", "bot:1.1.0"]
+
+
+def test_an_adapter_of_the_original_is_served_on_what_was_made_of_it_once_it_was_evaluated_there(state):
+    quarter = Digest.of(b"quantized")
+    state = after(state, quantized("tiny-int4", "1.0.0", quarter, BASE))
+    on_it = {"base_name": "tiny-int4", "base_digest": quarter}
+    with pytest.raises(NotFoundError, match=r"evaluate bot:1\.0\.0 --base-model tiny-int4"):
+        resolve("bot", state, **on_it)
+    state = after(state, MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {OTHER: {}}}))
+    with pytest.raises(NotFoundError, match="Evaluate it there first"):
+        resolve("bot", state, **on_it)
+    state = after(state, MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {quarter: {}}}))
+    assert resolve("bot", state, **on_it).digest == ONE
+    assert "bot" in served_models(state, **on_it)
+    with pytest.raises(NotFoundError, match="Evaluate it there first"):
+        resolve("bot:1.1.0", state, **on_it)
+
+
+def test_an_evaluation_on_a_model_of_other_origin_lets_no_adapter_in(state):
+    stranger = Digest.of(b"stranger")
+    state = after(
+        state,
+        quantized("other-int4", "1.0.0", stranger, OTHER),
+        MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {stranger: {}}}),
+    )
+    with pytest.raises(NotFoundError, match="registered as adapter"):
+        resolve("bot", state, base_name="other-int4", base_digest=stranger)

@@ -71,6 +71,18 @@ def test_a_file_of_another_format_is_a_model_an_adapter_or_another_form_of_its_b
     assert registered.base_digest == (Manifest.of_folder(base).digest if of_base else None)
 
 
+def test_quantized_safetensors_are_a_form_of_the_base_that_is_named(registry, base, tmp_path):
+    folder = tmp_path / "awq"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    (folder / "model.safetensors").write_bytes(safetensors_bytes())
+    assert register(registry, Registration(folder, name="alone")).registered.kind is ModelKind.BASE
+    registered = register(registry, Registration(folder, name="named", base_model=str(base))).registered
+    assert registered.kind is ModelKind.QUANTIZED
+    assert registered.base_digest == Manifest.of_folder(base).digest
+    assert registered.fills_engine
+
+
 def test_an_adapter_in_gguf_form_does_not_know_its_base(registry, tmp_path):
     folder = tmp_path / "lora"
     folder.mkdir()

@@ -1,0 +1,121 @@
+"""``llamafarm models quantize``: a model in few bits, measured against its source and, by ``auto``, chosen so."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llamafarm_ray.cli.options import Home, Json, Output, Overwrite
+from llamafarm_ray.cli.terminal import errors, facts, number, print_json, say, size, stages, table
+
+if TYPE_CHECKING:
+    from llamafarm_ray.workflows.quantize import QuantizedModel, Tried
+
+__all__ = ["command"]
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="Folder, GGUF file, wheel or zip file with one model, or registered name.")
+    ],
+    output: Output,
+    scheme: Annotated[
+        str,
+        typer.Option(
+            "--scheme",
+            help="int8, int4, w8a8 or fp8 (compressed-tensors), nf4 (bitsandbytes), gguf-q8_0, gguf-q4_k_m, ... "
+            "auto: the fastest of those that this machine serves within the budget.",
+        ),
+    ] = "auto",
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            "--budget",
+            help="Conditions on quality, agreement or perplexity_ratio, with commas between; auto: quality>=0.99.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="Dataset whose texts the rounding is fitted to.")
+    ] = None,
+    speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure speed on this machine.")] = True,
+    register: Annotated[
+        str | None, typer.Option("--register", "--name", metavar="NAME", help="Register it under that name as well.")
+    ] = None,
+    overwrite: Overwrite = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Quantize a model, and refuse the result if it answers too differently."""
+    from llamafarm_ray.models.tokenizer import quiet_libraries
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.serving.speed import measure_speed
+    from llamafarm_ray.workflows.quantize import quantize
+    from llamafarm_ray.workflows.register import Registration
+    from llamafarm_ray.workflows.register import register as register_folder
+
+    quiet_libraries()
+    registry = open_registry(home)
+    with stages(quiet=as_json) as progress:
+        made = quantize(
+            registry,
+            model,
+            output,
+            scheme=scheme,
+            budget=budget,
+            calibration=calibration,
+            overwrite=overwrite,
+            measure=measure_speed if speed else None,
+            on_stage=progress,
+        )
+    record = register_folder(registry, Registration(output, name=register)) if register else None
+    for note in made.notes:
+        errors.line(note)
+    if as_json:
+        print_json({**asdict(made), "version": record.ref if record else None})
+        return
+    _show(model, made)
+    if record:
+        say(f"Registered {record.ref} ({record.registered.kind}).")
+
+
+def _show(model: str, made: QuantizedModel) -> None:
+    if len(made.tried) > 1:
+        columns = ("scheme", "", "size", "quality", "same token", "perplexity", "tokens/s", "first token", "")
+        table(f"{model} ({size(made.source_bytes)})", columns, [_row(one) for one in made.tried], drop_empty=True)
+        say("* on the Pareto front of size, quality and speed")
+    chosen, difference = made.chosen, made.chosen.difference
+    facts(
+        f"{model} by {made.scheme}",
+        [
+            ("folder", made.path),
+            ("size", f"{size(chosen.size_bytes)} (source {size(made.source_bytes)})"),
+            ("quality", f"{chosen.quality:.4f}"),
+            ("same next token", f"{difference['greedy_agreement']:.1%} of {difference['num_tokens']}"),
+            ("mean divergence", f"{number(difference['mean_kl'])} nats"),
+            ("perplexity", f"{number(difference['perplexity'])} (source {number(difference['perplexity_source'])})"),
+            ("worst layer", f"{difference['worst_layer']} ({difference['worst_layer_error']:.2%} of its output)"),
+            ("fitted to", f"{made.num_samples} texts" if made.num_samples else ""),
+            ("speed", f"{number(chosen.tokens_per_s)} tokens/s in engine {chosen.engine}" if chosen.engine else ""),
+            ("first token", f"{number(chosen.first_token_s)} s" if chosen.engine else ""),
+        ],
+    )
+
+
+def _row(one: Tried) -> tuple[str, ...]:
+    if one.error:
+        return (one.scheme, "", "", "", "", "", "", "", one.error)
+    ratio = one.difference["perplexity"] / one.difference["perplexity_source"]
+    return (
+        one.scheme,
+        ("*" if one.is_on_front else "") + (" chosen" if one.is_chosen else ""),
+        size(one.size_bytes),
+        f"{one.quality:.4f}",
+        f"{one.difference['greedy_agreement']:.1%}",
+        f"x {ratio:.3f}",
+        number(one.tokens_per_s),
+        f"{number(one.first_token_s)} s" if one.first_token_s is not None else "",
+        "",
+    )

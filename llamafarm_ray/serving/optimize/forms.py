@@ -1,0 +1,129 @@
+"""Forms of a model that a device can serve, and the settings that are tried or written for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.models.packed_files import why_not_vllm_on_cpu
+from llamafarm_ray.serving.optimize.devices import Device
+from llamafarm_ray.serving.optimize.predict import Form
+from llamafarm_ray.serving.speed import SpeedEngine
+
+__all__ = ["Settings", "makeable_forms", "serves", "settings_here", "settings_on"]
+
+_BITS = {
+    "cuda": {"int8": 8.1, "int4": 4.1},
+    "cpu": {"gguf-q8_0": 8.5, "gguf-q4_k_m": 4.8},
+    "metal": {"gguf-q8_0": 8.5, "gguf-q4_k_m": 4.8},
+}
+"""Schemes that are proposed where no form fits, and their bits a weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One way of serving a form.
+
+    Attributes:
+        form: the form.
+        engine: the engine.
+        num_threads: CPU threads; ``None``: the engine's choice.
+        dtype: the format of computation, as torch names it; ``None``: the default of `deploy`.
+        concurrency: answers that are written at the same time.
+    """
+
+    form: Form
+    engine: SpeedEngine
+    num_threads: int | None
+    dtype: str | None
+    concurrency: int
+
+    def deployment(self, *, max_model_len: int | None, gpu: str | int | None = None) -> dict[str, Any]:
+        """Return the section of a configuration.
+
+        Args:
+            max_model_len: the longest prompt with its answer; ``None``: the model's.
+            gpu: the GPU that a replica gets, as ``deployment.resources.gpu`` has it; ``None``: none.
+        """
+        options: dict[str, Any] = {}
+        if self.engine == "gguf":
+            options["n_parallel"] = self.concurrency
+            if self.num_threads is not None:
+                options["n_threads"] = self.num_threads
+        elif self.dtype is not None:
+            options["dtype"] = self.dtype
+        resources: dict[str, Any] = {"gpu": gpu} if gpu is not None and self.engine != "gguf" else {}
+        if self.num_threads is not None:
+            resources["cpu"] = self.num_threads
+        section: dict[str, Any] = {"engine": self.engine}
+        if max_model_len is not None:
+            section["max_model_len"] = max_model_len
+        return section | {
+            name: value for name, value in (("resources", resources), ("engine_kwargs", options)) if value
+        }
+
+
+def settings_here(
+    form: Form, folder: Path, *, cores: int, has_gpu: bool, has_bf16: bool, concurrency: int, engines: frozenset[str]
+) -> Iterator[Settings]:
+    """Yield the settings that are worth a trial on this machine.
+
+    Args:
+        form: the form.
+        folder: its files.
+        cores: of this machine.
+        has_gpu: True if engines compute on a GPU.
+        has_bf16: True if the processor multiplies in bf16.
+        concurrency: answers that are written at the same time.
+        engines: those that are installed.
+    """
+    threads: list[int | None] = [None] if has_gpu else [*sorted({cores, max(1, math.ceil(cores / 2))}, reverse=True)]
+    if form.is_gguf:
+        if "gguf" in engines:
+            yield from (Settings(form, "gguf", count, None, concurrency) for count in threads)
+        return
+    dtypes = [None] if has_gpu else ["float32", *(["bfloat16"] if has_bf16 else [])]
+    for dtype in dtypes:
+        if "vllm" in engines and (has_gpu or not why_not_vllm_on_cpu(folder)):
+            yield Settings(form, "vllm", threads[0], dtype, concurrency)
+        yield Settings(form, "transformers", threads[0], dtype, concurrency)
+
+
+def settings_on(form: Form, device: Device, concurrency: int) -> Settings:
+    """Return the settings that are written for a device that is not here."""
+    threads = device.cores or None
+    if form.is_gguf:
+        return Settings(form, "gguf", threads, None, concurrency)
+    return Settings(form, "vllm", threads if device.kind == "cpu" else None, device.dtype, concurrency)
+
+
+def serves(device: Device, form: Form, folder: Path | None) -> bool:
+    """Return True if an engine serves a form on a device with its weights as they are.
+
+    Args:
+        device: the device.
+        form: the form.
+        folder: its files, where they are on this machine.
+    """
+    if device.kind == "metal":
+        return form.is_gguf  # llama.cpp is the one engine for Apple's chips
+    if form.is_gguf:
+        return device.kind == "cpu"  # its wheel computes on CPUs
+    return device.kind == "cuda" or folder is None or not why_not_vllm_on_cpu(folder)
+
+
+def makeable_forms(device: Device, plain: Form) -> list[Form]:
+    """Return forms that `quantize` would make of an unquantized one for a device, the most bits first.
+
+    Args:
+        device: the device.
+        plain: the unquantized form.
+    """
+    return [
+        Form("", scheme, scheme.startswith("gguf-"), plain.num_parameters, size, plain.token_bytes, 0.0)
+        for scheme, bits in _BITS[device.kind].items()
+        if (size := int(plain.num_parameters * bits / 8))
+    ]

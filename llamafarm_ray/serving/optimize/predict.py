@@ -1,0 +1,87 @@
+"""Predicted speed and memory of a model on a device: a roofline of its memory's bandwidth and its arithmetic.
+
+Writing a token reads all weights once, and the keys and values of the tokens before it. Reading a prompt computes two
+operations a parameter and token.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamafarm_ray.serving.optimize.devices import Device, DeviceTable
+
+__all__ = ["Form", "Prediction", "predict"]
+
+_RESERVED_GIB = 1.5
+"""Memory that an engine's own code and buffers take."""
+_OPERATIONS = 2
+_GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A model's files in one format.
+
+    Attributes:
+        reference: what `deploy` names them by; empty for those that are still to be made.
+        scheme: the quantization scheme; empty for unquantized weights.
+        is_gguf: True for a GGUF file.
+        num_parameters: of the model.
+        weight_bytes: in memory, in the format that the device computes in.
+        token_bytes: of keys and values of a token, in 16 bits.
+        quality: see `llamafarm_ray.models.quantize.quality`; 1 for the model itself.
+    """
+
+    reference: str
+    scheme: str
+    is_gguf: bool
+    num_parameters: int
+    weight_bytes: int
+    token_bytes: int
+    quality: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """Predicted serving of a form.
+
+    Attributes:
+        form: the form.
+        memory_bytes: weights, keys and values of all answers, and the engine.
+        fits: True if the device has that memory.
+        tokens_per_s: of all answers that are written at the same time.
+        first_token_s: seconds until the first token of an answer to a prompt.
+    """
+
+    form: Form
+    memory_bytes: int
+    fits: bool
+    tokens_per_s: float
+    first_token_s: float
+
+
+def predict(
+    form: Form, device: Device, table: DeviceTable, *, concurrency: int, max_model_len: int, prompt_tokens: int
+) -> Prediction:
+    """Predict the serving of a form on a device.
+
+    Args:
+        form: the form.
+        device: the device.
+        table: the assumptions.
+        concurrency: answers that are written at the same time.
+        max_model_len: the longest prompt with its answer, in tokens; memory is set aside for it.
+        prompt_tokens: of a usual prompt.
+    """
+    cache = form.token_bytes * max_model_len * concurrency
+    memory = form.weight_bytes + cache + int(_RESERVED_GIB * _GIB)
+    read = form.weight_bytes + form.token_bytes * prompt_tokens * concurrency
+    by_memory = table.bandwidth_share * device.bandwidth_gbs * 1e9 / read * concurrency
+    operations = table.compute_share * device.tflops * 1e12 / (_OPERATIONS * form.num_parameters)
+    return Prediction(
+        form,
+        memory,
+        memory <= device.memory_gib * _GIB,
+        min(by_memory, operations),
+        prompt_tokens / operations,
+    )
