@@ -28,6 +28,10 @@ class DemoRun:
         return next(self.runs.glob("demo-*"))
 
     @property
+    def base(self):
+        return self.runs / "tiny"
+
+    @property
     def summary(self):
         return json.loads((self.folder / "demo-summary.json").read_text(encoding="utf-8"))
 
@@ -40,7 +44,7 @@ def demo(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     temporary = Path(tempfile.mkdtemp(prefix="e-"))  # short: Ray puts sockets below it
     result = subprocess.run(
-        ["make", "demo", f"ARGS=--runs {runs}"],
+        ["make", "demo", f"ARGS=--tiny --runs {runs}"],
         cwd=ROOT,
         env=environment(TMPDIR=str(temporary)),
         stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ def trained(demo, ray_head, home):
     return ray_head.run(
         *["ray", "job", "submit", "--address", ray_head.dashboard, "--working-dir", ".", "--"],
         *["python", "jobs/train.py", "--config", "jobs/configs/basic_lora.yaml", "--home", str(home)],
-        *["--set", f"base_model={demo.runs / 'base'}", "--set", "fine_tuning.training.max_steps=4"],
+        *["--set", f"base_model={demo.base}", "--set", "fine_tuning.training.max_steps=4"],
     )
 
 
@@ -48,7 +48,7 @@ def test_serve_deploy_serves_what_was_registered(trained, demo, ray_head, home, 
     port = free_port()
     described = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text(encoding="utf-8"))
     described["http_options"]["port"] = port
-    described["applications"][0]["args"] |= {"base_model": str(demo.runs / "base"), "home": str(home)}
+    described["applications"][0]["args"] |= {"base_model": str(demo.base), "home": str(home)}
     described["applications"][0]["args"]["deployment"] |= {"adapters": ["basic-lora:1.0.0"], "strategy": "canary"}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(described))
     result = ray_head.run("serve", "deploy", "--address", ray_head.dashboard, str(tmp_path / "serve.yaml"))
