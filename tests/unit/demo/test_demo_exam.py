@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from llamafarm_ray.cli import terminal
 from llamafarm_ray.config import load_config
 from llamafarm_ray.data.generation.rules.generate import GenerateByRules
 from llamafarm_ray.data.readers import reader_for
 from llamafarm_ray.data.steps import Ledger, SplitPassages
 from llamafarm_ray.evaluation.metrics.answers import contains
+from llamafarm_ray.evaluation.rag.grading import Answer
 from llamafarm_ray.evaluation.rag.questions import read_questions
+from llamafarm_ray.evaluation.rag.result import exam_result
+from llamafarm_ray.workflows.questions import exam_of_files
 
 ROOT = Path(__file__).resolve().parents[3]
 DEMO = ROOT / "jobs" / "demo"
@@ -21,6 +25,7 @@ import exam  # noqa: E402  jobs/ holds scripts, no package
 
 CONFIG = load_config(DEMO / "config.yaml")
 QUESTIONS = read_questions(ROOT / CONFIG.evaluation.questions)
+IN_PLACE = CONFIG.evaluation.model_copy(update={"questions": str(DEMO / "exam.jsonl"), "corpus": str(DEMO / "corpus")})
 
 
 def document(path):
@@ -53,28 +58,34 @@ def test_there_are_ten_that_nobody_trained_on(editions):
     assert not trained & {question.question.casefold() for question in QUESTIONS}
 
 
-def answered(**right):
-    """A row of an evaluation in which these columns are right."""
-    row = {"question": "How fast is it?", "answers": ["25 knots"], "closed_book": {}, "retrieved": {}}
-    for name, (mode, side) in exam.COLUMNS.items():
-        is_right = right.get(name.replace(" ", "_"), False)
-        row[mode][side] = {"answer": f"{name} says {'25' if is_right else '9'} knots", "accuracy": float(is_right)}
-    return row
+def asked(words):
+    """Rows of an evaluation in which model and base give these answers in each mode, one text for all questions."""
+    questions = exam_of_files(CONFIG.model_copy(update={"evaluation": IN_PLACE})).asked
+    said = {name: [Answer(words[name], 3, 0.1)] * len(questions) for name in words}
+    model = {"closed_book": said["adapter"], "retrieved": said["adapter with retrieval"]}
+    baseline = {"closed_book": said["base"], "retrieved": said["base with retrieval"]}
+    return exam_result(questions, model, baseline, model_id="bot", digests={}).questions
 
 
-def test_the_table_has_a_mark_for_each_answer_and_their_sums(capsys):
-    rows = [answered(), answered(adapter=True, base_with_retrieval=True), answered(adapter=True)]
-    assert exam.right_answers(rows) == {
-        "base": 0,
-        "base with retrieval": 1,
-        "adapter": 2,
-        "adapter with retrieval": 0,
-    }
+def test_the_table_has_a_mark_for_each_answer_and_their_sums(capsys, monkeypatch):
+    monkeypatch.setattr(terminal.console, "_width", 80)
+    says = dict.fromkeys(exam.COLUMNS, "No idea.")
+    rows = asked({**says, "adapter": "It is green.", "adapter with retrieval": "A green one, for 4 euros."})
+    right = {"base": 0, "base with retrieval": 0, "adapter": 1, "adapter with retrieval": 2}
+    assert exam.right_answers(rows) == right
     exam.show_exam(rows)
-    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.strip()]
-    assert ["How", "fast", "is", "it?", "wrong", "right", "right", "wrong"] in lines
-    assert ["right", "of", "3", "0", "1", "2", "0"] in lines
-    assert ["adapter", "adapter", "says", "25", "knots"] in lines
+    shown = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert max(map(len, shown.splitlines())) <= 80
+    assert any(line.startswith("wrong wrong right right Which colour is the form") for line in lines)
+    assert "wrong wrong wrong wrong How fast can the lifeboat go?" in lines
+    assert "0 0 1 2 right of 10" in lines
+    assert "adapter with retrieval A green one, for 4 euros." in lines
+
+
+def test_retrieval_brings_most_answers():
+    questions = exam_of_files(CONFIG.model_copy(update={"evaluation": IN_PLACE})).asked
+    assert sum(any(one.relevant) for one in questions) >= 6
 
 
 def test_an_answer_that_was_not_asked_for_is_wrong():
