@@ -22,6 +22,7 @@ DEMO = ROOT / "jobs" / "demo"
 sys.path.insert(0, str(DEMO))
 
 import exam  # noqa: E402  jobs/ holds scripts, no package
+import run  # noqa: E402
 
 CONFIG = load_config(DEMO / "config.yaml")
 QUESTIONS = read_questions(ROOT / CONFIG.evaluation.questions)
@@ -48,6 +49,21 @@ def test_both_editions_have_every_answer(editions):
         texts = [text_of(path) for path in paths]
         lacking = [one.question for one in QUESTIONS if not any(contains(text, one.answers) for text in texts)]
         assert lacking == []
+
+
+@pytest.mark.parametrize(("file", "num_documents"), [("config.yaml", 3), ("tiny.yaml", 31)])
+def test_a_second_edition_is_the_same_documents_with_the_revision(tmp_path, file, num_documents):
+    demo = run.Demo(tmp_path, load_config(DEMO / file), None, is_tiny=file == "tiny.yaml")
+    texts = []
+    for number in (1, 2):
+        named = demo.edition(number).dataset.source.path
+        paths = [Path(one) for one in ([named] if isinstance(named, str) else named)]
+        found = [one for path in paths for one in ([path] if path.is_file() else path.rglob("*")) if one.is_file()]
+        texts.append({path.name: text_of(path) for path in found})
+    assert set(texts[0]) == set(texts[1])
+    assert len(texts[0]) == num_documents
+    changed = [name for name in texts[0] if texts[0][name] != texts[1][name]]
+    assert sorted(changed) == ["north-workshop.md", "rescue-team.docx", "tickets.pdf"]
 
 
 def test_there_are_ten_that_nobody_trained_on(editions):
