@@ -29,8 +29,8 @@ def registry(folder):
 def base(folder, registry, wheel):
     made = convert(registry, str(wheel), folder / "base", to="safetensors")
     assert made.precision == "bf16"
-    assert made.difference["mean_kl"] < 0.001
-    assert made.difference["greedy_agreement"] > 0.97
+    assert made.difference["mean_kl"] < 0.0002  # 0.00005 measured
+    assert made.difference["greedy_agreement"] > 0.98  # 0.992 measured
     return made.path
 
 
