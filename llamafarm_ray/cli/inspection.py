@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -28,6 +28,7 @@ def describe(reference: Reference, at: At = None, home: Home = None, as_json: Js
         print_json(found.to_dict())
         return
     _show_facts(found)
+    _show_model(found)
     _show_numbers(found.record)
     if found.files is None:
         say("Its files are no longer kept.", style="yellow")
@@ -163,12 +164,59 @@ def _show_facts(found: Description) -> None:
     )
 
 
+def _show_model(found: Description) -> None:
+    """Print the facts that were read from the files."""
+    model = found.model
+    if model is None:
+        return
+    seen, whole = model.answering, model.whole
+    memory = ", ".join(f"{name} {size(num)}" for name, num in model.memory_bytes.items())
+    rows: list[tuple[str, object]] = [
+        ("format", model.own.inspection.format),
+        ("parameters", f"{model.own.inspection.num_parameters:,}"),
+    ]
+    if seen is not None and whole is not None:
+        rows += [
+            ("architecture", seen.architecture),
+            ("context", f"{seen.context_length:,} tokens" if seen.context_length else ""),
+            ("chat template", "yes" if seen.has_chat_template else "no"),
+            ("memory of weights", memory if whole is model.own else f"{memory} (with its base)"),
+        ]
+    card = model.card
+    rows += [
+        ("served by", ", ".join(model.served_by)),
+        ("trained by", ", ".join(model.trained_by)),
+        ("languages", ", ".join(model.languages)),
+        ("licence in its card", card.get("license", "") if not found.record.license else ""),
+        ("task", card.get("pipeline_tag", "")),
+        ("intended use", card.get("intended_use", "")),
+        ("out of scope", card.get("out_of_scope", "")),
+    ]
+    facts("Model", rows)
+    if whole is None:
+        base = found.record.registered.base_model or "that it was trained on"
+        say(
+            f"Context, chat template and memory are those of the base model {base}, whose files are not in this "
+            "registry: `llamafarm models import` adds them.",
+            style="yellow",
+        )
+
+
 def _show_numbers(record: VersionRecord) -> None:
     from llamafarm_ray.workflows.metrics import flat_metrics, short_name
 
     for title, values in (("Parameters", record.registered.parameters), ("Resources", record.registered.resources)):
-        facts(title, [(name, _cell(value)) for name, value in values.items()])
+        facts(title, [(name, _cell(value)) for name, value in _flat(values)])
     facts("Results", [(short_name(name), number(value)) for name, value in flat_metrics(record.metrics).items()])
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield values with dotted names, such as those of a conversion's difference."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 def _show_files(found: Difference) -> None:

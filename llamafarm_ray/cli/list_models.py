@@ -21,7 +21,11 @@ def command(
     type_: Annotated[str | None, typer.Option("--type", help="adapters, bases, merged, ...")] = None,
     filter_: Annotated[
         list[str] | None,
-        typer.Option("--filter", metavar="CONDITION", help="domain=medical, tag=..., 'accuracy>0.8'; repeatable."),
+        typer.Option(
+            "--filter",
+            metavar="CONDITIONS",
+            help="domain=medical, 'accuracy>0.8', 'kind=lora license=apache-2.0 context>=8192'; repeatable.",
+        ),
     ] = None,
     namespace: Annotated[str | None, typer.Option("--namespace", help="Only the models named NAMESPACE/...")] = None,
     all_: Annotated[bool, typer.Option("--all", help="Retired versions too.")] = False,

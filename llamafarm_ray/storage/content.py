@@ -132,6 +132,18 @@ class ContentStore:
         """
         return self._read(self._blob(digest), digest, "blob")
 
+    def read_range(self, digest: Digest, begin: int, end: int) -> bytes:
+        """Return the bytes of a blob from ``begin`` up to ``end``, fewer where it is shorter. They are not verified.
+
+        Raises:
+            IntegrityError: it is missing.
+            StorageError: the home can't be read.
+        """
+        try:
+            return self._home.read_range(self._blob(digest), begin, end)
+        except FileNotFoundError:
+            raise IntegrityError(f"The blob {digest} is missing from {self._home.uri}.") from None
+
     def manifest(self, digest: Digest) -> Manifest:
         """The manifest of that digest.
 

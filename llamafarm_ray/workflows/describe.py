@@ -9,6 +9,7 @@ from typing import Any
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.storage import FileEntry
 from llamafarm_ray.types import Digest
+from llamafarm_ray.workflows.model_facts import FactsReader, ModelFacts
 
 __all__ = ["Description", "as_dict", "describe", "files_of"]
 
@@ -23,6 +24,7 @@ class Description:
         deployments: the roots of the endpoints that serve it.
         files: what it holds; ``None`` where its content is no longer kept.
         approvals: whose approval counts, by alias.
+        model: facts read from its files; ``None`` where they are no longer kept, or hold no weights.
     """
 
     record: VersionRecord
@@ -30,6 +32,7 @@ class Description:
     deployments: tuple[str, ...]
     files: tuple[FileEntry, ...] | None
     approvals: dict[str, list[str]]
+    model: ModelFacts | None
 
     def to_dict(self) -> dict[str, Any]:
         """The same for programs."""
@@ -37,7 +40,8 @@ class Description:
         if self.files is not None:
             files = [{"path": file.path, "size_bytes": file.size_bytes, "digest": file.digest} for file in self.files]
         known = as_dict(self.record, self.aliases)
-        return {**known, "approvals": self.approvals, "deployments": self.deployments, "files": files}
+        more = {"approvals": self.approvals, "deployments": self.deployments, "files": files}
+        return {**known, **more, "facts": self.model.to_dict() if self.model is not None else None}
 
 
 def describe(registry: RegistryApi, reference: str, *, at: dt.datetime | None = None) -> Description:
@@ -66,7 +70,9 @@ def describe(registry: RegistryApi, reference: str, *, at: dt.datetime | None = 
     now = at or dt.datetime.now(dt.UTC)
     counting = {alias: state.approvers(record, alias, now) for alias in sorted(record.approvals)}
     approvals = {alias: names for alias, names in counting.items() if names}
-    return Description(record, aliases, deployments, files_of(registry, record), approvals)
+    files = files_of(registry, record)
+    model = FactsReader(registry).of(record) if files is not None else None
+    return Description(record, aliases, deployments, files, approvals, model)
 
 
 def files_of(registry: RegistryApi, record: VersionRecord) -> tuple[FileEntry, ...] | None:

@@ -60,17 +60,18 @@ def inspect_model(registry: RegistryApi, source: str) -> InspectedModel:
         return inspect_opened(files, source)
 
 
-def inspect_opened(files: ModelFiles, source: str) -> InspectedModel:
+def inspect_opened(files: ModelFiles, source: str, *, compare: bool = True) -> InspectedModel:
     """Inspect a model whose files are read in parts, wherever they are.
 
     Args:
         files: its files.
         source: what the result and errors call it.
+        compare: hold its tensors against its architecture.
 
     Raises:
         InputError: see `inspect_model`.
     """
-    found = inspect_files(files, shown=source)
+    found = inspect_files(files, shown=source, compare=compare)
     return InspectedModel(source, sum(files.sizes.values()), found, _served_by(found), _trained_by(found))
 
 

@@ -29,6 +29,10 @@ class DemoRun:
         return next(self.runs.glob("demo-*"))
 
     @property
+    def base(self):
+        return self.runs / "tiny"
+
+    @property
     def summary(self):
         return json.loads((self.folder / "demo-summary.json").read_text(encoding="utf-8"))
 
@@ -50,9 +54,9 @@ def started_demo(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     temporary = Path(tempfile.mkdtemp(prefix="e-"))  # short: Ray puts sockets below it
     output = runs.with_name("demo.log")
-    command = ["make", "demo", f"ARGS=--runs {runs}"]
+    command = ["make", "demo", f"ARGS=--tiny --runs {runs}"]
     with running(command, output, env=environment(TMPDIR=str(temporary)), cwd=ROOT) as process:
-        while process.poll() is None and not (runs / "base" / "base.json").exists():
+        while process.poll() is None and not (runs / "tiny" / "base.json").exists():
             time.sleep(0.1)
         yield process, runs, temporary, output
     shutil.rmtree(temporary, ignore_errors=True)
@@ -69,8 +73,8 @@ def beside_the_demo(request):
 def demos_base(started_demo):
     """The demo's base model, which is there before the demo has ended."""
     _, runs, _, output = started_demo
-    assert (runs / "base" / "base.json").exists(), output.read_text(encoding="utf-8")[-6000:]
-    return runs / "base"
+    assert (runs / "tiny" / "base.json").exists(), output.read_text(encoding="utf-8")[-6000:]
+    return runs / "tiny"
 
 
 @pytest.fixture(scope="session")

@@ -48,7 +48,7 @@ def test_serve_deploy_serves_what_was_registered(trained, demo, ray_head, home, 
     port = free_port()
     described = yaml.safe_load((ROOT / "serve_configs" / "local.yaml").read_text(encoding="utf-8"))
     described["http_options"]["port"] = port
-    described["applications"][0]["args"] |= {"base_model": str(demo.runs / "base"), "home": str(home)}
+    described["applications"][0]["args"] |= {"base_model": str(demo.base), "home": str(home)}
     described["applications"][0]["args"]["deployment"] |= {"adapters": ["basic-lora:1.0.0"], "strategy": "canary"}
     (tmp_path / "serve.yaml").write_text(yaml.safe_dump(described))
     result = ray_head.run("serve", "deploy", "--address", ray_head.dashboard, str(tmp_path / "serve.yaml"))

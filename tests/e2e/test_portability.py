@@ -27,8 +27,8 @@ def test_plain_peft_gives_the_same_text(demo, adapter, answers):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(demo.runs / "base")
-    base = AutoModelForCausalLM.from_pretrained(demo.runs / "base", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(demo.base)
+    base = AutoModelForCausalLM.from_pretrained(demo.base, dtype=torch.float32)
     model = PeftModel.from_pretrained(base, adapter).eval()
     for question, answer in answers.items():
         chat = [{"role": "user", "content": question}]
@@ -42,7 +42,7 @@ def test_plain_peft_gives_the_same_text(demo, adapter, answers):
 @pytest.mark.long  # plain peft says the same in seconds
 def test_a_bare_vllm_server_gives_the_same_text(demo, adapter, answers, tmp_path):
     port = free_port()
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(demo.runs / "base")]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(demo.base)]
     command += ["--enable-lora", "--max-lora-rank", "32", "--lora-modules", f"guide={adapter}", "--enforce-eager"]
     command += ["--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
     log = tmp_path / "vllm.log"

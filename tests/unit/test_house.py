@@ -15,7 +15,7 @@ from llamafarm_ray.config import load_config, parse_config
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "llamafarm_ray"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
-CONFIGS = [*sorted((ROOT / "jobs" / "configs").rglob("*.*")), ROOT / "jobs" / "demo" / "config.yaml"]
+CONFIGS = [*sorted((ROOT / "jobs" / "configs").rglob("*.*")), *sorted((ROOT / "jobs" / "demo").glob("*.yaml"))]
 SERVE_CONFIGS = sorted((ROOT / "serve_configs").rglob("*.yaml"))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,30 +17,12 @@ from llamafarm_ray.models.convert.families import family_of_architecture
 from llamafarm_ray.models.convert.rope import ROPE_TENSORS
 from llamafarm_ray.models.convert.tensors import gguf_names
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
+from llamafarm_ray.models.formats.comparison import Comparison
 from llamafarm_ray.models.loading import bare_model
 
-__all__ = ["Comparison", "compare_with_config", "compare_with_facts"]
+__all__ = ["compare_with_config", "compare_with_facts"]
 
 Shapes = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Tensors of files beside those of an architecture.
-
-    Attributes:
-        num_parameters: the architecture's parameters, tied ones once; ``None`` where it is not known.
-        missing: tensors that no file has.
-        unexpected: tensors that belong to no part of the architecture.
-        misshapen: tensors of another shape, with both.
-        unchecked: the reason why there is no comparison; empty if there is one.
-    """
-
-    num_parameters: int | None = None
-    missing: tuple[str, ...] = ()
-    unexpected: tuple[str, ...] = ()
-    misshapen: tuple[str, ...] = ()
-    unchecked: str = ""
 
 
 def compare_with_config(config: Mapping[str, Any], found: Shapes) -> Comparison:

@@ -4,39 +4,34 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
-
-import numpy as np
-import torch
-import yaml
-from gguf import GGMLQuantizationType
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError, LlamaFarmError
-from llamafarm_ray.models.convert.gguf_model import decoded, gguf_config
 from llamafarm_ray.models.folder import TOKENIZER_FILES
-from llamafarm_ray.models.formats.expected import Comparison, compare_with_config, compare_with_facts
+from llamafarm_ray.models.formats.card import card_of_gguf, read_card
+from llamafarm_ray.models.formats.comparison import Comparison
 from llamafarm_ray.models.formats.files import ModelFiles
 from llamafarm_ray.models.formats.pickle_imports import pickle_imports
 from llamafarm_ray.storage.gguf import GgufHeader, GgufTensor, read_gguf_header
 from llamafarm_ray.storage.pickles import PICKLE_SUFFIXES
 from llamafarm_ray.storage.safetensors import read_tensor_list
 
+if TYPE_CHECKING:
+    import torch
+
 __all__ = ["MEMORY_PRECISIONS", "Inspection", "inspect_files"]
 
 MEMORY_PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5}
 """Bytes of a parameter, by precision."""
 
+_NOT_ASKED = "that was not asked for"
 _MAX_TEXT_BYTES = 1 << 26
-_CARD_KEYS = ("license", "license_name", "language", "pipeline_tag", "base_model", "tags", "datasets", "library_name")
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
-_MAX_CARD_BYTES = 1 << 16
 _SHOWN_NAMES = 20
-_MAX_VALUE = 1000
+_SKIPPED_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +86,13 @@ class Inspection:
         ]
 
 
-def inspect_files(files: ModelFiles, *, shown: str) -> Inspection:
+def inspect_files(files: ModelFiles, *, shown: str, compare: bool = True) -> Inspection:
     """Inspect the files of one model.
 
     Args:
         files: where they are read.
         shown: what an error calls the model.
+        compare: hold the tensors against the architecture, for which torch and transformers are imported.
 
     Raises:
         InputError: there are no weights, they are pickled (the message has the names that would be imported), or a
@@ -106,9 +102,9 @@ def inspect_files(files: ModelFiles, *, shown: str) -> Inspection:
     weights = [name for name in names if name.endswith(".safetensors")]
     ggufs = [name for name in names if name.lower().endswith(".gguf")]
     if weights:
-        return _of_safetensors(files, weights, shown)
+        return _of_safetensors(files, weights, shown, compare=compare)
     if len(ggufs) == 1:
-        return _of_gguf(files, ggufs[0])
+        return _of_gguf(files, ggufs[0], compare=compare)
     _refuse_pickles(files, shown)
     what = f"several GGUF files: {', '.join(sorted(ggufs)[:3])}" if ggufs else "neither safetensors nor a GGUF file"
     raise InputError(f"{shown!r} holds {what}.", hint="Give the folder or the file of one model.")
@@ -128,7 +124,7 @@ def _refuse_pickles(files: ModelFiles, shown: str) -> None:
         )
 
 
-def _of_safetensors(files: ModelFiles, weights: list[str], shown: str) -> Inspection:
+def _of_safetensors(files: ModelFiles, weights: list[str], shown: str, *, compare: bool) -> Inspection:
     shapes: dict[str, tuple[int, ...]] = {}
     sizes: Counter[str] = Counter()
     for name in weights:
@@ -144,8 +140,12 @@ def _of_safetensors(files: ModelFiles, weights: list[str], shown: str) -> Inspec
     is_adapter = "adapter_config.json" in files.sizes
     if is_adapter or not config:
         compared = Comparison(unchecked="it is an adapter" if is_adapter else "there is no config.json")
-    else:
+    elif compare:
+        from llamafarm_ray.models.formats.expected import compare_with_config  # noqa: PLC0415  (torch)
+
         compared = compare_with_config(config, shapes)
+    else:
+        compared = Comparison(unchecked=_NOT_ASKED)
     stored = sum(math.prod(shape) for shape in shapes.values())
     num_parameters = compared.num_parameters or stored
     text = _object(config, "text_config") or config
@@ -164,20 +164,22 @@ def _of_safetensors(files: ModelFiles, weights: list[str], shown: str) -> Inspec
         has_chat_template="chat_template.jinja" in files.sizes or bool(tokenizer_config.get("chat_template")),
         context_length=_number(text, "max_position_embeddings", "n_positions"),
         memory_bytes=_memory(num_parameters),
-        card=_card(files),
+        card=read_card(files),
         is_adapter=is_adapter,
     )
 
 
-def _of_gguf(files: ModelFiles, name: str) -> Inspection:
+def _of_gguf(files: ModelFiles, name: str, *, compare: bool) -> Inspection:
+    from gguf import GGMLQuantizationType  # noqa: PLC0415  (it imports mistral-common, which takes seconds)
+
     with files.open(name) as file:
         header = read_gguf_header(file, files.sizes[name], shown=name)
     facts, sizes = header.facts, Counter[str]()
     for entry in header.entries:
         sizes[GGMLQuantizationType(entry.kind).name] += entry.size_bytes
     stored = sum(math.prod(entry.shape) for entry in header.entries)
-    compared, model_type = Comparison(unchecked="it is an adapter"), ""
-    if not header.is_adapter:
+    compared, model_type = Comparison(unchecked="it is an adapter" if header.is_adapter else _NOT_ASKED), ""
+    if compare and not header.is_adapter:
         compared, model_type = _against_facts(files, name, header)
     num_parameters = compared.num_parameters or stored
     tokens = facts.get("tokenizer.ggml.tokens")
@@ -194,12 +196,17 @@ def _of_gguf(files: ModelFiles, name: str) -> Inspection:
         has_chat_template=isinstance(facts.get("tokenizer.chat_template"), str),
         context_length=_number({"length": header.of_architecture("context_length")}, "length"),
         memory_bytes=_memory(num_parameters),
-        card=_general(facts) | _card(files),
+        card=card_of_gguf(facts) | read_card(files),
         is_adapter=header.is_adapter,
     )
 
 
 def _against_facts(files: ModelFiles, name: str, header: GgufHeader) -> tuple[Comparison, str]:
+    import numpy as np  # noqa: PLC0415  (as below)
+
+    from llamafarm_ray.models.convert.gguf_model import decoded, gguf_config  # noqa: PLC0415  (torch)
+    from llamafarm_ray.models.formats.expected import compare_with_facts  # noqa: PLC0415  (torch)
+
     def read(entry: GgufTensor) -> torch.Tensor:
         with files.open(name) as file:
             _skip(file, entry.begin)
@@ -216,7 +223,7 @@ def _skip(file: Any, num_bytes: int) -> None:
     if file.seekable():
         file.seek(num_bytes)
         return
-    while num_bytes > 0 and (data := file.read(min(num_bytes, _MAX_CARD_BYTES))):
+    while num_bytes > 0 and (data := file.read(min(num_bytes, _SKIPPED_BYTES))):
         num_bytes -= len(data)
 
 
@@ -249,36 +256,6 @@ def _json(files: ModelFiles, name: str) -> dict[str, Any]:
 def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
     found = values.get(key)
     return found if isinstance(found, dict) else {}
-
-
-def _card(files: ModelFiles) -> dict[str, Any]:
-    """Return the facts at the head of a model card; none where they can't be read."""
-    if "README.md" not in files.sizes:
-        return {}
-    with files.open("README.md") as file:
-        text = file.read(_MAX_CARD_BYTES).decode("utf-8", errors="replace")
-    if (match := _FRONT_MATTER.match(text)) is None:
-        return {}
-    try:
-        values = yaml.safe_load(match[1])
-    except yaml.YAMLError:
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    return {key: found for key in _CARD_KEYS if (found := _plain(values.get(key))) is not None}
-
-
-def _plain(value: Any) -> Any:
-    """Return a text, a number or a short list of texts; ``None`` for anything else."""
-    if isinstance(value, list):
-        return [str(one)[:_MAX_VALUE] for one in value[:_SHOWN_NAMES] if isinstance(one, str | int)]
-    return value[:_MAX_VALUE] if isinstance(value, str) else value if isinstance(value, bool | int | float) else None
-
-
-def _general(facts: Mapping[str, Any]) -> dict[str, Any]:
-    named = {key.removeprefix("general."): value for key, value in facts.items() if key.startswith("general.")}
-    kept = (*_CARD_KEYS, "name", "author", "description", "languages", "base_model.0.name", "source.url")
-    return {key: found for key in kept if (found := _plain(named.get(key))) is not None}
 
 
 def _number(values: Mapping[str, Any], *names: str) -> int | None:

@@ -48,6 +48,11 @@ def test_the_highest_number_comes_first(registry):
         (["method=lora", "run=r2"], []),
         (["version=1.0.0"], ["bot:1.0.0", "law/bot:1.0.0"]),
         (["status=deprecated"], []),
+        (["bench.mmlu>=0.5 capability=chat"], ["bot:1.10.0"]),
+        (["kind=LoRA  run = r1"], ["law/bot:1.0.0"]),
+        (["domain=medical licence="], ["bot:1.0.0"]),
+        (["size>=1k"], []),
+        (["size<1k model=law/bot"], ["law/bot:1.0.0"]),
     ],
 )
 def test_all_filters_must_hold(registry, filters, found):
@@ -85,12 +90,20 @@ def test_a_list_of_then_holds_what_there_was(registry):
     assert refs(registry, "alias=production", at=then) == []
 
 
-def test_a_result_nobody_measured_is_a_typing_error(registry):
-    with pytest.raises(NotFoundError, match=r"bench\.mmlu"):
-        list_versions(registry, filters=["bench.mmul>0.5"])
+@pytest.mark.parametrize(("filter_", "meant"), [("bench.mmul>0.5", r"bench\.mmlu"), ("contxt>=8192", "context")])
+def test_a_result_nobody_measured_is_a_typing_error(registry, filter_, meant):
+    with pytest.raises(NotFoundError, match=meant):
+        list_versions(registry, filters=[filter_])
 
 
-@pytest.mark.parametrize("text", ["domain", "=x", "accuracy>", "accuracy>high", "accuracy>>1", "colour=red", ""])
+def test_a_value_may_have_spaces_in_it(registry, tmp_path):
+    registry.register(tmp_path / "files", name="cat", version="1.0.0", kind=ModelKind.ADAPTER, domain="customer care")
+    assert refs(registry, "domain=customer care kind=adapter") == ["cat:1.0.0"]
+
+
+@pytest.mark.parametrize(
+    "text", ["domain", "=x", "accuracy>", "accuracy>high", "accuracy>>1", "colour=red", "", "context>=many", "size<8X"]
+)
 def test_what_is_no_filter_is_refused(registry, text):
     with pytest.raises(InputError):
         list_versions(registry, filters=[text])
