@@ -7,10 +7,10 @@ from llamafarm_ray.serving.journal.blocks import BLOCK_REQUESTS
 from llamafarm_ray.serving.journal.sketch import Observation, Sketch
 from llamafarm_ray.serving.journal.topics import topic_signs
 
-COMMON = tuple("which where when what have this that with from your more tell know".split(" "))
+COMMON = ("which", "where", "when", "what", "have", "this", "that", "with", "from", "your", "more", "tell")
 TOPICS = {
-    "shop": tuple("order parcel delivery refund invoice payment basket discount voucher address shipping".split(" ")),
-    "garden": tuple("tomato seeds watering compost pruning lavender hedge weeds greenhouse roses lawn".split(" ")),
+    "shop": ("order", "parcel", "delivery", "refund", "invoice", "payment", "basket", "discount", "shipping"),
+    "garden": ("tomato", "seeds", "watering", "compost", "pruning", "lavender", "hedge", "greenhouse", "roses"),
 }
 
 

@@ -18,7 +18,7 @@ from llamafarm_ray.serving.asgi import Send
 from llamafarm_ray.serving.finished import End, FinishedRequest
 from llamafarm_ray.serving.journal.blocks import Blocks
 from llamafarm_ray.serving.journal.files import day_name, page_values, remove_old
-from llamafarm_ray.serving.journal.opening import AnswerOpening, question_of
+from llamafarm_ray.serving.journal.opening import AnswerOpening, Opening, question_of
 from llamafarm_ray.serving.journal.samples import MAX_SAMPLE_CHARS, LiveSample, Reservoir
 from llamafarm_ray.serving.journal.sketch import Observation
 from llamafarm_ray.serving.journal.topics import topic_signs
@@ -131,12 +131,12 @@ class Journal:
         if not self._settings.sketches:
             return
         question = question_of(body)
-        today.blocks.add(ref, _observation(request, question, wait_s, opening), now_s)
-        if opening is not None and opening.is_read and opening.max_chars == MAX_SAMPLE_CHARS:
-            if request.end is not End.ANSWERED:
-                return
+        said = opening.read() if opening is not None else None
+        today.blocks.add(ref, _observation(request, question, wait_s, said), now_s)
+        is_sample = opening is not None and opening.max_chars == MAX_SAMPLE_CHARS
+        if is_sample and said is not None and request.end is End.ANSWERED:
             text, tokens = question[:MAX_SAMPLE_CHARS], request.completion_tokens
-            today.samples.offer(LiveSample(ref, now_s, text, opening.text, request.latency_s, tokens))
+            today.samples.offer(LiveSample(ref, now_s, text, said.text, request.latency_s, tokens))
 
     def rated(self, ref: str, rating: float | None) -> None:
         """Take in a user's rating of an answer, 0 to 1; None, a correction alone, counts for nothing."""
@@ -204,8 +204,7 @@ class Journal:
             remove_old(self._home, today - dt.timedelta(days=self._settings.keep_days))
 
 
-def _observation(request: FinishedRequest, question: str, wait_s: float, opening: AnswerOpening | None) -> Observation:
-    is_read = opening is not None and opening.is_read
+def _observation(request: FinishedRequest, question: str, wait_s: float, said: Opening | None) -> Observation:
     return Observation(
         end=request.end,
         latency_s=request.latency_s,
@@ -214,6 +213,6 @@ def _observation(request: FinishedRequest, question: str, wait_s: float, opening
         answer_tokens=request.completion_tokens,
         language=language_of(question[:_MAX_LANGUAGE_CHARS]),
         signs=topic_signs(question),
-        is_empty=opening.is_empty if is_read and opening is not None else None,
-        declines=is_refusal(opening.text) if is_read and opening is not None else None,
+        is_empty=None if said is None else said.is_empty,
+        declines=None if said is None else is_refusal(said.text),
     )

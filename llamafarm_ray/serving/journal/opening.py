@@ -3,19 +3,44 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from llamafarm_ray.serving.asgi import Message, Send
 
-__all__ = ["AnswerOpening", "question_of"]
+__all__ = ["AnswerOpening", "Opening", "question_of"]
 
 _OK: Final = 200
 _MAX_CHARS: Final = 240
 _MAX_WHOLE_BYTES: Final = 1024 * 1024
-_EVENT: Final = b"data: {"
+_BYTES_A_CHAR: Final = 40
+"""Bytes of a stream's events for each character of text: an event has some 200 for a piece of five."""
+_EVENT: Final = b"data: "
 _TEXTS: Final = ("content", "reasoning_content", "reasoning")
-"""Fields of a message or of a stream's piece that hold text; of a stream of completions it is ``text``."""
+"""Fields of a message, or of a stream's piece, that hold text; a completion's is ``text``."""
+_TEXT: Final = re.compile(rb'"(?:content|reasoning_content|reasoning|text)":\s?"((?:[^"\\]|\\.)*)"')
+_CALL: Final = re.compile(rb'"tool_calls":\s?\[\s?\{')
+_OTHER_CHOICE: Final = re.compile(rb'"choices":\s?\[\s?\{\s?"index":\s?[1-9]')
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """The beginning of an answer.
+
+    Args:
+        text: the beginning.
+        has_calls: whether the answer calls a tool.
+    """
+
+    text: str
+    has_calls: bool = False
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the answer says nothing and calls no tool."""
+        return not self.text.strip() and not self.has_calls
 
 
 def question_of(body: Mapping[str, Any]) -> str:
@@ -43,30 +68,20 @@ def _text(content: object) -> str:
 class AnswerOpening:
     """Passes a response on, and keeps the beginning of its first answer.
 
+    Of a stream it holds the first events, and reads them when it is asked.
+
     Args:
         send: where the response goes.
-        max_chars: how much of it is kept.
-
-    Attributes:
-        text: the beginning.
-        is_read: whether the response was an answer, and was read.
-        has_calls: whether the answer calls a tool.
+        max_chars: how much of the answer is read.
     """
 
     def __init__(self, send: Send, max_chars: int = _MAX_CHARS) -> None:
-        self._send = send
         self.max_chars = max_chars
+        self._send = send
         self._is_stream = False
         self._is_open = False
         self._held = bytearray()
-        self.text = ""
-        self.is_read = False
-        self.has_calls = False
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether the answer says nothing and calls no tool."""
-        return not self.text.strip() and not self.has_calls
+        self._max_bytes = max_chars * _BYTES_A_CHAR
 
     async def __call__(self, message: Message) -> None:
         """Take one message of the response."""
@@ -75,50 +90,59 @@ class AnswerOpening:
             self._is_stream = kind.startswith(b"text/event-stream")
             self._is_open = message["status"] == _OK and (self._is_stream or kind.startswith(b"application/json"))
         elif self._is_open and message["type"] == "http.response.body":
-            body = message.get("body", b"")
+            self._held += message.get("body", b"")
             if self._is_stream:
-                self._read_events(body)
-            else:
-                self._read_whole(body, is_last=not message.get("more_body", False))
+                self._is_open = len(self._held) < self._max_bytes
+            elif len(self._held) > _MAX_WHOLE_BYTES:
+                self._is_open = False
+                self._held.clear()
         await self._send(message)
 
-    def _read_whole(self, body: bytes, *, is_last: bool) -> None:
-        self._held += body
-        if len(self._held) > _MAX_WHOLE_BYTES:
-            self._is_open = False
-        elif is_last:
-            self._take(_parsed(bytes(self._held)))
-            self._is_open = False
+    def read(self) -> Opening | None:
+        """Return the beginning of the answer; None if the response was none."""
+        if not self._held:
+            return None
+        found = self._of_stream() if self._is_stream else _of_whole(_parsed(bytes(self._held)))
+        return None if found is None else Opening(found.text[: self.max_chars], has_calls=found.has_calls)
 
-    def _read_events(self, body: bytes) -> None:
-        self._held += body
-        *whole, rest = self._held.split(b"\n\n")
-        self._held = bytearray(rest)
-        for event in whole:
-            if event.startswith(_EVENT):
-                self._take(_parsed(bytes(event[len(_EVENT) - 1 :])))
-        if len(self.text) >= self.max_chars or len(rest) > _MAX_WHOLE_BYTES:
-            self._is_open = False
-            self._held.clear()
+    def _of_stream(self) -> Opening | None:
+        events = bytes(self._held)
+        if b'"choices"' not in events:
+            return None
+        if _OTHER_CHOICE.search(events):
+            pieces = [_parsed(event) for event in events.split(_EVENT)[1:]]
+            read = [one for one in map(_of_whole, pieces) if one is not None]
+            return Opening("".join(one.text for one in read), has_calls=any(one.has_calls for one in read))
+        # JSON escapes quotes inside of strings, so a field's name in quotes is a field.
+        text = _parsed_text(b"".join(_TEXT.findall(events)))
+        return Opening(text, has_calls=_CALL.search(events) is not None)
 
-    def _take(self, said: Mapping[str, Any]) -> None:
-        """Add the text of one answer, or of a piece of it."""
-        choices = said.get("choices")
-        if not isinstance(choices, list):
-            return
-        self.is_read = True
-        for choice in choices:
-            if not isinstance(choice, Mapping) or choice.get("index", 0) != 0:
-                continue
-            piece = choice.get("delta") or choice.get("message") or {}
-            texts = [choice.get("text"), *(piece.get(name) for name in _TEXTS)] if isinstance(piece, Mapping) else []
-            self.text = (self.text + "".join(text for text in texts if isinstance(text, str)))[: self.max_chars]
-            self.has_calls = self.has_calls or bool(isinstance(piece, Mapping) and piece.get("tool_calls"))
+
+def _of_whole(said: Mapping[str, Any]) -> Opening | None:
+    """Return the first answer of a response, or of a piece of a stream."""
+    choices = said.get("choices")
+    if not isinstance(choices, list):
+        return None
+    chosen = (one for one in choices if isinstance(one, Mapping) and one.get("index", 0) == 0)
+    choice = next(chosen, {})
+    said = choice.get("delta") or choice.get("message") or {}
+    fields = [choice.get("text"), *(said.get(name) for name in _TEXTS)] if isinstance(said, Mapping) else []
+    text = "".join(field for field in fields if isinstance(field, str))
+    return Opening(text, has_calls=isinstance(said, Mapping) and bool(said.get("tool_calls")))
+
+
+def _parsed_text(inside: bytes) -> str:
+    """Return the text that is written inside the quotes of a JSON string."""
+    try:
+        text = json.loads(b'"' + inside + b'"', strict=False)
+    except ValueError:
+        return inside.decode(errors="replace")
+    return str(text)
 
 
 def _parsed(data: bytes) -> Mapping[str, Any]:
     try:
-        parsed = json.loads(data)
+        parsed = json.loads(data.strip())
     except ValueError:
         return {}
     return parsed if isinstance(parsed, dict) else {}

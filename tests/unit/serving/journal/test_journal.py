@@ -77,6 +77,22 @@ def test_answers_are_read_on_their_way_whole_or_streamed(tmp_path, stream, text,
     assert (block.num_answered, sum(block.prompt_tokens.values()), sum(block.answer_tokens.values())) == (1, 1, 1)
 
 
+def test_of_several_answers_in_a_stream_the_first_is_read(tmp_path):
+    class Two(Engine):
+        async def _answer(self, _path, _body, send):
+            await start(send, b"text/event-stream")
+            for index, content in ((0, "I'm"), (1, "Surely, it goes"), (0, " sorry, but I can't help."), (1, " on.")):
+                await event(send, {"choices": [{"index": index, "delta": {"content": content}}]})
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    assert only(asked(tmp_path, Two(), {**CHAT, "stream": True, "n": 2})).num_declined == 1
+
+
+def test_a_stream_that_talks_of_its_own_format_is_read_as_text(tmp_path):
+    block = only(asked(tmp_path, Says('Say {"content": "I\'m sorry, \\"no\\""} \U0001f999'), {**CHAT, "stream": True}))
+    assert (block.num_checked, block.num_empty) == (1, 0)
+
+
 def test_a_call_of_a_tool_is_no_empty_answer(tmp_path):
     calls = [{"id": "1", "type": "function", "function": {"name": "look", "arguments": "{}"}}]
     assert only(asked(tmp_path, Says("", tool_calls=calls), CHAT)).num_empty == 0
