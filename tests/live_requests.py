@@ -1,11 +1,16 @@
 """Requests in production, drawn at random: sketches without a server."""
 
+import dataclasses
+import datetime as dt
+
 import numpy as np
 
 from llamafarm_ray.serving.finished import End
 from llamafarm_ray.serving.journal.blocks import BLOCK_REQUESTS
+from llamafarm_ray.serving.journal.files import day_name, page_values
 from llamafarm_ray.serving.journal.sketch import Observation, Sketch
 from llamafarm_ray.serving.journal.topics import topic_signs
+from llamafarm_ray.serving.journal.usage import UsageTable
 
 COMMON = ("which", "where", "when", "what", "have", "this", "that", "with", "from", "your", "more", "tell")
 TOPICS = {
@@ -78,3 +83,20 @@ def drawn_week(rng, num_requests, *, signs=None):
     num_blocks = num_requests // BLOCK_REQUESTS
     width_s = 7 * 86400 / num_blocks
     return [drawn_block(rng, at * width_s, (at + 1) * width_s - 1, chances) for at in range(num_blocks)]
+
+
+def write_page(home, blocks, *, usage=None, samples=(), day=None, replica="r1", application="app", **fields):
+    """Write what a replica would have written on a day."""
+    table = usage or UsageTable()
+    values = {
+        "application": application,
+        "replica": replica,
+        "start_s": 0.0,
+        "end_s": 86400.0,
+        "num_cpus": 1,
+        "num_gpus": 0,
+        "blocks": {ref: [block.to_dict() for block in made] for ref, made in blocks.items()},
+        "usage": table.to_dict(),
+        "samples": [dataclasses.asdict(sample) for sample in samples],
+    }
+    home.write(day_name(day or dt.datetime.now(dt.UTC).date(), replica), page_values({**values, **fields}))

@@ -19,7 +19,7 @@ from llamafarm_ray.serving.journal.sketch import Sketch
 from llamafarm_ray.serving.journal.usage import UsageTable, read_usage
 from llamafarm_ray.storage import Location
 
-__all__ = ["JOURNAL_FOLDER", "Page", "day_name", "journal_days", "read_journal", "remove_old"]
+__all__ = ["JOURNAL_FOLDER", "Page", "day_name", "journal_days", "page_values", "read_journal", "remove_old"]
 
 logger = logging.getLogger(__name__)
 
