@@ -91,7 +91,7 @@ def check_health(
     readable = [ref for ref in blocks if registry.may(Action.READ, namespace_of(ref))]
     return [
         VersionHealth(ref, _aliases(registry, ref), examine(blocks[ref], plan), _scores(samples[ref]))
-        for ref in sorted(_chosen(registry, names, readable) if names else readable)
+        for ref in sorted(chosen_versions(registry, names, readable) if names else readable)
     ]
 
 
@@ -103,7 +103,7 @@ def namespace_of(ref: str) -> str:
         return ""
 
 
-def _chosen(registry: RegistryApi, names: Sequence[str], recorded: Sequence[str]) -> set[str]:
+def chosen_versions(registry: RegistryApi, names: Sequence[str], recorded: Sequence[str]) -> set[str]:
     """Return the recorded versions that names mean."""
     chosen: set[str] = set()
     for name in names:
