@@ -71,7 +71,7 @@ def command(
 def _show(found: list[VersionHealth]) -> None:
     """Print a table of the versions, and one of each version's signals."""
     if not found:
-        say("No requests are on record. Replicas record them some 30 seconds after the first one.")
+        say("No requests are on record. Replicas record them some ten seconds after the first one.")
         return
     rows = [
         (one.ref, ", ".join(one.aliases), one.status, one.health.num_requests, one.health.num_looks) for one in found

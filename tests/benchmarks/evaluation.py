@@ -34,7 +34,7 @@ from llamafarm_ray.storage import Location
 LATENCY_S = 0.2
 STALL = (2.0, 3.0)
 CPU_A_REQUEST_S = 2 / 79
-"""CPU of two cores for a request of 32 tokens at the most that vLLM with a 0.5M Llama gave there, 79 requests a second."""
+"""CPU of two cores for a request of 32 tokens, where vLLM with a 0.5M Llama answered 79 of them a second."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from patience import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamafarm_ray.serving.meters import METERS, RayMeters
+from llamafarm_ray.workflows.health import check_health
 from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.usage import last_days, report_usage
 
 BY_NAME = {meter.name: meter for meter in METERS}
 SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
@@ -82,6 +84,20 @@ def test_the_page_counts_a_versions_requests(served, metered):
 
 
 @pytest.mark.long
+def test_a_versions_requests_are_on_record_below_the_home(served, metered):
+    name = metered.partition(":")[0]
+
+    def used():
+        rows = report_usage(served.registry, since=last_days(2), by="model").rows
+        return [row.used for row in rows if row.name == name]
+
+    wait_until(lambda: sum(one.num_requests for one in used()) >= 7, 60, used)
+    (health,) = check_health(served.registry, [metered])
+    assert sum(one.num_requests for one in used()) == 7
+    assert (health.status, health.health.num_requests) == ("unknown", 6)
+    assert (health.health.reference.num_checked, health.health.reference.num_refused) == (6, 1)
+
+
 def test_gauges_are_on_the_page_after_a_minute_of_rest(served):
     assert served.complete("bot").status_code == 200
     time.sleep(75)  # Ray drops what was not said for a minute

@@ -31,7 +31,7 @@ __all__ = ["Devices", "Journal"]
 
 logger = logging.getLogger("ray.serve.llamafarm")
 
-_WRITE_S: Final = 30.0
+_WRITE_S: Final = 10.0
 _AT_LEAST_S: Final = 600.0
 """How often the file of an idle replica is written, which says how long it ran."""
 _MAX_LANGUAGE_CHARS: Final = 300
