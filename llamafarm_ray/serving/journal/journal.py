@@ -171,7 +171,7 @@ class Journal:
                 if self._trouble != str(error):
                     logger.warning("The journal could not be written: %s", error)
                 self._trouble = str(error)
-        self._days = [one for one in self._days[-2:] if not one.is_written] or self._days[-1:]
+        self._days = [one for one in self._days[:-1] if not one.is_written][-1:] + self._days[-1:]
 
     def _store(self, day: _Day, values: dict[str, Any]) -> None:
         day.samples.redact()
@@ -183,7 +183,7 @@ class Journal:
             "application": self.application,
             "replica": self._replica,
             "start_s": round(day.start_s, 3),
-            "end_s": round(self._clock(), 3),
+            "end_s": round(min(self._clock(), _midnight_s(day.day + dt.timedelta(days=1))), 3),
             "num_cpus": self._devices.num_cpus,
             "num_gpus": self._devices.num_gpus,
             "blocks": day.blocks.to_dict(),
@@ -194,14 +194,18 @@ class Journal:
         now_s = self._clock()
         day = dt.datetime.fromtimestamp(now_s, dt.UTC).date()
         if not self._days or self._days[-1].day < day:
-            midnight_s = dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()
-            start_s = midnight_s if self._days else now_s
+            start_s = _midnight_s(day) if self._days else now_s
             self._days.append(_Day(day, start_s, Blocks(), UsageTable(), Reservoir(self._settings.sample_rate)))
         return self._days[-1]
 
     def _remove_old(self, today: dt.date) -> None:
         with contextlib.suppress(LlamaFarmError):  # the next day tries again
             remove_old(self._home, today - dt.timedelta(days=self._settings.keep_days))
+
+
+def _midnight_s(day: dt.date) -> float:
+    """Return when a day begins, seconds since 1970."""
+    return dt.datetime.combine(day, dt.time(), dt.UTC).timestamp()
 
 
 def _observation(request: FinishedRequest, question: str, wait_s: float, said: Opening | None) -> Observation:

@@ -186,6 +186,29 @@ def test_what_could_not_be_written_is_written_later(tmp_path, caplog):
     assert len(list(read_journal(Location(str(tmp_path))))) == 1
 
 
+def test_a_day_that_could_not_be_written_takes_nothing_of_the_next_along(tmp_path):
+    now = [dt.datetime(2026, 11, 29, 23, 59, tzinfo=dt.UTC).timestamp()]
+    journal = journal_of(tmp_path, clock=lambda: now[0])
+    write = journal._home.write
+
+    def full(name, data):
+        if "/29/" in name:
+            raise StorageError("no space left")
+        write(name, data)
+
+    journal.rated("bot:1.0.0", 1.0)
+    journal._home.write = full
+    now[0] += 120
+    for _ in range(2):
+        journal.rated("bot:1.0.0", 1.0)
+        asyncio.run(journal.write())
+    journal._home.write = write
+    asyncio.run(journal.write())
+    pages = list(read_journal(Location(str(tmp_path))))
+    assert [page.blocks["bot:1.0.0"][0].num_rated for page in pages] == [1, 2]
+    assert pages[0].end_s == pages[1].start_s
+
+
 def test_a_damaged_file_is_named_and_passed_over(tmp_path, caplog):
     asked(tmp_path, Says("A plant."), CHAT)
     folder = next((tmp_path / JOURNAL_FOLDER).rglob("*.json")).parent
