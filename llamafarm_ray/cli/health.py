@@ -30,6 +30,9 @@ def command(
         str | None,
         typer.Option("--rollback", metavar="ALIAS", help="Roll this alias back where its version's answers got worse."),
     ] = None,
+    accept: Annotated[
+        bool, typer.Option("--accept", help="Take the requests from now on as the reference of what changed.")
+    ] = False,
     every: Annotated[
         float | None, typer.Option("--every", min=1, metavar="SECONDS", help="Look again and again until Ctrl-C.")
     ] = None,
@@ -47,7 +50,7 @@ def command(
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.serving.health.looks import Plan
     from llamafarm_ray.training.alerts import Destinations
-    from llamafarm_ray.workflows.health import check_health, health_dict, roll_back_worse, tell
+    from llamafarm_ray.workflows.health import accept_changes, check_health, health_dict, roll_back_worse, tell
 
     settings = configuration(config, overrides, home=home)
     registry = open_registry(settings.home)
@@ -57,8 +60,9 @@ def command(
         found = check_health(registry, names or [], plan=plan)
         told, notes = tell(registry.home, found, channels) if alert else ([], [])
         done = roll_back_worse(registry, found, rollback) if rollback is not None else []
+        done += accept_changes(registry, found) if accept else []
         if as_json:
-            print_json({"versions": [health_dict(one) for one in found], "alerts": told, "rollbacks": done})
+            print_json({"versions": [health_dict(one) for one in found], "alerts": told, "done": done})
         else:
             _show(found)
         for line in [*notes, *([] if as_json else [*told, *done])]:

@@ -15,7 +15,8 @@ from llamafarm_ray.evaluation.metrics.registry import Score
 from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
-from llamafarm_ray.serving.health.looks import Alarm, Health, Plan, examine
+from llamafarm_ray.serving.health.looks import Alarm, Health, Plan
+from llamafarm_ray.serving.health.references import References
 from llamafarm_ray.serving.health.signals import Difference, quantile
 from llamafarm_ray.serving.journal.files import read_journal
 from llamafarm_ray.serving.journal.samples import LiveSample
@@ -89,10 +90,32 @@ def check_health(
         for sample in page.samples:
             samples[sample.ref].append(sample)
     readable = [ref for ref in blocks if registry.may(Action.READ, namespace_of(ref))]
+    references = References(registry.home)
     return [
-        VersionHealth(ref, _aliases(registry, ref), examine(blocks[ref], plan), _scores(samples[ref]))
+        VersionHealth(
+            ref, _aliases(registry, ref), references.examine(ref, blocks[ref], plan or Plan()), _scores(samples[ref])
+        )
         for ref in sorted(chosen_versions(registry, names, readable) if names else readable)
     ]
+
+
+def accept_changes(registry: RegistryApi, versions: Iterable[VersionHealth]) -> list[str]:
+    """Begin new references for versions whose requests or answers changed, from the next request on.
+
+    Returns:
+        what was done, in sentences.
+
+    Raises:
+        AccessDeniedError: it takes the right to record metrics.
+        StorageError: it could not be kept.
+    """
+    done = []
+    for version in versions:
+        if version.health.current:
+            registry.allow(Action.RECORD_METRICS, namespace_of(version.ref), target=version.ref)
+            References(registry.home).begin(version.ref, dt.datetime.now(dt.UTC).timestamp())
+            done.append(f"{version.ref} has a new reference, from now on.")
+    return done
 
 
 def namespace_of(ref: str) -> str:
@@ -188,8 +211,7 @@ def tell(home: Location, versions: Iterable[VersionHealth], channels: Sequence[C
         folder = f"{_ALERTS}/{version.ref.replace(':', '/')}"
         known = {name.removesuffix(".json") for name in home.names(folder)}
         for name in known - current.keys():
-            if version.health.window is not None:
-                home.remove(f"{folder}/{name}.json")
+            home.remove(f"{folder}/{name}.json")
         for name, alarm in current.items():
             alert = HealthAlert(version.ref, alarm)
             try:

@@ -51,7 +51,7 @@ def used_rank(folder: Path) -> UsedRank | None:
             if ".lora_A." not in first or down.ndim != 2 or up.ndim != 2:  # noqa: PLR2004  (matrices)
                 continue
             rank = down.shape[0]
-            values = np.linalg.svd(np.linalg.qr(up, mode="r") @ np.linalg.qr(down.T, mode="r").T, compute_uv=False)
+            values = np.linalg.svd(np.linalg.qr(up).R @ np.linalg.qr(down.T).R.T, compute_uv=False)
             kept = np.cumsum(values**2)
             enough = 1 + int(np.searchsorted(kept, _KEPT * kept[-1])) if kept[-1] > 0 else 1
             if found is None or enough > found.enough:

@@ -48,11 +48,9 @@ def shares_differ(
     logs = _log_choose(total, at) + _log_choose(reference_total, rest) - _log_choose(total + reference_total, both)
     chances = np.where(possible, np.exp(logs), 0.0)
     upper = np.where(outcomes >= have[:, None], chances, 0.0).sum(axis=1)
-    if one_sided:
-        found: Numbers = np.minimum(1.0, upper)
-        return found
     lower = np.where(outcomes <= have[:, None], chances, 0.0).sum(axis=1)
-    return np.minimum(1.0, 2 * np.minimum(lower, upper))
+    found: Numbers = np.minimum(1.0, upper if one_sided else 2 * np.minimum(lower, upper))
+    return found
 
 
 def _log_choose(n: int, k: Numbers) -> Numbers:

@@ -85,19 +85,22 @@ class Health:
     num_looks: int
 
 
-def examine(blocks: Iterable[Sketch], plan: Plan | None = None) -> Health:
+def examine(blocks: Iterable[Sketch], plan: Plan | None = None, *, known: Sketch | None = None) -> Health:
     """Look at a version.
 
     Args:
         blocks: its sketches, in any order.
         plan: how it is looked at.
+        known: its reference, where that was made before; only blocks that begin after its end are looked at.
     """
     plan = plan or Plan()
     ordered = sorted(blocks, key=lambda one: one.end_s)
-    num_taken = _num_of_reference(ordered, plan)
-    reference = sum(ordered[:num_taken], Sketch())
-    later = ordered[num_taken:]
-    is_whole = bool(num_taken) and _is_enough(reference, plan)
+    if known is None:
+        num_taken = _num_of_reference(ordered, plan)
+        reference, later = sum(ordered[:num_taken], Sketch()), ordered[num_taken:]
+    else:
+        reference, later = known, [block for block in ordered if block.start_s >= known.end_s]
+    is_whole = bool(reference.num_requests) and _is_enough(reference, plan)
     windows = list(_windows(later, plan.window_requests)) if is_whole else []
     first: dict[str, Alarm] = {}
     narrow: dict[str, Alarm] = {}

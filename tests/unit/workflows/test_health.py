@@ -14,7 +14,7 @@ from llamafarm_ray.serving.journal.samples import LiveSample
 from llamafarm_ray.storage import Location
 from llamafarm_ray.training.alerts import WebhookChannel
 from llamafarm_ray.types import ModelKind
-from llamafarm_ray.workflows.health import check_health, health_dict, roll_back_worse, tell
+from llamafarm_ray.workflows.health import accept_changes, check_health, health_dict, roll_back_worse, tell
 
 BOT = "bot:2.0.0"
 CHANCES = np.linspace(0.1, 0.9, 64)
@@ -99,6 +99,23 @@ def test_a_worse_version_is_rolled_back_and_a_drifted_one_is_not(registry):
     assert roll_back_worse(registry, check_health(registry), "production") == []
     move = registry.state.models["bot"].aliases["production"][-1]
     assert "failures" in str(move.reason)
+
+
+def test_a_reference_stays_when_its_records_are_removed(registry):
+    blocks = week(shifted=10)
+    write_page(registry.home, {BOT: blocks})
+    assert statuses(registry) == {BOT: "drifted"}
+    write_page(registry.home, {BOT: blocks[25:]})
+    (found,) = check_health(registry)
+    assert (found.status, found.health.reference.num_requests) == ("drifted", 1000)
+
+
+def test_a_change_that_is_accepted_begins_a_new_reference(registry):
+    write_page(registry.home, {BOT: week(shifted=10)})
+    assert accept_changes(registry, check_health(registry)) == [f"{BOT} has a new reference, from now on."]
+    (found,) = check_health(registry)
+    assert (found.status, found.health.reference.num_requests) == ("unknown", 0)
+    assert accept_changes(registry, [found]) == []
 
 
 def test_samples_are_scored_by_the_metrics_that_need_no_right_answer(registry):
