@@ -9,11 +9,13 @@ import asyncio
 import json
 import multiprocessing
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,7 @@ from llamafarm_ray.evaluation.load.traffic import Session, SessionShape, parse_l
 from llamafarm_ray.serving.finished import End, FinishedRequest
 from llamafarm_ray.serving.health.looks import Plan, examine
 from llamafarm_ray.serving.journal.journal import Journal
+from llamafarm_ray.serving.journal.topics import topic_signs
 from llamafarm_ray.serving.resolution import Target
 from llamafarm_ray.storage import Location
 
@@ -156,6 +159,8 @@ def measure_health(report: Report, scale: Scale) -> None:
     report.at_most(f"weeks of {scale.weeks} with a false alarm", 100 * alarms / scale.weeks, 1, "%")
     found = [requests_to_find(np.random.default_rng(seed), offset=50 * (seed % 5)) for seed in range(scale.shifts)]
     report.at_most(f"requests to find a shift of topic, worst of {scale.shifts}", max(found), 500, "")
+    found = [requests_to_find_text(np.random.default_rng(seed)) for seed in range(scale.shifts)]
+    report.at_most(f"the same, from our training to our serving guide, of {scale.shifts}", max(found), 500, "")
     record_s = cpu_a_record(rng)
     report.at_most("CPU of a request's record beside serving it", 100 * record_s / CPU_A_REQUEST_S, 2, "%")
     print(f"  {record_s * 1e6:.0f} us a streamed request of 32 tokens")
@@ -167,6 +172,17 @@ def requests_to_find(rng: np.random.Generator, offset: int) -> float:
     drawn = [request(rng, topic=topic) for topic in topics]
     alarms = examine(blocks_of(drawn), Plan(reference_s=600.0)).first
     return min((one.num_later - offset for one in alarms if one.difference.signal.name == "topic"), default=1e9)
+
+
+def requests_to_find_text(rng: np.random.Generator) -> float:
+    """Return how many sentences of docs/serving.md it takes after a thousand of docs/training.md, both at random."""
+    docs = Path(__file__).parents[2] / "docs"
+    pages = [re.split(r"(?<=[.!?:])\s+|\n\n|\|", (docs / name).read_text()) for name in ("training.md", "serving.md")]
+    old, new = ([text for text in page if 40 < len(text.strip()) < 300] for page in pages)
+    texts = [*rng.choice(old, 1000), *rng.choice(new, 1000)]
+    drawn = [request(rng, signs=topic_signs(str(text))) for text in texts]
+    alarms = examine(blocks_of(drawn), Plan(reference_s=600.0)).first
+    return min((one.num_later for one in alarms if one.difference.signal.name == "topic"), default=1e9)
 
 
 def cpu_a_record(rng: np.random.Generator, number: int = 2000) -> float:
