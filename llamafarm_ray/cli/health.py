@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamafarm_ray.cli.options import ConfigFile, Home, Json, Overrides, configuration
-from llamafarm_ray.cli.terminal import errors, print_json, say, table
+from llamafarm_ray.cli.terminal import errors, local_time, print_json, say, table
 
 if TYPE_CHECKING:
     from llamafarm_ray.serving.health.signals import Difference
@@ -95,13 +96,15 @@ def _show(found: list[VersionHealth]) -> None:
         scores = [(name, f"{score.value:.4g}", score.num_measured) for name, score in one.scores.items()]
         if scores:
             table(f"{one.ref}: redacted samples", ("metric", "score", "samples"), scores)
+        now = {alarm.difference.signal.name for alarm in one.health.current}
         for alarm in one.health.first:
-            if alarm.difference.signal.name not in {now.difference.signal.name for now in one.health.current}:
-                say(f"{one.ref}: an alarm for {alarm.difference.signal.says} is over.", style="dim")
+            since = local_time(dt.datetime.fromtimestamp(alarm.start_s, dt.UTC))
+            state = "" if alarm.difference.signal.name in now else ", and is over"
+            say(f"{one.ref}: an alarm for {alarm.difference.signal.says} began with the requests of {since}{state}.")
 
 
 def _row(difference: Difference, *, is_alarm: bool) -> tuple[object, ...]:
     what = "" if difference.what.startswith("num_") else difference.what
     shares = f"{difference.reference_share:.1%}", f"{difference.share:.1%}"
     verdict = ("worse" if difference.signal.is_quality else "changed") if is_alarm else "alike"
-    return difference.signal.says, what, *shares, f"{difference.effect:+.1%}", verdict
+    return difference.signal.says, what, *shares, f"{100 * difference.effect:+.1f} points", verdict

@@ -149,7 +149,7 @@ def _signs(sample: Sketch, reference: Sketch) -> Table:
     return Table(names, counts, sample.num_signed, others, reference.num_signed)
 
 
-def _above(histogram: str) -> Callable[[Sketch, Sketch], Table]:
+def _above(histogram: str, unit: str) -> Callable[[Sketch, Sketch], Table]:
     """Compare the shares above the deciles of both samples together, which say nothing of either alone."""
 
     def table(sample: Sketch, reference: Sketch) -> Table:
@@ -160,7 +160,7 @@ def _above(histogram: str) -> Callable[[Sketch, Sketch], Table]:
             np.array([sum(count for number, count in one.items() if number > cut) for cut in cuts], dtype=float)
             for one in (ours, theirs)
         )
-        names = tuple(f"above {bucket_end(cut):.3g}" for cut in cuts)
+        names = tuple(f"above {bucket_end(cut):.3g} {unit}" for cut in cuts)
         return Table(names, counts, ours.total(), others, theirs.total())
 
     return table
@@ -183,10 +183,10 @@ SIGNALS: Final = (
     Signal("empty", "empty answers", _share("num_empty", "num_checked"), 1, 0.02, one_sided=True, is_quality=True),
     Signal("declined", "refusals", _share("num_declined", "num_checked"), 1, 0.05, is_quality=True),
     Signal("disliked", "bad ratings", _share("num_disliked", "num_rated"), 1, 0.1, one_sided=True, is_quality=True),
-    Signal("latency", "latency", _above("latency"), 9, 0.2, one_sided=True, is_quality=True, is_histogram=True),
-    Signal("wait", "waiting for a turn", _above("wait"), 9, 0.2, one_sided=True, is_histogram=True),
-    Signal("answer_tokens", "length of answers", _above("answer_tokens"), 9, 0.2, is_histogram=True),
-    Signal("prompt_tokens", "length of prompts", _above("prompt_tokens"), 9, 0.2, is_histogram=True),
+    Signal("latency", "latency", _above("latency", "s"), 9, 0.2, one_sided=True, is_quality=True, is_histogram=True),
+    Signal("wait", "waiting for a turn", _above("wait", "s"), 9, 0.2, one_sided=True, is_histogram=True),
+    Signal("answer_tokens", "length of answers", _above("answer_tokens", "tokens"), 9, 0.2, is_histogram=True),
+    Signal("prompt_tokens", "length of prompts", _above("prompt_tokens", "tokens"), 9, 0.2, is_histogram=True),
     Signal("language", "language", _languages, _MAX_LANGUAGES, 0.1),
     Signal("topic", "topic", _signs, NUM_SIGNS, 0.15),
 )

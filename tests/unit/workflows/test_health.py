@@ -135,6 +135,7 @@ def test_the_verb_prints_a_table_and_json_and_looks_by_its_own_window(registry, 
     printed = capsys.readouterr().out
     assert "degraded" in printed
     assert "worse" in printed
+    assert "an alarm for failures began with the requests of 1970-01-0" in printed
     assert run(["models", "health", *home, "--json", "--window", "500", "--alert", "--rollback", "production"]) == 0
     (told,) = json.loads(capsys.readouterr().out)["versions"]
     assert (told["version"], told["status"], told["requests"], told["windows"]) == (BOT, "degraded", 2000, 2)
