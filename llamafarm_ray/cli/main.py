@@ -25,6 +25,7 @@ from llamafarm_ray.cli import (
     download,
     estimate,
     evaluate,
+    health,
     inspect_model,
     inspection,
     leaderboard,
@@ -44,6 +45,7 @@ from llamafarm_ray.cli import (
     transfer,
     tune,
     undeploy,
+    usage,
     validate,
 )
 from llamafarm_ray.cli.terminal import errors, is_json
@@ -86,6 +88,9 @@ models.command("undeploy", rich_help_panel=_SERVE)(undeploy.command)
 models.command("chat", rich_help_panel=_SERVE)(chat.command)
 models.command("simulate", rich_help_panel=_SERVE)(simulate.command)
 models.command("status", rich_help_panel=_SERVE)(status.command)
+models.command("health", rich_help_panel=_SERVE)(health.command)
+models.command("usage", rich_help_panel=_SERVE)(usage.usage)
+models.command("recommend", rich_help_panel=_SERVE)(usage.recommend)
 models.command("register", rich_help_panel=_KEEP)(register.command)
 models.command("import", rich_help_panel=_KEEP, help="Register a folder that was made elsewhere.")(register.command)
 models.command("download", rich_help_panel=_KEEP)(download.command)

@@ -18,6 +18,7 @@ from llamafarm_ray.config.deployment import AutoScaling, Deployment, Resources
 from llamafarm_ray.config.evaluation import Evaluation
 from llamafarm_ray.config.fine_tuning import Distributed, FineTuning, MethodParameters, Training
 from llamafarm_ray.config.generation import Endpoint, QaGeneration
+from llamafarm_ray.config.journal import Journal
 from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
 from llamafarm_ray.config.monitoring import AlertEmail, Alerting, Monitoring
@@ -46,6 +47,7 @@ __all__ = [
     "Evaluation",
     "FineTuning",
     "Gpu",
+    "Journal",
     "Limits",
     "MemorySize",
     "MethodParameters",

@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Names, Section, section
+from llamafarm_ray.config.journal import Journal
 from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.rollout import Rollout, RolloutKind
 from llamafarm_ray.config.values import FrozenMapping, GpuField, MemoryField
@@ -135,6 +136,7 @@ class Deployment(Section):
         description="Origins, such as https://chat.example.com, whose web pages may send requests; '*' is every one.",
     )
     limits: Limits = section(Limits, "What each key may ask for, and how requests wait.")
+    journal: Journal = section(Journal, "What is recorded of requests for `models health` and `models usage`.")
     log_prompts: bool = Field(default=False, description="Write prompts to the replicas' logs, and into traces.")
     otlp_traces_endpoint: str | None = Field(
         default=None,

@@ -9,18 +9,17 @@ from pydantic import BeforeValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Names, Section, Unused, as_tuple, section
 from llamafarm_ray.config.values import ComparisonField
+from llamafarm_ray.text.pii.finding import PiiKind
 
 __all__ = [
     "PiiAction",
     "PiiControl",
-    "PiiKind",
     "QualityControl",
     "QualityFilters",
     "QualityMetrics",
     "QualityValidation",
 ]
 
-PiiKind = Literal["secret", "card", "national_id", "iban", "email", "phone", "ip"]
 PiiAction = Literal["keep", "tag", "redact", "drop"]
 
 # Said by no good answer. Addresses and account numbers of an organization's own documents are often the answer itself.

@@ -13,6 +13,7 @@ from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.intake import SESSION_HEADER
+from llamafarm_ray.serving.journal.journal import Devices
 from llamafarm_ray.serving.memory import (
     check_memory,
     kv_cache_environment,
@@ -116,6 +117,8 @@ def build(args: dict[str, Any]) -> Any:
         otlp_traces_endpoint=_traces(config),
         room=room_of(config.deployment, engine),
         base_reference=base.reference,
+        journal=config.deployment.journal,
+        devices=_devices(config.deployment),
     )
     if engine != "vllm":
         from llamafarm_ray.serving.engines import replica  # noqa: PLC0415
@@ -154,6 +157,11 @@ def _limits(deployment: Deployment, engine: EngineName) -> Limits:
     if num_running is None:
         return deployment.limits
     return deployment.limits.model_copy(update={"running_requests": num_running})
+
+
+def _devices(deployment: Deployment) -> Devices:
+    needs = deployment.resources
+    return Devices(needs.cpu or 1, needs.gpu.count if needs.gpu is not None else 0)
 
 
 def _traces(config: Config) -> str | None:

@@ -58,6 +58,11 @@ class FeedbackRequest(BaseModel):
             raise ValueError("give a 'rating', a 'thumb' or a 'correction'")
         return self
 
+    @property
+    def score(self) -> float | None:
+        """The rating, 0 to 1; None where there is only a correction."""
+        return self.rating if self.thumb is None else float(self.thumb == "up")
+
     @classmethod
     def of(cls, body: dict[str, Any]) -> Self:
         """Read a request's body.

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from llamafarm_ray.serving.exchange import Exchange
 from llamafarm_ray.serving.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.finished import End, ResponseWatch
 from llamafarm_ray.serving.intake import bound_generation, caller_of, check_headers, check_shape, read_object
+from llamafarm_ray.serving.journal.journal import Journal
 from llamafarm_ray.serving.limits import Account, Accounts
 from llamafarm_ray.serving.listing import ModelList
 from llamafarm_ray.serving.prompts import check_prompt
@@ -117,6 +119,7 @@ class Gate:
         log_prompts: whether prompts are logged.
         routes: the engine's POST routes that name a model in their body.
         tracing: where spans of requests go.
+        journal: takes in requests and ratings for health and usage.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Gate:
         log_prompts: bool = False,
         routes: Collection[str] = MODEL_ROUTES,
         tracing: Tracing | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._app = app
         self._routes = frozenset(routes)
@@ -141,6 +145,7 @@ class Gate:
         self._feedback = feedback
         self._telemetry = telemetry
         self._tracing = tracing or Tracing()
+        self._journal = journal
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits) if accounts is None else accounts
@@ -226,7 +231,8 @@ class Gate:
         """Have the engine answer when it is the request's turn, and settle what that cost."""
         hide = ask_for_usage(body)
         exchange = Exchange(request.scope, request.receive, request.send, body, target)
-        is_answer = request.scope["path"] != "/tokenize"
+        path, came = request.scope["path"], time.perf_counter()
+        is_answer = path != "/tokenize"
         usage = Usage(exchange.size_bytes // _BYTES_PER_TOKEN if is_answer else 0)
         try:
             async with (
@@ -236,9 +242,11 @@ class Gate:
                 request.span.began()
                 await check_prompt(self._app, request.scope, body, self._limits)
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
+                waited_s = time.perf_counter() - came
+                opening = self._journal.opening(watch, path) if self._journal is not None else None
                 shadow = target.shadow and self._mirror.send(exchange.scope, body, target.shadow)
                 try:
-                    await exchange.run(self._app, UsageMeter(watch, usage, hide=hide))
+                    await exchange.run(self._app, UsageMeter(opening or watch, usage, hide=hide))
                 finally:
                     turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
                     request.account.settle(usage.prompt_tokens + usage.completion_tokens)
@@ -248,14 +256,26 @@ class Gate:
                     if is_answer:
                         self._telemetry.finished(finished)
                         request.span.finished(finished)
+                    if is_answer and self._journal is not None:
+                        self._journal.add(
+                            finished,
+                            principal=request.tenant.name,
+                            route=path,
+                            body=body,
+                            wait_s=waited_s,
+                            opening=opening,
+                        )
         finally:
             exchange.close()
 
     async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant) -> None:
         said = FeedbackRequest.of(await read_object(scope, receive, self._limits))
         tenant.check(said.model)
-        record = feedback_record(said, await self._models.find(said.model, NOBODY), tenant.name)
+        target = await self._models.find(said.model, NOBODY)
+        record = feedback_record(said, target, tenant.name)
         await self._feedback.add(record)
+        if self._journal is not None:
+            self._journal.rated(target.ref, said.score)
         kept = {name: record[name] for name in ("id", "version", "digest")}
         await answer(send, 201, {"object": "feedback", **kept})
 
@@ -265,6 +285,8 @@ class Gate:
             if message["type"] == "lifespan.shutdown":
                 await self._feedback.close()
                 await self._tracing.close()
+                if self._journal is not None:
+                    await self._journal.write()
             return message
 
         return closing

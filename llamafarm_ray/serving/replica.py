@@ -93,6 +93,7 @@ class Replica:
             log_prompts=served.log_prompts,
             routes=routes,
             tracing=versions.tracing,
+            journal=versions.journal,
         )
 
     def front(self, app: App) -> App:

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from llamafarm_ray.config import Journal as JournalSettings
 from llamafarm_ray.config import Limits, Rollout
 from llamafarm_ray.errors import ClusterError, LlamaFarmError, NotFoundError
 from llamafarm_ray.registry.client import connect
@@ -27,6 +28,7 @@ from llamafarm_ray.serving.adapter_pool import AdapterPool
 from llamafarm_ray.serving.adapters import AdapterEngine, Room
 from llamafarm_ray.serving.announcing import Announcement, Announcer
 from llamafarm_ray.serving.asgi import Header
+from llamafarm_ray.serving.journal.journal import Devices, Journal
 from llamafarm_ray.serving.limits import Accounts
 from llamafarm_ray.serving.measured import Kept, Lasting, Latencies
 from llamafarm_ray.serving.meters import RayMeters
@@ -85,6 +87,8 @@ class Served:
         room: how many adapters each engine has room for.
         secret: what a router seals its decisions with; empty where there is none.
         base_reference: what the base model was asked for by, for nodes that have to fetch it.
+        journal: what is recorded of requests.
+        devices: what each replica computes with.
     """
 
     home: str
@@ -102,6 +106,8 @@ class Served:
     room: Room = field(default_factory=Room)
     secret: str = field(default="", repr=False)
     base_reference: str = ""
+    journal: JournalSettings = field(default_factory=JournalSettings)
+    devices: Devices = field(default_factory=Devices)
 
     def cold_start(self) -> dict[str, Any]:
         """What must be known of an application to answer, or hold back, requests while no replica of it runs.
@@ -144,6 +150,7 @@ class Versions:
         telemetry: told of each request, for metrics and rollouts.
         tracing: where spans of requests and loads go.
         accounts: what each key has left.
+        journal: takes in requests and ratings for health and usage.
     """
 
     def __init__(self, served: Served, engine: AdapterEngine, kinds: tuple[str, ...] = WRITES) -> None:
@@ -157,6 +164,7 @@ class Versions:
         self._meters = RayMeters()
         self.telemetry = Telemetry(self._meters, windows)
         self.accounts = Accounts(served.limits)
+        self.journal = Journal(Location(served.home), served.journal, devices=served.devices)
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._files = VerifiedFiles(content, self._view)
         self._pool = AdapterPool(
@@ -204,8 +212,12 @@ class Versions:
                 logger.warning("%s is not loaded: %s", reference, error)
         for reference in self._served.preload:
             await self.prepare(reference)
-        self._application = application
-        self._tasks = [asyncio.create_task(self._announcer().run()), asyncio.create_task(self._meters.keep_gauges())]
+        self._application = self.journal.application = application
+        self._tasks = [
+            asyncio.create_task(self._announcer().run()),
+            asyncio.create_task(self._meters.keep_gauges()),
+            asyncio.create_task(self.journal.keep()),
+        ]
         if self.accounts.are_shared:
             self._tasks.append(asyncio.create_task(keep_shared(self.accounts, self._exchange)))
 

@@ -1,1 +1,1 @@
-"""Plain text in any script: character ranges, and the lexical support of an answer by a passage."""
+"""Plain text in any script: words, languages, refusals, personal data, lexical support of an answer by a passage."""

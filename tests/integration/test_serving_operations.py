@@ -17,7 +17,9 @@ from patience import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 from llamafarm_ray.serving.meters import METERS, RayMeters
+from llamafarm_ray.workflows.health import check_health
 from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.usage import last_days, report_usage
 
 BY_NAME = {meter.name: meter for meter in METERS}
 SUFFIXES = {"counter": ("",), "gauge": ("",), "histogram": ("_bucket", "_sum", "_count")}
@@ -83,6 +85,24 @@ def test_the_page_counts_a_versions_requests(served, metered):
 
 
 @pytest.mark.long
+def test_a_versions_requests_are_on_record_below_the_home(served, metered):
+    for _ in range(3):
+        assert served.complete(metered).status_code == 200
+    assert served.complete(metered, top_p=7).status_code == 400
+
+    def recorded():
+        rows = report_usage(served.registry, since=last_days(2), by="version").rows
+        used = sum(row.used.num_requests for row in rows if row.name == metered)
+        sketches = [one.health.reference for one in check_health(served.registry) if one.ref == metered]
+        return used, [(one.num_answered, one.num_checked, one.num_refused) for one in sketches]
+
+    def is_whole():
+        used, counts = recorded()
+        return any(answered == read >= 3 and used == answered + refused for answered, read, refused in counts)
+
+    wait_until(is_whole, 60, recorded)
+
+
 def test_gauges_are_on_the_page_after_a_minute_of_rest(served):
     assert served.complete("bot").status_code == 200
     time.sleep(75)  # Ray drops what was not said for a minute

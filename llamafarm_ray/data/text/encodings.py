@@ -6,7 +6,7 @@ import codecs
 import re
 from dataclasses import dataclass
 
-from llamafarm_ray.data.text.languages import guess
+from llamafarm_ray.text.languages import guess
 
 __all__ = ["Decoded", "decode_any", "decode_text", "text_encoding"]
 

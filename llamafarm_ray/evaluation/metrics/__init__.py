@@ -5,12 +5,12 @@ from llamafarm_ray.evaluation.metrics.calibration import calibration_error
 from llamafarm_ray.evaluation.metrics.grounding import agreement, context_use, faithfulness
 from llamafarm_ray.evaluation.metrics.likelihood import MAX_PERPLEXITY, byte_perplexity, perplexity
 from llamafarm_ray.evaluation.metrics.overlap import bleu, chrf, rouge_1, rouge_2, rouge_l
-from llamafarm_ray.evaluation.metrics.refusals import is_refusal
 from llamafarm_ray.evaluation.metrics.registry import METRICS, Metric, Score, find_metric
 from llamafarm_ray.evaluation.metrics.retrieval import hit_rate, ndcg, reciprocal_rank
 from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.evaluation.metrics.speed import percentile, tokens_per_second
 from llamafarm_ray.evaluation.metrics.structured import check_schema, json_valid, tool_call_accuracy
+from llamafarm_ray.text.refusals import is_refusal
 
 __all__ = [
     "MAX_PERPLEXITY",

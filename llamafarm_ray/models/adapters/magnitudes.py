@@ -28,7 +28,7 @@ from llamafarm_ray.models.adapters.headers import PREFIX
 from llamafarm_ray.storage.finite import NotFinite
 from llamafarm_ray.storage.safetensors import TensorEntry
 
-__all__ = ["WEIGHT_DTYPES", "check_magnitudes"]
+__all__ = ["WEIGHT_DTYPES", "check_magnitudes", "pairs", "read_values"]
 
 WEIGHT_DTYPES = {"BF16": "<u2", "F16": "<f2", "F32": "<f4", "F64": "<f8"}
 """The dtypes that an adapter's weights may have, as safetensors and numpy spell them."""
@@ -76,12 +76,12 @@ def check_magnitudes(path: Path, tensors: Mapping[str, TensorEntry], config: Ada
     """
     limits, left = _Limits.of(dtype), dict(tensors)
     with path.open("rb") as file:
-        for first, second in _pairs(tensors):
+        for first, second in pairs(tensors):
             del left[first], left[second]
-            values = {name: _read(file, tensors[name]) for name in (first, second)}
+            values = {name: read_values(file, tensors[name]) for name in (first, second)}
             _check_update(values, config, limits)
         for name, tensor in left.items():
-            largest = _largest(name, _read(file, tensor))
+            largest = _largest(name, read_values(file, tensor))
             if largest > limits.update:
                 raise InputError(
                     f"The tensor {name!r} has values of {largest:.1e}; {limits.dtype} allows {limits.update:.1e}.",
@@ -89,7 +89,8 @@ def check_magnitudes(path: Path, tensors: Mapping[str, TensorEntry], config: Ada
                 )
 
 
-def _pairs(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def pairs(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the names of the two matrices of each update, the one that is applied first before the other."""
     for name in tensors:
         for first, second in _PAIRS.items():
             other = name.removesuffix(first) + second
@@ -133,7 +134,7 @@ def _largest(name: str, values: Values) -> float:
     return largest
 
 
-def _read(file: BinaryIO, tensor: TensorEntry) -> Values:
+def read_values(file: BinaryIO, tensor: TensorEntry) -> Values:
     """Return a tensor's values; of a stack of matrices, each is a row."""
     file.seek(tensor.begin)
     data = file.read(tensor.end - tensor.begin)

@@ -18,7 +18,7 @@ from llamafarm_ray.config import AlertEmail, Alerting
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.training.alerts.detectors import Alert
 
-__all__ = ["Channel", "Destinations", "EmailChannel", "LogChannel", "Notice", "WebhookChannel"]
+__all__ = ["Channel", "Destinations", "EmailChannel", "LogChannel", "Message", "Notice", "WebhookChannel"]
 
 _log = logging.getLogger("llamafarm_ray.training.alerts")
 _TIMEOUT_S: Final = 10.0
@@ -26,6 +26,26 @@ _WAITS_S: Final = (0.0, 1.0, 4.0)
 _TEXT_ALONE: Final = "hooks.slack.com"  # refuses fields that it doesn't know
 _SERVER_ERROR: Final = 500
 _TOO_MANY: Final = 429
+
+
+class Message(Protocol):
+    """A message for people and programs."""
+
+    @property
+    def title(self) -> str:
+        """One line."""
+
+    @property
+    def text(self) -> str:
+        """All of it, for people."""
+
+    @property
+    def footer(self) -> str:
+        """A line below the text of a mail that says what it is about."""
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """Plain values for programs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +75,16 @@ class Notice:
         ending = " The run ends early, with what is trained by now." if self.stops else ""
         return f"{self.alert.text}{ending}"
 
+    @property
+    def footer(self) -> str:
+        """The run."""
+        return f"Run: {self.run} ({self.run_id})"
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """The alert and the run."""
+        return {"alert": _finite(asdict(self.alert)), "run": {"name": self.run, "id": self.run_id}}
+
 
 class Channel(Protocol):
     """One way to tell people."""
@@ -63,7 +93,7 @@ class Channel(Protocol):
     def name(self) -> str:
         """For messages."""
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Message) -> None:
         """Deliver, in bounded time.
 
         Raises:
@@ -77,14 +107,14 @@ class LogChannel:
 
     name: str = "log"
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Message) -> None:
         """Write a warning."""
         _log.warning("%s: %s", notice.title, notice.text)
 
 
 @dataclass(frozen=True, slots=True)
 class WebhookChannel:
-    """A JSON document by HTTP POST: ``text`` for Slack and its like, ``alert`` and ``run`` for programs.
+    """A JSON document by HTTP POST: ``text`` for Slack and its like, the message's details for programs.
 
     Args:
         url: may hold a secret, so it is never shown.
@@ -101,7 +131,7 @@ class WebhookChannel:
         """For messages, without the secret part."""
         return f"webhook {urlsplit(self.url).hostname}"
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Message) -> None:
         """Post it; again where the server could not be reached or was at fault.
 
         Raises:
@@ -111,7 +141,7 @@ class WebhookChannel:
 
         body: dict[str, Any] = {"text": f"*{notice.title}*\n{notice.text}"}
         if urlsplit(self.url).hostname != _TEXT_ALONE:
-            body |= {"alert": _finite(asdict(notice.alert)), "run": {"name": notice.run, "id": notice.run_id}}
+            body |= notice.details
         problem = ""
         for wait_s in self.waits_s:
             time.sleep(wait_s)
@@ -149,7 +179,7 @@ class EmailChannel:
         """For messages."""
         return f"e-mail by {self.settings.server}"
 
-    def send(self, notice: Notice) -> None:
+    def send(self, notice: Message) -> None:
         """Send it; again where the server could not be reached.
 
         Raises:
@@ -159,7 +189,7 @@ class EmailChannel:
         message["Subject"] = " ".join(notice.title.split())
         message["From"] = self.settings.sender
         message["To"] = ", ".join(self.settings.to)
-        message.set_content(f"{notice.text}\n\nRun: {notice.run} ({notice.run_id})\n")
+        message.set_content(f"{notice.text}\n\n{notice.footer}\n")
         problem: OSError | None = None
         for wait_s in self.waits_s:
             time.sleep(wait_s)

@@ -20,6 +20,9 @@ from llamafarm_ray.registry.commands import StartRollout
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving import versions
 from llamafarm_ray.serving.engines.replica import EngineReplica, EngineSettings
+from llamafarm_ray.serving.journal import journal
+from llamafarm_ray.serving.journal.files import read_journal
+from llamafarm_ray.serving.journal.journal import Devices
 from llamafarm_ray.serving.neighbours import Figures, Known, Neighbour
 from llamafarm_ray.serving.replica import Replica
 from llamafarm_ray.serving.rollouts.split import NOBODY
@@ -101,7 +104,7 @@ def _without_ray(monkeypatch):
 async def replica_of(registry, base, *preload):
     found = find_base(str(base), registry)
     replica = EngineReplica.__new__(EngineReplica)
-    served = Served(registry.home.uri, found.name, found.digest, preload)
+    served = Served(registry.home.uri, found.name, found.digest, preload, devices=Devices(num_cpus=1))
     await replica.__init__(EngineSettings("transformers", found.name, found.folder), served, num_cpus=1)
     return replica
 
@@ -135,6 +138,28 @@ def test_a_registered_bottleneck_adapter_answers_as_in_plain_peft(registry, base
     assert by_name.headers["x-llamafarm-digest"] == registry.resolve("bot").registered.manifest
     assert by_base.headers["x-llamafarm-model"] == "tiny"
     assert by_base.json()["choices"][0]["text"] != oracle(base, adapter)
+
+
+def test_a_replica_records_its_requests_below_the_home_by_itself(registry, base, monkeypatch):
+    monkeypatch.setattr(journal, "_WRITE_S", 0.01)
+
+    def pages():
+        return list(read_journal(registry.home))
+
+    async def scenario():
+        replica = await replica_of(registry, base, "bot@production")
+        await ask(replica, "bot")
+        async with asyncio.timeout(30):
+            while not any(page.usage.rows for page in pages()):  # noqa: ASYNC110  (the file tells nobody)
+                await asyncio.sleep(0.01)
+
+    asyncio.run(scenario())
+    (page,) = pages()
+    ((key, used),) = page.usage.rows.items()
+    assert (page.application, page.num_cpus) == ("test", 1)
+    assert (key.ref, key.route, used.num_requests, used.answer_tokens) == ("bot:1.0.0", "/v1/completions", 1, 12)
+    (block,) = page.blocks["bot:1.0.0"]
+    assert (block.num_answered, block.num_checked, block.num_empty) == (1, 1, 0)
 
 
 def test_a_version_registered_later_is_found_and_loaded_once(registry, base, adapter):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 
-from llamafarm_ray.data.quality.pii.accounts import find_cards, find_ibans
-from llamafarm_ray.data.quality.pii.contacts import find_emails, find_ips, find_phones
-from llamafarm_ray.data.quality.pii.finding import KINDS, Finding
-from llamafarm_ray.data.quality.pii.national import find_national_ids
-from llamafarm_ray.data.quality.pii.protected import Protected
-from llamafarm_ray.data.quality.pii.secrets import find_secrets
+from llamafarm_ray.text.pii.accounts import find_cards, find_ibans
+from llamafarm_ray.text.pii.contacts import find_emails, find_ips, find_phones
+from llamafarm_ray.text.pii.finding import KINDS, Finding
+from llamafarm_ray.text.pii.national import find_national_ids
+from llamafarm_ray.text.pii.protected import Protected
+from llamafarm_ray.text.pii.secrets import find_secrets
 
 __all__ = ["find_pii", "redact"]
 

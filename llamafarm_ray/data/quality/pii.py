@@ -7,10 +7,10 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from llamafarm_ray.config.quality import PiiAction
-from llamafarm_ray.data.quality.pii.find import find_pii, redact
-from llamafarm_ray.data.quality.pii.finding import Finding
 from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.steps.base import Dropped, Kept, Step
+from llamafarm_ray.text.pii.find import find_pii, redact
+from llamafarm_ray.text.pii.finding import Finding
 
 __all__ = ["HandlePii"]
 

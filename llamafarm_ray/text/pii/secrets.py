@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from llamafarm_ray.data.quality.pii.finding import Finding
+from llamafarm_ray.text.pii.finding import Finding
 
 __all__ = ["find_secrets"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from stdnum import iban, numdb
 
-from llamafarm_ray.data.quality.pii.finding import Finding, has_context, stands_alone
+from llamafarm_ray.text.pii.finding import Finding, has_context, stands_alone
 
 __all__ = ["find_cards", "find_ibans"]
 

@@ -1,6 +1,6 @@
 import pytest
 
-from llamafarm_ray.evaluation.metrics import is_refusal
+from llamafarm_ray.text.refusals import is_refusal
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import phonenumbers
 
-from llamafarm_ray.data.quality.pii.finding import Finding, stands_alone
+from llamafarm_ray.text.pii.finding import Finding, stands_alone
 
 __all__ = ["find_emails", "find_ips", "find_phones"]
 

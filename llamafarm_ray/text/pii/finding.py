@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
-from llamafarm_ray.config.quality import PiiKind
+__all__ = ["KINDS", "Finding", "PiiKind", "has_context", "stands_alone"]
 
-__all__ = ["KINDS", "Finding", "has_context", "stands_alone"]
+PiiKind = Literal["secret", "card", "national_id", "iban", "email", "phone", "ip"]
 
 KINDS: tuple[PiiKind, ...] = get_args(PiiKind)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from llamafarm_ray.data.quality.pii.finding import Finding, has_context, stands_alone
+from llamafarm_ray.text.pii.finding import Finding, has_context, stands_alone
 
 __all__ = ["find_national_ids"]
 
