@@ -23,6 +23,7 @@ from llamafarm_ray.cli.options import (
     stay_offline,
 )
 from llamafarm_ray.cli.terminal import begin, console, errors, facts, print_json, stages, table
+from llamafarm_ray.config.evaluation import RISKS
 from llamafarm_ray.errors import AccessDeniedError
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ def command(
     corpus: Annotated[
         str | None, typer.Option("--corpus", help="Documents that passages are retrieved from for the questions.")
     ] = None,
+    risk: Annotated[
+        bool, typer.Option("--risk", help="Measure risks: jailbreaks, injected prompts, memorized data, ...")
+    ] = False,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="Model to compare with, if not an adapter's base.")
     ] = None,
@@ -89,6 +93,7 @@ def command(
         "evaluation.custom_evaluations": custom or None,
         "evaluation.questions": questions,
         "evaluation.corpus": corpus,
+        "evaluation.risk": list(RISKS) if risk else None,
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
@@ -157,15 +162,29 @@ def show_evaluation(result: EvaluationResult) -> None:
             f"{benchmark} {metric}",
             _number((scores.baseline or {}).get(metric)),
             _number(value),
+            _interval(scores.intervals or {}, metric),
             _difference(scores.comparison or {}, metric),
         )
-        for benchmark, scores in result.benchmarks.items()
+        for benchmark, scores in result.scores()
         for metric, value in scores.metrics.items()
     ]
     counts = {scores.num_examples for scores in result.benchmarks.values() if scores.num_examples}
     examples = f" on {' and '.join(map(str, sorted(counts)))} examples" if counts else ""
-    table(f"{result.model_id}{examples}", ("measure", "base", "model", "difference"), rows, drop_empty=True)
+    table(
+        f"{result.model_id}{examples}",
+        ("measure", "base", "model", "95 % interval", "difference"),
+        rows,
+        drop_empty=True,
+    )
+    facts("Not measured", [(name, scores.reason) for name, scores in result.scores() if scores.reason])
     facts("RAG integration", [(name, value) for name, value in (result.rag_integration or {}).items()])
+
+
+def _interval(intervals: dict[str, tuple[float, float]], metric: str) -> str:
+    if metric not in intervals:
+        return ""
+    low, high = intervals[metric]
+    return f"{_number(low)} to {_number(high)}"
 
 
 def _difference(comparisons: dict[str, dict[str, Any]], metric: str) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from llamafarm_ray.config.base import Names, Section, as_tuple
+from llamafarm_ray.config.base import Names, Section, Unused, as_tuple
 
-__all__ = ["Evaluation", "Metric"]
+__all__ = ["RISKS", "Evaluation", "Metric", "Risk"]
 
 Metric = Literal[
     "perplexity",
@@ -26,6 +27,10 @@ Metric = Literal[
     "tokens_per_second",
     "rag_accuracy",
 ]
+
+Risk = Literal["robustness", "fairness", "memorization", "prompt_injection", "jailbreaks", "over_refusal"]
+RISKS: tuple[Risk, ...] = get_args(Risk)
+"""All risks that can be measured."""
 
 
 def _check_test_set(value: str) -> str:
@@ -65,11 +70,25 @@ class Evaluation(Section):
     corpus: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="Documents that passages are retrieved from for the questions."
     )
+    risk: Annotated[tuple[Risk, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), description="Risks to measure, with prompts that provoke a failure."
+    )
+    canaries: str | None = Field(
+        default=None,
+        min_length=1,
+        description="JSONL file of secrets planted in the training data: prompt, answer and secret.",
+    )
     retrieved_passages: int = Field(default=2, ge=1, le=100, description="Passages to retrieve for a question.")
     max_new_tokens: int = Field(default=64, ge=1, le=1048576, description="Longest generated answer in tokens.")
     max_examples: int | None = Field(
         default=None, ge=1, description="Test with the first so many examples; unset: with all."
     )
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Canaries are looked for among what was memorized."""
+        if "memorization" in self.risk:
+            return {}
+        return {"canaries": Unused("risk", "has no effect while {1} does not name memorization.")}
 
     @property
     def holdout_ratio(self) -> float | None:

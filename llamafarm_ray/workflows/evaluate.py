@@ -31,6 +31,8 @@ from llamafarm_ray.workflows.metrics import add_result, write_json
 from llamafarm_ray.workflows.provenance import BACKEND, code_digest, weights_digest
 from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
 from llamafarm_ray.workflows.register import base_reference
+from llamafarm_ray.workflows.risk import RiskPlan, plan_risks
+from llamafarm_ray.workflows.training_data import TrainingData, find_training_data
 
 __all__ = ["EvaluatedModel", "EvaluationRun", "store_result", "write_result"]
 
@@ -69,6 +71,10 @@ class EvaluatedModel:
     def folders(self) -> tuple[Path, Path | None]:
         """The folders of the base model and of the adapter."""
         return self.base, self.adapter
+
+    def training_data(self, config: Config, registry: RegistryApi) -> TrainingData:
+        """Return the data that it was trained on, as far as its lineage knows them."""
+        return find_training_data(config, registry, folder=self.adapter or self.base, version=self.version)
 
     @classmethod
     def find(cls, config: Config, registry: RegistryApi, model: str) -> Self:
@@ -116,6 +122,7 @@ class EvaluationRun:
         whole: whether all of ``examples`` are asked, or the held-out split.
         exam: the questions; None without any.
         custom: evaluations of the user's own.
+        risks: risk tests; None if none are asked for.
         home: keeps results of benchmarks.
     """
 
@@ -126,6 +133,7 @@ class EvaluationRun:
     whole: bool
     exam: Exam | None
     custom: tuple[CustomSet, ...] = ()
+    risks: RiskPlan | None = None
     home: Location | None = None
 
     @classmethod
@@ -149,10 +157,11 @@ class EvaluationRun:
         custom = find_sets(config.evaluation.custom_evaluations, taken=config.evaluation.benchmarks)
         if config.evaluation.benchmarks:
             check_installed()
-        if path is None and config.evaluation.questions is None and not (custom or config.evaluation.benchmarks):
+        asked = config.evaluation
+        if path is None and asked.questions is None and not (custom or asked.benchmarks or asked.risk):
             raise InputError(
                 "There is nothing to evaluate on.",
-                hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark or --custom.",
+                hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark, --custom or --risk.",
             )
         examples = Path(path).expanduser() if path is not None else None
         if examples is not None:
@@ -162,7 +171,8 @@ class EvaluationRun:
         other = config.model_copy(update={"base_model": None})
         rival = EvaluatedModel.find(other, registry, baseline) if baseline is not None else None
         found = EvaluatedModel.find(config, registry, model)
-        return cls(config, found, rival, examples, test_set is not None, exam, custom, registry.home)
+        risks = plan_risks(config, exam, found.training_data(config, registry)) if asked.risk else None
+        return cls(config, found, rival, examples, test_set is not None, exam, custom, risks, registry.home)
 
     def run(self, *, on_progress: Progress | None = None) -> EvaluationResult:
         """Measure. Needs a connected Ray.
@@ -178,6 +188,8 @@ class EvaluationRun:
             found.append(self._ask(self.exam, on_progress))
         if self.custom or self.config.evaluation.benchmarks:
             found.append(self._measure(on_progress))
+        if self.risks is not None:
+            found.append(self._provoke(self.risks, on_progress))
         return functools.reduce(EvaluationResult.with_results, found)
 
     def _held_out(self, path: Path, on_progress: Progress | None) -> list[EvaluationResult]:
@@ -218,6 +230,15 @@ class EvaluationRun:
             self.rival.folders if self.rival else None,
             model_id=self.model.model_id,
             max_new_tokens=self.config.evaluation.max_new_tokens,
+            digests=self._digests(),
+            on_progress=on_progress,
+        )
+
+    def _provoke(self, risks: RiskPlan, on_progress: Progress | None) -> EvaluationResult:
+        return risks.measure(
+            self.model.measured,
+            self.rival.measured if self.rival is not None else None,
+            model_id=self.model.model_id,
             digests=self._digests(),
             on_progress=on_progress,
         )
