@@ -62,6 +62,9 @@ def command(
     risk: Annotated[
         bool, typer.Option("--risk", help="Measure risks: jailbreaks, injected prompts, memorized data, ...")
     ] = False,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="Model of an OpenAI-compatible endpoint that judges answers.")
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="Model to compare with, if not an adapter's base.")
     ] = None,
@@ -93,6 +96,7 @@ def command(
         "evaluation.custom_evaluations": custom or None,
         "evaluation.questions": questions,
         "evaluation.corpus": corpus,
+        "evaluation.judge.model": judge,
         "evaluation.risk": list(RISKS) if risk else None,
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)
@@ -175,6 +179,14 @@ def show_evaluation(result: EvaluationResult) -> None:
         ("measure", "base", "model", "95 % interval", "difference"),
         rows,
         drop_empty=True,
+    )
+    facts(
+        "Requests without a verdict",
+        [
+            (f"{name}: {reason}", count)
+            for name, one in result.scores()
+            for reason, count in (one.failures or {}).items()
+        ],
     )
     facts("Not measured", [(name, scores.reason) for name, scores in result.scores() if scores.reason])
     facts("RAG integration", [(name, value) for name, value in (result.rag_integration or {}).items()])

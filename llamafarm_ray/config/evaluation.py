@@ -8,9 +8,10 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from llamafarm_ray.config.base import Names, Section, Unused, as_tuple
+from llamafarm_ray.config.base import Names, Section, Unused, as_tuple, section
+from llamafarm_ray.config.generation import Server
 
-__all__ = ["RISKS", "Evaluation", "Metric", "Risk"]
+__all__ = ["RISKS", "Evaluation", "Judge", "JudgeMethod", "Metric", "Risk"]
 
 Metric = Literal[
     "perplexity",
@@ -32,11 +33,39 @@ Risk = Literal["robustness", "fairness", "memorization", "prompt_injection", "ja
 RISKS: tuple[Risk, ...] = get_args(Risk)
 """All risks that can be measured."""
 
+JudgeMethod = Literal["pairwise", "rubric"]
+
 
 def _check_test_set(value: str) -> str:
     if re.fullmatch(r"holdout_[^./\\]*", value) and not re.fullmatch(r"holdout_0?[1-9]\d?_percent", value):
         raise ValueError("must be a path, or a held-out share such as holdout_20_percent (1 to 99)")
     return value
+
+
+class Judge(Section):
+    """A model that compares and rates answers."""
+
+    model: str | None = Field(
+        default=None, min_length=1, description="Model of an OpenAI-compatible endpoint; unset: nothing is judged."
+    )
+    methods: Annotated[tuple[JudgeMethod, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("pairwise", "rubric"),
+        description="'pairwise' compares with the baseline in both orders, 'rubric' rates from 1 to 5.",
+    )
+    criteria: str = Field(
+        default="The answer is correct, complete and to the point.",
+        min_length=1,
+        description="What a good answer is, for the judge.",
+    )
+    endpoint: Server = section(Server, "The judge's server. Its temperature is always 0.")
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Nothing is judged without a model."""
+        if self.model is not None:
+            return {}
+        return dict.fromkeys(
+            ("methods", "criteria", "endpoint"), Unused("model", "has no effect while {1} is not set.")
+        )
 
 
 class Evaluation(Section):
@@ -78,6 +107,7 @@ class Evaluation(Section):
         min_length=1,
         description="JSONL file of secrets planted in the training data: prompt, answer and secret.",
     )
+    judge: Judge = section(Judge, "A model that judges answers to questions and custom evaluations.")
     retrieved_passages: int = Field(default=2, ge=1, le=100, description="Passages to retrieve for a question.")
     max_new_tokens: int = Field(default=64, ge=1, le=1048576, description="Longest generated answer in tokens.")
     max_examples: int | None = Field(

@@ -21,12 +21,14 @@ from llamafarm_ray.evaluation.benchmarks.tasks import check_installed
 from llamafarm_ray.evaluation.custom.description import find_sets
 from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK
 from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.manifest import Manifest
 from llamafarm_ray.types import Digest, ModelKind
 from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
 from llamafarm_ray.workflows.metrics import add_result, write_json
 from llamafarm_ray.workflows.provenance import BACKEND, code_digest, weights_digest
 from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
@@ -124,6 +126,7 @@ class EvaluationRun:
         custom: evaluations of the user's own.
         risks: risk tests; None if none are asked for.
         home: keeps results of benchmarks.
+        judge: judges answers; None if no judge is named.
     """
 
     config: Config
@@ -135,6 +138,7 @@ class EvaluationRun:
     custom: tuple[CustomSet, ...] = ()
     risks: RiskPlan | None = None
     home: Location | None = None
+    judge: JudgePlan | None = None
 
     @classmethod
     def prepare(cls, config: Config, registry: RegistryApi, model: str, baseline: str | None = None) -> Self:
@@ -171,8 +175,9 @@ class EvaluationRun:
         other = config.model_copy(update={"base_model": None})
         rival = EvaluatedModel.find(other, registry, baseline) if baseline is not None else None
         found = EvaluatedModel.find(config, registry, model)
+        judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
         risks = plan_risks(config, exam, found.training_data(config, registry)) if asked.risk else None
-        return cls(config, found, rival, examples, test_set is not None, exam, custom, risks, registry.home)
+        return cls(config, found, rival, examples, test_set is not None, exam, custom, risks, registry.home, judge)
 
     def run(self, *, on_progress: Progress | None = None) -> EvaluationResult:
         """Measure. Needs a connected Ray.
@@ -190,7 +195,8 @@ class EvaluationRun:
             found.append(self._measure(on_progress))
         if self.risks is not None:
             found.append(self._provoke(self.risks, on_progress))
-        return functools.reduce(EvaluationResult.with_results, found)
+        result = functools.reduce(EvaluationResult.with_results, found)
+        return result if self.judge is None else self.judge.judge_result(result)
 
     def _held_out(self, path: Path, on_progress: Progress | None) -> list[EvaluationResult]:
         settings = self.config.evaluation
@@ -299,6 +305,17 @@ class EvaluationRun:
         settings = Digest.of(str(self.config.evaluation.max_new_tokens).encode())
         digests = {**self._digests(), **(scores.digests or {}), "data": data, "settings": settings}
         return replace(result, benchmarks={**result.benchmarks, "held_out": replace(scores, digests=digests)})
+
+
+def _labeled(exam: Exam | None, custom: tuple[CustomSet, ...]) -> dict[str, LabeledRows]:
+    """Return the rows of questions by set; those of an exam belong to its first mode."""
+    found: dict[str, LabeledRows] = {
+        asked.name: [(one.prompt, one.accepted, one.row) for one in asked.questions] for asked in custom
+    }
+    if exam is not None:
+        rows = [(one.question.question, one.question.answers, one.question.more) for one in exam.asked]
+        found[CLOSED_BOOK] = rows
+    return found
 
 
 def store_result(registry: RegistryApi, model: EvaluatedModel, result: EvaluationResult) -> str | None:

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llamafarm_ray.config import QaGeneration
+from llamafarm_ray.data.generation.servers import server_url
 from llamafarm_ray.errors import InputError
 
 __all__ = ["Choice", "Generator", "choose_generator"]
 
 Generator = Literal["rules", "endpoint", "base_model"]
 
-_OFFICIAL_URL = "https://api.openai.com/v1"
-_MODEL_KEY, _URL_KEY = (
-    "dataset.preprocessing.qa_generation.model",
-    "dataset.preprocessing.qa_generation.endpoint.base_url",
-)
+_MODEL_KEY = "dataset.preprocessing.qa_generation.model"
+_SECTION = "dataset.preprocessing.qa_generation.endpoint"
+_URL_KEY = f"{_SECTION}.base_url"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,7 @@ def choose_generator(qa: QaGeneration, *, base_model: str | None, environment: M
         if base_model is None:
             raise InputError(f"{_MODEL_KEY} is 'base_model', and base_model is not set.", hint="Give --base-model.")
         return Choice("base_model", base_model, f"{_MODEL_KEY} is 'base_model'.")
-    url, origin = _endpoint(qa, environment)
+    url, origin = server_url(qa.endpoint, _SECTION, environment)
     if model != "auto":
         if not url:
             raise InputError(
@@ -76,14 +75,3 @@ def choose_generator(qa: QaGeneration, *, base_model: str | None, environment: M
     if base_model is not None:
         return Choice("base_model", base_model, f"{unnamed}the base model writes the pairs.")
     return Choice("rules", "", f"{unnamed}no base model is set either, so rules write the pairs.")
-
-
-def _endpoint(qa: QaGeneration, environment: Mapping[str, str]) -> tuple[str, str]:
-    """Return the endpoint's URL and the name of the setting it comes from; both empty if there is none."""
-    if qa.endpoint.base_url:
-        return qa.endpoint.base_url, _URL_KEY
-    if environment.get("OPENAI_BASE_URL"):
-        return environment["OPENAI_BASE_URL"], "OPENAI_BASE_URL"
-    if environment.get(qa.endpoint.api_key_env):
-        return _OFFICIAL_URL, qa.endpoint.api_key_env
-    return "", ""
