@@ -180,6 +180,7 @@ def show_evaluation(result: EvaluationResult) -> None:
         rows,
         drop_empty=True,
     )
+    _show_contamination(result.contamination or {})
     facts(
         "Requests without a verdict",
         [
@@ -190,6 +191,18 @@ def show_evaluation(result: EvaluationResult) -> None:
     )
     facts("Not measured", [(name, scores.reason) for name, scores in result.scores() if scores.reason])
     facts("RAG integration", [(name, value) for name, value in (result.rag_integration or {}).items()])
+
+
+def _show_contamination(found: dict[str, Any]) -> None:
+    """Print the questions that the training data hold, set by set."""
+    sets = {name: one for name, one in found.items() if isinstance(one, dict) and one.get("num_overlapping")}
+    for name, one in sets.items():
+        left_out = "left out" if one["left_out"] else "asked all the same"
+        counts = f"{one['num_overlapping']} of {one['num_questions']} questions of {name}"
+        rows = [(each["question"], each["example"], each["training_data"]) for each in one["overlaps"]]
+        table(f"{counts} are in the training data ({left_out})", ("question", "trained on", "dataset"), rows)
+    reasons = found.get("not_compared", [])
+    facts("Questions not compared with training data", [("because", reason) for reason in reasons])
 
 
 def _interval(intervals: dict[str, tuple[float, float]], metric: str) -> str:

@@ -99,6 +99,13 @@ class Evaluation(Section):
     corpus: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="Documents that passages are retrieved from for the questions."
     )
+    forgetting: bool = Field(
+        default=True, description="Measure fixed general texts before and after training, where there is a baseline."
+    )
+    decontaminate: bool = Field(
+        default=True,
+        description="Leave out questions that the training data hold; sets that must pass keep theirs.",
+    )
     risk: Annotated[tuple[Risk, ...], BeforeValidator(as_tuple)] = Field(
         default=(), description="Risks to measure, with prompts that provoke a failure."
     )

@@ -155,6 +155,7 @@ class EvaluationResult:
         """
         try:
             results = data[RESULTS]
+            sections = {section: _scores_of(results.get(section, {})) for section in SECTIONS}
             return cls(
                 model_id=results["model_id"],
                 timestamp=results["timestamp"],
@@ -162,7 +163,8 @@ class EvaluationResult:
                 rag_integration=results.get("rag_integration"),
                 production_metrics=results.get("production_metrics"),
                 contamination=results.get("contamination"),
-                **{section: _scores_of(results.get(section, {})) for section in SECTIONS},
+                risk=sections["risk"],
+                judge=sections["judge"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(

@@ -28,6 +28,7 @@ from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.manifest import Manifest
 from llamafarm_ray.types import Digest, ModelKind
 from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.contamination import Decontamination
 from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
 from llamafarm_ray.workflows.metrics import add_result, write_json
 from llamafarm_ray.workflows.provenance import BACKEND, code_digest, weights_digest
@@ -127,6 +128,7 @@ class EvaluationRun:
         risks: risk tests; None if none are asked for.
         home: keeps results of benchmarks.
         judge: judges answers; None if no judge is named.
+        contamination: questions that the training data hold, by set; None if no set was compared with them.
     """
 
     config: Config
@@ -139,6 +141,7 @@ class EvaluationRun:
     risks: RiskPlan | None = None
     home: Location | None = None
     judge: JudgePlan | None = None
+    contamination: dict[str, Any] | None = None
 
     @classmethod
     def prepare(cls, config: Config, registry: RegistryApi, model: str, baseline: str | None = None) -> Self:
@@ -170,14 +173,25 @@ class EvaluationRun:
         examples = Path(path).expanduser() if path is not None else None
         if examples is not None:
             check_dataset(examples)
-        exam = exam_of_files(config)
         # The rival's base is its own, whatever the configuration says of the model's.
         other = config.model_copy(update={"base_model": None})
         rival = EvaluatedModel.find(other, registry, baseline) if baseline is not None else None
         found = EvaluatedModel.find(config, registry, model)
+        sets = Decontamination(
+            [
+                one.training_data(config, registry)
+                for one in (found, rival)
+                if one is not None and (custom or asked.risk or asked.questions)
+            ],
+            leaves_out=asked.decontaminate,
+        )
+        exam = exam_of_files(config, sets)
+        custom = tuple(map(sets.clean_set, custom))
         judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
-        risks = plan_risks(config, exam, found.training_data(config, registry)) if asked.risk else None
-        return cls(config, found, rival, examples, test_set is not None, exam, custom, risks, registry.home, judge)
+        risks = plan_risks(config, exam, sets.trained[0]) if asked.risk else None
+        return cls(
+            config, found, rival, examples, test_set is not None, exam, custom, risks, registry.home, judge, sets.report
+        )
 
     def run(self, *, on_progress: Progress | None = None) -> EvaluationResult:
         """Measure. Needs a connected Ray.
@@ -191,12 +205,18 @@ class EvaluationRun:
         found = [] if self.examples is None else self._held_out(self.examples, on_progress)
         if self.exam is not None:
             found.append(self._ask(self.exam, on_progress))
-        if self.custom or self.config.evaluation.benchmarks:
+        if self.custom or self.config.evaluation.benchmarks or self.looks_at_general_texts:
             found.append(self._measure(on_progress))
         if self.risks is not None:
             found.append(self._provoke(self.risks, on_progress))
-        result = functools.reduce(EvaluationResult.with_results, found)
+        result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
         return result if self.judge is None else self.judge.judge_result(result)
+
+    @property
+    def looks_at_general_texts(self) -> bool:
+        """Whether general texts are measured: there has to be a model to compare with."""
+        has_baseline = self.rival is not None or self.model.adapter is not None
+        return self.config.evaluation.forgetting and has_baseline
 
     def _held_out(self, path: Path, on_progress: Progress | None) -> list[EvaluationResult]:
         settings = self.config.evaluation
@@ -264,6 +284,7 @@ class EvaluationRun:
             "custom": self.custom,
             "benchmarks": plan,
             "max_new_tokens": asked.max_new_tokens,
+            "general": self.looks_at_general_texts,
             "store": ResultStore(self.home) if self.home is not None else None,
         }
         result: EvaluationResult = run_on_ray(

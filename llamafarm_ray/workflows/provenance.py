@@ -18,6 +18,7 @@ _SCORING = (
     "data/retrieval.py",
     "data/with_passages.py",
     "evaluation/custom",
+    "evaluation/general",
     "evaluation/generation.py",
     "evaluation/losses.py",
     "evaluation/measuring.py",

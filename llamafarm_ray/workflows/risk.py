@@ -17,7 +17,7 @@ from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.question_rows import read_rows
 from llamafarm_ray.evaluation.rag.exam import GOLD, RETRIEVED
 from llamafarm_ray.evaluation.remote import run_on_ray
-from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
+from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
 from llamafarm_ray.evaluation.risk.conduct import jailbreak_test, over_refusal_test
 from llamafarm_ray.evaluation.risk.fairness import fairness_test
 from llamafarm_ray.evaluation.risk.injection import injection_test
@@ -74,8 +74,10 @@ class RiskPlan:
             UserError: a model is unusable.
             ClusterError: Ray is not running, or the task was lost.
         """
-        settings = {"model": model, "rival": rival, "model_id": model_id, "tests": self.tests}
-        result: EvaluationResult = run_on_ray("llamafarm_ray.evaluation.risk.run:risk_settings", settings, on_progress)
+        result = EvaluationResult(model_id, now(), {})
+        if self.tests:
+            settings = {"model": model, "rival": rival, "model_id": model_id, "tests": self.tests}
+            result = run_on_ray("llamafarm_ray.evaluation.risk.run:risk_settings", settings, on_progress)
         measured = {
             name: replace(scores, digests={**digests, **(scores.digests or {})}) for name, scores in result.risk.items()
         }
