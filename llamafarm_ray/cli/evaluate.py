@@ -23,7 +23,6 @@ from llamafarm_ray.cli.options import (
     stay_offline,
 )
 from llamafarm_ray.cli.terminal import begin, console, errors, facts, print_json, stages, table
-from llamafarm_ray.config.evaluation import RISKS
 from llamafarm_ray.errors import AccessDeniedError
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Measure a model on examples, questions and benchmarks, beside its base or another model."""
+    from llamafarm_ray.config.evaluation import RISKS
+
     stay_offline(offline)
     flags = {
         "dataset.path": dataset,

@@ -42,6 +42,8 @@ def find_training_data(config: Config, registry: RegistryApi, *, folder: Path | 
         folder: the adapter's, or the model's.
         version: reference of its registered version; empty for a folder.
     """
+    name: str | None
+    digest: str | None
     if version:
         registered = registry.resolve(version).registered
         name, digest = registered.dataset, registered.dataset_digest
@@ -50,9 +52,9 @@ def find_training_data(config: Config, registry: RegistryApi, *, folder: Path | 
         name, digest = lineage.get("dataset"), lineage.get("dataset_digest")
     if not digest:
         return TrainingData(name or "", reason="its lineage names no training data")
-    named = f"{name or 'dataset'}@{str(digest).removeprefix('sha256:')[:12]}"
+    named = f"{name or 'dataset'}@{digest.removeprefix('sha256:')[:12]}"
     reason = f"its training data {named} are registered at no place that can be read"
-    for place in _places(config, registry, str(digest)):
+    for place in _places(config, registry, digest):
         try:
             found = read_dataset(place, split_ratio=config.dataset.validation.split_ratio, seed=config.seed)
         except LlamaFarmError as error:

@@ -125,5 +125,5 @@ def paired(test: RiskTest, ours: RiskScores, theirs: RiskScores) -> PairedScores
     if not both:
         return None
     clusters = [test.probes[at].cluster or test.probes[at].id for at in both]
-    scores = ([one.each[at] for at in both] for one in (ours, theirs))
-    return PairedScores(*scores, clusters, higher_is_better=test.higher_is_better)
+    first, second = ([one.each[at] for at in both] for one in (ours, theirs))
+    return PairedScores(first, second, clusters, test.higher_is_better)
