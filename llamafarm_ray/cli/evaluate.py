@@ -58,6 +58,12 @@ def command(
     corpus: Annotated[
         str | None, typer.Option("--corpus", help="Documents that passages are retrieved from for the questions.")
     ] = None,
+    risk: Annotated[
+        bool, typer.Option("--risk", help="Measure risks: jailbreaks, injected prompts, memorized data, ...")
+    ] = False,
+    judge: Annotated[
+        str | None, typer.Option("--judge", help="Model of an OpenAI-compatible endpoint that judges answers.")
+    ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", help="Model to compare with, if not an adapter's base.")
     ] = None,
@@ -78,6 +84,8 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Measure a model on examples, questions and benchmarks, beside its base or another model."""
+    from llamafarm_ray.config.evaluation import RISKS
+
     stay_offline(offline)
     flags = {
         "dataset.path": dataset,
@@ -89,6 +97,8 @@ def command(
         "evaluation.custom_evaluations": custom or None,
         "evaluation.questions": questions,
         "evaluation.corpus": corpus,
+        "evaluation.judge.model": judge,
+        "evaluation.risk": list(RISKS) if risk else None,
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
@@ -157,15 +167,50 @@ def show_evaluation(result: EvaluationResult) -> None:
             f"{benchmark} {metric}",
             _number((scores.baseline or {}).get(metric)),
             _number(value),
+            _interval(scores.intervals or {}, metric),
             _difference(scores.comparison or {}, metric),
         )
-        for benchmark, scores in result.benchmarks.items()
+        for benchmark, scores in result.scores()
         for metric, value in scores.metrics.items()
     ]
     counts = {scores.num_examples for scores in result.benchmarks.values() if scores.num_examples}
     examples = f" on {' and '.join(map(str, sorted(counts)))} examples" if counts else ""
-    table(f"{result.model_id}{examples}", ("measure", "base", "model", "difference"), rows, drop_empty=True)
+    table(
+        f"{result.model_id}{examples}",
+        ("measure", "base", "model", "95 % interval", "difference"),
+        rows,
+        drop_empty=True,
+    )
+    _show_contamination(result.contamination or {})
+    facts(
+        "Requests without a verdict",
+        [
+            (f"{name}: {reason}", count)
+            for name, one in result.scores()
+            for reason, count in (one.failures or {}).items()
+        ],
+    )
+    facts("Not measured", [(name, scores.reason) for name, scores in result.scores() if scores.reason])
     facts("RAG integration", [(name, value) for name, value in (result.rag_integration or {}).items()])
+
+
+def _show_contamination(found: dict[str, Any]) -> None:
+    """Print the questions that the training data hold, set by set."""
+    sets = {name: one for name, one in found.items() if isinstance(one, dict) and one.get("num_overlapping")}
+    for name, one in sets.items():
+        left_out = "left out" if one["left_out"] else "asked all the same"
+        counts = f"{one['num_overlapping']} of {one['num_questions']} questions of {name}"
+        rows = [(each["question"], each["example"], each["training_data"]) for each in one["overlaps"]]
+        table(f"{counts} are in the training data ({left_out})", ("question", "trained on", "dataset"), rows)
+    reasons = found.get("not_compared", [])
+    facts("Questions not compared with training data", [("because", reason) for reason in reasons])
+
+
+def _interval(intervals: dict[str, tuple[float, float]], metric: str) -> str:
+    if metric not in intervals:
+        return ""
+    low, high = intervals[metric]
+    return f"{_number(low)} to {_number(high)}"
 
 
 def _difference(comparisons: dict[str, dict[str, Any]], metric: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from llamafarm_ray.config.base import Names, Section, as_tuple
+from llamafarm_ray.config.base import Names, Section, Unused, as_tuple, section
+from llamafarm_ray.config.generation import Server
 
-__all__ = ["Evaluation", "Metric"]
+__all__ = ["RISKS", "Evaluation", "Judge", "JudgeMethod", "Metric", "Risk"]
 
 Metric = Literal[
     "perplexity",
@@ -27,11 +29,43 @@ Metric = Literal[
     "rag_accuracy",
 ]
 
+Risk = Literal["robustness", "fairness", "memorization", "prompt_injection", "jailbreaks", "over_refusal"]
+RISKS: tuple[Risk, ...] = get_args(Risk)
+"""All risks that can be measured."""
+
+JudgeMethod = Literal["pairwise", "rubric"]
+
 
 def _check_test_set(value: str) -> str:
     if re.fullmatch(r"holdout_[^./\\]*", value) and not re.fullmatch(r"holdout_0?[1-9]\d?_percent", value):
         raise ValueError("must be a path, or a held-out share such as holdout_20_percent (1 to 99)")
     return value
+
+
+class Judge(Section):
+    """A model that compares and rates answers."""
+
+    model: str | None = Field(
+        default=None, min_length=1, description="Model of an OpenAI-compatible endpoint; unset: nothing is judged."
+    )
+    methods: Annotated[tuple[JudgeMethod, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("pairwise", "rubric"),
+        description="'pairwise' compares with the baseline in both orders, 'rubric' rates from 1 to 5.",
+    )
+    criteria: str = Field(
+        default="The answer is correct, complete and to the point.",
+        min_length=1,
+        description="What a good answer is, for the judge.",
+    )
+    endpoint: Server = section(Server, "The judge's server. Its temperature is always 0.")
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Nothing is judged without a model."""
+        if self.model is not None:
+            return {}
+        return dict.fromkeys(
+            ("methods", "criteria", "endpoint"), Unused("model", "has no effect while {1} is not set.")
+        )
 
 
 class Evaluation(Section):
@@ -65,11 +99,33 @@ class Evaluation(Section):
     corpus: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="Documents that passages are retrieved from for the questions."
     )
+    forgetting: bool = Field(
+        default=True, description="Measure fixed general texts before and after training, where there is a baseline."
+    )
+    decontaminate: bool = Field(
+        default=True,
+        description="Leave out questions that the training data hold; sets that must pass keep theirs.",
+    )
+    risk: Annotated[tuple[Risk, ...], BeforeValidator(as_tuple)] = Field(
+        default=(), description="Risks to measure, with prompts that provoke a failure."
+    )
+    canaries: str | None = Field(
+        default=None,
+        min_length=1,
+        description="JSONL file of secrets planted in the training data: prompt, answer and secret.",
+    )
+    judge: Judge = section(Judge, "A model that judges answers to questions and custom evaluations.")
     retrieved_passages: int = Field(default=2, ge=1, le=100, description="Passages to retrieve for a question.")
     max_new_tokens: int = Field(default=64, ge=1, le=1048576, description="Longest generated answer in tokens.")
     max_examples: int | None = Field(
         default=None, ge=1, description="Test with the first so many examples; unset: with all."
     )
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Canaries are looked for among what was memorized."""
+        if "memorization" in self.risk:
+            return {}
+        return {"canaries": Unused("risk", "has no effect while {1} does not name memorization.")}
 
     @property
     def holdout_ratio(self) -> float | None:

@@ -8,13 +8,13 @@ from pydantic import Field
 
 from llamafarm_ray.config.base import Section, Unused, section
 
-__all__ = ["PHRASINGS", "Endpoint", "QaGeneration"]
+__all__ = ["PHRASINGS", "Endpoint", "QaGeneration", "Server"]
 
 PHRASINGS = 2
 """Ways that rules and endpoints ask for each fact, unless the configuration says."""
 
 
-class Endpoint(Section):
+class Server(Section):
     """A server with OpenAI's chat completions, and the limits for asking it."""
 
     base_url: str | None = Field(
@@ -22,9 +22,6 @@ class Endpoint(Section):
         min_length=1,
         pattern=r"^https?://",
         description="Address up to '/v1'; unset: $OPENAI_BASE_URL, or OpenAI's own if the key is set.",
-    )
-    model: str | None = Field(
-        default=None, min_length=1, description="Model to ask where qa_generation.model is 'auto'."
     )
     api_key_env: str = Field(
         default="OPENAI_API_KEY", min_length=1, description="Environment variable that holds the key."
@@ -43,7 +40,6 @@ class Endpoint(Section):
     max_attempts: int = Field(
         default=8, ge=1, le=100, description="Attempts of a request that fails for a while: 429, 5xx, time-outs."
     )
-    temperature: float = Field(default=0.3, ge=0, le=2, description="Sampling temperature.")
     max_output_tokens: int = Field(default=4096, ge=16, le=131072, description="Longest answer in tokens.")
 
     def unused(self) -> Mapping[str, Unused]:
@@ -52,6 +48,15 @@ class Endpoint(Section):
             return {}
         missing = "input" if self.input_usd_per_million_tokens is None else "output"
         return {"max_cost_usd": Unused(f"{missing}_usd_per_million_tokens", "has no effect while {1} is not set.")}
+
+
+class Endpoint(Server):
+    """A server that writes pairs."""
+
+    model: str | None = Field(
+        default=None, min_length=1, description="Model to ask where qa_generation.model is 'auto'."
+    )
+    temperature: float = Field(default=0.3, ge=0, le=2, description="Sampling temperature.")
 
 
 class QaGeneration(Section):

@@ -92,8 +92,9 @@ def config_digest(config: Config) -> Digest:
 
 
 def _remove(table: dict[str, Any], path: Path) -> None:
+    """Remove a key; its section may be gone already, because it means nothing itself."""
     for name in path[:-1]:
-        table = table[name]
+        table = table.get(name, {})
     table.pop(path[-1], None)
 
 

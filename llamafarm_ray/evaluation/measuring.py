@@ -1,4 +1,4 @@
-"""Custom evaluations and benchmarks of a model and its baseline, in this process: no Ray here."""
+"""Custom evaluations, benchmarks and general texts, of a model and its baseline, in this process: no Ray here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.custom.questions import Question
 from llamafarm_ray.evaluation.custom.sets import CustomSet, measure_set, paired_answers
+from llamafarm_ray.evaluation.general import GENERAL
+from llamafarm_ray.evaluation.general.texts import general_result, general_samples
 from llamafarm_ray.evaluation.generation import Report, generate, load_for_inference, part_of
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.metrics import Sample
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
 from llamafarm_ray.models.chat import render_chat
 from llamafarm_ray.models.folder import check_base_model
@@ -34,6 +37,7 @@ class MeasuringJob:
         model_id: recorded in the result.
         custom: evaluations of the user's own.
         benchmarks: public benchmarks.
+        general: whether the loss of fixed texts is measured, which shows what was forgotten.
         max_new_tokens: the longest answer, where a set does not say.
         store: where results of benchmarks are kept.
     """
@@ -45,14 +49,16 @@ class MeasuringJob:
     benchmarks: BenchmarkPlan | None
     max_new_tokens: int
     store: ResultStore | None
+    general: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A model's answers by set, its scores by benchmark, and the digest of its chat template."""
+    """A model's answers by set, scores by benchmark, losses of general texts, and the digest of its chat template."""
 
     answers: dict[str, list[str]]
     scores: dict[str, BenchmarkScores]
+    general: dict[int, Sample]
     template: str
 
 
@@ -87,6 +93,9 @@ def measure(job: MeasuringJob, report: Report) -> EvaluationResult:
         pairs |= {(asked.name, metric): one for metric, one in paired_answers(one_by_one).items()}
     for name, scores in given.scores.items():
         benchmarks[name] = scores.beside(before.scores[name]) if before is not None else scores
+    if job.general:
+        known_before = before.general if before is not None else None
+        benchmarks[GENERAL] = general_result(given.general, known_before, given.template)
     compared = compare({f"{name}.{metric}": one for (name, metric), one in pairs.items()})
     for name, metric in pairs:
         known = benchmarks[name]
@@ -109,7 +118,7 @@ def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: 
 
 
 def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, weights: str, report: Report) -> _Given:
-    share = 1 / (len(job.custom) + (job.benchmarks is not None))
+    share = 1 / (len(job.custom) + (job.benchmarks is not None) + job.general)
     answers = {
         one.name: _answer(
             model,
@@ -122,9 +131,10 @@ def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, weights: str, rep
     }
     scores: dict[str, BenchmarkScores] = {}
     if job.benchmarks is not None:
-        report(", ".join(job.benchmarks.names), 1 - share)
+        report(", ".join(job.benchmarks.names), 1 - share * (1 + job.general))
         scores = run_benchmarks(job.benchmarks, model, tokenizer, weights=weights, store=job.store)
-    return _Given(answers, scores, Digest.of(str(tokenizer.chat_template).encode()))
+    general = general_samples(model, tokenizer, part_of(report, "", 1 - share, share)) if job.general else {}
+    return _Given(answers, scores, general, Digest.of(str(tokenizer.chat_template).encode()))
 
 
 def _answer(

@@ -6,12 +6,14 @@
     "model_id": "medical_qa_v1.2.0", "timestamp": "2024-01-15T10:30:00Z",
     "benchmarks": {"mmlu": {"accuracy": 0.72, "improvement": "+0.05"},
                    "held_out": {"perplexity": 3.2, "improvement": "-97.1%", "baseline": {"perplexity": 110.3}}},
+    "risk": {"jailbreaks": {"attack_success_rate": 0.1, "method": "...", "sample": "...", "num_examples": 40}},
+    "judge": {"closed_book": {"win_rate": 0.6, ...}},
     "rag_integration": {...}, "production_metrics": {...}}}
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -19,12 +21,15 @@ from typing import Any, Self
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
 
-__all__ = ["RESULTS", "BenchmarkScores", "EvaluationResult", "improvement"]
+__all__ = ["RESULTS", "SECTIONS", "BenchmarkScores", "EvaluationResult", "improvement"]
 
 RESULTS = "evaluation_results"
 """Key that holds a result."""
+SECTIONS = ("risk", "judge")
+"""Keys of scores beside ``benchmarks``, in the same form."""
 _COUNTS = ("num_examples", "num_skipped")
-_TABLES = ("comparison", "digests")
+_TABLES = ("comparison", "digests", "intervals", "failures")
+_TEXTS = ("method", "sample", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,11 @@ class BenchmarkScores:
         comparison: by metric, how it compares with the baseline's; see `llamafarm_ray.evaluation.comparison`.
         digests: of what the scores depend on: ``weights``, ``data``, ``code``, ``template`` and ``settings``, with the
             ``backend`` by name. Scores whose digests differ in more than the weights can't be ranked together.
+        intervals: by metric, the ends of its 95 % confidence interval.
+        failures: by reason, examples without a score because what scores them failed.
+        method: the way of scoring, for scores that have several.
+        sample: name of the examples.
+        reason: the reason why there are no metrics; empty where there are some.
     """
 
     metrics: dict[str, float]
@@ -49,11 +59,17 @@ class BenchmarkScores:
     num_skipped: int | None = None
     comparison: dict[str, dict[str, Any]] | None = None
     digests: dict[str, str] | None = None
+    intervals: dict[str, tuple[float, float]] | None = None
+    failures: dict[str, int] | None = None
+    method: str | None = None
+    sample: str | None = None
+    reason: str | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read one entry of ``benchmarks``: what is not known by its name is a metric."""
-        known = {"improvement", "baseline", *_COUNTS, *_TABLES}
+        known = {"improvement", "baseline", *_COUNTS, *_TABLES, *_TEXTS}
+        intervals = data.get("intervals")
         return cls(
             metrics={name: float(value) for name, value in data.items() if name not in known},
             improvement=data.get("improvement"),
@@ -62,6 +78,9 @@ class BenchmarkScores:
             num_skipped=data.get("num_skipped"),
             comparison=data.get("comparison"),
             digests=data.get("digests"),
+            intervals=None if intervals is None else {name: (low, high) for name, (low, high) in intervals.items()},
+            failures=data.get("failures"),
+            **{name: data.get(name) for name in _TEXTS},
         )
 
     def beside(self, baseline: BenchmarkScores) -> BenchmarkScores:
@@ -72,14 +91,9 @@ class BenchmarkScores:
 
     def to_dict(self) -> dict[str, Any]:
         """One entry of ``benchmarks``; what is not known is left out."""
-        rest = {
-            "improvement": self.improvement,
-            "baseline": self.baseline,
-            "num_examples": self.num_examples,
-            "num_skipped": self.num_skipped,
-            "comparison": self.comparison,
-            "digests": self.digests,
-        }
+        rest = {name: getattr(self, name) for name in ("improvement", "baseline", *_COUNTS, *_TABLES, *_TEXTS)}
+        if self.intervals is not None:
+            rest["intervals"] = {name: list(ends) for name, ends in self.intervals.items()}
         return {**self.metrics, **{name: value for name, value in rest.items() if value is not None}}
 
 
@@ -93,6 +107,9 @@ class EvaluationResult:
         benchmarks: scores by benchmark; ``held_out`` are the examples kept from training.
         rag_integration: retrieval and latency figures, where they were measured.
         production_metrics: figures from production, where there are any.
+        risk: scores by risk, such as ``jailbreaks``.
+        judge: a judge's scores by the set of questions that it judged.
+        contamination: by set of questions, those that the training data hold.
         questions: a row for each question that was asked; for the file of the result, not for the registry.
         answered: answers to questions and custom evaluations one by one, for a report; no part of `to_dict`.
     """
@@ -102,6 +119,9 @@ class EvaluationResult:
     benchmarks: dict[str, BenchmarkScores]
     rag_integration: dict[str, Any] | None = None
     production_metrics: dict[str, Any] | None = field(default=None)
+    risk: dict[str, BenchmarkScores] = field(default_factory=dict)
+    judge: dict[str, BenchmarkScores] = field(default_factory=dict)
+    contamination: dict[str, Any] | None = None
     questions: list[dict[str, Any]] | None = field(default=None, compare=False)
     answered: tuple[Answered, ...] = field(default=(), compare=False, repr=False)
 
@@ -113,9 +133,18 @@ class EvaluationResult:
             {**self.benchmarks, **other.benchmarks},
             other.rag_integration or self.rag_integration,
             other.production_metrics or self.production_metrics,
+            {**self.risk, **other.risk},
+            {**self.judge, **other.judge},
+            other.contamination or self.contamination,
             other.questions or self.questions,
             (*self.answered, *other.answered),
         )
+
+    def scores(self) -> Iterator[tuple[str, BenchmarkScores]]:
+        """Yield all scores by dotted name: benchmarks by their own, others as ``risk.jailbreaks``."""
+        yield from self.benchmarks.items()
+        for section in SECTIONS:
+            yield from ((f"{section}.{name}", one) for name, one in getattr(self, section).items())
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -126,12 +155,16 @@ class EvaluationResult:
         """
         try:
             results = data[RESULTS]
+            sections = {section: _scores_of(results.get(section, {})) for section in SECTIONS}
             return cls(
                 model_id=results["model_id"],
                 timestamp=results["timestamp"],
-                benchmarks={name: BenchmarkScores.from_dict(scores) for name, scores in results["benchmarks"].items()},
+                benchmarks=_scores_of(results["benchmarks"]),
                 rag_integration=results.get("rag_integration"),
                 production_metrics=results.get("production_metrics"),
+                contamination=results.get("contamination"),
+                risk=sections["risk"],
+                judge=sections["judge"],
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
@@ -146,11 +179,17 @@ class EvaluationResult:
             "timestamp": self.timestamp,
             "benchmarks": {name: scores.to_dict() for name, scores in self.benchmarks.items()},
         }
-        if self.rag_integration is not None:
-            results["rag_integration"] = self.rag_integration
-        if self.production_metrics is not None:
-            results["production_metrics"] = self.production_metrics
+        for section in SECTIONS:
+            if found := getattr(self, section):
+                results[section] = {name: scores.to_dict() for name, scores in found.items()}
+        for name in ("rag_integration", "production_metrics", "contamination"):
+            if getattr(self, name) is not None:
+                results[name] = getattr(self, name)
         return {RESULTS: results}
+
+
+def _scores_of(section: Mapping[str, Mapping[str, Any]]) -> dict[str, BenchmarkScores]:
+    return {name: BenchmarkScores.from_dict(scores) for name, scores in section.items()}
 
 
 def improvement(metric: str, value: float, baseline: float) -> str:

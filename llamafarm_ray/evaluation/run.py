@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.nn import functional
-
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.evaluation.comparison import compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
-from llamafarm_ray.evaluation.generation import Generated, Report, by_length, generate, load_for_inference, pad, part_of
+from llamafarm_ray.evaluation.generation import Generated, Report, generate, load_for_inference, part_of
+from llamafarm_ray.evaluation.losses import Scored, losses_of
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
 from llamafarm_ray.models.chat import TokenisedChat, render_chat, tokenise_turns
@@ -215,22 +213,12 @@ def _scores(job: EvaluationJob, samples: Samples) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-@torch.inference_mode()
 def _losses(model: Any, tokenizer: Any, examples: list[_Example], report: Report) -> list[tuple[float, int, int]]:
     """Return each example's sum of the answers' cross-entropies in nats, and how many tokens and bytes they have."""
-    found = [[0.0, 0, 0] for _ in examples]
+    found = [(0.0, 0, 0) for _ in examples]
     chats = [(number, chat) for number, example in enumerate(examples) for chat in example.chats]
-    for batch in by_length(chats, lambda one: len(one[1].input_ids), report, "perplexity"):
-        input_ids, mask = pad([chat.input_ids for _, chat in batch], tokenizer.pad_token_id, left=False)
-        trained, _ = pad([[int(flag) for flag in chat.trained] for _, chat in batch], 0, left=False)
-        logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits
-        # The logits at one position are about the token at the next.
-        labels = input_ids.where(trained.bool(), -100)[:, 1:].to(model.device)
-        losses = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten(), reduction="none")
-        sums = losses.view(labels.shape).sum(dim=1).tolist()
-        for (number, chat), loss_sum in zip(batch, sums, strict=True):
-            ids = [token for token, flag in zip(chat.input_ids[1:], chat.trained[1:], strict=True) if flag]
-            found[number][0] += loss_sum
-            found[number][1] += len(ids)
-            found[number][2] += len(tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace"))
-    return [(loss_sum, int(num_tokens), int(num_bytes)) for loss_sum, num_tokens, num_bytes in found]
+    scored = [Scored(chat.input_ids, chat.trained) for _, chat in chats]
+    for (number, _), loss in zip(chats, losses_of(model, tokenizer, scored, report, "perplexity"), strict=True):
+        total, num_tokens, num_bytes = found[number]
+        found[number] = (total + loss.total, num_tokens + loss.num_tokens, num_bytes + loss.num_bytes)
+    return found

@@ -20,6 +20,7 @@ from llamafarm_ray.errors import UserError
 __all__ = [
     "TokenisedChat",
     "check_chat_template",
+    "continuation_ids",
     "end_of_turn_ids",
     "render_chat",
     "tokenise_answer",
@@ -186,7 +187,7 @@ def _tokenised_alone(tokenizer: Any, turn: _Turn) -> TokenisedChat:
         return whole
     start, end = turn.span
     prompt = list(tokenizer(turn.text[:start], add_special_tokens=False)["input_ids"])
-    answer = _continuation_ids(tokenizer, turn.text[start:end])
+    answer = continuation_ids(tokenizer, turn.text[start:end])
     return TokenisedChat(prompt + answer, [False] * len(prompt) + [True] * len(answer))
 
 
@@ -208,7 +209,7 @@ def _tokenised_whole(tokenizer: Any, text: str, turns: Sequence[_Turn]) -> Token
     return TokenisedChat(ids, trained)
 
 
-def _continuation_ids(tokenizer: Any, text: str) -> list[int]:
+def continuation_ids(tokenizer: Any, text: str) -> list[int]:
     """Tokenize a text that goes on from another one, without the space that some tokenizers put before a text."""
     for before in ("\n", "a", ":") if _adds_space(tokenizer) else ("",):
         encoded = tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)

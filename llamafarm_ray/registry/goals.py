@@ -17,10 +17,11 @@ _NO_WORSE: Final = re.compile(
     r"no worse than (?P<alias>[a-z0-9][a-z0-9._-]{0,62})(?: by more than (?P<margin>\d{1,9}(?:\.\d{1,9})?))?"
 )
 _LOWER_IS_BETTER: Final = re.compile(
-    r"perplexity|loss|error|(?:^|_)(?:latency|time_to_first_token|ttft|toxicity|hallucination|refusal_rate|wer|cer)(?:$|_)"
+    r"perplexity|loss|error|jailbreak|injection|memorization|extraction|exposure|fairness|over_refusal|attack_success"
+    r"|(?:^|_)(?:latency|time_to_first_token|ttft|toxicity|hallucination|refusal_rate|wer|cer|leak|gap)(?:$|_)"
 )
 _RESULTS: Final = "evaluation_results"
-_GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "production_metrics")
+_GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "production_metrics", "risk", "judge")
 _COUNTS: Final = frozenset({"num_examples", "num_skipped"})
 
 
@@ -95,7 +96,8 @@ def result_value(metrics: Mapping[str, Any], name: str) -> float | None:
     """Return the number that a rule names: by its whole dotted name, or by a shorter one within evaluation results.
 
     ``mmlu`` is the benchmark's ``accuracy`` (else its first score), ``mmlu.acc_norm`` another score of it,
-    ``perplexity`` one of the held-out examples, and ``rag_accuracy`` or ``error_rate`` one of the other groups.
+    ``perplexity`` one of the held-out examples, ``rag_accuracy`` or ``error_rate`` one of the other groups, and
+    ``jailbreaks`` the first score of a risk.
     """
     for place in (name, f"{_RESULTS}.{name}", *(f"{_RESULTS}.{group}.{name}" for group in _GROUPS)):
         value = _found(metrics, place)

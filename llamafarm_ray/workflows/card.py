@@ -89,6 +89,7 @@ def _parts(registry: RegistryApi, record: VersionRecord) -> Iterator[str]:
     }
     yield _table(("", ""), [(name, str(value)) for name, value in facts.items() if value])
     yield _evaluation(record)
+    yield _section("Risk", _risk(record))
     yield _section("Usage restrictions", _plain(registered.usage_restrictions))
     yield _section("Training parameters", _table(("parameter", "value"), _pairs(registered.parameters)))
     yield _section("Lineage", f"`llamafarm models trace {record.ref}` lists the documents that it was trained on.")
@@ -125,9 +126,25 @@ def _evaluation(record: VersionRecord) -> str:
     return "\n\n".join(parts)
 
 
-def _benchmarks(record: VersionRecord) -> Mapping[str, Mapping[str, Any]]:
+def _risk(record: VersionRecord) -> str:
+    """Return a line for each risk that was measured: its first score with interval, method and sample."""
+    rows = []
+    for name, scores in _benchmarks(record, "risk").items():
+        value = next(((key, one) for key, one in scores.items() if key not in _COUNTS and _is_number(one)), None)
+        if value is None:
+            rows.append((name, "not measured", "", "", "", str(scores.get("reason", ""))))
+            continue
+        ends = (scores.get("intervals") or {}).get(value[0])
+        interval = f"{ends[0]:.3g} to {ends[1]:.3g}" if ends else ""
+        sample = f"{scores.get('sample', '')}, {scores.get('num_examples', '')} measured"
+        method = str(scores.get("method", ""))
+        rows.append((name, f"{value[0]} {value[1]:.3g}", interval, _baseline(scores, value[0]), sample, method))
+    return _table(("risk", "score", "95 % interval", "baseline", "sample", "method"), rows)
+
+
+def _benchmarks(record: VersionRecord, section: str = "benchmarks") -> Mapping[str, Mapping[str, Any]]:
     results = record.metrics.get(RESULTS)
-    found = results.get("benchmarks") if isinstance(results, Mapping) else None
+    found = results.get(section) if isinstance(results, Mapping) else None
     if not isinstance(found, Mapping):
         return {}
     return {str(name): scores for name, scores in found.items() if isinstance(scores, Mapping)}

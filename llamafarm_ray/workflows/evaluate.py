@@ -21,6 +21,7 @@ from llamafarm_ray.evaluation.benchmarks.tasks import check_installed
 from llamafarm_ray.evaluation.custom.description import find_sets
 from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK
 from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.state.records import EVALUATED_ON
@@ -28,10 +29,14 @@ from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.manifest import Manifest
 from llamafarm_ray.types import Digest, ModelKind
 from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.contamination import Decontamination
+from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
 from llamafarm_ray.workflows.metrics import add_result, write_json
 from llamafarm_ray.workflows.provenance import BACKEND, code_digest, weights_digest
 from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
 from llamafarm_ray.workflows.register import base_reference
+from llamafarm_ray.workflows.risk import RiskPlan, plan_risks
+from llamafarm_ray.workflows.training_data import TrainingData, find_training_data
 
 __all__ = ["EvaluatedModel", "EvaluationRun", "store_result", "write_result"]
 
@@ -72,6 +77,10 @@ class EvaluatedModel:
     def folders(self) -> tuple[Path, Path | None]:
         """The folders of the base model and of the adapter."""
         return self.base, self.adapter
+
+    def training_data(self, config: Config, registry: RegistryApi) -> TrainingData:
+        """Return the data that it was trained on, as far as its lineage knows them."""
+        return find_training_data(config, registry, folder=self.adapter or self.base, version=self.version)
 
     @classmethod
     def find(cls, config: Config, registry: RegistryApi, model: str) -> Self:
@@ -120,7 +129,10 @@ class EvaluationRun:
         whole: whether all of ``examples`` are asked, or the held-out split.
         exam: the questions; None without any.
         custom: evaluations of the user's own.
+        risks: risk tests; None if none are asked for.
         home: keeps results of benchmarks.
+        judge: judges answers; None if no judge is named.
+        contamination: questions that the training data hold, by set; None if no set was compared with them.
     """
 
     config: Config
@@ -130,7 +142,10 @@ class EvaluationRun:
     whole: bool
     exam: Exam | None
     custom: tuple[CustomSet, ...] = ()
+    risks: RiskPlan | None = None
     home: Location | None = None
+    judge: JudgePlan | None = None
+    contamination: dict[str, Any] | None = None
 
     @classmethod
     def prepare(cls, config: Config, registry: RegistryApi, model: str, baseline: str | None = None) -> Self:
@@ -153,20 +168,34 @@ class EvaluationRun:
         custom = find_sets(config.evaluation.custom_evaluations, taken=config.evaluation.benchmarks)
         if config.evaluation.benchmarks:
             check_installed()
-        if path is None and config.evaluation.questions is None and not (custom or config.evaluation.benchmarks):
+        asked = config.evaluation
+        if path is None and asked.questions is None and not (custom or asked.benchmarks or asked.risk):
             raise InputError(
                 "There is nothing to evaluate on.",
-                hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark or --custom.",
+                hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark, --custom or --risk.",
             )
         examples = Path(path).expanduser() if path is not None else None
         if examples is not None:
             check_dataset(examples)
-        exam = exam_of_files(config)
         # The rival's base is its own, whatever the configuration says of the model's.
         other = config.model_copy(update={"base_model": None})
         rival = EvaluatedModel.find(other, registry, baseline) if baseline is not None else None
         found = EvaluatedModel.find(config, registry, model)
-        return cls(config, found, rival, examples, test_set is not None, exam, custom, registry.home)
+        sets = Decontamination(
+            [
+                one.training_data(config, registry)
+                for one in (found, rival)
+                if one is not None and (custom or asked.risk or asked.questions)
+            ],
+            leaves_out=asked.decontaminate,
+        )
+        exam = exam_of_files(config, sets)
+        custom = tuple(map(sets.clean_set, custom))
+        judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
+        risks = plan_risks(config, exam, sets.trained[0]) if asked.risk else None
+        return cls(
+            config, found, rival, examples, test_set is not None, exam, custom, risks, registry.home, judge, sets.report
+        )
 
     def run(self, *, on_progress: Progress | None = None) -> EvaluationResult:
         """Measure. Needs a connected Ray.
@@ -180,9 +209,18 @@ class EvaluationRun:
         found = [] if self.examples is None else self._held_out(self.examples, on_progress)
         if self.exam is not None:
             found.append(self._ask(self.exam, on_progress))
-        if self.custom or self.config.evaluation.benchmarks:
+        if self.custom or self.config.evaluation.benchmarks or self.looks_at_general_texts:
             found.append(self._measure(on_progress))
-        return functools.reduce(EvaluationResult.with_results, found)
+        if self.risks is not None:
+            found.append(self._provoke(self.risks, on_progress))
+        result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
+        return result if self.judge is None else self.judge.judge_result(result)
+
+    @property
+    def looks_at_general_texts(self) -> bool:
+        """Whether general texts are measured: there has to be a model to compare with."""
+        has_baseline = self.rival is not None or self.model.adapter is not None
+        return self.config.evaluation.forgetting and has_baseline
 
     def _held_out(self, path: Path, on_progress: Progress | None) -> list[EvaluationResult]:
         settings = self.config.evaluation
@@ -226,6 +264,15 @@ class EvaluationRun:
             on_progress=on_progress,
         )
 
+    def _provoke(self, risks: RiskPlan, on_progress: Progress | None) -> EvaluationResult:
+        return risks.measure(
+            self.model.measured,
+            self.rival.measured if self.rival is not None else None,
+            model_id=self.model.model_id,
+            digests=self._digests(),
+            on_progress=on_progress,
+        )
+
     def _measure(self, on_progress: Progress | None) -> EvaluationResult:
         asked = self.config.evaluation
         plan = None
@@ -241,6 +288,7 @@ class EvaluationRun:
             "custom": self.custom,
             "benchmarks": plan,
             "max_new_tokens": asked.max_new_tokens,
+            "general": self.looks_at_general_texts,
             "store": ResultStore(self.home) if self.home is not None else None,
         }
         result: EvaluationResult = run_on_ray(
@@ -282,6 +330,17 @@ class EvaluationRun:
         settings = Digest.of(str(self.config.evaluation.max_new_tokens).encode())
         digests = {**self._digests(), **(scores.digests or {}), "data": data, "settings": settings}
         return replace(result, benchmarks={**result.benchmarks, "held_out": replace(scores, digests=digests)})
+
+
+def _labeled(exam: Exam | None, custom: tuple[CustomSet, ...]) -> dict[str, LabeledRows]:
+    """Return the rows of questions by set; those of an exam belong to its first mode."""
+    found: dict[str, LabeledRows] = {
+        asked.name: [(one.prompt, one.accepted, one.row) for one in asked.questions] for asked in custom
+    }
+    if exam is not None:
+        rows = [(one.question.question, one.question.answers, one.question.more) for one in exam.asked]
+        found[CLOSED_BOOK] = rows
+    return found
 
 
 def store_result(registry: RegistryApi, model: EvaluatedModel, result: EvaluationResult) -> str | None:

@@ -29,6 +29,7 @@ _INPUTS: Mapping[str, tuple[str, ...]] = {
         "evaluation.questions",
         "evaluation.corpus",
         "evaluation.benchmark_data",
+        "evaluation.canaries",
     ),
 }
 _TRAINING_INPUTS = ("base_model", "dataset.path", "dataset.mixture", "dataset.source.path", "evaluation.test_set")

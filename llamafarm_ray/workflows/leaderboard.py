@@ -142,7 +142,7 @@ def _scores(registry: RegistryApi, names: Sequence[str]) -> list[tuple[str, str,
             result = EvaluationResult.from_dict({"evaluation_results": results})
         except InputError:  # results of another shape were registered by hand
             continue
-        found += [(record.ref, benchmark, scores) for benchmark, scores in result.benchmarks.items()]
+        found += [(record.ref, benchmark, scores) for benchmark, scores in result.scores()]
     return found
 
 

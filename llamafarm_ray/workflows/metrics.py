@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeGuard
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.result import RESULTS, EvaluationResult
+from llamafarm_ray.evaluation.result import RESULTS, SECTIONS, EvaluationResult
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.registry.policy import flat_metrics
 from llamafarm_ray.registry.state.records import EVALUATED_ON
@@ -89,12 +89,14 @@ def _merged(record: VersionRecord, added: Mapping[str, Any]) -> dict[str, Any]:
             f"The {RESULTS} of {record.ref} can't be added to: those that {whose} are no mapping with benchmarks.",
             hint="Register the files as another version with these results.",
         )
-    benchmarks = {**old.get("benchmarks", {}), **new.get("benchmarks", {})}
-    return {**added, RESULTS: {**old, **new, **({"benchmarks": benchmarks} if benchmarks else {})}}
+    both = {name: {**old.get(name, {}), **new.get(name, {})} for name in ("benchmarks", *SECTIONS)}
+    return {**added, RESULTS: {**old, **new, **{name: scores for name, scores in both.items() if scores}}}
 
 
 def _is_result(value: object) -> TypeGuard[Mapping[str, Any]]:
-    return isinstance(value, Mapping) and isinstance(value.get("benchmarks", {}), Mapping)
+    return isinstance(value, Mapping) and all(
+        isinstance(value.get(name, {}), Mapping) for name in ("benchmarks", *SECTIONS)
+    )
 
 
 def write_json(value: Mapping[str, Any], path: Path) -> None:

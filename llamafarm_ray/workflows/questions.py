@@ -20,8 +20,12 @@ from llamafarm_ray.evaluation.rag.result import exam_result
 from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.evaluation.result import EvaluationResult
 from llamafarm_ray.types import Digest
+from llamafarm_ray.workflows.contamination import Decontamination
 
-__all__ = ["Exam", "exam_of_files", "exam_of_rows"]
+__all__ = ["QUESTIONS", "Exam", "exam_of_files", "exam_of_rows"]
+
+QUESTIONS = "questions"
+"""Name of the set of ``evaluation.questions``, in what is said of contamination."""
 
 Progress = Callable[[str, float], None]
 Model = tuple[Path, Path | None]
@@ -88,11 +92,15 @@ class Exam:
         return exam_result(self.asked, found.model, baseline, model_id=model_id, digests=of_mode)
 
 
-def exam_of_files(config: Config) -> Exam | None:
+def exam_of_files(config: Config, decontamination: Decontamination | None = None) -> Exam | None:
     """Return the exam of ``evaluation.questions`` and ``evaluation.corpus``; None if there are no questions.
 
+    Args:
+        config: ``evaluation`` names the files.
+        decontamination: leaves questions out; None leaves none out.
+
     Raises:
-        InputError: a file is unusable, or there is a corpus and no question.
+        InputError: a file is unusable, there is a corpus and no question, or no question is left.
     """
     settings = config.evaluation
     if settings.questions is None:
@@ -100,6 +108,8 @@ def exam_of_files(config: Config) -> Exam | None:
             raise InputError("There is a corpus, and no question to ask about it.", hint="Give --questions.")
         return None
     questions = read_questions(Path(settings.questions).expanduser())[: settings.max_examples]
+    if decontamination is not None:
+        questions = decontamination.clean(QUESTIONS, questions, [one.question for one in questions])
     passages: list[CorpusPassage] = []
     digest = ""
     if settings.corpus is not None:

@@ -78,11 +78,16 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
         "corpus": str(tmp_path / "docs"),
         "custom_evaluations": [str(tmp_path / "own.jsonl")],
         "max_new_tokens": 4,
+        "risk": ["over_refusal", "memorization"],
     }
     run = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0")
     result = run.run()
-    assert list(result.benchmarks) == ["closed_book", "retrieved", "gold", "own"]
+    asked = ["closed_book", "retrieved", "gold", "own"]
+    assert list(result.benchmarks) == [*asked, "general_text"]
     assert all(scores.baseline and scores.comparison for scores in result.benchmarks.values())
+    assert result.risk["over_refusal"].baseline
+    assert result.risk["memorization"].reason == "its lineage names no training data"
+    assert result.contamination["not_compared"] == ["its lineage names no training data"]
     assert result.rag_integration["retrieval_relevance"] == 1
     write_result(result, tmp_path / "eval.json")
     (row,) = json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))["questions"]
@@ -91,11 +96,15 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     stored = registry.resolve("bot:1.0.0").metrics["evaluation_results"]
     parts = {"weights", "data", "code", "template", "settings", "backend"}
     assert all(set(scores["digests"]) == parts for scores in stored["benchmarks"].values())
+    assert set(stored["risk"]["over_refusal"]["digests"]) == parts
     ranked = {ranking.benchmark: [row.ref for row in ranking.rows] for ranking in make_leaderboard(registry).rankings}
-    assert ranked == {name: ["bot:1.0.0"] for name in result.benchmarks}
-    assert all(f"| {name} | accuracy |" in model_card(registry, "bot:1.0.0") for name in result.benchmarks)
+    assert ranked == {name: ["bot:1.0.0"] for name in [*result.benchmarks, "risk.over_refusal"]}
+    card = model_card(registry, "bot:1.0.0")
+    assert all(f"| {name} | accuracy |" in card for name in asked)
+    assert "| over_refusal | over_refusal_rate " in card
     page = ResultPage(result).html()
-    assert all(f"{name}: worst answers" in page for name in result.benchmarks)
+    assert all(f"{name}: worst answers" in page for name in asked)
+    assert "harmless set 1" in page
     rival = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0", "bot:1.1.0").run()
     assert rival.benchmarks["gold"].num_examples == 1
     assert rival.questions[0]["gold"]["baseline"]["answer"] != rival.questions[0]["gold"]["model"]["answer"]

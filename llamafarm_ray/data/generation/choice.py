@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from llamafarm_ray.config import QaGeneration
+from llamafarm_ray.data.generation.servers import server_url
 from llamafarm_ray.errors import InputError
 
 __all__ = ["Choice", "Generator", "choose_generator"]
@@ -19,11 +20,9 @@ _LEAST_BYTES = 100_000_000
 _MOST_CPU_BYTES = 1_500_000_000
 """Weights of a model that writes pairs of a hundred sentences in about ten minutes on two CPU cores."""
 
-_OFFICIAL_URL = "https://api.openai.com/v1"
-_MODEL_KEY, _URL_KEY = (
-    "dataset.preprocessing.qa_generation.model",
-    "dataset.preprocessing.qa_generation.endpoint.base_url",
-)
+_MODEL_KEY = "dataset.preprocessing.qa_generation.model"
+_SECTION = "dataset.preprocessing.qa_generation.endpoint"
+_URL_KEY = f"{_SECTION}.base_url"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def choose_generator(
         if base_model is None:
             raise InputError(f"{_MODEL_KEY} is 'base_model', and base_model is not set.", hint="Give --base-model.")
         return Choice("base_model", base_model, f"{_MODEL_KEY} is 'base_model'.")
-    url, origin = _endpoint(qa, environment)
+    url, origin = server_url(qa.endpoint, _SECTION, environment)
     if model != "auto":
         if not url:
             raise InputError(
@@ -105,14 +104,3 @@ def _weights_bytes(folder: Path) -> int | None:
     """Return the size of a folder's weights; None if there are none."""
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors")] if folder.is_dir() else []
     return sum(sizes) or None
-
-
-def _endpoint(qa: QaGeneration, environment: Mapping[str, str]) -> tuple[str, str]:
-    """Return the endpoint's URL and the name of the setting it comes from; both empty if there is none."""
-    if qa.endpoint.base_url:
-        return qa.endpoint.base_url, _URL_KEY
-    if environment.get("OPENAI_BASE_URL"):
-        return environment["OPENAI_BASE_URL"], "OPENAI_BASE_URL"
-    if environment.get(qa.endpoint.api_key_env):
-        return _OFFICIAL_URL, qa.endpoint.api_key_env
-    return "", ""

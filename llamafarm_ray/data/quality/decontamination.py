@@ -13,7 +13,7 @@ from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.text import normal_form
 from llamafarm_ray.errors import InputError
 
-__all__ = ["Decontaminate", "EvaluationTexts", "read_evaluation_texts"]
+__all__ = ["Decontaminate", "EvaluationTexts", "Overlap", "find_overlaps", "read_evaluation_texts"]
 
 _GRAM_WORDS = 13  # as in the GPT-3 paper, appendix C
 _QUESTION_KEYS = ("question", "prompt", "query", "input", "instruction", "problem", "ctx")
@@ -39,19 +39,55 @@ class EvaluationTexts:
 
     def overlap(self, turns: Iterable[Mapping[str, Any]]) -> bool:
         """Return True if a user turn is one of the questions, or a turn shares 13 words in a row with one."""
+        return next(self.shared(turns), None) is not None
+
+    def shared(self, turns: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+        """Yield questions that are a user turn, and runs of 13 words that are in a turn, in their normal form."""
         for turn in turns:
-            form = normal_form(turn["content"])
+            form = normal_form(turn["content"] or "")
             if turn["role"] == "user" and form in self.questions:
-                return True
-            if any(gram in self.grams for gram in _grams(form)):
-                return True
-        return False
+                yield form
+            yield from (gram for gram in _grams(form) if gram in self.grams)
 
 
 def _grams(form: str) -> Iterator[str]:
     words = form.split()
     for start in range(len(words) - _GRAM_WORDS + 1):
         yield " ".join(words[start : start + _GRAM_WORDS])
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """An example that repeats a question.
+
+    Args:
+        row: the example.
+        shared: the question, or 13 words in a row, in normal form.
+    """
+
+    row: Mapping[str, Any]
+    shared: str
+
+
+def find_overlaps(questions: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> dict[int, Overlap]:
+    """Return the first example that repeats each question, by the question's place; see `EvaluationTexts.overlap`.
+
+    Args:
+        questions: questions of an evaluation set.
+        rows: examples with ``messages``.
+    """
+    texts = EvaluationTexts.of(questions)
+    places: dict[str, list[int]] = {}
+    for at, question in enumerate(questions):
+        form = normal_form(question)
+        for part in {form, *_grams(form)}:
+            places.setdefault(part, []).append(at)
+    found: dict[int, Overlap] = {}
+    for row in rows:
+        for shared in texts.shared(row["messages"]):
+            for at in places[shared]:
+                found.setdefault(at, Overlap(row, shared))
+    return dict(sorted(found.items()))
 
 
 class Decontaminate(Step[Mapping[str, Any], Mapping[str, Any]]):

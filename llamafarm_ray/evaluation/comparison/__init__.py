@@ -2,6 +2,7 @@
 
 from llamafarm_ray.evaluation.comparison.compare import Comparison, PairedScores, compare
 from llamafarm_ray.evaluation.comparison.exact import holm, mcnemar
+from llamafarm_ray.evaluation.comparison.proportions import rate_interval, wilson_interval
 from llamafarm_ray.evaluation.comparison.resampling import Clusters, interval_of, sign_test
 
 __all__ = [
@@ -12,5 +13,7 @@ __all__ = [
     "holm",
     "interval_of",
     "mcnemar",
+    "rate_interval",
     "sign_test",
+    "wilson_interval",
 ]

@@ -15,6 +15,7 @@ from llamafarm_ray.errors import InputError, did_you_mean
 from llamafarm_ray.evaluation.custom.questions import read_questions
 from llamafarm_ray.evaluation.custom.scorer import OwnScorer
 from llamafarm_ray.evaluation.custom.sets import CustomSet
+from llamafarm_ray.evaluation.general import GENERAL
 from llamafarm_ray.evaluation.metrics.registry import METRICS
 from llamafarm_ray.evaluation.rag.exam import MODES
 
@@ -22,8 +23,8 @@ __all__ = ["Description", "find_set", "find_sets"]
 
 FOLDER: Final = Path("evaluations")
 """Names without a path are looked for here, below the current directory."""
-_OWN_RESULTS: Final = ("held_out", *MODES)
-"""Names of the results of held-out examples and of questions."""
+_OWN_RESULTS: Final = ("held_out", GENERAL, *MODES)
+"""Names of the results of held-out examples, general texts and questions."""
 _ENDINGS: Final = (".yaml", ".yml", ".json", ".jsonl")
 _SCORERS: Final = tuple(
     name for name, metric in METRICS.items() if metric.each is not None and metric.higher_is_better is True

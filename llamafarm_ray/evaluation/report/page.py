@@ -47,7 +47,7 @@ class ResultPage:
     def _parts(self) -> Iterator[str]:
         result = self.result
         yield f"<header><h1>{_text(result.model_id)}</h1><span>{_text(result.timestamp)}</span></header>"
-        for name, scores in result.benchmarks.items():
+        for name, scores in result.scores():
             yield _benchmark(name, scores)
         yield _facts("RAG", result.rag_integration)
         yield _facts("Production", result.production_metrics)
@@ -85,14 +85,20 @@ def _benchmark(name: str, scores: BenchmarkScores) -> str:
         (
             metric,
             _number(value),
+            _ends((scores.intervals or {}).get(metric)),
             _number((scores.baseline or {}).get(metric)),
             _bars(value, (scores.baseline or {}).get(metric)),
         )
         for metric, value in scores.metrics.items()
     ]
     change = f"<b>{_text(scores.improvement)}</b> over the baseline" if scores.improvement else ""
-    caption = " · ".join(part for part in (counts, change) if part)
-    return f"<h2>{_text(name)}</h2><p>{caption}</p>" + _table(("measure", "model", "baseline", ""), rows)
+    said = (scores.method, scores.sample and f"Sample: {scores.sample}", scores.reason)
+    caption = " · ".join(part for part in (counts, change, *(_text(one) for one in said if one)) if part)
+    return f"<h2>{_text(name)}</h2><p>{caption}</p>" + _table(("measure", "model", "95 %", "baseline", ""), rows)
+
+
+def _ends(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{_number(ends[0])} to {_number(ends[1])}"
 
 
 def _slices(name: str, members: Sequence[Answered]) -> str:

@@ -157,6 +157,8 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "dataset.quality_control",  # kinds of personal data without an action, a domain that is not asked for
         "dataset.synthetic_generation",
         "deployment.auto_scaling",
+        "evaluation.canaries",  # what was memorized is not measured
+        "evaluation.judge",  # there is no judge
         "deployment.rollout",  # each kind has its own keys
         *(f"fine_tuning.{objective}" for objective in ("dpo", "kto", "contrastive")),  # sft has no settings
         "fine_tuning.parameters",  # those of methods that auto never chooses
@@ -165,6 +167,10 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
     }
     on = {
         "deployment": {"auto_scaling": {"max_replicas": 2}},
+        "evaluation": {
+            "risk": ["memorization"],
+            "judge": {"model": "gpt", "endpoint": dict.fromkeys(PRICES, 1.0)},
+        },
         "dataset": {
             "preprocessing": {"qa_generation": {"endpoint": dict.fromkeys(PRICES, 1.0)}},
             "quality_control": {"validation": {"domain_relevance": True}, "pii": {"action": "drop"}},

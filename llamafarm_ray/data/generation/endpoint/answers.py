@@ -11,7 +11,7 @@ from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
 from llamafarm_ray.data.steps import REFUSAL
 from llamafarm_ray.data.text import text_digest
 
-__all__ = ["BadAnswerError", "Pair", "examples_from", "parse_answer"]
+__all__ = ["BadAnswerError", "Pair", "examples_from", "parse_answer", "parse_json"]
 
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 _TEXT = r"(?:the|this) (?:text|document|article|section|paragraph|context|author)"
@@ -35,17 +35,27 @@ class Pair:
     answer: str
 
 
-def parse_answer(text: str) -> list[Pair]:
-    """Read an answer; a Markdown fence around the JSON is allowed, nothing else.
+def parse_json(text: str) -> object:
+    """Read the JSON of an answer; a Markdown fence around it is allowed, nothing else.
 
     Raises:
         BadAnswerError: the text has another form.
     """
     fenced = _FENCED.fullmatch(text)
     try:
-        value = json.loads(fenced[1] if fenced else text)
+        value: object = json.loads(fenced[1] if fenced else text)
     except (ValueError, RecursionError) as error:
         raise BadAnswerError(f"It is not JSON ({str(error)[:80]}).") from None
+    return value
+
+
+def parse_answer(text: str) -> list[Pair]:
+    """Read the pairs of an answer.
+
+    Raises:
+        BadAnswerError: the text has another form.
+    """
+    value = parse_json(text)
     pairs = value.get("pairs") if isinstance(value, dict) else None
     if not isinstance(pairs, list):
         raise BadAnswerError('It is not an object with a list "pairs".')

@@ -18,7 +18,7 @@ from llamafarm_ray.data.generation.endpoint.limits import Budget, Pace, num_toke
 from llamafarm_ray.data.generation.endpoint.requests import Dialect
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError
 
-__all__ = ["Client", "RefusedError", "Terms"]
+__all__ = ["Client", "RefusedError", "Terms", "UnansweredError"]
 
 _LONGEST_WAIT_S = 60.0
 _LONGEST_RETRY_AFTER_S = 600.0
@@ -32,6 +32,14 @@ _HINT = "Run it again later: answers that have arrived are kept."
 
 class RefusedError(Exception):
     """The server does not take this request (too long, against its rules, malformed); others it may."""
+
+
+class UnansweredError(InfrastructureError):
+    """All attempts at a request failed; ``last`` names the last failure, such as ``HTTP 500``."""
+
+    def __init__(self, message: str, *, last: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.last = last
 
 
 class _PassingError(Exception):
@@ -100,7 +108,7 @@ class Client:
             AccessDeniedError: the key is missing or not accepted.
             NotFoundError: the server has no such model or path.
             InputError: the cost could pass the limit, or the account has no credit.
-            InfrastructureError: all attempts failed.
+            UnansweredError: all attempts failed.
         """
         async with self._slots:
             for attempt in range(1, self._terms.max_attempts + 1):
@@ -110,9 +118,10 @@ class Client:
                     wait_s = failure.retry_after_s
                     if attempt == self._terms.max_attempts or (wait_s or 0.0) > _LONGEST_RETRY_AFTER_S:
                         asks = f" It asks to wait {wait_s:,.0f} s." if wait_s else ""
-                        raise InfrastructureError(
+                        raise UnansweredError(
                             f"The endpoint {self._terms.base_url} gave no answer in {attempt} attempts; the last one: "
                             f"{failure}.{asks}",
+                            last=str(failure).partition(":")[0],
                             hint=_HINT,
                         ) from None
                 await self._wait(attempt, wait_s)

@@ -61,10 +61,12 @@ class Budget:
     Args:
         prices: what tokens cost.
         max_cost_usd: the limit; None: no limit.
+        section: the section of the configuration that says so.
     """
 
     prices: Prices
     max_cost_usd: float | None
+    section: str = "dataset.preprocessing.qa_generation.endpoint"
     spent_usd: float = 0.0
     _reserved_usd: float = field(default=0.0)
 
@@ -77,10 +79,9 @@ class Budget:
         cost = self.prices.cost(input_tokens, max_output_tokens) or 0.0
         if self.max_cost_usd is not None and self.spent_usd + self._reserved_usd + cost > self.max_cost_usd:
             raise InputError(
-                f"The next request for pairs could take the cost above max_cost_usd, {self.max_cost_usd} US dollars; "
+                f"The next request could take the cost above max_cost_usd, {self.max_cost_usd} US dollars; "
                 f"{self.spent_usd:.4f} are spent.",
-                hint="Raise dataset.preprocessing.qa_generation.endpoint.max_cost_usd and run it again: "
-                "answers that have arrived are kept.",
+                hint=f"Raise {self.section}.max_cost_usd and run it again: answers that have arrived are kept.",
             )
         self._reserved_usd += cost
         return cost

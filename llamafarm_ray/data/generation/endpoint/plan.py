@@ -10,9 +10,9 @@ from llamafarm_ray.config import Endpoint, QaGeneration
 from llamafarm_ray.config.generation import PHRASINGS
 from llamafarm_ray.data.generation.choice import Choice
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
-from llamafarm_ray.data.generation.endpoint.client import Terms
-from llamafarm_ray.data.generation.endpoint.limits import Budget, Pace, Prices
+from llamafarm_ray.data.generation.endpoint.limits import Prices
 from llamafarm_ray.data.generation.endpoint.prompt import PROMPT_VERSION
+from llamafarm_ray.data.generation.endpoint.terms import prices_of, terms_of
 from llamafarm_ray.data.generation.endpoint.writer import Asking, EndpointWriter
 from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.types import Digest
@@ -70,19 +70,10 @@ class EndpointPlan:
     @property
     def prices(self) -> Prices:
         """Prices of tokens, as far as they are configured."""
-        return Prices(self.endpoint.input_usd_per_million_tokens, self.endpoint.output_usd_per_million_tokens)
+        return prices_of(self.endpoint)
 
     def open(self) -> EndpointWriter:
         """Return the writer; nothing is sent before it writes."""
-        terms = Terms(
-            base_url=self.base_url,
-            api_key=self.api_key,
-            timeout_s=self.endpoint.timeout_s,
-            max_attempts=self.endpoint.max_attempts,
-            concurrency=self.endpoint.concurrency,
-            requests=Pace(self.endpoint.requests_per_minute),
-            tokens=Pace(self.endpoint.tokens_per_minute),
-            budget=Budget(self.prices, self.endpoint.max_cost_usd),
-        )
+        terms = terms_of(self.endpoint, self.base_url, self.api_key, "dataset.preprocessing.qa_generation.endpoint")
         provenance = Provenance(self.name, self.asking.model, PROMPT_VERSION, self.digest)
         return EndpointWriter(self.asking, terms, AnswerCache(self.cache), provenance)

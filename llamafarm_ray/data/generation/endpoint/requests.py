@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,15 +12,20 @@ __all__ = ["Dialect", "chat_request"]
 
 
 def chat_request(
-    model: str, messages: Sequence[dict[str, str]], *, temperature: float, max_output_tokens: int
+    model: str,
+    messages: Sequence[dict[str, str]],
+    *,
+    temperature: float,
+    max_output_tokens: int,
+    answer_format: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return a request in OpenAI's form, as it is stored and digested."""
+    """Return a request in OpenAI's form, as it is stored and digested; for pairs, unless ``answer_format`` is given."""
     return {
         "model": model,
         "messages": list(messages),
         "temperature": temperature,
         "max_tokens": max_output_tokens,
-        "response_format": response_format(),
+        "response_format": response_format() if answer_format is None else dict(answer_format),
     }
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from llamafarm_ray.data.coverage import facts_of
 from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, Pair, examples_from, parse_answer
-from llamafarm_ray.data.generation.endpoint.cache import Answer, AnswerCache, request_key
+from llamafarm_ray.data.generation.endpoint.cache import Answer, AnswerCache
 from llamafarm_ray.data.generation.endpoint.client import Client, RefusedError, Terms
+from llamafarm_ray.data.generation.endpoint.parsed import ask_parsed
 from llamafarm_ray.data.generation.endpoint.prompt import messages_of, num_pairs_of
 from llamafarm_ray.data.generation.endpoint.requests import chat_request
 from llamafarm_ray.data.generation.writer import Written
@@ -99,36 +100,13 @@ class EndpointWriter:
         if request is None:
             return Written(dropped={"passage not asked about: questions_per_doc is reached": 1})
         try:
-            pairs = await self._pairs(request, client)
+            pairs = await ask_parsed(client, self._cache, self._terms.base_url, request, _parse)
         except BadAnswerError:
             return Written(dropped={"answer is not the JSON that was asked for": 1})
         except RefusedError as refusal:
             return refusal
         examples, dropped = examples_from(pairs, passage, self._provenance, unanswerable=self._asking.unanswerable)
         return Written(tuple(examples), Counter(dropped))
-
-    async def _pairs(self, request: dict[str, Any], client: Client) -> list[Pair]:
-        """Return the pairs of an answer; one that can't be read is asked for again once, with a note.
-
-        The good answer is stored under the first request, the one that comes again when a build is repeated.
-
-        Raises:
-            BadAnswerError: the second answer can't be read either.
-        """
-        key = request_key(self._terms.base_url, request)
-        stored = await asyncio.to_thread(self._cache.get, key)
-        if stored is not None:
-            return _parse(stored)
-        answer = await client.ask(request)
-        try:
-            pairs = _parse(answer)
-        except BadAnswerError as error:
-            note = f"Your answer can't be used. {error} Answer again, with the JSON object only."
-            turns = [{"role": "assistant", "content": answer.content}, {"role": "user", "content": note}]
-            answer = await client.ask({**request, "messages": [*request["messages"], *turns]})
-            pairs = _parse(answer)
-        await asyncio.to_thread(self._cache.put, key, answer)
-        return pairs
 
 
 def _parse(answer: Answer) -> list[Pair]:

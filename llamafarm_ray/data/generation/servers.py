@@ -1,0 +1,28 @@
+"""The address of a server that a section of the configuration or the environment names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llamafarm_ray.config.generation import Server
+
+__all__ = ["server_url"]
+
+_OFFICIAL_URL = "https://api.openai.com/v1"
+
+
+def server_url(server: Server, section: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    """Return the server's address and the name of the setting that it comes from; both empty if there is none.
+
+    Args:
+        server: the section.
+        section: its dotted name.
+        environment: environment variables: ``OPENAI_BASE_URL``, and the key, which means OpenAI's own server.
+    """
+    if server.base_url:
+        return server.base_url, f"{section}.base_url"
+    if environment.get("OPENAI_BASE_URL"):
+        return environment["OPENAI_BASE_URL"], "OPENAI_BASE_URL"
+    if environment.get(server.api_key_env):
+        return _OFFICIAL_URL, server.api_key_env
+    return "", ""

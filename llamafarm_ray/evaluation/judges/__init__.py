@@ -1,0 +1,1 @@
+"""A judge: a model that compares and rates answers, as far as its verdicts agree with those of people."""

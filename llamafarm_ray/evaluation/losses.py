@@ -1,0 +1,62 @@
+"""Losses of given texts under a model in this process, in batches of like length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from llamafarm_ray.evaluation.generation import Report, by_length, pad
+
+__all__ = ["Loss", "Scored", "losses_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A sequence of tokens.
+
+    Args:
+        input_ids: all tokens.
+        counted: of the same length; true where a token's loss counts. The first token has none.
+    """
+
+    input_ids: list[int]
+    counted: list[bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """The loss of a sequence.
+
+    Args:
+        total: cross-entropies of the counted tokens in nats, summed.
+        num_tokens: counted tokens.
+        num_bytes: bytes of UTF-8 that they spell.
+    """
+
+    total: float
+    num_tokens: int
+    num_bytes: int
+
+
+@torch.inference_mode()
+def losses_of(model: Any, tokenizer: Any, sequences: Sequence[Scored], report: Report, what: str) -> list[Loss]:
+    """Return the loss of each sequence, in their order."""
+    found: dict[int, Loss] = {}
+    numbered = list(enumerate(sequences))
+    for batch in by_length(numbered, lambda one: len(one[1].input_ids), report, what):
+        input_ids, mask = pad([one.input_ids for _, one in batch], tokenizer.pad_token_id, left=False)
+        counted, _ = pad([[int(flag) for flag in one.counted] for _, one in batch], 0, left=False)
+        logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits
+        # The logits at one position are about the token at the next.
+        labels = input_ids.where(counted.bool(), -100)[:, 1:].to(model.device)
+        losses = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten(), reduction="none")
+        sums = losses.view(labels.shape).sum(dim=1).tolist()
+        for (number, one), total in zip(batch, sums, strict=True):
+            ids = [token for token, flag in zip(one.input_ids[1:], one.counted[1:], strict=True) if flag]
+            num_bytes = len(tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace"))
+            found[number] = Loss(total, len(ids), num_bytes)
+    return [found[number] for number in range(len(sequences))]
