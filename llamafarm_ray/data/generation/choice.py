@@ -13,6 +13,9 @@ __all__ = ["Choice", "Generator", "choose_generator"]
 
 Generator = Literal["rules", "endpoint", "base_model"]
 
+_WITHOUT_ENDPOINT = ("questions", "retrieval", "preferences")
+"""Kinds that are made from any engine's questions and answers."""
+
 _OFFICIAL_URL = "https://api.openai.com/v1"
 _MODEL_KEY, _URL_KEY = (
     "dataset.preprocessing.qa_generation.model",
@@ -50,8 +53,28 @@ def choose_generator(qa: QaGeneration, *, base_model: str | None, environment: M
         environment: environment variables.
 
     Raises:
-        InputError: a model is named and no endpoint is configured, or the base model is wanted and there is none.
+        InputError: a model is named and no endpoint is configured, the base model is wanted and there is none, or
+            something is asked for that only an endpoint makes.
     """
+    choice = _chosen(qa, base_model=base_model, environment=environment)
+    if choice.generator != "endpoint":
+        _require_no_endpoint(qa, choice)
+    return choice
+
+
+def _require_no_endpoint(qa: QaGeneration, choice: Choice) -> None:
+    """Refuse what rules and base models don't make."""
+    asked = {"kinds": [kind for kind in qa.kinds if kind not in _WITHOUT_ENDPOINT], "personas": qa.personas}
+    asked |= {"difficulty": list(qa.difficulty)}
+    found = [f"{name} ({', '.join(values)})" for name, values in asked.items() if values]
+    if found:
+        raise InputError(
+            f"dataset.preprocessing.qa_generation: {' and '.join(found)} need an endpoint. {choice.reason}",
+            hint=f"Set {_MODEL_KEY} to a model of an endpoint.",
+        )
+
+
+def _chosen(qa: QaGeneration, *, base_model: str | None, environment: Mapping[str, str]) -> Choice:
     model, named = qa.model, qa.endpoint.model
     if model == "rules":
         return Choice("rules", "", f"{_MODEL_KEY} is 'rules'.")

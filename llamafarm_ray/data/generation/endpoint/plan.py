@@ -13,6 +13,7 @@ from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
 from llamafarm_ray.data.generation.endpoint.client import Terms
 from llamafarm_ray.data.generation.endpoint.limits import Budget, Pace, Prices
 from llamafarm_ray.data.generation.endpoint.prompt import PROMPT_VERSION
+from llamafarm_ray.data.generation.endpoint.variety import Variety
 from llamafarm_ray.data.generation.endpoint.writer import Asking, EndpointWriter
 from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.types import Digest
@@ -53,6 +54,8 @@ class EndpointPlan:
             questions_per_doc=qa.questions_per_doc,
             phrasings=qa.phrasings or PHRASINGS,
             unanswerable=qa.unanswerable,
+            kinds=qa.kinds,
+            variety=Variety(qa.personas, tuple(sorted(qa.difficulty.items()))),
         )
         return cls(asking, qa.endpoint, choice.base_url, api_key, cache)
 
@@ -74,7 +77,12 @@ class EndpointPlan:
 
     def open(self) -> EndpointWriter:
         """Return the writer; nothing is sent before it writes."""
-        terms = Terms(
+        provenance = Provenance(self.name, self.asking.model, PROMPT_VERSION, self.digest)
+        return EndpointWriter(self.asking, self.terms(), AnswerCache(self.cache), provenance)
+
+    def terms(self) -> Terms:
+        """Return the server with its limits, of which nothing is used yet."""
+        return Terms(
             base_url=self.base_url,
             api_key=self.api_key,
             timeout_s=self.endpoint.timeout_s,
@@ -84,5 +92,3 @@ class EndpointPlan:
             tokens=Pace(self.endpoint.tokens_per_minute),
             budget=Budget(self.prices, self.endpoint.max_cost_usd),
         )
-        provenance = Provenance(self.name, self.asking.model, PROMPT_VERSION, self.digest)
-        return EndpointWriter(self.asking, terms, AnswerCache(self.cache), provenance)

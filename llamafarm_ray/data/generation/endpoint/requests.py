@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamafarm_ray.data.generation.endpoint.prompt import response_format
+from llamafarm_ray.data.generation.endpoint.prompt import PAIR_FIELDS, response_format
 
 __all__ = ["Dialect", "chat_request"]
 
 
 def chat_request(
-    model: str, messages: Sequence[dict[str, str]], *, temperature: float, max_output_tokens: int
+    model: str,
+    messages: Sequence[dict[str, str]],
+    *,
+    temperature: float,
+    max_output_tokens: int,
+    key: str = "pairs",
+    fields: Mapping[str, Any] = PAIR_FIELDS,
 ) -> dict[str, Any]:
-    """Return a request in OpenAI's form, as it is stored and digested."""
+    """Return a request in OpenAI's form, as it is stored and digested.
+
+    Args:
+        model: its name at the endpoint.
+        messages: the prompt.
+        temperature: of sampling.
+        max_output_tokens: longest answer.
+        key: of the list in the answer.
+        fields: schema of each field of an element of the list.
+    """
     return {
         "model": model,
         "messages": list(messages),
         "temperature": temperature,
         "max_tokens": max_output_tokens,
-        "response_format": response_format(),
+        "response_format": response_format(key, fields),
     }
 
 
