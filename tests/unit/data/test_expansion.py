@@ -7,7 +7,7 @@ import pytest
 from chat_server import chat_server
 
 from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data import build_dataset
+from llamafarm_ray.data import asks_base_model, build_dataset
 from llamafarm_ray.data.expansion.diversity import REPEATED, TOO_SIMILAR, Diversity
 from llamafarm_ray.data.expansion.noise import mistyped
 from llamafarm_ray.data.expansion.templates import invented
@@ -208,3 +208,18 @@ def test_a_model_without_an_endpoint_is_refused(tmp_path, monkeypatch):
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     with pytest.raises(InputError, match="no endpoint is configured"):
         build_all(tmp_path, MILL_ROWS, synthetic_generation={"enabled": True, "base_model": "gpt-4"})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "asks"),
+    [
+        ({}, False),
+        ({"preprocessing": {"qa_generation": {"model": "base_model"}}}, True),
+        ({"synthetic_generation": {"enabled": True, "base_model": "base_model"}}, True),
+        ({"synthetic_generation": {"enabled": True, "base_model": "rules"}}, False),
+        ({"source": {"type": "conversation_logs"}, "preprocessing": {"qa_generation": {"model": "base_model"}}}, False),
+    ],
+)
+def test_the_base_model_is_loaded_only_where_it_writes(dataset, asks):
+    config = DatasetConfig.model_validate(dataset)
+    assert asks_base_model(config, base_model="base", environment={}) == asks
