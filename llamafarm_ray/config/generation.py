@@ -100,7 +100,7 @@ class QaGeneration(Section):
         default=(), description="People to write as, 'a new employee': an endpoint takes one for each passage."
     )
     difficulty: Annotated[Mapping[Difficulty, Annotated[float, Field(gt=0)]], AfterValidator(FrozenMapping)] = Field(
-        default_factory=FrozenMapping,
+        default_factory=FrozenMapping,  # type: ignore[arg-type]  # an empty mapping has keys of any type
         description="Weights of easy, medium and hard examples, {easy: 2, hard: 1}, for an endpoint; {}: its own mix.",
     )
     endpoint: Endpoint = section(Endpoint, "The server that a model's name refers to.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -65,7 +66,7 @@ def _matches(rows: Rows, side_of: Callable[[str], str], texts: Iterable[Mapping[
             continue
         seen.add(pair)
         pool = pools[side_of(row["id"])]
-        negatives = pool.others(question, lambda text, row=row, answer=answer: _answers(text, row["passage"], answer))
+        negatives = pool.others(question, functools.partial(_answers, passage=row["passage"], answer=answer))
         counts.rows_out += 1
         if not negatives:
             counts.noted["without a negative"] += 1
@@ -92,7 +93,7 @@ def _preferences(rows: Rows, side_of: Callable[[str], str], texts: Iterable[Mapp
             place = (side_of(row["id"]), row["document"])
             if place not in pools:
                 pools[place] = _Pool(list(found.get(place, ())))
-            others = pools[place].others(question, lambda text, answer=answer: _agree(text, answer))
+            others = pools[place].others(question, functools.partial(_agree, other=answer))
             if answer == REFUSAL or not others:
                 counts.dropped["no other answer of its document to reject"] += 1
                 continue

@@ -80,8 +80,8 @@ def test_a_copy_that_asks_what_is_held_out_is_dropped(tmp_path):
     with chat_server(answer=lambda _: items(text="Is the museum open?")) as server:
         model = {"qa_generation": {"endpoint": {"base_url": server.url}}}
         augmentation = {"enabled": True, "methods": ["paraphrase"], "model": "gpt"}
-        steps, train, _ = build(tmp_path, rows, augmentation=augmentation, preprocessing=model)
-    assert [row for row in train if "parent" in origin(row)] == []
+        steps, train, held_out = build(tmp_path, rows, augmentation=augmentation, preprocessing=model)
+    assert [row for row in [*train, *held_out] if "parent" in origin(row)] == []
     assert steps["augmentation"].dropped[REPEATED] >= 1
 
 

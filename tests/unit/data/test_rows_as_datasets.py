@@ -105,10 +105,14 @@ def test_a_validation_file_beside_stays_for_validation(tmp_path):
     assert [row["messages"][0]["content"] for row in dataset.rows["validation"]] == ["Held question?"]
 
 
-def test_rows_without_a_passage_are_no_duplicates_of_each_other(tmp_path):
+def test_rows_without_a_passage_are_compared_by_what_they_say(tmp_path):
     source = write(tmp_path / "a.jsonl", [chat("Where is the exit?", "Left."), chat("When is lunch?", "At noon.")])
     report, _ = build(source, tmp_path / "out", **LOGS)
     assert report.num_examples == 2
+    logs = [chat(f"How do I oil the pump in hall {n}?", f"Oil the pump of hall {n} at noon.") for n in range(4)]
+    domain = {"quality_control": {"validation": {"domain_relevance": True, "domain": "oiling a pump in a hall"}}}
+    report, _ = build(write(tmp_path / "b.jsonl", logs), tmp_path / "domain", **LOGS, **domain)
+    assert report.num_examples == 4
 
 
 def test_strict_stops_at_a_bad_record_with_its_place(tmp_path):

@@ -18,6 +18,7 @@ __all__ = [
     "MAX_CHARS",
     "BadAnswerError",
     "Pair",
+    "difficulty_of",
     "examples_from",
     "objects_in",
     "one_line",
@@ -88,9 +89,13 @@ def _pair(value: Mapping[str, Any]) -> Pair:
         raise BadAnswerError('The "questions" of a pair are not a list of texts.')
     if not isinstance(answer, str):
         raise BadAnswerError('The "answer" of a pair is not a text.')
-    difficulty = value.get("difficulty")
-    known = difficulty if difficulty in get_args(Difficulty) else ""
-    return Pair(tuple(one_line(question) for question in questions), one_line(answer), known)
+    return Pair(tuple(one_line(question) for question in questions), one_line(answer), difficulty_of(value))
+
+
+def difficulty_of(value: Mapping[str, Any]) -> str:
+    """Return the difficulty that an element of an answer names; "" if it names none that is known."""
+    named = value.get("difficulty")
+    return str(named) if named in get_args(Difficulty) else ""
 
 
 def one_line(text: str) -> str:

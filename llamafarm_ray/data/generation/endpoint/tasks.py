@@ -10,10 +10,15 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
-from llamafarm_ray.config.generation import Difficulty
-from llamafarm_ray.data.generation.endpoint.answers import MAX_CHARS, BadAnswerError, one_line, points_at_passage
+from llamafarm_ray.data.generation.endpoint.answers import (
+    MAX_CHARS,
+    BadAnswerError,
+    difficulty_of,
+    one_line,
+    points_at_passage,
+)
 from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
 from llamafarm_ray.data.steps import MIN_SUPPORT
 from llamafarm_ray.data.text import text_digest
@@ -99,8 +104,6 @@ def examples_of_task(
         if any(not message.content or len(message.content) > MAX_CHARS for message in draft.messages):
             dropped["a turn is empty or far too long"] += 1
             continue
-        difficulty = item.get("difficulty")
-        known = difficulty if difficulty in get_args(Difficulty) else ""
         examples.append(
             Example(
                 draft.messages,
@@ -109,7 +112,7 @@ def examples_of_task(
                 passage.text,
                 text_digest(message.content for message in draft.messages),
                 passage.index,
-                provenance=replace(provenance, kind=kind, difficulty=known),
+                provenance=replace(provenance, kind=kind, difficulty=difficulty_of(item)),
                 extra=draft.extra,
             )
         )

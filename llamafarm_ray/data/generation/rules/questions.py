@@ -80,7 +80,7 @@ def _from_condition(text: str) -> Iterator[Question]:
 
 def _is_closed(text: str) -> bool:
     """Return True if every bracket and quotation mark that opens in ``text`` closes there."""
-    pairs = ("()", "[]", "\u201c\u201d")
+    pairs = (("(", ")"), ("[", "]"), ("\u201c", "\u201d"))
     return all(text.count(opening) == text.count(closing) for opening, closing in pairs) and text.count('"') % 2 == 0
 
 
