@@ -32,10 +32,11 @@ __all__ = ["command"]
 def command(
     source: Annotated[
         list[str] | None,
-        typer.Option("--source", help="Folder, document, pattern or URI to read documents from; may be repeated."),
+        typer.Option("--source", help="Folder, document, pattern or URI to read; may be repeated."),
     ] = None,
     format_: Annotated[
-        str | None, typer.Option("--format", help="chatml, sharegpt, alpaca or prompt_completion.")
+        str | None,
+        typer.Option("--format", help="chatml, sharegpt, alpaca, prompt_completion; preference, kto; text."),
     ] = None,
     output: Annotated[
         Path | None,
@@ -58,7 +59,7 @@ def command(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Build a training set of questions and answers from documents."""
+    """Build a training set: questions and answers, or other examples, from documents, chats or feedback."""
     flags = {
         "dataset.source.path": source[0] if source and len(source) == 1 else source or None,
         "dataset.source.strict": True if strict else None,
@@ -122,6 +123,14 @@ def command(
     if pii is not None:
         found = ", ".join(f"{count:,} {what}" for what, count in (pii.noted | pii.dropped).items())
         console.print(f"Personal data: {found}. dataset.quality_control.pii decides.", style="yellow", markup=False)
+    for step in report.steps:
+        if step.name in {"synthetic_generation", "augmentation"}:
+            dropped = ", ".join(f"{count:,} {reason}" for reason, count in sorted(step.dropped.items()))
+            console.print(
+                f"{step.name}: {step.rows_out:,} examples added, {sum(step.dropped.values()):,} dropped"
+                f"{f' ({dropped})' if dropped else ''}.",
+                markup=False,
+            )
     for line in source_lines(report.documents):
         console.print(line, style="yellow", markup=False)
     console.print(

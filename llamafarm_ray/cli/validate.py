@@ -20,18 +20,14 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Check a configuration: every mistake at once, each with its key."""
-    from llamafarm_ray.config import resolved, unavailable
+    from llamafarm_ray.config import resolved
     from llamafarm_ray.errors import InputError
 
     chosen = path or config_file
     if chosen is None:
         raise InputError("No file was given.", hint="llamafarm models validate config.json")
     config = configuration(chosen, overrides)
-    later = unavailable(config)
     if as_json:
-        print_json({"valid": True, "unavailable": later, "config": resolved(config)})
+        print_json({"valid": True, "config": resolved(config)})
         return
     console.print(f"{chosen} is valid.", style="green", markup=False)
-    for verb, keys in later.items():
-        for key in keys:
-            console.print(f"`{verb}` will refuse {key}", style="yellow", markup=False)

@@ -5,19 +5,18 @@ Nothing here imports Ray, torch or any engine: reading and checking a configurat
 
 from llamafarm_ray.config.alias import Alias
 from llamafarm_ray.config.aliases import ALIASES
-from llamafarm_ray.config.availability import Verb, refuse_unavailable, unavailable
 from llamafarm_ray.config.cluster import Cluster
 from llamafarm_ray.config.dataset import (
     DatasetConfig,
     DatasetValidation,
     Preprocessing,
     Source,
-    SyntheticGeneration,
 )
 from llamafarm_ray.config.deployment import AutoScaling, Deployment, Resources
 from llamafarm_ray.config.evaluation import Evaluation
+from llamafarm_ray.config.expansion import Augmentation, SyntheticGeneration
 from llamafarm_ray.config.fine_tuning import Distributed, FineTuning, MethodParameters, Training
-from llamafarm_ray.config.generation import Endpoint, QaGeneration
+from llamafarm_ray.config.generation import Endpoint, PairKind, QaGeneration
 from llamafarm_ray.config.journal import Journal
 from llamafarm_ray.config.limits import Limits
 from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
@@ -34,6 +33,7 @@ __all__ = [
     "AlertEmail",
     "Alerting",
     "Alias",
+    "Augmentation",
     "AutoScaling",
     "Cluster",
     "Comparison",
@@ -52,6 +52,7 @@ __all__ = [
     "MemorySize",
     "MethodParameters",
     "Monitoring",
+    "PairKind",
     "PiiControl",
     "Preprocessing",
     "QaGeneration",
@@ -66,12 +67,9 @@ __all__ = [
     "SyntheticGeneration",
     "Training",
     "Tuning",
-    "Verb",
     "config_digest",
     "json_schema",
     "load_config",
     "parse_config",
-    "refuse_unavailable",
     "resolved",
-    "unavailable",
 ]

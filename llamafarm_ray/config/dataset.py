@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from llamafarm_ray.config.base import Mistake, Section, Unused, as_tuple, section
+from llamafarm_ray.config.base import Mistake, Section, as_tuple, section
+from llamafarm_ray.config.expansion import Augmentation, SyntheticGeneration
 from llamafarm_ray.config.generation import QaGeneration
 from llamafarm_ray.config.quality import QualityControl
 from llamafarm_ray.config.values import FrozenMapping
@@ -21,7 +22,6 @@ __all__ = [
     "RowFormat",
     "Source",
     "SourceType",
-    "SyntheticGeneration",
 ]
 
 SourceType = Literal["rag_documents", "conversation_logs", "domain_corpus", "synthetic", "human_feedback"]
@@ -30,6 +30,7 @@ DatasetFormat = Literal[
     "alpaca", "sharegpt", "chatml", "prompt_completion", "text", "preference", "kto", "auto_generate_qa"
 ]
 HoldOut = Literal["auto", "phrasings", "documents"]
+_DOCUMENT_SOURCES = ("rag_documents", "domain_corpus")
 
 
 _Path = Annotated[str, Field(min_length=1)]
@@ -38,7 +39,11 @@ _Path = Annotated[str, Field(min_length=1)]
 class Source(Section):
     """What the examples are made from."""
 
-    type: SourceType = Field(default="rag_documents", description="What the files at `path` are.")
+    type: SourceType = Field(
+        default="rag_documents",
+        description="Contents of `path`: documents (rag_documents, domain_corpus), chats (conversation_logs), examples "
+        "that others are invented from (synthetic), or the answers that users judged (human_feedback).",
+    )
     path: Annotated[_Path | Annotated[tuple[_Path, ...], Field(min_length=1)] | None, BeforeValidator(as_tuple)] = (
         Field(
             default=None,
@@ -56,7 +61,10 @@ class Source(Section):
 class Preprocessing(Section):
     """From documents to examples of one format."""
 
-    format: RowFormat = Field(default="chatml", description="Layout of the examples that are written.")
+    format: RowFormat | None = Field(
+        default=None,
+        description="Layout of the examples that are written; null: the one that keeps everything (chatml for chats).",
+    )
     max_length: int = Field(default=2048, ge=8, le=1048576, description="Longest example in tokens.")
     passage_words: int = Field(
         default=120, ge=10, le=100000, description="Words per passage that documents are split into."
@@ -66,6 +74,12 @@ class Preprocessing(Section):
         description="Ask the questions of the training split once more with passages at hand, as retrieval does; "
         "'auto': where a model wrote them.",
     )
+    prompt_template: str | None = Field(
+        default=None,
+        pattern=r"\{question\}",
+        description="Prompt of the application: {question} is the question, {context} its passage.",
+    )
+    system_prompt: str | None = Field(default=None, min_length=1, description="System turn that each chat begins with.")
     qa_generation: QaGeneration = section(QaGeneration, "Questions and answers from passages.")
 
 
@@ -97,23 +111,6 @@ class DatasetValidation(Section):
         return _BUILT_SPLIT_RATIO if self.split_ratio is None else self.split_ratio
 
 
-class SyntheticGeneration(Section):
-    """Examples invented by a model."""
-
-    enabled: bool = Field(default=False, description="Add invented examples.")
-    base_model: str | None = Field(default=None, min_length=1, description="Model that invents them.")
-    diversity_threshold: float | None = Field(
-        default=None, ge=0, le=1, description="Drop invented examples more alike than this allows."
-    )
-
-    def unused(self) -> Mapping[str, Unused]:
-        """Nothing is invented when it is off."""
-        if self.enabled:
-            return {}
-        reason = Unused("enabled", "has no effect while {1} is false.")
-        return {"base_model": reason, "diversity_threshold": reason}
-
-
 class DatasetConfig(Section):
     """The examples to train on and to evaluate with."""
 
@@ -140,8 +137,8 @@ class DatasetConfig(Section):
     preprocessing: Preprocessing = section(Preprocessing, "From documents to examples.")
     validation: DatasetValidation = section(DatasetValidation, "The held-out split.")
     quality_control: QualityControl = section(QualityControl, "What examples must be like.")
-    synthetic_generation: SyntheticGeneration = section(SyntheticGeneration, "Examples invented by a model.")
-    augmentation: bool = Field(default=False, description="Add rephrased copies of the examples.")
+    synthetic_generation: SyntheticGeneration = section(SyntheticGeneration, "Invented examples.")
+    augmentation: Augmentation = section(Augmentation, "Changed copies of examples; true: with its defaults.")
 
     def mistakes(self) -> Iterator[Mistake]:
         """The short and the long way of saying a thing must agree."""
@@ -153,8 +150,22 @@ class DatasetConfig(Section):
                     ("format", "preprocessing.qa_generation.enabled"),
                     "is auto_generate_qa, but {1} is false; change one.",
                 )
+            elif self.source.type not in _DOCUMENT_SOURCES:
+                yield Mistake(
+                    ("format", "source.type"), f"makes questions of documents, but {{1}} is {self.source.type}."
+                )
         elif self.format is not None and self.format != self.preprocessing.format:
             yield Mistake(
                 ("format", "preprocessing.format"),
                 f"is {self.format}, but {{1}} is {self.preprocessing.format}; keep one.",
             )
+        if self.source.type == "synthetic" and not self.synthetic_generation.enabled:
+            yield Mistake(
+                ("source.type", "synthetic_generation.enabled"),
+                "is synthetic, but {1} is false; set it to true, and base_model to the model that invents.",
+            )
+
+    @property
+    def makes_questions(self) -> bool:
+        """True if documents are read, and questions made of them."""
+        return self.source.type in _DOCUMENT_SOURCES and self.preprocessing.qa_generation.enabled

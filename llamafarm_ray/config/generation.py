@@ -1,14 +1,24 @@
-"""Questions and answers made from passages: the engine and its settings."""
+"""Examples made from passages: the engine, its settings, and the kinds of examples."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from llamafarm_ray.config.base import Section, Unused, section
+from llamafarm_ray.config.base import Mistake, Names, Section, Unused, as_tuple, section
+from llamafarm_ray.config.values import FrozenMapping
 
-__all__ = ["PHRASINGS", "Endpoint", "QaGeneration", "Server"]
+__all__ = ["PHRASINGS", "Difficulty", "Endpoint", "PairKind", "QaGeneration", "Server"]
+
+PairKind = Literal["questions", "instructions", "dialogues", "summaries", "query_rewrites", "retrieval", "preferences"]
+"""Kinds of examples that are made from passages."""
+
+Difficulty = Literal["easy", "medium", "hard"]
+
+_ALONE: tuple[PairKind, ...] = ("retrieval", "preferences")
+"""Kinds whose rows are no chats, so that a dataset holds nothing else beside them."""
 
 PHRASINGS = 2
 """Ways that rules and endpoints ask for each fact, unless the configuration says."""
@@ -32,7 +42,10 @@ class Server(Section):
         default=None, ge=1, description="Most tokens a minute, prompts and answers together; null: no limit."
     )
     max_cost_usd: float | None = Field(
-        default=None, gt=0, description="Stop before a run of the build costs more; needs both prices. null: no limit."
+        default=None,
+        gt=0,
+        description="Stop before a run of the build costs more for pairs, or for invented and changed examples; needs "
+        "both prices. null: no limit.",
     )
     input_usd_per_million_tokens: float | None = Field(default=None, ge=0, description="Price of prompts.")
     output_usd_per_million_tokens: float | None = Field(default=None, ge=0, description="Price of answers.")
@@ -83,11 +96,33 @@ class QaGeneration(Section):
     unanswerable: bool = Field(
         default=False, description="Ask a model for questions too that a passage does not answer; they get a refusal."
     )
+    kinds: Annotated[tuple[PairKind, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("questions",),
+        description="Kinds of examples to make. 'retrieval' (query, passage, hard negatives) and 'preferences' (chosen "
+        "and rejected answers) stand alone and need no endpoint; the others make one set of chats and, but for "
+        "questions, need one.",
+    )
+    personas: Names = Field(
+        default=(), description="People to write as, 'a new employee': an endpoint takes one for each passage."
+    )
+    difficulty: Annotated[Mapping[Difficulty, Annotated[float, Field(gt=0)]], AfterValidator(FrozenMapping)] = Field(
+        default_factory=FrozenMapping,  # type: ignore[arg-type]  # an empty mapping has keys of any type
+        description="Weights of easy, medium and hard examples, {easy: 2, hard: 1}, for an endpoint; {}: its own mix.",
+    )
     endpoint: Endpoint = section(Endpoint, "The server that a model's name refers to.")
 
+    def mistakes(self) -> Iterator[Mistake]:
+        """A dataset has rows of one kind."""
+        alone = [kind for kind in _ALONE if kind in self.kinds]
+        if len(set(self.kinds)) < len(self.kinds):
+            yield Mistake(("kinds",), "names a kind twice.")
+        elif alone and len(self.kinds) > 1:
+            yield Mistake(("kinds",), f"has {alone[0]} beside other kinds, whose rows differ; make two datasets.")
+
     def unused(self) -> Mapping[str, Unused]:
-        """Nothing is generated when it is off."""
+        """Nothing is generated when it is off; the endpoint may have other work."""
         if self.enabled:
             return {}
         reason = Unused("enabled", "has no effect while {1} is false.")
-        return dict.fromkeys(("questions_per_doc", "phrasings", "model", "unanswerable", "endpoint"), reason)
+        keys = ("questions_per_doc", "phrasings", "model", "unanswerable", "kinds", "personas", "difficulty")
+        return dict.fromkeys(keys, reason)

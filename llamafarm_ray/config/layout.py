@@ -18,8 +18,10 @@ __all__ = ["SHORTHANDS", "Layout", "Path", "layout", "parse_path", "section_of"]
 Path = tuple[str, ...]
 """The names on the way to a key; ``()`` is the root."""
 
-SHORTHANDS: Mapping[Path, str] = types.MappingProxyType({("dataset",): "path", ("dataset", "source"): "type"})
-"""Sections that may be given as a plain text, and the key that the text is meant for."""
+SHORTHANDS: Mapping[Path, str] = types.MappingProxyType(
+    {("dataset",): "path", ("dataset", "source"): "type", ("dataset", "augmentation"): "enabled"}
+)
+"""Sections that may be given as a plain text, or true or false, and the key that the value is meant for."""
 
 
 @dataclass(frozen=True, slots=True)

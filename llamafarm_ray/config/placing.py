@@ -116,7 +116,7 @@ class Placement:
             if path in layout().optional:
                 self.values.setdefault(path, Given({}, self._spell(written), {}))  # an empty one is more than none
             self.place(value, path, written)
-        elif isinstance(value, str) and path in SHORTHANDS:
+        elif path in SHORTHANDS and _may_be_short(value, (*path, SHORTHANDS[path])):
             self._give((*path, SHORTHANDS[path]), value, written)
         elif value is None:
             self.cleared.add(path)
@@ -158,6 +158,11 @@ class Placement:
 
     def _spell(self, written: Written) -> str:
         return dotted(written) + self.origin
+
+
+def _may_be_short(value: object, key: Path) -> bool:
+    """Return True if a value that stands for a section is meant for the key of its short form."""
+    return isinstance(value, str | bool if layout().leaves[key].annotation is bool else str)
 
 
 def gives_way(one: Given, other: Given) -> bool:

@@ -6,10 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llamafarm_ray.data.applicable import check_settings
     from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
     from llamafarm_ray.data.estimate import PairsEstimate, estimate_pairs
+    from llamafarm_ray.data.existing_rows import holds_rows
+    from llamafarm_ray.data.expansion import asks_base_model
     from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
-    from llamafarm_ray.data.generation import choose_generator
     from llamafarm_ray.data.mixing import MixedPart, open_mixture
     from llamafarm_ray.data.pipeline import build_dataset
     from llamafarm_ray.data.reading import built_documents
@@ -23,13 +25,15 @@ __all__ = [
     "MixedPart",
     "PairsEstimate",
     "Splits",
+    "asks_base_model",
     "build_dataset",
     "build_feedback_dataset",
     "built_documents",
     "check_dataset",
-    "choose_generator",
+    "check_settings",
     "discover",
     "estimate_pairs",
+    "holds_rows",
     "open_dataset",
     "open_mixture",
     "rows_maker",
@@ -42,13 +46,15 @@ _HOME = {
     "MixedPart": "mixing",
     "PairsEstimate": "estimate",
     "Splits": "dataset",
+    "asks_base_model": "expansion",
     "build_dataset": "pipeline",
     "build_feedback_dataset": "feedback_dataset",
     "built_documents": "reading",
     "check_dataset": "dataset",
-    "choose_generator": "generation",
+    "check_settings": "applicable",
     "discover": "sources",
     "estimate_pairs": "estimate",
+    "holds_rows": "existing_rows",
     "open_dataset": "dataset",
     "open_mixture": "mixing",
     "rows_maker": "feedback_dataset",

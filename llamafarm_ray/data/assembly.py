@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from llamafarm_ray import __version__
+from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.coverage import Coverage
 from llamafarm_ray.data.generation import Choice
 from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.prompts import Prompt
 from llamafarm_ray.data.report import BuildReport, DocumentCounts, Generator, Lengths, Sample, StepReport
-from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, dataset_digest
+from llamafarm_ray.data.row_kinds import row_of_kind
+from llamafarm_ray.data.rows import DocumentRecord, dataset_digest
 from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.data.split import Split
 from llamafarm_ray.data.writing import Target
@@ -30,13 +33,18 @@ class Assembly:
     Args:
         target: where the rows are written to.
         split: which of them are for validation.
-        keep_origin: False leaves the columns empty that say where a row came from.
+        kind: of the rows to write.
+        config: the prompt of chats, and ``source.include_metadata``: False leaves the columns empty that say where a
+            row came from.
     """
 
-    def __init__(self, target: Target, split: Split, *, keep_origin: bool) -> None:
+    def __init__(self, target: Target, split: Split, *, kind: str, config: DatasetConfig) -> None:
         self._target = target
         self._split = split
-        self._keep_origin = keep_origin
+        self._kind = kind
+        self._prompt = Prompt(config.preprocessing.prompt_template, config.preprocessing.system_prompt)
+        self._keep_origin = config.source.include_metadata
+        self._train_ids: set[str] = set()
         self._pending: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
         self._lines: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
         self._per_document: Counter[str] = Counter()
@@ -46,10 +54,14 @@ class Assembly:
         self._answer_chars: list[int] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Take one row with the columns of ``ROW_SCHEMA`` and ``covers``."""
-        split = "validation" if row["id"] in self._split.validation else "train"
+        """Take one row with the columns of ``ROW_SCHEMA``, ``covers`` and, if it has some, ``extra``."""
+        split = self.side_of(row["id"])
+        if split == "train":
+            self._train_ids.add(row["id"])
         self._account(split, row)
-        kept = {name: row[name] for name in ROW_SCHEMA.names}
+        kept = row_of_kind(row, self._kind)
+        if self._kind == "chat":
+            kept = self._prompt.applied_to(kept)
         if not self._keep_origin:
             kept |= {"document": "", "document_digest": "", "passage": ""}
         self._lines[split].append({name: kept[name] for name in ("id", "document", "document_digest")})
@@ -59,8 +71,20 @@ class Assembly:
 
     @property
     def train_ids(self) -> frozenset[str]:
-        """Ids of the rows of the training split so far."""
-        return frozenset(line["id"] for line in self._lines["train"])
+        """Ids of the examples of the training split so far."""
+        return frozenset(self._train_ids)
+
+    def side_of(self, row_id: str) -> str:
+        """Return the split of an example, ``train`` or ``validation``."""
+        return "validation" if row_id in self._split.validation else "train"
+
+    def require_training_rows(self, harvest: Harvest) -> None:
+        """Refuse a dataset without rows to train on.
+
+        Raises:
+            InputError: there are none; the message says why.
+        """
+        harvest.require_left(len(self._lines["train"]))
 
     def flush(self) -> None:
         """Write what is pending."""
@@ -72,14 +96,21 @@ class Assembly:
     def _account(self, split: str, row: Mapping[str, Any]) -> None:
         self._per_document[row["document"]] += 1
         self._covered[row["document"]].update(row["covers"])
-        question, answer = (message["content"] for message in row["messages"][-2:])
+        question, answer = (_last(row["messages"], role) for role in ("user", "assistant"))
         self._question_chars.append(len(question))
         self._answer_chars.append(len(answer))
         if len(self._samples) < _NUM_SAMPLES:
             self._samples.append(Sample(split, question, answer, row["document"]))
 
     def report(
-        self, *, name: str, seed: int, sources: Sources, harvest: Harvest, choice: Choice, seconds: dict[str, float]
+        self,
+        *,
+        name: str,
+        seed: int,
+        sources: Sources,
+        harvest: Harvest,
+        choice: Choice | None,
+        seconds: dict[str, float],
     ) -> BuildReport:
         """Return the report of the build, as if the dataset is new."""
         return BuildReport(
@@ -103,8 +134,8 @@ class Assembly:
             answer_chars=Lengths.of(self._answer_chars),
             samples=self._samples,
             seconds=seconds,
-            generator=Generator(choice.generator, choice.model, choice.reason),
-            coverage=self._coverage(harvest),
+            generator=Generator(choice.generator, choice.model, choice.reason) if choice else None,
+            coverage=self._coverage(harvest) if choice else None,
         )
 
     def _coverage(self, harvest: Harvest) -> Coverage:
@@ -127,3 +158,7 @@ class Assembly:
             ],
             "created_with": __version__,
         }
+
+
+def _last(turns: Sequence[Mapping[str, Any]], role: str) -> str:
+    return next((str(turn["content"]) for turn in reversed(turns) if turn["role"] == role), "")

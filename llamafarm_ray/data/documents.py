@@ -30,6 +30,7 @@ from llamafarm_ray.data.steps import (
     CheckSupport,
     Clean,
     DetectLanguage,
+    JoinTexts,
     Ledger,
     LimitQuestions,
     SplitPassages,
@@ -68,8 +69,8 @@ def files_table(files: Iterable[SourceFile]) -> pa.Table:
 
 def step_names(config: DatasetConfig, *, by_rules: bool) -> tuple[str, ...]:
     """Return the names of the steps of a document, in the order in which they run."""
-    checks = _checks(config, (), by_rules=by_rules)
-    return (*(step.name for step in _passage_steps(config)), GenerateByRules.name, *(step.name for step in checks))
+    made = _example_steps(config, (), by_rules=by_rules)
+    return tuple(step.name for step in (*_passage_steps(config), *made))
 
 
 def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> pa.Table:
@@ -101,8 +102,8 @@ def _process(read: ReadFile, config: DatasetConfig, *, by_rules: bool) -> dict[s
     result |= {"digest": read.document.digest, "notes": list(read.document.notes)}
     result["num_facts"] = sum(len(facts_of(passage.text)) for passage in passages)
     if by_rules:
-        checks = _checks(config, passages, by_rules=True)
-        result["examples"] = _rows(_run((GenerateByRules(), *checks), passages, ledger), passages)
+        made = _example_steps(config, passages, by_rules=True)
+        result["examples"] = _rows(_run(made, passages, ledger), passages)
     else:
         result["passages"] = [passage.to_json() for passage in passages]
     return {**result, "counts": json.dumps(ledger.to_dict())}
@@ -132,6 +133,15 @@ def _passage_steps(config: DatasetConfig) -> tuple[Step[Any, Any], ...]:
     """Return the steps from a document to the passages that examples are made of."""
     quality, split = config.quality_control, SplitPassages(config.preprocessing.passage_words)
     return (Clean(), *document_filters(quality), DetectLanguage(), split, *passage_filters(quality))
+
+
+def _example_steps(config: DatasetConfig, passages: Iterable[Passage], *, by_rules: bool) -> tuple[Step[Any, Any], ...]:
+    """Return the steps from passages to examples: questions, or texts where no questions are asked for."""
+    if config.preprocessing.qa_generation.enabled:
+        return (GenerateByRules(), *_checks(config, passages, by_rules=by_rules))
+    quality = config.quality_control
+    length = CheckLength(quality.filters.minimum_length, quality.filters.maximum_length)
+    return (JoinTexts(), length, *example_filters(quality))
 
 
 def _checks(

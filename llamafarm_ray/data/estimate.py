@@ -9,14 +9,12 @@ from pathlib import Path
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.config.generation import PHRASINGS
-from llamafarm_ray.data.coverage import facts_of
 from llamafarm_ray.data.documents import files_table, process_documents
 from llamafarm_ray.data.generation import choose_generator, plan_writer
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache, request_key
 from llamafarm_ray.data.generation.endpoint.limits import num_tokens_estimated
-from llamafarm_ray.data.generation.endpoint.prompt import num_pairs_of
-from llamafarm_ray.data.generation.endpoint.writer import request_of
+from llamafarm_ray.data.generation.endpoint.writer import requests_of
 from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.sources import Sources, discover
 from llamafarm_ray.data.stages import tasks_of
@@ -34,7 +32,7 @@ class PairsEstimate:
     Args:
         model: the model to ask.
         passages: passages of the documents.
-        requests: requests to send; a passage may need none, and stored answers need none.
+        requests: requests to send, one for each passage and kind; stored answers need none.
         stored: requests that were answered before.
         input_tokens: tokens of the prompts, without the model's tokenizer: one for four bytes.
         output_tokens: tokens of the answers, 60 for each wording of a pair, not above ``max_output_tokens``.
@@ -51,7 +49,7 @@ class PairsEstimate:
 
 
 def estimate_pairs(source: str | Path | Sequence[str], config: DatasetConfig, *, cache: str) -> PairsEstimate:
-    """Read the documents in this process, and add up the requests for pairs. Nothing is sent.
+    """Read the documents in this process, and add up the requests for examples. Nothing is sent.
 
     Args:
         source: see `build_dataset`.
@@ -73,16 +71,14 @@ def estimate_pairs(source: str | Path | Sequence[str], config: DatasetConfig, *,
     passages = stored = input_tokens = output_tokens = requests = 0
     for passage in _passages(discover(source), config):
         passages += 1
-        request = request_of(passage, plan.asking)
-        if request is None:
-            continue
-        if answers.get(request_key(plan.base_url, request)) is not None:
-            stored += 1
-            continue
-        requests += 1
-        input_tokens += sum(num_tokens_estimated(message["content"]) for message in request["messages"])
-        num_pairs = num_pairs_of(passage, qa.questions_per_doc, len(facts_of(passage.text)))
-        output_tokens += min(num_pairs * (qa.phrasings or PHRASINGS) * _TOKENS_PER_PAIR, qa.endpoint.max_output_tokens)
+        for asked in requests_of(passage, plan.asking):
+            if answers.get(request_key(plan.base_url, asked.body)) is not None:
+                stored += 1
+                continue
+            requests += 1
+            input_tokens += sum(num_tokens_estimated(message["content"]) for message in asked.body["messages"])
+            wordings = (qa.phrasings or PHRASINGS) if asked.kind == "questions" else 1
+            output_tokens += min(asked.num_items * wordings * _TOKENS_PER_PAIR, qa.endpoint.max_output_tokens)
     cost = plan.prices.cost(input_tokens, output_tokens)
     return PairsEstimate(choice.model, passages, requests, stored, input_tokens, output_tokens, cost)
 

@@ -36,6 +36,7 @@ class Harvest:
         passages: passages by path, each as JSON, where a model writes the examples.
         ignored: number of files in archives by extension that no reader takes.
         notes: remarks by path of the readers of documents that were read.
+        local: keep all tables in this process, without Ray.
     """
 
     blocks: list[ray.ObjectRef[Any]] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Harvest:
     passages: dict[str, list[str]] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    local: bool = False
 
     def take(self, batch: pa.Table) -> None:
         """Take in a batch of ``RESULT_SCHEMA``."""
@@ -75,7 +77,7 @@ class Harvest:
 
     def _add(self, examples: pa.Table) -> None:
         self.rows.append(examples)
-        if sum(table.num_rows for table in self.rows) >= _ROWS_PER_BLOCK:
+        if not self.local and sum(table.num_rows for table in self.rows) >= _ROWS_PER_BLOCK:
             self.flush()
 
     def flush(self) -> None:

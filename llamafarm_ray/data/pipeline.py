@@ -1,47 +1,48 @@
-"""Build a dataset: documents in, train and validation splits out, streaming through Ray Data."""
+"""Build a dataset: documents or rows in, train and validation splits out, streaming through Ray Data."""
 
 from __future__ import annotations
 
-import os
-import sys
+import functools
+import json
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import ray.data
-
-from llamafarm_ray.config import DatasetConfig, QualityControl
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.applicable import check_kind, check_settings
 from llamafarm_ray.data.assembly import Assembly
+from llamafarm_ray.data.examples import Examples
+from llamafarm_ray.data.existing_rows import holds_rows
+from llamafarm_ray.data.expansion import Expansion, plan_expansion
 from llamafarm_ray.data.finished import FinishedParts
-from llamafarm_ray.data.generation import Generator, choose_generator, plan_writer
-from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.formats import default_format
+from llamafarm_ray.data.gathering import (
+    DOCUMENTS_END,
+    SPLIT_COLUMNS,
+    Gathered,
+    gather_documents,
+    gather_rows,
+    plan_engine,
+)
+from llamafarm_ray.data.hard_negatives import mine
 from llamafarm_ray.data.practice import practice_rows
-from llamafarm_ray.data.quality.decontamination import EvaluationTexts, read_evaluation_texts
+from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
 from llamafarm_ray.data.quality.metrics import measure, require_goals
-from llamafarm_ray.data.quality.whole_set import FILTER_COLUMNS, whole_set_filters
-from llamafarm_ray.data.ray_data import largest_node, quiet_ray_data, require_cluster, rows_of
+from llamafarm_ray.data.quality.whole_set import question_of
+from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
 from llamafarm_ray.data.report import BuildReport
+from llamafarm_ray.data.row_kinds import kind_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
-from llamafarm_ray.data.sources import discover
-from llamafarm_ray.data.split import SplitRow, choose_split
-from llamafarm_ray.data.stages import document_stage, pair_stage
-from llamafarm_ray.data.steps import Deduplicate, Ledger
-from llamafarm_ray.data.text import text_digest
+from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.with_passages import rows_with_passages
-from llamafarm_ray.data.writing import target_for
-from llamafarm_ray.errors import UnsupportedError
+from llamafarm_ray.data.writing import Target, target_for
 
 __all__ = ["build_dataset"]
 
-# The end of each stage as a fraction of the whole build, for progress bars. A model takes nearly all of the time.
-_DOCUMENTS_END, _EXAMPLES_END = 0.8, 0.9
-_DOCUMENTS_END_WITH_MODEL = 0.05
+_EXAMPLES_END = 0.9
 _ROWS_PER_TELL = 1000
-_ROWS_A_TASK = 4096
-_CPUS_PER_TASK = 0.5
 
 
 def build_dataset(
@@ -57,7 +58,7 @@ def build_dataset(
     overwrite: bool = False,
     num_partitions: int | None = None,
 ) -> BuildReport:
-    """Make a dataset from the documents at ``source``.
+    """Make a dataset from the documents, or rows, at ``source``.
 
     The same input, config and seed give the same digest and the same files, for any number of workers. Nothing
     appears at ``output`` before everything is written. Documents that can't be read are skipped and reported. A build
@@ -66,7 +67,8 @@ def build_dataset(
 
     Args:
         source: folder of documents, one document, a pattern or a URI, or several of them; every node of the cluster
-            must see it under this path.
+            must see it under this path. Of rows (`llamafarm_ray.data.existing_rows.holds_rows`) files and folders that
+            this process sees.
         output: the folder to make, or a file ending in ``.json`` or ``.jsonl``. If the same dataset is there already
             it is left as it is.
         config: the ``dataset`` section of a configuration.
@@ -81,77 +83,66 @@ def build_dataset(
         num_partitions: into how many tasks the documents are spread; by default a few documents a task.
 
     Raises:
-        InputError: the source is missing, has no readable document, or gave no example; the model that shall write
-            the pairs can't be asked; or the dataset misses a goal of ``quality_control``.
+        InputError: the source is missing, has nothing that can be read, or gave no example; the model that shall
+            write can't be asked; a setting means nothing for the source; or the dataset misses a goal of
+            ``quality_control``.
         ConflictError: ``output`` exists with other content.
-        UnsupportedError: ``qa_generation`` is off. Other settings without an engine are refused by
-            :func:`llamafarm_ray.config.refuse_unavailable`, which sees all of a configuration.
-        ClusterError: Ray is not running, or gave up.
+        ClusterError: Ray is not running, or gave up. Rows need it only where a base model writes.
         StorageError: ``output`` can't be written.
     """
-    _require_generation(config)
-    require_cluster()
-    qa = config.preprocessing.qa_generation
-    machine = largest_node()
-    choice = choose_generator(qa, base_model=base_model, environment=os.environ, has_gpu=machine.num_gpus > 0)
-    plan = plan_writer(
-        choice,
-        qa,
-        cache=cache or str(output.with_name(f".{output.name}.answers").absolute()),
-        environment=os.environ,
-        machine=machine,
-    )
-    documents_end = _DOCUMENTS_END_WITH_MODEL if plan else _DOCUMENTS_END
+    from_rows = holds_rows(config, source)
+    if not from_rows:
+        require_cluster()
+    cache = cache or str(output.with_name(f".{output.name}.answers").absolute())
     tell = progress or (lambda _stage, _fraction: None)
-    target = target_for(output, config.preprocessing.format, overwrite=overwrite)
+    engine = plan_engine(config, base_model=base_model, cache=cache) if config.makes_questions else None
+    expansion = plan_expansion(config, base_model=base_model, cache=cache, seed=seed)
+    check_settings(config, from_rows=from_rows)
+    start = time.monotonic()
+    gathered = gather_rows(source, config) if from_rows else None
+    check_kind(config, gathered.kind if gathered else kind_of_build(config))
+    target = _target(output, config, gathered, overwrite=overwrite)
     target.check()
     evaluation = read_evaluation_texts(config.quality_control.decontaminate)
-    sources = discover(source, exclude=target.output)
     parts = FinishedParts(target.output)
-    seconds, start = {}, time.monotonic()
-    tell("documents", 0.0)
     with quiet_ray_data():
-        harvest = document_stage(
-            sources,
+        gathered = gathered or gather_documents(
+            source,
             config,
             parts,
-            by_rules=plan is None,
+            exclude=target.output,
+            engine=engine,
             num_partitions=num_partitions,
-            tell=lambda fraction: tell("documents", fraction * documents_end),
+            tell=tell,
         )
-        if not harvest.digests:
-            parts.clear()
-            harvest.require_documents(sources.name)
-        seconds["documents"] = round(time.monotonic() - start, 3)
-        if plan is not None:
-            share = _DOCUMENTS_END - documents_end
-            pair_stage(harvest, config, plan, parts, tell=lambda part: tell("pairs", documents_end + part * share))
-            seconds["pairs"] = round(time.monotonic() - start - seconds["documents"], 3)
-        if not harvest.has_examples:
-            parts.clear()
-            harvest.require_examples(sources.name)
-        tell("examples", _DOCUMENTS_END)
-        examples = _Examples(harvest, config.quality_control, evaluation)
-        columns = ["id", "fact", "document", "passage"]
-        facts = [_split_row(row) for row in examples.rows(columns, harvest.ledger)]
+        harvest = gathered.harvest
+        tell("examples", DOCUMENTS_END)
+        examples = Examples(harvest, config.quality_control, evaluation)
+        facts = list(examples.rows(SPLIT_COLUMNS, harvest.ledger))
         harvest.require_left(len(facts))
         metrics = measure(examples.rows(["id", "messages", "passage"], Ledger()), config)
         require_goals(config, metrics)
-        split = choose_split(
-            facts, ratio=config.validation.built_split_ratio, seed=seed, hold_out=config.validation.hold_out
-        )
+        split = gathered.split(facts, config, seed)
         with target.open():
-            assembly = Assembly(target, split, keep_origin=config.source.include_metadata)
+            assembly = Assembly(target, split, kind=gathered.kind, config=config)
             _write(
                 assembly,
                 examples,
-                with_passages=_asks_with_passages(config, choice.generator),
-                practice=practice_rows(seed) if _needs_practice(config, choice.generator) else (),
+                gathered,
+                expansion,
+                with_passages=_asks_with_passages(config, gathered),
+                practice=practice_rows(seed) if _needs_practice(config, gathered) else (),
                 tell=lambda num_rows: tell("write", _EXAMPLES_END + (1.0 - _EXAMPLES_END) * num_rows / len(facts)),
             )
-            seconds["total"] = round(time.monotonic() - start, 3)
+            assembly.require_training_rows(harvest)
+            seconds = {**gathered.seconds, "total": round(time.monotonic() - start, 3)}
             report = assembly.report(
-                name=name, seed=seed, sources=sources, harvest=harvest, choice=choice, seconds=seconds
+                name=name,
+                seed=seed,
+                sources=gathered.sources,
+                harvest=harvest,
+                choice=gathered.choice,
+                seconds=seconds,
             )
             metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
             require_goals(config, metrics)
@@ -163,102 +154,60 @@ def build_dataset(
     return replace(report, created=created)
 
 
+def _target(output: Path, config: DatasetConfig, rows: Gathered | None, *, overwrite: bool) -> Target:
+    kind = kind_of_build(config) if rows is None else rows.kind
+    row_format = config.preprocessing.format or default_format(kind)
+    if rows is None:
+        return target_for(output, row_format, overwrite=overwrite, kind=kind)
+    return target_for(output, row_format, overwrite=overwrite, kind=kind, schema=rows.schema)
+
+
 def _write(
     assembly: Assembly,
-    examples: _Examples,
+    examples: Examples,
+    gathered: Gathered,
+    expansion: Expansion,
     *,
     with_passages: bool,
     practice: Iterable[Mapping[str, Any]],
     tell: Callable[[int], None],
 ) -> None:
-    """Write all examples, those of the training split once more with passages if that is asked for, and practice."""
-    for index, row in enumerate(examples.rows([*ROW_SCHEMA.names, "covers"], Ledger())):
+    """Write all examples, then what is made of those of the training split, and practice."""
+    ledger = gathered.harvest.ledger
+    rows: Iterator[Mapping[str, Any]] = examples.rows([*ROW_SCHEMA.names, "covers", "extra"], Ledger())
+    if gathered.rows is None:
+        texts = functools.partial(examples.rows, ["id", "document", "passage", "messages"], Ledger())
+        rows = mine(rows, gathered.kind, assembly.side_of, texts, ledger)
+    for index, row in enumerate(rows):
         assembly.add(row)
         if index % _ROWS_PER_TELL == 0:
             tell(index)
     if with_passages:
-        for row in rows_with_passages(examples.by_document(assembly.train_ids)):
+        asked = (row for row in examples.by_document(assembly.train_ids) if _is_question(row))
+        for row in rows_with_passages(asked):
+            assembly.add(row)
+    if expansion.is_asked_for:
+        questions = (question_of(row["messages"]) for row in examples.rows(["messages"], Ledger()))
+        for row in expansion.rows(examples.by_document(assembly.train_ids), questions, ledger):
             assembly.add(row)
     for row in practice:
         assembly.add(row)
     assembly.flush()
 
 
-def _split_row(row: Mapping[str, Any]) -> SplitRow:
-    document = sys.intern(row["document"])
-    return SplitRow(row["id"], row["fact"], document, text_digest([document, row["passage"]])[:16])
+def _is_question(row: Mapping[str, Any]) -> bool:
+    """Return True for a question with its answer, False for the other kinds of chats."""
+    return row["provenance"] is None or not json.loads(row["provenance"]).get("kind")
 
 
-def _require_generation(config: DatasetConfig) -> None:
-    if not config.preprocessing.qa_generation.enabled:
-        raise UnsupportedError(
-            "This release can't build a dataset with dataset.preprocessing.qa_generation.enabled=false.",
-            hint="Use enabled=true.",
-        )
-
-
-def _asks_with_passages(config: DatasetConfig, generator: Generator) -> bool:
+def _asks_with_passages(config: DatasetConfig, gathered: Gathered) -> bool:
     asked = config.preprocessing.with_passages
-    return generator != "rules" if asked == "auto" else asked
+    if asked != "auto":
+        return asked
+    by_model = gathered.choice is not None and gathered.choice.generator != "rules"
+    return by_model and gathered.kind == "chat" and config.preprocessing.prompt_template is None
 
 
-def _needs_practice(config: DatasetConfig, generator: Generator) -> bool:
-    return generator == "base_model" and _asks_with_passages(config, generator)
-
-
-class _Examples:
-    """The examples of the whole dataset, sorted by what they say, as often as they are asked for.
-
-    Sorted like this duplicates stand side by side, and the order is the same however the documents were spread. Few
-    examples are sorted in this process, because Ray would start workers for it.
-    """
-
-    _ORDER = ("key", "document", "position")
-
-    def __init__(self, harvest: Harvest, quality: QualityControl, evaluation: EvaluationTexts) -> None:
-        self._deduplicate = quality.validation.duplicate_detection
-        self._local: pa.Table | None = None
-        if harvest.blocks:
-            harvest.flush()
-            self._sorted = ray.data.from_arrow_refs(harvest.blocks).sort(list(self._ORDER)).materialize()
-        else:
-            self._local = pa.concat_tables(harvest.rows).sort_by([(name, "ascending") for name in self._ORDER])
-
-        self._filters = whole_set_filters(quality, evaluation, self._tables)
-
-    def rows(self, columns: Sequence[str], ledger: Ledger) -> Iterator[Mapping[str, Any]]:
-        """Stream these columns and ``key``, without duplicates and what the filters drop, counting in ``ledger``."""
-        needed = list(dict.fromkeys(["key", *columns, *(FILTER_COLUMNS if self._filters else ())]))
-        rows: Iterator[Mapping[str, Any]] = (
-            rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
-        )
-        for step in (*((Deduplicate(),) if self._deduplicate else ()), *self._filters):
-            ledger.counts(step.name)  # in the order of the steps; the last one is asked for a row first
-            rows = step.run(rows, ledger)
-        return rows
-
-    def _tables(self, function: Callable[[pa.Table], pa.Table], columns: list[str]) -> Iterator[pa.Table]:
-        """Apply ``function`` to tables of all rows, in Ray's tasks where Ray holds them."""
-        if self._local is not None:
-            return (function(pa.Table.from_batches([batch])) for batch in self._local.select(columns).to_batches(1024))
-        chosen = self._sorted.select_columns(columns)
-        results = chosen.map_batches(function, batch_size=_ROWS_A_TASK, batch_format="pyarrow", num_cpus=_CPUS_PER_TASK)
-        return iter(results.iter_batches(batch_size=None, batch_format="pyarrow"))
-
-    def by_document(self, ids: Container[str]) -> Iterator[Mapping[str, Any]]:
-        """Stream the rows with these ids, each once, those of a document together and in its order."""
-        columns, order = [*ROW_SCHEMA.names, "fact"], ["document", "position"]
-        if self._local is None:
-            rows = rows_of(self._sorted.sort(order), columns)
-        else:
-            rows = _rows_of_table(self._local.sort_by([(name, "ascending") for name in order]).select(columns))
-        seen: set[str] = set()
-        for row in rows:
-            if row["id"] in ids and row["id"] not in seen:
-                seen.add(row["id"])
-                yield row
-
-
-def _rows_of_table(table: pa.Table) -> Iterator[dict[str, Any]]:
-    for batch in table.to_batches(max_chunksize=1024):
-        yield from batch.to_pylist()
+def _needs_practice(config: DatasetConfig, gathered: Gathered) -> bool:
+    by_base = gathered.choice is not None and gathered.choice.generator == "base_model"
+    return by_base and _asks_with_passages(config, gathered)

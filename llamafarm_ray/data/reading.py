@@ -29,6 +29,7 @@ __all__ = [
     "RowResult",
     "built_documents",
     "describe_built",
+    "digest_of_file",
     "held_out_rows",
     "is_built",
     "own_row",
@@ -160,7 +161,7 @@ def parsed_rows(records: Records, *, root: Path) -> Iterator[RowResult]:
     for file, place, record in read_records(records):
         path = file.path
         if path not in digests:
-            digests[path] = _digest_of(path)
+            digests[path] = digest_of_file(path)
         try:
             found, rows = parse_row(record, kind)
         except RecordError as error:
@@ -232,14 +233,15 @@ def _recorded_documents(path: Path, files: list[Path]) -> list[DocumentRecord]:
     """Return the source documents from the report beside a file that was built here and not changed; else none."""
     try:
         report = json.loads(named_beside(path, REPORT_FILE.removesuffix(".json"), ".json").read_text(encoding="utf-8"))
-        if report["files"] != {file.name: _digest_of(file) for file in files}:
+        if report["files"] != {file.name: digest_of_file(file) for file in files}:
             return []
         return [DocumentRecord(**document) for document in report["dataset"]["documents"]]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def _digest_of(path: Path) -> Digest:
+def digest_of_file(path: Path) -> Digest:
+    """Return the digest of a file's bytes."""
     with path.open("rb") as file:
         return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
 

@@ -64,9 +64,10 @@ EXAMPLE_SCHEMA = pa.schema(
         ("fact", pa.string()),
         ("position", pa.int32()),
         ("covers", pa.list_(pa.int64())),
+        ("extra", pa.string()),
     ]
 )
-"""The columns while a dataset is built, with those for deduplication, the split and the report."""
+"""The columns while a dataset is built, with those for deduplication, the split and the report, and `Example.extra`."""
 
 
 def fenced(code: str) -> str:
@@ -186,16 +187,26 @@ class Provenance:
     """Origin of a generated example.
 
     Args:
-        generator: ``rules``, ``endpoint``, ``base_model`` or ``practice``.
+        generator: ``rules``, ``endpoint``, ``base_model``, ``practice``, or ``source`` for a row that was there.
         model: name of the model; empty for rules.
         prompt: version of the prompt.
         settings: digest of the settings that the model was asked with.
+        kind: of the example, as in ``qa_generation.kinds``; empty for questions.
+        persona: the person that the model wrote as.
+        difficulty: easy, medium or hard, as the model says.
+        method: ``synthetic``, or the method of an augmentation.
+        parent: id of the row that this one was made from.
     """
 
     generator: str
     model: str = ""
     prompt: str = ""
     settings: str = ""
+    kind: str = ""
+    persona: str = ""
+    difficulty: str = ""
+    method: str = ""
+    parent: str = ""
 
     def to_json(self) -> str:
         """Return the fields that are not empty as JSON."""
@@ -259,6 +270,7 @@ class Example:
         passage_index: where in the document the passage stands.
         rank: how good the question is among those of its document, 0 the best.
         provenance: the generator; None for a row that was not generated.
+        extra: values that the kind of the row has beside its messages, as JSON: see `llamafarm_ray.data.row_kinds`.
     """
 
     messages: tuple[Message, ...]
@@ -269,6 +281,7 @@ class Example:
     passage_index: int = 0
     rank: int = 0
     provenance: Provenance | None = None
+    extra: str = ""
 
     @property
     def id(self) -> str:
@@ -289,6 +302,11 @@ class Example:
     def answer(self) -> str:
         """The last assistant turn, empty if there is none."""
         return next((m.content for m in reversed(self.messages) if m.role == "assistant"), "")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """All assistant turns."""
+        return tuple(message.content for message in self.messages if message.role == "assistant")
 
     def row(self) -> dict[str, Any]:
         """The columns of ``ROW_SCHEMA``."""
@@ -311,6 +329,7 @@ class Example:
             pii: kinds of personal data that its passage is tagged with.
         """
         built = {"key": self.key, "fact": self.fact or self.key, "position": position, "covers": list(covers)}
+        built["extra"] = self.extra
         return {**self.row(), **built, "pii": list(pii) or None}
 
     def to_json(self) -> str:

@@ -37,6 +37,7 @@ from llamafarm_ray.data.text import text_digest
 
 __all__ = [
     "KINDS",
+    "KindName",
     "RowKind",
     "described",
     "judgement_row",
@@ -50,7 +51,8 @@ __all__ = [
 KindName = Literal["chat", "preference", "judgement", "match", "text"]
 Row = dict[str, Any]
 
-_SOURCE = tuple(ROW_SCHEMA.field(name) for name in ("document", "document_digest", "passage"))
+_ORIGIN = ("document", "document_digest", "passage", "provenance", "pii")
+_SOURCE = tuple(ROW_SCHEMA.field(name) for name in _ORIGIN)
 _ID, _MESSAGES = ROW_SCHEMA.field("id"), ROW_SCHEMA.field("messages")
 
 
@@ -127,7 +129,7 @@ def parse_row(record: object, kind: RowKind | None = None) -> tuple[RowKind, lis
 
 def described(kind: RowKind) -> str:
     """Return the names of the columns that a kind's rows are made of."""
-    added = {"id", "provenance", "pii", *(field.name for field in _SOURCE)}
+    added = {"id", *_ORIGIN}
     own = [name for name in kind.schema.names if name not in added]
     return ", ".join(map(repr, own))
 

@@ -75,8 +75,7 @@ def train(
     and output: from its last whole checkpoint, to the same result.
 
     Args:
-        config: ``fine_tuning``, ``seed``, ``monitoring`` and ``dataset.preprocessing.max_length`` are used. What of
-            them has no engine yet is refused by `llamafarm_ray.config.refuse_unavailable`, before this.
+        config: ``fine_tuning``, ``seed``, ``monitoring`` and ``dataset.preprocessing.max_length`` are used.
         train_rows: rows with the objective's columns, such as ``messages``.
         validation_rows: likewise; their loss is measured at the end of each epoch, and after the last step.
         base_model: a folder with config.json, safetensors and a tokenizer that has a chat template.

@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafarm_ray.config import Config, refuse_unavailable
+from llamafarm_ray.config import Config, DatasetConfig
 from llamafarm_ray.data import (
     BuildReport,
     DocumentRecord,
     PairsEstimate,
+    asks_base_model,
     build_dataset,
     build_feedback_dataset,
     built_documents,
-    choose_generator,
+    check_settings,
     discover,
     estimate_pairs,
+    holds_rows,
     rows_maker,
 )
 from llamafarm_ray.data.records import is_record_file, stem_of
@@ -57,7 +59,7 @@ def create_dataset(
     overwrite: bool = False,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> CreatedDataset:
-    """Build the dataset that ``dataset`` describes. Needs a connected Ray, but for feedback.
+    """Build the dataset that ``dataset`` describes. Needs a connected Ray where documents are read.
 
     Args:
         config: ``dataset.source.path`` is read, ``dataset.path`` is written.
@@ -77,7 +79,7 @@ def create_dataset(
     report = build_dataset(
         config.dataset.source.path or "",
         output,
-        config.dataset,
+        _dataset_of(config),
         name=name,
         seed=config.seed,
         base_model=_writing_base(config, registry),
@@ -90,11 +92,18 @@ def create_dataset(
 
 def _writing_base(config: Config, registry: RegistryApi) -> str | None:
     """Return the folder of the base model, if it shall write the pairs; else its reference."""
-    qa = config.dataset.preprocessing.qa_generation
-    choice = choose_generator(qa, base_model=config.base_model, environment=os.environ)
-    if choice.generator != "base_model":
+    if not asks_base_model(_dataset_of(config), base_model=config.base_model, environment=os.environ):
         return config.base_model
     return str(usable_base(config.base_model, registry).folder)
+
+
+def _dataset_of(config: Config) -> DatasetConfig:
+    """Return the ``dataset`` section, with ``base_model`` in place of the base model's own name."""
+    synthetic = config.dataset.synthetic_generation
+    if synthetic.base_model is None or synthetic.base_model != config.base_model:
+        return config.dataset
+    renamed = synthetic.model_copy(update={"base_model": "base_model"})
+    return config.dataset.model_copy(update={"synthetic_generation": renamed})
 
 
 def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:
@@ -108,6 +117,8 @@ def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:
         InputError: the source is missing, holds nothing that can be used, or no endpoint writes the pairs.
     """
     check_source(config)
+    if not config.dataset.makes_questions:
+        raise InputError("There is no cost to estimate: no pairs are written for this source.")
     return estimate_pairs(config.dataset.source.path or "", config.dataset, cache=_answers(registry))
 
 
@@ -149,13 +160,16 @@ def check_source(config: Config) -> None:
     """Look at the documents' folder, or at what feedback is wanted for, before Ray is started or asked.
 
     Raises:
-        UnsupportedError: the configuration asks for what this release does not have.
         InputError: it is not set, missing, or holds no document of a type that can be read; or the model that shall
             write the pairs can't be asked; or rows made from feedback have no file to go to.
     """
-    refuse_unavailable(config, "create-dataset")
     if config.dataset.source.type == "human_feedback":
         rows_maker(config.fine_tuning.objective)
+        for name in ("synthetic_generation", "augmentation"):
+            if getattr(config.dataset, name).enabled:
+                raise InputError(
+                    f"dataset.{name} is for chats, and feedback makes other rows.", hint="Set it to false."
+                )
         if isinstance(config.dataset.source.path, tuple):
             raise InputError("dataset.source.path is a list.", hint="Feedback is read from one folder or URI.")
         if Path(config.dataset.path or "").suffix.lower() not in {".json", ".jsonl"}:
@@ -163,9 +177,11 @@ def check_source(config: Config) -> None:
         return
     if config.dataset.source.path is None:
         raise InputError("dataset.source.path is not set.", hint="Give the documents' folder with --source.")
-    qa = config.dataset.preprocessing.qa_generation
-    choose_generator(qa, base_model=config.base_model, environment=os.environ)
-    discover(config.dataset.source.path)
+    asks_base_model(_dataset_of(config), base_model=config.base_model, environment=os.environ)
+    from_rows = holds_rows(config.dataset, config.dataset.source.path)
+    check_settings(config.dataset, from_rows=from_rows)
+    if not from_rows:
+        discover(config.dataset.source.path)
 
 
 def dataset_name(path: Path) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from llamafarm_ray import training
-from llamafarm_ray.config import Config, config_digest, refuse_unavailable
+from llamafarm_ray.config import Config, config_digest
 from llamafarm_ray.data import MixedPart, Splits, check_dataset, open_dataset, open_mixture
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
@@ -73,11 +73,9 @@ class TrainingRun:
             restart: forget an unfinished run with this output instead of going on with it.
 
         Raises:
-            UnsupportedError: the configuration asks for what this release does not have.
             InputError: base model or dataset are missing or unusable.
             ConflictError: ``output`` is taken.
         """
-        refuse_unavailable(config, "train")
         check_rows(config)
         target = own_output(output or Path("trained_models", config.name), config)
         if target.exists() and not overwrite:

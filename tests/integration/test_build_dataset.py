@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,8 +10,10 @@ from chat_server import chat_server
 from fpdf import FPDF
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.cli.main import run
+from llamafarm_ray.config import DatasetConfig, load_config
 from llamafarm_ray.data import DocumentRecord, build_dataset, built_documents, open_dataset, stages
+from llamafarm_ray.data.reading import read_dataset
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, ConflictError, InputError
 from llamafarm_ray.types import Digest
 
@@ -370,3 +373,73 @@ def test_the_base_model_writes_pairs_in_an_actor_and_what_it_can_not_is_counted(
     with pytest.raises(InputError, match="gave no example"):
         build(source, tmp_path / "out", config, base_model=base)
     assert not (tmp_path / "out").exists()
+
+
+# Other rows than questions, and the recipes
+
+RECIPES = Path(__file__).parents[2] / "jobs" / "configs" / "recipes"
+
+
+def test_without_questions_documents_are_texts_and_no_document_is_on_both_sides(ray_cluster, corpus, tmp_path):
+    off = {"qa_generation": {"enabled": False}}
+    config = DatasetConfig.model_validate({"preprocessing": off, "validation": {"split_ratio": 0.2}})
+    report = build(corpus, tmp_path / "out", config)
+    splits = open_dataset(tmp_path / "out")
+    train, held_out = splits.train.take_all(), splits.validation.take_all()
+    assert any("The house 4 opens at 4:30." in row["text"] for row in [*train, *held_out])
+    assert report.held_out == "documents"
+    assert {row["document"] for row in train}.isdisjoint({row["document"] for row in held_out})
+    assert report.generator is None
+
+
+def test_new_rows_of_documents_come_from_the_training_split_alone(ray_cluster, corpus, tmp_path):
+    more = {"augmentation": {"enabled": True}, "synthetic_generation": {"enabled": True, "base_model": "rules"}}
+    validation = {"split_ratio": 0.3, "hold_out": "documents"}
+    config = DatasetConfig.model_validate({"validation": validation, **more})
+    report = build(corpus, tmp_path / "out", config)
+    splits = open_dataset(tmp_path / "out")
+    train, held_out = splits.train.take_all(), splits.validation.take_all()
+    origins = [json.loads(row["provenance"]) for row in train]
+    assert {origin.get("method", "") for origin in origins} == {"", "paraphrase", "noise", "synthetic"}
+    assert {origin["parent"] for origin in origins if "parent" in origin} <= {row["id"] for row in train}
+    assert not any("parent" in row["provenance"] for row in held_out)
+    assert {row["document"] for row in train}.isdisjoint({row["document"] for row in held_out})
+    assert build(corpus, tmp_path / "again", config).digest == report.digest
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.yaml")))
+def test_a_recipe_runs_and_makes_the_rows_that_its_objective_trains(ray_cluster, corpus, tmp_path, monkeypatch, name):
+    for number, thumb in enumerate(["up", "down", "up"]):
+        record = {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"Q{number}?"}]}
+        (tmp_path / "feedback").mkdir(exist_ok=True)
+        (tmp_path / "feedback" / f"{number}.jsonl").write_text(json.dumps({**record, "answer": "A.", "thumb": thumb}))
+    monkeypatch.setenv("LLAMAFARM_HOME", str(tmp_path))
+    source = [] if name == "strategy_effectiveness" else ["--source", str(corpus)]
+    output = tmp_path / ("out.jsonl" if name == "strategy_effectiveness" else "out")
+    with chat_server(answer=_rewrites) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        options = ["--config", str(RECIPES / f"{name}.yaml"), *source, "--output", str(output)]
+        assert run(["models", "create-dataset", *options]) == 0
+    config = load_config(RECIPES / f"{name}.yaml")
+    rows = read_dataset(output).rows["train"]
+    keys = {"sft": "messages", "contrastive": "negatives", "kto": "label"}
+    assert all(keys[config.fine_tuning.objective] in row for row in rows)
+    whole = json.dumps(rows)
+    assert EXPECTED_IN_RECIPE[name] in whole
+
+
+EXPECTED_IN_RECIPE = {
+    "response_generation": "Question: ",
+    "query_understanding": "Rewrite the last question of this conversation",
+    "retrieval": "The house ",
+    "prompt_template": "### Context\\nThe house ",
+    "strategy_effectiveness": "Be brief.",
+}
+
+
+def _rewrites(request):
+    """Answer as a model would that rewrites the last question of a conversation about a house."""
+    passage = request["messages"][1]["content"].split("\n\nPassage:\n")[1]
+    name = " ".join(passage.split()[1:3])
+    turns = [f"user: I am at {name}", "assistant: Yes?", "user: when does it open"]
+    return json.dumps({"items": [{"turns": turns, "query": f"{name} opens when"}]})

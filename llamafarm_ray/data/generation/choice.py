@@ -24,6 +24,9 @@ _MODEL_KEY = "dataset.preprocessing.qa_generation.model"
 _SECTION = "dataset.preprocessing.qa_generation.endpoint"
 _URL_KEY = f"{_SECTION}.base_url"
 
+_WITHOUT_ENDPOINT = ("questions", "retrieval", "preferences")
+"""Kinds that are made from any engine's questions and answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:
@@ -59,8 +62,28 @@ def choose_generator(
         has_gpu: True if a model can compute on a GPU.
 
     Raises:
-        InputError: a model is named and no endpoint is configured, or the base model is wanted and there is none.
+        InputError: a model is named and no endpoint is configured, the base model is wanted and there is none, or
+            something is asked for that only an endpoint makes.
     """
+    choice = _chosen(qa, base_model=base_model, environment=environment, has_gpu=has_gpu)
+    if choice.generator != "endpoint":
+        _require_no_endpoint(qa, choice)
+    return choice
+
+
+def _require_no_endpoint(qa: QaGeneration, choice: Choice) -> None:
+    """Refuse what rules and base models don't make."""
+    asked = {"kinds": [kind for kind in qa.kinds if kind not in _WITHOUT_ENDPOINT], "personas": qa.personas}
+    asked |= {"difficulty": list(qa.difficulty)}
+    found = [f"{name} ({', '.join(values)})" for name, values in asked.items() if values]
+    if found:
+        raise InputError(
+            f"dataset.preprocessing.qa_generation: {' and '.join(found)} need an endpoint. {choice.reason}",
+            hint=f"Set {_MODEL_KEY} to a model of an endpoint.",
+        )
+
+
+def _chosen(qa: QaGeneration, *, base_model: str | None, environment: Mapping[str, str], has_gpu: bool) -> Choice:
     model, named = qa.model, qa.endpoint.model
     if model == "rules":
         return Choice("rules", "", f"{_MODEL_KEY} is 'rules'.")

@@ -42,7 +42,7 @@ Tables = Callable[[Callable[[pa.Table], pa.Table], list[str]], Iterator[pa.Table
 FILTER_COLUMNS = ("document", "position", "messages")
 
 _PLACE = ["document", "position"]
-_COLUMNS = {"passage": [*_PLACE, "passage"], "question": [*_PLACE, "messages", "fact"]}
+_COLUMNS = {"passage": [*_PLACE, "passage", "messages"], "question": [*_PLACE, "messages", "fact"]}
 _MIN_COSINE = 0.1
 
 
@@ -102,15 +102,26 @@ def _texts_of(table: pa.Table, unit: Unit) -> tuple[list[str], list[str], list[s
     """Return for each row the name of its unit, the unit's text, and the text whose names and numbers tell it apart.
 
     A passage counts once for a document, and all phrasings of a question are one. Questions are compared by their own
-    words, and told apart by their answers too: "What does it cost?" has two answers that are both true somewhere.
+    words, and told apart by their answers too: "What does it cost?" has two answers that are both true somewhere. A
+    conversation is compared by all that its user says, and as a whole in place of the passage that it does not have.
     """
     if unit == "passage":
-        texts = table["passage"].to_pylist()
+        texts = passages_of(table)
         documents = table["document"].to_pylist()
         return [text_digest(pair) for pair in zip(documents, texts, strict=True)], texts, texts
     turns = table["messages"].to_pylist()
     whole = [" ".join(turn["content"] for turn in messages) for messages in turns]
-    return table["fact"].to_pylist(), [question_of(messages) for messages in turns], whole
+    return table["fact"].to_pylist(), [_said_by_user(messages) for messages in turns], whole
+
+
+def passages_of(table: pa.Table) -> list[str]:
+    """Return the passage of each row; of one without a passage its whole conversation."""
+    columns = zip(table["passage"].to_pylist(), table["messages"].to_pylist(), strict=True)
+    return [passage or "\n".join(turn["content"] for turn in turns) for passage, turns in columns]
+
+
+def _said_by_user(turns: Iterable[Mapping[str, Any]]) -> str:
+    return "\n".join(str(turn["content"]) for turn in turns if turn["role"] == "user")
 
 
 def question_of(turns: Iterable[Mapping[str, Any]]) -> str:
@@ -225,7 +236,7 @@ def find_off_domain(tables: Tables, domain: str | None) -> set[Place]:
     center = embed([domain])[0].astype(float) if domain else _center(tables)
     far: set[Place] = set()
     for table in tables(_same, _COLUMNS["passage"]):
-        cosines = embed(table["passage"].to_pylist()).astype(float) @ center
+        cosines = embed(passages_of(table)).astype(float) @ center
         places = zip(table["document"].to_pylist(), table["position"].to_pylist(), strict=True)
         far.update(place for place, cosine in zip(places, cosines.tolist(), strict=True) if cosine < _MIN_COSINE)
     return far
@@ -235,7 +246,7 @@ def _center(tables: Tables) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return the unit vector of the mean of all passages, in an order of adding that no partition changes."""
     total = np.zeros(256)
     for table in tables(_same, _COLUMNS["passage"]):
-        vectors = embed(table["passage"].to_pylist()).astype(float)
+        vectors = embed(passages_of(table)).astype(float)
         total += np.round(vectors * 2**20).sum(axis=0)  # sums of whole numbers don't depend on their order
     length = np.linalg.norm(total)
     return total / length if length else total

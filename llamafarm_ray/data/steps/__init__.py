@@ -8,6 +8,7 @@ from llamafarm_ray.data.steps.language import DetectLanguage
 from llamafarm_ray.data.steps.limit import LimitQuestions
 from llamafarm_ray.data.steps.passages import SplitPassages
 from llamafarm_ray.data.steps.support import MIN_SUPPORT, REFUSAL, CheckSupport
+from llamafarm_ray.data.steps.texts import JoinTexts
 
 __all__ = [
     "MIN_SUPPORT",
@@ -19,6 +20,7 @@ __all__ = [
     "Deduplicate",
     "DetectLanguage",
     "Dropped",
+    "JoinTexts",
     "Kept",
     "Ledger",
     "LimitQuestions",

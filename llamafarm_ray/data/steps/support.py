@@ -17,7 +17,7 @@ MIN_SUPPORT = 0.7
 
 
 class CheckSupport(Step[Example, Example]):
-    """Drops answers with numbers, names or too many words that neither passage nor headings hold.
+    """Drops examples with an answer whose numbers, names or too many words neither passage nor headings hold.
 
     Args:
         passages: the passages of the document by index.
@@ -35,7 +35,9 @@ class CheckSupport(Step[Example, Example]):
         for row in rows:
             passage = self.passages[row.passage_index]
             context = "\n".join([passage.title, *passage.headings, passage.text])
-            if row.answer != REFUSAL and support(row.answer, context, row.question) < self.min_support:
+            asked = "\n".join(message.content for message in row.messages if message.role == "user")
+            answers = [answer for answer in row.answers if answer != REFUSAL]
+            if any(support(answer, context, asked) < self.min_support for answer in answers):
                 yield Dropped("the passage does not support the answer", sample=f"{row.question} {row.answer}")
             else:
                 yield row

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.config import Config, refuse_unavailable, resolved
+from llamafarm_ray.config import Config, resolved
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.api import check_alive
@@ -44,11 +44,9 @@ def ray_job(config: Config, registry: RegistryApi) -> list[dict[str, Any]]:
 
     Raises:
         InputError: there is no image, the home is in a folder of this machine, or something that the training reads is.
-        UnsupportedError: the configuration asks for what this release does not have.
         NotFoundError: the base model is not registered.
         ConflictError: the base model is retired.
     """
-    refuse_unavailable(config, "train")
     image = check_for_pods(config.deployment.image, registry)
     table = _for_pods(config, registry)
     name = name_of(f"train-{config.name}")

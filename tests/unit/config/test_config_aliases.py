@@ -176,7 +176,7 @@ def test_no_name_means_two_keys_in_one_section() -> None:
 
 @pytest.mark.parametrize("path", sorted(SHORTHANDS), ids=".".join)
 def test_a_section_may_be_a_plain_text(path: Any) -> None:
-    sample = {"path": "data.jsonl", "type": "domain_corpus"}[SHORTHANDS[path]]
+    sample = {"path": "data.jsonl", "type": "domain_corpus", "enabled": True}[SHORTHANDS[path]]
     assert parse_config(nest(path, sample)) == parse_config(nest((*path, SHORTHANDS[path]), sample))
 
 

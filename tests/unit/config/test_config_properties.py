@@ -153,6 +153,7 @@ PRICES = ("input_usd_per_million_tokens", "output_usd_per_million_tokens")
 def test_a_resolved_configuration_holds_every_other_key() -> None:
     missing = [path for path in layout().leaves if not is_in(resolved(Config()), path)]
     assert {".".join(path[:2]) for path in missing} == {
+        "dataset.augmentation",  # what is off has no settings, and no translation has no languages
         "dataset.preprocessing",  # a limit of cost, without prices
         "dataset.quality_control",  # kinds of personal data without an action, a domain that is not asked for
         "dataset.synthetic_generation",
@@ -175,6 +176,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
             "preprocessing": {"qa_generation": {"endpoint": dict.fromkeys(PRICES, 1.0)}},
             "quality_control": {"validation": {"domain_relevance": True}, "pii": {"action": "drop"}},
             "synthetic_generation": {"enabled": True},
+            "augmentation": {"enabled": True, "methods": ["noise", "back_translation"]},
         },
         "monitoring": {"alerting": {"email": {"to": ["a@example.com"], "sender": "b@example.com", "server": "c"}}},
     }

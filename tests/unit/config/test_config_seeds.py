@@ -21,7 +21,7 @@ def test_enhanced_configuration() -> None:
     assert config.fine_tuning.method == "qlora"
     assert config.dataset.source.type == "rag_documents"
     assert config.dataset.format == "auto_generate_qa"
-    assert config.dataset.augmentation
+    assert config.dataset.augmentation.enabled
     assert config.evaluation.metrics == ("perplexity", "rag_accuracy")
     assert config.evaluation.holdout_ratio == 0.2
     assert config.dataset.validation.split_ratio == 0.2, "a held-out share is the split's share"

@@ -137,6 +137,11 @@ def test_the_verb_reads_what_the_home_has_and_records_what_it_made(feedback, tmp
     assert len(read_rows(output)[1]) == 3
 
 
+def test_feedback_is_not_augmented_in_silence():
+    with pytest.raises(InputError, match=r"dataset\.augmentation is for chats"):
+        check_source(config_for(path="said.jsonl", augmentation={"enabled": True}))
+
+
 def test_rows_from_feedback_want_a_file():
     with pytest.raises(InputError, match=r"feedback\.jsonl"):
         check_source(config_for())

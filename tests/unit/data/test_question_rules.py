@@ -35,6 +35,9 @@ QUESTIONS = [
     ("The café serves breakfast from 7:00 to 10:30.", "When does the café serve breakfast?"),
     ("The mixed evening is on Saturday.", "When is the mixed evening?"),
     ("Our office opens at 9:00.", "When does your office open?"),
+    ("Doors open an hour after sunset.", "When do doors open?"),
+    ("Python 2.5 was released on 19 September 2006.", "When was Python 2.5 released?"),
+    ("The default value of the timeout is 30.", "What is the default value of the timeout?"),
     # money, number, length
     ("A day ticket costs 12 euros.", "How much does a day ticket cost?"),
     ("Parking costs $5 per day.", "How much does parking cost?"),
@@ -101,6 +104,16 @@ REFUSED = [
     "The opening times on Mondays are as follows:",
     "The pool (built in 1970) opens at 9:00.",
     "A friendly word.",
+    "The user can then add a key.",  # nobody knows of what, away from the page
+    "The default value is 1.",
+    "The second one is the web server.",
+    "If a key name is given (for example, K1) then the lock uses it.",  # a comma inside of brackets
+    "The old lock never opens the gate.",  # a negation
+    "To update the system, run",  # the code below is the answer
+    "Version 3 is between 10-60% faster than version 2.",  # no place
+    "The car is based on a truck frame.",
+    "Choosing the right paint is an important decision.",  # an action has no definition
+    "Anyone may join; what members pay (38 pounds a year) covers the heating.",
     "",
     "The pool " + "really " * 60 + "opens at 9:00.",  # longer than anybody asks
 ]
@@ -301,6 +314,13 @@ def test_phrasings_share_their_fact_and_their_answer():
 )
 def test_definitions_and_table_rows_are_asked_for(line, question):
     assert pairs(line)[0] == (question, line)
+
+
+@pytest.mark.parametrize("line", ["color: Core tint support.", "name: The name of an existing frame."])
+def test_a_word_and_its_meaning_are_no_property_of_the_title(line):
+    assert [question for question, _ in pairs(line, title="Frame commands")] == [
+        "What is the page \u201cFrame commands\u201d about?"
+    ]
 
 
 def test_a_handbook_gives_and_a_glossary_means():

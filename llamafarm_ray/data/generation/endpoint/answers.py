@@ -5,13 +5,27 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
+from llamafarm_ray.config.generation import Difficulty
 from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
 from llamafarm_ray.data.steps import REFUSAL
 from llamafarm_ray.data.text import text_digest
 
-__all__ = ["BadAnswerError", "Pair", "examples_from", "parse_answer", "parse_json"]
+__all__ = [
+    "MAX_CHARS",
+    "BadAnswerError",
+    "Pair",
+    "difficulty_of",
+    "examples_from",
+    "objects_in",
+    "one_line",
+    "parse_answer",
+    "parse_json",
+    "points_at_passage",
+]
 
 _FENCED = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 _TEXT = r"(?:the|this) (?:text|document|article|section|paragraph|context|author)"
@@ -20,7 +34,8 @@ _POINTING = re.compile(
     rf"|(?:according to|in|by) {_TEXT}|(?:do|does|did) {_TEXT} (?:say|state|mention|describe|explain|discuss))\b",
     re.IGNORECASE,
 )
-_MAX_CHARS = 4000
+MAX_CHARS = 4000
+"""Longest question or answer that is taken."""
 
 
 class BadAnswerError(Exception):
@@ -33,6 +48,7 @@ class Pair:
 
     questions: tuple[str, ...]
     answer: str
+    difficulty: str = ""
 
 
 def parse_json(text: str) -> object:
@@ -50,30 +66,51 @@ def parse_json(text: str) -> object:
 
 
 def parse_answer(text: str) -> list[Pair]:
-    """Read the pairs of an answer.
+    """Read an answer with pairs.
+
+    Raises:
+        BadAnswerError: the text has another form.
+    """
+    return [_pair(pair) for pair in objects_in(text, "pairs")]
+
+
+def objects_in(text: str, key: str) -> list[dict[str, Any]]:
+    """Return the objects that an answer lists under a key.
 
     Raises:
         BadAnswerError: the text has another form.
     """
     value = parse_json(text)
-    pairs = value.get("pairs") if isinstance(value, dict) else None
-    if not isinstance(pairs, list):
-        raise BadAnswerError('It is not an object with a list "pairs".')
-    return [_pair(pair) for pair in pairs]
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, list):
+        raise BadAnswerError(f'It is not an object with a list "{key}".')
+    if not all(isinstance(one, dict) for one in found):
+        raise BadAnswerError(f'An element of "{key}" is not an object.')
+    return found
 
 
-def _pair(value: object) -> Pair:
-    if not isinstance(value, dict):
-        raise BadAnswerError("A pair is not an object.")
+def points_at_passage(question: str) -> bool:
+    """Return True if a question speaks of "the passage", which its reader does not see."""
+    return _POINTING.search(question) is not None
+
+
+def _pair(value: Mapping[str, Any]) -> Pair:
     questions, answer = value.get("questions"), value.get("answer")
     if not isinstance(questions, list) or not all(isinstance(question, str) for question in questions):
         raise BadAnswerError('The "questions" of a pair are not a list of texts.')
     if not isinstance(answer, str):
         raise BadAnswerError('The "answer" of a pair is not a text.')
-    return Pair(tuple(_one_line(question) for question in questions), _one_line(answer))
+    return Pair(tuple(one_line(question) for question in questions), one_line(answer), difficulty_of(value))
 
 
-def _one_line(text: str) -> str:
+def difficulty_of(value: Mapping[str, Any]) -> str:
+    """Return the difficulty that an element of an answer names; "" if it names none that is known."""
+    named = value.get("difficulty")
+    return str(named) if named in get_args(Difficulty) else ""
+
+
+def one_line(text: str) -> str:
+    """Return a text on one line, without lone surrogates."""
     return " ".join(text.encode("utf-8", "ignore").decode("utf-8").split())
 
 
@@ -92,18 +129,19 @@ def examples_from(
     dropped: Counter[str] = Counter()
     for pair in pairs:
         questions = [question for question in pair.questions if question]
-        fitting = [question for question in questions if not _POINTING.search(question)]
+        fitting = [question for question in questions if not points_at_passage(question)]
         dropped["question points at its passage"] += len(questions) - len(fitting)
         if not questions:
             dropped["pair without a question"] += 1
         elif not pair.answer and not unanswerable:
             dropped["pair without an answer"] += 1
-        elif len(pair.answer) > _MAX_CHARS or any(len(question) > _MAX_CHARS for question in fitting):
+        elif len(pair.answer) > MAX_CHARS or any(len(question) > MAX_CHARS for question in fitting):
             dropped["pair far too long"] += 1
         elif fitting:
             answer = pair.answer or REFUSAL
             fact = text_digest([fitting[0], answer])
-            examples += [_example(question, answer, fact, passage, provenance) for question in fitting]
+            origin = replace(provenance, difficulty=pair.difficulty)
+            examples += [_example(question, answer, fact, passage, origin) for question in fitting]
     return examples, +dropped
 
 

@@ -10,9 +10,11 @@ from llamafarm_ray.config import Endpoint, QaGeneration
 from llamafarm_ray.config.generation import PHRASINGS
 from llamafarm_ray.data.generation.choice import Choice
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
+from llamafarm_ray.data.generation.endpoint.client import Terms
 from llamafarm_ray.data.generation.endpoint.limits import Prices
 from llamafarm_ray.data.generation.endpoint.prompt import PROMPT_VERSION
 from llamafarm_ray.data.generation.endpoint.terms import prices_of, terms_of
+from llamafarm_ray.data.generation.endpoint.variety import Variety
 from llamafarm_ray.data.generation.endpoint.writer import Asking, EndpointWriter
 from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.types import Digest
@@ -53,6 +55,8 @@ class EndpointPlan:
             questions_per_doc=qa.questions_per_doc,
             phrasings=qa.phrasings or PHRASINGS,
             unanswerable=qa.unanswerable,
+            kinds=qa.kinds,
+            variety=Variety(qa.personas, tuple(sorted(qa.difficulty.items()))),
         )
         return cls(asking, qa.endpoint, choice.base_url, api_key, cache)
 
@@ -74,6 +78,9 @@ class EndpointPlan:
 
     def open(self) -> EndpointWriter:
         """Return the writer; nothing is sent before it writes."""
-        terms = terms_of(self.endpoint, self.base_url, self.api_key, "dataset.preprocessing.qa_generation.endpoint")
         provenance = Provenance(self.name, self.asking.model, PROMPT_VERSION, self.digest)
-        return EndpointWriter(self.asking, terms, AnswerCache(self.cache), provenance)
+        return EndpointWriter(self.asking, self.terms(), AnswerCache(self.cache), provenance)
+
+    def terms(self) -> Terms:
+        """Return the server with its limits, of which nothing is used yet."""
+        return terms_of(self.endpoint, self.base_url, self.api_key, "dataset.preprocessing.qa_generation.endpoint")

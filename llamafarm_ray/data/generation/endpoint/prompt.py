@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from llamafarm_ray.data.generation.endpoint.variety import Variety
 from llamafarm_ray.data.rows import Passage
 
-__all__ = ["PROMPT_VERSION", "messages_of", "num_pairs_of", "response_format"]
+__all__ = [
+    "PAIR_FIELDS",
+    "PROMPT_VERSION",
+    "TEXT",
+    "TEXTS",
+    "messages_of",
+    "num_pairs_of",
+    "request_messages",
+    "response_format",
+]
 
 PROMPT_VERSION = "1"
 """Raised with every change of the prompt; recorded with each example."""
+
+TEXT: Mapping[str, Any] = {"type": "string"}
+TEXTS: Mapping[str, Any] = {"type": "array", "items": {"type": "string"}}
+"""Schemas of the fields of answers."""
+
+PAIR_FIELDS: Mapping[str, Any] = {"questions": TEXTS, "answer": TEXT}
 
 _SPARE = 4
 _SYSTEM = """\
@@ -48,29 +65,52 @@ def num_pairs_of(passage: Passage, questions_per_doc: int | None, num_facts: int
     return min(num_facts, (passage.index + 1) * wanted // count - passage.index * wanted // count)
 
 
-def messages_of(passage: Passage, num_pairs: int, *, phrasings: int, unanswerable: bool) -> list[dict[str, str]]:
+def messages_of(
+    passage: Passage, num_pairs: int, *, phrasings: int, unanswerable: bool, variety: Variety | None = None
+) -> list[dict[str, str]]:
     """Return the messages that ask for ``num_pairs`` pairs with ``phrasings`` wordings of each question."""
-    place = " > ".join(dict.fromkeys([passage.title, *passage.headings]))
     wordings = "one wording" if phrasings == 1 else f"{phrasings} different wordings"
     ask = f"Write {num_pairs} pair{'s' if num_pairs > 1 else ''}, with {wordings} of each question."
+    return request_messages(_SYSTEM + (_UNANSWERABLE if unanswerable else ""), ask, passage, num_pairs, variety)
+
+
+def request_messages(
+    system: str, ask: str, passage: Passage, num_items: int, variety: Variety | None = None
+) -> list[dict[str, str]]:
+    """Return a prompt's messages about a passage.
+
+    Args:
+        system: the rules.
+        ask: what to write, and how many.
+        passage: the passage, with its place in the document.
+        num_items: the number in ``ask``.
+        variety: who asks, and how difficult it is.
+    """
+    place = " > ".join(dict.fromkeys([passage.title, *passage.headings]))
+    asked = " ".join([ask, *(variety.sentences(passage, num_items) if variety else ())])
     return [
-        {"role": "system", "content": _SYSTEM + (_UNANSWERABLE if unanswerable else "")},
-        {"role": "user", "content": f"{ask}\n\nFrom: {place}\n\nPassage:\n{passage.text}"},
+        {"role": "system", "content": system},
+        {"role": "user", "content": f"{asked}\n\nFrom: {place}\n\nPassage:\n{passage.text}"},
     ]
 
 
-def response_format() -> dict[str, Any]:
-    """Return the schema of an answer, in OpenAI's form for structured outputs."""
-    pair = {
+def response_format(key: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of an answer, in OpenAI's form for structured outputs.
+
+    Args:
+        key: of the list in the answer.
+        fields: schema of each field of an element.
+    """
+    item = {
         "type": "object",
-        "properties": {"questions": {"type": "array", "items": {"type": "string"}}, "answer": {"type": "string"}},
-        "required": ["questions", "answer"],
+        "properties": dict(fields),
+        "required": list(fields),
         "additionalProperties": False,
     }
     schema = {
         "type": "object",
-        "properties": {"pairs": {"type": "array", "items": pair}},
-        "required": ["pairs"],
+        "properties": {key: {"type": "array", "items": item}},
+        "required": [key],
         "additionalProperties": False,
     }
-    return {"type": "json_schema", "json_schema": {"name": "pairs", "strict": True, "schema": schema}}
+    return {"type": "json_schema", "json_schema": {"name": key, "strict": True, "schema": schema}}

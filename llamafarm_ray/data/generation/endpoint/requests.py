@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamafarm_ray.data.generation.endpoint.prompt import response_format
-
 __all__ = ["Dialect", "chat_request"]
 
 
@@ -17,15 +15,23 @@ def chat_request(
     *,
     temperature: float,
     max_output_tokens: int,
-    answer_format: Mapping[str, Any] | None = None,
+    answer_format: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Return a request in OpenAI's form, as it is stored and digested; for pairs, unless ``answer_format`` is given."""
+    """Return a request in OpenAI's form, as it is stored and digested.
+
+    Args:
+        model: its name at the endpoint.
+        messages: the prompt.
+        temperature: of sampling.
+        max_output_tokens: longest answer.
+        answer_format: form of the answer, see `response_format`.
+    """
     return {
         "model": model,
         "messages": list(messages),
         "temperature": temperature,
         "max_tokens": max_output_tokens,
-        "response_format": response_format() if answer_format is None else dict(answer_format),
+        "response_format": dict(answer_format),
     }
 
 

@@ -1,25 +1,33 @@
-"""Write pairs by asking an endpoint: a request for each passage, several at once."""
+"""Write examples by asking an endpoint: a request for each passage and kind, several at once."""
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llamafarm_ray.data.coverage import facts_of
-from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, Pair, examples_from, parse_answer
-from llamafarm_ray.data.generation.endpoint.cache import Answer, AnswerCache
-from llamafarm_ray.data.generation.endpoint.client import Client, RefusedError, Terms
-from llamafarm_ray.data.generation.endpoint.parsed import ask_parsed
-from llamafarm_ray.data.generation.endpoint.prompt import messages_of, num_pairs_of
+from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, examples_from, objects_in, parse_answer
+from llamafarm_ray.data.generation.endpoint.asking import Asker
+from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
+from llamafarm_ray.data.generation.endpoint.client import RefusedError, Terms
+from llamafarm_ray.data.generation.endpoint.prompt import (
+    PAIR_FIELDS,
+    TEXT,
+    TEXTS,
+    messages_of,
+    num_pairs_of,
+    request_messages,
+    response_format,
+)
 from llamafarm_ray.data.generation.endpoint.requests import chat_request
+from llamafarm_ray.data.generation.endpoint.tasks import TASKS, examples_of_task
+from llamafarm_ray.data.generation.endpoint.variety import Variety
 from llamafarm_ray.data.generation.writer import Written
-from llamafarm_ray.data.rows import Passage, Provenance
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.data.rows import Example, Passage, Provenance
 
-__all__ = ["Asking", "EndpointWriter", "request_of"]
+__all__ = ["Asking", "EndpointWriter", "requests_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,8 @@ class Asking:
         questions_per_doc: pairs wanted of a document; None: one for each fact.
         phrasings: wordings of each question.
         unanswerable: ask for questions too that the passage does not answer.
+        kinds: kinds of examples.
+        variety: who asks, and how difficult it is.
     """
 
     model: str
@@ -41,17 +51,65 @@ class Asking:
     questions_per_doc: int | None
     phrasings: int
     unanswerable: bool
+    kinds: tuple[str, ...] = ("questions",)
+    variety: Variety = field(default_factory=Variety)
 
 
-def request_of(passage: Passage, asking: Asking) -> dict[str, Any] | None:
-    """Return the request for a passage; None if no pairs are wanted of it."""
-    num_pairs = num_pairs_of(passage, asking.questions_per_doc, len(facts_of(passage.text)))
-    if num_pairs == 0:
-        return None
-    messages = messages_of(passage, num_pairs, phrasings=asking.phrasings, unanswerable=asking.unanswerable)
+@dataclass(frozen=True, slots=True)
+class AskedFor:
+    """A request.
+
+    Args:
+        kind: of the examples.
+        num_items: number of examples asked for.
+        body: in OpenAI's form.
+    """
+
+    kind: str
+    num_items: int
+    body: dict[str, Any]
+
+
+def requests_of(passage: Passage, asking: Asking) -> list[AskedFor]:
+    """Return the requests for a passage, one for each kind; none if nothing is wanted of it."""
+    num_facts = len(facts_of(passage.text))
+    found = []
+    for kind in asking.kinds:
+        most = num_facts if kind == "questions" else min(num_facts, TASKS[kind].num_wanted(num_facts))
+        num_items = min(most, num_pairs_of(passage, asking.questions_per_doc, num_facts))
+        if num_items:
+            found.append(AskedFor(kind, num_items, _body(passage, kind, num_items, asking)))
+    return found
+
+
+def _body(passage: Passage, kind: str, num_items: int, asking: Asking) -> dict[str, Any]:
+    key, fields = "pairs", dict(PAIR_FIELDS)
+    if kind == "questions":
+        messages = messages_of(
+            passage,
+            num_items,
+            phrasings=asking.phrasings,
+            unanswerable=asking.unanswerable,
+            variety=asking.variety,
+        )
+    else:
+        task = TASKS[kind]
+        key, fields = "items", {name: TEXTS if name == "turns" else TEXT for name in task.fields}
+        ask = f"Write {num_items} {task.noun}." if num_items == 1 else f"Write {num_items} of these: {task.noun}."
+        messages = request_messages(task.system, ask, passage, num_items, asking.variety)
     return chat_request(
-        asking.model, messages, temperature=asking.temperature, max_output_tokens=asking.max_output_tokens
+        asking.model,
+        messages,
+        temperature=asking.temperature,
+        max_output_tokens=asking.max_output_tokens,
+        answer_format=response_format(key, {**fields, **asking.variety.fields}),
     )
+
+
+Found = tuple[list[Example], Counter[str]]
+"""Examples in an answer, and the number of what was dropped by reason."""
+
+Reader = Callable[[str], Found]
 
 
 class EndpointWriter:
@@ -68,8 +126,8 @@ class EndpointWriter:
 
     def __init__(self, asking: Asking, terms: Terms, cache: AnswerCache, provenance: Provenance) -> None:
         self._asking = asking
+        self._asker = Asker(terms, cache)
         self._terms = terms
-        self._cache = cache
         self._provenance = provenance
 
     def write(self, passages: Sequence[Passage]) -> Iterator[Written]:
@@ -78,38 +136,40 @@ class EndpointWriter:
         Raises:
             InputError: the server refuses every request of a batch; see `Client.ask` for other errors.
         """
-        yield from asyncio.run(self._write(passages))
+        asked = [(passage, each) for passage in passages for each in requests_of(passage, self._asking)]
+        results: dict[Passage, list[Written]] = {passage: [] for passage in passages}
+        answers = self._asker.ask_all([each.body for _, each in asked], [self._reader(*each) for each in asked])
+        for (passage, _), answer in zip(asked, answers, strict=True):
+            results[passage].append(_written(answer))
+        for passage in passages:
+            yield _together(results[passage])
 
-    async def _write(self, passages: Sequence[Passage]) -> list[Written]:
-        async with Client(self._terms) as client:
-            tasks = [asyncio.create_task(self._write_one(passage, client)) for passage in passages]
-            try:
-                results = await asyncio.gather(*tasks)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
-        refusals = [result for result in results if isinstance(result, RefusedError)]
-        if refusals and len(refusals) == len(results):
-            raise InputError(f"The endpoint {self._terms.base_url} refuses the requests for pairs ({refusals[0]}).")
-        refused = Written(dropped={"request refused by the endpoint": 1})
-        return [refused if isinstance(result, RefusedError) else result for result in results]
+    def _reader(self, passage: Passage, asked: AskedFor) -> Reader:
+        """Return the function that reads the answer to a request."""
+        provenance = replace(self._provenance, persona=self._asking.variety.persona_of(passage))
 
-    async def _write_one(self, passage: Passage, client: Client) -> Written | RefusedError:
-        request = request_of(passage, self._asking)
-        if request is None:
-            return Written(dropped={"passage not asked about: questions_per_doc is reached": 1})
-        try:
-            pairs = await ask_parsed(client, self._cache, self._terms.base_url, request, _parse)
-        except BadAnswerError:
-            return Written(dropped={"answer is not the JSON that was asked for": 1})
-        except RefusedError as refusal:
-            return refusal
-        examples, dropped = examples_from(pairs, passage, self._provenance, unanswerable=self._asking.unanswerable)
-        return Written(tuple(examples), Counter(dropped))
+        def read(text: str) -> Found:
+            if asked.kind == "questions":
+                pairs = parse_answer(text)
+                return examples_from(pairs, passage, provenance, unanswerable=self._asking.unanswerable)
+            return examples_of_task(objects_in(text, "items"), asked.kind, passage, provenance)
+
+        return read
 
 
-def _parse(answer: Answer) -> list[Pair]:
-    if answer.finish_reason == "length":
-        raise BadAnswerError("It was cut at the limit of tokens: write fewer pairs.")
-    return parse_answer(answer.content)
+def _written(answer: Found | BadAnswerError | RefusedError) -> Written:
+    if isinstance(answer, BadAnswerError):
+        return Written(dropped={"answer is not the JSON that was asked for": 1})
+    if isinstance(answer, RefusedError):
+        return Written(dropped={"request refused by the endpoint": 1})
+    examples, dropped = answer
+    return Written(tuple(examples), dropped)
+
+
+def _together(written: Sequence[Written]) -> Written:
+    if not written:
+        return Written(dropped={"passage not asked about: questions_per_doc is reached": 1})
+    dropped: Counter[str] = Counter()
+    for one in written:
+        dropped.update(one.dropped)
+    return Written(tuple(example for one in written for example in one.examples), dropped)

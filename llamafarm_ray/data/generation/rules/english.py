@@ -10,6 +10,7 @@ __all__ = [
     "CONTAINER_TITLES",
     "DETERMINERS",
     "DISCOURSE_TERMS",
+    "EMPTY_HEADS",
     "FINITE_WORDS",
     "GROUP_NOUNS",
     "IMPERATIVES",
@@ -36,7 +37,7 @@ POSSESSIVES = {"our": "your", "your": "my", "my": "your"}
 """Who asks says "your office" of what the document calls "our office"."""
 
 ADVERBS = _words(
-    "usually normally always also only currently typically generally often now still already never automatically "
+    "usually normally always also only currently typically generally often now still already automatically "
     "officially originally first finally mainly mostly primarily simply therefore then"
 )
 PREPOSITIONS = _words(
@@ -55,8 +56,9 @@ SUBJECT_BREAKERS = FINITE_WORDS | _words(
 """A subject with one of these is a clause, or points at something outside of the sentence."""
 
 SUBJECT_STARTS_REFUSED = (PREPOSITIONS | ADVERBS) - _words("all") | _words(
-    "no nobody none nothing neither nor one another other others both either such same please today tomorrow "
-    "yesterday however moreover furthermore thus hence instead otherwise sometimes rarely and yes just even except "
+    "no never nobody none nothing neither nor one another other others both either such same please today tomorrow "
+    "yesterday anyone anybody anything someone somebody something everyone everybody everything whoever however "
+    "moreover furthermore thus hence instead otherwise sometimes rarely and yes just even except "
     "depending according due given regarding concerning despite although what whatever let let's maybe perhaps "
     "later next last soon meanwhile finally lastly secondly thirdly again almost nearly up down out off away based"
 )
@@ -69,6 +71,13 @@ IMPERATIVES = _words(
     "unplug use visit wait wash wear wipe write"
 )
 IRREGULAR_PLURALS = _words("people children men women feet teeth mice geese police data criteria media staff cattle")
+
+EMPTY_HEADS = _words(
+    "argument arguments attribute attributes command element elements example examples field fields former function "
+    "functions latter method methods object objects one ones option options parameter parameters part parts result "
+    "results section step thing things user users value values variable variables way"
+)
+"""Heads that name nothing without a name or an "of ..." beside them: "the second one", "the default value"."""
 
 COLOURS = _words(
     "black white red green blue yellow orange brown grey gray pink purple silver golden amber cream violet turquoise"

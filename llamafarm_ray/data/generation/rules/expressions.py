@@ -67,12 +67,13 @@ TIME = (
     rf"(?:(?:(?:daily|{_EVERY}) )?(?:at|from|by|until|till|before|after|between|around|no later than|not later than)"
     rf" (?:{_CLOCK}|{DATE}|{DAYS}|the end of the (?:day|week|month|year)\b)"
     rf"|on (?:{DAYS}|{DATE})|in (?:early |late |mid-)?(?:{DATE}|{_SEASON}|the (?:morning|afternoon|evening|{_SEASON}))"
-    rf"|{OFTEN}|(?:within|after) {SPAN}|{SPAN} (?:before|after) \w+)"
+    rf"|{OFTEN}|(?:within|after) {SPAN}|(?:{SPAN}|an? (?:minute|hour|day|week|month|year))"
+    r" (?:before|after) \w+)"
 )
 
 PLACE = (
-    rf"(?!{TIME})(?:in|at|on|near|next to|behind|under|opposite|inside|outside|beside|above|below|between|across from"
-    r"|in front of|along) "
+    rf"(?!{TIME})(?:in|at|on|near|next to|behind|under|opposite|inside|outside|beside|above|below"
+    r"|between(?! \d)|across from|in front of|along) "
     r"(?!(?:accordance|addition|advance|case|charge|use|order|total|time|place|general|fact|person|part|writing"
     r"|stock|operation|progress|holiday|sale|request|average|public|good|bad|cash|mind|favou?r|english|pairs?|groups?)\b"
     r"|the (?:process|event|form|same|middle|way|case|order|morning|afternoon|evening|beginning|course"

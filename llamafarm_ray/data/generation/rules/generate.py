@@ -35,6 +35,8 @@ _MAX_ANSWER_WORDS = 60
 _MAX_ANSWER_SENTENCES = 3
 _MAX_HEADING_WORDS = 12
 _NUMBERING = re.compile(r"^(?:(?:chapter|section|part|step)\s+)?(?:\d+(?:\.\d+)*|[A-Z]|[IVX]+)[.):]\s+", re.IGNORECASE)
+_DESCRIBED = re.compile(r"(?:The|An?|Optional|Whether|Name|Number) |[^\d]*\.$")
+"""What a word means, where a property would have a value: "The name of a frame.", "Core tint support."."""
 _GLOSSARY = re.compile(r"\b(?:glossary|definitions|terms|vocabulary)\b", re.IGNORECASE)
 _FROM_STATEMENT, _FROM_SECTION = 0, 1
 _PROVENANCE = Provenance("rules")
@@ -122,6 +124,8 @@ def _from_entry(entry: re.Match[str], title: str, lexicon: Lexicon) -> Iterator[
     plural = is_plural(term)
     be, pronoun = ("are", "they") if plural else ("is", "it")
     if _is_attribute(term):
+        if _DESCRIBED.match(value):
+            return  # a list of words and their meanings, not of a thing and its properties
         whole = f"the {inline}{_of_title(term, title)}"
         yield Question(f"What {be} {whole}?", f"what {whole} {be}")
     elif re.match(MONEY, value):

@@ -15,6 +15,7 @@ from llamafarm_ray.data.generation.rules.english import (
     ATTRIBUTE_NOUNS,
     COMMON_NOUNS,
     DETERMINERS,
+    EMPTY_HEADS,
     FINITE_WORDS,
     GROUP_NOUNS,
     IMPERATIVES,
@@ -136,14 +137,17 @@ class Lexicon:
             return True  # an abbreviation, something with digits, or a name by the document's own evidence
         if word in self.small or word in COMMON_NOUNS:
             return False
-        if rest[:1].isupper():
-            return True
+        if rest[:1].isupper() or rest[:1].isdigit():
+            return True  # "Maria Lopez", "Python 2.5"
         return not (rest or word.endswith(_ABSTRACT_SUFFIXES) or is_plural(word))
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """The subject of a statement, fit to stand inside a question. ``pronoun`` is empty where *it* could be wrong."""
+    """The subject of a statement, fit to stand inside a question. ``pronoun`` is empty where *it* could be wrong.
+
+    ``action`` marks what somebody does, "choosing the right paint": it is no thing that has a definition.
+    """
 
     text: str
     plural: bool
@@ -151,6 +155,7 @@ class Subject:
     group: bool
     name: bool
     attribute: bool
+    action: bool = False
 
     @property
     def pronoun(self) -> str:
@@ -179,7 +184,7 @@ class Subject:
         lowered = [word.lower() for word in words]
         if not 0 < len(words) <= _MAX_SUBJECT_WORDS or _FORBIDDEN_IN_SUBJECT.search(phrase):
             return None
-        if SUBJECT_BREAKERS.intersection(lowered) or not _starts_well(words, lowered):
+        if SUBJECT_BREAKERS.intersection(lowered) or not _starts_well(words, lowered) or _names_nothing(words):
             return None
         plural = is_plural(phrase)
         if (number == "plural" and not plural) or (number == "singular" and "and" in lowered and plural):
@@ -198,7 +203,14 @@ class Subject:
             group=head in GROUP_NOUNS,
             name=name,
             attribute=head in ATTRIBUTE_NOUNS,
+            action=len(words) > 1 and lowered[0].endswith("ing") and lowered[1] in DETERMINERS,
         )
+
+
+def _names_nothing(words: list[str]) -> bool:
+    """Return True for "the default value": nobody knows of which thing, away from its page."""
+    specific = any(not word.islower() for word in words[1:]) or PREPOSITIONS.intersection(words)
+    return words[-1] in EMPTY_HEADS and not specific
 
 
 def _starts_well(words: list[str], lowered: list[str]) -> bool:

@@ -163,10 +163,9 @@ _SHORT_OBJECT = (
     r"|[A-Z]\w+(?: [A-Z]\w+)?)"
 )
 _SPAN_ENDS = r"(?=$|[,;]| (?:and|but|or|on|in|from|at|per|for|each|every|to|with|by|if|after|before|until|without|a)\b)"
+_NO_STATE = {"not", "never", "a", "an", "the", "no", "there", "here", "now", "both"}
 # One word that is an adjective or a participle, whichever: what is left after the words that are neither.
-_STATE = (
-    rf" (?!{any_of(ADVERBS | PREPOSITIONS | {'not', 'a', 'an', 'the', 'no', 'there', 'here', 'now', 'both'})})[a-z-]+"
-)
+_STATE = rf" (?!{any_of(ADVERBS | PREPOSITIONS | _NO_STATE)})[a-z-]+"
 _ANYTHING = r" \S.*"
 _OBJECT = r" (?:the|an?|our|all|every|each|[A-Z])\b[^,;]*"
 _ROLE = rf"(?:the|an?|our) (?:[\w-]+ ){{0,3}}(?:{any_of(ROLE_NOUNS)})s?\b.*"
@@ -232,7 +231,14 @@ PATTERNS: tuple[Pattern, ...] = (
     Pattern("person", Regime.BE, "who", _BE, f" {_ROLE}", "", Who.NAME),
     Pattern("holder", Regime.BE, "who", _BE, r" [A-Z][\w'-]+(?: [A-Z][\w'.-]+)+$", "", Who.PERSON),
     # Where
-    Pattern("place kept", Regime.BE, "where", _BE, rf"(?P<o> (?:available|{_done(_PLACED)})) {PLACE}", "{o}"),
+    Pattern(
+        "place kept",
+        Regime.BE,
+        "where",
+        _BE,
+        rf"(?P<o> (?!based on\b)(?:available|{_done(_PLACED)})) {PLACE}",
+        "{o}",
+    ),
     Pattern("place fixed", Regime.BE, "where", _BE, rf"(?P<o> {_done('pin chain attach fasten')}) to", "{o}"),
     Pattern(
         "place allowed", Regime.BE, "where", _BE, rf"(?P<o> (?:allowed|forbidden|permitted)) {PLACE_STRICT}", "{o}"

@@ -21,7 +21,7 @@ _POINTING = re.compile(
     re.IGNORECASE,
 )
 _CONDITION = re.compile(r"If (?P<condition>[^,;:]{8,120}), (?P<main>[^,].*)")
-_GOAL = re.compile(r"To (?P<goal>(?P<verb>[a-z]+) [^,;:]{3,80}), (?P<main>[^,].*)")
+_GOAL = re.compile(r"To (?P<goal>(?P<verb>[a-z]+) [^,;:]{3,80}), (?P<main>[^,\s]+ [^,].*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ def questions_of(sentence: str, lexicon: Lexicon) -> Iterator[Question]:
 def _from_condition(text: str) -> Iterator[Question]:
     """What should you do if the alarm sounds (leave the building); what happens if a book is late (a fee is due)."""
     match = _CONDITION.fullmatch(text)
-    if match is None:
+    if match is None or not _is_closed(match["condition"]):
         return
     first = match["main"].split()[0].lower()
     if first in IMPERATIVES or first in ("you", "please"):
@@ -76,6 +76,12 @@ def _from_condition(text: str) -> Iterator[Question]:
         yield Question(f"What should you do if {condition}?", f"what you should do if {condition}")
     else:
         yield Question(f"What happens if {match['condition']}?", f"what happens if {match['condition']}")
+
+
+def _is_closed(text: str) -> bool:
+    """Return True if every bracket and quotation mark that opens in ``text`` closes there."""
+    pairs = (("(", ")"), ("[", "]"), ("\u201c", "\u201d"))
+    return all(text.count(opening) == text.count(closing) for opening, closing in pairs) and text.count('"') % 2 == 0
 
 
 def _from_goal(text: str) -> Iterator[Question]:
@@ -105,7 +111,7 @@ def _from_patterns(text: str, lexicon: Lexicon) -> Iterator[Question]:
 def _takes(who: Who, subject: Subject) -> bool:
     match who:
         case Who.THING:
-            return not subject.person
+            return not subject.person and not subject.action
         case Who.AGENT:
             return subject.person or subject.group or subject.name
         case Who.PERSON:

@@ -5,8 +5,8 @@ import os
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.documents import files_table, process_documents, step_names
+from llamafarm_ray.data.examples import Examples
 from llamafarm_ray.data.harvest import Harvest
-from llamafarm_ray.data.pipeline import _Examples
 from llamafarm_ray.data.quality.decontamination import EvaluationTexts
 from llamafarm_ray.data.quality.metrics import measure
 from llamafarm_ray.data.sources import SourceFile
@@ -41,7 +41,7 @@ def build(folder, quality, documents):
     for step in step_names(config, by_rules=True):
         harvest.ledger.counts(step)
     harvest.take(process_documents(files_table(files), config=config, by_rules=True))
-    examples = _Examples(harvest, config.quality_control, EvaluationTexts.of(["Who keeps the vault?"]))
+    examples = Examples(harvest, config.quality_control, EvaluationTexts.of(["Who keeps the vault?"]))
     columns = ["id", "messages", "document", "position", "passage", "pii"]
     return harvest, list(examples.rows(columns, harvest.ledger)), config
 

@@ -1,0 +1,189 @@
+"""Rows that exist, as examples of a build: checked, filtered and split like those that are made from documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.conversations import read_conversations
+from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.quality.filters import example_filters, passage_filters
+from llamafarm_ray.data.reading import EXPECTED, RowResult
+from llamafarm_ray.data.records import is_record_file
+from llamafarm_ray.data.row_kinds import messages_of_row
+from llamafarm_ray.data.rows import Example, Passage, Provenance, with_optional
+from llamafarm_ray.data.split import Split, hold_out, prompt_digest
+from llamafarm_ray.data.steps import CheckLength, Ledger
+from llamafarm_ray.data.text import language_of
+from llamafarm_ray.data.training_rows import KINDS, KindName
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.types import Digest
+
+__all__ = ["SourceRows", "holds_rows", "read_source_rows"]
+
+_TEXT_KEYS = ("content", "tool_calls", "chosen", "rejected", "anchor", "positive", "negatives", "text", "messages")
+"""Keys of a row whose values are texts, or lists with texts in them."""
+
+_PROVENANCE = Provenance("source")
+
+Row = dict[str, Any]
+
+
+@dataclass
+class SourceRows:
+    """Rows of a source as examples.
+
+    Args:
+        harvest: the examples, and what became of the records.
+        kind: of all rows.
+        schema: the columns of the kind, and the optional ones that some rows use.
+        prompts: digest of the prompt of each example by its id.
+        validation: ids of the examples from files for validation.
+    """
+
+    harvest: Harvest = field(default_factory=lambda: Harvest(local=True))
+    kind: KindName = "chat"
+    schema: pa.Schema = field(default_factory=lambda: KINDS["chat"].schema)
+    prompts: dict[str, str] = field(default_factory=dict)
+    validation: set[str] = field(default_factory=set)
+
+    def split(self, ids: Iterable[str], *, ratio: float, seed: int) -> Split:
+        """Choose the validation rows: those of validation files, else by prompt; none if all have one prompt."""
+        kept = [(row_id, self.prompts[row_id]) for row_id in ids]
+        if self.validation:
+            return Split(frozenset(row_id for row_id, _ in kept if row_id in self.validation), "facts")
+        if ratio <= 0 or len({prompt for _, prompt in kept}) < 2:  # noqa: PLR2004  one for each side
+            return Split(frozenset(), "nothing")
+        return Split(hold_out(kept, ratio=ratio, seed=seed), "facts")
+
+
+def holds_rows(config: DatasetConfig, source: str | Path | Sequence[str]) -> bool:
+    """Return True if the source holds rows, and False if it holds documents.
+
+    Chats, and examples to invent others from, are rows. Where no questions are made, so are files of records, and
+    folders with nothing else in them.
+    """
+    if config.source.type in {"conversation_logs", "synthetic"}:
+        return True
+    return not config.makes_questions and all(_is_of_records(Path(path).expanduser()) for path in _paths(source))
+
+
+def _is_of_records(path: Path) -> bool:
+    if not path.is_dir():
+        return is_record_file(Path(str(path).partition("#")[0]))
+    files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
+    return any(map(is_record_file, files)) and all(map(is_record_file, files))
+
+
+def read_source_rows(source: str | Path | Sequence[str], config: DatasetConfig) -> SourceRows:
+    """Read, check and filter the rows of a source, in this process.
+
+    A record that can't be used is dropped, and counted with its place and the reason as a sample.
+
+    Args:
+        source: a file or folder of rows, or several: see `llamafarm_ray.data.records`; an export of Slack or Zendesk.
+        config: settings of the filters; with ``source.strict`` a bad record is an error.
+
+    Raises:
+        InputError: there is nothing there, no record can be used, or the rows are of several kinds.
+    """
+    found, kept, made = SourceRows(), list[Row](), list[Row]()
+    ledger = found.harvest.ledger
+    counts, kinds = ledger.counts("rows"), list[str]()
+    for split, result in (result for path in _paths(source) for result in read_conversations(path)):
+        counts.rows_in += 1
+        if result.reason:
+            _leave_out(result, config, ledger)
+            continue
+        kinds += [result.kind.name] if result.kind.name not in kinds else []
+        if len(kinds) > 1:
+            raise InputError(
+                f"{result.file}: {result.place} is a {kinds[1]} row, and the rows before it are {kinds[0]} rows.",
+                hint="A dataset has rows of one kind: make two.",
+            )
+        counts.rows_out += len(result.rows)
+        for row in result.rows:
+            found.harvest.digests[row["document"]] = row["document_digest"]
+            for example, changed in _examples(row, kinds[0], config, ledger):
+                found.prompts[example.id] = prompt_digest(changed)
+                found.validation |= {example.id} if split == "validation" else set()
+                made.append(example.build_row(len(kept), pii=changed["pii"]))
+                kept.append(changed)
+    if not kept:
+        told = [sample for step in ledger.steps.values() for samples in step.samples.values() for sample in samples]
+        raise InputError(f"No row of {str(source)!r} can be used. {' '.join(told[:3])}".strip(), hint=EXPECTED)
+    found.harvest.take_rows(made)
+    found.kind = KINDS[kinds[0]].name
+    found.schema = with_optional(KINDS[found.kind].schema, kept)
+    return found
+
+
+def _leave_out(result: RowResult, config: DatasetConfig, ledger: Ledger) -> None:
+    told = f"{result.place} of {result.file.name} {result.reason}"
+    if config.source.strict:
+        raise InputError(told, hint="Repair or remove it, or set dataset.source.strict to false to leave it out.")
+    counts = ledger.counts("rows")
+    counts.dropped["record that can't be used"] += 1
+    counts.add_sample("record that can't be used", told)
+
+
+def _examples(row: Row, kind: str, config: DatasetConfig, ledger: Ledger) -> Iterator[tuple[Example, Row]]:
+    """Yield a row as an example, and as it is after personal data was handled; nothing if a filter drops it."""
+    texts = list(_texts(row))
+    passage = Passage(
+        row["document"],
+        Digest(row["document_digest"]),
+        "",
+        tuple(texts[1:]),
+        texts[0],
+        0,
+        language=language_of(" ".join(texts)),
+    )
+    quality = config.quality_control
+    passages: Iterable[Passage] = (passage,)
+    for step in passage_filters(quality):
+        passages = step.run(passages, ledger)
+    for filtered in passages:
+        changed = {**_with_texts(row, iter((filtered.text, *filtered.headings))), "pii": list(filtered.pii)}
+        messages, extra = messages_of_row(changed, kind)
+        example = Example(messages, row["document"], row["document_digest"], row["passage"], extra=extra)
+        example = replace(example, fact=prompt_digest(changed), provenance=_PROVENANCE)
+        examples: Iterable[Example] = (example,)
+        length = CheckLength(quality.filters.minimum_length, quality.filters.maximum_length)
+        for check in (length, *example_filters(quality)):
+            examples = check.run(examples, ledger)
+        for one in examples:
+            yield one, changed
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Yield the texts of a row, in the order of its keys."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list):
+        for one in value:
+            yield from _texts(one)
+    elif isinstance(value, dict):
+        for key in value:
+            if key in _TEXT_KEYS and value[key] is not None:
+                yield from _texts(value[key])
+
+
+def _with_texts(value: Any, texts: Iterator[str]) -> Any:
+    """Return a row with other texts, given in the order of `_texts`."""
+    if isinstance(value, str):
+        return next(texts)
+    if isinstance(value, list):
+        return [_with_texts(one, texts) for one in value]
+    return {
+        key: _with_texts(one, texts) if key in _TEXT_KEYS and one is not None else one for key, one in value.items()
+    }
+
+
+def _paths(source: str | Path | Sequence[str]) -> list[str]:
+    return [str(source)] if isinstance(source, str | Path) else list(source)

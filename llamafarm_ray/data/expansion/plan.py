@@ -1,0 +1,164 @@
+"""The engines that a configuration asks for to invent examples and to change them."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.config import DatasetConfig, QaGeneration
+from llamafarm_ray.data.expansion.asking import EndpointExpander
+from llamafarm_ray.data.expansion.augmentation import Augmenter
+from llamafarm_ray.data.expansion.diversity import Diversity
+from llamafarm_ray.data.expansion.parents import Row
+from llamafarm_ray.data.expansion.synthesis import Synthesizer, by_base_model, by_endpoint, by_templates
+from llamafarm_ray.data.generation import Choice, choose_generator, plan_writer
+from llamafarm_ray.data.generation.base_model import BaseModelPlan
+from llamafarm_ray.data.generation.base_model.settings import Sampling
+from llamafarm_ray.data.generation.endpoint import EndpointPlan
+from llamafarm_ray.data.steps import Ledger
+from llamafarm_ray.errors import InputError
+
+__all__ = ["Expansion", "asks_base_model", "plan_expansion"]
+
+_ROWS_AT_ONCE = 2048
+_OTHER_DRAWS = 7919
+"""Seed of a base model's draws for invented examples, another one than for the pairs."""
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Invented examples and changed copies of a training split.
+
+    Args:
+        synthesizer: invents; None: nothing is invented.
+        augmenter: changes; None: nothing is changed.
+        threshold: largest similarity of an invented question to another one.
+    """
+
+    synthesizer: Synthesizer | None = None
+    augmenter: Augmenter | None = None
+    threshold: float | None = None
+
+    @property
+    def is_asked_for(self) -> bool:
+        """True if anything is to be made."""
+        return self.synthesizer is not None or self.augmenter is not None
+
+    def rows(self, rows: Iterable[Row], questions: Iterable[str], ledger: Ledger) -> Iterator[dict[str, Any]]:
+        """Yield new rows: the invented ones and the copies of each part of the training split.
+
+        Args:
+            rows: the training split, rows of a document together and in its order.
+            questions: the questions of all examples, held-out ones too.
+            ledger: takes the counts.
+        """
+        known = Diversity(questions, self.threshold if self.synthesizer else None)
+        wordings = Diversity(known.forms)
+        iterator = iter(rows)
+        while part := list(itertools.islice(iterator, _ROWS_AT_ONCE)):
+            if self.synthesizer is not None:
+                yield from self.synthesizer.rows(part, known, ledger)
+            if self.augmenter is not None:
+                yield from self.augmenter.rows(part, wordings, ledger)
+
+
+def plan_expansion(config: DatasetConfig, *, base_model: str | None, cache: str, seed: int = 0) -> Expansion:
+    """Return the engines of ``synthetic_generation`` and ``augmentation``.
+
+    Args:
+        config: the ``dataset`` section of a configuration.
+        base_model: see `build_dataset`.
+        cache: likewise.
+        seed: of typing mistakes and frames.
+
+    Raises:
+        InputError: a model is named and no endpoint is configured, or a method needs a model.
+    """
+    synthetic, augmentation = config.synthetic_generation, config.augmentation
+    planner = _Planner(config.preprocessing.qa_generation, base_model, cache)
+    synthesizer = None
+    if synthetic.enabled:
+        synthesizer = planner.synthesizer(synthetic.base_model, synthetic.examples_per_passage)
+    augmenter = None
+    if augmentation.enabled:
+        augmenter = Augmenter(augmentation, planner.expander_for(config), seed)
+    return Expansion(synthesizer, augmenter, synthetic.diversity_threshold)
+
+
+def asks_base_model(config: DatasetConfig, *, base_model: str | None, environment: Mapping[str, str]) -> bool:
+    """Return True if the base model writes pairs, or invents examples.
+
+    Args:
+        config: the ``dataset`` section of a configuration.
+        base_model: ``base_model`` of the configuration.
+        environment: environment variables.
+
+    Raises:
+        InputError: see `choose_generator`.
+    """
+    found = []
+    planner = _Planner(config.preprocessing.qa_generation, base_model, "", environment)
+    if config.makes_questions:
+        found.append(choose_generator(planner.qa, base_model=base_model, environment=environment))
+    if config.synthetic_generation.enabled:
+        found.append(planner.choose(config.synthetic_generation.base_model))
+    return any(choice.generator == "base_model" for choice in found)
+
+
+@dataclass(frozen=True)
+class _Planner:
+    """Chooses engines.
+
+    Args:
+        qa: settings of the endpoint, and the model where none is named.
+        base_model: folder or reference of the base model.
+        cache: folder or URI for an endpoint's answers.
+        environment: environment variables.
+    """
+
+    qa: QaGeneration
+    base_model: str | None
+    cache: str
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+
+    def synthesizer(self, model: str | None, count: int) -> Synthesizer:
+        choice = self.choose(model)
+        match choice.generator:
+            case "rules":
+                return Synthesizer(by_templates, count)
+            case "endpoint":
+                return Synthesizer(by_endpoint(self._expander(choice)), count)
+            case "base_model":
+                plan = plan_writer(choice, self._questions_only(None), cache=self.cache, environment=self.environment)
+                assert isinstance(plan, BaseModelPlan)  # noqa: S101  as chosen
+                sampling = replace(plan.sampling or Sampling(), seed=_OTHER_DRAWS)
+                return Synthesizer(by_base_model(replace(plan, folder=Path(choice.model), sampling=sampling)), count)
+
+    def expander_for(self, config: DatasetConfig) -> EndpointExpander | None:
+        augmentation = config.augmentation
+        choice = self.choose(augmentation.model)
+        if choice.generator == "endpoint":
+            return self._expander(choice)
+        if "back_translation" in augmentation.methods:
+            raise InputError(
+                "dataset.augmentation.methods has back_translation, and no model is there to translate.",
+                hint="Set dataset.augmentation.model to a model of an endpoint.",
+            )
+        return None
+
+    def choose(self, model: str | None) -> Choice:
+        qa = self._questions_only(model)
+        return choose_generator(qa, base_model=self.base_model, environment=self.environment)
+
+    def _questions_only(self, model: str | None) -> QaGeneration:
+        """Return the settings for another model; kinds, personas and difficulties are those of pairs."""
+        return QaGeneration(model=model or self.qa.model, endpoint=self.qa.endpoint)
+
+    def _expander(self, choice: Choice) -> EndpointExpander:
+        plan = plan_writer(choice, self._questions_only(choice.model), cache=self.cache, environment=self.environment)
+        assert isinstance(plan, EndpointPlan)  # noqa: S101  as chosen
+        return EndpointExpander(plan)

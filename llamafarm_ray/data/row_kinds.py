@@ -1,0 +1,73 @@
+"""Examples of a build as rows of a kind: chats, texts, preferences, judgements, matches.
+
+While a dataset is built every example has messages, so that all filters see its texts. The other values of its kind
+are JSON in the column ``extra``::
+
+    chat         messages                                   extra: the row's turns with tool calls and marks, its tools
+    text         the text as a user turn
+    preference   the prompt, and the chosen answer          extra: {"rejected": "..."}
+    judgement    the conversation with its judged answer    extra: {"label": true}
+    match        the anchor, and the positive as an answer  extra: {"negatives": ["..."]}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.rows import ROW_SCHEMA, Message, chat_id
+from llamafarm_ray.data.training_rows import KindName, judgement_row, match_row, preference_row, text_row
+
+__all__ = ["KIND_OF_PAIRS", "kind_of_build", "messages_of_row", "row_of_kind"]
+
+KIND_OF_PAIRS: Mapping[str, KindName] = {"retrieval": "match", "preferences": "preference"}
+"""Kinds of rows by the kind of pairs that they are made from; all others make chats."""
+
+_OF_BUILD = ("document", "document_digest", "passage", "provenance", "pii")
+
+
+def kind_of_build(config: DatasetConfig) -> KindName:
+    """Return the kind of rows that are made from documents."""
+    generation = config.preprocessing.qa_generation
+    return KIND_OF_PAIRS.get(generation.kinds[0], "chat") if generation.enabled else "text"
+
+
+def row_of_kind(row: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return a row of ``EXAMPLE_SCHEMA`` with the columns of its kind, and those that say where it came from."""
+    extra: dict[str, Any] = json.loads(row["extra"]) if row.get("extra") else {}
+    if kind == "chat":
+        return {**{name: row[name] for name in ROW_SCHEMA.names}, **extra}
+    messages = [Message.of(turn) for turn in row["messages"]]
+    match kind:
+        case "text":
+            made = text_row(messages[-1].content)
+        case "preference":
+            made = preference_row(messages[:-1], messages[-1].content, extra["rejected"])
+        case "judgement":
+            made = judgement_row(messages, label=extra["label"])
+        case _:
+            made = match_row(messages[0].content, messages[-1].content, extra.get("negatives", ()))
+    return {**made, **{name: row.get(name) for name in _OF_BUILD}}
+
+
+def messages_of_row(row: Mapping[str, Any], kind: str) -> tuple[tuple[Message, ...], str]:
+    """Return the messages and the ``extra`` of a row of a kind: the way back from `row_of_kind`."""
+    turns: Sequence[Mapping[str, Any]] = row.get("messages") or ()
+    messages = tuple(Message(turn["role"], turn["content"]) for turn in turns)
+    match kind:
+        case "chat":
+            whole = {"messages": list(turns), **({"tools": row["tools"]} if row.get("tools") else {})}
+            whole["id"] = chat_id([Message.of(turn) for turn in turns], row.get("tools"))
+            marked = "tools" in whole or any(turn.keys() - {"role", "content"} for turn in turns)
+            return messages, json.dumps(whole) if marked else ""
+        case "text":
+            return (Message("user", row["text"]),), ""
+        case "preference":
+            return (*messages, Message("assistant", row["chosen"])), json.dumps({"rejected": row["rejected"]})
+        case "judgement":
+            return messages, json.dumps({"label": row["label"]})
+        case _:
+            pair = (Message("user", row["anchor"]), Message("assistant", row["positive"]))
+            return pair, json.dumps({"negatives": list(row["negatives"])})

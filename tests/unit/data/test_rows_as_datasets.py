@@ -1,0 +1,170 @@
+"""Rows that exist become datasets: filtered, split by prompt, in any kind, without Ray."""
+
+import json
+
+import pytest
+
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data import build_dataset
+from llamafarm_ray.data.reading import read_dataset
+from llamafarm_ray.errors import InputError
+
+CARD = "4111 1111 1111 1111"
+
+
+def write(path, records):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records), encoding="utf-8")
+    return path
+
+
+def build(path, output, /, **dataset):
+    config = DatasetConfig.model_validate(dataset)
+    report = build_dataset(str(path), output, config, name="rows", seed=7)
+    return report, read_dataset(output)
+
+
+def chat(question, answer, **more):
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}], **more}
+
+
+LOGS = {"source": {"type": "conversation_logs"}, "validation": {"split_ratio": 0.3}}
+
+
+def test_conversation_logs_are_cleaned_and_split_by_their_prompts(tmp_path):
+    records = [chat(f"How do I reset device {number}?", f"Hold button {number}.") for number in range(10)]
+    records += [chat("How do I reset device 3?", "Hold button 3."), chat("My card?", f"It is {CARD}."), {"junk": 1}]
+    report, dataset = build(write(tmp_path / "logs.jsonl", records), tmp_path / "out", **LOGS)
+    steps = {step.name: step for step in report.steps}
+    assert (steps["rows"].rows_in, steps["rows"].rows_out) == (13, 12)
+    assert steps["rows"].dropped == {"record that can't be used": 1}
+    assert "line 13" in steps["rows"].samples["record that can't be used"][0]
+    assert steps["deduplicate"].dropped == {"duplicate": 1}
+    rows = [row for split in dataset.rows.values() for row in split]
+    assert len(rows) == 11 == report.num_examples
+    assert any(row["messages"][1]["content"] == "It is [CARD]." for row in rows)
+    assert report.num_validation == 3
+    asked = {split: {row["messages"][0]["content"] for row in of} for split, of in dataset.rows.items()}
+    assert asked["train"].isdisjoint(asked["validation"])
+    assert report.coverage is None
+    assert report.generator is None
+
+
+def test_the_same_logs_give_the_same_digest(tmp_path):
+    source = write(tmp_path / "logs.jsonl", [chat(f"Question {n}?", f"Answer {n}.") for n in range(9)])
+    first, _ = build(source, tmp_path / "one", **LOGS)
+    second, _ = build(source, tmp_path / "two", **LOGS)
+    assert first.digest == second.digest
+
+
+def test_tools_and_marks_of_turns_stay(tmp_path):
+    tool = {"type": "function", "function": {"name": "lookup", "parameters": {"type": "object", "properties": {}}}}
+    call = {"id": "1", "type": "function", "function": {"name": "lookup", "arguments": "{}"}}
+    turns = [
+        {"role": "user", "content": "Where is my order?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "shipped", "tool_call_id": "1"},
+        {"role": "assistant", "content": "It was shipped."},
+    ]
+    unmarked = chat("Hello, are you open?", "Yes, until six.")
+    source = write(tmp_path / "logs.jsonl", [{"messages": turns, "tools": [tool]}, unmarked])
+    _, dataset = build(source, tmp_path / "out", **{**LOGS, "validation": {"split_ratio": 0}})
+    by_question = {row["messages"][0]["content"]: row for row in dataset.rows["train"]}
+    kept = by_question["Where is my order?"]
+    assert "lookup" in kept["messages"][1]["tool_calls"]
+    assert "lookup" in kept["tools"]
+    assert by_question["Hello, are you open?"]["messages"] == unmarked["messages"]
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        ({"prompt": "What is {}?", "chosen": "Right {}.", "rejected": "Wrong {}."}, "preference"),
+        ({"prompt": "What is {}?", "completion": "Said {}.", "label": True}, "judgement"),
+        ({"anchor": "query {}", "positive": "passage {}", "negatives": ["other {}"]}, "match"),
+        ({"text": "A long text about number {}."}, "text"),
+        ({"question": "What is {}?", "answer": "It is {}."}, "chat"),
+    ],
+)
+def test_ready_made_rows_of_any_kind_pass_through(tmp_path, record, kind):
+    records = [json.loads(json.dumps(record).replace("{}", str(number))) for number in range(6)]
+    source = write(tmp_path / "rows.jsonl", records)
+    off = {"preprocessing": {"qa_generation": {"enabled": False}}, "validation": {"split_ratio": 0.2}}
+    report, dataset = build(source, tmp_path / "out", **off)
+    original = read_dataset(source)
+    assert dataset.kind.name == kind == original.kind.name
+    assert (report.num_train, report.num_validation) == (5, 1)
+    ids = {row["id"] for split in dataset.rows.values() for row in split}
+    assert ids == {row["id"] for row in original.rows["train"]}
+
+
+def test_a_validation_file_beside_stays_for_validation(tmp_path):
+    source = write(tmp_path / "qa.jsonl", [chat(f"Question {n}?", f"Answer {n}.") for n in range(4)])
+    write(tmp_path / "qa.validation.jsonl", [chat("Held question?", "Held answer.")])
+    _, dataset = build(source, tmp_path / "out", source={"type": "conversation_logs"})
+    assert [row["messages"][0]["content"] for row in dataset.rows["validation"]] == ["Held question?"]
+
+
+def test_rows_without_a_passage_are_compared_by_what_they_say(tmp_path):
+    source = write(tmp_path / "a.jsonl", [chat("Where is the exit?", "Left."), chat("When is lunch?", "At noon.")])
+    report, _ = build(source, tmp_path / "out", **LOGS)
+    assert report.num_examples == 2
+    logs = [chat(f"How do I oil the pump in hall {n}?", f"Oil the pump of hall {n} at noon.") for n in range(4)]
+    domain = {"quality_control": {"validation": {"domain_relevance": True, "domain": "oiling a pump in a hall"}}}
+    report, _ = build(write(tmp_path / "b.jsonl", logs), tmp_path / "domain", **LOGS, **domain)
+    assert report.num_examples == 4
+
+
+def test_strict_stops_at_a_bad_record_with_its_place(tmp_path):
+    source = write(tmp_path / "a.jsonl", [chat("Hi?", "Hello."), {"messages": []}])
+    with pytest.raises(InputError, match=r"line 2 of a.jsonl"):
+        build(source, tmp_path / "out", source={"type": "conversation_logs", "strict": True})
+
+
+def test_settings_that_need_passages_are_refused_together(tmp_path):
+    source = write(tmp_path / "a.jsonl", [chat("Hi?", "Hello.")])
+    asked = {"quality_control": {"min_quality_score": 0.5, "metrics": {"coverage_score": ">0.5"}}}
+    with pytest.raises(InputError, match=r"min_quality_score.*coverage_score"):
+        build(source, tmp_path / "out", source={"type": "conversation_logs"}, **asked)
+
+
+def test_slack_threads_are_conversations_of_who_asks_and_who_answers(tmp_path):
+    export = tmp_path / "export"
+    (export / "help").mkdir(parents=True)
+    (export / "users.json").write_text(json.dumps([{"id": "U1", "name": "ann"}, {"id": "U2", "name": "bo"}]))
+    messages = [
+        {"type": "message", "user": "U1", "ts": "1.0", "thread_ts": "1.0", "text": "Where is the <http://x.org|form>?"},
+        {"type": "message", "user": "U2", "ts": "2.0", "thread_ts": "1.0", "text": "On the shelf &amp; online."},
+        {"type": "message", "user": "U2", "ts": "2.5", "thread_ts": "1.0", "text": "Ask <@U1> for the key."},
+        {"type": "message", "user": "U1", "ts": "3.0", "thread_ts": "1.0", "text": "Thanks"},
+        {"type": "message", "subtype": "channel_join", "user": "U2", "ts": "4.0", "text": "joined"},
+        {"type": "message", "user": "U1", "ts": "5.0", "text": "Nobody answers this."},
+    ]
+    (export / "help" / "2026-01-01.json").write_text(json.dumps(messages))
+    report, dataset = build(export, tmp_path / "out", **LOGS)
+    (row,) = dataset.rows["train"]
+    assert [turn["content"] for turn in row["messages"]] == [
+        "Where is the form?",
+        "On the shelf & online.\nAsk @ann for the key.",
+    ]
+    assert row["document"] == "help/2026-01-01.json"
+    assert report.steps[0].dropped == {"record that can't be used": 1}
+
+
+def test_zendesk_tickets_leave_out_private_comments(tmp_path):
+    comments = [
+        {"author_id": 1, "plain_body": "The pump is loud."},
+        {"author_id": 2, "plain_body": "Known customer.", "public": False},
+        {"author_id": 2, "body": "Please tighten the screw."},
+    ]
+    ticket = {"id": 9, "requester_id": 1, "subject": "Pump", "comments": comments}
+    _, dataset = build(write(tmp_path / "tickets.jsonl", [ticket]), tmp_path / "out", **LOGS)
+    (row,) = dataset.rows["train"]
+    assert [turn["content"] for turn in row["messages"]] == ["Pump\nThe pump is loud.", "Please tighten the screw."]
+
+
+def test_settings_for_chats_are_refused_for_other_rows(tmp_path):
+    source = write(tmp_path / "a.jsonl", [{"text": f"Text number {n}."} for n in range(3)])
+    off = {"qa_generation": {"enabled": False}, "system_prompt": "Be brief."}
+    with pytest.raises(InputError, match=r"system_prompt is for chats.*augmentation is for chats"):
+        build(source, tmp_path / "out", preprocessing=off, augmentation={"enabled": True})
