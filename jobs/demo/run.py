@@ -22,6 +22,7 @@ import torch
 from base_model import build_base_model
 from traffic import Traffic
 
+from llamafarm_ray.cli.build_progress import BuildProgress
 from llamafarm_ray.cli.evaluate import show_evaluation
 from llamafarm_ray.cli.rollout import show_rollouts
 from llamafarm_ray.cli.terminal import console, errors, stages, table
@@ -146,7 +147,7 @@ def build_dataset(demo: Demo, number: int) -> None:
     source, output = _short(config.dataset.source.path), _short(config.dataset.path)
     command = f"llamafarm models create-dataset --source {source} --output {output}"
     with demo.step(f"Dataset from the handbook, edition {number}", command) as found, stages() as progress:
-        report = create_dataset(config, demo.registry, on_progress=progress).report
+        report = create_dataset(config, demo.registry, on_progress=BuildProgress(progress)).report
         questions = f"{report.num_train} questions to train on, {report.num_validation} held out"
         found["result"] = f"{report.documents.read} documents, {questions}"
     console.print(found["result"])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.cli.build_progress import BuildProgress
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import (
     Address,
@@ -92,7 +93,9 @@ def command(
 
     check_source(config)
     with connect(config.cluster.address, on_start=partial(begin, quiet=as_json)), stages(quiet=as_json) as progress:
-        created = create_dataset(config, open_registry(config.home), overwrite=overwrite, on_progress=progress)
+        created = create_dataset(
+            config, open_registry(config.home), overwrite=overwrite, on_progress=BuildProgress(progress)
+        )
     report = created.report
     if as_json:
         print_json({"name": created.name, "path": str(created.path), **report.to_dict()})
@@ -124,6 +127,7 @@ def command(
         console.print(f"Personal data: {found}. dataset.quality_control.pii decides.", style="yellow", markup=False)
     for line in source_lines(report.documents):
         console.print(line, style="yellow", markup=False)
+    console.print(f"Report: {created.page}", markup=False)
     console.print(
         f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
     )

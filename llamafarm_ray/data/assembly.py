@@ -20,7 +20,7 @@ from llamafarm_ray.data.writing import Target
 __all__ = ["Assembly"]
 
 FORMAT_VERSION = 1
-_NUM_SAMPLES = 5
+_NUM_SAMPLES = 10
 _WRITE_ROWS = 1000
 
 

@@ -22,7 +22,7 @@ from llamafarm_ray.data.quality.decontamination import EvaluationTexts, read_eva
 from llamafarm_ray.data.quality.metrics import measure, require_goals
 from llamafarm_ray.data.quality.whole_set import FILTER_COLUMNS, whole_set_filters
 from llamafarm_ray.data.ray_data import largest_node, quiet_ray_data, require_cluster, rows_of
-from llamafarm_ray.data.report import BuildReport
+from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report_page
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import discover
 from llamafarm_ray.data.split import SplitRow, choose_split
@@ -35,10 +35,6 @@ from llamafarm_ray.errors import UnsupportedError
 
 __all__ = ["build_dataset"]
 
-# The end of each stage as a fraction of the whole build, for progress bars. A model takes nearly all of the time.
-_DOCUMENTS_END, _EXAMPLES_END = 0.8, 0.9
-_DOCUMENTS_END_WITH_MODEL = 0.05
-_ROWS_PER_TELL = 1000
 _ROWS_A_TASK = 4096
 _CPUS_PER_TASK = 0.5
 
@@ -50,7 +46,7 @@ def build_dataset(
     *,
     name: str,
     seed: int,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Tell | None = None,
     base_model: str | None = None,
     cache: str | None = None,
     overwrite: bool = False,
@@ -71,8 +67,7 @@ def build_dataset(
         config: the ``dataset`` section of a configuration.
         name: the dataset's name, recorded in it.
         seed: decides which examples are held out.
-        progress: called with the stage ("documents", "pairs", "examples", "write") and the fraction of the whole
-            build that is done, 0.0 to 1.0.
+        progress: called in this thread as parts of a stage ("documents", "pairs", "examples", "write") are done.
         base_model: folder of the base model, which may write the pairs.
         cache: folder or URI for the answers of an endpoint, so that none is asked for twice; by default a hidden
             folder beside ``output``, which stays.
@@ -99,15 +94,13 @@ def build_dataset(
         environment=os.environ,
         machine=largest_node(),
     )
-    documents_end = _DOCUMENTS_END_WITH_MODEL if plan else _DOCUMENTS_END
-    tell = progress or (lambda _stage, _fraction: None)
+    tell = progress or (lambda _stage: None)
     target = target_for(output, config.preprocessing.format, overwrite=overwrite)
     target.check()
     evaluation = read_evaluation_texts(config.quality_control.decontaminate)
     sources = discover(source, exclude=target.output)
     parts = FinishedParts(target.output)
     seconds, start = {}, time.monotonic()
-    tell("documents", 0.0)
     with quiet_ray_data():
         harvest = document_stage(
             sources,
@@ -115,23 +108,25 @@ def build_dataset(
             parts,
             by_rules=plan is None,
             num_partitions=num_partitions,
-            tell=lambda fraction: tell("documents", fraction * documents_end),
+            tell=tell,
         )
         if not harvest.digests:
             parts.clear()
             harvest.require_documents(sources.name)
         seconds["documents"] = round(time.monotonic() - start, 3)
         if plan is not None:
-            share = _DOCUMENTS_END - documents_end
-            pair_stage(harvest, config, plan, parts, tell=lambda part: tell("pairs", documents_end + part * share))
+            pair_stage(harvest, config, plan, parts, tell=tell)
             seconds["pairs"] = round(time.monotonic() - start - seconds["documents"], 3)
         if not harvest.has_examples:
             parts.clear()
             harvest.require_examples(sources.name)
-        tell("examples", _DOCUMENTS_END)
+        tell(Stage("examples", "examples", 0, None))
         examples = _Examples(harvest, config.quality_control, evaluation)
         columns = ["id", "fact", "document", "passage"]
-        facts = [_split_row(row) for row in examples.rows(columns, harvest.ledger)]
+        kept = counting(
+            examples.rows(columns, harvest.ledger), lambda done: tell(Stage("examples", "examples", done, None))
+        )
+        facts = [_split_row(row) for row in kept]
         harvest.require_left(len(facts))
         metrics = measure(examples.rows(["id", "messages", "passage"], Ledger()), config)
         require_goals(config, metrics)
@@ -144,7 +139,7 @@ def build_dataset(
                 assembly,
                 examples,
                 with_passages=_asks_with_passages(config, choice.generator),
-                tell=lambda num_rows: tell("write", _EXAMPLES_END + (1.0 - _EXAMPLES_END) * num_rows / len(facts)),
+                tell=lambda done: tell(Stage("write", "rows", done, len(facts))),
             )
             seconds["total"] = round(time.monotonic() - start, 3)
             report = assembly.report(
@@ -153,19 +148,16 @@ def build_dataset(
             metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
             require_goals(config, metrics)
             report = replace(report, metrics=metrics)
-            target.finish(assembly.description(report, harvest), report.to_dict())
+            target.finish(assembly.description(report, harvest), report.to_dict(), report_page(report))
             created = target.publish()
             parts.clear()
-    tell("write", 1.0)
     return replace(report, created=created)
 
 
 def _write(assembly: Assembly, examples: _Examples, *, with_passages: bool, tell: Callable[[int], None]) -> None:
     """Write all examples, then those of the training split once more with passages if that is asked for."""
-    for index, row in enumerate(examples.rows([*ROW_SCHEMA.names, "covers"], Ledger())):
+    for row in counting(examples.rows([*ROW_SCHEMA.names, "covers"], Ledger()), tell):
         assembly.add(row)
-        if index % _ROWS_PER_TELL == 0:
-            tell(index)
     if with_passages:
         for row in rows_with_passages(examples.by_document(assembly.train_ids)):
             assembly.add(row)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from llamafarm_ray.data import (
     estimate_pairs,
     rows_maker,
 )
-from llamafarm_ray.data.records import is_record_file, stem_of
+from llamafarm_ray.data.records import is_record_file, named_beside, stem_of
+from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
@@ -49,13 +50,20 @@ class CreatedDataset:
     path: Path
     report: BuildReport
 
+    @property
+    def page(self) -> Path:
+        """The report as a page."""
+        if is_record_file(self.path):
+            return named_beside(self.path, "report", ".html")
+        return self.path / "report.html"
+
 
 def create_dataset(
     config: Config,
     registry: RegistryApi,
     *,
     overwrite: bool = False,
-    on_progress: Callable[[str, float], None] | None = None,
+    on_progress: Tell | None = None,
 ) -> CreatedDataset:
     """Build the dataset that ``dataset`` describes. Needs a connected Ray, but for feedback.
 
@@ -63,7 +71,7 @@ def create_dataset(
         config: ``dataset.source.path`` is read, ``dataset.path`` is written.
         registry: where the dataset is recorded.
         overwrite: replace what is at ``dataset.path``.
-        on_progress: called with a stage and the fraction of the whole that is done.
+        on_progress: called in this thread as parts of a stage are done.
 
     Raises:
         InputError: the source is missing, or holds nothing that can be used.

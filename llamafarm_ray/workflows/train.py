@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 from llamafarm_ray import training
 from llamafarm_ray.config import Config, config_digest, refuse_unavailable
 from llamafarm_ray.data import MixedPart, Splits, check_dataset, open_dataset, open_mixture
+from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
@@ -89,7 +90,7 @@ class TrainingRun:
         self,
         *,
         on_progress: Callable[[Progress], None] | None = None,
-        on_stage: Callable[[str, float], None] | None = None,
+        on_stage: Tell | None = None,
         on_note: Callable[[str], None] | None = None,
         begin_with: BeginWith | None = None,
     ) -> TrainedModel:
@@ -97,7 +98,7 @@ class TrainingRun:
 
         Args:
             on_progress: called in this thread as steps are done.
-            on_stage: called with a stage of the dataset's building and the fraction of it that is done.
+            on_stage: called in this thread as parts of a stage of the dataset's build are done.
             on_note: called with what else there is to say: where an unfinished run goes on, which worker was lost.
             begin_with: what another run had learnt; None: the base model's weights.
 
@@ -130,7 +131,7 @@ class TrainingRun:
         )
         return TrainedModel(self.output, result)
 
-    def _open_dataset(self, on_stage: Callable[[str, float], None] | None) -> tuple[str, Splits, list[MixedPart]]:
+    def _open_dataset(self, on_stage: Tell | None) -> tuple[str, Splits, list[MixedPart]]:
         """The dataset with its name, built if need be; a mixture is recorded, so that its documents can be traced."""
         dataset = self.config.dataset
         if not dataset.mixture:

@@ -104,8 +104,8 @@ def _built(names: Collection[str]) -> dict[str, str]:
     for name in sorted(names):
         main = Path(name)
         if is_record_file(main) and stem_of(main) in stems:
-            beside = (main, validation_path(main), named_beside(main, "report", ".json"))
-            built |= {path.name: name for path in beside}
+            reports = (named_beside(main, "report", suffix) for suffix in (".json", ".html"))
+            built |= {path.name: name for path in (main, validation_path(main), *reports)}
     return built
 
 

@@ -138,7 +138,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     assert paths(found) == ["a.md"]
 
 
-_TABLE = ("rows.csv.gz", "rows.report.json", "rows.validation.csv.gz")
+_TABLE = ("rows.csv.gz", "rows.report.html", "rows.report.json", "rows.validation.csv.gz")
 
 
 def test_built_datasets_are_no_documents(tmp_path):
