@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -98,7 +99,8 @@ def command(
         )
     report = created.report
     if as_json:
-        print_json({"name": created.name, "path": str(created.path), **report.to_dict()})
+        tokens = {} if created.tokens is None else {"tokens": dataclasses.asdict(created.tokens)}
+        print_json({"name": created.name, "path": str(created.path), **report.to_dict(), **tokens})
         return
     table(
         f"Dataset {created.name}",
@@ -127,6 +129,11 @@ def command(
         console.print(f"Personal data: {found}. dataset.quality_control.pii decides.", style="yellow", markup=False)
     for line in source_lines(report.documents):
         console.print(line, style="yellow", markup=False)
+    if created.tokens is not None:
+        dropped = "".join(f"; {count:,} left out: {why}" for why, count in created.tokens.num_dropped.items())
+        rows = " and ".join(f"{count:,} {split} rows" for split, count in created.tokens.num_rows.items())
+        state = "made" if created.tokens.is_new else "there already"
+        console.print(f"Tokens of {rows}: {created.tokens.num_tokens:,}, {state}{dropped}.", markup=False)
     console.print(f"Report: {created.page}", markup=False)
     console.print(
         f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
@@ -134,8 +141,6 @@ def command(
 
 
 def _show_estimate(config: Config, *, as_json: bool) -> None:
-    import dataclasses
-
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.create_dataset import estimate_generation
 

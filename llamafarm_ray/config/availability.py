@@ -53,7 +53,7 @@ def _nothing(key: str, step: Step) -> Gap:
 
 
 GAPS: Final = (
-    _only("dataset.source.type", "build", "rag_documents", "domain_corpus", "human_feedback"),
+    _only("dataset.source.type", "build", "rag_documents", "domain_corpus", "conversation_logs", "human_feedback"),
     _only("dataset.preprocessing.qa_generation.enabled", "build", True),
     _nothing("dataset.synthetic_generation.enabled", "build"),
     _nothing("dataset.augmentation", "build"),

@@ -12,7 +12,7 @@ from llamafarm_ray.data.coverage import Coverage
 from llamafarm_ray.data.generation import Choice
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.report import BuildReport, DocumentCounts, Generator, Lengths, Sample, StepReport
-from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, dataset_digest
+from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, Provenance, dataset_digest
 from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.data.split import Split
 from llamafarm_ray.data.writing import Target
@@ -52,6 +52,7 @@ class Assembly:
         kept = {name: row[name] for name in ROW_SCHEMA.names}
         if not self._keep_origin:
             kept |= {"document": "", "document_digest": "", "passage": ""}
+            kept["provenance"] = Provenance.without_place(row["provenance"])
         self._lines[split].append({name: kept[name] for name in ("id", "document", "document_digest")})
         self._pending[split].append(kept)
         if len(self._pending[split]) >= _WRITE_ROWS:
@@ -79,7 +80,14 @@ class Assembly:
             self._samples.append(Sample(split, question, answer, row["document"]))
 
     def report(
-        self, *, name: str, seed: int, sources: Sources, harvest: Harvest, choice: Choice, seconds: dict[str, float]
+        self,
+        *,
+        name: str,
+        seed: int,
+        sources: Sources,
+        harvest: Harvest,
+        choice: Choice | None,
+        seconds: dict[str, float],
     ) -> BuildReport:
         """Return the report of the build, as if the dataset is new."""
         return BuildReport(
@@ -103,11 +111,13 @@ class Assembly:
             answer_chars=Lengths.of(self._answer_chars),
             samples=self._samples,
             seconds=seconds,
-            generator=Generator(choice.generator, choice.model, choice.reason),
+            generator=choice and Generator(choice.generator, choice.model, choice.reason),
             coverage=self._coverage(harvest),
         )
 
-    def _coverage(self, harvest: Harvest) -> Coverage:
+    def _coverage(self, harvest: Harvest) -> Coverage | None:
+        if not harvest.num_facts:
+            return None
         documents = {path: [len(self._covered[path]), count] for path, count in sorted(harvest.num_facts.items())}
         covered, facts = (sum(counts) for counts in zip(*documents.values(), strict=True))
         return Coverage(num_facts=facts, num_covered=covered, documents=documents)

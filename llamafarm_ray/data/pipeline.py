@@ -15,6 +15,7 @@ import ray.data
 
 from llamafarm_ray.config import DatasetConfig, QualityControl
 from llamafarm_ray.data.assembly import Assembly
+from llamafarm_ray.data.conversations import harvest_conversations
 from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.generation import Generator, choose_generator, plan_writer
 from llamafarm_ray.data.harvest import Harvest
@@ -24,7 +25,7 @@ from llamafarm_ray.data.quality.whole_set import FILTER_COLUMNS, whole_set_filte
 from llamafarm_ray.data.ray_data import largest_node, quiet_ray_data, require_cluster, rows_of
 from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report_page
 from llamafarm_ray.data.rows import ROW_SCHEMA
-from llamafarm_ray.data.sources import discover
+from llamafarm_ray.data.sources import Sources, discover
 from llamafarm_ray.data.split import SplitRow, choose_split
 from llamafarm_ray.data.stages import document_stage, pair_stage
 from llamafarm_ray.data.steps import Deduplicate, Ledger
@@ -83,11 +84,13 @@ def build_dataset(
         ClusterError: Ray is not running, or gave up.
         StorageError: ``output`` can't be written.
     """
-    _require_generation(config)
+    has_logs = config.source.type == "conversation_logs"
+    if not has_logs:
+        _require_generation(config)
     require_cluster()
     qa = config.preprocessing.qa_generation
-    choice = choose_generator(qa, base_model=base_model, environment=os.environ)
-    plan = plan_writer(
+    choice = None if has_logs else choose_generator(qa, base_model=base_model, environment=os.environ)
+    plan = choice and plan_writer(
         choice,
         qa,
         cache=cache or str(output.with_name(f".{output.name}.answers").absolute()),
@@ -98,17 +101,14 @@ def build_dataset(
     target = target_for(output, config.preprocessing.format, overwrite=overwrite)
     target.check()
     evaluation = read_evaluation_texts(config.quality_control.decontaminate)
-    sources = discover(source, exclude=target.output)
+    sources = Sources() if has_logs else discover(source, exclude=target.output)
     parts = FinishedParts(target.output)
     seconds, start = {}, time.monotonic()
     with quiet_ray_data():
-        harvest = document_stage(
-            sources,
-            config,
-            parts,
-            by_rules=plan is None,
-            num_partitions=num_partitions,
-            tell=tell,
+        harvest = (
+            harvest_conversations(source, config, sources, tell)
+            if has_logs
+            else document_stage(sources, config, parts, by_rules=plan is None, num_partitions=num_partitions, tell=tell)
         )
         if not harvest.digests:
             parts.clear()
@@ -138,7 +138,7 @@ def build_dataset(
             _write(
                 assembly,
                 examples,
-                with_passages=_asks_with_passages(config, choice.generator),
+                with_passages=choice is not None and _asks_with_passages(config, choice.generator),
                 tell=lambda done: tell(Stage("write", "rows", done, len(facts))),
             )
             seconds["total"] = round(time.monotonic() - start, 3)

@@ -37,6 +37,7 @@ from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.planning import Plan, make_plan
 from llamafarm_ray.training.publishing import check_output, publish
 from llamafarm_ray.training.result import Progress, TrainingResult
+from llamafarm_ray.training.token_files import TokenStore
 from llamafarm_ray.training.unfinished import continue_or_begin, end_publication, has_checkpoint
 from llamafarm_ray.types import ModelKind
 
@@ -65,6 +66,7 @@ def train(
     restart: bool = False,
     begin_with: BeginWith | None = None,
     lineage: Mapping[str, Any] | None = None,
+    tokens: TokenStore | None = None,
 ) -> TrainingResult:
     """Fine-tune a base model, on the Ray cluster that the caller is connected to.
 
@@ -90,6 +92,7 @@ def train(
         begin_with: what another run had learnt, of the same model, rows and method; None: the base model's weights.
             An unfinished run with this output goes on by itself.
         lineage: where the inputs came from, in plain values; ``training.json`` keeps it for the registry.
+        tokens: tokens of these rows that were made before; those for other settings are passed over.
 
     Returns:
         What ``training.json`` holds.
@@ -120,6 +123,7 @@ def train(
                 base_model=base_model,
                 folder=folder,
                 lineage=lineage,
+                tokens=tokens,
             )
         except (ray.exceptions.RayError, ray.exceptions.RaySystemError) as error:
             raise clean_error(error, "The rows could not be tokenised") from error

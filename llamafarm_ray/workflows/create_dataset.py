@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.config import Config, refuse_unavailable
 from llamafarm_ray.data import (
@@ -22,6 +23,7 @@ from llamafarm_ray.data import (
     estimate_pairs,
     rows_maker,
 )
+from llamafarm_ray.data.conversations import find_logs
 from llamafarm_ray.data.records import is_record_file, named_beside, stem_of
 from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import InputError
@@ -29,6 +31,10 @@ from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocumen
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
 from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.tokens import prepare
+
+if TYPE_CHECKING:
+    from llamafarm_ray.training import PreparedTokens
 
 __all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name", "estimate_generation"]
 
@@ -44,11 +50,13 @@ class CreatedDataset:
         name: what it is registered as.
         path: the folder or file that was written.
         report: what happened to the documents and examples.
+        tokens: the rows as tokens of the base model, if they were asked for.
     """
 
     name: str
     path: Path
     report: BuildReport
+    tokens: PreparedTokens | None = None
 
     @property
     def page(self) -> Path:
@@ -88,12 +96,15 @@ def create_dataset(
         config.dataset,
         name=name,
         seed=config.seed,
-        base_model=_writing_base(config, registry),
+        base_model=None if config.dataset.source.type == "conversation_logs" else _writing_base(config, registry),
         cache=_answers(registry),
         overwrite=overwrite,
         progress=on_progress,
     )
-    return _registered(registry, output, report, built_documents(output))
+    created = _registered(registry, output, report, built_documents(output))
+    if not config.dataset.preprocessing.tokenize:
+        return created
+    return dataclasses.replace(created, tokens=prepare(config, registry, output))
 
 
 def _writing_base(config: Config, registry: RegistryApi) -> str | None:
@@ -162,6 +173,11 @@ def check_source(config: Config) -> None:
             write the pairs can't be asked; or rows made from feedback have no file to go to.
     """
     refuse_unavailable(config, "create-dataset")
+    if config.dataset.preprocessing.tokenize and config.dataset.path and is_record_file(Path(config.dataset.path)):
+        raise InputError(
+            f"dataset.preprocessing.tokenize is true, but the output {config.dataset.path!r} is a file.",
+            hint="Name a folder, which has room for tokens, or leave the key out.",
+        )
     if config.dataset.source.type == "human_feedback":
         rows_maker(config.fine_tuning.objective)
         if isinstance(config.dataset.source.path, tuple):
@@ -171,6 +187,9 @@ def check_source(config: Config) -> None:
         return
     if config.dataset.source.path is None:
         raise InputError("dataset.source.path is not set.", hint="Give the documents' folder with --source.")
+    if config.dataset.source.type == "conversation_logs":
+        find_logs(config.dataset.source.path)
+        return
     qa = config.dataset.preprocessing.qa_generation
     choose_generator(qa, base_model=config.base_model, environment=os.environ)
     discover(config.dataset.source.path)

@@ -17,9 +17,10 @@ from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
 from llamafarm_ray.workflows.job_outputs import own_output
+from llamafarm_ray.workflows.tokens import token_store
 
 if TYPE_CHECKING:
-    from llamafarm_ray.training import BeginWith, Progress, TrainingResult
+    from llamafarm_ray.training import BeginWith, Progress, TokenStore, TrainingResult
 
 __all__ = ["TrainedModel", "TrainingRun", "check_rows"]
 
@@ -106,7 +107,7 @@ class TrainingRun:
             InputError: the dataset is unusable.
             TrainingError: the run failed.
         """
-        name, splits, parts = self._open_dataset(on_stage)
+        name, splits, parts, tokens = self._open_dataset(on_stage)
         self.output.absolute().parent.mkdir(parents=True, exist_ok=True)
         result = training.train(
             self.config,
@@ -128,11 +129,12 @@ class TrainingRun:
             },
             on_progress=on_progress,
             on_note=on_note,
+            tokens=tokens,
         )
         return TrainedModel(self.output, result)
 
-    def _open_dataset(self, on_stage: Tell | None) -> tuple[str, Splits, list[MixedPart]]:
-        """The dataset with its name, built if need be; a mixture is recorded, so that its documents can be traced."""
+    def _open_dataset(self, on_stage: Tell | None) -> tuple[str, Splits, list[MixedPart], TokenStore | None]:
+        """Open the dataset, built if need be; a mixture is recorded, so that its documents can be traced."""
         dataset = self.config.dataset
         if not dataset.mixture:
             if dataset.path is None:
@@ -140,7 +142,8 @@ class TrainingRun:
             else:
                 path = Path(dataset.path).expanduser()
             ratio = dataset.validation.split_ratio
-            return dataset_name(path), open_dataset(path, split_ratio=ratio, seed=self.config.seed), []
+            splits = open_dataset(path, split_ratio=ratio, seed=self.config.seed)
+            return dataset_name(path), splits, [], token_store(path, splits, self.config)
         splits, parts = open_mixture(dataset.mixture, split_ratio=dataset.validation.split_ratio, seed=self.config.seed)
         name = f"{self.config.name[:80]}-mixture"
         registered = DatasetRegistered(
@@ -152,7 +155,7 @@ class TrainingRun:
             documents=tuple(SourceDocument(**asdict(document)) for document in splits.documents),
         )
         self.registry.submit(RegisterDataset(registered), reason="train: a mixture")
-        return name, splits, parts
+        return name, splits, parts, None
 
 
 def check_rows(config: Config) -> bool:

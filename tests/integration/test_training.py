@@ -107,6 +107,31 @@ def test_rows_come_in_the_same_order_however_many_blocks_hold_them(base_model, m
     assert tokenise(7) == expected
 
 
+def test_a_run_on_tokens_made_ahead_learns_what_a_run_on_rows_learns(finished, base_model, run, tmp_path, monkeypatch):
+    import ray.data
+
+    from llamafarm_ray.training import TokenStore, planning, prepare_tokens
+
+    def prepare():
+        return prepare_tokens(
+            parse_config({}),
+            train_rows=ray.data.from_items(make_rows(11)),
+            validation_rows=ray.data.from_items(make_rows(3)),
+            base_model=base_model,
+            store=store,
+        )
+
+    store = TokenStore(tmp_path / "tokens", "sha256:animals")
+    made = prepare()
+    assert (made.num_rows, made.is_new) == ({"training": 11, "validation": 3}, True)
+    assert prepare().is_new is False
+    monkeypatch.delattr(planning, "tokenise")
+    _, expected, _ = finished
+    result = run(tokens=store, training={"max_steps": 6})
+    assert result.losses == pytest.approx(expected.losses[:6], rel=1e-6)
+    assert any("were tokenized before" in reason for reason in result.reasons)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", ["deepspeed_zero3", "ddp"])
 def test_two_workers_learn_what_one_that_accumulates_does(run, finished, tmp_path, strategy):

@@ -68,11 +68,11 @@ def _charts(report: BuildReport) -> Iterator[str]:
     paths = report.coverage.documents if report.coverage is not None else {}
     yield bars("Sources by type", _largest(Counter(PurePosixPath(path).suffix or "no extension" for path in paths)))
     yield bars("Languages of documents", _largest(_languages(report.steps)))
-    taught = sorted(paths.items(), key=lambda item: (-item[1][0], item[0]))[:_MAX_BARS]
-    yield bars("Facts taught, by document", [Bar(path, covered, f"of {facts:,}") for path, (covered, facts) in taught])
     reasons = Counter({f"{_word(step.name)}: {why}": n for step in report.steps for why, n in step.dropped.items()})
     yield bars("Dropped, by reason", [Bar(bar.name, bar.value, css="bad") for bar in _largest(reasons)])
     yield bars("Duplicates", _duplicates(report.steps))
+    taught = sorted(paths.items(), key=lambda item: (-item[1][0], item[0]))[:_MAX_BARS]
+    yield bars("Facts taught, by document", [Bar(path, covered, f"of {facts:,}") for path, (covered, facts) in taught])
 
 
 def _lengths(title: str, lengths: Lengths) -> str:

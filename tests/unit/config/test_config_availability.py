@@ -15,7 +15,7 @@ VERBS = ("create-dataset", "train")
 VERB_OF_STEP = {"build": "create-dataset", "training": "train"}
 ASKING = {
     # A value that asks for what isn't there.
-    "dataset.source.type": "conversation_logs",
+    "dataset.source.type": "synthetic",
     "dataset.preprocessing.qa_generation.enabled": False,
     "dataset.synthetic_generation.enabled": True,
     "dataset.augmentation": True,

@@ -2,6 +2,6 @@
 
 from llamafarm_ray.data.quality.pii.find import find_pii, redact
 from llamafarm_ray.data.quality.pii.finding import KINDS, Finding
-from llamafarm_ray.data.quality.pii.step import HandlePii
+from llamafarm_ray.data.quality.pii.step import HandlePii, HandlePiiInMessages
 
-__all__ = ["KINDS", "Finding", "HandlePii", "find_pii", "redact"]
+__all__ = ["KINDS", "Finding", "HandlePii", "HandlePiiInMessages", "find_pii", "redact"]

@@ -9,10 +9,10 @@ from dataclasses import replace
 from llamafarm_ray.config.quality import PiiAction
 from llamafarm_ray.data.quality.pii.find import find_pii, redact
 from llamafarm_ray.data.quality.pii.finding import Finding
-from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.rows import Example, Passage
 from llamafarm_ray.data.steps.base import Dropped, Kept, Step
 
-__all__ = ["HandlePii"]
+__all__ = ["HandlePii", "HandlePiiInMessages"]
 
 
 class HandlePii(Step[Passage, Passage]):
@@ -45,8 +45,7 @@ class HandlePii(Step[Passage, Passage]):
             elif affected and self.action == "drop":
                 yield Dropped(f"has personal data: {', '.join(affected)}", sample=sample)
             else:
-                verb = {"redact": "redacted", "tag": "tagged"}.get(self.action, "kept")
-                notes = {f"{kind} {verb if kind in self.kinds else 'kept'}": count for kind, count in found.items()}
+                notes = _notes(found, self.action, self.kinds)
                 yield Kept(self._changed(passage, texts, findings, affected), notes, sample=sample)
 
     def _changed(
@@ -61,3 +60,43 @@ class HandlePii(Step[Passage, Passage]):
             for text, in_text in zip(texts, findings, strict=True)
         )
         return replace(passage, text=text, title=title, headings=tuple(headings))
+
+
+class HandlePiiInMessages(Step[Example, Example]):
+    """Does with the messages of conversations what `HandlePii` does with passages; ``tag`` counts only."""
+
+    name = "pii"
+
+    def __init__(self, action: PiiAction, kinds: Collection[str], regions: Sequence[str] = ()) -> None:
+        self.action = action
+        self.kinds = frozenset(kinds)
+        self.regions = regions
+
+    def apply(self, rows: Iterable[Example]) -> Iterator[Example | Dropped | Kept[Example]]:
+        """See :meth:`Step.apply`."""
+        for example in rows:
+            findings = [find_pii(message.content, regions=self.regions) for message in example.messages]
+            found = Counter(finding.kind for in_text in findings for finding in in_text)
+            affected = sorted(self.kinds & found.keys())
+            if not found:
+                yield example
+                continue
+            pairs = list(zip(example.messages, findings, strict=True))
+            sample = "\n".join(redact(message.content, in_text) for message, in_text in pairs)
+            if affected and self.action == "drop":
+                yield Dropped(f"has personal data: {', '.join(affected)}", sample=sample)
+                continue
+            kept = self._redacted(example, findings) if self.action == "redact" else example
+            yield Kept(kept, _notes(found, self.action, self.kinds), sample=sample)
+
+    def _redacted(self, example: Example, findings: list[list[Finding]]) -> Example:
+        messages = (
+            replace(message, content=redact(message.content, [one for one in in_text if one.kind in self.kinds]))
+            for message, in_text in zip(example.messages, findings, strict=True)
+        )
+        return replace(example, messages=tuple(messages))
+
+
+def _notes(found: Counter[str], action: PiiAction, kinds: Collection[str]) -> dict[str, int]:
+    verb = {"redact": "redacted", "tag": "tagged"}.get(action, "kept")
+    return {f"{kind} {verb if kind in kinds else 'kept'}": count for kind, count in found.items()}
