@@ -44,8 +44,8 @@ class Source(Section):
             default=None,
             description="Folder of documents, one document, a pattern ('docs/**/*.md') or a URI ('s3://bucket/docs', "
             "'https://example.org/page', 'sqlite:///faq.db?query=SELECT title, text FROM articles'), or a list of "
-            "them; a relative one starts at the current directory. Of conversation_logs: exports and files of chats. Of "
-            "human_feedback: a folder or URI; by default what the registry's home has.",
+            "them; a relative one starts at the current directory. Of conversation_logs: exports and files of chats. "
+            "Of human_feedback: a folder or URI; by default what the registry's home has.",
         )
     )
     strict: bool = Field(

@@ -22,7 +22,7 @@ from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.quality.decontamination import EvaluationTexts, read_evaluation_texts
 from llamafarm_ray.data.quality.metrics import measure, require_goals
 from llamafarm_ray.data.quality.whole_set import FILTER_COLUMNS, whole_set_filters
-from llamafarm_ray.data.ray_data import largest_node, quiet_ray_data, require_cluster, rows_of
+from llamafarm_ray.data.ray_data import largest_node, num_workers, quiet_ray_data, require_cluster, rows_of
 from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report_page
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import Sources, discover
@@ -37,7 +37,6 @@ from llamafarm_ray.errors import UnsupportedError
 __all__ = ["build_dataset"]
 
 _ROWS_A_TASK = 4096
-_CPUS_PER_TASK = 0.5
 
 
 def build_dataset(
@@ -218,7 +217,13 @@ class _Examples:
         if self._local is not None:
             return (function(pa.Table.from_batches([batch])) for batch in self._local.select(columns).to_batches(1024))
         chosen = self._sorted.select_columns(columns)
-        results = chosen.map_batches(function, batch_size=_ROWS_A_TASK, batch_format="pyarrow", num_cpus=_CPUS_PER_TASK)
+        results = chosen.map_batches(
+            function,
+            batch_size=_ROWS_A_TASK,
+            batch_format="pyarrow",
+            num_cpus=1,
+            concurrency=num_workers(self._sorted.num_blocks()),
+        )
         return iter(results.iter_batches(batch_size=None, batch_format="pyarrow"))
 
     def by_document(self, ids: Container[str]) -> Iterator[Mapping[str, Any]]:

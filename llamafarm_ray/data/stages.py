@@ -17,6 +17,7 @@ from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.generation import WriterPlan, Written
 from llamafarm_ray.data.generation.stage import batches_of, read_written, write_pairs, written_table
 from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.ray_data import num_workers
 from llamafarm_ray.data.report import Stage, Tell
 from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.sources import SourceFile, Sources
@@ -126,7 +127,7 @@ def _processed(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        concurrency=_num_workers(len(tasks)),
+        concurrency=num_workers(len(tasks)),
     )
     begun: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -135,15 +136,6 @@ def _processed(
             begun[index].append(batch.filter(pa.array([found == index for found in indices])))
             if sum(pc.sum(table["is_last"]).as_py() for table in begun[index]) == len(tasks[index]):
                 yield index, pa.concat_tables(begun.pop(index)).cast(RESULT_SCHEMA)
-
-
-def _num_workers(num_tasks: int) -> int | None:
-    """Return the number of cores, or tasks if they are fewer, if all of Ray is on this machine; else None.
-
-    Ray may have been told of more CPUs than there are, and warns about a limit above the number of tasks.
-    """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    return min(num_tasks, len(os.sched_getaffinity(0))) if len(nodes) == 1 else None
 
 
 def pair_stage(harvest: Harvest, config: DatasetConfig, plan: WriterPlan, parts: FinishedParts, *, tell: Tell) -> None:

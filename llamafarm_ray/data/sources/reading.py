@@ -23,6 +23,7 @@ from llamafarm_ray.data.sources.remote import is_page, open_remote, page_name
 __all__ = ["ReadFile", "read_file"]
 
 _MAX_NESTING = 2  # an archive in an archive
+_TOO_MUCH = "its reader ran out of memory (dataset.source.file_memory_mb)."
 _MAX_MEMBER_BYTES = 256 * 1024 * 1024  # a member is held in memory, whatever it is
 
 
@@ -48,6 +49,8 @@ def read_file(path: str, location: bytes) -> Iterator[ReadFile]:
             yield from _read(path, _name(path, location), file, 0)
     except DocumentError as error:
         yield ReadFile(path, error=str(error))
+    except MemoryError:
+        yield ReadFile(path, error=_TOO_MUCH)
     except OSError as error:
         yield ReadFile(path, error=f"it can't be read: {error.strerror or error}.")
     # Libraries of remote file systems have errors of their own; one file must not end a build of thousands.
@@ -107,9 +110,7 @@ def _parsed(path: str, name: str, data: bytes) -> ParsedDocument:
     except DocumentError:
         raise
     except MemoryError as error:
-        raise DocumentError(
-            "its reader ran out of memory (dataset.source.file_memory_mb).", hint="Allow more, or split the file."
-        ) from error
+        raise OversizedDocumentError(_TOO_MUCH) from error
     # The boundary of the process: parsers meet hostile bytes here, and one document must not end a build of thousands.
     except Exception as error:
         raise BrokenDocumentError(
