@@ -132,6 +132,36 @@ def test_a_run_on_tokens_made_ahead_learns_what_a_run_on_rows_learns(finished, b
     assert any("were tokenized before" in reason for reason in result.reasons)
 
 
+def test_a_dataset_keeps_tokens_that_train_finds_for_the_same_settings(base_model, tmp_path):
+    from llamafarm_ray.data.rows import Example, Message
+    from llamafarm_ray.data.writing import target_for
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.tokens import prepare
+    from llamafarm_ray.workflows.train import TrainingRun
+
+    folder = tmp_path / "qa"
+    target = target_for(folder, "chatml", overwrite=False)
+    chats = [tuple(Message(turn["role"], turn["content"]) for turn in row["messages"]) for row in make_rows(6)]
+    described = {"digest": f"sha256:{'0' * 64}", "num_train": 6, "num_validation": 0, "documents": []}
+    with target.open():
+        target.add("train", [Example(chat, "d", "sha256:0", "p").row() for chat in chats])
+        target.finish(described, {})
+        target.publish()
+    registry = open_registry(str(tmp_path / "home"))
+
+    def config(**changes):
+        return parse_config({"base_model": str(base_model), "dataset": {"path": str(folder)}, **changes})
+
+    made = prepare(config(), registry, folder)
+    assert (made.num_rows, made.is_new, made.num_dropped) == ({"training": 6}, True, {})
+    run = TrainingRun.prepare(config(), registry, output=tmp_path / "out")
+    *_, store = run._open_dataset(None)
+    (description,) = folder.glob("tokens/*/tokens.json")
+    assert json.loads(description.read_text())["rows"] == store.rows
+    assert prepare(config(), registry, folder).is_new is False
+    assert prepare(config(seed=7), registry, folder).is_new is True
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", ["deepspeed_zero3", "ddp"])
 def test_two_workers_learn_what_one_that_accumulates_does(run, finished, tmp_path, strategy):
