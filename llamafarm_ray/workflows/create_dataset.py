@@ -126,6 +126,8 @@ def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:
     Raises:
         InputError: the source is missing, holds nothing that can be used, or no endpoint writes the pairs.
     """
+    if config.dataset.source.type in {"conversation_logs", "human_feedback"}:
+        raise InputError("There is no cost to estimate: no model writes pairs for conversations and feedback.")
     check_source(config)
     return estimate_pairs(config.dataset.source.path or "", config.dataset, cache=_answers(registry))
 

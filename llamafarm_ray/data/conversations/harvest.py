@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from operator import attrgetter
+from pathlib import Path
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.conversations.conversation import Conversation
 from llamafarm_ray.data.conversations.reading import conversations_at
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.quality.filters import example_filters
-from llamafarm_ray.data.quality.pii import HandlePiiInMessages
+from llamafarm_ray.data.quality.pii import HandlePiiInMessages, find_pii, redact
 from llamafarm_ray.data.report import Stage, Tell
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.sources import Sources
@@ -28,13 +29,14 @@ class _Read(Step[Conversation, Example]):
     def apply(self, rows: Iterable[Conversation]) -> Iterator[Example | Dropped]:
         for row in rows:
             if row.dropped:
-                yield Dropped(row.dropped, sample=row.sample)
+                # What people wrote has not been searched for personal data yet.
+                yield Dropped(row.dropped, sample=redact(row.sample, find_pii(row.sample)))
             else:
                 yield Example(row.messages, row.document, row.document_digest, "")
 
 
 def harvest_conversations(
-    source: str | tuple[str, ...], config: DatasetConfig, sources: Sources, tell: Tell
+    source: str | Path | Sequence[str], config: DatasetConfig, sources: Sources, tell: Tell
 ) -> Harvest:
     """Read logs, and gather what single examples are checked for.
 

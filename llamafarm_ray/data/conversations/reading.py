@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import zipfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -21,13 +23,13 @@ __all__ = ["conversations_at", "find_logs"]
 _MAX_DAY_BYTES = 256 * 1024 * 1024
 
 
-def find_logs(source: str | tuple[str, ...]) -> list[Path]:
+def find_logs(source: str | Path | Sequence[str]) -> list[Path]:
     """Return the files and folders that are read as logs.
 
     Raises:
         InputError: a source does not exist.
     """
-    paths = [Path(one).expanduser() for one in ((source,) if isinstance(source, str) else source)]
+    paths = [Path(one).expanduser() for one in ((source,) if isinstance(source, str | Path) else source)]
     for path in paths:
         if not path.exists():
             raise InputError(
@@ -37,7 +39,7 @@ def find_logs(source: str | tuple[str, ...]) -> list[Path]:
     return paths
 
 
-def conversations_at(source: str | tuple[str, ...], sources: Sources) -> Iterator[Conversation]:
+def conversations_at(source: str | Path | Sequence[str], sources: Sources) -> Iterator[Conversation]:
     """Yield the conversations of all logs; what can't be read is noted in ``sources``.
 
     Args:
@@ -47,33 +49,38 @@ def conversations_at(source: str | tuple[str, ...], sources: Sources) -> Iterato
     Raises:
         InputError: a source does not exist.
     """
-    sources.name = source_name(source if isinstance(source, str) else list(source))
-    for path in find_logs(source):
+    sources.name = source_name(source)
+    paths = find_logs(source)
+    names: Counter[str] = Counter()
+    for path in paths:
+        names[path.name] += 1
+        name = path.name if names[path.name] == 1 else f"{path.name}-{names[path.name]}"
         try:
-            yield from _of_path(path, sources)
+            yield from _of_path(path, name, sources, is_single=len(paths) == 1)
         except (InputError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            sources.skipped.append(SkippedDocument(path.name, f"it can't be read ({error})."))
+            sources.skipped.append(SkippedDocument(name, f"it can't be read ({error})."))
 
 
-def _of_path(path: Path, sources: Sources) -> Iterator[Conversation]:
+def _of_path(path: Path, name: str, sources: Sources, *, is_single: bool) -> Iterator[Conversation]:
+    """Yield the conversations of a source; with several of them the names of logs begin with that of theirs."""
     if path.is_dir():
         files: Files = {
             file.relative_to(path).as_posix(): file.read_bytes for file in sorted(path.rglob("*")) if file.is_file()
         }
         if is_slack_export(files):
-            yield from slack_conversations(files, path.name)
+            yield from slack_conversations(files, name)
             return
-        for name in files:
-            if not any(part.startswith(".") for part in Path(name).parts):
-                yield from _of_file(path / name, name, sources)
+        for inside in files:
+            if not any(part.startswith(".") for part in Path(inside).parts):
+                yield from _of_file(path / inside, inside if is_single else f"{name}/{inside}", sources)
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            members = {name: partial(_member, archive, name) for name in archive.namelist() if not name.endswith("/")}
+            members = {one: partial(_member, archive, one) for one in archive.namelist() if not one.endswith("/")}
             if not is_slack_export(members):
                 raise InputError("it is no export of Slack", hint="Unpack it.")
-            yield from slack_conversations(members, path.name)
+            yield from slack_conversations(members, name)
     else:
-        yield from _of_file(path, path.name, sources)
+        yield from _of_file(path, name, sources)
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -89,7 +96,8 @@ def _of_file(path: Path, name: str, sources: Sources) -> Iterator[Conversation]:
         sources.ignored[file_type(path.name)] += 1
         return
     try:
-        digest = Digest.of(path.read_bytes())
+        with path.open("rb") as file:
+            digest = Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
         for place, record in read_file(path):
             try:
                 yield Conversation(name, digest, record_turns(record))

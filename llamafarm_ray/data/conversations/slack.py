@@ -77,7 +77,7 @@ def _threads(
         if message.get("thread_ts"):
             threads[message["thread_ts"]].append(message)
         else:
-            yield Conversation(document, digest, dropped="message without a thread", sample=_text(message, people))
+            yield Conversation(document, digest, dropped="message without a thread")
     for started, thread in sorted(threads.items()):
         ordered = sorted(thread, key=lambda message: float(message["ts"]))
         if ordered[0]["ts"] != started:

@@ -20,6 +20,9 @@ __all__ = ["find_local"]
 
 _DATASET_FILE, _REPORT_FILE = "dataset.json", "report.json"
 _IS_DATASET = "it is a dataset that was built, no document."
+_SAVED_BY_DATASETS = {"state.json", "dataset_info.json"}
+"""Files that `datasets.save_to_disk` writes beside the Arrow files of a split, which hold the rows."""
+_DESCRIPTIONS = {*_SAVED_BY_DATASETS, "dataset_dict.json"}
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -88,9 +91,12 @@ def _walk(root: Path, source: str, exclude: Path | None, found: Sources) -> Iter
             found.skipped.append(SkippedDocument(plain_path(Path(folder).relative_to(root)), _IS_DATASET))
             folders.clear()
             continue
+        described = _DESCRIPTIONS if _SAVED_BY_DATASETS <= set(names) else {"dataset_dict.json"}
         for name in sorted(names):
             path = Path(folder, name)
-            if name in built and path.with_name(built[name]) != exclude:
+            if name in described:
+                found.ignored["(description of a datasets folder)"] += 1
+            elif name in built and path.with_name(built[name]) != exclude:
                 found.skipped.append(SkippedDocument(plain_path(path.relative_to(root)), _IS_DATASET))
             elif name not in built and not name.startswith("."):
                 yield path

@@ -173,6 +173,16 @@ def test_conversations_are_checked_like_examples_and_secrets_are_redacted(tmp_pa
     assert [(stage.name, stage.done) for stage in told] == [("conversations", 1)]
 
 
+def test_logs_of_one_name_are_told_apart(tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        write_lines(tmp_path / folder / "log.jsonl", {"messages": [*ASK, {**SAY, "content": folder}]})
+    logs = [str(tmp_path / folder / "log.jsonl") for folder in ("a", "b")]
+    folders = [str(tmp_path / folder) for folder in ("a", "b")]
+    assert [one.document for one in conversations_at(logs, Sources())] == ["log.jsonl", "log.jsonl-2"]
+    assert [one.document for one in conversations_at(folders, Sources())] == ["a/log.jsonl", "b/log.jsonl"]
+
+
 def test_a_broken_log_stops_a_strict_build(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     write_lines(tmp_path / "good.jsonl", {"messages": [*ASK, SAY]})
