@@ -11,7 +11,7 @@ import io
 import json
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -143,11 +143,11 @@ def _plain(value: Any) -> str | None:
     return None if isinstance(value, bytes | memoryview) else str(value)
 
 
-def _rows(query: _Query) -> Iterator[dict[str, Any]]:
+def _rows(query: _Query) -> Generator[dict[str, Any], None, None]:
     return _sqlite_rows(query) if query.is_sqlite else _other_rows(query)
 
 
-def _sqlite_rows(query: _Query) -> Iterator[dict[str, Any]]:
+def _sqlite_rows(query: _Query) -> Generator[dict[str, Any], None, None]:
     try:
         with contextlib.closing(sqlite3.connect(f"file:{quote(str(query.file))}?mode=ro", uri=True)) as connection:
             found = connection.execute(query.statement)
@@ -157,7 +157,7 @@ def _sqlite_rows(query: _Query) -> Iterator[dict[str, Any]]:
         raise DocumentError(f"the database refuses the query ({error}).", hint=f"It is: {query.statement}") from error
 
 
-def _other_rows(query: _Query) -> Iterator[dict[str, Any]]:
+def _other_rows(query: _Query) -> Generator[dict[str, Any], None, None]:
     try:
         import sqlalchemy  # noqa: PLC0415  few sources are databases
     except ModuleNotFoundError as error:
@@ -179,7 +179,7 @@ def _other_rows(query: _Query) -> Iterator[dict[str, Any]]:
         ) from error
 
 
-def _named(names: list[str], rows: Iterable[Any]) -> Iterator[dict[str, Any]]:
+def _named(names: list[str], rows: Iterable[Any]) -> Generator[dict[str, Any], None, None]:
     if not names:
         raise DocumentError("the statement gives no rows.", hint="Write one that begins with SELECT.")
     for row in rows:

@@ -91,7 +91,7 @@ def _walk(root: Path, source: str, exclude: Path | None, found: Sources) -> Iter
             found.skipped.append(SkippedDocument(plain_path(Path(folder).relative_to(root)), _IS_DATASET))
             folders.clear()
             continue
-        described = _DESCRIPTIONS if _SAVED_BY_DATASETS <= set(names) else {"dataset_dict.json"}
+        described = _DESCRIPTIONS if set(names) >= _SAVED_BY_DATASETS else {"dataset_dict.json"}
         for name in sorted(names):
             path = Path(folder, name)
             if name in described:
