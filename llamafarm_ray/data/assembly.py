@@ -111,7 +111,7 @@ class Assembly:
             answer_chars=Lengths.of(self._answer_chars),
             samples=self._samples,
             seconds=seconds,
-            generator=choice and Generator(choice.generator, choice.model, choice.reason),
+            generator=None if choice is None else Generator(choice.generator, choice.model, choice.reason),
             coverage=self._coverage(harvest),
         )
 

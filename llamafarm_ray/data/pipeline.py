@@ -89,12 +89,16 @@ def build_dataset(
     require_cluster()
     qa = config.preprocessing.qa_generation
     choice = None if has_logs else choose_generator(qa, base_model=base_model, environment=os.environ)
-    plan = choice and plan_writer(
-        choice,
-        qa,
-        cache=cache or str(output.with_name(f".{output.name}.answers").absolute()),
-        environment=os.environ,
-        machine=largest_node(),
+    plan = (
+        None
+        if choice is None
+        else plan_writer(
+            choice,
+            qa,
+            cache=cache or str(output.with_name(f".{output.name}.answers").absolute()),
+            environment=os.environ,
+            machine=largest_node(),
+        )
     )
     tell = progress or (lambda _stage: None)
     target = target_for(output, config.preprocessing.format, overwrite=overwrite)

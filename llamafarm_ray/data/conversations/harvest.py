@@ -76,8 +76,8 @@ def harvest_conversations(
 
 
 def _begin(ledger: Ledger, steps: Iterable[Step[Example, Example]]) -> None:
-    for step in (_Read(), *steps):
-        ledger.counts(step.name)  # in the order of the steps; the last one is asked for a row first
+    for name in (_Read.name, *(step.name for step in steps)):
+        ledger.counts(name)  # in the order of the steps; the last one is asked for a row first
 
 
 def _with_digest(conversations: Iterable[Conversation], document: str, harvest: Harvest) -> Iterator[Conversation]:

@@ -6,12 +6,14 @@ import pyarrow as pa
 import pytest
 from tiny_model import make_tiny_model
 
+from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.models.chat import tokenise_turns
 from llamafarm_ray.models.tokenizer import load_tokenizer
-from llamafarm_ray.training import token_files
+from llamafarm_ray.training import preparing, token_files
 from llamafarm_ray.training.batches import Layout, collate
 from llamafarm_ray.training.objectives import find_objective
+from llamafarm_ray.training.preparing import prepare_tokens
 from llamafarm_ray.training.stream import read_epoch
 from llamafarm_ray.training.token_files import TokenSettings, TokenStore, tokenizer_digest
 from llamafarm_ray.training.tokenised import TokenisedData
@@ -111,6 +113,31 @@ def test_the_template_and_the_vocabulary_decide_the_tokenizers_digest_and_weight
     assert after != before
     (base / "tokenizer.json").write_text((base / "tokenizer.json").read_text() + " ")
     assert tokenizer_digest(base) not in {before, after}
+
+
+def test_rows_are_tokenized_once_for_each_base_model_template_and_seed(tmp_path, monkeypatch):
+    base = make_tiny_model(tmp_path / "base")
+    made = []
+    monkeypatch.setattr(
+        preparing, "tokenise", lambda rows, **settings: made.append((rows, settings["max_length"])) or tokens(rows)
+    )
+    store = TokenStore(tmp_path / "tokens", "sha256:rows")
+
+    def prepare(validation_rows=None, **config):
+        return prepare_tokens(
+            parse_config(config), train_rows=5, validation_rows=validation_rows, base_model=base, store=store
+        )
+
+    first = prepare(validation_rows=2)
+    assert made == [(5, 256), (2, 256)]  # the longest that the base model was made for
+    assert (first.num_rows, first.is_new) == ({"training": 5, "validation": 2}, True)
+    assert (first.num_tokens, first.num_dropped) == (2 * 99, {"empty answer": 4})
+    assert dataclasses.replace(prepare(validation_rows=2), is_new=True) == first
+    assert len(made) == 2
+    assert prepare(seed=9).is_new
+    (base / "chat_template.jinja").write_text((base / "chat_template.jinja").read_text() + " ")
+    assert prepare().is_new
+    assert len(made) == 4
 
 
 LEAVES_OUT = (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from llamafarm_ray.config.quality import PiiAction
+from llamafarm_ray.config.quality import PiiAction, PiiKind
 from llamafarm_ray.data.quality.pii.find import find_pii, redact
 from llamafarm_ray.data.quality.pii.finding import Finding
 from llamafarm_ray.data.rows import Example, Passage
@@ -97,6 +97,6 @@ class HandlePiiInMessages(Step[Example, Example]):
         return replace(example, messages=tuple(messages))
 
 
-def _notes(found: Counter[str], action: PiiAction, kinds: Collection[str]) -> dict[str, int]:
+def _notes(found: Mapping[PiiKind, int], action: PiiAction, kinds: Collection[str]) -> dict[str, int]:
     verb = {"redact": "redacted", "tag": "tagged"}.get(action, "kept")
     return {f"{kind} {verb if kind in kinds else 'kept'}": count for kind, count in found.items()}
