@@ -53,7 +53,7 @@ def names(folder):
 def assert_same_files(one, other):
     """All but report.json, which tells the time."""
     files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
-    assert len(files) == 4
+    assert len(files) == 5
     for path in files:
         if path.name != "report.json":
             assert (one / path).read_bytes() == (other / path).read_bytes()
@@ -107,9 +107,26 @@ def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_clust
     assert row["document"] == "pool.pdf"
     assert row["document_digest"] == Digest.of((corpus / "pool.pdf").read_bytes())
     assert row["passage"] == "The pool opens at 9:15."
+    assert json.loads(row["provenance"])["page"] == 1
     assert sum(document.num_examples for document in splits.documents) == len(rows)
     # Where two documents say the same, the first one in the order of the paths is named.
     assert DocumentRecord("copy.txt", Digest.of((corpus / "copy.txt").read_bytes()), 8) in splits.documents
+
+
+def test_logs_of_conversations_become_a_dataset_without_a_model(ray_cluster, tmp_path):
+    chats = [
+        [{"role": "user", "content": f"What does room {n} cost?"}, {"role": "assistant", "content": f"{n + 40} euros."}]
+        for n in range(10)
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f"{json.dumps({'messages': chat})}\n" for chat in [*chats, chats[0]]))
+    config = {"source": {"type": "conversation_logs"}, "validation": {"split_ratio": 0.2}}
+    report = build(log, tmp_path / "out", DatasetConfig.model_validate(config))
+    assert (report.num_train, report.num_validation) == (8, 2)
+    assert (report.generator, report.coverage) == (None, None)
+    assert [document.path for document in open_dataset(tmp_path / "out").documents] == ["log.jsonl"]
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert names(tmp_path) == ["log.jsonl", "out"]
 
 
 LENDING = (
