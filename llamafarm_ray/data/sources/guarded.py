@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import PurePosixPath
 
+from llamafarm_ray.data.sources.containers import is_container
 from llamafarm_ray.data.sources.reading import ReadFile, read_file
 
 __all__ = ["FileLimits", "read_within"]
@@ -19,9 +20,15 @@ __all__ = ["FileLimits", "read_within"]
 _MODULE = "llamafarm_ray.data.sources.reader_process"
 _START_S = 120.0
 _MIB = 1024 * 1024
-# A small file of plain text can't take long, and a message to another process would take longer than reading it.
+# A small text can't take long, and a message to another process would take longer than reading it.
 _LIGHT_BYTES = 32 * 1024
-_LIGHT_TYPES = frozenset({".md", ".markdown", ".txt", ".text", ".log", ".csv", ".tsv", ".json", ".jsonl", ".ndjson"})
+_UNPACKED_TYPES = frozenset(
+    (
+        *(".pdf", ".docx", ".pptx", ".xlsx", ".xls", ".ods", ".odt", ".rtf", ".epub"),
+        *(".parquet", ".arrow", ".feather"),
+    )
+)
+"""Types whose files say little about the work by their size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +77,9 @@ def read_within(path: str, location: bytes, limits: FileLimits) -> Iterator[Read
 
 
 def _is_light(location: bytes) -> bool:
-    """Return True for a small local file of plain text."""
-    if b"://" in location or PurePosixPath(os.fsdecode(location)).suffix.lower() not in _LIGHT_TYPES:
+    """Return True for a small local file of text."""
+    name = PurePosixPath(os.fsdecode(location)).name.lower()
+    if b"://" in location or is_container(name) or PurePosixPath(name).suffix in _UNPACKED_TYPES:
         return False
     with contextlib.suppress(OSError, ValueError):
         return os.stat(location).st_size <= _LIGHT_BYTES  # noqa: PTH116  a path in bytes

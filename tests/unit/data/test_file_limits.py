@@ -12,6 +12,7 @@ from llamafarm_ray.data.sources import FileLimits, SourceFile, guarded, read_wit
 
 LIMITS = FileLimits(seconds=60, memory_bytes=1 << 30)
 PAGE = "<h1>Mill</h1><p>The mill opens at eight.</p>"
+LARGE = f"<!-- {40_000 * 'x'} -->"
 
 # Stands in for the module of the reading process, so that a file does what a parser might.
 MISBEHAVING = """
@@ -50,7 +51,7 @@ def misbehaving(tmp_path, monkeypatch):
 
 def write(folder: Path, **contents):
     for name, content in contents.items():
-        (folder / f"{name}.html").write_text(content)
+        (folder / f"{name}.html").write_text(content + LARGE)
     return [SourceFile(f"{name}.html", bytes(folder / f"{name}.html")) for name in contents]
 
 
