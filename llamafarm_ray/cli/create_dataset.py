@@ -134,7 +134,8 @@ def command(
         rows = " and ".join(f"{count:,} {split} rows" for split, count in created.tokens.num_rows.items())
         state = "made" if created.tokens.is_new else "there already"
         console.print(f"Tokens of {rows}: {created.tokens.num_tokens:,}, {state}{dropped}.", markup=False)
-    console.print(f"Report: {created.page}", markup=False)
+    if created.page.is_file():  # a dataset that was there already may be of an earlier release
+        console.print(f"Report: {created.page}", markup=False)
     console.print(
         f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
     )

@@ -10,7 +10,7 @@ import html
 import json
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -29,8 +29,8 @@ Files = Mapping[str, Callable[[], bytes]]
 """Files of an export by their paths in it."""
 
 
-def is_slack_export(names: Iterator[str] | Files) -> bool:
-    """Return True if files have the names of an export's."""
+def is_slack_export(names: Iterable[str]) -> bool:
+    """Return True if these are paths of the files of an export."""
     found = set(names)
     return "users.json" in found and not _LISTS.isdisjoint(found)
 
