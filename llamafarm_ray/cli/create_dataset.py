@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from llamafarm_ray.cli.build_progress import BuildProgress
+from llamafarm_ray.cli.datasets.tokenize import show_tokens
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import (
     Address,
@@ -130,10 +131,7 @@ def command(
     for line in source_lines(report.documents):
         console.print(line, style="yellow", markup=False)
     if created.tokens is not None:
-        dropped = "".join(f"; {count:,} left out: {why}" for why, count in created.tokens.num_dropped.items())
-        rows = " and ".join(f"{count:,} {split} rows" for split, count in created.tokens.num_rows.items())
-        state = "made" if created.tokens.is_new else "there already"
-        console.print(f"Tokens of {rows}: {created.tokens.num_tokens:,}, {state}{dropped}.", markup=False)
+        show_tokens(created.tokens)
     if created.page.is_file():  # a dataset that was there already may be of an earlier release
         console.print(f"Report: {created.page}", markup=False)
     console.print(

@@ -8,10 +8,11 @@ from llamafarm_ray import training
 from llamafarm_ray.config import Config
 from llamafarm_ray.data import Splits, open_dataset
 from llamafarm_ray.data.reading import describe_built, is_built
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.workflows.base import usable_base
 
-__all__ = ["prepare", "token_store"]
+__all__ = ["prepare", "require_built", "token_store"]
 
 _FOLDER = "tokens"
 
@@ -29,9 +30,10 @@ def prepare(config: Config, registry: RegistryApi, path: Path) -> training.Prepa
         UserError: the chat template can't be trained with.
         StorageError: the folder can't be written.
     """
+    require_built(path)
     splits = open_dataset(path, split_ratio=config.dataset.validation.split_ratio, seed=config.seed)
     store = token_store(path, splits, config)
-    assert store is not None  # noqa: S101 - a dataset that was just built is a folder of our own
+    assert store is not None  # noqa: S101 - it was built here
     return training.prepare_tokens(
         config,
         train_rows=splits.train,
@@ -39,6 +41,19 @@ def prepare(config: Config, registry: RegistryApi, path: Path) -> training.Prepa
         base_model=usable_base(config.base_model, registry).folder,
         store=store,
     )
+
+
+def require_built(path: Path) -> None:
+    """Check that a dataset is a folder with room for tokens.
+
+    Raises:
+        InputError: it was not built here.
+    """
+    if not is_built(path):
+        raise InputError(
+            f"{str(path)!r} was not built here, so it has no place for tokens.",
+            hint="Make a folder of it: llamafarm datasets merge DATASET --output FOLDER.",
+        )
 
 
 def token_store(path: Path, splits: Splits, config: Config) -> training.TokenStore | None:
