@@ -10,8 +10,10 @@ from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.models.chat import tokenise_turns
 from llamafarm_ray.models.tokenizer import load_tokenizer
-from llamafarm_ray.training import preparing, token_files
+from llamafarm_ray.training import planning, preparing, token_files
 from llamafarm_ray.training.batches import Layout, collate
+from llamafarm_ray.training.job import RunFolder
+from llamafarm_ray.training.methods.auto import Hardware
 from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.preparing import prepare_tokens
 from llamafarm_ray.training.stream import read_epoch
@@ -138,6 +140,31 @@ def test_rows_are_tokenized_once_for_each_base_model_template_and_seed(tmp_path,
     (base / "chat_template.jinja").write_text((base / "chat_template.jinja").read_text() + " ")
     assert prepare().is_new
     assert len(made) == 4
+
+
+def test_a_plan_takes_tokens_of_its_own_settings_and_says_when_it_finds_others_only(tmp_path, monkeypatch):
+    base = make_tiny_model(tmp_path / "base")
+    monkeypatch.setattr(planning, "find_hardware", lambda: Hardware(num_cpus=2.0))
+    monkeypatch.setattr(planning.ray, "nodes", list)
+    monkeypatch.setattr(planning, "check_before_start", lambda *_, **__: None)
+    monkeypatch.setattr(planning, "tokenise", lambda rows, **_: tokens(rows))
+    monkeypatch.setattr(preparing, "tokenise", lambda rows, **_: tokens(rows))
+    store = TokenStore(tmp_path / "tokens", "sha256:rows")
+
+    def plan(**config):
+        return planning.make_plan(
+            parse_config(config), train_rows=7, validation_rows=None, base_model=base,
+            folder=RunFolder(tmp_path / "run"), tokens=store,
+        )  # fmt: skip
+
+    prepare_tokens(parse_config({}), train_rows=5, validation_rows=None, base_model=base, store=store)
+    found = plan()
+    assert isinstance(found.train.dataset, token_files.TokenShards)
+    assert (found.train.num_rows, found.job.plan.num_rows) == (5, 5)
+    assert f"The training rows were tokenized before: {store.folder}." in found.reasons
+    other = plan(seed=3)
+    assert other.train.num_rows == 7
+    assert any("not of these training rows and settings" in reason for reason in other.reasons)
 
 
 LEAVES_OUT = (
