@@ -25,6 +25,7 @@ from exam import right_answers, show_exam
 from real_model import PACKAGE, fetch_base_model, is_fetched
 from traffic import Traffic
 
+from llamafarm_ray.cli.build_progress import BuildProgress
 from llamafarm_ray.cli.evaluate import show_evaluation
 from llamafarm_ray.cli.rollout import show_rollouts
 from llamafarm_ray.cli.terminal import console, errors, stages, table
@@ -178,7 +179,7 @@ def build_dataset(demo: Demo, number: int) -> None:
     config = demo.edition(number)
     command = f"llamafarm models create-dataset --config {demo.config_file} --output {_short(config.dataset.path)}"
     with demo.step(f"Dataset from the handbook, edition {number}", command) as found, stages() as progress:
-        report = create_dataset(config, demo.registry, on_progress=progress).report
+        report = create_dataset(config, demo.registry, on_progress=BuildProgress(progress)).report
         questions = f"{report.num_train} questions to train on, {report.num_validation} held out"
         found["result"] = f"{report.documents.read} documents, {questions}"
     console.print(found["result"])

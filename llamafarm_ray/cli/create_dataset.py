@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.cli.build_progress import BuildProgress
+from llamafarm_ray.cli.datasets.tokenize import show_tokens
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import (
     Address,
@@ -93,10 +96,13 @@ def command(
 
     check_source(config)
     with connect(config.cluster.address, on_start=partial(begin, quiet=as_json)), stages(quiet=as_json) as progress:
-        created = create_dataset(config, open_registry(config.home), overwrite=overwrite, on_progress=progress)
+        created = create_dataset(
+            config, open_registry(config.home), overwrite=overwrite, on_progress=BuildProgress(progress)
+        )
     report = created.report
     if as_json:
-        print_json({"name": created.name, "path": str(created.path), **report.to_dict()})
+        tokens = {} if created.tokens is None else {"tokens": dataclasses.asdict(created.tokens)}
+        print_json({"name": created.name, "path": str(created.path), **report.to_dict(), **tokens})
         return
     table(
         f"Dataset {created.name}",
@@ -133,14 +139,16 @@ def command(
             )
     for line in source_lines(report.documents):
         console.print(line, style="yellow", markup=False)
+    if created.tokens is not None:
+        show_tokens(created.tokens)
+    if created.page.is_file():  # a dataset that was there already may be of an earlier release
+        console.print(f"Report: {created.page}", markup=False)
     console.print(
         f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
     )
 
 
 def _show_estimate(config: Config, *, as_json: bool) -> None:
-    import dataclasses
-
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.create_dataset import estimate_generation
 

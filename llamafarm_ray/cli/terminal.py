@@ -23,6 +23,7 @@ __all__ = [
     "StageProgress",
     "ago",
     "begin",
+    "clock",
     "console",
     "drawn_facts",
     "drawn_table",
@@ -175,6 +176,12 @@ def ago(time: dt.datetime, now: dt.datetime | None = None) -> str:
     raise AssertionError("minutes take whatever is left")
 
 
+def clock(seconds: float) -> str:
+    """Return hours, minutes and seconds: ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
+
+
 _LENGTHS = (("years", 365 * 86400), ("months", 30 * 86400), ("days", 86400), ("h", 3600), ("min", 60))
 
 
@@ -241,9 +248,14 @@ class StageProgress:
         """Show lines below the bar in place of the last ones; where there is no bar, one line every ten seconds."""
         if self._progress is not None:
             self._progress.lines = [_printable(line) for line in lines]
-        elif self._in_lines and time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES:
+        else:
+            self.line("  ".join(lines))
+
+    def line(self, text: str, *, at_once: bool = False) -> None:
+        """Print a line where there is no bar: one every ten seconds, or each one with ``at_once``."""
+        if self._in_lines and (at_once or time.monotonic() - self._said_at >= _SECONDS_BETWEEN_LINES):
             self._said_at = time.monotonic()
-            errors.line("  ".join(lines))
+            errors.line(text)
 
     def warn(self, text: str) -> None:
         """One line that stays, above the bars."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.cli.build_progress import BuildProgress
 from llamafarm_ray.cli.estimate import show_dry_run
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.kubernetes import Apply, Target, check_options, show_or_apply
@@ -28,7 +29,7 @@ from llamafarm_ray.cli.options import (
     configuration,
     stay_offline,
 )
-from llamafarm_ray.cli.terminal import StageProgress, begin, console, facts, print_json, size, stages
+from llamafarm_ray.cli.terminal import StageProgress, begin, clock, console, facts, print_json, size, stages
 from llamafarm_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def command(
         ),
         stages(quiet=as_json) as progress,
     ):
-        trained = run.run(on_progress=loss_line(progress), on_stage=progress, on_note=progress.warn)
+        trained = run.run(on_progress=loss_line(progress), on_stage=BuildProgress(progress), on_note=progress.warn)
     record = register_trained(registry, config, trained.path) if register_it else None
     if as_json:
         print_json({"path": str(trained.path), "version": record and record.ref, **trained.result.to_dict()})
@@ -137,7 +138,7 @@ def loss_line(progress: StageProgress) -> Callable[[Progress], None]:
     def step(now: Progress) -> None:
         losses.append(now.loss)
         left_s = pace.left_s(now)
-        progress("train", now.step / now.total_steps, "" if left_s is None else f"{_clock(left_s)} left")
+        progress("train", now.step / now.total_steps, "" if left_s is None else f"{clock(left_s)} left")
         head = f"step {now.step:,}/{now.total_steps:,}, epoch {now.epoch + 1}  loss {now.loss:.3f} "
         room = progress.width - len(head) - 14
         progress.detail(head + sparkline(losses, max(8, min(60, room))), speed_line(now))
@@ -176,12 +177,6 @@ class _Pace:
         return max(0.0, self._seconds_per_step * (now.total_steps - now.step))
 
 
-def _clock(seconds: float) -> str:
-    """Hours, minutes and seconds: ``1:02:03``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
-
-
 def sparkline(values: list[float], width: int) -> str:
     """A curve in one line of text, ``width`` characters at most; what is not finite is left out."""
     known = [value for value in values if math.isfinite(value)]
@@ -213,7 +208,7 @@ def show_result(result: TrainingResult, path: Path | None = None) -> None:
         [
             ("loss", f"{losses[0]:.3f} → {losses[-1]:.3f}  {sparkline(losses, 24)}" if losses else ""),
             ("validation loss", "" if validation is None else f"{validation:.3f}"),
-            ("steps", f"{result.num_steps:,} in {_clock(result.seconds)}{speed}"),
+            ("steps", f"{result.num_steps:,} in {clock(result.seconds)}{speed}"),
             ("rows", f"{result.num_rows:,}" + (f", {dropped:,} left out" if dropped else "")),
             ("trained weights", f"{result.num_trainable_parameters:,}"),
             ("report", report if report is not None and report.is_file() else ""),

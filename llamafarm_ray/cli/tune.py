@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamafarm_ray.cli.build_progress import BuildProgress
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import (
     Address,
@@ -107,7 +108,7 @@ def command(
         tuned = run.run(
             cores=os.cpu_count() if cluster.is_local else None,
             on_change=_live(progress, config),
-            on_stage=progress,
+            on_stage=BuildProgress(progress),
             on_note=progress.warn,
         )
     record = register_tuned(registry, config, tuned) if register_it and tuned.path else None

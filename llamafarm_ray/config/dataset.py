@@ -48,12 +48,19 @@ class Source(Section):
         Field(
             default=None,
             description="Folder of documents, one document, a pattern ('docs/**/*.md') or a URI ('s3://bucket/docs', "
-            "'https://example.org/page'), or a list of them; a relative one starts at the current directory. Of "
-            "human_feedback: a folder or URI; by default what the registry's home has.",
+            "'https://example.org/page', 'sqlite:///faq.db?query=SELECT title, text FROM articles'), or a list of "
+            "them; a relative one starts at the current directory. Of conversation_logs: exports and files of chats. "
+            "Of human_feedback: a folder or URI; by default what the registry's home has.",
         )
     )
     strict: bool = Field(
         default=False, description="Stop at the first document that can't be read, which is skipped otherwise."
+    )
+    file_timeout_s: float = Field(
+        default=300.0, gt=0, le=86400, description="Longest time to read one document; a slower one is skipped."
+    )
+    file_memory_mb: int = Field(
+        default=4096, ge=64, le=1048576, description="Most memory to read one document in MiB; others are skipped."
     )
     include_metadata: bool = Field(default=True, description="Keep which document and passage an example came from.")
 
@@ -80,6 +87,10 @@ class Preprocessing(Section):
         description="Prompt of the application: {question} is the question, {context} its passage.",
     )
     system_prompt: str | None = Field(default=None, min_length=1, description="System turn that each chat begins with.")
+    tokenize: bool = Field(
+        default=False,
+        description="Write the rows as tokens of base_model too, for fine_tuning.objective; `train` then reads those.",
+    )
     qa_generation: QaGeneration = section(QaGeneration, "Questions and answers from passages.")
 
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from llamafarm_ray.data.applicable import check_settings
     from llamafarm_ray.data.dataset import Splits, check_dataset, open_dataset
     from llamafarm_ray.data.estimate import PairsEstimate, estimate_pairs
-    from llamafarm_ray.data.existing_rows import holds_rows
+    from llamafarm_ray.data.existing_rows import holds_rows, require_rows
     from llamafarm_ray.data.expansion import asks_base_model
     from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
     from llamafarm_ray.data.mixing import MixedPart, open_mixture
@@ -36,6 +36,7 @@ __all__ = [
     "holds_rows",
     "open_dataset",
     "open_mixture",
+    "require_rows",
     "rows_maker",
     "source_lines",
 ]
@@ -55,6 +56,7 @@ _HOME = {
     "discover": "sources",
     "estimate_pairs": "estimate",
     "holds_rows": "existing_rows",
+    "require_rows": "existing_rows",
     "open_dataset": "dataset",
     "open_mixture": "mixing",
     "rows_maker": "feedback_dataset",

@@ -15,7 +15,7 @@ from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.prompts import Prompt
 from llamafarm_ray.data.report import BuildReport, DocumentCounts, Generator, Lengths, Sample, StepReport
 from llamafarm_ray.data.row_kinds import row_of_kind
-from llamafarm_ray.data.rows import DocumentRecord, dataset_digest
+from llamafarm_ray.data.rows import DocumentRecord, Provenance, dataset_digest
 from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.data.split import Split
 from llamafarm_ray.data.writing import Target
@@ -23,7 +23,7 @@ from llamafarm_ray.data.writing import Target
 __all__ = ["Assembly"]
 
 FORMAT_VERSION = 1
-_NUM_SAMPLES = 5
+_NUM_SAMPLES = 10
 _WRITE_ROWS = 1000
 
 
@@ -64,6 +64,7 @@ class Assembly:
             kept = self._prompt.applied_to(kept)
         if not self._keep_origin:
             kept |= {"document": "", "document_digest": "", "passage": ""}
+            kept["provenance"] = Provenance.without_place(row["provenance"])
         self._lines[split].append({name: kept[name] for name in ("id", "document", "document_digest")})
         self._pending[split].append(kept)
         if len(self._pending[split]) >= _WRITE_ROWS:
@@ -138,7 +139,9 @@ class Assembly:
             coverage=self._coverage(harvest) if choice else None,
         )
 
-    def _coverage(self, harvest: Harvest) -> Coverage:
+    def _coverage(self, harvest: Harvest) -> Coverage | None:
+        if not harvest.num_facts:
+            return None
         documents = {path: [len(self._covered[path]), count] for path, count in sorted(harvest.num_facts.items())}
         covered, facts = (sum(counts) for counts in zip(*documents.values(), strict=True))
         return Coverage(num_facts=facts, num_covered=covered, documents=documents)

@@ -21,7 +21,7 @@ from llamafarm_ray.data.generation.rules import GenerateByRules
 from llamafarm_ray.data.generation.writer import Written
 from llamafarm_ray.data.quality.filters import document_filters, example_filters, min_support, passage_filters
 from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, Example, Passage
-from llamafarm_ray.data.sources import ReadFile, SourceFile, read_file
+from llamafarm_ray.data.sources import FileLimits, ReadFile, SourceFile, read_within
 from llamafarm_ray.data.steps import (
     MIN_SUPPORT,
     REFUSAL,
@@ -81,7 +81,8 @@ def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool)
 
 def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> Iterator[dict[str, Any]]:
     row: dict[str, Any] | None = None
-    for read in read_file(file["path"], file["location"]):
+    limits = FileLimits(config.source.file_timeout_s, config.source.file_memory_mb * 1024 * 1024)
+    for read in read_within(file["path"], file["location"], limits):
         if row is not None:
             yield row
         row = {"file": file["path"], "is_last": False, **_process(read, config, by_rules=by_rules)}
@@ -168,6 +169,13 @@ def _run(steps: Sequence[Step[Any, Any]], rows: Iterable[Any], ledger: Ledger) -
     return rows
 
 
+def _placed(example: Example, passage: Passage) -> Example:
+    """Return an example that tells the page and the headings of its passage."""
+    if example.provenance is None:
+        return example
+    return replace(example, provenance=replace(example.provenance, page=passage.page, headings=passage.headings))
+
+
 def _rows(examples: Iterable[Example], passages: Iterable[Passage]) -> list[dict[str, Any]]:
     by_index = {passage.index: passage for passage in passages}
     facts = {index: facts_of(passage.text) for index, passage in by_index.items()}
@@ -176,5 +184,5 @@ def _rows(examples: Iterable[Example], passages: Iterable[Passage]) -> list[dict
         index, answer = example.passage_index, "" if example.answer == REFUSAL else example.answer
         covered = covered_facts(facts[index], example.question, answer)
         covers = [fact_number(index, fact) for fact in covered]
-        rows.append(example.build_row(position, covers, by_index[index].pii))
+        rows.append(_placed(example, by_index[index]).build_row(position, covers, by_index[index].pii))
     return rows

@@ -12,14 +12,13 @@ from llamafarm_ray.config import QualityControl
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.quality.decontamination import EvaluationTexts
 from llamafarm_ray.data.quality.whole_set import FILTER_COLUMNS, whole_set_filters
-from llamafarm_ray.data.ray_data import rows_of
+from llamafarm_ray.data.ray_data import num_workers, rows_of
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.steps import Deduplicate, Ledger
 
 __all__ = ["Examples"]
 
 _ROWS_A_TASK = 4096
-_CPUS_PER_TASK = 0.5
 
 
 class Examples:
@@ -58,7 +57,13 @@ class Examples:
         if self._local is not None:
             return (function(pa.Table.from_batches([batch])) for batch in self._local.select(columns).to_batches(1024))
         chosen = self._sorted.select_columns(columns)
-        results = chosen.map_batches(function, batch_size=_ROWS_A_TASK, batch_format="pyarrow", num_cpus=_CPUS_PER_TASK)
+        results = chosen.map_batches(
+            function,
+            batch_size=_ROWS_A_TASK,
+            batch_format="pyarrow",
+            num_cpus=1,
+            concurrency=num_workers(self._sorted.num_blocks()),
+        )
         return iter(results.iter_batches(batch_size=None, batch_format="pyarrow"))
 
     def by_document(self, ids: Container[str]) -> Iterator[Mapping[str, Any]]:

@@ -24,7 +24,7 @@ from llamafarm_ray.data.training_rows import KINDS, KindName
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest
 
-__all__ = ["SourceRows", "holds_rows", "read_source_rows"]
+__all__ = ["SourceRows", "holds_rows", "read_source_rows", "require_rows"]
 
 _TEXT_KEYS = ("content", "tool_calls", "chosen", "rejected", "anchor", "positive", "negatives", "text", "messages")
 """Keys of a row whose values are texts, or lists with texts in them."""
@@ -71,6 +71,20 @@ def holds_rows(config: DatasetConfig, source: str | Path | Sequence[str]) -> boo
     if config.source.type in {"conversation_logs", "synthetic"}:
         return True
     return not config.makes_questions and all(_is_of_records(Path(path).expanduser()) for path in _paths(source))
+
+
+def require_rows(source: str | Path | Sequence[str]) -> None:
+    """Look whether the files and folders of rows exist, before any of them is read.
+
+    Raises:
+        InputError: one does not.
+    """
+    for path in _paths(source):
+        if "://" not in path and not Path(path.partition("#")[0]).expanduser().exists():
+            raise InputError(
+                f"The source {path!r} does not exist.",
+                hint="Give a Slack export (zip or folder), or files of tickets, chats, feedback or rows.",
+            )
 
 
 def _is_of_records(path: Path) -> bool:

@@ -12,7 +12,7 @@ from llamafarm_ray import __version__
 from llamafarm_ray.data.assembly import FORMAT_VERSION
 from llamafarm_ray.data.feedback import Feedback, FeedbackRows, judgement_rows, preference_rows
 from llamafarm_ray.data.formats import default_format
-from llamafarm_ray.data.report import BuildReport, DocumentCounts, Lengths, Sample, StepReport
+from llamafarm_ray.data.report import BuildReport, DocumentCounts, Lengths, Sample, StepReport, report_page
 from llamafarm_ray.data.rows import DocumentRecord, dataset_digest
 from llamafarm_ray.data.split import Split, choose_split
 from llamafarm_ray.data.text import text_digest
@@ -90,7 +90,7 @@ def build_feedback_dataset(
         for side, of_side in rows.items():
             if of_side:
                 target.add(side, of_side)
-        target.finish(_description(report, documents), report.to_dict())
+        target.finish(_description(report, documents), report.to_dict(), report_page(report))
         created = target.publish()
     return replace(report, created=created), documents
 

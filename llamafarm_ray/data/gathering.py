@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.generation import Choice, WriterPlan, choose_generator, plan_writer
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.ray_data import largest_node
+from llamafarm_ray.data.report import Tell
 from llamafarm_ray.data.row_kinds import kind_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import Sources, discover
@@ -27,16 +28,10 @@ from llamafarm_ray.data.stages import document_stage, pair_stage
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.data.training_rows import KINDS, KindName
 
-__all__ = ["DOCUMENTS_END", "SPLIT_COLUMNS", "Gathered", "gather_documents", "gather_rows", "plan_engine"]
-
-# The end of each stage as a fraction of the whole build, for progress bars. A model takes nearly all of the time.
-DOCUMENTS_END = 0.8
-_DOCUMENTS_END_WITH_MODEL = 0.05
+__all__ = ["SPLIT_COLUMNS", "Gathered", "gather_documents", "gather_rows", "plan_engine"]
 
 SPLIT_COLUMNS = ("id", "fact", "document", "passage")
 """Columns that the split needs."""
-
-Tell = Callable[[str, float], None]
 
 
 @dataclass
@@ -124,31 +119,28 @@ def gather_documents(
         exclude: folder of the dataset.
         engine: see `plan_engine`; None for texts.
         num_partitions: see `build_dataset`.
-        tell: called with the stage and the fraction of the whole build that is done.
+        tell: called as parts of a stage are done.
 
     Raises:
         InputError: no document can be read, or none gave an example.
     """
     sources = discover(source, exclude=exclude)
     choice, plan = engine or (None, None)
-    documents_end = _DOCUMENTS_END_WITH_MODEL if plan else DOCUMENTS_END
     seconds, start = {}, time.monotonic()
-    tell("documents", 0.0)
     harvest = document_stage(
         sources,
         config,
         parts,
         by_rules=plan is None,
         num_partitions=num_partitions,
-        tell=lambda fraction: tell("documents", fraction * documents_end),
+        tell=tell,
     )
     if not harvest.digests:
         parts.clear()
         harvest.require_documents(sources.name)
     seconds["documents"] = _since(start)
     if plan is not None:
-        share = DOCUMENTS_END - documents_end
-        pair_stage(harvest, config, plan, parts, tell=lambda part: tell("pairs", documents_end + part * share))
+        pair_stage(harvest, config, plan, parts, tell=tell)
         seconds["pairs"] = round(_since(start) - seconds["documents"], 3)
     if not harvest.has_examples:
         parts.clear()

@@ -19,7 +19,6 @@ from llamafarm_ray.data.expansion import Expansion, plan_expansion
 from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.formats import default_format
 from llamafarm_ray.data.gathering import (
-    DOCUMENTS_END,
     SPLIT_COLUMNS,
     Gathered,
     gather_documents,
@@ -32,7 +31,7 @@ from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
 from llamafarm_ray.data.quality.metrics import measure, require_goals
 from llamafarm_ray.data.quality.whole_set import question_of
 from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
-from llamafarm_ray.data.report import BuildReport
+from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report_page
 from llamafarm_ray.data.row_kinds import kind_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.steps import Ledger
@@ -40,9 +39,6 @@ from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import Target, target_for
 
 __all__ = ["build_dataset"]
-
-_EXAMPLES_END = 0.9
-_ROWS_PER_TELL = 1000
 
 
 def build_dataset(
@@ -52,7 +48,7 @@ def build_dataset(
     *,
     name: str,
     seed: int,
-    progress: Callable[[str, float], None] | None = None,
+    progress: Tell | None = None,
     base_model: str | None = None,
     cache: str | None = None,
     overwrite: bool = False,
@@ -74,8 +70,7 @@ def build_dataset(
         config: the ``dataset`` section of a configuration.
         name: the dataset's name, recorded in it.
         seed: decides which examples are held out.
-        progress: called with the stage ("documents", "pairs", "examples", "write") and the fraction of the whole
-            build that is done, 0.0 to 1.0.
+        progress: called in this thread as parts of a stage ("documents", "pairs", "examples", "write") are done.
         base_model: folder of the base model, which may write the pairs.
         cache: folder or URI for the answers of an endpoint, so that none is asked for twice; by default a hidden
             folder beside ``output``, which stays.
@@ -94,7 +89,7 @@ def build_dataset(
     if not from_rows:
         require_cluster()
     cache = cache or str(output.with_name(f".{output.name}.answers").absolute())
-    tell = progress or (lambda _stage, _fraction: None)
+    tell = progress or (lambda _stage: None)
     engine = plan_engine(config, base_model=base_model, cache=cache) if config.makes_questions else None
     expansion = plan_expansion(config, base_model=base_model, cache=cache, seed=seed)
     check_settings(config, from_rows=from_rows)
@@ -116,9 +111,12 @@ def build_dataset(
             tell=tell,
         )
         harvest = gathered.harvest
-        tell("examples", DOCUMENTS_END)
+        tell(Stage("examples", "examples", 0, None))
         examples = Examples(harvest, config.quality_control, evaluation)
-        facts = list(examples.rows(SPLIT_COLUMNS, harvest.ledger))
+        kept = counting(
+            examples.rows(SPLIT_COLUMNS, harvest.ledger), lambda done: tell(Stage("examples", "examples", done, None))
+        )
+        facts = list(kept)
         harvest.require_left(len(facts))
         metrics = measure(examples.rows(["id", "messages", "passage"], Ledger()), config)
         require_goals(config, metrics)
@@ -132,7 +130,7 @@ def build_dataset(
                 expansion,
                 with_passages=_asks_with_passages(config, gathered),
                 practice=practice_rows(seed) if _needs_practice(config, gathered) else (),
-                tell=lambda num_rows: tell("write", _EXAMPLES_END + (1.0 - _EXAMPLES_END) * num_rows / len(facts)),
+                tell=lambda done: tell(Stage("write", "rows", done, len(facts))),
             )
             assembly.require_training_rows(harvest)
             seconds = {**gathered.seconds, "total": round(time.monotonic() - start, 3)}
@@ -147,10 +145,9 @@ def build_dataset(
             metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
             require_goals(config, metrics)
             report = replace(report, metrics=metrics)
-            target.finish(assembly.description(report, harvest), report.to_dict())
+            target.finish(assembly.description(report, harvest), report.to_dict(), report_page(report))
             created = target.publish()
             parts.clear()
-    tell("write", 1.0)
     return replace(report, created=created)
 
 
@@ -178,10 +175,8 @@ def _write(
     if gathered.rows is None:
         texts = functools.partial(examples.rows, ["id", "document", "passage", "messages"], Ledger())
         rows = mine(rows, gathered.kind, assembly.side_of, texts, ledger)
-    for index, row in enumerate(rows):
+    for row in counting(rows, tell):
         assembly.add(row)
-        if index % _ROWS_PER_TELL == 0:
-            tell(index)
     if with_passages:
         asked = (row for row in examples.by_document(assembly.train_ids) if _is_question(row))
         for row in rows_with_passages(asked):

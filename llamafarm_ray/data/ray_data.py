@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ import ray.exceptions
 from llamafarm_ray.data.generation import Machine
 from llamafarm_ray.errors import ClusterError, LlamaFarmError
 
-__all__ = ["largest_node", "quiet_ray_data", "require_cluster", "rows_of"]
+__all__ = ["largest_node", "num_workers", "quiet_ray_data", "require_cluster", "rows_of"]
 
 _BATCH_ROWS = 1024
 
@@ -37,6 +38,15 @@ def largest_node() -> Machine:
     )
     num_gpus = 1.0 if best.get("GPU", 0.0) >= 1.0 else 0.0
     return Machine(num_cpus=1.0 if num_gpus else max(1.0, float(int(best.get("CPU", 1.0)))), num_gpus=num_gpus)
+
+
+def num_workers(num_tasks: int) -> int | None:
+    """Return the number of cores, or tasks if they are fewer, if all of Ray is on this machine; else None.
+
+    Ray may have been told of more CPUs than there are, and warns about a limit above the number of tasks.
+    """
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return max(1, min(num_tasks, len(os.sched_getaffinity(0)))) if len(nodes) == 1 else None
 
 
 @contextlib.contextmanager

@@ -196,6 +196,8 @@ class Provenance:
         difficulty: easy, medium or hard, as the model says.
         method: ``synthetic``, or the method of an augmentation.
         parent: id of the row that this one was made from.
+        page: page or slide on which its passage begins; None for formats without pages.
+        headings: path of headings down to its passage.
     """
 
     generator: str
@@ -207,10 +209,18 @@ class Provenance:
     difficulty: str = ""
     method: str = ""
     parent: str = ""
+    page: int | None = None
+    headings: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return the fields that are not empty as JSON."""
         return json.dumps({name: value for name, value in asdict(self).items() if value}, ensure_ascii=False)
+
+    @staticmethod
+    def without_place(text: str | None) -> str | None:
+        """Return what `to_json` returned, without page and headings."""
+        kept = {name: value for name, value in json.loads(text or "{}").items() if name not in {"page", "headings"}}
+        return json.dumps(kept, ensure_ascii=False) if kept else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +351,8 @@ class Example:
         """Read what `to_json` returned."""
         values = json.loads(text)
         values["messages"] = tuple(Message(**message) for message in values["messages"])
-        values["provenance"] = Provenance(**values["provenance"]) if values["provenance"] else None
+        origin = values["provenance"]
+        values["provenance"] = Provenance(**{**origin, "headings": tuple(origin["headings"])}) if origin else None
         return cls(**values)
 
 

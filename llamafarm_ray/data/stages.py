@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,6 +17,8 @@ from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.generation import WriterPlan, Written
 from llamafarm_ray.data.generation.stage import batches_of, read_written, write_pairs, written_table
 from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.ray_data import num_workers
+from llamafarm_ray.data.report import Stage, Tell
 from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.sources import SourceFile, Sources
 from llamafarm_ray.data.text import text_digest
@@ -26,7 +28,6 @@ __all__ = ["document_stage", "pair_stage", "tasks_of"]
 _MAX_FILES_PER_TASK = 200
 _MAX_BYTES_PER_TASK = 4 * 1024 * 1024
 _UNKNOWN_BYTES = 256 * 1024  # guess for a file behind a URI
-Tell = Callable[[float], None]
 Stat = tuple[str, int, int, int]
 
 
@@ -47,7 +48,7 @@ def document_stage(
         parts: results of tasks that finished in an earlier attempt; those of this one are added.
         by_rules: make and check the examples in the same task; else the passages come back.
         num_partitions: number of tasks that the documents are spread over; by default by their number and size.
-        tell: called with the fraction of the documents that is done.
+        tell: called as files are done.
     """
     harvest = Harvest(skipped=list(sources.skipped))
     for step in step_names(config, by_rules=by_rules):
@@ -67,6 +68,7 @@ def document_stage(
         else:
             harvest.take(found)
             num_done += len(task)
+    tell(Stage("documents", "documents", num_done, len(sources.files)))
     if config.source.strict:
         harvest.require_no_skipped()
     for index, result in _processed(missing, config, by_rules=by_rules):
@@ -76,7 +78,7 @@ def document_stage(
         if config.source.strict:
             harvest.require_no_skipped()
         num_done += len(missing[index])
-        tell(num_done / len(sources.files))
+        tell(Stage("documents", "documents", num_done, len(sources.files)))
     harvest.skipped.sort(key=lambda document: document.path)
     return harvest
 
@@ -125,7 +127,7 @@ def _processed(
         batch_size=None,
         batch_format="pyarrow",
         num_cpus=1,
-        concurrency=_num_workers(len(tasks)),
+        concurrency=num_workers(len(tasks)),
     )
     begun: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -136,15 +138,6 @@ def _processed(
                 yield index, pa.concat_tables(begun.pop(index)).cast(RESULT_SCHEMA)
 
 
-def _num_workers(num_tasks: int) -> int | None:
-    """Return the number of cores, or tasks if they are fewer, if all of Ray is on this machine; else None.
-
-    Ray may have been told of more CPUs than there are, and warns about a limit above the number of tasks.
-    """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    return min(num_tasks, len(os.sched_getaffinity(0))) if len(nodes) == 1 else None
-
-
 def pair_stage(harvest: Harvest, config: DatasetConfig, plan: WriterPlan, parts: FinishedParts, *, tell: Tell) -> None:
     """Let a model write pairs for the passages, in the order of documents and passages, and check them.
 
@@ -153,32 +146,44 @@ def pair_stage(harvest: Harvest, config: DatasetConfig, plan: WriterPlan, parts:
         config: settings of the checks.
         plan: the model's writer.
         parts: batches that were written in an earlier attempt; those of this one are added.
-        tell: called with the fraction of the passages that is done.
+        tell: called as passages are done.
     """
     passages = [Passage.from_json(text) for path in sorted(harvest.passages) for text in harvest.passages.pop(path)]
     document: dict[Passage, Written] = {}
-    num_done = 0
-    for batch, results in _written(plan, batches_of(passages, plan.passages_per_batch), parts):
+    batches = batches_of(passages, plan.passages_per_batch)
+    found = _found(plan, batches, parts)
+    num_done = sum(len(batches[index]) for index in found)
+    tell(Stage("pairs", "passages", num_done, len(passages)))
+    for batch, results, is_new in _written(plan, batches, found, parts):
         for passage, written in zip(batch, results, strict=True):
             document[passage] = written
             if len(document) == passage.num_passages:
                 harvest.take_rows(examples_of(document, config, harvest.ledger))
                 document = {}
-        num_done += len(batch)
-        tell(num_done / len(passages))
+        num_done += len(batch) if is_new else 0
+        tell(Stage("pairs", "passages", num_done, len(passages)))
+
+
+def _found(plan: WriterPlan, batches: Sequence[Sequence[Passage]], parts: FinishedParts) -> dict[int, pa.Table]:
+    """Return the pairs of the batches that an earlier attempt wrote, by index."""
+    return {
+        index: table for index, batch in enumerate(batches) if (table := parts.load(*_key(plan, batch))) is not None
+    }
+
+
+def _key(plan: WriterPlan, batch: Sequence[Passage]) -> tuple[object, ...]:
+    return "pairs", plan.name, plan.digest, text_digest(passage.to_json() for passage in batch)
 
 
 def _written(
-    plan: WriterPlan, batches: Sequence[Sequence[Passage]], parts: FinishedParts
-) -> Iterator[tuple[Sequence[Passage], Sequence[Written]]]:
-    """Yield each batch with its pairs, in order; those of an earlier attempt as they were."""
-    keys = [("pairs", plan.name, plan.digest, text_digest(passage.to_json() for passage in batch)) for batch in batches]
-    found = {index: table for index, key in enumerate(keys) if (table := parts.load(*key)) is not None}
+    plan: WriterPlan, batches: Sequence[Sequence[Passage]], found: dict[int, pa.Table], parts: FinishedParts
+) -> Iterator[tuple[Sequence[Passage], Sequence[Written], bool]]:
+    """Yield each batch with its pairs, in order, and whether they are new; ``found`` is used up."""
     new = write_pairs(plan, [batch for index, batch in enumerate(batches) if index not in found])
     for index, batch in enumerate(batches):
         if index in found:
-            yield batch, read_written(found.pop(index))
+            yield batch, read_written(found.pop(index)), False
         else:
             written = next(new)
-            parts.save(written_table(written), *keys[index])
-            yield batch, written
+            parts.save(written_table(written), *_key(plan, batch))
+            yield batch, written, True

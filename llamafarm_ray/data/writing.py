@@ -40,6 +40,7 @@ __all__ = [
 
 DATASET_FILE = "dataset.json"
 REPORT_FILE = "report.json"
+_PAGE_FILE = "report.html"
 _ROWS_PER_SHARD = 10_000
 _ORIGIN = ("document", "document_digest", "passage")
 
@@ -66,8 +67,8 @@ class Target(abc.ABC):
         """Write rows of ``ROW_SCHEMA`` to a split; the caller gives them in an order that is always the same."""
 
     @abc.abstractmethod
-    def finish(self, dataset: dict[str, Any], report: dict[str, Any]) -> None:
-        """Close the splits and write what describes the dataset."""
+    def finish(self, dataset: dict[str, Any], report: dict[str, Any], page: str = "") -> None:
+        """Close the splits and write what describes the dataset; ``page`` is the report as HTML, "" for none."""
 
     @abc.abstractmethod
     def publish(self) -> bool:
@@ -140,7 +141,7 @@ class FolderTarget(Target):
             self._write(split, pending[:_ROWS_PER_SHARD])
             del pending[:_ROWS_PER_SHARD]
 
-    def finish(self, dataset: dict[str, Any], report: dict[str, Any]) -> None:
+    def finish(self, dataset: dict[str, Any], report: dict[str, Any], page: str = "") -> None:
         """See :meth:`Target.finish`."""
         for split, rows in self._pending.items():
             if rows:
@@ -150,6 +151,8 @@ class FolderTarget(Target):
         layout = {} if self._has_own_columns else {"format": self._row_format}
         _write_json(self._staging / DATASET_FILE, {**dataset, **kind, **layout})
         _write_json(self._staging / REPORT_FILE, report)
+        if page:
+            (self._staging / _PAGE_FILE).write_text(page, encoding="utf-8")
 
     def publish(self) -> bool:
         """See :meth:`Target.publish`."""
@@ -222,12 +225,14 @@ class FileTarget(Target):
             for record in format_row(row, self._kind, self._row_format):
                 self._files[split].add({**record, **origin})
 
-    def finish(self, dataset: dict[str, Any], report: dict[str, Any]) -> None:
+    def finish(self, dataset: dict[str, Any], report: dict[str, Any], page: str = "") -> None:
         """See :meth:`Target.finish`; the report has the dataset's description and the digest of each file in it."""
         for file in self._files.values():
             file.close()
         digests = {self._path(split).name: Digest.of((self._staging / split).read_bytes()) for split in self._files}
         _write_json(self._staging / "report", {**report, "dataset": dataset, "files": digests})
+        if page:
+            (self._staging / "page").write_text(page, encoding="utf-8")
 
     def publish(self) -> bool:
         """See :meth:`Target.publish`; the main file comes last, so what is beside it is never missing."""
@@ -238,7 +243,9 @@ class FileTarget(Target):
                 raise self._conflict(" with other content")
         if "validation" not in self._files:
             self._path("validation").unlink(missing_ok=True)
-        for name in ("report", "validation", "train"):
+        if not (self._staging / "page").exists():
+            self._path("page").unlink(missing_ok=True)
+        for name in ("page", "report", "validation", "train"):
             if (self._staging / name).exists():
                 (self._staging / name).replace(self._path(name))
         return True
@@ -255,6 +262,8 @@ class FileTarget(Target):
                 return self.output
             case "validation":
                 return validation_path(self.output)
+            case "page":
+                return named_beside(self.output, "report", ".html")
             case _:
                 return named_beside(self.output, "report", ".json")
 

@@ -246,7 +246,27 @@ def _answer(tokenizer: Any, messages: Messages, text: str = "", tools: str | Non
             hint="Use a template whose add_generation_prompt writes what answers begin with, and no more.",
         )
     span = (len(prompt), _end_of_answer(tokenizer, messages, text, tools))
+    _check_said(tokenizer, messages, text[slice(*span)])
     return _Turn(text, span, trained=messages[-1].get("train") is not False)
+
+
+def _check_said(tokenizer: Any, messages: Messages, answer: str) -> None:
+    """Check that a template wrote something of an answer: one that leaves it out would train end markers only."""
+    content = messages[-1]["content"].strip()
+    if content in answer:
+        return
+    if _without_markers(tokenizer, content) and not _without_markers(tokenizer, answer):
+        raise UserError(
+            f"The chat template of {tokenizer.name_or_path!r} leaves out what the assistant says in turn "
+            f"{len(messages)}, so there is nothing to train: {content[:60]!r}.",
+            hint="Use the template of the model's chat variant.",
+        )
+
+
+def _without_markers(tokenizer: Any, text: str) -> str:
+    for marker in _markers(tokenizer):
+        text = text.replace(marker, "")
+    return text.strip()
 
 
 def _same_history(turn: _Turn, text: str) -> bool:

@@ -31,9 +31,10 @@ from llamafarm_ray.training.objectives import Objective, find_objective
 from llamafarm_ray.training.observers import ObserverSettings
 from llamafarm_ray.training.resources import WorkerResources, choose_precision, choose_workers, find_hardware
 from llamafarm_ray.training.strategies import choose_strategy
+from llamafarm_ray.training.token_files import TokenSettings, TokenStore
 from llamafarm_ray.training.tokenised import TokenisedData, tokenise
 
-__all__ = ["Plan", "make_plan"]
+__all__ = ["Plan", "check_inputs", "choose_max_length", "make_plan"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def make_plan(
     lineage: Mapping[str, Any] | None = None,
     fetch_base: Callable[[], Path] | None = None,
     shared: str | None = None,
+    tokens: TokenStore | None = None,
 ) -> Plan:
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
@@ -76,7 +78,7 @@ def make_plan(
     """
     tuning, training = config.fine_tuning, config.fine_tuning.training
     objective = find_objective(tuning.objective, tuning.objective_settings)
-    architecture = _check_inputs(config, objective, base_model, has_validation=validation_rows is not None)
+    architecture = check_inputs(config, objective, base_model, has_validation=validation_rows is not None)
     hardware = find_hardware()
     if training.fused_kernels is True and hardware.num_gpus == 0:
         raise UserError(
@@ -84,9 +86,21 @@ def make_plan(
         )
     workers = choose_workers(tuning.distributed, hardware)
     reasons: list[str] = []
-    max_length = _choose_max_length(config, architecture, reasons)
+    max_length = choose_max_length(config, architecture, reasons)
+
+    settings = tokens and TokenSettings.of(
+        base_model, objective, tuning.objective_settings, max_length=max_length, seed=config.seed
+    )
 
     def tokenised(rows: ray.data.Dataset, name: str) -> TokenisedData:
+        found = tokens.load(settings, name) if tokens and settings else None
+        if found is not None:
+            reasons.append(f"The {name} rows were tokenized before: {tokens and tokens.folder}.")
+            return found
+        if tokens and tokens.has_others():
+            reasons.append(
+                f"The tokens in {tokens.folder} are not of these {name} rows and settings: new ones are made."
+            )
         return tokenise(
             rows,
             base_model=base_model,
@@ -230,8 +244,8 @@ def _facts(config: Config, chosen: _Chosen, batches: _Batches, *, rows: str, bas
     }
 
 
-def _check_inputs(config: Config, objective: Objective, base_model: Path, *, has_validation: bool) -> Architecture:
-    """What can be known to be wrong without a cluster. Returns the base model's architecture."""
+def check_inputs(config: Config, objective: Objective, base_model: Path, *, has_validation: bool) -> Architecture:
+    """Check what can be known to be wrong without a cluster, and return the base model's architecture."""
     tuning, training = config.fine_tuning, config.fine_tuning.training
     check_base_model(base_model)
     tokenizer = load_tokenizer(base_model)
@@ -294,7 +308,8 @@ def _choose_packing(config: Config, method: str, architecture: Architecture, rea
     return True
 
 
-def _choose_max_length(config: Config, architecture: Architecture, reasons: list[str]) -> int:
+def choose_max_length(config: Config, architecture: Architecture, reasons: list[str]) -> int:
+    """Return the longest sequence in tokens; a limit of the base model is added to ``reasons``."""
     max_length = config.fine_tuning.training.max_length or config.dataset.preprocessing.max_length
     limit, tuning = architecture.max_positions, config.fine_tuning
     if limit is not None and tuning.method != "auto":

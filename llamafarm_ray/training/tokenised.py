@@ -24,12 +24,14 @@ from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.training.objectives import Objective
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow
 
-__all__ = ["TokenisedData", "row_order", "tokenise"]
+__all__ = ["COLUMNS", "TokenisedData", "row_order", "tokenise"]
 
 REPETITION = "repetition"
 """The column in which a mixture of datasets says which copy of a row this is; 0 is the row itself."""
 
-_COLUMNS = ("input_ids", "labels", "lengths", "tag")
+COLUMNS = ("input_ids", "labels", "lengths", "tag")
+"""The columns that workers read."""
+
 _COUNTED = ["dropped", "num_tokens", "lengths", "error"]
 
 _BLOCK_TOKENS = 4_000_000
@@ -43,8 +45,8 @@ class TokenisedData:
     """Rows ready for training.
 
     Args:
-        dataset: materialised, in the order of the first epoch, with the columns of `TokenisedRow`: ``input_ids``,
-            ``labels`` and ``lengths`` (lists of int32) and ``tag`` (int32).
+        dataset: in the order of the first epoch: materialised by Ray Data, or `TokenShards`. Its columns are those of
+            `TokenisedRow`: ``input_ids``, ``labels`` and ``lengths`` (lists of int32) and ``tag`` (int32).
         digest: of the rows and their order.
         num_rows: rows in it.
         num_tokens: their tokens.
@@ -119,11 +121,11 @@ def tokenise(
         if few is None:
             ordered = _sorted(made, num_blocks=math.ceil(num_tokens / _BLOCK_TOKENS))
             digest = _digest(_tables(ordered, ["order"]))
-            dataset = ordered.select_columns(list(_COLUMNS)).materialize()
+            dataset = ordered.select_columns(list(COLUMNS)).materialize()
         else:
             table = _keep(table).sort_by("order")
             digest = _digest([table])
-            dataset = ray.data.from_arrow(table.select(list(_COLUMNS)))
+            dataset = ray.data.from_arrow(table.select(list(COLUMNS)))
         dataset.context.execution_options.preserve_order = True
     return TokenisedData(dataset, digest, num_rows, num_tokens, context_tokens, num_dropped)
 
@@ -141,7 +143,7 @@ def _sorted(tokenised: ray.data.Dataset, *, num_blocks: int) -> ray.data.Dataset
     """The rows that are kept, in their order."""
     # A sort takes a task for each pair of blocks, so small data goes into few of them first.
     kept = tokenised.repartition(num_blocks).map_batches(_keep, batch_format="pyarrow", batch_size=None)
-    return kept.sort("order").select_columns([*_COLUMNS, "order"]).materialize()
+    return kept.sort("order").select_columns([*COLUMNS, "order"]).materialize()
 
 
 def _tables(rows: ray.data.Dataset, columns: list[str]) -> Iterator[pa.Table]:

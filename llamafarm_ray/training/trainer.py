@@ -38,6 +38,7 @@ from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.planning import Plan, make_plan
 from llamafarm_ray.training.publishing import check_output, publish
 from llamafarm_ray.training.result import Progress, TrainingResult
+from llamafarm_ray.training.token_files import TokenStore
 from llamafarm_ray.training.unfinished import continue_or_begin, end_publication, has_checkpoint
 from llamafarm_ray.types import ModelKind
 
@@ -68,6 +69,7 @@ def train(
     lineage: Mapping[str, Any] | None = None,
     fetch_base: Callable[[], Path] | None = None,
     shared: str | None = None,
+    tokens: TokenStore | None = None,
 ) -> TrainingResult:
     """Fine-tune a base model, on the Ray cluster that the caller is connected to.
 
@@ -94,6 +96,7 @@ def train(
         fetch_base: brings the base model to a node that has no such folder, and returns its folder there.
         shared: URI of a folder that all nodes reach. On a cluster of several nodes checkpoints are below it, unless
             ``checkpoint_location`` is set, and outputs pass through it from nodes that don't see `output`'s parent.
+        tokens: tokens of these rows that were made before; those for other settings are passed over.
 
     Returns:
         What ``training.json`` holds.
@@ -126,6 +129,7 @@ def train(
                 lineage=lineage,
                 fetch_base=fetch_base,
                 shared=shared,
+                tokens=tokens,
             )
         except (ray.exceptions.RayError, ray.exceptions.RaySystemError) as error:
             raise clean_error(error, "The rows could not be tokenised") from error

@@ -56,8 +56,8 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's entry point: run the job, and turn whatever goes wrong into an error of ours.
 
     Args:
-        settings: ``job``, a `TrainingJob`, ``channel``, the handle of a `ProgressChannel` actor, and ``rows``, Ray
-            Data's datasets ``train`` and perhaps ``validation``.
+        settings: ``job``, a `TrainingJob`, ``channel``, the handle of a `ProgressChannel` actor, and ``rows``, the
+            datasets ``train`` and perhaps ``validation``: of Ray Data, or `TokenShards`.
 
     Returns:
         The `RunState` as a dictionary, with ``num_trainable_parameters``; empty where the channel holds a failure.
@@ -131,7 +131,7 @@ class _Run:
     Args:
         job: what to do.
         channel: handle of a `ProgressChannel` actor.
-        rows: Ray Data's datasets ``train`` and perhaps ``validation``, materialised.
+        rows: datasets ``train`` and perhaps ``validation``, materialised by Ray Data, or `TokenShards`.
         heartbeat: this worker's.
     """
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.config import Config, DatasetConfig
 from llamafarm_ray.data import (
@@ -22,14 +23,20 @@ from llamafarm_ray.data import (
     discover,
     estimate_pairs,
     holds_rows,
+    require_rows,
     rows_maker,
 )
-from llamafarm_ray.data.records import is_record_file, stem_of
+from llamafarm_ray.data.records import is_record_file, named_beside, stem_of
+from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
 from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.tokens import prepare
+
+if TYPE_CHECKING:
+    from llamafarm_ray.training import PreparedTokens
 
 __all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name", "estimate_generation"]
 
@@ -45,11 +52,20 @@ class CreatedDataset:
         name: what it is registered as.
         path: the folder or file that was written.
         report: what happened to the documents and examples.
+        tokens: the rows as tokens of the base model, if they were asked for.
     """
 
     name: str
     path: Path
     report: BuildReport
+    tokens: PreparedTokens | None = None
+
+    @property
+    def page(self) -> Path:
+        """The report as a page."""
+        if is_record_file(self.path):
+            return named_beside(self.path, "report", ".html")
+        return self.path / "report.html"
 
 
 def create_dataset(
@@ -57,7 +73,7 @@ def create_dataset(
     registry: RegistryApi,
     *,
     overwrite: bool = False,
-    on_progress: Callable[[str, float], None] | None = None,
+    on_progress: Tell | None = None,
 ) -> CreatedDataset:
     """Build the dataset that ``dataset`` describes. Needs a connected Ray where documents are read.
 
@@ -65,7 +81,7 @@ def create_dataset(
         config: ``dataset.source.path`` is read, ``dataset.path`` is written.
         registry: where the dataset is recorded.
         overwrite: replace what is at ``dataset.path``.
-        on_progress: called with a stage and the fraction of the whole that is done.
+        on_progress: called in this thread as parts of a stage are done.
 
     Raises:
         InputError: the source is missing, or holds nothing that can be used.
@@ -87,7 +103,10 @@ def create_dataset(
         overwrite=overwrite,
         progress=on_progress,
     )
-    return _registered(registry, output, report, built_documents(output))
+    created = _registered(registry, output, report, built_documents(output))
+    if not config.dataset.preprocessing.tokenize:
+        return created
+    return dataclasses.replace(created, tokens=prepare(config, registry, output))
 
 
 def _writing_base(config: Config, registry: RegistryApi) -> str | None:
@@ -163,6 +182,11 @@ def check_source(config: Config) -> None:
         InputError: it is not set, missing, or holds no document of a type that can be read; or the model that shall
             write the pairs can't be asked; or rows made from feedback have no file to go to.
     """
+    if config.dataset.preprocessing.tokenize and config.dataset.path and is_record_file(Path(config.dataset.path)):
+        raise InputError(
+            f"dataset.preprocessing.tokenize is true, but the output {config.dataset.path!r} is a file.",
+            hint="Name a folder, which has room for tokens, or leave the key out.",
+        )
     if config.dataset.source.type == "human_feedback":
         rows_maker(config.fine_tuning.objective)
         for name in ("synthetic_generation", "augmentation"):
@@ -180,7 +204,9 @@ def check_source(config: Config) -> None:
     asks_base_model(_dataset_of(config), base_model=config.base_model, environment=os.environ)
     from_rows = holds_rows(config.dataset, config.dataset.source.path)
     check_settings(config.dataset, from_rows=from_rows)
-    if not from_rows:
+    if from_rows:
+        require_rows(config.dataset.source.path)
+    else:
         discover(config.dataset.source.path)
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from llamafarm_ray.config import Config
-from llamafarm_ray.data.quality.pii import find_pii
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.data.with_passages import ask_with_passages
 from llamafarm_ray.errors import InputError
@@ -25,6 +24,7 @@ from llamafarm_ray.evaluation.risk.items import READING_SET, ReadingItem, readin
 from llamafarm_ray.evaluation.risk.measured import RiskTest
 from llamafarm_ray.evaluation.risk.memorization import Secret, TrainedAnswer, memorization_test
 from llamafarm_ray.evaluation.risk.robustness import robustness_test
+from llamafarm_ray.text.pii.find import find_pii
 from llamafarm_ray.workflows.questions import Exam
 from llamafarm_ray.workflows.training_data import TrainingData
 

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING, Self
 from llamafarm_ray import training
 from llamafarm_ray.config import Config, config_digest
 from llamafarm_ray.data import MixedPart, Splits, check_dataset, open_dataset, open_mixture
+from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.workflows.base import CHECKPOINTS, fetch_base, usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
 from llamafarm_ray.workflows.job_outputs import own_output
+from llamafarm_ray.workflows.tokens import token_store
 
 if TYPE_CHECKING:
-    from llamafarm_ray.training import BeginWith, Progress, TrainingResult
+    from llamafarm_ray.training import BeginWith, Progress, TokenStore, TrainingResult
 
 __all__ = ["TrainedModel", "TrainingRun", "check_rows"]
 
@@ -88,7 +90,7 @@ class TrainingRun:
         self,
         *,
         on_progress: Callable[[Progress], None] | None = None,
-        on_stage: Callable[[str, float], None] | None = None,
+        on_stage: Tell | None = None,
         on_note: Callable[[str], None] | None = None,
         begin_with: BeginWith | None = None,
     ) -> TrainedModel:
@@ -96,7 +98,7 @@ class TrainingRun:
 
         Args:
             on_progress: called in this thread as steps are done.
-            on_stage: called with a stage of the dataset's building and the fraction of it that is done.
+            on_stage: called in this thread as parts of a stage of the dataset's build are done.
             on_note: called with what else there is to say: where an unfinished run goes on, which worker was lost.
             begin_with: what another run had learnt; None: the base model's weights.
 
@@ -104,7 +106,7 @@ class TrainingRun:
             InputError: the dataset is unusable.
             TrainingError: the run failed.
         """
-        name, splits, parts = self._open_dataset(on_stage)
+        name, splits, parts, tokens = self._open_dataset(on_stage)
         self.output.absolute().parent.mkdir(parents=True, exist_ok=True)
         home = self.registry.home
         result = training.train(
@@ -129,11 +131,12 @@ class TrainingRun:
             on_note=on_note,
             fetch_base=functools.partial(fetch_base, self.base, home.uri),
             shared=None if home.is_local else f"{home.uri.rstrip('/')}/{CHECKPOINTS}",
+            tokens=tokens,
         )
         return TrainedModel(self.output, result)
 
-    def _open_dataset(self, on_stage: Callable[[str, float], None] | None) -> tuple[str, Splits, list[MixedPart]]:
-        """The dataset with its name, built if need be; a mixture is recorded, so that its documents can be traced."""
+    def _open_dataset(self, on_stage: Tell | None) -> tuple[str, Splits, list[MixedPart], TokenStore | None]:
+        """Open the dataset, built if need be; a mixture is recorded, so that its documents can be traced."""
         dataset = self.config.dataset
         if not dataset.mixture:
             if dataset.path is None:
@@ -141,7 +144,8 @@ class TrainingRun:
             else:
                 path = Path(dataset.path).expanduser()
             ratio = dataset.validation.split_ratio
-            return dataset_name(path), open_dataset(path, split_ratio=ratio, seed=self.config.seed), []
+            splits = open_dataset(path, split_ratio=ratio, seed=self.config.seed)
+            return dataset_name(path), splits, [], token_store(path, splits, self.config)
         splits, parts = open_mixture(dataset.mixture, split_ratio=dataset.validation.split_ratio, seed=self.config.seed)
         name = f"{self.config.name[:80]}-mixture"
         registered = DatasetRegistered(
@@ -153,7 +157,7 @@ class TrainingRun:
             documents=tuple(SourceDocument(**asdict(document)) for document in splits.documents),
         )
         self.registry.submit(RegisterDataset(registered), reason="train: a mixture")
-        return name, splits, parts
+        return name, splits, parts, None
 
 
 def check_rows(config: Config) -> bool:

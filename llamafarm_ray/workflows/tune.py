@@ -15,6 +15,7 @@ import yaml
 from llamafarm_ray.config import Config, Domain, resolved
 from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.data import Splits, open_dataset, open_mixture
+from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import ConfigError, ConflictError, InputError, TrainingError, UserError
 from llamafarm_ray.models.loading import inspect_architecture
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
@@ -139,7 +140,7 @@ class TuningRun:
         *,
         cores: int | None = None,
         on_change: Callable[[Mapping[int, Record]], None] | None = None,
-        on_stage: Callable[[str, float], None] | None = None,
+        on_stage: Tell | None = None,
         on_note: Callable[[str], None] | None = None,
     ) -> TunedModel:
         """Run trials until the sweep is done. Needs a connected Ray.
@@ -147,7 +148,7 @@ class TuningRun:
         Args:
             cores: CPUs that there are, where Ray counts more (a Ray of this machine alone).
             on_change: called with all trials when something happened, and every second.
-            on_stage: called with a stage of the dataset's building and the fraction of it that is done.
+            on_stage: called in this thread as parts of a stage of the dataset's build are done.
             on_note: called with what else there is to say.
 
         Raises:
@@ -202,7 +203,7 @@ class TuningRun:
             result = run_sweep(sweep, journal, planner, trial, budget=budget, on_change=changed)
             return self._finish(sweep, space, result, page)
 
-    def _open_dataset(self, on_stage: Callable[[str, float], None] | None) -> tuple[Config, Splits]:
+    def _open_dataset(self, on_stage: Tell | None) -> tuple[Config, Splits]:
         """The rows, built if need be, once for all trials."""
         dataset, ratio = self.config.dataset, self.config.dataset.validation.split_ratio
         if dataset.mixture:

@@ -56,7 +56,7 @@ def names(folder):
 def assert_same_files(one, other):
     """All but report.json, which tells the time."""
     files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
-    assert len(files) == 4
+    assert len(files) == 5
     for path in files:
         if path.name != "report.json":
             assert (one / path).read_bytes() == (other / path).read_bytes()
@@ -77,7 +77,7 @@ def test_the_result_is_the_same_for_any_number_of_partitions(ray_cluster, corpus
 
 def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_cluster, corpus, tmp_path):
     told = []
-    report = build(corpus, tmp_path / "out", progress=lambda stage, fraction: told.append((stage, fraction)))
+    report = build(corpus, tmp_path / "out", progress=told.append)
     assert report.created
     assert (report.documents.found, report.documents.read) == (13, 12)
     assert [skipped.path for skipped in report.documents.skipped] == ["broken.pdf"]
@@ -92,9 +92,14 @@ def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_clust
     assert report.num_validation == round(0.2 * report.num_examples)
     assert report.held_out == "phrasings"
     assert json.loads((tmp_path / "out" / "report.json").read_text())["digest"] == report.digest
-    fractions = [fraction for _, fraction in told]
-    assert fractions == sorted(fractions)
-    assert (fractions[0], fractions[-1]) == (0.0, 1.0)
+    ends = {stage.name: (stage.done, stage.total, stage.unit) for stage in told}
+    assert list(ends) == ["documents", "examples", "write"]
+    assert ends["documents"] == (13, 13, "documents")
+    assert ends["examples"] == (report.num_examples, None, "examples")
+    assert ends["write"] == (report.num_examples, report.num_examples, "rows")
+    page = (tmp_path / "out" / "report.html").read_text()
+    for said in ("broken.pdf", "not a valid PDF", "deduplicate: duplicate", "Languages of documents", ".pdf"):
+        assert said in page
 
     splits = open_dataset(tmp_path / "out")
     rows = rows_of(splits)
@@ -105,9 +110,26 @@ def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_clust
     assert row["document"] == "pool.pdf"
     assert row["document_digest"] == Digest.of((corpus / "pool.pdf").read_bytes())
     assert row["passage"].endswith("\nThe pool opens at 9:15.")
+    assert json.loads(row["provenance"])["page"] == 1
     assert sum(document.num_examples for document in splits.documents) == len(rows)
     # Where two documents say the same, the first one in the order of the paths is named.
     assert DocumentRecord("copy.txt", Digest.of((corpus / "copy.txt").read_bytes()), 8) in splits.documents
+
+
+def test_logs_of_conversations_become_a_dataset_without_a_model(ray_cluster, tmp_path):
+    chats = [
+        [{"role": "user", "content": f"What does room {n} cost?"}, {"role": "assistant", "content": f"{n + 40} euros."}]
+        for n in range(10)
+    ]
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(f"{json.dumps({'messages': chat})}\n" for chat in [*chats, chats[0]]))
+    config = {"source": {"type": "conversation_logs"}, "validation": {"split_ratio": 0.2}}
+    report = build(log, tmp_path / "out", DatasetConfig.model_validate(config))
+    assert (report.num_train, report.num_validation) == (8, 2)
+    assert (report.generator, report.coverage) == (None, None)
+    assert [document.path for document in open_dataset(tmp_path / "out").documents] == ["log.jsonl"]
+    assert (tmp_path / "out" / "report.html").is_file()
+    assert names(tmp_path) == ["log.jsonl", "out"]
 
 
 LENDING = (
@@ -215,8 +237,8 @@ def test_documents_without_a_question_are_an_error_that_says_so(ray_cluster, tmp
 def test_a_build_that_is_interrupted_leaves_what_it_goes_on_from_and_then_nothing(
     ray_cluster, corpus, tmp_path, stage, monkeypatch
 ):
-    def interrupt(at, fraction):
-        if at == stage and fraction > 0:
+    def interrupt(now):
+        if now.name == stage and now.done > 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -236,8 +258,8 @@ def test_a_build_that_is_interrupted_leaves_what_it_goes_on_from_and_then_nothin
 
 
 def test_a_document_that_changed_since_is_read_again(ray_cluster, corpus, tmp_path):
-    def interrupt(stage, fraction):
-        if stage == "write":
+    def interrupt(stage):
+        if stage.name == "write":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -303,8 +325,8 @@ def test_a_generation_that_is_stopped_half_way_goes_on_and_ends_the_same(
         number = sum(map(ord, body["messages"][1]["content"]))
         return faults[number % len(faults)] if attempt == 0 and len(body["messages"]) == 2 else ""
 
-    def interrupt(stage, fraction):
-        if stage == "pairs" and fraction >= 0.4:
+    def interrupt(stage):
+        if stage.name == "pairs" and stage.fraction > 0.5:
             raise KeyboardInterrupt
 
     with chat_server(fault=fault) as server:

@@ -107,6 +107,61 @@ def test_rows_come_in_the_same_order_however_many_blocks_hold_them(base_model, m
     assert tokenise(7) == expected
 
 
+def test_a_run_on_tokens_made_ahead_learns_what_a_run_on_rows_learns(finished, base_model, run, tmp_path, monkeypatch):
+    import ray.data
+
+    from llamafarm_ray.training import TokenStore, planning, prepare_tokens
+
+    def prepare():
+        return prepare_tokens(
+            parse_config({}),
+            train_rows=ray.data.from_items(make_rows(11)),
+            validation_rows=ray.data.from_items(make_rows(3)),
+            base_model=base_model,
+            store=store,
+        )
+
+    store = TokenStore(tmp_path / "tokens", "sha256:animals")
+    made = prepare()
+    assert (made.num_rows, made.is_new) == ({"training": 11, "validation": 3}, True)
+    assert prepare().is_new is False
+    monkeypatch.delattr(planning, "tokenise")
+    _, expected, _ = finished
+    result = run(tokens=store, training={"max_steps": 6})
+    assert result.losses == pytest.approx(expected.losses[:6], rel=1e-6)
+    assert any("were tokenized before" in reason for reason in result.reasons)
+
+
+def test_a_dataset_keeps_tokens_that_train_finds_for_the_same_settings(base_model, tmp_path):
+    from llamafarm_ray.data.rows import Example, Message
+    from llamafarm_ray.data.writing import target_for
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.tokens import prepare
+    from llamafarm_ray.workflows.train import TrainingRun
+
+    folder = tmp_path / "qa"
+    target = target_for(folder, "chatml", overwrite=False)
+    chats = [tuple(Message(turn["role"], turn["content"]) for turn in row["messages"]) for row in make_rows(6)]
+    described = {"digest": f"sha256:{'0' * 64}", "num_train": 6, "num_validation": 0, "documents": []}
+    with target.open():
+        target.add("train", [Example(chat, "d", "sha256:0", "p").row() for chat in chats])
+        target.finish(described, {})
+        target.publish()
+    registry = open_registry(str(tmp_path / "home"))
+
+    def config(**changes):
+        return parse_config({"base_model": str(base_model), "dataset": {"path": str(folder)}, **changes})
+
+    made = prepare(config(), registry, folder)
+    assert (made.num_rows, made.is_new, made.num_dropped) == ({"training": 6}, True, {})
+    run = TrainingRun.prepare(config(), registry, output=tmp_path / "out")
+    *_, store = run._open_dataset(None)
+    (description,) = folder.glob("tokens/*/tokens.json")
+    assert json.loads(description.read_text())["rows"] == store.rows
+    assert prepare(config(), registry, folder).is_new is False
+    assert prepare(config(seed=7), registry, folder).is_new is True
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("strategy", ["deepspeed_zero3", "ddp"])
 def test_two_workers_learn_what_one_that_accumulates_does(run, finished, tmp_path, strategy):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from llamafarm_ray.cli.datasets import diff, export, list_datasets, merge, sample, show, validate
+from llamafarm_ray.cli.datasets import diff, export, list_datasets, merge, sample, show, tokenize, validate
 
 __all__ = ["app"]
 
@@ -16,3 +16,4 @@ app.command("validate")(validate.command)
 app.command("diff")(diff.command)
 app.command("export")(export.command)
 app.command("merge")(merge.command)
+app.command("tokenize")(tokenize.command)

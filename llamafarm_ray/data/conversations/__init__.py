@@ -1,4 +1,4 @@
-"""Exports of chat and support tools as conversations, beside files of rows."""
+"""Conversation logs: exports of Slack and Zendesk, logged requests, feedback, and rows of any format."""
 
 from llamafarm_ray.data.conversations.reading import read_conversations
 

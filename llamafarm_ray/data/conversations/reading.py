@@ -1,30 +1,34 @@
-"""Read rows from files of rows, and from exports of other tools."""
+"""Read rows from files of rows, and from exports and logs of other tools."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from llamafarm_ray.data.conversations.slack import is_slack_export, slack_threads
-from llamafarm_ray.data.conversations.zendesk import is_ticket, ticket_conversation
+from llamafarm_ray.data.conversations.conversation import Conversation
+from llamafarm_ray.data.conversations.records import as_chat
+from llamafarm_ray.data.conversations.slack import Files, is_slack_export, slack_conversations
 from llamafarm_ray.data.formats import RecordError
-from llamafarm_ray.data.reading import RowResult, digest_of_file, parsed_rows
-from llamafarm_ray.data.records import Records, find_records, read_file
+from llamafarm_ray.data.reading import RowResult, parsed_rows
+from llamafarm_ray.data.records import Records, find_records
 from llamafarm_ray.data.training_rows import KINDS, parse_row
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.types import Digest
 
 __all__ = ["read_conversations"]
+
+_MAX_DAY_BYTES = 256 * 1024 * 1024
 
 
 def read_conversations(source: str) -> Iterator[tuple[str, RowResult]]:
     """Yield each record of a source with its split, parsed into rows.
 
     Args:
-        source: an export of Slack (its folder), files of Zendesk's tickets, or rows: see `find_records`.
+        source: an export of Slack (its folder, or the zip file), or files of tickets, logged requests, feedback or
+            rows: see `find_records`.
 
     Raises:
         InputError: there is nothing there, or nothing that can be read.
@@ -32,32 +36,56 @@ def read_conversations(source: str) -> Iterator[tuple[str, RowResult]]:
     if "://" in source:
         raise InputError(f"Rows at {source!r} can't be read in place.", hint="Download them first.")
     path = Path(source).expanduser()
-    if path.is_dir() and is_slack_export(path):
-        yield from (("train", result) for result in _threads(path))
+    if path.is_dir():
+        names = {file.relative_to(path).as_posix(): file.read_bytes for file in path.rglob("*") if file.is_file()}
+        if is_slack_export(names):
+            yield from _of_slack(names, path)
+            return
+    elif path.is_file() and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = {one: partial(_member, archive, one) for one in archive.namelist() if not one.endswith("/")}
+            if not is_slack_export(members):
+                raise InputError(f"{path} is no export of Slack.", hint="Unpack it.")
+            yield from _of_slack(members, path)
         return
     for split, records in find_records(path).items():
         root = Path(os.path.commonpath([file.path.parent for file in records.files]))
-        for result in parsed_rows(_with_tickets(records), root=root):
+        for result in parsed_rows(_as_chats(records), root=root):
             yield split, result
 
 
-def _with_tickets(records: Records) -> Records:
-    """Return records of which tickets are read as conversations."""
-    return Records(tuple(replace(file, convert=file.convert or _converted) for file in records.files))
+def _as_chats(records: Records) -> Records:
+    """Return records of which tickets, logged requests and feedback are read as chats."""
+    return Records(tuple(replace(file, convert=file.convert or as_chat) for file in records.files))
 
 
-def _converted(record: object) -> object:
-    return ticket_conversation(record) if is_ticket(record) else record
+def _member(archive: zipfile.ZipFile, name: str) -> bytes:
+    with archive.open(name) as file:
+        content = file.read(_MAX_DAY_BYTES + 1)
+    if len(content) > _MAX_DAY_BYTES:
+        raise InputError(f"{name} unpacks to more than {_MAX_DAY_BYTES >> 20} MiB.")
+    return content
 
 
-def _threads(folder: Path) -> Iterator[RowResult]:
-    digests: dict[Path, Digest] = {}
-    for file, place, record in slack_threads(folder, read_file):
-        digests.setdefault(file, digest_of_file(file))
-        origin: dict[str, Any] = {"document": file.relative_to(folder).as_posix(), "document_digest": digests[file]}
-        try:
-            _, rows = parse_row(record)
-        except RecordError as error:
-            yield RowResult(file, place, KINDS["chat"], [], str(error))
+def _of_slack(files: Files, path: Path) -> Iterator[tuple[str, RowResult]]:
+    try:
+        for result in _thread_rows(slack_conversations(files, path.name)):
+            yield "train", result
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise InputError(f"The export of Slack {path} can't be read: {error}.") from error
+
+
+def _thread_rows(conversations: Iterable[Conversation]) -> Iterator[RowResult]:
+    chat = KINDS["chat"]
+    for number, one in enumerate(conversations, start=1):
+        file, place = Path(one.document), f"thread {number}"
+        if one.dropped:
+            yield RowResult(file, place, chat, [], f"is a {one.dropped}.")
             continue
-        yield RowResult(file, place, KINDS["chat"], [{**row, **origin, "passage": ""} for row in rows])
+        try:
+            _, rows = parse_row({"messages": [message.to_turn() for message in one.messages]})
+        except RecordError as error:
+            yield RowResult(file, place, chat, [], str(error))
+            continue
+        origin = {"document": one.document, "document_digest": one.document_digest, "passage": ""}
+        yield RowResult(file, place, chat, [{**row, **origin} for row in rows])

@@ -1,70 +1,114 @@
-"""Slack's export: a folder for each channel with a file for each day, threads as conversations.
+"""Slack's exports: ``users.json``, lists of channels, and a folder a channel with a file of messages a day.
 
-Source of the format: https://slack.com/help/articles/220556107 (a list of messages with type, user, ts, thread_ts and
-text). The one who begins a thread asks; what others reply is the answer. Messages outside of threads, of bots and of
-joins and topics are left out.
+A thread is a conversation: its first author asks, and everybody else answers. The layout is described at
+https://slack.com/help/articles/220556107.
 """
 
 from __future__ import annotations
 
+import html
+import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
-from llamafarm_ray.data.conversations.turns import conversation
+from llamafarm_ray.data.conversations.conversation import Conversation, turns_of
+from llamafarm_ray.types import Digest
 
-__all__ = ["is_slack_export", "slack_threads"]
+__all__ = ["is_slack_export", "slack_conversations"]
 
-Read = Callable[[Path], Iterable[tuple[str, Any]]]
-
+_LISTS = frozenset({"channels.json", "groups.json", "dms.json", "mpims.json"})
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}\.json")
-_LINK = re.compile(r"<(?P<target>[^<>|]+)(?:\|(?P<label>[^<>]*))?>")
+_WRITTEN = frozenset({None, "bot_message", "file_share", "me_message", "thread_broadcast"})
+"""Kinds of messages that somebody wrote; others tell of people who join, of topics and the like."""
+_MENTION = re.compile(r"<([@#!]?)([^<>|]+)(?:\|([^<>]*))?>")
+
+Files = Mapping[str, Callable[[], bytes]]
+"""Files of an export by their paths in it."""
 
 
-def is_slack_export(folder: Path) -> bool:
-    """Return True for a folder with ``users.json`` and channels of days."""
-    return (folder / "users.json").is_file() and any(_days(folder))
+def is_slack_export(names: Iterable[str]) -> bool:
+    """Return True if these are paths of the files of an export."""
+    found = set(names)
+    return "users.json" in found and (not _LISTS.isdisjoint(found) or any(map(_is_day, found)))
 
 
-def _days(folder: Path) -> Iterator[Path]:
-    yield from (file for file in sorted(folder.glob("*/*.json")) if _DAY.fullmatch(file.name))
-
-
-def slack_threads(folder: Path, read: Read) -> Iterator[tuple[Path, str, Mapping[str, Any]]]:
-    """Yield each thread as a record of messages, with the file in which it begins and its place.
+def slack_conversations(files: Files, name: str) -> Iterator[Conversation]:
+    """Yield the threads of an export; messages without a thread are dropped.
 
     Args:
-        folder: the export.
-        read: returns the records of a file with their places.
+        files: of the export.
+        name: of the export, which the names of its channels follow.
+
+    Raises:
+        ValueError: a file of the export is not JSON, or not what Slack writes.
     """
-    names = {user["id"]: _name(user) for _, user in read(folder / "users.json") if isinstance(user, Mapping)}
-    threads: dict[tuple[Path, str], list[tuple[Path, str, Mapping[str, Any]]]] = {}
-    for file in _days(folder):
-        for place, message in read(file):
-            if isinstance(message, Mapping) and message.get("type") == "message" and not message.get("subtype"):
-                thread = str(message.get("thread_ts") or message.get("ts"))
-                threads.setdefault((file.parent, thread), []).append((file, place, message))
-    for messages in threads.values():
-        messages.sort(key=lambda each: float(each[2].get("ts") or 0))
-        file, place, first = messages[0]
-        said = ((str(each.get("user")), _plain(str(each.get("text") or ""), names)) for _, _, each in messages)
-        yield file, place, conversation(said, asks=str(first.get("user")))
+    people = _people(json.loads(files["users.json"]()))
+    channels: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(files):
+        if _is_day(path):
+            channels[PurePosixPath(path).parent.name].append(path)
+    for channel, days in sorted(channels.items()):
+        contents = [files[day]() for day in days]
+        messages = [message for content in contents for message in json.loads(content)]
+        document, digest = f"{name}/{channel}", Digest.of(b"\n".join(contents))
+        yield from _threads(messages, people, document, digest)
 
 
-def _name(user: Mapping[str, Any]) -> str:
-    profile = user.get("profile") or {}
-    return str(profile.get("display_name") or user.get("real_name") or user.get("name") or user["id"])
+def _is_day(path: str) -> bool:
+    parts = PurePosixPath(path)
+    return len(parts.parts) == 2 and _DAY.fullmatch(parts.name) is not None  # noqa: PLR2004  channel and day
 
 
-def _plain(text: str, names: Mapping[str, str]) -> str:
-    """Return a message without Slack's marks: mentions by name, links by their label or address."""
+def _people(users: list[dict[str, Any]]) -> dict[str, str]:
+    names = {}
+    for user in users:
+        profile = user.get("profile") or {}
+        known = (profile.get("display_name"), profile.get("real_name"), user.get("real_name"), user.get("name"))
+        names[str(user.get("id"))] = next((name for name in known if name), "someone")
+    return names
 
-    def shown(match: re.Match[str]) -> str:
-        target, label = match["target"], match["label"]
-        if target.startswith("@"):
-            return f"@{label or names.get(target[1:], target[1:])}"
-        return label or target.lstrip("#!")
 
-    text = _LINK.sub(shown, text)
-    return text.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+def _threads(
+    messages: list[dict[str, Any]], people: Mapping[str, str], document: str, digest: Digest
+) -> Iterator[Conversation]:
+    threads: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for message in messages:
+        if message.get("type", "message") != "message" or message.get("subtype") not in _WRITTEN:
+            continue
+        if message.get("thread_ts"):
+            threads[message["thread_ts"]].append(message)
+        else:
+            yield Conversation(document, digest, dropped="message without a thread")
+    for started, thread in sorted(threads.items()):
+        ordered = sorted(thread, key=lambda message: float(message["ts"]))
+        if ordered[0]["ts"] != started:
+            yield Conversation(document, digest, dropped="thread without its first message")
+            continue
+        asker = _author(ordered[0])
+        turns = turns_of((_author(message) == asker, _text(message, people)) for message in ordered)
+        if turns:
+            yield Conversation(document, digest, turns)
+        else:
+            sample = _text(ordered[0], people)
+            yield Conversation(document, digest, dropped="thread without an answer", sample=sample)
+
+
+def _author(message: Mapping[str, Any]) -> str:
+    return str(message.get("user") or message.get("bot_id") or message.get("username") or "")
+
+
+def _text(message: Mapping[str, Any], people: Mapping[str, str]) -> str:
+    """Return the text of a message without Slack's markup: names for people and channels, labels for links."""
+
+    def plain(match: re.Match[str]) -> str:
+        sign, target, label = match[1], match[2], match[3]
+        if sign == "@":
+            return f"@{people.get(target, label or 'someone')}"
+        if sign == "#":
+            return f"#{label or target}"
+        return f"@{label or target}" if sign == "!" else label or target
+
+    return html.unescape(_MENTION.sub(plain, str(message.get("text") or ""))).strip()

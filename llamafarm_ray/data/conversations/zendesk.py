@@ -1,33 +1,42 @@
-"""Zendesk's export of tickets: who requested asks, public comments of others answer.
+"""Zendesk's exports: tickets with their comments. Who opened a ticket asks, and agents' public comments answer.
 
-Source of the format: https://developer.zendesk.com/api-reference/ticketing (a ticket with requester_id, subject and
-comments with author_id, plain_body or body, and public). Files have a ticket a line, or a list of them.
+The layout is that of https://developer.zendesk.com/api-reference/ticketing/tickets/ticket_comments/.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
-from llamafarm_ray.data.conversations.turns import conversation
+from llamafarm_ray.data.conversations.conversation import turns_of
+from llamafarm_ray.data.rows import Message
 
-__all__ = ["is_ticket", "ticket_conversation"]
-
-
-def is_ticket(record: object) -> TypeGuard[Mapping[str, Any]]:
-    """Return True for a ticket with its comments."""
-    return isinstance(record, Mapping) and "requester_id" in record and isinstance(record.get("comments"), list)
+__all__ = ["is_ticket", "ticket_turns"]
 
 
-def ticket_conversation(ticket: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a ticket as a record of messages; its subject begins the first turn, private comments are left out."""
-    asks = str(ticket["requester_id"])
-    comments = [comment for comment in ticket["comments"] if comment.get("public", True)]
-    said = [
-        (str(comment.get("author_id")), str(comment.get("plain_body") or comment.get("body") or ""))
-        for comment in comments
-    ]
+def is_ticket(record: Mapping[str, Any]) -> bool:
+    """Return True if a record is a ticket, or holds one beside its comments."""
+    return isinstance(record.get("comments"), list) and (
+        "requester_id" in record or isinstance(record.get("ticket"), Mapping)
+    )
+
+
+def ticket_turns(record: Mapping[str, Any]) -> tuple[Message, ...]:
+    """Return the turns of a ticket; none where nobody answered in public."""
+    ticket = record.get("ticket") if isinstance(record.get("ticket"), Mapping) else record
+    assert isinstance(ticket, Mapping)  # noqa: S101 - one of two mappings
+    requester = ticket.get("requester_id")
+    comments = [one for one in record["comments"] if isinstance(one, Mapping) and one.get("public") is not False]
+    comments.sort(key=lambda comment: str(comment.get("created_at") or ""))
+    said = [(comment.get("author_id") == requester, _body(comment)) for comment in comments]
+    description = str(ticket.get("description") or "").strip()
+    if description and (not said or said[0][1] != description):
+        said.insert(0, (True, description))
     subject = str(ticket.get("subject") or "").strip()
-    if subject and not (said and said[0][1].startswith(subject)):
-        said.insert(0, (asks, subject))
-    return conversation(said, asks=asks)
+    if subject and said and said[0][0] and subject.lower() not in said[0][1].lower():
+        said[0] = (True, f"{subject}\n\n{said[0][1]}")
+    return turns_of(said)
+
+
+def _body(comment: Mapping[str, Any]) -> str:
+    return str(comment.get("plain_body") or comment.get("body") or "").replace("\r\n", "\n").strip()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from llamafarm_ray.config.quality import PiiAction
+from llamafarm_ray.config.quality import PiiAction, PiiKind
 from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.steps.base import Dropped, Kept, Step
 from llamafarm_ray.text.pii.find import find_pii, redact
@@ -45,8 +45,7 @@ class HandlePii(Step[Passage, Passage]):
             elif affected and self.action == "drop":
                 yield Dropped(f"has personal data: {', '.join(affected)}", sample=sample)
             else:
-                verb = {"redact": "redacted", "tag": "tagged"}.get(self.action, "kept")
-                notes = {f"{kind} {verb if kind in self.kinds else 'kept'}": count for kind, count in found.items()}
+                notes = _notes(found, self.action, self.kinds)
                 yield Kept(self._changed(passage, texts, findings, affected), notes, sample=sample)
 
     def _changed(
@@ -61,3 +60,8 @@ class HandlePii(Step[Passage, Passage]):
             for text, in_text in zip(texts, findings, strict=True)
         )
         return replace(passage, text=text, title=title, headings=tuple(headings))
+
+
+def _notes(found: Mapping[PiiKind, int], action: PiiAction, kinds: Collection[str]) -> dict[str, int]:
+    verb = {"redact": "redacted", "tag": "tagged"}.get(action, "kept")
+    return {f"{kind} {verb if kind in kinds else 'kept'}": count for kind, count in found.items()}

@@ -14,7 +14,7 @@ from llamafarm_ray.errors import InputError
 
 __all__ = ["open_text", "read_json", "read_json_lines"]
 
-WRAPPERS = ("data", "rows", "examples", "records", "instances", "samples")
+WRAPPERS = ("data", "rows", "examples", "records", "instances", "samples", "tickets")
 """Keys under which a file that is one object may hold its list of records."""
 
 _HEAD_BYTES = 4096

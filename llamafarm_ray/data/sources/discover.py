@@ -1,4 +1,4 @@
-"""Find the documents of sources: folders, searched all the way down, files, patterns and URIs."""
+"""Find the documents of sources: folders, searched all the way down, files, patterns, URIs and queries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamafarm_ray.data.readers import SUPPORTED_EXTENSIONS
+from llamafarm_ray.data.sources.databases import find_rows, is_database
 from llamafarm_ray.data.sources.found import Sources, source_name
 from llamafarm_ray.data.sources.local import find_local
 from llamafarm_ray.data.sources.remote import find_remote
@@ -25,7 +26,8 @@ def discover(source: str | Path | Sequence[str], *, exclude: Path | None = None)
     stay inside of the source. With several sources each path begins with the name of its source.
 
     Args:
-        source: a folder, a single document, a pattern (``docs/**/*.md``) or a URI; or several of them.
+        source: a folder, a single document, a pattern (``docs/**/*.md``), a URI, or a database's URI with a query; or
+            several of them.
         exclude: a folder not to look into (the dataset to build, where it lies inside of the source).
 
     Raises:
@@ -36,7 +38,7 @@ def discover(source: str | Path | Sequence[str], *, exclude: Path | None = None)
     found = Sources(name=source_name(source))
     labels: Counter[str] = Counter()
     for one in given:
-        part = find_remote(one) if _is_remote(one) else find_local(_local(one), exclude)
+        part = _find(one, exclude)
         label = "" if single else _label(part.name, labels)
         found.files += [replace(file, path=f"{label}{file.path}") for file in part.files]
         found.skipped += [replace(skipped, path=f"{label}{skipped.path}") for skipped in part.skipped]
@@ -47,6 +49,12 @@ def discover(source: str | Path | Sequence[str], *, exclude: Path | None = None)
             hint=f"Supported are {', '.join(SUPPORTED_EXTENSIONS)}.",
         )
     return found
+
+
+def _find(source: str, exclude: Path | None) -> Sources:
+    if is_database(source):
+        return find_rows(source)
+    return find_remote(source) if _is_remote(source) else find_local(_local(source), exclude)
 
 
 def _is_remote(source: str) -> bool:

@@ -20,6 +20,9 @@ __all__ = ["find_local"]
 
 _DATASET_FILE, _REPORT_FILE = "dataset.json", "report.json"
 _IS_DATASET = "it is a dataset that was built, no document."
+_SAVED_BY_DATASETS = {"state.json", "dataset_info.json"}
+"""Files that `datasets.save_to_disk` writes beside the Arrow files of a split, which hold the rows."""
+_DESCRIPTIONS = {*_SAVED_BY_DATASETS, "dataset_dict.json"}
 _MAGIC = re.compile(r"[*?\[]")
 
 
@@ -88,9 +91,12 @@ def _walk(root: Path, source: str, exclude: Path | None, found: Sources) -> Iter
             found.skipped.append(SkippedDocument(plain_path(Path(folder).relative_to(root)), _IS_DATASET))
             folders.clear()
             continue
+        described = _DESCRIPTIONS if set(names) >= _SAVED_BY_DATASETS else {"dataset_dict.json"}
         for name in sorted(names):
             path = Path(folder, name)
-            if name in built and path.with_name(built[name]) != exclude:
+            if name in described:
+                found.ignored["(description of a datasets folder)"] += 1
+            elif name in built and path.with_name(built[name]) != exclude:
                 found.skipped.append(SkippedDocument(plain_path(path.relative_to(root)), _IS_DATASET))
             elif name not in built and not name.startswith("."):
                 yield path
@@ -104,8 +110,8 @@ def _built(names: Collection[str]) -> dict[str, str]:
     for name in sorted(names):
         main = Path(name)
         if is_record_file(main) and stem_of(main) in stems:
-            beside = (main, validation_path(main), named_beside(main, "report", ".json"))
-            built |= {path.name: name for path in beside}
+            reports = (named_beside(main, "report", suffix) for suffix in (".json", ".html"))
+            built |= {path.name: name for path in (main, validation_path(main), *reports)}
     return built
 
 

@@ -15,6 +15,7 @@ from llamafarm_ray.data.readers import DocumentError, reader_for
 from llamafarm_ray.data.readers.base import BrokenDocumentError, EmptyDocumentError, OversizedDocumentError
 from llamafarm_ray.data.rows import ParsedDocument
 from llamafarm_ray.data.sources.containers import DAMAGE, MAX_UNPACKED_BYTES, is_container, members_of
+from llamafarm_ray.data.sources.databases import ROWS_NAME, is_database, open_rows
 from llamafarm_ray.data.sources.found import file_type, plain_path
 from llamafarm_ray.data.sources.limits import max_bytes_of
 from llamafarm_ray.data.sources.remote import is_page, open_remote, page_name
@@ -22,6 +23,7 @@ from llamafarm_ray.data.sources.remote import is_page, open_remote, page_name
 __all__ = ["ReadFile", "read_file"]
 
 _MAX_NESTING = 2  # an archive in an archive
+_TOO_MUCH = "its reader ran out of memory (dataset.source.file_memory_mb)."
 _MAX_MEMBER_BYTES = 256 * 1024 * 1024  # a member is held in memory, whatever it is
 
 
@@ -47,6 +49,8 @@ def read_file(path: str, location: bytes) -> Iterator[ReadFile]:
             yield from _read(path, _name(path, location), file, 0)
     except DocumentError as error:
         yield ReadFile(path, error=str(error))
+    except MemoryError:
+        yield ReadFile(path, error=_TOO_MUCH)
     except OSError as error:
         yield ReadFile(path, error=f"it can't be read: {error.strerror or error}.")
     # Libraries of remote file systems have errors of their own; one file must not end a build of thousands.
@@ -56,13 +60,16 @@ def read_file(path: str, location: bytes) -> Iterator[ReadFile]:
 
 def _name(path: str, location: bytes) -> str:
     uri = os.fsdecode(location)
+    if is_database(uri):
+        return ROWS_NAME
     return page_name(uri) if is_page(uri) else PurePosixPath(path).name
 
 
 @contextlib.contextmanager
 def _opened(location: bytes) -> Iterator[IO[bytes]]:
     if b"://" in location:
-        with open_remote(os.fsdecode(location)) as remote:
+        uri = os.fsdecode(location)
+        with open_rows(uri) if is_database(uri) else open_remote(uri) as remote:
             yield remote
         return
     # A pipe that took a file's place since it was listed must not be waited for.
@@ -102,6 +109,8 @@ def _parsed(path: str, name: str, data: bytes) -> ParsedDocument:
         return reader.read(data, path)
     except DocumentError:
         raise
+    except MemoryError as error:
+        raise OversizedDocumentError(_TOO_MUCH) from error
     # The boundary of the process: parsers meet hostile bytes here, and one document must not end a build of thousands.
     except Exception as error:
         raise BrokenDocumentError(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 from llamafarm_ray.data.rows import ParsedDocument, is_code
-from llamafarm_ray.data.steps.base import Dropped, Step
+from llamafarm_ray.data.steps.base import Dropped, Kept, Step
 from llamafarm_ray.data.text import language_of
 
 __all__ = ["DetectLanguage"]
@@ -17,14 +17,15 @@ _SAMPLE_CHARS = 500
 
 
 class DetectLanguage(Step[ParsedDocument, ParsedDocument]):
-    """Sets the language of a document, from up to 50 samples of 500 characters spread over it."""
+    """Sets the language of a document, from up to 50 samples of 500 characters spread over it, and notes it."""
 
     name = "language"
 
-    def apply(self, rows: Iterable[ParsedDocument]) -> Iterator[ParsedDocument | Dropped]:
+    def apply(self, rows: Iterable[ParsedDocument]) -> Iterator[ParsedDocument | Dropped | Kept[ParsedDocument]]:
         """See :meth:`Step.apply`."""
         for document in rows:
-            yield replace(document, language=_language(document))
+            language = _language(document)
+            yield Kept(replace(document, language=language), {language or "not recognized": 1})
 
 
 def _language(document: ParsedDocument) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import html
-import importlib.resources
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
 from llamafarm_ray.evaluation.report.slices import slices, worst
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
+from llamafarm_ray.pages import asset, escaped, header, page, write_page
 
 __all__ = ["ResultPage", "write_report"]
 
@@ -33,20 +32,11 @@ class ResultPage:
 
     def html(self) -> str:
         """Return the page."""
-        css = importlib.resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-        body = "\n".join(part for part in self._parts() if part)
-        policy = "default-src 'none'; style-src 'unsafe-inline'"
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            f"<title>{_text(self.result.model_id)}: evaluation</title>\n<style>\n{css}</style></head>\n"
-            f"<body>\n{body}\n</body></html>\n"
-        )
+        return page(f"{self.result.model_id}: evaluation", self._parts(), css=asset(__package__, "style.css"))
 
     def _parts(self) -> Iterator[str]:
         result = self.result
-        yield f"<header><h1>{_text(result.model_id)}</h1><span>{_text(result.timestamp)}</span></header>"
+        yield header(result.model_id, when=escaped(result.timestamp))
         for name, scores in result.scores():
             yield _benchmark(name, scores)
         yield _facts("RAG", result.rag_integration)
@@ -56,17 +46,14 @@ class ResultPage:
             yield _worst(name, members)
 
 
-def write_report(path: Path, page: ResultPage) -> None:
+def write_report(path: Path, result: ResultPage) -> None:
     """Write the page, whole or not at all.
 
     Raises:
         InputError: the file can't be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(page.html(), encoding="utf-8")
-        partial.replace(path)
+        write_page(path, result.html())
     except OSError as error:
         raise InputError(f"{path} can't be written: {error.strerror}.", hint="Choose another --report.") from None
 
@@ -91,10 +78,10 @@ def _benchmark(name: str, scores: BenchmarkScores) -> str:
         )
         for metric, value in scores.metrics.items()
     ]
-    change = f"<b>{_text(scores.improvement)}</b> over the baseline" if scores.improvement else ""
+    change = f"<b>{escaped(scores.improvement)}</b> over the baseline" if scores.improvement else ""
     said = (scores.method, scores.sample and f"Sample: {scores.sample}", scores.reason)
-    caption = " · ".join(part for part in (counts, change, *(_text(one) for one in said if one)) if part)
-    return f"<h2>{_text(name)}</h2><p>{caption}</p>" + _table(("measure", "model", "95 %", "baseline", ""), rows)
+    caption = " · ".join(part for part in (counts, change, *(escaped(one) for one in said if one)) if part)
+    return f"<h2>{escaped(name)}</h2><p>{caption}</p>" + _table(("measure", "model", "95 %", "baseline", ""), rows)
 
 
 def _ends(ends: tuple[float, float] | None) -> str:
@@ -104,8 +91,8 @@ def _ends(ends: tuple[float, float] | None) -> str:
 def _slices(name: str, members: Sequence[Answered]) -> str:
     rows = [
         (
-            _text(one.kind),
-            _text(one.name),
+            escaped(one.kind),
+            escaped(one.name),
             str(one.num_answers),
             f"{one.score:.3f}",
             _number(one.baseline),
@@ -115,13 +102,13 @@ def _slices(name: str, members: Sequence[Answered]) -> str:
     ]
     if not rows:
         return ""
-    return f"<h2>{_text(name)}: slices</h2>" + _table(("by", "group", "answers", "model", "baseline", ""), rows)
+    return f"<h2>{escaped(name)}: slices</h2>" + _table(("by", "group", "answers", "model", "baseline", ""), rows)
 
 
 def _worst(name: str, members: Sequence[Answered]) -> str:
     rows = [
         (
-            f"<code>{_text(one.id)}</code> {_cut(one.prompt)}",
+            f"<code>{escaped(one.id)}</code> {_cut(one.prompt)}",
             _cut(" / ".join(one.accepted)),
             _cut(one.answer if not one.failure else f"{one.answer} ({one.failure})"),
             _cut(one.baseline_answer or ""),
@@ -133,19 +120,19 @@ def _worst(name: str, members: Sequence[Answered]) -> str:
     if not rows:
         return ""
     columns = ("question", "right", "model", "baseline", "score", "baseline's")
-    return f"<h2>{_text(name)}: worst answers</h2>" + _table(columns, rows)
+    return f"<h2>{escaped(name)}: worst answers</h2>" + _table(columns, rows)
 
 
 def _facts(title: str, facts: Mapping[str, Any] | None) -> str:
     if not facts:
         return ""
-    rows = [(_text(str(name)), _text(str(value))) for name, value in facts.items()]
-    return f"<h2>{_text(title)}</h2>" + _table(("measure", "value"), rows)
+    rows = [(escaped(str(name)), escaped(str(value))) for name, value in facts.items()]
+    return f"<h2>{escaped(title)}</h2>" + _table(("measure", "value"), rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table; cells are HTML."""
-    head = "".join(f"<th>{_text(column)}</th>" for column in columns)
+    head = "".join(f"<th>{escaped(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -163,12 +150,8 @@ def _bars(value: float, baseline: float | None) -> str:
 
 
 def _cut(text: str) -> str:
-    return _text(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ...")
+    return escaped(text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ...")
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.4g}"
-
-
-def _text(text: str) -> str:
-    return html.escape(text)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from llamafarm_ray.evaluation.metrics.answers import contains, normalized_words
 from llamafarm_ray.evaluation.metrics.grounding import agreement
-from llamafarm_ray.evaluation.metrics.refusals import is_refusal
+from llamafarm_ray.text.refusals import is_refusal
 
 __all__ = [
     "ComplianceProbe",

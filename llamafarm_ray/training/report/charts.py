@@ -8,13 +8,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from llamafarm_ray.pages.axis import round_step, round_ticks
+
 __all__ = ["Chart", "Curve", "Mark", "draw", "thin"]
 
 Point = tuple[float, float]
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58.0, 20.0, 10.0, 28.0
 _MAX_POINTS = 300
-_STEPS_OF_TICKS = (1.0, 2.0, 2.5, 5.0, 10.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +165,12 @@ def _axis(low: float, high: float) -> tuple[float, float, list[float]]:
     if high - low <= abs(high) * 1e-9:
         pad = abs(high) * 0.5 or 1.0
         low, high = (0.0, high + pad) if high > 0 else (low - pad, high + pad)
-    raw = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * power for unit in _STEPS_OF_TICKS if unit * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [index * step for index in range(first, last + 1)]
+    ticks = round_ticks(low, high)
     return ticks[0], ticks[-1], ticks
 
 
 def _step_ticks(last: float) -> list[float]:
-    raw = last / 6
-    power = 10.0 ** math.floor(math.log10(raw))
-    size = max(1.0, math.ceil(next(unit * power for unit in _STEPS_OF_TICKS if unit * power >= raw * 0.999)))
+    size = max(1.0, math.ceil(round_step(last / 6)))
     return [index * size for index in range(int(last // size) + 1)]
 
 

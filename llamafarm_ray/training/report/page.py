@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import html
-import importlib.resources
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from llamafarm_ray.pages import asset, bullets, escaped, header, page, tiles, write_page
 from llamafarm_ray.training.history import History
 from llamafarm_ray.training.report.charts import Chart, Curve, Mark, Point, draw
 from llamafarm_ray.training.tracking import Outcome, flat
@@ -54,45 +53,31 @@ class RunPage:
 
     def html(self) -> str:
         """The page."""
-        css, js = _asset("style.css"), _asset("hover.js")
-        body = "\n".join(part for part in self._parts() if part)
-        policy = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            f"<title>{_text(self.name)}: training run</title>\n<style>\n{css}</style></head>\n"
-            f"<body>\n{body}\n<script>\n{js}</script>\n</body></html>\n"
-        )
+        css, script = (asset(__package__, name) for name in ("style.css", "hover.js"))
+        return page(f"{self.name}: training run", self._parts(), css=css, script=script)
 
     def _parts(self) -> Iterator[str]:
-        run = f"{self.ended:%Y-%m-%d %H:%M} UTC · run <code>{_text(self.run_id)}</code>"
-        yield (
-            f'<header><h1>{_text(self.name)}</h1><span class="outcome {self.outcome}">{_text(self.outcome)}</span>'
-            f'<span class="when">{run}</span></header>'
-        )
+        run = f"{self.ended:%Y-%m-%d %H:%M} UTC · run <code>{escaped(self.run_id)}</code>"
+        yield header(self.name, outcome=self.outcome, when=run)
         if self.message:
-            yield f'<p class="error">{_text(self.message)}</p>'
+            yield f'<p class="error">{escaped(self.message)}</p>'
         yield _tiles(self.history)
         yield '<section class="charts">' + "\n".join(draw(chart) for chart in _charts(self.history)) + "</section>"
         yield _alerts(self.history)
-        yield _list("Why it was done this way", self.reasons)
-        yield _list("Trouble on the way", self.warnings)
+        yield bullets("Why it was done this way", self.reasons)
+        yield bullets("Trouble on the way", self.warnings)
         yield _checkpoints(self.history)
         yield _table("The run", flat(self.facts))
         yield _table("Settings", flat(self.config), columns=2)
 
 
-def write_report(path: Path, page: RunPage) -> None:
+def write_report(path: Path, run: RunPage) -> None:
     """Write the page, whole or not at all.
 
     Raises:
         OSError: it can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_text(page.html(), encoding="utf-8")
-    new.replace(path)
+    write_page(path, run.html())
 
 
 def duration(seconds: float) -> str:
@@ -123,21 +108,20 @@ def _tiles(history: History) -> str:
     if not steps:
         return "<p>No step was done.</p>"
     last = steps[-1]
-    tiles = [(f"{last.step:,} / {last.total_steps:,}", "steps"), (duration(last.seconds), "training time")]
+    shown = [(f"{last.step:,} / {last.total_steps:,}", "steps"), (duration(last.seconds), "training time")]
     losses = [step.loss for step in steps]
-    tiles.append((f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else f"{losses[0]:.3f}", "training loss"))
+    shown.append((f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else f"{losses[0]:.3f}", "training loss"))
     if validations := [v for v in history.validations if math.isfinite(v.loss)]:
         best = min(validations, key=lambda one: one.loss)
-        tiles.append((f"{best.loss:.4g}", "best validation loss"))
+        shown.append((f"{best.loss:.4g}", "best validation loss"))
     speeds = sorted(step.tokens_per_s for step in steps)
-    tiles.append((compact(speeds[len(speeds) // 2]), "tokens/s"))
+    shown.append((compact(speeds[len(speeds) // 2]), "tokens/s"))
     if peak := max((step.memory_bytes or 0 for step in steps), default=0):
-        tiles.append((memory(peak), "peak memory"))
+        shown.append((memory(peak), "peak memory"))
     used = sorted(step.mfu for step in steps if step.mfu is not None)
     if used:
-        tiles.append((f"{used[len(used) // 2]:.1%}", "MFU"))
-    made = "".join(f"<div><b>{_text(value)}</b><span>{_text(name)}</span></div>" for value, name in tiles)
-    return f'<section class="tiles">{made}</section>'
+        shown.append((f"{used[len(used) // 2]:.1%}", "MFU"))
+    return tiles(shown)
 
 
 def _charts(history: History) -> Iterator[Chart]:
@@ -206,8 +190,8 @@ def _alerts(history: History) -> str:
     if not history.alerts:
         return ""
     rows = "".join(
-        f'<tr><td>{one.step:,}</td><td class="kind">{_text(one.kind.replace("_", " "))}</td>'
-        f"<td>{_text(one.text)}</td></tr>"
+        f'<tr><td>{one.step:,}</td><td class="kind">{escaped(one.kind.replace("_", " "))}</td>'
+        f"<td>{escaped(one.text)}</td></tr>"
         for one in history.alerts[:_MAX_ROWS]
     )
     return f"<h2>Alerts</h2><table><thead><tr><th>step</th><th>kind</th><th>what</th></tr></thead>{rows}</table>"
@@ -224,12 +208,6 @@ def _checkpoints(history: History) -> str:
     )
 
 
-def _list(title: str, lines: Sequence[str]) -> str:
-    if not lines:
-        return ""
-    return f"<h2>{_text(title)}</h2><ul>" + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>"
-
-
 def _table(title: str, rows: Mapping[str, str], *, columns: int = 1) -> str:
     shown = [(key, value) for key, value in rows.items() if key and value not in _EMPTY]
     if not shown:
@@ -241,23 +219,15 @@ def _table(title: str, rows: Mapping[str, str], *, columns: int = 1) -> str:
         + "</table>"
         for part in (shown[start : start + size] for start in range(0, len(shown), size))
     )
-    return f'<h2>{_text(title)}</h2><div class="{"columns" if columns > 1 else "one"}">{tables}</div>'
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+    return f'<h2>{escaped(title)}</h2><div class="{"columns" if columns > 1 else "one"}">{tables}</div>'
 
 
 def _key(name: str) -> str:
     """A dotted key that may break after its dots."""
-    return _text(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
+    return escaped(name).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
 
 def _number(value: str) -> str:
     """A long whole number with its thousands apart."""
     is_long = value.isdecimal() and len(value) > 4  # noqa: PLR2004 - as numbers are written
-    return f"{int(value):,}" if is_long else _text(value)
-
-
-def _asset(name: str) -> str:
-    return importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return f"{int(value):,}" if is_long else escaped(value)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-import html
-import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from llamafarm_ray import pages
 from llamafarm_ray.config import Domain
+from llamafarm_ray.pages import asset, bullets, escaped, header, page, tiles
 from llamafarm_ray.tuning.budget import duration
 from llamafarm_ray.tuning.explain import plain
 from llamafarm_ray.tuning.journal import Record, State
@@ -55,25 +55,16 @@ class SweepPage:
 
     def html(self) -> str:
         """The page."""
-        css = importlib.resources.files(__package__).joinpath("style.css").read_text(encoding="utf-8")
-        body = "\n".join(part for part in self._parts() if part)
-        policy = "default-src 'none'; style-src 'unsafe-inline'"
-        return (
-            '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
-            f"<title>{_text(self.name)}: sweep</title>\n<style>\n{css}</style></head>\n<body>\n{body}\n</body></html>\n"
-        )
+        return page(f"{self.name}: sweep", self._parts(), css=asset(__package__, "style.css"))
 
     def _parts(self) -> Iterator[str]:
         state = "running" if self.is_running else "finished"
-        when = f"{self.written:%Y-%m-%d %H:%M} UTC" + (f" · {_text(self.ended_because)}" if self.ended_because else "")
-        yield (
-            f'<header><h1>{_text(self.name)}</h1><span class="outcome {state}">{state}</span>'
-            f'<span class="when">{when}</span></header>'
+        when = f"{self.written:%Y-%m-%d %H:%M} UTC" + (
+            f" · {escaped(self.ended_because)}" if self.ended_because else ""
         )
+        yield header(self.name, outcome=state, when=when)
         yield self._tiles()
-        yield _list("What was found", self.words)
+        yield bullets("What was found", self.words)
         charts = [
             parallel(self.records, self.ranked, self.domains, metric=self.metric),
             course(self.records, metric=self.metric, lower_is_better=self.lower_is_better),
@@ -82,12 +73,12 @@ class SweepPage:
         drawn = "\n".join(chart for chart in charts if chart)
         yield f'<section class="charts">{drawn}</section>' if drawn else ""
         yield self._table()
-        yield _list("Why this was searched", self.reasons)
+        yield bullets("Why this was searched", self.reasons)
 
     def _tiles(self) -> str:
         counts = {state: sum(record.state is state for record in self.records) for state in State}
-        tiles = [(plain(self.ranked[0].value), f"best {self.metric.replace('_', ' ')}")] if self.ranked else []
-        tiles += [(str(self.ranked[0].number), "best trial")] if self.ranked else []
+        shown = [(plain(self.ranked[0].value), f"best {self.metric.replace('_', ' ')}")] if self.ranked else []
+        shown += [(str(self.ranked[0].number), "best trial")] if self.ranked else []
         names = {
             State.FINISHED: "trained to the end",
             State.STOPPED: "stopped early",
@@ -95,56 +86,45 @@ class SweepPage:
             State.FAILED: "failed",
             State.INVALID: "no valid configuration",
         }
-        tiles += [(str(counts[state]), name) for state, name in names.items() if counts[state]]
-        tiles += [(duration(self.seconds), "in all")] if self.seconds else []
-        made = "".join(f"<div><b>{_text(value)}</b><span>{_text(name)}</span></div>" for value, name in tiles)
-        return f'<section class="tiles">{made}</section>'
+        shown += [(str(counts[state]), name) for state, name in names.items() if counts[state]]
+        shown += [(duration(self.seconds), "in all")] if self.seconds else []
+        return tiles(shown)
 
     def _table(self) -> str:
         others = [record for record in self.records if record not in self.ranked]
         order = [*self.ranked, *sorted(others, key=lambda record: (_ORDER[record.state], record.number))]
         keys = list(self.domains)
-        head = "".join(f"<th>{_text(key.rpartition('.')[2])}</th>" for key in keys)
+        head = "".join(f"<th>{escaped(key.rpartition('.')[2])}</th>" for key in keys)
         rows = "".join(self._row(record, keys) for record in order[:_MAX_ROWS])
         more = f"<p>{len(order) - _MAX_ROWS} more are in trials.jsonl.</p>" if len(order) > _MAX_ROWS else ""
         return (
             f'<h2>Trials, the best first</h2><div class="scroll"><table><thead><tr><th>trial</th><th></th>'
-            f'<th class="number">{_text(self.metric.replace("_", " "))}</th>{head}<th class="number">time</th><th></th>'
-            f"</tr></thead>{rows}</table></div>{more}"
+            f'<th class="number">{escaped(self.metric.replace("_", " "))}</th>{head}<th class="number">time</th>'
+            f"<th></th></tr></thead>{rows}</table></div>{more}"
         )
 
     def _row(self, record: Record, keys: Sequence[str]) -> str:
         is_first = bool(self.ranked) and record is self.ranked[0]
-        cells = "".join(f"<td>{_text(plain(record.values[key]) if key in record.values else '-')}</td>" for key in keys)
+        cells = "".join(
+            f"<td>{escaped(plain(record.values[key]) if key in record.values else '-')}</td>" for key in keys
+        )
         took = duration(record.seconds) if record.seconds else ""
         css = "failed" if record.state is State.FAILED else str(record.state)
         return (
             f"<tr{' class=first' if is_first else ''}><td>{record.number}</td>"
-            f'<td class="state {css if css != "finished" else ""}">{_text(record.state)}</td>'
-            f'<td class="number">{_text(plain(record.last))}</td>{cells}<td class="number">{took}</td>'
-            f'<td class="why">{_text(record.reason or record.why)}</td></tr>'
+            f'<td class="state {css if css != "finished" else ""}">{escaped(record.state)}</td>'
+            f'<td class="number">{escaped(plain(record.last))}</td>{cells}<td class="number">{took}</td>'
+            f'<td class="why">{escaped(record.reason or record.why)}</td></tr>'
         )
 
 
 _ORDER: Final = {State.RUNNING: 0, State.FINISHED: 1, State.STOPPED: 2, State.FAILED: 3, State.INVALID: 4}
 
 
-def write_page(path: Path, page: SweepPage) -> None:
+def write_page(path: Path, sweep: SweepPage) -> None:
     """Write the page, whole or not at all.
 
     Raises:
         OSError: it can't be written.
     """
-    new = path.with_suffix(".new")
-    new.write_text(page.html(), encoding="utf-8")
-    new.replace(path)
-
-
-def _list(title: str, lines: Sequence[str]) -> str:
-    if not lines:
-        return ""
-    return f"<h2>{_text(title)}</h2><ul>" + "".join(f"<li>{_text(line)}</li>" for line in lines) + "</ul>"
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value))
+    pages.write_page(path, sweep.html())

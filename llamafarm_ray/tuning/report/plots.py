@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llamafarm_ray.config import Domain
+from llamafarm_ray.pages import round_ticks
 from llamafarm_ray.tuning.explain import plain
 from llamafarm_ray.tuning.journal import Record, State
 
@@ -196,11 +197,7 @@ def _range(low: float, high: float) -> tuple[float, float, list[float]]:
     """Round numbers around two values."""
     if high - low <= abs(high) * 1e-9:
         low, high = low - (abs(low) * 0.1 or 1.0), high + (abs(high) * 0.1 or 1.0)
-    raw = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * power for unit in (1.0, 2.0, 2.5, 5.0, 10.0) if unit * power >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    ticks = [index * step for index in range(first, last + 1)]
+    ticks = round_ticks(low, high)
     return ticks[0], ticks[-1], ticks
 
 

@@ -57,6 +57,13 @@ def test_a_file_is_checked_row_by_row_and_all_bad_rows_are_named(llamafarm, file
     assert llamafarm.json("datasets", "validate", "a.jsonl")["num_leaked"] == 1
 
 
+def test_only_a_folder_that_was_built_here_has_a_place_for_tokens(llamafarm, files):
+    status, _, said = llamafarm.run("datasets", "tokenize", "a.jsonl", "--base-model", "none")
+    assert status == 2
+    assert "was not built here" in said
+    assert "llamafarm datasets merge" in said
+
+
 def test_merged_datasets_have_each_row_once_with_its_source(llamafarm, files):
     written = llamafarm.json("datasets", "merge", "a.jsonl", "b.jsonl", "--output", "both")
     assert (written["num_train"], written["num_validation"], written["num_duplicates"]) == (4, 1, 2)

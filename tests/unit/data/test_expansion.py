@@ -213,10 +213,17 @@ def test_a_model_without_an_endpoint_is_refused(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("dataset", "asks"),
     [
-        ({}, False),
+        ({}, True),
+        ({"preprocessing": {"qa_generation": {"model": "rules"}}}, False),
         ({"preprocessing": {"qa_generation": {"model": "base_model"}}}, True),
         ({"synthetic_generation": {"enabled": True, "base_model": "base_model"}}, True),
-        ({"synthetic_generation": {"enabled": True, "base_model": "rules"}}, False),
+        (
+            {
+                "synthetic_generation": {"enabled": True, "base_model": "rules"},
+                "preprocessing": {"qa_generation": {"model": "rules"}},
+            },
+            False,
+        ),
         ({"source": {"type": "conversation_logs"}, "preprocessing": {"qa_generation": {"model": "base_model"}}}, False),
     ],
 )

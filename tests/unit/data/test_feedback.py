@@ -75,7 +75,7 @@ def test_the_same_row_is_given_once():
 
 
 def test_rows_have_the_columns_of_their_kind():
-    source = {"document", "document_digest", "passage"}
+    source = {"document", "document_digest", "passage", "provenance", "pii"}
     record = Feedback(ASKED, "A plant.", correction="An animal.")
     assert set(preference_rows([record]).rows[0]) | source == set(KINDS["preference"].schema.names)
     assert set(judgement_rows([record]).rows[0]) | source == set(KINDS["judgement"].schema.names)

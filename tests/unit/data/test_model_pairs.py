@@ -49,7 +49,8 @@ def test_unsupported_answers_are_dropped_and_everything_is_counted():
         "dropped": {"no JSON": 1, "passage without a question": 1},
     }
     assert counts["check_support"]["dropped"] == {"the passage does not support the answer": 1}
-    assert rows[0]["provenance"] == '{"generator": "endpoint", "model": "gpt", "prompt": "1", "settings": "abc"}'
+    origin = '{"generator": "endpoint", "model": "gpt", "prompt": "1", "settings": "abc"}'
+    assert Provenance.without_place(rows[0]["provenance"]) == origin
 
 
 def test_an_answer_may_name_what_the_headings_name():

@@ -12,6 +12,8 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import fsspec
+import pyarrow as pa
+import pyarrow.ipc
 import pytest
 import zstandard
 
@@ -138,7 +140,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, monkeypatch):
     assert paths(found) == ["a.md"]
 
 
-_TABLE = ("rows.csv.gz", "rows.report.json", "rows.validation.csv.gz")
+_TABLE = ("rows.csv.gz", "rows.report.html", "rows.report.json", "rows.validation.csv.gz")
 
 
 def test_built_datasets_are_no_documents(tmp_path):
@@ -157,6 +159,23 @@ def test_built_datasets_are_no_documents(tmp_path):
     assert paths(found) == ["a.md"]
     assert [skipped.path for skipped in found.skipped] == ["qa.jsonl", "qa.report.json", *_TABLE, "old"]
     assert [skipped.path for skipped in discover(tmp_path, exclude=tmp_path / "qa.jsonl").skipped] == [*_TABLE, "old"]
+
+
+def test_a_folder_that_datasets_saved_is_its_rows_alone(tmp_path):
+    split = tmp_path / "saved" / "train"
+    split.mkdir(parents=True)
+    rows = pa.table({"title": ["Hours"], "text": ["The mill opens at eight."]})
+    with pa.OSFile(str(split / "data-00000-of-00001.arrow"), "wb") as file, pa.ipc.new_stream(file, rows.schema) as out:
+        out.write_table(rows)
+    for name in ("train/state.json", "train/dataset_info.json", "dataset_dict.json"):
+        (tmp_path / "saved" / name).write_text("{}")
+    found = discover(tmp_path / "saved")
+    assert paths(found) == ["train/data-00000-of-00001.arrow"]
+    assert found.ignored == {"(description of a datasets folder)": 3}
+    (read,) = read_file(found.files[0].path, found.files[0].location)
+    assert [(section.headings, section.blocks) for section in read.document.sections] == [
+        (("Hours",), ("The mill opens at eight.",))
+    ]
 
 
 # Several sources, patterns

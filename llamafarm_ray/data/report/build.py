@@ -1,7 +1,8 @@
-"""The report of a build: what was found, what became of it at each step, and what is in the dataset."""
+"""The numbers of a build: documents found, rows in and out of each step, and the content of the dataset."""
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -10,10 +11,13 @@ from typing import Any
 from llamafarm_ray.data.coverage import Coverage
 from llamafarm_ray.data.quality.metrics import DatasetMetrics
 from llamafarm_ray.data.sources import SkippedDocument
+from llamafarm_ray.pages import round_step
 
 __all__ = ["BuildReport", "DocumentCounts", "Generator", "Lengths", "Sample", "StepReport", "source_lines"]
 
 _MAX_LINES = 10
+_NUM_BINS = 24
+_SHOWN_SHARE = 0.99
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +77,39 @@ class StepReport:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Lengths in characters."""
+    """Lengths in characters, and their distribution.
+
+    Args:
+        min: the shortest.
+        median: the middle one.
+        max: the longest.
+        bin_chars: width of a bin.
+        bins: number of lengths in each bin, the first from 0.
+        num_longer: lengths beyond the bins: the longest hundredth, where it is far from the others.
+    """
 
     min: int
     median: float
     max: int
+    bin_chars: int = 1
+    bins: tuple[int, ...] = ()
+    num_longer: int = 0
 
     @classmethod
     def of(cls, num_chars: Sequence[int]) -> Lengths:
         """Of a list of lengths; zeros for an empty one."""
         if not num_chars:
             return cls(0, 0, 0)
-        return cls(min(num_chars), statistics.median(num_chars), max(num_chars))
+        ordered = sorted(num_chars)
+        shown = ordered[math.ceil(_SHOWN_SHARE * len(ordered)) - 1]
+        end = ordered[-1] if ordered[-1] <= 2 * shown else shown
+        width = max(1, math.ceil(round_step((end + 1) / _NUM_BINS)))
+        bins = [0] * (end // width + 1)
+        for length in ordered:
+            if length // width < len(bins):
+                bins[length // width] += 1
+        num_longer = len(ordered) - sum(bins)
+        return cls(ordered[0], statistics.median(ordered), ordered[-1], width, tuple(bins), num_longer)
 
 
 @dataclass(frozen=True, slots=True)
