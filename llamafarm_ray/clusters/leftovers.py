@@ -10,6 +10,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,11 @@ _POLL_S = 0.02
 
 @contextlib.contextmanager
 def marked_as(folder: Path) -> Iterator[None]:
-    """Mark the processes that are started in the block as those of the Ray in ``folder``."""
+    """Mark the processes that are started in the block as those of the Ray in ``folder``.
+
+    Python's own resource tracker, which it starts when it is first needed, stays this process's.
+    """
+    resource_tracker.ensure_running()
     before = os.environ.get(MARK)
     os.environ[MARK] = str(folder)
     try:

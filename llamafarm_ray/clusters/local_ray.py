@@ -30,6 +30,8 @@ _UNWATCHED = {
     "task_events_report_interval_ms": 0,
 }
 """What only a dashboard shows; every process of a Ray collects it, which took 7% of a training on two cores."""
+_DASHBOARD_S = "300"
+"""Seconds that a dashboard, ten processes, has to start on a busy machine; by default 60. One that ends is noticed."""
 _MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Whether a Ray is for more machines than one; its processes read that when they import it, on every system."""
 _LONGEST_TEMPORARY_FOLDER = 97 - len("/lf-12345678/" + 54 * "0" + "/metrics.sock")
@@ -42,6 +44,7 @@ def prepare_environment() -> None:
     """Set the environment that Ray's parts read when they are imported. To be called before the first import."""
     os.environ.update(SERVE_ENV)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_DASHBOARD_STARTUP_TIMEOUT_S", _DASHBOARD_S)
 
 
 @contextmanager

@@ -81,7 +81,7 @@ def demos_base(started_demo):
 def demo(started_demo):
     process, runs, temporary, output = started_demo
     returncode = process.wait()
-    return DemoRun(output.read_text(encoding="utf-8"), returncode, runs, temporary)
+    return DemoRun(output.read_text(encoding="utf-8", errors="replace"), returncode, runs, temporary)
 
 
 @dataclasses.dataclass
