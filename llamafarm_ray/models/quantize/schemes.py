@@ -76,7 +76,7 @@ SCHEMES = {
         ),
     )
 }
-"""Schemes by name. Which of them vLLM computes with on a CPU was found by serving each there."""
+"""Schemes by name. vLLM computes on a CPU with those that it has kernels for there."""
 
 
 def find_scheme(name: str) -> Scheme:
