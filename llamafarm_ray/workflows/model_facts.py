@@ -61,7 +61,7 @@ class ModelFacts:
 
     @property
     def answering(self) -> Inspection | None:
-        """What was found of the model that answers."""
+        """The inspection of the model that answers; None if its files are not known."""
         return self.whole.inspection if self.whole is not None else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class FactsReader:
         return ModelFacts(own, whole, tuple(one for one in own.served_by if one != "vllm" or is_for_vllm))
 
     def _may_read(self, digest: str) -> bool:
-        """Return True if no model with these files, or one of them, may be read by whoever asks."""
+        """Return True if no registered model has these files, or one has that the caller may read."""
         models = [ModelRef(one.registered.model) for one in self._registry.state.with_content(digest)]
         return not models or any(self._registry.may(Action.READ, model.namespace) for model in models)
 
@@ -116,7 +116,7 @@ class FactsReader:
         if digest not in self._known:
             try:
                 self._known[digest] = inspect_opened(self._files(Digest(digest)), shown, compare=False)
-            except (LlamaFarmError, OSError):  # facts are shown where there are any
+            except (LlamaFarmError, OSError):  # no weights, or none that can be read: there is nothing to tell
                 self._known[digest] = None
         return self._known[digest]
 
