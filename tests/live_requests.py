@@ -2,12 +2,13 @@
 
 import dataclasses
 import datetime as dt
+import json
 
 import numpy as np
 
 from llamafarm_ray.serving.finished import End
 from llamafarm_ray.serving.journal.blocks import BLOCK_REQUESTS
-from llamafarm_ray.serving.journal.files import day_name, page_values
+from llamafarm_ray.serving.journal.files import day_name, page_bytes
 from llamafarm_ray.serving.journal.sketch import Observation, Sketch
 from llamafarm_ray.serving.journal.topics import topic_signs
 from llamafarm_ray.serving.journal.usage import UsageTable
@@ -88,6 +89,7 @@ def drawn_week(rng, num_requests, *, signs=None):
 def write_page(home, blocks, *, usage=None, samples=(), day=None, replica="r1", application="app", **fields):
     """Write what a replica would have written on a day."""
     table = usage or UsageTable()
+    written = json.dumps({ref: [block.to_dict() for block in made] for ref, made in blocks.items()})
     values = {
         "application": application,
         "replica": replica,
@@ -95,8 +97,7 @@ def write_page(home, blocks, *, usage=None, samples=(), day=None, replica="r1", 
         "end_s": 86400.0,
         "num_cpus": 1,
         "num_gpus": 0,
-        "blocks": {ref: [block.to_dict() for block in made] for ref, made in blocks.items()},
         "usage": table.to_dict(),
         "samples": [dataclasses.asdict(sample) for sample in samples],
     }
-    home.write(day_name(day or dt.datetime.now(dt.UTC).date(), replica), page_values({**values, **fields}))
+    home.write(day_name(day or dt.datetime.now(dt.UTC).date(), replica), page_bytes({**values, **fields}, written))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -78,13 +79,17 @@ class Blocks:
         joined = [sum(old[at + 1 : at + 2], old[at]) for at in range(0, len(old), 2)]
         blocks[:] = [*joined, *fine]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {ref: [block.to_dict() for block in blocks] for ref, blocks in self._versions.items()}
+    def to_json(self) -> str:
+        """Return the blocks by version as JSON."""
+        versions = (
+            f"{json.dumps(ref)}:[{','.join(block.to_json() for block in blocks)}]"
+            for ref, blocks in self._versions.items()
+        )
+        return f"{{{','.join(versions)}}}"
 
 
 def read_blocks(values: Mapping[str, Any]) -> dict[str, list[Sketch]]:
-    """Read the plain values of :meth:`Blocks.to_dict`.
+    """Read the plain values of :meth:`Blocks.to_json`.
 
     Raises:
         InputError: they are not such.

@@ -19,7 +19,7 @@ from llamafarm_ray.serving.journal.sketch import Sketch
 from llamafarm_ray.serving.journal.usage import UsageTable, read_usage
 from llamafarm_ray.storage import Location
 
-__all__ = ["JOURNAL_FOLDER", "Page", "day_name", "journal_days", "page_values", "read_journal", "remove_old"]
+__all__ = ["JOURNAL_FOLDER", "Page", "day_name", "journal_days", "page_bytes", "read_journal", "remove_old"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,9 +62,15 @@ class Page:
         return max(0.0, self.end_s - self.start_s)
 
 
-def page_values(page: Mapping[str, Any]) -> bytes:
-    """Return the bytes of a page's plain values."""
-    return json.dumps({"format": _FORMAT, **page}, ensure_ascii=False, separators=(",", ":")).encode()
+def page_bytes(page: Mapping[str, Any], blocks: str) -> bytes:
+    """Return the bytes of a page.
+
+    Args:
+        page: its plain values without the blocks.
+        blocks: these as JSON, see :meth:`.blocks.Blocks.to_json`.
+    """
+    head = json.dumps({"format": _FORMAT, **page}, ensure_ascii=False, separators=(",", ":"))
+    return f'{head[:-1]},"blocks":{blocks}}}'.encode()
 
 
 def day_name(day: dt.date, replica: str) -> str:

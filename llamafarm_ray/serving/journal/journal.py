@@ -17,7 +17,7 @@ from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.serving.asgi import Send
 from llamafarm_ray.serving.finished import End, FinishedRequest
 from llamafarm_ray.serving.journal.blocks import Blocks
-from llamafarm_ray.serving.journal.files import day_name, page_values, remove_old
+from llamafarm_ray.serving.journal.files import day_name, page_bytes, remove_old
 from llamafarm_ray.serving.journal.opening import AnswerOpening, Opening, question_of
 from llamafarm_ray.serving.journal.samples import MAX_SAMPLE_CHARS, LiveSample, Reservoir
 from llamafarm_ray.serving.journal.sketch import Observation
@@ -162,9 +162,9 @@ class Journal:
             self._today().is_written = False
         for day in [one for one in self._days if not one.is_written]:
             day.is_written, self._wrote_s = True, self._clock()
-            values = self._values(day)  # on the loop that counts, so that it is of one moment
+            values, blocks = self._values(day), day.blocks.to_json()  # of one moment: nothing is counted meanwhile
             try:
-                await asyncio.to_thread(self._store, day, values)
+                await asyncio.to_thread(self._store, day, values, blocks)
                 self._trouble = ""
             except LlamaFarmError as error:
                 day.is_written = False
@@ -173,10 +173,10 @@ class Journal:
                 self._trouble = str(error)
         self._days = [one for one in self._days[:-1] if not one.is_written][-1:] + self._days[-1:]
 
-    def _store(self, day: _Day, values: dict[str, Any]) -> None:
+    def _store(self, day: _Day, values: dict[str, Any], blocks: str) -> None:
         day.samples.redact()
         samples = day.samples.to_list()
-        self._home.write(day_name(day.day, self._replica), page_values({**values, "samples": samples}))
+        self._home.write(day_name(day.day, self._replica), page_bytes({**values, "samples": samples}, blocks))
 
     def _values(self, day: _Day) -> dict[str, Any]:
         return {
@@ -186,7 +186,6 @@ class Journal:
             "end_s": round(min(self._clock(), _midnight_s(day.day + dt.timedelta(days=1))), 3),
             "num_cpus": self._devices.num_cpus,
             "num_gpus": self._devices.num_gpus,
-            "blocks": day.blocks.to_dict(),
             "usage": day.usage.to_dict(),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -107,6 +108,8 @@ class Sketch:
     wait: Counter[int] = field(default_factory=Counter)
     num_signed: int = 0
     signs: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_SIGNS, dtype=np.int64))
+    _json: str = field(default="", init=False, repr=False)
+    """Its plain values as written last; empty once a request was counted since."""
 
     @property
     def num_requests(self) -> int:
@@ -149,6 +152,7 @@ class Sketch:
         self.num_disliked += rating < 0.5  # noqa: PLR2004  (the middle)
 
     def _at(self, now_s: float) -> None:
+        self._json = ""
         self.start_s, self.end_s = min(self.start_s, now_s), max(self.end_s, now_s)
 
     def __add__(self, other: Sketch) -> Sketch:
@@ -172,6 +176,11 @@ class Sketch:
         if self.num_signed:
             found["signs"] = self.signs.tolist()
         return found
+
+    def to_json(self) -> str:
+        """Return the plain values as JSON; of a block that is full they are made once."""
+        self._json = self._json or json.dumps(self.to_dict(), separators=(",", ":"))
+        return self._json
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -236,8 +236,12 @@ def test_blocks_are_read_as_they_were_written():
     signs = topic_signs("where does the parcel go")
     blocks.add("a:1.0.0", Observation(End.ANSWERED, 0.5, 0.1, 10, 0, "en", signs, True, False), 5.0)
     blocks.add("a:1.0.0", Observation(End.FAILED, 0.5), 6.0)
-    (read,) = read_blocks(json.loads(json.dumps(blocks.to_dict())))["a:1.0.0"]
+    (read,) = read_blocks(json.loads(blocks.to_json()))["a:1.0.0"]
     (made,) = blocks.of("a:1.0.0")
+    blocks.rate("a:1.0.0", 0.0, 7.0)
+    assert read_blocks(json.loads(blocks.to_json()))["a:1.0.0"][0].num_disliked == 1
+    made.num_rated = made.num_disliked = 0
+    made.end_s = 6.0
     assert read.to_dict() == made.to_dict()
     assert (read + Sketch()).to_dict() == made.to_dict()
 
