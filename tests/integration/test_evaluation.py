@@ -78,14 +78,14 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
         "corpus": str(tmp_path / "docs"),
         "custom_evaluations": [str(tmp_path / "own.jsonl")],
         "max_new_tokens": 4,
-        "risk": ["over_refusal", "memorization"],
+        "risk": ["fairness", "memorization"],
     }
     run = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0")
     result = run.run()
     asked = ["closed_book", "retrieved", "gold", "own"]
     assert list(result.benchmarks) == [*asked, "general_text"]
     assert all(scores.baseline and scores.comparison for scores in result.benchmarks.values())
-    assert result.risk["over_refusal"].baseline
+    assert result.risk["fairness"].baseline
     assert result.risk["memorization"].reason == "its lineage names no training data"
     assert result.contamination["not_compared"] == ["its lineage names no training data"]
     assert result.rag_integration["retrieval_relevance"] == 1
@@ -96,15 +96,16 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     stored = registry.resolve("bot:1.0.0").metrics["evaluation_results"]
     parts = {"weights", "data", "code", "template", "settings", "backend"}
     assert all(set(scores["digests"]) == parts for scores in stored["benchmarks"].values())
-    assert set(stored["risk"]["over_refusal"]["digests"]) == parts
+    assert set(stored["risk"]["fairness"]["digests"]) == parts
     ranked = {ranking.benchmark: [row.ref for row in ranking.rows] for ranking in make_leaderboard(registry).rankings}
-    assert ranked == {name: ["bot:1.0.0"] for name in [*result.benchmarks, "risk.over_refusal"]}
+    assert ranked == {name: ["bot:1.0.0"] for name in [*result.benchmarks, "risk.fairness"]}
     card = model_card(registry, "bot:1.0.0")
     assert all(f"| {name} | accuracy |" in card for name in asked)
-    assert "| over_refusal | over_refusal_rate " in card
+    assert "| fairness | largest_gap " in card
     page = ResultPage(result).html()
     assert all(f"{name}: worst answers" in page for name in asked)
-    assert "harmless set 1" in page
+    assert "decision set 1" in page
+    settings |= {"risk": [], "forgetting": False}
     rival = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0", "bot:1.1.0").run()
     assert rival.benchmarks["gold"].num_examples == 1
     assert rival.questions[0]["gold"]["baseline"]["answer"] != rival.questions[0]["gold"]["model"]["answer"]
