@@ -35,6 +35,7 @@ from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report
 from llamafarm_ray.data.row_kinds import kind_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.steps import Ledger
+from llamafarm_ray.data.training_rows import KINDS
 from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import Target, target_for
 
@@ -154,9 +155,8 @@ def build_dataset(
 def _target(output: Path, config: DatasetConfig, rows: Gathered | None, *, overwrite: bool) -> Target:
     kind = kind_of_build(config) if rows is None else rows.kind
     row_format = config.preprocessing.format or default_format(kind)
-    if rows is None:
-        return target_for(output, row_format, overwrite=overwrite, kind=kind)
-    return target_for(output, row_format, overwrite=overwrite, kind=kind, schema=rows.schema)
+    schema = KINDS[kind].schema if rows is None else rows.schema
+    return target_for(output, row_format, overwrite=overwrite, kind=kind, schema=schema)
 
 
 def _write(

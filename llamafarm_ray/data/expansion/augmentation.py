@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from llamafarm_ray.text.support import names_and_numbers
 __all__ = ["Augmenter"]
 
 _STEP = "augmentation"
+_LAST_TURN = "\nuser: "
 _NO_WORD = "no word to mistype"
 _NO_ANSWER = "the model gave no other wording"
 _CHANGED = "another wording changed names or numbers"
@@ -53,30 +55,29 @@ class Augmenter:
             plain = [row for row in rows if is_plain(row)]
             counts.rows_in += len(rows)
             counts.dropped["has tools or marks"] += len(rows) - len(plain)
-            asked = [(row, at) for row in plain if (at := _question_at(row)) is not None]
+            asked = [(row, place) for row in plain if (place := _place_of_question(row)) is not None]
             counts.dropped["has no question"] += len(plain) - len(asked)
-            questions = [row["messages"][at]["content"] for row, at in asked]
-            for (row, at), question, (changed, reason) in zip(
-                asked, questions, self._changed(method, asked, questions), strict=True
+            questions = [row["messages"][at]["content"][begin:] for row, (at, begin) in asked]
+            for (row, (at, begin)), question, (changed, reason) in zip(
+                asked, questions, self._changed(method, [row for row, _ in asked], questions), strict=True
             ):
-                reason = reason or ("not changed" if changed == question else known.refused([changed])[0])  # noqa: PLW2901
+                whole = row["messages"][at]["content"][:begin] + changed
+                reason = reason or ("not changed" if changed == question else known.refused([whole])[0])  # noqa: PLW2901
                 if reason:
                     counts.dropped[reason] += 1
                     continue
                 counts.rows_out += 1
                 counts.noted[method] += 1
                 turns = [dict(turn) for turn in row["messages"]]
-                turns[at]["content"] = changed
+                turns[at]["content"] = whole
                 by_model = self.expander is not None and method != "noise"
                 origin = self.expander.provenance if by_model and self.expander else Provenance("rules")
                 yield child_row(row, turns, origin, method)
         counts.dropped += type(counts.dropped)()  # without reasons that no row has
 
-    def _changed(
-        self, method: str, asked: Sequence[tuple[Row, int]], questions: Sequence[str]
-    ) -> Iterable[tuple[str, str]]:
+    def _changed(self, method: str, rows: Sequence[Row], questions: Sequence[str]) -> Iterable[tuple[str, str]]:
         """Yield each question changed, or the reason why it is not."""
-        chances = [self._chance(method, row) for row, _ in asked]
+        chances = [self._chance(method, row) for row in rows]
         if method == "noise":
             for question, chance in zip(questions, chances, strict=True):
                 changed = mistyped(question, self.settings.noise_rate, chance)
@@ -91,32 +92,40 @@ class Augmenter:
             found = (
                 self.expander.paraphrase(questions)
                 if method == "paraphrase"
-                else self._translated(self.expander, asked, questions)
+                else self._translated(self.expander, rows, questions)
             )
             for question, text in zip(questions, found, strict=True):
                 same = text is not None and names_and_numbers(text) == names_and_numbers(question)
                 yield text or "", "" if same else (_CHANGED if text else _NO_ANSWER)
 
     def _translated(
-        self, expander: EndpointExpander, asked: Sequence[tuple[Row, int]], questions: Sequence[str]
+        self, expander: EndpointExpander, rows: Sequence[Row], questions: Sequence[str]
     ) -> list[str | None]:
         """Translate each question to one of the languages and back to its own."""
         found: dict[int, str | None] = {}
         groups: dict[tuple[str, str], list[int]] = {}
-        for index, (row, _) in enumerate(asked):
+        for index, row in enumerate(rows):
             languages = self.settings.languages
             language = languages[self._chance("language", row).randrange(len(languages))]
             groups.setdefault((language, language_name(language_of(questions[index], "en"))), []).append(index)
         for (language, original), indices in groups.items():
             texts = expander.translate_back([questions[index] for index in indices], language, original)
             found.update(zip(indices, texts, strict=True))
-        return [found[index] for index in range(len(asked))]
+        return [found[index] for index in range(len(rows))]
 
     def _chance(self, of: str, row: Row) -> random.Random:
         return random.Random(text_digest([of, str(self.seed), row["id"]]))
 
 
-def _question_at(row: Row) -> int | None:
-    """Return the place of the last user turn; None if there is none."""
+def _place_of_question(row: Row) -> tuple[int, int] | None:
+    """Return the last user turn and where its question begins, None if there is none.
+
+    The prompt around a conversation to rewrite stays as it is, and a text to summarize is no question.
+    """
     turns: Sequence[Mapping[str, Any]] = row["messages"]
-    return next((at for at in reversed(range(len(turns))) if turns[at]["role"] == "user"), None)
+    at = next((at for at in reversed(range(len(turns))) if turns[at]["role"] == "user"), None)
+    kind = json.loads(row["provenance"]).get("kind") if row["provenance"] else None
+    if at is None or kind == "summaries":
+        return None
+    mark = turns[at]["content"].rfind(_LAST_TURN) if kind == "query_rewrites" else -1
+    return at, mark + len(_LAST_TURN) if mark >= 0 else 0

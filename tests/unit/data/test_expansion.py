@@ -6,13 +6,15 @@ import random
 import pytest
 from chat_server import chat_server
 
-from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.config import Augmentation, DatasetConfig
 from llamafarm_ray.data import asks_base_model, build_dataset
+from llamafarm_ray.data.expansion.augmentation import Augmenter
 from llamafarm_ray.data.expansion.diversity import REPEATED, TOO_SIMILAR, Diversity
 from llamafarm_ray.data.expansion.noise import mistyped
 from llamafarm_ray.data.expansion.templates import invented
 from llamafarm_ray.data.expansion.wordings import reworded
 from llamafarm_ray.data.reading import read_dataset
+from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -110,6 +112,28 @@ def test_back_translation_goes_through_the_language_and_keeps_numbers(tmp_path):
     if not any("castle" in question(row) for row in validation):
         assert [question(row) for row in copies] == ["At which time on weekdays does the castle shop open?"]
         assert origin(copies[0])["generator"] == "endpoint"
+
+
+def test_the_prompt_around_a_conversation_is_no_question_to_change():
+    prompt = "Rewrite the last question.\n\nuser: about the mill\nassistant: Yes?\nuser: when does it open today"
+    row = {
+        **chat(prompt, "mill opening hours"),
+        "id": "a",
+        "document": "",
+        "document_digest": "",
+        "passage": "",
+        "fact": "f",
+        "pii": None,
+        "extra": "",
+        "provenance": json.dumps({"generator": "endpoint", "kind": "query_rewrites"}),
+    }
+    summary = {**row, "provenance": json.dumps({"generator": "endpoint", "kind": "summaries"})}
+    settings, ledger = Augmentation(enabled=True, methods=("noise",)), Ledger()
+    (copy,) = Augmenter(settings, None).rows([row, summary], Diversity(()), ledger)
+    before, _, asked = question(copy).rpartition("\nuser: ")
+    assert before == prompt.rpartition("\nuser: ")[0]
+    assert asked != "when does it open today"
+    assert ledger.counts("augmentation").dropped == {"has no question": 1}
 
 
 def test_back_translation_without_a_model_is_refused(tmp_path):
