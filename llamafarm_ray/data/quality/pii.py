@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from llamafarm_ray.config.quality import PiiAction, PiiKind
+from llamafarm_ray.config.quality import PiiAction
 from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.steps.base import Dropped, Kept, Step
 from llamafarm_ray.text.pii.find import find_pii, redact
-from llamafarm_ray.text.pii.finding import Finding
+from llamafarm_ray.text.pii.finding import Finding, PiiKind
 
 __all__ = ["HandlePii"]
 
