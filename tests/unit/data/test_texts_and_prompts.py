@@ -2,11 +2,15 @@
 
 import os
 
+import pytest
+
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.documents import files_table, process_documents, step_names
+from llamafarm_ray.data.pipeline import _target
 from llamafarm_ray.data.prompts import Prompt
 from llamafarm_ray.data.row_kinds import row_of_kind
 from llamafarm_ray.data.sources import SourceFile
+from llamafarm_ray.data.training_rows import KINDS
 
 TEXTS = DatasetConfig.model_validate({"preprocessing": {"qa_generation": {"enabled": False}}})
 
@@ -61,3 +65,13 @@ def test_a_template_has_the_question_and_its_passage_and_nothing_else_changes():
     assert asked == 'Context: The {question} mark is a sign.\nReply as {"answer": ...}.\nQ: What is {context}?'
     assert applied["id"] != "x"
     assert Prompt().applied_to(row) == row
+
+
+@pytest.mark.parametrize(
+    ("generation", "kind"),
+    [({"enabled": False}, "text"), ({"kinds": ["retrieval"]}, "match"), ({"kinds": ["preferences"]}, "preference")],
+)
+def test_rows_of_documents_are_written_with_the_columns_of_their_kind(tmp_path, generation, kind):
+    config = DatasetConfig.model_validate({"preprocessing": {"qa_generation": generation}})
+    target = _target(tmp_path / "out", config, None, overwrite=False)
+    assert target._schema == KINDS[kind].schema
