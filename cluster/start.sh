@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Starts Ray on a node that setup.sh made: `start.sh head`, or `start.sh worker` with RAY_HEAD_IP, which `ray up` sets.
+# More arguments are passed on to `ray start`: `start.sh worker --num-cpus=8`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -17,13 +18,20 @@ set -a
 . ~/.llamafarm.env
 RAY_SERVE_HAPROXY_BINARY_PATH="$PWD/.venv/bin/llamafarm-haproxy"
 RAY_AUTH_MODE=token
+PATH="$PWD/.venv/bin:$PATH" # a job's `python` is this one
 set +a
+
+# On machines of one's own Ray's newer autoscaler takes the head for a worker, and never starts the others.
+if [ "${1:-}" = head ] && grep -Eq '"?type"?: "?local"?' "$HOME/ray_bootstrap_config.yaml" 2>/dev/null; then
+  export RAY_enable_autoscaler_v2=0
+  unset RAY_CLOUD_INSTANCE_ID RAY_NODE_TYPE_NAME
+fi
 
 .venv/bin/ray stop
 case "${1:-}" in
   # The dashboard and its job server are on loopback: `ray dashboard cluster.yaml` leads there.
   head) exec .venv/bin/ray start --head --port=6379 --dashboard-host=127.0.0.1 \
-    --autoscaling-config="$HOME/ray_bootstrap_config.yaml" ;;
-  worker) exec .venv/bin/ray start --address="${RAY_HEAD_IP:?is not set}:6379" ;;
+    --autoscaling-config="$HOME/ray_bootstrap_config.yaml" "${@:2}" ;;
+  worker) exec .venv/bin/ray start --address="${RAY_HEAD_IP:?is not set}:6379" "${@:2}" ;;
   *) echo "Say head or worker." >&2; exit 2 ;;
 esac

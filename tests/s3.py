@@ -1,5 +1,6 @@
 """An object store for tests: a moto server of this process on a port of its own, and a new bucket for each test."""
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Iterator
@@ -7,28 +8,37 @@ from typing import Any
 
 import pytest
 
-__all__ = ["bucket", "s3_server"]
+__all__ = ["bucket", "s3_on", "s3_server"]
 
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[Any]:
     """A file system on a running S3 server."""
+    with s3_on("127.0.0.1", 0) as files:
+        yield files
+
+
+@contextlib.contextmanager
+def s3_on(address: str, port: int) -> Iterator[Any]:
+    """Run an S3 server at an address for the time of a block; gives a file system on it. Port 0 is a free one."""
     import fsspec
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line a request
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=address, port=port, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
-    yield fsspec.filesystem(
-        "s3",
-        key="test",
-        secret="test",  # noqa: S106  (moto takes any)
-        endpoint_url=f"http://{host}:{port}",
-        use_listings_cache=False,
-        skip_instance_cache=True,
-    )
-    server.stop()
+    try:
+        host, port = server.get_host_and_port()
+        yield fsspec.filesystem(
+            "s3",
+            key="test",
+            secret="test",  # noqa: S106  (moto takes any)
+            endpoint_url=f"http://{host}:{port}",
+            use_listings_cache=False,
+            skip_instance_cache=True,
+        )
+    finally:
+        server.stop()
 
 
 @pytest.fixture

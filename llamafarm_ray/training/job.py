@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +82,8 @@ class TrainingJob:
         evaluate_every_steps: steps between validations.
         context_tokens: the mean over tokens of the length of the row they are in.
         observers: who looks on.
+        fetch_base: brings the base model to a node that has no `base_model`, and returns its folder there; None: every
+            node has it.
     """
 
     base_model: Path
@@ -105,3 +108,4 @@ class TrainingJob:
     evaluate_every_steps: int
     context_tokens: float
     observers: ObserverSettings
+    fetch_base: Callable[[], Path] | None = None

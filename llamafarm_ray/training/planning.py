@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,8 @@ def make_plan(
     base_model: Path,
     folder: RunFolder,
     lineage: Mapping[str, Any] | None = None,
+    fetch_base: Callable[[], Path] | None = None,
+    shared: str | None = None,
 ) -> Plan:
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
@@ -85,7 +87,13 @@ def make_plan(
 
     def tokenised(rows: ray.data.Dataset, name: str) -> TokenisedData:
         return tokenise(
-            rows, base_model=base_model, objective=objective, max_length=max_length, seed=config.seed, name=name
+            rows,
+            base_model=base_model,
+            fetch_base=fetch_base,
+            objective=objective,
+            max_length=max_length,
+            seed=config.seed,
+            name=name,
         )
 
     train = tokenised(train_rows, "training")
@@ -99,11 +107,12 @@ def make_plan(
         max_length=max_length,
         reasons=reasons,
     )
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
     check_before_start(
         base_model,
         _setup(config, chosen, workers, train),
         gpu_memory_bytes=hardware.gpu_memory_bytes,
-        num_nodes=sum(node["Alive"] for node in ray.nodes()),
+        num_nodes=num_nodes,
         reasons=reasons,
     )
     batches = _batches(config, workers, train, validation)
@@ -113,7 +122,9 @@ def make_plan(
     job = TrainingJob(
         base_model=base_model,
         folder=folder,
-        checkpoints=_checkpoint_uri(training.checkpoint_location, folder, fingerprint),
+        checkpoints=_checkpoint_uri(
+            training.checkpoint_location or (shared if num_nodes > 1 else None), folder, fingerprint
+        ),
         fingerprint=fingerprint,
         method=chosen.method,
         parameters=chosen.parameters,
@@ -143,6 +154,7 @@ def make_plan(
             },
             reasons=reasons,
         ),
+        fetch_base=fetch_base,
     )
     return Plan(job, workers, train, validation, facts, reasons)
 

@@ -9,7 +9,7 @@ import logging
 import math
 import pickle
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,14 @@ class TokenisedData:
 
 
 def tokenise(
-    rows: ray.data.Dataset, *, base_model: Path, objective: Objective, max_length: int, seed: int, name: str
+    rows: ray.data.Dataset,
+    *,
+    base_model: Path,
+    objective: Objective,
+    max_length: int,
+    seed: int,
+    name: str,
+    fetch_base: Callable[[], Path] | None = None,
 ) -> TokenisedData:
     """Tokenise rows and put them in a random order: a few in this process, more on the cluster.
 
@@ -70,18 +77,24 @@ def tokenise(
 
     Args:
         rows: with the objective's columns.
-        base_model: where the tokenizer is; must be readable on every node.
+        base_model: where the tokenizer is.
         objective: what is minimised.
         max_length: the longest sequence, in tokens.
         seed: of the order.
         name: what the rows are called in messages.
+        fetch_base: brings the base model to a node that does not have it.
 
     Raises:
         InputError: there are no rows, or none that can be trained on.
         UserError: the chat template is missing, or can't render the messages.
     """
     step = functools.partial(
-        _tokenise_block, base_model=str(base_model), objective=objective, max_length=max_length, seed=seed
+        _tokenise_block,
+        base_model=str(base_model),
+        fetch_base=fetch_base,
+        objective=objective,
+        max_length=max_length,
+        seed=seed,
     )
     with _quiet_ray_data():
         rows = rows.copy(rows)
@@ -135,13 +148,24 @@ def _tables(rows: ray.data.Dataset, columns: list[str]) -> Iterator[pa.Table]:
     return iter(rows.select_columns(columns).iter_batches(batch_format="pyarrow"))
 
 
-def _tokenise_block(block: pa.Table, *, base_model: str, objective: Objective, max_length: int, seed: int) -> pa.Table:
+def _tokenise_block(
+    block: pa.Table,
+    *,
+    base_model: str,
+    fetch_base: Callable[[], Path] | None,
+    objective: Objective,
+    max_length: int,
+    seed: int,
+) -> pa.Table:
     """Tokenise a block. Our own errors travel as a value: raised, Ray Data would lose all of them but a text."""
     error = None
     rows: list[TokenisedRow] = []
     copies: list[int] = []
     try:
-        copies, rows = _tokenise_rows(block, base_model=Path(base_model), objective=objective, max_length=max_length)
+        folder = Path(base_model)
+        if fetch_base is not None and not folder.exists():
+            folder = fetch_base()
+        copies, rows = _tokenise_rows(block, base_model=folder, objective=objective, max_length=max_length)
     except LlamaFarmError as caught:
         error = pickle.dumps(caught)
         copies, rows = [0], [TokenisedRow.left_out("error")]

@@ -31,6 +31,7 @@ from llamafarm_ray.training.checkpoints import CheckpointStore
 from llamafarm_ray.training.entry import train_worker
 from llamafarm_ray.training.failed_run import record_failure
 from llamafarm_ray.training.failures import clean_error
+from llamafarm_ray.training.handover import collect_output
 from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.objectives import find_objective
@@ -65,6 +66,8 @@ def train(
     restart: bool = False,
     begin_with: BeginWith | None = None,
     lineage: Mapping[str, Any] | None = None,
+    fetch_base: Callable[[], Path] | None = None,
+    shared: str | None = None,
 ) -> TrainingResult:
     """Fine-tune a base model, on the Ray cluster that the caller is connected to.
 
@@ -76,8 +79,7 @@ def train(
             them has no engine yet is refused by `llamafarm_ray.config.refuse_unavailable`, before this.
         train_rows: rows with the objective's columns, such as ``messages``.
         validation_rows: likewise; their loss is measured at the end of each epoch, and after the last step.
-        base_model: a folder with config.json, safetensors and a tokenizer that has a chat template. Every node must
-            be able to read it, and `output`'s parent.
+        base_model: a folder with config.json, safetensors and a tokenizer that has a chat template.
         output: the folder to make: an adapter or a model, the tokenizer, ``training.json``, ``report.html``,
             ``history.jsonl``, ``tensorboard/``. It appears whole, by a rename; if the process is killed between setting
             an older one aside and that, the next call with this output puts it in place.
@@ -90,6 +92,9 @@ def train(
         begin_with: what another run had learnt, of the same model, rows and method; None: the base model's weights.
             An unfinished run with this output goes on by itself.
         lineage: where the inputs came from, in plain values; ``training.json`` keeps it for the registry.
+        fetch_base: brings the base model to a node that has no such folder, and returns its folder there.
+        shared: URI of a folder that all nodes reach. On a cluster of several nodes checkpoints are below it, unless
+            ``checkpoint_location`` is set, and outputs pass through it from nodes that don't see `output`'s parent.
 
     Returns:
         What ``training.json`` holds.
@@ -120,6 +125,8 @@ def train(
                 base_model=base_model,
                 folder=folder,
                 lineage=lineage,
+                fetch_base=fetch_base,
+                shared=shared,
             )
         except (ray.exceptions.RayError, ray.exceptions.RaySystemError) as error:
             raise clean_error(error, "The rows could not be tokenised") from error
@@ -138,6 +145,7 @@ def train(
         try:
             folder.output.mkdir(parents=True, exist_ok=True)
             outcome = _run_workers(plan, on_progress, note)
+            collect_output(plan.job)
             result = _describe(config, plan, outcome, lineage or {})
             publish(folder, output, result, overwrite=overwrite)
             store.clear()

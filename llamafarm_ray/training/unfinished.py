@@ -54,7 +54,7 @@ def continue_or_begin(
     if restart:
         store.clear()
     try:
-        elsewhere = job.checkpoints if job.training.checkpoint_location is not None else None
+        elsewhere = job.checkpoints if job.checkpoints != str(job.folder.path) else None
         identity = {"facts": facts, "checkpoints": elsewhere}
         job.folder.identity.write_text(json.dumps(identity, indent=2), encoding="utf-8")
     except OSError as error:

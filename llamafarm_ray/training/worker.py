@@ -34,6 +34,7 @@ from llamafarm_ray.training.batches import Layout, Window, windows
 from llamafarm_ray.training.channel import ProgressReporter
 from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
 from llamafarm_ray.training.flops import ModelFlops
+from llamafarm_ray.training.handover import hand_over_output, on_this_node
 from llamafarm_ray.training.heartbeat import Heartbeat
 from llamafarm_ray.training.job import TrainingJob
 from llamafarm_ray.training.kernels import use_fused_kernels
@@ -79,6 +80,8 @@ def _run_reported(
     """Run the job, and tell the channel what no other try can mend."""
     heartbeat = Heartbeat(channel, _attempt(channel, rank, num_workers), rank)
     try:
+        with heartbeat.slow("fetching the base model"):
+            job = on_this_node(job)
         return _Run(job, channel, rows, heartbeat).run()
     except Exception as error:  # the process boundary: the driver can't unpickle every library's errors
         failure = error if isinstance(error, LlamaFarmError) else _as_ours(error)
@@ -169,7 +172,7 @@ class _Run:
             self._reporter = ProgressReporter(self._channel, job.training.log_every_s)
             self._observers = self._open_observers(module, state)
         try:
-            return self._train(module, state)
+            outcome = self._train(module, state)
         except Exception as error:
             # A lost worker's neighbours fail too, but the run is tried again.
             if self._observers is not None and not self._stopped_by_driver and not _is_lost_worker(error):
@@ -178,6 +181,10 @@ class _Run:
         finally:
             if self._observers is not None:
                 self._observers.close()
+        if self._place.rank == 0:
+            with self._heartbeat.slow("handing over the output"):
+                hand_over_output(job)
+        return outcome
 
     def _train(self, module: Any, state: RunState) -> dict[str, Any]:
         job, strategy = self._job, self._strategy

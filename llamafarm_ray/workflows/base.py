@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from llamafarm_ray.models.folder import check_base_model, check_served_model
-from llamafarm_ray.registry import BaseModel, RegistryApi, find_base
+from pathlib import Path
 
-__all__ = ["servable_base", "usable_base"]
+from llamafarm_ray.models.folder import check_base_model, check_served_model
+from llamafarm_ray.registry import BaseModel, RegistryApi, base_here, find_base, open_registry
+
+__all__ = ["CHECKPOINTS", "fetch_base", "servable_base", "usable_base"]
+
+CHECKPOINTS = "checkpoints"
+"""Folder of a home in a bucket, for the checkpoints of runs on several nodes."""
+
+
+def fetch_base(base: BaseModel, home: str) -> Path:
+    """Return the folder of a base model on this node, fetched from the registry's home or its source if need be."""
+    return base_here(base, open_registry(home))
 
 
 def usable_base(reference: str | None, registry: RegistryApi) -> BaseModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from llamafarm_ray.data import MixedPart, Splits, check_dataset, open_dataset, o
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
-from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.base import CHECKPOINTS, fetch_base, usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
 from llamafarm_ray.workflows.job_outputs import own_output
 
@@ -107,6 +108,7 @@ class TrainingRun:
         """
         name, splits, parts = self._open_dataset(on_stage)
         self.output.absolute().parent.mkdir(parents=True, exist_ok=True)
+        home = self.registry.home
         result = training.train(
             self.config,
             train_rows=splits.train,
@@ -127,6 +129,8 @@ class TrainingRun:
             },
             on_progress=on_progress,
             on_note=on_note,
+            fetch_base=functools.partial(fetch_base, self.base, home.uri),
+            shared=None if home.is_local else f"{home.uri.rstrip('/')}/{CHECKPOINTS}",
         )
         return TrainedModel(self.output, result)
 

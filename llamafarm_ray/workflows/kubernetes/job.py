@@ -15,6 +15,7 @@ from llamafarm_ray.config import Config, refuse_unavailable, resolved
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.api import check_alive
+from llamafarm_ray.workflows.base import CHECKPOINTS
 from llamafarm_ray.workflows.kubernetes.pods import check_for_pods, cluster, label, name_of, pod, ray_container
 
 __all__ = ["ray_job"]
@@ -23,8 +24,6 @@ _FOLDER = "/etc/llamafarm"
 _CONFIG = "config.json"
 _OUTPUTS = "/home/llamafarm/trained_models"
 """Where the run writes. With `checkpoint_location` a run that starts anew at the same path goes on."""
-_CHECKPOINTS = "checkpoints"
-"""In the home, unless the configuration names another place."""
 _END_S = 120
 """A checkpoint may be under way."""
 _RETRIES = 3
@@ -110,7 +109,7 @@ def _for_pods(config: Config, registry: RegistryApi) -> dict[str, Any]:
     table["cluster"]["address"] = None
     training = table["fine_tuning"]["training"]
     if training["checkpoint_location"] is None:
-        training["checkpoint_location"] = f"{registry.home.uri.rstrip('/')}/{_CHECKPOINTS}"
+        training["checkpoint_location"] = f"{registry.home.uri.rstrip('/')}/{CHECKPOINTS}"
     return table
 
 

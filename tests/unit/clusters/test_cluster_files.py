@@ -1,5 +1,6 @@
 """The files of `ray up`, SkyPilot and the image: as Ray takes them, with every node set up and started alike."""
 
+import json
 import os
 import re
 import shlex
@@ -11,12 +12,17 @@ import pytest
 import yaml
 from kuberay import ROOT
 
-CLUSTERS = [ROOT / "cluster.yaml", *(ROOT / "cluster" / f"{name}.yaml" for name in ("gcp", "azure", "on_premises"))]
-SCRIPTS = sorted((ROOT / "cluster").glob("*.sh"))
-
 
 def read(path):
     return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+CLUSTERS = [
+    ROOT / "cluster.yaml",
+    *(ROOT / "cluster" / f"{name}.yaml" for name in ("gcp", "azure", "on_premises", "namespaces")),
+]
+CLOUDS = [path for path in CLUSTERS if read(path)["provider"]["type"] != "local"]
+SCRIPTS = sorted((ROOT / "cluster").glob("*.sh"))
 
 
 @pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
@@ -39,10 +45,22 @@ def test_every_node_is_set_up_and_started_by_the_shared_scripts_with_rays_token(
     assert "~/.ray/auth_token" in mounts
     assert "bash ~/llamafarm_ray/cluster/setup.sh" in described["setup_commands"][0]
     for role in ("head", "worker"):
-        assert described[f"{role}_start_ray_commands"] == [f"bash ~/llamafarm_ray/cluster/start.sh {role}"]
+        (command,) = described[f"{role}_start_ray_commands"]
+        assert command.startswith(f"bash ~/llamafarm_ray/cluster/start.sh {role}")
 
 
-@pytest.mark.parametrize("path", [path for path in CLUSTERS if "on_premises" not in path.name], ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", CLUSTERS, ids=lambda path: path.stem)
+def test_what_setting_up_needs_is_sent_and_no_folder_that_holds_an_environment(path):
+    mounts = read(path)["file_mounts"]
+    assert all((ROOT / source).exists() for source in mounts.values() if not source.startswith("~"))
+    assert "." not in mounts.values()  # Ray reads every file of a folder it sends, here 5 GB
+    needed = {"Makefile", "pyproject.toml", "README.md", "LICENSE", "requirements-cpu.lock", "requirements-gpu.lock"}
+    assert needed | {"cluster", "jobs", "llamafarm_ray", "serve_configs"} == set(mounts.values()) - {
+        "~/.ray/auth_token"
+    }
+
+
+@pytest.mark.parametrize("path", CLOUDS, ids=lambda p: p.stem)
 def test_training_has_spot_machines_first_and_on_demand_ones_of_the_same_size(path):
     types = read(path)["available_node_types"]
     spot, other = types["train_spot"], types["train"]
@@ -94,6 +112,7 @@ def machine(tmp_path):
     def run(script, *arguments, **variables):
         environment = {"PATH": f"{programs}:{os.defpath}", "HOME": str(tmp_path / "home"), **variables}
         command = ["bash", str(project / "cluster" / script), *arguments]
+        Path(f"{log}.env").unlink(missing_ok=True)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         return done, log.read_text().splitlines() if log.exists() else []
 
@@ -111,7 +130,17 @@ def test_setting_a_node_up_twice_changes_nothing(machine):
         assert file.read_text() == "AWS_PROFILE=team\nLLAMAFARM_HOME=s3://my-bucket/home\n"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert [call.split()[:3] for call in calls] == [["make", "setup", "EXTRA=cpu"]] * 2
-    assert sorted(path.name for path in machine.home.iterdir()) == [".llamafarm.env"]
+    assert sorted(path.name for path in machine.home.iterdir()) == [".bashrc", ".llamafarm.env"]
+    assert (machine.home / ".bashrc").read_text().count("\n") == 1
+
+
+def test_ray_is_in_the_path_of_whom_ray_down_logs_in_as(machine):
+    machine("setup.sh", EXTRA="cpu")
+    command = ["bash", "-c", "source ~/.bashrc; which ray; echo $RAY_AUTH_MODE"]
+    shell = subprocess.run(
+        command, env={"HOME": str(machine.home), "PATH": os.defpath}, capture_output=True, text=True, check=True
+    )
+    assert shell.stdout.splitlines() == [str(machine.home.parent / "llamafarm_ray/.venv/bin/ray"), "token"]
 
 
 def ready(machine):
@@ -133,6 +162,29 @@ def test_a_head_listens_for_jobs_on_loopback_and_asks_for_the_token(machine):
     assert seen["LLAMAFARM_HOME"] == "s3://my-bucket/home"
     assert seen["RAY_SERVE_ENABLE_HA_PROXY"] == "1"
     assert stat.S_IMODE((machine.home / ".ray" / "auth_token").stat().st_mode) == 0o600
+
+
+def test_on_machines_of_ones_own_the_autoscaler_is_the_one_that_starts_them(machine):
+    ready(machine)
+    sent = {"RAY_enable_autoscaler_v2": "1", "RAY_CLOUD_INSTANCE_ID": "i-1", "RAY_NODE_TYPE_NAME": "head"}
+    for provider, kept in [("aws", sent), ("local", {"RAY_enable_autoscaler_v2": "0"})]:
+        (machine.home / "ray_bootstrap_config.yaml").write_text(json.dumps({"provider": {"type": provider}}))
+        done, _ = machine("start.sh", "head", **sent)
+        assert done.returncode == 0, done.stderr
+        seen = machine.seen()
+        assert {name: seen[name] for name in sent if name in seen} == kept
+
+
+def test_a_jobs_python_is_the_projects(machine):
+    ready(machine)
+    machine("start.sh", "head")
+    assert machine.seen()["PATH"].startswith(str(machine.home.parent / "llamafarm_ray/.venv/bin:"))
+
+
+def test_more_arguments_are_for_ray_start(machine):
+    ready(machine)
+    _, calls = machine("start.sh", "worker", "--num-cpus=1", "--labels=rack=2", RAY_HEAD_IP="192.0.2.1")
+    assert calls[1] == "ray start --address=192.0.2.1:6379 --num-cpus=1 --labels=rack=2"
 
 
 def test_a_worker_joins_the_head_that_ray_up_names(machine):
