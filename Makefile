@@ -11,7 +11,7 @@ EDITABLE := $(VENV)/.editable
 # PyTorch's own index has the CPU build; where it can't be reached, pip takes the wheel that its find-links offer.
 TORCH_CPU := torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-unit test-gpu test-long bench check format lock clean help
+.PHONY: setup demo test test-unit test-gpu test-long cluster-test bench check format lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -55,6 +55,9 @@ ONLY ?=
 test-long: setup ## Kill, race and soak tests; it goes on where it was stopped (FRESH=1: from the start).
 	@$(if $(FRESH),rm -f runs/long-tests.passed)
 	@$(BIN)/python -m pytest -m long --timeout 3600 --go-on runs/long-tests.passed $(if $(ONLY),-k "$(ONLY)") $(ARGS)
+
+cluster-test: setup ## ray up, a job, ray down on machines of namespaces (root; openssh-server, rsync, iproute2).
+	@$(BIN)/python -m pytest tests/long/test_hosts.py -m long -n 0 -s $(ARGS)
 
 # The name of one file of tests/benchmarks; all of them by default.
 BENCH ?= *

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["GATEWAY", "HOSTS", "S3_URL", "Host", "hosts", "remove", "why_not"]
+__all__ = ["BUCKET", "GATEWAY", "HOSTS", "S3_PORT", "Host", "hosts", "remove", "why_not"]
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("/var/tmp/llamafarm-hosts")  # noqa: S108  (not in /tmp, which each machine has for itself)
