@@ -16,7 +16,7 @@ from llamafarm_ray.errors import InputError, UserError
 from llamafarm_ray.models.loading import inspect_architecture, load_model
 from llamafarm_ray.training.methods import Precision, find_method
 from llamafarm_ray.training.objectives import find_objective
-from llamafarm_ray.training.planning import _check_inputs
+from llamafarm_ray.training.planning import check_inputs
 
 SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -89,7 +89,7 @@ def test_a_model_with_an_encoder_does_not_learn_to_write(tmp_path):
         folder = make(make_tiny_model(tmp_path / name), name)  # for its tokenizer
         config = parse_config({"base_model": str(folder)})
         with pytest.raises(UserError, match="has an encoder, whose tokens see those after them"):
-            _check_inputs(config, find_objective("sft"), folder, has_validation=False)
+            check_inputs(config, find_objective("sft"), folder, has_validation=False)
     with pytest.raises(InputError, match="are missing"):
         load_model(tmp_path / "bart", dtype=torch.float32)
 
