@@ -1,4 +1,4 @@
-"""Deadlines as promised on a quiet machine, and longer on a busy one by the processes that wait for each core."""
+"""Deadlines: twice what is promised on a quiet machine, and longer on a busy one by the processes for each core."""
 
 import os
 import time
@@ -7,8 +7,8 @@ __all__ = ["patience", "wait_until"]
 
 
 def patience(seconds: float) -> float:
-    """Return ``seconds`` times the machine's load per core, if that is above one."""
-    return seconds * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    """Return ``seconds`` times the machine's load per core, at least twice: the load is that of the last minute."""
+    return seconds * max(2.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 def wait_until(holds, within_s, said=lambda: ""):

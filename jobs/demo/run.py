@@ -50,7 +50,7 @@ HERE = Path(__file__).resolve().parent
 QUESTIONS: list[dict[str, str]] = json.loads((HERE / "questions.json").read_text(encoding="utf-8"))
 LEAST_GAIN = 5.0
 """By what factor the adapter's perplexity on held-out questions must be below the base's."""
-_ROLLBACK_S = 120.0
+_ROLLBACK_S = 240.0
 """How long the canary's rollback may take."""
 
 

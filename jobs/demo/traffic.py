@@ -16,7 +16,7 @@ from llamafarm_ray.workflows.chat import Answer, ask
 
 __all__ = ["Traffic"]
 
-_PATIENCE_S = 60.0
+_PATIENCE_S = 120.0
 
 
 class Traffic:

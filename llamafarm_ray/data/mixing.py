@@ -32,7 +32,7 @@ __all__ = ["REPETITION", "MixedPart", "mix", "open_mixture", "repetitions", "sha
 REPETITION = "repetition"
 """The column (int32) that tells a mixed row from its copies: 0 for the first."""
 
-_SOURCE = {"id", "document", "document_digest", "passage"}
+_SOURCE = {"id", "document", "document_digest", "passage", "provenance", "pii"}
 _OPTIONAL = {"tools"}
 
 

@@ -123,5 +123,5 @@ def write_rows(found: DatasetRows, output: Path, *, name: str, row_format: str |
 
 
 def _documents(rows: Sequence[dict[str, Any]]) -> list[DocumentRecord]:
-    counts = Counter((row["document"], row["document_digest"]) for row in rows)
+    counts = Counter((row["document"], row["document_digest"]) for row in rows if row["document_digest"])
     return [DocumentRecord(path, digest, count) for (path, digest), count in counts.items()]

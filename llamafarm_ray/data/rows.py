@@ -300,8 +300,9 @@ class Example:
 
     @property
     def key(self) -> str:
-        """Digest of what the messages say: two examples with one key are duplicates of each other."""
-        return text_digest(part for message in self.messages for part in (message.role, normal_form(message.content)))
+        """Digest of what an example says: two examples with one key are duplicates of each other."""
+        said = [part for message in self.messages for part in (message.role, normal_form(message.content))]
+        return text_digest([*said, self.extra] if self.extra else said)
 
     @property
     def question(self) -> str:

@@ -37,9 +37,9 @@ def hand_over_output(job: TrainingJob) -> None:
     Raises:
         StorageError: the storage does not answer.
     """
-    if _sees_folder(job):
-        return
     place = Location(job.checkpoints)
+    if _sees_folder(job) or place.is_local:
+        return
     for file in list(place.walk(_OUTPUT)):  # of a driver that ended before it collected them
         place.remove(file.name)
     for path in sorted(job.folder.output.rglob("*")):
@@ -55,7 +55,7 @@ def collect_output(job: TrainingJob) -> None:
         StorageError: the storage does not answer.
     """
     place = Location(job.checkpoints)
-    if place.is_local:
+    if place.is_local or any(job.folder.output.glob("*.safetensors")):  # the output is here
         return
     files = list(place.walk(_OUTPUT))
     for file in files:

@@ -88,6 +88,9 @@ def make_plan(
     reasons: list[str] = []
     max_length = choose_max_length(config, architecture, reasons)
 
+    if tokens and sum(node["Alive"] for node in ray.nodes()) > 1:
+        reasons.append(f"The tokens in {tokens.folder} are left alone: other nodes may not see them.")
+        tokens = None
     settings = tokens and TokenSettings.of(
         base_model, objective, tuning.objective_settings, max_length=max_length, seed=config.seed
     )

@@ -181,9 +181,10 @@ class _Run:
         finally:
             if self._observers is not None:
                 self._observers.close()
-        if self._place.rank == 0:
-            with self._heartbeat.slow("handing over the output"):
+        with self._heartbeat.slow("handing over the output"):
+            if self._place.rank == 0:
                 hand_over_output(job)
+            strategy.sum([0.0])  # all wait: a worker that ends early gives no sign of life
         return outcome
 
     def _train(self, module: Any, state: RunState) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from llamafarm_ray.workflows.base import usable_base
 
 __all__ = ["prepare", "require_built", "token_store"]
 
-_FOLDER = "tokens"
+_FOLDER = "_tokens"
+"""Names with an underscore are passed over where rows are read."""
 
 
 def prepare(config: Config, registry: RegistryApi, path: Path) -> training.PreparedTokens:

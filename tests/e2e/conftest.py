@@ -42,21 +42,21 @@ class DemoRun:
 
 def pytest_collection_modifyitems(items):
     """Put the tests that don't need the demo first: they run beside it, and the others wait for its end."""
-    items.sort(key=lambda item: "demo" in item.fixturenames)
+    items.sort(key=lambda item: item.path.is_relative_to(ROOT / "tests" / "e2e") and "demo" in item.fixturenames)
 
 
 @pytest.fixture(scope="session")
 def started_demo(tmp_path_factory):
-    """The demo's process, its folders and the file that gets its output, once its base model is made.
+    """The demo's process, its folders and the file that gets its output, once its base model is made and Ray is up.
 
-    Making that takes all cores; later steps leave time to others.
+    Both take all cores, and Ray gives its processes half a minute to start; later steps leave time to others.
     """
     runs = tmp_path_factory.mktemp("runs")
     temporary = Path(tempfile.mkdtemp(prefix="e-"))  # short: Ray puts sockets below it
     output = runs.with_name("demo.log")
     command = ["make", "demo", f"ARGS=--tiny --runs {runs}"]
     with running(command, output, env=environment(TMPDIR=str(temporary)), cwd=ROOT) as process:
-        while process.poll() is None and not (runs / "tiny" / "base.json").exists():
+        while process.poll() is None and "Dashboard: " not in output.read_text(encoding="utf-8", errors="replace"):
             time.sleep(0.1)
         yield process, runs, temporary, output
     shutil.rmtree(temporary, ignore_errors=True)
@@ -117,6 +117,7 @@ def ray_head():
     variables = environment(
         **dict(line.split("=") for line in lines if not line.startswith("#")),
         **proxy,
+        RAY_DASHBOARD_STARTUP_TIMEOUT_S="300",
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN=secrets.token_hex(32),
     )

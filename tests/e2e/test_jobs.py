@@ -54,13 +54,13 @@ class Jobs:
         self._headers = {"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
 
     def status(self, job):
-        return httpx.get(f"{self._url}/{job}", headers=self._headers).json()["status"]
+        return httpx.get(f"{self._url}/{job}", headers=self._headers, timeout=60).json()["status"]
 
     def stop(self, job):
-        httpx.post(f"{self._url}/{job}/stop", headers=self._headers).raise_for_status()
+        httpx.post(f"{self._url}/{job}/stop", headers=self._headers, timeout=60).raise_for_status()
 
     def num(self):
-        return len(httpx.get(f"{self._url}/", headers=self._headers).json())
+        return len(httpx.get(f"{self._url}/", headers=self._headers, timeout=60).json())
 
 
 @pytest.fixture
@@ -274,7 +274,7 @@ from llamafarm_ray.workflows.job_server import JobServer
 from llamafarm_ray.workflows.running_job import RunningJob
 
 server = JobServer(sys.argv[1])
-job = server.client.submit_job(entrypoint="for n in $(seq 12); do echo line $n; sleep 0.7; done; exit 7")
+job = server.client.submit_job(entrypoint="for n in $(seq 12); do echo line $n; sleep 1.4; done; exit 7")
 print(job, flush=True)
 tell = lambda line: print("TROUBLE", line, flush=True)
 running = RunningJob(server, job, on_trouble=tell, patience_s=float(sys.argv[2]), silence_s=1)

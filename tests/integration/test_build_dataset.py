@@ -454,7 +454,7 @@ EXPECTED_IN_RECIPE = {
     "response_generation": "Question: ",
     "query_understanding": "Rewrite the last question of this conversation",
     "retrieval": "The house ",
-    "prompt_template": "### Context\\nThe house ",
+    "prompt_template": "### Context\\n",
     "strategy_effectiveness": "Be brief.",
 }
 

@@ -100,7 +100,7 @@ def test_a_mixture_that_is_trained_on_is_recorded_with_its_documents(two, tmp_pa
     registry = open_registry(str(tmp_path / "home"))
     config = parse_config({"name": "bot", "dataset": {"mixture": dict(two)}})
     run = TrainingRun(config, registry, None, tmp_path / "out", overwrite=False)
-    name, splits, parts = run._open_dataset(None)
+    name, splits, parts, _ = run._open_dataset(None)
     assert (name, len(parts)) == ("bot-mixture", 2)
     recorded = registry.state.dataset_named("bot-mixture")
     assert recorded.digest == splits.digest

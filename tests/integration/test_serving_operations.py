@@ -84,7 +84,6 @@ def test_the_page_counts_a_versions_requests(served, metered):
     }
 
 
-@pytest.mark.long
 def test_a_versions_requests_are_on_record_below_the_home(served, metered):
     for _ in range(3):
         assert served.complete(metered).status_code == 200
@@ -103,6 +102,7 @@ def test_a_versions_requests_are_on_record_below_the_home(served, metered):
     wait_until(is_whole, 60, recorded)
 
 
+@pytest.mark.long
 def test_gauges_are_on_the_page_after_a_minute_of_rest(served):
     assert served.complete("bot").status_code == 200
     time.sleep(75)  # Ray drops what was not said for a minute

@@ -156,7 +156,7 @@ def test_a_dataset_keeps_tokens_that_train_finds_for_the_same_settings(base_mode
     assert (made.num_rows, made.is_new, made.num_dropped) == ({"training": 6}, True, {})
     run = TrainingRun.prepare(config(), registry, output=tmp_path / "out")
     *_, store = run._open_dataset(None)
-    (description,) = folder.glob("tokens/*/tokens.json")
+    (description,) = folder.glob("_tokens/*/tokens.json")
     assert json.loads(description.read_text())["rows"] == store.rows
     assert prepare(config(), registry, folder).is_new is False
     assert prepare(config(seed=7), registry, folder).is_new is True

@@ -28,7 +28,7 @@ def imports(path):
 
 
 def test_imports_run_downward_only():
-    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo"]
+    command = [str(Path(sys.executable).with_name("lint-imports")), "--no-logo", "--no-cache"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
 

@@ -48,8 +48,9 @@ def read_conversations(source: str) -> Iterator[tuple[str, RowResult]]:
                 raise InputError(f"{path} is no export of Slack.", hint="Unpack it.")
             yield from _of_slack(members, path)
         return
-    for split, records in find_records(path).items():
-        root = Path(os.path.commonpath([file.path.parent for file in records.files]))
+    splits = find_records(path)
+    root = Path(os.path.commonpath([file.path.parent for records in splits.values() for file in records.files]))
+    for split, records in splits.items():
         for result in parsed_rows(_as_chats(records), root=root):
             yield split, result
 

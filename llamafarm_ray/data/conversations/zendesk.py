@@ -29,8 +29,8 @@ def ticket_turns(record: Mapping[str, Any]) -> tuple[Message, ...]:
     comments = [one for one in record["comments"] if isinstance(one, Mapping) and one.get("public") is not False]
     comments.sort(key=lambda comment: str(comment.get("created_at") or ""))
     said = [(comment.get("author_id") == requester, _body(comment)) for comment in comments]
-    description = str(ticket.get("description") or "").strip()
-    if description and (not said or said[0][1] != description):
+    description = _clean(ticket.get("description"))
+    if description and (not said or said[0][1].split() != description.split()):
         said.insert(0, (True, description))
     subject = str(ticket.get("subject") or "").strip()
     if subject and said and said[0][0] and subject.lower() not in said[0][1].lower():
@@ -39,4 +39,8 @@ def ticket_turns(record: Mapping[str, Any]) -> tuple[Message, ...]:
 
 
 def _body(comment: Mapping[str, Any]) -> str:
-    return str(comment.get("plain_body") or comment.get("body") or "").replace("\r\n", "\n").strip()
+    return _clean(comment.get("plain_body") or comment.get("body"))
+
+
+def _clean(text: object) -> str:
+    return str(text or "").replace("\r\n", "\n").strip()

@@ -136,7 +136,7 @@ def test_setting_a_node_up_twice_changes_nothing(machine):
 
 def test_ray_is_in_the_path_of_whom_ray_down_logs_in_as(machine):
     machine("setup.sh", EXTRA="cpu")
-    command = ["bash", "-c", "source ~/.bashrc; which ray; echo $RAY_AUTH_MODE"]
+    command = ["bash", "-c", "source ~/.bashrc; command -v ray; echo $RAY_AUTH_MODE"]
     shell = subprocess.run(
         command, env={"HOME": str(machine.home), "PATH": os.defpath}, capture_output=True, text=True, check=True
     )

@@ -50,7 +50,7 @@ def test_rows_that_train_holds_out_itself_decide_its_tokens_and_a_datasets_own_d
 
     ratio = {"dataset": {"validation": {"split_ratio": 0.2}}}
     without = built(tmp_path / "without", num_validation=0)
-    assert token_store(without, splits, parse_config({})).folder == without / "tokens"
+    assert token_store(without, splits, parse_config({})).folder == without / "_tokens"
     assert len({rows(without), rows(without, **ratio), rows(without, **ratio, seed=9)}) == 3
     with_own = built(tmp_path / "with", num_validation=3)
     assert rows(with_own) == rows(with_own, **ratio) == rows(with_own, seed=9)
