@@ -130,7 +130,7 @@ def build_dataset(
                 gathered,
                 expansion,
                 with_passages=_asks_with_passages(config, gathered),
-                practice=practice_rows(seed) if _needs_practice(config, gathered) else (),
+                practice=functools.partial(practice_rows, seed=seed) if _needs_practice(config, gathered) else None,
                 tell=lambda done: tell(Stage("write", "rows", done, len(facts))),
             )
             assembly.require_training_rows(harvest)
@@ -166,7 +166,7 @@ def _write(
     expansion: Expansion,
     *,
     with_passages: bool,
-    practice: Iterable[Mapping[str, Any]],
+    practice: Callable[[int], Iterable[Mapping[str, Any]]] | None,
     tell: Callable[[int], None],
 ) -> None:
     """Write all examples, then what is made of those of the training split, and practice."""
@@ -177,15 +177,17 @@ def _write(
         rows = mine(rows, gathered.kind, assembly.side_of, texts, ledger)
     for row in counting(rows, tell):
         assembly.add(row)
+    num_with_passages = 0
     if with_passages:
         asked = (row for row in examples.by_document(assembly.train_ids) if _is_question(row))
         for row in rows_with_passages(asked):
             assembly.add(row)
+            num_with_passages += 1
     if expansion.is_asked_for:
         questions = (question_of(row["messages"]) for row in examples.rows(["messages"], Ledger()))
         for row in expansion.rows(examples.by_document(assembly.train_ids), questions, ledger):
             assembly.add(row)
-    for row in practice:
+    for row in practice(num_with_passages) if practice else ():
         assembly.add(row)
     assembly.flush()
 

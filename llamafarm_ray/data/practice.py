@@ -17,23 +17,24 @@ from llamafarm_ray.data.rows import ROW_SCHEMA, Message, Provenance
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.data.with_passages import INSTRUCTIONS, QUESTIONS_PER_ROW, ask_with_passages
 
-__all__ = ["PRACTICE_ROWS", "practice_rows"]
+__all__ = ["MAX_PRACTICE_ROWS", "practice_rows"]
 
-PRACTICE_ROWS = 40
-"""Rows of practice in a dataset. With them a 135M model trained on its own questions about a small corpus answered 20
-of 40 questions with passages; without them 11."""
+MAX_PRACTICE_ROWS = 40
+"""Most rows of practice in a dataset. With them a 135M model trained on its own questions about a small corpus answered
+20 of 40 questions with passages; without them 11."""
 
 _LESSONS_PER_PAGE = 5
 
 
-def practice_rows(seed: int) -> Iterator[dict[str, Any]]:
+def practice_rows(num_rows: int, *, seed: int) -> Iterator[dict[str, Any]]:
     """Yield rows with the columns of ``ROW_SCHEMA`` and ``covers``.
 
     Args:
+        num_rows: as many as there are rows with passages of the dataset's own, so that both shape what is learned.
         seed: decides which lessons share a page.
     """
     rng = random.Random(seed)
-    return itertools.islice(_rows(load_lessons(), rng), PRACTICE_ROWS)
+    return itertools.islice(_rows(load_lessons(), rng), min(num_rows, MAX_PRACTICE_ROWS))
 
 
 def _rows(lessons: Sequence[Lesson], rng: random.Random) -> Iterator[dict[str, Any]]:

@@ -48,4 +48,4 @@ def plan_writer(
         case "base_model":
             machine = machine or Machine()
             sampling = Sampling() if qa.phrasings is None else Sampling(phrasings=qa.phrasings)
-            return BaseModelPlan(Path(choice.model), machine.num_cpus, machine.num_gpus, sampling)
+            return BaseModelPlan(Path(choice.model), machine.num_cpus, machine.num_gpus, sampling, cache=cache)

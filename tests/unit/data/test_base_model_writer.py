@@ -154,3 +154,29 @@ def test_learning_makes_the_lessons_likelier_and_changes_nothing_else_about_the_
     assert after.log_prob > before.log_prob
     assert after.text != before.text
     assert [name for name, _ in learned.named_parameters()] == [name for name, _ in tiny[0].named_parameters()]
+
+
+def test_an_update_is_learned_once_and_then_restored_to_the_bit(tiny, tmp_path, monkeypatch):
+    import copy
+
+    import torch
+
+    from llamafarm_ray.data.generation.base_model import study as study_module
+    from llamafarm_ray.data.generation.base_model.learned import LearnedUpdate
+    from llamafarm_ray.data.generation.base_model.settings import Study
+
+    study, lessons = Study(epochs=1, rank=4, tokens_per_step=600), load_lessons()[:4]
+    kept = LearnedUpdate(str(tmp_path), "a")
+
+    def learned(kept):
+        model = study_module.learn(copy.deepcopy(tiny[0]), tiny[1], lessons, study, seed=0, kept=kept)
+        return torch.cat([weight.flatten().float() for weight in model.parameters()])
+
+    first = learned(kept)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+    monkeypatch.setattr(study_module, "_train", lambda *_: pytest.fail("it was learned before"))
+    assert torch.equal(learned(kept), first)
+    monkeypatch.undo()
+    (tmp_path / "a.safetensors").write_bytes(b"damaged")
+    assert torch.equal(learned(kept), first)
+    assert torch.equal(learned(LearnedUpdate(str(tmp_path), "b")), first)

@@ -1,13 +1,14 @@
 """Rows of practice: reading is learned from invented pages."""
 
 from llamafarm_ray.data.lessons import load_lessons
-from llamafarm_ray.data.practice import PRACTICE_ROWS, practice_rows
+from llamafarm_ray.data.practice import MAX_PRACTICE_ROWS, practice_rows
 from llamafarm_ray.data.rows import ROW_SCHEMA
 
 
 def test_practice_asks_about_invented_pages_and_names_no_document():
-    rows = list(practice_rows(0))
-    assert len({row["id"] for row in rows}) == len(rows) == PRACTICE_ROWS
+    rows = list(practice_rows(1000, seed=0))
+    assert len({row["id"] for row in rows}) == len(rows) == MAX_PRACTICE_ROWS
+    assert len(list(practice_rows(7, seed=0))) == 7
     assert {*rows[0]} == {*ROW_SCHEMA.names, "covers"}
     assert {(row["document"], row["document_digest"], row["passage"]) for row in rows} == {("", "", "")}
 
@@ -15,7 +16,7 @@ def test_practice_asks_about_invented_pages_and_names_no_document():
 def test_each_answer_of_practice_belongs_to_a_text_of_its_pages():
     texts = {pair.question: lesson.text for lesson in load_lessons() for pair in lesson.pairs}
     answers = {pair.question: pair.answer for lesson in load_lessons() for pair in lesson.pairs}
-    for row in practice_rows(0):
+    for row in practice_rows(40, seed=0):
         turns = [turn["content"] for turn in row["messages"]]
         asked = [turns[0].rpartition("\nQuestion: ")[2], *turns[2::2]]
         assert all(texts[question] in turns[0] for question in asked)
@@ -23,5 +24,5 @@ def test_each_answer_of_practice_belongs_to_a_text_of_its_pages():
 
 
 def test_the_seed_decides_the_practice():
-    first, again, other = (list(practice_rows(seed)) for seed in (0, 0, 1))
+    first, again, other = (list(practice_rows(9, seed=seed)) for seed in (0, 0, 1))
     assert first == again != other

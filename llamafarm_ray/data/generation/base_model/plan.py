@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from llamafarm_ray.data.generation.base_model.settings import Sampling, Study
 from llamafarm_ray.data.generation.writer import PairWriter
@@ -27,6 +28,7 @@ class BaseModelPlan:
         num_gpus: GPUs to compute with, 0 or 1.
         sampling: decides the pairs.
         study: decides the writer that the model becomes.
+        cache: folder or URI for the update that the model learns, so that no build learns it again; None: nowhere.
     """
 
     folder: Path
@@ -34,18 +36,20 @@ class BaseModelPlan:
     num_gpus: float = 0.0
     sampling: Sampling = field(default_factory=Sampling)
     study: Study = field(default_factory=Study)
+    cache: str | None = None
     name: str = field(default="base_model", init=False)
     passages_per_batch: int = field(default=_PASSAGES_PER_BATCH, init=False)
 
     @property
     def digest(self) -> str:
-        """See `WriterPlan`. The weights count by their files' sizes and times: reading them all takes too long."""
-        weights = [
-            [path.name, path.stat().st_size, path.stat().st_mtime_ns]
-            for path in sorted(self.folder.glob("*.safetensors"))
-        ]
-        said = json.dumps([LESSONS_VERSION, weights, asdict(self.sampling), asdict(self.study)], sort_keys=True)
-        return Digest.of(said.encode()).short
+        """See `WriterPlan`."""
+        return _digest(LESSONS_VERSION, self._weights, asdict(self.sampling), asdict(self.study))
+
+    @property
+    def _weights(self) -> list[list[Any]]:
+        """Files of the weights. They count by their sizes and times: reading them all takes too long."""
+        files = sorted(self.folder.glob("*.safetensors"))
+        return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
 
     def open(self) -> PairWriter:
         """Load the model and let it learn the lessons.
@@ -55,6 +59,7 @@ class BaseModelPlan:
         """
         import torch  # noqa: PLC0415 - planning needs no torch
 
+        from llamafarm_ray.data.generation.base_model.learned import LearnedUpdate  # noqa: PLC0415 - likewise
         from llamafarm_ray.data.generation.base_model.sampling import LineSampler  # noqa: PLC0415 - likewise
         from llamafarm_ray.data.generation.base_model.study import learn  # noqa: PLC0415 - likewise
         from llamafarm_ray.data.generation.base_model.writer import BaseModelWriter  # noqa: PLC0415 - likewise
@@ -66,6 +71,12 @@ class BaseModelPlan:
         device = torch.device("cuda" if self.num_gpus else "cpu")
         tokenizer = load_tokenizer(self.folder)
         model = load_model(self.folder, dtype=torch.bfloat16).to(device)
-        model = learn(model, tokenizer, load_lessons(), self.study, seed=self.sampling.seed)
+        key = _digest(LESSONS_VERSION, str(self.folder), self._weights, asdict(self.study), self.sampling.seed)
+        kept = LearnedUpdate(f"{self.cache.rstrip('/')}/lessons", key) if self.cache else None
+        model = learn(model, tokenizer, load_lessons(), self.study, seed=self.sampling.seed, kept=kept)
         provenance = Provenance(self.name, self.folder.name, f"lessons-{LESSONS_VERSION}", self.digest)
         return BaseModelWriter(LineSampler(model, tokenizer), self.sampling, provenance)
+
+
+def _digest(*parts: Any) -> str:
+    return Digest.of(json.dumps(parts, sort_keys=True).encode()).short

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from llamafarm_ray.data.generation.base_model.learned import LearnedUpdate
 from llamafarm_ray.data.generation.base_model.settings import Study
 from llamafarm_ray.data.lessons import Lesson, heading_lines
 
@@ -25,10 +26,18 @@ TokenRow = tuple[list[int], list[int]]
 """Token ids and labels of a lesson."""
 
 
-def learn(model: Any, tokenizer: Any, lessons: Sequence[Lesson], study: Study, *, seed: int) -> Any:
+def learn(
+    model: Any,
+    tokenizer: Any,
+    lessons: Sequence[Lesson],
+    study: Study,
+    *,
+    seed: int,
+    kept: LearnedUpdate | None = None,
+) -> Any:
     """Return the model after it learned the lessons; its weights are changed.
 
-    The update computes in the model's own number format, which is fast where that is bf16, and is kept in fp32.
+    The update computes in the model's own number format, which is fast where that is bf16, and is learned in fp32.
 
     Args:
         model: a causal language model, with all weights loaded.
@@ -36,19 +45,27 @@ def learn(model: Any, tokenizer: Any, lessons: Sequence[Lesson], study: Study, *
         lessons: to learn from.
         study: settings.
         seed: decides the order of lessons, and the update's first weights.
+        kept: an update that was learned before is used, and a new one stored; None: it is learned in any case.
     """
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - it imports every quantization library there is
 
     torch.manual_seed(seed)
     config = LoraConfig(r=study.rank, lora_alpha=2 * study.rank, target_modules="all-linear")
     student: Any = get_peft_model(model, config, autocast_adapter_dtype=False)
+    if kept is None or not kept.restore(student):
+        _train(student, list(_steps(tokenizer, lessons, study, random.Random(seed))), study, tokenizer.pad_token_id)
+        if kept is not None:
+            kept.save(student)
+    return student.merge_and_unload().eval()
+
+
+def _train(student: Any, steps: Sequence[Sequence[TokenRow]], study: Study, pad_id: int) -> None:
     weights = [parameter for parameter in student.parameters() if parameter.requires_grad]
     exact = [weight.detach().float().clone() for weight in weights]
     optimizer = torch.optim.AdamW(exact, lr=study.learning_rate, weight_decay=0.0)
-    steps = list(_steps(tokenizer, lessons, study, random.Random(seed)))
     student.train()
     for index, batch in enumerate(steps):
-        _loss(student, batch, tokenizer.pad_token_id).backward()  # type: ignore[no-untyped-call]
+        _loss(student, batch, pad_id).backward()  # type: ignore[no-untyped-call]
         for weight, copy in zip(weights, exact, strict=True):
             copy.grad = None if weight.grad is None else weight.grad.float()
             weight.grad = None
@@ -59,7 +76,6 @@ def learn(model: Any, tokenizer: Any, lessons: Sequence[Lesson], study: Study, *
         with torch.no_grad():
             for weight, copy in zip(weights, exact, strict=True):
                 weight.copy_(copy)
-    return student.merge_and_unload().eval()
 
 
 def _loss(student: Any, batch: Sequence[TokenRow], pad_id: int) -> torch.Tensor:
