@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -109,7 +110,8 @@ def read_source_rows(source: str | Path | Sequence[str], config: DatasetConfig) 
     found, kept, made = SourceRows(), list[Row](), list[Row]()
     ledger = found.harvest.ledger
     counts, kinds = ledger.counts("rows"), list[str]()
-    for split, result in (result for path in _paths(source) for result in read_conversations(path)):
+    root = _common_folder(_paths(source))
+    for split, result in (result for path in _paths(source) for result in read_conversations(path, root=root)):
         counts.rows_in += 1
         if result.reason:
             _leave_out(result, config, ledger)
@@ -197,6 +199,13 @@ def _with_texts(value: Any, texts: Iterator[str]) -> Any:
     return {
         key: _with_texts(one, texts) if key in _TEXT_KEYS and one is not None else one for key, one in value.items()
     }
+
+
+def _common_folder(paths: Sequence[str]) -> Path | None:
+    """Return the folder that several sources are in, so that files of one name are told apart; None for one source."""
+    if len(paths) == 1:
+        return None
+    return Path(os.path.commonpath([Path(path.partition("#")[0]).expanduser().parent for path in paths]))
 
 
 def _paths(source: str | Path | Sequence[str]) -> list[str]:

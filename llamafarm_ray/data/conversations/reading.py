@@ -23,12 +23,14 @@ __all__ = ["read_conversations"]
 _MAX_DAY_BYTES = 256 * 1024 * 1024
 
 
-def read_conversations(source: str) -> Iterator[tuple[str, RowResult]]:
+def read_conversations(source: str, *, root: Path | None = None) -> Iterator[tuple[str, RowResult]]:
     """Yield each record of a source with its split, parsed into rows.
 
     Args:
         source: an export of Slack (its folder, or the zip file), or files of tickets, logged requests, feedback or
             rows: see `find_records`.
+        root: folder that files are named relative to, as the documents of their rows; by default the one that all
+            files of the source are in.
 
     Raises:
         InputError: there is nothing there, or nothing that can be read.
@@ -49,7 +51,8 @@ def read_conversations(source: str) -> Iterator[tuple[str, RowResult]]:
             yield from _of_slack(members, path)
         return
     splits = find_records(path)
-    root = Path(os.path.commonpath([file.path.parent for records in splits.values() for file in records.files]))
+    files = [file.path for records in splits.values() for file in records.files]
+    root = root or Path(os.path.commonpath([file.parent for file in files]))
     for split, records in splits.items():
         for result in parsed_rows(_as_chats(records), root=root):
             yield split, result

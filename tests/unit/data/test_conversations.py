@@ -80,6 +80,14 @@ TICKET = {
 TICKET_TURNS = [("user", "Gate is stuck\n\nIt does not open."), ("assistant", "Hold the knob.")]
 
 
+def test_a_description_with_other_line_ends_is_the_first_comment(tmp_path):
+    text = "It does not open.\r\nSince Monday."
+    comments = [{"author_id": 7, "body": text}, {"author_id": 9, "body": "Hold the knob."}]
+    ticket = {"id": 1, "subject": "Gate", "description": text, "requester_id": 7, "comments": comments}
+    turns, _ = read(write_lines(tmp_path / "a.jsonl", ticket))
+    assert turns == [[("user", "Gate\n\nIt does not open.\nSince Monday."), ("assistant", "Hold the knob.")]]
+
+
 @pytest.mark.parametrize("name", ["tickets.json", "tickets.jsonl"])
 def test_tickets_of_zendesk_keep_public_comments_in_their_order(tmp_path, name):
     path = tmp_path / name

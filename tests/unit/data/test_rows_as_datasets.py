@@ -168,3 +168,20 @@ def test_settings_for_chats_are_refused_for_other_rows(tmp_path):
     off = {"qa_generation": {"enabled": False}, "system_prompt": "Be brief."}
     with pytest.raises(InputError, match=r"system_prompt is for chats.*augmentation is for chats"):
         build(source, tmp_path / "out", preprocessing=off, augmentation={"enabled": True})
+
+
+def test_files_of_one_name_stay_apart(tmp_path):
+    sources = [write(tmp_path / year / "chats.jsonl", [chat(f"Open in {year}?", "Yes.")]) for year in ("2024", "2025")]
+    none = {"source": {"type": "conversation_logs"}, "validation": {"split_ratio": 0}}
+    config = DatasetConfig.model_validate(none)
+    build_dataset([str(path) for path in sources], tmp_path / "out", config, name="rows", seed=7)
+    rows = read_dataset(tmp_path / "out").rows["train"]
+    assert sorted(row["document"] for row in rows) == ["2024/chats.jsonl", "2025/chats.jsonl"]
+    assert len({row["document_digest"] for row in rows}) == 2
+
+
+def test_preferences_with_other_rejected_answers_are_no_duplicates(tmp_path):
+    records = [{"prompt": "Open?", "chosen": "Yes.", "rejected": rejected} for rejected in ("No.", "Never.", "No.")]
+    off = {"preprocessing": {"qa_generation": {"enabled": False}}}
+    report, _ = build(write(tmp_path / "rows.jsonl", records), tmp_path / "out", **off)
+    assert report.num_examples == 2
