@@ -33,7 +33,6 @@ def ray_cluster():
         with pytest.MonkeyPatch.context() as environment:
             # Its workers import classes of the tests, such as models of a user's own.
             environment.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-            environment.setenv("RAY_metrics_report_interval_ms", "2000")  # instead of ten seconds, which tests wait for
             # As `deploy` does: without a dashboard Ray collects no metrics.
             cluster = stack.enter_context(connect(LOCAL, with_dashboard=True))
         watch(session_logs())
