@@ -1,8 +1,14 @@
 """Rows of practice: reading is learned from invented pages."""
 
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.gathering import Gathered
+from llamafarm_ray.data.generation import Choice
+from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.lessons import load_lessons
+from llamafarm_ray.data.pipeline import _needs_practice
 from llamafarm_ray.data.practice import MAX_PRACTICE_ROWS, practice_rows
 from llamafarm_ray.data.rows import ROW_SCHEMA
+from llamafarm_ray.data.sources import Sources
 
 
 def test_practice_asks_about_invented_pages_and_names_no_document():
@@ -26,3 +32,15 @@ def test_each_answer_of_practice_belongs_to_a_text_of_its_pages():
 def test_the_seed_decides_the_practice():
     first, again, other = (list(practice_rows(9, seed=seed)) for seed in (0, 0, 1))
     assert first == again != other
+
+
+def test_practice_is_for_chats_that_the_base_model_wrote_and_that_are_asked_with_passages():
+    def needs(generator, kind="chat", **preprocessing):
+        gathered = Gathered(Harvest(local=True), Sources(), kind, choice=Choice(generator, "", ""))
+        return _needs_practice(DatasetConfig.model_validate({"preprocessing": preprocessing}), gathered)
+
+    assert needs("base_model")
+    assert not needs("endpoint")
+    assert not needs("rules", with_passages=True)
+    assert not needs("base_model", with_passages=False)
+    assert not needs("base_model", kind="match")

@@ -75,3 +75,17 @@ def test_the_base_model_is_fetched_where_it_is_not(tmp_path, bucket):
     assert here.base_model == tmp_path
     there = on_this_node(job(tmp_path / ".x.run", bucket, base_model=tmp_path / "missing", fetch_base=fetch))
     assert there.base_model == Path("/fetched")
+
+
+def test_a_finished_output_on_the_drivers_node_needs_no_storage_and_is_not_replaced(driver, bucket):
+    Location(bucket).write("output/adapter_model.safetensors", b"of an attempt that was lost")
+    driver.folder.output.mkdir()
+    (driver.folder.output / "adapter_model.safetensors").write_bytes(b"weights")
+    collect_output(driver)
+    assert (driver.folder.output / "adapter_model.safetensors").read_bytes() == b"weights"
+
+
+def test_a_run_in_a_folder_keeps_it_though_its_lock_was_removed(tmp_path):
+    here = worker(tmp_path, str(tmp_path / "node" / ".x.run"))
+    hand_over_output(here)
+    assert (here.folder.output / "adapter_model.safetensors").read_bytes() == b"weights"
