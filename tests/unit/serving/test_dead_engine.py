@@ -55,6 +55,8 @@ def test_a_replica_of_vllm_ends_with_its_engine(monkeypatch, tmp_path):
     monkeypatch.setattr(vllm_replica, "Versions", lambda *_: versions)
     monkeypatch.setattr(vllm_replica, "base_folder", lambda *_: asyncio.sleep(0, tmp_path))
     monkeypatch.setattr(vllm_replica.serve, "get_replica_context", lambda: SimpleNamespace(app_name="llamafarm"))
+    monkeypatch.setattr(vllm_replica.ray, "get_runtime_context", lambda: SimpleNamespace(get_temp_dir=lambda: "ray"))
+    monkeypatch.setattr(vllm_replica, "keep_sockets_in", lambda _: None)
     monkeypatch.setattr(Replica, "__init__", lambda self, *parts: setattr(self, "_versions", parts[1]))
     monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_llm", engine)
     monkeypatch.setattr(serving, "ray_llm", engine, raising=False)

@@ -393,6 +393,8 @@ def test_vllm_gets_the_base_model_of_its_own_node(registry, elsewhere, base, mon
     stub = SimpleNamespace(server=server)
     monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_llm", stub)
     monkeypatch.setattr(serving, "ray_llm", stub, raising=False)
+    monkeypatch.setattr(vllm_replica.ray, "get_runtime_context", lambda: SimpleNamespace(get_temp_dir=lambda: "ray"))
+    monkeypatch.setattr(vllm_replica, "keep_sockets_in", lambda _: None)
     replica = vllm_replica.VllmReplica.__new__(vllm_replica.VllmReplica)
     loading = {"model_id": "tiny", "model_source": str(elsewhere.folder)}
     config = {"model_loading_config": loading, "accelerator_config": {"kind": "gpu"}, "engine_kwargs": {}}
