@@ -25,7 +25,7 @@ import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, InputError, LlamaFarmError
-from llamafarm_ray.serving.selection import (
+from llamafarm_ray.serving.selection.model_selection import (
     CARD_FIELD,
     LeftOut,
     NoModelFitsError,

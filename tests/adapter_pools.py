@@ -4,11 +4,11 @@ import asyncio
 from collections import Counter
 
 from llamafarm_ray.errors import IntegrityError, UserError
-from llamafarm_ray.serving.adapter_pool import AdapterPool
-from llamafarm_ray.serving.adapters import Room, TakenOut
-from llamafarm_ray.serving.needs import Need
-from llamafarm_ray.serving.resolution import Target
-from llamafarm_ray.serving.tracing import Tracing
+from llamafarm_ray.serving.adapters.desired_state import Need
+from llamafarm_ray.serving.adapters.pool import AdapterPool
+from llamafarm_ray.serving.adapters.protocols import Room, TakenOut
+from llamafarm_ray.serving.routing.resolution import Target
+from llamafarm_ray.serving.telemetry.tracing import Tracing
 from llamafarm_ray.types import Digest
 
 

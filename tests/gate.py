@@ -13,15 +13,15 @@ from llamafarm_ray.registry import Change, Commit, RegistryState, VersionRegiste
 from llamafarm_ray.registry.access import Role, token_digest
 from llamafarm_ray.registry.events import AliasMoved, PrincipalAdded, PrincipalRevoked
 from llamafarm_ray.registry.log import GENESIS
-from llamafarm_ray.serving.access import Keys
-from llamafarm_ray.serving.feedback import FeedbackLog
-from llamafarm_ray.serving.gate import Gate
-from llamafarm_ray.serving.measured import Latencies
-from llamafarm_ray.serving.neighbours import Elsewhere
-from llamafarm_ray.serving.offers import Offers
-from llamafarm_ray.serving.resolution import resolve, resolve_routed, served_models
-from llamafarm_ray.serving.rollouts.windows import RolloutWindows
-from llamafarm_ray.serving.telemetry import Telemetry
+from llamafarm_ray.serving.gateway.auth import Keys
+from llamafarm_ray.serving.gateway.feedback import FeedbackLog
+from llamafarm_ray.serving.gateway.gateway import Gate
+from llamafarm_ray.serving.routing.resolution import resolve, resolve_routed, served_models
+from llamafarm_ray.serving.selection.catalog import Offers
+from llamafarm_ray.serving.selection.latencies import Latencies
+from llamafarm_ray.serving.selection.peers import Elsewhere
+from llamafarm_ray.serving.telemetry.metrics import Telemetry
+from llamafarm_ray.serving.telemetry.rollout_windows import RolloutWindows
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest, ModelKind
 

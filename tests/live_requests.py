@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 
-from llamafarm_ray.serving.finished import End
 from llamafarm_ray.serving.journal.blocks import BLOCK_REQUESTS
 from llamafarm_ray.serving.journal.files import day_name, page_bytes
 from llamafarm_ray.serving.journal.sketch import Observation, Sketch
 from llamafarm_ray.serving.journal.topics import topic_signs
 from llamafarm_ray.serving.journal.usage import UsageTable
+from llamafarm_ray.serving.telemetry.outcome import End
 
 COMMON = ("which", "where", "when", "what", "have", "this", "that", "with", "from", "your", "more", "tell")
 TOPICS = {

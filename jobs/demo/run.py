@@ -35,7 +35,7 @@ from llamafarm_ray.config import Config, Rollout, RolloutGuards, load_config
 from llamafarm_ray.errors import InfrastructureError, LlamaFarmError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.registry import RegistryService, open_registry
-from llamafarm_ray.serving.rollouts.beginning import start_rollout
+from llamafarm_ray.serving.rollouts.start import start_rollout
 from llamafarm_ray.workflows.chat import ask
 from llamafarm_ray.workflows.cluster import LOCAL, ClusterInfo, connect
 from llamafarm_ray.workflows.create_dataset import create_dataset

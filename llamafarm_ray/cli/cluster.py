@@ -104,7 +104,7 @@ def _public(ray: StandingRay) -> dict[str, object]:
 
 
 def _show(ray: StandingRay) -> None:
-    from llamafarm_ray.serving.ray_token import token_file
+    from llamafarm_ray.serving.ray_serve.token import token_file
 
     idle = f"after {dt.timedelta(seconds=ray.idle_timeout_s)} without use" if ray.idle_timeout_s else ""
     facts(

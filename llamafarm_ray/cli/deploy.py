@@ -76,8 +76,7 @@ def command(
     base = check_deployment(config, registry)
     on_gpu = config.deployment.resources.gpu is not None
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry, on_gpu=on_gpu)
-    needed = "engines.replica" if engine != "vllm" else "ray_llm" if config.deployment.engine_kwargs else "vllm_replica"
-    module = f"llamafarm_ray.serving.{needed}"
+    module = f"llamafarm_ray.serving.{_needed(engine, checks_options=bool(config.deployment.engine_kwargs))}"
     with connect(
         config.cluster.address, on_start=partial(begin, quiet=as_json), with_dashboard=True, meanwhile=module
     ) as cluster:
@@ -111,6 +110,13 @@ def command(
             undeploy(registry, cluster)
 
 
+def _needed(engine: str, *, checks_options: bool) -> str:
+    """Return the module of `serving` that this process imports while Ray starts."""
+    if engine != "vllm":
+        return "deployment.engine_replica"
+    return "engines.vllm.ray_llm" if checks_options else "deployment.vllm_replica"
+
+
 def _wait_until_stopped() -> None:
     """Sleep until SIGINT or SIGTERM, or until somebody has the application stopped from elsewhere (`undeploy`)."""
     stop = threading.Event()
@@ -124,7 +130,7 @@ def _look_out(stop: threading.Event) -> None:
     """Say stop once Serve has the application no more; in a thread, since Serve may hang and Ctrl-C must not."""
     from ray.exceptions import RayError
 
-    from llamafarm_ray.serving.replicas import is_deployed
+    from llamafarm_ray.serving.ray_serve.replicas import is_deployed
     from llamafarm_ray.workflows.deployed import APPLICATION
 
     while not stop.wait(_LOOK_S):

@@ -51,7 +51,7 @@ def command(
     """Quantize a model, and refuse the result if it answers too differently."""
     from llamafarm_ray.models.tokenizer import quiet_libraries
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.serving.speed import measure_speed
+    from llamafarm_ray.serving.optimize.speed import measure_speed
     from llamafarm_ray.workflows.quantize import quantize
     from llamafarm_ray.workflows.register import Registration
     from llamafarm_ray.workflows.register import register as register_folder

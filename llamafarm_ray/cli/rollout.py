@@ -93,7 +93,7 @@ def start(
         print_json(resolved(config)["deployment"]["rollout"])
         return
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.serving.rollouts.beginning import start_rollout
+    from llamafarm_ray.serving.rollouts.start import start_rollout
 
     record = start_rollout(open_registry(config.home), reference, env, config.deployment.rollout, reason=reason)
     share = f"{record.percent:g} % of the requests to {record.target}"

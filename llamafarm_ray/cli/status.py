@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from llamafarm_ray.registry import RegistryApi
-    from llamafarm_ray.serving.activity import Seen
+    from llamafarm_ray.serving.telemetry.request_statistics import Seen
     from llamafarm_ray.workflows.status import ApplicationStatus, Status
 
 __all__ = ["command"]

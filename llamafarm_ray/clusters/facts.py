@@ -18,7 +18,7 @@ import httpx
 
 from llamafarm_ray.clusters.advisories import installed_versions
 from llamafarm_ray.clusters.standing import folder_of_records
-from llamafarm_ray.serving.ray_token import token_file
+from llamafarm_ray.serving.ray_serve.token import token_file
 
 __all__ = ["Dashboard", "Node", "dashboard_of", "nodes_of_cluster", "this_node"]
 

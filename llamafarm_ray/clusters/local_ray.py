@@ -15,7 +15,7 @@ from llamafarm_ray.clusters.ports import free_port, free_ports
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
-from llamafarm_ray.serving.ray_token import make_token
+from llamafarm_ray.serving.ray_serve.token import make_token
 
 __all__ = ["default", "local_ray", "on_loopback", "prepare_environment"]
 

@@ -14,7 +14,7 @@ import psutil
 
 from llamafarm_ray.clusters.standing import StandingRay, find, folder_of_records, start_lock
 from llamafarm_ray.errors import ClusterError
-from llamafarm_ray.serving.ray_token import make_token
+from llamafarm_ray.serving.ray_serve.token import make_token
 
 __all__ = ["IDLE_TIMEOUT_S", "down", "up"]
 

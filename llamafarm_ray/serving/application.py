@@ -10,22 +10,22 @@ from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
-from llamafarm_ray.serving.access import check_keys
-from llamafarm_ray.serving.engines.choice import choose_engine
-from llamafarm_ray.serving.intake import SESSION_HEADER
-from llamafarm_ray.serving.journal.journal import Devices
-from llamafarm_ray.serving.memory import (
+from llamafarm_ray.serving.adapters.capacity import room_of, vllm_slots, whole_number
+from llamafarm_ray.serving.deployment.autoscaling import DEREGISTRATION_S, DRAIN_S, most_replicas, scaling_options
+from llamafarm_ray.serving.deployment.memory import (
     check_memory,
     kv_cache_environment,
     largest_node_bytes,
     memory_need,
     with_memory,
 )
-from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S, most_replicas, scaling_options
-from llamafarm_ray.serving.selection import AUTO
-from llamafarm_ray.serving.slots import room_of, vllm_slots, whole_number
-from llamafarm_ray.serving.tracing import traces_endpoint, tracing_environment
-from llamafarm_ray.serving.vllm_numbers import WORKER_EXTENSION
+from llamafarm_ray.serving.engines.choice import choose_engine
+from llamafarm_ray.serving.engines.vllm.numbers import WORKER_EXTENSION
+from llamafarm_ray.serving.gateway.auth import check_keys
+from llamafarm_ray.serving.gateway.validation import SESSION_HEADER
+from llamafarm_ray.serving.journal.journal import Devices
+from llamafarm_ray.serving.selection.model_selection import AUTO
+from llamafarm_ray.serving.telemetry.tracing import traces_endpoint, tracing_environment
 
 __all__ = ["SERVE_ENV", "arguments", "build"]
 
@@ -41,7 +41,7 @@ SERVE_ENV = {
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": str(DRAIN_S),
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DEREGISTRATION_S),
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a HAProxy that died is noticed after three of them
-    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llamafarm_ray.serving.cold_start:middlewares",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llamafarm_ray.serving.deployment.cold_start:middlewares",
 }
 """What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
 
@@ -68,8 +68,8 @@ def build(args: dict[str, Any]) -> Any:
         ConfigError: the configuration has mistakes.
         ClusterError: the environment lacks :data:`SERVE_ENV`, or did when ``ray.serve`` was imported.
         InputError: the endpoint would be open to a network without keys, see
-            :func:`llamafarm_ray.serving.access.check_keys`; nobody could name the base model; or replicas would have
-            less memory than its weights take.
+            :func:`llamafarm_ray.serving.gateway.auth.check_keys`; nobody could name the base model; or replicas would
+            have less memory than its weights take.
         UnsupportedError: the engine that is asked for can't serve the base model or an adapter.
     """
     config = parse_config(args, source="the application's args")
@@ -91,8 +91,8 @@ def build(args: dict[str, Any]) -> Any:
     sized = with_memory(need, config.deployment, largest_node_bytes())
     config = config.model_copy(update={"deployment": sized})
     # These read the environment when they are imported.
-    from llamafarm_ray.serving.replicas import ROUTER, is_behind_haproxy  # noqa: PLC0415
-    from llamafarm_ray.serving.versions import Served  # noqa: PLC0415
+    from llamafarm_ray.serving.deployment.adapter_manager import Served  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.replicas import ROUTER, is_behind_haproxy  # noqa: PLC0415
 
     if not is_behind_haproxy():
         raise ClusterError(
@@ -121,11 +121,11 @@ def build(args: dict[str, Any]) -> Any:
         devices=_devices(config.deployment),
     )
     if engine != "vllm":
-        from llamafarm_ray.serving.engines import replica  # noqa: PLC0415
+        from llamafarm_ray.serving.deployment import engine_replica  # noqa: PLC0415
 
-        settings = replica.engine_settings(engine, base, config.deployment)
-        return replica.compose(settings, served, config.deployment, env=_engine_env(config))
-    from llamafarm_ray.serving.vllm_replica import compose  # noqa: PLC0415
+        settings = engine_replica.engine_settings(engine, base, config.deployment)
+        return engine_replica.compose(settings, served, config.deployment, env=_engine_env(config))
+    from llamafarm_ray.serving.deployment.vllm_replica import compose  # noqa: PLC0415
 
     llm_config = _llm_config(config, base)
     if config.deployment.engine_kwargs:
@@ -140,7 +140,7 @@ def _check(llm_config: dict[str, Any]) -> None:
         InputError: it does not.
     """
     try:
-        from llamafarm_ray.serving.ray_llm import check  # noqa: PLC0415
+        from llamafarm_ray.serving.engines.vllm.ray_llm import check  # noqa: PLC0415
     except ImportError:  # this machine has no vLLM; the replicas say what is wrong
         return
     try:
@@ -187,7 +187,7 @@ def _threads(deployment: Deployment) -> dict[str, str]:
 
 def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     """The plain values of Ray's LLMConfig."""
-    from llamafarm_ray.serving.accelerators import accelerator_type  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.accelerators import accelerator_type  # noqa: PLC0415
 
     deployment, needs = config.deployment, config.deployment.resources
     slots, loaded = vllm_slots(deployment)

@@ -20,7 +20,7 @@ from typing import Any
 from llamafarm_ray.clusters.local_ray import default, local_ray, on_loopback, prepare_environment
 from llamafarm_ray.clusters.standing import StandingRay, find
 from llamafarm_ray.errors import ClusterError, InputError
-from llamafarm_ray.serving.ray_token import close_token
+from llamafarm_ray.serving.ray_serve.token import close_token
 
 __all__ = ["LOCAL", "ClusterInfo", "connect", "connect_if_up", "inside_job", "is_job_server", "quiet", "starts_own_ray"]
 

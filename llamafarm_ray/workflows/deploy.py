@@ -23,11 +23,11 @@ from llamafarm_ray.registry import (
 )
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.identity import Identity
-from llamafarm_ray.serving.access import check_keys
-from llamafarm_ray.serving.announcing import check_record, withdraw
+from llamafarm_ray.serving.deployment.memory import check_memory, memory_need
+from llamafarm_ray.serving.deployment.reconciler import check_record, withdraw
 from llamafarm_ray.serving.engines.choice import choose_engine
-from llamafarm_ray.serving.memory import check_memory, memory_need
-from llamafarm_ray.serving.rollouts.beginning import roll_out
+from llamafarm_ray.serving.gateway.auth import check_keys
+from llamafarm_ray.serving.rollouts.start import roll_out
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.base import servable_base
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
@@ -185,8 +185,8 @@ def deploy(
     from ray.exceptions import RayError  # noqa: PLC0415
 
     from llamafarm_ray.serving.application import arguments, build  # noqa: PLC0415
-    from llamafarm_ray.serving.replicas import http_address, url_of  # noqa: PLC0415
-    from llamafarm_ray.serving.rollouts.actor import start_controller  # noqa: PLC0415
+    from llamafarm_ray.serving.deployment.rollout_actor import start_controller  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.replicas import http_address, url_of  # noqa: PLC0415
 
     quiet()
     started = time.monotonic()
@@ -260,7 +260,7 @@ def _serve_started(host: str, port: int, cluster: ClusterInfo) -> Iterator[None]
     from ray import serve  # noqa: PLC0415
     from ray.serve.config import HTTPOptions  # noqa: PLC0415
 
-    from llamafarm_ray.serving.replicas import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.replicas import http_address  # noqa: PLC0415
 
     running = http_address()
     if running is not None and running[1] != port:

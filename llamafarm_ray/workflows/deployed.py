@@ -12,7 +12,7 @@ from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecor
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.state.records import find
-from llamafarm_ray.serving.resolution import is_served
+from llamafarm_ray.serving.routing.resolution import is_served
 from llamafarm_ray.types import Digest, ModelRef
 from llamafarm_ray.workflows.cluster import quiet
 
@@ -136,7 +136,7 @@ def running_of(found: Iterable[DeploymentRecorded], registry: RegistryApi) -> li
 
     A record can be older than what runs at its address, and that can be another registry's by the same name.
     """
-    from llamafarm_ray.serving.replicas import home_of, is_serving  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.replicas import home_of, is_serving  # noqa: PLC0415
 
     return [one for one in found if home_of(one.application) == registry.home.uri and is_serving(one.application)]
 
@@ -151,7 +151,7 @@ def load(running: Iterable[DeploymentRecorded], record: VersionRecord) -> list[s
         DeploymentError: a replica could not load it.
         UserError: an engine refuses it.
     """
-    from llamafarm_ray.serving.replicas import load_everywhere, url_of  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.replicas import load_everywhere, url_of  # noqa: PLC0415
 
     quiet()
     awake = [one for one in running if load_everywhere(one.application, record.ref)]

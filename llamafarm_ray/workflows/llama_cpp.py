@@ -10,7 +10,7 @@ from pathlib import Path
 from llamafarm_ray.errors import IntegrityError
 from llamafarm_ray.models.convert.measure import PROMPTS, held_out_text
 from llamafarm_ray.serving.engines.base import SamplingParams
-from llamafarm_ray.serving.engines.gguf import GgufEngine
+from llamafarm_ray.serving.engines.gguf.engine import GgufEngine
 
 __all__ = ["check_in_llama_cpp", "has_llama_cpp"]
 

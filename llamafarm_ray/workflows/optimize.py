@@ -24,7 +24,7 @@ from llamafarm_ray.serving.optimize.devices import THIS_MACHINE, Device, find_de
 from llamafarm_ray.serving.optimize.forms import Settings, makeable_forms, serves, settings_here, settings_on
 from llamafarm_ray.serving.optimize.halving import Trial, successive_halving
 from llamafarm_ray.serving.optimize.predict import Form, Prediction, predict
-from llamafarm_ray.serving.speed import Speed, SpeedTrial, measure_speed
+from llamafarm_ray.serving.optimize.speed import Speed, SpeedTrial, measure_speed
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.training.estimate import ModelShape
 from llamafarm_ray.types import ModelKind

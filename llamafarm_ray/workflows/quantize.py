@@ -24,7 +24,7 @@ from llamafarm_ray.models.quantize.quantization import (
 from llamafarm_ray.models.quantize.schemes import AUTO, Device, Scheme, find_scheme, servable_here
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.registry import RegistryApi
-from llamafarm_ray.serving.speed import Speed, SpeedEngine, SpeedTrial, measure_speed
+from llamafarm_ray.serving.optimize.speed import Speed, SpeedEngine, SpeedTrial, measure_speed
 from llamafarm_ray.workflows.convert import write_conversion
 from llamafarm_ray.workflows.datasets.sample import sample
 from llamafarm_ray.workflows.llama_cpp import check_in_llama_cpp, has_llama_cpp

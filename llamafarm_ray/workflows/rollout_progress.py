@@ -73,7 +73,7 @@ def _ask(registry: RegistryApi) -> Heard:
     from pydantic import ValidationError  # noqa: PLC0415
     from ray.exceptions import RayError  # noqa: PLC0415
 
-    from llamafarm_ray.serving.rollouts.actor import controller_actor  # noqa: PLC0415
+    from llamafarm_ray.serving.deployment.rollout_actor import controller_actor  # noqa: PLC0415
     from llamafarm_ray.serving.rollouts.progress import RolloutProgress  # noqa: PLC0415
 
     found: dict[str, RolloutProgress] = {}

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.registry import RegistryApi, RolloutRecord
 from llamafarm_ray.registry.access import Action
-from llamafarm_ray.serving.activity import Activity, Seen, joined
+from llamafarm_ray.serving.telemetry.request_statistics import Activity, Seen, joined
 from llamafarm_ray.types import ModelRef
 from llamafarm_ray.workflows.deployed import APPLICATION
 from llamafarm_ray.workflows.rollouts import rollout_dict, rollouts
 
 if TYPE_CHECKING:
-    from llamafarm_ray.serving.replicas import RunningApplication, RunningReplica
+    from llamafarm_ray.serving.ray_serve.replicas import RunningApplication, RunningReplica
 
 __all__ = [
     "ApplicationStatus",
@@ -120,7 +120,7 @@ def cluster_status(registry: RegistryApi) -> Status:
 
     Of versions and rollouts those that whoever asks may read.
     """
-    from llamafarm_ray.serving.replicas import applications, http_root  # noqa: PLC0415  (reads the environment)
+    from llamafarm_ray.serving.ray_serve.replicas import applications, http_root  # noqa: PLC0415  (reads the environment)
 
     registry.refresh()
     root = http_root() or ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llamafarm_ray.errors import ConflictError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryApi
 from llamafarm_ray.registry.commands import RemoveDeployment
-from llamafarm_ray.serving.announcing import is_same_cluster, withdraw
+from llamafarm_ray.serving.deployment.reconciler import is_same_cluster, withdraw
 from llamafarm_ray.workflows.cluster import ClusterInfo, quiet
 from llamafarm_ray.workflows.deployed import APPLICATION
 
@@ -45,7 +45,7 @@ def stop(registry: RegistryApi, cluster: ClusterInfo, deployment: DeploymentReco
         ConflictError: the connected cluster is not the one where it runs.
         AccessDeniedError: who asks may not take it off the record.
     """
-    from llamafarm_ray.serving.replicas import home_of, is_deployed  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.replicas import home_of, is_deployed  # noqa: PLC0415
 
     has_ended = True
     if is_deployed(deployment.application):
@@ -68,7 +68,7 @@ def stop(registry: RegistryApi, cluster: ClusterInfo, deployment: DeploymentReco
 def _delete(registry: RegistryApi, application: str) -> bool:
     from ray import serve  # noqa: PLC0415
 
-    from llamafarm_ray.serving.rollouts.actor import stop_controller  # noqa: PLC0415
+    from llamafarm_ray.serving.deployment.rollout_actor import stop_controller  # noqa: PLC0415
 
     quiet()  # Serve's import sets its logger up anew
     try:

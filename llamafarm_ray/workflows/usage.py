@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
+from llamafarm_ray.serving.gateway.fair_queue import COMPLETION_WEIGHT
 from llamafarm_ray.serving.journal.files import Page, read_journal
 from llamafarm_ray.serving.journal.usage import UsageKey, Used
-from llamafarm_ray.serving.turns import COMPLETION_WEIGHT
 from llamafarm_ray.workflows.health import chosen_versions, namespace_of
 
 __all__ = ["By", "UsageReport", "UsageRow", "deployed_adapters", "last_days", "report_usage", "usage_dict"]

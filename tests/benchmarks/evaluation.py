@@ -27,11 +27,11 @@ from llamafarm_ray.evaluation.load.arrivals import arrivals
 from llamafarm_ray.evaluation.load.client import Endpoint, drive
 from llamafarm_ray.evaluation.load.outcomes import percentile, summarize
 from llamafarm_ray.evaluation.load.traffic import Session, SessionShape, parse_lengths, synthesize
-from llamafarm_ray.serving.finished import End, FinishedRequest
 from llamafarm_ray.serving.health.looks import Plan, examine
 from llamafarm_ray.serving.journal.journal import Journal
 from llamafarm_ray.serving.journal.topics import topic_signs
-from llamafarm_ray.serving.resolution import Target
+from llamafarm_ray.serving.routing.resolution import Target
+from llamafarm_ray.serving.telemetry.outcome import End, FinishedRequest
 from llamafarm_ray.storage import Location
 
 LATENCY_S = 0.2

@@ -40,7 +40,7 @@ def applications(served):
     from ray import serve
 
     from llamafarm_ray.serving.application import build
-    from llamafarm_ray.serving.rollouts.actor import stop_controller
+    from llamafarm_ray.serving.deployment.rollout_actor import stop_controller
 
     names = []
 
@@ -117,7 +117,7 @@ def test_without_a_task_the_same_model_answers_each_time(served, scholar):
 def test_all_replicas_of_an_application_are_known_to_its_controller(served, scholar):
     import ray
 
-    from llamafarm_ray.serving.rollouts.actor import controller_actor
+    from llamafarm_ray.serving.deployment.rollout_actor import controller_actor
 
     known = ray.get(controller_actor(served.registry.home.uri, APPLICATION).known.remote(), timeout=30)
     assert known.figures.latencies.by_version["scholar:1.0.0"] > 0

@@ -23,11 +23,11 @@ from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, NotFoundError, UserError
-from llamafarm_ray.serving import vllm_process
 from llamafarm_ray.serving.application import build
-from llamafarm_ray.serving.resolution import target_of
-from llamafarm_ray.serving.rollouts.split import Variant
-from llamafarm_ray.serving.seal import Seal
+from llamafarm_ray.serving.engines.vllm import process as vllm_process
+from llamafarm_ray.serving.routing.resolution import target_of
+from llamafarm_ray.serving.routing.signed_header import Seal
+from llamafarm_ray.serving.routing.traffic_split import Variant
 from llamafarm_ray.storage import content
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows import move_alias
@@ -77,7 +77,7 @@ def test_the_base_answers_as_plain_transformers_does(served, oracle):
 
 
 def test_fifty_first_requests_to_a_cold_adapter_all_answer_after_one_load(served, oracle):
-    from llamafarm_ray.serving.replicas import num_loads
+    from llamafarm_ray.serving.ray_serve.replicas import num_loads
 
     (loaded_before,) = num_loads(APPLICATION)
     with ThreadPoolExecutor(50) as pool:
@@ -127,7 +127,7 @@ def test_swaps_under_load_lose_no_request_and_mix_no_versions(served, oracle):
 
 
 def test_the_version_that_an_alias_left_is_gone_from_vllm_within_a_second(served):
-    from llamafarm_ray.serving.replicas import loaded
+    from llamafarm_ray.serving.ray_serve.replicas import loaded
 
     former = served.complete("bot:1.0.0").json()["model"]
     swap_adapter(served.registry, "bot:1.1.0", "production")
@@ -137,7 +137,7 @@ def test_the_version_that_an_alias_left_is_gone_from_vllm_within_a_second(served
 
 
 def test_a_rollback_loads_everywhere_before_it_moves(served):
-    from llamafarm_ray.serving import replicas
+    from llamafarm_ray.serving.ray_serve import replicas
 
     swap_adapter(served.registry, "bot:1.1.0", "production")
     former = target_of(served.registry.resolve("bot:1.0.0")).engine_name
@@ -152,7 +152,7 @@ def test_a_rollback_loads_everywhere_before_it_moves(served):
 
 
 def test_replicas_load_what_an_alias_was_moved_to_without_them(served):
-    from llamafarm_ray.serving.replicas import loaded
+    from llamafarm_ray.serving.ray_serve.replicas import loaded
 
     heir = target_of(served.registry.resolve("bot:1.1.0")).engine_name
     served.complete("bot")
@@ -164,7 +164,7 @@ def test_replicas_load_what_an_alias_was_moved_to_without_them(served):
 
 def until_unloaded(engine_name):
     """Versions that were only asked for by number stay while there is room; those that lost their alias go."""
-    from llamafarm_ray.serving.replicas import loaded
+    from llamafarm_ray.serving.ray_serve.replicas import loaded
 
     wait_until(lambda: engine_name not in loaded(APPLICATION)[0], 5)
 
@@ -418,7 +418,7 @@ def test_an_option_that_vllm_does_not_have_is_refused_before_anything_starts(ser
 def test_models_share_the_memory_that_ray_gives_out_on_a_node(ray_cluster):
     import ray
 
-    from llamafarm_ray.serving.memory import largest_node_bytes
+    from llamafarm_ray.serving.deployment.memory import largest_node_bytes
 
     assert ray_cluster.started_here  # one node
     assert largest_node_bytes() == int(ray.cluster_resources()["memory"]) > 0
@@ -449,7 +449,7 @@ def test_what_is_relied_on_of_rays_private_parts_is_there():
     from vllm.v1.worker import cpu_worker
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-    from llamafarm_ray.serving import vllm_worker
+    from llamafarm_ray.serving.engines.vllm import worker as vllm_worker
 
     assert callable(OMPProcessManager.configure_omp_envs)
     assert callable(engine_utils.get_mp_context)

@@ -16,7 +16,7 @@ from adapters import make_adapter
 from patience import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
-from llamafarm_ray.serving.meters import METERS, RayMeters
+from llamafarm_ray.serving.telemetry.ray_metrics import METERS, RayMeters
 from llamafarm_ray.workflows.health import check_health
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.usage import last_days, report_usage

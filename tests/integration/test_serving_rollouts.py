@@ -13,8 +13,8 @@ from patience import wait_until
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.registry import RolloutStatus
-from llamafarm_ray.serving.rollouts.beginning import start_rollout
-from llamafarm_ray.serving.rollouts.split import Caller, gets_candidate
+from llamafarm_ray.serving.rollouts.start import start_rollout
+from llamafarm_ray.serving.routing.traffic_split import Caller, gets_candidate
 from llamafarm_ray.workflows.deployed import APPLICATION, swap_adapter
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.rollout_progress import controllers
@@ -162,7 +162,7 @@ def test_a_version_that_vllm_refuses_is_rolled_back(pet):
 def test_a_good_version_is_promoted_though_the_controller_is_killed_in_the_middle(pet, rolled_out, load):
     import ray
 
-    from llamafarm_ray.serving.rollouts.actor import controller_actor
+    from llamafarm_ray.serving.deployment.rollout_actor import controller_actor
 
     actor = controller_actor(pet.registry.home.uri, APPLICATION)
     killed = ray.get(actor.pid.remote(), timeout=30)

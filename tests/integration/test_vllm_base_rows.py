@@ -9,7 +9,7 @@ def test_tokens_without_an_adapter_are_left_alone_whatever_lies_in_the_last_slot
     from vllm.lora.layers import LoRAMapping
     from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
 
-    from llamafarm_ray.serving.vllm_base_rows import leave_base_rows_alone
+    from llamafarm_ray.serving.engines.vllm.base_rows import leave_base_rows_alone
 
     leave_base_rows_alone()
     wrapper = PunicaWrapperCPU(max_num_batched_tokens=16, max_batches=4, device="cpu", max_loras=2)

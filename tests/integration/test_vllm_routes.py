@@ -6,7 +6,7 @@ import httpx
 import pytest
 from gate import ANN, Server, keyed_state
 
-from llamafarm_ray.serving.gate import FEEDBACK_ROUTE, MODEL_ROUTES, OPEN_ROUTES
+from llamafarm_ray.serving.gateway.gateway import FEEDBACK_ROUTE, MODEL_ROUTES, OPEN_ROUTES
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ def url(served, models):
     from ray import serve
 
     from llamafarm_ray.serving.application import build
-    from llamafarm_ray.serving.rollouts.actor import stop_controller
+    from llamafarm_ray.serving.deployment.rollout_actor import stop_controller
 
     base, finder, other = models
     register(served.registry, Registration(finder, name="finder", alias="production"))

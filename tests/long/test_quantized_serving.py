@@ -13,7 +13,7 @@ from llamafarm_ray.errors import DeploymentError
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.quantize.quantization import quantize_model
 from llamafarm_ray.models.quantize.schemes import SCHEMES
-from llamafarm_ray.serving.speed import SpeedTrial, measure_speed
+from llamafarm_ray.serving.optimize.speed import SpeedTrial, measure_speed
 
 pytestmark = [
     pytest.mark.long,

@@ -74,7 +74,7 @@ def test_an_application_that_serve_deletes_takes_its_controller_along_and_goes_o
 ):
     from ray import serve
 
-    from llamafarm_ray.serving.rollouts.actor import controller_actor
+    from llamafarm_ray.serving.deployment.rollout_actor import controller_actor
     from llamafarm_ray.workflows.deploy import deploy
     from llamafarm_ray.workflows.deployed import APPLICATION
 

@@ -45,7 +45,7 @@ def ask(client, ref):
 
 def loaded_by_replica():
     """The versions that each replica ever loaded."""
-    from llamafarm_ray.serving.replicas import num_loads
+    from llamafarm_ray.serving.ray_serve.replicas import num_loads
 
     return [{name.partition("#")[0] for name in loads} for loads in num_loads(APPLICATION)]
 

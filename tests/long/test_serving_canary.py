@@ -14,10 +14,10 @@ from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.registry import RolloutStatus, open_registry
-from llamafarm_ray.serving.rollouts.beginning import start_rollout
 from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
-from llamafarm_ray.serving.rollouts.observations import Histogram, Sample, Window
-from llamafarm_ray.serving.rollouts.split import Caller, gets_candidate
+from llamafarm_ray.serving.rollouts.start import start_rollout
+from llamafarm_ray.serving.routing.traffic_split import Caller, gets_candidate
+from llamafarm_ray.serving.telemetry.rollout_observations import Histogram, Sample, Window
 from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import APPLICATION
 from llamafarm_ray.workflows.register import Registration, register
@@ -119,7 +119,7 @@ def test_10_000_requests_are_split_within_a_point_and_each_user_stays_where_it_i
 def test_a_slow_version_is_taken_back_within_ten_seconds_of_its_threshold(pet, is_killed):
     import ray
 
-    from llamafarm_ray.serving.rollouts.actor import controller_actor
+    from llamafarm_ray.serving.deployment.rollout_actor import controller_actor
 
     actor = controller_actor(pet.registry.home.uri, APPLICATION)
     before = ray.get(actor.pid.remote(), timeout=30)

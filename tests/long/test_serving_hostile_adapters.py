@@ -172,7 +172,7 @@ def test_a_version_that_gives_vllm_nan_is_named_and_others_stay_exact(files, tmp
     from vllm.lora.request import LoRARequest
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    from llamafarm_ray.serving.vllm_numbers import WORKER_EXTENSION, watch_logits
+    from llamafarm_ray.serving.engines.vllm.numbers import WORKER_EXTENSION, watch_logits
 
     base, good, _ = files
     bad = shutil.copytree(good[0], tmp_path / "bad")

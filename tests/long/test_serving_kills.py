@@ -208,7 +208,7 @@ def own_urls():
 
 def test_an_alias_moves_on_both_replicas_and_their_router_within_two_seconds(served):
     """Ninety-nine of a hundred moves; a replica and the router each follow the registry by themselves."""
-    from llamafarm_ray.serving.replicas import load_everywhere
+    from llamafarm_ray.serving.ray_serve.replicas import load_everywhere
 
     wait_until(lambda: len(own_urls()) == 2, MODEL_LOAD_S)
     body = {"model": "bot", "prompt": "?", "max_tokens": 1}
@@ -283,7 +283,7 @@ def test_a_dead_engine_takes_its_replica_along_before_requests_fail_for_want_of_
 
 
 def test_of_two_replicas_one_dies_and_only_its_requests_fail(served, load):
-    from llamafarm_ray.serving.replicas import num_loads
+    from llamafarm_ray.serving.ray_serve.replicas import num_loads
 
     before = replicas()
     pid = min(before.values())

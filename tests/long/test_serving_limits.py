@@ -17,7 +17,7 @@ A_MINUTE = 12
 
 def test_what_a_key_took_at_one_replica_it_does_not_get_again_at_the_other(ray_cluster, tmp_path):
     from llamafarm_ray.clusters.ports import free_port
-    from llamafarm_ray.serving.replicas import applications
+    from llamafarm_ray.serving.ray_serve.replicas import applications
     from llamafarm_ray.workflows.deploy import deploy
     from llamafarm_ray.workflows.undeploy import undeploy
 

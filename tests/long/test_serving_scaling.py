@@ -45,7 +45,7 @@ def whole_letters(text):
 
 
 def num_replicas(application="llamafarm"):
-    from llamafarm_ray.serving.replicas import _replicas
+    from llamafarm_ray.serving.ray_serve.replicas import _replicas
 
     return len(_replicas(application))
 

@@ -91,7 +91,7 @@ class Slots:
 
     def wait_until_held(self, models, refs, timeout_s=1.0):
         """Wait until vLLM holds these versions of some models and no others; how long that took."""
-        from llamafarm_ray.serving.replicas import loaded
+        from llamafarm_ray.serving.ray_serve.replicas import loaded
 
         names, begun = self.engine_names(refs), time.perf_counter()
         while True:
@@ -130,7 +130,7 @@ def num_cached(slots, model):
 
 def swap(slots, ref):
     """Both phases, without asking the endpoint whether it follows."""
-    from llamafarm_ray.serving.replicas import load_everywhere
+    from llamafarm_ray.serving.ray_serve.replicas import load_everywhere
 
     load_everywhere(APPLICATION, ref)
     begun = time.perf_counter()
@@ -139,7 +139,7 @@ def swap(slots, ref):
 
 
 def test_a_hundred_first_requests_to_a_cold_adapter_make_one_load(slots):
-    from llamafarm_ray.serving.replicas import num_loads
+    from llamafarm_ray.serving.ray_serve.replicas import num_loads
 
     (ref,) = slots.add({"cold": make_adapters(slots.base, slots.folder / "cold", 1)})["cold"]
     limits = httpx.Limits(max_connections=100)

@@ -12,7 +12,7 @@ from gate_over_http import listening
 from llamafarm_ray.client import NoModelFitsError, select_model, select_model_async
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, InputError
 from llamafarm_ray.registry.events import AliasMoved
-from llamafarm_ray.serving.measured import Latencies
+from llamafarm_ray.serving.selection.latencies import Latencies
 
 
 def expert_state():

@@ -36,21 +36,21 @@ def test_imports_run_downward_only():
 def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
     named = [(path.relative_to(PACKAGE).as_posix(), name.split(".")) for path in SOURCES for name in imports(path)]
     assert {path for path, name in named if name[0] == "vllm"} == {
-        "serving/vllm_adapters.py",
-        "serving/vllm_base_rows.py",
-        "serving/vllm_grammars.py",
-        "serving/vllm_imports.py",
-        "serving/vllm_process.py",
-        "serving/vllm_speed.py",
-        "serving/vllm_worker.py",
+        "serving/engines/vllm/adapters.py",
+        "serving/engines/vllm/base_rows.py",
+        "serving/engines/vllm/grammars.py",
+        "serving/engines/vllm/imports.py",
+        "serving/engines/vllm/process.py",
+        "serving/engines/vllm/speed.py",
+        "serving/engines/vllm/worker.py",
     }
     private = {path for path, name in named if name[0] == "ray" and any(part.startswith("_") for part in name)}
     assert private == {
         "clusters/activity.py",
         "clusters/local_ray.py",
-        "serving/ray_llm.py",
-        "serving/ray_ports.py",
-        "serving/replicas.py",
+        "serving/engines/vllm/ray_llm.py",
+        "serving/ray_serve/ports.py",
+        "serving/ray_serve/replicas.py",
         "workflows/cluster.py",
     }
 

@@ -1,9 +1,8 @@
-"""Engines beside vLLM, behind the same gate: what answers where vLLM can't.
+"""Engines: vLLM, and those for models and adapters that vLLM can't serve.
 
-``base`` says what an engine is, ``app`` gives any of them OpenAI's routes (``requests``, ``responses``,
-``detokenizer``). ``transformers`` serves adapters of every type that peft knows, ``onnx`` models in that format,
-``custom`` a class that users write; these are models in this process (``in_process``; ``causal`` is how they write),
-whose answers a ``worker`` thread computes in turn. ``gguf`` has processes of llama.cpp's (``llama_server``,
-``llama_process``) write answers (``llama_answer``). ``choice`` says which engine serves what, ``replica`` puts one on
-Ray Serve.
+``base`` is the protocol of an engine, ``app`` gives any of them OpenAI's routes (``requests``, ``responses``,
+``detokenizer``), and ``choice`` selects one for a base model and its adapters. ``transformers`` serves adapters of
+every peft type, ``onnx`` models in that format, ``custom`` a class that users write. These compute in this process
+(``in_process``; ``causal`` generates text), and a ``worker`` thread interleaves their answers. ``gguf`` starts
+llama.cpp's server, ``vllm`` holds everything that imports vLLM. ``speed_trial`` measures one engine in a process.
 """

@@ -1,7 +1,7 @@
-"""An engine's HTTP app: OpenAI's routes over any :class:`Engine`, for the gate to stand before as before vLLM's.
+"""HTTP app of an engine: OpenAI's routes over any :class:`Engine`, behind the same gateway as vLLM's.
 
-It believes what the gate has read (:mod:`llamafarm_ray.serving.gate`): the body is JSON of a bounded size, ``model`` an
-engine name that is loaded.
+The gateway (:mod:`llamafarm_ray.serving.gateway.gateway`) has checked each request: its body is JSON of a bounded size,
+and ``model`` is the engine name of a loaded version.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any, TypeVar
 
 from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, NotFoundError, UserError
 from llamafarm_ray.models.chat import end_of_turn_ids, render_chat
-from llamafarm_ray.serving.asgi import Message, Receive, Scope, Send, answer, refuse
 from llamafarm_ray.serving.engines.base import Engine, SamplingParams
 from llamafarm_ray.serving.engines.detokenizer import Detokenizer
 from llamafarm_ray.serving.engines.requests import (
@@ -31,6 +30,7 @@ from llamafarm_ray.serving.engines.requests import (
     read_request,
 )
 from llamafarm_ray.serving.engines.responses import ChatShape, Choice, CompletionShape, Piece, Shape, embeddings
+from llamafarm_ray.serving.http.asgi import Message, Receive, Scope, Send, answer, refuse
 
 __all__ = ["ROUTES", "EngineApp"]
 

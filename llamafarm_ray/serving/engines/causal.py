@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from llamafarm_ray.serving.adapters import NotNumbersError
+from llamafarm_ray.serving.adapters.protocols import NotNumbersError
 from llamafarm_ray.serving.engines.base import FinishReason, Output, SamplingParams, ScoredToken
 from llamafarm_ray.serving.engines.in_process import LanguageModel
 from llamafarm_ray.serving.engines.sampling import Sampler, score

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, UserError
-from llamafarm_ray.serving.adapters import NotNumbersError, TakenOut
+from llamafarm_ray.serving.adapters.protocols import NotNumbersError, TakenOut
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
 from llamafarm_ray.serving.engines.named_models import NamedModels
 from llamafarm_ray.serving.engines.worker import Worker

@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from llamafarm_ray.config import Journal as Settings
 from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.serving.asgi import Send
-from llamafarm_ray.serving.finished import End, FinishedRequest
+from llamafarm_ray.serving.http.asgi import Send
 from llamafarm_ray.serving.journal.blocks import Blocks
 from llamafarm_ray.serving.journal.files import day_name, page_bytes, remove_old
 from llamafarm_ray.serving.journal.opening import AnswerOpening, Opening, question_of
@@ -23,6 +22,7 @@ from llamafarm_ray.serving.journal.samples import MAX_SAMPLE_CHARS, LiveSample, 
 from llamafarm_ray.serving.journal.sketch import Observation
 from llamafarm_ray.serving.journal.topics import topic_signs
 from llamafarm_ray.serving.journal.usage import UsageKey, UsageTable, Used
+from llamafarm_ray.serving.telemetry.outcome import End, FinishedRequest
 from llamafarm_ray.storage import Location
 from llamafarm_ray.text.languages import language_of
 from llamafarm_ray.text.refusals import is_refusal

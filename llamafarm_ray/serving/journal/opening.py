@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from llamafarm_ray.serving.asgi import Message, Send
+from llamafarm_ray.serving.http.asgi import Message, Send
 
 __all__ = ["AnswerOpening", "Opening", "question_of"]
 

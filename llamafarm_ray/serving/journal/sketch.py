@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.serving.finished import End
 from llamafarm_ray.serving.journal.topics import NUM_SIGNS, Signs
+from llamafarm_ray.serving.telemetry.outcome import End
 
 __all__ = ["OTHER_LANGUAGES", "Observation", "Sketch", "bucket", "bucket_end"]
 

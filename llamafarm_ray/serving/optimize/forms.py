@@ -11,7 +11,7 @@ from typing import Any
 from llamafarm_ray.models.packed_files import why_not_vllm_on_cpu
 from llamafarm_ray.serving.optimize.devices import Device
 from llamafarm_ray.serving.optimize.predict import Form
-from llamafarm_ray.serving.speed import SpeedEngine
+from llamafarm_ray.serving.optimize.speed import SpeedEngine
 
 __all__ = ["Settings", "makeable_forms", "serves", "settings_here", "settings_on"]
 

@@ -1,25 +1,18 @@
-"""Rollouts: how they begin, who gets which variant, what the variants' numbers prove, and what to do about it.
+"""Rollouts: start, evidence of the variants' requests, and the decision to go on, promote or roll back.
 
-``beginning`` starts one in the registry. Nothing that decides does input or output but
-:class:`RolloutController`, which joins the parts: ``split`` assigns requests, ``observations`` says what was seen of
-both variants, ``sequential`` and ``guards`` weigh it, ``ab`` compares, ``controller`` decides, and ``progress`` tells
-how it goes. The state of a rollout is the registry's (:class:`llamafarm_ray.registry.RolloutRecord`).
+``start`` records one in the registry. ``fleet`` collects what replicas measured, ``ratings`` users' feedback.
+``sequential`` and ``guards`` weigh the evidence, ``ab`` compares the variants, ``controller`` decides, and ``progress``
+reports. Only :class:`RolloutController` does input and output. ``mirror`` copies requests to a shadow. The registry
+holds the state of a rollout (:class:`llamafarm_ray.registry.RolloutRecord`).
 """
 
 from llamafarm_ray.serving.rollouts.controller import Decision, Move, RolloutController, decide
 from llamafarm_ray.serving.rollouts.guards import Evidence
-from llamafarm_ray.serving.rollouts.observations import Observations, Sample, Window
-from llamafarm_ray.serving.rollouts.split import Caller, Variant
 
 __all__ = [
-    "Caller",
     "Decision",
     "Evidence",
     "Move",
-    "Observations",
     "RolloutController",
-    "Sample",
-    "Variant",
-    "Window",
     "decide",
 ]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from llamafarm_ray.serving.rollouts.observations import Moments, Sample
+from llamafarm_ray.serving.telemetry.rollout_observations import Moments, Sample
 
 __all__ = ["Gain", "compare", "num_measured"]
 

@@ -17,8 +17,8 @@ from llamafarm_ray.registry.rollouts import AbPlan, RolloutStatus
 from llamafarm_ray.registry.state import RolloutRecord, VersionRecord
 from llamafarm_ray.serving.rollouts.ab import Gain, compare, num_measured
 from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
-from llamafarm_ray.serving.rollouts.observations import Observations
 from llamafarm_ray.serving.rollouts.progress import RolloutProgress, progress_of
+from llamafarm_ray.serving.telemetry.rollout_observations import Observations
 
 __all__ = ["Decision", "Move", "RolloutController", "carry_out", "decide"]
 

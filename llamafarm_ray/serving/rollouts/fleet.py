@@ -12,9 +12,9 @@ from typing import Protocol
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry.rollouts import AbPlan
 from llamafarm_ray.registry.state import RolloutRecord
-from llamafarm_ray.serving.rollouts.observations import Moments, Sample, Window
 from llamafarm_ray.serving.rollouts.ratings import Ratings
-from llamafarm_ray.serving.rollouts.windows import Report
+from llamafarm_ray.serving.telemetry.rollout_observations import Moments, Sample, Window
+from llamafarm_ray.serving.telemetry.rollout_windows import Report
 
 __all__ = ["Fleet", "FleetObservations"]
 
@@ -31,7 +31,7 @@ class Fleet(Protocol):
 
 
 class FleetObservations:
-    """A source of :class:`~.observations.Observations`: the replicas' windows added up, and the ratings in the store.
+    """Source of ``Observations``: the sum of the replicas' windows, and the ratings in the store.
 
     Replicas keep what they saw until the rollout is over, so a controller that begins anew gets all of it again. A
     replica that dies takes along what it has not handed over yet: to a controller that lives on that is the last

@@ -15,8 +15,8 @@ from typing import Any, Final
 from llamafarm_ray.registry.policy import Policy, violations
 from llamafarm_ray.registry.rollouts import Guards
 from llamafarm_ray.registry.state import RolloutRecord, VersionRecord
-from llamafarm_ray.serving.rollouts.observations import GROWTH, Sample, Window
 from llamafarm_ray.serving.rollouts.sequential import ODDS, Logs, log_mixture, log_odds_evidence, log_rate_evidence
+from llamafarm_ray.serving.telemetry.rollout_observations import GROWTH, Sample, Window
 
 __all__ = ["Evidence", "GuardEvidence", "broken_guard", "guard_evidence"]
 

@@ -10,10 +10,10 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.serving.asgi import App, Message, Scope
-from llamafarm_ray.serving.finished import End, FinishedRequest, ResponseWatch
-from llamafarm_ray.serving.resolution import Target
-from llamafarm_ray.serving.usage import Usage, UsageMeter
+from llamafarm_ray.serving.http.asgi import App, Message, Scope
+from llamafarm_ray.serving.routing.resolution import Target
+from llamafarm_ray.serving.telemetry.outcome import End, FinishedRequest, ResponseWatch
+from llamafarm_ray.serving.telemetry.token_usage import Usage, UsageMeter
 
 __all__ = ["Mirror"]
 

@@ -15,7 +15,7 @@ from llamafarm_ray.registry.rollouts import AbPlan
 from llamafarm_ray.registry.state import RolloutRecord
 from llamafarm_ray.serving.rollouts.ab import compare, num_measured
 from llamafarm_ray.serving.rollouts.guards import Evidence, guard_evidence
-from llamafarm_ray.serving.rollouts.observations import Sample
+from llamafarm_ray.serving.telemetry.rollout_observations import Sample
 
 __all__ = ["Comparison", "GuardProgress", "RolloutProgress", "VariantProgress", "progress_of"]
 

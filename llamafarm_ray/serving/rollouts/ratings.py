@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from llamafarm_ray.registry.state import RolloutRecord
-from llamafarm_ray.serving.rollouts.observations import Moments
+from llamafarm_ray.serving.telemetry.rollout_observations import Moments
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import FEEDBACK_FOLDER
 
@@ -51,7 +51,7 @@ class _Read:
 
 
 class StoredRatings:
-    """Reads the ratings that :class:`~llamafarm_ray.serving.feedback.FeedbackLog` wrote.
+    """Reads the ratings that :class:`~llamafarm_ray.serving.gateway.feedback.FeedbackLog` wrote.
 
     It looks every 2 seconds at most, and less often where looking takes long: a twentieth of the time is spent on it.
 

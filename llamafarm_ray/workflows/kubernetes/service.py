@@ -17,10 +17,10 @@ from llamafarm_ray.config import Config, Deployment
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.registry.api import check_alive
-from llamafarm_ray.serving.accelerators import accelerator_type
-from llamafarm_ray.serving.access import check_keys
 from llamafarm_ray.serving.application import arguments
-from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S
+from llamafarm_ray.serving.deployment.autoscaling import DEREGISTRATION_S, DRAIN_S
+from llamafarm_ray.serving.gateway.auth import check_keys
+from llamafarm_ray.serving.ray_serve.accelerators import accelerator_type
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.deploy import with_model
@@ -53,7 +53,7 @@ def ray_service(config: Config, registry: RegistryApi, model: str | None = None)
 
     Raises:
         InputError: there is no image; the home or the base model is in a folder of this machine; or nobody could use
-            the endpoint, see :func:`llamafarm_ray.serving.access.check_keys`.
+            the endpoint, see :func:`llamafarm_ray.serving.gateway.auth.check_keys`.
         NotFoundError: an adapter is not registered.
         ConflictError: the base model or an adapter is retired.
     """

@@ -12,7 +12,7 @@ from llamafarm_ray.errors import DeploymentError, InputError, UserError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import DeploymentRecorded
-from llamafarm_ray.serving import replicas
+from llamafarm_ray.serving.ray_serve import replicas
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows import cluster, deployed, move_alias
 

@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import RayError
 
 from llamafarm_ray.cli import deploy
-from llamafarm_ray.serving import replicas
+from llamafarm_ray.serving.ray_serve import replicas
 
 
 @pytest.fixture

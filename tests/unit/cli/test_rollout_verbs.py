@@ -15,7 +15,7 @@ from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import PauseRollout, RecordDeployment, StepRollout
 from llamafarm_ray.registry.events import DeploymentRecorded
-from llamafarm_ray.serving.rollouts import actor
+from llamafarm_ray.serving.deployment import rollout_actor
 from llamafarm_ray.serving.rollouts.progress import Comparison, GuardProgress, RolloutProgress, VariantProgress
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows import cluster
@@ -167,7 +167,7 @@ def watched(served, registry, monkeypatch):
         return served.controller
 
     monkeypatch.setattr(cluster, "connect", connect)
-    monkeypatch.setattr(actor, "controller_actor", controller_actor)
+    monkeypatch.setattr(rollout_actor, "controller_actor", controller_actor)
     monkeypatch.setattr(ray, "get", lambda told, **_: told)
     return served
 

@@ -9,10 +9,10 @@ from llamafarm_ray.cli import terminal
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import DeploymentRecorded
-from llamafarm_ray.serving import replicas
-from llamafarm_ray.serving.activity import Activity, RecentRequests
-from llamafarm_ray.serving.finished import End
-from llamafarm_ray.serving.replicas import RunningApplication, RunningReplica
+from llamafarm_ray.serving.ray_serve import replicas
+from llamafarm_ray.serving.ray_serve.replicas import RunningApplication, RunningReplica
+from llamafarm_ray.serving.telemetry.outcome import End
+from llamafarm_ray.serving.telemetry.request_statistics import Activity, RecentRequests
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows import cluster
 

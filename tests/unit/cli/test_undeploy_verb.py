@@ -10,8 +10,8 @@ from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import DeploymentRecorded
-from llamafarm_ray.serving import replicas
-from llamafarm_ray.serving.rollouts import actor
+from llamafarm_ray.serving.deployment import rollout_actor
+from llamafarm_ray.serving.ray_serve import replicas
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows import cluster
@@ -54,7 +54,9 @@ def deployed(bot, folders, monkeypatch):
     monkeypatch.setattr(serve, "delete", delete)
     monkeypatch.setattr(replicas, "is_deployed", lambda application: application in bot.serving)
     monkeypatch.setattr(replicas, "home_of", lambda application: bot.serving[application])
-    monkeypatch.setattr(actor, "stop_controller", lambda _, application: bot.done.append(("controller", application)))
+    monkeypatch.setattr(
+        rollout_actor, "stop_controller", lambda _, application: bot.done.append(("controller", application))
+    )
     bot.record = record
     record()
     return bot

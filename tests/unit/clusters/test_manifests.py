@@ -11,7 +11,7 @@ import yaml
 from kuberay import ROOT, validate
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S
+from llamafarm_ray.serving.deployment.autoscaling import DEREGISTRATION_S, DRAIN_S
 
 KUBERNETES = ROOT / "cluster" / "kubernetes"
 OVERLAYS = sorted(path.name for path in (KUBERNETES / "overlays").iterdir())

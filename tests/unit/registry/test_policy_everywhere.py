@@ -20,8 +20,8 @@ from llamafarm_ray.registry.events import AliasMoved, AliasRemoved, PromotionApp
 from llamafarm_ray.registry.log import GENESIS, commit_name
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.registry.verify import verify
-from llamafarm_ray.serving.resolution import resolve, served_models
 from llamafarm_ray.serving.rollouts.controller import Decision, Move, carry_out
+from llamafarm_ray.serving.routing.resolution import resolve, served_models
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 from llamafarm_ray.workflows.describe import describe
 from llamafarm_ray.workflows.pull import pull

@@ -10,12 +10,12 @@ from llamafarm_ray.errors import ClusterError, ConfigError, InputError
 from llamafarm_ray.models.sentence_files import write_sentence_transformers_files
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving import application
-from llamafarm_ray.serving.accelerators import accelerator_type
-from llamafarm_ray.serving.adapters import Room
+from llamafarm_ray.serving.adapters.capacity import room_of
+from llamafarm_ray.serving.adapters.protocols import Room
 from llamafarm_ray.serving.application import SERVE_ENV, _limits, _llm_config, build
-from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S
-from llamafarm_ray.serving.slots import room_of
-from llamafarm_ray.serving.vllm_replica import _bundles
+from llamafarm_ray.serving.deployment.autoscaling import DEREGISTRATION_S, DRAIN_S
+from llamafarm_ray.serving.deployment.vllm_replica import _bundles
+from llamafarm_ray.serving.ray_serve.accelerators import accelerator_type
 from llamafarm_ray.types import Digest
 
 BASE = BaseModel("base", "base", Path("/models/base"), Digest.of(b"x"))
@@ -158,7 +158,7 @@ def test_a_cluster_without_the_proxys_environment_is_refused(monkeypatch):
 
 def test_a_process_that_imported_serve_before_its_environment_was_set_is_told(monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr("llamafarm_ray.serving.replicas.RAY_SERVE_ENABLE_HA_PROXY", False)
+    monkeypatch.setattr("llamafarm_ray.serving.ray_serve.replicas.RAY_SERVE_ENABLE_HA_PROXY", False)
     with pytest.raises(ClusterError, match="imported before its environment was set"):
         build({"base_model": str(tmp_path), "home": str(tmp_path / "home")})
 

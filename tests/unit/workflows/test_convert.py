@@ -159,7 +159,7 @@ def test_llama_cpp_answers_with_the_converted_adapter_as_peft_does(registry, tmp
     from engine_answers import answer, generate, tokens
 
     from llamafarm_ray.models.adapters import load_adapter
-    from llamafarm_ray.serving.engines.gguf import GgufEngine
+    from llamafarm_ray.serving.engines.gguf.engine import GgufEngine
 
     base = make_tiny_model(tmp_path / "base")
     make_lora(base, tmp_path / "lora", r=4, use_rslora=True, rank_pattern={"q_proj": 2})

@@ -16,7 +16,7 @@ from llamafarm_ray.errors import AccessDeniedError, ConflictError, DeploymentErr
 from llamafarm_ray.registry import DeploymentRecorded, RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RecordDeployment
-from llamafarm_ray.serving.rollouts.beginning import roll_out
+from llamafarm_ray.serving.rollouts.start import roll_out
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.cluster import ClusterInfo
@@ -158,7 +158,7 @@ def test_a_swap_loads_at_every_application_of_the_cluster_that_serves_it(registr
         is_serving={"llama", "blue", "idle", "theirs"}.__contains__,
         url_of={"llama": "http://llama:2/v1"}.get,
     )
-    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.replicas", stub)
+    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_serve.replicas", stub)
     monkeypatch.setattr("llamafarm_ray.workflows.deployed._confirm", lambda *args: confirmed.append(args))
     assert swap_adapter(registry, "bot", "production").ref == "bot:1.0.0"
     assert asked == [(name, "bot:1.0.0") for name in ("blue", "idle", "llama")]
@@ -183,7 +183,8 @@ def test_a_deployment_that_fails_leaves_no_record_that_its_replicas_made(registr
     """Nor takes one away: what it was to replace may go on."""
     from ray import serve
 
-    from llamafarm_ray.serving import application, replicas
+    from llamafarm_ray.serving import application
+    from llamafarm_ray.serving.ray_serve import replicas
     from llamafarm_ray.workflows import deploy as module
 
     status = SimpleNamespace(
@@ -234,7 +235,7 @@ def test_who_may_not_move_the_alias_keeps_no_replica_busy(registry, models, monk
     viewer = RegistryService(registry.home, token=root.add_principal("vic", {"*": Role.VIEWER}))
     loaded = []
     stub = SimpleNamespace(load_everywhere=lambda *args: loaded.append(args))
-    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.replicas", stub)
+    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_serve.replicas", stub)
     with pytest.raises(AccessDeniedError, match="move alias"):
         swap_adapter(viewer, adapter.ref, "production")
     assert loaded == []
@@ -287,12 +288,12 @@ def test_one_version_is_rolled_out_at_a_time_and_that_is_known_before_anything_s
 def test_what_serve_says_of_a_deletion_stays_off_the_terminal(registry, monkeypatch):
     from ray import serve
 
-    from llamafarm_ray.serving.rollouts import actor
+    from llamafarm_ray.serving.deployment import rollout_actor
 
     levels, logger = [], logging.getLogger("ray.serve")
     before = logger.level
     monkeypatch.setattr(serve, "delete", lambda _: levels.append(logger.getEffectiveLevel()))
-    monkeypatch.setattr(actor, "stop_controller", lambda *_: None)
+    monkeypatch.setattr(rollout_actor, "stop_controller", lambda *_: None)
     logger.setLevel(logging.INFO)  # as the import of Serve leaves it
     try:
         undeploy(registry, dataclasses.replace(HERE, started_here=False))

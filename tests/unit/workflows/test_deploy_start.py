@@ -7,7 +7,7 @@ from ray import serve
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.errors import ConflictError
-from llamafarm_ray.serving import replicas
+from llamafarm_ray.serving.ray_serve import replicas
 from llamafarm_ray.workflows.cluster import ClusterInfo
 from llamafarm_ray.workflows.deploy import _last_line, _serve_started
 

@@ -22,7 +22,7 @@ from llamafarm_ray.errors import ConflictError, InputError, NotFoundError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.serving.application import arguments
-from llamafarm_ray.serving.scaling import DEREGISTRATION_S, DRAIN_S
+from llamafarm_ray.serving.deployment.autoscaling import DEREGISTRATION_S, DRAIN_S
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows.kubernetes import as_yaml, ray_service
 from llamafarm_ray.workflows.register import Registration, register
@@ -163,7 +163,7 @@ def test_rays_autoscaler_reads_what_the_application_asks_ray_for(registered):
 
     from llamafarm_ray.registry import BaseModel
     from llamafarm_ray.serving.application import _llm_config
-    from llamafarm_ray.serving.vllm_replica import _bundles
+    from llamafarm_ray.serving.deployment.vllm_replica import _bundles
     from llamafarm_ray.types import Digest
 
     scaling = {"min_replicas": 1, "max_replicas": 4}

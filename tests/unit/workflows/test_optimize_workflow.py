@@ -10,7 +10,7 @@ from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, UnsupportedError
 from llamafarm_ray.registry import RegistryService
-from llamafarm_ray.serving.speed import Speed
+from llamafarm_ray.serving.optimize.speed import Speed
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows.optimize import MAX_TRIALS, optimize, write_config
 from llamafarm_ray.workflows.quantize import quantize

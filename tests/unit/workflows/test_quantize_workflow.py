@@ -12,8 +12,8 @@ from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.quantize.schemes import SCHEMES
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.lineage import trace
-from llamafarm_ray.serving.resolution import resolve
-from llamafarm_ray.serving.speed import Speed
+from llamafarm_ray.serving.optimize.speed import Speed
+from llamafarm_ray.serving.routing.resolution import resolve
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows import quantize as workflow

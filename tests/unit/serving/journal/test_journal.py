@@ -9,13 +9,13 @@ from gate import ANN, BEN, CHAT, Engine, Server, event, keyed_state, start, whol
 
 from llamafarm_ray.config import Journal as Settings
 from llamafarm_ray.errors import StorageError
-from llamafarm_ray.serving.finished import End
 from llamafarm_ray.serving.journal.blocks import BLOCK_REQUESTS, OTHER_VERSIONS, Blocks, read_blocks
 from llamafarm_ray.serving.journal.files import JOURNAL_FOLDER, read_journal, remove_old
 from llamafarm_ray.serving.journal.journal import Devices, Journal
 from llamafarm_ray.serving.journal.sketch import Observation, Sketch
 from llamafarm_ray.serving.journal.topics import topic_signs
 from llamafarm_ray.serving.journal.usage import OTHERS, UsageKey, UsageTable, Used
+from llamafarm_ray.serving.telemetry.outcome import End
 from llamafarm_ray.storage import Location
 
 PERSONAL = "My address is jane.doe@example.com, and where does the parcel go?"

@@ -1,0 +1,136 @@
+"""What a replica on Ray Serve has, whatever its engine: a gate before it, and answers to who asks how it does."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.registry import BaseModel, base_here, open_registry
+from llamafarm_ray.serving.deployment.adapter_manager import Served, Versions
+from llamafarm_ray.serving.deployment.autoscaling import CPU_METRIC, CpuMeter
+from llamafarm_ray.serving.gateway.feedback import FeedbackLog
+from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES, Gate
+from llamafarm_ray.serving.http.asgi import App
+from llamafarm_ray.serving.http.cors import for_web_pages
+from llamafarm_ray.serving.ray_serve.ports import listen_on_loopback
+from llamafarm_ray.serving.ray_serve.token import close_token
+from llamafarm_ray.serving.routing.signed_header import Opened, Seal
+from llamafarm_ray.serving.telemetry.request_statistics import Activity
+from llamafarm_ray.serving.telemetry.rollout_windows import Report
+from llamafarm_ray.storage import Location
+
+__all__ = ["Replica", "base_folder"]
+
+logger = logging.getLogger("ray.serve.llamafarm")  # below Ray Serve's own, so that it lands in the replica's log
+
+_LOOK_S = 0.1
+"""How often a replica looks whether its engine is alive."""
+
+
+async def base_folder(served: Served, folder: Path) -> Path:
+    """The base model's files on this node.
+
+    Args:
+        served: what is served.
+        folder: where they are on the node that put the application together.
+
+    Raises:
+        LlamaFarmError: they can't be had here.
+    """
+    base = BaseModel(served.base_reference, served.base_name, folder, served.base_digest)
+    return await asyncio.to_thread(lambda: base_here(base, open_registry(served.home)))
+
+
+class Replica:
+    """The part of a replica that does not depend on its engine.
+
+    Args:
+        served: what is served.
+        versions: of that, on this replica.
+        num_cpus: what the replica has of them.
+    """
+
+    def __init__(self, served: Served, versions: Versions, num_cpus: float) -> None:
+        listen_on_loopback()
+        close_token()  # of a cluster that was started by hand, on this node
+        self._served = served
+        self._versions = versions
+        self._cpu = CpuMeter(num_cpus)
+        self._watching: asyncio.Task[None] | None = None
+
+    def end_with_engine(self, is_dead: Callable[[], bool]) -> None:
+        """End this process as soon as its engine is dead.
+
+        Serve's health checks would find that out seconds later, and up to then each request that comes here fails at
+        once. A process that is gone gets no requests: they go to other replicas, or wait for the next one.
+
+        Args:
+            is_dead: tells whether the engine can't answer any more, and never will again in this process.
+        """
+        self._watching = asyncio.create_task(_end_with_engine(is_dead))
+
+    def gate(self, app: App, routes: Collection[str] = MODEL_ROUTES) -> Gate:
+        """The gate before the engine's HTTP app.
+
+        Args:
+            app: the engine's.
+            routes: its POST routes that name a model in their body.
+        """
+        versions, served = self._versions, self._served
+        return Gate(
+            app,
+            versions,
+            keys=versions.keys,
+            feedback=FeedbackLog(Location(served.home)),
+            telemetry=versions.telemetry,
+            limits=served.limits,
+            accounts=versions.accounts,
+            log_prompts=served.log_prompts,
+            routes=routes,
+            tracing=versions.tracing,
+            journal=versions.journal,
+        )
+
+    def front(self, app: App) -> App:
+        """What is before the gate: a router's decision is believed, nobody else's; allowed origins may read answers.
+
+        Args:
+            app: the gate, or an app that has it.
+        """
+        return for_web_pages(Opened(app, Seal(self._served.secret)), self._served.allowed_origins)
+
+    async def load(self, reference: str) -> str:
+        """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""
+        return await self._versions.load(reference)
+
+    async def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
+        """What this replica saw of a rollout in windows that ended after a time."""
+        return self._versions.rollout_report(rollout, after)
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What Serve's autoscaler gets to know beside the number of requests, which it counts itself."""
+        return {CPU_METRIC: await asyncio.to_thread(self._cpu.percent)}
+
+    def reconfigure(self, settings: dict[str, Any]) -> None:
+        """Nothing: the settings are for who holds requests back while no replica runs, see :mod:`.cold_start`."""
+
+    def num_loads(self) -> dict[str, int]:
+        """How often this replica loaded each version, by engine name."""
+        return self._versions.num_loads
+
+    async def activity(self) -> Activity:
+        """What this replica has loaded and did lately."""
+        return self._versions.activity()
+
+
+async def _end_with_engine(is_dead: Callable[[], bool]) -> None:
+    while not is_dead():  # noqa: ASYNC110  (engines tell nobody)
+        await asyncio.sleep(_LOOK_S)
+    logger.error("The engine has died, and this replica ends with it. Serve starts another one.")
+    logging.shutdown()
+    os._exit(1)  # no handler may wait for what will never be answered

@@ -1,0 +1,1 @@
+"""GGUF files served by llama.cpp: the engine, its server process, tokenizer and answers."""

@@ -1,0 +1,11 @@
+"""What an engine's process needs of vLLM; only the fork server that :mod:`.process` starts imports it."""
+
+import setproctitle
+
+# The place of a process's title is found while its environment lies where it did at first; vLLM's import moves that.
+setproctitle.getproctitle()
+
+import vllm.v1.executor.uniproc_executor  # noqa: E402, F401
+
+import llamafarm_ray.serving.engines.vllm.grammars  # noqa: E402
+import llamafarm_ray.serving.engines.vllm.worker  # noqa: E402, F401

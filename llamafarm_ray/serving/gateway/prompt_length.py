@@ -1,0 +1,67 @@
+"""How long a request's prompt is, by the engine's own tokenizer and chat template."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+from llamafarm_ray.config import Limits
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.serving.http.asgi import App, Message, Scope
+
+__all__ = ["check_prompt"]
+
+_TEMPLATE_FIELDS = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
+"""What of a chat request decides over its prompt; the rest of it is not for ``/tokenize``."""
+
+
+async def check_prompt(app: App, scope: Scope, body: dict[str, Any], limits: Limits) -> None:
+    """Refuse a prompt that is longer than ``limits.max_prompt_tokens``. Asks the engine's ``/tokenize``, in-process.
+
+    Raises:
+        InputError: it is; how long.
+    """
+    most = limits.max_prompt_tokens
+    if most is None:
+        return
+    for part in _parts(body):
+        count = part if isinstance(part, int) else await _count(app, scope, {"model": body["model"], **part})
+        if count > most:
+            raise InputError(f"The prompt has {count} tokens; {most} is the most.", hint="Shorten it.")
+
+
+def _parts(body: dict[str, Any]) -> list[int | dict[str, Any]]:
+    """What is counted for itself: the requests to ``/tokenize``, or the lengths where the tokens are given."""
+    if "messages" in body:
+        return [{name: body[name] for name in _TEMPLATE_FIELDS if body.get(name) is not None}]
+    prompt = body.get("prompt", body.get("input"))
+    if isinstance(prompt, str):
+        return [{"prompt": prompt}]
+    if not isinstance(prompt, list):
+        return []
+    if all(isinstance(token, int) for token in prompt):
+        return [len(prompt)]
+    return [len(one) if isinstance(one, list) else {"prompt": one} for one in prompt]
+
+
+async def _count(app: App, scope: Scope, body: dict[str, Any]) -> int:
+    """The engine's answer; 0 where it refuses, since it will refuse the request itself and say why."""
+    data = json.dumps(body, ensure_ascii=False).encode()
+    said, is_sent = bytearray(), False
+
+    async def receive() -> Message:
+        nonlocal is_sent
+        if is_sent:  # the engine listens for the client's leaving, and stops listening when it has answered
+            await asyncio.get_running_loop().create_future()
+        is_sent = True
+        return {"type": "http.request", "body": data, "more_body": False}
+
+    async def send(message: Message) -> None:
+        said.extend(message.get("body", b""))
+
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    inner = {**scope, "path": "/tokenize", "raw_path": b"/tokenize", "query_string": b"", "headers": headers}
+    await app(inner, receive, send)
+    answered = json.loads(said)
+    return int(answered.get("count", 0))

@@ -1,0 +1,58 @@
+"""What all of the gate needs of ASGI (https://asgi.readthedocs.io): its types, and answers in OpenAI's shape."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from llamafarm_ray.errors import LlamaFarmError
+from llamafarm_ray.serving.http.errors import (
+    BodyTooLargeError,
+    ColdStartError,
+    LimitError,
+    SlowClientError,
+    UnauthenticatedError,
+)
+
+__all__ = ["App", "Header", "Message", "Receive", "Scope", "Send", "answer", "refuse"]
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Header = tuple[bytes, bytes]
+
+_SERVER_ERROR = 500
+
+
+async def answer(send: Send, status: int, body: dict[str, Any], headers: Iterable[Header] = ()) -> None:
+    """Send a whole response with a JSON body."""
+    data = json.dumps(body).encode()
+    start = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode()), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": start})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def refuse(send: Send, error: LlamaFarmError, headers: Iterable[Header] = ()) -> None:
+    """Send an error in the shape of https://platform.openai.com/docs/guides/error-codes."""
+    told = list(headers)
+    kind = "invalid_request_error" if error.http_status < _SERVER_ERROR else "server_error"
+    match error:
+        case UnauthenticatedError():
+            told.append((b"www-authenticate", b"Bearer"))
+        case LimitError():
+            kind = "rate_limit_error"
+            told.append(_retry_after(error.retry_after_s))
+        case ColdStartError():
+            told.append(_retry_after(error.retry_after_s))
+        case BodyTooLargeError() | SlowClientError():
+            told.append((b"connection", b"close"))  # the rest of the body is not read
+    body = {"error": {"message": str(error), "type": kind, "param": None, "code": error.code}}
+    await answer(send, error.http_status, body, told)
+
+
+def _retry_after(seconds: float) -> Header:
+    return b"retry-after", str(max(1, math.ceil(seconds))).encode()

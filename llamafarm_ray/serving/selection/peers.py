@@ -1,0 +1,237 @@
+"""The other applications of a registry on the same cluster, whose models a request for ``auto`` can be sent on to.
+
+An application's controller keeps them known, and tells its replicas with the latencies that it tells them anyway. Which
+there are, and at which route, is what Serve says. What each answers, and how fast, is what its controller says.
+Nobody waits for a look around: until it has ended, what is known stands, for a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import quote
+
+from ray.exceptions import RayError
+
+from llamafarm_ray.errors import LlamaFarmError
+from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.serving.http.asgi import Header
+from llamafarm_ray.serving.http.cors import may_read
+from llamafarm_ray.serving.routing.traffic_split import Caller
+from llamafarm_ray.serving.selection.catalog import Offers
+from llamafarm_ray.serving.selection.latencies import Latencies
+from llamafarm_ray.serving.selection.model_selection import Offer
+from llamafarm_ray.serving.telemetry.request_statistics import Activity, joined
+from llamafarm_ray.types import Digest
+
+__all__ = ["Elsewhere", "Figures", "Known", "Neighbour", "Neighbourhood"]
+
+logger = logging.getLogger("ray.serve.llamafarm")
+
+_LOOK_S = 5.0
+"""How often a controller looks around."""
+_LATE_S = 4.0
+"""What Serve, or another controller, which asks its replicas, does not say in this time is left to the next look."""
+_STANDS_S = 60.0
+"""How long what a look has found stands while no other one succeeds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What an application's replicas tell of it together.
+
+    Attributes:
+        kinds: the requests that its engine answers (:mod:`.catalog`); empty as long as no replica has said.
+        latencies: of its versions.
+    """
+
+    kinds: tuple[str, ...] = ()
+    latencies: Latencies = field(default_factory=Latencies)
+
+    @classmethod
+    def of(cls, activities: Sequence[Activity], before: Figures) -> Figures:
+        """Those of what replicas tell; what the engine answers is still true of an application without any.
+
+        Args:
+            activities: of the replicas that answer.
+            before: what was known until now.
+        """
+        kinds = next((one.kinds for one in activities if one.kinds), before.kinds)
+        return cls(kinds, Latencies.of(joined(activities)))
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """Another application.
+
+    Attributes:
+        application: the Serve application's name.
+        root: the absolute path that its routes begin with, such as ``/scholar``; empty for the prefix ``/``.
+        base_name: what requests call its base model by.
+        base_digest: of that model's manifest.
+        require_key: whether its requests need a key; ``None``: once the registry has principals.
+        allowed_hosts: names in the public DNS, in lower case, that requests without a key may call it by.
+        allowed_origins: origins whose web pages may read its answers.
+        figures: what its controller told last.
+    """
+
+    application: str
+    root: str
+    base_name: str
+    base_digest: Digest
+    require_key: bool | None = None
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    figures: Figures = field(default_factory=Figures)
+
+    @classmethod
+    def of(cls, application: str, route_prefix: str, settings: Mapping[str, Any]) -> Neighbour:
+        """One that Serve has, by its settings (``Served.cold_start``).
+
+        Raises:
+            KeyError, TypeError, AttributeError, InputError: they are not as this release writes them.
+        """
+        parts = route_prefix.strip("/")
+        return cls(
+            application,
+            f"/{quote(parts)}" if parts else "",
+            settings["base_name"],
+            Digest(settings["base_digest"]),
+            settings["require_key"],
+            tuple(name.lower() for name in settings["allowed_hosts"]),
+            tuple(settings["allowed_origins"]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a controller tells its replicas.
+
+    Attributes:
+        figures: of their own application.
+        neighbours: the other ones.
+    """
+
+    figures: Figures = field(default_factory=Figures)
+    neighbours: tuple[Neighbour, ...] = ()
+
+
+class Neighbourhood:
+    """What a controller knows of the other applications.
+
+    Args:
+        find: those that requests can be sent to; may block.
+        ask: what an application's controller says of it.
+        clock: seconds, never going back.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[], Iterable[Neighbour]],
+        ask: Callable[[str], Awaitable[Figures]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._found: tuple[Neighbour, ...] = ()
+        self._find = find
+        self._ask = ask
+        self._clock = clock
+        self._looked = self._succeeded = float("-inf")
+        self._looking: asyncio.Task[None] | None = None
+        self._finding: asyncio.Task[list[Neighbour]] | None = None
+        self._silent: set[str] = set()
+
+    @property
+    def known(self) -> tuple[Neighbour, ...]:
+        """Those that have told what they answer; none once no look has succeeded for long: they may be gone."""
+        return self._found if self._clock() - self._succeeded < _STANDS_S else ()
+
+    def look(self) -> asyncio.Task[None] | None:
+        """Begin to look around, if it is time and the last look has ended; the task, for who wants to wait for it."""
+        if self._clock() - self._looked >= _LOOK_S and (self._looking is None or self._looking.done()):
+            self._looked = self._clock()
+            self._looking = asyncio.create_task(self._look())
+        return self._looking
+
+    async def _look(self) -> None:
+        try:
+            asked = await asyncio.gather(*(self._asked(one) for one in await self._all()))
+        except (LlamaFarmError, TimeoutError) as error:
+            logger.info("Which other applications there are is not known: %s", error)
+        except Exception:  # a task of a process: there is nobody to tell but the log
+            logger.exception("Which other applications there are is not known.")
+        else:
+            self._found = tuple(one for one in asked if one.figures.kinds)
+            self._succeeded = self._clock()
+
+    async def _all(self) -> list[Neighbour]:
+        """Those that there are.
+
+        Raises:
+            TimeoutError: it takes too long. A thread can't be stopped, so no second one is begun until it has ended.
+        """
+        if self._finding is None or self._finding.done():
+            self._finding = asyncio.create_task(asyncio.to_thread(lambda: list(self._find())))
+        await asyncio.wait({self._finding}, timeout=_LATE_S)
+        if not self._finding.done():
+            raise TimeoutError(f"Serve has not said within {_LATE_S:g} s.")
+        return self._finding.result()
+
+    async def _asked(self, found: Neighbour) -> Neighbour:
+        """One with what its controller says now, else with what it said before of the same base model."""
+        is_same = (found.application, found.base_digest)
+        before = next((one.figures for one in self._found if (one.application, one.base_digest) == is_same), Figures())
+        try:
+            async with asyncio.timeout(_LATE_S):
+                told = await self._ask(found.application)
+            # `replace` reads every field: what another release said lacks some, and is noticed here.
+            figures = replace(told, kinds=told.kinds or before.kinds, latencies=replace(told.latencies))
+        # ValueError: there is none. AttributeError and TypeError: it, or what it said, is another release's.
+        except (TimeoutError, RayError, ValueError, AttributeError, TypeError) as error:
+            if found.application not in self._silent:  # once, not every time
+                logger.info("The controller of %s says nothing: %s", found.application, str(error) or "it is late")
+            self._silent.add(found.application)
+            return replace(found, figures=before)
+        self._silent.discard(found.application)
+        return replace(found, figures=figures)
+
+
+class Elsewhere:
+    """The models of other applications, described; for a replica, which has the registry's state itself.
+
+    Args:
+        admits: tells if a caller admitted here is admitted by another application's settings, see ``Keys.admit_to``.
+    """
+
+    def __init__(self, admits: Callable[[bool | None, Collection[str], Sequence[Header]], bool]) -> None:
+        self._admits = admits
+        self._offers: dict[tuple[str, str, Digest, tuple[str, ...]], Offers] = {}
+
+    def to_choose_from(
+        self, neighbours: Iterable[Neighbour], state: RegistryState, caller: Caller, headers: Sequence[Header]
+    ) -> list[Offer]:
+        """What :meth:`.catalog.Offers.to_choose_from` says of each that would let a request in and be heard by it.
+
+        An offer's ``base_url`` is an absolute path.
+
+        Args:
+            neighbours: the other applications.
+            state: the registry's.
+            caller: who sent the request.
+            headers: of the request, names in lower case.
+        """
+        kept, self._offers = self._offers, {}
+        found: list[Offer] = []
+        for one in neighbours:
+            key = (one.root, one.base_name, one.base_digest, one.figures.kinds)
+            offers = kept.get(key) or Offers(one.base_name, one.base_digest, one.figures.kinds, f"{one.root}/v1")
+            self._offers[key] = offers
+            if not self._admits(one.require_key, one.allowed_hosts, headers):
+                continue
+            if not may_read(headers, one.allowed_origins):
+                continue
+            found += offers.to_choose_from(state, one.figures.latencies, caller)
+        return found

@@ -1,0 +1,1 @@
+"""Measurements of requests: outcomes, tokens, statistics by version, rollout windows, metrics and spans."""

@@ -1,0 +1,132 @@
+"""What a replica tells of single requests: spans, for OpenTelemetry where an endpoint is configured, for nobody else.
+
+Spans are made and sent by :mod:`.otlp`, which is imported only then. Here is what the rest of a replica knows of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from llamafarm_ray.serving.http.asgi import Scope
+from llamafarm_ray.serving.routing.resolution import Target
+from llamafarm_ray.serving.telemetry.outcome import FinishedRequest
+
+__all__ = ["Span", "Tracing", "open_tracing", "traces_endpoint", "tracing_environment"]
+
+_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+_GRPC = "grpc"
+_HTTP = "http/protobuf"
+
+
+class Span:
+    """One request as a trace tells it; this one is told to nobody.
+
+    Args:
+        scope: of the request.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        """The request's, with the span as the parent of what the engine traces."""
+
+    def asked(self, body: Mapping[str, Any]) -> None:
+        """Take in the body that the client sent, once it is known to be sound."""
+
+    def resolved(self, target: Target) -> None:
+        """Take in which version is meant."""
+
+    def sent_on(self, version: str) -> None:
+        """Take in that another application is to answer, with this version."""
+
+    def began(self) -> None:
+        """Take in that it is the request's turn at the engine, and that its version is loaded."""
+
+    def finished(self, request: FinishedRequest) -> None:
+        """Take in how it went."""
+
+
+class Tracing:
+    """Where a replica's spans go; these go nowhere."""
+
+    @contextmanager
+    def request(self, scope: Scope) -> Iterator[Span]:
+        """Trace what happens to a request inside the block.
+
+        Args:
+            scope: of the request; a ``traceparent`` header in it names the trace that it belongs to.
+        """
+        yield Span(scope)
+
+    def step(self, name: str, target: Target | None = None) -> AbstractContextManager[None]:
+        """Trace what happens inside the block, as part of the request that waits for it, if any does.
+
+        Args:
+            name: what happens.
+            target: what it is about.
+        """
+        return _nothing(name, target)
+
+    async def close(self) -> None:
+        """Send what is not sent yet, for two seconds at most."""
+
+
+@contextmanager
+def _nothing(_name: str, _target: Target | None) -> Iterator[None]:
+    yield
+
+
+def open_tracing(endpoint: str | None, *, log_prompts: bool = False) -> Tracing:
+    """Where spans go.
+
+    Args:
+        endpoint: the collector's URL, see :func:`traces_endpoint`; ``None``: nowhere.
+        log_prompts: whether prompts are part of spans.
+    """
+    if endpoint is None:
+        return Tracing()
+    from llamafarm_ray.serving.telemetry.otlp import OtlpTracing  # noqa: PLC0415  (a second of imports)
+
+    return OtlpTracing(endpoint, log_prompts=log_prompts, grpc=os.environ.get(_PROTOCOL) == _GRPC)
+
+
+def traces_endpoint(configured: str | None, environment: Mapping[str, str]) -> str | None:
+    """The URL that spans go to; ``None`` where nobody asks for any.
+
+    What is not configured is looked up where every OpenTelemetry SDK does
+    (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
+
+    Args:
+        configured: ``deployment.otlp_traces_endpoint``.
+        environment: of this process.
+    """
+    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return None
+    named = configured or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    if named:
+        return named
+    base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not base:
+        return None
+    return base if _protocol(environment) == _GRPC else f"{base.rstrip('/')}/v1/traces"
+
+
+def tracing_environment(endpoint: str | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """What replicas that trace have in their environment, so that vLLM's spans go where ours do.
+
+    Args:
+        endpoint: where that is; without one nothing is needed.
+        environment: of this process.
+    """
+    if endpoint is None:
+        return {}
+    return {
+        _PROTOCOL: _protocol(environment),  # vLLM's own default is another than OpenTelemetry's
+        "OTEL_SERVICE_NAME": environment.get("OTEL_SERVICE_NAME", "llamafarm"),
+    }
+
+
+def _protocol(environment: Mapping[str, str]) -> str:
+    return environment.get(_PROTOCOL) or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL") or _HTTP
