@@ -43,7 +43,7 @@ SERVE_ENV = {
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # a HAProxy that died is noticed after three of them
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "llamafarm_ray.serving.deployment.cold_start:middlewares",
 }
-"""What must be in the environment of every process of the cluster, and of this one before ray.serve is imported."""
+"""Environment of every process of the cluster, and of this one before ray.serve is imported."""
 
 _ONE_LOOP_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "0"}
 """Keeps Ray Serve's event loop and the application's one: by default each piece of an answer crosses threads. (Engines
@@ -165,17 +165,17 @@ def _devices(deployment: Deployment) -> Devices:
 
 
 def _traces(config: Config) -> str | None:
-    """Where spans go."""
+    """Return the URL that spans are sent to, or None."""
     return traces_endpoint(config.deployment.otlp_traces_endpoint, os.environ)
 
 
 def _engine_env(config: Config) -> dict[str, str]:
-    """What every replica's environment has."""
+    """Return the environment of every replica."""
     return {**SERVE_ENV, "HF_HUB_OFFLINE": "1", **tracing_environment(_traces(config), os.environ)}
 
 
 def _threads(deployment: Deployment) -> dict[str, str]:
-    """How many threads a CPU's engine has.
+    """Return the setting for the threads of an engine on a CPU.
 
     By itself vLLM binds them to all of the machine's cores but one, which engines that share a machine do alike.
     """

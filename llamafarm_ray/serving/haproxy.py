@@ -31,7 +31,7 @@ from pathlib import Path
 __all__ = ["PATH_VARIABLE", "amended", "command", "main"]
 
 PATH_VARIABLE = "RAY_SERVE_HAPROXY_BINARY_PATH"
-"""What Ray Serve starts as HAProxy."""
+"""Ray Serve's variable for the path of HAProxy."""
 
 _OURS = "    # By llamafarm-haproxy:"
 _RETRY = " hdr Retry-After 5"
@@ -94,7 +94,7 @@ def _bound_as_requests_are(proxies: str) -> str:
 
 
 def _headers_timeout_s() -> int:
-    """What the environment says, if that is a number of seconds: HAProxy would not start with anything else."""
+    """Return the environment's timeout in seconds if it is valid: HAProxy would not start with anything else."""
     said = os.environ.get(_TIMEOUT_VARIABLE, "")
     if said.isascii() and said.isdigit() and 0 < int(said) <= _MAX_TIMEOUT_S:
         return int(said)

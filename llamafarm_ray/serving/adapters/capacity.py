@@ -1,4 +1,4 @@
-"""How many adapters there is room for in an engine."""
+"""Capacity of an engine: the number of adapters in use and in memory."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ _LOADED_PER_SLOT = 4
 
 
 class Slots(NamedTuple):
-    """How many adapters vLLM computes with at once (its ``max_loras``), and has in memory (``max_cpu_loras``)."""
+    """Adapters that vLLM computes with at once (its ``max_loras``) and keeps in memory (``max_cpu_loras``)."""
 
     used: int
     loaded: int
 
 
 def vllm_slots(deployment: Deployment) -> Slots:
-    """What vLLM is started with; its own options say so where they are given."""
+    """Return the slots vLLM starts with. Its own options in ``engine_kwargs`` take precedence."""
     given = deployment.engine_kwargs
     slots = whole_number(given.get("max_loras")) or deployment.max_loras + _SPARE
     return Slots(slots, whole_number(given.get("max_cpu_loras")) or _LOADED_PER_SLOT * slots)
 
 
 def room_of(deployment: Deployment, engine: EngineName) -> Room:
-    """What a replica keeps to."""
+    """Return the number of adapters that a replica may use and load."""
     wait_s = deployment.limits.queue_timeout_s
     if engine != "vllm":  # what is loaded there is all that there is of it, and may be large
         return Room(deployment.max_loras, deployment.max_loras + _SPARE, wait_s)

@@ -1,4 +1,4 @@
-"""What the registry wants of a version that an engine has loaded, and what its model's aliases point at."""
+"""Desired state of a loaded version, read from the registry, and the versions that its model's aliases point at."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Need", "aliases_of", "need_of"]
 
 
 class Need(enum.Enum):
-    """Why a version is loaded, or that it must not be."""
+    """Reason to keep a version loaded, or to unload it."""
 
     GONE = "gone"
     """It was retired: nobody can ask for it any more."""
@@ -25,12 +25,12 @@ class Need(enum.Enum):
 
     @property
     def is_standing(self) -> bool:
-        """Whether requests may come at any time that name no version."""
+        """True if requests that name no version may come at any time."""
         return self in {Need.ALIAS, Need.CANDIDATE}
 
 
 def need_of(target: Target, state: RegistryState) -> Need:
-    """What the registry's state wants of an adapter's version."""
+    """Return the reason to keep an adapter's version loaded, by the registry's state."""
     ref = ModelRef.parse(target.ref)
     model = state.models.get(ref.name)
     record = model.versions.get(str(ref.version)) if model is not None else None
@@ -45,7 +45,7 @@ def need_of(target: Target, state: RegistryState) -> Need:
 
 
 def aliases_of(target: Target, state: RegistryState, base_digest: Digest) -> dict[str, Target]:
-    """What each alias of a version's model points at now, as far as it is served where that base model is."""
+    """Return the versions that a model's aliases point at, of those that can be served on this base model."""
     model = state.models.get(ModelRef.parse(target.ref).name)
     if model is None:
         return {}

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _AGAIN_S = 0.5
-"""When an engine that could not unload an adapter is asked again."""
+"""Seconds until an engine that could not unload an adapter is asked again."""
 _STRAGGLERS_S = 0.3
 """For how long requests may still come that a router sent to a version before it knew that its alias had moved."""
 _TICK_S = 0.001
@@ -65,7 +65,7 @@ class _Adapter:
 
     @property
     def is_wanted_here(self) -> bool:
-        """Whether requests to its aliases came to this replica, or are expected."""
+        """True if requests to its aliases came to this replica, or are expected."""
         return self.is_loaded or not self.is_idle
 
 

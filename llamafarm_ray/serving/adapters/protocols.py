@@ -20,7 +20,7 @@ _HINT = "Move its alias back, and train it again with a lower learning rate."
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """How many adapters an engine has room for.
+    """Capacity of an engine for adapters.
 
     Attributes:
         in_use: different ones that requests use at the same time, beside a spare one.
@@ -61,7 +61,7 @@ class TakenOut:
 
 
 class AdapterEngine(Protocol):
-    """What an engine must do to serve adapters."""
+    """Interface of an engine that serves adapters."""
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """Make the adapter in ``folder`` answer to ``name``."""
@@ -74,7 +74,7 @@ class AdapterEngine(Protocol):
 
 
 class AdapterFiles(Protocol):
-    """Where adapters' files come from."""
+    """Source of adapters' files."""
 
     async def pull(self, target: Target) -> Path:
         """The verified local folder of a target with a digest, which stays until it is released."""
@@ -84,7 +84,7 @@ class AdapterFiles(Protocol):
 
 
 class AdapterWatch(Protocol):
-    """Who is told of loads; ``ref`` is ``name:version``, ``num_loaded`` how many there are now."""
+    """Observer of loads; ``ref`` is ``name:version``, ``num_loaded`` the number of loaded adapters."""
 
     def loaded(self, ref: str, num_loaded: int) -> None:
         """An adapter was loaded."""

@@ -1,4 +1,4 @@
-"""Which adapters requests use at the same time: an engine computes with so many different ones at once, and no more.
+"""Limit of the number of distinct adapters in use at once to the engine's slots.
 
 vLLM alone lets requests of adapters that have a slot pass those that wait for one, so a few busy adapters would keep
 all others out for good. Here adapters take turns: one that waits for longer than a moment is let in before those that
@@ -20,7 +20,7 @@ from llamafarm_ray.serving.http.errors import LimitError
 __all__ = ["Seats"]
 
 _TENURE_S = 0.1
-"""How long others wait before an adapter with a seat may begin no more requests."""
+"""Seconds that other requests wait before an adapter that holds a slot may begin no more requests."""
 _RETRY_AFTER_S = 1.0
 
 
@@ -55,7 +55,7 @@ class Seats:
         self._lines: dict[str, _Line] = {}  # who came first is first
 
     def is_taken(self, name: str) -> bool:
-        """Whether requests use an adapter now."""
+        """Return True if requests use an adapter now."""
         return name in self._users
 
     @contextlib.asynccontextmanager

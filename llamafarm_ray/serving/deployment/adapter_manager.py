@@ -1,4 +1,4 @@
-"""What a replica serves: versions found in its own copy of the registry, pulled, checked and loaded when asked for."""
+"""Adapter manager of a replica: resolves versions in its copy of the registry, pulls, checks and loads them."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ logger = logging.getLogger(__name__)
 _REGISTRY_S = 5.0
 """A request waits no longer for the registry."""
 _LOOK_AGAIN_S = 0.2
-"""How often unknown names may make a replica ask the registry again."""
+"""Least seconds between two reads of the registry that unknown names cause."""
 _MEASURE_S = 2.0
-"""How old the latencies may be that a model is chosen by."""
+"""Greatest age in seconds of the latencies that ``auto`` chooses by."""
 _ASK_S = 1.0
-"""How long the controller may take to say what it knows; a request for ``auto`` waits for it."""
+"""Timeout in seconds of a call to the rollout actor; a request for ``auto`` waits for it."""
 _STANDS_S = 30.0
-"""How long what the controller said stands while it says nothing."""
+"""Seconds that the rollout actor's last answer is used while it does not answer."""
 _SEEK_S = 2.0
-"""How often a controller is looked for that is not there."""
+"""Seconds between two look-ups of a rollout actor that was not found."""
 _SWAP_S = 600.0
-"""How long a version that was loaded for a swap waits for its alias: as long as the other replicas may take."""
+"""Seconds that a version loaded for a swap waits for its alias: as long as the other replicas may take."""
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What an application serves.
+    """Settings of an application.
 
     Attributes:
         home: the registry's home, reachable from every node.
@@ -222,9 +222,9 @@ class Versions:
             self._tasks.append(asyncio.create_task(keep_shared(self.accounts, self._exchange)))
 
     def _also_wanted(self) -> list[str]:
-        """What requests will ask for, beside ``preload``: both sides of rollouts, and aliases of what is preloaded.
+        """Return the references to load beside ``preload``: both sides of rollouts, and aliases of preloaded models.
 
-        The versions that aliases point at may have been others when the application was deployed.
+        The aliases may have pointed at other versions when the application was deployed.
         """
         state = self._view.state
         wanted = [
@@ -249,7 +249,7 @@ class Versions:
         )
 
     async def _ask(self) -> Known:
-        """What the controller knows of all replicas, and of other applications; without it, what this one measured.
+        """Return the rollout actor's figures of all replicas and of other applications; without it, this replica's own.
 
         One that is late, or is being started anew, has not forgotten the others: what it said stands for a while.
         """
@@ -261,7 +261,7 @@ class Versions:
         return heard
 
     async def _ask_controller(self, method: str, *args: object) -> Any:
-        """What the controller says to a call; nothing where it doesn't within a second."""
+        """Return the rollout actor's answer to a call, or None if there is none within a second."""
         if self._controller is None and time.monotonic() < self._sought + _SEEK_S:
             return None
         trouble = ""
@@ -284,11 +284,11 @@ class Versions:
         return None
 
     async def describe(self, names: Iterable[str]) -> dict[str, Offer]:
-        """What is known of these names; those that mean nothing at the moment are left out."""
+        """Return the catalog entries of names; names that resolve to nothing are left out."""
         return self._offers.of(names, self._view.state, (await self._known.get()).figures.latencies)
 
     async def offers(self, caller: Caller, headers: Sequence[Header]) -> list[Offer]:
-        """What ``auto`` is chosen from: the base, and what each model's name means to a caller; here and elsewhere.
+        """Return the candidates for ``auto``: the base and each model's name, here and in other applications.
 
         Args:
             caller: who sent the request.
@@ -299,7 +299,7 @@ class Versions:
         return own + self._elsewhere.to_choose_from(known.neighbours, state, caller, headers)
 
     def activity(self) -> Activity:
-        """What this replica has loaded and did lately."""
+        """Return the loaded versions and recent requests of this replica."""
         return Activity(
             self._served.base_name,
             tuple(self._pool.loaded),
@@ -309,7 +309,7 @@ class Versions:
         )
 
     def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
-        """What this replica saw of a rollout in windows that ended after a time; on the loop that counts requests."""
+        """Return a rollout's windows that ended after a time. Call it on the event loop that counts requests."""
         return self.telemetry.windows.report(rollout, after)
 
     @property
@@ -319,7 +319,7 @@ class Versions:
 
     @property
     def num_loads(self) -> dict[str, int]:
-        """How often each version was loaded, by engine name."""
+        """Return the number of loads of each version, by engine name."""
         return dict(self._pool.num_loads)
 
     async def find(self, model: str, caller: Caller | None = None) -> Target:

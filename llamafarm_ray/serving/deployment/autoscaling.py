@@ -1,4 +1,4 @@
-"""How many replicas a deployment has: Ray Serve's options for a configuration, and the policy for what it lacks.
+"""Number of replicas of a deployment: Ray Serve's options for a configuration, and a policy that adds to Serve's own.
 
 Serve counts the requests at a replica itself, those that HAProxy sends there directly too, and its own policy follows
 them. :class:`ScalingPolicy` adds two things. Replicas follow their CPU load, where ``cpu_threshold`` is set. And an
@@ -58,7 +58,7 @@ _LOOK_S = 1.0
 
 
 def most_replicas(deployment: Deployment) -> int:
-    """How many replicas are asked for at most; while an application is replaced there may be one more."""
+    """Return the greatest number of replicas; one more may run while an application is replaced."""
     return max(deployment.replicas, deployment.auto_scaling.max_replicas if deployment.auto_scaling else 1)
 
 
@@ -115,7 +115,7 @@ class CpuMeter:
 
 @dataclass(frozen=True, slots=True)
 class Placements:
-    """Where the replicas of this cluster's Serve are.
+    """Placement of the replicas of this cluster's Serve.
 
     Attributes:
         num_pending: replicas that no node has a place for, now.
@@ -136,7 +136,7 @@ class _Idle:
 
 @dataclass(slots=True)
 class Evictions:
-    """Which idle deployment goes when another one has no place.
+    """Choice of the idle deployment that makes room when another one has no place.
 
     Args:
         placements: looks at the cluster; asked once a second, and only by who is idle.
@@ -156,7 +156,7 @@ class Evictions:
             self._leaving = ""
 
     def must_go(self, deployment: str, used: float, now: float) -> bool:
-        """Whether an idle deployment makes room now.
+        """Return True if an idle deployment makes room now.
 
         Args:
             deployment: ``application#name``.
@@ -216,7 +216,7 @@ class ScalingPolicy:
         self._was_running = False
 
     def __call__(self, ctx: Any) -> tuple[float, dict[str, Any]]:
-        """How many replicas there should be.
+        """Return the number of replicas that there should be.
 
         Args:
             ctx: Serve's ``AutoscalingContext``.

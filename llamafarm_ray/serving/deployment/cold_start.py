@@ -40,16 +40,16 @@ __all__ = ["Room", "WaitingRoom", "middlewares"]
 _REPLICA = "SERVE_REPLICA::"
 _STARTING_ROUTES = {*MODEL_ROUTES, *ROUTES, FEEDBACK_ROUTE}
 _LOOK_AGAIN_S = 2.0
-"""How often the applications are looked up, while requests come here."""
+"""Seconds between two look-ups of the applications while requests come here."""
 _RETRY_S = 10.0
-"""What clients are told: an engine takes from ten seconds to minutes to start."""
+"""``Retry-After`` in seconds for clients: an engine takes from ten seconds to minutes to start."""
 _UNMEASURED = Latencies()
 _MAX_HELD_BYTES = 256 * 1024 * 1024
 """Beyond this no more is read of the bodies of those that wait."""
 
 
 def middlewares() -> list[Middleware]:
-    """What Serve puts before its proxy. It asks for replicas' own servers too: they need none."""
+    """Return the middleware for Serve's proxy. Serve also asks for that of replicas' own servers, which need none."""
     name = ray.get_runtime_context().get_actor_name() or ""
     return [] if name.startswith(_REPLICA) else [Middleware(WaitingRoom)]
 
@@ -108,7 +108,7 @@ class WaitingRoom:
 
 
 class Room:
-    """Where the requests to one application wait.
+    """Waiting requests of one application.
 
     Args:
         proxy: where requests go from here.
@@ -158,7 +158,7 @@ class Room:
             raise NotFoundError(f"There is no route {method[:20]} {path[:120]!r}.")
 
     async def _describe(self, names: Iterable[str]) -> dict[str, Offer]:
-        """What the registry says of models; without a replica nothing was measured."""
+        """Return the registry's description of models; without a replica there are no measurements."""
         return self._offers.of(names, self.view.state, _UNMEASURED)
 
     def _check_length(self, headers: list[tuple[bytes, bytes]]) -> None:

@@ -32,12 +32,12 @@ _OPTIONS: Mapping[str, tuple[str, ...]] = {
     "gguf": ("n_parallel", "n_threads"),
     "custom": ("model",),
 }
-"""What each engine takes of ``deployment.engine_kwargs``."""
+"""Keys of ``deployment.engine_kwargs`` that each engine takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    """How an engine is opened, on whatever node.
+    """Settings to open an engine on any node.
 
     Attributes:
         engine: any of these.

@@ -26,8 +26,8 @@ logger = logging.getLogger("ray.serve.llamafarm")
 _MIB: Final = 2**20
 _GIB: Final = 2**30
 _PROCESSES: Final = {"vllm": 1.3 * _GIB, "transformers": 0.5 * _GIB, "onnx": 0.5 * _GIB, "gguf": 0.2 * _GIB}
-"""What a replica takes besides a model, with all the libraries that it imports: measured with a model of a MB, as their
-share of the pages that they have (PSS): 1.31, 0.45, 0.47 and 0.18 GiB."""
+"""Memory of a replica besides its model, with the libraries that it imports. Measured with a model of a MB, as the
+proportional share of pages (PSS): 1.31, 0.45, 0.47 and 0.18 GiB."""
 _KV_VARIABLE: Final = "VLLM_CPU_KVCACHE_SPACE"
 _FLOAT_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _DTYPE_BYTES: Final = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2, "auto": 2}
@@ -59,7 +59,7 @@ class MemoryNeed:
 
 
 def kv_cache_environment() -> dict[str, str]:
-    """How many GiB vLLM on a CPU sets aside for keys and values: what the environment says, or 1."""
+    """Return the GiB that vLLM on a CPU sets aside for keys and values: the environment's, or 1."""
     return {_KV_VARIABLE: os.environ.get(_KV_VARIABLE) or "1"}
 
 
@@ -143,7 +143,7 @@ def largest_node_bytes() -> int:
 
 
 def _tensors(folder: Path) -> Iterator[TensorEntry]:
-    """What engines load: of a hub's folder not the second copy, such as ``consolidated.safetensors``."""
+    """Yield the tensors that engines load; a second copy such as ``consolidated.safetensors`` is left out."""
     paths = sorted(folder.glob("*.safetensors"))
     index, whole = folder / _INDEX, folder / "model.safetensors"
     if index.is_file():

@@ -1,4 +1,4 @@
-"""What an application tells the registry once it serves: that it does, and which versions are to become production.
+"""Reconciler of an application's record in the registry, and of its versions' rollouts to production.
 
 ``serve deploy`` only starts replicas, so these see to the rest of what ``llamafarm models deploy`` does.
 ``swap-adapter``, ``promote``, ``chat`` and the collector of files look for what is deployed in the registry.
@@ -35,7 +35,7 @@ _MISSED = 2
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What an application has to tell.
+    """Desired record of an application.
 
     Attributes:
         application: the Serve application's name.
@@ -107,7 +107,7 @@ class Announcer:
         self._start_controller()
 
     def _is_current(self) -> bool:
-        """Whether the application still serves this base model; a replica lives on for a while after a redeployment."""
+        """Return True if the application still serves this base model; old replicas outlive a redeployment."""
         found = self._state().deployments.get(self._announcement.application)
         return found is None or found.base_digest == self._announcement.base_digest
 
@@ -213,7 +213,7 @@ def _answers(recorded: DeploymentRecorded) -> bool:
 
 
 def is_same_cluster(one: str, other: str) -> bool:
-    """Whether two addresses (``host:port``) are the same machine's: its nodes may know a cluster by different names."""
+    """Return True if two ``host:port`` addresses belong to the same cluster; its nodes may know it by different names."""
     return one == other or _resolved(one) == _resolved(other)
 
 

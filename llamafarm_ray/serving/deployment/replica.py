@@ -1,4 +1,4 @@
-"""What a replica on Ray Serve has, whatever its engine: a gate before it, and answers to who asks how it does."""
+"""Common base of replicas on Ray Serve: the gateway in front of the engine, and answers to calls of other processes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Replica", "base_folder"]
 logger = logging.getLogger("ray.serve.llamafarm")  # below Ray Serve's own, so that it lands in the replica's log
 
 _LOOK_S = 0.1
-"""How often a replica looks whether its engine is alive."""
+"""Seconds between two checks that the engine is alive."""
 
 
 async def base_folder(served: Served, folder: Path) -> Path:
@@ -97,7 +97,7 @@ class Replica:
         )
 
     def front(self, app: App) -> App:
-        """What is before the gate: a router's decision is believed, nobody else's; allowed origins may read answers.
+        """Return the app behind CORS and the check of the router's signed header.
 
         Args:
             app: the gate, or an app that has it.
@@ -109,22 +109,22 @@ class Replica:
         return await self._versions.load(reference)
 
     async def rollout_report(self, rollout: str, after: dt.datetime) -> Report:
-        """What this replica saw of a rollout in windows that ended after a time."""
+        """Return a rollout's windows that ended after a time."""
         return self._versions.rollout_report(rollout, after)
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """What Serve's autoscaler gets to know beside the number of requests, which it counts itself."""
+        """Return the CPU metric for Serve's autoscaler, which counts requests itself."""
         return {CPU_METRIC: await asyncio.to_thread(self._cpu.percent)}
 
     def reconfigure(self, settings: dict[str, Any]) -> None:
         """Nothing: the settings are for who holds requests back while no replica runs, see :mod:`.cold_start`."""
 
     def num_loads(self) -> dict[str, int]:
-        """How often this replica loaded each version, by engine name."""
+        """Return the number of loads of each version, by engine name."""
         return self._versions.num_loads
 
     async def activity(self) -> Activity:
-        """What this replica has loaded and did lately."""
+        """Return the loaded versions and recent requests of this replica."""
         return self._versions.activity()
 
 

@@ -43,12 +43,12 @@ logger = logging.getLogger("ray.serve.llamafarm")
 
 _TURN_S = 1.0
 _LOOK_S = 1.0
-"""How old what the replicas tell of themselves may be, if all of them answer."""
+"""Greatest age in seconds of the replicas' reports, if all replicas answer."""
 _STALE_S = 30.0
-"""How old it may be that replicas are told at once: a replica that is late would have all others wait."""
+"""Greatest age in seconds of reports that are used at once, since one late replica would make all others wait."""
 _SEEK_S = 5.0
 _GONE_S = 60.0
-"""How long Serve must do without an application that is over; one that is replaced may be away for a moment."""
+"""Seconds without an application in Serve until it counts as gone; a replaced one may be away for a moment."""
 _NAME_IN_USE_S = 10.0
 _POLL_S = 0.1
 
@@ -87,7 +87,7 @@ class ControllerActor:
         return self._base_digest
 
     async def figures(self) -> Figures:
-        """What all replicas tell of the application; asked by other applications' controllers."""
+        """Return the merged figures of all replicas; other applications' controllers call this."""
         return await self._figures.get()
 
     async def known(self) -> Known:
@@ -98,7 +98,7 @@ class ControllerActor:
         return Known(await self._figures.get_soon(_STALE_S), self._neighbourhood.known)
 
     async def exchange(self, replica: str, told: Told) -> Told:
-        """What keys took at the other replicas, for one that tells what they took there: limits are shared."""
+        """Exchange tokens and requests taken by keys, since limits hold over all replicas."""
         return self._ledger.exchange(replica, told)
 
     async def progress(self) -> dict[str, dict[str, Any]]:
@@ -139,7 +139,7 @@ class ControllerActor:
         ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
 
     async def _is_over(self) -> bool:
-        """Whether Serve has had no such application for a while, and it is off the record."""
+        """Return True if Serve has been without the application for a while, and it is off the record."""
         now = time.monotonic()
         if now - self._sought < _SEEK_S:
             return False
@@ -223,7 +223,7 @@ def start_controller(
 
 
 def _is_for(controller: Any, base_digest: Digest) -> bool:
-    """Whether a controller is that of a base model; one that is being restarted is taken for it."""
+    """Return True if a controller belongs to a base model, or is being restarted."""
     try:
         found: Digest = ray.get(controller.base_digest.remote(), timeout=_NAME_IN_USE_S)
     except RayError:

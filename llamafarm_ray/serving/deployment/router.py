@@ -31,7 +31,7 @@ from llamafarm_ray.serving.selection.model_selection import AUTO
 __all__ = ["Router"]
 
 _PICK_S = 2.0
-"""How long a replica is looked for."""
+"""Timeout in seconds of the choice of a replica."""
 _NONE = ("", 0, "none")
 """Host, port and id of a replica that HAProxy does not know."""
 

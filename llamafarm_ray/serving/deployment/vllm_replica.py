@@ -126,7 +126,7 @@ def compose(
 
 
 def _bundles(llm_config: Mapping[str, Any]) -> list[dict[str, float]]:
-    """What each of an engine's workers takes of a node. Ray has the replica itself in the first of them."""
+    """Return the resources of each of an engine's workers. Ray places the replica itself in the first bundle."""
     actor = llm_config["deployment_config"]["ray_actor_options"]
     worker: dict[str, float] = dict(llm_config["placement_group_config"]["bundle_per_worker"])
     if (kind := llm_config.get("accelerator_type")) is not None:
@@ -136,7 +136,7 @@ def _bundles(llm_config: Mapping[str, Any]) -> list[dict[str, float]]:
 
 
 def _num_workers(llm_config: Mapping[str, Any]) -> int:
-    """How many processes compute."""
+    """Return the number of processes that compute."""
     engine = llm_config["engine_kwargs"]
     workers: int = engine.get("tensor_parallel_size", 1) * engine.get("pipeline_parallel_size", 1)
     return workers

@@ -50,7 +50,7 @@ _DONE = b"data: [DONE]\n\n"
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    """What a request for text comes down to.
+    """Request for text, ready for the engine.
 
     Attributes:
         request: what is asked.
@@ -291,7 +291,7 @@ def _nth(params: SamplingParams, number: int) -> SamplingParams:
 
 
 async def _merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
-    """What several streams give, as it comes, each with the stream's number. The first error ends all."""
+    """Yield items of several streams as they come, each with the stream's number. The first error ends all."""
     queue: asyncio.Queue[tuple[int, T | Exception | None]] = asyncio.Queue()
 
     async def pump(index: int, stream: AsyncGenerator[T, None]) -> None:

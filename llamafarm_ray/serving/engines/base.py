@@ -1,4 +1,4 @@
-"""What an engine is: versions by name, and tokens out of tokens."""
+"""Protocol of an engine: versions by name, tokens in and tokens out."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any, Literal, Protocol
 __all__ = ["Engine", "FinishReason", "Output", "SamplingParams", "ScoredToken"]
 
 FinishReason = Literal["stop", "length"]
-"""Why an answer ended: the model said so (or a stop text came), or it was as long as it may be."""
+"""Reason for the end of an answer: the model ended it (or a stop text came), or it reached its greatest length."""
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How tokens are drawn; the names are vLLM's and OpenAI's.
+    """Sampling parameters, by vLLM's and OpenAI's names.
 
     Attributes:
         max_tokens: the longest answer; 0 scores the prompt only.
@@ -83,7 +83,7 @@ class Engine(Protocol):
 
     @property
     def writes(self) -> bool:
-        """Whether it writes text; otherwise it gives texts vectors."""
+        """True for an engine that writes text; otherwise it computes vectors of texts."""
 
     @property
     def loaded(self) -> list[str]:

@@ -24,12 +24,12 @@ class CausalModel(LanguageModel):
 
     @property
     def chunk_tokens(self) -> int | None:
-        """How much of a prompt is computed in one step; ``None``: all of it."""
+        """Number of prompt tokens computed in one step; ``None``: the whole prompt."""
         return None
 
     @abstractmethod
     def new_cache(self) -> Any:
-        """What is kept of an answer; empty."""
+        """Return an empty cache for one answer."""
 
     @abstractmethod
     def logits(self, tokens: Sequence[int], cache: Any, *, all_of_them: bool) -> torch.Tensor:

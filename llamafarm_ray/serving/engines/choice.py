@@ -1,4 +1,4 @@
-"""Which engine serves an application: what its base model and its adapters are decides, unless the user does."""
+"""Choice of an application's engine by its base model and adapters, unless the user names one."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def choose_engine(
 
 
 def _format_of(asked: EngineName) -> WeightFormat | None:
-    """What an engine reads; nothing where the files decide."""
+    """Return the file format that an engine reads, or None if the files decide."""
     match asked:
         case "gguf" | "onnx":
             return asked
@@ -90,7 +90,7 @@ def _check_files(engine: Literal["gguf", "onnx"], adapters: Iterable[str], regis
 
 
 def _of_adapter(record: VersionRecord, base: BaseModel, registry: RegistryApi) -> str:
-    """Why vLLM can't serve an adapter; empty if it can."""
+    """Return the reason that vLLM can't serve an adapter; empty if it can."""
     if gives_vectors(base.folder) and pools_otherwise(registry.pull(record.ref), base.folder):
         return f"{record.ref} is pooled otherwise than its base model, which vLLM can't do"
     facts = record.registered.adapter

@@ -9,7 +9,7 @@ __all__ = ["Detokenizer"]
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
 _CONTEXT_TOKENS = 6
-"""How much of the prompt is decoded together with the first token: some tokenizers write a space or none by it."""
+"""Prompt tokens that are decoded together with the first token: some tokenizers write a space or none by it."""
 
 
 class Detokenizer:
@@ -46,7 +46,7 @@ class Detokenizer:
         return self._until_stop(text[len(before) :])
 
     def finish(self) -> str:
-        """What was held back, at the answer's end; bytes that are no letter stay behind."""
+        """Return the held-back text at the answer's end; bytes that are no letter are dropped."""
         held, self._held = self._held, ""
         return held
 
@@ -66,5 +66,5 @@ class Detokenizer:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """How many of the text's last characters a stop text may begin with."""
+    """Return the number of the text's last characters that a stop text may begin with."""
     return next((size for size in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:size])), 0)

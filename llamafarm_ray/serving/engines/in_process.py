@@ -21,7 +21,7 @@ class LanguageModel:
     """One version of a model, in memory."""
 
     writes: bool = True
-    """Whether :meth:`generate` works; otherwise :meth:`embed` must."""
+    """True if :meth:`generate` works; otherwise :meth:`embed` must."""
     max_model_len: int | None = None
     """The most tokens that a prompt and its answer may have together; ``None``: there is no bound."""
 

@@ -32,7 +32,7 @@ __all__ = ["onnx_engine"]
 _PAST = re.compile(r"past_key_values\.(\d+\.\w+)")
 _PLAIN = frozenset({"input_ids", "attention_mask", "position_ids", "token_type_ids"})
 _VECTORS = ("last_hidden_state", "token_embeddings")
-"""What exporters call the vectors of a text's tokens."""
+"""Names that exporters give to the vectors of a text's tokens."""
 _FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 _QUIET = 3
 """ONNX Runtime's level of logging that tells errors only."""
@@ -159,7 +159,7 @@ class _Session:
 
 @dataclass(slots=True)
 class _Cache:
-    """What is kept of an answer.
+    """Keys, values and tokens of an answer.
 
     Attributes:
         past: keys and values, by the inputs that take them.

@@ -66,7 +66,7 @@ class _Request(BaseModel):
 
 
 class StreamOptions(BaseModel):
-    """What a stream tells beside its pieces."""
+    """Options of a stream."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
 
@@ -74,7 +74,7 @@ class StreamOptions(BaseModel):
 
 
 class Generation(_Request):
-    """What chat and plain completions have in common; names and meanings as in ``SamplingParams``."""
+    """Fields shared by chat and plain completions; names and meanings as in ``SamplingParams``."""
 
     max_tokens: int | None = Field(default=None, ge=0)
     n: int = Field(default=1, ge=1)
@@ -90,7 +90,7 @@ class Generation(_Request):
 
     @property
     def wants_usage(self) -> bool:
-        """Whether a stream ends with its usage."""
+        """True if a stream ends with its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 

@@ -15,7 +15,7 @@ from llamafarm_ray.serving.engines.base import FinishReason, ScoredToken
 __all__ = ["ChatShape", "Choice", "CompletionShape", "Piece", "Shape", "embeddings", "usage"]
 
 _LEAST_LOGPROB = -9999.0
-"""What stands for minus infinity, which JSON can't say; vLLM's number."""
+"""Stand-in for minus infinity, which JSON has no number for; vLLM's value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Choice:
 
 
 class Shape(ABC):
-    """What a route's answers look like.
+    """Shape of a route's answers.
 
     Args:
         tokenizer: of the base model.
@@ -200,7 +200,7 @@ class ChatShape(Shape):
 
 
 def usage(num_prompt: int, choices: Sequence[Choice]) -> dict[str, int]:
-    """What a request took, in tokens."""
+    """Return the token counts of a request."""
     num_completion = sum(choice.num_tokens for choice in choices)
     return {
         "prompt_tokens": num_prompt,

@@ -28,7 +28,7 @@ from llamafarm_ray.serving.engines.shared_base import SharedWeights
 __all__ = ["transformers_engine"]
 
 _CHUNK_TOKENS = 512
-"""How much of a prompt is computed in one step: other answers go on between the chunks of a long one."""
+"""Prompt tokens computed in one step: other answers go on between the chunks of a long prompt."""
 
 
 def transformers_engine(

@@ -85,12 +85,12 @@ class Worker:
 
     @property
     def num_jobs(self) -> int:
-        """How many iterators are not at their end."""
+        """Number of unfinished iterators."""
         return len(self._jobs)
 
     @property
     def is_dead(self) -> bool:
-        """Whether the thread has ended, by what no iterator may raise (``SystemExit``)."""
+        """True if the thread has ended by an exception that no iterator may raise (``SystemExit``)."""
         return self._thread is not None and not self._thread.is_alive()
 
     def _add(self, job: _Job[T]) -> None:

@@ -1,4 +1,4 @@
-"""Who sends a request, and which models they may use: API keys are the tokens of the registry's principals.
+"""Authentication and access to models: API keys are the tokens of the registry's principals.
 
 Nothing here asks over a network: it looks into the registry's state that a replica keeps current
 (:class:`~llamafarm_ray.registry.view.RegistryView`). A revoked or expired key ends within a second.
@@ -25,13 +25,13 @@ from llamafarm_ray.types import ModelRef
 __all__ = ["ANONYMOUS", "Keys", "Tenant", "check_keys"]
 
 ANONYMOUS = "anonymous"
-"""What those without a key are called where none is asked for. They share one account of limits."""
+"""Name of callers without a key where none is required. They share one account of limits."""
 _MAX_KEY_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who sends a request: the holder of a key.
+    """Sender of a request: the holder of a key.
 
     Attributes:
         name: the principal's.
@@ -42,7 +42,7 @@ class Tenant:
     grants: Mapping[str, Role] | None = field(default=None, hash=False)
 
     def may_use(self, model: str) -> bool:
-        """Whether it has a role in the namespace of a model's name; the model need not exist."""
+        """Return True if it has a role in the namespace of a model's name; the model need not exist."""
         return self.grants is None or allows(self.grants, Action.READ, ModelRef(_name(model)).namespace)
 
     def check(self, model: str) -> None:
@@ -83,11 +83,11 @@ class Keys:
         self._by_digest: dict[str, Principal] = {}
 
     def are_asked_for(self, required: bool | None) -> bool:
-        """Whether an application with this ``deployment.require_key`` asks for keys now."""
+        """Return True if an application with this ``deployment.require_key`` requires keys now."""
         return bool(self._state().principals) if required is None else required
 
     def admit_to(self, required: bool | None, allowed_hosts: Collection[str], headers: Iterable[Header]) -> bool:
-        """Whether who was let in here will be let in where other settings hold, see :meth:`tenant`.
+        """Return True if a caller admitted here is admitted by other settings too, see :meth:`tenant`.
 
         Args:
             required: whether a key is asked for there.
@@ -103,7 +103,7 @@ class Keys:
         return True
 
     def tenant(self, headers: Iterable[Header]) -> Tenant:
-        """Who sends a request with these headers (names in lower case).
+        """Return the sender of a request with these headers (names in lower case).
 
         A key is found by its SHA-256, so how long that takes says nothing of the key; the digests are compared in
         constant time on top.

@@ -75,7 +75,7 @@ def kind_of(path: str, body: Mapping[str, Any]) -> str:
 
 
 def is_to_stay(query: bytes) -> bool:
-    """Whether a request for ``auto`` is to be answered within the application that it came to.
+    """Return True if a request for ``auto`` must be answered within the application that it came to.
 
     Args:
         query: the request's; what else it says counts for nothing.
@@ -134,7 +134,7 @@ def refuse_limits(headers: Iterable[Header], query: bytes) -> None:
 
 
 def _said(query: bytes) -> list[bytes]:
-    """What a query says of ``auto``."""
+    """Return the parts of a query that concern ``auto``."""
     return [part for part in query.split(b"&") if part.partition(b"=")[0] == _QUERY]
 
 

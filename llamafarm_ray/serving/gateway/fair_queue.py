@@ -1,4 +1,4 @@
-"""Which request is next, when the engine has more than it can work on at once: keys take turns by tokens served.
+"""Fair queue of requests in front of the engine: keys take turns by the tokens they were served.
 
 This is the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024,
 https://arxiv.org/abs/2401.00588), algorithm 2: each key has a counter of the service it got; the next request is one of
@@ -25,7 +25,7 @@ from llamafarm_ray.serving.http.errors import LimitError
 __all__ = ["COMPLETION_WEIGHT", "Turn", "Turns"]
 
 COMPLETION_WEIGHT = 2.0
-"""What a token of an answer costs, one of a prompt being 1; the paper's w_q and w_p."""
+"""Cost of a token of an answer, one of a prompt being 1; the paper's w_q and w_p."""
 _SMOOTHING = 0.1
 """The weight of the newest request in the mean time that one takes."""
 

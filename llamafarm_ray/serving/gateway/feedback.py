@@ -1,4 +1,4 @@
-"""What users say of answers: kept as training data below the registry's home, acknowledged once it is durable.
+"""Feedback of users on answers: stored as training data below the registry's home, acknowledged once durable.
 
 Each batch is one new object, ``feedback/2026/11/22/<time>-<random>.jsonl``, a record a line, made by exclusive create.
 :class:`llamafarm_ray.data.feedback.Feedback` reads the records.

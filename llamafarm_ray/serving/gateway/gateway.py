@@ -77,7 +77,7 @@ _BYTES_PER_TOKEN = 4
 
 
 class Models(Protocol):
-    """What the gate asks of its replica."""
+    """Interface of the replica that the gateway needs."""
 
     async def find(self, model: str, caller: Caller | None = None) -> Target:
         """Return the version that a request means; raises where nothing of that name is served.
@@ -94,10 +94,10 @@ class Models(Protocol):
         """The names a request may use."""
 
     async def describe(self, names: Iterable[str]) -> Mapping[str, Offer]:
-        """What is known of these names; those that mean nothing at the moment are left out."""
+        """Return the catalog entries of names; names that resolve to nothing are left out."""
 
     async def offers(self, caller: Caller, headers: Sequence[Header]) -> Sequence[Offer]:
-        """What ``auto`` is chosen from: the base, and what each model's name means to a caller.
+        """Return the candidates for ``auto``: the base, and the version that each model's name means to a caller.
 
         Those of other applications that would let in a request with these headers have a ``base_url``.
         """
@@ -113,9 +113,9 @@ class _Request:
     tenant: Tenant
     account: Account
     routed: str | None
-    """What the router decided (:attr:`Target.routed`)."""
+    """Router's decision (:attr:`Target.routed`)."""
     span: Span
-    """What a trace is told of it."""
+    """Span of the request."""
 
 
 class Gate:

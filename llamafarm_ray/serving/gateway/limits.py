@@ -1,4 +1,4 @@
-"""How much each key may ask for: requests and tokens a minute, requests at the same time.
+"""Limits of each key: requests and tokens a minute, requests at the same time.
 
 The accounts live in the process of a replica, and no request waits for another process. What a key takes at other
 replicas is charged here too, as soon as that is heard of (:mod:`.shared_limits`). How many of its requests are under
@@ -48,7 +48,7 @@ class TokenBucket:
         self._balance -= amount
 
     def is_full(self) -> bool:
-        """Whether a minute's worth is in it."""
+        """True if the bucket holds a minute's worth."""
         self._fill()
         return self._balance >= self._capacity
 
@@ -60,7 +60,7 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a key took at some replicas since that was told last."""
+    """Requests and tokens that a key took at some replicas since the last report."""
 
     num_requests: int = 0
     num_tokens: int = 0
@@ -68,7 +68,7 @@ class Taken:
 
 @dataclass(slots=True)
 class Account:
-    """What one key has left.
+    """Account of one key: its remaining limits.
 
     Attributes:
         requests: what is left of those of a minute; ``None``: any number.
@@ -105,7 +105,7 @@ class Account:
             self.tokens.take(num_tokens)
 
     def is_fresh(self) -> bool:
-        """Whether a new account would be the same."""
+        """True if a new account would be the same."""
         buckets = [bucket for bucket in (self.requests, self.tokens) if bucket is not None]
         return (self.num_running, self.untold) == (0, Taken()) and all(bucket.is_full() for bucket in buckets)
 
@@ -125,7 +125,7 @@ class Accounts:
 
     @property
     def are_shared(self) -> bool:
-        """Whether there is anything that replicas have to tell each other."""
+        """True if any limit holds over all replicas together."""
         return self._limits.requests_per_minute is not None or self._limits.tokens_per_minute is not None
 
     @contextlib.contextmanager
@@ -147,7 +147,10 @@ class Accounts:
             account.end()
 
     def tell(self) -> dict[str, Taken]:
-        """What each key took here since this was asked last. It is told once: where that is lost, nobody charges it."""
+        """Return each key's consumption here since the last call.
+
+        A report is made once: if it is lost, nothing is charged.
+        """
         told = {}
         for key, account in list(self._accounts.items()):
             if account.is_fresh():

@@ -32,7 +32,7 @@ class ModelList:
         self._created = int(time.time())
 
     def is_for(self, method: str, path: str) -> bool:
-        """Whether a request asks for the list, or for one model."""
+        """Return True if a request asks for the list, or for one model."""
         return method == "GET" and (path == _ROUTE or path.startswith(f"{_ROUTE}/"))
 
     async def answer(self, path: str, tenant: Tenant, send: Send) -> None:

@@ -1,4 +1,4 @@
-"""How long a request's prompt is, by the engine's own tokenizer and chat template."""
+"""Length of a request's prompt, by the engine's own tokenizer and chat template."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafarm_ray.serving.http.asgi import App, Message, Scope
 __all__ = ["check_prompt"]
 
 _TEMPLATE_FIELDS = ("messages", "tools", "chat_template_kwargs", "add_generation_prompt", "continue_final_message")
-"""What of a chat request decides over its prompt; the rest of it is not for ``/tokenize``."""
+"""Fields of a chat request that decide its prompt; the others are not for ``/tokenize``."""
 
 
 async def check_prompt(app: App, scope: Scope, body: dict[str, Any], limits: Limits) -> None:
@@ -32,7 +32,7 @@ async def check_prompt(app: App, scope: Scope, body: dict[str, Any], limits: Lim
 
 
 def _parts(body: dict[str, Any]) -> list[int | dict[str, Any]]:
-    """What is counted for itself: the requests to ``/tokenize``, or the lengths where the tokens are given."""
+    """Return the parts that are counted separately: requests to ``/tokenize``, or lengths where tokens are given."""
     if "messages" in body:
         return [{name: body[name] for name in _TEMPLATE_FIELDS if body.get(name) is not None}]
     prompt = body.get("prompt", body.get("input"))

@@ -13,7 +13,7 @@ from llamafarm_ray.serving.routing.resolution import Target
 __all__ = ["Exchange"]
 
 _ENGINE_HEADERS = {b"accept", b"content-type", b"host", b"user-agent", b"traceparent", b"tracestate"}
-"""What of the client's headers reaches the engine; others steer it (X-data-parallel-rank, X-Request-Id, ...)."""
+"""Client's headers that reach the engine; others steer it (X-data-parallel-rank, X-Request-Id, ...)."""
 _STOP_S = 0.25
 """Seconds that an engine's app has to stop by itself once it was told that the client left."""
 

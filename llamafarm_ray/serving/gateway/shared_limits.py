@@ -1,4 +1,4 @@
-"""What a key takes at one replica is charged at the others: what it may take in a minute is of all of them together.
+"""Limits of keys over all replicas: consumption at one replica is charged at the others too.
 
 Every replica with limits tells the application's controller once a second what keys took since the last time, and hears
 what they took elsewhere. No request waits for that, so for a second or two a key can get at each replica what it has
@@ -27,12 +27,12 @@ _GONE_S = 5.0
 """Nothing is kept for a replica that told nothing for so long."""
 
 Told = Mapping[str, Taken]
-"""What each key took."""
+"""Consumption by key."""
 
 
 @dataclass(slots=True)
 class _Replica:
-    """What others told that a replica has not heard."""
+    """Consumption reported by others that a replica has not received yet."""
 
     asked_at: float
     requests: Counter[str] = field(default_factory=Counter)

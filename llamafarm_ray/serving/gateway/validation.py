@@ -44,7 +44,7 @@ _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 _NOT_IN_VALUES = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _ONCE = {b"authorization", b"content-length", b"content-type", b"host", b"transfer-encoding", b"expect", *LIMIT_HEADERS}
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
-"""How JSON spells one; whether it has its other half is looked at then."""
+"""JSON escape of a surrogate; a second check looks for its other half."""
 _OURS = b"x-llamafarm-"
 _SESSION = SESSION_HEADER.encode()
 _OF_CLIENTS = {_SESSION, *LIMIT_HEADERS}
@@ -97,7 +97,7 @@ def check_headers(headers: Iterable[Header]) -> str | None:
 
 
 def caller_of(headers: Iterable[Header], body: Mapping[str, Any]) -> Caller:
-    """Who sent a request, as far as its headers and body say."""
+    """Return the sender of a request, as far as its headers and body tell."""
     sessions = (bytes(value).decode("latin-1") for key, value in headers if key.lower() == _SESSION)
     user = body.get("user")
     return Caller(user if isinstance(user, str) else "", next(sessions, ""))
@@ -184,7 +184,7 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _why(error: ValueError | RecursionError) -> str:
-    """What is wrong, without a piece of the body in it."""
+    """Return the mistake without quoting the body."""
     match error:
         case json.JSONDecodeError():
             return f"{error.msg} at line {error.lineno}, column {error.colno}"
@@ -272,7 +272,10 @@ def _check_messages(messages: object) -> None:
 
 
 def _check_input(body: Mapping[str, Any]) -> None:
-    """What has vectors: texts or tokens. vLLM takes chats as well, which nobody could count, and answers in bytes."""
+    """Check the input for vectors: texts or tokens.
+
+    vLLM also takes chats, whose tokens can't be counted here, and bytes.
+    """
     given = body.get("input")
     parts = given if isinstance(given, list) and given and not _is_tokens(given) else [given]
     if "messages" in body or not all((isinstance(part, str) and part) or _is_tokens(part) for part in parts):
@@ -310,7 +313,7 @@ def bound_generation(path: str, body: dict[str, Any], limits: Limits) -> None:
 
 
 def _num_prompts(prompt: object) -> int:
-    """How many prompts it is: a list is one of tokens, or of prompts."""
+    """Return the number of prompts: a list holds tokens, or prompts."""
     return len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
 
 

@@ -26,7 +26,7 @@ _WIDE: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a version is looked at.
+    """Plan of a version's looks.
 
     Args:
         reference_requests: requests of the reference, at least.

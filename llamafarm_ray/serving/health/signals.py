@@ -93,7 +93,7 @@ class Difference:
 
     @property
     def matters(self) -> bool:
-        """Whether the effect is large enough, whatever chance says of it."""
+        """True if the effect is large enough, regardless of chance."""
         effect = self.effect if self.signal.one_sided else abs(self.effect)
         return effect >= self.signal.least_effect
 

@@ -1,4 +1,4 @@
-"""What all of the gate needs of ASGI (https://asgi.readthedocs.io): its types, and answers in OpenAI's shape."""
+"""ASGI (https://asgi.readthedocs.io): its types, and answers in OpenAI's shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the web pages that somebody on this network has open may do: nothing, unless they are named.
+"""CORS and host checks: web pages in browsers on this network get nothing unless their origin is allowed.
 
 A browser sends requests of any page to any server. What keeps a page of another origin from reading answers, and from
 sending JSON at all, is that it must ask first (CORS, https://fetch.spec.whatwg.org/#http-cors-protocol) and is told no.
@@ -78,7 +78,7 @@ def for_web_pages(app: App, origins: Collection[str]) -> App:
 
 
 def may_read(headers: Iterable[Header], origins: Collection[str]) -> bool:
-    """Whether who sent a request may read the answers of an app that is for pages of these origins.
+    """Return True if the sender of a request may read the answers of an app that allows these origins.
 
     Without the header ``Origin`` it is no page; and a page of this very server needs no leave.
 

@@ -30,7 +30,7 @@ _FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What one replica recorded on one day.
+    """Record of one replica on one day.
 
     Args:
         application: the Serve application.
@@ -58,7 +58,7 @@ class Page:
 
     @property
     def seconds(self) -> float:
-        """How long the replica ran on that day, as far as it is on record."""
+        """Recorded seconds that the replica ran on that day."""
         return max(0.0, self.end_s - self.start_s)
 
 

@@ -33,14 +33,14 @@ logger = logging.getLogger("ray.serve.llamafarm")
 
 _WRITE_S: Final = 10.0
 _AT_LEAST_S: Final = 600.0
-"""How often the file of an idle replica is written, which says how long it ran."""
+"""Seconds between two writes of an idle replica's file, which records how long it ran."""
 _MAX_LANGUAGE_CHARS: Final = 300
 _ANSWERS: Final = {"/v1/chat/completions", "/v1/completions"}
 
 
 @dataclass(frozen=True, slots=True)
 class Devices:
-    """What a replica computes with."""
+    """Devices of a replica."""
 
     num_cpus: float = 0.0
     num_gpus: float = 0.0

@@ -39,7 +39,7 @@ class Opening:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the answer says nothing and calls no tool."""
+        """True if the answer has no text and calls no tool."""
         return not self.text.strip() and not self.has_calls
 
 

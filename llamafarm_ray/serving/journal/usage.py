@@ -32,7 +32,7 @@ class UsageKey:
 
 @dataclass(slots=True)
 class Used:
-    """What was used.
+    """Consumption of requests.
 
     Args:
         num_requests: requests that reached the engine.

@@ -20,7 +20,7 @@ SpeedEngine = Literal["vllm", "transformers", "gguf"]
 
 _MODULE = "llamafarm_ray.serving.engines.speed_trial"
 MARK = "speed: "
-"""What the line with the result begins with."""
+"""Beginning of the line with the result."""
 _LONGEST_S = 300.0
 
 

@@ -68,7 +68,7 @@ _LOAD_S = 600.0
 """A swap's first phase, pulling the adapter's files included."""
 _REPLICA_GONE_S = 0.5
 _REPORT_S = 2.0
-"""What a replica does not hand over in this time is asked for again."""
+"""Timeout in seconds of a replica's report; a late one is asked again."""
 
 
 def is_behind_haproxy() -> bool:
@@ -77,13 +77,13 @@ def is_behind_haproxy() -> bool:
 
 
 def http_address() -> tuple[str, int] | None:
-    """Where the connected cluster's Serve listens (host, port); None while it isn't running."""
+    """Return host and port of the connected cluster's Serve; None while it isn't running."""
     client = _get_global_client(raise_if_no_controller_running=False)
     return (client.http_config.host, client.http_config.port) if client is not None else None
 
 
 def http_root() -> str | None:
-    """What URLs of the connected cluster's Serve begin with, such as ``http://10.0.0.1:8000``; None while none runs.
+    """Return the root of its URLs, such as ``http://10.0.0.1:8000``; None while Serve isn't running.
 
     Where it listens on every interface that is the head node's address: a proxy runs there at any rate.
     """
@@ -107,7 +107,7 @@ def url_of(application: str) -> str | None:
 
 
 def is_deployed(application: str) -> bool:
-    """Whether the connected cluster's Serve has an application of this name, in whatever state.
+    """Return True if the connected cluster's Serve has an application of this name, in any state.
 
     Raises:
         RayError: Serve does not say; by the next call it may be another one.
@@ -127,7 +127,7 @@ def home_of(application: str) -> str | None:
 
 
 def is_serving(application: str) -> bool:
-    """Whether an application has a replica that runs, or will have one when it is asked."""
+    """Return True if an application has a running replica, or starts one on request."""
     return bool(_replicas(application)) or _is_scaled_to_zero(application)
 
 
@@ -238,7 +238,7 @@ def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOA
 
 
 def num_loads(application: str) -> list[dict[str, int]]:
-    """How often each replica of a running application loaded each version, by engine name."""
+    """Return each replica's number of loads by engine name."""
     loads: list[dict[str, int]] = ray.get([_call(replica, "num_loads") for replica in _replicas(application)])
     return loads
 
@@ -321,7 +321,7 @@ class RayFleet:
         self._application = application
 
     async def reports(self, rollout: str, after: dt.datetime) -> list[Report]:
-        """What each replica that answers saw of a rollout, see :class:`~llamafarm_ray.serving.rollouts.fleet.Fleet`."""
+        """Return the reports of the replicas that answer, see :class:`~llamafarm_ray.serving.rollouts.fleet.Fleet`."""
         return await asyncio.to_thread(self._reports, rollout, after)
 
     def _reports(self, rollout: str, after: dt.datetime) -> list[Report]:
@@ -332,7 +332,7 @@ class RayFleet:
         return [report for report in told.values() if report is not None]
 
     async def activities(self) -> list[Activity]:
-        """What each replica that answers has loaded and did lately."""
+        """Return loaded versions and recent requests of the replicas that answer."""
         told = await asyncio.to_thread(lambda: _ask_each(self._listed(), "activity"))
         return [activity for activity in told.values() if activity is not None]
 
@@ -359,7 +359,7 @@ class RayFleet:
 
 
 def _ask_each(replicas: Iterable[str], method: str, *args: object) -> dict[str, Any]:
-    """What each of these replicas says to a call, by its actor's name; nothing of one that is late, or died."""
+    """Return the replicas' answers to a call, by actor name; None for a replica that is late or died."""
     calls = {}
     told: dict[str, Any] = dict.fromkeys(replicas)
     for replica in told:
@@ -381,14 +381,14 @@ def _replicas(application: str) -> list[str]:
 
 
 def _application(name: str) -> dict[str, Any] | None:
-    """What Serve knows of an application, if it has it."""
+    """Return Serve's details of an application, or None."""
     client = _get_global_client(raise_if_no_controller_running=False)
     found: dict[str, dict[str, Any]] = client.get_serve_details()["applications"] if client is not None else {}
     return found.get(name)
 
 
 def _settings(application: dict[str, Any]) -> dict[str, Any] | None:
-    """What an application of ours tells in its ``user_config``; None where it is somebody else's."""
+    """Return our settings from an application's ``user_config``; None for an application of somebody else."""
     for deployment in application["deployments"].values():
         config = deployment["deployment_config"].get("user_config")
         if isinstance(config, dict) and "llamafarm" in config:
@@ -402,7 +402,7 @@ def _running(application: dict[str, Any]) -> list[str]:
 
 
 def _details(application: dict[str, Any]) -> list[dict[str, Any]]:
-    """What Serve knows of each replica of a model, in whatever state."""
+    """Return Serve's details of each replica of a model, in any state."""
     deployments = application["deployments"].values()
     return [replica for one in deployments if one["name"] != ROUTER for replica in one["replicas"]]
 

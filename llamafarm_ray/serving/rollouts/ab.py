@@ -1,4 +1,4 @@
-"""Which variant of an A/B rollout is better, by how much, and how sure that is; valid at every look.
+"""Comparison of the variants of an A/B rollout with confidence intervals that are valid at every look.
 
 The interval of the difference of two means is the mixture sequential probability ratio test's, inverted (Johari,
 Koomen, Pekelis and Walsh, Always Valid Inference: Continuous Monitoring of A/B Tests, Operations Research 70, 2022;
@@ -22,7 +22,7 @@ _MIXTURE = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Gain:
-    """How much better the candidate is: higher feedback, fewer errors, a smaller logarithm of the latency.
+    """Advantage of the candidate: higher feedback, fewer errors, a smaller logarithm of the latency.
 
     Attributes:
         estimate: the difference; above 0 the candidate is better.
@@ -45,12 +45,12 @@ class Gain:
 
 
 def num_measured(metric: str, sample: Sample) -> int:
-    """How many requests of a variant told something about a metric."""
+    """Return the number of a variant's requests that have a value of a metric."""
     return _MEASURES[metric](sample).count
 
 
 def compare(metric: str, baseline: Sample, candidate: Sample, *, confidence: float) -> Gain:
-    """How much better the candidate is than the baseline.
+    """Return the candidate's advantage over the baseline.
 
     Args:
         metric: ``feedback``, ``error_rate`` or ``latency``.

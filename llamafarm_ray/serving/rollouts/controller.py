@@ -1,4 +1,4 @@
-"""What to do about a rollout: a function of its record, what was seen and the time; and the turn that does it."""
+"""Decisions about rollouts: a function of record, evidence and time, and the loop step that carries them out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _QUICK_LOAD_S = 1.0
 
 
 class Move(enum.StrEnum):
-    """What can be done about a rollout."""
+    """Possible moves of a rollout."""
 
     STAY = "stay"
     STEP = "step"
@@ -39,7 +39,7 @@ class Move(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What to do, and why in words."""
+    """Decision about a rollout, with its reason in words."""
 
     move: Move
     reason: str
@@ -49,7 +49,7 @@ _NO_DECISION = Decision(Move.STAY, "")
 
 
 def decide(rollout: RolloutRecord, evidence: Evidence, candidate: VersionRecord, now: dt.datetime) -> Decision:
-    """What to do about a rollout that is under way.
+    """Decide about a running rollout.
 
     A broken guard rolls back, also a paused rollout. Otherwise a paused one stays; an A/B rollout ends once it is known
     which variant is better, or that ``max_requests`` were not enough to tell; the others go on once a step had its
@@ -174,7 +174,7 @@ class RolloutController:
         self._troubles: dict[str, str] = {}
 
     def progress(self) -> dict[str, RolloutProgress]:
-        """How each rollout under way goes, by its id: what was seen by the last turn, and what was made of it."""
+        """Return the progress of each running rollout by its id, as of the last turn."""
         found = {}
         for rollout in self._registry.state.rollouts_under_way():
             if rollout.id in self._seen:

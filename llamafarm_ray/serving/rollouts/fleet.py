@@ -1,4 +1,4 @@
-"""What all replicas of an application saw of a rollout, and what users said of its versions."""
+"""Merged statistics of a rollout over all replicas of an application, with the ratings of its versions."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Fleet(Protocol):
     """The running replicas of an application."""
 
     async def reports(self, rollout: str, after: dt.datetime) -> Sequence[Report]:
-        """What each replica that answers saw of a rollout in windows that ended after a time."""
+        """Return the windows that ended after a time, of each replica that answers."""
 
 
 class FleetObservations:

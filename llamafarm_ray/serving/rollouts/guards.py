@@ -1,4 +1,4 @@
-"""What a rollout's guards make of what was seen: the evidence so far, and which guard it proves to be broken.
+"""Guards of a rollout: the evidence against each so far, and the guard that is proved broken.
 
 A guard is broken once its evidence reaches ``k / (1 - confidence)``, with ``k`` the number of guards that are set. So a
 candidate that keeps within all of them is rolled back with a probability of at most ``1 - confidence``, over the whole
@@ -67,7 +67,7 @@ class Evidence:
 
 
 def broken_guard(rollout: RolloutRecord, evidence: Evidence, candidate: VersionRecord) -> str | None:
-    """Why the candidate must go, in words, or ``None``.
+    """Return the reason in words that the candidate must go, or ``None``.
 
     Args:
         rollout: whose guards count.
@@ -86,7 +86,7 @@ def broken_guard(rollout: RolloutRecord, evidence: Evidence, candidate: VersionR
 
 @dataclass(frozen=True, slots=True)
 class GuardEvidence:
-    """How near a guard is to being broken.
+    """Evidence against a guard.
 
     Attributes:
         name: the guard's.
@@ -103,7 +103,7 @@ class GuardEvidence:
 
 
 def guard_evidence(guards: Guards, evidence: Evidence) -> list[GuardEvidence]:
-    """How near each guard is to being broken, of those that are set and weigh what is seen."""
+    """Return the evidence against each guard that is set and applies to the observed requests."""
     active = [guard for guard in _SAID if getattr(guards, guard) is not None]
     enough = math.log(max(len(active), 1) / (1 - guards.confidence))
     return [
@@ -118,7 +118,7 @@ def guard_evidence(guards: Guards, evidence: Evidence) -> list[GuardEvidence]:
 
 
 def _weigh(guards: Guards, window: Window, seen: Sample) -> Iterator[tuple[str, Logs]]:
-    """What a window says about each guard that is set; ``seen`` is the baseline before it."""
+    """Yield a window's evidence against each guard that is set; ``seen`` is the baseline before it."""
     candidate, baseline = window.candidate, window.baseline
     if guards.max_error_rate is not None:
         yield "max_error_rate", log_rate_evidence(candidate.errors, candidate.requests, rate=guards.max_error_rate)

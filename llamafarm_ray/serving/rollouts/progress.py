@@ -1,4 +1,4 @@
-"""How a rollout goes, in plain numbers: what a controller tells whoever watches.
+"""Progress of a rollout in plain numbers, as the controller reports it.
 
 They cross from a controller of one release to a command of another. So a field that is added needs a default, none
 changes what it means, and what is not known here is passed over.
@@ -27,7 +27,7 @@ class _Told(BaseModel):
 
 
 class VariantProgress(_Told):
-    """What was seen of a variant since the rollout began.
+    """Totals of a variant since the rollout began.
 
     Attributes:
         requests: how many ended, well or badly.
@@ -45,7 +45,7 @@ class VariantProgress(_Told):
 
 
 class GuardProgress(_Told):
-    """How near a guard is to being broken, see :class:`~.guards.GuardEvidence`."""
+    """Evidence against a guard, see :class:`~.guards.GuardEvidence`."""
 
     name: str
     limit: float
@@ -54,7 +54,7 @@ class GuardProgress(_Told):
 
 
 class Comparison(_Told):
-    """Which variant of an A/B rollout is ahead.
+    """Leading variant of an A/B rollout.
 
     Attributes:
         metric: what is compared.
@@ -72,7 +72,7 @@ class Comparison(_Told):
 
 
 class RolloutProgress(_Told):
-    """How a rollout goes.
+    """Progress of a rollout.
 
     Attributes:
         until: the end of the newest window of time with a request; where there was none yet, when the rollout began.
@@ -94,7 +94,7 @@ class RolloutProgress(_Told):
 
 
 def progress_of(rollout: RolloutRecord, evidence: Evidence, until: dt.datetime, decided: str = "") -> RolloutProgress:
-    """How a rollout goes by the evidence that a controller has.
+    """Return the progress of a rollout by a controller's evidence.
 
     Args:
         rollout: its record.

@@ -1,4 +1,4 @@
-"""What users say of a rollout's versions, read from the feedback that the home keeps."""
+"""Ratings of a rollout's versions, read from the feedback stored in the home."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _THUMBS: Final = {"up": 1.0, "down": 0.0}
 
 
 class Ratings(Protocol):
-    """Where ratings come from."""
+    """Source of ratings."""
 
     def new(self, rollout: RolloutRecord, *, is_anew: bool) -> tuple[Moments, Moments]:
-        """What was said of the baseline and of the candidate since the last call; may block.
+        """Return ratings of the baseline and of the candidate since the last call; may block.
 
         Args:
             rollout: whose versions.
@@ -42,7 +42,7 @@ class Ratings(Protocol):
 
 @dataclass(slots=True)
 class _Read:
-    """How far the feedback was read for a rollout."""
+    """Position in the feedback up to which it was read for a rollout."""
 
     rollout: str
     from_day: dt.date

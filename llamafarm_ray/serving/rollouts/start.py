@@ -1,4 +1,4 @@
-"""How a rollout begins: a version is to take over an alias, or what a deployment names is to become production."""
+"""Start of a rollout: a version takes over an alias, or a deployment's versions become production."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def roll_out(
 
 
 def _had_its_chance(state: RegistryState, name: str, number: str) -> bool:
-    """Whether a version was its model's production, or was rolled out to it, and is not at this moment.
+    """Return True if a version was its model's production, or was rolled out to it, and is neither now.
 
     Where somebody took the alias away, that stands for every version.
     """

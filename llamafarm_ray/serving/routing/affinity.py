@@ -1,4 +1,4 @@
-"""Which replica answers for a name: mostly the same one, so that of many adapters each is loaded once.
+"""Affinity of replicas to names: mostly the same replica answers for a name, so that each adapter is loaded once.
 
 Each name ranks the replicas by rendezvous hashing (Thaler & Ravishankar, "Using name-based mappings to increase hit
 rates", IEEE/ACM Transactions on Networking 6(1), 1998): where a replica comes or goes, only the names move that it gets
@@ -27,13 +27,13 @@ from dataclasses import dataclass
 __all__ = ["Affinity"]
 
 _WINDOW = 32
-"""How many requests are recent, for each replica: after that many more a request counts for 1/e of itself. With fewer
-chance would make names popular, with more a name that became popular would be at its home alone for longer."""
+"""Recent requests for each replica: after that many more a request counts for 1/e of itself. With a shorter window
+chance makes names popular; with a longer one a popular name stays alone at its home for longer."""
 _SPREAD = 3.0
 """A name gets a replica for each ``1 / _SPREAD`` of one replica's even share that it has. So beyond their homes all
 names together are on ``_SPREAD`` times as many replicas as there are: each holds about so many adapters more."""
 _BOUND = 1.25
-"""What a replica gets at most, of the mean of all."""
+"""Greatest share of a replica, relative to the mean of all."""
 _SLACK = 4.0
 """And so many requests more: while there were few, chance makes one replica's twice another's, and it does no harm."""
 _MAX_NAMES = 4096
@@ -116,5 +116,5 @@ class Affinity:
 
 
 def _weight(name: str, replica: str) -> bytes:
-    """How a replica stands in a name's ranking, the same in each process."""
+    """Return the rendezvous-hash weight of a replica for a name, the same in each process."""
     return hashlib.blake2b(f"{name}\n{replica}".encode(), digest_size=8).digest()

@@ -21,7 +21,7 @@ __all__ = ["ROUTE", "Decide", "Routing"]
 logger = logging.getLogger(__name__)
 
 ROUTE = "/internal/route"
-"""Where HAProxy asks."""
+"""Route that HAProxy asks."""
 
 Decide = Callable[[Sequence[Header], dict[str, Any]], Awaitable[dict[str, Any]]]
 """Gives the answer for a request's headers and body; the body is empty where it is no JSON object, or was cut."""

@@ -1,4 +1,4 @@
-"""Which version a request's ``model`` means, and the engine name that stands for exactly that version."""
+"""Resolution of a request's ``model`` to one version, and the engine name of exactly that version."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MARK = ";"
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What answers a request: the base model itself (no ``digest``), or one version of an adapter.
+    """Target of a request: the base model itself (no ``digest``), or one version of an adapter.
 
     Attributes:
         engine_name: what the engine calls it.
@@ -133,7 +133,7 @@ def _shadow_of(candidate: Target, rollout: str) -> Target:
 
 
 def is_served(record: VersionRecord, state: RegistryState, base_digest: Digest) -> bool:
-    """Whether a version can be served where that base model is: an adapter of it, or another form of the same model.
+    """Return True if a version can be served on that base model: as its adapter, or as another form of the same model.
 
     An adapter is also one of models that were made from its base, once it was evaluated on them.
 

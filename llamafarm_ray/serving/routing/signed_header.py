@@ -19,7 +19,7 @@ _MAC_LENGTH = 32
 
 
 class Seal:
-    """What a router and its replicas have in common, and nobody else.
+    """Signer of a router's decisions, by a secret that only the router and its replicas know.
 
     Args:
         secret: made for each deployment; empty where there is no router, and nothing is believed.

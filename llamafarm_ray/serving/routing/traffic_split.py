@@ -1,4 +1,7 @@
-"""Which variant a request gets. The same caller gets the same one, in every process and after every restart."""
+"""Assignment of requests to the variants of a rollout.
+
+A caller keeps its variant in all processes, after all restarts.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ __all__ = ["NOBODY", "Caller", "Variant", "gets_candidate", "position"]
 
 
 class Variant(enum.StrEnum):
-    """What answered a request to an alias with a rollout under way."""
+    """Variant that answers a request to an alias with a running rollout."""
 
     BASELINE = "baseline"
     CANDIDATE = "candidate"
@@ -23,7 +26,7 @@ class Variant(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sent a request, as far as it says.
+    """Sender of a request, by its own account.
 
     Attributes:
         user: the OpenAI API's ``user``.
@@ -34,7 +37,7 @@ class Caller:
     session: str = ""
 
     def key(self, by: StickyBy) -> str:
-        """What the variant sticks to: what ``by`` names, else the other one; empty where there is neither."""
+        """Return the sticky key: the value that ``by`` names, else the other one; empty where there is neither."""
         user, session = (
             f"{name}:{value}" if value else "" for name, value in (("user", self.user), ("session", self.session))
         )
@@ -46,7 +49,7 @@ NOBODY = Caller()
 
 
 def position(rollout: str, key: str) -> float:
-    """Where a key stands in a rollout's traffic: evenly spread over [0, 100), the same wherever it is computed.
+    """Return a key's position in a rollout's traffic: uniform over [0, 100), the same in all processes.
 
     Args:
         rollout: its id. As a salt it makes the rollouts independent: nobody is always the first to try what is new.
@@ -57,7 +60,7 @@ def position(rollout: str, key: str) -> float:
 
 
 def gets_candidate(rollout: str, key: str, percent: float) -> bool:
-    """Whether a request gets the candidate.
+    """Return True if a request goes to the candidate.
 
     Who does at 5 percent does at 25 percent too, as a position does not move. Without a key each request is drawn anew.
 

@@ -1,4 +1,4 @@
-"""What is known of the models of an application, for whoever wants to choose one: from the registry, and measured."""
+"""Catalog of an application's models: facts from the registry, and measured latencies."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ WRITES: Final = ("chat", "completions")
 VECTORS: Final = ("embeddings",)
 """Those of a model that gives vectors."""
 _QUALITY: Final = ("quality", "quality_score", "accuracy", "acc", "f1", "exact_match", "score", "rouge_l")
-"""What counts as a version's quality: the results whose names end in the first of these that there is."""
+"""Endings of metrics that count as quality; the first ending that a version has results for is used."""
 
 
 def quality_of(metrics: Mapping[str, Any]) -> tuple[float, str] | None:
-    """How good a version is by its evaluation, 0 to 1, and what that number is; ``None`` where nothing says.
+    """Return a version's quality from 0 to 1 by its evaluation, and the metric's name; ``None`` without a result.
 
     Of several results of a name, such as the accuracies of benchmarks, it is the mean. Baselines don't count.
     """
@@ -72,7 +72,7 @@ class Offers:
         return list({**self._timed, **{offer.model: offer for offer in mine}}.values())
 
     def of(self, names: Iterable[str], state: RegistryState, latencies: Latencies) -> dict[str, Offer]:
-        """What is known of names that a request may use; those that mean nothing at the moment are left out."""
+        """Return the entries of names that a request may use; names that resolve to nothing are left out."""
         self._look(state, latencies)
         return {offer.model: offer for offer in self._offers(names, state, latencies, NOBODY)}
 
@@ -112,7 +112,7 @@ class Offers:
             )
 
     def _offer(self, target: Target, state: RegistryState) -> Offer:
-        """What the registry says of a version."""
+        """Return the registry's facts about a version."""
         record = self._base if target.digest is None else state.resolve(ModelRef.parse(target.ref))
         if record is None:
             return Offer(target.ref, target.ref, self._kinds, self._kinds, base_url=self._base_url)
@@ -151,5 +151,5 @@ class Offers:
 
 
 def _is_bare(name: str) -> bool:
-    """Whether it is a model's name, without a version or an alias."""
+    """Return True for a model's name without a version or an alias."""
     return ":" not in name and "@" not in name

@@ -32,7 +32,7 @@ class Latencies:
 
     @classmethod
     def of(cls, seen: Mapping[str, Seen]) -> Latencies:
-        """What was seen, as latencies."""
+        """Return the latencies of request statistics."""
         measured = {ref: found for ref, one in seen.items() if (found := one.latency_ms) is not None}
         return cls(measured, sum(seen.values(), Seen()).latency_ms)
 
@@ -91,7 +91,7 @@ class Kept(Generic[T]):
 
 
 class Lasting(Generic[T]):
-    """What somebody said last, which stands for a while if it says nothing more.
+    """Last known value of a source, kept for a while after the source goes silent.
 
     Args:
         stands_s: for how long, in seconds.
@@ -104,7 +104,7 @@ class Lasting(Generic[T]):
         self._last: tuple[float, T] | None = None
 
     def told(self, said: T | None) -> T | None:
-        """What stands, given what is said now: ``None`` is silence."""
+        """Return the value to use, given the source's new one; ``None`` is silence."""
         if said is not None:
             self._last = (self._clock(), said)
         elif self._last is not None and self._clock() - self._last[0] >= self._stands_s:

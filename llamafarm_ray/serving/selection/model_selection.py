@@ -1,4 +1,4 @@
-"""Which model is the best for a task: what is asked of it, who meets that, the best of them, and why not the others.
+"""Selection of the best model for a task: limits, ranking, and the reasons against all others.
 
 Nothing here knows where the numbers come from: a replica has them in memory (:mod:`.catalog`), the client
 (:mod:`llamafarm_ray.client`) reads them from ``GET /v1/models``.
@@ -16,16 +16,16 @@ from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 __all__ = ["AUTO", "CARD_FIELD", "LeftOut", "NoModelFitsError", "Offer", "Selection", "Wanted", "card_of", "select"]
 
 AUTO = "auto"
-"""What a request names as its model to have one chosen."""
+"""Model name of requests that want one chosen."""
 CARD_FIELD = "llamafarm"
-"""Where a model's card of ``GET /v1/models`` holds what is known of it (:func:`card_of`)."""
+"""Field of a model's card in ``GET /v1/models`` with its catalog entry (:func:`card_of`)."""
 _SAME_LATENCY = 1.5
 """Latencies up to this factor over the lowest count as equal to it: which is lower changes from minute to minute."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What is known of a model that requests can name.
+    """Catalog entry of a model that requests can name.
 
     Attributes:
         model: its name, as a request says it.
@@ -54,13 +54,13 @@ class Offer:
 
 
 def card_of(offer: Offer) -> dict[str, Any]:
-    """What a model's card says of it: all but its name and address, which the reader knows."""
+    """Return a model's card: the entry without name and address, which the reader knows."""
     return {name: value for name, value in asdict(offer).items() if name not in {"model", "base_url"}}
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked of a model. ``None`` asks for nothing.
+    """Requirements of a request. ``None`` requires nothing.
 
     Attributes:
         kind: the kind of request that it must answer: ``chat``, ``completions`` or ``embeddings``.
@@ -193,7 +193,7 @@ def select(offers: Iterable[Offer], wanted: Wanted) -> Selection:
 
 
 def _limits(wanted: Wanted) -> Iterator[_Limit]:
-    """What is asked, the broadest first."""
+    """Yield the requirements, the broadest first."""
     if wanted.kind is not None:
         yield _of_names(f"for {wanted.kind} requests", wanted.kind, lambda offer: offer.kinds)
     yield _Limit("in production", lambda offer: offer.withheld, lambda them: f"{them[0].model}: {them[0].withheld}.")
@@ -262,7 +262,7 @@ def _best(offers: Sequence[Offer]) -> Offer:
 
 
 def _advantage(best: Offer, other: Offer) -> str:
-    """What the best has before another."""
+    """Return the best model's advantage over another."""
     if _quality_of(best) != _quality_of(other):
         return f"a higher quality ({_shown_quality(best)} against {_shown_quality(other)})"
     if _latency_of(other) > _SAME_LATENCY * _latency_of(best):

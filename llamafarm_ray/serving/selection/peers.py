@@ -33,16 +33,16 @@ __all__ = ["Elsewhere", "Figures", "Known", "Neighbour", "Neighbourhood"]
 logger = logging.getLogger("ray.serve.llamafarm")
 
 _LOOK_S = 5.0
-"""How often a controller looks around."""
+"""Seconds between two looks of a controller for peers."""
 _LATE_S = 4.0
-"""What Serve, or another controller, which asks its replicas, does not say in this time is left to the next look."""
+"""Timeout in seconds of Serve and of other controllers, which ask their replicas; late answers wait for the next look."""
 _STANDS_S = 60.0
-"""How long what a look has found stands while no other one succeeds."""
+"""Seconds that a look's findings are used while no later look succeeds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What an application's replicas tell of it together.
+    """Merged figures of an application's replicas.
 
     Attributes:
         kinds: the requests that its engine answers (:mod:`.catalog`); empty as long as no replica has said.
@@ -109,7 +109,7 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a controller tells its replicas.
+    """Figures that a controller gives its replicas.
 
     Attributes:
         figures: of their own application.
@@ -121,7 +121,7 @@ class Known:
 
 
 class Neighbourhood:
-    """What a controller knows of the other applications.
+    """Other applications of the cluster, as a controller knows them.
 
     Args:
         find: those that requests can be sent to; may block.
@@ -213,7 +213,7 @@ class Elsewhere:
     def to_choose_from(
         self, neighbours: Iterable[Neighbour], state: RegistryState, caller: Caller, headers: Sequence[Header]
     ) -> list[Offer]:
-        """What :meth:`.catalog.Offers.to_choose_from` says of each that would let a request in and be heard by it.
+        """Return the candidates for ``auto`` of each peer that admits the request and that the client may read.
 
         An offer's ``base_url`` is an absolute path.
 

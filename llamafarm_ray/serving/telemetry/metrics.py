@@ -1,4 +1,4 @@
-"""What a replica tells of its requests: metrics for Prometheus, and samples for the rollouts under way."""
+"""Telemetry of a replica: metrics for Prometheus, and samples of running rollouts."""
 
 from __future__ import annotations
 

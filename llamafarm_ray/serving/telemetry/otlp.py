@@ -37,7 +37,7 @@ _OPERATIONS: Final = {
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
 }
-"""What the conventions call a route; others are not traced."""
+"""Operation names of the conventions by route; other routes are not traced."""
 _ASKED: Final = {
     "max_tokens": "gen_ai.request.max_tokens",
     "max_completion_tokens": "gen_ai.request.max_tokens",

@@ -1,4 +1,4 @@
-"""How a request went at the engine: what came of it, how long it took, how many tokens it was."""
+"""Outcome of a request at the engine: its end, duration and tokens."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["End", "FinishedRequest", "ResponseWatch"]
 _REFUSED = 400
 _FAILED = 500
 _ERROR_EVENT = b'data: {"error"'
-"""How vLLM ends a stream that it can't go on with: the status was sent long before."""
+"""Beginning of vLLM's event for a failed stream: the status was sent long before."""
 _EVENT_END = b"\n\n"
 
 
 class End(enum.StrEnum):
-    """What came of a request that reached the engine."""
+    """End of a request that reached the engine."""
 
     ANSWERED = "answered"
     REFUSED = "refused"
@@ -107,7 +107,7 @@ class ResponseWatch:
             raise
 
     def finished(self, target: Target, usage: Usage) -> FinishedRequest:
-        """How it went, once the engine's app has returned or failed.
+        """Return the outcome, once the engine's app has returned or failed.
 
         Args:
             target: what answered.

@@ -1,4 +1,4 @@
-"""What Prometheus can ask of a replica: the list of its metrics, and the way there through Ray.
+"""Metrics of a replica for Prometheus: their list, and their export through Ray.
 
 Ray's own endpoint shows them, each with ``ray_`` before its name, beside Ray Serve's and vLLM's
 (https://docs.ray.io/en/latest/cluster/metrics.html).
@@ -34,7 +34,7 @@ class Meter:
 
 
 _AGAIN_S: Final = 15.0
-"""How often gauges are set again."""
+"""Seconds between two updates of gauges."""
 _FIRST_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _INTER_TOKEN_S: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
 _LATENCY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -86,7 +86,7 @@ METERS: Final = (
 
 
 class Meters(Protocol):
-    """Where a replica's numbers go."""
+    """Sink for a replica's metrics."""
 
     def add(self, name: str, amount: float, labels: Mapping[str, str]) -> None:
         """Raise a counter of :data:`METERS` by an amount above 0."""

@@ -1,4 +1,4 @@
-"""What a replica has loaded and did lately, by version: for ``models status``, and for choosing a model by latency."""
+"""Recent requests and loaded versions of a replica, for ``models status`` and for choosing a model by latency."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["MINUTE_S", "Activity", "RecentRequests", "Seen", "joined"]
 
 MINUTE_S: Final = 60
 _LATEST: Final = 200
-"""How many latencies of a version are kept, so that one that nobody asked lately is still known."""
+"""Latencies kept of a version, so that a version without recent requests is still known."""
 _MAX_VERSIONS: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What was seen of one version.
+    """Statistics of one version.
 
     Attributes:
         minute: its requests that ended in the last minute.
@@ -53,7 +53,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What a replica tells of itself.
+    """Statistics of a replica.
 
     Attributes:
         base_model: the name of the base model that it serves.
@@ -75,7 +75,7 @@ def _p95_ms(latencies: Histogram) -> float | None:
 
 
 def joined(activities: Iterable[Activity]) -> dict[str, Seen]:
-    """What several replicas saw, by version."""
+    """Return the merged statistics of several replicas, by version."""
     found: dict[str, Seen] = {}
     for activity in activities:
         for ref, seen in activity.seen.items():
@@ -129,7 +129,7 @@ class RecentRequests:
             version.latest.append(Histogram.bucket(latency_s))
 
     def seen(self) -> dict[str, Seen]:
-        """What was seen of each version."""
+        """Return the statistics of each version."""
         now = int(self._clock())
         found = {}
         for ref, version in self._versions.items():

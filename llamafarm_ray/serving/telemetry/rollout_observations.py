@@ -1,4 +1,4 @@
-"""What was seen of a rollout's two variants, in windows of time. Samples add up, over replicas as over windows."""
+"""Statistics of a rollout's two variants in time windows. Samples add up over replicas and over windows."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many latencies it holds."""
+        """Number of latencies in the histogram."""
         return sum(self.counts.values())
 
     @property
@@ -72,7 +72,7 @@ class Histogram:
         return GROWTH ** self.bucket_of(quantile) if self.counts else 0.0
 
     def count_above(self, bucket: int) -> int:
-        """How many latencies are in higher buckets."""
+        """Return the number of latencies in higher buckets."""
         return sum(count for number, count in self.counts.items() if number > bucket)
 
     def __add__(self, other: Histogram) -> Histogram:
@@ -109,7 +109,7 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen of one variant.
+    """Statistics of one variant.
 
     Attributes:
         requests: how many ended, well or badly. What the client got wrong (a 4xx) or gave up is not among them.
@@ -140,7 +140,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What was seen of both variants from ``start`` to ``end``; the candidate's is the shadow's in a shadow rollout."""
+    """Statistics of both variants from ``start`` to ``end``; in a shadow rollout the candidate is the shadow."""
 
     start: dt.datetime
     end: dt.datetime
@@ -149,7 +149,7 @@ class Window:
 
 
 class Observations(Protocol):
-    """Where windows come from: replicas report to it, and it outlives the controller."""
+    """Source of windows: replicas report to it, and it outlives the controller."""
 
     async def windows(self, rollout: RolloutRecord, after: dt.datetime) -> Sequence[Window]:
         """The windows of a rollout that ended after a time, oldest first, no request in two of them.

@@ -1,4 +1,4 @@
-"""What one replica saw of rollouts, in windows of time that it keeps until they are over.
+"""Per-replica rollout statistics in time windows that are kept until the rollout is over.
 
 A window is a second long. Once it is a minute old it is joined with its neighbours to 64 seconds, and these after an
 hour or two to 4096: a year of a rollout takes 8,000 windows, and where they begin and end is the same on each replica.
@@ -25,7 +25,7 @@ _WIDTHS_S: Final = (1, 64, 4096)
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a replica hands over of one rollout.
+    """Report of a replica on one rollout.
 
     Attributes:
         until: the windows up to here are complete.
@@ -61,7 +61,7 @@ class Tally:
         self.latencies.update(other.latencies)
 
     def sample(self) -> Sample:
-        """What it is by now."""
+        """Return the present totals as a sample."""
         return Sample(self.requests, self.errors, Histogram(Counter(self.latencies)))
 
 

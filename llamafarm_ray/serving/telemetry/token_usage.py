@@ -1,4 +1,4 @@
-"""How many tokens a request took, read from the response on its way to the client."""
+"""Token counts of a request, read from the response on its way to the client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a replica tells of single requests: spans, for OpenTelemetry where an endpoint is configured, for nobody else.
+"""Spans of requests and loads, for OpenTelemetry where an endpoint is configured; otherwise nothing is recorded.
 
 Spans are made and sent by :mod:`.otlp`, which is imported only then. Here is what the rest of a replica knows of them.
 """
@@ -49,7 +49,7 @@ class Span:
 
 
 class Tracing:
-    """Where a replica's spans go; these go nowhere."""
+    """Tracer of a replica; this one drops its spans."""
 
     @contextmanager
     def request(self, scope: Scope) -> Iterator[Span]:
@@ -79,7 +79,7 @@ def _nothing(_name: str, _target: Target | None) -> Iterator[None]:
 
 
 def open_tracing(endpoint: str | None, *, log_prompts: bool = False) -> Tracing:
-    """Where spans go.
+    """Return a tracer for an endpoint; without an endpoint one that drops its spans.
 
     Args:
         endpoint: the collector's URL, see :func:`traces_endpoint`; ``None``: nowhere.
@@ -114,7 +114,7 @@ def traces_endpoint(configured: str | None, environment: Mapping[str, str]) -> s
 
 
 def tracing_environment(endpoint: str | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """What replicas that trace have in their environment, so that vLLM's spans go where ours do.
+    """Return the environment of replicas that trace, so that vLLM's spans go to the same endpoint.
 
     Args:
         endpoint: where that is; without one nothing is needed.

@@ -15,7 +15,7 @@ from llamafarm_ray.serving.engines.gguf.server import Connection
 __all__ = ["LlamaAnswer", "Slot"]
 
 _FORCED = 1e6
-"""What is added to a logit so that its token is taken; log-probabilities are told without it."""
+"""Bonus on a logit so that its token is taken; log-probabilities are reported without it."""
 _ANY_SEED = 2**32 - 1
 """llama.cpp's word for a seed of its own choice."""
 _WIDTHS = (64, 4096, 2**31 - 1)
@@ -23,7 +23,7 @@ _WIDTHS = (64, 4096, 2**31 - 1)
 
 @dataclass(eq=False, slots=True)
 class Slot:
-    """Where llama.cpp keeps what it computed of one answer.
+    """Cache slot of one answer in llama.cpp.
 
     Attributes:
         number: which.
@@ -34,7 +34,7 @@ class Slot:
     tokens: list[int] = field(default_factory=list)
 
     def num_shared(self, prompt: Sequence[int]) -> int:
-        """How much of a prompt is computed already."""
+        """Return the number of leading prompt tokens that the slot has computed already."""
         pairs = zip(self.tokens, prompt, strict=False)
         return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
 

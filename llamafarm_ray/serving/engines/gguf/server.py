@@ -33,12 +33,12 @@ _MODULE = "llamafarm_ray.serving.engines.gguf.process"
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 """httpx would read the system's certificates for each connection, which takes longer than a token."""
 _ENVIRONMENT = ("PATH", "HOME", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TMPDIR")
-"""What the process gets of this one's environment: no tokens."""
+"""Variables of this environment that the process inherits; no tokens are among them."""
 
 
 @dataclass(frozen=True, slots=True)
 class LlamaSettings:
-    """What is served, and how.
+    """Settings of llama.cpp's server.
 
     Attributes:
         model: the GGUF file of a model.
@@ -179,7 +179,7 @@ class _Process:
         return not self._is_lost and self._process.poll() is None
 
     def ended(self, error: httpx.TransportError) -> DeploymentError:
-        """What is told where the process answers no more; it may take a moment until it is gone."""
+        """Return the error for requests after the process ended; it may take a moment until it is gone."""
         self._is_lost = True
         return DeploymentError(
             f"llama.cpp's process ended while it worked ({type(error).__name__}).",
@@ -206,7 +206,7 @@ def _end(process: subprocess.Popen[str], folder: str) -> None:
 
 
 def _reason(errors: Path, process: subprocess.Popen[str]) -> str:
-    """What the process said last, or how it ended."""
+    """Return the last message of the process, or the way it ended."""
     code = process.wait()
     if code < 0:
         return f"its process was ended by signal {-code}"

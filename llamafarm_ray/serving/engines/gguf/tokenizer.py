@@ -24,7 +24,7 @@ _CONTROL, _USER_DEFINED, _BYTE = 3, 4, 6
 _BYTE_LEVEL = frozenset({"gpt2"})
 _PIECES = frozenset({"llama", "t5", "bert"})
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What sentencepiece writes for a space."""
+"""Sentencepiece's character for a space."""
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 Encode = Callable[[str, bool], list[int]]
@@ -68,7 +68,7 @@ class GgufTokenizer:
         self._encode = encode
 
     def __len__(self) -> int:
-        """How many tokens there are."""
+        """Return the number of tokens."""
         return len(self._tokens)
 
     def __call__(self, text: str, **options: Any) -> dict[str, list[Any]]:

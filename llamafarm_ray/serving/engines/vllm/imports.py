@@ -1,4 +1,4 @@
-"""What an engine's process needs of vLLM; only the fork server that :mod:`.process` starts imports it."""
+"""Imports of an engine's process; only the fork server that :mod:`.process` starts imports this module."""
 
 import setproctitle
 

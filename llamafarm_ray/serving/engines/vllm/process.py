@@ -37,16 +37,16 @@ __all__ = ["EXECUTOR", "WORKER", "engine_arranged", "keep_sockets_in", "prepare"
 logger = logging.getLogger(__name__)
 
 EXECUTOR = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
-"""What computes in the scheduler's process."""
+"""Executor that computes in the scheduler's process."""
 WORKER = "llamafarm_ray.serving.engines.vllm.worker.Worker"
-"""What computes on a CPU, in place of vLLM's own."""
+"""Worker on a CPU, in place of vLLM's own."""
 _CPU_WORKER = "vllm.v1.worker.cpu_worker.CPUWorker"
 _IMPORTED = ["llamafarm_ray.serving.engines.vllm.imports"]
 _BOUND = "VLLM_CPU_OMP_THREADS_BIND"
 _AT_EXEC = ("LD_PRELOAD", "OMP_NUM_THREADS", "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
-"""What is read when a process begins, so that a forked one has what its fork server began with."""
+"""Variables read at a process's start: a forked process has its fork server's values."""
 _FOR_AUTO = ("VLLM_CPU_NUM_OF_RESERVED_CPU", "CPU_VISIBLE_MEMORY_NODES", "VLLM_CPU_SIM_MULTI_NUMA")
-"""What an operator says of the cores that vLLM chooses by itself."""
+"""Variables that change vLLM's automatic choice of cores."""
 _CPUS = Path("/sys/devices/system/cpu")
 _SOCKETS = "VLLM_RPC_BASE_PATH"
 _MOST_SOCKET_PATH_BYTES = 107
@@ -124,7 +124,7 @@ def _preloaded(given: str) -> str:
 
 
 def _folder(package: str) -> Path:
-    """Where a package is, which is not imported for that."""
+    """Return the folder of a package without importing it."""
     spec = find_spec(package)
     return Path(spec.origin).parent if spec is not None and spec.origin else Path("not installed")
 
