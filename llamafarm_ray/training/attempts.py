@@ -1,4 +1,4 @@
-"""When Ray Train shall not start the workers again. Its controller imports this, and needs no torch for it."""
+"""Retries: the decision if Ray Train starts the workers again. Its controller imports this, without torch."""
 
 from __future__ import annotations
 

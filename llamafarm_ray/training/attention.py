@@ -27,7 +27,7 @@ PACKED_ATTENTION = "llamafarm_packed"
 
 _FLASH_DTYPES = {torch.bfloat16, torch.float16}
 _UNKNOWN_TERMS = ("s_aux", "softcap", "position_bias", "head_mask")
-"""What some models add to attention, which `packed_attention` does not compute."""
+"""Additions of some models to attention that `packed_attention` does not compute."""
 
 
 def packed_attention(

@@ -52,7 +52,7 @@ class Background(Generic[Item]):
 
     @property
     def given_up(self) -> bool:
-        """Whether items are forgotten by now."""
+        """True once further items are dropped."""
         return self._given_up
 
     def put(self, item: Item) -> None:

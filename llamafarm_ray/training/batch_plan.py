@@ -1,4 +1,4 @@
-"""How an epoch is cut into steps: arithmetic that driver and workers share."""
+"""Division of an epoch into steps: arithmetic shared by driver and workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["BatchPlan"]
 
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
-    """How an epoch of ``num_rows`` rows is cut into windows, one for each optimizer step.
+    """Division of an epoch of ``num_rows`` rows into windows, one for each optimizer step.
 
     A window is the same rows however many workers share it: what a step sees, and so what is learnt, does not depend
     on their number.

@@ -25,7 +25,7 @@ __all__ = ["Batch", "Layout", "Window", "collate", "windows"]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the sequences of a micro-batch become a tensor.
+    """Layout of a micro-batch's sequences in a tensor.
 
     Args:
         packed: all in one row, one after another without padding, their attention kept apart by `Batch.bounds`
@@ -93,7 +93,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one worker runs in one optimizer step.
+    """Work of one worker in one optimizer step.
 
     Args:
         epoch: counted from 0.

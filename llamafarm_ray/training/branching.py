@@ -24,7 +24,7 @@ _MAY_DIFFER = {f"training.{key}" for key in CHANGEABLE_MIDWAY}
 
 @dataclass(frozen=True, slots=True)
 class BeginWith:
-    """What a run begins with.
+    """Checkpoint that a run begins with.
 
     Args:
         folder: of the other run, or where `keep_checkpoints` keeps its checkpoints.

@@ -1,4 +1,4 @@
-"""What passes between driver and workers while a run goes: steps, signs of life, orders to end.
+"""Channel between driver and workers during a run: steps, signs of life, orders to end.
 
 ``ray.train.report`` is a barrier between all workers that takes more than a second, so it is not used.
 """
@@ -22,18 +22,18 @@ _SILENT_S = 30.0
 _MISSED_S = 10.0
 """Five signs of life in a row that did not come: where training stands still, the others wait for this worker."""
 _UNHEARD_S = 120.0
-"""How long after the first worker's start the last one may start: imports from a cold network disk take their time."""
+"""Seconds from the first worker's start to the last one's: imports from a cold network disk take their time."""
 _LEAST_STALL_S = 30.0
 _STALL_STEPS = 20
 _SLOW_S = 900.0
-"""How long what has no usual length may take: loading, the first steps (which compile), a checkpoint."""
+"""Seconds for work of unknown length: loading, the first steps (which compile), a checkpoint."""
 _MAX_VAIN_STARTS = 3
 _START_S = 45.0
-"""How long workers may take to be started before it is said that they are not."""
+"""Seconds that workers may take to start before a message says that they have not."""
 
 
 Order = Literal["go on", "stop", "end"]
-"""What a worker is told: to stop after its step, or to end its process at once."""
+"""Order to a worker: go on, stop after its step, or end its process at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Stall:
         self.beats[beat.rank] = (now, beat)
 
     def problem(self, now: float) -> str:
-        """What is wrong at ``now``; empty if nothing is."""
+        """Return the problem at ``now``; empty if there is none."""
         if silent := self._silent(now, _SILENT_S):
             return silent
         unheard = sorted(set(range(self.num_workers)) - self.beats.keys())
@@ -119,7 +119,7 @@ class Stall:
         return ""
 
     def _silent(self, now: float, seconds: float) -> str:
-        """Which worker has given no sign of life for that long; empty if none."""
+        """Return the worker without a sign of life for that long; empty if there is none."""
         for came, beat in self.beats.values():
             if now - came > seconds:
                 return f"Worker {beat.rank} ({beat.where}) has given no sign of life for {now - came:.0f} s."
@@ -225,7 +225,7 @@ class ProgressChannel:
         self._failure = self._failure or error
 
     def failure(self) -> LlamaFarmError | None:
-        """What `fail` recorded."""
+        """Failure recorded by `fail`."""
         return self._failure
 
 

@@ -38,7 +38,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class RunState:
-    """Where a run is. Everything else follows from the configuration, or is the strategy's.
+    """Position of a run. Everything else follows from the configuration, or belongs to the strategy.
 
     There is no random state among it: every step seeds anew, from the run's seed, the step and the worker.
 
@@ -307,7 +307,7 @@ def _or_infinity(loss: float | None) -> float:
 
 
 def _of_rank_0(strategy: Strategy, make: Callable[[], Any]) -> Any:
-    """What the first worker makes, on all workers; its error too."""
+    """Return the first worker's result on all workers, or raise its error there."""
     return _together(strategy, lambda: make() if strategy.place.rank == 0 else None)[0]
 
 

@@ -1,4 +1,4 @@
-"""How much of a device's arithmetic a run uses: model FLOPs utilisation (MFU).
+"""Model FLOPs utilisation (MFU): the share of the devices' arithmetic that a run uses.
 
 Counted as in appendix B of "PaLM: Scaling Language Modeling with Pathways" (Chowdhery et al. 2022), after section 2.1
 of "Scaling Laws for Neural Language Models" (Kaplan et al. 2020). A multiplication with a weight matrix is two
@@ -32,7 +32,7 @@ _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
 
 @dataclass(frozen=True, slots=True)
 class ModelFlops:
-    """What a token costs, and what the devices could do.
+    """Operations of a token, and the devices' peak.
 
     Args:
         per_token: floating point operations to train on one token.

@@ -20,7 +20,7 @@ __all__ = ["TrainedLogits", "inputs_of", "sequence_log_probs", "trained_logits"]
 
 @dataclass(frozen=True, slots=True)
 class TrainedLogits:
-    """What the model says at the N positions before a trained token.
+    """Model outputs at the N positions before a trained token.
 
     Args:
         logits: of shape (N, vocabulary).
@@ -90,7 +90,7 @@ def sequence_log_probs(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Te
 
 
 def _keeps_logits(model: Any) -> bool:
-    """Whether the transformers model under whatever wraps it takes ``logits_to_keep``."""
+    """Return True if the transformers model under any wrapper takes ``logits_to_keep``."""
     known: bool | None = getattr(model, "_llamafarm_keeps_logits", None)
     if known is None:
         inner = model

@@ -1,4 +1,4 @@
-"""What happened in a run, a line of JSON each: ``history.jsonl`` in its folder, kept over all attempts."""
+"""History of a run in lines of JSON: ``history.jsonl`` in its folder, kept over all attempts."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class History:
 
     @classmethod
     def read(cls, path: Path, *, total_steps: int, steps_done: int | None = None) -> History:
-        """What earlier attempts left; empty where there is nothing.
+        """Return the history of earlier attempts; empty where there is none.
 
         Args:
             path: ``history.jsonl``.

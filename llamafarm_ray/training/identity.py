@@ -1,4 +1,4 @@
-"""Which run a folder holds: the facts that decide what is learnt, and what two runs differ in."""
+"""Identity of a folder's run: the facts that decide what is learnt, and the differences of two runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def fingerprint_of(facts: Mapping[str, Any]) -> str:
 
 
 def read_facts(folder: RunFolder) -> dict[str, Any] | None:
-    """What the run in a folder is; None where there is none that can be read."""
+    """Return the facts of a folder's run; None where none can be read."""
     try:
         found: dict[str, Any] = json.loads(folder.identity.read_text(encoding="utf-8"))["facts"]
     except (OSError, ValueError, KeyError):

@@ -26,7 +26,7 @@ class RunFolder:
 
     @property
     def output(self) -> Path:
-        """What becomes the output, by a rename, once it is whole."""
+        """Folder that becomes the output, by a rename, once it is complete."""
         return self.path / "output"
 
     @property
@@ -36,12 +36,12 @@ class RunFolder:
 
     @property
     def logs(self) -> Path:
-        """What workers and libraries print, a file each."""
+        """Logs of workers and libraries, a file each."""
         return self.path / "logs"
 
     @property
     def ray(self) -> Path:
-        """What Ray Train writes of its own."""
+        """Ray Train's own files."""
         return self.path / "ray"
 
     @property

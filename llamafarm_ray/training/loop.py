@@ -25,7 +25,7 @@ _MAX_OVERFLOWS = 50
 
 
 class StepHook(Protocol):
-    """What happens after a step: reporting, tracking, validating, a checkpoint."""
+    """Hook after each step: reporting, tracking, validating, a checkpoint."""
 
     def __call__(self, state: RunState, progress: Progress) -> bool:
         """Returns whether the run shall end here."""

@@ -1,4 +1,4 @@
-"""What looks on while a run goes: trackers, alerts, the history and the report.
+"""Observers of a run: trackers, alerts, the history and the report.
 
 The driver chooses and checks, the first worker owns one `Observers`. Nothing here makes a step wait, and nothing
 but an error of the run's own ends it. The calls, in their order::
@@ -61,7 +61,9 @@ REPORT_FILE: Final = "report.html"
 
 @dataclass(frozen=True, slots=True)
 class ObserverSettings:
-    """What the driver decides and the first worker needs. Secrets are in it, so it is never shown or stored.
+    """Settings that the driver decides and the first worker needs.
+
+    They hold secrets, so they are never shown or stored.
 
     Args:
         name: the run's, for people.
@@ -140,7 +142,7 @@ class ObserverSettings:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What became of a step.
+    """Result of observing a step.
 
     Args:
         progress: the step with memory, MFU and alerts filled in; None for a validation.

@@ -1,4 +1,4 @@
-"""What a worker's process prints."""
+"""Output that a worker's process prints."""
 
 from __future__ import annotations
 

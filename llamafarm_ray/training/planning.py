@@ -179,7 +179,7 @@ def make_plan(
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """What the configuration says, or leaves open and was chosen."""
+    """Settings of a run, from the configuration or chosen."""
 
     method: str
     parameters: MethodParameters
@@ -192,7 +192,7 @@ class _Chosen:
 
 @dataclass(frozen=True, slots=True)
 class _Batches:
-    """How rows become steps."""
+    """Division of rows into steps."""
 
     training: BatchPlan
     validation: BatchPlan | None
@@ -213,7 +213,7 @@ def _batches(
 
 
 def _setup(config: Config, chosen: _Chosen, workers: WorkerResources, train: TokenisedData) -> Setup:
-    """What the estimate goes by."""
+    """Return the setup for the estimate."""
     return Setup.of_config(
         method=chosen.method,
         parameters=chosen.parameters,
@@ -289,7 +289,7 @@ def _checkpoint_uri(location: str | None, folder: RunFolder, fingerprint: str) -
 
 
 def _choose_packing(config: Config, method: str, architecture: Architecture, reasons: list[str]) -> bool:
-    """Whether rows are concatenated. Raises `UserError` where that is asked for and can't be."""
+    """Return True if rows are concatenated. Raises `UserError` where that is asked for and can't be."""
     wanted = config.fine_tuning.training.padding_free
     objective = find_objective(config.fine_tuning.objective)
     found = find_method(method)

@@ -1,4 +1,4 @@
-"""Where a run's output takes its place, by renames: an older one is there until the new one is."""
+"""Publication of a run's output by renames: an older output stays until the new one is in its place."""
 
 from __future__ import annotations
 

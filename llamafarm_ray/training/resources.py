@@ -1,4 +1,4 @@
-"""What the cluster has, and what each worker takes of it."""
+"""Resources of the cluster, and of each worker."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["WorkerResources", "choose_precision", "choose_workers", "find_hardwa
 
 _LEAST_CPUS = 0.5
 _INSPECTION_S = 120.0
-"""How long a GPU may take to be free, and a process on it to import torch from a cold network disk."""
+"""Seconds until a GPU is free and a process on it has imported torch from a cold network disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerResources:
-    """How many workers there are, and what Ray reserves for each.
+    """Number of workers, and the resources that Ray reserves for each.
 
     Args:
         num_workers: training processes, the most.
@@ -38,7 +38,7 @@ class WorkerResources:
 
 
 def find_hardware() -> Hardware:
-    """What the cluster of the caller's Ray has. A GPU is looked at by a task that needs it for a moment.
+    """Return the hardware of the caller's Ray cluster. A task inspects a GPU, which it needs for a moment.
 
     Raises:
         ClusterError: the caller has not connected to Ray, or no GPU was to be had for two minutes.

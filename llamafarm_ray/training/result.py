@@ -1,4 +1,4 @@
-"""What a run says while it goes, and what is known of it afterwards."""
+"""Progress of a run, and its result."""
 
 from __future__ import annotations
 

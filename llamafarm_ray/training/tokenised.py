@@ -217,7 +217,7 @@ def _tokenizer(base_model: Path) -> Any:
 
 
 def row_order(seed: int, copy: int, row: TokenisedRow) -> str:
-    """Where a row comes: by its content, and a copy of it (from 1) somewhere else."""
+    """Return a row's sort key: by its content, another one for each copy of it (from 1)."""
     content = np.array(
         [seed, row.tag, *row.parts, IGNORED, *row.input_ids, IGNORED, *row.labels, *([copy] if copy else [])],
         dtype="<i8",

@@ -50,7 +50,7 @@ _RAY_TRAIN = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5", "RAY_TRAIN_WORKER_HEAL
 of them stand still, none is left to end by itself."""
 _NEVER_S = 10.0 * 365 * 86400
 _STOP_S = 120.0
-"""How long workers may take to write a checkpoint and end when they are asked to."""
+"""Seconds that workers may take to write a checkpoint and end when asked."""
 _log = logging.getLogger(__name__)
 
 
@@ -310,6 +310,6 @@ def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapp
 
 
 def _kind(job: TrainingJob) -> ModelKind:
-    """What is saved. A whole model that learnt vectors has no output head, so it is no base for text any more."""
+    """Return the kind of the output. A whole model trained on vectors has no output head, so it is no base for text."""
     kind = find_method(job.method).kind
     return ModelKind.EMBEDDING if kind is ModelKind.BASE and find_objective(job.objective).task == "embedding" else kind

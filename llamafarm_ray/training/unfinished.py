@@ -1,4 +1,4 @@
-"""What an earlier run left in a run's folder: to go on from, to finish, or to keep from being lost."""
+"""Remains of an earlier run in its folder: to resume, to finish, or to protect from loss."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def end_publication(
 
 
 def has_checkpoint(store: CheckpointStore) -> bool:
-    """Whether there is something to go on from, as far as anybody knows."""
+    """Return True if there is a checkpoint to resume, as far as can be known."""
     try:
         return bool(store.find())
     except StorageError:
@@ -96,7 +96,7 @@ def has_checkpoint(store: CheckpointStore) -> bool:
 
 
 def _checkpoints_of(folder: RunFolder) -> CheckpointStore:
-    """Where the folder's run, whatever its settings, keeps its checkpoints: perhaps on another storage."""
+    """Return the checkpoint store of a folder's run, which may be on another storage."""
     found = json.loads(folder.identity.read_text(encoding="utf-8"))
     return CheckpointStore(Location(found["checkpoints"] or folder.path), fingerprint=fingerprint_of(found["facts"]))
 

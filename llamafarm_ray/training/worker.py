@@ -1,4 +1,4 @@
-"""What one Ray Train worker does, from an empty process to a saved model."""
+"""Work of one Ray Train worker, from an empty process to a saved model."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def _as_ours(error: Exception) -> LlamaFarmError:
 
 
 def _is_lost_worker(error: Exception) -> bool:
-    """Whether ``error`` says that another worker is gone: only then does it help to start again.
+    """Return True if ``error`` means that another worker is gone: only then does a restart help.
 
     Where the first one to notice is Ray Train, it takes the process group away from the others.
     """
@@ -314,7 +314,7 @@ class _Run:
 
 
 def _is_patience_over(state: RunState, patience: int | None) -> bool:
-    """Whether the last ``patience`` validations were no better than one before them."""
+    """Return True if the last ``patience`` validations were no better than one before them."""
     steps = [step for step, _ in state.validation]
     return patience is not None and len(steps) - 1 - steps.index(state.best_step or 0) >= patience
 

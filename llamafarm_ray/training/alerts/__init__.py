@@ -1,4 +1,4 @@
-"""What is wrong with a run, and who is told: detectors are pure, channels deliver."""
+"""Alerts of a run: pure detectors, and channels that deliver."""
 
 from llamafarm_ray.training.alerts.channels import (
     Channel,

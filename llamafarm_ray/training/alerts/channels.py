@@ -1,4 +1,4 @@
-"""Where alerts go: the log, a webhook, e-mail."""
+"""Channels of alerts: the log, a webhook, e-mail."""
 
 from __future__ import annotations
 
@@ -223,7 +223,7 @@ class EmailChannel:
 
 @dataclass(frozen=True, slots=True)
 class Destinations:
-    """Where a run's alerts go, with the secrets that the driver's environment holds.
+    """Destinations of a run's alerts, with the secrets from the driver's environment.
 
     Args:
         alerting: the configuration.

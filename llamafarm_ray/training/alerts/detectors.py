@@ -1,4 +1,4 @@
-"""When something is wrong with a run: a function of its numbers, with no clock, thread or network in it."""
+"""Detectors of problems in a run: functions of its numbers, without clock, thread or network."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What raises an alert; see `config.Alerting`."""
+    """Limits that raise an alert; see `config.Alerting`."""
 
     loss_threshold: float | None = None
     quality_degradation: float | None = None
@@ -79,7 +79,7 @@ class _Latch:
         self._is_on = False
 
     def update(self, value: float, limit: float) -> bool:
-        """Whether it goes on just now."""
+        """Take in a value; return True if an alert begins now."""
         if self._is_on:
             self._is_on = value > limit * _CLEAR
             return False
@@ -159,7 +159,7 @@ class RunWatch:
         return [Alert("nan", step, f"The {what} is {value} at step {step}.", value)]
 
     def idle(self, step: int, seconds: float, limit_s: float) -> list[Alert]:
-        """How long ago the last sign of life was; clears at the next.
+        """Raise an alert when the last sign of life is too long ago; clear it at the next one.
 
         Args:
             step: optimizer steps done.
@@ -176,7 +176,7 @@ class RunWatch:
 
 
 class EarlyStopping:
-    """Whether the validation loss has stopped getting better (Prechelt 1998, "Early Stopping - But When?").
+    """Early stopping by the validation loss (Prechelt 1998, "Early Stopping - But When?").
 
     Args:
         patience: validations in a row without a better loss before the run ends.

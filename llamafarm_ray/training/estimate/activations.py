@@ -1,4 +1,4 @@
-"""What the forward pass keeps for the backward pass: one term a tensor that autograd saves.
+"""Activations kept for the backward pass: one term for each tensor that autograd saves.
 
 The terms follow transformers' decoder blocks operation by operation, with fused attention (no s x s scores), as do
 Korthikanti et al. (https://arxiv.org/abs/2205.05198, section 4) for a plain one. A test compares them with what
@@ -42,7 +42,7 @@ class Activations:
 
     @property
     def trained(self) -> Trained:
-        """What the method trains."""
+        """Weights that the method trains."""
         return Trained(self.shape, self.setup.method, self.setup.parameters)
 
     @property
@@ -56,14 +56,14 @@ class Activations:
 
     @property
     def recomputed(self) -> int:
-        """What is computed a second time, a block at a time, with gradient checkpointing; 0 without."""
+        """Bytes recomputed with gradient checkpointing, one block at a time; 0 without."""
         if not self.setup.gradient_checkpointing:
             return 0
         return self.layer + self._cast_weights // self.shape.num_layers
 
     @property
     def logits(self) -> int:
-        """Where the loss is computed: log-probabilities and gradients, in fp32."""
+        """Bytes at the loss: log-probabilities and gradients, in fp32."""
         return _LOGIT_BYTES * self.setup.positions * self.shape.vocab_size
 
     @property
@@ -79,7 +79,7 @@ class Activations:
 
     @property
     def layer(self) -> int:
-        """What one block keeps."""
+        """Bytes kept by one block."""
         tokens, shape = self.setup.tokens, self.shape
         parts = 2 if self.setup.fused_kernels or not shape.gated else 3
         if not shape.gated:
@@ -90,7 +90,7 @@ class Activations:
 
     @property
     def _before_first(self) -> int:
-        """What the first block does not keep: nothing that comes before the first trained weight has a gradient."""
+        """Bytes not kept by the first block: nothing before the first trained weight has a gradient."""
         if self.trained.is_full:
             return 0
         norm = self.setup.tokens * self.shape.hidden_size * self._norm_bytes
@@ -102,7 +102,7 @@ class Activations:
 
     @property
     def _casts(self) -> bool:
-        """Whether autocast converts inputs: DeepSpeed holds everything in the compute format instead."""
+        """True if autocast converts inputs; DeepSpeed holds everything in the compute format instead."""
         return self.setup.is_low and self.setup.zero_stage == 0
 
     @property
@@ -141,7 +141,7 @@ class Activations:
 
     @property
     def _inputs(self) -> int:
-        """What trained linear layers keep of what they read."""
+        """Bytes of inputs that trained linear layers keep."""
         shape, trained, setup = self.shape, self.trained, self.setup
         layers = shape.linears if trained.is_full else tuple(trained.ranks)
         dropout = not trained.is_full and setup.parameters.lora_dropout > 0
@@ -162,7 +162,7 @@ class Activations:
 
     @property
     def _extra(self) -> int:
-        """What low-rank updates and adapters keep besides."""
+        """Further bytes that low-rank updates and adapters keep."""
         trained, parameters = self.trained, self.setup.parameters
         per_token = sum(trained.ranks.values())
         if parameters.use_dora:

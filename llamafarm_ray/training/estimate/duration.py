@@ -1,4 +1,4 @@
-"""How long a run takes and what it costs: operations over the speed that training reaches.
+"""Duration and cost of a run: operations over the speed that training reaches.
 
 A token's forward pass costs 2 operations for each weight of a matrix product, and its backward pass as many for the
 gradient by activations and again for the gradient by weights, which frozen weights don't have: 6 a weight for full

@@ -1,4 +1,4 @@
-"""Whether a run fits its devices; if not, what is refused and what would fit."""
+"""Check of a run's memory against its devices, with alternatives that fit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["MARGIN", "Alternative", "check_fits", "find_alternatives", "verdict"
 Verdict = Literal["fits", "tight", "too large"]
 
 MARGIN = 0.15
-"""How far estimates may be off. What needs more than the memory there is, but by less than this, is let through."""
+"""Greatest relative error of estimates. Runs that exceed the memory by less are let through."""
 _GIB = 1024**3
 _MOST_CHANGES = 3
 _MOST_SHOWN = 3
@@ -53,14 +53,14 @@ class _Change:
 
 
 def verdict(memory: MemoryEstimate, memory_bytes: int) -> Verdict:
-    """Whether it fits with `MARGIN` to spare, may fit, or can't."""
+    """Return the verdict: fits with `MARGIN` to spare, tight, or too large."""
     if memory.total * (1 + MARGIN) <= memory_bytes:
         return "fits"
     return "tight" if memory.total * (1 - MARGIN) <= memory_bytes else "too large"
 
 
 def check_fits(shape: ModelShape, setup: Setup, memory_bytes: int) -> MemoryEstimate:
-    """What a run needs, if it has a chance.
+    """Return a run's memory, if it may fit.
 
     Args:
         shape: the model.
@@ -129,12 +129,12 @@ def find_alternatives(shape: ModelShape, setup: Setup, memory_bytes: int) -> lis
 
 
 def _includes(keys: dict[str, object], other: Alternative) -> bool:
-    """Whether these changes are an accepted run's and more, or the same ones taken further."""
+    """Return True if these changes contain an accepted run's, or are the same ones taken further."""
     return other.changes.items() <= keys.items() or other.changes.keys() == keys.keys()
 
 
 def _changes(setup: Setup) -> Iterator[_Change]:
-    """What could be lowered, what costs least first."""
+    """Yield settings that could be lowered, the cheapest first."""
     training, distributed = "fine_tuning.training", "fine_tuning.distributed"
     if not setup.gradient_checkpointing and setup.method != "prefix_tuning":
         yield _Change(f"{training}.gradient_checkpointing", value=True, fields={"gradient_checkpointing": True})

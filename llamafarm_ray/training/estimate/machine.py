@@ -46,7 +46,7 @@ class Machine:
 
     @property
     def has_bf16(self) -> bool:
-        """Whether it computes fast in bf16."""
+        """True if it computes fast in bf16."""
         return "bf16" in self.flops
 
     def reached_flops(self, precision: str) -> float:

@@ -36,7 +36,7 @@ _FRAMEWORK_BYTES = {"cpu": 515 * _MIB, "cuda": 700 * _MIB}
 """CPU: resident memory of a process that imported torch, transformers, peft and bitsandbytes and ran a step (measured,
 535 MB). CUDA: context, cuBLAS workspaces and NCCL (an assumption, not measured)."""
 _WORKSPACE_BYTES = {"cpu": 18 * _MIB, "cuda": 0}
-"""What matrix products and the autograd engine's thread keep for themselves (measured on CPUs, 16 to 29 MB)."""
+"""Memory of matrix products and of the autograd engine's thread (measured on CPUs, 16 to 29 MB)."""
 _CUDA_HOST_BYTES = 3 * 1024**3
 """A GPU worker's own process: libraries with CUDA, pinned buffers (an assumption)."""
 _FRAGMENTATION = {"cpu": 0.0, "cuda": 0.05}
@@ -80,7 +80,7 @@ class MemoryEstimate:
 
     @property
     def model_bytes(self) -> int:
-        """What the model and the run need, without `framework`."""
+        """Bytes of the model and the run, without `framework`."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits + self.buffers
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True, slots=True)
 class _States:
-    """What stays from step to step, and the gradients of a window, per worker."""
+    """Bytes per worker that stay from step to step, and of a window's gradients."""
 
     weights: float
     gradients: float
@@ -100,7 +100,7 @@ class _States:
 
 
 def estimate_memory(shape: ModelShape, setup: Setup) -> MemoryEstimate:
-    """What one worker needs at its worst moment.
+    """Return the peak memory of one worker.
 
     Raises:
         InputError: the method or the strategy is unknown.

@@ -1,4 +1,4 @@
-"""Which ways of training a model fit some hardware, with the batch that suits each, and what they take."""
+"""Recommendations of training setups for some hardware, each with its batch and its memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does, as far as memory and time depend on it."""
+"""Setup of a run: the settings that memory and time depend on."""
 
 from __future__ import annotations
 
@@ -123,5 +123,5 @@ class Setup:
 
     @property
     def is_low(self) -> bool:
-        """Whether matrix products are in 16 bits."""
+        """True if matrix products are in 16 bits."""
         return self.precision != "fp32"

@@ -45,7 +45,7 @@ class Device(_Row):
 
     @property
     def has_bf16(self) -> bool:
-        """Whether it computes in bf16."""
+        """True if it computes in bf16."""
         return "bf16" in self.tflops
 
     def flops(self, precision: str) -> float:
@@ -54,14 +54,14 @@ class Device(_Row):
 
 
 class PriceNote(_Row):
-    """When prices were true, and who says so."""
+    """Date and source of prices."""
 
     as_of: str
     source: str
 
 
 class Tables(_Row):
-    """What the data file says; its comments explain each part."""
+    """Contents of the data file; its comments explain each part."""
 
     prices: PriceNote
     utilisation: float = Field(gt=0, le=1)
@@ -86,7 +86,7 @@ class Tables(_Row):
 
 
 class _Prices(_Row):
-    """What a user's own file may say."""
+    """Contents of a user's own file."""
 
     prices: PriceNote
     devices: dict[str, dict[str, Any]]

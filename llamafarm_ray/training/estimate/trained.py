@@ -1,4 +1,4 @@
-"""What a method trains in each block: which linear layers get what, and how many weights that makes."""
+"""Weights that a method trains in each block: by linear layer, and their number."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ALIASES = {"c_attn": ("q_proj", "k_proj", "v_proj"), "c_fc": ("up_proj",), "qkv
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a method adds to, or trains of, a model.
+    """Weights that a method adds to a model, or trains of it.
 
     Args:
         shape: the model.
@@ -31,7 +31,7 @@ class Trained:
 
     @property
     def is_full(self) -> bool:
-        """Whether the model's own weights are trained."""
+        """True if the model's own weights are trained."""
         return self.method == "full"
 
     @property

@@ -45,7 +45,7 @@ def adapted_layers(parameters: MethodParameters, model: Any) -> str:
 
 
 def bottleneck_options(parameters: MethodParameters, model: Any) -> dict[str, Any]:
-    """What our two peft configurations have in common."""
+    """Return the options shared by our two peft configurations."""
     hidden_size = model.config.get_text_config().hidden_size
     return {
         "adapter_type": parameters.adapter_type,

@@ -42,7 +42,7 @@ _HIGHER_RANK = 64
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What the workers can use.
+    """Hardware for the workers.
 
     Args:
         num_cpus: CPUs of the cluster.
@@ -59,7 +59,7 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was taken, and why.
+    """Choice of a method, with its reasons.
 
     Args:
         name: the method's or strategy's name.

@@ -1,4 +1,4 @@
-"""What a fine-tuning method is: how a model is loaded and wrapped, and what of it is saved."""
+"""Base of fine-tuning methods: loading and wrapping a model, and saving the result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llamafarm_ray.types import ModelKind
 __all__ = ["Method", "Precision", "Server", "Task", "check_saved_weights"]
 
 Server = Literal["vllm", "peft"]
-"""What can answer requests with a method's result: vLLM, or plain transformers with peft."""
+"""Server of a method's result: vLLM, or plain transformers with peft."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class Method(ABC):
     name: ClassVar[str]
     kind: ClassVar[ModelKind]
     packable: ClassVar[bool] = True
-    """Whether rows may lie one after the other in one sequence, with attention kept apart."""
+    """True if rows may lie one after the other in one sequence, with attention kept apart."""
     checkpointable: ClassVar[bool] = True
-    """Whether activations can be computed a second time in the backward pass instead of being kept."""
+    """True if activations can be recomputed in the backward pass instead of being kept."""
 
     def __init__(self, parameters: MethodParameters) -> None:
         self.parameters = parameters
@@ -55,7 +55,7 @@ class Method(ABC):
     @property
     @abstractmethod
     def served_by(self) -> Server:
-        """What can serve the result; parameters may matter (vLLM has no DoRA)."""
+        """Return the server of the result; parameters may matter (vLLM has no DoRA)."""
 
     @property
     def not_shardable(self) -> str:

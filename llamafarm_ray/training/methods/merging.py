@@ -53,13 +53,13 @@ SAMPLE_PROMPTS = (
     "def add(a, b):\n    return",
     "Water boils at one hundred degrees Celsius. " * 4,
 )
-"""What both models are asked in `merge_adapter`."""
+"""Prompts for both models in `merge_adapter`."""
 
 _WITH_DENSITY = ("ties", "dare_linear", "dare_ties", "magnitude_prune")
 _OF_EQUAL_RANKS = ("linear", *_WITH_DENSITY)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _TOLERANCE = 1e-4
-"""How far numbers may be apart that are equal but for the order of sums in fp32, as a share of the largest."""
+"""Relative tolerance of numbers that are equal but for the order of sums in fp32."""
 _UNMERGEABLE = {
     "BOTTLENECK": "bottleneck adapters are networks of their own, with a non-linearity that no weight can stand for",
     "HYBRID_LORA_ADAPTER": "its bottleneck adapters are networks of their own, with a non-linearity that no weight can "
@@ -70,7 +70,7 @@ _UNMERGEABLE = {
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What `merge_adapter` found.
+    """Result of `merge_adapter`.
 
     Args:
         dtype: the number format of the written weights: ``fp32``, ``bf16`` or ``fp16``.
@@ -92,7 +92,7 @@ class Merged:
 
 @dataclass(frozen=True, slots=True)
 class Combined:
-    """What `combine_adapters` found.
+    """Result of `combine_adapters`.
 
     Args:
         r: the highest rank of the combined adapter.

@@ -1,4 +1,4 @@
-"""What all methods have in common whose result is an adapter in peft's layout, beside a base model left as it was."""
+"""Base of the methods that save an adapter in peft's layout and leave the base model as it was."""
 
 from __future__ import annotations
 

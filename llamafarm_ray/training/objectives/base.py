@@ -1,4 +1,4 @@
-"""What is minimised: how a dataset's row becomes tokens, and how a micro-batch becomes a loss."""
+"""Training objectives: tokenization of rows and the loss of a micro-batch."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Loss:
 
 
 class Objective(ABC):
-    """What a run minimises: the mean of something over everything that a step counts.
+    """Objective of a run: the mean of a loss over all items that a step counts.
 
     Losses are sums, so they add up over micro-batches and workers, and the loop divides once by what all of them
     counted. What depends on more rows than a micro-batch holds is worked out in `prepare`, before the first of them.
@@ -49,15 +49,15 @@ class Objective(ABC):
 
     name: ClassVar[str]
     columns: ClassVar[tuple[str, ...]] = ("messages",)
-    """What a dataset row must have."""
+    """Columns that a dataset row must have."""
     task: ClassVar[Task] = "causal-lm"
-    """Which model is loaded: ``causal-lm``, or ``embedding`` for one without an output head."""
+    """Kind of model to load: ``causal-lm``, or ``embedding`` for one without an output head."""
     packable: ClassVar[bool] = True
-    """Whether sequences may share a packed row."""
+    """True if sequences may share a packed row."""
     needs_reference: ClassVar[bool] = False
-    """Whether the base model's own answer is asked for beside the trained one's; see `Strategy.reference`."""
+    """True if the loss also needs the base model's answer; see `Strategy.reference`."""
     needs_chat_template: ClassVar[bool] = True
-    """Whether rows are chats, which only a template turns into text."""
+    """True if rows are chats, which only a template turns into text."""
 
     def __init__(self, settings: Any = None) -> None:
         """Take the objective's own section of ``fine_tuning``, `FineTuning.objective_settings`; None: its defaults."""
@@ -78,10 +78,10 @@ class Objective(ABC):
 
     @abstractmethod
     def count(self, batch: Batch) -> int:
-        """How many things the loss of ``batch`` is the sum over: trained tokens, pairs, ..."""
+        """Return the number of items that the loss of ``batch`` sums over: trained tokens, pairs, ..."""
 
     def prepare(self, strategy: Strategy, batches: Sequence[Batch], total: float) -> list[Any]:
-        """What the loss of each batch needs to know of the whole window; by default nothing.
+        """Return facts about the whole window that the loss of each batch needs; by default none.
 
         Args:
             strategy: holds the model, and the way to the other workers. All of them call this at once.

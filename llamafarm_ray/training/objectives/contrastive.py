@@ -31,7 +31,7 @@ __all__ = ["Candidates", "ContrastiveObjective"]
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What is known of a batch before its second pass.
+    """Facts about a batch before its second pass.
 
     Args:
         gradient: of the window's loss with respect to the batch's vectors, of shape (S, width).
@@ -169,7 +169,7 @@ class ContrastiveObjective(Objective):
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Which of a window's texts are searched, and by which.
+    """Texts of a window that are searched, and the anchors that search them.
 
     Args:
         anchors: places of the N anchors among the window's texts.

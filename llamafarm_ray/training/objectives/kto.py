@@ -26,7 +26,7 @@ DESIRABLE, UNDESIRABLE = 1, 0
 
 @dataclass(frozen=True, slots=True)
 class _Context:
-    """What is known of a batch's window.
+    """Facts about a batch's window.
 
     Args:
         reference: the base model's log-probability of each sequence of the batch, of shape (S,), in nats.
@@ -76,7 +76,7 @@ class KtoObjective(Objective):
         return batch.num_rows
 
     def prepare(self, strategy: Strategy, batches: Sequence[Batch], total: float) -> list[Any]:
-        """What is known of the window: the base model's log-probabilities, ``z0``, and how many rows were liked.
+        """Return facts about the window: the base model's log-probabilities, ``z0``, and the number of liked rows.
 
         Workers exchange their rows' tokens, since the answer that a question is paired with may be another worker's.
         """

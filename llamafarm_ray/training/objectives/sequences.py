@@ -1,4 +1,4 @@
-"""What objectives that compare sequences share: taking a batch apart, and what a policy adds to the base model."""
+"""Shared parts of objectives that compare sequences: splitting a batch, and a policy's gain over the base model."""
 
 from __future__ import annotations
 

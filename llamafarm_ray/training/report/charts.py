@@ -175,7 +175,7 @@ def _step_ticks(last: float) -> list[float]:
 
 
 def _hover_data(curves: Sequence[Curve], chart: Chart, x: Callable[[float], float]) -> str:
-    """What the page's script needs to say values: of each curve its name, and (x, step, text) of each point."""
+    """Return data for the page's script: each curve's name, and (x, step, text) of each point."""
     data = [
         [curve.name, [[round(x(step), 1), round(step), chart.show(value)] for step, value in curve.points]]
         for curve in curves

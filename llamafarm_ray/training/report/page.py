@@ -25,7 +25,7 @@ _EMPTY: Final = {"", "[]", "{}", "()"}
 
 @dataclass(frozen=True, slots=True)
 class RunPage:
-    """What the page shows.
+    """Contents of the page.
 
     Args:
         name: the run's.

@@ -1,4 +1,4 @@
-"""How workers share the work, one strategy a file."""
+"""Strategies that divide the work between workers, one a file."""
 
 from __future__ import annotations
 

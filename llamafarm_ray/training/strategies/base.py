@@ -1,4 +1,4 @@
-"""What the loop asks of the workers' way to share the work."""
+"""Interface of strategies that divide the work between workers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from llamafarm_ray.training.methods import Precision
 __all__ = ["MOMENTS", "LossScale", "ParameterState", "Place", "Strategy", "optimizer_groups", "trainable"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What AdamW remembers of each parameter, by torch's names."""
+"""AdamW's state of each parameter, by torch's names."""
 
 ParameterState = dict[str, torch.Tensor]
 """A trained parameter's ``weight`` and `MOMENTS`, each whole, in fp32 and on the CPU."""
@@ -25,7 +25,7 @@ ParameterState = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which of the workers this process is.
+    """Place of this process among the workers.
 
     Args:
         rank: its number among ``num_workers``; 0 logs and saves.
@@ -40,7 +40,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class LossScale:
-    """What fp16 remembers of overflows, whichever library scales; so one goes on from what another wrote.
+    """State of fp16 loss scaling, the same for each library; one goes on from another's.
 
     Args:
         scale: what losses are multiplied by.
@@ -54,7 +54,7 @@ class LossScale:
 
 
 class Strategy(ABC):
-    """How workers share model, gradients and optimizer state.
+    """Strategy that shares model, gradients and optimizer state between workers.
 
     Args:
         place: which worker this is.
@@ -65,10 +65,10 @@ class Strategy(ABC):
 
     name: ClassVar[str]
     shards_weights: ClassVar[bool] = False
-    """Whether a worker holds a part of the weights only, so that each forward gathers them."""
+    """True if a worker holds only a part of the weights, so that each forward gathers them."""
 
     model: Any
-    """What the loop calls; set by `prepare`."""
+    """Model that the loop calls; set by `prepare`."""
     module: Any
     """The model under whatever wraps it; set by `prepare`."""
 
@@ -139,7 +139,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def loss_scale(self) -> LossScale | None:
-        """How fp16 losses are scaled now; None where they are not."""
+        """Return the present scale of fp16 losses; None without scaling."""
 
     @abstractmethod
     def set_loss_scale(self, scale: LossScale) -> None:

@@ -73,7 +73,7 @@ class _ZeroStrategy(Strategy):
         return settings
 
     def _offload(self) -> dict[str, Any]:
-        """Where DeepSpeed keeps what does not fit; empty for nowhere."""
+        """Return DeepSpeed's offload options; empty without offloading."""
         device = self.distributed.offload
         if device == "none":
             return {}

@@ -1,4 +1,4 @@
-"""Where a run's numbers are written: TensorBoard always, Weights & Biases and MLflow on request."""
+"""Trackers of a run's numbers: TensorBoard always, Weights & Biases and MLflow on request."""
 
 from llamafarm_ray.training.tracking.base import Ending, Outcome, Record, RunInfo, Tracker, flat, record_of
 from llamafarm_ray.training.tracking.choice import Trackers

@@ -1,4 +1,4 @@
-"""What a tracker is: something outside the run that its numbers are written to."""
+"""Interface of trackers: services outside the run that its numbers are written to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llamafarm_ray.training.result import Progress
 __all__ = ["Ending", "Outcome", "Record", "RunInfo", "Tracker", "flat", "record_of"]
 
 Outcome = Literal["finished", "stopped", "failed", "interrupted"]
-"""How a run ended: to its last step, early as asked, by an error, or in a way that another attempt goes on from."""
+"""Outcome of a run: to its last step, early as asked, by an error, or interrupted, to be resumed."""
 
 _FIELDS = ("loss", "learning_rate", "grad_norm", "tokens_per_s", "memory_bytes", "mfu")
 
@@ -46,7 +46,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What is known of a run when it begins, or goes on.
+    """Metadata of a run, passed to trackers at start and resume.
 
     Args:
         name: for people.

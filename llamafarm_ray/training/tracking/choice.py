@@ -1,4 +1,4 @@
-"""Which trackers a run has: chosen and checked by the driver, opened by the first worker."""
+"""Choice of a run's trackers: checked by the driver, opened by the first worker."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Trackers:
         return cls(monitoring, monitoring.mlflow_experiment or experiment, mode, notes, environment)
 
     def openers(self, info: RunInfo) -> dict[str, Callable[[], Tracker]]:
-        """What opens each tracker, by the tracker's name. Sets the environment; imports nothing."""
+        """Return an opener for each tracker, by its name. Sets the environment; imports nothing."""
         for name, value in self.environment.items():
             os.environ.setdefault(name, value)
         made: dict[str, Callable[[], Tracker]] = {}
