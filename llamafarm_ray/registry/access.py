@@ -1,4 +1,4 @@
-"""Who may do what: roles by namespace, and the tokens that say who is asking."""
+"""Access control: roles by namespace, and tokens of principals."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Role(enum.StrEnum):
 
 
 class Action(enum.StrEnum):
-    """What can be asked of a registry, and the least role that may (:attr:`least_role`)."""
+    """Action on a registry, with the least role that may do it (:attr:`least_role`)."""
 
     READ = "read"
     REGISTER = "register"
@@ -75,7 +75,7 @@ _LEAST_ROLE = {
 
 
 def allows(grants: Mapping[str, Role], action: Action, namespace: str) -> bool:
-    """Whether these grants allow an action on what is in a namespace."""
+    """Return True if these grants allow an action in a namespace."""
     roles = (grants.get(namespace), grants.get(EVERY_NAMESPACE))
     return any(role is not None and role.rank >= action.least_role.rank for role in roles)
 
@@ -86,5 +86,5 @@ def new_token() -> str:
 
 
 def token_digest(token: str) -> Digest:
-    """What is kept of a token. It holds 256 random bits, so a plain hash can't be searched for it."""
+    """Return the stored digest of a token. A token holds 256 random bits, so a plain hash can't be searched for it."""
     return Digest(f"sha256:{hashlib.sha256(token.encode(errors='surrogateescape')).hexdigest()}")

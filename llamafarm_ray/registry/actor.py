@@ -35,7 +35,7 @@ BY_ITSELF = "DEFAULT"
 Without one, an actor that a replica makes is placed in the replica's placement group, and ends with it for good.
 """
 _POLL_S = 0.2
-"""How often the log is looked at for commits of other writers, while somebody waits."""
+"""Seconds between two looks at the log for commits of other writers, while somebody waits."""
 _MAX_CALLERS = 64
 
 
@@ -64,7 +64,7 @@ class Update:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is no news."""
+        """True if there is no news."""
         return not self.commits and self.state is None
 
     def after(self, state: RegistryState) -> RegistryState:

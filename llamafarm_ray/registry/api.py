@@ -45,7 +45,7 @@ _MAX_PUBLISHES = 5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a command led to.
+    """Result of a command.
 
     Attributes:
         sequence: the commit that holds it; where nothing had to change, the newest one.
@@ -57,7 +57,7 @@ class Outcome:
 
 
 class RegistryApi(ABC):
-    """What one can ask of a registry.
+    """Interface of a registry.
 
     Args:
         home: where it lasts.
@@ -79,7 +79,7 @@ class RegistryApi(ABC):
 
     @property
     def home(self) -> Location:
-        """Where it lasts."""
+        """Home of the registry."""
         return self._home
 
     @property
@@ -122,7 +122,7 @@ class RegistryApi(ABC):
 
     @abstractmethod
     def may(self, action: Action, namespace: str) -> bool:
-        """Whether whoever asks may do something. Records nothing."""
+        """Return True if the caller may do an action. Records nothing."""
 
     @abstractmethod
     def record_refusal(self, action: Action, target: str, error: AccessDeniedError | PolicyError) -> None:

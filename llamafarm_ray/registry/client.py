@@ -57,7 +57,7 @@ class RegistryClient(RegistryApi):
         return outcome
 
     def may(self, action: Action, namespace: str) -> bool:
-        """Whether whoever asks may do something. Records nothing."""
+        """Return True if the caller may do an action. Records nothing."""
         return not self._state.principals or bool(self._ask("may", action, namespace, self._identity))
 
     def record_refusal(self, action: Action, target: str, error: AccessDeniedError | PolicyError) -> None:

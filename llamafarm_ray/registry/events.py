@@ -1,4 +1,4 @@
-"""What can happen to a registry. Events are facts: frozen, append-only, never edited.
+"""Events of a registry. They are facts: frozen, append-only, never edited.
 
 A field that is added later needs a default, so that logs written before it can still be read.
 """
@@ -267,7 +267,7 @@ class RolloutStopped(_RolloutEvent):
 
 
 class PolicySet(_Event):
-    """What a version must fulfil before this alias may point at it, from now on."""
+    """Conditions that a version must meet, from now on, before this alias may point at it."""
 
     type: Literal["policy_set"] = "policy_set"
     alias: Name
@@ -275,7 +275,7 @@ class PolicySet(_Event):
 
 
 class PromotionApproved(_VersionEvent):
-    """Whoever committed this agrees that the alias may point at the version."""
+    """Approval by the committer that the alias may point at the version."""
 
     type: Literal["promotion_approved"] = "promotion_approved"
     alias: Name

@@ -27,7 +27,7 @@ _MAX_TRIES = 10
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What was deleted, or would be.
+    """Deleted content, or content that would be deleted.
 
     Attributes:
         blobs: stored files' contents.
@@ -118,7 +118,7 @@ def _is_deployed(state: RegistryState, record: VersionRecord) -> bool:
 def _unused(
     content: ContentStore, state: RegistryState, ended: set[str], leased: set[Digest], *, before: dt.datetime
 ) -> list[StoredBlob]:
-    """What is stored, old enough, and not referred to; of earlier generations whatever is left."""
+    """Return stored blobs that are old enough and not referred to, and all leftovers of earlier generations."""
     used = _used(content, state, ended, leased)
     found = []
     for blob in content.stored():

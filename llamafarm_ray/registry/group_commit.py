@@ -36,11 +36,11 @@ class Waiting:
 
     @property
     def is_done(self) -> bool:
-        """Whether it is known what became of it."""
+        """True if its outcome is known."""
         return self.outcome is not None or self.error is not None
 
     def result(self) -> Outcome:
-        """What became of it; its error is raised."""
+        """Return its outcome, or raise its error."""
         if self.error is not None:
             raise self.error
         if self.outcome is None:
@@ -111,7 +111,7 @@ class Line:
                 following.called.set()
 
     def _next_batch(self) -> list[Waiting]:
-        """Who waits, in order; of several with one idempotency key the first: the others learn what became of it."""
+        """Return the waiting commands in order; of several with one idempotency key only the first, for all of them."""
         with self._lock:
             by_key: dict[str, Waiting] = {}
             for waiting in self._waiting[:_MAX_CHANGES_A_COMMIT]:

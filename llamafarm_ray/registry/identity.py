@@ -1,4 +1,4 @@
-"""Who is asking, and whether they may."""
+"""Authentication and authorization of callers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from llamafarm_ray.registry.state import Principal, RegistryState
 __all__ = ["UNKNOWN", "Identity", "authorize", "check_grants", "name_of"]
 
 UNKNOWN = "unknown"
-"""What the audit calls those without a good token."""
+"""Name in the audit of callers without a valid token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who says they are asking.
+    """Claimed identity of a caller.
 
     Attributes:
         user: the operating system's user. It counts while there are no principals.
@@ -82,14 +82,14 @@ def check_grants(principal: Principal, action: Action, namespaces: Collection[st
 
 
 def name_of(state: RegistryState, who: Identity) -> str:
-    """What the audit calls somebody, whether or not they may do anything."""
+    """Return a caller's name in the audit, with or without permission."""
     if holder := _holder(state, who):
         return holder.name
     return UNKNOWN if state.principals else who.user
 
 
 def _holder(state: RegistryState, who: Identity) -> Principal | None:
-    """Whose token it is."""
+    """Return the principal that a token belongs to."""
     if not who.token:
         return None
     digest = token_digest(who.token)

@@ -1,4 +1,4 @@
-"""Whether a change of the log is one that the service would have committed then: by whom, and under which rules.
+"""Validation of the log's history: each change is one that the service would have committed then, by its principal.
 
 Whoever can write to the home can add a commit that follows from the one before it. So each change is asked for again,
 of the state before it: by the principal that it names, as the command that leads to it.

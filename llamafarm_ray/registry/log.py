@@ -32,7 +32,7 @@ class LostRaceError(Exception):
 
 
 class Change(BaseModel):
-    """What one caller did, when and why: its events apply together or not at all.
+    """Change by one caller, with time and reason: its events apply together or not at all.
 
     ``request`` is a digest of the command: a key that is used again must come with the same one.
     """
@@ -147,7 +147,7 @@ class CommitLog:
         return commit, Head(commit.sequence, Digest.of(data))
 
     def has_next(self, head: Head) -> bool:
-        """Whether there is a commit after a head."""
+        """Return True if there is a commit after a head."""
         return self._home.exists(commit_name(head.sequence + 1))
 
     def read(self, sequence: int) -> Commit:

@@ -1,4 +1,4 @@
-"""What a version must fulfil before an alias may point at it."""
+"""Policy of an alias: conditions that a version must meet before the alias may point at it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Policy(BaseModel):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it forbids nothing."""
+        """True if it forbids nothing."""
         return self == Policy()
 
 
 class Candidate(Protocol):
-    """What the rules look at of a version."""
+    """Facts about a version that the rules read."""
 
     @property
     def ref(self) -> str:
@@ -71,7 +71,7 @@ def violations(
     approvers: Collection[str],
     version_at: Callable[[str], Candidate | None] = lambda _: None,
 ) -> list[Violation]:
-    """What keeps a version from being promoted; empty where nothing does.
+    """Return the reasons against a promotion; empty where there are none.
 
     Args:
         policy: the alias's rules.

@@ -1,4 +1,4 @@
-"""What a rollout is to do: how much traffic a candidate gets, for how long, and what would end it.
+"""Plan of a rollout: the candidate's share of traffic, the duration, and the guards that end it.
 
 A rollout belongs to an alias of a model. The alias stays at the baseline until the rollout is promoted; meanwhile
 requests to the alias are split as the plan says.
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 StickyBy = Literal["user", "session"]
-"""Whose requests all get the same variant: those of one ``user`` of the OpenAI API, or of one session."""
+"""Stickiness of variants: by ``user`` of the OpenAI API, or by session."""
 
 Percent = Annotated[float, Field(gt=0, le=100)]
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -37,7 +37,7 @@ _MAX_STEPS = 100
 
 
 class RolloutStatus(enum.StrEnum):
-    """Where a rollout stands. The last three are final."""
+    """Status of a rollout. The last three are final."""
 
     RUNNING = "running"
     PAUSED = "paused"
@@ -47,7 +47,7 @@ class RolloutStatus(enum.StrEnum):
 
     @property
     def is_under_way(self) -> bool:
-        """Whether requests are being split."""
+        """True while requests are split."""
         return self in {RolloutStatus.RUNNING, RolloutStatus.PAUSED}
 
     @property
@@ -61,7 +61,7 @@ class _Value(BaseModel):
 
 
 class Guards(_Value):
-    """What ends a rollout in the baseline's favour. A guard that is not set guards nothing."""
+    """Guards that end a rollout in the baseline's favour. A guard that is not set has no effect."""
 
     max_error_rate: Probability | None = Field(
         default=None, description="Share of the candidate's requests that may fail, whatever the baseline does."

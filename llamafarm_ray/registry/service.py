@@ -163,7 +163,7 @@ class RegistryService(RegistryApi):
             self._record_refusal(identity or self._identity, action, target, error)
 
     def may(self, action: Action, namespace: str, *, identity: Identity | None = None) -> bool:
-        """Whether whoever asks may do something. Records nothing."""
+        """Return True if the caller may do an action. Records nothing."""
         try:
             authorize(self._state, identity or self._identity, action, {namespace})
         except AccessDeniedError:
@@ -263,7 +263,7 @@ class RegistryService(RegistryApi):
         raise ConflictError(f"{_MAX_RACES} other writers were faster at {self.home.uri}.", hint="Try again.")
 
     def _decide(self, batch: Sequence[Waiting]) -> list[tuple[Waiting, Change]]:
-        """What to commit for each caller, from the newest state and what is decided for those before them."""
+        """Return the change to commit for each caller, by the newest state and the changes decided before it."""
         state, changes = self._state, []
         for waiting in batch:
             waiting.error = waiting.outcome = None
@@ -317,7 +317,7 @@ class RegistryService(RegistryApi):
             raise InputError(f"{command.target[:120]!a}: a text in it is no Unicode: {error}.") from None
 
     def _outcome_of(self, waiting: Waiting, principal: str, sequence: int) -> Outcome:
-        """What the command led to when it was committed."""
+        """Return the command's outcome when it was committed."""
         commit = next((commit for commit in self.recent if commit.sequence == sequence), None)
         commit = commit or self._log.read(sequence)
         change = next(change for change in commit.changes if change.idempotency_key == waiting.key)
@@ -402,5 +402,5 @@ def open_registry(home: str | None = None, *, token: str | None = None) -> Regis
 
 
 def registry_home(home: str | None = None) -> Location:
-    """Where everything lasts: ``home``, else ``$LLAMAFARM_HOME``, else ``~/.llamafarm``."""
+    """Return the home: ``home``, else ``$LLAMAFARM_HOME``, else ``~/.llamafarm``."""
     return Location(home or os.environ.get("LLAMAFARM_HOME") or "~/.llamafarm")

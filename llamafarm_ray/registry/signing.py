@@ -65,7 +65,7 @@ def sign(folder: Path, private_key: Path, password: str | None = None) -> Signat
 
 
 def key_digest(public_key: str) -> Digest:
-    """What a public key (PEM) is known by: the sha256 of its DER form.
+    """Return the digest of a public key (PEM): the sha256 of its DER form.
 
     Raises:
         InputError: the text holds no public key.

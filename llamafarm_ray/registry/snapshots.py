@@ -101,7 +101,7 @@ def dump_state(state: RegistryState) -> bytes:
 
 
 def load_state(data: bytes) -> RegistryState:
-    """What :func:`dump_state` wrote.
+    """Load the output of :func:`dump_state`.
 
     Raises:
         ValueError: it is something else.

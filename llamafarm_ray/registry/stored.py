@@ -16,7 +16,7 @@ _MOST = 10_000
 
 
 class StoredManifests:
-    """Which manifests were found stored, with the generation of each of their files.
+    """Manifests that were found stored, with the generation of each of their files.
 
     A file goes only after a commit that condemns its generation, so what was seen under a generation is there for as
     long as the state still has that one; nobody looks at the disk again for it.

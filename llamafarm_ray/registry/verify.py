@@ -22,7 +22,7 @@ __all__ = ["Verification", "verify"]
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What was read and what is wrong with it.
+    """Result of a verification: counts, and mistakes found.
 
     Attributes:
         commits: how many are good, from the first on.

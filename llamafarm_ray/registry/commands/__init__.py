@@ -1,4 +1,4 @@
-"""What can be asked of a registry, as values: each says which action it is, on what, and which events follow.
+"""Commands of a registry, as values: each knows its action, its target and the events that follow.
 
 A command decides from a state, the time and who asks; it reads nothing else. The service checks that the principal may
 do it, then commits the events.

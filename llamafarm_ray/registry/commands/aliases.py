@@ -145,7 +145,7 @@ class SetPolicy(Command):
 
 
 def previous_version(state: RegistryState, model: str, alias: str) -> str | None:
-    """What an alias pointed at before, leaving out what was rolled back from and what is retired."""
+    """Return an alias's previous version, without those rolled back from and retired ones."""
     stack: list[str] = []
     for move in state.models[model].aliases[alias]:
         stack = _after_move(stack, move)

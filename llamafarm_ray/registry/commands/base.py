@@ -1,4 +1,4 @@
-"""What a command is, and what several sorts of them share."""
+"""Base of commands, and checks that several of them share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["Command", "ContentMovedError", "Context", "OfVersion", "check_stored
 
 
 class ContentMovedError(Exception):
-    """What a command rests on was condemned or newly referred to meanwhile. Only the service sees this."""
+    """Content of a command was condemned or newly referred to meanwhile. Only the service sees this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Context:
 
     @property
     def is_strict(self) -> bool:
-        """Whether the rules of commits of format 2 hold, see :data:`.FORMAT`."""
+        """True if the rules of commits of format 2 hold, see :data:`.FORMAT`."""
         return self.format_version >= FORMAT
 
 
@@ -54,7 +54,7 @@ class Command(ABC):
     @property
     @abstractmethod
     def target(self) -> str:
-        """What it is about: a reference, a name."""
+        """Target of the command: a reference, a name."""
 
     @property
     def namespace(self) -> str:

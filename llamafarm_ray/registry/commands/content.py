@@ -41,7 +41,7 @@ class Condemn(Command):
 
     @property
     def target(self) -> str:
-        """How much."""
+        """Number of blobs, in words."""
         return f"{len(self.generations)} blobs"
 
     @property

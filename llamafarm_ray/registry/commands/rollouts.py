@@ -177,7 +177,7 @@ class StopRollout(_OfRollout):
 
 
 def _check_fit(candidate: VersionRecord, baseline: VersionRecord) -> None:
-    """Whoever serves the one must be able to serve the other."""
+    """Check that a server of the one version can serve the other."""
     ours, theirs = candidate.registered, baseline.registered
     if (ours.kind, ours.base_digest) != (theirs.kind, theirs.base_digest):
         raise ConflictError(

@@ -1,4 +1,4 @@
-"""Which event may follow a state: what no rule of a registry's may ever let through."""
+"""Checks of an event against a state, which no rule of a registry may override."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["check"]
 
 @singledispatch
 def check(event: Any, state: RegistryState) -> None:
-    """Whether an event may follow a state. What is about one version needs that version to be there."""
+    """Check that an event may follow a state. An event about a version needs that version."""
     if hasattr(event, "version"):
         state.version(event.model, event.version)
 

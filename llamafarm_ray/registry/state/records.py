@@ -1,4 +1,4 @@
-"""What a registry's state consists of: models, their versions, aliases and principals. None of it ever changes."""
+"""Records of a registry's state: models, versions, aliases and principals. They are immutable."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ class RolloutRecord:
 
     @property
     def status(self) -> RolloutStatus:
-        """Where it stands."""
+        """Status of the rollout."""
         return self.changes[-1].status
 
     @property
@@ -283,12 +283,12 @@ class Principal:
     generation: int = 1
 
     def is_valid(self, now: dt.datetime) -> bool:
-        """Whether the token is worth something at a time."""
+        """Return True if the token is valid at a time."""
         return not self.revoked and (self.expires is None or self.expires > now)
 
 
 def find(known: Mapping[str, T], name: str, what: str) -> T:
-    """What has that name.
+    """Return the item of that name.
 
     Raises:
         NotFoundError: nothing has; near names are in the hint.

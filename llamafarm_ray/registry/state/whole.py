@@ -29,7 +29,7 @@ from llamafarm_ray.types import ModelRef
 __all__ = ["DEFAULT_ALIAS", "RegistryState"]
 
 DEFAULT_ALIAS = "production"
-"""What a bare model name means, where that alias is set."""
+"""Alias that a bare model name stands for, where it is set."""
 _BEGINNING = dt.datetime.fromtimestamp(0, dt.UTC)
 
 
@@ -71,7 +71,7 @@ class RegistryState:
         return replace(state, commits_by_key=state.commits_by_key.set(key, sequence), last_key=key)
 
     def check(self, event: Event) -> None:
-        """Whether an event may follow this state.
+        """Check that an event may follow this state.
 
         Raises:
             ConflictError: the version number was used already, a retired version would be used, ...
