@@ -1,4 +1,4 @@
-"""What an alias is: another spelling or another place of a key, and how its values translate."""
+"""Aliases of keys: other spellings or other places, and the translation of their values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class _Nothing:
 
 
 NOTHING: Final = _Nothing()
-"""What a value translates to that leaves the key as it is."""
+"""Translation of a value that leaves the key as it is."""
 
 
 class Undecided(NamedTuple):

@@ -1,4 +1,4 @@
-"""What every section of the configuration is made of: strict, frozen, checked as a whole."""
+"""Base of all sections of the configuration: strict, frozen, checked as a whole."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Mistake(NamedTuple):
 
 
 class Unused(NamedTuple):
-    """Why a key means nothing beside the other values.
+    """Reason that a key has no effect beside the other values.
 
     Attributes:
         because: the dotted key, relative to the section, whose value makes it meaningless.
@@ -64,7 +64,7 @@ class Section(BaseModel):
 
 
 def _is_set(section: Section, key: str) -> bool:
-    """Whether the dotted ``key`` was given a value, as opposed to having its default."""
+    """Return True if the dotted ``key`` was given a value, instead of having its default."""
     here: Any = section
     for name in key.split("."):
         if name not in here.model_fields_set:

@@ -1,4 +1,4 @@
-"""Where the work runs."""
+"""Cluster that the work runs on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where examples come from and how they are prepared."""
+"""Sources of examples and their preparation."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _Path = Annotated[str, Field(min_length=1)]
 
 
 class Source(Section):
-    """What the examples are made from."""
+    """Source of the examples."""
 
     type: SourceType = Field(
         default="rag_documents",

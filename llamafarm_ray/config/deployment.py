@@ -1,4 +1,4 @@
-"""How a trained model is served."""
+"""Deployment of a trained model."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The rank limits that vLLM's engine can be started with."""
 DEFAULT_MAX_LORA_RANK: Final = 64
 DEFAULT_N_PARALLEL: Final = 4
-"""How many answers llama.cpp writes at the same time."""
+"""Answers that llama.cpp writes at the same time by default."""
 
 
 class Resources(Section):
-    """What each replica needs."""
+    """Resources of each replica."""
 
     gpu: GpuField | None = Field(default=None, description="GPUs per replica: 1, 0.5, or with a type, '1x_a100'.")
     cpu: float | None = Field(default=None, gt=0, le=4096, description="CPU cores per replica.")
@@ -46,7 +46,7 @@ class Resources(Section):
 
 
 class AutoScaling(Section):
-    """How the number of replicas follows the load; the names are Ray Serve's."""
+    """Scaling of replicas with the load; the names are Ray Serve's."""
 
     min_replicas: int = Field(default=1, ge=0, le=10000, description="Fewest replicas; 0 stops all of them when idle.")
     max_replicas: int = Field(ge=1, le=10000, description="Most replicas.")
@@ -80,7 +80,7 @@ class AutoScaling(Section):
 
 
 class Deployment(Section):
-    """Where and how a model answers requests."""
+    """Deployment of a model: target, resources, limits."""
 
     target: Target = Field(default="local", description="Where it runs: this machine, a Ray cluster or Kubernetes.")
     image: str | None = Field(

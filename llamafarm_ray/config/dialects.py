@@ -50,7 +50,7 @@ DIALECTS = (
 
 
 def misunderstandings(values: Mapping[Path, Given]) -> Iterator[tuple[Path, str]]:
-    """What would mean something else here than where it was written: the canonical key, and a line that says so.
+    """Yield values that mean something else here than in their origin: the canonical key, and a line of explanation.
 
     Args:
         values: what is given for each canonical path.

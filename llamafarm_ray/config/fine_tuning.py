@@ -1,4 +1,4 @@
-"""How a model is trained: the method, its parameters, the loop, the workers."""
+"""Training of a model: the method, its parameters, the loop, the workers."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ _KEYS_OF_METHODS = (
 
 
 class MethodParameters(Section):
-    """What the methods are set to: each has parameters of its own, and full none."""
+    """Parameters of the methods: each has its own, and full none."""
 
     r: int = Field(default=16, ge=1, le=_MAX_RANK, description="Rank of the low-rank matrices (LoRA methods).")
     lora_alpha: int = Field(
@@ -152,7 +152,7 @@ class MethodParameters(Section):
 
 
 class Intent(Section):
-    """What the result is for; `method: auto` goes by it."""
+    """Purpose of the result, which `method: auto` takes into account."""
 
     goal: Goal = Field(
         default="balanced",
@@ -261,7 +261,7 @@ _Workers = Annotated[int, Field(ge=1, le=65536)]
 
 
 class Distributed(Section):
-    """How many workers train together, and what they share."""
+    """Number of workers, and the division of the work between them."""
 
     strategy: Strategy = Field(
         default="auto",
@@ -335,7 +335,7 @@ class Distributed(Section):
 
 
 class FineTuning(Section):
-    """What is trained and how."""
+    """Training of a model."""
 
     method: Method = Field(
         default="auto",

@@ -1,4 +1,4 @@
-"""What a deployment records of its requests."""
+"""Records of a deployment's requests."""
 
 from __future__ import annotations
 

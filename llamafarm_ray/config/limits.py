@@ -1,4 +1,4 @@
-"""What the holders of keys may take of a deployment."""
+"""Limits of each key at a deployment."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["Limits"]
 
 
 class Limits(Section):
-    """How much each key may ask for, and how requests wait."""
+    """Limits of each key, and of waiting requests."""
 
     requests_per_minute: float | None = Field(
         default=None, gt=0, le=1e9, description="Requests a minute for each key; a minute's worth may come at once."

@@ -1,4 +1,4 @@
-"""What is recorded of a run, and what raises an alert."""
+"""Monitoring of a run: records and alerts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Address = Annotated[str, Field(pattern=_ADDRESS)]
 
 
 class AlertEmail(Section):
-    """Where alerts are mailed to, and the server that takes the mail."""
+    """Addresses for alerts by e-mail, and the server that takes the mail."""
 
     to: Annotated[tuple[_Address, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
         description="Addresses that get the alerts."
@@ -49,7 +49,7 @@ class AlertEmail(Section):
 
 
 class Alerting(Section):
-    """What raises an alert, where it is sent and whether it ends the run."""
+    """Limits that raise an alert, the places it is sent to, and the kinds that end the run."""
 
     loss_threshold: float | None = Field(
         default=None,
@@ -92,7 +92,7 @@ class Alerting(Section):
         return self.stop
 
     def mistakes(self) -> Iterator[Mistake]:
-        """What can't be noticed can't end a run."""
+        """Yield kinds in ``stop`` that no limit can raise."""
         if isinstance(self.stop, bool):
             return
         for kind in self.stop:
@@ -107,7 +107,7 @@ class Alerting(Section):
 
 
 class Monitoring(Section):
-    """Where a run is recorded."""
+    """Records of a run."""
 
     tensorboard: bool = Field(default=True, description="Write TensorBoard events beside the trained model.")
     wandb_project: str | None = Field(default=None, min_length=1, description="Weights & Biases project to record to.")

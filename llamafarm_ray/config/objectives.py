@@ -1,4 +1,4 @@
-"""What the objectives are set to: those that compare answers, and the one that trains embeddings."""
+"""Settings of objectives: those that compare answers, and the one that trains embeddings."""
 
 from __future__ import annotations
 

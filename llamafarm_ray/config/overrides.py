@@ -18,7 +18,7 @@ _INDEX = re.compile(r"(?:\.|\[)(\d{1,4})\]?$")
 
 
 class _BadOverrideError(ValueError):
-    """What is wrong with the text of an override."""
+    """Mistake in the text of an override."""
 
 
 def apply_overrides(placement: Placement, overrides: Iterable[str]) -> None:

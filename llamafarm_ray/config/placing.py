@@ -45,7 +45,7 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class _Translated:
-    """What an alias did to a value: how it was written, and what else it may become."""
+    """Value translated by an alias: as written, and its other possible values."""
 
     written: Any
     may_become: tuple[Any, ...]
@@ -166,12 +166,12 @@ def _may_be_short(value: object, key: Path) -> bool:
 
 
 def gives_way(one: Given, other: Given) -> bool:
-    """Whether ``other`` says the same as ``one``, or only says it more precisely."""
+    """Return True if ``other`` is the same as ``one``, or more precise."""
     return same(one.value, other.value) or any(same(value, other.value) for value in one.may_become)
 
 
 def _together(one: Given, other: Given) -> Given:
-    """What ``one`` is after ``other`` agreed to it: it may only become what both may."""
+    """Return ``one`` after ``other`` agreed to it, limited to the values that both allow."""
     both = tuple(value for value in one.may_become if any(same(value, allowed) for allowed in other.may_become))
     return dataclasses.replace(one, may_become=both)
 
@@ -211,7 +211,7 @@ def _find_alias(section: Path, name: str, value: object) -> Alias | None:
 
 
 def _unknown(section: Path, name: str) -> str:
-    """What to say of a name that doesn't exist in a section."""
+    """Return the message for a name that doesn't exist in a section."""
     elsewhere = [dotted(path) for path in (*layout().leaves, *layout().sections) if path and path[-1] == name]
     if elsewhere:
         return f"is no key of this section; it belongs at {' or '.join(elsewhere)}."

@@ -99,7 +99,7 @@ _EXPECTED: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 def _expected(detail: ErrorDetails) -> str:
-    """What pydantic wanted, as the end of "must be ..."."""
+    """Return pydantic's expectation, as the end of "must be ..."."""
     context: dict[str, Any] = detail.get("ctx", {})
     kind = detail["type"]
     if kind == "value_error":

@@ -1,4 +1,4 @@
-"""How a new version takes over from the one that an alias points at."""
+"""Rollout of a new version in place of the one that an alias points at."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KEYS_OF: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 class RolloutGuards(Section):
-    """What ends a rollout in favour of the version that is there; null switches a guard off."""
+    """Guards that end a rollout in favour of the present version; null switches a guard off."""
 
     max_error_rate: float | None = Field(
         default=None, gt=0, lt=1, description="Share of its requests that may fail; blue_green: 0.05 if unset."
@@ -54,7 +54,7 @@ class RolloutGuards(Section):
 
 
 class Rollout(Section):
-    """What share of the requests a new version gets, for how long, and what sends it back."""
+    """Rollout of a new version: its share of requests, its duration, and the guards that send it back."""
 
     kind: RolloutKind = Field(
         default="canary",
@@ -102,7 +102,7 @@ class Rollout(Section):
             )
 
     def unused(self) -> Mapping[str, Unused]:
-        """What another kind of rollout asks for; and blue-green has nothing to compare with."""
+        """Return the keys of other kinds of rollout; blue-green also has nothing to compare with."""
         of_others = {key for keys in _KEYS_OF.values() for key in keys} - set(_KEYS_OF[self.kind])
         if self.kind == "blue_green":
             of_others.update(_BY_RATIO)

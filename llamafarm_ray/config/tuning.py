@@ -73,7 +73,7 @@ class Domain:
 
     @property
     def is_list(self) -> bool:
-        """Whether all values are named, as opposed to the ends of a range."""
+        """True if all values are listed, instead of the ends of a range."""
         return self.kind in _LISTS
 
 
@@ -158,7 +158,7 @@ DomainField = Annotated[
 
 
 class EarlyStopping(Section):
-    """When a trial that does worse than others is stopped (schedulers asha and pbt)."""
+    """Early stopping of trials that do worse than others (schedulers asha and pbt)."""
 
     first_after: float = Field(
         default=0.1,
@@ -176,7 +176,7 @@ class EarlyStopping(Section):
 
 
 class PopulationBasedTraining(Section):
-    """How trials that do worst go on from the weights of those that do best, with other settings (scheduler pbt)."""
+    """Population-based training: the worst trials go on from the best ones' weights with new settings (scheduler pbt)."""
 
     quantile: float = Field(
         default=0.25, gt=0, le=0.5, description="Share of the trials that count as the worst, and as the best."
@@ -254,7 +254,7 @@ class Tuning(Section):
 
     @property
     def lower_is_better(self) -> bool:
-        """Whether the best trial is the one with the lowest metric."""
+        """True if the best trial has the lowest metric."""
         return "loss" in self.metric or "perplexity" in self.metric if self.mode == "auto" else self.mode == "min"
 
     def mistakes(self) -> Iterator[Mistake]:

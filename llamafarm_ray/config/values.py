@@ -56,7 +56,7 @@ class Comparison:
         return cls(match[1] + match[2], match[1], float(match[2]))
 
     def holds(self, measured: float) -> bool:
-        """Whether ``measured`` reaches the goal."""
+        """Return True if ``measured`` reaches the goal."""
         return bool(_OPERATORS[self.sign](measured, self.threshold))
 
     def __str__(self) -> str:
@@ -100,7 +100,7 @@ class MemorySize:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """How many GPUs, or what share of one, and which type if that matters."""
+    """Number of GPUs, or a share of one, and the type if it matters."""
 
     spelling: str
     count: float

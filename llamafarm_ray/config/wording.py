@@ -1,4 +1,4 @@
-"""How keys and values are written in messages: readable, short, and safe to print whatever they hold."""
+"""Formatting of keys and values in messages: readable, short, and safe to print."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Table(dict[Any, Any]):
 
     @classmethod
     def of_pairs(cls, pairs: list[tuple[Any, Any]]) -> Self:
-        """What :func:`json.loads` takes as ``object_pairs_hook``."""
+        """Return a table of pairs; :func:`json.loads` takes this as ``object_pairs_hook``."""
         return cls(pairs)
 
 
@@ -145,7 +145,7 @@ for _tag, _form, _first in (
 
 
 def plain_scalar(text: str) -> Any:
-    """What an unquoted YAML scalar means: a number, true, false, null, or the text itself.
+    """Return the value of an unquoted YAML scalar: a number, true, false, null, or the text itself.
 
     Raises:
         yaml.YAMLError: it looks like a number that nobody can use.
