@@ -1,4 +1,4 @@
-"""What lasts: files by content digest, manifests that list them, a node-local cache, on any fsspec target."""
+"""Storage on any fsspec target: files by content digest, manifests that list them, and a node-local cache."""
 
 from llamafarm_ray.storage.cache import CachedVersion
 from llamafarm_ray.storage.content import ContentStore, StoredBlob

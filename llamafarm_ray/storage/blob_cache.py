@@ -154,7 +154,7 @@ def _write(file: RawIOBase, piece: bytes) -> None:
 
 
 def is_sound(path: Path, entry: FileEntry) -> bool:
-    """Whether a file is there, plain, and has the entry's bytes."""
+    """Return True if a file exists, is plain, and has the entry's bytes."""
     with contextlib.suppress(FileNotFoundError):
         if path.is_symlink() or not path.is_file() or path.stat().st_size != entry.size_bytes:
             return False

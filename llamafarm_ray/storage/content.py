@@ -332,7 +332,7 @@ class ContentStore:
                 logger.warning("%s", error)
 
     def _has(self, entry: FileEntry) -> bool:
-        """Whether a file's blob is in the home, whole."""
+        """Return True if a file's blob is in the home, complete."""
         if self._home.is_local:
             return self.check(entry.digest, entry.size_bytes) is None
         return self.size(entry.digest) == entry.size_bytes

@@ -1,4 +1,4 @@
-"""What file systems and object stores raise, as errors of this package."""
+"""Errors of file systems and object stores, as errors of this package."""
 
 from __future__ import annotations
 

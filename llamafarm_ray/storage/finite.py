@@ -1,4 +1,4 @@
-"""Whether the weights in safetensors files are numbers: a NaN or an infinity in one makes every answer garbage.
+"""Search for NaN and infinities in safetensors files: one of them makes every answer garbage.
 
 Told by the bits, so that no dtype needs a library that knows it. Pieces are read, not mapped: a file that is cut while
 it is mapped ends the process.

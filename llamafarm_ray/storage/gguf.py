@@ -33,7 +33,7 @@ _STRING, _ARRAY = 8, 9
 _POOLINGS = frozenset({1, 2, 3})
 """Mean, first and last token: llama.cpp's numbers for how a text's vector is made."""
 _NUMBERS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}
-"""How ``struct`` calls each type of number."""
+"""Codes of ``struct`` for each type of number."""
 _BLOCK_BYTES = {
     1: {0: 4, 1: 2, 24: 1, 25: 2, 26: 4, 27: 8, 28: 8, 30: 2},
     32: {2: 18, 3: 20, 6: 22, 7: 24, 8: 34, 9: 40, 20: 18, 39: 17},
@@ -75,7 +75,7 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """What a file says of itself.
+    """Header of a file.
 
     Attributes:
         facts: its pairs, ``general.architecture`` among them.
@@ -97,12 +97,12 @@ class GgufHeader:
 
     @property
     def is_adapter(self) -> bool:
-        """Whether it holds a low-rank update of another file's model."""
+        """True if it holds a low-rank update of another file's model."""
         return bool(self.facts.get("general.type") == "adapter")
 
     @property
     def gives_vectors(self) -> bool:
-        """Whether it says how a text's vector is made, as converters write it for embedding models."""
+        """True if it names a pooling, as converters write it for embedding models."""
         return self.of_architecture("pooling_type") in _POOLINGS
 
     def of_architecture(self, name: str) -> Any:

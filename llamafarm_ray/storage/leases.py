@@ -76,7 +76,7 @@ class Leases:
         return [(name, Digest(f"sha256:{match[1]}"), _expiry(data)) for name, match, data in found if data is not None]
 
     def _write(self, name: str) -> dt.datetime | None:
-        """When the lease was written, ``None`` where it can't be."""
+        """Write the lease; return its time, or ``None`` where it can't be written."""
         now = _now()
         try:
             self._home.write(name, json.dumps({"expires": (now + _LASTS).isoformat()}).encode())
@@ -86,7 +86,7 @@ class Leases:
 
 
 def _expiry(data: bytes) -> dt.datetime:
-    """What a lease says; the beginning of time where it can't be read."""
+    """Return a lease's expiry; the beginning of time where it can't be read."""
     try:
         return dt.datetime.fromisoformat(json.loads(data)["expires"]).astimezone(dt.UTC)
     except (ValueError, KeyError, TypeError):

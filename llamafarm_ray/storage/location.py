@@ -24,9 +24,9 @@ from llamafarm_ray.types import Digest
 __all__ = ["PIECE_BYTES", "Location", "StoredFile"]
 
 PIECE_BYTES = 256 * 1024
-"""How much of a file is read, hashed and written at once: it stays in a processor's cache; 1 MiB took twice as long."""
+"""Bytes that are read, hashed and written at once: they stay in a processor's cache; 1 MiB took twice as long."""
 _RANGE_BYTES = 8 * 1024 * 1024
-"""What one request asks an object store for."""
+"""Bytes of one request to an object store."""
 _RANGES_AT_ONCE = 4
 _PART_BYTES = 32 * 1024 * 1024
 """Smaller files are sent to an object store in one request."""
@@ -75,7 +75,7 @@ class Location:
 
     @property
     def is_local(self) -> bool:
-        """Whether the folder is on this machine's file system."""
+        """True if the folder is on this machine's file system."""
         return isinstance(self._fs, LocalFileSystem)
 
     def child(self, name: str) -> Location:
@@ -170,7 +170,7 @@ class Location:
         return next((str(value) for value in found if value), "")
 
     def exists(self, name: str) -> bool:
-        """Whether a file of that name is there.
+        """Return True if a file of that name exists.
 
         Raises:
             StorageError: the answer can't be had.

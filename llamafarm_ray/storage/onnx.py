@@ -29,14 +29,14 @@ _INSIDE: Mapping[str, Mapping[int, str]] = {
     "sparse": {1: _TENSOR, 2: _TENSOR},
     _TENSOR: {13: _ENTRY},
 }
-"""Which of a message's fields hold messages that lead to tensors."""
+"""Fields of messages that hold messages that lead to tensors."""
 _IR_VERSION, _GRAPH = 1, 7
 _KEY, _VALUE = 1, 2
 
 
 @dataclass(slots=True)
 class _Found:
-    """What was met on the way."""
+    """Findings of the walk."""
 
     model_fields: set[int] = field(default_factory=set)
     files: set[bytes] = field(default_factory=set)

@@ -1,4 +1,4 @@
-"""Which paths a version's files may have: those that mean one and the same file on every system."""
+"""Valid paths of a version's files: those that mean the same file on every system."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _FORMS = {
 
 
 def path_problem(path: str) -> str | None:
-    """What is wrong with a path, as the end of a sentence (``"is outside its folder"``), or ``None``."""
+    """Return the problem with a path, as the end of a sentence (``"is outside its folder"``), or ``None``."""
     parts = path.split("/")
     if any(part in {"", ".", ".."} for part in parts):  # an absolute path begins with an empty part
         return "is outside its folder"
@@ -37,7 +37,7 @@ def path_problem(path: str) -> str | None:
 
 
 def clash(paths: Iterable[str]) -> str | None:
-    """How two of the paths would be one file somewhere, as a sentence without its end, or ``None``."""
+    """Return the way in which two paths are one file somewhere, as a sentence without its end, or ``None``."""
     seen: dict[str, str] = {}
     for path in paths:
         folded = _folded(path)

@@ -15,9 +15,9 @@ PICKLE_SUFFIXES = frozenset(
 """Extensions of files that can hold pickled code."""
 
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
-"""How pickles of the protocols 2 to 5 begin."""
+"""Beginnings of pickles of the protocols 2 to 5."""
 _ZIP = b"PK\x03\x04"
-"""How torch's archives begin, and other archives too."""
+"""Beginning of torch's archives, and of other archives."""
 _NUMPY = b"\x93NUMPY"
 
 
@@ -45,7 +45,7 @@ def _holds_pickles(path: Path) -> bool:
 
 
 def _is_torch_archive(path: Path) -> bool:
-    """Whether an archive has members that are pickles; one that can't be listed may have."""
+    """Return True if an archive has pickled members, or can't be listed."""
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()

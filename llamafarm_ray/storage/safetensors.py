@@ -43,7 +43,7 @@ class TensorEntry:
 
 
 def read_tensors(path: Path, *, shown: str | None = None) -> tuple[TensorEntry, ...]:
-    """What a file's header lists, in the order of the bytes, checked against the format and the file's size.
+    """Return the tensors of a file's header, in the order of the bytes, checked against the format and the file's size.
 
     Args:
         path: the file.
