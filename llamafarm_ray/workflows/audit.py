@@ -79,7 +79,7 @@ def audit(
     model: str | None = None,
     refused: bool = False,
 ) -> list[AuditEntry]:
-    """What happened, oldest first.
+    """Return the audit, oldest first.
 
     Args:
         registry: where.
@@ -180,7 +180,7 @@ class _Teller:
     pointed: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def tell(self, event: Event) -> _Told:
-        """What happened, in words."""
+        """Return an event in words."""
         if event.type == "alias_moved":
             return self._moved(event)
         if event.type in _ABOUT_VERSIONS:

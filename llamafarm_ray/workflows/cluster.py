@@ -186,12 +186,12 @@ def _token(token: str) -> Iterator[None]:
 
 
 def is_job_server(address: str) -> bool:
-    """Whether an address is that of a dashboard, which takes jobs, and not the cluster's own."""
+    """Return True if an address is a dashboard's, which takes jobs, instead of the cluster's own."""
     return address.startswith(("http://", "https://"))
 
 
 def inside_job() -> bool:
-    """Whether this process was started by a cluster's job server."""
+    """Return True if a cluster's job server started this process."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
@@ -283,7 +283,7 @@ def _join(address: str, *, runtime_env: dict[str, Any] | None = None) -> str:
 
 
 def _is_this_machine(host: str) -> bool:
-    """Whether a name or an address is one of this machine's own: no other has it to bind."""
+    """Return True if a name or an address belongs to this machine: only then can it be bound."""
     try:
         with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.bind((host.strip("[]"), 0))

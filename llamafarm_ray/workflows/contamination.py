@@ -65,7 +65,7 @@ class Decontamination:
 
     @property
     def report(self) -> dict[str, Any] | None:
-        """What was found by set, and why training data could not be compared with; None without any set."""
+        """Return the findings by set, and the reasons against a comparison with training data; None without any set."""
         if not self.found:
             return None
         unknown = [one.reason for one in self.trained if not one.rows]

@@ -211,6 +211,6 @@ def check_source(config: Config) -> None:
 
 
 def dataset_name(path: Path) -> str:
-    """What a dataset at a path is called: its file's or folder's name, in the letters that names may have."""
+    """Return a dataset's name: its file's or folder's, in the letters that names may have."""
     stem = stem_of(path) if is_record_file(path) else path.name
     return re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-._") or "dataset"

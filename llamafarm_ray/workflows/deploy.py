@@ -244,7 +244,7 @@ def _check_record(registry: RegistryApi, cluster: ClusterInfo) -> None:
 
 
 def _without_strategy(config: Config) -> Config:
-    """What replicas are to know: the rollouts of a deployment by this command are begun by it, with its token."""
+    """Return the configuration for replicas: this command begins its own rollouts, with its token."""
     deployment = config.deployment.model_copy(update={"strategy": None})
     return config.model_copy(update={"deployment": deployment})
 
@@ -320,7 +320,7 @@ def _wait_until_ready(url: str, started: float, on_progress: Callable[[str, floa
 
 
 def _messages(application: ApplicationStatusOverview) -> list[str]:
-    """What Serve says of each deployment; of one whose replicas can't start it is their traceback."""
+    """Return Serve's message on each deployment; for one whose replicas can't start it is their traceback."""
     return [deployment.message for deployment in application.deployments.values() if deployment.message]
 
 

@@ -1,4 +1,4 @@
-"""What is deployed, by the registry's record; and moving an alias under traffic without losing a request."""
+"""Deployments on record in the registry, and moves of an alias under traffic without a lost request."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ APPLICATION = "llamafarm"
 _CONFIRM_S = 15.0
 _POLL_S = 0.25
 _NOT_TOLD = {"status 401", "status 403", "status 429"}
-"""What asking again does not change."""
+"""Failures that another attempt does not change."""
 
 
 def deployment_of(registry: RegistryApi, application: str | None = None) -> DeploymentRecorded:

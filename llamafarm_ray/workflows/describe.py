@@ -45,7 +45,7 @@ class Description:
 
 
 def describe(registry: RegistryApi, reference: str, *, at: dt.datetime | None = None) -> Description:
-    """What is known of the version a reference names.
+    """Return the description of the version that a reference names.
 
     Args:
         registry: where to look.

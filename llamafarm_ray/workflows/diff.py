@@ -47,7 +47,7 @@ class Changed:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What differs between two versions.
+    """Differences of two versions.
 
     Attributes:
         left, right: the references, ``name:version``.

@@ -1,4 +1,4 @@
-"""What a configured run will take: memory, time and cost, and what else would fit. Starts and fetches nothing."""
+"""Estimate of a configured run: memory, time, cost, and alternatives that fit. Starts and fetches nothing."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def _plain_strategy(strategy: str, num_workers: int) -> str:
 
 
 def _decide(shape: ModelShape, setup: Setup, machine: Machine, config: Config, notes: list[str]) -> Setup:
-    """What the configuration left open: the plainest that fits."""
+    """Return the setup with open settings filled in: the plainest that fits."""
     tuning = config.fine_tuning
     methods = METHODS[:2] if tuning.method == "auto" else (setup.method,)
     strategies = [setup.strategy]

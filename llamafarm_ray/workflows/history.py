@@ -1,4 +1,4 @@
-"""What happened to a model."""
+"""History of a model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["history"]
 def history(
     registry: RegistryApi, name: str, *, alias: str | None = None, at: dt.datetime | None = None
 ) -> list[AuditEntry]:
-    """What happened to a model, newest first, and what was tried and refused.
+    """Return a model's history, newest first, with refused attempts.
 
     Args:
         registry: where to look.

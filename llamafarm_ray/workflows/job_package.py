@@ -1,4 +1,4 @@
-"""What a job takes along: the files of the working directory, and its paths as the job shall read them."""
+"""Package of a job: the files of the working directory, and the paths as the job reads them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class WorkingDirectory:
         return cls(folder)
 
     def take(self, key: str, text: str) -> str:
-        """What ``text`` shall be for the job, if it names a file or folder of this machine.
+        """Return ``text`` as the job reads it, if it names a file or folder of this machine.
 
         Of a pattern the folder before its first wildcard counts. What is not there (a model's name, a bucket, a path
         of the cluster) stays as it is, and so does what another job wrote, which is the cluster's even if that is this

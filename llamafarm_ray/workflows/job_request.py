@@ -18,7 +18,7 @@ from llamafarm_ray.workflows.job_package import OUTPUTS, WorkingDirectory, plain
 __all__ = ["CONFIG", "JobRequest", "command_of", "folder_of", "table_of"]
 
 CONFIG = "llamafarm-job.json"
-"""What a job's configuration is called in its working directory."""
+"""Name of a job's configuration in its working directory."""
 _INPUTS: Mapping[str, tuple[str, ...]] = {
     "create-dataset": ("dataset.source.path",),
     "deploy": ("base_model", "deployment.adapters"),
@@ -60,7 +60,7 @@ class JobRequest:
 
 
 def folder_of(directory: WorkingDirectory) -> str:
-    """Where relative outputs go, below the home directory there."""
+    """Return the folder of relative outputs, below the home directory there."""
     return "/".join((OUTPUTS, plain_name(Identity.from_environment().user), plain_name(directory.folder.name)))
 
 

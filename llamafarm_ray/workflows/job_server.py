@@ -30,7 +30,7 @@ _T = TypeVar("_T")
 
 
 REQUEST_S = 20.0
-"""How long a question to the job server may take."""
+"""Timeout in seconds of a call to the job server."""
 _SUBMIT_S = 600.0
 
 
@@ -130,7 +130,7 @@ class JobServer:
         return SubmittedJob(job_id, self.address, num_files, table.get("home") or "", folder)
 
     def details(self, job_id: str) -> JobDetails:
-        """What the cluster knows about a job.
+        """Return the cluster's details of a job.
 
         Raises:
             TimeoutError: no answer came, or none that is one; asking again can help.
@@ -176,7 +176,7 @@ class JobServer:
 
 
 def _environment() -> dict[str, str]:
-    """Who asks, for the registry's audit and its access rules."""
+    """Return the caller's identity, for the registry's audit and its access rules."""
     who = Identity.from_environment()
     return {"LLAMAFARM_PRINCIPAL": who.user, **({"LLAMAFARM_TOKEN": who.token} if who.token else {})}
 
@@ -192,7 +192,7 @@ def _without_other_addresses() -> Iterator[None]:
 
 
 def _failures() -> tuple[type[Exception], ...]:
-    """What Ray's job client raises for its own and the server's mistakes."""
+    """Return the errors of Ray's job client for its own and the server's mistakes."""
     from ray.exceptions import RayError  # noqa: PLC0415  (it is there by now)
 
     return RayError, OSError, RuntimeError, ValueError, TypeError, KeyError

@@ -28,7 +28,7 @@ _APART = {"baseline", EVALUATED_ON}
 """Groups of results that are another model's, or those of another base."""
 
 _TELLING = ("accuracy", "acc", "f1", "exact_match", "score", "rouge_l", "bleu", "perplexity", "loss")
-"""What a list shows of a version's results: the first of these that a name ends in."""
+"""Endings of metrics to show in lists: the first that one of a version's results has."""
 
 
 def main_metric(metrics: Mapping[str, Any]) -> tuple[str, float] | None:

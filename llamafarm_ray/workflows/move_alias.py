@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 _AT_ONCE = "`--now` moves it without loading anything first."
 _URGENT_S = 30.0
-"""How long a rollback waits for replicas: whatever hangs may be why there is one."""
+"""Seconds that a rollback waits for replicas, since a replica that hangs may be its reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,7 @@ def _load(
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """What a call gives, if it does in time; one that hangs, as Ray's do where nobody answers, is left behind.
+    """Return a call's result if it comes in time; leave behind a call that hangs, as Ray's do where nobody answers.
 
     Raises:
         TimeoutError: it doesn't.
@@ -202,7 +202,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _goal(registry: RegistryApi, command: MoveAlias | Rollback) -> VersionRecord | None:
-    """What the alias would point at afterwards; ``None`` where it would not move, or whoever asks may not move it."""
+    """Return the alias's next version; ``None`` where it would not move, or the caller may not move it."""
     if not registry.may(Action.MOVE_ALIAS, command.namespace):
         return None
     context = Context(name_of(registry.state, Identity.from_environment()), dt.datetime.now(dt.UTC))

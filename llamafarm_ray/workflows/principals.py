@@ -1,4 +1,4 @@
-"""Who may do what with a registry: add them, change what they may, end it."""
+"""Principals of a registry: add them, change their roles, revoke them."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ _LONE: Final = 0.95
 """The share of an application's tokens from which an adapter is alone."""
 _MIN_REQUESTS: Final = 1000
 _LEAST_S: Final = 86400.0
-"""What is on record of an application must span a day: the hours differ."""
+"""Least seconds on record of an application: a day, since the hours differ."""
 _BUSY: Final = 16.0
 """Requests at once that a replica is meant for: the default of auto_scaling.target_ongoing_requests."""
 _HEADROOM: Final = 2.0
@@ -112,7 +112,7 @@ class Recommendation:
 
 @dataclass(frozen=True, slots=True)
 class _Application:
-    """What an application's replicas recorded on the days that are looked at.
+    """Records of an application's replicas on the days of the evaluation.
 
     Args:
         pages: one of each replica and day.

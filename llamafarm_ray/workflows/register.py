@@ -33,7 +33,7 @@ __all__ = ["Registration", "base_reference", "read_run_record", "register", "reg
 
 @dataclass(frozen=True, slots=True)
 class Registration:
-    """What the user says of a version; what is left out is taken from the run's own record.
+    """Registration as the user asks for it; missing facts come from the run's own record.
 
     Attributes:
         folder: the adapter's or model's files.
@@ -180,7 +180,7 @@ def register_trained(registry: RegistryApi, config: Config, folder: Path) -> Ver
 
 
 def _details(asked: Registration, record: dict[str, Any]) -> dict[str, Any]:
-    """What is known of how it came to be: what the user says, else what the run wrote."""
+    """Return the origin of a version: the user's facts, else the run's record."""
     lineage = record.get("lineage", {})
     metrics = read_metrics(asked.performance_metrics) if asked.performance_metrics else record.get("metrics", {})
     return {
@@ -244,7 +244,7 @@ def _dataset(registry: RegistryApi, name: str | None) -> dict[str, Any]:
 
 
 def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
-    """What a folder holds, by its files; quantized weights, GGUF and ONNX files of a base that is named are its forms.
+    """Return a folder's kind, by its files; quantized weights, GGUF and ONNX files of a named base are its forms.
 
     Raises:
         InputError: it is nothing that can be registered.
@@ -269,7 +269,7 @@ def _kind(folder: Path, *, is_derived: bool) -> ModelKind:
 
 
 def read_run_record(folder: Path) -> dict[str, Any]:
-    """What the command that made a folder wrote of it; nothing if it was made elsewhere.
+    """Return the record of the command that made a folder; empty if it was made elsewhere.
 
     Raises:
         InputError: the record is not what such a command writes.

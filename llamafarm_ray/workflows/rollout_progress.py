@@ -1,4 +1,4 @@
-"""How rollouts go, as the controllers of the deployments on record see it."""
+"""Progress of rollouts, from the controllers of the deployments on record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NOBODYS = "No controller takes it further yet; one begins within seconds where 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What controllers told.
+    """Reports of controllers.
 
     Attributes:
         progress: how rollouts go, by their id.
@@ -34,7 +34,7 @@ class Heard:
     trouble: str = ""
 
     def missing(self, rollouts: Iterable[RolloutRecord]) -> str:
-        """Why it is not known how some rollouts go; empty where it is."""
+        """Return the reason that some rollouts' progress is unknown; empty where it is known."""
         if all(one.id in self.progress or not one.status.is_under_way for one in rollouts):
             return ""
         return self.trouble or _NOBODYS

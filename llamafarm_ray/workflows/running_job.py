@@ -51,7 +51,7 @@ class RunningJob:
         self._details: JobDetails | None = None
 
     def output(self) -> Iterator[str]:
-        """What the job prints, from where the last call ended, as it prints it, until the job ends.
+        """Yield the job's output from the end of the last call on, as it is printed, until the job ends.
 
         A lost connection is made again; the job does not notice.
 
@@ -69,7 +69,7 @@ class RunningJob:
             time.sleep(self._silence_s / 10)
 
     def exit_status(self) -> int:
-        """How a job that ended, did: its process's exit status, 128 and the signal's number if one ended it.
+        """Return an ended job's exit status, or 128 and the signal's number if a signal ended it.
 
         Raises:
             ClusterError: it never ran, or was stopped.
@@ -86,7 +86,7 @@ class RunningJob:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether it ended because somebody stopped it."""
+        """True if somebody stopped it."""
         return self._details is not None and self._details.status == "STOPPED"
 
     def stop(self) -> None:
@@ -143,7 +143,7 @@ class RunningJob:
         return fresh
 
     def _ask(self) -> tuple[JobDetails, bool]:
-        """How the job is, and whether the connection was lost before that could be asked."""
+        """Return the job's details, and True if the connection was lost before they came."""
         lost_at: float | None = None
         while True:
             try:

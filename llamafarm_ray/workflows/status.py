@@ -1,4 +1,4 @@
-"""What runs where: applications, their replicas and versions, and how they do."""
+"""Status of a cluster: applications, their replicas and versions, and their health."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def cluster_of(registry: RegistryApi) -> str | None:
 
 
 def cluster_status(registry: RegistryApi) -> Status:
-    """What runs on the connected cluster, with what the registry says of it.
+    """Return the status of the connected cluster, with the registry's facts.
 
     Of versions and rollouts those that whoever asks may read.
     """

@@ -44,7 +44,7 @@ from llamafarm_ray.workflows.tune_trial import TrialSettings, run_trial
 __all__ = ["TunedModel", "TuningRun", "register_tuned"]
 
 _AUTO_METHODS: Final = ("lora", "qlora", "full")
-"""What AutoML chooses from: each is served by vLLM."""
+"""Methods that AutoML chooses from: each is served by vLLM."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +215,7 @@ class TuningRun:
         return self.config.model_copy(update={"dataset": built}), open_dataset(path)
 
     def _automatic(self, config: Config, journal: Journal, num_rows: int) -> AutoSpace:
-        """What AutoML searches; a sweep that goes on keeps to what it began with."""
+        """Return AutoML's search space; a resumed sweep keeps the one it began with."""
         methods = _fitting_methods(config, self.registry)
         taken = [key for key in _AUTO_KEYS if _is_set(config, key)]
         made = automatic_space(
@@ -351,7 +351,7 @@ def _population(config: Config, points: Points | None) -> Population | None:
 
 
 def _fitting_methods(config: Config, registry: RegistryApi) -> list[str]:
-    """What fits this machine's or cluster's devices by estimate, and is served by vLLM; lora where nothing is known."""
+    """Return the methods that fit the devices by estimate and that vLLM serves; lora where nothing is known."""
     has_gpu = find_hardware().num_gpus > 0
     found = []
     for name in _AUTO_METHODS:

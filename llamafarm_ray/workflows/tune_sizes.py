@@ -1,4 +1,4 @@
-"""How large a sweep is: its trials, how many run at once, and where they are compared."""
+"""Size of a sweep: its trials, the number that run at once, and the points of comparison."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DEFAULT_POPULATION: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Points:
-    """Where trials are compared: each after the same number of training rows, whatever its batch size.
+    """Points of comparison of trials: each after the same number of training rows, for any batch size.
 
     Args:
         rows: between two comparisons.
@@ -89,12 +89,12 @@ def num_trials(config: Config) -> int | None:
 
 
 def finished_seconds(records: Mapping[int, Record]) -> list[float]:
-    """How long each trial took that ran to its end."""
+    """Return the seconds of each trial that ran to its end."""
     return [record.seconds for record in records.values() if record.value is not None]
 
 
 def num_concurrent_trials(config: Config, space: Space, cores: int | None) -> int:
-    """How many trials run at once."""
+    """Return the number of trials that run at once."""
     hardware = find_hardware()
     most = max(_num_workers(config, space))
     distributed = config.fine_tuning.distributed

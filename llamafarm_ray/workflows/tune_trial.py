@@ -24,13 +24,13 @@ from llamafarm_ray.workflows.tune_sizes import Points
 __all__ = ["TrialSettings", "run_trial"]
 
 _OLD_RUN_ENDS_S: Final = 60.0
-"""How long the driver of an interrupted trial may take to be gone."""
+"""Seconds until the driver of an interrupted trial must be gone."""
 _LOOK_S: Final = 0.3
 
 
 @dataclass(frozen=True, slots=True)
 class TrialSettings:
-    """What every trial's process is told.
+    """Settings passed to every trial's process.
 
     Args:
         home: of the registry.

@@ -44,7 +44,7 @@ class UsageRow:
 
     @property
     def last(self) -> dt.datetime | None:
-        """When it was used last."""
+        """Time of the last use."""
         return dt.datetime.fromtimestamp(self.used.last_s, dt.UTC) if self.used.last_s else None
 
 

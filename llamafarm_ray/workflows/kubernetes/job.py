@@ -23,7 +23,7 @@ __all__ = ["ray_job"]
 _FOLDER = "/etc/llamafarm"
 _CONFIG = "config.json"
 _OUTPUTS = "/home/llamafarm/trained_models"
-"""Where the run writes. With `checkpoint_location` a run that starts anew at the same path goes on."""
+"""Folder of outputs. With `checkpoint_location` a run that starts anew at the same path goes on."""
 _END_S = 120
 """A checkpoint may be under way."""
 _RETRIES = 3

@@ -169,7 +169,7 @@ def _cluster(deployment: Deployment, home: str) -> dict[str, Any]:
 
 
 def _resources(deployment: Deployment) -> dict[str, str]:
-    """What one replica takes: of CPUs and GPUs each of an engine's processes has its own."""
+    """Return the resources of one replica: each of an engine's processes has its own CPUs and GPUs."""
     needs, options = deployment.resources, deployment.engine_kwargs
     gpus = needs.gpu.count if needs.gpu is not None else 0.0
     num_processes = _count(options.get("tensor_parallel_size"), max(1, int(gpus)))
