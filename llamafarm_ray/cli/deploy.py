@@ -19,7 +19,7 @@ __all__ = ["command"]
 
 _LOOK_S = 5.0
 _SETTLED_S = 10.0
-"""Who stops it from elsewhere takes it off the record through this very Ray."""
+"""Seconds that this Ray stays after `undeploy` elsewhere, which takes the deployment off the record through it."""
 
 
 def command(

@@ -44,7 +44,7 @@ def history(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """What happened to a model, newest first, refused attempts included."""
+    """Show the history of a model, newest first, with refused attempts."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.history import history as history_of
 
@@ -106,7 +106,7 @@ def trace(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """What was made from what: documents, datasets, bases, versions, deployments."""
+    """Show the lineage of documents, datasets, bases, versions and deployments."""
     from llamafarm_ray.registry import lineage, open_registry
     from llamafarm_ray.workflows.trace import trace as trace_from
 
@@ -230,7 +230,7 @@ def _show_files(found: Difference) -> None:
 
 
 def _headings(found: Difference) -> tuple[str, str]:
-    """What tells the two sides apart."""
+    """Return the headings of the two sides."""
     name, _, version = found.left.partition(":")
     other, _, other_version = found.right.partition(":")
     return (version, other_version) if name == other else (found.left, found.right)

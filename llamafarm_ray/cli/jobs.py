@@ -193,7 +193,7 @@ def _pass_on(printed: str) -> None:
 
 
 def _document(printed: str) -> tuple[int, int]:
-    """Where the last JSON object that begins on a line of its own starts and ends; (0, 0) if there is none."""
+    """Return start and end of the last JSON object that begins on a line of its own; (0, 0) if there is none."""
     start = printed.rfind("\n{\n")
     while start >= 0:
         try:
@@ -206,7 +206,7 @@ def _document(printed: str) -> tuple[int, int]:
 
 
 def _asked(question: str) -> bool:
-    """Whether a person says yes; no where there is none."""
+    """Return True if a person says yes, False without a person."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
     sys.stderr.write(question)

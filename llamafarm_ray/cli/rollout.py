@@ -50,7 +50,7 @@ app = typer.Typer(help="Give a new version some of an alias's requests, step by 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 _LOOK_S = 1.0
-"""How often ``--watch`` looks."""
+"""Seconds between two looks of ``--watch``."""
 
 
 @app.command("start")
@@ -197,7 +197,7 @@ _WHOLE = ("rollout", "from", "to", "status", "step", "share")
 
 
 def _views(registry: RegistryApi, shown: Sequence[RolloutRecord], ask: Callable[[], Heard]) -> Iterator[RenderableType]:
-    """How these rollouts go, until all are over: each second, or whenever one changes where it is no terminal."""
+    """Yield the rollouts' progress until all are over: each second, or at each change without a terminal."""
     before: Sequence[RolloutRecord] = ()
     while True:
         if console.is_interactive or shown != before:

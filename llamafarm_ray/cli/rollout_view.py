@@ -1,4 +1,4 @@
-"""How a rollout goes, for people who watch: the step, both variants, and how near each guard is to being broken."""
+"""View of a rollout for people who watch: the step, both variants, and the evidence against each guard."""
 
 from __future__ import annotations
 

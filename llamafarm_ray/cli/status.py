@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _LOOK_S = 2.0
-"""How often ``--watch`` looks."""
+"""Seconds between two looks of ``--watch``."""
 _NUMBERS = ("req/s", "p95 ms", "errors")
 """Of the last minute."""
 _OF_REPLICAS = ("replica", "node", "state", "loaded", *_NUMBERS, "queue")
@@ -60,7 +60,7 @@ def command(
 
 
 def _views(registry: RegistryApi) -> Iterator[RenderableType]:
-    """What there is to see, again and again."""
+    """Yield the view again and again."""
     from llamafarm_ray.workflows.status import cluster_status
 
     before: Status | None = None

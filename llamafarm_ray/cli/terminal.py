@@ -1,4 +1,4 @@
-"""What people see: results on standard output, progress and errors on standard error."""
+"""Output for people: results on standard output, progress and errors on standard error."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _error_console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=Fal
 
 
 def is_json(arguments: Sequence[str]) -> bool:
-    """Whether a command line asks for JSON."""
+    """Return True if a command line asks for JSON."""
     return "--json" in arguments
 
 
@@ -167,7 +167,7 @@ def local_time(time: dt.datetime) -> str:
 
 
 def ago(time: dt.datetime, now: dt.datetime | None = None) -> str:
-    """How long something is past, in one unit."""
+    """Return the time since a moment, in one unit."""
     seconds = ((now or dt.datetime.now(dt.UTC)) - time).total_seconds()
     for unit, length_s in _LENGTHS:
         if seconds >= 2 * length_s or unit == "min":

@@ -159,7 +159,7 @@ def speed_line(now: Progress) -> str:
 
 
 class _Pace:
-    """How long a run takes from here, by its last steps."""
+    """Estimate of a run's remaining time, by its last steps."""
 
     def __init__(self) -> None:
         self._before: Progress | None = None

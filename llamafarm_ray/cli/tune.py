@@ -164,7 +164,7 @@ def _live(progress: StageProgress, config: Config) -> Callable[[Mapping[int, Rec
 
 
 def sweep_lines(records: Mapping[int, Record], *, lower_is_better: bool) -> list[str]:
-    """How trials do, in lines: the best, then those that run."""
+    """Return lines on trials: the best, then those that run."""
     from llamafarm_ray.tuning.explain import plain
 
     ended = [record for record in records.values() if record.value is not None]

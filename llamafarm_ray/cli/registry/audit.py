@@ -28,7 +28,7 @@ def command(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Who did what, when and why, oldest first; what was refused, too."""
+    """Show the audit: principals, actions, times and reasons, oldest first, with refused attempts."""
     from llamafarm_ray.errors import InputError, did_you_mean
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.audit import audit, to_csv
