@@ -1,4 +1,4 @@
-"""What to search where nobody said: bounds that suit the data, and what is worth trying first."""
+"""Search space where none is given: bounds that suit the data, and settings to try first."""
 
 from __future__ import annotations
 

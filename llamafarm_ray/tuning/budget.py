@@ -1,4 +1,4 @@
-"""How a sweep spends its time, so that what it starts can end."""
+"""Time budget of a sweep: trials begin only if they can end."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 __all__ = ["Budget", "duration"]
 
 _SLACK = 1.1
-"""How much longer than its estimate a trial may take."""
+"""Factor by which a trial may exceed its estimate."""
 
 
 @dataclass(slots=True)
@@ -48,11 +48,11 @@ class Budget:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing is left."""
+        """True if nothing is left."""
         return self.left_s == 0.0
 
     def has_room(self, finished_s: Sequence[float]) -> bool:
-        """Whether one more trial is worth beginning.
+        """Return True if one more trial is worth beginning.
 
         Args:
             finished_s: seconds that each finished trial took; without any, a trial begins while time is left.

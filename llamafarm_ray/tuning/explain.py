@@ -1,4 +1,4 @@
-"""What a sweep showed, in plain words: which trial is the best, by how much, and what its settings did."""
+"""Explanation of a sweep in plain words: the best trial, its lead, and the effects of its settings."""
 
 from __future__ import annotations
 

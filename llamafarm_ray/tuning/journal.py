@@ -1,4 +1,4 @@
-"""What happened in a sweep, a line of JSON each, on disk before anything goes on: a killed sweep goes on from it."""
+"""Journal of a sweep in lines of JSON, each on disk before anything goes on, so that a killed sweep resumes from it."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from llamafarm_ray.errors import ConflictError, StorageError
 __all__ = ["Journal", "Record", "State", "SweepFacts", "best_of"]
 
 _SESSION_GAP_S: Final = 1.0
-"""What a session counts as that was killed before its first event."""
+"""Duration in seconds that counts for a session killed before its first event."""
 
 
 class State(StrEnum):
-    """How a trial stands."""
+    """State of a trial."""
 
     RUNNING = "running"
     """It has begun, and has not ended: where no sweep runs, the next one goes on with it."""
@@ -37,7 +37,7 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Record:
-    """What is known of a trial.
+    """Record of a trial.
 
     Args:
         number: from 0, in the order they were proposed.
@@ -69,7 +69,7 @@ class Record:
 
     @property
     def name(self) -> str:
-        """What its folder is called."""
+        """Name of its folder."""
         return f"{self.number:04d}"
 
     @property
@@ -84,7 +84,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class SweepFacts:
-    """What a sweep is: the same command with other facts is another sweep.
+    """Identity of a sweep: the same command with other facts is another sweep.
 
     Args:
         name: what is tuned.

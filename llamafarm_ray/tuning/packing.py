@@ -1,4 +1,4 @@
-"""How many trials a cluster has room for at once."""
+"""Number of trials that fit a cluster at once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DATA_CPUS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a machine of the cluster has.
+    """Resources of one machine.
 
     Args:
         num_cpus: as Ray counts them.
@@ -27,7 +27,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class TrialNeeds:
-    """What one trial takes; its driver takes nothing.
+    """Resources of one trial; its driver takes nothing.
 
     Args:
         num_workers: training processes.
@@ -41,7 +41,7 @@ class TrialNeeds:
 
 
 def num_concurrent(nodes: Sequence[Node], needs: TrialNeeds, *, most: int | None = None) -> int:
-    """How many trials run at once without one of them waiting for workers that another one has.
+    """Return the number of trials that run at once without waiting for workers that another trial holds.
 
     A worker lies on one machine, a trial's workers may be spread. At least one: a single trial may use all there is, as
     a training without a sweep does.

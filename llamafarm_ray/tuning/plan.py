@@ -22,7 +22,7 @@ _MAX_INVALID: Final = 100
 """Proposals that break a rule, in a row; then the sweep ends."""
 
 _MAX_FAILED: Final = 3
-"""If so many trials fail before any other, it is not the settings' fault."""
+"""Number of failures before any success after which the settings are not to blame."""
 
 
 @dataclass(frozen=True, slots=True)

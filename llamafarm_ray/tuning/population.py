@@ -28,7 +28,7 @@ _FACTORS: Final = (0.8, 1.25)
 
 @dataclass(frozen=True, slots=True)
 class Population:
-    """How worse trials learn from better ones.
+    """Rules by which worse trials learn from better ones.
 
     Args:
         num_points: points of comparison of a whole training; after the last one there is nothing left to train.
@@ -45,7 +45,7 @@ class Population:
     seed: int
 
     def gives_up(self, number: int, point: int, value: float, records: Mapping[int, Record]) -> bool:
-        """Whether a trial ends here, as one of the worst of those that came to this point; ties go on.
+        """Return True if a trial ends here, as one of the worst that reached this point; ties go on.
 
         With fewer trials at that point than one quantile needs, nobody is the worst. A trial that goes on after an
         interruption says again what it said before; that was decided then.

@@ -33,9 +33,9 @@ _ENVIRONMENT: Final = {
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 _RESTARTS: Final = 2
-"""How often a trial is started again whose driver's process or machine was lost."""
+"""Restarts of a trial whose driver's process or machine was lost."""
 _DRIVER: Final = {"CPU": 0, "memory": 1}
-"""What Ray reserves for a trial's driver, which only waits: a byte, as it can't be nothing. Workers ask for theirs."""
+"""Ray's reservation for a trial's driver, which only waits: a byte, as it can't be nothing. Workers have their own."""
 
 
 def run_sweep(

@@ -1,4 +1,4 @@
-"""Which values are tried next: at random, one after the other, or by what earlier trials showed."""
+"""Search for the next values: at random, one after the other, or by earlier trials."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from llamafarm_ray.tuning.space import Space, sample
 __all__ = ["GridSearch", "OptunaSearch", "RandomSearch", "Searcher", "make_search"]
 
 _PATIENCE: Final = 20
-"""How often a sampler may propose what was tried already."""
+"""Times that a sampler may propose values tried before."""
 
 
 class Searcher(ABC):
@@ -48,7 +48,7 @@ class Searcher(ABC):
         """A trial has ended."""
 
     def remember(self, records: Iterable[Record]) -> None:
-        """What earlier sessions of the sweep did, and what was tried without being proposed."""
+        """Take in trials of earlier sessions, and trials that were not proposed."""
         for record in records:
             self.tell(record)
 

@@ -23,14 +23,14 @@ from llamafarm_ray.errors import ConfigError
 __all__ = ["Point", "Space", "base_table", "sample"]
 
 _SEARCHABLE: Final = ("fine_tuning", "base_model", "seed", "dataset.path", "dataset.preprocessing.max_length")
-"""What a training depends on, besides rows that are made once for all trials."""
+"""Keys that a training depends on, besides rows that are made once for all trials."""
 _NOT_SEARCHABLE: Final = ("fine_tuning.training.checkpoint_location", "fine_tuning.training.log_every_s")
 _MAX_GRID: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a trial is set to.
+    """Settings of a trial.
 
     Args:
         values: of each searched key; those that mean nothing beside the others (a rank beside ``method: full``) are
@@ -99,7 +99,7 @@ class Space:
             return Point(used, None, "; ".join(error.problems))
 
     def num_points(self) -> float:
-        """How many combinations there are; infinite where a range has no steps."""
+        """Number of combinations; infinite where a range has no steps."""
         return math.prod(_num_values(domain) for domain in self.domains.values())
 
     def grid(self) -> Iterator[dict[str, Any]]:
@@ -122,7 +122,7 @@ class Space:
 
 
 def base_table(config: Config) -> dict[str, Any]:
-    """What a configuration sets, without its defaults and its sweep."""
+    """Return the values that a configuration sets, without its defaults and its sweep."""
     table: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True, exclude={"tuning"})
     return table
 
@@ -190,7 +190,7 @@ def _is_searchable(key: str) -> bool:
 
 
 def _wrong_values(key: str, domain: Domain) -> Iterator[str]:
-    """What the schema says against a list's values, or against a range's ends."""
+    """Yield the schema's objections to a list's values, or to a range's ends."""
     path: Path = parse_path(key)
     is_free = path not in layout().leaves
     info = layout().leaves[path[:-1] if is_free else path]
@@ -233,7 +233,7 @@ def _try(table: Mapping[str, Any]) -> Config | None:
 
 
 def _is_unused(config: Config, key: str) -> bool:
-    """Whether a section says that a key means nothing beside its other values."""
+    """Return True if a section marks a key as unused beside its other values."""
     path = parse_path(key)
     here: Any = config
     for depth, name in enumerate(path):

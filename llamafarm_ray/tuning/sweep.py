@@ -1,4 +1,4 @@
-"""What a sweep is: how its trials are run, where they are, what it found."""
+"""Sweep: its trials, their folders, and its result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Sweep", "SweepResult", "only_sweep"]
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """How trials are run.
+    """Rules for running trials.
 
     Args:
         facts: what the sweep is.
@@ -43,11 +43,11 @@ class Sweep:
         return self.folder / "trials" / record.name
 
     def output(self, record: Record) -> Path:
-        """What a trial trained."""
+        """Return the folder of a trial's model."""
         return self.trial_folder(record) / "model"
 
     def place(self, record: Record, records: Mapping[int, Record]) -> Place:
-        """Where a trial works."""
+        """Return a trial's place."""
         output = self.output(record).absolute()
         if self.population is None:
             return Place(output)
@@ -60,7 +60,7 @@ class Sweep:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """What a sweep found.
+    """Result of a sweep.
 
     Args:
         records: of all trials, by number.

@@ -18,12 +18,12 @@ from llamafarm_ray.tuning.journal import State
 __all__ = ["POINT", "VALUE", "Place", "Report", "RunTrial", "trainable"]
 
 POINT, VALUE = "llamafarm_point", "llamafarm_value"
-"""What a result is called in which a trial says its metric on its way."""
+"""Keys of an interim result of a trial: the point, and the metric there."""
 _POLL_S: Final = 0.25
 
 
 class Report(Protocol):
-    """What a trial says on its way."""
+    """Callback for a trial's interim results."""
 
     def __call__(self, point: int, value: float) -> None:
         """Say the metric at a point of comparison, counted from 1."""
@@ -31,7 +31,7 @@ class Report(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a trial works.
+    """Place of a trial's work.
 
     Args:
         output: the folder that it trains into.
@@ -51,7 +51,7 @@ RunTrial = Callable[[Config, Place, Report], Mapping[str, float]]
 
 
 def trainable(run_trial: RunTrial) -> Callable[[dict[str, Any]], None]:
-    """What Ray Tune starts for a trial.
+    """Return the function that Ray Tune starts for a trial.
 
     Ray Tune puts it into a placement group, of which everything that it starts has to come. So what trains is an actor
     outside of that group, and goes with this process, which owns it.
@@ -102,7 +102,7 @@ class _TrialActor:
         self._said.append((point, value))
 
     def take(self) -> list[tuple[int, float]]:
-        """What was said since the last call."""
+        """Return the interim results since the last call."""
         said = list(self._said)
         del self._said[: len(said)]
         return said

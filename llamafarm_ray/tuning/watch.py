@@ -1,4 +1,4 @@
-"""What happens in a sweep: trials begin, say how they do, and end; what nobody will need is removed."""
+"""Course of a sweep: trials begin, report and end, and unneeded files are removed."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Watch:
     _shown_at: float = 0.0
 
     def begin(self) -> dict[str, Any] | None:
-        """What the next trial is to do; None if none may begin now, see `is_waiting`."""
+        """Return the next trial's settings; None if none may begin now, see `is_waiting`."""
         if len(self.running) >= self.sweep.concurrent:
             return None
         try:
@@ -67,7 +67,7 @@ class Watch:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether trials may begin later, where none may now."""
+        """True if trials may begin later, though none may now."""
         return len(self.running) >= self.sweep.concurrent or (self.planner.is_waiting and self.error is None)
 
     def result(self, number: int, result: Mapping[str, Any]) -> None:
@@ -141,7 +141,7 @@ class Watch:
                 path.unlink(missing_ok=True)
 
     def over(self) -> bool:
-        """Whether everything is to end now."""
+        """True if everything must end now."""
         return self.budget.is_over or self.error is not None
 
     def show(self, *, now: bool = True) -> None:

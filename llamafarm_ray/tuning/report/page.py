@@ -23,7 +23,7 @@ _MAX_ROWS: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class SweepPage:
-    """What the page shows.
+    """Contents of the page.
 
     Args:
         name: of the sweep.

@@ -40,7 +40,7 @@ class _Axis:
 
 
 def ranks(ranked: Sequence[Record]) -> dict[int, float]:
-    """How good each finished trial is among them, by its number: 1 the best, 0 the worst."""
+    """Return each finished trial's rank by its number: 1 the best, 0 the worst."""
     last = max(1, len(ranked) - 1)
     return {record.number: 1 - position / last for position, record in enumerate(ranked)}
 
@@ -209,7 +209,7 @@ def _whole_ticks(last: int) -> list[int]:
 def _frame(
     low: float, high: float, ticks: Sequence[float], below: Sequence[tuple[int, str]], last: int
 ) -> tuple[Callable[[float], float], Callable[[float], float], list[str]]:
-    """Where things are in a small picture, and its grid."""
+    """Return positions in a small picture, and its grid."""
     width, left, right, top, bottom = _WIDTH / 2, 56.0, 14.0, 10.0, 24.0
 
     def x(value: float) -> float:
