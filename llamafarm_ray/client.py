@@ -39,7 +39,7 @@ __all__ = ["LeftOut", "NoModelFitsError", "Offer", "Selection", "select_model", 
 
 _TIMEOUT_S = 10.0
 _VERSION = "/v1"
-"""How an application's OpenAI-compatible root ends."""
+"""Path of an application's OpenAI-compatible root."""
 _Answer = httpx.Response | httpx.HTTPError
 _OFFER = TypeAdapter(Offer)
 _CARDS: TypeAdapter[dict[str, Any]] = TypeAdapter(dict[str, Any])
@@ -156,7 +156,7 @@ def _base_urls(root: str, answer: _Answer) -> list[str]:
 
 
 def _offers(base_url: str, answer: _Answer) -> list[Offer]:
-    """What an application says of the models that it may be asked for by name.
+    """Return an application's catalog of the models that requests may name.
 
     Raises:
         AccessDeniedError: it does not take the key.

@@ -81,7 +81,7 @@ def _rebuild(cls: type[LlamaFarmError], attributes: dict[str, object]) -> LlamaF
 
 
 class UserError(LlamaFarmError):
-    """What was asked can't be done as asked; asking differently can help."""
+    """Request that can't be done as asked; another request can help."""
 
     code = "user_error"
     exit_status = 2
@@ -127,7 +127,7 @@ class ConflictError(UserError):
 
 
 class AccessDeniedError(UserError):
-    """Whoever asks may not do it, or could not prove who they are."""
+    """Caller without permission, or without proof of identity."""
 
     code = "access_denied"
     http_status = 403
@@ -152,7 +152,7 @@ class UnsupportedError(UserError):
 
 
 class InfrastructureError(LlamaFarmError):
-    """What was asked is fine; something it needs failed."""
+    """Failure of a service or resource that a correct request needs."""
 
     code = "infrastructure_error"
 

@@ -29,7 +29,7 @@ _SEMVER = re.compile(
 
 
 class ModelKind(enum.StrEnum):
-    """What a registered version is."""
+    """Kind of a registered version."""
 
     BASE = "base"
     ADAPTER = "adapter"
@@ -148,7 +148,7 @@ class ModelRef:
 
     @property
     def namespace(self) -> str:
-        """What stands before the name's ``/``; empty where there is none."""
+        """Part of the name before ``/``; empty without one."""
         return self.name.rpartition("/")[0]
 
     def __str__(self) -> str:

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 NON_LINEARITIES: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
-"""What may stand between the two projections."""
+"""Functions between the two projections."""
 
 _INIT_STD = 0.02
 """Of ``down``, as BERT's weights start; Houlsby et al. use values as small."""
@@ -67,7 +67,7 @@ _declare("HYBRID_LORA_ADAPTER")
 
 @dataclass
 class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft is untyped
-    """What ``adapter_config.json`` says of bottleneck adapters.
+    """Contents of ``adapter_config.json`` for bottleneck adapters.
 
     Args:
         target_modules: a regular expression that matches the dotted names of the layers that adapters follow.

@@ -276,7 +276,7 @@ def _same_history(turn: _Turn, text: str) -> bool:
 
 
 def _end_of_answer(tokenizer: Any, messages: Messages, text: str, tools: str | None) -> int:
-    """Where in ``text`` the last turn ends, its end-of-turn token included; after white space where that ends it."""
+    """Return the end of the last turn in ``text``, with its end-of-turn token; after white space where that ends it."""
     tail = _tail(tokenizer, text)
     if not tail:
         return len(text)
@@ -293,7 +293,7 @@ def _end_of_answer(tokenizer: Any, messages: Messages, text: str, tools: str | N
 
 
 def _tail(tokenizer: Any, text: str) -> list[int]:
-    """Where the markers end that ``text`` ends with, with white space between and after them; in order."""
+    """Return the ends of the markers at the end of ``text``, with white space between and after them; in order."""
     ends: list[int] = []
     left = text.rstrip()
     while marker := next((marker for marker in _markers(tokenizer) if left.endswith(marker)), ""):

@@ -1,4 +1,4 @@
-"""What a folder must hold to be a base model. Looks at names only, so it is cheap enough to do first."""
+"""Check that a folder holds a base model. It reads names only, so it is cheap enough to do first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 WeightFormat = Literal["safetensors", "gguf", "onnx"]
-"""What a model's weights can be in."""
+"""Format of a model's weights."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",

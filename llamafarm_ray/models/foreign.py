@@ -5,7 +5,7 @@ from __future__ import annotations
 __all__ = ["UNREADABLE", "first_line"]
 
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError)
-"""What transformers raises for a folder it can't read."""
+"""Errors of transformers for a folder it can't read."""
 
 
 def first_line(error: BaseException) -> str:

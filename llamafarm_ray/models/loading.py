@@ -27,7 +27,7 @@ __all__ = [
 ]
 
 Task = Literal["causal-lm", "embedding"]
-"""What a model is for: writing text, or giving each token (and so each text) a vector; encoders do the latter only."""
+"""Task of a model: writing text, or giving each token (and so each text) a vector; encoders do the latter only."""
 
 _MODELS = {"causal-lm": AutoModelForCausalLM, "embedding": AutoModel}
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
@@ -37,7 +37,7 @@ _WORDS = {"causal-lm": "causal language model", "embedding": "embedding model"}
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What can be known of a model before its weights are read.
+    """Facts about a model before its weights are read.
 
     Args:
         num_parameters: parameters, tied ones counted once.
@@ -139,7 +139,7 @@ def _causal_marks(model: Any) -> list[bool]:
 
 
 def can_pack(model: Any) -> bool:
-    """Whether a model's tokens meet in attention only, with nothing added to its scores.
+    """Return True if a model's tokens meet in attention only, with nothing added to its scores.
 
     Args:
         model: a transformers model; one without weights will do.

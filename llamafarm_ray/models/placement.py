@@ -1,4 +1,4 @@
-"""Where in a transformer's blocks attention and feed-forward network end, whatever the architecture calls its parts.
+"""Ends of attention and feed-forward network in a transformer's blocks, for any names of its parts.
 
 Bottleneck adapters act on what these two sub-layers hand on (https://arxiv.org/abs/1902.00751, figure 2). That is the
 output of their last linear layer, so a rule about linear layers finds it: in Llama ``self_attn.o_proj`` and

@@ -21,12 +21,12 @@ _POOLING_MODES: Mapping[Pooling, str] = {
 
 
 def gives_vectors(folder: Path) -> bool:
-    """Whether a folder's model is for embeddings: it has sentence-transformers' list of its parts."""
+    """Return True if a folder's model is for embeddings: it has sentence-transformers' list of its parts."""
     return (folder / _LIST).is_file()
 
 
 def read_pooling(folder: Path | None) -> Pooling | None:
-    """How a folder's token vectors become one, as sentence-transformers' files say; ``None`` where they say nothing.
+    """Return the pooling of a folder's token vectors by sentence-transformers' files; ``None`` where they name none.
 
     Raises:
         InputError: they ask for what `pooled` does not do.
@@ -45,7 +45,7 @@ def read_pooling(folder: Path | None) -> Pooling | None:
 
 
 def pooling_of(base: Path) -> Pooling:
-    """How a base model's vectors are pooled: as its files say, else the mean.
+    """Return the pooling of a base model's vectors: its files', else the mean.
 
     Raises:
         InputError: they ask for what can't be served.
@@ -54,7 +54,7 @@ def pooling_of(base: Path) -> Pooling:
 
 
 def pools_otherwise(adapter: Path, base: Path) -> bool:
-    """Whether an adapter's files say another pooling than those of its base model.
+    """Return True if an adapter's files name another pooling than its base model's.
 
     Raises:
         InputError: one of them asks for what can't be served.

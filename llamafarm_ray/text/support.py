@@ -22,7 +22,7 @@ _CONTENT_LETTERS = 4
 _CONTENT_LETTERS_SHORT_SCRIPT = 3  # Arabic, Hebrew and others that leave most vowels out
 _MAX_SUFFIX = 3
 _CAPITALS_ARE_NAMES = 0.2
-"""Where more of the words inside sentences have a capital (German nouns, title case), a capital marks no name."""
+"""Share of capitals inside sentences beyond which (German nouns, title case) a capital marks no name."""
 
 
 def support(answer: str, passage: str, question: str = "") -> float:

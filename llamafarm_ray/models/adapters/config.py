@@ -55,7 +55,7 @@ class AdapterConfig:
 
     @property
     def is_lora(self) -> bool:
-        """Whether the adapter has low-rank updates."""
+        """True if the adapter has low-rank updates."""
         return self.peft_type in _LORA_TYPES
 
     def rank_of(self, module: str) -> int:

@@ -23,7 +23,7 @@ __all__ = ["PREFIX", "Expected", "Shape", "expected_of_headers", "read_base_conf
 Shape = tuple[int, ...]
 
 PREFIX = "base_model.model."
-"""What peft puts before the names of a model's modules."""
+"""Prefix that peft puts before the names of a model's modules."""
 
 _MATRIX = 2
 _EMBEDDING = "embed_tokens"

@@ -213,7 +213,7 @@ def _answers(recorded: DeploymentRecorded) -> bool:
 
 
 def is_same_cluster(one: str, other: str) -> bool:
-    """Return True if two ``host:port`` addresses belong to the same cluster; its nodes may know it by different names."""
+    """Return True if two ``host:port`` addresses belong to the same cluster, which nodes may know by several names."""
     return one == other or _resolved(one) == _resolved(other)
 
 

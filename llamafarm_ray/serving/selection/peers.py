@@ -35,7 +35,7 @@ logger = logging.getLogger("ray.serve.llamafarm")
 _LOOK_S = 5.0
 """Seconds between two looks of a controller for peers."""
 _LATE_S = 4.0
-"""Timeout in seconds of Serve and of other controllers, which ask their replicas; late answers wait for the next look."""
+"""Timeout in seconds of Serve and of other controllers, which ask their replicas; a later answer is left out."""
 _STANDS_S = 60.0
 """Seconds that a look's findings are used while no later look succeeds."""
 
