@@ -176,7 +176,7 @@ class EarlyStopping(Section):
 
 
 class PopulationBasedTraining(Section):
-    """Population-based training: the worst trials go on from the best ones' weights with new settings (scheduler pbt)."""
+    """Population-based training: the worst trials continue the best ones' weights with new settings (scheduler pbt)."""
 
     quantile: float = Field(
         default=0.25, gt=0, le=0.5, description="Share of the trials that count as the worst, and as the best."
