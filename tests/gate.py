@@ -15,11 +15,11 @@ from llamafarm_ray.registry.events import AliasMoved, PrincipalAdded, PrincipalR
 from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.serving.gateway.auth import Keys
 from llamafarm_ray.serving.gateway.feedback import FeedbackLog
-from llamafarm_ray.serving.gateway.gateway import Gate
+from llamafarm_ray.serving.gateway.gateway import Gateway
 from llamafarm_ray.serving.routing.resolution import resolve, resolve_routed, served_models
-from llamafarm_ray.serving.selection.catalog import Offers
+from llamafarm_ray.serving.selection.catalog import ModelCatalog
 from llamafarm_ray.serving.selection.latencies import Latencies
-from llamafarm_ray.serving.selection.peers import Elsewhere
+from llamafarm_ray.serving.selection.peers import PeerModels
 from llamafarm_ray.serving.telemetry.metrics import Telemetry
 from llamafarm_ray.serving.telemetry.rollout_windows import RolloutWindows
 from llamafarm_ray.storage import Location
@@ -75,8 +75,8 @@ class Models:
         self.in_use = collections.Counter()
         self.variant = self.shadow = None
         self.latencies = Latencies()
-        self._offers = Offers(**self.base)
-        self.neighbours, self.elsewhere = (), Elsewhere(lambda *_: True)
+        self._offers = ModelCatalog(**self.base)
+        self.peers, self.elsewhere = (), PeerModels(lambda *_: True)
 
     def resolve(self, model):
         return resolve(model, self.state, **self.base)
@@ -106,7 +106,7 @@ class Models:
 
     async def offers(self, caller, headers):
         own = self._offers.to_choose_from(self.state, self.latencies, caller)
-        return own + self.elsewhere.to_choose_from(self.neighbours, self.state, caller, headers)
+        return own + self.elsewhere.to_choose_from(self.peers, self.state, caller, headers)
 
 
 class CountingMeters:
@@ -255,10 +255,10 @@ class Server:
         self.engine = engine or Engine()
         self.feedback = FeedbackLog(Location(home), linger_s=0.01)
         keys = Keys(lambda: self.models.state, required=required, allowed_hosts=allowed_hosts, now=lambda: NOW)
-        self.models.elsewhere = Elsewhere(keys.admit_to)
+        self.models.elsewhere = PeerModels(keys.admit_to)
         self.meters = CountingMeters()
         self.telemetry = telemetry(self.meters)
-        self.gate = Gate(
+        self.gate = Gateway(
             self.engine, self.models, keys=keys, feedback=self.feedback, telemetry=self.telemetry, **options
         )
 

@@ -26,7 +26,7 @@ from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, Not
 from llamafarm_ray.serving.application import build
 from llamafarm_ray.serving.engines.vllm import process as vllm_process
 from llamafarm_ray.serving.routing.resolution import target_of
-from llamafarm_ray.serving.routing.signed_header import Seal
+from llamafarm_ray.serving.routing.signed_header import HeaderSigner
 from llamafarm_ray.serving.routing.traffic_split import Variant
 from llamafarm_ray.storage import content
 from llamafarm_ray.types import ModelKind
@@ -260,7 +260,12 @@ def test_who_reaches_a_replica_itself_cannot_write_a_routers_decision(served):
     [replica] = group.targets
     target = target_of(served.registry.resolve("bot:1.1.0"))
     decision = dataclasses.replace(target, variant=Variant.CANDIDATE, rollout="r-1").routed
-    for forged in (decision, "0" * 32 + decision, Seal("").close(decision), Seal("guessed").close(decision)):
+    for forged in (
+        decision,
+        "0" * 32 + decision,
+        HeaderSigner("").close(decision),
+        HeaderSigner("guessed").close(decision),
+    ):
         response = httpx.post(
             f"http://127.0.0.1:{replica.port}/v1/completions",
             json={"model": "bot:1.0.0", "prompt": PROMPT, "max_tokens": 1},

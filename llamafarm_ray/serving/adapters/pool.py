@@ -20,7 +20,7 @@ from typing import Any, Literal, TypeVar
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.serving.adapters.desired_state import Need
 from llamafarm_ray.serving.adapters.protocols import AdapterEngine, AdapterFiles, AdapterWatch, Room, UnloadReason
-from llamafarm_ray.serving.adapters.slots import Seats
+from llamafarm_ray.serving.adapters.slots import AdapterSlots
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.serving.telemetry.tracing import Tracing
 
@@ -105,7 +105,7 @@ class AdapterPool:
         self._watch = watch
         self._tracing = tracing or Tracing()
         self._adapters: dict[str, _Adapter] = {}
-        self._seats = Seats(room.in_use, timeout_s=room.wait_s, is_passing=self._is_passing)
+        self._slots = AdapterSlots(room.in_use, timeout_s=room.wait_s, is_passing=self._is_passing)
         self._at_engine = asyncio.Lock()
         self._uses = itertools.count(1)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -135,8 +135,8 @@ class AdapterPool:
         self._engine.check_adapter(target.engine_name)
         with self._asked(target) as adapter:
             if not adapter.is_loaded:
-                await self._pulled(adapter)  # before it takes a seat from others
-            async with self._seats.seat(target.engine_name):
+                await self._pulled(adapter)  # before it takes a slot from others
+            async with self._slots.slot(target.engine_name):
                 await self._ready(adapter)
                 yield
 
@@ -175,7 +175,7 @@ class AdapterPool:
             known = self._adapters.get(heir.engine_name)
             if known is None or not known.is_loaded:
                 self._start(self._inherit(heir))
-        self._seats.let_in()
+        self._slots.let_in()
         self._sweep()
 
     async def _inherit(self, heir: Target) -> None:
@@ -264,7 +264,7 @@ class AdapterPool:
         for adapter in self._by_age(self._loaded()):
             if len(self._loaded()) < self._room.loaded:
                 return
-            if not self._seats.is_taken(adapter.target.engine_name):
+            if not self._slots.is_taken(adapter.target.engine_name):
                 await self._unload(adapter, "room")
 
     async def _unload(self, adapter: _Adapter, reason: UnloadReason) -> bool:
@@ -331,7 +331,7 @@ class AdapterPool:
         return one.need is Need.GONE or (one.had_need and not one.need.is_standing and not self._is_held(one))
 
     def _is_passing(self, name: str) -> bool:
-        """See :class:`Seats`."""
+        """See :class:`AdapterSlots`."""
         one = self._adapters.get(name)
         return one is not None and (one.need is Need.CANDIDATE or self._is_held(one) or self._is_leaving(one))
 

@@ -2,9 +2,9 @@
 
 vLLM alone lets requests of adapters that have a slot pass those that wait for one, so a few busy adapters would keep
 all others out for good. Here adapters take turns: one that waits for longer than a moment is let in before those that
-have a seat may begin further requests, and with it all that wait for the same adapter, so that they share a batch.
+have a slot may begin further requests, and with it all that wait for the same adapter, so that they share a batch.
 
-A version that takes another's place gets the spare seat. So its first requests don't wait until the last answer of the
+A version that takes another's place gets the spare slot. So its first requests don't wait until the last answer of the
 other is written, and nobody else waits for either.
 """
 
@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from llamafarm_ray.serving.http.errors import LimitError
 
-__all__ = ["Seats"]
+__all__ = ["AdapterSlots"]
 
 _TENURE_S = 0.1
 """Seconds that other requests wait before an adapter that holds a slot may begin no more requests."""
@@ -26,29 +26,29 @@ _RETRY_AFTER_S = 1.0
 
 @dataclass(slots=True)
 class _Line:
-    """Requests that wait for one adapter's seat."""
+    """Requests that wait for one adapter's slot."""
 
     since: float
     places: list[asyncio.Future[None]] = field(default_factory=list)
 
 
-class Seats:
-    """Hands out seats to adapters.
+class AdapterSlots:
+    """Hands out slots to adapters.
 
     Args:
-        num_seats: adapters that are in use at once, beside one on the spare seat.
+        num_slots: adapters that are in use at once, beside one on the spare slot.
         timeout_s: seconds that a request waits at most.
-        is_passing: whether an adapter takes another's place or makes room for one: it may have the spare seat.
+        is_passing: whether an adapter takes another's place or makes room for one: it may have the spare slot.
     """
 
     def __init__(
         self,
-        num_seats: int,
+        num_slots: int,
         *,
         timeout_s: float,
         is_passing: Callable[[str], bool] = lambda _: False,
     ) -> None:
-        self._num_seats = num_seats
+        self._num_slots = num_slots
         self._timeout_s = timeout_s
         self._is_passing = is_passing
         self._users: dict[str, int] = {}
@@ -59,8 +59,8 @@ class Seats:
         return name in self._users
 
     @contextlib.asynccontextmanager
-    async def seat(self, name: str) -> AsyncIterator[None]:
-        """Wait for an adapter's seat; the block is the time in use.
+    async def slot(self, name: str) -> AsyncIterator[None]:
+        """Wait for an adapter's slot; the block is the time in use.
 
         Raises:
             LimitError: it waited for too long.
@@ -75,7 +75,7 @@ class Seats:
             self._leave(name)
 
     def let_in(self) -> None:
-        """Let in who may have a seat now: called when one is free, and when other adapters are passing."""
+        """Let in who may have a slot now: called when one is free, and when other adapters are passing."""
         is_blocked = False
         for name in list(self._lines):
             if (not is_blocked) if name in self._users else self._is_room_for(name):
@@ -92,7 +92,7 @@ class Seats:
 
     def _is_room_for(self, name: str) -> bool:
         names = {*self._users, name}
-        return len(names) - any(map(self._is_passing, names)) <= self._num_seats
+        return len(names) - any(map(self._is_passing, names)) <= self._num_slots
 
     async def _wait(self, name: str) -> None:
         loop = asyncio.get_running_loop()
@@ -105,7 +105,7 @@ class Seats:
         except TimeoutError:
             self._give_up(name, place)
             raise LimitError(
-                f"The request waited for {self._timeout_s:g} s, and {self._num_seats} other adapters are in use.",
+                f"The request waited for {self._timeout_s:g} s, and {self._num_slots} other adapters are in use.",
                 retry_after_s=_RETRY_AFTER_S,
                 hint="Ask again later, or set deployment.max_loras higher.",
             ) from None
@@ -114,7 +114,7 @@ class Seats:
             raise
 
     def _give_up(self, name: str, place: asyncio.Future[None]) -> None:
-        """Leave the line, or the seat where it was given meanwhile."""
+        """Leave the line, or the slot where it was given meanwhile."""
         if place.done() and not place.cancelled():
             self._leave(name)
             return

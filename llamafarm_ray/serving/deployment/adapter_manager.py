@@ -25,7 +25,7 @@ from llamafarm_ray.serving.adapters.desired_state import aliases_of, need_of
 from llamafarm_ray.serving.adapters.files import ServedBase, VerifiedFiles
 from llamafarm_ray.serving.adapters.pool import AdapterPool
 from llamafarm_ray.serving.adapters.protocols import AdapterEngine, Room
-from llamafarm_ray.serving.deployment.reconciler import Announcement, Announcer
+from llamafarm_ray.serving.deployment.reconciler import DesiredDeployment, Reconciler
 from llamafarm_ray.serving.deployment.rollout_actor import controller_actor, start_controller
 from llamafarm_ray.serving.deployment.shared_reads import SharedReads
 from llamafarm_ray.serving.gateway.auth import Keys
@@ -35,10 +35,10 @@ from llamafarm_ray.serving.http.asgi import Header
 from llamafarm_ray.serving.journal.journal import Devices, Journal
 from llamafarm_ray.serving.routing.resolution import Target, resolve, resolve_routed, served_models
 from llamafarm_ray.serving.routing.traffic_split import Caller
-from llamafarm_ray.serving.selection.catalog import WRITES, Offers
+from llamafarm_ray.serving.selection.catalog import WRITES, ModelCatalog
 from llamafarm_ray.serving.selection.latencies import Kept, Lasting, Latencies
 from llamafarm_ray.serving.selection.model_selection import Offer
-from llamafarm_ray.serving.selection.peers import Elsewhere, Figures, Known
+from llamafarm_ray.serving.selection.peers import Figures, Known, PeerModels
 from llamafarm_ray.serving.telemetry.metrics import Telemetry
 from llamafarm_ray.serving.telemetry.ray_metrics import RayMeters
 from llamafarm_ray.serving.telemetry.request_statistics import Activity
@@ -47,7 +47,7 @@ from llamafarm_ray.serving.telemetry.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelRef
 
-__all__ = ["Served", "Versions"]
+__all__ = ["AdapterManager", "Served"]
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Served:
         return resolve(model, view.state, base_name=self.base_name, base_digest=self.base_digest, caller=caller)
 
 
-class Versions:
+class AdapterManager:
     """The gate's ``Models`` over an engine of this process.
 
     Args:
@@ -176,8 +176,8 @@ class Versions:
             watch=self.telemetry,
             tracing=self.tracing,
         )
-        self._offers = Offers(served.base_name, served.base_digest, kinds)
-        self._elsewhere = Elsewhere(self.keys.admit_to)
+        self._offers = ModelCatalog(served.base_name, served.base_digest, kinds)
+        self._elsewhere = PeerModels(self.keys.admit_to)
         self._kinds = kinds
         self._known = Kept(self._ask, _MEASURE_S)
         self._heard = Lasting[Known](_STANDS_S)
@@ -238,10 +238,10 @@ class Versions:
             wanted += [f"{name}:{moves[-1].version}" for moves in record.aliases.values()] if record else []
         return list(dict.fromkeys(wanted))
 
-    def _announcer(self) -> Announcer:
+    def _announcer(self) -> Reconciler:
         served, application = self._served, self._application
-        return Announcer(
-            Announcement(application, served.base_name, str(served.base_digest), served.adapters, served.rollout),
+        return Reconciler(
+            DesiredDeployment(application, served.base_name, str(served.base_digest), served.adapters, served.rollout),
             state=lambda: self._view.state,
             connect=lambda: connect(served.home),
             place=lambda: _place(application),
@@ -296,7 +296,7 @@ class Versions:
         """
         known, state = await self._known.get(), self._view.state
         own = self._offers.to_choose_from(state, known.figures.latencies, caller)
-        return own + self._elsewhere.to_choose_from(known.neighbours, state, caller, headers)
+        return own + self._elsewhere.to_choose_from(known.peers, state, caller, headers)
 
     def activity(self) -> Activity:
         """Return the loaded versions and recent requests of this replica."""

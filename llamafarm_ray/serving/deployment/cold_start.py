@@ -30,7 +30,7 @@ from llamafarm_ray.serving.http.cors import for_web_pages
 from llamafarm_ray.serving.http.errors import BodyTooLargeError, ColdStartError
 from llamafarm_ray.serving.routing.resolution import served_models
 from llamafarm_ray.serving.routing.signed_header import ROUTED_HEADER
-from llamafarm_ray.serving.selection.catalog import Offers
+from llamafarm_ray.serving.selection.catalog import ModelCatalog
 from llamafarm_ray.serving.selection.latencies import Latencies
 from llamafarm_ray.serving.selection.model_selection import Offer
 from llamafarm_ray.types import Digest
@@ -129,7 +129,7 @@ class Room:
         self._keys = Keys(lambda: view.state, required=settings["require_key"], allowed_hosts=settings["allowed_hosts"])
         base = {"base_name": settings["base_name"], "base_digest": Digest(settings["base_digest"])}
         self._models = ModelList(lambda: served_models(view.state, **base), self._describe)
-        self._offers = Offers(**base, kinds=())  # what the engine answers is known once it runs
+        self._offers = ModelCatalog(**base, kinds=())  # what the engine answers is known once it runs
         self._num_waiting = 0
         self._num_bytes = 0
         self.has_space = asyncio.Event()

@@ -16,7 +16,7 @@ from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import InputError, LlamaFarmError, UnsupportedError, did_you_mean
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.adapters.files import ServedBase
-from llamafarm_ray.serving.deployment.adapter_manager import Served, Versions
+from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Served
 from llamafarm_ray.serving.deployment.autoscaling import scaling_options
 from llamafarm_ray.serving.deployment.replica import Replica, base_folder
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
@@ -115,7 +115,7 @@ class EngineReplica(Replica):
     async def __init__(self, settings: EngineSettings, served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         settings = replace(settings, folder=await base_folder(served, settings.folder))
         self._engine = await asyncio.to_thread(open_engine, settings)
-        versions = Versions(served, self._engine, WRITES if self._engine.writes else VECTORS)
+        versions = AdapterManager(served, self._engine, WRITES if self._engine.writes else VECTORS)
         if settings.engine == "transformers":  # the others read adapters of other kinds, and check them themselves
             versions.prove_against(ServedBase(settings.folder, settings.options.get("dtype")))
         super().__init__(served, versions, num_cpus)

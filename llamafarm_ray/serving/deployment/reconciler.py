@@ -23,7 +23,7 @@ from llamafarm_ray.registry.commands import RecordDeployment, RemoveDeployment
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.serving.rollouts.start import roll_out
 
-__all__ = ["Announcement", "Announcer", "check_record", "is_same_cluster", "withdraw"]
+__all__ = ["DesiredDeployment", "Reconciler", "check_record", "is_same_cluster", "withdraw"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ _MISSED = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Announcement:
+class DesiredDeployment:
     """Desired record of an application.
 
     Attributes:
@@ -52,7 +52,7 @@ class Announcement:
     rollout: Rollout | None = None
 
 
-class Announcer:
+class Reconciler:
     """Keeps the registry told of an application, for a replica of it.
 
     The deployment is recorded, and recorded again where the record is lost; not where another one has taken its place,
@@ -70,7 +70,7 @@ class Announcer:
 
     def __init__(
         self,
-        announcement: Announcement,
+        announcement: DesiredDeployment,
         *,
         state: Callable[[], RegistryState],
         connect: Callable[[], RegistryApi],

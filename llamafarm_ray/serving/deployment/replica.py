@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.registry import BaseModel, base_here, open_registry
-from llamafarm_ray.serving.deployment.adapter_manager import Served, Versions
+from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Served
 from llamafarm_ray.serving.deployment.autoscaling import CPU_METRIC, CpuMeter
 from llamafarm_ray.serving.gateway.feedback import FeedbackLog
-from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES, Gate
+from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES, Gateway
 from llamafarm_ray.serving.http.asgi import App
 from llamafarm_ray.serving.http.cors import for_web_pages
 from llamafarm_ray.serving.ray_serve.ports import listen_on_loopback
 from llamafarm_ray.serving.ray_serve.token import close_token
-from llamafarm_ray.serving.routing.signed_header import Opened, Seal
+from llamafarm_ray.serving.routing.signed_header import HeaderSigner, VerifiedHeader
 from llamafarm_ray.serving.telemetry.request_statistics import Activity
 from llamafarm_ray.serving.telemetry.rollout_windows import Report
 from llamafarm_ray.storage import Location
@@ -55,7 +55,7 @@ class Replica:
         num_cpus: what the replica has of them.
     """
 
-    def __init__(self, served: Served, versions: Versions, num_cpus: float) -> None:
+    def __init__(self, served: Served, versions: AdapterManager, num_cpus: float) -> None:
         listen_on_loopback()
         close_token()  # of a cluster that was started by hand, on this node
         self._served = served
@@ -74,7 +74,7 @@ class Replica:
         """
         self._watching = asyncio.create_task(_end_with_engine(is_dead))
 
-    def gate(self, app: App, routes: Collection[str] = MODEL_ROUTES) -> Gate:
+    def gate(self, app: App, routes: Collection[str] = MODEL_ROUTES) -> Gateway:
         """The gate before the engine's HTTP app.
 
         Args:
@@ -82,7 +82,7 @@ class Replica:
             routes: its POST routes that name a model in their body.
         """
         versions, served = self._versions, self._served
-        return Gate(
+        return Gateway(
             app,
             versions,
             keys=versions.keys,
@@ -102,7 +102,7 @@ class Replica:
         Args:
             app: the gate, or an app that has it.
         """
-        return for_web_pages(Opened(app, Seal(self._served.secret)), self._served.allowed_origins)
+        return for_web_pages(VerifiedHeader(app, HeaderSigner(self._served.secret)), self._served.allowed_origins)
 
     async def load(self, reference: str) -> str:
         """Have a version ready on this replica; its engine name. Called on every replica before an alias moves."""

@@ -30,7 +30,7 @@ from llamafarm_ray.serving.rollouts.fleet import FleetObservations
 from llamafarm_ray.serving.rollouts.ratings import StoredRatings
 from llamafarm_ray.serving.routing.resolution import is_served
 from llamafarm_ray.serving.selection.latencies import Kept
-from llamafarm_ray.serving.selection.peers import Figures, Known, Neighbour, Neighbourhood
+from llamafarm_ray.serving.selection.peers import Figures, Known, Peer, PeerDiscovery
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 
@@ -71,7 +71,7 @@ class ControllerActor:
         self._token = token
         self._last = Figures()
         self._figures = Kept(self._look, _LOOK_S)
-        self._neighbourhood = Neighbourhood(self._find, self._ask)
+        self._discovery = PeerDiscovery(self._find, self._ask)
         self._ledger = Ledger()
         self._sought = time.monotonic()
         self._missing_since: float | None = None
@@ -95,7 +95,7 @@ class ControllerActor:
 
         They don't wait for long, so they are told what is known until a new look has ended.
         """
-        return Known(await self._figures.get_soon(_STALE_S), self._neighbourhood.known)
+        return Known(await self._figures.get_soon(_STALE_S), self._discovery.known)
 
     async def exchange(self, replica: str, told: Told) -> Told:
         """Exchange tokens and requests taken by keys, since limits hold over all replicas."""
@@ -110,7 +110,7 @@ class ControllerActor:
         self._last = Figures.of(await self._fleet().activities(), self._last)
         return self._last
 
-    def _find(self) -> list[Neighbour]:
+    def _find(self) -> list[Peer]:
         from llamafarm_ray.serving.ray_serve.replicas import reachable  # noqa: PLC0415  (as below)
 
         return [one for one in reachable(self._home) if one.application != self._application]
@@ -122,7 +122,7 @@ class ControllerActor:
 
     async def _run(self) -> None:
         while not await self._is_over():
-            self._neighbourhood.look()
+            self._discovery.look()
             try:
                 if self._rollouts is None:
                     self._rollouts = await asyncio.to_thread(self._controller)

@@ -25,7 +25,7 @@ from llamafarm_ray.serving.gateway.validation import caller_of
 from llamafarm_ray.serving.http.asgi import App, Header
 from llamafarm_ray.serving.ray_serve.ports import listen_on_loopback
 from llamafarm_ray.serving.routing.ingress import Routing
-from llamafarm_ray.serving.routing.signed_header import ROUTED_HEADER, Seal
+from llamafarm_ray.serving.routing.signed_header import ROUTED_HEADER, HeaderSigner
 from llamafarm_ray.serving.selection.model_selection import AUTO
 
 __all__ = ["Router"]
@@ -48,7 +48,7 @@ class Router:
         listen_on_loopback()
         self._server = server
         self._served = served
-        self._seal = Seal(served.secret)
+        self._seal = HeaderSigner(served.secret)
         self._view = RegistryView(served.home)
         await self._view.start()
         server._init()  # noqa: SLF001

@@ -21,7 +21,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.deployment import Application
 
 from llamafarm_ray.serving.adapters.files import ServedBase
-from llamafarm_ray.serving.deployment.adapter_manager import Served, Versions
+from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Served
 from llamafarm_ray.serving.deployment.replica import Replica, base_folder
 from llamafarm_ray.serving.deployment.router import Router
 from llamafarm_ray.serving.engines.vllm.adapters import VllmAdapters
@@ -52,7 +52,7 @@ class VllmReplica(Replica):
     async def __init__(self, llm_config: Mapping[str, Any], served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         self._adapters = VllmAdapters(lambda: self._server.engine._oai_models)  # noqa: SLF001
         self._kinds = VECTORS if llm_config["engine_kwargs"].get("runner") == "pooling" else WRITES
-        super().__init__(served, Versions(served, self._adapters, self._kinds), num_cpus)
+        super().__init__(served, AdapterManager(served, self._adapters, self._kinds), num_cpus)
         keep_sockets_in(ray.get_runtime_context().get_temp_dir())
         if llm_config["accelerator_config"]["kind"] == "cpu" and _num_workers(llm_config) == 1:
             prepare()

@@ -22,7 +22,7 @@ from typing import Any
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.http.errors import LimitError
 
-__all__ = ["COMPLETION_WEIGHT", "Turn", "Turns"]
+__all__ = ["COMPLETION_WEIGHT", "FairQueue", "Turn"]
 
 COMPLETION_WEIGHT = 2.0
 """Cost of a token of an answer, one of a prompt being 1; the paper's w_q and w_p."""
@@ -37,7 +37,7 @@ class Turn:
     cost: float
 
 
-class Turns:
+class FairQueue:
     """The queue in front of one engine.
 
     Args:

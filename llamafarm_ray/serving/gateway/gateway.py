@@ -35,12 +35,12 @@ from llamafarm_ray.serving.gateway.auto_selection import (
     refuse_limits,
     send_on,
 )
-from llamafarm_ray.serving.gateway.fair_queue import COMPLETION_WEIGHT, Turns
+from llamafarm_ray.serving.gateway.fair_queue import COMPLETION_WEIGHT, FairQueue
 from llamafarm_ray.serving.gateway.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.gateway.limits import Account, Accounts
 from llamafarm_ray.serving.gateway.model_list import ModelList
 from llamafarm_ray.serving.gateway.prompt_length import check_prompt
-from llamafarm_ray.serving.gateway.proxied_request import Exchange
+from llamafarm_ray.serving.gateway.proxied_request import ProxiedRequest
 from llamafarm_ray.serving.gateway.validation import (
     bound_generation,
     caller_of,
@@ -59,7 +59,7 @@ from llamafarm_ray.serving.telemetry.outcome import End, ResponseWatch
 from llamafarm_ray.serving.telemetry.token_usage import Usage, UsageMeter, ask_for_usage
 from llamafarm_ray.serving.telemetry.tracing import Span, Tracing
 
-__all__ = ["FEEDBACK_ROUTE", "MODEL_ROUTES", "OPEN_ROUTES", "VECTOR_ROUTES", "Gate", "Models"]
+__all__ = ["FEEDBACK_ROUTE", "MODEL_ROUTES", "OPEN_ROUTES", "VECTOR_ROUTES", "Gateway", "Models"]
 
 logger = logging.getLogger("ray.serve.llamafarm")  # below Ray Serve's own, so that it lands in the replica's log
 
@@ -118,7 +118,7 @@ class _Request:
     """Span of the request."""
 
 
-class Gate:
+class Gateway:
     """See the module's text.
 
     Args:
@@ -162,7 +162,7 @@ class Gate:
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits) if accounts is None else accounts
-        self._turns = Turns(
+        self._turns = FairQueue(
             self._limits.running_requests,
             self._limits.queued_requests,
             self._limits.queue_timeout_s,
@@ -243,7 +243,7 @@ class Gate:
     async def _forward(self, request: _Request, body: dict[str, Any], target: Target) -> None:
         """Have the engine answer when it is the request's turn, and settle what that cost."""
         hide = ask_for_usage(body)
-        exchange = Exchange(request.scope, request.receive, request.send, body, target)
+        exchange = ProxiedRequest(request.scope, request.receive, request.send, body, target)
         path, came = request.scope["path"], time.perf_counter()
         is_answer = path != "/tokenize"
         usage = Usage(exchange.size_bytes // _BYTES_PER_TOKEN if is_answer else 0)

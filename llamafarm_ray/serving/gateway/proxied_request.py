@@ -10,7 +10,7 @@ from typing import Any
 from llamafarm_ray.serving.http.asgi import App, Header, Message, Receive, Scope, Send
 from llamafarm_ray.serving.routing.resolution import Target
 
-__all__ = ["Exchange"]
+__all__ = ["ProxiedRequest"]
 
 _ENGINE_HEADERS = {b"accept", b"content-type", b"host", b"user-agent", b"traceparent", b"tracestate"}
 """Client's headers that reach the engine; others steer it (X-data-parallel-rank, X-Request-Id, ...)."""
@@ -18,7 +18,7 @@ _STOP_S = 0.25
 """Seconds that an engine's app has to stop by itself once it was told that the client left."""
 
 
-class Exchange:
+class ProxiedRequest:
     """A request to the engine and the response to it, as an ASGI app gets them.
 
     Args:

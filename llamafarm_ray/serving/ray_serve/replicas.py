@@ -34,7 +34,7 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from llamafarm_ray.errors import ClusterError, DeploymentError, InputError, LlamaFarmError
-from llamafarm_ray.serving.selection.peers import Neighbour
+from llamafarm_ray.serving.selection.peers import Peer
 from llamafarm_ray.serving.telemetry.request_statistics import Activity
 from llamafarm_ray.serving.telemetry.rollout_windows import Report
 
@@ -139,7 +139,7 @@ def settings_by_route() -> dict[str, dict[str, Any]]:
     return {route: ours for route, ours in settings.items() if route and ours is not None}
 
 
-def reachable(home: str) -> list[Neighbour]:
+def reachable(home: str) -> list[Peer]:
     """The applications of ours on the connected Serve that requests can be sent to, and that serve from a home.
 
     Left out is one that has no route, is being deleted, or has no replica without being scaled to zero; and one whose
@@ -157,19 +157,19 @@ def reachable(home: str) -> list[Neighbour]:
     except (RayError, RayServeException) as error:
         _disconnect()
         raise ClusterError(f"Serve does not say which applications it has: {error}.") from error
-    neighbours = []
+    peers = []
     for name, application in sorted(found.items()):
         try:
-            one = _neighbour(name, application, home)
+            one = _peer(name, application, home)
         except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:  # another release's
             logger.debug("The settings of %s can't be read: %r", name, error)
             continue
         if one is not None:
-            neighbours.append(one)
-    return neighbours
+            peers.append(one)
+    return peers
 
 
-def _neighbour(name: str, application: dict[str, Any], home: str) -> Neighbour | None:
+def _peer(name: str, application: dict[str, Any], home: str) -> Peer | None:
     """An application, if requests can be sent to it and it serves from that home."""
     settings, prefix = _settings(application), application["route_prefix"]
     if settings is None or not prefix or settings["home"] != home:
@@ -178,7 +178,7 @@ def _neighbour(name: str, application: dict[str, Any], home: str) -> Neighbour |
         return None
     if not (_running(application) or _waits_to_be_asked(application)):
         return None
-    return Neighbour.of(name, prefix, settings)
+    return Peer.of(name, prefix, settings)
 
 
 def replica_placements() -> tuple[set[str], set[str]]:

@@ -50,7 +50,7 @@ def log_odds_evidence(count: int, trials: int, baseline_count: int, baseline_tri
     """
     total = count + baseline_count
     low, high = max(0, total - baseline_trials), min(total, trials)
-    # w(k) = C(trials, k) C(baseline_trials, total - k), up to a factor, from the ratio of neighbours
+    # w(k) = C(trials, k) C(baseline_trials, total - k), up to a factor, from the ratio of peers
     k = np.arange(low, high, dtype=np.float64)
     ratios = (trials - k) * (total - k) / ((k + 1) * (baseline_trials - total + k + 1))
     weights = np.concatenate(([0.0], np.cumsum(np.log(ratios))))

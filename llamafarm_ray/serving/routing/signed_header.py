@@ -9,7 +9,7 @@ import hmac
 
 from llamafarm_ray.serving.http.asgi import App, Receive, Scope, Send
 
-__all__ = ["ROUTED_HEADER", "Opened", "Seal"]
+__all__ = ["ROUTED_HEADER", "HeaderSigner", "VerifiedHeader"]
 
 ROUTED_HEADER = b"serve_multiplexed_model_id"
 """Header that carries a router's decision from the proxy to a replica."""
@@ -18,7 +18,7 @@ _MAC_LENGTH = 32
 """Hexadecimal digits: 128 bits."""
 
 
-class Seal:
+class HeaderSigner:
     """Signer of a router's decisions, by a secret that only the router and its replicas know.
 
     Args:
@@ -43,7 +43,7 @@ class Seal:
         return hmac.new(self._secret, decision.encode(), "sha256").hexdigest()[:_MAC_LENGTH]
 
 
-class Opened:
+class VerifiedHeader:
     """ASGI middleware that passes a router's decision on without its seal, and drops what has none.
 
     Args:
@@ -51,7 +51,7 @@ class Opened:
         seal: the router's.
     """
 
-    def __init__(self, app: App, seal: Seal) -> None:
+    def __init__(self, app: App, seal: HeaderSigner) -> None:
         self._app = app
         self._seal = seal
 

@@ -17,7 +17,7 @@ from llamafarm_ray.serving.selection.latencies import Latencies
 from llamafarm_ray.serving.selection.model_selection import Offer
 from llamafarm_ray.types import Digest, ModelRef
 
-__all__ = ["VECTORS", "WRITES", "Offers", "quality_of"]
+__all__ = ["VECTORS", "WRITES", "ModelCatalog", "quality_of"]
 
 WRITES: Final = ("chat", "completions")
 """The kinds of requests that a model which writes text answers."""
@@ -40,7 +40,7 @@ def quality_of(metrics: Mapping[str, Any]) -> tuple[float, str] | None:
     return None
 
 
-class Offers:
+class ModelCatalog:
     """The models of an application, described.
 
     Args:

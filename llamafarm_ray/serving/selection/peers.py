@@ -22,13 +22,13 @@ from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.serving.http.asgi import Header
 from llamafarm_ray.serving.http.cors import may_read
 from llamafarm_ray.serving.routing.traffic_split import Caller
-from llamafarm_ray.serving.selection.catalog import Offers
+from llamafarm_ray.serving.selection.catalog import ModelCatalog
 from llamafarm_ray.serving.selection.latencies import Latencies
 from llamafarm_ray.serving.selection.model_selection import Offer
 from llamafarm_ray.serving.telemetry.request_statistics import Activity, joined
 from llamafarm_ray.types import Digest
 
-__all__ = ["Elsewhere", "Figures", "Known", "Neighbour", "Neighbourhood"]
+__all__ = ["Figures", "Known", "Peer", "PeerDiscovery", "PeerModels"]
 
 logger = logging.getLogger("ray.serve.llamafarm")
 
@@ -65,7 +65,7 @@ class Figures:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbour:
+class Peer:
     """Another application.
 
     Attributes:
@@ -89,7 +89,7 @@ class Neighbour:
     figures: Figures = field(default_factory=Figures)
 
     @classmethod
-    def of(cls, application: str, route_prefix: str, settings: Mapping[str, Any]) -> Neighbour:
+    def of(cls, application: str, route_prefix: str, settings: Mapping[str, Any]) -> Peer:
         """One that Serve has, by its settings (``Served.cold_start``).
 
         Raises:
@@ -113,14 +113,14 @@ class Known:
 
     Attributes:
         figures: of their own application.
-        neighbours: the other ones.
+        peers: the other ones.
     """
 
     figures: Figures = field(default_factory=Figures)
-    neighbours: tuple[Neighbour, ...] = ()
+    peers: tuple[Peer, ...] = ()
 
 
-class Neighbourhood:
+class PeerDiscovery:
     """Other applications of the cluster, as a controller knows them.
 
     Args:
@@ -131,21 +131,21 @@ class Neighbourhood:
 
     def __init__(
         self,
-        find: Callable[[], Iterable[Neighbour]],
+        find: Callable[[], Iterable[Peer]],
         ask: Callable[[str], Awaitable[Figures]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._found: tuple[Neighbour, ...] = ()
+        self._found: tuple[Peer, ...] = ()
         self._find = find
         self._ask = ask
         self._clock = clock
         self._looked = self._succeeded = float("-inf")
         self._looking: asyncio.Task[None] | None = None
-        self._finding: asyncio.Task[list[Neighbour]] | None = None
+        self._finding: asyncio.Task[list[Peer]] | None = None
         self._silent: set[str] = set()
 
     @property
-    def known(self) -> tuple[Neighbour, ...]:
+    def known(self) -> tuple[Peer, ...]:
         """Those that have told what they answer; none once no look has succeeded for long: they may be gone."""
         return self._found if self._clock() - self._succeeded < _STANDS_S else ()
 
@@ -167,7 +167,7 @@ class Neighbourhood:
             self._found = tuple(one for one in asked if one.figures.kinds)
             self._succeeded = self._clock()
 
-    async def _all(self) -> list[Neighbour]:
+    async def _all(self) -> list[Peer]:
         """Those that there are.
 
         Raises:
@@ -180,7 +180,7 @@ class Neighbourhood:
             raise TimeoutError(f"Serve has not said within {_LATE_S:g} s.")
         return self._finding.result()
 
-    async def _asked(self, found: Neighbour) -> Neighbour:
+    async def _asked(self, found: Peer) -> Peer:
         """One with what its controller says now, else with what it said before of the same base model."""
         is_same = (found.application, found.base_digest)
         before = next((one.figures for one in self._found if (one.application, one.base_digest) == is_same), Figures())
@@ -199,7 +199,7 @@ class Neighbourhood:
         return replace(found, figures=figures)
 
 
-class Elsewhere:
+class PeerModels:
     """The models of other applications, described; for a replica, which has the registry's state itself.
 
     Args:
@@ -208,26 +208,26 @@ class Elsewhere:
 
     def __init__(self, admits: Callable[[bool | None, Collection[str], Sequence[Header]], bool]) -> None:
         self._admits = admits
-        self._offers: dict[tuple[str, str, Digest, tuple[str, ...]], Offers] = {}
+        self._offers: dict[tuple[str, str, Digest, tuple[str, ...]], ModelCatalog] = {}
 
     def to_choose_from(
-        self, neighbours: Iterable[Neighbour], state: RegistryState, caller: Caller, headers: Sequence[Header]
+        self, peers: Iterable[Peer], state: RegistryState, caller: Caller, headers: Sequence[Header]
     ) -> list[Offer]:
         """Return the candidates for ``auto`` of each peer that admits the request and that the client may read.
 
         An offer's ``base_url`` is an absolute path.
 
         Args:
-            neighbours: the other applications.
+            peers: the other applications.
             state: the registry's.
             caller: who sent the request.
             headers: of the request, names in lower case.
         """
         kept, self._offers = self._offers, {}
         found: list[Offer] = []
-        for one in neighbours:
+        for one in peers:
             key = (one.root, one.base_name, one.base_digest, one.figures.kinds)
-            offers = kept.get(key) or Offers(one.base_name, one.base_digest, one.figures.kinds, f"{one.root}/v1")
+            offers = kept.get(key) or ModelCatalog(one.base_name, one.base_digest, one.figures.kinds, f"{one.root}/v1")
             self._offers[key] = offers
             if not self._admits(one.require_key, one.allowed_hosts, headers):
                 continue

@@ -208,7 +208,7 @@ def test_a_swap_and_the_version_that_takes_over_wait_for_no_request_under_way():
             async with replica.pool.use(target("c")):
                 late = asyncio.create_task(replica.ask("d"))
                 await asyncio.sleep(0.01)
-                assert not late.done()  # the spare seat is taken
+                assert not late.done()  # the spare slot is taken
             await replica.ask_soon(late)
 
     virtual_time.run(scenario())

@@ -6,16 +6,16 @@ import contextlib
 import pytest
 import virtual_time
 
-from llamafarm_ray.serving.adapters.slots import Seats
+from llamafarm_ray.serving.adapters.slots import AdapterSlots
 from llamafarm_ray.serving.http.errors import LimitError
 
 
 class Hall:
     """Seats, and requests that sit until they are told to go."""
 
-    def __init__(self, num_seats, passing=(), timeout_s=60.0):
+    def __init__(self, num_slots, passing=(), timeout_s=60.0):
         self.passing = set(passing)
-        self.seats = Seats(num_seats, timeout_s=timeout_s, is_passing=self.passing.__contains__)
+        self.slots = AdapterSlots(num_slots, timeout_s=timeout_s, is_passing=self.passing.__contains__)
         self.sitting = []
         self._go = {}
         self._tasks = []
@@ -34,7 +34,7 @@ class Hall:
         await settled()
 
     async def _sit(self, request):
-        async with self.seats.seat(request[0]):
+        async with self.slots.slot(request[0]):
             self.sitting.append(request)
             try:
                 await self._go[request].wait()
@@ -47,7 +47,7 @@ async def settled():
         await asyncio.sleep(0)
 
 
-def test_as_many_adapters_as_there_are_seats_and_any_number_of_requests_for_each():
+def test_as_many_adapters_as_there_are_slots_and_any_number_of_requests_for_each():
     async def scenario():
         hall = Hall(2)
         await hall.ask("a1", "b1", "a2", "b2", "c1", "a3")
@@ -82,13 +82,13 @@ def test_a_busy_adapter_does_not_keep_others_out_for_good():
 
 
 @pytest.mark.parametrize("passing", ["a", "b"])
-def test_the_version_that_takes_over_and_the_one_that_leaves_share_the_spare_seat(passing):
+def test_the_version_that_takes_over_and_the_one_that_leaves_share_the_spare_slot(passing):
     async def scenario():
         hall = Hall(1, passing)
         await hall.ask("a1", "c1", "b1")
         assert set(hall.sitting) == ({"a1", "c1"} if passing == "a" else {"a1", "b1"})
         await hall.ask("d1")
-        assert len(hall.sitting) == 2  # there is one seat to spare
+        assert len(hall.sitting) == 2  # there is one slot to spare
 
     virtual_time.run(scenario())
 
@@ -99,7 +99,7 @@ def test_who_waits_is_let_in_when_an_adapter_begins_to_leave():
         await hall.ask("a1", "b1")
         assert hall.sitting == ["a1"]
         hall.passing.add("a")
-        hall.seats.let_in()
+        hall.slots.let_in()
         await settled()
         assert hall.sitting == ["a1", "b1"]
 
@@ -120,20 +120,20 @@ def test_who_goes_away_while_waiting_keeps_nobody_out():
         await settled()
         assert hall.sitting == ["a1", "a2"]
         await hall.end("a1", "a2")
-        assert not hall.seats.is_taken("a")
-        assert not hall.seats.is_taken("b")
+        assert not hall.slots.is_taken("a")
+        assert not hall.slots.is_taken("b")
 
     virtual_time.run(scenario())
 
 
-def test_who_goes_away_as_it_is_let_in_gives_the_seat_back():
+def test_who_goes_away_as_it_is_let_in_gives_the_slot_back():
     async def scenario():
         hall = Hall(1)
         await hall.ask("a1")
         gone = await hall.ask("b1")
         hall._go["a1"].set()
         await asyncio.sleep(0)
-        assert hall.seats.is_taken("b")
+        assert hall.slots.is_taken("b")
         assert "b1" not in hall.sitting  # it does not know yet
         gone.cancel()
         await settled()

@@ -52,7 +52,7 @@ def test_a_replica_of_vllm_ends_with_its_engine(monkeypatch, tmp_path):
     versions = SimpleNamespace(follow=nothing, preload=nothing, prove_against=lambda _: None)
     engine = SimpleNamespace(server=lambda _: SimpleNamespace(start=nothing))
     monkeypatch.setattr(vllm_replica, "VllmAdapters", lambda _: adapters)
-    monkeypatch.setattr(vllm_replica, "Versions", lambda *_: versions)
+    monkeypatch.setattr(vllm_replica, "AdapterManager", lambda *_: versions)
     monkeypatch.setattr(vllm_replica, "base_folder", lambda *_: asyncio.sleep(0, tmp_path))
     monkeypatch.setattr(vllm_replica.serve, "get_replica_context", lambda: SimpleNamespace(app_name="llamafarm"))
     monkeypatch.setattr(vllm_replica.ray, "get_runtime_context", lambda: SimpleNamespace(get_temp_dir=lambda: "ray"))

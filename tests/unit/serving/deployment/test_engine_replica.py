@@ -19,15 +19,15 @@ from llamafarm_ray.registry import RegistryService, find_base
 from llamafarm_ray.registry.commands import StartRollout
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving.deployment import adapter_manager
-from llamafarm_ray.serving.deployment.adapter_manager import Served, Versions
+from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Served
 from llamafarm_ray.serving.deployment.engine_replica import EngineReplica, EngineSettings
 from llamafarm_ray.serving.deployment.replica import Replica
 from llamafarm_ray.serving.journal import journal
 from llamafarm_ray.serving.journal.files import read_journal
 from llamafarm_ray.serving.journal.journal import Devices
-from llamafarm_ray.serving.routing.signed_header import Seal
+from llamafarm_ray.serving.routing.signed_header import HeaderSigner
 from llamafarm_ray.serving.routing.traffic_split import NOBODY
-from llamafarm_ray.serving.selection.peers import Figures, Known, Neighbour
+from llamafarm_ray.serving.selection.peers import Figures, Known, Peer
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.types import Digest, ModelKind, ModelRef
 from llamafarm_ray.workflows.register import Registration, register
@@ -194,14 +194,14 @@ def test_a_new_replica_has_loaded_what_aliases_and_rollouts_need(registry, base,
 
 def test_a_candidate_that_can_not_be_loaded_keeps_no_replica_from_starting(registry, base, newer, monkeypatch):
     register(registry, Registration(newer, name="bot", method="adapter", alias="staging"))
-    load = Versions.prepare
+    load = AdapterManager.prepare
 
     async def prepare(self, model):
         if model == "bot:1.1.0":
             raise UserError("it is broken")
         return await load(self, model)
 
-    monkeypatch.setattr(Versions, "prepare", prepare)
+    monkeypatch.setattr(AdapterManager, "prepare", prepare)
 
     async def scenario():
         replica = await replica_of(registry, base, "bot:1.0.0")
@@ -273,7 +273,7 @@ def test_rollouts_are_watched_here_too(registry, base, monkeypatch):
 
 
 def test_a_controller_that_is_late_leaves_what_it_said_for_a_while(registry, base, monkeypatch):
-    said = Known(Figures(("chat",)), (Neighbour("b", "/b", "large", Digest.of(b"large")),))
+    said = Known(Figures(("chat",)), (Peer("b", "/b", "large", Digest.of(b"large")),))
 
     class Controller:
         is_late = False
@@ -303,7 +303,7 @@ def test_a_controller_that_is_late_leaves_what_it_said_for_a_while(registry, bas
 
     before, late, given_up = asyncio.run(scenario())
     assert before is late is said
-    assert given_up.neighbours == ()
+    assert given_up.peers == ()
     assert given_up.figures.kinds == ("chat", "completions")
 
 
@@ -340,9 +340,16 @@ def test_a_decision_is_believed_from_the_router_alone(base, tmp_path, secret):
         return seen[:-1]
 
     name = b"serve_multiplexed_model_id"
-    for forged in (decision, Seal("other").close(decision), Seal("").close(decision), "", "0" * 32 + decision, "\xff"):
+    for forged in (
+        decision,
+        HeaderSigner("other").close(decision),
+        HeaderSigner("").close(decision),
+        "",
+        "0" * 32 + decision,
+        "\xff",
+    ):
         assert passed_on((name, forged.encode("latin-1")), (b"Serve_Multiplexed_Model_Id", b"y")) == []
-    sealed = Seal(secret).close(decision)
+    sealed = HeaderSigner(secret).close(decision)
     assert passed_on((name, sealed.encode())) == ([(name, decision.encode())] if secret else [])
     assert passed_on((name, (sealed + "2").encode())) == []
 

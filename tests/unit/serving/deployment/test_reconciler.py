@@ -16,7 +16,7 @@ from llamafarm_ray.errors import ClusterError, StorageError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import PromoteRollout, Register, StopRollout
-from llamafarm_ray.serving.deployment.reconciler import Announcement, Announcer, is_same_cluster, withdraw
+from llamafarm_ray.serving.deployment.reconciler import DesiredDeployment, Reconciler, is_same_cluster, withdraw
 from llamafarm_ray.serving.ray_serve import replicas
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind
@@ -38,8 +38,8 @@ class Replica:
 
     def __init__(self, registry, *adapters, rollout=CANARY, place=PLACE):
         self.registry, self.place, self.started, self.connected = registry, place, 0, 0
-        told = Announcement("llama", "base", str(note_digest("base")), adapters, rollout)
-        self.announcer = Announcer(
+        told = DesiredDeployment("llama", "base", str(note_digest("base")), adapters, rollout)
+        self.announcer = Reconciler(
             told,
             state=registry.refresh,
             connect=self.connect,
@@ -272,8 +272,8 @@ def test_an_application_is_found_at_the_head_node_where_serve_listens_everywhere
 
 def test_a_replica_that_lives_on_leaves_the_new_applications_controller_alone(registry):
     old = Replica(registry, rollout=None).look()
-    told = Announcement("llama", "other", str(note_digest("other")), (), None)
-    new = Announcer(
+    told = DesiredDeployment("llama", "other", str(note_digest("other")), (), None)
+    new = Reconciler(
         told, state=registry.refresh, connect=lambda: registry, place=lambda: PLACE, start_controller=lambda: None
     )
     new.look()

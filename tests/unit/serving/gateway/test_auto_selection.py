@@ -6,7 +6,7 @@ from gate import ANN, BASE, BEN, ONE, TWO, Server, adapter, is_openai_error, key
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import AliasMoved, MetricsRecorded
 from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES
-from llamafarm_ray.serving.selection.catalog import VECTORS, Offers
+from llamafarm_ray.serving.selection.catalog import VECTORS, ModelCatalog
 from llamafarm_ray.serving.selection.latencies import Latencies
 
 QA, SUMS = (
@@ -70,7 +70,7 @@ def test_every_route_that_names_a_model_takes_auto(route):
 
 def test_a_kind_of_request_that_the_engine_does_not_answer_finds_no_model():
     server = serving()
-    server.models._offers = Offers("tiny", BASE, VECTORS)
+    server.models._offers = ModelCatalog("tiny", BASE, VECTORS)
     response = ask(server)
     assert response.status_code == 404
     assert "No model is for chat requests. Did you mean" not in response.text

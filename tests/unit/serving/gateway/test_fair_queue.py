@@ -8,7 +8,7 @@ import pytest
 import virtual_time
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.serving.gateway.fair_queue import Turns
+from llamafarm_ray.serving.gateway.fair_queue import FairQueue
 from llamafarm_ray.serving.http.errors import LimitError
 
 SLOTS = 4
@@ -57,7 +57,7 @@ def load(clients, *, seconds=120.0, costs=None, max_waiting=1024):
             traffic.latencies[key].append(clock() - asked)
 
     async def scenario():
-        turns = Turns(SLOTS, max_waiting, 60.0)
+        turns = FairQueue(SLOTS, max_waiting, 60.0)
         end = asyncio.get_running_loop().time() + seconds
         await asyncio.gather(*(client(turns, key, end) for key, count in clients.items() for _ in range(count)))
         assert turns.num_waiting == 0
@@ -97,7 +97,7 @@ def test_a_flood_that_pauses_puts_nobody_behind():
 
     async def scenario():
         clock = asyncio.get_running_loop().time
-        turns = Turns(SLOTS, 1024, 60.0)
+        turns = FairQueue(SLOTS, 1024, 60.0)
 
         async def ask(key):
             asked = clock()
@@ -142,7 +142,7 @@ def test_being_idle_saves_up_no_turns():
     order = []
 
     async def scenario():
-        turns = Turns(1, 100, 60.0)
+        turns = FairQueue(1, 100, 60.0)
 
         async def one(key):
             async with turns.turn(key, 1.0, never):
@@ -162,7 +162,7 @@ def test_the_engine_never_gets_more_than_it_works_on_and_never_stands_idle():
 
     async def scenario():
         nonlocal running
-        turns = Turns(3, 100, 60.0)
+        turns = FairQueue(3, 100, 60.0)
 
         async def one(key):
             nonlocal running
@@ -184,7 +184,7 @@ def queue_of_one(second):
     """What becomes of a request that has to wait behind one of 10 s, and whether the slot is free in the end."""
 
     async def scenario():
-        turns = Turns(1, 1, 5.0)
+        turns = FairQueue(1, 1, 5.0)
 
         async def first():
             async with turns.turn("a", 1.0, never):
@@ -242,7 +242,7 @@ def test_a_cancelled_request_loses_no_slot(cancel_at):
     """Also where its turn came in the very moment it was cancelled."""
 
     async def scenario():
-        turns = Turns(1, 10, 60.0)
+        turns = FairQueue(1, 10, 60.0)
 
         async def one(key, seconds):
             async with turns.turn(key, 1.0, never):
@@ -264,7 +264,7 @@ def test_a_cancelled_request_loses_no_slot(cancel_at):
 
 def test_an_engine_that_fails_gives_its_slot_back():
     async def scenario():
-        turns = Turns(1, 1, 1.0)
+        turns = FairQueue(1, 1, 1.0)
         for _ in range(3):
             with pytest.raises(ZeroDivisionError):
                 async with turns.turn("a", 1.0, never):

@@ -12,7 +12,7 @@ from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.registry import RegistryState
 from llamafarm_ray.serving.gateway.auth import Keys
 from llamafarm_ray.serving.gateway.feedback import FeedbackLog
-from llamafarm_ray.serving.gateway.gateway import Gate
+from llamafarm_ray.serving.gateway.gateway import Gateway
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.serving.routing.traffic_split import Variant
@@ -69,7 +69,7 @@ async def ask(client):
 
 def client_of(engine, models=None, told=None):
     keys, feedback = Keys(RegistryState), FeedbackLog(Location("memory://mirror"))
-    gate = Gate(engine, models or Models(), keys=keys, feedback=feedback, telemetry=told or telemetry())
+    gate = Gateway(engine, models or Models(), keys=keys, feedback=feedback, telemetry=told or telemetry())
     transport = httpx.ASGITransport(app=gate)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 

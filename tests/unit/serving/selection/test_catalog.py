@@ -10,7 +10,7 @@ from llamafarm_ray.registry.events import AliasMoved, MetricsRecorded, RolloutSt
 from llamafarm_ray.registry.log import GENESIS
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving.routing.traffic_split import NOBODY, Caller
-from llamafarm_ray.serving.selection.catalog import VECTORS, WRITES, Offers, quality_of
+from llamafarm_ray.serving.selection.catalog import VECTORS, WRITES, ModelCatalog, quality_of
 from llamafarm_ray.serving.selection.latencies import Kept, Lasting, Latencies
 from llamafarm_ray.serving.telemetry.outcome import End
 from llamafarm_ray.serving.telemetry.request_statistics import MINUTE_S, Activity, RecentRequests, Seen, joined
@@ -25,7 +25,7 @@ def after(state, *events):
 
 
 def offers_in(state, latencies=NOTHING, caller=NOBODY, offers=None):
-    found = (offers or Offers("tiny", BASE)).to_choose_from(state, latencies, caller)
+    found = (offers or ModelCatalog("tiny", BASE)).to_choose_from(state, latencies, caller)
     return {offer.model: offer for offer in found}
 
 
@@ -42,7 +42,7 @@ def test_capabilities_say_what_a_version_is_for_and_the_engine_what_it_answers()
     record = adapter("bot", "1.0.0", ONE).model_copy(update={"capabilities": ("qa", "chat")})
     state = state_of(record, adapter("plain", "1.0.0", TWO))
     assert (offers_in(state)["bot"].tasks, offers_in(state)["bot"].kinds) == (("qa", "chat"), WRITES)
-    vectors = offers_in(state, offers=Offers("tiny", BASE, VECTORS))
+    vectors = offers_in(state, offers=ModelCatalog("tiny", BASE, VECTORS))
     assert (vectors["plain"].tasks, vectors["bot"].kinds) == (VECTORS, VECTORS)
 
 
@@ -50,7 +50,7 @@ def test_memory_is_what_was_registered_else_the_files_and_the_bases():
     said = adapter("said", "1.0.0", ONE).model_copy(update={"resources": {"memory_bytes": 7e9}})
     base = VersionRegistered(model="plain", version="1.0.0", kind=ModelKind.BASE, manifest=BASE, size_bytes=1000)
     state = state_of(said, adapter("bot", "1.0.0", TWO))
-    offers = Offers("tiny", BASE)
+    offers = ModelCatalog("tiny", BASE)
     found = offers_in(state, offers=offers)
     assert [found[name].memory_bytes for name in ("said", "bot", "tiny")] == [7e9, None, None]
     found = offers_in(after(state, base), offers=offers)
@@ -58,7 +58,7 @@ def test_memory_is_what_was_registered_else_the_files_and_the_bases():
 
 
 def test_results_that_are_recorded_later_count():
-    state, offers = models_state(), Offers("tiny", BASE)
+    state, offers = models_state(), ModelCatalog("tiny", BASE)
     assert offers_in(state, offers=offers)["bot"].quality is None
     state = after(state, MetricsRecorded(model="bot", version="1.0.0", metrics={"accuracy": 0.7}))
     found = offers_in(state, offers=offers)["bot"]
@@ -102,7 +102,7 @@ def test_a_deprecated_version_is_withheld_and_a_retired_one_is_not_offered():
 
 def test_names_with_versions_and_aliases_are_described_too():
     state = after(models_state(), AliasMoved(model="team/bot", alias="staging", version="1.0.0"))
-    found = Offers("tiny", BASE).of(["bot:1.0.0", "team/bot@staging", "nothing", "bot@nope"], state, NOTHING)
+    found = ModelCatalog("tiny", BASE).of(["bot:1.0.0", "team/bot@staging", "nothing", "bot@nope"], state, NOTHING)
     assert {name: offer.version for name, offer in found.items()} == {
         "bot:1.0.0": "bot:1.0.0",
         "team/bot@staging": "team/bot:1.0.0",

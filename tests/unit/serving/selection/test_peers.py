@@ -25,7 +25,7 @@ from llamafarm_ray.serving.ray_serve import replicas
 from llamafarm_ray.serving.routing.traffic_split import NOBODY
 from llamafarm_ray.serving.selection.catalog import VECTORS, WRITES
 from llamafarm_ray.serving.selection.latencies import Latencies
-from llamafarm_ray.serving.selection.peers import Elsewhere, Figures, Known, Neighbour, Neighbourhood
+from llamafarm_ray.serving.selection.peers import Figures, Known, Peer, PeerDiscovery, PeerModels
 from llamafarm_ray.serving.telemetry.outcome import End
 from llamafarm_ray.serving.telemetry.request_statistics import Activity, RecentRequests
 from llamafarm_ray.types import Digest
@@ -58,8 +58,8 @@ class Cluster:
     def tell(self, *figures):
         """Have each application know what the other's controller says."""
         tiny, large = figures or (Figures(WRITES), Figures(WRITES))
-        self.servers[0].models.neighbours = (Neighbour("b", self.roots[1], "large", LARGE, figures=large),)
-        self.servers[1].models.neighbours = (Neighbour("a", self.roots[0], "tiny", BASE, figures=tiny),)
+        self.servers[0].models.peers = (Peer("b", self.roots[1], "large", LARGE, figures=large),)
+        self.servers[1].models.peers = (Peer("a", self.roots[0], "tiny", BASE, figures=tiny),)
         for server, own in zip(self.servers, (tiny, large), strict=True):
             server.models.latencies = own.latencies
 
@@ -209,8 +209,8 @@ def test_two_that_each_take_the_other_for_the_better_one_send_a_request_on_once(
 def test_who_was_sent_on_and_fits_no_more_is_told_so_by_the_other_one():
     cluster = Cluster()
     cluster.servers[1].models.latencies = Latencies({}, 900.0)
-    cluster.servers[0].models.neighbours = (
-        Neighbour("b", "/large", "large", LARGE, figures=Figures(WRITES, Latencies({}, 50.0))),
+    cluster.servers[0].models.peers = (
+        Peer("b", "/large", "large", LARGE, figures=Figures(WRITES, Latencies({}, 50.0))),
     )
     refused = cluster.post("/v1/chat/completions", headers=wants(max_latency_ms=100))
     assert (refused.status_code, refused.json()["error"]["code"]) == (404, "no_model_fits")
@@ -261,10 +261,10 @@ def test_a_key_is_sent_on_to_what_it_may_use_only():
 
 def test_who_shows_no_key_is_not_sent_to_an_application_that_asks_for_one():
     cluster = Cluster()
-    (there,) = cluster.servers[0].models.neighbours
-    cluster.servers[0].models.neighbours = (replace(there, require_key=True),)
+    (there,) = cluster.servers[0].models.peers
+    cluster.servers[0].models.peers = (replace(there, require_key=True),)
     assert cluster.post("/v1/chat/completions", follow=False, headers=wants(task="rhymes")).status_code == 404
-    cluster.servers[0].models.neighbours = (replace(there, require_key=False),)
+    cluster.servers[0].models.peers = (replace(there, require_key=False),)
     assert cluster.post("/v1/chat/completions", follow=False, headers=wants(task="rhymes")).status_code == 307
 
 
@@ -283,8 +283,8 @@ def test_who_shows_no_key_is_not_sent_to_an_application_that_asks_for_one():
 )
 def test_who_is_refused_or_not_heard_elsewhere_is_not_sent_there(headers, settings, is_sent_on):
     cluster = Cluster(allowed_hosts=("models.example.com",))
-    (there,) = cluster.servers[0].models.neighbours
-    cluster.servers[0].models.neighbours = (replace(there, **settings),)
+    (there,) = cluster.servers[0].models.peers
+    cluster.servers[0].models.peers = (replace(there, **settings),)
     answered = cluster.post("/v1/chat/completions", follow=False, headers={**wants(task="rhymes"), **headers})
     assert answered.status_code == (307 if is_sent_on else 404), answered.text
 
@@ -322,8 +322,8 @@ def test_a_route_that_only_another_engine_answers_is_there_for_auto():
 
 
 def test_without_being_told_an_application_is_chosen_from_no_more():
-    elsewhere = Elsewhere(lambda *_: True)
-    one = Neighbour("b", "/b", "large", LARGE, figures=Figures(WRITES, Latencies({}, 5.0)))
+    elsewhere = PeerModels(lambda *_: True)
+    one = Peer("b", "/b", "large", LARGE, figures=Figures(WRITES, Latencies({}, 5.0)))
     found = {offer.model: offer for offer in elsewhere.to_choose_from([one], STATE, NOBODY, ())}
     assert set(found) == {"large", "poet", "team/poet"}
     assert {(offer.base_url, offer.latency_ms) for offer in found.values()} == {("/b/v1", 5.0)}
@@ -338,7 +338,7 @@ class Clock:
 
 
 def around(find, ask):
-    made = Neighbourhood(find, ask, Clock())
+    made = PeerDiscovery(find, ask, Clock())
 
     async def look():
         made._clock.now += 5
@@ -348,7 +348,7 @@ def around(find, ask):
     return made, look
 
 
-NEAR = [Neighbour("b", "/b", "large", LARGE), Neighbour("c", "/c", "third", TWO)]
+NEAR = [Peer("b", "/b", "large", LARGE), Peer("c", "/c", "third", TWO)]
 TOLD = Figures(WRITES, Latencies({"poet:2.0.0": 50.0}, 50.0))
 
 
@@ -387,7 +387,7 @@ def test_a_controller_that_says_nothing_leaves_what_it_said_before(error):
         await look()
         trouble.append(error)
         assert await look() == {"b": TOLD, "c": TOLD}
-        near[0] = Neighbour("b", "/b", "other", ONE)  # what was said was of another base model
+        near[0] = Peer("b", "/b", "other", ONE)  # what was said was of another base model
         assert await look() == {"c": TOLD}
 
     asyncio.run(story())
@@ -432,7 +432,7 @@ def test_nobody_waits_for_a_slow_one_and_there_is_one_look_at_a_time(monkeypatch
                 await asyncio.Event().wait()
             return TOLD
 
-        made = Neighbourhood(find, ask, Clock())
+        made = PeerDiscovery(find, ask, Clock())
         began = time.monotonic()
         looking = made.look()
         for _ in range(3):
@@ -532,7 +532,7 @@ def test_figures_are_of_all_replicas_and_kinds_outlive_them():
     assert found.kinds == VECTORS
     assert found.latencies.get("bot:1.0.0") == pytest.approx(100, rel=0.03)
     assert Figures.of([], found) == Figures(VECTORS)
-    known = Known(found, (Neighbour("b", "/b", "large", LARGE, figures=TOLD),))
+    known = Known(found, (Peer("b", "/b", "large", LARGE, figures=TOLD),))
     assert pickle.loads(pickle.dumps(known)) == known  # noqa: S301
 
 
@@ -585,7 +585,7 @@ def test_sent_on_is_to_applications_of_the_same_home_that_can_be_asked(monkeypat
         "unhealthy": "/unhealthy",
     }
     settings = {"allowed_hosts": ("models.example.com",), "allowed_origins": ("https://chat.example.com",)}
-    assert found["b"] == Neighbour("b", "/b", "large", LARGE, require_key=True, **settings)
+    assert found["b"] == Peer("b", "/b", "large", LARGE, require_key=True, **settings)
     monkeypatch.setattr(replicas, "_get_global_client", lambda **_: None)
     assert replicas.reachable("/homes/one") == []
 
