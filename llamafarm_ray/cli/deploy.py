@@ -130,7 +130,7 @@ def _look_out(stop: threading.Event) -> None:
     """Say stop once Serve has the application no more; in a thread, since Serve may hang and Ctrl-C must not."""
     from ray.exceptions import RayError
 
-    from llamafarm_ray.serving.ray_serve.replicas import is_deployed
+    from llamafarm_ray.serving.ray_serve.state import is_deployed
     from llamafarm_ray.workflows.deployed import APPLICATION
 
     while not stop.wait(_LOOK_S):

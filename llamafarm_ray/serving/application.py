@@ -92,7 +92,7 @@ def build(args: dict[str, Any]) -> Any:
     config = config.model_copy(update={"deployment": sized})
     # These read the environment when they are imported.
     from llamafarm_ray.serving.deployment.adapter_manager import Served  # noqa: PLC0415
-    from llamafarm_ray.serving.ray_serve.replicas import ROUTER, is_behind_haproxy  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.state import ROUTER, is_behind_haproxy  # noqa: PLC0415
 
     if not is_behind_haproxy():
         raise ClusterError(

@@ -186,7 +186,7 @@ def deploy(
 
     from llamafarm_ray.serving.application import arguments, build  # noqa: PLC0415
     from llamafarm_ray.serving.deployment.rollout_actor import start_controller  # noqa: PLC0415
-    from llamafarm_ray.serving.ray_serve.replicas import http_address, url_of  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.state import http_address, url_of  # noqa: PLC0415
 
     quiet()
     started = time.monotonic()
@@ -260,7 +260,7 @@ def _serve_started(host: str, port: int, cluster: ClusterInfo) -> Iterator[None]
     from ray import serve  # noqa: PLC0415
     from ray.serve.config import HTTPOptions  # noqa: PLC0415
 
-    from llamafarm_ray.serving.ray_serve.replicas import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.state import http_address  # noqa: PLC0415
 
     running = http_address()
     if running is not None and running[1] != port:

@@ -45,7 +45,7 @@ def stop(registry: RegistryApi, cluster: ClusterInfo, deployment: DeploymentReco
         ConflictError: the connected cluster is not the one where it runs.
         AccessDeniedError: who asks may not take it off the record.
     """
-    from llamafarm_ray.serving.ray_serve.replicas import home_of, is_deployed  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.state import home_of, is_deployed  # noqa: PLC0415
 
     has_ended = True
     if is_deployed(deployment.application):

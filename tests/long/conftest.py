@@ -38,7 +38,7 @@ def end_serve():
     """``serve.shutdown`` gives up waiting after half a minute, while replicas end their answers."""
     from ray import serve
 
-    from llamafarm_ray.serving.ray_serve.replicas import http_address
+    from llamafarm_ray.serving.ray_serve.state import http_address
 
     deadline = time.monotonic() + 300
     while http_address() is not None:

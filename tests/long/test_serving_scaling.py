@@ -45,9 +45,9 @@ def whole_letters(text):
 
 
 def num_replicas(application="llamafarm"):
-    from llamafarm_ray.serving.ray_serve.replicas import _replicas
+    from llamafarm_ray.serving.ray_serve.state import running_replicas
 
-    return len(_replicas(application))
+    return len(running_replicas(application))
 
 
 def wait_until(holds, timeout_s=STARTED_S):

@@ -51,6 +51,7 @@ def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
         "serving/engines/vllm/ray_llm.py",
         "serving/ray_serve/ports.py",
         "serving/ray_serve/replicas.py",
+        "serving/ray_serve/state.py",
         "workflows/cluster.py",
     }
 

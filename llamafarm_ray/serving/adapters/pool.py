@@ -19,9 +19,10 @@ from typing import Any, Literal, TypeVar
 
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.serving.adapters.desired_state import Need
-from llamafarm_ray.serving.adapters.protocols import AdapterEngine, AdapterFiles, AdapterWatch, Room, UnloadReason
+from llamafarm_ray.serving.adapters.protocols import AdapterEngine, AdapterFiles, AdapterWatch, Room
 from llamafarm_ray.serving.adapters.slots import AdapterSlots
 from llamafarm_ray.serving.routing.resolution import Target
+from llamafarm_ray.serving.telemetry.metrics import UnloadReason
 from llamafarm_ray.serving.telemetry.tracing import Tracing
 
 __all__ = ["AdapterPool"]

@@ -374,7 +374,7 @@ def _place(application: str) -> tuple[str, str]:
     Raises:
         ClusterError: it has no URL yet.
     """
-    from llamafarm_ray.serving.ray_serve.replicas import url_of  # noqa: PLC0415  (Serve reads the environment when it is imported)
+    from llamafarm_ray.serving.ray_serve.state import url_of  # noqa: PLC0415  (Serve reads the environment when it is imported)
 
     url = url_of(application)
     if url is None:

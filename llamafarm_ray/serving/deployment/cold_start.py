@@ -245,7 +245,7 @@ def _plain(name: bytes) -> bytes:
 
 
 def _settings_by_route() -> dict[str, dict[str, Any]]:
-    from llamafarm_ray.serving.ray_serve.replicas import settings_by_route  # noqa: PLC0415  (Serve is being imported when this is)
+    from llamafarm_ray.serving.ray_serve.state import settings_by_route  # noqa: PLC0415  (Serve is being imported when this is)
 
     return settings_by_route()
 

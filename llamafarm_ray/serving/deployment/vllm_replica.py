@@ -28,7 +28,7 @@ from llamafarm_ray.serving.engines.vllm.adapters import VllmAdapters
 from llamafarm_ray.serving.engines.vllm.process import keep_sockets_in, prepare
 from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES, VECTOR_ROUTES
 from llamafarm_ray.serving.ray_serve.replica_log import serve_log_kept
-from llamafarm_ray.serving.ray_serve.replicas import ROUTER
+from llamafarm_ray.serving.ray_serve.state import ROUTER
 from llamafarm_ray.serving.routing.affinity_router import AffinityRouter
 from llamafarm_ray.serving.selection.catalog import VECTORS, WRITES
 

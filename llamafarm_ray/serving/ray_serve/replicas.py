@@ -1,10 +1,7 @@
-"""The running replicas of an application, asked one by one: by swaps, by the rollouts' controller, by tests.
+"""Calls to the running replicas of an application, one by one: by swaps, the rollouts' controller and tests.
 
-It needs neither vLLM nor torch, so that a command or a controller that was started anew is there at once. Of Ray's
-private parts it relies on (a test names each, so that an upgrade that moves one fails there):
+Of Ray's private parts it relies on (a test names each, so that an upgrade that moves one fails there):
 
-* ``serve.context._get_global_client``, which knows where a running Serve listens and its replicas' actors, and
-  ``_disconnect``, which makes it look for Serve anew,
 * ``GlobalState.actor_table``, which says which actors are placed on a node,
 * ``handle_request`` of those actors, which takes a pickled ``RequestMetadata``. (Ray's own ``broadcast`` builds its
   router on the calling thread when that thread looks too early, and fails there for want of an event loop.)
@@ -28,157 +25,40 @@ from ray import serve
 from ray._private.state import state as cluster_state
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 from ray.serve._private.common import ReplicaID, ReplicaState, RequestMetadata
-from ray.serve._private.constants import RAY_SERVE_ENABLE_HA_PROXY, SERVE_NAMESPACE
-from ray.serve.context import _disconnect, _get_global_client
+from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
-from llamafarm_ray.errors import ClusterError, DeploymentError, InputError, LlamaFarmError
-from llamafarm_ray.serving.selection.peers import Peer
+from llamafarm_ray.errors import DeploymentError, LlamaFarmError
+from llamafarm_ray.serving.ray_serve.state import (
+    application_details,
+    forget_serve,
+    is_scaled_to_zero,
+    replica_details,
+    running_in,
+    running_replicas,
+)
 from llamafarm_ray.serving.telemetry.request_statistics import Activity
 from llamafarm_ray.serving.telemetry.rollout_windows import Report
 
 __all__ = [
-    "ROUTER",
     "RayFleet",
     "RunningApplication",
     "RunningReplica",
     "applications",
-    "home_of",
-    "http_address",
-    "http_root",
-    "is_behind_haproxy",
-    "is_deployed",
-    "is_serving",
     "load_everywhere",
     "loaded",
     "num_loads",
-    "reachable",
     "replica_placements",
-    "settings_by_route",
-    "url_of",
 ]
 
 logger = logging.getLogger(__name__)
 
-ROUTER = "router"
-"""The deployment of an application that is no replica of a model."""
-_EVERY_INTERFACE = {"", "0.0.0.0", "::"}  # noqa: S104  (compared, not bound)
 _LOAD_S = 600.0
 """A swap's first phase, pulling the adapter's files included."""
 _REPLICA_GONE_S = 0.5
 _REPORT_S = 2.0
 """Timeout in seconds of a replica's report; a late one is asked again."""
-
-
-def is_behind_haproxy() -> bool:
-    """Return True if ``RAY_SERVE_ENABLE_HA_PROXY`` was set when this process imported ``ray.serve``."""
-    return bool(RAY_SERVE_ENABLE_HA_PROXY)
-
-
-def http_address() -> tuple[str, int] | None:
-    """Return host and port of the connected cluster's Serve; None while it isn't running."""
-    client = _get_global_client(raise_if_no_controller_running=False)
-    return (client.http_config.host, client.http_config.port) if client is not None else None
-
-
-def http_root() -> str | None:
-    """Return the root of its URLs, such as ``http://10.0.0.1:8000``; None while Serve isn't running.
-
-    Where it listens on every interface that is the head node's address: a proxy runs there at any rate.
-    """
-    found = http_address()
-    if found is None:
-        return None
-    host, port = found
-    if host in _EVERY_INTERFACE:
-        host = ray.get_runtime_context().gcs_address.rpartition(":")[0]
-    return f"http://{host}:{port}"
-
-
-def url_of(application: str) -> str | None:
-    """The OpenAI-compatible root of an application; None where it has no routes, or is no more."""
-    root, found = http_root(), _application(application)
-    if root is None or found is None or found["route_prefix"] is None:
-        return None
-    if ApplicationStatus(found["status"]) is ApplicationStatus.DELETING:
-        return None
-    return f"{root}{found['route_prefix'].rstrip('/')}/v1"
-
-
-def is_deployed(application: str) -> bool:
-    """Return True if the connected cluster's Serve has an application of this name, in any state.
-
-    Raises:
-        RayError: Serve does not say; by the next call it may be another one.
-    """
-    try:
-        return _application(application) is not None
-    except RayError:
-        _disconnect()
-        raise
-
-
-def home_of(application: str) -> str | None:
-    """The registry's home that an application serves from; None where it is no application of ours."""
-    found = _application(application)
-    settings = _settings(found) if found is not None else None
-    return str(settings["home"]) if settings is not None else None
-
-
-def is_serving(application: str) -> bool:
-    """Return True if an application has a running replica, or starts one on request."""
-    return bool(_replicas(application)) or _is_scaled_to_zero(application)
-
-
-def settings_by_route() -> dict[str, dict[str, Any]]:
-    """The settings of each application of ours on the connected Serve (``Served.cold_start``), by route prefix."""
-    client = _get_global_client(raise_if_no_controller_running=False)
-    found = client.get_serve_details()["applications"].values() if client is not None else ()
-    settings = {application["route_prefix"]: _settings(application) for application in found}
-    return {route: ours for route, ours in settings.items() if route and ours is not None}
-
-
-def reachable(home: str) -> list[Peer]:
-    """The applications of ours on the connected Serve that requests can be sent to, and that serve from a home.
-
-    Left out is one that has no route, is being deleted, or has no replica without being scaled to zero; and one whose
-    settings are not those of this release, so that it keeps the others from nothing.
-
-    Args:
-        home: as ``Location.uri`` writes it.
-
-    Raises:
-        ClusterError: Serve does not say.
-    """
-    try:
-        client = _get_global_client(raise_if_no_controller_running=False)
-        found: dict[str, Any] = client.get_serve_details()["applications"] if client is not None else {}
-    except (RayError, RayServeException) as error:
-        _disconnect()
-        raise ClusterError(f"Serve does not say which applications it has: {error}.") from error
-    peers = []
-    for name, application in sorted(found.items()):
-        try:
-            one = _peer(name, application, home)
-        except (KeyError, TypeError, AttributeError, ValueError, InputError) as error:  # another release's
-            logger.debug("The settings of %s can't be read: %r", name, error)
-            continue
-        if one is not None:
-            peers.append(one)
-    return peers
-
-
-def _peer(name: str, application: dict[str, Any], home: str) -> Peer | None:
-    """An application, if requests can be sent to it and it serves from that home."""
-    settings, prefix = _settings(application), application["route_prefix"]
-    if settings is None or not prefix or settings["home"] != home:
-        return None
-    if ApplicationStatus(application["status"]) is ApplicationStatus.DELETING:
-        return None
-    if not (_running(application) or _waits_to_be_asked(application)):
-        return None
-    return Peer.of(name, prefix, settings)
 
 
 def replica_placements() -> tuple[set[str], set[str]]:
@@ -212,9 +92,9 @@ def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOA
     """
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        replicas = _replicas(application)
+        replicas = running_replicas(application)
         if not replicas:
-            if _is_scaled_to_zero(application):
+            if is_scaled_to_zero(application):
                 return []
             break
         try:
@@ -239,13 +119,13 @@ def load_everywhere(application: str, reference: str, *, timeout_s: float = _LOA
 
 def num_loads(application: str) -> list[dict[str, int]]:
     """Return each replica's number of loads by engine name."""
-    loads: list[dict[str, int]] = ray.get([_call(replica, "num_loads") for replica in _replicas(application)])
+    loads: list[dict[str, int]] = ray.get([_call(replica, "num_loads") for replica in running_replicas(application)])
     return loads
 
 
 def loaded(application: str) -> list[list[str]]:
     """The engine names of the versions that the engine of each replica of a running application holds now."""
-    names: list[list[str]] = ray.get([_call(replica, "loaded") for replica in _replicas(application)])
+    names: list[list[str]] = ray.get([_call(replica, "loaded") for replica in running_replicas(application)])
     return names
 
 
@@ -287,9 +167,8 @@ class RunningApplication:
 
 def applications() -> list[RunningApplication]:
     """The applications of the connected cluster's Serve, by name, and what their replicas tell of themselves."""
-    client = _get_global_client(raise_if_no_controller_running=False)
-    found: dict[str, Any] = client.get_serve_details()["applications"] if client is not None else {}
-    told = _ask_each([one for details in found.values() for one in _running(details)], "activity")
+    found = application_details()
+    told = _ask_each([one for details in found.values() for one in running_in(details)], "activity")
     return [
         RunningApplication(
             name,
@@ -303,7 +182,7 @@ def applications() -> list[RunningApplication]:
                     ReplicaState(replica["state"]).value,
                     told.get(replica["actor_name"]),
                 )
-                for replica in _details(details)
+                for replica in replica_details(details)
             ),
         )
         for name, details in sorted(found.items())
@@ -338,9 +217,9 @@ class RayFleet:
 
     def _listed(self) -> list[str]:
         try:
-            return _replicas(self._application)
+            return running_replicas(self._application)
         except (RayError, RayServeException) as error:
-            _disconnect()  # the Serve of the next turn may be another
+            forget_serve()  # the Serve of the next turn may be another
             logger.warning("Serve does not say which replicas of %s run: %s", self._application, error)
             return []
 
@@ -354,7 +233,7 @@ class RayFleet:
         try:
             await asyncio.to_thread(load_everywhere, self._application, reference)
         except (RayError, RayServeException) as error:
-            _disconnect()
+            forget_serve()
             raise DeploymentError(f"{reference} could not be loaded: {error}") from error
 
 
@@ -372,49 +251,6 @@ def _ask_each(replicas: Iterable[str], method: str, *args: object) -> dict[str, 
         except RayError as error:  # it died, or is another application's and knows no such call
             logger.info("A replica does not answer %s: %s", method, error)
     return told
-
-
-def _replicas(application: str) -> list[str]:
-    """The actor names of an application's running replicas of models."""
-    found = _application(application)
-    return _running(found) if found else []
-
-
-def _application(name: str) -> dict[str, Any] | None:
-    """Return Serve's details of an application, or None."""
-    client = _get_global_client(raise_if_no_controller_running=False)
-    found: dict[str, dict[str, Any]] = client.get_serve_details()["applications"] if client is not None else {}
-    return found.get(name)
-
-
-def _settings(application: dict[str, Any]) -> dict[str, Any] | None:
-    """Return our settings from an application's ``user_config``; None for an application of somebody else."""
-    for deployment in application["deployments"].values():
-        config = deployment["deployment_config"].get("user_config")
-        if isinstance(config, dict) and "llamafarm" in config:
-            ours: dict[str, Any] = config["llamafarm"]
-            return ours
-    return None
-
-
-def _running(application: dict[str, Any]) -> list[str]:
-    return [replica["actor_name"] for replica in _details(application) if replica["state"] == ReplicaState.RUNNING]
-
-
-def _details(application: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return Serve's details of each replica of a model, in any state."""
-    deployments = application["deployments"].values()
-    return [replica for one in deployments if one["name"] != ROUTER for replica in one["replicas"]]
-
-
-def _is_scaled_to_zero(application: str) -> bool:
-    found = _application(application)
-    return found is not None and _waits_to_be_asked(found)
-
-
-def _waits_to_be_asked(application: dict[str, Any]) -> bool:
-    deployments = application["deployments"].values()
-    return all(one["target_num_replicas"] == 0 for one in deployments if one["name"] != ROUTER)
 
 
 def _call(replica: str, method: str, *args: object) -> ray.ObjectRef[Any]:

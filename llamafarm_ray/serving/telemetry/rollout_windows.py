@@ -1,6 +1,6 @@
 """Per-replica rollout statistics in time windows that are kept until the rollout is over.
 
-A window is a second long. Once it is a minute old it is joined with its peers to 64 seconds, and these after an
+A window is a second long. Once it is a minute old it is joined with its neighbors to 64 seconds, and these after an
 hour or two to 4096: a year of a rollout takes 8,000 windows, and where they begin and end is the same on each replica.
 """
 

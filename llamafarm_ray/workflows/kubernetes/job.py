@@ -14,7 +14,7 @@ from typing import Any
 from llamafarm_ray.config import Config, resolved
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import RegistryApi
-from llamafarm_ray.registry.api import check_alive
+from llamafarm_ray.registry.references import check_alive
 from llamafarm_ray.workflows.base import CHECKPOINTS
 from llamafarm_ray.workflows.kubernetes.pods import check_for_pods, cluster, label, name_of, pod, ray_container
 

@@ -16,7 +16,7 @@ from typing import Any
 from llamafarm_ray.config import Config, Deployment
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import RegistryApi, VersionRecord
-from llamafarm_ray.registry.api import check_alive
+from llamafarm_ray.registry.references import check_alive
 from llamafarm_ray.serving.application import arguments
 from llamafarm_ray.serving.deployment.autoscaling import DEREGISTRATION_S, DRAIN_S
 from llamafarm_ray.serving.gateway.auth import check_keys

@@ -12,7 +12,7 @@ from llamafarm_ray.errors import DeploymentError, InputError, UserError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import DeploymentRecorded
-from llamafarm_ray.serving.ray_serve import replicas
+from llamafarm_ray.serving.ray_serve import replicas, state
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows import cluster, deployed, move_alias
 
@@ -69,10 +69,10 @@ def served(bot, folders, monkeypatch):
     bot.record("llamafarm", "10.0.0.1:6379")
     bot.registry, bot.replicas = registry, Replicas(registry)
     monkeypatch.setattr(cluster, "connect", bot.replicas.connect)
-    monkeypatch.setattr(replicas, "home_of", bot.replicas.homes.get)
-    monkeypatch.setattr(replicas, "is_serving", lambda application: application in bot.replicas.homes)
+    monkeypatch.setattr(state, "home_of", bot.replicas.homes.get)
+    monkeypatch.setattr(state, "is_serving", lambda application: application in bot.replicas.homes)
     monkeypatch.setattr(replicas, "load_everywhere", bot.replicas.load_everywhere)
-    monkeypatch.setattr(replicas, "url_of", lambda _: "http://here:8000/v1")
+    monkeypatch.setattr(state, "url_of", lambda _: "http://here:8000/v1")
     monkeypatch.setattr(deployed, "_confirm", lambda *args: bot.replicas.confirmed.append(args))
     return bot
 

@@ -8,7 +8,7 @@ import pytest
 from ray.exceptions import RayError
 
 from llamafarm_ray.cli import deploy
-from llamafarm_ray.serving.ray_serve import replicas
+from llamafarm_ray.serving.ray_serve import state
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_it_ends_once_the_application_is_gone_and_not_because_serve_is_being_sta
             raise answer
         return answer
 
-    monkeypatch.setattr(replicas, "is_deployed", is_deployed)
+    monkeypatch.setattr(state, "is_deployed", is_deployed)
     monkeypatch.setattr(deploy, "_LOOK_S", 0.0)
     monkeypatch.setattr(deploy, "_SETTLED_S", 0.0)
     deploy._wait_until_stopped()
@@ -48,7 +48,7 @@ def test_ctrl_c_ends_it_though_serve_hangs(monkeypatch, capsys, number):
         os.kill(os.getpid(), number)
         return not answer.wait()
 
-    monkeypatch.setattr(replicas, "is_deployed", is_deployed)
+    monkeypatch.setattr(state, "is_deployed", is_deployed)
     monkeypatch.setattr(deploy, "_LOOK_S", 0.0)
     deploy._wait_until_stopped()
     answer.set()

@@ -9,7 +9,7 @@ from llamafarm_ray.cli import terminal
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import DeploymentRecorded
-from llamafarm_ray.serving.ray_serve import replicas
+from llamafarm_ray.serving.ray_serve import replicas, state
 from llamafarm_ray.serving.ray_serve.replicas import RunningApplication, RunningReplica
 from llamafarm_ray.serving.telemetry.outcome import End
 from llamafarm_ray.serving.telemetry.request_statistics import Activity, RecentRequests
@@ -76,7 +76,7 @@ def served(bot, folders, monkeypatch):
         yield
 
     monkeypatch.setattr(replicas, "applications", lambda: list(found))
-    monkeypatch.setattr(replicas, "http_root", lambda: "http://127.0.0.1:8000")
+    monkeypatch.setattr(state, "http_root", lambda: "http://127.0.0.1:8000")
     monkeypatch.setattr(cluster, "connect", connect)
     bot.found, bot.connected, bot.registry = found, connected, registry
     return bot

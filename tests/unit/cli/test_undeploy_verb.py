@@ -11,7 +11,7 @@ from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import RecordDeployment
 from llamafarm_ray.registry.events import DeploymentRecorded
 from llamafarm_ray.serving.deployment import rollout_actor
-from llamafarm_ray.serving.ray_serve import replicas
+from llamafarm_ray.serving.ray_serve import state
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows import cluster
@@ -52,8 +52,8 @@ def deployed(bot, folders, monkeypatch):
 
     monkeypatch.setattr(cluster, "connect", connect)
     monkeypatch.setattr(serve, "delete", delete)
-    monkeypatch.setattr(replicas, "is_deployed", lambda application: application in bot.serving)
-    monkeypatch.setattr(replicas, "home_of", lambda application: bot.serving[application])
+    monkeypatch.setattr(state, "is_deployed", lambda application: application in bot.serving)
+    monkeypatch.setattr(state, "home_of", lambda application: bot.serving[application])
     monkeypatch.setattr(
         rollout_actor, "stop_controller", lambda _, application: bot.done.append(("controller", application))
     )

@@ -158,7 +158,7 @@ def test_a_cluster_without_the_proxys_environment_is_refused(monkeypatch):
 
 def test_a_process_that_imported_serve_before_its_environment_was_set_is_told(monkeypatch, tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    monkeypatch.setattr("llamafarm_ray.serving.ray_serve.replicas.RAY_SERVE_ENABLE_HA_PROXY", False)
+    monkeypatch.setattr("llamafarm_ray.serving.ray_serve.state.RAY_SERVE_ENABLE_HA_PROXY", False)
     with pytest.raises(ClusterError, match="imported before its environment was set"):
         build({"base_model": str(tmp_path), "home": str(tmp_path / "home")})
 

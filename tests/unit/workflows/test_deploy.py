@@ -158,7 +158,8 @@ def test_a_swap_loads_at_every_application_of_the_cluster_that_serves_it(registr
         is_serving={"llama", "blue", "idle", "theirs"}.__contains__,
         url_of={"llama": "http://llama:2/v1"}.get,
     )
-    monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.ray_serve.replicas", stub)
+    for module in ("replicas", "state"):
+        monkeypatch.setitem(sys.modules, f"llamafarm_ray.serving.ray_serve.{module}", stub)
     monkeypatch.setattr("llamafarm_ray.workflows.deployed._confirm", lambda *args: confirmed.append(args))
     assert swap_adapter(registry, "bot", "production").ref == "bot:1.0.0"
     assert asked == [(name, "bot:1.0.0") for name in ("blue", "idle", "llama")]
@@ -184,7 +185,7 @@ def test_a_deployment_that_fails_leaves_no_record_that_its_replicas_made(registr
     from ray import serve
 
     from llamafarm_ray.serving import application
-    from llamafarm_ray.serving.ray_serve import replicas
+    from llamafarm_ray.serving.ray_serve import state
     from llamafarm_ray.workflows import deploy as module
 
     status = SimpleNamespace(
@@ -197,7 +198,7 @@ def test_a_deployment_that_fails_leaves_no_record_that_its_replicas_made(registr
         raise RuntimeError("the second replica's engine died")
 
     (models[0] / "tokenizer.json").write_text("{}")
-    monkeypatch.setattr(replicas, "http_address", lambda: ("127.0.0.1", 8000) if replaced else None)
+    monkeypatch.setattr(state, "http_address", lambda: ("127.0.0.1", 8000) if replaced else None)
     monkeypatch.setattr(serve, "status", lambda: status)
     monkeypatch.setattr(serve, "delete", deleted.append)
     monkeypatch.setattr(application, "build", lambda _: None)

@@ -7,7 +7,7 @@ from ray import serve
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.errors import ConflictError
-from llamafarm_ray.serving.ray_serve import replicas
+from llamafarm_ray.serving.ray_serve import state
 from llamafarm_ray.workflows.cluster import ClusterInfo
 from llamafarm_ray.workflows.deploy import _last_line, _serve_started
 
@@ -18,7 +18,7 @@ def test_a_serve_that_can_t_start_is_said_before_anything_is_deployed(monkeypatc
     def start(**options):
         raise TimeoutError(f"HTTP proxies not available at {options['http_options'].port}")
 
-    monkeypatch.setattr(replicas, "http_address", lambda: None)
+    monkeypatch.setattr(state, "http_address", lambda: None)
     monkeypatch.setattr(serve, "start", start)
     entered = []
     with pytest.raises(TimeoutError, match="not available"), _serve_started("127.0.0.1", free_port(), CLUSTER):
@@ -34,7 +34,7 @@ def test_the_block_runs_while_the_proxies_start_and_ends_when_they_have(monkeypa
         assert has_deployed.wait(30)
         ended.append("proxies")
 
-    monkeypatch.setattr(replicas, "http_address", lambda: ("127.0.0.1", 1) if has_controller.is_set() else None)
+    monkeypatch.setattr(state, "http_address", lambda: ("127.0.0.1", 1) if has_controller.is_set() else None)
     monkeypatch.setattr(serve, "start", start)
     with _serve_started("127.0.0.1", free_port(), CLUSTER):
         assert ended == []
@@ -43,7 +43,7 @@ def test_the_block_runs_while_the_proxies_start_and_ends_when_they_have(monkeypa
 
 
 def test_a_serve_that_listens_elsewhere_is_left_alone(monkeypatch):
-    monkeypatch.setattr(replicas, "http_address", lambda: ("127.0.0.1", 8000))
+    monkeypatch.setattr(state, "http_address", lambda: ("127.0.0.1", 8000))
     monkeypatch.setattr(serve, "start", lambda **_: pytest.fail("started another"))
     with pytest.raises(ConflictError, match="8000"), _serve_started("127.0.0.1", 8001, CLUSTER):
         pytest.fail("deployed")

@@ -17,7 +17,7 @@ from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.commands import PromoteRollout, Register, StopRollout
 from llamafarm_ray.serving.deployment.reconciler import DesiredDeployment, Reconciler, is_same_cluster, withdraw
-from llamafarm_ray.serving.ray_serve import replicas
+from llamafarm_ray.serving.ray_serve import state
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind
 
@@ -262,12 +262,12 @@ def test_an_application_that_is_gone_goes_off_the_record(registry, caplog):
     [(None, None), (("127.0.0.1", 8000), "http://127.0.0.1:8000"), (("0.0.0.0", 80), "http://10.0.0.1:80")],  # noqa: S104
 )
 def test_an_application_is_found_at_the_head_node_where_serve_listens_everywhere(monkeypatch, listens, root):
-    monkeypatch.setattr(replicas, "http_address", lambda: listens)
-    monkeypatch.setattr(replicas.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
-    assert replicas.http_root() == root
-    monkeypatch.setattr(replicas, "_application", {"llama": {"route_prefix": "/llama", "status": "RUNNING"}}.get)
-    assert replicas.url_of("llama") == (root and f"{root}/llama/v1")
-    assert replicas.url_of("other") is None
+    monkeypatch.setattr(state, "http_address", lambda: listens)
+    monkeypatch.setattr(state.ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.0.0.1:6379"))
+    assert state.http_root() == root
+    monkeypatch.setattr(state, "_application", {"llama": {"route_prefix": "/llama", "status": "RUNNING"}}.get)
+    assert state.url_of("llama") == (root and f"{root}/llama/v1")
+    assert state.url_of("other") is None
 
 
 def test_a_replica_that_lives_on_leaves_the_new_applications_controller_alone(registry):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamafarm_ray.serving.ray_serve import replicas
+from llamafarm_ray.serving.ray_serve import state
 
 
 class Serve:
@@ -32,23 +32,23 @@ def serve(monkeypatch):
         "starting": application("/starting"),
         "bare": {"route_prefix": "/bare", "deployments": {"d": {"deployment_config": {}}}},
     }
-    monkeypatch.setattr(replicas, "_get_global_client", lambda **_: Serve(applications))
+    monkeypatch.setattr(state, "_get_global_client", lambda **_: Serve(applications))
 
 
 @pytest.mark.usefixtures("serve")
 def test_the_home_is_that_of_our_applications_alone():
-    assert replicas.home_of("ours") == "file:///homes/one"
-    assert replicas.home_of("hidden") == "s3://models/two"
+    assert state.home_of("ours") == "file:///homes/one"
+    assert state.home_of("hidden") == "s3://models/two"
     for name in ("theirs", "starting", "bare", "nobody's"):
-        assert replicas.home_of(name) is None
+        assert state.home_of(name) is None
 
 
 @pytest.mark.usefixtures("serve")
 def test_who_holds_requests_back_knows_our_applications_that_have_a_route():
-    assert replicas.settings_by_route() == {"/": OURS}
+    assert state.settings_by_route() == {"/": OURS}
 
 
 def test_nothing_is_found_while_serve_does_not_run(monkeypatch):
-    monkeypatch.setattr(replicas, "_get_global_client", lambda **_: None)
-    assert replicas.home_of("ours") is None
-    assert replicas.settings_by_route() == {}
+    monkeypatch.setattr(state, "_get_global_client", lambda **_: None)
+    assert state.home_of("ours") is None
+    assert state.settings_by_route() == {}

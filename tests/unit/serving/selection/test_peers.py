@@ -21,7 +21,7 @@ from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import AliasMoved
 from llamafarm_ray.serving.deployment import rollout_actor
-from llamafarm_ray.serving.ray_serve import replicas
+from llamafarm_ray.serving.ray_serve import state
 from llamafarm_ray.serving.routing.traffic_split import NOBODY
 from llamafarm_ray.serving.selection.catalog import VECTORS, WRITES
 from llamafarm_ray.serving.selection.latencies import Latencies
@@ -575,8 +575,8 @@ def test_sent_on_is_to_applications_of_the_same_home_that_can_be_asked(monkeypat
         def get_serve_details(self):
             return {"applications": applications}
 
-    monkeypatch.setattr(replicas, "_get_global_client", lambda **_: Serve())
-    found = {one.application: one for one in replicas.reachable("/homes/one")}
+    monkeypatch.setattr(state, "_get_global_client", lambda **_: Serve())
+    found = {one.application: one for one in state.reachable("/homes/one")}
     assert {name: one.root for name, one in found.items()} == {
         "root": "",
         "b": "/b",
@@ -586,12 +586,12 @@ def test_sent_on_is_to_applications_of_the_same_home_that_can_be_asked(monkeypat
     }
     settings = {"allowed_hosts": ("models.example.com",), "allowed_origins": ("https://chat.example.com",)}
     assert found["b"] == Peer("b", "/b", "large", LARGE, require_key=True, **settings)
-    monkeypatch.setattr(replicas, "_get_global_client", lambda **_: None)
-    assert replicas.reachable("/homes/one") == []
+    monkeypatch.setattr(state, "_get_global_client", lambda **_: None)
+    assert state.reachable("/homes/one") == []
 
     def dead(**_):
         raise RayError("it died")
 
-    monkeypatch.setattr(replicas, "_get_global_client", dead)
+    monkeypatch.setattr(state, "_get_global_client", dead)
     with pytest.raises(ClusterError, match="Serve does not say which applications it has: it died"):
-        replicas.reachable("/homes/one")
+        state.reachable("/homes/one")
