@@ -5,7 +5,7 @@ has the same calls (:class:`RegistryApi`) through the cluster's registry actor, 
 within a second.
 """
 
-from llamafarm_ray.registry.api import Outcome, RegistryApi, check_alias, check_name
+from llamafarm_ray.registry.api import Outcome, RegistryApi
 from llamafarm_ray.registry.base import BaseModel, base_here, find_base
 from llamafarm_ray.registry.events import (
     AdapterFacts,
@@ -18,6 +18,7 @@ from llamafarm_ray.registry.events import (
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import Change, Commit, CommitLog, Head
 from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.registry.references import check_alias, check_name
 from llamafarm_ray.registry.rollouts import Guards, Plan, RolloutStatus
 from llamafarm_ray.registry.service import RegistryService, open_registry, registry_home
 from llamafarm_ray.registry.state import ModelRecord, RegistryState, RolloutRecord, VersionRecord

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray import __version__
-from llamafarm_ray.errors import AccessDeniedError, ConflictError, InputError, PolicyError
+from llamafarm_ray.errors import AccessDeniedError, ConflictError, PolicyError
 from llamafarm_ray.registry import signing
 from llamafarm_ray.registry.access import Action, Role, new_token, token_digest
 from llamafarm_ray.registry.commands import (
@@ -33,12 +32,13 @@ from llamafarm_ray.registry.commands import (
 from llamafarm_ray.registry.events import AliasMoved, Event, VersionRegistered
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog
+from llamafarm_ray.registry.references import check_alias, check_alive, check_name, parse_reference, record_ref
 from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, Location
-from llamafarm_ray.types import NAME, Digest, ModelKind, ModelRef, Version
+from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
 
-__all__ = ["Outcome", "RegistryApi", "check_alias", "check_name"]
+__all__ = ["Outcome", "RegistryApi"]
 
 _MAX_PUBLISHES = 5
 
@@ -249,7 +249,7 @@ class RegistryApi(ABC):
         Raises:
             ConflictError: an alias points at it, or a deployment serves it.
         """
-        ref = _parsed(reference)
+        ref = parse_reference(reference)
         self.submit(Retire(ref, message), reason=message)
         return self.state.resolve(ref)
 
@@ -318,7 +318,7 @@ class RegistryApi(ABC):
             NotFoundError: there is no such version.
             PolicyError: it is a bare name, ``production`` has rules, and is not set.
         """
-        ref = _parsed(reference)
+        ref = parse_reference(reference)
         state = self.refresh() if at is None else self.state_at(at)
         self.allow(Action.READ, ref.namespace, target=str(ref))
         return state.resolve(ref)
@@ -377,44 +377,3 @@ class RegistryApi(ABC):
         """All commits, oldest first, the chain checked."""
         for commit, _ in CommitLog(self.home).read_after(GENESIS):
             yield commit
-
-
-def record_ref(record: VersionRecord) -> ModelRef:
-    """The reference that names a version by its number."""
-    return ModelRef(record.registered.model, version=record.version)
-
-
-def check_alive(record: VersionRecord) -> None:
-    """Check that a version may still be used.
-
-    Raises:
-        ConflictError: it is retired; the message says why.
-    """
-    if record.retired is not None:
-        why = f": {record.retired}" if record.retired else ""
-        raise ConflictError(f"{record.ref} is retired{why}.", hint="`llamafarm models list` shows the living ones.")
-
-
-def check_name(name: str) -> None:
-    """Check that a text can be a model's name.
-
-    Raises:
-        InputError: it can't, or it is a reference.
-    """
-    ref = ModelRef.parse(name)
-    if ref.version or ref.alias:
-        raise InputError(f"{name!r} is a reference, not a name.", hint=f"Leave it at {ref.name!r}.")
-
-
-def check_alias(alias: str) -> None:
-    """Check that a text can be an alias's or a principal's name.
-
-    Raises:
-        InputError: it can't.
-    """
-    if not re.fullmatch(NAME, alias):
-        raise InputError(f"{alias[:120]!r} is no name.", hint="Use letters, digits, '.', '_' and '-'.")
-
-
-def _parsed(reference: str | ModelRef) -> ModelRef:
-    return ModelRef.parse(reference) if isinstance(reference, str) else reference

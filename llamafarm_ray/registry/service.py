@@ -33,6 +33,7 @@ from llamafarm_ray.registry.group_commit import Line, Waiting
 from llamafarm_ray.registry.identity import Identity, authorize, name_of
 from llamafarm_ray.registry.log import GENESIS, Change, Commit, CommitLog, Head, LostRaceError
 from llamafarm_ray.registry.preconditions import MAX_CLOCK_DIFFERENCE, Preconditions, utc_now
+from llamafarm_ray.registry.snapshot_writer import SnapshotWriter
 from llamafarm_ray.registry.snapshots import Snapshot, Snapshots
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.stored import StoredManifests
@@ -82,11 +83,8 @@ class RegistryService(RegistryApi):
         self._log = CommitLog(home)
         self._clock = clock
         self._preconditions = Preconditions(home, clock)
-        self._snapshots = Snapshots(home)
-        self._commits_a_snapshot = commits_a_snapshot
+        self._snapshots = SnapshotWriter(Snapshots(home), commits_a_snapshot)
         self._head = GENESIS
-        self._snapshot_sequence = 0
-        self._snapshooter: threading.Thread | None = None
         self._refused: dict[tuple[str, Action, str, str], float] = {}
         self._write_lock = threading.RLock()
         self._line = Line(self._commit)
@@ -172,15 +170,14 @@ class RegistryService(RegistryApi):
 
     def close(self) -> None:
         """Wait for a snapshot that is being written. The registry can be used on."""
-        if self._snapshooter is not None:
-            self._snapshooter.join()
+        self._snapshots.join()
 
     def on_commit(self, listener: Callable[[], None]) -> None:
         """Have ``listener`` called, on whichever thread, after every commit that this object takes in."""
         self._listeners.append(listener)
 
     def _open(self) -> None:
-        snapshot = self._snapshots.newest()
+        snapshot = self._snapshots.store.newest()
         if snapshot is not None:
             self._stand_at(snapshot)
             try:
@@ -188,7 +185,7 @@ class RegistryService(RegistryApi):
             except IntegrityError as error:  # the snapshot may be what is wrong: the whole log tells
                 logger.warning("Snapshot %d does not fit the log (%s); reading it all.", snapshot.head.sequence, error)
                 self._stand_at(Snapshot(RegistryState(), GENESIS))
-        snapshots = self._snapshots.sequences()
+        snapshots = self._snapshots.store.sequences()
         self._read_new()
         self._log.check_complete(self._head)
         if snapshots and snapshots[-1] > self._head.sequence:
@@ -200,7 +197,7 @@ class RegistryService(RegistryApi):
 
     def _stand_at(self, snapshot: Snapshot) -> None:
         self._state, self._head = snapshot.state, snapshot.head
-        self._snapshot_sequence = snapshot.head.sequence
+        self._snapshots.last_sequence = snapshot.head.sequence
         self.recent.clear()
 
     def _read_new(self) -> None:
@@ -258,7 +255,7 @@ class RegistryService(RegistryApi):
             for waiting, change in changes:
                 if waiting.error is None:
                     waiting.outcome = Outcome(commit.sequence, change.events)
-            self._snapshot_if_due()
+            self._snapshots.write_if_due(self._state, self._head)
             return
         raise ConflictError(f"{_MAX_RACES} other writers were faster at {self.home.uri}.", hint="Try again.")
 
@@ -374,26 +371,6 @@ class RegistryService(RegistryApi):
         """
         now = self._clock()
         return state.time if dt.timedelta() < state.time - now <= MAX_CLOCK_DIFFERENCE else now
-
-    def _snapshot_if_due(self) -> None:
-        if self._head.sequence - self._snapshot_sequence < self._commits_a_snapshot:
-            return
-        self._snapshot_sequence = self._head.sequence
-        self.close()
-        snapshot = Snapshot(self._state, self._head)
-        thread = threading.Thread(target=self._write_snapshot, args=(snapshot,), name="registry-snapshot")
-        try:
-            thread.start()
-        except RuntimeError as error:  # no more threads: the next one may succeed
-            logger.warning("The snapshot of commit %d could not be started: %s", snapshot.head.sequence, error)
-            return
-        self._snapshooter = thread
-
-    def _write_snapshot(self, snapshot: Snapshot) -> None:
-        try:
-            self._snapshots.write(snapshot)
-        except StorageError as error:  # the log is enough; the next one may succeed
-            logger.warning("The snapshot of commit %d could not be written: %s", snapshot.head.sequence, error)
 
 
 def open_registry(home: str | None = None, *, token: str | None = None) -> RegistryService:

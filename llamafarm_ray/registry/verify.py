@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from llamafarm_ray.errors import IntegrityError, StorageError, UserError
-from llamafarm_ray.registry.api import record_ref
 from llamafarm_ray.registry.lawful import problem_of
 from llamafarm_ray.registry.log import GENESIS, Commit, CommitLog, Head
 from llamafarm_ray.registry.preconditions import MAX_CLOCK_DIFFERENCE
+from llamafarm_ray.registry.references import record_ref
 from llamafarm_ray.registry.snapshots import Snapshots, dump_state
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import ContentStore, Location

@@ -137,7 +137,7 @@ def test_a_watcher_that_missed_much_gets_the_whole_state(client, tmp_path):
         for _ in range(30):
             direct.submit(next_version())
         ray.kill(registry_actor(client.home.uri), no_restart=False)  # comes back from a snapshot, and knows no commit
-        direct._snapshot_sequence = -10_000
+        direct._snapshots.last_sequence = -10_000
         direct.submit(next_version())
         direct.close()
         for _ in range(100):
