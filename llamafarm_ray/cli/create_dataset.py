@@ -28,6 +28,8 @@ from llamafarm_ray.cli.terminal import begin, console, print_json, stages, table
 
 if TYPE_CHECKING:
     from llamafarm_ray.config import Config
+    from llamafarm_ray.data import BuildReport
+    from llamafarm_ray.workflows.create_dataset import CreatedDataset
 
 __all__ = ["command"]
 
@@ -89,7 +91,6 @@ def command(
     ):
         return
     begin("Looking at the sources", quiet=as_json)
-    from llamafarm_ray.data import source_lines
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.create_dataset import check_source, create_dataset
@@ -99,11 +100,18 @@ def command(
         created = create_dataset(
             config, open_registry(config.home), overwrite=overwrite, on_progress=BuildProgress(progress)
         )
-    report = created.report
     if as_json:
         tokens = {} if created.tokens is None else {"tokens": dataclasses.asdict(created.tokens)}
-        print_json({"name": created.name, "path": str(created.path), **report.to_dict(), **tokens})
+        print_json({"name": created.name, "path": str(created.path), **created.report.to_dict(), **tokens})
         return
+    _show(created)
+
+
+def _show(created: CreatedDataset) -> None:
+    """Print the counts of a dataset, its report's findings and its place."""
+    from llamafarm_ray.data import source_lines
+
+    report = created.report
     table(
         f"Dataset {created.name}",
         ("documents", "skipped", "training examples", "held out", "digest"),
@@ -117,6 +125,20 @@ def command(
             )
         ],
     )
+    _show_findings(report)
+    for line in source_lines(report.documents):
+        console.print(line, style="yellow", markup=False)
+    if created.tokens is not None:
+        show_tokens(created.tokens)
+    if created.page.is_file():  # a dataset that was there already may be of an earlier release
+        console.print(f"Report: {created.page}", markup=False)
+    console.print(
+        f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
+    )
+
+
+def _show_findings(report: BuildReport) -> None:
+    """Print the generator's coverage, personal data, and examples added by the base model."""
     if report.generator is not None and report.coverage is not None:
         model = f" ({report.generator.model})" if report.generator.model else ""
         covered, facts = report.coverage.num_covered, report.coverage.num_facts
@@ -137,15 +159,6 @@ def command(
                 f"{f' ({dropped})' if dropped else ''}.",
                 markup=False,
             )
-    for line in source_lines(report.documents):
-        console.print(line, style="yellow", markup=False)
-    if created.tokens is not None:
-        show_tokens(created.tokens)
-    if created.page.is_file():  # a dataset that was there already may be of an earlier release
-        console.print(f"Report: {created.page}", markup=False)
-    console.print(
-        f"Written to {created.path}. Train on it: llamafarm models train --dataset {created.path}", markup=False
-    )
 
 
 def _show_estimate(config: Config, *, as_json: bool) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import ray.data
 
 from llamafarm_ray.config import Config
+from llamafarm_ray.training.choosing import choose_max_length
 from llamafarm_ray.training.objectives import find_objective
-from llamafarm_ray.training.planning import check_inputs, choose_max_length
+from llamafarm_ray.training.planning import check_inputs
 from llamafarm_ray.training.token_files import TokenSettings, TokenStore
 from llamafarm_ray.training.tokenised import tokenise
 

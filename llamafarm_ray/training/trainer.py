@@ -145,25 +145,50 @@ def train(
         if begin_with is not None and not store.find():
             branch(plan.facts, store, begin_with)
             note(f"The run begins after step {begin_with.step}, with what {begin_with.folder} had learnt.")
-        try:
-            folder.output.mkdir(parents=True, exist_ok=True)
-            outcome = _run_workers(plan, on_progress, note)
-            collect_output(plan.job)
-            result = _describe(config, plan, outcome, lineage or {})
-            publish(folder, output, result, overwrite=overwrite)
-            store.clear()
-        except OSError as error:
-            failure = StorageError(f"The run's folder {folder.path} can't be written: {error}")
-            _tell(plan.job, failure, note)
-            raise failure from error
-        except Exception as error:
-            _tell(plan.job, error, note)
-            raise
-        except BaseException:  # the keyboard, or a signal: a stop, and no failure
-            if not has_checkpoint(store):
-                shutil.rmtree(folder.path, ignore_errors=True)
-            raise
-        shutil.rmtree(folder.path, ignore_errors=True)
+        return _run_to_end(
+            config,
+            plan,
+            store,
+            output,
+            on_progress=on_progress,
+            note=note,
+            lineage=lineage or {},
+            overwrite=overwrite,
+        )
+
+
+def _run_to_end(
+    config: Config,
+    plan: Plan,
+    store: CheckpointStore,
+    output: Path,
+    *,
+    on_progress: Callable[[Progress], None] | None,
+    note: Callable[[str], None],
+    lineage: Mapping[str, Any],
+    overwrite: bool,
+) -> TrainingResult:
+    """Run the workers, publish the output and remove the run's folder; a failed run's folder stays."""
+    folder = plan.job.folder
+    try:
+        folder.output.mkdir(parents=True, exist_ok=True)
+        outcome = _run_workers(plan, on_progress, note)
+        collect_output(plan.job)
+        result = _describe(config, plan, outcome, lineage)
+        publish(folder, output, result, overwrite=overwrite)
+        store.clear()
+    except OSError as error:
+        failure = StorageError(f"The run's folder {folder.path} can't be written: {error}")
+        _tell(plan.job, failure, note)
+        raise failure from error
+    except Exception as error:
+        _tell(plan.job, error, note)
+        raise
+    except BaseException:  # the keyboard, or a signal: a stop, and no failure
+        if not has_checkpoint(store):
+            shutil.rmtree(folder.path, ignore_errors=True)
+        raise
+    shutil.rmtree(folder.path, ignore_errors=True)
     return result
 
 

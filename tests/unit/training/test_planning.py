@@ -7,9 +7,10 @@ from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import IntegrityError
 from llamafarm_ray.models.loading import inspect_architecture
 from llamafarm_ray.training.checkpoints import RunState, StoredCheckpoint
+from llamafarm_ray.training.choosing import choose
 from llamafarm_ray.training.job import RunFolder
 from llamafarm_ray.training.methods.auto import Hardware
-from llamafarm_ray.training.planning import _checkpoint_uri, _choose
+from llamafarm_ray.training.planning import _checkpoint_uri
 from llamafarm_ray.training.resources import WorkerResources
 from llamafarm_ray.training.worker import _Run
 
@@ -38,7 +39,7 @@ def test_two_outputs_and_two_fingerprints_have_places_of_their_own():
 def test_offloading_that_is_asked_for_chooses_a_strategy_that_does_it(base_model, method, expected):
     config = parse_config({"fine_tuning": {"method": method, "distributed": {"offload": "cpu"}}})
     reasons = []
-    chosen = _choose(
+    chosen = choose(
         config,
         hardware=Hardware(num_cpus=4),
         workers=WorkerResources(1, 1.0, use_gpu=False),
