@@ -19,7 +19,7 @@ def read(path):
 
 CLUSTERS = [
     ROOT / "cluster.yaml",
-    *(ROOT / "cluster" / f"{name}.yaml" for name in ("gcp", "azure", "on_premises", "namespaces")),
+    *sorted(path for path in (ROOT / "cluster").glob("*.yaml") if path.stem != "skypilot"),
 ]
 CLOUDS = [path for path in CLUSTERS if read(path)["provider"]["type"] != "local"]
 SCRIPTS = sorted((ROOT / "cluster").glob("*.sh"))
