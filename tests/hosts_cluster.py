@@ -47,11 +47,13 @@ class HostsCluster:
         machines: by name.
         files: the file system that the bucket is in.
         key: the token of the registry's one principal.
+        described: the file that `ray up` takes.
     """
 
     machines: dict[str, Host]
     files: Any
     key: str = ""
+    described: str = CLUSTER
 
     def fill_bucket(self, base: Path) -> None:
         """Put a base model into the bucket and a principal into the registry; nodes know its token from their file."""
@@ -71,7 +73,7 @@ class HostsCluster:
         token = self.machines["laptop"].run("ray", "get-auth-token", "--generate")
         assert token.returncode == 0, token.stdout
         began = time.monotonic()
-        up = self.typed("ray", "up", CLUSTER, "--yes")
+        up = self.typed("ray", "up", self.described, "--yes")
         assert up.returncode == 0, up.stdout[-4000:]
         report("ray up returned", time.monotonic() - began)
         wait_for(lambda: self.nodes() == 3, 240, lambda: f"{self.nodes()} nodes\n{up.stdout[-2000:]}")
@@ -80,7 +82,7 @@ class HostsCluster:
     @contextlib.contextmanager
     def dashboard(self):
         """`ray dashboard`, which leads the job server to the laptop."""
-        command = self.machines["laptop"].command("ray", "dashboard", CLUSTER, RAY_AUTH_MODE="token")
+        command = self.machines["laptop"].command("ray", "dashboard", self.described, RAY_AUTH_MODE="token")
         forward = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
             wait_for(lambda: "200" in self._asked("laptop", "/api/version", "-o/dev/null", "-w%{http_code}"), 60)
@@ -99,11 +101,18 @@ class HostsCluster:
         return [line for line in lines if "sshd" not in line and ("ray" in line or "haproxy" in line)]
 
     def nodes(self) -> int:
-        """Return how many nodes the cluster counts as alive; 0 while the dashboard says nothing."""
+        """Return how many nodes the cluster counts as alive."""
+        return len(self.ports())
+
+    def ports(self) -> dict[str, int]:
+        """Return the port of each living node's raylet, by address; none while the dashboard says nothing."""
         with contextlib.suppress(ValueError, KeyError, TypeError):
-            found = json.loads(self._asked("head", "/nodes?view=summary"))["data"]["summary"]
-            return sum(node["raylet"]["state"] == "ALIVE" for node in found)
-        return 0
+            found = [
+                node["raylet"] for node in json.loads(self._asked("head", "/nodes?view=summary"))["data"]["summary"]
+            ]
+            alive = [node for node in found if node["state"] == "ALIVE"]
+            return {node["nodeManagerAddress"]: node["nodeManagerPort"] for node in alive}
+        return {}
 
     def _asked(self, name: str, path: str, *options: str) -> str:
         ask = f'curl -s -m 10 "$@" -H "Authorization: Bearer $(cat ~/.ray/auth_token)" "http://127.0.0.1:8265{path}"'
