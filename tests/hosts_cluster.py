@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import subprocess
 import threading
 import time
@@ -22,8 +23,26 @@ HOME = f"s3://{BUCKET}/home"
 BASE = f"s3://{BUCKET}/base"
 WORKERS = ("worker-1", "worker-2")
 PORT = 8000
+_README = {"file": "cluster.yaml", "model": "meta-llama/Llama-3.1-8B-Instruct", "config": "serve_configs/gpu.yaml"}
 BODY = {"prompt": "The capital of France", "max_tokens": 8, "temperature": 0}
 TO_PIPE = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+
+
+def readme(begins: str, **others: str) -> list[str]:
+    """Return the words of the one command in README's section on clusters that begins so.
+
+    Args:
+        begins: its first words.
+        others: what stands here for README's `file`, `model` or `config`.
+    """
+    block = (ROOT / "README.md").read_text(encoding="utf-8").partition("## On a cluster")[2].split("```")[1]
+    (line,) = [line for line in block.replace("\\\n", " ").splitlines() if line.startswith(begins)]
+    words = shlex.split(line, comments=True)
+    for name, ours in others.items():
+        theirs = _README[name]
+        assert any(theirs in word for word in words), f"README's {begins} has no {theirs}"
+        words = [word.replace(theirs, ours) for word in words]
+    return words
 
 
 def report(what: str, seconds: float) -> None:
@@ -70,10 +89,10 @@ class HostsCluster:
 
     def up(self) -> None:
         """`ray up`, until all nodes are there."""
-        token = self.machines["laptop"].run("ray", "get-auth-token", "--generate")
+        token = self.machines["laptop"].run(*readme("ray get-auth-token"))
         assert token.returncode == 0, token.stdout
         began = time.monotonic()
-        up = self.typed("ray", "up", self.described, "--yes")
+        up = self.typed(*readme("ray up", file=self.described), "--yes")
         assert up.returncode == 0, up.stdout[-4000:]
         report("ray up returned", time.monotonic() - began)
         wait_for(lambda: self.nodes() == 3, 240, lambda: f"{self.nodes()} nodes\n{up.stdout[-2000:]}")
@@ -82,7 +101,7 @@ class HostsCluster:
     @contextlib.contextmanager
     def dashboard(self):
         """`ray dashboard`, which leads the job server to the laptop."""
-        command = self.machines["laptop"].command("ray", "dashboard", self.described, RAY_AUTH_MODE="token")
+        command = self.machines["laptop"].command(*readme("ray dashboard", file=self.described), RAY_AUTH_MODE="token")
         forward = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         try:
             wait_for(lambda: "200" in self._asked("laptop", "/api/version", "-o/dev/null", "-w%{http_code}"), 60)
@@ -94,6 +113,10 @@ class HostsCluster:
     def typed(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a command on the laptop to its end."""
         return self.machines["laptop"].run(*words, RAY_AUTH_MODE="token")
+
+    def down(self) -> subprocess.CompletedProcess[str]:
+        """`ray down`."""
+        return self.typed(*readme("ray down", file=self.described), "--yes")
 
     def running(self) -> list[str]:
         """Return the processes of Ray and of HAProxy on the nodes."""
@@ -120,8 +143,7 @@ class HostsCluster:
 
     def job(self, name: str, *more: str) -> list[str]:
         """Return the command line of README's job, on the tiny model and both workers."""
-        words = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "jobs/train.py"]
-        words += ["--config", "jobs/configs/basic_lora.yaml", f"--set=name={name}", f"--set=base_model={BASE}"]
+        words = [*readme("ray job submit", model=BASE), f"--set=name={name}"]
         words += ["--set=fine_tuning.distributed.cpus_per_worker=1", *more]
         return self.machines["laptop"].command(*words, RAY_AUTH_MODE="token")
 
@@ -160,7 +182,7 @@ class HostsCluster:
         }
         (self.machines["laptop"].home / "serve.yaml").write_text(yaml.safe_dump(described))
         began = time.monotonic()
-        done = self.typed("serve", "deploy", str(Path.home() / "serve.yaml"))
+        done = self.typed(*readme("serve deploy", config=str(Path.home() / "serve.yaml")))
         assert done.returncode == 0, done.stdout[-4000:]
         wait_for(lambda: self.status() == 200, 300, self.serving)
         report("serve deploy: answers", time.monotonic() - began)

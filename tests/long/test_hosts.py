@@ -6,7 +6,7 @@ import time
 
 import pytest
 from hosts import BUCKET, GATEWAY, HOSTS, S3_PORT, hosts, left, why_not
-from hosts_cluster import CLUSTER, TO_PIPE, WORKERS, HostsCluster, report, wait_for
+from hosts_cluster import TO_PIPE, WORKERS, HostsCluster, report, wait_for
 from s3 import s3_on
 from tiny_model import make_tiny_model
 
@@ -60,6 +60,6 @@ def test_serve_deploy_serves_the_base_and_what_was_trained_by_a_replica_on_each_
 
 
 def test_ray_down_leaves_nothing_running(cluster):
-    down = cluster.typed("ray", "down", CLUSTER, "--yes")
+    down = cluster.down()
     assert down.returncode == 0, down.stdout[-4000:]
     report("ray down: nothing is left", wait_for(lambda: not cluster.running(), 120, cluster.running))
