@@ -127,18 +127,23 @@ def test_a_serving_node_that_is_cut_off_fails_requests_in_flight_alone_and_comes
     assert len({text for _, _, text in load.answered}) == 1
 
 
-def test_after_the_head_was_lost_ray_up_and_serve_deploy_bring_everything_back(served):
-    before = served.models()
-    head = served.machines["head"]
-    head.crash()
+def test_after_the_head_was_lost_ray_up_brings_everything_back_and_the_same_job_goes_on(cluster, tmp_path):
+    cluster.typed("serve", "shutdown", "-y")
+    log = tmp_path / "job.log"
+    known = cluster.models()
+    with cluster.job_running(log, "head", *FIXED, *LONG) as job:
+        wait_for(lambda: cluster.checkpoints() or job.poll() is not None, 240, log.read_text)
+        cluster.machines["head"].crash()
     began = time.monotonic()
-    assert served.status() == 0
-    served.up()
-    assert served.models() == before
-    served.serve(replicas=2)
-    report("the head lost: serving is back after", time.monotonic() - began)
-    few = ["--set=fine_tuning.training.max_steps=2", "--set=fine_tuning.distributed.workers=1"]
-    served.typed("serve", "shutdown", "-y")
-    done = subprocess.run(served.job("again", *few), check=False, **TO_PIPE)
+    cluster.up()
+    assert cluster.models() == known
+    done = subprocess.run(cluster.job("head", *FIXED, *LONG), check=False, **TO_PIPE)
+    report("the head lost: the same job has ended after", time.monotonic() - began)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert '"again' in served.models()
+    (step,) = re.findall(r"An unfinished run goes on after step (\d+)", done.stdout)
+    assert int(step) >= EVERY
+    assert '"head' in cluster.models()
+    began = time.monotonic()
+    cluster.serve(replicas=1)
+    assert cluster.asked().status_code == 200
+    report("the head lost: serve deploy answers after", time.monotonic() - began)
