@@ -19,12 +19,9 @@ set -a
 RAY_SERVE_HAPROXY_BINARY_PATH="$PWD/.venv/bin/llamafarm-haproxy"
 RAY_AUTH_MODE=token
 PATH="$PWD/.venv/bin:$PATH" # a job's `python` is this one
-if [ -d ~/.ray/tls ]; then # made by tls.sh: nodes, drivers and clients show each other certificates
+if [ -d ~/.ray/tls ]; then # made by tls.sh
   chmod 600 ~/.ray/tls/node.key
-  RAY_USE_TLS=1
-  RAY_TLS_CA_CERT="$HOME/.ray/tls/ca.crt"
-  RAY_TLS_SERVER_CERT="$HOME/.ray/tls/node.crt"
-  RAY_TLS_SERVER_KEY="$HOME/.ray/tls/node.key"
+  . cluster/tls.env
 fi
 set +a
 

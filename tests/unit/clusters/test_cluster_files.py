@@ -102,6 +102,7 @@ def machine(tmp_path):
     (tmp_path / "home").mkdir()
     for script in SCRIPTS:
         (project / "cluster" / script.name).write_bytes(script.read_bytes())
+    (project / "cluster" / "tls.env").write_bytes((ROOT / "cluster" / "tls.env").read_bytes())
     (project / "serve_configs").mkdir()
     (project / "serve_configs" / "serve.env").write_bytes((ROOT / "serve_configs" / "serve.env").read_bytes())
     log = tmp_path / "log"
@@ -136,11 +137,20 @@ def test_setting_a_node_up_twice_changes_nothing(machine):
 
 def test_ray_is_in_the_path_of_whom_ray_down_logs_in_as(machine):
     machine("setup.sh", EXTRA="cpu")
-    command = ["bash", "-c", "source ~/.bashrc; command -v ray; echo $RAY_AUTH_MODE"]
-    shell = subprocess.run(
-        command, env={"HOME": str(machine.home), "PATH": os.defpath}, capture_output=True, text=True, check=True
-    )
-    assert shell.stdout.splitlines() == [str(machine.home.parent / "llamafarm_ray/.venv/bin/ray"), "token"]
+    command = [
+        "bash",
+        "-c",
+        "set -e; source ~/.bashrc; command -v ray; echo $RAY_AUTH_MODE; printenv RAY_USE_TLS || true",
+    ]
+    environment = {"HOME": str(machine.home), "PATH": os.defpath}
+
+    def said():
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    plain = [str(machine.home.parent / "llamafarm_ray/.venv/bin/ray"), "token"]
+    assert said() == plain
+    (machine.home / ".ray" / "tls").mkdir(parents=True)
+    assert said() == [*plain, "1"]
 
 
 def ready(machine):
