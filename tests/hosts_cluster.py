@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -25,7 +26,12 @@ WORKERS = ("worker-1", "worker-2")
 PORT = 8000
 _README = {"file": "cluster.yaml", "model": "meta-llama/Llama-3.1-8B-Instruct", "config": "serve_configs/gpu.yaml"}
 BODY = {"prompt": "The capital of France", "max_tokens": 8, "temperature": 0}
-TO_PIPE = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+TO_PIPE: dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.STDOUT,
+    "text": True,
+}
 
 
 def readme(begins: str, **others: str) -> list[str]:
@@ -49,7 +55,7 @@ def report(what: str, seconds: float) -> None:
     print(f"{what}: {seconds:.0f} s", flush=True)  # noqa: T201
 
 
-def wait_for(condition, timeout_s, said=lambda: ""):
+def wait_for(condition: Callable[[], object], timeout_s: float, said: Callable[[], object] = str) -> float:
     """Wait for a condition; returns the seconds that it took."""
     began = time.monotonic()
     while not condition():
@@ -99,7 +105,7 @@ class HostsCluster:
         report("ray up: all nodes are there", time.monotonic() - began)
 
     @contextlib.contextmanager
-    def dashboard(self):
+    def dashboard(self) -> Iterator[None]:
         """`ray dashboard`, which leads the job server to the laptop."""
         command = self.machines["laptop"].command(*readme("ray dashboard", file=self.described), RAY_AUTH_MODE="token")
         forward = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
@@ -148,7 +154,7 @@ class HostsCluster:
         return self.machines["laptop"].command(*words, RAY_AUTH_MODE="token")
 
     @contextlib.contextmanager
-    def job_running(self, log: Path, name: str, *more: str):
+    def job_running(self, log: Path, name: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a job for the time of a block, which says in `log` what it does."""
         with log.open("w") as file:
             process = subprocess.Popen(self.job(name, *more), stdin=subprocess.DEVNULL, stdout=file, stderr=file)
