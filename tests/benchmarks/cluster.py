@@ -1,7 +1,7 @@
 """A cluster of machines against one machine, on machines of namespaces; see tests/hosts.py. Needs root.
 
-Run ``make bench BENCH=cluster``; with ``ARGS=--quick`` to see that it works. Each worker has one CPU by Ray's count, but
-all share this machine's cores with the storage and the clients: the ratios say something where it has four or more.
+Run ``make bench BENCH=cluster``; with ``ARGS=--quick`` to see that it works. Each worker has one CPU by Ray's count,
+but all share this machine's cores with the storage and the clients: the ratios say something where it has four or more.
 The last line is one JSON object:
 ``{"benchmark": "cluster", "numbers": {name: {"measured": ..., "goal": ..., "met": ...}}}``.
 """
