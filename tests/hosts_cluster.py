@@ -171,8 +171,8 @@ class HostsCluster:
 
     def models(self) -> str:
         """Return what is registered, as JSON, asked for on the head."""
-        listed = self.machines["head"].run("bash", "-ic", "set -a; . ~/.llamafarm.env; llamafarm models list --json")
-        return listed.stdout
+        command = ". ~/.bashrc; set -a; . ~/.llamafarm.env; llamafarm models list --json"
+        return self.machines["head"].run("bash", "-c", command).stdout
 
     def serve(self, **deployment: Any) -> None:
         """`serve deploy` of serve_configs/gpu.yaml, with this cluster's home and model, on CPUs; until it answers."""

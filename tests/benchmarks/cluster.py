@@ -65,9 +65,9 @@ def starts(cluster: HostsCluster) -> float:
     more += ["--set=fine_tuning.training.max_steps=2", "--set=fine_tuning.training.checkpoint_every_steps=1"]
     job = cluster.job("by-job", *more)
     words = [word.replace("by-job", "by-hand") for word in job[job.index("--") + 1 :]]
-    typed = f"cd ~/llamafarm_ray; set -a; . ~/.llamafarm.env; {' '.join(words)} --address=auto"
+    typed = f". ~/.bashrc; cd ~/llamafarm_ray; set -a; . ~/.llamafarm.env; {' '.join(words)} --address=auto"
     by_job = first_step(cluster, job)
-    return by_job / first_step(cluster, cluster.machines["head"].command("bash", "-ic", typed))
+    return by_job / first_step(cluster, cluster.machines["head"].command("bash", "-c", typed))
 
 
 def served(cluster: HostsCluster, replicas: int, scale: Scale) -> float:
