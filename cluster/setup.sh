@@ -30,7 +30,7 @@ fi
 make setup EXTRA="$EXTRA" PYTHON="$PYTHON"
 
 # `ray down`, `ray exec` and people on this machine type `ray` and `llamafarm`; Ray asks them for its token.
-line="export PATH=\"$PWD/.venv/bin:\$PATH\" RAY_AUTH_MODE=token"
+line="export PATH=\"$PWD/.venv/bin:\$PATH\" RAY_AUTH_MODE=token; [ ! -d ~/.ray/tls ] || { set -a; . \"$PWD/cluster/tls.env\"; set +a; }"
 grep -qxF "$line" ~/.bashrc 2>/dev/null || printf '%s\n' "$line" >> ~/.bashrc
 
 # The home, for every process of Ray on this node. Credentials come from the machine's own identity; where it has none

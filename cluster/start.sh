@@ -19,6 +19,10 @@ set -a
 RAY_SERVE_HAPROXY_BINARY_PATH="$PWD/.venv/bin/llamafarm-haproxy"
 RAY_AUTH_MODE=token
 PATH="$PWD/.venv/bin:$PATH" # a job's `python` is this one
+if [ -d ~/.ray/tls ]; then # made by tls.sh
+  chmod 600 ~/.ray/tls/node.key
+  . cluster/tls.env
+fi
 set +a
 
 # On machines of one's own Ray's newer autoscaler takes the head for a worker, and never starts the others.

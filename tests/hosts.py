@@ -26,7 +26,20 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["BUCKET", "GATEWAY", "HOSTS", "S3_PORT", "Host", "hosts", "remove", "why_not"]
+__all__ = [
+    "BUCKET",
+    "GATEWAY",
+    "HOSTS",
+    "NODE_ENV",
+    "S3_PORT",
+    "Host",
+    "attached",
+    "hosts",
+    "left",
+    "remove",
+    "why_not",
+    "without_storage",
+]
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("/var/tmp/llamafarm-hosts")  # noqa: S108  (not in /tmp, which each machine has for itself)
@@ -94,9 +107,21 @@ class Host:
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
         )
 
+    @property
+    def home(self) -> Path:
+        """Its home folder, as this machine sees it."""
+        return FOLDER / self.name / "home"
+
     def processes(self) -> list[str]:
         """Return the command lines of its processes."""
         return self.run("ps", "-eo", "args", "--no-headers").stdout.splitlines()
+
+    def crash(self) -> None:
+        """Kill everything on it but what a reboot starts."""
+        for pid in _pids(self.name):
+            with contextlib.suppress(psutil.Error, ProcessLookupError):  # it may have ended
+                if psutil.Process(pid).name() not in {"unshare", "sshd"}:
+                    os.kill(pid, signal.SIGKILL)
 
     def cut(self) -> None:
         """Pull its network cable."""
@@ -141,11 +166,41 @@ def hosts() -> Iterator[dict[str, Host]]:
             remove()
 
 
+def attached(name: str) -> Host:
+    """Return a machine that another process made.
+
+    Raises:
+        StopIteration: it does not run.
+    """
+    outer = next(one for one in map(psutil.Process, _pids(name)) if one.name() == "unshare")
+    return Host(name, HOSTS[name], outer)
+
+
+@contextlib.contextmanager
+def without_storage() -> Iterator[None]:
+    """Let nobody reach this machine's own address in the network, where the storage is, for the time of a block."""
+    _ip("address", "delete", f"{GATEWAY}/24", "dev", BRIDGE)
+    try:
+        yield
+    finally:
+        _ip("address", "add", f"{GATEWAY}/24", "dev", BRIDGE)
+
+
+def left() -> list[str]:
+    """Return what there is of the machines: namespaces, links, folders."""
+    links = [path.name for path in Path("/sys/class/net").iterdir() if path.name in {BRIDGE, *map(_cable, HOSTS)}]
+    return [
+        *(name for name in _names() if name.startswith("llamafarm-")),
+        *links,
+        *map(str, FOLDER.parent.glob(FOLDER.name)),
+    ]
+
+
 def remove() -> None:
     """Remove the machines, with everything that runs on them, the network and the folder."""
     names = [name for name in _names() if name.startswith("llamafarm-")]
     deadline = time.monotonic() + 30
-    while pids := [int(pid) for name in names for pid in _ip("netns", "pids", name).split()]:
+    while pids := [pid for name in names for pid in _pids(name.removeprefix("llamafarm-"))]:
         if time.monotonic() > deadline:
             raise RuntimeError(f"Processes {pids} do not end.")
         for pid in pids:
@@ -240,6 +295,10 @@ def _cable(name: str) -> str:
     return f"lf-{name}"
 
 
+def _pids(name: str) -> list[int]:
+    return [int(pid) for pid in _ip("netns", "pids", f"llamafarm-{name}").split()]
+
+
 def _names() -> list[str]:
     return [line.split()[0] for line in _ip("netns", "list").splitlines()]
 
@@ -260,10 +319,7 @@ def main(words: list[str]) -> int:
         remove()
         return 0
     if words[:1] == ["on"] and len(words) > 2:
-        pids = [int(pid) for pid in _ip("netns", "pids", f"llamafarm-{words[1]}").split()]
-        outer = next(pid for pid in pids if psutil.Process(pid).name() == "unshare")
-        host = Host(words[1], HOSTS[words[1]], psutil.Process(outer))
-        return subprocess.run(host.command(*words[2:]), check=False).returncode
+        return subprocess.run(attached(words[1]).command(*words[2:]), check=False).returncode
     from s3 import s3_on
 
     with hosts() as made, s3_on(GATEWAY, S3_PORT) as files:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import ray
 import ray.data
 
-from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
+from llamafarm_ray.data.ray_data import is_on_one_machine, quiet_ray_data, require_cluster
 from llamafarm_ray.data.reading import (
     BuiltDataset,
     describe_built,
@@ -133,10 +136,17 @@ def _open_split(folder: Path, num_rows: int, built: BuiltDataset) -> ray.data.Da
     if not shards:
         return None
     with quiet_ray_data():
-        rows = ray.data.read_parquet([str(shard.resolve()) for shard in shards])
+        rows = _read(shards)
         if built.has_own_columns:
             return rows
         return rows.map_batches(functools.partial(_own_rows, built=built), batch_format="pyarrow")
+
+
+def _read(shards: Sequence[Path]) -> ray.data.Dataset:
+    """Return the rows of shards; on a cluster this process reads them, since other nodes may not see the folder."""
+    if is_on_one_machine():
+        return ray.data.read_parquet([str(shard.resolve()) for shard in shards])
+    return ray.data.from_arrow_refs([ray.put(pq.read_table(shard)) for shard in shards])
 
 
 def _own_rows(block: pa.Table, *, built: BuiltDataset) -> pa.Table:

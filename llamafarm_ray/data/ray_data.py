@@ -15,7 +15,7 @@ import ray.exceptions
 from llamafarm_ray.data.generation import Machine
 from llamafarm_ray.errors import ClusterError, LlamaFarmError
 
-__all__ = ["largest_node", "num_workers", "quiet_ray_data", "require_cluster", "rows_of"]
+__all__ = ["is_on_one_machine", "largest_node", "num_workers", "quiet_ray_data", "require_cluster", "rows_of"]
 
 _BATCH_ROWS = 1024
 
@@ -28,6 +28,11 @@ def require_cluster() -> None:
     """
     if not ray.is_initialized():
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
+
+
+def is_on_one_machine() -> bool:
+    """Return True if Ray has no other node than this one."""
+    return sum(bool(node["Alive"]) for node in ray.nodes()) == 1
 
 
 def largest_node() -> Machine:
@@ -45,8 +50,7 @@ def num_workers(num_tasks: int) -> int | None:
 
     Ray may have been told of more CPUs than there are, and warns about a limit above the number of tasks.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    return max(1, min(num_tasks, len(os.sched_getaffinity(0)))) if len(nodes) == 1 else None
+    return max(1, min(num_tasks, len(os.sched_getaffinity(0)))) if is_on_one_machine() else None
 
 
 @contextlib.contextmanager

@@ -10,6 +10,8 @@ Ray has no setting for what this adds:
 - **More headers than the gate allows**, so that the gate refuses them, in OpenAI's shape.
 - **Pages of metrics and statistics on the host that requests come to**, not on every interface: they need no key, and
   name models.
+- **An end for connections to a machine that is gone.** TCP itself waits a quarter of an hour for one that answers
+  nothing any more, and with it the client whose request is there, or was sent on a connection kept from before.
 - **Errors in that shape** for replicas and routers that can't be reached. A request that HAProxy can't read as HTTP, or
   whose headers take too long, it answers in HTML before any of its settings hold.
 
@@ -56,8 +58,19 @@ _REPLACED = {
     'text/plain lf-string "Ingress request router failed: %[var(txn.ingress_request_router_failed)]"': _UNAVAILABLE,
     "text/plain lf-string \"Path '%[path]' not found. Ping http://.../-/routes for available routes.\"": _NOT_FOUND,
 }
+_IDLE_S = 2
+_GONE_S = 6
+"""A replica's machine that acknowledges nothing for so long is gone; its kernel does, however busy the replica is."""
 _GLOBAL = f"\n{_OURS}\n    tune.http.maxhdr 256"
-_DEFAULTS = "".join(f"\n    http-error status {status} content-type {error}" for status, error in _ERRORS.items())
+_GONE = f"""
+    option srvtcpka
+    srvtcpka-idle {_IDLE_S}s
+    srvtcpka-intvl 1s
+    srvtcpka-cnt {_GONE_S - _IDLE_S}
+    default-server tcp-ut {_GONE_S}s"""
+_DEFAULTS = "".join(
+    [_GONE, *(f"\n    http-error status {status} content-type {error}" for status, error in _ERRORS.items())]
+)
 _TIMEOUT_VARIABLE = "LLAMAFARM_HAPROXY_HEADERS_TIMEOUT_S"
 _TIMEOUT_S = 10
 _MAX_TIMEOUT_S = 86_400

@@ -55,15 +55,16 @@ class Location:
 
     Args:
         uri: where. ``~`` is the user's home. Text without ``://`` is a path, whatever characters it has.
+        is_patient: wait some minutes for an object store that does not answer, instead of half a minute.
 
     Raises:
         InputError: no installed fsspec file system understands the URI, or it has characters that fsspec reads as a
             pattern or as a chain of file systems.
     """
 
-    def __init__(self, uri: str | os.PathLike[str]) -> None:
+    def __init__(self, uri: str | os.PathLike[str], *, is_patient: bool = False) -> None:
         self.uri = os.path.expanduser(os.fspath(uri))  # noqa: PTH111  (a URI is no path)
-        fs, root = open_uri(self.uri)
+        fs, root = open_uri(self.uri, is_patient=is_patient)
         self._fs: Any = fs
         if isinstance(fs, LocalFileSystem):
             self.uri = root  # absolute: other processes have other current folders

@@ -21,10 +21,17 @@ _REQUESTS = 3
 """Attempts without AWS_MAX_ATTEMPTS, after lost connections, throttling and errors of the store. So a silent store is
 an error after 3 x 15 s and some pauses. By the libraries' own defaults that takes half an hour: botocore tries five
 times, and each of s3fs's two loops around it again five times."""
+_PATIENT_REQUESTS = 20
+"""The same for work that can wait. Pauses grow to 20 s, half of it on average: three minutes where the store refuses
+connections at once, five where it is silent."""
 
 
-def open_uri(uri: str) -> tuple[Any, str]:
+def open_uri(uri: str, *, is_patient: bool = False) -> tuple[Any, str]:
     """Return the file system of a URI and the path in it.
+
+    Args:
+        uri: a folder or an fsspec URI.
+        is_patient: ask an object store that does not answer for some minutes.
 
     Raises:
         InputError: no installed fsspec file system understands the URI, or it has characters that fsspec reads as a
@@ -36,7 +43,8 @@ def open_uri(uri: str) -> tuple[Any, str]:
     if "::" in uri:
         raise InputError(f"{uri!r} names several file systems.", hint="Use a folder or one fsspec URI.")
     try:
-        fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True, **_options(uri))
+        options = _options(uri, _PATIENT_REQUESTS if is_patient else _REQUESTS)
+        fs, root = fsspec.core.url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True, **options)
     except (ValueError, ImportError) as error:
         raise InputError(f"{uri!r} can't be opened: {error}.", hint="Use a folder or an fsspec URI.") from None
     if not isinstance(fs, LocalFileSystem) and (found := sorted(set(root) & set("*?["))):
@@ -44,7 +52,7 @@ def open_uri(uri: str) -> tuple[Any, str]:
     return fs, root
 
 
-def _options(uri: str) -> dict[str, Any]:
+def _options(uri: str, num_requests: int) -> dict[str, Any]:
     """Return the patience that an object store gets; nothing for other URIs."""
     if not uri.startswith(("s3://", "s3a://")):
         return {}
@@ -57,7 +65,7 @@ def _options(uri: str) -> dict[str, Any]:
         "connector_args": {"socket_factory": _socket},
     }
     if "AWS_MAX_ATTEMPTS" not in os.environ:
-        config["retries"] = {"mode": "standard", "total_max_attempts": _REQUESTS}
+        config["retries"] = {"mode": "standard", "total_max_attempts": num_requests}
     session = AioSession()
     session.register_component("data_loader", _service_descriptions(session.get_config_variable("data_path")))
     session.unregister("before-call.s3", add_expect_header)  # aiohttp would wait for ever for the store's "continue"

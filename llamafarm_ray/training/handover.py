@@ -37,7 +37,7 @@ def hand_over_output(job: TrainingJob) -> None:
     Raises:
         StorageError: the storage does not answer.
     """
-    place = Location(job.checkpoints)
+    place = Location(job.checkpoints, is_patient=True)
     if _sees_folder(job) or place.is_local:
         return
     for file in list(place.walk(_OUTPUT)):  # of a driver that ended before it collected them
@@ -54,7 +54,7 @@ def collect_output(job: TrainingJob) -> None:
     Raises:
         StorageError: the storage does not answer.
     """
-    place = Location(job.checkpoints)
+    place = Location(job.checkpoints, is_patient=True)
     if place.is_local or any(job.folder.output.glob("*.safetensors")):  # the output is here
         return
     files = list(place.walk(_OUTPUT))

@@ -146,7 +146,9 @@ class _Run:
         self._method = find_method(job.method)(job.parameters)
         self._layout = Layout(job.packed, load_tokenizer(job.base_model).pad_token_id)
         self._store = CheckpointStore(
-            Location(job.checkpoints), fingerprint=job.fingerprint, keep=job.training.keep_checkpoints
+            Location(job.checkpoints, is_patient=True),
+            fingerprint=job.fingerprint,
+            keep=job.training.keep_checkpoints,
         )
         self._strategy = find_strategy(job.strategy)(
             self._place, Precision(job.precision), job.training, job.distributed

@@ -32,7 +32,7 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
-from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.base import fetch_everywhere, usable_base
 from llamafarm_ray.workflows.tokens import prepare
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def _writing_base(config: Config, registry: RegistryApi) -> str | None:
     """Return the folder of the base model, if it shall write the pairs; else its reference."""
     if not asks_base_model(_dataset_of(config), base_model=config.base_model, environment=os.environ):
         return config.base_model
-    return str(usable_base(config.base_model, registry).folder)
+    base = usable_base(config.base_model, registry)
+    fetch_everywhere(base, registry.home.uri)
+    return str(base.folder)
 
 
 def _dataset_of(config: Config) -> DatasetConfig:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from llamafarm_ray import training
 from llamafarm_ray.config import Config, config_digest
-from llamafarm_ray.data import MixedPart, Splits, check_dataset, open_dataset, open_mixture
+from llamafarm_ray.data import MixedPart, Splits, check_dataset, is_on_one_machine, open_dataset, open_mixture
 from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
@@ -145,7 +145,9 @@ class TrainingRun:
                 path = Path(dataset.path).expanduser()
             ratio = dataset.validation.split_ratio
             splits = open_dataset(path, split_ratio=ratio, seed=self.config.seed)
-            return dataset_name(path), splits, [], token_store(path, splits, self.config)
+            # Workers read tokens from the dataset's folder, which other nodes may not see.
+            tokens = token_store(path, splits, self.config) if is_on_one_machine() else None
+            return dataset_name(path), splits, [], tokens
         splits, parts = open_mixture(dataset.mixture, split_ratio=dataset.validation.split_ratio, seed=self.config.seed)
         name = f"{self.config.name[:80]}-mixture"
         registered = DatasetRegistered(

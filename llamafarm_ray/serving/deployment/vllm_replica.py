@@ -38,6 +38,8 @@ _UNBOUNDED = 1_000_000_000
 """Requests that Serve lets a replica have: the gate has a queue, which says 429 when it is full."""
 
 _HEALTH_S = 10.0
+_HEAD = "node:__internal_head__"
+"""A resource that Ray's head node has, and no other."""
 
 
 class VllmReplica(Replica):
@@ -119,7 +121,8 @@ def compose(
     router = serve.deployment(
         name=ROUTER,
         max_ongoing_requests=1000,
-        ray_actor_options={"num_cpus": 0, "runtime_env": {"env_vars": dict(router_env)}},
+        # On the head, where Serve's controller and a HAProxy are too: a worker that is lost takes no router along.
+        ray_actor_options={"num_cpus": 0, "resources": {_HEAD: 0.001}, "runtime_env": {"env_vars": dict(router_env)}},
         logging_config={"enable_access_log": False},  # a line for each request, before its time to first token
     )(serve.ingress()(Router)).bind(replicas, served=served)
     return replicas._with_ingress_request_router(router)  # noqa: SLF001

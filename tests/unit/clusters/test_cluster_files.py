@@ -19,7 +19,7 @@ def read(path):
 
 CLUSTERS = [
     ROOT / "cluster.yaml",
-    *(ROOT / "cluster" / f"{name}.yaml" for name in ("gcp", "azure", "on_premises", "namespaces")),
+    *sorted(path for path in (ROOT / "cluster").glob("*.yaml") if path.stem != "skypilot"),
 ]
 CLOUDS = [path for path in CLUSTERS if read(path)["provider"]["type"] != "local"]
 SCRIPTS = sorted((ROOT / "cluster").glob("*.sh"))
@@ -102,6 +102,7 @@ def machine(tmp_path):
     (tmp_path / "home").mkdir()
     for script in SCRIPTS:
         (project / "cluster" / script.name).write_bytes(script.read_bytes())
+    (project / "cluster" / "tls.env").write_bytes((ROOT / "cluster" / "tls.env").read_bytes())
     (project / "serve_configs").mkdir()
     (project / "serve_configs" / "serve.env").write_bytes((ROOT / "serve_configs" / "serve.env").read_bytes())
     log = tmp_path / "log"
@@ -136,11 +137,20 @@ def test_setting_a_node_up_twice_changes_nothing(machine):
 
 def test_ray_is_in_the_path_of_whom_ray_down_logs_in_as(machine):
     machine("setup.sh", EXTRA="cpu")
-    command = ["bash", "-c", "source ~/.bashrc; command -v ray; echo $RAY_AUTH_MODE"]
-    shell = subprocess.run(
-        command, env={"HOME": str(machine.home), "PATH": os.defpath}, capture_output=True, text=True, check=True
-    )
-    assert shell.stdout.splitlines() == [str(machine.home.parent / "llamafarm_ray/.venv/bin/ray"), "token"]
+    command = [
+        "bash",
+        "-c",
+        "set -e; source ~/.bashrc; command -v ray; echo $RAY_AUTH_MODE; printenv RAY_USE_TLS || true",
+    ]
+    environment = {"HOME": str(machine.home), "PATH": os.defpath}
+
+    def said():
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    plain = [str(machine.home.parent / "llamafarm_ray/.venv/bin/ray"), "token"]
+    assert said() == plain
+    (machine.home / ".ray" / "tls").mkdir(parents=True)
+    assert said() == [*plain, "1"]
 
 
 def ready(machine):
@@ -173,6 +183,45 @@ def test_on_machines_of_ones_own_the_autoscaler_is_the_one_that_starts_them(mach
         assert done.returncode == 0, done.stderr
         seen = machine.seen()
         assert {name: seen[name] for name in sent if name in seen} == kept
+
+
+def test_certificates_are_good_for_the_given_addresses_and_no_others(machine):
+    folder = machine.home / ".ray" / "tls"
+    done, _ = machine("tls.sh", str(folder), "192.0.2.1", "head.example.com")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["ca.crt", "node.crt", "node.key"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+
+    def is_good_for(*name):
+        command = ["openssl", "verify", "-CAfile", str(folder / "ca.crt"), *name, str(folder / "node.crt")]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    assert is_good_for("-verify_ip", "192.0.2.1")
+    assert is_good_for("-verify_hostname", "head.example.com")
+    assert not is_good_for("-verify_ip", "192.0.2.2")
+
+
+def test_an_address_that_is_none_makes_no_certificate_and_is_told(machine):
+    done, _ = machine("tls.sh", str(machine.home / "tls"), "192.0.2")
+    assert done.returncode == 1
+    assert "bad ip address" in done.stderr
+    assert list((machine.home / "tls").iterdir()) == []
+
+
+def test_nodes_with_certificates_speak_tls_and_others_do_not(machine):
+    ready(machine)
+    machine("start.sh", "head")
+    assert "RAY_USE_TLS" not in machine.seen()
+    folder = machine.home / ".ray" / "tls"
+    machine("tls.sh", str(folder), "192.0.2.1")
+    (folder / "node.key").chmod(0o644)  # as a copy may have it
+    done, _ = machine("start.sh", "head")
+    assert done.returncode == 0, done.stderr
+    seen = machine.seen()
+    assert seen["RAY_USE_TLS"] == "1"
+    files = {"CA_CERT": "ca.crt", "SERVER_CERT": "node.crt", "SERVER_KEY": "node.key"}
+    assert all(seen[f"RAY_TLS_{name}"] == str(folder / file) for name, file in files.items())
+    assert stat.S_IMODE((folder / "node.key").stat().st_mode) == 0o600
 
 
 def test_a_jobs_python_is_the_projects(machine):

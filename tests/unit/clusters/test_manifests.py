@@ -1,10 +1,13 @@
 """The manifests for Kubernetes: as KubeRay takes them, by overlay, closed to others, able to end and to restart."""
 
 import json
+import re
 import shutil
 import subprocess
 from functools import cache
 
+import jsonschema
+import kubernetes_schemas
 import kustomize
 import pytest
 import yaml
@@ -50,11 +53,55 @@ def test_there_are_three_overlays():
     assert OVERLAYS == ["dev", "production", "staging"]
 
 
-@pytest.mark.parametrize("kind", ["RayCluster", "RayService"])
+KINDS = "ConfigMap CronJob NetworkPolicy PodDisruptionBudget PodMonitor RayCluster RayService"
+
+
+@pytest.mark.parametrize("kind", KINDS.split())
 @pytest.mark.parametrize("overlay", OVERLAYS)
-def test_every_resource_of_ray_is_what_kuberay_takes(overlay, kind):
-    (manifest,) = of_kind(overlay, kind)
-    validate(manifest)
+def test_every_resource_is_what_kubernetes_and_the_operators_take(overlay, kind):
+    found = of_kind(overlay, kind)
+    assert found
+    for manifest in found:
+        kubernetes_schemas.validate(manifest)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_no_resource_is_left_out(overlay):
+    assert {one["kind"] for one in resolved(overlay)} == set(KINDS.split())
+
+
+def test_every_yaml_file_of_the_project_is_of_a_kind_that_a_test_holds_to_its_schema():
+    """By folder; see the modules that are named."""
+    listed = subprocess.run(
+        ["git", "ls-files", "*.yaml", "*.yml"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    files = set(listed.stdout.split()) or pytest.skip("this is no checkout")
+    held = {
+        "test_cluster_files.py": r"cluster\.yaml|cluster/[a-z_]+\.yaml",
+        "this one": r"cluster/kubernetes/(base|overlays/[a-z]+)/[a-z]+\.yaml|cluster/kubernetes/train\.yaml",
+        "test_house.py": r"jobs/configs/.+\.yaml|jobs/demo/[a-z]+\.yaml|serve_configs/[a-z]+\.yaml",
+        "test_optimize.py, test_estimate_plan.py": r"llamafarm_ray/(serving/optimize|training/estimate)/devices\.yaml",
+    }
+    assert {file for file in files if not any(re.fullmatch(pattern, file) for pattern in held.values())} == set()
+    in_base = {path.name for path in (KUBERNETES / "base").glob("*.yaml")} - {"kustomization.yaml"}
+    assert in_base == set(yaml.safe_load((KUBERNETES / "base" / "kustomization.yaml").read_text())["resources"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "change"),
+    [
+        ("NetworkPolicy", lambda one: one["spec"]["ingress"][0].update(port=[])),
+        ("PodDisruptionBudget", lambda one: one["spec"].update(minAvailable=1)),
+        ("PodMonitor", lambda one: one["spec"]["podMetricsEndpoints"][0].update(interval="15")),
+        ("CronJob", lambda one: one["spec"]["jobTemplate"]["spec"]["template"]["spec"].update(restart="Never")),
+        ("ConfigMap", lambda one: one["data"].update(RAY_worker_niceness=0)),
+    ],
+)
+def test_a_manifest_with_a_mistake_is_refused(kind, change):
+    manifest = json.loads(json.dumps(of_kind("dev", kind)[0]))
+    change(manifest)
+    with pytest.raises(jsonschema.ValidationError):
+        kubernetes_schemas.validate(manifest)
 
 
 def test_the_training_job_is_what_kuberay_takes_and_names_the_cluster_of_the_base():

@@ -216,6 +216,17 @@ def test_rays_configuration_is_amended_once_and_valid(rays_proxy, routers):
     assert [path.name for path in proxy.path.parent.iterdir() if path.name.startswith("tmp")] == []
 
 
+@pytest.mark.parametrize("routers", [(), (1,)], ids=["without a router", "with a router"])
+def test_connections_to_a_replicas_machine_that_is_gone_end_within_seconds(rays_proxy, routers):
+    proxy = rays_proxy(servers=[1], routers=routers)
+    assert proxy.check()[0]
+    defaults = proxy.path.read_text(encoding="utf-8").partition("\ndefaults\n")[2].partition("\nfrontend ")[0]
+    settings = dict(line.strip().rpartition(" ")[::2] for line in defaults.splitlines() if "tcp" in line)
+    assert settings["option"] == "srvtcpka"
+    assert int(settings["default-server tcp-ut"].rstrip("s")) < 10
+    assert int(settings["srvtcpka-idle"].rstrip("s")) + int(settings["srvtcpka-cnt"]) < 10
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "0.0.0.0"])  # noqa: S104
 @pytest.mark.parametrize("routers", [(), (1,)], ids=["without a router", "with a router"])
 def test_all_that_listens_does_so_on_the_host_of_requests(rays_proxy, host, routers):

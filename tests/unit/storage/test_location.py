@@ -1,11 +1,13 @@
 """A location does the same in a folder and in a bucket, and says what failed."""
 
+import contextlib
 import datetime as dt
 import errno
 import os
 import pickle
 import socket
 import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -280,6 +282,35 @@ def test_a_store_that_does_not_answer_a_write_is_an_error(monkeypatch, reads):
             Location("s3://bucket/kept").write("a", bytes(30_000_000))
         listener.shutdown(socket.SHUT_RDWR)
         assert taken
+
+
+@pytest.mark.parametrize("is_patient", [True, False])
+def test_a_store_that_is_away_for_a_while_is_waited_for_by_work_that_can_wait(monkeypatch, is_patient):
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
+    monkeypatch.delenv("AWS_MAX_ATTEMPTS", raising=False)
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(f"AWS_{name}", "test")
+    asked = []
+
+    class Away(BaseHTTPRequestHandler):
+        def do_PUT(self):
+            asked.append(self.path)
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(503 if len(asked) <= 6 else 200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Away) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+        location = Location("s3://bucket/kept", is_patient=is_patient)
+        with contextlib.nullcontext() if is_patient else pytest.raises(StorageError, match="can't be written"):
+            location.write("a", b"checkpoint")
+        server.shutdown()
+    assert len(asked) == (7 if is_patient else 3)
 
 
 def test_a_missing_bucket_is_a_storage_error(bucket, source):

@@ -1,0 +1,259 @@
+"""README's cluster on the machines of `hosts`: a bucket with a tiny base model, `ray up`, jobs, `serve deploy`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import yaml
+from hosts import BUCKET, HOSTS, NODE_ENV, ROOT, Host
+
+__all__ = ["CLUSTER", "HOME", "TO_PIPE", "WORKERS", "HostsCluster", "Load", "report", "wait_for"]
+
+CLUSTER = "cluster/namespaces.yaml"
+HOME = f"s3://{BUCKET}/home"
+BASE = f"s3://{BUCKET}/base"
+WORKERS = ("worker-1", "worker-2")
+PORT = 8000
+_README = {"file": "cluster.yaml", "model": "meta-llama/Llama-3.1-8B-Instruct", "config": "serve_configs/gpu.yaml"}
+BODY = {"prompt": "The capital of France", "max_tokens": 8, "temperature": 0}
+TO_PIPE: dict[str, Any] = {
+    "stdin": subprocess.DEVNULL,
+    "stdout": subprocess.PIPE,
+    "stderr": subprocess.STDOUT,
+    "text": True,
+}
+
+
+def readme(begins: str, **others: str) -> list[str]:
+    """Return the words of the one command in README's section on clusters that begins so.
+
+    Args:
+        begins: its first words.
+        others: what stands here for README's `file`, `model` or `config`.
+    """
+    block = (ROOT / "README.md").read_text(encoding="utf-8").partition("## On a cluster")[2].split("```")[1]
+    (line,) = [line for line in block.replace("\\\n", " ").splitlines() if line.startswith(begins)]
+    words = shlex.split(line, comments=True)
+    for name, ours in others.items():
+        theirs = _README[name]
+        assert any(theirs in word for word in words), f"README's {begins} has no {theirs}"
+        words = [word.replace(theirs, ours) for word in words]
+    return words
+
+
+def report(what: str, seconds: float) -> None:
+    print(f"{what}: {seconds:.0f} s", flush=True)  # noqa: T201
+
+
+def wait_for(condition: Callable[[], object], timeout_s: float, said: Callable[[], object] = str) -> float:
+    """Wait for a condition; returns the seconds that it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < timeout_s, f"not within {timeout_s} s: {said()}"
+        time.sleep(1)
+    return time.monotonic() - began
+
+
+@dataclass
+class HostsCluster:
+    """The machines as a user's: commands are typed on the laptop.
+
+    Args:
+        machines: by name.
+        files: the file system that the bucket is in.
+        key: the token of the registry's one principal.
+        described: the file that `ray up` takes.
+    """
+
+    machines: dict[str, Host]
+    files: Any
+    key: str = ""
+    described: str = CLUSTER
+
+    def fill_bucket(self, base: Path) -> None:
+        """Put a base model into the bucket and a principal into the registry; nodes know its token from their file."""
+        for path in base.iterdir():
+            self.files.put_file(str(path), f"{BUCKET}/base/{path.name}")
+        reached = dict(line.split("=", 1) for line in NODE_ENV.splitlines())
+        add = ["llamafarm", "registry", "principal", "add", "team", "--role", "admin", "--home", HOME, "--json"]
+        added = self.machines["laptop"].run(*add, **reached)
+        assert added.returncode == 0, added.stdout
+        self.key = json.loads(added.stdout[added.stdout.index("{") :])["token"]
+        for name in ("head", *WORKERS):
+            with (self.machines[name].home / ".llamafarm.env").open("a") as file:
+                file.write(f"LLAMAFARM_TOKEN={self.key}\n")
+
+    def up(self) -> None:
+        """`ray up`, until all nodes are there."""
+        token = self.machines["laptop"].run(*readme("ray get-auth-token"))
+        assert token.returncode == 0, token.stdout
+        began = time.monotonic()
+        up = self.typed(*readme("ray up", file=self.described), "--yes")
+        assert up.returncode == 0, up.stdout[-4000:]
+        report("ray up returned", time.monotonic() - began)
+        wait_for(lambda: self.nodes() == 3, 240, lambda: f"{self.nodes()} nodes\n{up.stdout[-2000:]}")
+        report("ray up: all nodes are there", time.monotonic() - began)
+
+    @contextlib.contextmanager
+    def dashboard(self) -> Iterator[None]:
+        """`ray dashboard`, which leads the job server to the laptop."""
+        command = self.machines["laptop"].command(*readme("ray dashboard", file=self.described), RAY_AUTH_MODE="token")
+        forward = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            wait_for(lambda: "200" in self._asked("laptop", "/api/version", "-o/dev/null", "-w%{http_code}"), 60)
+            yield
+        finally:
+            forward.kill()
+            forward.wait()
+
+    def typed(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the laptop to its end."""
+        return self.machines["laptop"].run(*words, RAY_AUTH_MODE="token")
+
+    def down(self) -> subprocess.CompletedProcess[str]:
+        """`ray down`."""
+        return self.typed(*readme("ray down", file=self.described), "--yes")
+
+    def running(self) -> list[str]:
+        """Return the processes of Ray and of HAProxy on the nodes."""
+        lines = [line for name in ("head", *WORKERS) for line in self.machines[name].processes()]
+        return [line for line in lines if "sshd" not in line and ("ray" in line or "haproxy" in line)]
+
+    def nodes(self) -> int:
+        """Return how many nodes the cluster counts as alive."""
+        return len(self.ports())
+
+    def ports(self) -> dict[str, int]:
+        """Return the port of each living node's raylet, by address; none while the dashboard says nothing."""
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            found = [
+                node["raylet"] for node in json.loads(self._asked("head", "/nodes?view=summary"))["data"]["summary"]
+            ]
+            alive = [node for node in found if node["state"] == "ALIVE"]
+            return {node["nodeManagerAddress"]: node["nodeManagerPort"] for node in alive}
+        return {}
+
+    def _asked(self, name: str, path: str, *options: str) -> str:
+        ask = f'curl -s -m 10 "$@" -H "Authorization: Bearer $(cat ~/.ray/auth_token)" "http://127.0.0.1:8265{path}"'
+        return self.machines[name].run("sh", "-c", ask, "sh", *options).stdout
+
+    def job(self, name: str, *more: str) -> list[str]:
+        """Return the command line of README's job, on the tiny model and both workers."""
+        words = [*readme("ray job submit", model=BASE), f"--set=name={name}"]
+        words += ["--set=fine_tuning.distributed.cpus_per_worker=1", *more]
+        return self.machines["laptop"].command(*words, RAY_AUTH_MODE="token")
+
+    @contextlib.contextmanager
+    def job_running(self, log: Path, name: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a job for the time of a block, which says in `log` what it does."""
+        with log.open("w") as file:
+            process = subprocess.Popen(self.job(name, *more), stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def checkpoints(self) -> list[str]:
+        """Return the manifests of whole checkpoints in the bucket."""
+        self.files.invalidate_cache()
+        return [path for path in self.files.find(f"{BUCKET}/home/checkpoints") if path.endswith("/checkpoint.json")]
+
+    def models(self) -> str:
+        """Return what is registered, as JSON, asked for on the head."""
+        command = ". ~/.bashrc; set -a; . ~/.llamafarm.env; llamafarm models list --json"
+        return self.machines["head"].run("bash", "-c", command).stdout
+
+    def serve(self, **deployment: Any) -> None:
+        """`serve deploy` of serve_configs/gpu.yaml, with this cluster's home and model, on CPUs; until it answers."""
+        described = yaml.safe_load((ROOT / "serve_configs" / "gpu.yaml").read_text(encoding="utf-8"))
+        (application,) = described["applications"]
+        application["args"] |= {"home": HOME, "base_model": BASE}
+        application["args"]["deployment"] |= {
+            "resources": {"cpu": 1},
+            "max_loras": 2,
+            "max_lora_rank": 16,
+            "max_model_len": 256,
+            **deployment,
+        }
+        (self.machines["laptop"].home / "serve.yaml").write_text(yaml.safe_dump(described))
+        began = time.monotonic()
+        done = self.typed(*readme("serve deploy", config=str(Path.home() / "serve.yaml")))
+        assert done.returncode == 0, done.stdout[-4000:]
+        wait_for(lambda: self.status() == 200, 300, self.serving)
+        report("serve deploy: answers", time.monotonic() - began)
+
+    def serving(self) -> str:
+        """Return what `serve status` says."""
+        return self.typed("serve", "status").stdout[-3000:]
+
+    def replicas(self) -> int:
+        """Return how many replicas of the base model run."""
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+            said = json.loads(self._asked("head", "/api/serve/applications/"))
+            found = said["applications"]["llamafarm"]["deployments"]["base"]["replicas"]
+            return sum(one["state"] == "RUNNING" for one in found)
+        return 0
+
+    def status(self, host: str = "head", model: str = "base") -> int:
+        """Return the status of a request, asked from outside of the machines; 0 where nothing answers."""
+        try:
+            return self.asked(model, host).status_code
+        except httpx.TransportError:
+            return 0
+
+    def asked(self, model: str = "base", host: str = "head", *, key: str | None = None, timeout_s: float = 60) -> Any:
+        """Return the answer to a request."""
+        headers = {"Authorization": f"Bearer {self.key if key is None else key}"}
+        url = f"http://{HOSTS[host]}:{PORT}/v1/completions"
+        return httpx.post(url, json={**BODY, "model": model}, headers=headers, timeout=timeout_s)
+
+
+class Load:
+    """Clients that ask without a pause until the block ends, each on connections of its own.
+
+    Attributes:
+        failed: when each request that failed was sent, and how (seconds of the monotonic clock).
+        answered: when each request that was answered was sent, how long it took, and the text.
+    """
+
+    def __init__(self, cluster: HostsCluster, num_clients: int = 4) -> None:
+        self._cluster = cluster
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._ask_on) for _ in range(num_clients)]
+        self.failed: list[tuple[float, str]] = []
+        self.answered: list[tuple[float, float, str]] = []
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _ask_on(self) -> None:
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                answer = self._cluster.asked()
+                if answer.status_code == 200:
+                    text = answer.json()["choices"][0]["text"]
+                    self.answered.append((began, time.monotonic() - began, text))
+                    continue
+                self.failed.append((began, f"{answer.status_code} {answer.text[:200]}"))
+            except httpx.HTTPError as error:
+                self.failed.append((began, repr(error)))
+            time.sleep(0.2)
