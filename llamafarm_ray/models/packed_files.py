@@ -1,4 +1,4 @@
-"""Quantized weights in transformers' layout, recognized by their config.json, and where vLLM computes with them."""
+"""Quantized weights in transformers' layout, recognized by their config.json, and how vLLM computes with them."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import json
 from pathlib import Path
 from typing import Any
 
-__all__ = ["is_packed", "why_not_vllm_on_cpu"]
+__all__ = ["PACKED_DTYPE", "VLLM_METHODS", "is_packed", "vllm_dtype_on_cpu", "why_not_packed_in_vllm"]
 
-_EIGHT_BITS = 8
+PACKED_DTYPE = "bfloat16"
+"""The dtype that vLLM computes in with quantized weights on a CPU: its kernels there take 16 bits, and not 32."""
+VLLM_METHODS = frozenset(
+    {
+        *("auto-round", "awq", "compressed-tensors", "experts_int8", "fbgemm_fp8", "fp8", "fp_quant", "gptq", "inc"),
+        *("modelopt", "modelopt_fp4", "modelopt_mixed", "modelopt_mxfp8", "mxfp4", "mxfp8", "quark", "torchao"),
+    }
+)
+"""``quant_method`` of the files that vLLM reads. Since 0.28 it leaves bitsandbytes and GGUF to plugins."""
+
+_FOUR_BITS = 4
 
 
 def is_packed(folder: Path) -> bool:
@@ -16,25 +26,38 @@ def is_packed(folder: Path) -> bool:
     return bool(_quantization(folder))
 
 
-def why_not_vllm_on_cpu(folder: Path) -> str:
-    """Return the reason why vLLM can't serve a folder's quantized weights on a CPU; empty if it can, or none are.
+def vllm_dtype_on_cpu(folder: Path) -> str:
+    """Return the dtype that vLLM computes in on a CPU, as torch names it."""
+    return PACKED_DTYPE if is_packed(folder) else "float32"
 
-    vLLM computes with 4-bit weights, and with 8-bit integers on both sides, on a CPU, and with AWQ's and GPTQ's files.
+
+def why_not_packed_in_vllm(folder: Path, *, on_gpu: bool) -> str:
+    """Return the reason why vLLM can't serve a folder's quantized weights; empty if it can, or none are.
+
+    On a CPU vLLM computes with 4-bit integers, and with 8-bit integers on both sides.
+
+    Args:
+        folder: the model.
+        on_gpu: True for a GPU, False for a CPU.
     """
     packed = _quantization(folder)
     method = str(packed.get("quant_method", ""))
-    if method == "bitsandbytes":
-        return "weights in bitsandbytes' format"
-    if method != "compressed-tensors":
-        return ""
+    if method and method not in VLLM_METHODS:
+        return f"weights in the format of {method}"
+    return "" if on_gpu else _why_not_on_cpu(packed)
+
+
+def _why_not_on_cpu(packed: dict[str, Any]) -> str:
+    widths: list[Any] = [packed.get("bits")] if packed.get("quant_method") == "gptq" else []
     groups = packed.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
         weights, inputs = group.get("weights") or {}, group.get("input_activations")
         if weights.get("type") == "float":
             return "weights in floating point of few bits"
-        if weights.get("num_bits") == _EIGHT_BITS and not inputs:
-            return "weights in 8 bits beside inputs in 16"
-    return ""
+        if not inputs:
+            widths.append(weights.get("num_bits"))
+    bits = next((width for width in widths if width not in (None, _FOUR_BITS)), None)
+    return f"weights in {bits} bits beside inputs in 16" if bits else ""
 
 
 def _quantization(folder: Path) -> dict[str, Any]:

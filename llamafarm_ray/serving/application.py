@@ -8,6 +8,7 @@ from typing import Any
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
 from llamafarm_ray.errors import ClusterError, InputError
+from llamafarm_ray.models.packed_files import vllm_dtype_on_cpu
 from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of
 from llamafarm_ray.registry import BaseModel, find_base, open_registry
 from llamafarm_ray.serving.adapters.capacity import room_of, vllm_slots, whole_number
@@ -219,8 +220,8 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     }
     bundle: dict[str, float] = {"CPU": needs.cpu or 1}
     if needs.gpu is None:
-        # Compiling kernels for a CPU costs minutes and saves little; float32 is what a CPU computes in.
-        engine |= {"enforce_eager": True, "dtype": "float32"}
+        # Compiling kernels for a CPU costs minutes and saves little.
+        engine |= {"enforce_eager": True, "dtype": vllm_dtype_on_cpu(base.folder)}
         env |= {**kv_cache_environment(), **_threads(deployment)}
         made["accelerator_config"] = {"kind": "cpu"}
     else:

@@ -131,10 +131,11 @@ def write_config(made: Optimized, path: Path, *, overwrite: bool) -> None:
 
 def _form(base: BaseModel, dtype: str, *, scheme: str = "", quality: float = 1.0) -> Form:
     is_gguf = weight_formats(base.folder)[:1] == ("gguf",)
+    scheme = scheme or ("quantized" if is_packed(base.folder) else "")
     shape = _shape(base)
     if is_gguf:
         size = gguf_file(base.folder).stat().st_size
-    elif scheme or is_packed(base.folder):
+    elif scheme:
         size = sum(path.stat().st_size for path in base.folder.glob("*.safetensors"))
     else:
         size = shape.num_parameters * _DTYPE_BYTES[dtype]
@@ -238,7 +239,7 @@ def _predicted(registry: RegistryApi, forms: Sequence[Form], load: _Load, *, tar
     found = sorted((of(form) for form in here), key=lambda one: (not one.fits, -one.tokens_per_s))
     notes = [f"Predicted from the data sheet of {device.name}, not measured: expect to be off by half."]
     if not any(one.fits for one in found):
-        made = [of(form) for form in makeable_forms(device, forms[0]) if not forms[0].is_gguf]
+        made = [of(form) for form in makeable_forms(device, forms[0]) if not (forms[0].is_gguf or forms[0].scheme)]
         found = [*(one for one in made if one.fits), *found, *(one for one in made if not one.fits)]
         if not found or not found[0].fits:
             least = min((one.memory_bytes for one in found), default=0) / 2**30

@@ -1,7 +1,8 @@
-"""The speed of downloads beside huggingface_hub's, from one loopback hub, and of a hit in the cache.
+"""Downloads beside huggingface_hub's, blocks of few bits beside llama.cpp's, a real model quantized, and `optimize`.
 
-Run ``make bench BENCH=models``; with ``ARGS=--quick`` to see that it works. The last line is one JSON object:
-``{"benchmark": "models", "numbers": {name: {"measured": ..., "goal": ..., "met": ...}}}``.
+Run ``make bench BENCH=models``; with ``ARGS=--quick`` to see that it works, with ``ARGS="--parts blocks quantized"``
+for some of it. The real model is SmolLM2-135M-Instruct from a wheel on PyPI, or from the file of ``--wheel``. The last
+line is one JSON object: ``{"benchmark": "models", "numbers": {name: {"measured": ..., "goal": ..., "met": ...}}}``.
 """
 
 import argparse
@@ -11,21 +12,29 @@ import multiprocessing
 import os
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from model_files import safetensors_head
 
+from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.downloads.downloads import Downloads
 
 BLOCK_BYTES = 1024 * 1024
+PARTS = ("downloads", "blocks", "quantized", "optimize")
+SCHEMES = ("w8a8", "int4", "nf4", "gguf-q8_0", "gguf-q6_k", "gguf-q5_k_m", "gguf-q4_k_m")
+"""Those that `quantize` tries on a CPU by itself."""
+LAST_TOKENS = 32
+"""Of the answers in the last trials of `optimize`."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,12 @@ class Scale:
     shards: int = 3
     shard_bytes: int = 256 * 1024**2
     hits: int = 30
+    rows: int = 8192
+    schemes: tuple[str, ...] = SCHEMES
+    forms: tuple[str, ...] = ("w8a8", "int4", "gguf-q8_0", "gguf-q4_k_m")
 
 
-QUICK = Scale(rounds=1, shards=2, shard_bytes=20 * 1024**2, hits=3)
+QUICK = Scale(1, 2, 20 * 1024**2, hits=3, rows=512, schemes=("gguf-q4_k_m",), forms=("gguf-q4_k_m",))
 
 
 @dataclass
@@ -121,6 +133,101 @@ def _serve(folder: Path, parent: Connection) -> None:
         parent.recv()
 
 
+def measure_blocks(report: Report, scale: Scale) -> None:
+    """Compare blocks of few bits with those of ``gguf``, and the time that they take on one core and on two."""
+    import gguf
+    import numpy as np
+
+    from llamafarm_ray.models.convert.quantizing import encoded
+
+    values = np.random.default_rng(0).standard_normal((scale.rows, 4096), dtype=np.float32)
+    few, types = values[:64], gguf.GGMLQuantizationType
+    differing = sum(
+        int((encoded(few, kind) != gguf.quants.quantize(few, kind)).sum()) for kind in (types.Q8_0, types.Q4_0)
+    )
+    report.at_most("bytes of Q8_0 and Q4_0 that differ from gguf's", differing, 0, "bytes")
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        report.note("one core: no speed on two")
+        return
+    times: dict[int, list[float]] = {1: [], 2: []}
+    made = {}
+    for number in range(scale.rounds + 1):  # the first one warms up
+        for num_cores, taken in times.items():
+            os.sched_setaffinity(0, cores[:num_cores])
+            began = time.perf_counter()
+            made[num_cores] = encoded(values, types.Q4_K)
+            if number:
+                taken.append(time.perf_counter() - began)
+    os.sched_setaffinity(0, cores)
+    one, two = (statistics.median(times[num_cores]) for num_cores in (1, 2))
+    report.at_most("bytes of Q4_K that differ on one core and two", float((made[1] != made[2]).sum()), 0, "bytes")
+    report.note(f"Q4_K: {values.nbytes / 1e6 / two:.0f} MB of fp32 a second on two cores, {one:.2f} and {two:.2f} s")
+    report.at_least("Q4_K on two cores against one", one / two, 1.8, "x")
+
+
+def measure_quantized(report: Report, scale: Scale, registry: RegistryService, base: Path) -> None:
+    """Quantize the real model by each scheme, and measure size, perplexity and speed."""
+    from llamafarm_ray.workflows.quantize import quantize
+
+    for scheme in scale.schemes:
+        with scratch(base.parent / scheme) as folder:
+            made = quantize(registry, str(base), folder, scheme=scheme)
+            found, before = made.chosen, made.source_bytes
+            ratio = found.difference["perplexity"] / found.difference["perplexity_source"]
+            report.note(
+                f"{scheme} in engine {found.engine}: {found.size_bytes / before:.2f} of bf16's bytes, quality "
+                f"{found.quality:.4f}, perplexity x{ratio:.4f}, {found.tokens_per_s:.1f} tokens/s, first token after "
+                f"{found.first_token_s:.2f} s"
+            )
+            if scheme == "gguf-q4_k_m":
+                report.at_most("perplexity of Q4_K_M to that of bf16", ratio, 1.03, "x")
+
+
+def measure_optimize(report: Report, scale: Scale, registry: RegistryService, base: Path) -> None:
+    """Compare the settings that `optimize` chooses with the best of all, each measured as long as its last trials."""
+    from llamafarm_ray.serving.speed import SpeedTrial, measure_speed
+    from llamafarm_ray.workflows import optimize as workflow
+    from llamafarm_ray.workflows.quantize import quantize
+    from llamafarm_ray.workflows.register import Registration, register
+
+    register(registry, Registration(base, name="real"))
+    for scheme in scale.forms:
+        form = quantize(registry, "real", base.parent / f"form-{scheme}", scheme=scheme, measure=None).path
+        register(registry, Registration(form, name=f"real-{scheme}"))
+    short: dict[SpeedTrial, float] = {}
+    grid: dict[SpeedTrial, float] = {}
+
+    def noted(rates: dict[SpeedTrial, float]) -> Callable[[SpeedTrial], Any]:
+        def measure(trial: SpeedTrial) -> Any:
+            found = measure_speed(trial)
+            rates[trial] = found.tokens_per_s
+            return found
+
+        return measure
+
+    made = workflow.optimize(registry, "real", min_quality=0.0, measure=noted(short))
+    workflow.MAX_TRIALS, workflow._LENGTHS = sys.maxsize, (LAST_TOKENS,)
+    best = workflow.optimize(registry, "real", min_quality=0.0, measure=noted(grid))
+    for name, one in (("chosen", made), (f"the best of {len(grid)}", best)):
+        report.note(f"{name}: {one.config['base_model']}, {one.config['deployment']}")
+    chosen = max((trial for trial in short if trial.new_tokens == LAST_TOKENS), key=lambda trial: short[trial])
+    report.at_least("rate of the chosen settings to the best", grid[chosen] / max(grid.values()), 0.95, "x")
+    spent = sum(trial.new_tokens for trial in short)
+    report.at_most("tokens of its trials to those of all", spent / (LAST_TOKENS * len(grid)), 0.1, "x")
+
+
+def make_base(registry: RegistryService, wheel: Path | None, folder: Path) -> Path:
+    """Convert the model of the wheel to transformers' layout, and return its folder."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "jobs" / "demo"))
+    from real_model import download_wheel
+
+    from llamafarm_ray.workflows.convert import convert
+
+    folder.mkdir()
+    return convert(registry, str(wheel or download_wheel(folder)), folder / "base", to="safetensors").path
+
+
 def make_model(folder: Path, scale: Scale) -> None:
     """Write shards of random bytes, and a configuration."""
     folder.mkdir()
@@ -152,13 +259,30 @@ def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a small run, to see that it works")
-    scale = QUICK if parser.parse_args().quick else Scale()
+    parser.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, help="of the part that quantizes")
+    parser.add_argument("--wheel", type=Path, help="the file with the real model; by default it is downloaded")
+    options = parser.parse_args()
+    scale = QUICK if options.quick else Scale()
+    if options.schemes:
+        scale = replace(scale, schemes=tuple(options.schemes))
     report = Report()
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
         os.environ.pop(name, None)
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        make_model(Path(folder, "model"), scale)
-        measure_downloads(report, scale, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        folder = Path(temporary)
+        registry = RegistryService(Location(folder / "home"), principal="ann")
+        if "downloads" in options.parts:
+            make_model(folder / "model", scale)
+            measure_downloads(report, scale, folder)
+        if "blocks" in options.parts:
+            measure_blocks(report, scale)
+        if {"quantized", "optimize"} & set(options.parts):
+            base = make_base(registry, options.wheel, folder / "real")
+        if "quantized" in options.parts:
+            measure_quantized(report, scale, registry, base)
+        if "optimize" in options.parts:
+            measure_optimize(report, scale, registry, base)
     print(json.dumps({"benchmark": "models", "numbers": report.numbers}))
 
 

@@ -16,6 +16,9 @@ from llamafarm_ray.registry import open_registry
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(7200)]
 
+NUM_PARTS = 5
+"""Each route's requests come in so many tests, so that a run can be stopped between them; odd, so that each has all
+prompts."""
 AT_ONCE = 16
 CHUNK = 64
 """Tokens that vLLM computes at most in a step: most prompts are computed in parts."""
@@ -80,11 +83,12 @@ def test_each_field_of_vllms_requests_is_tried(route):
     assert set(known) - ELSEWHERE <= set(TABLES[route])
 
 
+@pytest.mark.parametrize("part", range(NUM_PARTS))
 @pytest.mark.parametrize("route", TABLES)
-def test_none_ends_the_engine_or_is_a_fault_of_the_server(url, route):
+def test_none_ends_the_engine_or_is_a_fault_of_the_server(url, route, part):
     [engine] = titled("VLLM::EngineCor")
     wrong = []
-    requests = enumerate(alone_and_in_pairs(TABLES[route]))
+    requests = itertools.islice(enumerate(alone_and_in_pairs(TABLES[route])), part, None, NUM_PARTS)
     with httpx.Client(timeout=120) as client, ThreadPoolExecutor(AT_ONCE) as pool:
         while batch := list(itertools.islice(requests, 50 * AT_ONCE)):
             bodies = [asked(route, number, fields) for number, fields in batch]

@@ -62,7 +62,7 @@ SCHEMES = {
         Scheme("w8a8", "compressed-tensors", "W8A8", _EIGHT_BITS, ("cpu", "cuda")),
         Scheme("fp8", "compressed-tensors", "FP8_DYNAMIC", Bound(0.1, 1.1), ("cuda",)),
         Scheme("int4", "compressed-tensors", "W4A16", _FOUR_BITS, ("cpu", "cuda")),
-        Scheme("nf4", "bitsandbytes", "nf4", _FOUR_BITS, ("cuda",)),
+        Scheme("nf4", "bitsandbytes", "nf4", _FOUR_BITS),
         *(
             Scheme(
                 f"{_GGUF}{name}",

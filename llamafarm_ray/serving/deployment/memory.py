@@ -15,6 +15,7 @@ from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.config.values import MemorySize
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.folder import gguf_file, onnx_file
+from llamafarm_ray.models.packed_files import vllm_dtype_on_cpu
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.adapters.capacity import vllm_slots
 from llamafarm_ray.storage.safetensors import TensorEntry, read_tensors
@@ -86,7 +87,8 @@ def memory_need(engine: EngineName, base: BaseModel, deployment: Deployment) -> 
         graph = onnx_file(base.folder)  # larger ones have their weights beside them, in model.onnx_data
         return MemoryNeed(sum(path.stat().st_size for path in graph.parent.glob(f"{graph.name}*")), 0, 0, process)
     tensors = list(_tensors(base.folder))
-    dtype_bytes = _DTYPE_BYTES.get(str(deployment.engine_kwargs.get("dtype", "float32")), 2)
+    default = vllm_dtype_on_cpu(base.folder) if engine == "vllm" else "float32"
+    dtype_bytes = _DTYPE_BYTES.get(str(deployment.engine_kwargs.get("dtype", default)), 2)
     weights = sum(_bytes(tensor, dtype_bytes) for tensor in tensors)
     if engine != "vllm":
         return MemoryNeed(weights, 0, 0, process)

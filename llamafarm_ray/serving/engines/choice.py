@@ -9,7 +9,7 @@ from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.adapters import read_adapter_config, why_not_vllm
 from llamafarm_ray.models.folder import WeightFormat, weight_formats
-from llamafarm_ray.models.packed_files import why_not_vllm_on_cpu
+from llamafarm_ray.models.packed_files import why_not_packed_in_vllm
 from llamafarm_ray.models.sentence_files import gives_vectors, pools_otherwise
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 
@@ -24,7 +24,7 @@ def choose_engine(
     One application has one engine. ``auto`` goes by the base model's files: ``gguf`` and ``onnx`` for those. For
     safetensors it is vLLM, which is the fastest, unless one of the adapters is nothing that it can serve; transformers,
     which serves LoRA too, serves all of them then, and embedding models, whose adapters may be pooled otherwise. It
-    also serves quantized weights that vLLM can't compute with on a CPU, expanded.
+    also serves quantized weights that vLLM can't compute with.
 
     Args:
         asked: the configuration's ``deployment.engine``.
@@ -56,8 +56,9 @@ def choose_engine(
     if asked == "transformers" or (asked == "auto" and gives_vectors(base.folder)):
         return "transformers"
     reasons = [reason for reason in (_of_adapter(one, base, registry) for one in records) if reason]
-    if not on_gpu and (packed := why_not_vllm_on_cpu(base.folder)):
-        reasons.append(f"the base model {base.reference!r} has {packed}, which vLLM can't serve on a CPU")
+    if packed := why_not_packed_in_vllm(base.folder, on_gpu=on_gpu):
+        where = "" if on_gpu else " on a CPU"
+        reasons.append(f"the base model {base.reference!r} has {packed}, which vLLM can't serve{where}")
     if asked == "vllm" and reasons:
         raise UnsupportedError(
             f"deployment.engine is vllm, and {reasons[0]}.", hint="Set deployment.engine to auto or transformers."

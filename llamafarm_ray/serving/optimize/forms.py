@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.models.packed_files import why_not_vllm_on_cpu
+from llamafarm_ray.models.packed_files import PACKED_DTYPE, is_packed, why_not_packed_in_vllm
 from llamafarm_ray.serving.optimize.devices import Device
 from llamafarm_ray.serving.optimize.predict import Form
 from llamafarm_ray.serving.optimize.speed import SpeedEngine
@@ -86,10 +86,10 @@ def settings_here(
             yield from (Settings(form, "gguf", count, None, concurrency) for count in threads)
         return
     dtypes = [None] if has_gpu else ["float32", *(["bfloat16"] if has_bf16 else [])]
-    for dtype in dtypes:
-        if "vllm" in engines and (has_gpu or not why_not_vllm_on_cpu(folder)):
-            yield Settings(form, "vllm", threads[0], dtype, concurrency)
-        yield Settings(form, "transformers", threads[0], dtype, concurrency)
+    if "vllm" in engines and not why_not_packed_in_vllm(folder, on_gpu=has_gpu):
+        in_vllm = [PACKED_DTYPE] if is_packed(folder) and not has_gpu else dtypes
+        yield from (Settings(form, "vllm", threads[0], dtype, concurrency) for dtype in in_vllm)
+    yield from (Settings(form, "transformers", threads[0], dtype, concurrency) for dtype in dtypes)
 
 
 def settings_on(form: Form, device: Device, concurrency: int) -> Settings:
@@ -97,7 +97,9 @@ def settings_on(form: Form, device: Device, concurrency: int) -> Settings:
     threads = device.cores or None
     if form.is_gguf:
         return Settings(form, "gguf", threads, None, concurrency)
-    return Settings(form, "vllm", threads if device.kind == "cpu" else None, device.dtype, concurrency)
+    if device.kind != "cpu":
+        return Settings(form, "vllm", None, device.dtype, concurrency)
+    return Settings(form, "vllm", threads, PACKED_DTYPE if form.scheme else device.dtype, concurrency)
 
 
 def serves(device: Device, form: Form, folder: Path | None) -> bool:
@@ -112,7 +114,7 @@ def serves(device: Device, form: Form, folder: Path | None) -> bool:
         return form.is_gguf  # llama.cpp is the one engine for Apple's chips
     if form.is_gguf:
         return device.kind == "cpu"  # its wheel computes on CPUs
-    return device.kind == "cuda" or folder is None or not why_not_vllm_on_cpu(folder)
+    return folder is None or not why_not_packed_in_vllm(folder, on_gpu=device.kind == "cuda")
 
 
 def makeable_forms(device: Device, plain: Form) -> list[Form]:

@@ -33,8 +33,8 @@ class Meter:
     bounds: tuple[float, ...] = ()
 
 
-_AGAIN_S: Final = 15.0
-"""Seconds between two updates of gauges."""
+_AGAIN_S: Final = 1.0
+"""Seconds between two updates of gauges: Ray reports at most once a second (``metrics_report_interval_ms``)."""
 _FIRST_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _INTER_TOKEN_S: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
 _LATENCY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
@@ -101,7 +101,8 @@ class Meters(Protocol):
 class RayMeters:
     """The metrics of this process in Ray's Prometheus endpoint.
 
-    Ray shows a gauge for a minute after it was set, so each is set again for as long as :meth:`keep_gauges` runs.
+    Ray reports a gauge once after it was set, and shows it for two intervals of its reports. So each is set again for
+    as long as :meth:`keep_gauges` runs.
     """
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ from tiny_model import make_tiny_model
 from llamafarm_ray.errors import InputError, IntegrityError, UnsupportedError
 from llamafarm_ray.models.convert.measure import Bound, Difference
 from llamafarm_ray.models.loading import load_model
-from llamafarm_ray.models.packed_files import is_packed, why_not_vllm_on_cpu
+from llamafarm_ray.models.packed_files import is_packed, vllm_dtype_on_cpu, why_not_packed_in_vllm
 from llamafarm_ray.models.quantize.front import Candidate, choose, on_front
 from llamafarm_ray.models.quantize.gptq import fitted
 from llamafarm_ray.models.quantize.packing import check_linear, weight_scales
@@ -226,10 +226,33 @@ def test_auto_stands_for_what_an_engine_here_computes_with(monkeypatch):
     ("scheme", "told"),
     [("int8", "8 bits beside"), ("fp8", "floating point"), ("nf4", "bitsandbytes"), ("int4", ""), ("w8a8", "")],
 )
-def test_files_tell_whether_vllm_computes_with_them_on_a_cpu(base, tmp_path, scheme, told):
+def test_files_tell_whether_vllm_computes_with_them(base, tmp_path, scheme, told):
     quantized(base, tmp_path / "out", scheme)
     assert is_packed(tmp_path / "out")
-    found = why_not_vllm_on_cpu(tmp_path / "out")
+    found = why_not_packed_in_vllm(tmp_path / "out", on_gpu=False)
     assert told in found
     assert bool(found) == bool(told) == ("cpu" not in SCHEMES[scheme].vllm_on)
+    assert bool(why_not_packed_in_vllm(tmp_path / "out", on_gpu=True)) == ("cuda" not in SCHEMES[scheme].vllm_on)
+
+
+def test_vllm_computes_with_packed_weights_in_16_bits_on_a_cpu_and_with_others_in_32(base, tmp_path):
     assert not is_packed(base)
+    assert vllm_dtype_on_cpu(base) == "float32"
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq", "bits": 4}}')
+    assert vllm_dtype_on_cpu(tmp_path) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("packed", "on_cpu", "on_gpu"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, "", ""),
+        ({"quant_method": "gptq", "bits": 8}, "weights in 8 bits beside inputs in 16", ""),
+        ({"quant_method": "awq", "bits": 4}, "", ""),
+        ({"quant_method": "hqq"}, "weights in the format of hqq", "weights in the format of hqq"),
+        ({"load_in_4bit": True}, "", ""),
+    ],
+)
+def test_files_that_others_quantized_are_known_too(tmp_path, packed, on_cpu, on_gpu):
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": packed}))
+    assert why_not_packed_in_vllm(tmp_path, on_gpu=False) == on_cpu
+    assert why_not_packed_in_vllm(tmp_path, on_gpu=True) == on_gpu

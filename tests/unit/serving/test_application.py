@@ -32,6 +32,12 @@ def test_a_laptop_gets_float32_on_one_cpu():
     assert made["placement_group_config"] == {"bundle_per_worker": {"CPU": 1}}
 
 
+def test_quantized_weights_are_computed_with_in_bfloat16(tmp_path):
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    base = BaseModel("base", "base", tmp_path, Digest.of(b"x"))
+    assert _llm_config(parse_config({"base_model": "base"}), base)["engine_kwargs"]["dtype"] == "bfloat16"
+
+
 def test_resources_become_bundles():
     made = llm_config(resources={"gpu": "2x_a100", "cpu": 4, "memory": "32Gi"}, replicas=3)
     assert made["placement_group_config"] == {"bundle_per_worker": {"CPU": 4, "GPU": 1.0}}

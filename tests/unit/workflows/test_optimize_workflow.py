@@ -113,3 +113,12 @@ def test_a_file_that_is_there_is_kept(base, registry, tmp_path):
     write_config(made, tmp_path / "a.yaml", overwrite=False)
     with pytest.raises(ConflictError):
         write_config(made, tmp_path / "a.yaml", overwrite=False)
+
+
+def test_a_quantized_model_is_called_so_and_is_not_quantized_again(base, registry, tmp_path):
+    quantize(registry, str(base), tmp_path / "int4", scheme="int4", measure=None)
+    made = optimize(registry, str(tmp_path / "int4"), target="cpu-avx2", max_model_len=64)
+    assert [row["form"] for row in made.trials] == ["quantized"]
+    assert made.config["deployment"]["engine_kwargs"] == {"dtype": "bfloat16"}
+    with pytest.raises(InputError, match="No form of"):
+        optimize(registry, str(tmp_path / "int4"), target="apple-m3")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from llamafarm_ray.models.convert.measure import held_out_text
+from llamafarm_ray.models.packed_files import vllm_dtype_on_cpu
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.serving.optimize.speed import SpeedTrial
 
@@ -34,7 +35,7 @@ def measure_vllm(trial: SpeedTrial, prompts: Prompts) -> list[tuple[float, float
     longest = trial.prompt_tokens + trial.new_tokens
     options: dict[str, Any] = {}
     if not torch.cuda.is_available():
-        options = {"enforce_eager": True, "dtype": "float32"}  # as `deploy` has it
+        options = {"enforce_eager": True, "dtype": vllm_dtype_on_cpu(Path(trial.model))}  # as `deploy` has it
     if trial.dtype is not None:
         options["dtype"] = trial.dtype
     engine = LLM(

@@ -71,6 +71,8 @@ def test_a_second_copy_in_a_hubs_folder_does_not_count(base, num_parameters, tmp
 def test_quantised_weights_count_as_they_are(tmp_path):
     save_file({"q": torch.zeros(8, 8, dtype=torch.uint8), "scale": torch.zeros(8)}, tmp_path / "model.safetensors")
     assert memory_need("transformers", base_of(tmp_path), deployment()).weights_bytes == 8 * 8 + 8 * 4
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    assert memory_need("vllm", base_of(tmp_path), deployment()).weights_bytes == 8 * 8 + 8 * 2
 
 
 def test_vllm_sets_memory_aside(base, monkeypatch):

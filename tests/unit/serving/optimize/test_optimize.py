@@ -1,6 +1,7 @@
 """Predictions follow the table of devices, and trials find the best settings by few and short measurements."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from model_files import safetensors_bytes
@@ -59,6 +60,8 @@ def test_apple_chips_serve_gguf_alone_and_cpus_what_vllm_computes_there(tmp_path
     (tmp_path / "model.safetensors").write_bytes(safetensors_bytes())
     assert [serves(find_device("apple-m3"), form, None) for form in (PLAIN, GGUF)] == [False, True]
     assert [serves(find_device("cpu-amx"), form, tmp_path) for form in (PLAIN, GGUF)] == [False, True]
+    assert [serves(find_device("nvidia-l4"), form, tmp_path) for form in (PLAIN, GGUF)] == [False, False]
+    (tmp_path / "config.json").write_text("{}")
     assert [serves(find_device("nvidia-l4"), form, tmp_path) for form in (PLAIN, GGUF)] == [True, False]
 
 
@@ -72,6 +75,15 @@ def test_settings_that_are_tried_are_those_of_installed_engines(tmp_path):
     assert [one.num_threads for one in settings_here(GGUF, tmp_path, engines=every, **options)] == [4, 2]
     assert list(settings_here(GGUF, tmp_path, engines=frozenset(), **options)) == []
     assert {one.engine for one in settings_here(PLAIN, tmp_path, engines=frozenset(), **options)} == {"transformers"}
+
+
+def test_vllm_computes_with_quantized_weights_in_16_bits_on_every_cpu(tmp_path):
+    (tmp_path / "config.json").write_text('{"quantization_config": {"quant_method": "awq"}}')
+    form = replace(PLAIN, scheme="int4")
+    options = {"cores": 4, "has_gpu": False, "has_bf16": False, "concurrency": 2}
+    found = settings_here(form, tmp_path, engines=frozenset({"vllm"}), **options)
+    assert [(one.engine, one.dtype) for one in found] == [("vllm", "bfloat16"), ("transformers", "float32")]
+    assert [settings_on(one, find_device("cpu-avx2"), 1).dtype for one in (PLAIN, form)] == ["float32", "bfloat16"]
 
 
 def test_halving_finds_the_best_of_a_grid_in_fewer_tokens_than_the_grid_takes():
