@@ -26,7 +26,7 @@ from real_model import PACKAGE, fetch_base_model, is_fetched
 from traffic import Traffic
 
 from llamafarm_ray.cli.build_progress import BuildProgress
-from llamafarm_ray.cli.evaluate import show_evaluation
+from llamafarm_ray.cli.evaluate_view import show_evaluation
 from llamafarm_ray.cli.rollout import show_rollouts
 from llamafarm_ray.cli.terminal import console, errors, stages, table
 from llamafarm_ray.cli.train import loss_line, show_result
@@ -41,7 +41,8 @@ from llamafarm_ray.workflows.cluster import LOCAL, ClusterInfo, connect
 from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.deploy import deploy
 from llamafarm_ray.workflows.deployed import swap_adapter
-from llamafarm_ray.workflows.evaluate import EvaluationRun, write_result
+from llamafarm_ray.workflows.evaluation.results import write_result
+from llamafarm_ray.workflows.evaluation.run import EvaluationRun
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.train import TrainingRun
 from llamafarm_ray.workflows.undeploy import undeploy

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.cli.evaluate_view import show_evaluation, show_failing
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import (
     Address,
@@ -22,17 +22,13 @@ from llamafarm_ray.cli.options import (
     configuration,
     stay_offline,
 )
-from llamafarm_ray.cli.terminal import begin, console, errors, facts, print_json, stages, table
+from llamafarm_ray.cli.terminal import begin, console, errors, print_json, stages
 from llamafarm_ray.errors import AccessDeniedError
 
 if TYPE_CHECKING:
     from llamafarm_ray.config import Config
-    from llamafarm_ray.evaluation import EvaluationResult
-    from llamafarm_ray.evaluation.answered import Answered
 
-__all__ = ["command", "show_evaluation", "show_failing"]
-
-_MAX_SHOWN = 20
+__all__ = ["command"]
 
 
 def command(
@@ -42,7 +38,8 @@ def command(
         list[str] | None, typer.Option("--benchmark", help="lm-eval's task: mmlu, hellaswag, ...")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Folder with the benchmarks' data; else the hub's.")
+        str | None,
+        typer.Option("--data", help="Folder with the benchmarks' data, or a registered set; else the hub's."),
     ] = None,
     fewshot: Annotated[
         int | None, typer.Option("--fewshot", min=0, help="Examples before a benchmark's question.")
@@ -51,10 +48,12 @@ def command(
         bool, typer.Option("--chat-template", help="Ask benchmarks through the model's chat template.")
     ] = False,
     custom: Annotated[
-        list[str] | None, typer.Option("--custom", help="Evaluation of your own: a name, or a file; may be repeated.")
+        list[str] | None,
+        typer.Option("--custom", help="Evaluation of your own: a name, a file or a registered set; may be repeated."),
     ] = None,
     questions: Annotated[
-        str | None, typer.Option("--questions", help="JSONL file of questions with accepted answers.")
+        str | None,
+        typer.Option("--questions", help="JSONL file of questions with accepted answers, or a registered set."),
     ] = None,
     corpus: Annotated[
         str | None, typer.Option("--corpus", help="Documents that passages are retrieved from for the questions.")
@@ -123,12 +122,13 @@ def command(
 def _evaluate(
     config: Config, model: str, baseline: str | None, *, output: Path | None, report: Path | None, as_json: bool
 ) -> None:
-    """Measure a model, and show, write and record the result."""
+    """Measure a model, and show, write and record the result; a wrong answer of a set that must pass is an error."""
     begin("Opening the model", quiet=as_json)
     from llamafarm_ray.evaluation.report import ResultPage, write_report
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect
-    from llamafarm_ray.workflows.evaluate import EvaluationRun, store_result, write_result
+    from llamafarm_ray.workflows.evaluation.results import store_result, write_result
+    from llamafarm_ray.workflows.evaluation.run import EvaluationRun
 
     registry = open_registry(config.home)
     run = EvaluationRun.prepare(config, registry, model, baseline)
@@ -155,88 +155,3 @@ def _evaluate(
     if not as_json:
         show_failing(run.regressions(result))
     run.check_regressions(result)
-
-
-def show_failing(answers: Sequence[Answered]) -> None:
-    """Print the wrong answers of sets that must pass."""
-    rows = [
-        (one.benchmark, one.id, one.prompt, " / ".join(one.accepted), one.answer or one.failure)
-        for one in answers[:_MAX_SHOWN]
-    ]
-    if rows:
-        more = f", the first {_MAX_SHOWN} of {len(answers)}" if len(answers) > _MAX_SHOWN else ""
-        table(f"Wrong answers of sets that must pass{more}", ("set", "id", "question", "right", "answer"), rows)
-
-
-def show_evaluation(result: EvaluationResult) -> None:
-    """Scores beside the baseline's, and what their differences are worth."""
-    rows = [
-        (
-            f"{benchmark} {metric}",
-            _number((scores.baseline or {}).get(metric)),
-            _number(value),
-            _interval(scores.intervals or {}, metric),
-            _difference(scores.comparison or {}, metric),
-        )
-        for benchmark, scores in result.scores()
-        for metric, value in scores.metrics.items()
-    ]
-    counts = {scores.num_examples for scores in result.benchmarks.values() if scores.num_examples}
-    examples = f" on {' and '.join(map(str, sorted(counts)))} examples" if counts else ""
-    table(
-        f"{result.model_id}{examples}",
-        ("measure", "base", "model", "95 % interval", "difference"),
-        rows,
-        drop_empty=True,
-    )
-    _show_contamination(result.contamination or {})
-    facts(
-        "Requests without a verdict",
-        [
-            (f"{name}: {reason}", count)
-            for name, one in result.scores()
-            for reason, count in (one.failures or {}).items()
-        ],
-    )
-    facts("Not measured", [(name, scores.reason) for name, scores in result.scores() if scores.reason])
-    facts("RAG integration", [(name, value) for name, value in (result.rag_integration or {}).items()])
-
-
-def _show_contamination(found: dict[str, Any]) -> None:
-    """Print the questions that the training data hold, set by set."""
-    sets = {name: one for name, one in found.items() if isinstance(one, dict) and one.get("num_overlapping")}
-    for name, one in sets.items():
-        left_out = "left out" if one["left_out"] else "asked all the same"
-        counts = f"{one['num_overlapping']} of {one['num_questions']} questions of {name}"
-        rows = [(each["question"], each["example"], each["training_data"]) for each in one["overlaps"]]
-        table(f"{counts} are in the training data ({left_out})", ("question", "trained on", "dataset"), rows)
-    reasons = found.get("not_compared", [])
-    facts("Questions not compared with training data", [("because", reason) for reason in reasons])
-
-
-def _interval(intervals: dict[str, tuple[float, float]], metric: str) -> str:
-    if metric not in intervals:
-        return ""
-    low, high = intervals[metric]
-    return f"{_number(low)} to {_number(high)}"
-
-
-def _difference(comparisons: dict[str, dict[str, Any]], metric: str) -> str:
-    """Return a difference with its interval and verdict; for noise, about how many examples would decide it."""
-    name = metric if metric in comparisons else f"log_{metric}"
-    if name not in comparisons:
-        return ""
-    comparison = comparisons[name]
-    low, high, needed = (comparison.get(name) for name in ("low", "high", "examples_needed"))
-    scale = "" if name == metric else "log "
-    interval = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
-    decided = f"; about {needed:,} examples would decide it" if needed else ""
-    return f"{scale}{comparison['difference']:+.3f}{interval} {comparison['verdict']}{decided}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.3g}" if abs(value) < _LARGE else f"{value:,.0f}"
-
-
-_LARGE = 1000
-"""From here on a score is shown without decimals."""

@@ -76,7 +76,9 @@ class Evaluation(Section):
     )
     benchmarks: Names = Field(default=(), description="Public benchmarks to run, e.g. hellaswag.")
     benchmark_data: str | None = Field(
-        default=None, min_length=1, description="Folder with the benchmarks' data; unset: it comes from the hub."
+        default=None,
+        min_length=1,
+        description="Folder with the benchmarks' data, or a registered set; unset: it comes from the hub.",
     )
     num_fewshot: int | None = Field(
         default=None, ge=0, le=100, description="Examples before a benchmark's question; unset: each task's own number."
@@ -86,7 +88,8 @@ class Evaluation(Section):
     )
     custom_evaluations: Names = Field(
         default=(),
-        description="Evaluations of your own: names in ./evaluations, or files with questions or descriptions.",
+        description="Evaluations of your own: names in ./evaluations, files with questions or descriptions, or "
+        "registered sets.",
     )
     test_set: Annotated[str, Field(min_length=1), AfterValidator(_check_test_set)] | None = Field(
         default=None,
@@ -94,7 +97,8 @@ class Evaluation(Section):
         "share; unset: the held-out split.",
     )
     questions: Annotated[str, Field(min_length=1)] | None = Field(
-        default=None, description="JSONL file of questions with accepted answers, to ask with and without passages."
+        default=None,
+        description="JSONL file or registered set of questions with answers, to ask with and without passages.",
     )
     corpus: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="Documents that passages are retrieved from for the questions."

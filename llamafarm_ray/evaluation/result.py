@@ -29,7 +29,7 @@ SECTIONS = ("risk", "judge")
 """Keys of scores beside ``benchmarks``, in the same form."""
 _COUNTS = ("num_examples", "num_skipped")
 _TABLES = ("comparison", "digests", "intervals", "failures")
-_TEXTS = ("method", "sample", "reason")
+_TEXTS = ("method", "sample", "dataset", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +49,7 @@ class BenchmarkScores:
         failures: by reason, examples without a score because what scores them failed.
         method: the way of scoring, for scores that have several.
         sample: name of the examples.
+        dataset: registered evaluation set of the examples, as ``name@sha256:...``.
         reason: the reason why there are no metrics; empty where there are some.
     """
 
@@ -63,6 +64,7 @@ class BenchmarkScores:
     failures: dict[str, int] | None = None
     method: str | None = None
     sample: str | None = None
+    dataset: str | None = None
     reason: str | None = None
 
     @classmethod

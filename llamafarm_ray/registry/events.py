@@ -299,6 +299,9 @@ class DatasetRegistered(_Event):
     num_validation: int = Field(ge=0)
     location: str = ""
     documents: tuple[SourceDocument, ...] = ()
+    manifest: DigestText | None = Field(
+        default=None, description="Manifest of its files, where the home stores them: an evaluation set."
+    )
 
 
 class DeploymentRecorded(_Event):

@@ -1,4 +1,4 @@
-"""Garbage collection: delete what no version, deployment or open pull refers to, and never anything else.
+"""Garbage collection: delete what no version, dataset, deployment or open pull refers to, and never anything else.
 
 Three steps, each of which may be cut off at any point: mark what is referred to, commit that the rest is condemned,
 then delete it. The commit fails if something new was registered since the marking. What is published after it is
@@ -133,7 +133,7 @@ def _unused(
 
 
 def _used(content: ContentStore, state: RegistryState, ended: set[str], leased: set[Digest]) -> set[Digest]:
-    manifests: set[Digest] = set()
+    manifests = set(state.stored_datasets())
     used: set[Digest] = set()
     for record in state.versions():
         if not record.purged and record.ref not in ended:

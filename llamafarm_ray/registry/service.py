@@ -27,7 +27,7 @@ from llamafarm_ray.errors import (
 from llamafarm_ray.registry import signing
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.api import Outcome, RegistryApi
-from llamafarm_ray.registry.commands import Command, ContentMovedError, Context, Register, Sign
+from llamafarm_ray.registry.commands import Command, ContentMovedError, Context, Sign
 from llamafarm_ray.registry.events import Event, Refused
 from llamafarm_ray.registry.group_commit import Line, Waiting
 from llamafarm_ray.registry.identity import Identity, authorize, name_of
@@ -36,7 +36,7 @@ from llamafarm_ray.registry.preconditions import MAX_CLOCK_DIFFERENCE, Precondit
 from llamafarm_ray.registry.snapshot_writer import SnapshotWriter
 from llamafarm_ray.registry.snapshots import Snapshot, Snapshots
 from llamafarm_ray.registry.state import RegistryState
-from llamafarm_ray.registry.stored import StoredManifests
+from llamafarm_ray.registry.stored import StoredManifests, names_stored
 from llamafarm_ray.storage import Location
 
 __all__ = ["RegistryService", "open_registry", "registry_home"]
@@ -126,10 +126,10 @@ class RegistryService(RegistryApi):
         try:
             return self._line.run(Waiting(checked, who, reason, idempotency_key))
         except ContentMovedError:
-            if not isinstance(command, Register) or command.stored:
+            if not names_stored(command) or command.stored:
                 raise  # who stored the files stores them again
             raise ConflictError(
-                f"The files of {command.model} were given up as garbage meanwhile.", hint="Store them again."
+                f"The files of {command.target} were given up as garbage meanwhile.", hint="Store them again."
             ) from None
 
     def allow(self, action: Action, namespace: str, *, target: str = "", identity: Identity | None = None) -> None:
@@ -219,7 +219,7 @@ class RegistryService(RegistryApi):
         if isinstance(command, Sign):
             self.allow(command.action, command.namespace, target=command.target, identity=who)
             signing.check(self.refresh(), self.content, command)
-        if not isinstance(command, Register):
+        if not names_stored(command):
             return command
         if self._state.principals:  # strangers need not learn what is stored
             self.allow(command.action, command.namespace, target=command.target, identity=who)

@@ -46,7 +46,7 @@ def verify(
     blobs: bool = True,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> Verification:
-    """Check the whole chain of commits, every snapshot, and every file of every version that still has content.
+    """Check all commits and snapshots, and every stored file of datasets and of versions that still have content.
 
     Args:
         home: the registry's home.
@@ -96,6 +96,9 @@ def verify(
             lacking += [(record, problem)] if problem else []
             report("files", min(0.99, num_blobs / (num_blobs + 1)))
         problems += _still_lacking(log, state, last, lacking)
+        for size_bytes, problem in _of_datasets(content, state):
+            num_blobs, num_bytes = num_blobs + 1, num_bytes + size_bytes
+            problems += [problem] if problem else []
     return Verification(good.sequence, num_blobs, num_bytes, good, tuple(problems))
 
 
@@ -164,6 +167,23 @@ def _contents(content: ContentStore, state: RegistryState) -> Iterator[tuple[Ver
         for signed in record.signatures.values():
             problem = _check(content, Digest(signed.signature))
             yield record, 0, f"its signature: {problem}" if problem else ""
+
+
+def _of_datasets(content: ContentStore, state: RegistryState) -> Iterator[tuple[int, str]]:
+    """Yield the size and the problem (or nothing) of every stored file of datasets."""
+    for registered in state.datasets.values():
+        for dataset in registered:
+            if dataset.manifest is None:
+                continue
+            named = f"dataset {dataset.name}@{dataset.digest[7:19]}"
+            try:
+                files = content.manifest(Digest(dataset.manifest)).files
+            except IntegrityError as error:
+                yield 0, f"{named}: {error}"
+                continue
+            for entry in files:
+                problem = _check(content, entry.digest, entry.size_bytes)
+                yield entry.size_bytes, f"{named}: {entry.path}: {problem}" if problem else ""
 
 
 def _check(content: ContentStore, digest: Digest, size_bytes: int | None = None) -> str | None:

@@ -57,7 +57,9 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     from llamafarm_ray.storage import Location
     from llamafarm_ray.types import ModelKind
     from llamafarm_ray.workflows.card import model_card
-    from llamafarm_ray.workflows.evaluate import EvaluationRun, store_result, write_result
+    from llamafarm_ray.workflows.evaluation.register_set import register_set
+    from llamafarm_ray.workflows.evaluation.results import store_result, write_result
+    from llamafarm_ray.workflows.evaluation.run import EvaluationRun
     from llamafarm_ray.workflows.leaderboard import make_leaderboard
 
     base = make_tiny_model(tmp_path / "base")
@@ -73,10 +75,11 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     (tmp_path / "q.jsonl").write_text(json.dumps(question), encoding="utf-8")
     own = {"prompt": "When was the mill built?", "answers": ["1832"]}
     (tmp_path / "own.jsonl").write_text(json.dumps(own), encoding="utf-8")
+    sets = {name: register_set(registry, tmp_path / f"{name}.jsonl") for name in ("q", "own")}
     settings = {
-        "questions": str(tmp_path / "q.jsonl"),
+        "questions": "q",
         "corpus": str(tmp_path / "docs"),
-        "custom_evaluations": [str(tmp_path / "own.jsonl")],
+        "custom_evaluations": [f"own@{sets['own'].digest[7:19]}"],
         "max_new_tokens": 4,
         "risk": ["fairness", "memorization"],
     }
@@ -84,6 +87,10 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     result = run.run()
     asked = ["closed_book", "retrieved", "gold", "own"]
     assert list(result.benchmarks) == [*asked, "general_text"]
+    of_set = {**dict.fromkeys(asked[:3], "q"), "own": "own"}
+    assert {name: result.benchmarks[name].dataset for name in asked} == {
+        name: f"{of_set[name]}@{sets[of_set[name]].digest}" for name in asked
+    }
     assert all(scores.baseline and scores.comparison for scores in result.benchmarks.values())
     assert result.risk["fairness"].baseline
     assert result.risk["memorization"].reason == "its lineage names no training data"

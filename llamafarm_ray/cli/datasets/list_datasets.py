@@ -20,7 +20,7 @@ def command(home: Home = None, as_json: Json = False) -> None:
     if not found:
         say("There are no datasets yet. `llamafarm models create-dataset` makes one.")
         return
-    columns = ("dataset", "digest", "train", "held out", "documents", "models", "location")
+    columns = ("dataset", "digest", "train", "held out", "documents", "trained", "evaluated", "location")
     rows = [
         (
             one.name if one.is_newest else "",
@@ -29,7 +29,8 @@ def command(home: Home = None, as_json: Json = False) -> None:
             one.num_validation,
             len(one.documents),
             len(one.trained),
-            one.location,
+            len(one.evaluated),
+            "evaluation set" if one.manifest else one.location,
         )
         for one in found
     ]

@@ -31,8 +31,10 @@ def command(
     pairs = [
         ("digest", newest.digest),
         ("rows", f"{newest.num_train} to train on, {newest.num_validation} held out"),
+        ("kind", "evaluation set, stored in the home" if newest.manifest else ""),
         ("location", newest.location),
         ("trained on it", ", ".join(newest.trained) or "no registered version"),
+        ("evaluated on it", ", ".join(newest.evaluated)),
         ("earlier versions", ", ".join(one.digest[7:19] for one in versions[1:])),
     ]
     facts(newest.name, [pair for pair in pairs if pair[1]])

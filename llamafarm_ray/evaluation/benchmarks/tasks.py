@@ -11,9 +11,10 @@ from typing import Any, Final
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 
-__all__ = ["check_installed", "leaves", "load_tasks", "local_dataset"]
+__all__ = ["DATA_FILES", "check_installed", "leaves", "load_tasks", "local_dataset"]
 
-_FORMATS: Final = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+DATA_FILES: Final = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
+"""Types of files with a split's data, and the reader of each."""
 
 
 def check_installed() -> None:
@@ -102,7 +103,7 @@ def local_dataset(folder: Path, path: str, name: str | None, task: str, *, is_on
     for place in tried:
         files = _split_files(place)
         if files:
-            kind = _FORMATS[Path(next(iter(files.values()))[0]).suffix]
+            kind = DATA_FILES[Path(next(iter(files.values()))[0]).suffix]
             return datasets.load_dataset(kind, data_files=files, cache_dir=None)
     where = tried[-1] if is_one else tried[1] if name else tried[0]
     raise InputError(
@@ -136,8 +137,8 @@ def _split_files(place: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     suffixes = set()
     for path in sorted(place.glob("*")) if place.is_dir() else []:
-        if path.suffix in _FORMATS and path.is_file():
-            suffixes.add(_FORMATS[path.suffix])
+        if path.suffix in DATA_FILES and path.is_file():
+            suffixes.add(DATA_FILES[path.suffix])
             found.setdefault(path.stem.partition("-")[0], []).append(str(path))
     if len(suffixes) > 1:
         raise InputError(

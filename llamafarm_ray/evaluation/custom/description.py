@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pydantic import Field, ValidationError
@@ -19,7 +19,7 @@ from llamafarm_ray.evaluation.general import GENERAL
 from llamafarm_ray.evaluation.metrics.registry import METRICS
 from llamafarm_ray.evaluation.rag.exam import MODES
 
-__all__ = ["Description", "find_set", "find_sets"]
+__all__ = ["Description", "find_file", "find_set", "find_sets", "read_description"]
 
 FOLDER: Final = Path("evaluations")
 """Names without a path are looked for here, below the current directory."""
@@ -42,17 +42,21 @@ class Description(Section):
     time_limit_s: float = Field(default=60, gt=0, description="For a scorer of your own, for all answers together.")
 
 
-def find_sets(names: Iterable[str], *, taken: Iterable[str] = ()) -> tuple[CustomSet, ...]:
+def find_sets(
+    names: Iterable[str], *, taken: Iterable[str] = (), files: Mapping[str, Path] | None = None
+) -> tuple[CustomSet, ...]:
     """Return the custom evaluations of some names; see `find_set`.
 
     Args:
         names: the names.
         taken: names of other results.
+        files: files of registered sets by name.
 
     Raises:
         InputError: one of them is unusable, or two would have the same name among the results.
     """
-    found = tuple(map(find_set, names))
+    known = files or {}
+    found = tuple(find_set(name, known.get(name)) for name in names)
     named = Counter(one.name for one in found)
     for name, number in named.items():
         if number > 1 or name in {*taken, *_OWN_RESULTS}:
@@ -60,45 +64,59 @@ def find_sets(names: Iterable[str], *, taken: Iterable[str] = ()) -> tuple[Custo
     return found
 
 
-def find_set(name: str) -> CustomSet:
+def find_set(name: str, file: Path | None = None) -> CustomSet:
     """Return the custom evaluation of a name, or of a file's path.
 
     ``domain_specific_qa`` is ``evaluations/domain_specific_qa.yaml`` (or ``.yml``, ``.json``, ``.jsonl``).
 
+    Args:
+        name: the name, or the path.
+        file: its file, where it is registered under the name; None: it is looked for.
+
     Raises:
         InputError: there is no such file, or it is unusable.
     """
-    path = _find(name)
+    path = file or find_file(name)
+    if path is None:
+        raise _missing(name)
+    short = path.stem if file is None else PurePosixPath(name.partition("@")[0]).name
     if path.suffix == ".jsonl":
-        return CustomSet(path.stem, tuple(read_questions(path)))
-    described = _describe(path)
+        return CustomSet(short, tuple(read_questions(path)))
+    described = read_description(path)
     scorer = _scorer(described, path)
     questions = read_questions(
         path.parent / Path(described.questions).expanduser(),
         system=described.system,
         needs_answers=isinstance(scorer, str),
     )
-    return CustomSet(path.stem, tuple(questions), scorer, described.must_pass, described.max_new_tokens)
+    return CustomSet(short, tuple(questions), scorer, described.must_pass, described.max_new_tokens)
 
 
-def _find(name: str) -> Path:
+def find_file(name: str) -> Path | None:
+    """Return the file of a custom evaluation; None if there is none."""
     given = Path(name).expanduser()
     if given.suffix in _ENDINGS:
-        if given.is_file():
-            return given
-        raise InputError(f"There is no file {name} of a custom evaluation.")
-    for ending in _ENDINGS:
-        path = FOLDER / f"{name}{ending}"
-        if path.is_file():
-            return path
+        return given if given.is_file() else None
+    return next((path for ending in _ENDINGS if (path := FOLDER / f"{name}{ending}").is_file()), None)
+
+
+def _missing(name: str) -> InputError:
+    if Path(name).suffix in _ENDINGS:
+        return InputError(f"There is no file {name} of a custom evaluation.")
     known = {path.stem for path in FOLDER.glob("*") if path.suffix in _ENDINGS}
-    raise InputError(
-        f"There is no custom evaluation {name!r}: neither {FOLDER / name}.jsonl nor {FOLDER / name}.yaml is a file.",
+    return InputError(
+        f"There is no custom evaluation {name!r}: neither {FOLDER / name}.jsonl nor {FOLDER / name}.yaml is a file, "
+        "and no evaluation set of that name is registered.",
         hint=did_you_mean(name, known) if known else "Give its questions there, or name a file.",
     )
 
 
-def _describe(path: Path) -> Description:
+def read_description(path: Path) -> Description:
+    """Read the file that describes a custom evaluation.
+
+    Raises:
+        InputError: it can't be read, or has other keys.
+    """
     try:
         return Description.model_validate(dict(read_file(path)))
     except ValidationError as error:

@@ -59,10 +59,10 @@ class Condemn(Command):
 
 
 def references(state: RegistryState) -> set[str]:
-    """The digests that a state refers to: manifests of versions with content, their signatures, deployed bases."""
+    """Return the digests that a state refers to: manifests of versions and datasets, signatures, deployed bases."""
     found = {deployment.base_digest for deployment in state.deployments.values()}
     for record in state.versions():
         if not record.purged:
             found.add(record.registered.manifest)
             found.update(signed.signature for signed in record.signatures.values())
-    return found
+    return found | {str(manifest) for manifest in state.stored_datasets()}

@@ -164,19 +164,31 @@ class Retire(OfVersion):
 
 @dataclass(frozen=True)
 class RegisterDataset(Command):
-    """Record a built dataset."""
+    """Record a built dataset, or an evaluation set with its stored files.
+
+    Attributes:
+        dataset: the dataset.
+        stored: the generation that each of its blobs and its manifest was published under.
+    """
 
     action = Action.REGISTER_DATASET
     dataset: DatasetRegistered
+    stored: Mapping[Digest, int] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
         """The dataset's name."""
         return self.dataset.name
 
+    @property
+    def manifest(self) -> Digest | None:
+        """Manifest of its stored files; None where the home stores none."""
+        return Digest(self.dataset.manifest) if self.dataset.manifest is not None else None
+
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event."""
-        del state, context
+        del context
+        check_stored(state, self.stored)
         return [self.dataset]
 
 

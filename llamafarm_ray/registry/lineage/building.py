@@ -85,6 +85,8 @@ class _Builder:
         for digest in facts.derived_from:
             self._link_all(made, self._versions_of(digest, ""), "is derived from")
         self._link_all(made, self._datasets_of(facts.dataset, facts.dataset_digest), "was trained on")
+        for name, digest in sorted(record.evaluation_sets):
+            self._link_all(made, self._datasets_of(name, digest), "was evaluated on")
         if facts.config_digest:
             config = Node(f"config:{facts.config_digest}", "config", facts.config_digest[7:19])
             self._link_all(made, [self._lineage.add(config)], "was configured by")

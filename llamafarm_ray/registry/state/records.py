@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, TypeVar, get_args
@@ -58,6 +59,7 @@ class Approval:
     generation: int
 
 
+_EVALUATION_SET = re.compile(r"([^@]+)@(sha256:[0-9a-f]{64})")
 EVALUATED_ON = "evaluated_on"
 """The group of a version's results that were measured on other models than its base."""
 
@@ -112,6 +114,18 @@ class VersionRecord:
         """Results of an adapter on models that were made from its base, by the digests of their manifests."""
         found = self.metrics.get(EVALUATED_ON)
         return found if isinstance(found, Mapping) else {}
+
+    @property
+    def evaluation_sets(self) -> frozenset[tuple[str, str]]:
+        """Names and digests of the registered evaluation sets in its results."""
+        results = self.metrics.get("evaluation_results")
+        benchmarks = results.get("benchmarks") if isinstance(results, Mapping) else None
+        named = (
+            _EVALUATION_SET.fullmatch(str(scores.get("dataset", "")))
+            for scores in (benchmarks.values() if isinstance(benchmarks, Mapping) else ())
+            if isinstance(scores, Mapping)
+        )
+        return frozenset((found[1], found[2]) for found in named if found)
 
     @property
     def license(self) -> str:

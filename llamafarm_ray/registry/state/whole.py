@@ -24,7 +24,7 @@ from llamafarm_ray.registry.state.records import (
     VersionRecord,
     find,
 )
-from llamafarm_ray.types import ModelRef
+from llamafarm_ray.types import Digest, ModelRef
 
 __all__ = ["DEFAULT_ALIAS", "RegistryState"]
 
@@ -212,6 +212,11 @@ class RegistryState:
             NotFoundError: there is none.
         """
         return find(self.datasets, name, "dataset")[-1]
+
+    def stored_datasets(self) -> Iterator[Digest]:
+        """Yield the manifests of datasets whose files the home stores."""
+        for registered in self.datasets.values():
+            yield from (Digest(one.manifest) for one in registered if one.manifest is not None)
 
     def _rollouts_near(self, model: str) -> list[str]:
         namespace = ModelRef(model).namespace  # as for models: names of other namespaces are not given away

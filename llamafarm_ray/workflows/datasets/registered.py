@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.errors import NotFoundError, did_you_mean
+from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.types import ModelRef
@@ -28,6 +28,8 @@ class ListedDataset:
         location: where it was written.
         documents: the sources: path, digest, and how many examples each gave.
         trained: the model versions that were trained on it.
+        evaluated: the model versions with results on it.
+        manifest: manifest of its files in the home, for an evaluation set; else None.
         is_newest: whether no later version has the name.
     """
 
@@ -38,6 +40,8 @@ class ListedDataset:
     location: str
     documents: tuple[dict[str, Any], ...]
     trained: tuple[str, ...]
+    evaluated: tuple[str, ...]
+    manifest: str | None
     is_newest: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -82,6 +86,7 @@ def locate(registry: RegistryApi, reference: str) -> Path:
 
     Raises:
         NotFoundError: there is neither such a path nor such a dataset.
+        InputError: it is an evaluation set.
     """
     path = Path(reference).expanduser()
     if path.exists() or Path(str(path).rpartition("#")[0] or "/nothing").exists():
@@ -90,6 +95,11 @@ def locate(registry: RegistryApi, reference: str) -> Path:
         found = find_dataset(registry, reference)
     except NotFoundError as error:
         raise NotFoundError(f"There is no file and no dataset {reference!r}.", hint=error.hint) from None
+    if found.manifest is not None:
+        raise InputError(
+            f"{reference} is an evaluation set, and this takes examples for training.",
+            hint=f"`llamafarm models evaluate --questions {reference}` asks it.",
+        )
     if not found.location or not Path(found.location).exists():
         raise NotFoundError(
             f"The dataset {reference} is not at {found.location or 'any place'!r} any more.", hint="Build it again."
@@ -107,13 +117,17 @@ def _versions(registry: RegistryApi, name: str) -> list[ListedDataset]:
 
 
 def _listed(registry: RegistryApi, event: DatasetRegistered, *, is_newest: bool) -> ListedDataset:
+    readable = [
+        record
+        for record in registry.state.versions()
+        if registry.may(Action.READ, ModelRef(record.registered.model).namespace)
+    ]
     trained = sorted(
         record.ref
-        for record in registry.state.versions()
-        if record.registered.dataset_digest == event.digest
-        and record.registered.dataset in {event.name, ""}
-        and registry.may(Action.READ, ModelRef(record.registered.model).namespace)
+        for record in readable
+        if record.registered.dataset_digest == event.digest and record.registered.dataset in {event.name, ""}
     )
+    evaluated = sorted(record.ref for record in readable if (event.name, event.digest) in record.evaluation_sets)
     documents = tuple(document.model_dump() for document in event.documents)
     return ListedDataset(
         event.name,
@@ -123,6 +137,8 @@ def _listed(registry: RegistryApi, event: DatasetRegistered, *, is_newest: bool)
         event.location,
         documents,
         tuple(trained),
+        tuple(evaluated),
+        event.manifest,
         is_newest,
     )
 

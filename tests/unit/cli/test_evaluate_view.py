@@ -1,7 +1,7 @@
 """The table of an evaluation: scores, differences and what they are worth."""
 
 from llamafarm_ray.cli import terminal
-from llamafarm_ray.cli.evaluate import show_evaluation
+from llamafarm_ray.cli.evaluate_view import show_evaluation
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
 
 NOISE = {"difference": 0.05, "low": -0.02, "high": 0.12, "verdict": "noise", "examples_needed": 380}

@@ -7,7 +7,8 @@ from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind
-from llamafarm_ray.workflows.evaluate import EvaluatedModel, store_result
+from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
+from llamafarm_ray.workflows.evaluation.results import store_result
 from llamafarm_ray.workflows.leaderboard import make_leaderboard
 
 ALIKE = {"data": "d1", "settings": "s1", "template": "t1", "backend": "transformers", "code": "c1"}

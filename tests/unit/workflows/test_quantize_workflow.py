@@ -158,7 +158,8 @@ def test_results_on_a_quantized_base_are_kept_apart_and_let_the_adapter_in(base,
     from llamafarm_ray.evaluation.result import EvaluationResult
     from llamafarm_ray.models.adapters import load_adapter, prove_adapter
     from llamafarm_ray.types import Digest
-    from llamafarm_ray.workflows.evaluate import EvaluatedModel, store_result
+    from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
+    from llamafarm_ray.workflows.evaluation.results import store_result
 
     register(registry, Registration(base, name="tiny"))
     quantize(registry, "tiny", tmp_path / "out", scheme="int4", measure=None)

@@ -6,7 +6,7 @@ import pytest
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.workflows.evaluate import EvaluationRun
+from llamafarm_ray.workflows.evaluation.run import EvaluationRun
 from llamafarm_ray.workflows.questions import exam_of_files, exam_of_rows
 
 QUESTIONS = [

@@ -6,7 +6,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,101 +20,26 @@ from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import check_installed
 from llamafarm_ray.evaluation.custom.description import find_sets
 from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
-from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.general import GENERAL
 from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK
 from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.registry import RegistryApi
-from llamafarm_ray.registry.state.records import EVALUATED_ON
 from llamafarm_ray.storage import Location
-from llamafarm_ray.storage.manifest import Manifest
-from llamafarm_ray.types import Digest, ModelKind
-from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.contamination import Decontamination
+from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
+from llamafarm_ray.workflows.evaluation.stored_sets import StoredSets
 from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
-from llamafarm_ray.workflows.metrics import add_result, write_json
-from llamafarm_ray.workflows.provenance import BACKEND, code_digest, weights_digest
+from llamafarm_ray.workflows.provenance import BACKEND, code_digest
 from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
-from llamafarm_ray.workflows.register import base_reference
 from llamafarm_ray.workflows.risk import RiskPlan, plan_risks
-from llamafarm_ray.workflows.training_data import TrainingData, find_training_data
 
-__all__ = ["EvaluatedModel", "EvaluationRun", "store_result", "write_result"]
+__all__ = ["EvaluationRun"]
 
 RAG_ACCURACY = "rag_accuracy"
 """The metric that asks with retrieved passages."""
 
 Progress = Callable[[str, float], None]
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluatedModel:
-    """A model to measure.
-
-    Attributes:
-        model_id: name of the model in results.
-        base: the base model's folder, or the whole model's.
-        adapter: the adapter's folder; None for a whole model.
-        weights: digest of its files.
-        version: reference of its registered version; empty for a folder.
-        base_weights: digest of its base's files alone.
-        is_elsewhere: True for an adapter on a model that was made from its base.
-    """
-
-    model_id: str
-    base: Path
-    adapter: Path | None
-    weights: str
-    version: str = ""
-    base_weights: str = ""
-    is_elsewhere: bool = False
-
-    @property
-    def measured(self) -> MeasuredModel:
-        """The model as measurements of sets and benchmarks take it."""
-        return MeasuredModel(self.base, self.adapter, self.weights, self.base_weights)
-
-    @property
-    def folders(self) -> tuple[Path, Path | None]:
-        """The folders of the base model and of the adapter."""
-        return self.base, self.adapter
-
-    def training_data(self, config: Config, registry: RegistryApi) -> TrainingData:
-        """Return the data that it was trained on, as far as its lineage knows them."""
-        return find_training_data(config, registry, folder=self.adapter or self.base, version=self.version)
-
-    @classmethod
-    def find(cls, config: Config, registry: RegistryApi, model: str) -> Self:
-        """Find a folder that `train` wrote, or a registered version.
-
-        Raises:
-            InputError: the model is unusable, or its base is another one.
-            NotFoundError: there is no such model.
-        """
-        folder = Path(model).expanduser()
-        if not folder.is_dir():
-            return cls._of_version(config, registry, model)
-        adapter = folder if (folder / "adapter_config.json").is_file() else None
-        base = usable_base(config.base_model or base_reference(folder) if adapter else model, registry)
-        own = Manifest.of_folder(adapter).digest if adapter else None
-        return cls(folder.resolve().name, base.folder, adapter, weights_digest(base.digest, own), "", base.digest)
-
-    @classmethod
-    def _of_version(cls, config: Config, registry: RegistryApi, model: str) -> Self:
-        record = registry.resolve(model)
-        registered = record.registered
-        pulled = registry.pull(record.ref)
-        if registered.kind is not ModelKind.ADAPTER:
-            weights = weights_digest(registered.manifest, None)
-            return cls(record.ref, pulled, None, weights, record.ref, weights)
-        base = usable_base(config.base_model or registered.base_model, registry)
-        is_elsewhere = base.digest != registered.base_digest
-        if is_elsewhere and not registry.refresh().descends(base.digest, str(registered.base_digest)):
-            raise InputError(
-                f"{base.reference} is not the base {record.ref} was trained on: their digests differ.",
-                hint="Set base_model to the folder it was trained on, or to a registered model that was made from it.",
-            )
-        weights = weights_digest(base.digest, registered.manifest)
-        return cls(record.ref, base.folder, pulled, weights, record.ref, base.digest, is_elsewhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +58,7 @@ class EvaluationRun:
         home: keeps results of benchmarks.
         judge: judges answers; None if no judge is named.
         contamination: questions that the training data hold, by set; None if no set was compared with them.
+        stored: registered sets among what is asked.
     """
 
     config: Config
@@ -146,6 +72,7 @@ class EvaluationRun:
     home: Location | None = None
     judge: JudgePlan | None = None
     contamination: dict[str, Any] | None = None
+    stored: StoredSets = field(default_factory=StoredSets)
 
     @classmethod
     def prepare(cls, config: Config, registry: RegistryApi, model: str, baseline: str | None = None) -> Self:
@@ -165,15 +92,16 @@ class EvaluationRun:
         """
         test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
         path = test_set or config.dataset.path
-        custom = find_sets(config.evaluation.custom_evaluations, taken=config.evaluation.benchmarks)
-        if config.evaluation.benchmarks:
-            check_installed()
         asked = config.evaluation
-        if path is None and asked.questions is None and not (custom or asked.benchmarks or asked.risk):
+        if path is None and not any((asked.questions, asked.custom_evaluations, asked.benchmarks, asked.risk)):
             raise InputError(
                 "There is nothing to evaluate on.",
                 hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark, --custom or --risk.",
             )
+        if asked.benchmarks:
+            check_installed()
+        stored = StoredSets.find(config, registry)
+        custom = find_sets(asked.custom_evaluations, taken=asked.benchmarks, files=stored.custom_files)
         examples = Path(path).expanduser() if path is not None else None
         if examples is not None:
             check_dataset(examples)
@@ -189,12 +117,23 @@ class EvaluationRun:
             ],
             leaves_out=asked.decontaminate,
         )
-        exam = exam_of_files(config, sets)
+        exam = exam_of_files(stored.applied(config), sets)
         custom = tuple(map(sets.clean_set, custom))
         judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
         risks = plan_risks(config, exam, sets.trained[0]) if asked.risk else None
         return cls(
-            config, found, rival, examples, test_set is not None, exam, custom, risks, registry.home, judge, sets.report
+            stored.applied(config),
+            found,
+            rival,
+            examples,
+            test_set is not None,
+            exam,
+            custom,
+            risks,
+            registry.home,
+            judge,
+            sets.report,
+            stored,
         )
 
     def run(self, *, on_progress: Progress | None = None) -> EvaluationResult:
@@ -206,14 +145,17 @@ class EvaluationRun:
         Raises:
             InputError: there are no held-out examples, or none that can be measured.
         """
+        asked, benchmarks = self.config.evaluation, set[str]()
         found = [] if self.examples is None else self._held_out(self.examples, on_progress)
         if self.exam is not None:
             found.append(self._ask(self.exam, on_progress))
         if self.custom or self.config.evaluation.benchmarks or self.looks_at_general_texts:
             found.append(self._measure(on_progress))
+            benchmarks = {*found[-1].benchmarks} - {GENERAL, *(one.name for one in self.custom)}
         if self.risks is not None:
             found.append(self._provoke(self.risks, on_progress))
         result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
+        result = self.stored.note(result, dict(zip(asked.custom_evaluations, self.custom, strict=True)), benchmarks)
         return result if self.judge is None else self.judge.judge_result(result)
 
     @property
@@ -341,36 +283,3 @@ def _labeled(exam: Exam | None, custom: tuple[CustomSet, ...]) -> dict[str, Labe
         rows = [(one.question.question, one.question.answers, one.question.more) for one in exam.asked]
         found[CLOSED_BOOK] = rows
     return found
-
-
-def store_result(registry: RegistryApi, model: EvaluatedModel, result: EvaluationResult) -> str | None:
-    """Record a result on a registered version, beside its results of other benchmarks.
-
-    Results on a model that was made from its base are kept apart from those on its base.
-
-    Returns:
-        The version's reference; None for a folder, which has no version.
-
-    Raises:
-        AccessDeniedError: the principal may not record metrics.
-    """
-    if not model.version:
-        return None
-    if model.is_elsewhere:
-        known = registry.resolve(model.version).evaluated_on
-        found = {EVALUATED_ON: {**known, model.base_weights: result.to_dict()}}
-        registry.record_metrics(model.version, found, reason="evaluated on a model made from its base")
-        return model.version
-    add_result(registry, model.version, result, reason="evaluated")
-    return model.version
-
-
-def write_result(result: EvaluationResult, path: Path) -> None:
-    """Write a result as JSON, whole or not at all; `register --performance-metrics` reads it.
-
-    A row for each question that was asked is beside the scores.
-
-    Raises:
-        InputError: the file can't be written.
-    """
-    write_json(result.to_dict() | ({"questions": result.questions} if result.questions else {}), path)

@@ -1,0 +1,91 @@
+"""Models to evaluate: folders that `train` wrote, and registered versions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from llamafarm_ray.config import Config
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.storage.manifest import Manifest
+from llamafarm_ray.types import ModelKind
+from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.provenance import weights_digest
+from llamafarm_ray.workflows.register import base_reference
+from llamafarm_ray.workflows.training_data import TrainingData, find_training_data
+
+__all__ = ["EvaluatedModel"]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedModel:
+    """A model to measure.
+
+    Attributes:
+        model_id: name of the model in results.
+        base: the base model's folder, or the whole model's.
+        adapter: the adapter's folder; None for a whole model.
+        weights: digest of its files.
+        version: reference of its registered version; empty for a folder.
+        base_weights: digest of its base's files alone.
+        is_elsewhere: True for an adapter on a model that was made from its base.
+    """
+
+    model_id: str
+    base: Path
+    adapter: Path | None
+    weights: str
+    version: str = ""
+    base_weights: str = ""
+    is_elsewhere: bool = False
+
+    @property
+    def measured(self) -> MeasuredModel:
+        """The model as measurements of sets and benchmarks take it."""
+        return MeasuredModel(self.base, self.adapter, self.weights, self.base_weights)
+
+    @property
+    def folders(self) -> tuple[Path, Path | None]:
+        """The folders of the base model and of the adapter."""
+        return self.base, self.adapter
+
+    def training_data(self, config: Config, registry: RegistryApi) -> TrainingData:
+        """Return the data that it was trained on, as far as its lineage knows them."""
+        return find_training_data(config, registry, folder=self.adapter or self.base, version=self.version)
+
+    @classmethod
+    def find(cls, config: Config, registry: RegistryApi, model: str) -> Self:
+        """Find a folder that `train` wrote, or a registered version.
+
+        Raises:
+            InputError: the model is unusable, or its base is another one.
+            NotFoundError: there is no such model.
+        """
+        folder = Path(model).expanduser()
+        if not folder.is_dir():
+            return cls._of_version(config, registry, model)
+        adapter = folder if (folder / "adapter_config.json").is_file() else None
+        base = usable_base(config.base_model or base_reference(folder) if adapter else model, registry)
+        own = Manifest.of_folder(adapter).digest if adapter else None
+        return cls(folder.resolve().name, base.folder, adapter, weights_digest(base.digest, own), "", base.digest)
+
+    @classmethod
+    def _of_version(cls, config: Config, registry: RegistryApi, model: str) -> Self:
+        record = registry.resolve(model)
+        registered = record.registered
+        pulled = registry.pull(record.ref)
+        if registered.kind is not ModelKind.ADAPTER:
+            weights = weights_digest(registered.manifest, None)
+            return cls(record.ref, pulled, None, weights, record.ref, weights)
+        base = usable_base(config.base_model or registered.base_model, registry)
+        is_elsewhere = base.digest != registered.base_digest
+        if is_elsewhere and not registry.refresh().descends(base.digest, str(registered.base_digest)):
+            raise InputError(
+                f"{base.reference} is not the base {record.ref} was trained on: their digests differ.",
+                hint="Set base_model to the folder it was trained on, or to a registered model that was made from it.",
+            )
+        weights = weights_digest(base.digest, registered.manifest)
+        return cls(record.ref, base.folder, pulled, weights, record.ref, base.digest, is_elsewhere)
