@@ -49,7 +49,10 @@ def command(
     ] = None,
     base_model: BaseModelReference = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="Stop at the first document that can't be read instead of skipping it.")
+        bool,
+        typer.Option(
+            "--strict", help="Stop at the first document, file or record that can't be used instead of skipping it."
+        ),
     ] = False,
     overwrite: Overwrite = False,
     config_file: ConfigFile = None,

@@ -49,12 +49,14 @@ class Source(Section):
             default=None,
             description="Folder of documents, one document, a pattern ('docs/**/*.md') or a URI ('s3://bucket/docs', "
             "'https://example.org/page', 'sqlite:///faq.db?query=SELECT title, text FROM articles'), or a list of "
-            "them; a relative one starts at the current directory. Of conversation_logs: exports and files of chats. "
+            "them; a relative one starts at the current directory. Of conversation_logs: exports and files of chats, "
+            "likewise. "
             "Of human_feedback: a folder or URI; by default what the registry's home has.",
         )
     )
     strict: bool = Field(
-        default=False, description="Stop at the first document that can't be read, which is skipped otherwise."
+        default=False,
+        description="Stop at the first document, file of rows or record that can't be used; others are skipped.",
     )
     file_timeout_s: float = Field(
         default=300.0, gt=0, le=86400, description="Longest time to read one document; a slower one is skipped."

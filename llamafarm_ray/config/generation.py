@@ -12,7 +12,16 @@ from llamafarm_ray.config.values import FrozenMapping
 
 __all__ = ["PHRASINGS", "Difficulty", "Endpoint", "PairKind", "QaGeneration", "Server"]
 
-PairKind = Literal["questions", "instructions", "dialogues", "summaries", "query_rewrites", "retrieval", "preferences"]
+PairKind = Literal[
+    "questions",
+    "instructions",
+    "dialogues",
+    "summaries",
+    "query_rewrites",
+    "tool_calls",
+    "retrieval",
+    "preferences",
+]
 """Kinds of examples that are made from passages."""
 
 Difficulty = Literal["easy", "medium", "hard"]
@@ -102,6 +111,12 @@ class QaGeneration(Section):
         "and rejected answers) stand alone and need no endpoint; the others make one set of chats and, but for "
         "questions, need one.",
     )
+    tools: str | None = Field(
+        default=None,
+        min_length=1,
+        description="File with the tools that 'tool_calls' are written for, JSON or YAML: a list in OpenAI's or MCP's "
+        "form, or an OpenAPI description.",
+    )
     personas: Names = Field(
         default=(), description="People to write as, 'a new employee': an endpoint takes one for each passage."
     )
@@ -118,11 +133,15 @@ class QaGeneration(Section):
             yield Mistake(("kinds",), "names a kind twice.")
         elif alone and len(self.kinds) > 1:
             yield Mistake(("kinds",), f"has {alone[0]} beside other kinds, whose rows differ; make two datasets.")
+        if "tool_calls" in self.kinds and self.tools is None:
+            yield Mistake(("tools",), "is not set, and kinds has tool_calls.")
+        if "tool_calls" not in self.kinds and self.tools is not None:
+            yield Mistake(("tools",), "is set, and kinds has no tool_calls.")
 
     def unused(self) -> Mapping[str, Unused]:
         """Nothing is generated when it is off; the endpoint may have other work."""
         if self.enabled:
             return {}
         reason = Unused("enabled", "has no effect while {1} is false.")
-        keys = ("questions_per_doc", "phrasings", "model", "unanswerable", "kinds", "personas", "difficulty")
+        keys = ("questions_per_doc", "phrasings", "model", "unanswerable", "kinds", "tools", "personas", "difficulty")
         return dict.fromkeys(keys, reason)

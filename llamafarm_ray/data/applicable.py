@@ -62,6 +62,8 @@ def _of_documents(config: DatasetConfig) -> Iterator[str]:
             yield "quality_control.validation.coherence_scoring scores answers, and plain texts have none"
         if quality.metrics.coverage_score is not None:
             yield "quality_control.metrics.coverage_score counts questions, and none are made"
+    if "tool_calls" in config.preprocessing.qa_generation.kinds and config.preprocessing.format == "alpaca":
+        yield "preprocessing.format alpaca has no place for tools; use chatml, sharegpt or prompt_completion"
     if kind != "chat":
         yield from _of_chats(config, kind)
     elif config.preprocessing.with_passages is True and config.preprocessing.prompt_template is not None:

@@ -170,10 +170,10 @@ def _run(steps: Sequence[Step[Any, Any]], rows: Iterable[Any], ledger: Ledger) -
 
 
 def _placed(example: Example, passage: Passage) -> Example:
-    """Return an example that tells the page and the headings of its passage."""
+    """Return an example that tells the place and the metadata of its passage."""
     if example.provenance is None:
         return example
-    return replace(example, provenance=replace(example.provenance, page=passage.page, headings=passage.headings))
+    return replace(example, provenance=example.provenance.placed(passage))
 
 
 def _rows(examples: Iterable[Example], passages: Iterable[Passage]) -> list[dict[str, Any]]:

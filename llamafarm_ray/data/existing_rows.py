@@ -5,19 +5,25 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import pyarrow as pa
 
 from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data.conversations import read_conversations
+from llamafarm_ray.data.conversations import FileOutcome, find_row_files, read_conversations
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.quality.filters import example_filters, passage_filters
+from llamafarm_ray.data.readers.base import DocumentError
 from llamafarm_ray.data.reading import EXPECTED, RowResult
 from llamafarm_ray.data.records import is_record_file
 from llamafarm_ray.data.row_kinds import messages_of_row
 from llamafarm_ray.data.rows import Example, Passage, Provenance, with_optional
+from llamafarm_ray.data.sources import FileLimits, SourceFile, discover
+from llamafarm_ray.data.sources.containers import DAMAGE, members_of
+from llamafarm_ray.data.sources.databases import is_database
+from llamafarm_ray.data.sources.reading import open_file
+from llamafarm_ray.data.sources.wanted import ROWS
 from llamafarm_ray.data.split import Split, hold_out, prompt_digest
 from llamafarm_ray.data.steps import CheckLength, Ledger
 from llamafarm_ray.data.text import language_of
@@ -67,42 +73,59 @@ def holds_rows(config: DatasetConfig, source: str | Path | Sequence[str]) -> boo
     """Return True if the source holds rows, and False if it holds documents.
 
     Chats, and examples to invent others from, are rows. Where no questions are made, so are files of records, and
-    folders with nothing else in them.
+    folders, buckets and archives with nothing else in them.
     """
     if config.source.type in {"conversation_logs", "synthetic"}:
         return True
-    return not config.makes_questions and all(_is_of_records(Path(path).expanduser()) for path in _paths(source))
+    return not config.makes_questions and all(map(_holds_only_rows, _paths(source)))
 
 
 def require_rows(source: str | Path | Sequence[str]) -> None:
-    """Look whether the files and folders of rows exist, before any of them is read.
+    """Look for the files of rows, before any of them is read.
 
     Raises:
-        InputError: one does not.
+        InputError: a source does not exist, can't be listed, or has none.
     """
-    for path in _paths(source):
-        if "://" not in path and not Path(path.partition("#")[0]).expanduser().exists():
-            raise InputError(
-                f"The source {path!r} does not exist.",
-                hint="Give a Slack export (zip or folder), or files of tickets, chats, feedback or rows.",
-            )
+    find_row_files(_paths(source))
 
 
-def _is_of_records(path: Path) -> bool:
-    if not path.is_dir():
-        return is_record_file(Path(str(path).partition("#")[0]))
-    files = [file for file in path.rglob("*") if file.is_file() and not file.name.startswith(".")]
-    return any(map(is_record_file, files)) and all(map(is_record_file, files))
+def _holds_only_rows(source: str) -> bool:
+    """Return True for a file or pattern of rows, and for a folder, bucket or archive with nothing else in it."""
+    if is_record_file(Path(source.partition("#")[0])):
+        return True
+    if is_database(source):
+        return False
+    try:
+        found = discover(source, wanted=ROWS)
+    except InputError:
+        return False
+    files = [*found.files, *found.skipped]
+    archives = [file for file in found.files if not is_record_file(Path(os.fsdecode(file.location)))]
+    return not found.ignored and bool(files) and all(map(_is_archive_of_rows, archives))
+
+
+def _is_archive_of_rows(file: SourceFile) -> bool:
+    name = PurePath(os.fsdecode(file.location)).name
+    try:
+        with open_file(file.location) as opened:
+            names = [PurePath(member.name).name for member in members_of(name, opened)]
+    except (DocumentError, *DAMAGE):
+        return False
+    shown = [one for one in names if not one.startswith(ROWS.hidden)]
+    return bool(shown) and all(is_record_file(Path(one)) for one in shown)
 
 
 def read_source_rows(source: str | Path | Sequence[str], config: DatasetConfig) -> SourceRows:
     """Read, check and filter the rows of a source, in this process.
 
-    A record that can't be used is dropped, and counted with its place and the reason as a sample.
+    A record that can't be used is dropped, and counted with its place and the reason as a sample. A file that gives
+    no row is skipped with the reason; of one that is damaged later on the rows before that are used, and a note says
+    so.
 
     Args:
-        source: a file or folder of rows, or several: see `llamafarm_ray.data.records`; an export of Slack or Zendesk.
-        config: settings of the filters; with ``source.strict`` a bad record is an error.
+        source: files of rows, or exports of Slack or Zendesk: see `find_row_files`.
+        config: limits for each file, and settings of the filters; with ``source.strict`` a bad record or file is an
+            error.
 
     Raises:
         InputError: there is nothing there, no record can be used, or the rows are of several kinds.
@@ -110,8 +133,12 @@ def read_source_rows(source: str | Path | Sequence[str], config: DatasetConfig) 
     found, kept, made = SourceRows(), list[Row](), list[Row]()
     ledger = found.harvest.ledger
     counts, kinds = ledger.counts("rows"), list[str]()
-    root = _common_folder(_paths(source))
-    for split, result in (result for path in _paths(source) for result in read_conversations(path, root=root)):
+    limits = FileLimits(config.source.file_timeout_s, config.source.file_memory_mb * 1024 * 1024)
+    for outcome in read_conversations(_paths(source), limits):
+        if isinstance(outcome, FileOutcome):
+            _end_file(outcome, config, found.harvest)
+            continue
+        split, result = outcome
         counts.rows_in += 1
         if result.reason:
             _leave_out(result, config, ledger)
@@ -131,16 +158,34 @@ def read_source_rows(source: str | Path | Sequence[str], config: DatasetConfig) 
                 made.append(example.build_row(len(kept), pii=changed["pii"]))
                 kept.append(changed)
     if not kept:
-        told = [sample for step in ledger.steps.values() for samples in step.samples.values() for sample in samples]
+        told = [f"{skipped.path}: {skipped.reason}" for skipped in found.harvest.skipped]
+        told += [sample for step in ledger.steps.values() for samples in step.samples.values() for sample in samples]
         raise InputError(f"No row of {str(source)!r} can be used. {' '.join(told[:3])}".strip(), hint=EXPECTED)
+    found.harvest.skipped.sort(key=lambda skipped: skipped.path)
     found.harvest.take_rows(made)
     found.kind = KINDS[kinds[0]].name
     found.schema = with_optional(KINDS[found.kind].schema, kept)
     return found
 
 
+def _end_file(outcome: FileOutcome, config: DatasetConfig, harvest: Harvest) -> None:
+    if outcome.ignored:
+        harvest.ignored[outcome.ignored] += 1
+    if outcome.note:
+        harvest.notes[outcome.path] = [outcome.note]
+    if outcome.skipped is not None:
+        harvest.skipped.append(outcome.skipped)
+    if config.source.strict:
+        harvest.require_no_skipped()
+        if outcome.note:
+            raise InputError(
+                f"{outcome.path} can't be read to its end: {outcome.note}",
+                hint="Repair or remove it, or set dataset.source.strict to false to use the beginning.",
+            )
+
+
 def _leave_out(result: RowResult, config: DatasetConfig, ledger: Ledger) -> None:
-    told = f"{result.place} of {result.file.name} {result.reason}"
+    told = f"{result.place} of {result.file} {result.reason}"
     if config.source.strict:
         raise InputError(told, hint="Repair or remove it, or set dataset.source.strict to false to leave it out.")
     counts = ledger.counts("rows")
@@ -199,13 +244,6 @@ def _with_texts(value: Any, texts: Iterator[str]) -> Any:
     return {
         key: _with_texts(one, texts) if key in _TEXT_KEYS and one is not None else one for key, one in value.items()
     }
-
-
-def _common_folder(paths: Sequence[str]) -> Path | None:
-    """Return the folder that several sources are in, so that files of one name are told apart; None for one source."""
-    if len(paths) == 1:
-        return None
-    return Path(os.path.commonpath([Path(path.partition("#")[0]).expanduser().parent for path in paths]))
 
 
 def _paths(source: str | Path | Sequence[str]) -> list[str]:

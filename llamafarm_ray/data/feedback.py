@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamafarm_ray.data.rows import Message
+from llamafarm_ray.data.rows import ROLES, Message
 from llamafarm_ray.data.text import normal_form
 from llamafarm_ray.data.training_rows import judgement_row, preference_row
 from llamafarm_ray.errors import InputError
@@ -57,8 +57,14 @@ class Feedback:
         if thumb is not None:
             rating = _THUMBS[thumb]
         elif rating is not None:
-            rating = float(rating) / (1.0 if isinstance(rating, bool) else highest)
+            try:
+                rating = float(rating) / (1.0 if isinstance(rating, bool) else highest)
+            except OverflowError:
+                raise InputError("The rating is a number far too large.") from None
         messages = tuple(Message(turn["role"], turn["content"]) for turn in record["messages"])
+        for message in messages:
+            if message.role not in ROLES or not isinstance(message.content, str):
+                raise InputError(f"The turn {message.content!r} of {message.role!r} is no text of a known role.")
         return cls(messages, str(record["answer"]), rating, str(record.get("correction") or ""))
 
 

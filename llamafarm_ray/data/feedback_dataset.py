@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from llamafarm_ray.data.feedback import Feedback, FeedbackRows, judgement_rows, 
 from llamafarm_ray.data.formats import default_format
 from llamafarm_ray.data.report import BuildReport, DocumentCounts, Lengths, Sample, StepReport, report_page
 from llamafarm_ray.data.rows import DocumentRecord, dataset_digest
+from llamafarm_ray.data.sources import SkippedDocument
 from llamafarm_ray.data.split import Split, choose_split
+from llamafarm_ray.data.steps import StepCounts
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.data.writing import FileTarget
 from llamafarm_ray.errors import InputError, UnsupportedError
@@ -25,6 +27,7 @@ __all__ = ["build_feedback_dataset", "rows_maker"]
 
 _READ_AT_ONCE = 64
 _NUM_SAMPLES = 5
+_NO_FEEDBACK = "record that is no feedback"
 _MAKERS: dict[str, Callable[[Iterable[Feedback]], FeedbackRows]] = {"dpo": preference_rows, "kto": judgement_rows}
 _KINDS = {"dpo": "preference", "kto": "judgement"}
 
@@ -45,9 +48,19 @@ def rows_maker(objective: str) -> Callable[[Iterable[Feedback]], FeedbackRows]:
 
 
 def build_feedback_dataset(
-    source: str, output: Path, *, objective: str, ratio: float, seed: int, name: str, overwrite: bool = False
+    source: str,
+    output: Path,
+    *,
+    objective: str,
+    ratio: float,
+    seed: int,
+    name: str,
+    overwrite: bool = False,
+    strict: bool = False,
 ) -> tuple[BuildReport, list[DocumentRecord]]:
     """Make a dataset from the feedback below ``source``. The same feedback gives the same file.
+
+    A record that is no feedback is left out, counted, and named in the report; a file without any other is skipped.
 
     Args:
         source: a folder or fsspec URI, searched all the way down for ``.jsonl`` files: ``<home>/feedback``.
@@ -57,12 +70,13 @@ def build_feedback_dataset(
         seed: decides which.
         name: the dataset's name, recorded in the report.
         overwrite: replace another dataset at ``output``.
+        strict: stop at the first record that is no feedback.
 
     Returns:
         what became of the feedback, and its files: for each how many records it holds.
 
     Raises:
-        InputError: there is no feedback, or none that gives a row; or a record is not sound.
+        InputError: there is no feedback, or none that gives a row; or, if ``strict``, a record is none.
         UnsupportedError: the objective is another.
         ConflictError: ``output`` exists with other content.
         StorageError: ``source`` can't be read, or ``output`` not written.
@@ -71,21 +85,24 @@ def build_feedback_dataset(
     kind = _KINDS[objective]
     target = FileTarget(output, default_format(kind), overwrite=overwrite, kind=kind)
     target.check()
-    batches = list(_batches(source))
+    batches = list(_batches(source, strict=strict))
     if not batches:
         raise InputError(f"There is no feedback below {source!r}.", hint="POST /v1/feedback puts it there.")
     records = [record for batch in batches for record in batch.records]
     made = make(records)
     if not made.rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in made.num_dropped.items())
-        raise InputError(f"None of {len(records)} records of feedback gives a row for {objective}: {reasons}.")
+        reasons = [f"{count} {reason}" for reason, count in made.num_dropped.items()]
+        reasons += [f"{batch.name}, {batch.bad[0]}" for batch in batches if batch.bad][:3]
+        raise InputError(
+            f"None of {len(records)} records of feedback gives a row for {objective}: {', '.join(reasons)}."
+        )
     questions = {row["id"]: _question(row) for row in made.rows}
     split = choose_split(((asked, asked) for asked in questions.values()), ratio=ratio, seed=seed)
     rows: dict[str, list[Row]] = {"train": [], "validation": []}
     for row in sorted(made.rows, key=lambda row: str(row["id"])):
         rows["validation" if questions[row["id"]] in split.validation else "train"].append(row)
-    documents = [DocumentRecord(batch.name, batch.digest, len(batch.records)) for batch in batches]
-    report = _report(rows, split, made, len(records), documents, name=name, output=output, seed=seed)
+    documents = [DocumentRecord(batch.name, batch.digest, len(batch.records)) for batch in batches if batch.records]
+    report = _report(rows, split, made, batches, documents, name=name, output=output, seed=seed)
     with target.open():
         for side, of_side in rows.items():
             if of_side:
@@ -97,31 +114,53 @@ def build_feedback_dataset(
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """A file of feedback."""
+    """A file of feedback.
+
+    Args:
+        name: of the file.
+        digest: of its bytes.
+        records: that are sound.
+        bad: place of each other record, and the reason.
+    """
 
     name: str
     digest: Digest
     records: list[Feedback]
+    bad: list[str]
 
 
-def _batches(source: str) -> Iterator[_Batch]:
+def _batches(source: str, *, strict: bool) -> Iterator[_Batch]:
     folder = Location(source)
     names = sorted(file.name for file in folder.walk() if file.name.endswith(".jsonl"))
     for first in range(0, len(names), _READ_AT_ONCE):
         some = names[first : first + _READ_AT_ONCE]
         for name, data in zip(some, folder.read_many(some), strict=True):
             if data is not None:
-                yield _Batch(name, Digest.of(data), list(_records(f"{folder.uri}/{name}", data)))
+                records = list(_records(data))
+                bad = [record for record in records if isinstance(record, str)]
+                if bad and strict:
+                    raise InputError(
+                        f"{folder.uri}/{name}, {bad[0]}",
+                        hint="Repair or remove it, or set dataset.source.strict to false to leave it out.",
+                    )
+                sound = [record for record in records if isinstance(record, Feedback)]
+                yield _Batch(name, Digest.of(data), sound, bad)
 
 
-def _records(where: str, data: bytes) -> Iterator[Feedback]:
-    for number, line in enumerate(data.splitlines(), start=1):
+def _records(data: bytes) -> Iterator[Feedback | str]:
+    """Yield the record of each line, or its place and the reason why it is none."""
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield Feedback.of(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
-            raise InputError(f"{where}, line {number}, is no feedback: {error}.") from None
+            record = Feedback.of(json.loads(line))
+            json.dumps(asdict(record), ensure_ascii=False).encode()  # half a surrogate pair is no text
+        except KeyError as error:
+            yield f"line {number}, is no feedback: it has no {error}."
+        except (ValueError, TypeError, AttributeError, RecursionError, InputError) as error:
+            yield f"line {number}, is no feedback: {error}."
+        else:
+            yield record
 
 
 def _question(row: Row) -> str:
@@ -140,7 +179,7 @@ def _report(
     rows: dict[str, list[Row]],
     split: Split,
     made: FeedbackRows,
-    num_records: int,
+    batches: Sequence[_Batch],
     documents: list[DocumentRecord],
     *,
     name: str,
@@ -152,14 +191,21 @@ def _report(
         side: [{"id": row["id"], "document": "", "document_digest": ""} for row in of_side]
         for side, of_side in rows.items()
     }
+    skipped = [SkippedDocument(one.name, _reason(one)) for one in batches if not one.records]
+    step = StepCounts(sum(len(one.records) + len(one.bad) for one in batches), len(made.rows))
+    step.dropped.update(made.num_dropped)
+    for batch in batches:
+        for bad in batch.bad:
+            step.dropped[_NO_FEEDBACK] += 1
+            step.add_sample(_NO_FEEDBACK, f"{batch.name}, {bad}")
     return BuildReport(
         name=name,
         digest=dataset_digest(lines),
         output=str(output),
         seed=seed,
         created=True,
-        documents=DocumentCounts(found=len(documents), read=len(documents), skipped=[], ignored={}),
-        steps=[StepReport("feedback", num_records, len(made.rows), made.num_dropped)],
+        documents=DocumentCounts(found=len(batches), read=len(documents), skipped=skipped, ignored={}),
+        steps=[StepReport("feedback", **step.to_dict())],
         num_train=len(rows["train"]),
         num_validation=len(rows["validation"]),
         held_out=split.held_out,
@@ -167,6 +213,10 @@ def _report(
         answer_chars=Lengths.of([len(answer) for *_, answer in said]),
         samples=[Sample(side, question, answer, "") for side, question, answer in said[:_NUM_SAMPLES]],
     )
+
+
+def _reason(batch: _Batch) -> str:
+    return f"none of its {len(batch.bad)} records can be used: {batch.bad[0]}" if batch.bad else "it is empty."
 
 
 def _description(report: BuildReport, documents: list[DocumentRecord]) -> dict[str, Any]:

@@ -19,14 +19,14 @@ from llamafarm_ray.data.generation import Choice, WriterPlan, choose_generator, 
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.ray_data import largest_node
 from llamafarm_ray.data.report import Tell
-from llamafarm_ray.data.row_kinds import kind_of_build
+from llamafarm_ray.data.row_kinds import kind_of_build, schema_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import Sources, discover
 from llamafarm_ray.data.sources.found import source_name
 from llamafarm_ray.data.split import Split, SplitRow, choose_split
 from llamafarm_ray.data.stages import document_stage, pair_stage
 from llamafarm_ray.data.text import text_digest
-from llamafarm_ray.data.training_rows import KINDS, KindName
+from llamafarm_ray.data.training_rows import KindName
 
 __all__ = ["SPLIT_COLUMNS", "Gathered", "gather_documents", "gather_rows", "plan_engine"]
 
@@ -146,7 +146,7 @@ def gather_documents(
         parts.clear()
         harvest.require_examples(sources.name)
     kind = kind_of_build(config)
-    return Gathered(harvest, sources, kind, KINDS[kind].schema, choice, seconds)
+    return Gathered(harvest, sources, kind, schema_of_build(config), choice, seconds)
 
 
 def _since(start: float) -> float:

@@ -32,10 +32,9 @@ from llamafarm_ray.data.quality.metrics import measure, require_goals
 from llamafarm_ray.data.quality.whole_set import question_of
 from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
 from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report_page
-from llamafarm_ray.data.row_kinds import kind_of_build
+from llamafarm_ray.data.row_kinds import kind_of_build, schema_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.steps import Ledger
-from llamafarm_ray.data.training_rows import KINDS
 from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import Target, target_for
 
@@ -155,7 +154,7 @@ def build_dataset(
 def _target(output: Path, config: DatasetConfig, rows: Gathered | None, *, overwrite: bool) -> Target:
     kind = kind_of_build(config) if rows is None else rows.kind
     row_format = config.preprocessing.format or default_format(kind)
-    schema = KINDS[kind].schema if rows is None else rows.schema
+    schema = schema_of_build(config) if rows is None else rows.schema
     return target_for(output, row_format, overwrite=overwrite, kind=kind, schema=schema)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ __all__ = [
     "held_out_rows",
     "is_built",
     "own_row",
+    "parsed_record",
     "parsed_rows",
     "read_dataset",
     "shards_of",
@@ -162,18 +163,29 @@ def parsed_rows(records: Records, *, root: Path) -> Iterator[RowResult]:
         path = file.path
         if path not in digests:
             digests[path] = digest_of_file(path)
-        try:
-            found, rows = parse_row(record, kind)
-        except RecordError as error:
-            yield RowResult(path, place, kind or kind_of(record), [], str(error))
-            continue
-        kind = kind or found
-        origin = _origin(record) or {
-            "document": path.relative_to(root).as_posix(),
-            "document_digest": digests[path],
-            "passage": "",
-        }
-        yield RowResult(path, place, kind, [{**row, **origin} for row in rows])
+        result = parsed_record(record, kind, path.relative_to(root).as_posix(), digests[path], place=place)
+        kind = kind or (None if result.reason else result.kind)
+        yield replace(result, file=path)
+
+
+def parsed_record(record: object, kind: RowKind | None, document: str, digest: Digest, *, place: str) -> RowResult:
+    """Parse a record into rows with all columns, or the reason why it can't be used.
+
+    Args:
+        record: as its file has it.
+        kind: of the rows before it; None if there are none.
+        document: name of the file.
+        digest: of the file's bytes.
+        place: of the record in the file.
+    """
+    try:
+        found, rows = parse_row(record, kind)
+    except RecordError as error:
+        return RowResult(Path(document), place, kind or kind_of(record), [], str(error))
+    except RecursionError:
+        return RowResult(Path(document), place, kind or kind_of(record), [], "is nested too deeply.")
+    origin = _origin(record) or {"document": document, "document_digest": digest, "passage": ""}
+    return RowResult(Path(document), place, kind or found, [{**row, **origin} for row in rows])
 
 
 def _origin(record: object) -> dict[str, str] | None:

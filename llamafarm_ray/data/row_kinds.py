@@ -16,11 +16,13 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data.rows import ROW_SCHEMA, Message, chat_id
-from llamafarm_ray.data.training_rows import KindName, judgement_row, match_row, preference_row, text_row
+import pyarrow as pa
 
-__all__ = ["KIND_OF_PAIRS", "kind_of_build", "messages_of_row", "row_of_kind"]
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.rows import ROW_SCHEMA, Message, chat_id, with_optional
+from llamafarm_ray.data.training_rows import KINDS, KindName, judgement_row, match_row, preference_row, text_row
+
+__all__ = ["KIND_OF_PAIRS", "kind_of_build", "messages_of_row", "row_of_kind", "schema_of_build"]
 
 KIND_OF_PAIRS: Mapping[str, KindName] = {"retrieval": "match", "preferences": "preference"}
 """Kinds of rows by the kind of pairs that they are made from; all others make chats."""
@@ -32,6 +34,15 @@ def kind_of_build(config: DatasetConfig) -> KindName:
     """Return the kind of rows that are made from documents."""
     generation = config.preprocessing.qa_generation
     return KIND_OF_PAIRS.get(generation.kinds[0], "chat") if generation.enabled else "text"
+
+
+def schema_of_build(config: DatasetConfig) -> pa.Schema:
+    """Return the columns of rows that are made from documents; those with calls have tools."""
+    schema = KINDS[kind_of_build(config)].schema
+    generation = config.preprocessing.qa_generation
+    if not generation.enabled or "tool_calls" not in generation.kinds:
+        return schema
+    return with_optional(schema, [{"tools": "[]", "messages": [{"role": "", "content": "", "tool_calls": "[]"}]}])
 
 
 def row_of_kind(row: Mapping[str, Any], kind: str) -> dict[str, Any]:

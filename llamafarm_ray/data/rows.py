@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ __all__ = [
     "EXAMPLE_SCHEMA",
     "ROLES",
     "ROW_SCHEMA",
+    "BlockMarks",
     "DocumentRecord",
     "Example",
     "Message",
@@ -23,6 +25,7 @@ __all__ = [
     "Passage",
     "Provenance",
     "Section",
+    "TablePlace",
     "chat_id",
     "dataset_digest",
     "fenced",
@@ -33,6 +36,7 @@ __all__ = [
 ROLES = ("system", "user", "assistant", "tool")
 
 _FENCE = "```"
+_PLACE = {"page", "headings", "links", "tables"}
 
 _TURN = [("role", pa.string()), ("content", pa.string())]
 _OPTIONAL_IN_TURNS = [
@@ -84,6 +88,34 @@ def is_code(block: str) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class TablePlace:
+    """Rows of a table of a document.
+
+    Args:
+        table: number of the table in its document, 1 the first.
+        first_row: number of the first row, 1 the first below the header.
+        last_row: number of the last row.
+    """
+
+    table: int
+    first_row: int
+    last_row: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlockMarks:
+    """Metadata of a block of text.
+
+    Args:
+        links: targets of the links in it, as the document has them.
+        table: the row of a table that it is; None for other text.
+    """
+
+    links: tuple[str, ...] = ()
+    table: TablePlace | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """A run of text under one heading.
 
@@ -93,12 +125,18 @@ class Section:
             reads ``term: definition``. A code block keeps its lines between two fences, see :func:`fenced`.
         page: number of the page or slide on which it begins, 1 the first; None for formats without pages.
         record: number of the record it belongs to, 1 the first; 0 for formats without records.
+        marks: metadata of each block; empty if no block has any.
     """
 
     headings: tuple[str, ...]
     blocks: tuple[str, ...]
     page: int | None = None
     record: int = 0
+    marks: tuple[BlockMarks, ...] = ()
+
+    def marked_blocks(self) -> Iterator[tuple[str, BlockMarks]]:
+        """Yield each block with its metadata."""
+        yield from zip(self.blocks, self.marks or itertools.repeat(BlockMarks(), len(self.blocks)), strict=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +175,8 @@ class Passage:
         page: page or slide on which it begins, from 1; None for formats without pages.
         pii: kinds of personal data that the passage is tagged with.
         language: ISO 639-1 code, "" if it is not known.
+        links: targets of the links in its blocks, each once.
+        tables: rows of tables that are in it.
     """
 
     document: str
@@ -149,6 +189,8 @@ class Passage:
     page: int | None = None
     pii: tuple[str, ...] = ()
     language: str = ""
+    links: tuple[str, ...] = ()
+    tables: tuple[TablePlace, ...] = ()
 
     def to_json(self) -> str:
         """Return the passage as JSON, for a column of a table."""
@@ -159,7 +201,8 @@ class Passage:
         """Read what `to_json` returned."""
         values = json.loads(text)
         digest = Digest(values["document_digest"])
-        lists = {name: tuple(values[name]) for name in ("headings", "pii")}
+        lists = {name: tuple(values[name]) for name in ("headings", "pii", "links")}
+        lists["tables"] = tuple(TablePlace(**place) for place in values["tables"])
         return cls(**{**values, **lists, "document_digest": digest})
 
     @property
@@ -198,6 +241,8 @@ class Provenance:
         parent: id of the row that this one was made from.
         page: page or slide on which its passage begins; None for formats without pages.
         headings: path of headings down to its passage.
+        links: targets of the links in its passage.
+        tables: rows of tables in its passage.
     """
 
     generator: str
@@ -211,6 +256,20 @@ class Provenance:
     parent: str = ""
     page: int | None = None
     headings: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
+    tables: tuple[TablePlace, ...] = ()
+
+    def placed(self, passage: Passage) -> Self:
+        """Return it with the place and the metadata of a passage."""
+        place = {"page": passage.page, "headings": passage.headings, "links": passage.links, "tables": passage.tables}
+        return replace(self, **place)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Self:
+        """Return the provenance with these fields."""
+        lists = {name: tuple(values.get(name, ())) for name in ("headings", "links")}
+        places = (place if isinstance(place, TablePlace) else TablePlace(**place) for place in values.get("tables", ()))
+        return cls(**{**values, **lists, "tables": tuple(places)})
 
     def to_json(self) -> str:
         """Return the fields that are not empty as JSON."""
@@ -218,8 +277,8 @@ class Provenance:
 
     @staticmethod
     def without_place(text: str | None) -> str | None:
-        """Return what `to_json` returned, without page and headings."""
-        kept = {name: value for name, value in json.loads(text or "{}").items() if name not in {"page", "headings"}}
+        """Return what `to_json` returned, without the place and the metadata of the passage."""
+        kept = {name: value for name, value in json.loads(text or "{}").items() if name not in _PLACE}
         return json.dumps(kept, ensure_ascii=False) if kept else None
 
 
@@ -353,7 +412,7 @@ class Example:
         values = json.loads(text)
         values["messages"] = tuple(Message(**message) for message in values["messages"])
         origin = values["provenance"]
-        values["provenance"] = Provenance(**{**origin, "headings": tuple(origin["headings"])}) if origin else None
+        values["provenance"] = Provenance.of(origin) if origin else None
         return cls(**values)
 
 

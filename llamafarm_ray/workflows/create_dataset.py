@@ -158,6 +158,7 @@ def _create_from_feedback(config: Config, registry: RegistryApi, *, overwrite: b
         seed=config.seed,
         name=dataset_name(output),
         overwrite=overwrite,
+        strict=config.dataset.source.strict,
     )
     return _registered(registry, output, report, documents)
 

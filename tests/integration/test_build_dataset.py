@@ -438,7 +438,7 @@ def test_a_recipe_runs_and_makes_the_rows_that_its_objective_trains(ray_cluster,
     monkeypatch.setenv("LLAMAFARM_HOME", str(tmp_path))
     source = [] if name == "strategy_effectiveness" else ["--source", str(corpus)]
     output = tmp_path / ("out.jsonl" if name == "strategy_effectiveness" else "out")
-    with chat_server(answer=_rewrites) as server:
+    with chat_server(answer=_items) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)
         options = ["--config", str(RECIPES / f"{name}.yaml"), *source, "--output", str(output)]
         assert run(["models", "create-dataset", *options]) == 0
@@ -452,6 +452,7 @@ def test_a_recipe_runs_and_makes_the_rows_that_its_objective_trains(ray_cluster,
 
 EXPECTED_IN_RECIPE = {
     "response_generation": "Question: ",
+    "tool_calls": "opening_hours",
     "query_understanding": "Rewrite the last question of this conversation",
     "retrieval": "The house ",
     "prompt_template": "### Context\\n",
@@ -459,9 +460,12 @@ EXPECTED_IN_RECIPE = {
 }
 
 
-def _rewrites(request):
-    """Answer as a model would that rewrites the last question of a conversation about a house."""
+def _items(request):
+    """Answer as a model would that rewrites the last question of a conversation about a house, or looks up its hours."""
     passage = request["messages"][1]["content"].split("\n\nPassage:\n")[1]
     name = " ".join(passage.split()[1:3])
+    if "Tools:" in request["messages"][0]["content"]:
+        call = {"name": "opening_hours", "arguments": json.dumps({"place": name})}
+        return json.dumps({"items": [{"request": f"When does {name} open?", "calls": [call]}]})
     turns = [f"user: I am at {name}", "assistant: Yes?", "user: when does it open"]
     return json.dumps({"items": [{"turns": turns, "query": f"{name} opens when"}]})

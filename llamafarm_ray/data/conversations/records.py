@@ -61,5 +61,8 @@ def _with_response(record: Mapping[str, Any]) -> object:
         return BadRecord("is a request without an answer.")
     if choices[0].get("finish_reason") == "length":
         return BadRecord("has an answer that was cut.")
+    messages = request.get("messages")
+    if not isinstance(messages, list):
+        return BadRecord("is a request without messages.")
     tools = {"tools": request["tools"]} if request.get("tools") else {}
-    return {"messages": [*(request.get("messages") or ()), choices[0].get("message")], **tools}
+    return {"messages": [*messages, choices[0].get("message")], **tools}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from urllib.parse import unquote
 
 from llamafarm_ray.config.quality import PiiAction
 from llamafarm_ray.data.rows import Passage
@@ -13,6 +14,8 @@ from llamafarm_ray.text.pii.find import find_pii, redact
 from llamafarm_ray.text.pii.finding import Finding, PiiKind
 
 __all__ = ["HandlePii"]
+
+_PRIVATE_LINK = "link with personal data left out"
 
 
 class HandlePii(Step[Passage, Passage]):
@@ -34,19 +37,32 @@ class HandlePii(Step[Passage, Passage]):
 
     def apply(self, rows: Iterable[Passage]) -> Iterator[Passage | Dropped | Kept[Passage]]:
         """See :meth:`Step.apply`."""
-        for passage in rows:
+        for row in rows:
+            passage, num_private = self._without_private_links(row)
             texts = (passage.text, passage.title, *passage.headings)
             findings = [find_pii(text, regions=self.regions) for text in texts]
             found = Counter(finding.kind for in_text in findings for finding in in_text)
             affected = sorted(self.kinds & found.keys())
             sample = redact(passage.text, findings[0])
             if not found:
-                yield passage
+                yield Kept(passage, {_PRIVATE_LINK: num_private}) if num_private else passage
             elif affected and self.action == "drop":
                 yield Dropped(f"has personal data: {', '.join(affected)}", sample=sample)
             else:
                 notes = _notes(found, self.action, self.kinds)
+                notes |= {_PRIVATE_LINK: num_private} if num_private else {}
                 yield Kept(self._changed(passage, texts, findings, affected), notes, sample=sample)
+
+    def _without_private_links(self, passage: Passage) -> tuple[Passage, int]:
+        """Return a passage without links that hold personal data of the kinds, where it must go; and their number."""
+        if self.action not in {"redact", "drop"} or not passage.links:
+            return passage, 0
+        kept = tuple(
+            link
+            for link in passage.links
+            if not any(finding.kind in self.kinds for finding in find_pii(unquote(link), regions=self.regions))
+        )
+        return replace(passage, links=kept), len(passage.links) - len(kept)
 
     def _changed(
         self, passage: Passage, texts: Sequence[str], findings: list[list[Finding]], affected: list[str]

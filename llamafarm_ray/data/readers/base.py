@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from llamafarm_ray.data.rows import ParsedDocument, Section, fenced
+from llamafarm_ray.data.rows import BlockMarks, ParsedDocument, Section, TablePlace, fenced
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest
 
@@ -33,6 +33,10 @@ MAX_TEXT_BYTES = 256 * 1024 * 1024
 """The same for text and records of text; a reader takes up to ten times a file's size in memory."""
 
 _MAX_HEADING_LEVEL = 6
+_MAX_LINKS = 50
+_MAX_LINK_CHARS = 2000
+_NO_LINKS = ("#", "javascript:", "data:", "blob:", "about:")
+_UNMARKED = BlockMarks()
 _LIST_MARK = re.compile(r"\s*(?:[-*\u2022\u25cf\u25aa\u2013]|(?P<number>\d{1,2})[.)])\s+(?=\S)")
 
 
@@ -72,6 +76,9 @@ class Outline:
     def __init__(self) -> None:
         self._path: list[tuple[int, str]] = []
         self._blocks: list[str] = []
+        self._marks: list[BlockMarks] = []
+        self._links: dict[str, None] = {}
+        self._num_tables = 0
         self._sections: list[Section] = []
         self._page: int | None = None
         self._record = 0
@@ -103,7 +110,26 @@ class Outline:
         """Add a paragraph, list item or table row; line ends in it become spaces, empty text is ignored."""
         text = " ".join(text.split())
         if text:
-            self._blocks.append(text)
+            self._add(text)
+
+    def link(self, target: str) -> None:
+        """Add the target of a link to the metadata of the next block; one that leads nowhere else is ignored."""
+        target = "".join(target.split())
+        if len(target) <= _MAX_LINK_CHARS and not target.lower().startswith(_NO_LINKS) and target:
+            self._links[target] = None
+
+    def table(self, lines: Iterable[str]) -> None:
+        """Add a table, a block for each row, see :func:`table_lines`."""
+        rows = [" ".join(line.split()) for line in lines]
+        self._num_tables += any(rows)
+        for number, row in enumerate(rows, start=1):
+            if row:
+                self._add(row, TablePlace(self._num_tables, number, number))
+
+    def _add(self, block: str, table: TablePlace | None = None) -> None:
+        links, self._links = tuple(self._links)[:_MAX_LINKS], {}
+        self._blocks.append(block)
+        self._marks.append(BlockMarks(links, table) if links or table else _UNMARKED)
 
     def code(self, text: str) -> None:
         """Add a code block, fenced, with its line ends and indentation; empty text is ignored."""
@@ -113,7 +139,7 @@ class Outline:
         while lines and not lines[-1]:
             del lines[-1]
         if lines:
-            self._blocks.append(fenced("\n".join(lines)))
+            self._add(fenced("\n".join(lines)))
 
     def page(self, number: int) -> None:
         """Begin a page or slide; text that follows is found there."""
@@ -135,8 +161,9 @@ class Outline:
     def _close(self) -> None:
         if self._blocks:
             headings = tuple(text for _, text in self._path)
-            self._sections.append(Section(headings, tuple(self._blocks), self._page, self._record))
-        self._blocks = []
+            marks = tuple(self._marks) if any(mark is not _UNMARKED for mark in self._marks) else ()
+            self._sections.append(Section(headings, tuple(self._blocks), self._page, self._record, marks))
+        self._blocks, self._marks = [], []
 
 
 class Reader(abc.ABC):

@@ -58,8 +58,7 @@ def add_markdown(text: str, outline: Outline) -> str:
         elif token.type == "tr_open":
             rows.append([])
         elif token.type == "table_close":
-            for line in table_lines(rows, header=True):
-                outline.block(line)
+            outline.table(table_lines(rows, header=True))
         elif token.type in ("fence", "code_block"):
             outline.code(token.content)
         elif token.type == "html_block":
@@ -68,7 +67,11 @@ def add_markdown(text: str, outline: Outline) -> str:
             opener = tokens[index - 1]
             if opener.type == "heading_open":
                 outline.heading(int(opener.tag[1]), _inline(token))
-            elif opener.type in ("th_open", "td_open"):
+                continue
+            for child in token.children or []:
+                if child.type == "link_open":
+                    outline.link(str(child.attrs.get("href", "")))
+            if opener.type in ("th_open", "td_open"):
                 rows[-1].append(_inline(token))
             else:
                 outline.block(_inline(token))

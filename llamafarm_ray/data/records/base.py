@@ -6,7 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-__all__ = ["BadRecord", "Convert", "Record", "Records", "RecordsFile"]
+from llamafarm_ray.errors import InputError
+
+__all__ = ["BadRecord", "Convert", "Record", "Records", "RecordsFile", "UnreadableFileError"]
 
 Record = tuple[str, object]
 """The place of a record in its file, as messages name it ("line 7"), and the record."""
@@ -21,6 +23,20 @@ class BadRecord:
     """
 
     reason: str
+
+
+class UnreadableFileError(InputError):
+    """A whole file that can't be read, or not to its end.
+
+    Args:
+        path: of the file.
+        reason: the end of a sentence that begins with the file.
+        hint: what to do next.
+    """
+
+    def __init__(self, path: Path, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{path} {reason}", hint=hint)
+        self.reason = f"{reason} {hint}".rstrip()
 
 
 Convert = Callable[[object], object]

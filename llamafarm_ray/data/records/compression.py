@@ -10,11 +10,16 @@ from typing import IO, Any, cast
 
 import zstandard
 
-from llamafarm_ray.errors import InputError, StorageError
+from llamafarm_ray.data.records.base import UnreadableFileError
+from llamafarm_ray.errors import StorageError
 
 __all__ = ["COMPRESSIONS", "DAMAGED", "file_type", "open_to_read", "open_to_write", "stem_of"]
 
 COMPRESSIONS = (".gz", ".zst")
+MAX_BOMB_BYTES = 1 << 30
+"""A file that unpacks to more than this is refused where that is also more than ``MAX_RATIO`` times its size."""
+
+MAX_RATIO = 200
 DAMAGED = (gzip.BadGzipFile, zlib.error, zstandard.ZstdError, EOFError)
 """Errors that damaged compressed files raise while they are read."""
 
@@ -34,16 +39,16 @@ def open_to_read(path: Path) -> IO[bytes]:
     """Open a file; its decompressed bytes are read in a streaming way.
 
     Raises:
-        InputError: it can't be opened.
+        UnreadableFileError: it can't be opened.
     """
     try:
         if path.suffix.lower() == ".gz":
-            return cast("IO[bytes]", gzip.open(path, "rb"))
+            return io.BufferedReader(_BoundedReader(path, cast("IO[bytes]", gzip.open(path, "rb"))))
         if path.suffix.lower() == ".zst":
-            return io.BufferedReader(_ZstdReader(path.open("rb")))
+            return io.BufferedReader(_BoundedReader(path, io.BufferedReader(_ZstdReader(path.open("rb")))))
         return path.open("rb")
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror}.") from error
+        raise UnreadableFileError(path, f"can't be read: {error.strerror}.") from error
 
 
 def open_to_write(path: Path, *, type_of: Path) -> IO[bytes]:
@@ -60,6 +65,35 @@ def open_to_write(path: Path, *, type_of: Path) -> IO[bytes]:
         return path.open("wb")
     except OSError as error:
         raise StorageError(f"{path} can't be written: {error.strerror}.") from error
+
+
+class _BoundedReader(io.RawIOBase):
+    """The bytes of a compressed file, unless it is made to fill a disk or a memory."""
+
+    def __init__(self, path: Path, unpacked: IO[bytes]) -> None:
+        self._path = path
+        self._unpacked = unpacked
+        self._most = max(MAX_BOMB_BYTES, MAX_RATIO * path.stat().st_size)
+        self._count = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._unpacked.read(len(buffer))
+        buffer[: len(data)] = data
+        self._count += len(data)
+        if self._count > self._most:
+            raise UnreadableFileError(
+                self._path,
+                f"unpacks to more than {MAX_BOMB_BYTES >> 20} MiB and {MAX_RATIO} times its size.",
+                hint="Unpack it first if that is right.",
+            )
+        return len(data)
+
+    def close(self) -> None:
+        self._unpacked.close()
+        super().close()
 
 
 class _ZstdReader(io.RawIOBase):

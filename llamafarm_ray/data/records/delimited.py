@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.data.records.base import BadRecord, Record
+from llamafarm_ray.data.records.base import BadRecord, Record, UnreadableFileError
 from llamafarm_ray.data.records.compression import file_type
 from llamafarm_ray.data.records.json_files import open_text
-from llamafarm_ray.errors import InputError
 
 __all__ = ["read_delimited"]
 
@@ -24,7 +23,7 @@ def read_delimited(path: Path) -> Iterator[Record]:
     """Yield a record a row, in a streaming way. Cells are text; an empty one counts as missing.
 
     Raises:
-        InputError: the header is missing, or names a column twice or not at all.
+        UnreadableFileError: the header is missing, or names a column twice or not at all.
     """
     csv.field_size_limit(_LONGEST_CELL)
     with open_text(path, newline="") as file:
@@ -33,7 +32,7 @@ def read_delimited(path: Path) -> Iterator[Record]:
         try:
             header = [name.strip() for name in next(rows, []) or []]
         except csv.Error as error:
-            raise InputError(f"{path}: line 1 is no header: {error}.") from None
+            raise UnreadableFileError(path, f"has no header in line 1: {error}.") from None
         _check_header(path, header)
         while True:
             place = f"line {rows.line_num + 1}"
@@ -67,9 +66,9 @@ def _delimiter(path: Path, header: str) -> str:
 
 def _check_header(path: Path, header: list[str]) -> None:
     if not header:
-        raise InputError(f"{path} is empty.", hint="Its first line has to name the columns.")
+        raise UnreadableFileError(path, "is empty.", hint="Its first line has to name the columns.")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
-        raise InputError(f"{path}: line 1 names the column {twice[0]!r} twice.", hint="Rename one.")
+        raise UnreadableFileError(path, f"names the column {twice[0]!r} twice in line 1.", hint="Rename one.")
     if not all(header):
-        raise InputError(f"{path}: line 1 has a column without a name.", hint="Name or remove it.")
+        raise UnreadableFileError(path, "has a column without a name in line 1.", hint="Name or remove it.")

@@ -7,10 +7,9 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from llamafarm_ray.data.records.base import BadRecord, Record
+from llamafarm_ray.data.records.base import BadRecord, Record, UnreadableFileError
 from llamafarm_ray.data.records.compression import open_to_read
 from llamafarm_ray.data.text import decode_text, text_encoding
-from llamafarm_ray.errors import InputError
 
 __all__ = ["open_text", "read_json", "read_json_lines"]
 
@@ -41,19 +40,19 @@ def read_json(path: Path) -> Iterator[Record]:
     """Yield the records of a file that is one list, or an object around a list; JSON lines are recognized too.
 
     Raises:
-        InputError: it is neither.
+        UnreadableFileError: it is neither.
     """
     with open_to_read(path) as file:
         text = decode_text(file.read())
     if text is None:
-        raise InputError(f"{path} is not text in UTF-8.", hint="Save it as UTF-8.")
+        raise UnreadableFileError(path, "is not text in UTF-8.", hint="Save it as UTF-8.")
     if not text.strip():
-        raise InputError(f"{path} is empty.")
+        raise UnreadableFileError(path, "is empty.")
     try:
         whole = json.loads(text)
     except (ValueError, RecursionError) as error:
         if not _begins_with_a_record(text):
-            raise InputError(f"{path} is not valid JSON: {error}.") from error
+            raise UnreadableFileError(path, f"is not valid JSON: {error}.") from error
         yield from _lines(text.split("\n"))
         return
     for index, record in enumerate(_list_in(whole, path)):
@@ -67,8 +66,9 @@ def _list_in(whole: object, path: Path) -> list[object]:
             whole = whole[found[0]]
     if not isinstance(whole, list):
         kind = "an object" if isinstance(whole, dict) else f"the value {str(whole)[:40]!r}"
-        raise InputError(
-            f"{path} holds {kind}, not a list of records.",
+        raise UnreadableFileError(
+            path,
+            f"holds {kind}, not a list of records.",
             hint=f"Put the list under {' or '.join(map(repr, WRAPPERS[:2]))}, or write one record a line (.jsonl).",
         )
     return whole

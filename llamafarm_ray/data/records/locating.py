@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 from llamafarm_ray.data.records.axolotl import axolotl_records, is_axolotl_config
 from llamafarm_ray.data.records.base import Records, RecordsFile
@@ -15,13 +15,26 @@ from llamafarm_ray.data.records.llama_factory import factory_records, is_factory
 from llamafarm_ray.data.records.reading import READERS, TABLES
 from llamafarm_ray.errors import InputError, did_you_mean
 
-__all__ = ["RECORD_SUFFIXES", "SUPPORTED_FILES", "find_records", "is_record_file", "named_beside", "validation_path"]
+__all__ = [
+    "RECORD_SUFFIXES",
+    "SUPPORTED_FILES",
+    "chosen_splits",
+    "find_records",
+    "is_described_file",
+    "is_record_file",
+    "named_beside",
+    "saved_by_datasets",
+    "split_of_path",
+    "validation_path",
+]
 
 RECORD_SUFFIXES = tuple(READERS)
 SUPPORTED_FILES = (
     f"A dataset is a built folder, a folder of `datasets`, or files in {', '.join(RECORD_SUFFIXES)} "
     "(text ones also .gz and .zst)."
 )
+
+Files = TypeVar("Files")
 
 _SPLIT_NAMES = {
     "train": "train",
@@ -43,6 +56,11 @@ def is_record_file(path: Path) -> bool:
     return file_type(path) in READERS and not (compressed and file_type(path) in TABLES)
 
 
+def is_described_file(name: str) -> bool:
+    """Return True for the name of a file that describes a dataset, and holds none of its rows."""
+    return name in _NOT_ROWS or name.endswith("report.json")
+
+
 def find_records(path: Path) -> dict[str, Records]:
     """Find the files of a dataset that was made elsewhere, by split: ``train``, and ``validation`` if there is one.
 
@@ -57,7 +75,7 @@ def find_records(path: Path) -> dict[str, Records]:
     """
     whole, name = _with_name(path)
     if whole.is_dir():
-        return _of_folder(whole, _in_folder(whole), name)
+        return chosen_splits(whole, _in_folder(whole), name)
     if is_factory_description(whole):
         return factory_records(whole, name, find=find_records)
     if is_axolotl_config(whole):
@@ -92,7 +110,17 @@ def _with_name(path: Path) -> tuple[Path, str]:
     raise InputError(f"There is no dataset at {str(path)!r}.", hint="`llamafarm models create-dataset` makes datasets.")
 
 
-def _of_folder(folder: Path, splits: dict[str, Records], name: str) -> dict[str, Records]:
+def chosen_splits(folder: Path | str, splits: dict[str, Files], name: str = "") -> dict[str, Files]:
+    """Return the splits to use of all that were found: ``train``, and ``validation`` if there is one.
+
+    Args:
+        folder: of the dataset, for messages.
+        splits: what was found by the names of splits; changed.
+        name: of the only split to take; "" for the usual ones.
+
+    Raises:
+        InputError: there is no such split.
+    """
     if name:
         wanted = name if name in splits else _SPLIT_NAMES.get(name, name)
         if wanted not in splits:
@@ -114,21 +142,21 @@ def _of_folder(folder: Path, splits: dict[str, Records], name: str) -> dict[str,
 
 def _in_folder(folder: Path) -> dict[str, Records]:
     files: dict[str, list[Path]] = {}
-    for split, file in _saved_by_datasets(folder) or _shards(folder):
+    for split, file in saved_by_datasets(folder) or _shards(folder):
         files.setdefault(split, []).append(file)
     if not files:
         raise InputError(f"{str(folder)!r} is no dataset: it has no dataset.json and no rows.", hint=SUPPORTED_FILES)
     return {split: Records(tuple(map(RecordsFile, paths))) for split, paths in files.items()}
 
 
-def _saved_by_datasets(folder: Path) -> list[tuple[str, Path]]:
+def saved_by_datasets(folder: Path) -> list[tuple[str, Path]]:
     """Return the files of a folder that ``save_to_disk`` wrote, in their order; none of another folder."""
     if (folder / "dataset_dict.json").is_file():
         names = _read(folder / "dataset_dict.json").get("splits", [])
         return [
             (_split_of(str(name)) or str(name), file)
             for name in names
-            for _, file in _saved_by_datasets(folder / str(name))
+            for _, file in saved_by_datasets(folder / str(name))
         ]
     if not (folder / "state.json").is_file():
         return []
@@ -156,12 +184,17 @@ def _shards(folder: Path) -> Iterator[tuple[str, Path]]:
         inside = file.relative_to(folder)
         hidden = any(part.startswith((".", "_")) for part in inside.parts)
         described = file.name == "dataset.json" and (file.parent / "train").is_dir()  # by our own build
-        if hidden or described or file.name in _NOT_ROWS or file.name.endswith("report.json"):
+        if hidden or described or is_described_file(file.name):
             continue
         if is_record_file(file) and file.is_file():
-            # "qa.validation.jsonl", "validation/part-0.parquet", "data/validation-00000-of-00001.parquet"
-            parts = (stem_of(file).rpartition(".")[2], *reversed(inside.parent.parts), file.name)
-            yield next((split for split in map(_split_of, parts) if split), "train"), file
+            yield split_of_path(inside), file
+
+
+def split_of_path(inside: PurePath) -> str:
+    """Return the split that the path of a file in a dataset's folder names; ``train`` if it names none."""
+    # "qa.validation.jsonl", "validation/part-0.parquet", "data/validation-00000-of-00001.parquet"
+    parts = (stem_of(Path(inside)).rpartition(".")[2], *reversed(inside.parent.parts), inside.name)
+    return next((split for split in map(_split_of, parts) if split), "train")
 
 
 def _split_of(name: str) -> str:

@@ -6,12 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from llamafarm_ray.data.records.base import BadRecord, Record, Records, RecordsFile
+from llamafarm_ray.data.records.base import BadRecord, Record, Records, RecordsFile, UnreadableFileError
 from llamafarm_ray.data.records.compression import COMPRESSIONS, DAMAGED, file_type
 from llamafarm_ray.data.records.delimited import read_delimited
 from llamafarm_ray.data.records.json_files import read_json, read_json_lines
 from llamafarm_ray.data.records.tables import read_arrow, read_parquet
-from llamafarm_ray.errors import InputError
 
 __all__ = ["READERS", "TABLES", "read_file", "read_records"]
 
@@ -37,26 +36,27 @@ def read_file(path: Path) -> Iterator[Record]:
     """Yield each record of a file with its place; a record that can't be read as a `BadRecord`.
 
     Raises:
-        InputError: the file is of another type, can't be read, or is damaged.
+        UnreadableFileError: it is of another type, can't be read, or is damaged.
     """
     reader = READERS.get(file_type(path))
     if reader is None or (file_type(path) in TABLES and path.suffix.lower() in COMPRESSIONS):
-        raise InputError(f"{path} is no file of examples.", hint=f"Such files end in {', '.join(READERS)}.")
+        raise UnreadableFileError(path, "is no file of examples.", hint=f"Such files end in {', '.join(READERS)}.")
     try:
         yield from reader(path)
     except DAMAGED as error:
-        raise InputError(f"{path} can't be decompressed: {error}.", hint="Copy or download it again.") from error
+        hint = "Copy or download it again."
+        raise UnreadableFileError(path, f"can't be decompressed: {error}.", hint=hint) from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text in UTF-8: {error.reason}.", hint="Save it as UTF-8.") from error
+        raise UnreadableFileError(path, f"is not text in UTF-8: {error.reason}.", hint="Save it as UTF-8.") from error
     except OSError as error:
-        raise InputError(f"{path} can't be read: {error.strerror or error}.") from error
+        raise UnreadableFileError(path, f"can't be read: {error.strerror or error}.") from error
 
 
 def read_records(records: Records) -> Iterator[tuple[RecordsFile, str, object]]:
     """Yield each record of a split with its file and its place, which names the file where there are several.
 
     Raises:
-        InputError: a file can't be read.
+        UnreadableFileError: a file can't be read.
     """
     for file in records.files:
         for place, record in read_file(file.path):

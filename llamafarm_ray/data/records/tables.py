@@ -9,8 +9,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from llamafarm_ray.data.records.base import Record
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.data.records.base import Record, UnreadableFileError
 
 __all__ = ["read_arrow", "read_parquet"]
 
@@ -21,26 +20,26 @@ def read_parquet(path: Path) -> Iterator[Record]:
     """Yield a record a row.
 
     Raises:
-        InputError: the file is damaged, or no Parquet.
+        UnreadableFileError: it is damaged, or no Parquet.
     """
     try:
         with pq.ParquetFile(path) as file:
             yield from _rows(file.iter_batches(batch_size=_BATCH_ROWS))
     except pa.ArrowException as error:
-        raise InputError(f"{path} can't be read as Parquet: {_first_line(error)}.") from error
+        raise UnreadableFileError(path, f"can't be read as Parquet: {_first_line(error)}.") from error
 
 
 def read_arrow(path: Path) -> Iterator[Record]:
     """Yield a record a row of an Arrow file (Feather) or of an Arrow stream, as `datasets` writes.
 
     Raises:
-        InputError: the file is damaged, or neither.
+        UnreadableFileError: it is damaged, or neither.
     """
     try:
         with pa.memory_map(str(path)) as source:
             yield from _rows(_batches(source))
     except pa.ArrowException as error:
-        raise InputError(f"{path} can't be read as Arrow: {_first_line(error)}.") from error
+        raise UnreadableFileError(path, f"can't be read as Arrow: {_first_line(error)}.") from error
 
 
 def _batches(source: pa.NativeFile) -> Iterator[pa.RecordBatch]:

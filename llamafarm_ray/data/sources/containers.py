@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import functools
 import gzip
+import io
 import lzma
 import stat
 import tarfile
@@ -38,10 +40,20 @@ DAMAGE = (
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in an archive; ``read`` returns up to so many of its bytes."""
+    """A file in an archive.
+
+    Args:
+        name: its path in the archive.
+        open: opens it to read.
+    """
 
     name: str
-    read: Callable[[int], bytes]
+    open: Callable[[], Any]
+
+    def read(self, num_bytes: int) -> bytes:
+        """Return up to so many of its bytes."""
+        with self.open() as stream:
+            return bytes(stream.read(num_bytes))
 
 
 def is_container(name: str) -> bool:
@@ -66,8 +78,7 @@ def members_of(name: str, file: IO[bytes]) -> Iterator[Member]:
     elif kind == "tar":
         yield from _tar_members(_unpacked(name, file))
     elif kind:
-        stream = _unpacked(name, file)
-        yield Member(PurePosixPath(name).stem, stream.read)
+        yield Member(PurePosixPath(name).stem, lambda: contextlib.nullcontext(_unpacked(name, file)))
 
 
 def _kind(name: str) -> str:
@@ -115,16 +126,15 @@ def _zip_members(file: IO[bytes]) -> Iterator[Member]:
         if len(members) > _MAX_MEMBERS:
             raise OversizedDocumentError(f"it holds {len(members)} files; {_MAX_MEMBERS} are the limit.")
         for member in sorted(members, key=lambda member: member.filename):
-            yield Member(member.filename, functools.partial(_zip_read, archive, member))
+            yield Member(member.filename, functools.partial(_zip_open, archive, member))
 
 
-def _zip_read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, num_bytes: int) -> bytes:
+def _zip_open(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> IO[bytes]:
     if member.flag_bits & _ENCRYPTED_FLAG:
         raise BrokenDocumentError("it is encrypted.", hint="Unpack it first.")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise BrokenDocumentError("it is a link.")
-    with archive.open(member) as stream:
-        return stream.read(num_bytes)
+    return archive.open(member)
 
 
 def _tar_members(stream: Any) -> Iterator[Member]:
@@ -133,5 +143,8 @@ def _tar_members(stream: Any) -> Iterator[Member]:
             if number >= _MAX_MEMBERS:
                 raise OversizedDocumentError(f"it holds more than {_MAX_MEMBERS} files.")
             if member.isfile():
-                content = archive.extractfile(member)
-                yield Member(member.name.removeprefix("./"), content.read if content else lambda _: b"")
+                yield Member(member.name.removeprefix("./"), functools.partial(_tar_open, archive, member))
+
+
+def _tar_open(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    return archive.extractfile(member) or io.BytesIO()

@@ -7,15 +7,18 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 from pathlib import PurePosixPath
+from typing import Any, TypeVar, cast
 
 from llamafarm_ray.data.sources.containers import is_container
 from llamafarm_ray.data.sources.reading import ReadFile, read_file
 
-__all__ = ["FileLimits", "read_within"]
+__all__ = ["FileLimits", "LimitError", "is_light", "read_within", "results_within"]
+
+T = TypeVar("T")
 
 _MODULE = "llamafarm_ray.data.sources.reader_process"
 _START_S = 120.0
@@ -44,6 +47,10 @@ class FileLimits:
     memory_bytes: int
 
 
+class LimitError(Exception):
+    """The work on a file broke a limit, or ended its process; the text says why."""
+
+
 def read_within(path: str, location: bytes, limits: FileLimits) -> Iterator[ReadFile]:
     """Yield what `read_file` yields; a file that breaks a limit, or its reader, ends with an error that says so.
 
@@ -52,31 +59,48 @@ def read_within(path: str, location: bytes, limits: FileLimits) -> Iterator[Read
         location: its absolute path or URI.
         limits: for each document.
     """
-    if _is_light(location):
+    if is_light(location):
         yield from read_file(path, location)
         return
+    try:
+        yield from results_within(read_file, (path, location), limits)
+    except LimitError as error:
+        yield ReadFile(path, error=str(error))
+
+
+def results_within(work: Callable[..., Iterator[T]], arguments: tuple[Any, ...], limits: FileLimits) -> Iterator[T]:
+    """Yield what a function yields in a process beside this one.
+
+    Args:
+        work: a function of a module; what it yields can be pickled.
+        arguments: for it.
+        limits: ``seconds`` until each result.
+
+    Raises:
+        LimitError: a limit was broken, or the process ended.
+    """
     reader = _reader(limits)
-    if not reader.ask(path, location):
-        yield ReadFile(path, error="the process that reads files could not be started.")
-        return
-    while True:
-        try:
-            if not reader.connection.poll(limits.seconds):
-                reader.end()
-                yield ReadFile(
-                    path, error=f"it was not read within {limits.seconds:g} s (dataset.source.file_timeout_s)."
-                )
+    if not reader.ask(work, arguments):
+        raise LimitError("the process that reads files could not be started.")
+    is_complete = False
+    try:
+        while True:
+            try:
+                if not reader.connection.poll(limits.seconds):
+                    raise LimitError(f"it was not read within {limits.seconds:g} s (dataset.source.file_timeout_s).")
+                result = reader.connection.recv()
+            except (EOFError, OSError):
+                raise LimitError(_death(reader.end(), limits)) from None
+            if result is None:
+                is_complete = True
                 return
-            read = reader.connection.recv()
-        except (EOFError, OSError):
-            yield ReadFile(path, error=_death(reader.end(), limits))
-            return
-        if read is None:
-            return
-        yield read
+            yield cast("T", result)
+    finally:
+        if not is_complete:  # what is left of its results must not be taken for the next file's
+            reader.end()
 
 
-def _is_light(location: bytes) -> bool:
+def is_light(location: bytes) -> bool:
     """Return True for a small local file of text."""
     name = PurePosixPath(os.fsdecode(location)).name.lower()
     if b"://" in location or is_container(name) or PurePosixPath(name).suffix in _UNPACKED_TYPES:
@@ -102,14 +126,14 @@ class _Reader:
         self._process: subprocess.Popen[bytes] | None = None
         self.connection: Connection
 
-    def ask(self, path: str, location: bytes) -> bool:
-        """Send a file to be read, to a new process if there is none; return False if none can be started."""
+    def ask(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+        """Send work to the process, to a new one if there is none; return False if none can be started."""
         for _ in range(2):
             if self._process is None or self._process.poll() is not None:
                 self.end()
                 self._start()
             with contextlib.suppress(OSError, EOFError):
-                self.connection.send((path, location))
+                self.connection.send((work, arguments))
                 return True
         return False
 

@@ -1,4 +1,4 @@
-"""The process of `llamafarm_ray.data.sources.guarded`: files come over a connection, and their documents go back."""
+"""The process of `llamafarm_ray.data.sources.guarded`: work comes over a connection, and its results go back."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from llamafarm_ray.data.sources.reading import read_file
-
 __all__ = ["main"]
 
 _GRACE_S = 5
@@ -18,19 +16,20 @@ _MEMORY_NOW = Path("/proc/self/statm")
 
 
 def main() -> None:
-    """Read files until the other side is gone. Arguments: a file descriptor, seconds and bytes for each file."""
+    """Work until the other side is gone. Arguments: a file descriptor, seconds a result, bytes of memory."""
     connection, seconds, memory_bytes = Connection(int(sys.argv[1])), float(sys.argv[2]), int(sys.argv[3])
     connection.send(None)
     while True:
         try:
-            path, location = connection.recv()
+            work, arguments = connection.recv()
         except EOFError:
             return
         _limit_memory(memory_bytes)
         # A parent that was killed ends nobody: the alarm ends this process, inside a library's loop too.
         _alarm(seconds)
-        for read in read_file(path, location):
-            connection.send(read)
+        for result in work(*arguments):
+            signal.alarm(0)  # the other side may be slow to take it
+            connection.send(result)
             _alarm(seconds)
         signal.alarm(0)
         connection.send(None)

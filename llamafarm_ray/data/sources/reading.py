@@ -20,7 +20,7 @@ from llamafarm_ray.data.sources.found import file_type, plain_path
 from llamafarm_ray.data.sources.limits import max_bytes_of
 from llamafarm_ray.data.sources.remote import is_page, open_remote, page_name
 
-__all__ = ["ReadFile", "read_file"]
+__all__ = ["ReadFile", "open_file", "read_file"]
 
 _MAX_NESTING = 2  # an archive in an archive
 _TOO_MUCH = "its reader ran out of memory (dataset.source.file_memory_mb)."
@@ -45,7 +45,7 @@ def read_file(path: str, location: bytes) -> Iterator[ReadFile]:
         location: its absolute path or URI.
     """
     try:
-        with _opened(location) as file:
+        with open_file(location) as file:
             yield from _read(path, _name(path, location), file, 0)
     except DocumentError as error:
         yield ReadFile(path, error=str(error))
@@ -66,7 +66,15 @@ def _name(path: str, location: bytes) -> str:
 
 
 @contextlib.contextmanager
-def _opened(location: bytes) -> Iterator[IO[bytes]]:
+def open_file(location: bytes) -> Iterator[IO[bytes]]:
+    """Open a regular file, a file at a URI, or the rows of a query.
+
+    Args:
+        location: absolute path or URI.
+
+    Raises:
+        DocumentError: it is no regular file, or a database refuses the query.
+    """
     if b"://" in location:
         uri = os.fsdecode(location)
         with open_rows(uri) if is_database(uri) else open_remote(uri) as remote:

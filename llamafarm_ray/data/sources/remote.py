@@ -13,7 +13,7 @@ from llamafarm_ray.data.readers import is_supported
 from llamafarm_ray.data.readers.base import oversized_message
 from llamafarm_ray.data.sources.containers import is_container
 from llamafarm_ray.data.sources.found import SkippedDocument, SourceFile, Sources, file_type, plain_path
-from llamafarm_ray.data.sources.limits import max_bytes_of
+from llamafarm_ray.data.sources.wanted import Wanted
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage.opening import open_uri
 
@@ -35,8 +35,8 @@ def page_name(uri: str) -> str:
     return name if known else f"{name or 'index'}.html"
 
 
-def find_remote(uri: str) -> Sources:
-    """Find the documents behind a URI: a folder or bucket, a pattern, or a single file.
+def find_remote(uri: str, wanted: Wanted) -> Sources:
+    """Find the wanted files behind a URI: a folder or bucket, a pattern, or a single file.
 
     Raises:
         InputError: nothing is there, or it can't be reached.
@@ -65,18 +65,18 @@ def find_remote(uri: str) -> Sources:
     found = Sources(name="" if single else PurePosixPath(root).name)
     base = str(PurePosixPath(root).parent) if single else root
     for path, info in sorted(entries.items()):
-        _add(found, fs, path, path.removeprefix(base).lstrip("/"), info.get("size"))
+        _add(found, fs, path, path.removeprefix(base).lstrip("/"), num_bytes=info.get("size"), wanted=wanted)
     return found
 
 
-def _add(found: Sources, fs: Any, path: str, name: str, num_bytes: int | None) -> None:
-    if any(part.startswith(".") for part in name.split("/")):
+def _add(found: Sources, fs: Any, path: str, name: str, *, num_bytes: int | None, wanted: Wanted) -> None:
+    if any(part.startswith(wanted.hidden) for part in name.split("/")):
         return
-    if not is_supported(name) and not is_container(name):
+    if not wanted.takes(name):
         found.ignored[file_type(name)] += 1
         return
-    limit = max_bytes_of(PurePosixPath(name).name)
-    if num_bytes is not None and num_bytes > limit:
+    limit = wanted.max_bytes(PurePosixPath(name).name)
+    if num_bytes is not None and limit is not None and num_bytes > limit:
         found.skipped.append(SkippedDocument(plain_path(name), oversized_message(num_bytes, limit)))
     else:
         found.files.append(SourceFile(plain_path(name), fs.unstrip_protocol(path).encode()))

@@ -37,10 +37,13 @@ class Clean(Step[ParsedDocument, ParsedDocument]):
 
 
 def _clean_section(section: Section) -> Section:
+    cleaned = [(_clean_block(block), marks) for block, marks in section.marked_blocks()]
+    kept = [(block, marks) for block, marks in cleaned if any(c.isalnum() for c in block)]
     return replace(
         section,
         headings=tuple(heading for heading in map(clean_text, section.headings) if heading),
-        blocks=tuple(block for block in map(_clean_block, section.blocks) if any(c.isalnum() for c in block)),
+        blocks=tuple(block for block, _ in kept),
+        marks=tuple(marks for _, marks in kept) if section.marks else (),
     )
 
 

@@ -33,6 +33,9 @@ class CheckSupport(Step[Example, Example]):
     def apply(self, rows: Iterable[Example]) -> Iterator[Example | Dropped]:
         """See :meth:`Step.apply`."""
         for row in rows:
+            if row.provenance is not None and row.provenance.kind == "tool_calls":
+                yield row  # calls were checked against their request and the tools' schemas
+                continue
             passage = self.passages[row.passage_index]
             context = "\n".join([passage.title, *passage.headings, passage.text])
             asked = "\n".join(message.content for message in row.messages if message.role == "user")

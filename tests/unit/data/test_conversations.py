@@ -6,7 +6,9 @@ import zipfile
 import pytest
 
 from llamafarm_ray.data.conversations import read_conversations
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.data.sources import FileLimits
+
+LIMITS = FileLimits(seconds=60, memory_bytes=4 << 30)
 
 USERS = [
     {"id": "U1", "name": "ann", "profile": {"display_name": "Ann", "real_name": "Ann Lee"}},
@@ -36,7 +38,7 @@ SLACK = {
 
 
 def read(path):
-    results = [result for _, result in read_conversations(str(path))]
+    results = [found[1] for found in read_conversations([str(path)], LIMITS) if isinstance(found, tuple)]
     turns = [[(turn["role"], turn["content"]) for turn in row["messages"]] for one in results for row in one.rows]
     return turns, sorted(one.reason for one in results if one.reason)
 
@@ -64,7 +66,8 @@ def test_a_thread_of_slack_is_a_conversation_over_the_days(slack):
     answer = "Hold the knob, @Ann.\nSee the manual in #help."
     assert turns == [[("user", "How do I reset the <gate>?\nIt blinks."), ("assistant", answer)]]
     assert dropped == ["is a message without a thread.", "is a thread without an answer."]
-    documents = {row["document"] for _, one in read_conversations(str(slack)) for row in one.rows}
+    found = [found for found in read_conversations([str(slack)], LIMITS) if isinstance(found, tuple)]
+    documents = {row["document"] for _, one in found for row in one.rows}
     assert documents == {f"{slack.name}/help"}
 
 
@@ -150,15 +153,30 @@ def test_what_gives_no_conversation_is_left_out_with_its_reason(tmp_path, record
     assert reasons[0].startswith(reason)
 
 
-def test_a_zip_that_is_no_export_is_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "other.zip", "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    with pytest.raises(InputError, match="is no export of Slack"):
-        read(tmp_path / "other.zip")
+def outcomes(path):
+    """The files that gave no row with their reasons, and the notes of those that can't be read to their end."""
+    ends = [found for found in read_conversations([str(path)], LIMITS) if not isinstance(found, tuple)]
+    skipped = {end.skipped.path: end.skipped.reason for end in ends if end.skipped}
+    return skipped, {end.path: end.note for end in ends if end.note}
 
 
-def test_an_export_with_a_broken_day_is_named(slack):
-    if slack.is_dir():
-        (slack / "help" / "2026-01-02.json").write_text("{")
-        with pytest.raises(InputError, match=r"export of Slack .*team can't be read"):
-            read(slack)
+@pytest.mark.parametrize("content", ["{", "{}", "[" * 5000], ids=["cut", "object", "deep"])
+def test_a_broken_day_of_slack_is_named_and_the_other_days_are_read(tmp_path, content):
+    export = tmp_path / "team"
+    for name, records in SLACK.items():
+        (export / name).parent.mkdir(parents=True, exist_ok=True)
+        (export / name).write_text(json.dumps(records))
+    (export / "help" / "2026-01-03.json").write_text(content)
+    assert [turns[0] for turns in read(export)[0]] == [("user", "How do I reset the <gate>?\nIt blinks.")]
+    (named,) = outcomes(export)[0]
+    assert named == "team/help/2026-01-03.json"
+
+
+def test_a_message_of_slack_that_is_not_sound_is_counted(tmp_path):
+    bad = [7, {"type": "message", "text": "?"}, {"type": "message", "ts": "1.0", "thread_ts": ["1"], "text": "?"}]
+    with zipfile.ZipFile(tmp_path / "team.zip", "w") as archive:
+        for name, content in {**SLACK, "help/2026-01-03.json": bad, "users.json": [None, 7, *USERS]}.items():
+            archive.writestr(name, json.dumps(content))
+    turns, dropped = read(tmp_path / "team.zip")
+    assert len(turns) == 1
+    assert dropped.count("is a message that is not sound.") == 3

@@ -101,14 +101,34 @@ def test_the_same_feedback_gives_the_same_file_and_more_of_it_another(feedback, 
         ("{", "line 2, is no feedback"),
         ("[]", "line 2, is no feedback"),
         ("{}", "line 2, is no feedback"),
+        ("[" * 100_000, "line 2, is no feedback"),
+        ('{"messages": [{"role": "user", "content": "\\ud83d"}], "answer": "a"}', "line 2, is no feedback"),
+        (json.dumps(said(7, "!")), "line 2, is no feedback: The turn 7 of 'user' is no text"),
         (json.dumps(said("?", "!", rating=7)), "not between 0 and 1"),
     ],
 )
-def test_a_record_that_is_not_sound_is_named(feedback, tmp_path, line, says):
+def test_a_record_that_is_not_sound_is_named_and_left_out(feedback, tmp_path, line, says):
     good = json.dumps(said("?", "!", thumb="up"))
     Location(feedback).create("2026/11/24/c.jsonl", f"{good}\n{line}\n".encode())
+    report, documents = build(feedback, tmp_path / "said.jsonl")
+    (step,) = report.steps
+    assert (step.rows_in, step.rows_out) == (7, 4)
+    assert step.dropped["record that is no feedback"] == 1
+    (sample,) = step.samples["record that is no feedback"]
+    assert sample.startswith("2026/11/24/c.jsonl, line 2, is no feedback:")
+    assert says in sample
+    assert documents[-1].num_examples == 1
     with pytest.raises(InputError, match=rf"2026/11/24/c\.jsonl.*{says}"):
-        build(feedback, tmp_path / "said.jsonl")
+        build(feedback, tmp_path / "strict.jsonl", strict=True)
+
+
+def test_a_file_without_feedback_is_skipped_with_its_reason(feedback, tmp_path):
+    Location(feedback).create("2026/11/24/c.jsonl", bytes(5000))
+    report, _ = build(feedback, tmp_path / "said.jsonl")
+    (skipped,) = report.documents.skipped
+    assert skipped.path == "2026/11/24/c.jsonl"
+    assert skipped.reason.startswith("none of its 1 records can be used: line 1, is no feedback")
+    assert (report.documents.found, report.documents.read) == (3, 2)
 
 
 def test_what_gives_nothing_says_why(feedback, tmp_path):

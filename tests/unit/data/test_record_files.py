@@ -141,7 +141,7 @@ def test_splits_that_could_be_meant_are_named(tmp_path):
         ("a.json", b'[{"instruction": "a", "output": "\\uDC00"}]', "record 0 has the escape"),
         ("a.csv", b"instruction,output\nQ?,A.,more\n", "line 2 has 3 cells where the header names 2 columns"),
         ("a.csv", b'instruction,output\n"Q?,A.\n', "line 2 is not valid CSV"),
-        ("a.csv", b"instruction,instruction\n", "line 1 names the column 'instruction' twice"),
+        ("a.csv", b"instruction,instruction\n", "names the column 'instruction' twice in line 1"),
         ("a.csv", b"", "is empty"),
         ("a.csv", b"instruction,output\n", "has no records"),
         ("a.csv", b"instruction,output\nQ?,\n", "line 2 is missing 'output'"),

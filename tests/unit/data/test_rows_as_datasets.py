@@ -1,11 +1,19 @@
 """Rows that exist become datasets: filtered, split by prompt, in any kind, without Ray."""
 
+import bz2
+import gzip
 import json
+import zipfile
 
+import fsspec
+import pyarrow as pa
 import pytest
+import zstandard
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data import build_dataset
+from llamafarm_ray.data.conversations import reading
+from llamafarm_ray.data.existing_rows import holds_rows, read_source_rows
 from llamafarm_ray.data.reading import read_dataset
 from llamafarm_ray.errors import InputError
 
@@ -185,3 +193,86 @@ def test_preferences_with_other_rejected_answers_are_no_duplicates(tmp_path):
     off = {"preprocessing": {"qa_generation": {"enabled": False}}}
     report, _ = build(write(tmp_path / "rows.jsonl", records), tmp_path / "out", **off)
     assert report.num_examples == 2
+
+
+# Files in buckets, patterns and archives
+
+
+NO_PAIRS = DatasetConfig.model_validate({"preprocessing": {"qa_generation": {"enabled": False}}})
+
+
+def line(name):
+    return f"{json.dumps(chat(f'Is {name} open?', 'Yes.'))}\n".encode()
+
+
+def rows_of(*sources):
+    """The questions of the training rows of sources by document, and what is held out."""
+    assert holds_rows(NO_PAIRS, sources)
+    found = read_source_rows(sources, NO_PAIRS)
+    by_id = {row["id"]: row for row in pa.concat_tables(found.harvest.rows).to_pylist()}
+    held_out = {row_id for row_id in by_id if row_id in found.validation}
+    assert not found.harvest.skipped
+    train = {row["document"]: row["messages"][0]["content"] for key, row in by_id.items() if key not in held_out}
+    return train, {by_id[row_id]["document"] for row_id in held_out}
+
+
+@pytest.fixture
+def memory():
+    fs = fsspec.filesystem("memory")
+    fs.pipe_file("/rows/a.jsonl", line("a"))
+    fs.pipe_file("/rows/b.jsonl.gz", gzip.compress(line("b")))
+    fs.pipe_file("/rows/more/c.jsonl.zst", zstandard.compress(line("c")))
+    fs.pipe_file("/rows/a.validation.jsonl", line("v"))
+    fs.pipe_file("/rows/_tokens/d.jsonl", line("d"))
+    yield "memory://rows"
+    fs.rm("/rows", recursive=True)
+
+
+def test_rows_in_a_bucket_are_read_where_they_are(memory):
+    asked = {"a.jsonl": "Is a open?", "b.jsonl.gz": "Is b open?", "more/c.jsonl.zst": "Is c open?"}
+    assert rows_of(memory) == (asked, {"a.validation.jsonl"})
+    assert rows_of(f"{memory}/a.jsonl") == ({"a.jsonl": "Is a open?"}, {"a.validation.jsonl"})
+    assert rows_of(f"{memory}/b*.gz") == ({"b.jsonl.gz": "Is b open?"}, set())
+    assert rows_of(f"{memory}/**/*.zst") == ({"more/c.jsonl.zst": "Is c open?"}, set())
+    both = rows_of(f"{memory}/b.jsonl.gz", f"{memory}/more/c.jsonl.zst")[0]
+    assert list(both) == ["memory:///rows/b.jsonl.gz", "memory:///rows/more/c.jsonl.zst"]
+
+
+def test_the_rows_of_a_bucket_become_the_dataset_that_their_copy_becomes(memory, tmp_path):
+    fsspec.filesystem("memory").get("/rows/", str(tmp_path / "rows"), recursive=True)
+    off = {"preprocessing": {"qa_generation": {"enabled": False}}}
+    digests = {
+        build(source, tmp_path / f"out-{n}", **off)[0].digest for n, source in enumerate((memory, tmp_path / "rows"))
+    }
+    assert len(digests) == 1
+
+
+def test_rows_in_patterns_and_archives_are_read(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jsonl").write_bytes(line(name))
+    (tmp_path / "c.jsonl.bz2").write_bytes(bz2.compress(line("c")))
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr("x/d.jsonl", line("d"))
+        archive.writestr("validation/e.jsonl", line("e"))
+        archive.writestr("__MACOSX/x.jsonl", b"?")
+    assert rows_of(f"{tmp_path}/[ab].jsonl")[0] == {"a.jsonl": "Is a open?", "b.jsonl": "Is b open?"}
+    assert rows_of(f"{tmp_path}/c*")[0] == {"c.jsonl.bz2!/c.jsonl": "Is c open?"}
+    assert rows_of(f"{tmp_path}/d.zip") == ({"d.zip!/x/d.jsonl": "Is d open?"}, {"d.zip!/validation/e.jsonl"})
+    assert len(rows_of(tmp_path.as_uri())[0]) == 4
+
+
+def test_an_archive_with_documents_in_it_holds_documents(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("a.jsonl", line("a"))
+        archive.writestr("b.md", "The mill is old.")
+    assert not holds_rows(NO_PAIRS, str(tmp_path / "a.zip"))
+    assert not holds_rows(NO_PAIRS, str(tmp_path))
+
+
+def test_a_row_file_that_can_not_be_reached_is_skipped(memory, monkeypatch):
+    def fail(uri):
+        raise ConnectionError("the bucket is gone")
+
+    monkeypatch.setattr(reading, "open_remote", fail)
+    with pytest.raises(InputError, match=r"a\.jsonl: it can't be read \(ConnectionError: the bucket is gone\)"):
+        read_source_rows(f"{memory}/*.jsonl", NO_PAIRS)

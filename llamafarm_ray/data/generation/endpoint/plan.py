@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Self
 
 from llamafarm_ray.config import Endpoint, QaGeneration
@@ -14,8 +15,10 @@ from llamafarm_ray.data.generation.endpoint.client import Terms
 from llamafarm_ray.data.generation.endpoint.limits import Prices
 from llamafarm_ray.data.generation.endpoint.prompt import PROMPT_VERSION
 from llamafarm_ray.data.generation.endpoint.terms import prices_of, terms_of
+from llamafarm_ray.data.generation.endpoint.tool_calls import ToolBox
 from llamafarm_ray.data.generation.endpoint.variety import Variety
 from llamafarm_ray.data.generation.endpoint.writer import Asking, EndpointWriter
+from llamafarm_ray.data.generation.tool_files import read_tools
 from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.types import Digest
 
@@ -57,6 +60,7 @@ class EndpointPlan:
             unanswerable=qa.unanswerable,
             kinds=qa.kinds,
             variety=Variety(qa.personas, tuple(sorted(qa.difficulty.items()))),
+            tools=_tool_box(qa),
         )
         return cls(asking, qa.endpoint, choice.base_url, api_key, cache)
 
@@ -68,7 +72,10 @@ class EndpointPlan:
     @property
     def digest(self) -> str:
         """See `WriterPlan`."""
-        said = json.dumps([PROMPT_VERSION, asdict(self.asking)], sort_keys=True)
+        asked = asdict(self.asking)
+        if not self.asking.tools.tools:
+            del asked["tools"]
+        said = json.dumps([PROMPT_VERSION, asked], sort_keys=True)
         return Digest.of(said.encode()).short
 
     @property
@@ -84,3 +91,9 @@ class EndpointPlan:
     def terms(self) -> Terms:
         """Return the server with its limits, of which nothing is used yet."""
         return terms_of(self.endpoint, self.base_url, self.api_key, "dataset.preprocessing.qa_generation.endpoint")
+
+
+def _tool_box(qa: QaGeneration) -> ToolBox:
+    if qa.tools is None:
+        return ToolBox()
+    return ToolBox(tuple(json.dumps(tool, ensure_ascii=False) for tool in read_tools(Path(qa.tools).expanduser())))

@@ -24,10 +24,10 @@ from llamafarm_ray.data.steps import MIN_SUPPORT
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.text.support import support
 
-__all__ = ["TASKS", "Draft", "Task", "examples_of_task"]
+__all__ = ["COMMON_RULES", "TASKS", "Draft", "Reader", "Task", "examples_of_task"]
 
 _MIN_GROUNDED = 0.5
-_COMMON = """\
+COMMON_RULES = """\
 You write training data from a passage for people who do not have it in front of them.
 
 Rules:
@@ -50,6 +50,10 @@ class Draft:
     extra: str = ""
 
 
+Reader = Callable[[Mapping[str, Any], Passage], Draft | str]
+"""A function that returns the conversation in an element of an answer, or the reason to drop it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A kind of examples.
@@ -66,7 +70,7 @@ class Task:
     noun: str
     fields: tuple[str, ...]
     facts_per_item: int
-    read: Callable[[Mapping[str, Any], Passage], Draft | str]
+    read: Reader
 
     def num_wanted(self, num_facts: int) -> int:
         """Return the number of elements to ask for."""
@@ -76,7 +80,7 @@ class Task:
     def system(self) -> str:
         """The system turn of the prompt."""
         shape = ", ".join(f'"{name}": {_EXAMPLES.get(name, _QUOTED)}' for name in self.fields)
-        return f'{_COMMON}{self.wanted}\nAnswer with JSON only: {{"items": [{{{shape}}}]}}'
+        return f'{COMMON_RULES}{self.wanted}\nAnswer with JSON only: {{"items": [{{{shape}}}]}}'
 
 
 _QUOTED = '"..."'
@@ -84,20 +88,21 @@ _EXAMPLES = {"turns": '["user: ...", "assistant: ..."]'}
 
 
 def examples_of_task(
-    items: Sequence[Mapping[str, Any]], kind: str, passage: Passage, provenance: Provenance
+    items: Sequence[Mapping[str, Any]], kind: str, passage: Passage, provenance: Provenance, *, read: Reader
 ) -> tuple[list[Example], Counter[str]]:
     """Return the examples in the elements of an answer, and the number of dropped ones by reason.
 
     Args:
         items: the elements.
-        kind: key of ``TASKS``.
+        kind: of the examples, as in ``qa_generation.kinds``.
         passage: the passage that was given.
         provenance: recorded with each example, with its kind and difficulty.
+        read: returns the conversation in an element, or the reason to drop it.
     """
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     for item in items:
-        draft = TASKS[kind].read(item, passage)
+        draft = read(item, passage)
         if isinstance(draft, str):
             dropped[draft] += 1
             continue

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llamafarm_ray.data.coverage import facts_of
+from llamafarm_ray.data.generation.endpoint import tool_calls
 from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, examples_from, objects_in, parse_answer
 from llamafarm_ray.data.generation.endpoint.asking import Asker
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
@@ -23,6 +24,7 @@ from llamafarm_ray.data.generation.endpoint.prompt import (
 )
 from llamafarm_ray.data.generation.endpoint.requests import chat_request
 from llamafarm_ray.data.generation.endpoint.tasks import TASKS, examples_of_task
+from llamafarm_ray.data.generation.endpoint.tool_calls import ToolBox, num_requests
 from llamafarm_ray.data.generation.endpoint.variety import Variety
 from llamafarm_ray.data.generation.writer import Written
 from llamafarm_ray.data.rows import Example, Passage, Provenance
@@ -43,6 +45,7 @@ class Asking:
         unanswerable: ask for questions too that the passage does not answer.
         kinds: kinds of examples.
         variety: who asks, and how difficult it is.
+        tools: that calls are written for.
     """
 
     model: str
@@ -53,6 +56,7 @@ class Asking:
     unanswerable: bool
     kinds: tuple[str, ...] = ("questions",)
     variety: Variety = field(default_factory=Variety)
+    tools: ToolBox = field(default_factory=ToolBox)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +79,17 @@ def requests_of(passage: Passage, asking: Asking) -> list[AskedFor]:
     num_facts = len(facts_of(passage.text))
     found = []
     for kind in asking.kinds:
-        most = num_facts if kind == "questions" else min(num_facts, TASKS[kind].num_wanted(num_facts))
+        most = min(num_facts, _num_wanted(kind, num_facts))
         num_items = min(most, num_pairs_of(passage, asking.questions_per_doc, num_facts))
         if num_items:
             found.append(AskedFor(kind, num_items, _body(passage, kind, num_items, asking)))
     return found
+
+
+def _num_wanted(kind: str, num_facts: int) -> int:
+    if kind == "questions":
+        return num_facts
+    return num_requests(num_facts) if kind == tool_calls.KIND else TASKS[kind].num_wanted(num_facts)
 
 
 def _body(passage: Passage, kind: str, num_items: int, asking: Asking) -> dict[str, Any]:
@@ -93,10 +103,15 @@ def _body(passage: Passage, kind: str, num_items: int, asking: Asking) -> dict[s
             variety=asking.variety,
         )
     else:
-        task = TASKS[kind]
-        key, fields = "items", {name: TEXTS if name == "turns" else TEXT for name in task.fields}
-        ask = f"Write {num_items} {task.noun}." if num_items == 1 else f"Write {num_items} of these: {task.noun}."
-        messages = request_messages(task.system, ask, passage, num_items, asking.variety)
+        key, noun = "items", tool_calls.NOUN
+        if kind == tool_calls.KIND:
+            system, fields = asking.tools.system(passage), dict(tool_calls.FIELDS)
+        else:
+            task = TASKS[kind]
+            system, noun = task.system, task.noun
+            fields = {name: TEXTS if name == "turns" else TEXT for name in task.fields}
+        ask = f"Write {num_items} {noun}." if num_items == 1 else f"Write {num_items} of these: {noun}."
+        messages = request_messages(system, ask, passage, num_items, asking.variety)
     return chat_request(
         asking.model,
         messages,
@@ -152,7 +167,8 @@ class EndpointWriter:
             if asked.kind == "questions":
                 pairs = parse_answer(text)
                 return examples_from(pairs, passage, provenance, unanswerable=self._asking.unanswerable)
-            return examples_of_task(objects_in(text, "items"), asked.kind, passage, provenance)
+            reads = self._asking.tools.read if asked.kind == tool_calls.KIND else TASKS[asked.kind].read
+            return examples_of_task(objects_in(text, "items"), asked.kind, passage, provenance, read=reads)
 
         return read
 

@@ -21,6 +21,7 @@ _ATTRIBUTE = re.compile(
 )
 _ITEM = re.compile(r"\s*(?:\*{1,5}|-|\.{1,5}|<\d+>)\s+(?:\[[ x*]\]\s+)?(?=\S)")
 _TERM = re.compile(r"\s*(\S.*?)(?:::+|;;)(?:\s+(\S.*))?$")
+_TARGET = re.compile(r"(?:link:|(?=mailto:|https?://))([^\s\[\]]+)")
 _LINK = re.compile(r"(?:link:|xref:|mailto:|https?://)[^\s\[\]]*\[([^\]]*)\]|<<[^,>]*,\s*([^>]*)>>|<<([^>]*)>>")
 _MACRO = re.compile(r"(?:image|kbd|btn|menu|footnote|icon|pass):[^\s\[\]]*\[([^\]]*)\]|\(\(\(?[^)]*\)?\)\)|\{[\w-]+\}")
 _MARK = re.compile(r"(?<![\w*_`#])([*_`#]{1,2}|``)(?=\S)(.+?)(?<=\S)\1(?![\w*_`#])")
@@ -39,7 +40,10 @@ class AsciiDocReader(Reader):
         number = 0
 
         def flush() -> None:
-            outline.block(_inline(unwrapped("\n".join(paragraph))))
+            text = "\n".join(paragraph)
+            for target in _TARGET.finditer(text):
+                outline.link(target[1])
+            outline.block(_inline(unwrapped(text)))
             paragraph.clear()
 
         for line in lines:
@@ -54,8 +58,8 @@ class AsciiDocReader(Reader):
             elif _COMMENT.match(stripped):
                 list(_until(lines, stripped))
             elif _TABLE.match(stripped):
-                for row in table_lines(_rows(list(_until(lines, stripped))), header=True):
-                    outline.block(_inline(row))
+                rows = _rows(list(_until(lines, stripped)))
+                outline.table(_inline(row) for row in table_lines(rows, header=True))
             elif not stripped or _CONTAINER.match(stripped) or (not paragraph and _ATTRIBUTE.match(stripped)):
                 continue
             elif item := _ITEM.match(line):

@@ -89,8 +89,7 @@ def _body(source: str, outline: Outline, listings: list[str]) -> None:
             for row in re.split(r"\\\\(?:\[[^\]]*\])?", _RULE.sub("", table[2]))
             if row.strip()
         ]
-        for line in table_lines(rows, header=len(rows) > 1 and len(rows[0]) > 2):  # noqa: PLR2004  names of columns
-            outline.block(line)
+        outline.table(table_lines(rows, header=len(rows) > 1 and len(rows[0]) > 2))  # noqa: PLR2004  names of columns
         end = table.end()
     _paragraphs(source[end:], outline, listings)
 

@@ -50,11 +50,15 @@ class _Page:
         self._has_header = False
         self._number = 0
 
+    def _add(self, text: str) -> None:
+        for link in _LINK.finditer(text):
+            self._outline.link(link[1])
+        self._outline.block(_inline(unwrapped(text)))
+
     def flush(self) -> None:
         """Add what was gathered to the outline."""
-        self._outline.block(_inline(unwrapped("\n".join(self._paragraph))))
-        for row in table_lines(self._table, header=self._has_header):
-            self._outline.block(row)
+        self._add("\n".join(self._paragraph))
+        self._outline.table(table_lines(self._table, header=self._has_header))
         self._paragraph, self._table, self._has_header = [], [], False
 
     def table_row(self, line: str) -> bool:
@@ -83,7 +87,7 @@ class _Page:
             if kind in _CODE_BLOCKS:
                 self._outline.code(content)
             elif kind not in _DROPPED_BLOCKS:
-                self._outline.block(_inline(unwrapped(content)))
+                self._add(content)
         elif _DRAWER.match(line):
             _until(lines, ":end:")
         else:

@@ -75,9 +75,15 @@ def _walk(parent: Any, outline: Outline, level: int) -> None:
         elif isinstance(node, nodes.definition_list_item):
             _definition(node, outline, level)
         elif isinstance(node, _LEAVES):
+            _links(node, outline)
             outline.block(node.astext())
         elif not isinstance(node, _DROPPED) and hasattr(node, "children"):
             _walk(node, outline, level)
+
+
+def _links(node: Any, outline: Outline) -> None:
+    for reference in node.findall(nodes.reference):
+        outline.link(reference.get("refuri", ""))
 
 
 def _definition(item: Any, outline: Outline, level: int) -> None:
@@ -86,6 +92,7 @@ def _definition(item: Any, outline: Outline, level: int) -> None:
         if isinstance(child, nodes.definition):
             first = child.children[0] if child.children else None
             if isinstance(first, nodes.paragraph):
+                _links(first, outline)
                 outline.block(f"{', '.join(terms)}: {first.astext()}")
                 child.remove(first)
             _walk(child, outline, level)
@@ -93,5 +100,5 @@ def _definition(item: Any, outline: Outline, level: int) -> None:
 
 def _table(table: Any, outline: Outline) -> None:
     rows = [[entry.astext() for entry in row.children] for row in table.findall(nodes.row)]
-    for line in table_lines(rows, header=any(True for _ in table.findall(nodes.thead))):
-        outline.block(line)
+    _links(table, outline)
+    outline.table(table_lines(rows, header=any(True for _ in table.findall(nodes.thead))))

@@ -19,6 +19,7 @@ __all__ = ["DocxReader"]
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
 _STRICT = "{http://purl.oclc.org/ooxml/wordprocessingml/main}"
 _MC = "{http://schemas.openxmlformats.org/markup-compatibility/2006}"
+_ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _HEADING = re.compile(r"heading ?(\d)", re.IGNORECASE)
 _MAX_DEPTH = 100
 # Deleted and moved text, text boxes (their fallback repeats them), and what draws or instructs instead of saying.
@@ -42,7 +43,7 @@ class DocxReader(Reader):
             body = _root(package, "word/document.xml").find(f"{_W}body")
             if body is None:
                 raise package.broken("it has no body")
-            walk = _Walk(outline, _styles(package), _notes(package))
+            walk = _Walk(outline, _styles(package), _notes(package), _link_targets(package))
             walk.blocks(body)
             return walk.title or _property_title(package)
 
@@ -102,6 +103,17 @@ def _notes(package: Package) -> dict[tuple[str, str], Any]:
     return found
 
 
+def _link_targets(package: Package) -> dict[str, str]:
+    """Return the targets of links by the ids of their relationships."""
+    name = "word/_rels/document.xml.rels"
+    if name not in package.names:
+        return {}
+    relationships = package.xml(name)
+    return {
+        one.get("Id", ""): one.get("Target", "") for one in relationships if one.get("Type", "").endswith("/hyperlink")
+    }
+
+
 def _property_title(package: Package) -> str:
     if "docProps/core.xml" not in package.names:
         return ""
@@ -114,10 +126,13 @@ def _is_on(switch: Any) -> bool:
 
 
 class _Walk:
-    def __init__(self, outline: Outline, styles: _Styles, notes: dict[tuple[str, str], Any]) -> None:
+    def __init__(
+        self, outline: Outline, styles: _Styles, notes: dict[tuple[str, str], Any], links: dict[str, str]
+    ) -> None:
         self._outline = outline
         self._styles = styles
         self._notes = notes
+        self._links = links
         self._cited: list[tuple[str, str]] = []
         self.title = ""
 
@@ -167,6 +182,8 @@ class _Walk:
             elif tag in {f"{_W}footnoteReference", f"{_W}endnoteReference"}:
                 self._cited.append((tag[len(_W) :].removesuffix("Reference"), element.get(f"{_W}id", "")))
             elif tag not in _SKIPPED and not (tag == f"{_W}r" and self._is_hidden(element)):
+                if tag == f"{_W}hyperlink":
+                    self._outline.link(self._links.get(element.get(_ID, ""), ""))
                 stack.extend(reversed(element))
         return "".join(parts)
 
@@ -195,8 +212,7 @@ class _Walk:
             for row in _content(table, f"{_W}tr")
             if row.find(f"{_W}trPr/{_W}del") is None
         ]
-        for line in rows_as_lines(rows):
-            self._outline.block(line)
+        self._outline.table(rows_as_lines(rows))
         self._add_notes()
         for inner in nested if depth < _MAX_DEPTH else ():
             self._table(inner, depth + 1)

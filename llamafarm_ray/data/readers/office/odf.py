@@ -142,8 +142,7 @@ class _Walk:
         width = max(map(len, rows), default=0)
         full = [[*row, *[""] * (width - len(row))] for row in rows]
         used = [column for column in range(width) if any(row[column] for row in full)]
-        for line in rows_as_lines([[row[column] for column in used] for row in full]):
-            self._outline.block(line)
+        self._outline.table(rows_as_lines([[row[column] for column in used] for row in full]))
 
     def _cells(self, row: Any, nested: list[Any]) -> list[str]:
         """Return the texts of a row; cells that repeat stand as often as they do, within limits."""

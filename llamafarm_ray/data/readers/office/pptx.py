@@ -51,8 +51,7 @@ def _add_slide(slide: Any, outline: Outline) -> None:
         if shape.is_placeholder and shape.placeholder_format.type in _FURNITURE:
             continue
         if getattr(shape, "has_table", False):
-            for line in rows_as_lines([[cell.text for cell in row.cells] for row in shape.table.rows]):
-                outline.block(line)
+            outline.table(rows_as_lines([[cell.text for cell in row.cells] for row in shape.table.rows]))
         elif shape.has_text_frame:
             for paragraph in shape.text_frame.paragraphs:
                 outline.block(paragraph.text)

@@ -57,5 +57,4 @@ def _text(source: str) -> str:
 
 
 def _add_table(rows: list[list[str]], outline: Outline) -> None:
-    for line in rows_as_lines(rows):
-        outline.block(line)
+    outline.table(rows_as_lines(rows))

@@ -104,8 +104,7 @@ def _add_rows(rows: Iterable[Sequence[object]], outline: Outline) -> None:
 
 def _add_table(table: list[list[str]], outline: Outline) -> None:
     used = [column for column in range(max(map(len, table), default=0)) if any(row[column] for row in table)]
-    for line in rows_as_lines([[row[column] for column in used] for row in table]):
-        outline.block(line)
+    outline.table(rows_as_lines([[row[column] for column in used] for row in table]))
 
 
 def _text(value: object) -> str:

@@ -70,6 +70,8 @@ class _Walk:
         """Return True if the children of ``element`` come next, False if it is done with."""
         tag = element.tag
         if tag in INLINE:
+            if tag == "a":
+                self._outline.link(element.get("href", ""))
             return True
         if tag == "br":
             self._text.append(" ")
@@ -88,8 +90,9 @@ class _Walk:
             if lines is None:
                 return True
             self._say_terms()
-            for line in lines:
-                self._outline.block(line)
+            for link in element.iter("a"):
+                self._outline.link(link.get("href", ""))
+            self._outline.table(lines)
         else:
             return True
         return False

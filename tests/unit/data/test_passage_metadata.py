@@ -1,0 +1,143 @@
+"""Links and the rows of tables stay with the passage that they are in, and with the rows made from it."""
+
+import json
+
+import pytest
+from document_files import read, word
+
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.documents import files_table, process_documents
+from llamafarm_ray.data.quality.pii import HandlePii
+from llamafarm_ray.data.rows import Passage, Provenance, TablePlace
+from llamafarm_ray.data.sources import SourceFile
+from llamafarm_ray.data.steps import Clean, Ledger, SplitPassages
+
+MARKDOWN = b"""# Mill
+
+The mill opens at eight, see [the hours](https://mill.example/hours) and [below](#prices).
+
+## Prices
+
+| visitor | price |
+| --- | --- |
+| adult | four euros |
+| [child](kids.html) | two euros |
+
+| day | closes |
+| --- | --- |
+| Sunday | at noon |
+"""
+HTML = b"""<html><body><h1>Mill</h1>
+<p>The mill opens at eight, see <a href="https://mill.example/hours">the hours</a> and <a href="#prices">below</a>.</p>
+<h2>Prices</h2><table><tr><th>visitor</th><th>price</th></tr><tr><td>adult</td><td>four euros</td></tr>
+<tr><td><a href="kids.html">child</a></td><td>two euros</td></tr></table>
+<table><tr><th>day</th><th>closes</th></tr><tr><td>Sunday</td><td>at noon</td></tr></table></body></html>"""
+RST = b"""Mill
+====
+
+The mill opens at eight, see `the hours <https://mill.example/hours>`_.
+
+Prices
+------
+
+========================  ==========
+visitor                   price
+========================  ==========
+adult                     four euros
+`child <kids.html>`_      two euros
+========================  ==========
+
+======  =======
+day     closes
+======  =======
+Sunday  at noon
+======  =======
+"""
+ASCIIDOC = b"""= Mill
+
+The mill opens at eight, see https://mill.example/hours[the hours].
+
+== Prices
+
+|===
+|visitor |price
+|adult |four euros
+|child |two euros
+|===
+"""
+ORG = b"""#+TITLE: Mill
+The mill opens at eight, see [[https://mill.example/hours][the hours]].
+
+* Prices
+| visitor | price |
+|---------+-------|
+| adult | four euros |
+| child | two euros |
+"""
+HOURS = "https://mill.example/hours"
+
+
+def passages(name, data, words=80):
+    return list(SplitPassages(words).run(Clean().run([read(name, data)], Ledger()), Ledger()))
+
+
+@pytest.mark.parametrize(
+    ("name", "data"), [("a.md", MARKDOWN), ("a.html", HTML), ("a.rst", RST), ("a.adoc", ASCIIDOC), ("a.org", ORG)]
+)
+def test_a_passage_names_its_links_and_the_rows_of_its_tables(name, data):
+    opening, prices = passages(name, data)
+    assert (opening.links, opening.tables) == ((HOURS,), ())
+    assert prices.tables[0] == TablePlace(1, 1, 2)
+    if b"Sunday" in data:
+        assert (prices.links, prices.tables[1:]) == (("kids.html",), (TablePlace(2, 1, 1),))
+        assert Passage.from_json(prices.to_json()) == prices
+
+
+def test_a_long_table_is_in_several_passages_each_with_its_rows():
+    rows = "".join(f"| guest {number} | room {number} of the house |\n" for number in range(1, 13))
+    found = passages("a.md", f"| guest | room |\n| --- | --- |\n{rows}".encode(), words=30)
+    places = [place for passage in found for place in passage.tables]
+    assert [place.table for place in places] == [1] * len(found)
+    assert (places[0].first_row, places[0].last_row) == (1, 4)
+    numbers = [number for place in places for number in range(place.first_row, place.last_row + 1)]
+    assert numbers == list(range(1, 13))
+
+
+def test_word_documents_name_the_targets_of_their_links():
+    def write(document):
+        document.add_paragraph("The mill opens at eight.")
+        paragraph = document.add_paragraph("See ")
+        target = document.part.relate_to(HOURS, "http://x/hyperlink", is_external=True)
+        link = paragraph._p.makeelement(
+            "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}hyperlink",
+            {"{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id": target},
+        )
+        link.append(paragraph.add_run("the hours")._r)
+        paragraph._p.append(link)
+
+    (passage,) = passages("a.docx", word(write))
+    assert (passage.text, passage.links) == ("The mill opens at eight.\nSee the hours", (HOURS,))
+
+
+def test_rows_carry_the_metadata_and_leave_it_out_with_the_rest_of_their_origin(tmp_path):
+    (tmp_path / "a.md").write_bytes(MARKDOWN)
+    files = files_table([SourceFile("a.md", bytes(tmp_path / "a.md"))])
+    (result,) = process_documents(files, config=DatasetConfig(), by_rules=True).to_pylist()
+    told = [json.loads(row["provenance"]) for row in result["examples"]]
+    tables = [{"table": 1, "first_row": 1, "last_row": 2}, {"table": 2, "first_row": 1, "last_row": 1}]
+    assert any(one.get("links") == [HOURS] for one in told)
+    assert any(one.get("tables") == tables for one in told)
+    for row in result["examples"]:
+        assert Provenance.of(json.loads(row["provenance"])).to_json() == row["provenance"]
+        left = json.loads(Provenance.without_place(row["provenance"]))
+        assert not {"page", "headings", "links", "tables"} & left.keys()
+
+
+def test_a_link_with_personal_data_goes_where_personal_data_goes():
+    (passage,) = passages("a.md", b"Write to [us](mailto:ann.lee%40mill.example), or see [the hours](/hours).")
+    ledger = Ledger()
+    (redacted,) = HandlePii("redact", ["email"]).run([passage], ledger)
+    assert redacted.links == ("/hours",)
+    assert ledger.counts("pii").noted == {"link with personal data left out": 1}
+    (tagged,) = HandlePii("tag", ["email"]).run([passage], Ledger())
+    assert len(tagged.links) == 2
