@@ -44,7 +44,6 @@ class Assembly:
         self._kind = kind
         self._prompt = Prompt(config.preprocessing.prompt_template, config.preprocessing.system_prompt)
         self._keep_origin = config.source.include_metadata
-        self._train_ids: set[str] = set()
         self._pending: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
         self._lines: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
         self._per_document: Counter[str] = Counter()
@@ -56,8 +55,6 @@ class Assembly:
     def add(self, row: Mapping[str, Any]) -> None:
         """Take one row with the columns of ``ROW_SCHEMA``, ``covers`` and, if it has some, ``extra``."""
         split = self.side_of(row["id"])
-        if split == "train":
-            self._train_ids.add(row["id"])
         self._account(split, row)
         kept = row_of_kind(row, self._kind)
         if self._kind == "chat":
@@ -69,11 +66,6 @@ class Assembly:
         self._pending[split].append(kept)
         if len(self._pending[split]) >= _WRITE_ROWS:
             self.flush()
-
-    @property
-    def train_ids(self) -> frozenset[str]:
-        """Ids of the examples of the training split so far."""
-        return frozenset(self._train_ids)
 
     def side_of(self, row_id: str) -> str:
         """Return the split of an example, ``train`` or ``validation``."""

@@ -68,7 +68,7 @@ class Examples:
 
     def by_document(self, ids: Container[str]) -> Iterator[Mapping[str, Any]]:
         """Stream the rows with these ids, each once, those of a document together and in its order."""
-        columns, order = [*ROW_SCHEMA.names, "fact", "extra"], ["document", "position"]
+        columns, order = [*ROW_SCHEMA.names, "fact", "extra", "covers"], ["document", "position"]
         if self._local is None:
             rows = rows_of(self._sorted.sort(order), columns)
         else:

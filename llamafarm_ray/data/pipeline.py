@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.applicable import check_kind, check_settings
 from llamafarm_ray.data.assembly import Assembly
+from llamafarm_ray.data.by_heart import rows_by_heart
 from llamafarm_ray.data.examples import Examples
 from llamafarm_ray.data.existing_rows import holds_rows
 from llamafarm_ray.data.expansion import Expansion, plan_expansion
@@ -129,7 +130,8 @@ def build_dataset(
                 gathered,
                 expansion,
                 with_passages=_asks_with_passages(config, gathered),
-                practice=functools.partial(practice_rows, seed=seed) if _needs_practice(config, gathered) else None,
+                by_base=_is_by_base(config, gathered),
+                seed=seed,
                 tell=lambda done: tell(Stage("write", "rows", done, len(facts))),
             )
             assembly.require_training_rows(harvest)
@@ -165,28 +167,47 @@ def _write(
     expansion: Expansion,
     *,
     with_passages: bool,
-    practice: Callable[[int], Iterable[Mapping[str, Any]]] | None,
+    by_base: bool,
+    seed: int,
     tell: Callable[[int], None],
 ) -> None:
-    """Write all examples, then what is made of those of the training split, and practice."""
+    """Write all examples, then rows that are made of the training split's, and practice.
+
+    Args:
+        assembly: where the rows go to.
+        examples: all examples.
+        gathered: what the sources hold.
+        expansion: invents rows and copies.
+        with_passages: ask questions once more with passages at hand.
+        by_base: the base model wrote the questions; they are asked in rows by heart, and the dataset has practice.
+        seed: of the rows by heart and of practice.
+        tell: called with the number of examples so far.
+    """
     ledger = gathered.harvest.ledger
     rows: Iterator[Mapping[str, Any]] = examples.rows([*ROW_SCHEMA.names, "covers", "extra"], Ledger())
     if gathered.rows is None:
         texts = functools.partial(examples.rows, ["id", "document", "passage", "messages"], Ledger())
         rows = mine(rows, gathered.kind, assembly.side_of, texts, ledger)
+    train: set[str] = set()
     for row in counting(rows, tell):
-        assembly.add(row)
+        is_trained = assembly.side_of(row["id"]) == "train"
+        if is_trained:
+            train.add(row["id"])
+        if not (by_base and is_trained and _is_question(row)):
+            assembly.add(row)
+    if by_base:
+        for row in rows_by_heart(filter(_is_question, examples.by_document(train)), seed=seed):
+            assembly.add(row)
     num_with_passages = 0
     if with_passages:
-        asked = (row for row in examples.by_document(assembly.train_ids) if _is_question(row))
-        for row in rows_with_passages(asked):
+        for row in rows_with_passages(filter(_is_question, examples.by_document(train))):
             assembly.add(row)
             num_with_passages += 1
     if expansion.is_asked_for:
         questions = (question_of(row["messages"]) for row in examples.rows(["messages"], Ledger()))
-        for row in expansion.rows(examples.by_document(assembly.train_ids), questions, ledger):
+        for row in expansion.rows(examples.by_document(train), questions, ledger):
             assembly.add(row)
-    for row in practice(num_with_passages) if practice else ():
+    for row in practice_rows(num_with_passages, seed=seed) if by_base else ():
         assembly.add(row)
     assembly.flush()
 
@@ -204,6 +225,6 @@ def _asks_with_passages(config: DatasetConfig, gathered: Gathered) -> bool:
     return by_model and gathered.kind == "chat" and config.preprocessing.prompt_template is None
 
 
-def _needs_practice(config: DatasetConfig, gathered: Gathered) -> bool:
+def _is_by_base(config: DatasetConfig, gathered: Gathered) -> bool:
     by_base = gathered.choice is not None and gathered.choice.generator == "base_model"
     return by_base and _asks_with_passages(config, gathered)

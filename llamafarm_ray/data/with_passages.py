@@ -11,13 +11,13 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from llamafarm_ray.data.by_heart import QUESTIONS_PER_ROW, joined_row
 from llamafarm_ray.data.retrieval import PassageIndex
-from llamafarm_ray.data.rows import ROW_SCHEMA, Message
+from llamafarm_ray.data.rows import Message
 from llamafarm_ray.data.text import text_digest
 
-__all__ = ["INSTRUCTIONS", "QUESTIONS_PER_ROW", "ask_with_passages", "rows_with_passages"]
+__all__ = ["INSTRUCTIONS", "ask_with_passages", "rows_with_passages"]
 
-QUESTIONS_PER_ROW = 4
 _CANDIDATES = 3
 INSTRUCTIONS = (
     "Answer the question with the help of these passages.",
@@ -82,10 +82,4 @@ def _row(passage: str, asked: Sequence[Mapping[str, Any]], finder: _Finder) -> d
     turns = [Message("user", prompt), Message("assistant", first["messages"][-1]["content"])]
     for row in asked[1:]:
         turns += [Message(turn["role"], turn["content"]) for turn in row["messages"][-2:]]
-    made = {
-        "id": text_digest(part for turn in turns for part in turn.parts),
-        "messages": [turn.to_turn() for turn in turns],
-        "passage": passage,
-        "covers": [],
-    }
-    return {**{name: first.get(name) for name in ROW_SCHEMA.names}, **made}
+    return joined_row(asked, turns, ())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamafarm_ray.data.generation.base_model.texts import Text, question_fault, texts_of
+from llamafarm_ray.data.generation.base_model.texts import Text, question_fault, texts_of, without_topic
 from llamafarm_ray.data.generation.base_model.uniqueness import best_texts
 
 MILL = Text("The Mill, Prices", "", "A tour of the mill costs 4.50 euros and takes forty minutes.")
@@ -48,3 +48,17 @@ def test_a_question_belongs_to_the_text_that_it_fits_best():
     assert best_texts(["What does a tour of the mill cost?", "When did the mill burn down?"], texts) == [0, 1]
     assert best_texts([], texts) == []
     assert len(best_texts(["?", "of the"], ["the", "of it"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("question", "short"),
+    [
+        ("How far is the train station from the Mill?", "How far is the train station?"),
+        ("How much is a locker at The Mill?", "How much is a locker?"),
+        ("What does a visit to the mill in Prices cost?", "What does a visit to the mill in Prices cost?"),
+        ("What is at the mill?", "What is at the mill?"),
+        ("How far is the station from the church?", "How far is the station from the church?"),
+    ],
+)
+def test_a_question_can_do_without_the_name_of_its_document(question, short):
+    assert without_topic(question, "The Mill, Prices") == short

@@ -63,6 +63,14 @@ def test_the_likeliest_wordings_are_kept_and_share_their_fact():
     assert len({each.fact for each in examples}) == 1
 
 
+def test_every_second_wording_leaves_out_the_document_where_no_other_text_fits_better():
+    named, other = "How much does the tour cost at the Mill?", "What does a tour cost at the Mill?"
+    lines = [(named, -0.2), (other, -0.3)]
+    assert [each.question for each in write({TEXT: lines}).examples] == [named, "What does a tour cost?"]
+    examples = write({TEXT: lines}, text=f"{TEXT} Meals cost ten euros.").examples
+    assert [each.question for each in examples] == [named, other]
+
+
 def test_wordings_that_differ_in_small_words_count_once():
     examples = write({TEXT: [(GOOD, -0.2), ("How much does the tour of a mill cost?", -0.3)]}).examples
     assert [each.question for each in examples] == [GOOD]

@@ -5,7 +5,7 @@ from llamafarm_ray.data.gathering import Gathered
 from llamafarm_ray.data.generation import Choice
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.lessons import load_lessons
-from llamafarm_ray.data.pipeline import _needs_practice
+from llamafarm_ray.data.pipeline import _is_by_base
 from llamafarm_ray.data.practice import MAX_PRACTICE_ROWS, practice_rows
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import Sources
@@ -37,7 +37,7 @@ def test_the_seed_decides_the_practice():
 def test_practice_is_for_chats_that_the_base_model_wrote_and_that_are_asked_with_passages():
     def needs(generator, kind="chat", **preprocessing):
         gathered = Gathered(Harvest(local=True), Sources(), kind, choice=Choice(generator, "", ""))
-        return _needs_practice(DatasetConfig.model_validate({"preprocessing": preprocessing}), gathered)
+        return _is_by_base(DatasetConfig.model_validate({"preprocessing": preprocessing}), gathered)
 
     assert needs("base_model")
     assert not needs("endpoint")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from llamafarm_ray.data.text import normal_form, sentences_of
 from llamafarm_ray.text.support import support, unsupported_parts
 
-__all__ = ["Text", "asked_words", "question_fault", "texts_of"]
+__all__ = ["Text", "asked_words", "question_fault", "texts_of", "without_topic"]
 
 _POINTS_BACK = re.compile(
     r"(?:it|he|she|they|this|that|these|those|then|there|her|his|its|their|both|after that|because of this)\b",
@@ -18,6 +18,7 @@ _POINTS_BACK = re.compile(
 _SMALL_WORDS = frozenset(
     re.findall(r"\w+", "a an the of in on at to for from by with is are was were be do does did its it")
 )
+_AT_TOPIC = re.compile(r"\b(?:at|in|on|of|for|to|with|from|near|inside)(?: the)? (?P<names>[^?]+)\?$", re.IGNORECASE)
 _MIN_WORDS = 3
 _MIN_SHARE, _MIN_SHARED = 0.5, 2
 _MAX_ANSWER_WORDS = 60
@@ -74,6 +75,19 @@ def question_fault(question: str, text: Text) -> str:
     if share < _MIN_SHARE and round(num_shared) < _MIN_SHARED:
         return "question is about something else"
     return ""
+
+
+def without_topic(question: str, topic: str) -> str:
+    """Return a question without the name of its document or section at the end, as people ask who are there already.
+
+    "How much is a locker at the Mill?" becomes "How much is a locker?". It stays as it is where nothing is left to ask.
+    """
+    names = set(normal_form(topic).split())
+    for found in _AT_TOPIC.finditer(question):
+        short = question[: found.start()].rstrip()
+        if set(normal_form(found["names"]).split()) <= names and len(normal_form(short).split()) >= _MIN_WORDS:
+            return f"{short}?"
+    return question
 
 
 def asked_words(question: str) -> frozenset[str]:

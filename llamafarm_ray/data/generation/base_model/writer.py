@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamafarm_ray.data.generation.base_model.sampling import LineSampler
 from llamafarm_ray.data.generation.base_model.settings import Sampling
-from llamafarm_ray.data.generation.base_model.texts import Text, asked_words, question_fault, texts_of
+from llamafarm_ray.data.generation.base_model.texts import Text, asked_words, question_fault, texts_of, without_topic
 from llamafarm_ray.data.generation.base_model.uniqueness import best_texts
 from llamafarm_ray.data.generation.writer import Written
 from llamafarm_ray.data.lessons import LESSON_LANGUAGES, heading_lines
@@ -22,11 +22,19 @@ _QUESTION_TOKENS = 24
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A question about the text with that index; the higher the score, the better."""
+    """A question about the text with that index; the higher the score, the better.
+
+    Args:
+        text: index of the text.
+        question: the question.
+        score: mean log-probability of its tokens.
+        short: the question without the document's name, where it fits no other text better; else the same.
+    """
 
     text: int
     question: str
     score: float
+    short: str = ""
 
 
 class BaseModelWriter:
@@ -92,9 +100,13 @@ class BaseModelWriter:
         dropped: dict[int, Counter[str]],
     ) -> list[_Candidate]:
         """Return the questions without a fault."""
-        best = best_texts([each.question for each in asked], [f"{text.topic}\n{text.text}" for text in texts])
+        shorts = [without_topic(each.question, texts[each.text].topic) for each in asked]
+        wordings = [*(each.question for each in asked), *shorts]
+        best = best_texts(wordings, [f"{text.topic}\n{text.text}" for text in texts])
         kept = []
-        for candidate, best_text in zip(asked, best, strict=True):
+        for candidate, short, best_text, best_of_short in zip(
+            asked, shorts, best[: len(asked)], best[len(asked) :], strict=True
+        ):
             fault = question_fault(candidate.question, texts[candidate.text])
             if not fault and best_text != candidate.text:
                 fault = "question fits another text better"
@@ -103,11 +115,12 @@ class BaseModelWriter:
             if fault:
                 dropped[owners[candidate.text]][fault] += 1
             else:
-                kept.append(candidate)
+                is_clear = best_of_short == candidate.text
+                kept.append(replace(candidate, short=short if is_clear else candidate.question))
         return kept
 
     def _best(self, candidates: Sequence[_Candidate]) -> Iterator[_Candidate]:
-        """Yield the best questions of each text that differ in more than small words."""
+        """Yield the best questions of each text that differ in more than small words, every second one shortened."""
         by_text: dict[int, list[_Candidate]] = defaultdict(list)
         for candidate in candidates:
             by_text[candidate.text].append(candidate)
@@ -115,7 +128,8 @@ class BaseModelWriter:
             different: dict[frozenset[str], _Candidate] = {}
             for candidate in sorted(group, key=lambda each: (-each.score, each.question)):
                 different.setdefault(asked_words(candidate.question), candidate)
-            yield from list(different.values())[: self._sampling.phrasings]
+            for place, candidate in enumerate(list(different.values())[: self._sampling.phrasings]):
+                yield replace(candidate, question=candidate.short) if place % 2 else candidate
 
     def _example(self, passage: Passage, candidate: _Candidate, answer: str) -> Example:
         return Example(

@@ -1,0 +1,72 @@
+"""Rows that ask the facts of a passage by heart."""
+
+import random
+from collections import Counter
+
+from llamafarm_ray.data.by_heart import KEYWORD_PROMPTS, QUESTIONS_PER_ROW, keyword_prompts, rows_by_heart
+
+HOURS, PRICES = "The mill opens at nine. It closes at five.", "A tour of the mill costs four euros."
+ANSWER = "Residents who show a library card get 10 % off the ticket."
+
+
+def row(number, passage, fact, answer=ANSWER, document="mill.md"):
+    return {
+        "id": f"{number:08x}",
+        "messages": [{"role": "user", "content": f"Question {number}?"}, {"role": "assistant", "content": answer}],
+        "document": document,
+        "document_digest": "sha256:1",
+        "passage": passage,
+        "provenance": None,
+        "fact": fact,
+        "covers": [number],
+    }
+
+
+def turns_of(rows, role):
+    return [turn["content"] for made in rows for turn in made["messages"] if turn["role"] == role]
+
+
+def test_each_question_is_asked_once_and_each_fact_by_keywords_too():
+    facts = [row(number, HOURS, f"fact {number // 2}", f"Answer {number // 2} has words.") for number in range(6)]
+    rows = list(rows_by_heart(facts, seed=0))
+    asked = dict(zip(turns_of(rows, "user"), turns_of(rows, "assistant"), strict=True))
+    for number in range(6):
+        assert asked.pop(f"Question {number}?") == f"Answer {number // 2} has words."
+    counts = Counter(asked.values())
+    assert 1 <= max(counts.values()) <= KEYWORD_PROMPTS
+    assert {place for made in rows for place in made["covers"]} == set(range(6))
+
+
+def test_a_row_has_few_questions_about_different_facts_of_one_passage():
+    facts = [
+        row(number, HOURS if number < 12 else PRICES, f"fact {number}", f"Answer {number}.") for number in range(14)
+    ]
+    rows = list(rows_by_heart(facts, seed=0))
+    assert {made["passage"] for made in rows} == {HOURS, PRICES}
+    for made in rows:
+        answers = turns_of([made], "assistant")
+        assert len(answers) <= QUESTIONS_PER_ROW
+        assert len(set(answers)) == len(answers)
+    assert max(len(made["messages"]) for made in rows) == 2 * QUESTIONS_PER_ROW
+
+
+def test_rows_depend_on_the_questions_and_the_seed_alone():
+    facts = [row(number, HOURS, f"fact {number}") for number in range(6)]
+    assert list(rows_by_heart(facts, seed=0)) == list(rows_by_heart(facts, seed=0))
+    assert list(rows_by_heart(facts, seed=0)) != list(rows_by_heart(facts, seed=1))
+    other = [*facts, row(9, "Cats sleep.", "fact 9", document="other.md")]
+    assert list(rows_by_heart(other, seed=0))[: len(list(rows_by_heart(facts, seed=0)))] == list(
+        rows_by_heart(facts, seed=0)
+    )
+
+
+def test_keywords_are_words_of_the_text_in_its_order_without_numbers_and_small_words():
+    for prompt in keyword_prompts(ANSWER, 20, random.Random(0)):
+        words = [word for word in prompt.rstrip("?.").split() if word not in ("Tell", "me", "about", "What")]
+        assert 2 <= len(words) <= 4
+        assert [ANSWER.index(word) for word in words] == sorted(ANSWER.index(word) for word in words)
+        assert not {"10", "the", "a", "%"} & set(words)
+
+
+def test_a_text_without_words_has_no_keywords():
+    assert keyword_prompts("4.50 - 10 %", 2, random.Random(0)) == []
