@@ -34,6 +34,7 @@ from llamafarm_ray.training.batches import Layout, Window, windows
 from llamafarm_ray.training.channel import ProgressReporter
 from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
 from llamafarm_ray.training.flops import ModelFlops
+from llamafarm_ray.training.fused_lora import use_fused_lora
 from llamafarm_ray.training.handover import hand_over_output, on_this_node
 from llamafarm_ray.training.heartbeat import Heartbeat
 from llamafarm_ray.training.job import TrainingJob
@@ -343,6 +344,8 @@ def _build_model(job: TrainingJob, method: Method, objective: Objective, strateg
         model = _load(job, method, objective, strategy)
     use_fused_kernels(model, job.training.fused_kernels, strategy.place.device)
     model = method.wrap(model, base_model=job.base_model, task=objective.task)
+    if strategy.place.device.type == "cpu" and not strategy.shards_weights and not job.training.compile:
+        use_fused_lora(model)
     if job.training.gradient_checkpointing:
         # Gathering weights for the second forward is hidden from the newer, non-reentrant kind.
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": strategy.shards_weights})
