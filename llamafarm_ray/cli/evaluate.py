@@ -26,7 +26,6 @@ from llamafarm_ray.cli.terminal import begin, console, errors, facts, print_json
 from llamafarm_ray.errors import AccessDeniedError
 
 if TYPE_CHECKING:
-    from llamafarm_ray.config import Config
     from llamafarm_ray.evaluation import EvaluationResult
     from llamafarm_ray.evaluation.answered import Answered
 
@@ -117,13 +116,6 @@ def command(
         as_json=as_json,
     ):
         return
-    _evaluate(config, model, baseline, output=output, report=report, as_json=as_json)
-
-
-def _evaluate(
-    config: Config, model: str, baseline: str | None, *, output: Path | None, report: Path | None, as_json: bool
-) -> None:
-    """Measure a model, and show, write and record the result."""
     begin("Opening the model", quiet=as_json)
     from llamafarm_ray.evaluation.report import ResultPage, write_report
     from llamafarm_ray.registry import open_registry
