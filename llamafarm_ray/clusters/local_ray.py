@@ -33,7 +33,7 @@ _UNWATCHED = {
 _DASHBOARD_S = "300"
 """Seconds that a dashboard, ten processes, has to start on a busy machine; by default 60. One that ends is noticed."""
 _MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Whether a Ray is for more machines than one; its processes read that when they import it, on every system."""
+"""Variable for a Ray of several machines; its processes read it when they import Ray, on every system."""
 _LONGEST_TEMPORARY_FOLDER = 97 - len("/lf-12345678/" + 54 * "0" + "/metrics.sock")
 """HAProxy takes socket paths of 97 characters, and Ray adds the node's id to ours."""
 _MIN_LOCAL_CPUS = 4

@@ -75,7 +75,7 @@ class Verb:
 
     @property
     def auxiliary(self) -> str:
-        """What a question puts before the subject: does, do or did."""
+        """Auxiliary before the subject of a question: does, do or did."""
         return {"singular": "does", "plural": "do"}.get(self.number, "did")
 
 
@@ -105,7 +105,7 @@ def is_plural(phrase: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """What a document shows about its words: which it writes small inside a sentence, which with a capital."""
+    """Words of a document by their spelling inside sentences: small, or with a capital."""
 
     small: frozenset[str] = field(default_factory=frozenset)
     capital: frozenset[str] = field(default_factory=frozenset)

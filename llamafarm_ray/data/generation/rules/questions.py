@@ -85,7 +85,7 @@ def _is_closed(text: str) -> bool:
 
 
 def _from_goal(text: str) -> Iterator[Question]:
-    """How do you reset the pump: from "To reset the pump, hold the red button"."""
+    """Yield questions about a goal: "How do you reset the pump?" from "To reset the pump, hold the red button"."""
     match = _GOAL.fullmatch(text)
     if match and match["main"].split()[0].lower() in IMPERATIVES and match["verb"] != "be":
         yield Question(f"How do you {match['goal']}?", f"how to {match['goal']}")
