@@ -29,7 +29,7 @@ _UNWATCHED = {
     "event_stats": False,
     "task_events_report_interval_ms": 0,
 }
-"""What only a dashboard shows; every process of a Ray collects it, which took 7% of a training on two cores."""
+"""Settings that turn off statistics for a dashboard: collecting them took 7% of a training on two cores."""
 _DASHBOARD_S = "300"
 """Seconds that a dashboard, ten processes, has to start on a busy machine; by default 60. One that ends is noticed."""
 _MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"

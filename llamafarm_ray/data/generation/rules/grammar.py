@@ -96,7 +96,7 @@ def head_of(phrase: str) -> str:
 
 
 def is_plural(phrase: str) -> bool:
-    """Whether the head of a noun phrase (its last word before a preposition) looks plural, or it joins two by *and*."""
+    """Return True if a noun phrase's head (its last word before a preposition) looks plural, or *and* joins two."""
     words, head = phrase.lower().split(), head_of(phrase)
     if "and" in words and words.index("and") <= words.index(head):
         return True

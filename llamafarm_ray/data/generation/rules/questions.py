@@ -66,7 +66,7 @@ def questions_of(sentence: str, lexicon: Lexicon) -> Iterator[Question]:
 
 
 def _from_condition(text: str) -> Iterator[Question]:
-    """What should you do if the alarm sounds (leave the building); what happens if a book is late (a fee is due)."""
+    """Yield a question about a condition: "What should you do if the alarm sounds?", "What if a book is late?"."""
     match = _CONDITION.fullmatch(text)
     if match is None or not _is_closed(match["condition"]):
         return
