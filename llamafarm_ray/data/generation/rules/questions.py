@@ -66,7 +66,7 @@ def questions_of(sentence: str, lexicon: Lexicon) -> Iterator[Question]:
 
 
 def _from_condition(text: str) -> Iterator[Question]:
-    """Yield a question about a condition: "What should you do if the alarm sounds?", "What if a book is late?"."""
+    """Yield a question about a condition: "What should you do if it rings?", "What happens if a book is late?"."""
     match = _CONDITION.fullmatch(text)
     if match is None or not _is_closed(match["condition"]):
         return
