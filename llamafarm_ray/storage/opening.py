@@ -16,11 +16,11 @@ __all__ = ["open_uri"]
 
 _CONNECT_TIMEOUT_S = 5
 _READ_TIMEOUT_S = 15
-"""Seconds until an object store must begin its answer, once it has the whole request."""
+"""How long an object store may take to begin its answer, once it has the whole request."""
 _REQUESTS = 3
-"""Attempts without AWS_MAX_ATTEMPTS, after lost connections, throttling and errors of the store. So a silent store is
-an error after 3 x 15 s and some pauses. By the libraries' own defaults that takes half an hour: botocore tries five
-times, and each of s3fs's two loops around it again five times."""
+"""How often it is asked, where AWS_MAX_ATTEMPTS does not say otherwise: lost connections, throttling, its own errors.
+So a store that is silent is an error after 3 x 15 s and some pauses. By the libraries' own defaults it would be after
+half an hour: botocore asks five times, and each of s3fs's two loops around it again five times."""
 
 
 def open_uri(uri: str) -> tuple[Any, str]:
