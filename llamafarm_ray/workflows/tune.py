@@ -61,7 +61,7 @@ class TunedModel:
         path: the best trial's model; None where no trial finished.
         config: the best trial's configuration.
         result: all trials.
-        words: what was found, in sentences.
+        words: findings, in sentences.
     """
 
     folder: Path
@@ -77,11 +77,11 @@ class TuningRun:
 
     Attributes:
         config: ``tuning`` says what is tried.
-        registry: where datasets are recorded and the base may come from.
+        registry: registry for datasets and the base model.
         folder: the sweep's state.
         output: the folder that the best model becomes.
         base: the base model.
-        domains: what is searched; None where that is left open (AutoML).
+        domains: searched domains; None where they are left open (AutoML).
     """
 
     config: Config
@@ -105,7 +105,7 @@ class TuningRun:
 
         Args:
             config: ``tuning``, and what `TrainingRun.prepare` uses.
-            registry: where a base model may come from.
+            registry: registry for a base model.
             folder: the sweep's state; ``tuning/NAME`` in the home by default. A sweep that is in it goes on.
             overwrite: replace ``trained_models/NAME``.
             restart: forget the sweep that is in the folder.
