@@ -88,8 +88,10 @@ def make_plan(
     if tokens and sum(node["Alive"] for node in ray.nodes()) > 1:
         reasons.append(f"The tokens in {tokens.folder} are left alone: other nodes may not see them.")
         tokens = None
-    settings = tokens and TokenSettings.of(
-        base_model, objective, tuning.objective_settings, max_length=max_length, seed=config.seed
+    settings = (
+        TokenSettings.of(base_model, objective, tuning.objective_settings, max_length=max_length, seed=config.seed)
+        if tokens
+        else None
     )
     tokenizing = _Tokenizing(config, base_model, fetch_base, objective, max_length, tokens, settings, reasons)
     train = tokenizing.rows(train_rows, "training")
