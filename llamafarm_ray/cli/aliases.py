@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Address, Env, Home, Json, Reason, Reference
+from llamafarm_ray.cli.options import Address, Env, Home, Json, ModelName, Reason, Reference
 from llamafarm_ray.cli.terminal import errors, print_json, say, waiting
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def rollback(
 
 
 def unalias(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")],
+    name: ModelName,
     env: Annotated[str, typer.Option("--env", help="The alias.")],
     reason: Reason = "",
     home: Home = None,

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json
+from llamafarm_ray.cli.options import Home, Json, ServedModel, Url
 from llamafarm_ray.cli.terminal import console, print_json
 
 __all__ = ["command"]
@@ -16,12 +16,8 @@ __all__ = ["command"]
 
 def command(
     question: Annotated[str | None, typer.Argument(help="One question; without: a conversation.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", help="Name, name:version or name@alias; else the base.")
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option("--url", help="OpenAI-compatible root; else the recorded deployment.")
-    ] = None,
+    model: ServedModel = None,
+    url: Url = None,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Longest answer.")] = 256,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 is always the same answer.")] = 0.0,
     home: Home = None,

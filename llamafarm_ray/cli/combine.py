@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, Output, Overwrite
+from llamafarm_ray.cli.options import Home, Json, Output, Overwrite, RegisterAs
 from llamafarm_ray.cli.terminal import number, print_json, say, waiting
 
 __all__ = ["command"]
@@ -31,9 +31,7 @@ def command(
     base_model: Annotated[
         str | None, typer.Option("--base-model", help="Their base; else the one their records name.")
     ] = None,
-    register: Annotated[
-        str | None, typer.Option("--register", metavar="NAME", help="Register it under that name as well.")
-    ] = None,
+    register: RegisterAs = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the random choice of dare_*.")] = 0,
     overwrite: Overwrite = False,
     home: Home = None,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, Output, Overwrite
+from llamafarm_ray.cli.options import AdapterBase, Home, Json, Output, Overwrite, RegisterOrName
 from llamafarm_ray.cli.terminal import errors, facts, number, print_json, say, stages
 
 __all__ = ["command"]
@@ -27,12 +27,8 @@ def command(
             "q4_k_s, q4_0, q3_k_m. auto: the source's own, bf16 if that is quantized.",
         ),
     ] = "auto",
-    base_model: Annotated[
-        str | None, typer.Option("--base-model", help="An adapter's base; else the one its record names.")
-    ] = None,
-    register: Annotated[
-        str | None, typer.Option("--register", "--name", metavar="NAME", help="Register it under that name as well.")
-    ] = None,
+    base_model: AdapterBase = None,
+    register: RegisterOrName = None,
     overwrite: Overwrite = False,
     home: Home = None,
     as_json: Json = False,

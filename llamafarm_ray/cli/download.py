@@ -5,12 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, Offline
+from llamafarm_ray.cli.options import FilesOutput, Home, Json, Offline
 from llamafarm_ray.cli.terminal import StageProgress, errors, print_json, say, size, stages
 
 if TYPE_CHECKING:
@@ -35,9 +34,7 @@ def command(
         list[str] | None,
         typer.Option("--include", metavar="PATTERN", help="Weights to take instead of the safetensors: '*Q4_K_M*'."),
     ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder to write; else a read-only one in this machine's cache.")
-    ] = None,
+    output: FilesOutput = None,
     name: Annotated[str | None, typer.Option("--name", help="Register it under this name.")] = None,
     offline: Offline = False,
     home: Home = None,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import ConfigFile, Home, Json, Overrides, configuration
+from llamafarm_ray.cli.options import ConfigFile, Home, Json, Names, Overrides, configuration
 from llamafarm_ray.cli.terminal import errors, local_time, print_json, say, table
 
 if TYPE_CHECKING:
@@ -19,9 +19,7 @@ __all__ = ["command"]
 
 
 def command(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Models, versions or aliases; none: all.")
-    ] = None,
+    names: Names = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     alert: Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from llamafarm_ray.cli.options import At, Home, Json, Reference, moment
+from llamafarm_ray.cli.options import At, Home, Json, ModelName, Reference, moment
 from llamafarm_ray.cli.terminal import ago, facts, local_time, number, print_json, say, size, table
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def describe(reference: Reference, at: At = None, home: Home = None, as_json: Js
 
 
 def history(
-    name: Annotated[str, typer.Argument(help="The model's name.")],
+    name: ModelName,
     alias: Annotated[str | None, typer.Option("--alias", help="Only what is about this alias of it.")] = None,
     at: At = None,
     home: Home = None,

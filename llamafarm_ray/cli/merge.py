@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, Output, Overwrite
+from llamafarm_ray.cli.options import AdapterBase, Home, Json, Output, Overwrite, RegisterAs
 from llamafarm_ray.cli.terminal import errors, number, print_json, say, waiting
 
 __all__ = ["command"]
@@ -16,15 +16,11 @@ __all__ = ["command"]
 def command(
     model: Annotated[str, typer.Option("--model", help="Adapter: a folder, name, name:1.2.0 or name@production.")],
     output: Output,
-    base_model: Annotated[
-        str | None, typer.Option("--base-model", help="Its base; else the one its record names.")
-    ] = None,
+    base_model: AdapterBase = None,
     dtype: Annotated[
         str, typer.Option("--dtype", help="Format of the weights: auto (the base's own), fp32, bf16 or fp16.")
     ] = "auto",
-    register: Annotated[
-        str | None, typer.Option("--register", metavar="NAME", help="Register it under that name as well.")
-    ] = None,
+    register: RegisterAs = None,
     overwrite: Overwrite = False,
     home: Home = None,
     as_json: Json = False,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from llamafarm_ray.config import Config
 
 __all__ = [
+    "AdapterBase",
     "Address",
     "At",
     "BaseModelReference",
@@ -27,8 +28,11 @@ __all__ = [
     "DatasetFolder",
     "DryRun",
     "Env",
+    "FilesOutput",
     "Home",
     "Json",
+    "ModelName",
+    "Names",
     "NewAlias",
     "NoWait",
     "Offline",
@@ -37,6 +41,11 @@ __all__ = [
     "Overwrite",
     "Reason",
     "Reference",
+    "RegisterAs",
+    "RegisterOrName",
+    "ResultOutput",
+    "ServedModel",
+    "Url",
     "configuration",
     "duration",
     "expiry",
@@ -89,6 +98,23 @@ At = Annotated[
     str | None,
     typer.Option("--at", metavar="TIME", help="As it was then: 2026-11-17T14:00 (local time), or 2h, 3d, 30m ago."),
 ]
+RegisterAs = Annotated[
+    str | None, typer.Option("--register", metavar="NAME", help="Register it under that name as well.")
+]
+RegisterOrName = Annotated[
+    str | None, typer.Option("--register", "--name", metavar="NAME", help="Register it under that name as well.")
+]
+Url = Annotated[str | None, typer.Option("--url", help="OpenAI-compatible root; else the recorded deployment.")]
+ServedModel = Annotated[str | None, typer.Option("--model", help="Name, name:version or name@alias; else the base.")]
+FilesOutput = Annotated[
+    Path | None, typer.Option("--output", help="Folder to write; else a read-only one in this machine's cache.")
+]
+ResultOutput = Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to.")]
+AdapterBase = Annotated[
+    str | None, typer.Option("--base-model", help="An adapter's base; else the one its record names.")
+]
+Names = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Models, versions or aliases; none: all.")]
+ModelName = Annotated[str, typer.Argument(metavar="NAME", help="The model's name.")]
 
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _LENGTH = re.compile(r"(\d{1,5})\s*([smhdw])")

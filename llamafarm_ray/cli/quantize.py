@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, Output, Overwrite
+from llamafarm_ray.cli.options import Home, Json, Output, Overwrite, RegisterOrName
 from llamafarm_ray.cli.terminal import errors, facts, number, print_json, say, size, stages, table
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def command(
         Path | None, typer.Option("--calibration", help="Dataset whose texts the rounding is fitted to.")
     ] = None,
     speed: Annotated[bool, typer.Option("--speed/--no-speed", help="Measure speed on this machine.")] = True,
-    register: Annotated[
-        str | None, typer.Option("--register", "--name", metavar="NAME", help="Register it under that name as well.")
-    ] = None,
+    register: RegisterOrName = None,
     overwrite: Overwrite = False,
     home: Home = None,
     as_json: Json = False,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json, duration
+from llamafarm_ray.cli.options import Home, Json, ResultOutput, ServedModel, Url, duration
 from llamafarm_ray.cli.terminal import console, print_json, say, stages, table
 
 if TYPE_CHECKING:
@@ -21,12 +21,8 @@ __all__ = ["command", "show_simulation"]
 
 
 def command(
-    model: Annotated[
-        str | None, typer.Option("--model", help="Name, name:version or name@alias; else the base.")
-    ] = None,
-    url: Annotated[
-        str | None, typer.Option("--url", help="OpenAI-compatible root; else the recorded deployment.")
-    ] = None,
+    model: ServedModel = None,
+    url: Url = None,
     rate: Annotated[float, typer.Option("--rate", help="Sessions begun per second, on average.")] = 1.0,
     length: Annotated[str, typer.Option("--duration", help="How long: 60s, 10m.")] = "60s",
     pattern: Annotated[str, typer.Option("--pattern", help="poisson, constant, bursts or daily.")] = "poisson",
@@ -54,7 +50,7 @@ def command(
     record: Annotated[
         str | None, typer.Option("--record", metavar="REF", help="Add the figures to this version.")
     ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to.")] = None,
+    output: ResultOutput = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from llamafarm_ray.cli.options import At, Bump, Home, Json, NewAlias, Reference, moment
+from llamafarm_ray.cli.options import At, Bump, FilesOutput, Home, Json, NewAlias, Reference, moment
 from llamafarm_ray.cli.terminal import errors, print_json, say, size, waiting
 
 __all__ = ["pull", "push"]
@@ -15,9 +15,7 @@ __all__ = ["pull", "push"]
 
 def pull(
     reference: Reference,
-    output: Annotated[
-        Path | None, typer.Option("--output", help="Folder to write; else a read-only one in this machine's cache.")
-    ] = None,
+    output: FilesOutput = None,
     at: At = None,
     home: Home = None,
     as_json: Json = False,

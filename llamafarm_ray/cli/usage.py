@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from llamafarm_ray.cli.options import Home, Json
+from llamafarm_ray.cli.options import Home, Json, Names
 from llamafarm_ray.cli.terminal import ago, print_json, say, size, table
 
 __all__ = ["recommend", "usage"]
@@ -16,9 +16,7 @@ _NEVER = "never"
 
 
 def usage(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Models, versions or aliases; none: all.")
-    ] = None,
+    names: Names = None,
     days: _Days = 30,
     by: Annotated[
         Literal["version", "model", "namespace", "key", "route"], typer.Option("--by", help="What has a row.")

@@ -29,11 +29,11 @@ _UNWATCHED = {
     "event_stats": False,
     "task_events_report_interval_ms": 0,
 }
-"""What only a dashboard shows; every process of a Ray collects it, which took 7% of a training on two cores."""
+"""Settings that turn off statistics for a dashboard: collecting them took 7% of a training on two cores."""
 _DASHBOARD_S = "300"
 """Seconds that a dashboard, ten processes, has to start on a busy machine; by default 60. One that ends is noticed."""
 _MANY_MACHINES = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
-"""Whether a Ray is for more machines than one; its processes read that when they import it, on every system."""
+"""Variable for a Ray of several machines; its processes read it when they import Ray, on every system."""
 _LONGEST_TEMPORARY_FOLDER = 97 - len("/lf-12345678/" + 54 * "0" + "/metrics.sock")
 """HAProxy takes socket paths of 97 characters, and Ray adds the node's id to ours."""
 _MIN_LOCAL_CPUS = 4

@@ -44,12 +44,12 @@ class Alias:
     Attributes:
         name: the other name.
         target: the canonical dotted key or section; empty is the root.
-        tools: who spells it so.
+        tools: tools that spell it so.
         within: dotted sections in which the name is read; by default those around the target's key.
         values: values that translate to others; empty where every value passes.
         others_pass: whether values that ``values`` doesn't list pass too.
         refused: values that mean something this project can't do, and why.
-        refused_always: why the name is refused whatever its value; such an alias translates nothing.
+        refused_always: reason to refuse the name with any value; such an alias translates nothing.
         convert: for values that a table can't hold; raises AliasRefusalError.
         accepts: the JSON Schema of ``convert``'s input.
         yields_to: for a canonical value, other canonical values that may make it more precise without a conflict.

@@ -16,7 +16,7 @@ class Mistake(NamedTuple):
 
     Attributes:
         keys: the dotted keys it is about, relative to the section; the first one is where it is reported.
-        text: what is wrong with the first key; ``{1}`` stands for the second key, as the user wrote it.
+        text: the mistake in the first key; ``{1}`` stands for the second key, as the user wrote it.
     """
 
     keys: tuple[str, ...]

@@ -53,7 +53,7 @@ def misunderstandings(values: Mapping[Path, Given]) -> Iterator[tuple[Path, str]
     """Yield values that mean something else here than in their origin: the canonical key, and a line of explanation.
 
     Args:
-        values: what is given for each canonical path.
+        values: given values by canonical path.
     """
     written = {given.key: path for path, given in values.items()}
     for path, given in values.items():

@@ -50,7 +50,7 @@ def parse_config(
     Args:
         table: JSON-like values.
         overrides: ``key=value`` texts on top of it.
-        source: what errors call it.
+        source: its name in errors.
 
     Raises:
         ConfigError: it has mistakes; all of them are listed.

@@ -57,7 +57,7 @@ class Placement:
 
     Attributes:
         origin: appended to every key in a message: which override it comes from.
-        values: what is given for each canonical path.
+        values: given values by canonical path.
         problems: one line each, in the user's spelling.
         doubtful: canonical paths whose values are wrong or unknown, so that no rule should judge by them.
         cleared: canonical paths of sections and aliases that were given as null, which says nothing in a file.

@@ -22,8 +22,8 @@ class Finding:
 
     Attributes:
         paths: the keys it is about; it is reported at the first.
-        inside: where in the first key's value, e.g. a position in a list.
-        text: what is wrong; ``{1}`` and ``{2}`` stand for the further keys, as the user wrote them.
+        inside: place in the first key's value, such as a position in a list.
+        text: the mistake; ``{1}`` and ``{2}`` stand for the further keys, as the user wrote them.
     """
 
     paths: tuple[Path, ...]

@@ -20,7 +20,7 @@ _THUMBS = {"up": 1.0, "down": 0.0}
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What a user said of one answer.
+    """Feedback of a user on one answer.
 
     Args:
         messages: the conversation up to the question.

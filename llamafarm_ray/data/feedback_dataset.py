@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 
 def rows_maker(objective: str) -> Callable[[Iterable[Feedback]], FeedbackRows]:
-    """What makes the rows that an objective trains on.
+    """Return the maker of the rows that an objective trains on.
 
     Raises:
         UnsupportedError: none does.
@@ -164,7 +164,7 @@ def _records(data: bytes) -> Iterator[Feedback | str]:
 
 
 def _question(row: Row) -> str:
-    """What was asked: rows of one question are held out together."""
+    """Return the question's digest: rows of one question are held out together."""
     turns = row["messages"][:-1] if "label" in row else row["messages"]
     return text_digest(part for turn in turns for part in (turn["role"], turn["content"]))
 

@@ -38,7 +38,7 @@ _OPTIONAL = {"tools"}
 
 @dataclass(frozen=True, slots=True)
 class MixedPart:
-    """What a mixture takes of one dataset.
+    """Share of one dataset in a mixture.
 
     Args:
         path: where it is.
@@ -94,7 +94,7 @@ def open_mixture(
 
 
 def shares(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
-    """How many rows of an epoch are each dataset's: of all rows together, in proportion to the weights.
+    """Return each dataset's number of rows in an epoch: of all rows together, in proportion to the weights.
 
     Rounded down, and the rows that are left go to the largest remainders, so that none is lost.
 
@@ -118,7 +118,7 @@ def shares(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:
 
 
 def repetitions(size: int, count: int, *, seed: int, index: int) -> np.ndarray:
-    """How often each of a dataset's rows is in the mixture.
+    """Return the number of times that each of a dataset's rows is in the mixture.
 
     Every row as often as whole passes go into ``count``, and those of one more, unfinished pass once more.
 

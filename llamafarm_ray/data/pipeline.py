@@ -29,7 +29,7 @@ from llamafarm_ray.data.gathering import (
 from llamafarm_ray.data.hard_negatives import mine
 from llamafarm_ray.data.practice import practice_rows
 from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
-from llamafarm_ray.data.quality.metrics import measure, require_goals
+from llamafarm_ray.data.quality.metrics import DatasetMetrics, measure, require_goals
 from llamafarm_ray.data.quality.whole_set import question_of
 from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
 from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report_page
@@ -121,35 +121,68 @@ def build_dataset(
         harvest.require_left(len(facts))
         metrics = measure(examples.rows(["id", "messages", "passage"], Ledger()), config)
         require_goals(config, metrics)
-        split = gathered.split(facts, config, seed)
-        with target.open():
-            assembly = Assembly(target, split, kind=gathered.kind, config=config)
-            _write(
-                assembly,
-                examples,
-                gathered,
-                expansion,
-                with_passages=_asks_with_passages(config, gathered),
-                by_base=_is_by_base(config, gathered),
-                seed=seed,
-                tell=lambda done: tell(Stage("write", "rows", done, len(facts))),
-            )
-            assembly.require_training_rows(harvest)
-            seconds = {**gathered.seconds, "total": round(time.monotonic() - start, 3)}
-            report = assembly.report(
-                name=name,
-                seed=seed,
-                sources=gathered.sources,
-                harvest=harvest,
-                choice=gathered.choice,
-                seconds=seconds,
-            )
-            metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
-            require_goals(config, metrics)
-            report = replace(report, metrics=metrics)
-            target.finish(assembly.description(report, harvest), report.to_dict(), report_page(report))
-            created = target.publish()
-            parts.clear()
+        return _publish(
+            target,
+            examples,
+            gathered,
+            expansion,
+            config,
+            parts=parts,
+            facts=facts,
+            metrics=metrics,
+            name=name,
+            seed=seed,
+            start=start,
+            tell=tell,
+        )
+
+
+def _publish(
+    target: Target,
+    examples: Examples,
+    gathered: Gathered,
+    expansion: Expansion,
+    config: DatasetConfig,
+    *,
+    parts: FinishedParts,
+    facts: Sequence[Mapping[str, Any]],
+    metrics: DatasetMetrics,
+    name: str,
+    seed: int,
+    start: float,
+    tell: Tell,
+) -> BuildReport:
+    """Write the examples with their report, check the goals of ``quality_control``, and publish the dataset."""
+    harvest = gathered.harvest
+    split = gathered.split(facts, config, seed)
+    with target.open():
+        assembly = Assembly(target, split, kind=gathered.kind, config=config)
+        _write(
+            assembly,
+            examples,
+            gathered,
+            expansion,
+            with_passages=_asks_with_passages(config, gathered),
+            by_base=_is_by_base(config, gathered),
+            seed=seed,
+            tell=lambda done: tell(Stage("write", "rows", done, len(facts))),
+        )
+        assembly.require_training_rows(harvest)
+        seconds = {**gathered.seconds, "total": round(time.monotonic() - start, 3)}
+        report = assembly.report(
+            name=name,
+            seed=seed,
+            sources=gathered.sources,
+            harvest=harvest,
+            choice=gathered.choice,
+            seconds=seconds,
+        )
+        metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
+        require_goals(config, metrics)
+        report = replace(report, metrics=metrics)
+        target.finish(assembly.description(report, harvest), report.to_dict(), report_page(report))
+        created = target.publish()
+        parts.clear()
     return replace(report, created=created)
 
 

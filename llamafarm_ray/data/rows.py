@@ -1,4 +1,4 @@
-"""What flows through the pipeline: a parsed document, its passages, and the examples (rows) made from them."""
+"""Rows of the pipeline: a parsed document, its passages, and the examples made from them."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ _ORIGIN = ("document", "document_digest", "passage")
 
 
 class Target(abc.ABC):
-    """Where a dataset is written to, and how. Used in this order: check, open, add and so on, finish, publish."""
+    """Destination of a dataset. The calls come in this order: check, open, add and so on, finish, publish."""
 
     def __init__(self, output: Path, *, overwrite: bool) -> None:
         self.output = output
@@ -323,7 +323,7 @@ def _literal(prefix: str) -> str:
 
 
 def _is_running(pid: str) -> bool:
-    """Whether the process that made a staging folder on this machine still lives."""
+    """Return True if the process that made a staging folder on this machine still lives."""
     if not pid.isdigit():
         return True  # not ours to judge
     try:

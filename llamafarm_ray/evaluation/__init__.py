@@ -1,4 +1,4 @@
-"""What a model is worth on held-out examples, beside its base model."""
+"""Evaluation of a model on held-out examples, beside its base model."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class BenchmarkScores:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """What is known of a model's quality.
+    """Result of an evaluation.
 
     Args:
         model_id: the model that was measured.
@@ -195,7 +195,7 @@ def _scores_of(section: Mapping[str, Mapping[str, Any]]) -> dict[str, BenchmarkS
 
 
 def improvement(metric: str, value: float, baseline: float) -> str:
-    """How ``value`` differs from ``baseline``, with a sign that says whether the number rose or fell.
+    """Return the difference of ``value`` and ``baseline``, with a sign that tells if the number rose or fell.
 
     Perplexity has no scale of its own, so its change is relative: ``-97.1%`` is good, since lower is better. Every
     other metric rises when a model gets better, and its change is the plain difference: ``+0.05``.

@@ -55,12 +55,12 @@ class EvaluationJob:
 
     @property
     def generates(self) -> bool:
-        """Whether a metric needs answers."""
+        """True if a metric needs answers."""
         return any(metric not in _OF_LOSSES for metric in self.metrics)
 
     @property
     def needs_losses(self) -> bool:
-        """Whether a metric needs the references' losses."""
+        """True if a metric needs the references' losses."""
         return any(metric in _OF_LOSSES for metric in self.metrics)
 
 

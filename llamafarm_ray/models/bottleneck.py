@@ -75,7 +75,7 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft is untyped
         bottleneck_dim: width between the projections.
         non_linearity: a key of `NON_LINEARITIES`.
         adapter_dropout: share of an adapter's input that is dropped while training.
-        adapter_scale: what an adapter's output is multiplied by.
+        adapter_scale: factor of an adapter's output.
     """
 
     target_modules: str | list[str] | None = field(default=None)
@@ -100,7 +100,7 @@ class HybridLoraAdapterConfig(LoraConfig):  # type: ignore[misc]  # peft is unty
         bottleneck_dim: width between the projections.
         non_linearity: a key of `NON_LINEARITIES`.
         adapter_dropout: share of an adapter's input that is dropped while training.
-        adapter_scale: what an adapter's output is multiplied by.
+        adapter_scale: factor of an adapter's output.
     """
 
     adapter_modules: str = field(default="")

@@ -44,7 +44,7 @@ class Architecture:
         linear_modules: names of the linear layers' last parts without the output head, sorted: ``("down_proj", ...)``.
         module_names: every module's dotted name.
         max_positions: the longest sequence in tokens it was made for, where its config says.
-        task: what it was built for.
+        task: task it was built for.
         hidden_size: width of the vectors that blocks hand on, where its config says.
         linear_layers: inputs and outputs of each linear layer but the output head, by its dotted name, in the order
             they are defined.
@@ -171,7 +171,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
 
     Args:
         folder: the base model.
-        dtype: what floating point weights are held in.
+        dtype: precision of floating point weights.
         task: with the head that writes text, or without.
         options: passed on to ``from_pretrained`` (``quantization_config``, ``device_map``).
 

@@ -70,7 +70,7 @@ def write_sentence_transformers_files(
     See https://sbert.net/docs/sentence_transformer/usage/custom_models.html.
 
     Args:
-        folder: where weights, configuration and tokenizer are.
+        folder: folder of weights, configuration and tokenizer.
         width: of a vector.
         max_length: the longest text, in tokens.
         pooling: as in `pooled`.

@@ -44,7 +44,7 @@ class Update:
     """News for a watcher: the commits that it misses, or the whole state.
 
     Attributes:
-        commits: what came after the watcher's state.
+        commits: commits after the watcher's state.
         state: the whole state, where too many commits were missed or the watcher's state is of another log.
         is_replaced: another log was restored in place of the one that the watcher knows; ``state`` counts.
     """
@@ -130,7 +130,7 @@ class RegistryActor:
         Args:
             sequence: the newest commit that the watcher knows.
             last_key: the idempotency key of the last change in it.
-            timeout_s: how long to wait.
+            timeout_s: timeout in seconds.
         """
         self._loop = asyncio.get_running_loop()
         deadline = time.monotonic() + timeout_s

@@ -49,7 +49,7 @@ class Outcome:
 
     Attributes:
         sequence: the commit that holds it; where nothing had to change, the newest one.
-        events: what happened; none where nothing had to.
+        events: its events; none where nothing had to change.
     """
 
     sequence: int
@@ -60,8 +60,8 @@ class RegistryApi(ABC):
     """Interface of a registry.
 
     Args:
-        home: where it lasts.
-        user: who asks while there are no principals; by default the operating system's user.
+        home: home of the registry.
+        user: caller while there are no principals; by default the operating system's user.
         token: proves which principal it is; by default ``$LLAMAFARM_TOKEN``.
         cache: node-local folder for pulled versions.
     """
@@ -145,11 +145,11 @@ class RegistryApi(ABC):
         Args:
             folder: the model's or adapter's files.
             name: the model's name, ``name`` or ``namespace/name``.
-            kind: what it is.
+            kind: its kind.
             version: its number; by default the next after the highest (``bump`` says which part), ``1.0.0`` at first.
             bump: the part that the default number raises.
-            reason: why, for the history.
-            idempotency_key: what makes a repeated call the same call.
+            reason: reason, for the history.
+            idempotency_key: key that makes a repeated call the same call.
             **details: the other fields of :class:`VersionRegistered`.
 
         Raises:
@@ -192,7 +192,7 @@ class RegistryApi(ABC):
 
         Raises:
             InputError: the alias is no name.
-            PolicyError: which rules are not fulfilled, and with which values.
+            PolicyError: rules are not fulfilled; the message names them and the values.
         """
         check_alias(alias)
         record = self.resolve(reference)
@@ -294,10 +294,10 @@ class RegistryApi(ABC):
         """Let somebody do something.
 
         Args:
-            name: who.
+            name: the principal's name.
             grants: role by namespace; ``*`` is every namespace, the empty text the one without a name.
-            expires: when the token ends to be worth anything.
-            reason: why, for the history.
+            expires: time until which the token is valid.
+            reason: reason, for the history.
 
         Returns:
             the token. It is not kept: show it once.

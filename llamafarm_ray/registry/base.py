@@ -24,7 +24,7 @@ class BaseModel:
 
     Attributes:
         reference: as it was asked for.
-        name: what requests call it by.
+        name: its name in requests.
         folder: its files; of one that is a GGUF file, that.
         digest: the digest of their manifest; adapters are tied to it.
     """
@@ -41,7 +41,7 @@ def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
     Args:
         reference: a folder, a GGUF file, ``name``/``name:version``/``name@alias`` in the registry, ``owner/name`` on
             the hub, or any other source, see :func:`~llamafarm_ray.storage.downloads.sources.parse_source`.
-        registry: where names are looked up.
+        registry: registry for names.
 
     Raises:
         InputError: there is no reference, or the folder's files are unusable.

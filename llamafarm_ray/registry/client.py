@@ -27,7 +27,7 @@ class RegistryClient(RegistryApi):
     """A registry whose commands the cluster's actor commits. Files go to and from the home directly.
 
     Args:
-        home: where the registry lasts, as every node of the cluster reaches it.
+        home: home of the registry, as every node of the cluster reaches it.
         token: proves which principal it is; by default ``$LLAMAFARM_TOKEN``.
         cache: node-local folder for pulled versions.
     """

@@ -58,7 +58,7 @@ def collect(
 
     Args:
         registry: whose.
-        grace: how old such bytes must be: what was just uploaded may be about to be registered.
+        grace: least age of such bytes: new uploads may be about to be registered.
         purge_retired_after: also give up the content of versions that were retired longer ago than this.
         dry_run: only say what would be done.
 

@@ -76,8 +76,8 @@ def violations(
     Args:
         policy: the alias's rules.
         candidate: the version.
-        promoter: who asks; their own approval does not count.
-        approvers: who approved.
+        promoter: caller; their own approval does not count.
+        approvers: principals that approved.
         version_at: gives what an alias of the same model points at, for goals that compare with it.
     """
     found = []

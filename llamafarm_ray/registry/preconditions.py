@@ -28,7 +28,7 @@ class Preconditions:
     clock that can't be set. Where this machine's clock differs, the store is asked again before a commit is refused.
 
     Args:
-        home: where commits go.
+        home: home for commits.
         clock: this machine's clock.
     """
 

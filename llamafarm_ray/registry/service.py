@@ -56,12 +56,12 @@ class RegistryService(RegistryApi):
     """A registry at a home. Safe to use from several threads; several processes and clusters may share a home.
 
     Args:
-        home: where it lasts.
+        home: home of the registry.
         principal: the user that changes are recorded for while there are no principals; by default that of the
             operating system.
         token: proves which principal it is; by default ``$LLAMAFARM_TOKEN``.
         cache: node-local folder for pulled versions.
-        commits_a_snapshot: how many commits may pass without one.
+        commits_a_snapshot: number of commits between two snapshots.
         clock: the clock that commits are dated by; it must agree with the store's.
 
     Raises:
@@ -116,10 +116,10 @@ class RegistryService(RegistryApi):
         """Have a command done, see :meth:`RegistryApi.submit`.
 
         Args:
-            command: what.
-            reason: why, for the history.
-            idempotency_key: what makes a repeated call the same call.
-            identity: who asks; by default whoever opened this registry.
+            command: the command.
+            reason: reason, for the history.
+            idempotency_key: key that makes a repeated call the same call.
+            identity: caller; by default the one who opened this registry.
         """
         who = identity or self._identity
         checked = self._checked(command, who, idempotency_key)

@@ -25,8 +25,8 @@ class Verification:
     """Result of a verification: counts, and mistakes found.
 
     Attributes:
-        commits: how many are good, from the first on.
-        blobs: how many stored files were hashed.
+        commits: number of good commits, from the first on.
+        blobs: number of stored files that were hashed.
         bytes: theirs.
         head: the last good commit.
         problems: one line each, the first bad commit first; empty where all is well.

@@ -33,7 +33,7 @@ class RegistryView:
         home: the registry's home.
 
     Attributes:
-        state: what is known.
+        state: known state.
         on_change: called when that has changed, on the event loop.
     """
 
@@ -56,7 +56,7 @@ class RegistryView:
         """Take in what was committed up to now.
 
         Args:
-            within_s: how long the actor is waited for.
+            within_s: seconds to wait for the actor.
 
         Raises:
             TimeoutError: the actor does not answer.

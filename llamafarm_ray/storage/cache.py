@@ -185,7 +185,7 @@ class Cache:
         What is pinned or in use, by any process, stays; a blob goes with the last version that links to it.
 
         Args:
-            max_bytes: how much may stay.
+            max_bytes: greatest number of bytes that stay.
             kept: versions that stay too.
 
         Returns:

@@ -56,7 +56,7 @@ class ContentStore:
     delete what was published meanwhile.
 
     Args:
-        home: where they last; ``blobs/``, ``manifests/`` and ``leases/`` are made below it.
+        home: their home; ``blobs/``, ``manifests/`` and ``leases/`` are made below it.
         cache: a local folder shared by the processes of a node. By default ``$LLAMAFARM_CACHE``, else ``cache/`` in a
             local home or ``~/.cache/llamafarm``.
         generation: the generation of a digest that is read and written now.

@@ -39,7 +39,7 @@ def plan(folders: Sequence[tuple[Digest, Path]], size_bytes: int, max_bytes: int
     Args:
         folders: the versions that may go, in that order, and their folders of links to blobs.
         size_bytes: the size of the cache.
-        max_bytes: how much may stay.
+        max_bytes: greatest number of bytes that stay.
     """
     links: Counter[int] = Counter()
     freed = []

@@ -45,8 +45,8 @@ class NotFinite:
     Attributes:
         file: the name of the file that it is in.
         tensor: its name.
-        num_values: how many values it has.
-        num_not_finite: how many of them are NaN or infinite.
+        num_values: number of its values.
+        num_not_finite: number of NaN and infinite ones.
     """
 
     file: str

@@ -126,7 +126,7 @@ def read_gguf_header(file: BinaryIO, size_bytes: int, *, shown: str) -> GgufHead
     Args:
         file: read from its front, and no further than the header.
         size_bytes: length of the whole file.
-        shown: what an error calls it.
+        shown: its name in errors.
 
     Raises:
         InputError: the file does not follow the format; the message says where.

@@ -247,7 +247,7 @@ class Location:
         Args:
             source: the file.
             name: where it goes.
-            digest: what its bytes must be; they are hashed while they are copied.
+            digest: required digest of its bytes; they are hashed while they are copied.
 
         Raises:
             InputError: the bytes have another digest; nothing was stored.

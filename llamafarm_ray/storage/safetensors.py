@@ -47,7 +47,7 @@ def read_tensors(path: Path, *, shown: str | None = None) -> tuple[TensorEntry, 
 
     Args:
         path: the file.
-        shown: what an error calls it; by default the path.
+        shown: its name in errors; by default the path.
 
     Raises:
         InputError: the file does not follow the format; the message says where.
@@ -62,7 +62,7 @@ def read_tensor_list(file: BinaryIO, size_bytes: int, *, shown: str) -> tuple[Te
     Args:
         file: read from its front, and no further than the header.
         size_bytes: length of the whole file.
-        shown: what an error calls it.
+        shown: its name in errors.
 
     Raises:
         InputError: the file does not follow the format; the message says where.

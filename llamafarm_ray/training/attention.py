@@ -54,11 +54,11 @@ def packed_attention(
         attention_mask: of a padded batch.
         dropout: of the attention's weights.
         scaling: of the scores; by default one over the root of the head size.
-        sliding_window: how many tokens back a token sees, itself included.
+        sliding_window: number of tokens back that a token sees, itself included.
         cu_seq_lens_q: bounds of packed sequences, int32 of shape (S + 1,); without it the batch is padded, and
             transformers' own function does it.
         max_length_q: tokens of the longest packed sequence.
-        kwargs: what models pass besides.
+        kwargs: further arguments of models.
 
     Returns:
         The result, of shape (1, T, heads, head size), and None for the weights.

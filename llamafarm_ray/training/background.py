@@ -25,7 +25,7 @@ class Background(Generic[Item]):
     from then on items are forgotten.
 
     Args:
-        name: what it is, for messages: "MLflow".
+        name: its name in messages: "MLflow".
         start: called in the thread; returns what takes items, several at once where several wait.
         timeout_s: the longest a single call may take.
         give_up: called once, from any thread, with a sentence that says why.
@@ -80,7 +80,7 @@ class Background(Generic[Item]):
         """After `close`: wait until everything is passed on, for as long as one call may take and no longer.
 
         Args:
-            timeout_s: how long, instead.
+            timeout_s: timeout in seconds, instead.
         """
         limit_s = self._timeout_s if timeout_s is None else timeout_s
         if not self._given_up:

@@ -48,7 +48,7 @@ class Batch:
         position_ids: int64, the place of each token in its sequence.
         bounds: int32 of shape (S + 1,): where each sequence begins in a packed row, and where the last one ends; None
             where padded.
-        sequences_per_row: how many sequences each dataset row has, in order.
+        sequences_per_row: number of sequences of each dataset row, in order.
         tags: each dataset row's `Row.tag`.
         num_tokens: tokens without padding.
         longest: tokens of the longest sequence.
@@ -117,9 +117,9 @@ def windows(
     """A worker's windows of steps ``first_step`` to ``num_steps``.
 
     Args:
-        plan: how epochs are cut.
+        plan: division of epochs.
         read_epoch: given an epoch and a number of rows to pass over, the other rows of all workers in their order.
-        rank: which worker this is.
+        rank: rank of this worker.
         num_workers: of how many.
         first_step: steps that are done already.
         num_steps: steps of the whole run.

@@ -39,9 +39,9 @@ def branch(facts: Mapping[str, Any], store: CheckpointStore, begin_with: BeginWi
     """Copy another run's checkpoint into a run that has none.
 
     Args:
-        facts: what the new run is.
+        facts: facts that identify the new run.
         store: its checkpoints.
-        begin_with: what to copy.
+        begin_with: checkpoint to copy.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -69,9 +69,9 @@ def keep_checkpoints(run: RunFolder, every: int, kept: Path) -> set[int]:
     On the same file system they take no room of their own while the run has them as well.
 
     Args:
-        run: which is under way, with its checkpoints on its own disk.
+        run: run under way, with its checkpoints on its own disk.
         every: steps between two that are kept.
-        kept: where; `BeginWith` reads it.
+        kept: folder of the copy; `BeginWith` reads it.
 
     Returns:
         The steps of all that are kept.

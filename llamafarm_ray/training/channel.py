@@ -43,7 +43,7 @@ class Beat:
     Args:
         rank: the worker.
         where: its process and machine, for people.
-        doing: what it does, for people.
+        doing: its activity, for people.
         step: steps it has done.
         quiet_s: seconds since it last got on.
         usual_s: seconds that getting on takes usually; None where there is nothing to compare with.
@@ -66,8 +66,8 @@ class Stall:
     """Decides from signs of life whether a run stands still. Times are in seconds, from any clock that only goes on.
 
     Args:
-        num_workers: how many give them.
-        started: when the workers began to.
+        num_workers: number of workers that give them.
+        started: time of the workers' start.
         earlier_s: the longest step of the starts before this one; it bounds the first steps, which nothing else does.
         beats: the last of each, with when it came.
     """
@@ -234,7 +234,7 @@ class ProgressReporter:
 
     Args:
         channel: handle of a `ProgressChannel` actor.
-        interval_s: how long steps are held back.
+        interval_s: seconds that steps are held back.
     """
 
     def __init__(self, channel: Any, interval_s: float) -> None:

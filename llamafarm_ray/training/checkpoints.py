@@ -46,7 +46,7 @@ class RunState:
         step: optimizer steps done.
         num_updates: of these, steps that changed the parameters; fp16 leaves some out.
         num_tokens: tokens read by all workers.
-        num_counted: what the objective counted: trained tokens, pairs, ...
+        num_counted: number of items that the objective counted: trained tokens, pairs, ...
         seconds: time spent.
         losses: of each step done.
         validation: validation losses by the step after which they were measured.
@@ -99,7 +99,7 @@ class CheckpointStore:
     Args:
         location: the run's folder; they lie in ``checkpoints/`` there.
         fingerprint: of what the run trains on and with; checkpoints of another are not its own.
-        keep: how many of the latest stay; the one with the lowest validation loss stays besides.
+        keep: number of latest ones that stay, besides the one with the lowest validation loss.
     """
 
     def __init__(self, location: Location, *, fingerprint: str, keep: int = 2) -> None:

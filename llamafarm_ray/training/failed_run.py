@@ -24,7 +24,7 @@ def record_failure(settings: ObserverSettings, *, folder: Path, total_steps: int
     itself is on its way to whoever started the run, whose log says it; so the log is no destination here.
 
     Args:
-        settings: what the driver decided.
+        settings: decisions of the driver.
         folder: the run's output, where ``history.jsonl`` and ``report.html`` go.
         total_steps: optimizer steps of the run.
         error: why it failed; an alert of kind ``nan`` where it is the first to say that a number is none, else

@@ -16,8 +16,8 @@ def clean_error(error: BaseException, what: str) -> LlamaFarmError:
     """The project's error inside ``error``, as it was raised; else a `TrainingError` with the innermost message.
 
     Args:
-        error: what Ray raised.
-        what: what failed, for the message: "Training failed".
+        error: Ray's error.
+        what: name of the failure for the message: "Training failed".
     """
     innermost = error
     for cause in _causes(error):

@@ -36,7 +36,7 @@ class ModelFlops:
 
     Args:
         per_token: floating point operations to train on one token.
-        peak_per_s: what all devices of the run together could do in a second.
+        peak_per_s: peak operations a second of all devices together.
     """
 
     per_token: float
@@ -50,7 +50,7 @@ class ModelFlops:
 
         Args:
             model: a transformers or peft model; its weights may be sharded or quantised.
-            context_tokens: how long sequences are: the mean over tokens of the length of the row they are in.
+            context_tokens: mean length of sequences: over tokens, of the row they are in.
             device_name: as ``torch.cuda.get_device_name()`` says it; empty on CPU.
             precision: ``bf16``, ``fp16`` or ``fp32``.
             num_devices: devices of the run.

@@ -32,8 +32,8 @@ class Heartbeat:
 
     Args:
         channel: handle of a `ProgressChannel` actor.
-        attempt: which start of the workers this is.
-        rank: which worker.
+        attempt: number of this start of the workers.
+        rank: rank of the worker.
     """
 
     def __init__(self, channel: Any, attempt: int, rank: int) -> None:
@@ -57,7 +57,7 @@ class Heartbeat:
         """The worker got on: it ended a step, or a batch of a validation.
 
         Args:
-            doing: what it does now.
+            doing: its present activity.
             step: steps done, where that has changed.
         """
         now = time.monotonic()

@@ -62,9 +62,9 @@ class History:
         validations: of each validation done.
         checkpoints: of each checkpoint written.
         alerts: raised so far.
-        attempts: how often the run went on after it was interrupted, by the step it went on from.
-        run_id: what it is recorded under; empty where nothing says it.
-        warnings: what looks on and stopped working: a tracker, an alert's way.
+        attempts: number of resumes after interruptions, by the step of the resume.
+        run_id: id that it is recorded under; empty without one.
+        warnings: observers that stopped working: a tracker, an alert's channel.
     """
 
     total_steps: int
@@ -88,7 +88,7 @@ class History:
         Args:
             path: ``history.jsonl``.
             total_steps: steps of the run.
-            steps_done: what is beyond this step is void, because it will be done again; None: all counts.
+            steps_done: last step that counts; later ones will be done again. None: all count.
 
         Raises:
             OSError: the file is there and can't be read.
@@ -152,7 +152,7 @@ def open_lines(
 
     Args:
         path: ``history.jsonl``; its folder is made.
-        keep: which of the lines that are there stay.
+        keep: tells if a present line stays.
 
     Returns:
         What appends lines.

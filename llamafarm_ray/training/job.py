@@ -66,7 +66,7 @@ class TrainingJob:
         fingerprint: of everything that decides what is learnt; a run goes on from checkpoints of the same one only.
         method: never ``auto``.
         parameters: the method's.
-        objective: what is minimised.
+        objective: training objective.
         objective_settings: the objective's own section of ``fine_tuning``; None where it has none.
         max_length: the longest sequence, in tokens.
         strategy: never ``auto``.
@@ -75,13 +75,13 @@ class TrainingJob:
         training: the loop's settings.
         distributed: workers and what they share.
         seed: of every random choice.
-        plan: how the training rows make batches.
-        validation_plan: how the validation rows do; None without any.
+        plan: batches of the training rows.
+        validation_plan: batches of the validation rows; None without any.
         num_steps: optimizer steps of the run.
         checkpoint_every_steps: steps between checkpoints.
         evaluate_every_steps: steps between validations.
         context_tokens: the mean over tokens of the length of the row they are in.
-        observers: who looks on.
+        observers: observers of the run.
         fetch_base: brings the base model to a node that has no `base_model`, and returns its folder there; None: every
             node has it.
     """

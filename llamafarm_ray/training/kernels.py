@@ -18,7 +18,7 @@ def use_fused_kernels(model: Any, wanted: Literal["auto"] | bool, device: torch.
     Args:
         model: not yet wrapped.
         wanted: ``"auto"`` uses them on GPUs where the package is installed.
-        device: where the model computes.
+        device: device of the model.
 
     Returns:
         Whether they are in use.

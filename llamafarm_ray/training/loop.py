@@ -71,10 +71,10 @@ def train_steps(
 
     Args:
         strategy: holds the model.
-        objective: what is minimised.
+        objective: training objective.
         windows: this worker's share of each step.
         schedule: the learning rate.
-        state: where the run is; kept up to date.
+        state: position of the run; kept up to date.
         seed: of dropout.
         after_step: called after each step, on every worker.
 

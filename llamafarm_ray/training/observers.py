@@ -71,9 +71,9 @@ class ObserverSettings:
         monitoring: the configuration's section.
         config: the whole configuration, without a webhook's URL.
         facts: digests, method, strategy and the like.
-        reasons: why things that were left open were chosen so.
-        trackers: where numbers go.
-        destinations: where alerts go.
+        reasons: reasons for choices that were left open.
+        trackers: trackers that get the numbers.
+        destinations: destinations of alerts.
         timeout_s: the longest that a tracker may hold up the end of a run, or not answer in it.
     """
 
@@ -96,8 +96,8 @@ class ObserverSettings:
         Args:
             config: the whole configuration.
             run_id: letters, digits, ``-`` and ``_``.
-            facts: what else to record: base model, dataset and their digests, method, strategy, precision.
-            reasons: why things that were left open were chosen so; trackers add theirs.
+            facts: further records: base model, dataset and their digests, method, strategy, precision.
+            reasons: reasons for choices that were left open; trackers add theirs.
 
         Raises:
             UserError: a tracker's package is not installed, or a variable of the environment is not set.
@@ -122,10 +122,10 @@ class ObserverSettings:
         """The report of a run that has ended.
 
         Args:
-            history: what happened in it.
-            outcome: how it ended.
+            history: its history.
+            outcome: outcome of the run.
             message: the error of a failed run, or why one was stopped; else empty.
-            facts: what is known now, besides these settings' own.
+            facts: present facts, besides these settings' own.
         """
         return RunPage(
             name=self.name,
@@ -146,7 +146,7 @@ class Seen:
 
     Args:
         progress: the step with memory, MFU and alerts filled in; None for a validation.
-        stop: why the run shall end early, as configured; None if it goes on. Stays once it is set.
+        stop: reason for an early end, as configured; None if it goes on. Stays once it is set.
     """
 
     progress: Progress | None
@@ -157,9 +157,9 @@ class Observers:
     """Everything that looks on, as the first worker owns it; see the module for who calls what.
 
     Args:
-        settings: what the driver decided.
-        folder: where files go.
-        history: what earlier attempts did, and the id they recorded under.
+        settings: decisions of the driver.
+        folder: folder for files.
+        history: history of earlier attempts, and the id they recorded under.
         steps_done: the step that this attempt goes on from.
         flops: for MFU; None where it isn't known.
     """
@@ -216,11 +216,11 @@ class Observers:
         """Begin to look on, or go on where an earlier attempt left. Waits for no server.
 
         Args:
-            settings: what the driver decided.
+            settings: decisions of the driver.
             folder: the run's output, where ``history.jsonl``, ``report.html``, ``tensorboard`` and ``wandb`` go.
             total_steps: optimizer steps of the run.
             steps_done: of these, done by earlier attempts; what those wrote beyond it is void.
-            flops: what a token costs and the devices can do; None where that isn't known, as on CPU.
+            flops: cost of a token and peak of the devices; None where they aren't known, as on CPU.
         """
         # A run that is begun anew is another one, though its settings be the same.
         history, problem = History(total_steps, run_id=f"{settings.run_id}-{uuid.uuid4().hex[:6]}"), ""
@@ -278,7 +278,7 @@ class Observers:
         """The run has succeeded, or ended early as asked. Waits a bounded time for what is on its way.
 
         Args:
-            facts: what is known now, for trackers and the report.
+            facts: present facts, for trackers and the report.
         """
         self._end("stopped" if self._stop else "finished", facts or {}, self._stop or "")
 

@@ -40,12 +40,12 @@ class Plan:
     """A job, with the data and resources it runs on.
 
     Args:
-        job: what workers do.
-        workers: how many there are and what each takes.
+        job: work of the workers.
+        workers: number and resources of the workers.
         train: tokenised training rows.
         validation: tokenised validation rows, if there are any.
-        facts: what decides what is learnt, of which the job's fingerprint is.
-        reasons: why things that the configuration left open were chosen so.
+        facts: facts that decide the result; the job's fingerprint is their digest.
+        reasons: reasons for choices that the configuration left open.
     """
 
     job: TrainingJob
@@ -71,7 +71,7 @@ def make_plan(
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
     Raises:
-        UserError: what was asked can't be done; see `train`.
+        UserError: the request can't be done; see `train`.
         ClusterError: Ray is not running.
     """
     tuning, training = config.fine_tuning, config.fine_tuning.training
@@ -88,8 +88,10 @@ def make_plan(
     if tokens and sum(node["Alive"] for node in ray.nodes()) > 1:
         reasons.append(f"The tokens in {tokens.folder} are left alone: other nodes may not see them.")
         tokens = None
-    settings = tokens and TokenSettings.of(
-        base_model, objective, tuning.objective_settings, max_length=max_length, seed=config.seed
+    settings = (
+        TokenSettings.of(base_model, objective, tuning.objective_settings, max_length=max_length, seed=config.seed)
+        if tokens
+        else None
     )
     tokenizing = _Tokenizing(config, base_model, fetch_base, objective, max_length, tokens, settings, reasons)
     train = tokenizing.rows(train_rows, "training")

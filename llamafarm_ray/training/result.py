@@ -27,7 +27,7 @@ class Progress:
         memory_bytes: the most memory that the first worker has held so far: GPU memory where it has a GPU, else its
             process's resident memory.
         mfu: model FLOPs utilisation, 0 to 1: see `flops`; None where the device's peak is not known.
-        alerts: what has been noticed since the step before, a sentence each.
+        alerts: alerts since the step before, a sentence each.
         metrics: the objective's further figures, each a mean over the step.
     """
 
@@ -51,23 +51,23 @@ class TrainingResult:
 
     Args:
         method: the method used; never ``auto``.
-        kind: what was saved.
-        objective: what was minimised.
-        strategy: how workers shared the work; never ``auto``.
-        reasons: why method and strategy were chosen, where the configuration left it open.
+        kind: kind of the output.
+        objective: training objective.
+        strategy: the workers' strategy; never ``auto``.
+        reasons: reasons for method and strategy, where the configuration left them open.
         num_workers: training processes.
         precision: ``fp32`` or ``bf16``.
         num_rows: rows trained on, in each epoch.
         num_dropped: rows left out before training, by reason.
         num_steps: optimizer steps.
         num_tokens: tokens read over all steps, prompts included and padding not.
-        num_counted: what the loss is the mean of: trained tokens, or pairs.
+        num_counted: number of items that the loss is the mean of: trained tokens, or pairs.
         num_trainable_parameters: parameters the optimizer changed.
         seconds: from the first step to the last.
         losses: of every step, as in `Progress.loss`.
         metrics: ``train_loss`` (of the last step) and, given validation rows, ``validation_loss``.
         config: the configuration of the run.
-        lineage: what the caller knows of where base model and rows came from.
+        lineage: origin of base model and rows, as far as the caller knows it.
     """
 
     method: str

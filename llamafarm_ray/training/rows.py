@@ -22,8 +22,8 @@ class TokenisedRow:
         input_ids: the tokens of all sequences.
         labels: of the same length; the same tokens where they are trained, ``IGNORED`` (-100) elsewhere.
         lengths: tokens of each sequence, in order; by default there is one.
-        tag: what the objective notes of the row; 0 where it notes nothing.
-        dropped: why the row is left out; empty where it isn't.
+        tag: the objective's note on the row; 0 without one.
+        dropped: reason to leave the row out; empty without one.
     """
 
     input_ids: list[int]

@@ -15,7 +15,7 @@ class Schedule:
     """Linear warm-up to the peak, then ``constant``, ``linear`` to zero, or half a ``cosine`` to zero.
 
     Args:
-        kind: what follows the warm-up.
+        kind: schedule after the warm-up.
         peak: the highest rate.
         num_warmup_steps: steps until the peak is reached; the first step already learns.
         num_steps: steps of the run; the last one still learns.

@@ -29,7 +29,7 @@ def read_epoch(rows: Any, epoch: int, skip: int, *, seed: int, buffer_rows: int 
     Args:
         rows: a ``ray.data.DataIterator`` or dataset with the columns of `TokenisedData`, that keeps its order.
         epoch: counted from 0.
-        skip: how many rows at the epoch's beginning to pass over.
+        skip: number of rows to pass over at the epoch's start.
         seed: of the order.
         buffer_rows: the size of the buffer.
     """

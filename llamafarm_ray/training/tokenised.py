@@ -79,11 +79,11 @@ def tokenise(
 
     Args:
         rows: with the objective's columns.
-        base_model: where the tokenizer is.
-        objective: what is minimised.
+        base_model: folder of the tokenizer.
+        objective: training objective.
         max_length: the longest sequence, in tokens.
         seed: of the order.
-        name: what the rows are called in messages.
+        name: name of the rows in messages.
         fetch_base: brings the base model to a node that does not have it.
 
     Raises:

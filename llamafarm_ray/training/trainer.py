@@ -90,9 +90,9 @@ def train(
             worker was lost.
         overwrite: replace ``output`` if it exists.
         restart: forget an unfinished run with this output.
-        begin_with: what another run had learnt, of the same model, rows and method; None: the base model's weights.
+        begin_with: checkpoint of another run, of the same model, rows and method; None: the base model's weights.
             An unfinished run with this output goes on by itself.
-        lineage: where the inputs came from, in plain values; ``training.json`` keeps it for the registry.
+        lineage: origin of the inputs, in plain values; ``training.json`` keeps it for the registry.
         fetch_base: brings the base model to a node that has no such folder, and returns its folder there.
         shared: URI of a folder that all nodes reach. On a cluster of several nodes checkpoints are below it, unless
             ``checkpoint_location`` is set, and outputs pass through it from nodes that don't see `output`'s parent.
@@ -110,7 +110,7 @@ def train(
         ClusterError: Ray is not running here, or stopped while the run went on.
         StorageError: a disk is full, or the checkpoints' storage does not answer.
         TrainingError: the run failed; the hint names the folder that is left of it.
-        IntegrityError: what was trained is empty or not finite, so it was not saved.
+        IntegrityError: the trained weights are empty or not finite, so they were not saved.
     """
     base_model, output = base_model.absolute(), output.absolute()
     check_output(output, overwrite=overwrite)

@@ -31,7 +31,7 @@ def continue_or_begin(
 
     Args:
         job: of the run.
-        facts: what the run is.
+        facts: facts that identify the run.
         store: its checkpoints.
         note: called with what there is to say.
         restart: forget an unfinished run.

@@ -130,7 +130,7 @@ class _Run:
     """One start of one worker.
 
     Args:
-        job: what to do.
+        job: the work.
         channel: handle of a `ProgressChannel` actor.
         rows: datasets ``train`` and perhaps ``validation``, materialised by Ray Data, or `TokenShards`.
         heartbeat: this worker's.

@@ -30,8 +30,8 @@ class AutoSpace:
 
     Args:
         domains: by key.
-        first: what is tried before the search begins.
-        reasons: why it looks like this, a sentence each.
+        first: settings tried before the search begins.
+        reasons: reasons for its shape, a sentence each.
     """
 
     domains: dict[str, Domain]

@@ -23,8 +23,8 @@ def explain(
     Args:
         records: all trials.
         ranked: the finished ones, the best first.
-        domains: what was searched.
-        metric: what decided.
+        domains: searched domains.
+        metric: deciding metric.
     """
     if not ranked:
         return ["No trial finished, so there is no best one."]

@@ -42,13 +42,13 @@ class Record:
     Args:
         number: from 0, in the order they were proposed.
         values: of the searched keys.
-        state: how it stands.
+        state: its state.
         points: the metric by the number of the comparison, from 1, as the trial went.
         value: the metric of the finished trial.
         metrics: of the finished trial.
         seconds: spent in this trial, over all attempts.
-        reason: why it failed, was invalid, or was stopped.
-        why: where the values come from, where that is worth saying (a default that was tried first).
+        reason: reason for its failure, its invalidity or its stop.
+        why: origin of the values, where it matters (a default that was tried first).
         parent: the trial whose weights it began with; None for the base model's.
         instead_of: the trial whose place it took.
         begins_at: the comparison after which it began; 0 for one from the start.
@@ -87,8 +87,8 @@ class SweepFacts:
     """Identity of a sweep: the same command with other facts is another sweep.
 
     Args:
-        name: what is tuned.
-        metric: what decides.
+        name: name of the tuned model.
+        metric: deciding metric.
         lower_is_better: whether its lowest value is the best.
         facts: search space, search, scheduler and what all trials have in common, as JSON values.
     """

@@ -44,7 +44,7 @@ class Task:
 
     Args:
         record: of the trial.
-        config: what it trains.
+        config: configuration that it trains.
     """
 
     record: Record
@@ -56,7 +56,7 @@ class Planner:
 
     Args:
         journal: of the sweep.
-        space: what is searched.
+        space: search space.
         search: proposes values.
         num_trials: trials in all, those of earlier sessions included and invalid ones not; None for no limit.
         first: tried before the search begins.

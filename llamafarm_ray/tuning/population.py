@@ -33,7 +33,7 @@ class Population:
     Args:
         num_points: points of comparison of a whole training; after the last one there is nothing left to train.
         quantile: share of the trials that count as the worst, and as the best.
-        resample_probability: how often a setting is drawn anew.
+        resample_probability: probability that a setting is drawn anew.
         lower_is_better: whether the lowest metric is the best.
         seed: of every random choice.
     """
@@ -83,8 +83,8 @@ class Population:
         """A parent's settings, changed.
 
         Args:
-            parent: whose.
-            space: which values there are.
+            parent: trial whose weights are copied.
+            space: search space.
             number: the new trial's.
             attempt: from 0; counts proposals for it that break a rule.
         """

@@ -27,7 +27,7 @@ class Searcher(ABC):
     """Proposes values and learns how they did.
 
     Args:
-        space: what is searched.
+        space: search space.
         seed: of every random choice.
     """
 

@@ -50,7 +50,7 @@ class Space:
 
     Args:
         domains: by canonical dotted key, those that decide about others first.
-        base: what every trial has in common, as JSON values: what the user set, and nothing else.
+        base: settings common to all trials, as JSON values: the user's, and no others.
     """
 
     domains: Mapping[str, Domain]

@@ -21,12 +21,12 @@ class Sweep:
     """Rules for running trials.
 
     Args:
-        facts: what the sweep is.
+        facts: facts that identify the sweep.
         folder: its state: ``journal.jsonl`` and ``trials/``, on storage that all nodes share.
         concurrent: most trials at once.
         num_points: points of comparison of the longest trial; 0: trials are not compared on their way.
         reduction_factor: of so many trials one goes on after a comparison.
-        keep_models: how many of the best trials keep their weights.
+        keep_models: number of best trials that keep their weights.
         population: compares trials and lets new ones take the place of the worst; None: halving does.
     """
 
@@ -65,7 +65,7 @@ class SweepResult:
     Args:
         records: of all trials, by number.
         best: the finished trial with the best metric; None where none finished.
-        ended_because: why no further trial began.
+        ended_because: reason that no further trial began.
         seconds: over all sessions.
     """
 

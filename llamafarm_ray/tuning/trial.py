@@ -78,7 +78,7 @@ class _TrialActor:
     Args:
         run_trial: a `RunTrial`, pickled.
         config: of the trial, as JSON.
-        place: where.
+        place: place of the trial.
     """
 
     def __init__(self, run_trial: bytes, config: str, place: Place) -> None:

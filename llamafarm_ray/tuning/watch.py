@@ -29,14 +29,14 @@ class Watch:
     """Keeps the journal and the folders of a sweep as its trials begin, say something and end.
 
     Args:
-        sweep: how trials are run.
-        journal: what is written down.
+        sweep: rules for running trials.
+        journal: journal of the sweep.
         planner: says what is tried next.
         budget: ends the sweep.
         on_change: called with all trials when something happened, and every second.
         running: since when trials run (``time.monotonic``), by number.
-        ended: how trials of this session ended.
-        error: what ends the sweep, if anything did.
+        ended: ends of this session's trials.
+        error: error that ends the sweep, or None.
     """
 
     sweep: Sweep

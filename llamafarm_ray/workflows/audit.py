@@ -40,10 +40,10 @@ class AuditEntry:
     Attributes:
         time: when (UTC).
         sequence: the commit that holds it.
-        principal: who.
+        principal: the principal.
         action: what, in a word or two.
         target: to what: ``name:version``, an alias, a principal.
-        reason: what they gave as the reason.
+        reason: the reason they gave.
         details: the values, in words.
         event: all that is recorded of it.
         model: the model it is about; empty where it is about none.

@@ -41,7 +41,7 @@ def ask(
         max_tokens: the answer's length at most.
         temperature: 0 is greedy: the same question, the same answer.
         key: proves who asks, where the endpoint wants to know.
-        user: who asks, for a rollout that sends all requests of a user to the same version.
+        user: user of the request, for a rollout that sends all requests of a user to the same version.
 
     Raises:
         NotFoundError: the endpoint does not know the model.

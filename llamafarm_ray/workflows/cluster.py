@@ -35,7 +35,7 @@ class ClusterInfo:
 
     Attributes:
         address: its control address, ``host:port``; what ``--address`` takes.
-        dashboard_url: where a person can watch; empty if it has no dashboard.
+        dashboard_url: URL of its dashboard; empty if it has none.
         started_here: True if it runs on this machine for this command only.
         is_local: True if it has no other machine: it was started for this command, or by ``llamafarm up``.
     """

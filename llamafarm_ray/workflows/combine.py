@@ -20,8 +20,8 @@ class CombinedAdapter:
 
     Attributes:
         path: its folder.
-        parents: what it was made from.
-        weights: what each counts.
+        parents: versions it was made from.
+        weights: weight of each.
         method: how.
         base_model: their base.
         check: its rank, and how far it is from the weighted sum.
@@ -51,14 +51,14 @@ def combine(
     """Combine, and leave a folder that `register` takes as an adapter made from its parents.
 
     Args:
-        registry: where names are looked up.
+        registry: registry for names.
         models: adapters' folders or names.
         output: the folder to write.
-        weights: what each counts; equal shares of 1 by default.
+        weights: weight of each; equal shares of 1 by default.
         method: one of `COMBINATIONS`.
         density: the share of values that ties, DARE and pruning keep.
         rank: of the result, for svd.
-        base_model: where the base is, if not where the adapters' records say.
+        base_model: place of the base, if not the one in the adapters' records.
         seed: of DARE's random choice.
         overwrite: replace what is there.
 

@@ -24,7 +24,7 @@ class Decontamination:
     Args:
         trained: training data of the model, and of its rival.
         leaves_out: whether questions that the training data hold are left out; they are shown in any case.
-        found: what was found, by set.
+        found: findings, by set.
     """
 
     trained: Sequence[TrainingData]

@@ -39,14 +39,14 @@ class ConvertedModel:
 
     Attributes:
         path: its folder.
-        source: what was converted, as it was asked for.
+        source: source of the conversion, as it was asked for.
         source_digest: the digest of its files.
         target: the format.
         precision: the format of its weights.
         difference: from the source, by name.
         base_model: the base model that registration names: the source of a GGUF file, or an adapter's base; empty for
             an archive, and for results in transformers' layout.
-        notes: what should be known of it.
+        notes: remarks on it.
     """
 
     path: Path
@@ -73,12 +73,12 @@ def convert(
     """Convert, measure, and leave a folder that `register` takes.
 
     Args:
-        registry: where names are looked up.
+        registry: registry for names.
         model: a folder, GGUF file, wheel or zip file, or name; of a model or of an adapter.
         output: the folder to write.
         to: ``safetensors`` or ``gguf``.
         precision: of the weights; ``auto`` is the source's own, and bf16 for quantized ones.
-        base_model: where an adapter's base is, if not where its record says.
+        base_model: place of an adapter's base, if not the one in its record.
         overwrite: replace what is there.
         on_stage: called with the name of a stage, and the share of it that is done.
 

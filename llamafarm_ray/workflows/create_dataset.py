@@ -49,7 +49,7 @@ class CreatedDataset:
     """A built dataset.
 
     Attributes:
-        name: what it is registered as.
+        name: its registered name.
         path: the folder or file that was written.
         report: what happened to the documents and examples.
         tokens: the rows as tokens of the base model, if they were asked for.
@@ -79,7 +79,7 @@ def create_dataset(
 
     Args:
         config: ``dataset.source.path`` is read, ``dataset.path`` is written.
-        registry: where the dataset is recorded.
+        registry: registry for the dataset.
         overwrite: replace what is at ``dataset.path``.
         on_progress: called in this thread as parts of a stage are done.
 

@@ -121,7 +121,7 @@ def with_model(config: Config, registry: RegistryApi, model: str | None) -> Conf
 
     Args:
         config: what is served already.
-        registry: where versions are.
+        registry: registry of versions.
         model: a folder or a reference; ``None`` adds nothing.
 
     Raises:
@@ -169,7 +169,7 @@ def deploy(
 
     Args:
         config: ``base_model`` and ``deployment`` are what counts.
-        registry: where adapters come from and the deployment is recorded.
+        registry: registry for adapters and the record of the deployment.
         cluster: the connected cluster.
         on_progress: called with Serve's state and the seconds so far.
 

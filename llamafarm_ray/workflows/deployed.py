@@ -164,7 +164,7 @@ def confirm(urls: Iterable[str], model: str, expected: str) -> None:
 
     Args:
         urls: the endpoints.
-        model: what a request names, ``name@alias``.
+        model: model of a request, ``name@alias``.
         expected: the version, ``name:version``.
 
     Raises:

@@ -22,7 +22,7 @@ class Description:
         record: what was said of it.
         aliases: those that point at it.
         deployments: the roots of the endpoints that serve it.
-        files: what it holds; ``None`` where its content is no longer kept.
+        files: its files; ``None`` where its content is no longer kept.
         approvals: whose approval counts, by alias.
         model: facts read from its files; ``None`` where they are no longer kept, or hold no weights.
     """

@@ -55,7 +55,7 @@ class Difference:
         parameters: of their training, by dotted name.
         metrics: their results by dotted name, also those that are equal.
         files: by path, as (size in bytes, digest).
-        num_same_files: how many files both have.
+        num_same_files: number of files in both.
         are_files_known: whether both sides' content is still kept.
     """
 

@@ -23,7 +23,7 @@ class Downloaded:
     """A downloaded model.
 
     Attributes:
-        record: where it came from, with digests and licence.
+        record: record of its origin, with digests and licence.
         folder: the folder with its files, the cache's own or the one that was asked for.
         was_here: whether nothing had to be fetched.
         version: the version that it was registered as.

@@ -55,9 +55,9 @@ class RunEstimate:
         verdict: ``fits``, ``tight`` (within what estimates may be off by) or ``too large``.
         duration: of all epochs; of a million tokens where the number of rows is not known.
         num_rows: training rows; None where unknown.
-        alternatives: what would fit, where this does not.
+        alternatives: setups that fit, where this does not.
         options: every method and strategy that fits, the fastest first; where they were asked for.
-        notes: what was assumed.
+        notes: assumptions.
     """
 
     shape: ModelShape

@@ -48,7 +48,7 @@ class VersionHealth:
     Args:
         ref: ``name:version``, or the base's name.
         aliases: those that point at it.
-        health: what was found.
+        health: findings.
         scores: of its redacted samples, by metric; empty where there are none.
     """
 
@@ -73,7 +73,7 @@ def check_health(
     """Look at the requests that replicas recorded.
 
     Args:
-        registry: whose home has the records.
+        registry: registry with the records.
         names: models, versions or aliases; none: all that answered requests and may be read.
         plan: how they are looked at.
         since: the first day of the records; None: all that are kept.

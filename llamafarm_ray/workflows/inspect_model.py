@@ -44,7 +44,7 @@ def inspect_model(registry: RegistryApi, source: str) -> InspectedModel:
     """Inspect a model on this machine or in the registry.
 
     Args:
-        registry: where names are looked up.
+        registry: registry for names.
         source: a folder, a safetensors or GGUF file, a wheel or zip file, or a name.
 
     Raises:
@@ -65,7 +65,7 @@ def inspect_opened(files: ModelFiles, source: str, *, compare: bool = True) -> I
 
     Args:
         files: its files.
-        source: what the result and errors call it.
+        source: its name in the result and in errors.
         compare: hold its tensors against its architecture.
 
     Raises:

@@ -98,8 +98,8 @@ class JobServer:
         """Send a job with the working directory.
 
         Args:
-            request: what it shall do.
-            job_id: what it shall be called, see :meth:`JobRequest.new_id`.
+            request: request of the job.
+            job_id: its id, see :meth:`JobRequest.new_id`.
 
         Raises:
             InputError: something it reads would not be there, or the working directory is too large.

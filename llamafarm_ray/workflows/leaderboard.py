@@ -84,7 +84,7 @@ def make_leaderboard(registry: RegistryApi, names: Sequence[str] = (), metric: s
     Only scores of equal data, settings, template, backend and code are in one ranking.
 
     Args:
-        registry: where the versions are.
+        registry: registry of the versions.
         names: models, or single versions, to rank; none: all that may be read.
         metric: ``accuracy``, or ``closed_book.accuracy``; None: the first metric of each benchmark.
 

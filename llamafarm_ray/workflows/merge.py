@@ -18,10 +18,10 @@ class MergedModel:
 
     Attributes:
         path: its folder.
-        adapter: what was merged.
+        adapter: merged adapter.
         base_model: into what.
         check: how alike it answers.
-        notes: what should be known of it.
+        notes: remarks on it.
     """
 
     path: Path
@@ -43,10 +43,10 @@ def merge(
     """Merge, compare logits on sample prompts, and leave a folder that `register` takes as a merged model.
 
     Args:
-        registry: where names are looked up.
+        registry: registry for names.
         model: an adapter's folder or name.
         output: the folder to write.
-        base_model: where the base is, if not where the adapter's record says.
+        base_model: place of the base, if not the one in the adapter's record.
         dtype: ``fp32``, ``bf16`` or ``fp16``; ``auto`` is the base model's own.
         overwrite: replace what is there.
 

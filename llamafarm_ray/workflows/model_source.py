@@ -42,7 +42,7 @@ def opened_model(registry: RegistryApi, reference: str, scratch: Path) -> Iterat
     """Find a model, for the time of a block.
 
     Args:
-        registry: where names are looked up.
+        registry: registry for names.
         reference: a folder, a file, ``name``, ``name:1.2.0``, ``name@production``, or a model of the hub.
         scratch: an existing folder, below which an archive is unpacked.
 

@@ -53,16 +53,16 @@ def promote(
     """Point an alias at a version, if its policy allows it, once every replica that serves it has it loaded.
 
     Args:
-        registry: where the alias is.
+        registry: registry with the alias.
         reference: ``name``, ``name:1.2.0`` or ``name@alias``.
         alias: the alias of the same model.
-        reason: why, for the history.
+        reason: reason, for the history.
         address: the cluster of the replicas; by default the recorded one, and where nothing answers there the alias
             moves all the same.
         load: whether anything is loaded first.
 
     Raises:
-        PolicyError: which rules are not fulfilled, and with which values.
+        PolicyError: rules are not fulfilled; the message names them and the values.
         UserError: an engine refuses it; the alias stays.
         DeploymentError: a replica did not load it; the alias stays.
     """

@@ -26,7 +26,7 @@ class CachedModel:
     Attributes:
         version: its digest, size and use.
         names: the registered versions that have its files.
-        sources: where it was downloaded from.
+        sources: sources of its download.
         is_referenced: whether registered versions are based on it, and the home has no copy.
     """
 
@@ -109,8 +109,8 @@ def evict(
 
     Args:
         registry: whose cache.
-        references: which models.
-        limit: how much may stay: ``20GB``, or ``0``.
+        references: references to models.
+        limit: greatest amount that stays: ``20GB``, or ``0``.
         dry_run: only find out what would be deleted.
 
     Raises:

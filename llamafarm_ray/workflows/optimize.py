@@ -65,7 +65,7 @@ class Optimized:
         tokens_per_s: of all answers that are written at the same time.
         first_token_s: seconds to the first token; ``None`` on this machine, whose trials are for the rate.
         trials: rows of what was tried or predicted, the best first.
-        notes: what should be known of it.
+        notes: remarks on it.
     """
 
     target: str
@@ -93,7 +93,7 @@ def optimize(
     Forms are the model itself and its versions of kind ``quantized`` in the registry whose recorded quality is enough.
 
     Args:
-        registry: where names and quantized versions are looked up.
+        registry: registry for names and quantized versions.
         model: a folder, GGUF file or name.
         target: ``this-machine``, or a device of the table.
         concurrency: answers that are written at the same time, for which the rate is made largest.

@@ -31,7 +31,7 @@ class Parent:
         folder: its files.
         digest: of their manifest, as the registry would have it.
         base: the base model it was trained on.
-        method: how it was trained; empty if nobody knows.
+        method: training method; empty if unknown.
         lineage: what is known of its data and configuration: ``dataset``, ``dataset_digest``, ``config_digest``.
     """
 
@@ -47,9 +47,9 @@ def find_parent(registry: RegistryApi, reference: str, base_model: str | None = 
     """The adapter of that folder or name.
 
     Args:
-        registry: where names are looked up.
+        registry: registry for names.
         reference: an adapter's folder, or ``name``, ``name:1.2.0``, ``name@production``.
-        base_model: where its base is, if not where its record says.
+        base_model: place of its base, if not the one in its record.
 
     Raises:
         InputError: it is no adapter, or ``base_model`` is not the base that it was trained on.

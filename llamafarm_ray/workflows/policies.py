@@ -92,7 +92,7 @@ def parse_policy(
         metrics: ``accuracy>0.8`` or ``accuracy no worse than production`` each.
         licenses: SPDX ids.
         signed_by: files with public keys (PEM), or the digests of such keys.
-        approvals: how many others must agree.
+        approvals: number of other principals that must approve.
 
     Raises:
         InputError: one of them is unusable, and says which.

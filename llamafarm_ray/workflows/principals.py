@@ -27,11 +27,11 @@ def add_principal(
 
     Args:
         registry: where.
-        name: who.
+        name: the principal's name.
         role: viewer, developer, deployer or admin.
         namespaces: where; by default everywhere.
-        expires: when it ends.
-        reason: why, for the history.
+        expires: its expiry.
+        reason: reason, for the history.
 
     Returns:
         the token. It is kept nowhere.

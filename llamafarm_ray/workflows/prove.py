@@ -104,7 +104,7 @@ def known_base(registry: RegistryApi, reference: str, digest: str) -> Path | Non
     """Return the folder of a base model that is known by its digest; ``None`` where its files are not here.
 
     Args:
-        registry: where it may be registered.
+        registry: registry for the result.
         reference: the base as a training run named it.
         digest: of its manifest.
     """
@@ -121,7 +121,7 @@ def prove_pulled(registry: RegistryApi, record: VersionRecord, folder: Path) -> 
     """Prove an adapter that was pulled, unless its registration did; without its base, its own files are checked.
 
     Args:
-        registry: where its base may be.
+        registry: registry for its base.
         record: its version.
         folder: its files.
 

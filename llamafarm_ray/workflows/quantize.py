@@ -78,13 +78,13 @@ class QuantizedModel:
 
     Attributes:
         path: its folder.
-        source: what was quantized, as it was asked for.
+        source: source of the quantization, as it was asked for.
         source_digest: the digest of its files.
         source_bytes: of its weights.
         scheme: the scheme's name.
         num_samples: texts that the rounding was fitted to.
         tried: all that were measured; the chosen one alone where a scheme was named.
-        notes: what should be known of it.
+        notes: remarks on it.
     """
 
     path: Path
@@ -117,7 +117,7 @@ def quantize(
     """Quantize, measure, and leave a folder that `register` takes as kind ``quantized``.
 
     Args:
-        registry: where names are looked up.
+        registry: registry for names.
         model: a folder, GGUF file, wheel or zip file, or name.
         output: the folder to write.
         scheme: a scheme's name, or ``auto``.

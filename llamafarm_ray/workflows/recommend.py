@@ -67,13 +67,13 @@ class Recommendation:
         kind: what is to be done.
         subject: the version or application.
         application: the application.
-        reason: why, in a sentence.
+        reason: reason, in a sentence.
         action: what to type.
-        predicted: what it would save.
+        predicted: predicted saving.
         before: the figure that the measured saving is taken from.
         goal: the rank or the number of replicas; 0 where there is none.
-        made: when it was made first, ISO 8601.
-        measured: what it saved; None until it was followed and measured.
+        made: time of its first making, ISO 8601.
+        measured: measured saving; None until it was followed and measured.
     """
 
     kind: Kind
@@ -169,7 +169,7 @@ def recommend_savings(registry: RegistryApi, *, days: int = 7) -> list[Recommend
     """Recommend what would save something, and measure what was followed since it was recommended.
 
     Args:
-        registry: whose home has the records.
+        registry: registry with the records.
         days: days that are looked at, today included.
 
     Returns:

@@ -42,13 +42,13 @@ class Registration:
         bump: the part that the next free number raises: major, minor (the default) or patch. With it, files and facts
             that are registered already become another version.
         base_model: the base it was trained on.
-        method: how it was trained.
+        method: training method.
         dataset: the dataset's name.
         performance_metrics: a JSON file with evaluation results.
         domain, description, license, tags, capabilities, usage_restrictions: to find and to judge it by.
         run: the training run that made it.
         alias: an alias that shall point at it.
-        idempotency_key: what makes a repeated call the same call.
+        idempotency_key: key that makes a repeated call the same call.
         fix_names: whether an adapter's tensors with well-known wrong names get the right ones.
     """
 

@@ -26,8 +26,8 @@ class Heard:
     """Reports of controllers.
 
     Attributes:
-        progress: how rollouts go, by their id.
-        trouble: why one told nothing, in a sentence or several; empty where all did.
+        progress: progress of rollouts, by their id.
+        trouble: reason that one did not answer, in sentences; empty where all did.
     """
 
     progress: Mapping[str, RolloutProgress] = field(default_factory=dict)
@@ -47,7 +47,7 @@ def controllers(registry: RegistryApi, address: str | None = None) -> Iterator[C
     It never fails: what can't be reached is told in :attr:`Heard.trouble`.
 
     Args:
-        registry: where the rollouts and the deployments are.
+        registry: registry of the rollouts and deployments.
         address: the controllers' cluster; by default the recorded one.
 
     Raises:

@@ -26,7 +26,7 @@ class RunningJob:
     """A job that is followed.
 
     Args:
-        server: where it runs.
+        server: server that it runs on.
         job_id: which.
         on_trouble: called with a line about a connection that is lost, or there again.
         patience_s: seconds to wait for a lost connection.

@@ -65,7 +65,7 @@ def simulate(
     Args:
         endpoint: the server.
         plan: the traffic.
-        registry: where users' ratings of the version are.
+        registry: registry with users' ratings of the version.
         on_progress: called in this thread.
 
     Raises:

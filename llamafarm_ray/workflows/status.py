@@ -78,10 +78,10 @@ class ApplicationStatus:
         name: its name.
         url: the OpenAI-compatible root; empty where Serve listens nowhere.
         status: Serve's.
-        message: what is wrong with it.
-        base_model: what requests call its base by; empty where no replica tells.
+        message: its problem.
+        base_model: name of its base in requests; empty where no replica tells it.
         replicas: its replicas.
-        versions: what they have loaded, the base first.
+        versions: versions that they have loaded, the base first.
         seen: all requests.
     """
 

@@ -23,7 +23,7 @@ def prepare(config: Config, registry: RegistryApi, path: Path) -> training.Prepa
 
     Args:
         config: ``base_model``, ``fine_tuning``, ``dataset.preprocessing.max_length`` and ``seed`` are used.
-        registry: where a base model may come from.
+        registry: registry for a base model.
         path: folder of the dataset.
 
     Raises:

@@ -39,8 +39,8 @@ class TrainingRun:
     """A run that can start: everything that can be known to be wrong without a cluster was looked at.
 
     Attributes:
-        config: what to do.
-        registry: where datasets are recorded and the base may come from.
+        config: configuration of the work.
+        registry: registry for datasets and the base model.
         base: the base model.
         output: the folder to write.
         overwrite: replace what is there.
@@ -69,7 +69,7 @@ class TrainingRun:
         Args:
             config: ``base_model``, ``dataset`` and ``fine_tuning`` count. Without ``dataset.path`` the dataset
                 is built from ``dataset.source`` first.
-            registry: where a base model may come from.
+            registry: registry for a base model.
             output: the folder to write; ``trained_models/NAME`` by default. See `own_output` for jobs.
             overwrite: replace what is there.
             restart: forget an unfinished run with this output instead of going on with it.
@@ -100,7 +100,7 @@ class TrainingRun:
             on_progress: called in this thread as steps are done.
             on_stage: called in this thread as parts of a stage of the dataset's build are done.
             on_note: called with what else there is to say: where an unfinished run goes on, which worker was lost.
-            begin_with: what another run had learnt; None: the base model's weights.
+            begin_with: checkpoint of another run; None: the base model's weights.
 
         Raises:
             InputError: the dataset is unusable.

@@ -38,7 +38,7 @@ def find_training_data(config: Config, registry: RegistryApi, *, folder: Path | 
 
     Args:
         config: ``dataset.validation.split_ratio`` and ``seed`` say which rows of it were held out.
-        registry: where versions and datasets are registered.
+        registry: registry of versions and datasets.
         folder: the adapter's, or the model's.
         version: reference of its registered version; empty for a folder.
     """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -13,13 +13,11 @@ from typing import Any, Final, Self
 import yaml
 
 from llamafarm_ray.config import Config, Domain, resolved
-from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.data import Splits, open_dataset, open_mixture
 from llamafarm_ray.data.report import Tell
-from llamafarm_ray.errors import ConfigError, ConflictError, InputError, TrainingError, UserError
+from llamafarm_ray.errors import ConfigError, ConflictError, InputError, TrainingError
 from llamafarm_ray.models.loading import inspect_architecture
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
-from llamafarm_ray.registry.service import registry_home
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.resources import find_hardware
 from llamafarm_ray.tuning.automl import AutoSpace, automatic_space
@@ -37,6 +35,13 @@ from llamafarm_ray.workflows.job_outputs import own_output
 from llamafarm_ray.workflows.parents import new_folder
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.train import TrainingRun, check_rows
+from llamafarm_ray.workflows.tune_checks import (
+    check_changeable,
+    default_folder,
+    made_by,
+    no_validation,
+    with_whole_paths,
+)
 from llamafarm_ray.workflows.tune_page import Page, write_whole
 from llamafarm_ray.workflows.tune_sizes import Points, finished_seconds, num_concurrent_trials, num_trials
 from llamafarm_ray.workflows.tune_trial import TrialSettings, run_trial
@@ -56,7 +61,7 @@ class TunedModel:
         path: the best trial's model; None where no trial finished.
         config: the best trial's configuration.
         result: all trials.
-        words: what was found, in sentences.
+        words: findings, in sentences.
     """
 
     folder: Path
@@ -72,11 +77,11 @@ class TuningRun:
 
     Attributes:
         config: ``tuning`` says what is tried.
-        registry: where datasets are recorded and the base may come from.
+        registry: registry for datasets and the base model.
         folder: the sweep's state.
         output: the folder that the best model becomes.
         base: the base model.
-        domains: what is searched; None where that is left open (AutoML).
+        domains: searched domains; None where they are left open (AutoML).
     """
 
     config: Config
@@ -100,7 +105,7 @@ class TuningRun:
 
         Args:
             config: ``tuning``, and what `TrainingRun.prepare` uses.
-            registry: where a base model may come from.
+            registry: registry for a base model.
             folder: the sweep's state; ``tuning/NAME`` in the home by default. A sweep that is in it goes on.
             overwrite: replace ``trained_models/NAME``.
             restart: forget the sweep that is in the folder.
@@ -110,28 +115,28 @@ class TuningRun:
             InputError: base model or dataset are missing or unusable.
             ConflictError: ``trained_models/NAME`` was made by something else.
         """
-        config = _with_whole_paths(config)
+        config = with_whole_paths(config)
         tuning = config.tuning
         domains = Space.of(config).domains if tuning.parameters else None
         if tuning.scheduler == "pbt":
-            _check_changeable(domains or {})
+            check_changeable(domains or {})
         if tuning.search == "grid" and domains is None:
             raise ConfigError("the search space", ["tuning.search: is grid, so tuning.parameters has to list values."])
         if tuning.search == "grid":
             Space.of(config).grid()
         if not check_rows(config) and tuning.metric == "validation_loss":
-            raise _no_validation()
+            raise no_validation()
         output = own_output(Path("trained_models", config.name), config)
         bases = domains["base_model"].values if domains and "base_model" in domains else (config.base_model,)
         runs = [
             TrainingRun.prepare(config.model_copy(update={"base_model": base}), registry, output=output, overwrite=True)
             for base in bases
         ]
-        where = (folder or _default_folder(config)).expanduser().absolute()
+        where = (folder or default_folder(config)).expanduser().absolute()
         if restart and where.exists():
             with only_sweep(where):
                 shutil.rmtree(where)
-        if output.exists() and not overwrite and _made_by(output) != str(where):
+        if output.exists() and not overwrite and made_by(output) != str(where):
             raise ConflictError(f"The output {str(output)!r} exists already.", hint="Use another name, or --overwrite.")
         return cls(config, registry, where, output, runs[0].base, domains)
 
@@ -161,7 +166,7 @@ class TuningRun:
             config, splits = self._open_dataset(on_stage)
             tuning = config.tuning
             if splits.validation is None and tuning.metric == "validation_loss":
-                raise _no_validation()
+                raise no_validation()
             auto = self._automatic(config, journal, splits.train.count()) if self.domains is None else None
             space = Space.of(config, auto.domains if auto else self.domains)
             facts = self._facts(config, space, splits, is_auto=auto is not None)
@@ -325,23 +330,6 @@ _AUTO_KEYS: Final = (
 )
 
 
-def _check_changeable(domains: Iterable[str]) -> None:
-    """PBT changes settings in the middle of a training, which not every setting allows.
-
-    Raises:
-        ConfigError: a searched key can't change there.
-    """
-    allowed = {f"fine_tuning.training.{key}" for key in CHANGEABLE_MIDWAY}
-    problems = [
-        f"tuning.parameters.{key}: can't change in the middle of a training, as tuning.scheduler pbt does; "
-        f"only {', '.join(CHANGEABLE_MIDWAY)} can. asha has no such limit."
-        for key in domains
-        if key not in allowed
-    ]
-    if problems:
-        raise ConfigError("the search space", problems)
-
-
 def _population(config: Config, points: Points | None) -> Population | None:
     tuning = config.tuning
     if tuning.scheduler != "pbt" or points is None:
@@ -373,40 +361,3 @@ def _is_set(config: Config, key: str) -> bool:
             return False
         here = here[name]
     return True
-
-
-def _with_whole_paths(config: Config) -> Config:
-    """Trials run in processes that may be elsewhere, so folders are named in full."""
-    dataset, changes = config.dataset, dict[str, Any]()
-    if dataset.path is not None:
-        whole = str(Path(dataset.path).expanduser().absolute())
-        changes["dataset"] = dataset.model_copy(update={"path": whole})
-    if config.base_model and Path(config.base_model).expanduser().is_dir():
-        changes["base_model"] = str(Path(config.base_model).expanduser().absolute())
-    return config.model_copy(update=changes)
-
-
-def _default_folder(config: Config) -> Path:
-    home = registry_home(config.home)
-    if not home.is_local:
-        raise InputError(
-            f"The home {home.uri} is no folder of this machine, and a sweep's state has to be in one.",
-            hint="Name a folder that all nodes share with --output.",
-        )
-    return Path(home.root) / "tuning" / config.name
-
-
-def _no_validation() -> UserError:
-    return UserError(
-        "tuning.metric is validation_loss, but the dataset has no validation rows.",
-        hint="Set dataset.validation.split_ratio, or tuning.metric to train_loss.",
-    )
-
-
-def _made_by(output: Path) -> str:
-    """The sweep that made a model's folder; empty if none did."""
-    try:
-        record = json.loads((output / "training.json").read_text(encoding="utf-8"))
-        return str(record["lineage"]["sweep"]["folder"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""

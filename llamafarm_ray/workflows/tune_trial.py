@@ -34,8 +34,8 @@ class TrialSettings:
 
     Args:
         home: of the registry.
-        metric: what decides.
-        points: where trials are compared; None if they aren't.
+        metric: deciding metric.
+        points: points of comparison; None if trials aren't compared.
     """
 
     home: str | None
@@ -92,10 +92,10 @@ class _Watcher:
 
     Args:
         folder: of the run; its history is read as it is written.
-        metric: what decides.
+        metric: deciding metric.
         every: steps between two points.
-        report: where to say it.
-        kept: where the checkpoints at these points shall stay; None if nobody will need them.
+        report: receiver of reports.
+        kept: folder for the checkpoints at these points; None if nobody will need them.
     """
 
     def __init__(self, folder: RunFolder, metric: str, every: int, report: Report, *, kept: Path | None) -> None:

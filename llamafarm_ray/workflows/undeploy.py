@@ -43,7 +43,7 @@ def stop(registry: RegistryApi, cluster: ClusterInfo, deployment: DeploymentReco
 
     Raises:
         ConflictError: the connected cluster is not the one where it runs.
-        AccessDeniedError: who asks may not take it off the record.
+        AccessDeniedError: the caller may not take it off the record.
     """
     from llamafarm_ray.serving.ray_serve.state import home_of, is_deployed  # noqa: PLC0415
 
@@ -86,6 +86,6 @@ def forget(registry: RegistryApi, deployment: DeploymentRecorded) -> None:
     One that runs all the same records itself again: its replicas look every half a minute.
 
     Raises:
-        AccessDeniedError: who asks may not.
+        AccessDeniedError: the caller may not do this.
     """
     registry.submit(RemoveDeployment(deployment), reason="its cluster is no more")

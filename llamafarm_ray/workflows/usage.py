@@ -31,7 +31,7 @@ class UsageRow:
         gpu_s: GPU seconds likewise.
         is_deployed: whether a deployment loads it when it starts; for versions.
         storage_bytes: size of its files in the registry; for versions and models.
-        principals: who used it.
+        principals: principals that used it.
     """
 
     name: str
@@ -81,7 +81,7 @@ def report_usage(
     """Add up what replicas recorded.
 
     Args:
-        registry: whose home has the records.
+        registry: registry with the records.
         names: models, versions or aliases; none: all that may be read.
         since: the first day.
         by: what has a row.

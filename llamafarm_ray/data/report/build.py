@@ -62,7 +62,7 @@ def source_lines(documents: DocumentCounts) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What went through a step; ``dropped`` counts rows by reason. Splitting and generating steps add rows.
+    """Counts of a step; ``dropped`` counts rows by reason. Splitting and generating steps add rows.
 
     ``noted`` counts notes about rows that went on, and ``samples`` has up to three rows for each reason and note.
     """

@@ -35,7 +35,7 @@ DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError),
     *(NotImplementedError, RuntimeError, ValueError, KeyError),
 )
-"""What the libraries raise on damaged archives; zstandard's own error is made an OSError here."""
+"""Errors of the libraries on damaged archives; zstandard's own error is made an OSError here."""
 
 
 @dataclass(frozen=True, slots=True)

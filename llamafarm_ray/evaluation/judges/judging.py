@@ -18,7 +18,7 @@ __all__ = ["Failure", "JudgeRequest", "Key", "Method", "Verdict", "judge_request
 
 Method = Literal["pairwise", "rubric"]
 Key = tuple[str, int, int]
-"""What a request is about: the kind, the place of the answer or label, and the order or whose answer it is."""
+"""Key of a request: the kind, the place of the answer or label, and the order or the answer's owner."""
 
 _COMPARED, _RATED, _LABELED_PAIR, _LABELED = "compared", "rated", "labeled pair", "labeled answer"
 _MODEL, _BASELINE = 0, 1

@@ -18,8 +18,8 @@ def load_adapter(model: Any, folder: Path, *, name: str = "default", shared: boo
 
     Args:
         model: the adapter's base model; it is changed.
-        folder: what a training run saved.
-        name: what the adapter shall be called.
+        folder: folder that a training run saved.
+        name: name of the adapter.
         shared: whether others compute with the model's tensors. They are not written then: weights of the base that an
             adapter brings (biases, embeddings) take the place of tensors instead of being copied into them, and
             initialisations that change the base (PiSSA and others) are left out.

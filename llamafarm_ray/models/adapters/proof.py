@@ -32,8 +32,8 @@ class MisnamedError(InputError):
 
     Args:
         message: the misfit.
-        hint: what to do.
-        renaming: what makes the names fit.
+        hint: next step.
+        renaming: renaming that makes the names fit.
     """
 
     def __init__(self, message: str, *, hint: str, renaming: Renaming) -> None:

@@ -115,7 +115,7 @@ def convert_model(
         output: an existing folder; after an error it holds parts.
         target: the format.
         precision: of the weights; ``auto`` is bf16 for quantized weights and else the source's own.
-        name: what a GGUF file calls the model.
+        name: name of the model in a GGUF file.
         bounded: False if the difference is for the caller to judge.
         on_stage: called with the name of a stage, and the share of it that is done.
 

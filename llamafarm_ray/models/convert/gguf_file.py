@@ -43,7 +43,7 @@ def write_gguf_model(
         tokenizer: its tokenizer.
         path: the file.
         precision: the format of its weights.
-        name: what the file calls the model.
+        name: name of the model in the file.
         license_: the model's, as an SPDX identifier; empty if it is not known.
         on_progress: called with the share of tensors that are written.
 

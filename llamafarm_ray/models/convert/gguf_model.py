@@ -94,7 +94,7 @@ def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], 
     Args:
         header: the file's.
         read: gives a tensor's values; those of rotary positions are asked for.
-        shown: what an error calls the file.
+        shown: the file's name in errors.
 
     Raises:
         InputError: facts are missing, or make no model.

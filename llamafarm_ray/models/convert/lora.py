@@ -57,8 +57,8 @@ def write_gguf_lora(adapter: Path, base: Any, path: Path, *, name: str, base_nam
         adapter: a LoRA adapter's folder, which was proved against its base.
         base: the base model, from transformers; one without weights will do.
         path: the file.
-        name: what it calls the adapter.
-        base_name: what it calls the base model.
+        name: name of the adapter there.
+        base_name: name of the base model there.
         half: write 16-bit numbers instead of 32-bit ones.
 
     Returns:

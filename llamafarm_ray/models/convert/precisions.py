@@ -26,7 +26,7 @@ class GgufPrecision:
     """A format of a file's weights.
 
     Attributes:
-        name: what users call it.
+        name: its name for users.
         file_type: llama.cpp's number of it.
         usual: the type of matrices.
         bound: the difference from the source that is let through.

@@ -91,7 +91,7 @@ def inspect_files(files: ModelFiles, *, shown: str, compare: bool = True) -> Ins
 
     Args:
         files: where they are read.
-        shown: what an error calls the model.
+        shown: the model's name in errors.
         compare: hold the tensors against the architecture, for which torch and transformers are imported.
 
     Raises:

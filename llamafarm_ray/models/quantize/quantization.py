@@ -75,7 +75,7 @@ def quantize_model(
         source: a folder in transformers' layout; for GGUF schemes also a GGUF file.
         output: an existing folder; after an error it holds parts.
         scheme: the scheme.
-        name: what a GGUF file calls the model.
+        name: name of the model in a GGUF file.
         calibration: texts that the rounding is fitted to; without any, weights are rounded to the nearest.
         budget: what the result is held against in place of the scheme's own bound, by the caller.
         on_stage: called with the name of a stage, and the share of it that is done.

@@ -29,8 +29,8 @@ class Scheme:
     """A quantization scheme.
 
     Attributes:
-        name: what users call it.
-        family: what the files are read by.
+        name: its name for users.
+        family: family of the reader.
         preset: the family's own name of it.
         bound: the difference from the source that is let through without a budget.
         vllm_on: devices on which vLLM computes with it.
@@ -98,7 +98,7 @@ def servable_here(device: Device) -> list[Scheme]:
     Engine transformers expands the weights of compressed-tensors while it loads them, so it saves nothing by them.
 
     Args:
-        device: what this machine computes on.
+        device: device of this machine.
     """
     has_llama_cpp = importlib.util.find_spec("xllamacpp") is not None
     return [

@@ -166,10 +166,10 @@ def check_policy(
     """Check that an alias may point at a version.
 
     Args:
-        state: where the alias's rules are.
+        state: state with the alias's rules.
         record: the version.
         alias: the alias.
-        context: who asks, and when.
+        context: caller and time.
         only: the one rule that counts; by default all do.
 
     Raises:

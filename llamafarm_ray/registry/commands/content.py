@@ -31,7 +31,7 @@ class Condemn(Command):
     """Have stored bytes deleted.
 
     Attributes:
-        generations: what to delete, by digest.
+        generations: blobs to delete, by digest.
         examined: every manifest and signature whose references the collector looked at.
     """
 

@@ -69,16 +69,16 @@ class VersionRecord:
     """A registered version and everything that happened to it.
 
     Attributes:
-        registered: what was said at registration.
-        time: when that was.
+        registered: facts given at registration.
+        time: time of the event.
         principal: by whom.
         tags: its tags now.
         later_metrics: results recorded after registration; they win over those of ``registered``.
         approvals: its approvals by alias, whether or not they still count.
         signatures: by digest of the public key.
-        deprecated: why others should not use it any more; ``None`` while they should.
-        retired: why it ended; ``None`` while it lives.
-        retired_at: when it ended.
+        deprecated: reason against further use; ``None`` without one.
+        retired: reason for its retirement; ``None`` while it lives.
+        retired_at: time of its retirement.
         purged: whether its content is gone.
     """
 
@@ -211,10 +211,10 @@ class RolloutRecord:
     Attributes:
         model: the model's name.
         alias: the alias whose requests are split.
-        number: which rollout of that alias it is, counted from 1.
+        number: its number among the alias's rollouts, from 1.
         baseline: the version (its number) that the alias pointed at when it started.
         candidate: the version that shall take its place.
-        plan: what is to be done.
+        plan: plan of the rollout.
         step_since: since when the step lasts; time in which the rollout was paused is not counted.
         changes: its history, oldest first; the start is the first.
     """

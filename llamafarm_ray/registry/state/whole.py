@@ -120,7 +120,7 @@ class RegistryState:
 
         Args:
             record: the version.
-            alias: what it is approved for.
+            alias: alias of the approval.
             now: the time.
             by_name: count approvals of earlier tokens of the same name too.
         """

@@ -44,7 +44,7 @@ class VerifiedFiles:
     once for each digest, before an engine answers with them.
 
     Args:
-        content: where they are stored.
+        content: store of the files.
         view: the registry, whose policies may ask for signatures.
 
     Attributes:

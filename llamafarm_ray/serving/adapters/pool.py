@@ -78,13 +78,13 @@ class AdapterPool:
     ended; one that is asked for by its version alone stays while there is room.
 
     Args:
-        engine: where adapters are loaded.
-        files: where they come from.
-        room: how many there may be.
-        need: what the registry wants of a version now.
-        aliases: what each alias of a version's model points at now, as far as that is served here.
+        engine: engine that adapters are loaded into.
+        files: source of the files.
+        room: capacity of the engine.
+        need: returns the reason to keep a version loaded.
+        aliases: returns the versions that a model's aliases point at, of those served here.
         watch: told of loads.
-        tracing: where spans of loads go.
+        tracing: tracer of loads.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class AdapterPool:
         """Have a target loaded, though no request asks for it yet; requests under way don't wait for that.
 
         Args:
-            target: what to load.
+            target: version to load.
             hold_s: seconds for which it stays before others, until an alias or a rollout needs it. Then it goes.
 
         Raises:

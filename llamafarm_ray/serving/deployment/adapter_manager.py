@@ -77,18 +77,18 @@ class Served:
         base_digest: manifest digest of the base's files; adapters of another base are refused.
         preload: references of the adapters that are loaded before the first request.
         adapters: the versions (``name:version``) that these were when it was deployed.
-        rollout: how those of them that are not production become it; ``None``: they don't.
+        rollout: plan by which the others of them become production; ``None``: they don't.
         require_key: whether requests need a key; ``None``: once the registry has principals.
-        limits: what each key may ask for, and how requests wait.
+        limits: limits of each key, and of waiting requests.
         log_prompts: whether prompts are logged, and part of traces.
         allowed_hosts: names in the public DNS that requests without a key may call this server by.
         allowed_origins: origins whose web pages may read answers.
         otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
-        room: how many adapters each engine has room for.
-        secret: what a router seals its decisions with; empty where there is none.
-        base_reference: what the base model was asked for by, for nodes that have to fetch it.
-        journal: what is recorded of requests.
-        devices: what each replica computes with.
+        room: capacity of each engine for adapters.
+        secret: secret that the router signs its decisions with; empty without a router.
+        base_reference: reference to the base model, for nodes that have to fetch it.
+        journal: settings of the request journal.
+        devices: devices of each replica.
     """
 
     home: str
@@ -141,15 +141,15 @@ class AdapterManager:
     """The gate's ``Models`` over an engine of this process.
 
     Args:
-        served: what is served.
-        engine: where versions are loaded.
+        served: settings of the application.
+        engine: engine that versions are loaded into.
         kinds: the requests that it answers, see :mod:`llamafarm_ray.serving.selection.catalog`.
 
     Attributes:
         keys: tells whose key a request carries.
         telemetry: told of each request, for metrics and rollouts.
-        tracing: where spans of requests and loads go.
-        accounts: what each key has left.
+        tracing: tracer of requests and loads.
+        accounts: accounts of the keys.
         journal: takes in requests and ratings for health and usage.
     """
 
@@ -291,7 +291,7 @@ class AdapterManager:
         """Return the candidates for ``auto``: the base and each model's name, here and in other applications.
 
         Args:
-            caller: who sent the request.
+            caller: sender of the request.
             headers: of the request; what would refuse them elsewhere is left out.
         """
         known, state = await self._known.get(), self._view.state

@@ -87,7 +87,7 @@ class CpuMeter:
     """The CPU load of this process and its children, the engine's among them.
 
     Args:
-        num_cpus: what the replica asked for; all of them in use are 100 percent.
+        num_cpus: CPUs of the replica; all of them in use are 100 percent.
     """
 
     def __init__(self, num_cpus: float) -> None:
@@ -160,7 +160,7 @@ class Evictions:
 
         Args:
             deployment: ``application#name``.
-            used: when it last had a request.
+            used: time of its last request.
             now: the time, in seconds as ``used``.
         """
         if now - used < _SETTLED_S:

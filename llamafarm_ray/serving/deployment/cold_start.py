@@ -111,7 +111,7 @@ class Room:
     """Waiting requests of one application.
 
     Args:
-        proxy: where requests go from here.
+        proxy: app that requests are passed on to.
         prefix: the application's route prefix.
         settings: see :meth:`llamafarm_ray.serving.deployment.adapter_manager.Served.cold_start`.
         view: of the application's registry.

@@ -41,7 +41,7 @@ class EngineSettings:
 
     Attributes:
         engine: any of these.
-        base_name: what requests call the base model by.
+        base_name: name of the base model in requests.
         folder: its files.
         max_model_len: the longest prompt with its answer, in tokens; ``None``: the model's.
         options: the engine's own.
@@ -108,8 +108,8 @@ class EngineReplica(Replica):
 
     Args:
         settings: of the engine.
-        served: what is served.
-        num_cpus: what the replica has of them.
+        served: settings of the application.
+        num_cpus: CPUs of the replica.
     """
 
     async def __init__(self, settings: EngineSettings, served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -150,8 +150,8 @@ def compose(
 
     Args:
         settings: of the engine.
-        served: what is served.
-        deployment: how many replicas, and what each needs.
+        served: settings of the application.
+        deployment: number and resources of the replicas.
         env: the replicas' environment.
     """
     needs, limits = deployment.resources, served.limits

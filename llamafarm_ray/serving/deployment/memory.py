@@ -43,8 +43,8 @@ class MemoryNeed:
 
     Attributes:
         weights_bytes: the base model, in the dtype that the engine computes in.
-        cache_bytes: what vLLM sets aside for keys and values.
-        slots_bytes: what vLLM sets aside for adapters, whatever is in them.
+        cache_bytes: bytes that vLLM sets aside for keys and values.
+        slots_bytes: bytes that vLLM sets aside for adapters, used or not.
         process_bytes: the processes themselves.
     """
 
@@ -73,7 +73,7 @@ def memory_need(engine: EngineName, base: BaseModel, deployment: Deployment) -> 
     Args:
         engine: not ``auto``.
         base: the base model; its files are on this machine.
-        deployment: what the engine is told.
+        deployment: settings of the engine.
 
     Raises:
         InputError: a file of the weights is not sound.

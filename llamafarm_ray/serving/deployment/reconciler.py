@@ -39,10 +39,10 @@ class DesiredDeployment:
 
     Attributes:
         application: the Serve application's name.
-        base_name: what requests call its base model by.
+        base_name: name of its base model in requests.
         base_digest: manifest digest of that model's files.
         adapters: the versions (``name:version``) that it was deployed with.
-        rollout: how those that are not production become it; ``None``: they don't.
+        rollout: plan by which the others become production; ``None``: they don't.
     """
 
     application: str
@@ -61,7 +61,7 @@ class Reconciler:
     What the registry refuses for good (a role, a policy) is said in the log, and left to people.
 
     Args:
-        announcement: what is told.
+        announcement: desired record.
         state: the registry's, as this process knows it.
         connect: the registry, with the token that this process has.
         place: the application's URL and the cluster's address; raises ``ClusterError`` while it has none.
@@ -186,7 +186,7 @@ def check_record(recorded: DeploymentRecorded, ray_address: str) -> None:
     It may if both are on the same cluster, or the other answers no more.
 
     Args:
-        recorded: what is on record under the application's name.
+        recorded: present record under the application's name.
         ray_address: the address of the cluster that is to serve.
 
     Raises:

@@ -36,8 +36,8 @@ async def base_folder(served: Served, folder: Path) -> Path:
     """The base model's files on this node.
 
     Args:
-        served: what is served.
-        folder: where they are on the node that put the application together.
+        served: settings of the application.
+        folder: their folder on the node that composed the application.
 
     Raises:
         LlamaFarmError: they can't be had here.
@@ -50,9 +50,9 @@ class Replica:
     """The part of a replica that does not depend on its engine.
 
     Args:
-        served: what is served.
+        served: settings of the application.
         versions: of that, on this replica.
-        num_cpus: what the replica has of them.
+        num_cpus: CPUs of the replica.
     """
 
     def __init__(self, served: Served, versions: AdapterManager, num_cpus: float) -> None:

@@ -203,7 +203,7 @@ def start_controller(
         home: the registry's home.
         application: the Serve application's name.
         base_digest: of the base model that it serves.
-        token: what the controller shows to the registry; by default its own environment's.
+        token: the controller's token for the registry; by default its own environment's.
         replace: end the one that runs, so that this code and this token count.
 
     Raises:

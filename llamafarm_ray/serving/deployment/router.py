@@ -41,7 +41,7 @@ class Router:
 
     Args:
         server: the replicas.
-        served: what they serve.
+        served: settings of the application.
     """
 
     async def __init__(self, server: DeploymentHandle, *, served: Served) -> None:  # type: ignore[misc]  # Serve awaits it

@@ -47,8 +47,8 @@ class VllmReplica(Replica):
 
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``.
-        served: what is served.
-        num_cpus: what the replica has of them.
+        served: settings of the application.
+        num_cpus: CPUs of the replica.
     """
 
     async def __init__(self, llm_config: Mapping[str, Any], served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -95,7 +95,7 @@ def compose(
 
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``, of the replicas.
-        served: what is served.
+        served: settings of the application.
         is_routed: whether there is a router; not needed for one replica.
         router_env: environment variables of the router's process.
     """

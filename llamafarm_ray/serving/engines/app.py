@@ -53,11 +53,11 @@ class _Task:
     """Request for text, ready for the engine.
 
     Attributes:
-        request: what is asked.
+        request: the request.
         prompts: the token ids of each prompt.
-        params: how tokens are drawn.
-        shape: what the answer looks like.
-        echoes: what stands before each prompt's answer.
+        params: sampling parameters.
+        shape: shape of the answer.
+        echoes: text before each prompt's answer.
     """
 
     request: Generation
@@ -71,7 +71,7 @@ class EngineApp:
     """See the module's text: an ASGI app (https://asgi.readthedocs.io).
 
     Args:
-        engine: what answers.
+        engine: engine that answers.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -237,7 +237,7 @@ class _Reply:
 
     Args:
         send: of the ASGI connection.
-        request_id: what the answer's ``id`` ends with.
+        request_id: end of the answer's ``id``.
     """
 
     def __init__(self, send: Send, request_id: str) -> None:

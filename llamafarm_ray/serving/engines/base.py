@@ -19,13 +19,13 @@ class SamplingParams:
 
     Attributes:
         max_tokens: the longest answer; 0 scores the prompt only.
-        temperature: what logits are divided by; 0 takes the most probable token.
+        temperature: divisor of the logits; 0 takes the most probable token.
         top_p: the share of probability, of the most probable tokens, that is drawn from.
-        top_k: how many of the most probable tokens are drawn from; 0: all.
+        top_k: number of most probable tokens to draw from; 0: all.
         seed: makes drawing repeatable; ``None``: it isn't.
         stop_token_ids: tokens that end an answer, beside the model's own.
         ignore_eos: whether the answer goes on after the model's own end.
-        logprobs: how many of the most probable tokens are told with each token; ``None``: no log-probabilities at all.
+        logprobs: number of most probable tokens reported with each token; ``None``: no log-probabilities at all.
         prompt_logprobs: likewise of the prompt's tokens.
     """
 
@@ -62,7 +62,7 @@ class Output:
 
     Attributes:
         token: the next token; ``None`` where a step only tells of the prompt, or where nothing was to be written.
-        finish_reason: why the answer ends with this step; ``None``: it goes on.
+        finish_reason: reason for the answer's end with this step; ``None``: it goes on.
         prompt: the prompt's tokens, in the first step, where their log-probabilities were asked for.
     """
 
@@ -110,7 +110,7 @@ class Engine(Protocol):
         Args:
             name: the version, or the base model.
             prompt: token ids, one at least.
-            params: how tokens are drawn.
+            params: sampling parameters.
         """
 
     async def embed(self, name: str, tokens: Sequence[int]) -> Sequence[float]:

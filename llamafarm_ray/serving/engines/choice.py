@@ -30,7 +30,7 @@ def choose_engine(
         asked: the configuration's ``deployment.engine``.
         base: the base model.
         adapters: references of the adapters that are deployed.
-        registry: where they are.
+        registry: registry that holds them.
         on_gpu: True if replicas have GPUs.
 
     Returns:

@@ -64,9 +64,9 @@ def custom_engine(base_name: str, folder: Path, *, model: object = None) -> InPr
     """The engine for a user's class.
 
     Args:
-        base_name: what requests call the base model by.
+        base_name: name of the base model in requests.
         folder: its files, the tokenizer among them.
-        model: where the class is, as ``module:Class``.
+        model: path of the class, as ``module:Class``.
 
     Raises:
         InputError: there is no such class, or it is no `CustomModel`, or the tokenizer can't be read.

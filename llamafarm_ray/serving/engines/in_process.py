@@ -32,7 +32,7 @@ class LanguageModel:
 
         Args:
             prompt: token ids, one at least; with ``params.max_tokens`` no more than ``max_model_len``.
-            params: how tokens are drawn; refuse what can't be heeded.
+            params: sampling parameters; refuse those that can't be followed.
 
         Raises:
             UserError: it can't be answered as asked.
@@ -54,7 +54,7 @@ class InProcessEngine:
     """An :class:`~llamafarm_ray.serving.engines.base.Engine` of models in this process.
 
     Args:
-        base_name: what requests call the base model by.
+        base_name: name of the base model in requests.
         tokenizer: the base model's.
         load: loads the version in a folder, or with ``None`` the base model, which is loaded at once.
     """

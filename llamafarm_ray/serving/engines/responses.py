@@ -23,10 +23,10 @@ class Piece:
     """A piece of an answer.
 
     Attributes:
-        text: what it adds; may be empty.
+        text: added text; may be empty.
         tokens: the tokens that it was made of, a prompt's too where that is told.
-        finish_reason: why the answer ends here; ``None``: it goes on.
-        num_tokens: how many tokens of an answer it is made of.
+        finish_reason: reason for the answer's end; ``None``: it goes on.
+        num_tokens: number of an answer's tokens in it.
     """
 
     text: str
@@ -43,10 +43,10 @@ class Choice:
         index: its number among the request's answers.
         text: all of it.
         tokens: likewise.
-        finish_reason: why it ended.
-        num_tokens: how many tokens it has.
+        finish_reason: reason for its end.
+        num_tokens: number of its tokens.
         is_told: whether a stream told of it.
-        offset: how many characters the tokens have that a stream told of.
+        offset: number of characters of the tokens already streamed.
     """
 
     index: int
@@ -71,7 +71,7 @@ class Shape(ABC):
     Args:
         tokenizer: of the base model.
         request_id: of the request, without the route's prefix.
-        model: what answers.
+        model: name of the version that answers.
         logprobs: whether log-probabilities are told.
     """
 

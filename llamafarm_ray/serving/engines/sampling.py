@@ -13,7 +13,7 @@ class Sampler:
     """Draws one answer's tokens.
 
     Args:
-        params: how.
+        params: sampling parameters.
     """
 
     def __init__(self, params: SamplingParams) -> None:
@@ -56,9 +56,9 @@ def score(token_id: int, logits: torch.Tensor, num_top: int | None) -> ScoredTok
     """A token with its log-probability under the model.
 
     Args:
-        token_id: which.
+        token_id: the token.
         logits: of shape (vocabulary,), at the position before it.
-        num_top: how many of the most probable tokens are told; ``None``: no log-probabilities.
+        num_top: number of most probable tokens to report; ``None``: no log-probabilities.
     """
     if num_top is None:
         return ScoredToken(token_id)

@@ -42,8 +42,8 @@ def choose(offers: Iterable[Offer], tenant: Tenant, kind: str, headers: Iterable
     """The model that answers a request for ``auto``.
 
     Args:
-        offers: what there is to choose from.
-        tenant: who asks; what the key may not use is not looked at.
+        offers: candidates.
+        tenant: sender of the request; models that the key may not use are left out.
         kind: the kind of answer that the request is for, see :func:`kind_of`.
         headers: of the request.
 
@@ -99,7 +99,7 @@ async def send_on(send: Send, path: str, chosen: Selection) -> None:
     Args:
         send: to the client.
         path: the request's route, without its application's prefix.
-        chosen: what is served elsewhere.
+        chosen: entry of the other application's model.
     """
     root = chosen.base_url.removesuffix("/v1")
     told = {

@@ -114,8 +114,8 @@ class FeedbackLog:
 
     Args:
         home: the registry's home.
-        linger_s: how long the first record of a batch waits for others.
-        max_pending_bytes: what may wait to be written; more is refused.
+        linger_s: seconds that the first record of a batch waits for others.
+        max_pending_bytes: greatest number of bytes that wait to be written; more are refused.
     """
 
     def __init__(self, home: Location, *, linger_s: float = 0.2, max_pending_bytes: int = _MAX_PENDING_BYTES) -> None:

@@ -83,8 +83,8 @@ class Models(Protocol):
         """Return the version that a request means; raises where nothing of that name is served.
 
         Args:
-            model: what the request's body names; without a caller what the router decided (:attr:`Target.routed`).
-            caller: who sent the request.
+            model: name in the request's body; without a caller the router's decision (:attr:`Target.routed`).
+            caller: sender of the request.
         """
 
     def use(self, target: Target) -> AbstractAsyncContextManager[None]:
@@ -125,13 +125,13 @@ class Gateway:
         app: the engine's own HTTP app.
         models: resolves and loads.
         keys: says whose key a request carries.
-        feedback: where feedback is kept.
+        feedback: store of feedback.
         telemetry: hears of each request that the engine is done with; of ``/tokenize`` it does not.
-        limits: what each key may, and how many requests the engine gets at once.
-        accounts: what each key has left; by default of this gate alone.
+        limits: limits of each key, and of requests in the engine at once.
+        accounts: accounts of the keys; by default of this gateway alone.
         log_prompts: whether prompts are logged.
         routes: the engine's POST routes that name a model in their body.
-        tracing: where spans of requests go.
+        tracing: tracer of requests.
         journal: takes in requests and ratings for health and usage.
     """
 

@@ -26,7 +26,7 @@ class TokenBucket:
     The token bucket of https://www.rfc-editor.org/rfc/rfc2697, with the debt of one whose costs are known afterwards.
 
     Args:
-        per_minute: what comes in, and the most it holds.
+        per_minute: amount added a minute, and the most it holds.
         clock: seconds, never going back.
     """
 
@@ -71,10 +71,10 @@ class Account:
     """Account of one key: its remaining limits.
 
     Attributes:
-        requests: what is left of those of a minute; ``None``: any number.
+        requests: remaining requests of the minute; ``None``: no limit.
         tokens: likewise.
         num_running: its requests under way at this replica.
-        untold: what it took here that no other replica was told of.
+        untold: consumption here that no other replica knows of.
     """
 
     requests: TokenBucket | None
@@ -114,7 +114,7 @@ class Accounts:
     """The accounts of all keys at one replica.
 
     Args:
-        limits: what each key may.
+        limits: limits of each key.
         clock: seconds, never going back.
     """
 

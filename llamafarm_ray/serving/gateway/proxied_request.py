@@ -24,9 +24,9 @@ class ProxiedRequest:
     Args:
         scope: of the client's request.
         receive: likewise; its body was read.
-        send: where the response goes.
-        body: what the engine gets instead.
-        target: what answers; the response's headers say so.
+        send: receiver of the response.
+        body: body for the engine.
+        target: version that answers; the response's headers name it.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, body: dict[str, Any], target: Target) -> None:
@@ -78,7 +78,7 @@ class ProxiedRequest:
 
         Args:
             app: the engine's own HTTP app.
-            send: where its response goes.
+            send: receiver of its response.
         """
         answering = asyncio.ensure_future(app(self.scope, self.receive, send))
         try:

@@ -55,7 +55,7 @@ class Ledger:
 
         Args:
             name: of the replica; no other one will ever have it. One that was not heard of for a while starts anew.
-            told: what it tells.
+            told: its consumption by key.
         """
         now = self._clock()
         self._replicas = {known: one for known, one in self._replicas.items() if now - one.asked_at < _GONE_S}

@@ -33,9 +33,9 @@ def shares_differ(
     whatever the share is: the p-value holds for any sample size and any share (Fisher, 1935).
 
     Args:
-        count: how many of the sample have it, shape ``(k,)``.
+        count: number of the sample that have it, shape ``(k,)``.
         total: size of the sample.
-        reference_count: how many of the reference have it, shape ``(k,)``.
+        reference_count: number of the reference that have it, shape ``(k,)``.
         reference_total: size of the reference.
         one_sided: test only whether the sample's share is higher; by default either, with twice the smaller tail.
     """

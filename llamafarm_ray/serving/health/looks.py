@@ -47,9 +47,9 @@ class Alarm:
 
     Args:
         difference: the signal and its shares.
-        start_s: when the window began, seconds since 1970.
-        end_s: when it ended.
-        limit: what the p-value had to be below.
+        start_s: start of the window, seconds since 1970.
+        end_s: its end.
+        limit: bound of the p-value.
         num_later: requests of the version since the reference up to the window's end.
     """
 
@@ -90,7 +90,7 @@ def examine(blocks: Iterable[Sketch], plan: Plan | None = None, *, known: Sketch
 
     Args:
         blocks: its sketches, in any order.
-        plan: how it is looked at.
+        plan: plan of the looks.
         known: its reference, where that was made before; only blocks that begin after its end are looked at.
     """
     plan = plan or Plan()

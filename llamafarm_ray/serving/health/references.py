@@ -33,7 +33,7 @@ class References:
         Args:
             ref: ``name:version`` or the base's name.
             blocks: its sketches.
-            plan: how it is looked at; each size of a reference has a reference of its own.
+            plan: plan of the looks; each size of a reference has a reference of its own.
         """
         kept = self._read(ref)
         since_s = float(kept.get("since_s", 0.0))

@@ -27,10 +27,10 @@ class Table:
     """Shares of two samples, several of each.
 
     Args:
-        names: what has a share, shape ``(k,)``.
-        counts: how many of the sample have it, shape ``(k,)``.
+        names: names of the shares, shape ``(k,)``.
+        counts: number of the sample that have it, shape ``(k,)``.
         total: size of the sample.
-        reference_counts: how many of the reference have it.
+        reference_counts: number of the reference that have it.
         reference_total: size of the reference.
     """
 

@@ -61,9 +61,9 @@ class LimitError(UserError):
     """A limit of the key, or of the replica, is reached.
 
     Args:
-        message: which one.
+        message: the limit.
         retry_after_s: seconds until asking again can succeed.
-        hint: what to do.
+        hint: next step.
     """
 
     code = "rate_limit_exceeded"
@@ -78,7 +78,7 @@ class ColdStartError(LlamaFarmError):
     """No replica runs yet, and no more requests wait for it, or not for longer.
 
     Args:
-        message: what is too much.
+        message: the exceeded limit.
         retry_after_s: seconds until asking again makes sense.
     """
 

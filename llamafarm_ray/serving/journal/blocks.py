@@ -42,7 +42,7 @@ class Blocks:
         Args:
             ref: ``name:version`` or the base's name.
             seen: the request.
-            now_s: when it ended, seconds since 1970.
+            now_s: time of its end, seconds since 1970.
         """
         self._block(ref, now_s).add(seen, now_s)
 

@@ -36,8 +36,8 @@ class Page:
         application: the Serve application.
         replica: a name of the replica, new each time that it starts.
         day: the day (UTC).
-        start_s: when the replica began to record on that day, seconds since 1970.
-        end_s: when it last wrote.
+        start_s: start of the replica's record on that day, seconds since 1970.
+        end_s: time of its last write.
         num_cpus: CPUs of the replica.
         num_gpus: GPUs of the replica.
         blocks: sketches by version, the oldest first.

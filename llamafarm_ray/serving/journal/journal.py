@@ -63,7 +63,7 @@ class Journal:
 
     Args:
         home: the registry's home.
-        settings: what is recorded.
+        settings: settings of the journal.
         application: the Serve application.
         devices: of the replica.
         clock: seconds since 1970.
@@ -107,10 +107,10 @@ class Journal:
         """Take in a request that the engine is done with.
 
         Args:
-            request: how it went.
-            principal: whose key it had.
+            request: outcome of the request.
+            principal: holder of its key.
             route: its path.
-            body: what was asked; nothing of its text is kept.
+            body: body of the request; none of its text is kept.
             wait_s: seconds that it waited for its turn.
             opening: the beginning of the answer, where it was read.
         """

@@ -71,8 +71,8 @@ class AnswerOpening:
     Of a stream it holds the first events, and reads them when it is asked.
 
     Args:
-        send: where the response goes.
-        max_chars: how much of the answer is read.
+        send: receiver of the response.
+        max_chars: number of the answer's characters that are read.
     """
 
     def __init__(self, send: Send, max_chars: int = _MAX_CHARS) -> None:

@@ -22,8 +22,8 @@ class LiveSample:
     """A question that users asked, and the answer.
 
     Args:
-        ref: what answered, ``name:version`` or the base's name.
-        time_s: when, seconds since 1970.
+        ref: version that answered, ``name:version`` or the base's name.
+        time_s: time of the request, seconds since 1970.
         question: the last message by the user.
         answer: the answer.
         seconds: time that the answer took.

@@ -43,7 +43,7 @@ class Observation:
     """One request, as far as a sketch counts it.
 
     Args:
-        end: how it ended.
+        end: its end.
         latency_s: seconds from its turn at the engine to the end of the answer.
         wait_s: seconds that it waited for its turn.
         prompt_tokens: tokens of the prompt.
@@ -70,8 +70,8 @@ class Sketch:
     """Counts of some requests; sketches add up.
 
     Args:
-        start_s: when the first one ended, seconds since 1970.
-        end_s: when the last one ended.
+        start_s: end of the first one, seconds since 1970.
+        end_s: end of the last one.
         num_answered: requests that were answered.
         num_failed: those that failed.
         num_refused: those that the engine refused, the clients' mistakes.
@@ -87,7 +87,7 @@ class Sketch:
         latency: histogram of latencies in seconds.
         wait: histogram of seconds that requests waited for their turn.
         num_signed: questions with a fingerprint.
-        signs: how many of these have each sign, shape ``(64,)``.
+        signs: number of these with each sign, shape ``(64,)``.
     """
 
     start_s: float = math.inf

@@ -40,7 +40,7 @@ class Used:
         prompt_tokens: tokens of prompts.
         answer_tokens: tokens of answers.
         request_s: seconds that the requests were at the engine, added up: several are there at once.
-        last_s: when the last one ended, seconds since 1970.
+        last_s: end of the last one, seconds since 1970.
     """
 
     num_requests: int = 0

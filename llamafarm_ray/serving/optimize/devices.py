@@ -24,8 +24,8 @@ class Device:
     """A device.
 
     Attributes:
-        name: what people call it.
-        kind: what programs compute on.
+        name: its common name.
+        kind: kind of processor that computes.
         memory_gib: memory for weights, keys and values.
         bandwidth_gbs: of that memory, in 10^9 bytes a second.
         tflops: dense peak of matrix products.

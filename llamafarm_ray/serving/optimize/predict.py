@@ -23,7 +23,7 @@ class Form:
     """A model's files in one format.
 
     Attributes:
-        reference: what `deploy` names them by; empty for those that are still to be made.
+        reference: reference for `deploy`; empty for forms that are not made yet.
         scheme: the quantization scheme; empty for unquantized weights.
         is_gguf: True for a GGUF file.
         num_parameters: of the model.

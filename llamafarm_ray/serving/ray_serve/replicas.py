@@ -137,7 +137,7 @@ class RunningReplica:
         id: Serve's.
         node: the address of the machine that it runs on; empty while it has none.
         state: Serve's, such as ``RUNNING`` or ``STARTING``.
-        activity: what it tells of itself; ``None`` where it does not run, answers late, or is another's.
+        activity: its statistics; ``None`` where it does not run, answers late, or is another's.
     """
 
     id: str
@@ -152,9 +152,9 @@ class RunningApplication:
 
     Attributes:
         name: its name.
-        route_prefix: where its routes begin.
+        route_prefix: start of its routes.
         status: Serve's, such as ``RUNNING`` or ``DEPLOYING``.
-        message: what is wrong with it.
+        message: its problem, in Serve's words.
         replicas: of its models.
     """
 

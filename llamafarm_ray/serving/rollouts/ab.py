@@ -54,7 +54,7 @@ def compare(metric: str, baseline: Sample, candidate: Sample, *, confidence: flo
 
     Args:
         metric: ``feedback``, ``error_rate`` or ``latency``.
-        baseline: what was seen of it; something must have been measured of both.
+        baseline: statistics of the baseline; both variants must have measurements.
         candidate: likewise.
         confidence: the chance, 0 to 1, that the interval holds the true gain at all looks together.
 

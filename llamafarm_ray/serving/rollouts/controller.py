@@ -57,7 +57,7 @@ def decide(rollout: RolloutRecord, evidence: Evidence, candidate: VersionRecord,
 
     Args:
         rollout: its record.
-        evidence: what was seen of both variants.
+        evidence: evidence on both variants.
         candidate: the candidate's record, for its evaluation results.
         now: the time.
     """
@@ -149,8 +149,8 @@ class RolloutController:
     ``observations`` again, and of two that decide the same the second changes nothing.
 
     Args:
-        registry: where rollouts are.
-        observations: what was seen of their variants.
+        registry: registry with the rollouts.
+        observations: source of their variants' statistics.
         load: has every replica load a version (``name:version``) and returns when they have. It is called when a
             rollout is first seen, and again before each step and promotion, as replicas may have come meanwhile.
         serves: tells of a candidate whether it is served where ``load`` loads; others' rollouts are left alone.

@@ -39,7 +39,7 @@ class FleetObservations:
 
     Args:
         fleet: the replicas.
-        ratings: what users say of answers.
+        ratings: source of users' ratings.
     """
 
     def __init__(self, fleet: Fleet, ratings: Ratings) -> None:

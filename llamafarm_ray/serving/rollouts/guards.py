@@ -30,8 +30,8 @@ class Evidence:
     """All that a controller must remember of the windows it saw; plain numbers, so that it can be kept anywhere.
 
     Attributes:
-        baseline: what was seen of the baseline, all windows together.
-        candidate: what was seen of the candidate.
+        baseline: statistics of the baseline, all windows together.
+        candidate: statistics of the candidate.
         step: the plan's step that ``step_requests`` is about.
         step_requests: the candidate's requests in windows that began in that step.
         logs: by guard, the log likelihood ratio of each alternative.
@@ -70,8 +70,8 @@ def broken_guard(rollout: RolloutRecord, evidence: Evidence, candidate: VersionR
     """Return the reason in words that the candidate must go, or ``None``.
 
     Args:
-        rollout: whose guards count.
-        evidence: what was seen.
+        rollout: rollout with the guards.
+        evidence: evidence so far.
         candidate: the candidate, for its evaluation results: one that fails, or was measured again and fails now.
     """
     guards = rollout.plan.guards
@@ -90,8 +90,8 @@ class GuardEvidence:
 
     Attributes:
         name: the guard's.
-        limit: what it allows.
-        measured: what was seen of what it limits, all requests together; ``None`` where that is not known yet.
+        limit: its bound.
+        measured: the measured value, all requests together; ``None`` where that is not known yet.
         share: the evidence against the candidate over that which breaks the guard, both as logarithms, so that equal
             requests add equal parts; 0 where there is none, 1 and more where it is broken.
     """

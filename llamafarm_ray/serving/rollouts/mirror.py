@@ -31,7 +31,7 @@ class Mirror:
         app: the engine's own HTTP app.
         use: has a version ready for the time of a block.
         on_finished: called with each copy that the shadow is done with, one that it could not be loaded for too.
-        most_at_once: how many copies may be under way. Further ones are not sent: a shadow that can't keep up must not
+        most_at_once: greatest number of copies under way. Further ones are not sent: a slow shadow must not
             take the engine from those who wait for answers.
     """
 
@@ -54,8 +54,8 @@ class Mirror:
 
         Args:
             scope: the request's.
-            body: what it asks, as parsed from JSON.
-            shadow: what gets the copy.
+            body: its body, as parsed from JSON.
+            shadow: version that gets the copy.
 
         Returns:
             an event to set when the request's client leaves, which stops the copy; ``None`` if there was no room.

@@ -30,10 +30,10 @@ class VariantProgress(_Told):
     """Totals of a variant since the rollout began.
 
     Attributes:
-        requests: how many ended, well or badly.
-        errors: how many of them failed.
+        requests: number of ended requests, failed ones included.
+        errors: number of failed requests.
         p95_latency_s: the 95th percentile of those that did not fail; ``None`` where there are none.
-        ratings: how many users said what they think, where that is read.
+        ratings: number of ratings, where they are read.
         mean_rating: their mean, 0 to 1; ``None`` where there are none.
     """
 
@@ -57,10 +57,10 @@ class Comparison(_Told):
     """Leading variant of an A/B rollout.
 
     Attributes:
-        metric: what is compared.
+        metric: compared metric.
         leader: ``candidate`` or ``baseline``; empty while nothing was measured of one of them, or they are equal.
-        sureness: how sure that is, 0 to 1, at all looks together.
-        needed: how sure it must be.
+        sureness: confidence in that, 0 to 1, at all looks together.
+        needed: required confidence.
         measured: requests of the variant with fewer that told something about the metric.
     """
 
@@ -76,8 +76,8 @@ class RolloutProgress(_Told):
 
     Attributes:
         until: the end of the newest window of time with a request; where there was none yet, when the rollout began.
-        next: what the controller decided last, in words: what it waits for, or what it does.
-        baseline: what was seen of it.
+        next: the controller's last decision in words: its next step, or the condition for it.
+        baseline: statistics of the baseline.
         candidate: likewise.
         step_requests: the candidate's requests in the current step.
         guards: those that are set, but for evaluation results.
@@ -98,9 +98,9 @@ def progress_of(rollout: RolloutRecord, evidence: Evidence, until: dt.datetime, 
 
     Args:
         rollout: its record.
-        evidence: what was seen.
+        evidence: evidence so far.
         until: the end of the newest window in it.
-        decided: why the controller did what it did last, in words.
+        decided: reason for the controller's last decision, in words.
     """
     return RolloutProgress(
         until=until,

@@ -32,7 +32,7 @@ class Ratings(Protocol):
         """Return ratings of the baseline and of the candidate since the last call; may block.
 
         Args:
-            rollout: whose versions.
+            rollout: rollout of the versions.
             is_anew: give all that was said since it began.
 
         Raises:

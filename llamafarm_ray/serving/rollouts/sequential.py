@@ -39,11 +39,11 @@ def log_odds_evidence(count: int, trials: int, baseline_count: int, baseline_tri
     below ``odds_ratio`` the evidence shrinks, as that distribution's likelihood ratio is monotone.
 
     Args:
-        count: how many of the variant's trials had it.
-        trials: how many there were.
-        baseline_count: how many of the baseline's trials had it.
-        baseline_trials: how many there were.
-        odds_ratio: what is allowed, 1 or more.
+        count: number of the variant's trials that had it.
+        trials: number of the variant's trials.
+        baseline_count: number of the baseline's trials that had it.
+        baseline_trials: number of the baseline's trials.
+        odds_ratio: allowed ratio of the odds, 1 or more.
 
     Returns:
         log likelihood ratios, shape ``(len(ODDS),)``.
@@ -72,8 +72,8 @@ def log_rate_evidence(total: float, trials: int, *, rate: float) -> Logs:
 
     Args:
         total: the values' sum.
-        trials: how many there were.
-        rate: what is allowed, above 0 and below 1.
+        trials: number of the variant's trials.
+        rate: allowed rate, above 0 and below 1.
 
     Returns:
         log likelihood ratios, shape ``(len(ODDS),)``.

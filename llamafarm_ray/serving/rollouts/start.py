@@ -67,11 +67,11 @@ def start_rollout(
     """Split an alias's requests between the version it points at and another, as a configuration says.
 
     Args:
-        registry: where the alias is.
+        registry: registry with the alias.
         reference: the other version, ``name:version``; a ``name`` alone is its highest.
         alias: the alias of the same model, such as ``production``.
         config: its ``deployment.rollout``.
-        reason: why, for the history.
+        reason: reason, for the history.
 
     Raises:
         NotFoundError: there is no such version or alias.
@@ -101,10 +101,10 @@ def roll_out(
     that is production, or is being rolled out to it, is left as it is.
 
     Args:
-        registry: where the versions are.
+        registry: registry with the versions.
         references: the versions.
         config: their ``deployment.rollout``.
-        reason: why, for the history.
+        reason: reason, for the history.
         once: leave a version alone that was production before, or was rolled out to it: what became of that stands.
         dry_run: look whether it can be done, and do nothing.
 

@@ -66,7 +66,7 @@ class Affinity:
         """The replica for one more request.
 
         Args:
-            name: what it asks for; empty for what any replica answers as well.
+            name: engine name that it asks for; empty if any replica answers as well.
             replicas: the ids of those that run, at least one. An id is a replica's own for as long as it runs.
         """
         if replicas != self._replicas:

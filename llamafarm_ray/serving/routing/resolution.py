@@ -22,12 +22,12 @@ class Target:
     """Target of a request: the base model itself (no ``digest``), or one version of an adapter.
 
     Attributes:
-        engine_name: what the engine calls it.
+        engine_name: its name in the engine.
         ref: ``name:version``, or the base's name.
         digest: of its manifest.
-        variant: which side of a rollout it is; ``None`` where none is under way for what the request named.
+        variant: its side of a rollout; ``None`` without a running rollout of the requested alias.
         rollout: the id of that rollout.
-        shadow: what gets a copy of the request, and whose answer is dropped.
+        shadow: version that gets a copy of the request; its answer is dropped.
     """
 
     engine_name: str
@@ -68,11 +68,11 @@ def resolve(
     means the alias; whoever names a version gets that version.
 
     Args:
-        model: what the request names.
+        model: model of the request.
         state: the registry's.
-        base_name: what requests call the base model that is served here.
+        base_name: name of the served base model in requests.
         base_digest: the digest of its manifest.
-        caller: who asks, so that a rollout gives them the same variant each time.
+        caller: sender of the request, who gets the same variant of a rollout each time.
 
     Raises:
         NotFoundError: nothing of that name is served here; the hint says what is near, or which base it belongs to.

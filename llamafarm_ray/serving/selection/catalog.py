@@ -44,10 +44,10 @@ class ModelCatalog:
     """The models of an application, described.
 
     Args:
-        base_name: what requests call the base model by.
+        base_name: name of the base model in requests.
         base_digest: of its manifest.
         kinds: the requests that the engine answers: :data:`WRITES` or :data:`VECTORS`.
-        base_url: where they are served, for their :attr:`.model_selection.Offer.base_url`.
+        base_url: root of their routes, for :attr:`.model_selection.Offer.base_url`.
     """
 
     def __init__(

@@ -72,7 +72,7 @@ class Kept(Generic[T]):
         """The last answer, without waiting for a new one; if it is old, the question is asked anew meanwhile.
 
         Args:
-            stale_s: how old it may be at most, in seconds. In place of an older one, a new one is waited for.
+            stale_s: greatest age in seconds. In place of an older one, a new one is waited for.
         """
         if self._last is None or self._age_s(self._last) >= stale_s:
             return await self.get()

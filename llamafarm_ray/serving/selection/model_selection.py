@@ -29,14 +29,14 @@ class Offer:
 
     Attributes:
         model: its name, as a request says it.
-        version: what answers to that: ``name:version``, or the base's name for the base.
+        version: version that answers to it: ``name:version``, or the base's name for the base.
         kinds: the requests that its application answers: ``chat`` and ``completions``, or ``embeddings``.
-        tasks: what it is for: the capabilities that it was registered with; without any, its kinds.
-        withheld: why it is chosen for nobody who does not name it; empty if it may be.
+        tasks: its tasks: the capabilities that it was registered with; without any, its kinds.
+        withheld: reason that only requests by name get it; empty if it may be chosen.
         quality: its evaluation's result, 0 to 1; ``None`` where there is none.
-        quality_metric: what that is, such as ``accuracy``.
+        quality_metric: metric of the quality, such as ``accuracy``.
         latency_ms: the 95th percentile of its latest requests' latency; ``None`` where nothing was measured.
-        memory_bytes: what it needs, as it was registered, else the size of its files and its base's; ``None`` where
+        memory_bytes: its memory, as it was registered, else the size of its files and its base's; ``None`` where
             that is not known.
         base_url: the OpenAI-compatible root that serves it; empty for the application that chooses.
     """
@@ -64,7 +64,7 @@ class Wanted:
 
     Attributes:
         kind: the kind of request that it must answer: ``chat``, ``completions`` or ``embeddings``.
-        task: what it must be for; without one, the kind.
+        task: required task; without one, the kind.
         max_latency_ms: the most that the 95th percentile of its latency may be, in milliseconds.
         min_quality: the least that its evaluation must say, 0 to 1.
         max_memory_bytes: the most memory that it may need.
@@ -96,8 +96,8 @@ class LeftOut:
 
     Attributes:
         model: its name; empty for a whole application.
-        base_url: where it is served.
-        reason: why not.
+        base_url: root of its routes.
+        reason: reason against it.
     """
 
     model: str
@@ -110,10 +110,10 @@ class Selection:
     """The model that was chosen.
 
     Attributes:
-        model: what a request sends as ``model``. Rollouts and promotions count for it as for everybody.
+        model: value of a request's ``model``. Rollouts and promotions count for it as for everybody.
         version: the version that it means now; send this to keep to it.
         base_url: the OpenAI-compatible root to send requests to.
-        reason: why this one.
+        reason: reason for the choice.
         offer: all that is known of it.
         left_out: those that were not chosen, each with its reason.
     """
@@ -130,9 +130,9 @@ class NoModelFitsError(NotFoundError):
     """No model meets all that is asked.
 
     Args:
-        message: which limit nobody meets, and how near the best came.
+        message: limit that no model meets, and the best model's value.
         left_out: each model with the first limit that it misses.
-        hint: what to do.
+        hint: next step.
     """
 
     code = "no_model_fits"
@@ -148,7 +148,7 @@ class _Limit:
 
     Attributes:
         what: for a message: models *with* (or *for*) what.
-        misses: why an offer misses it; empty if it doesn't.
+        misses: returns the reason that an entry misses it; empty if it meets it.
         nearest: given all that miss it, how near the best of them came.
     """
 

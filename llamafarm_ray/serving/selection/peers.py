@@ -58,7 +58,7 @@ class Figures:
 
         Args:
             activities: of the replicas that answer.
-            before: what was known until now.
+            before: figures known until now.
         """
         kinds = next((one.kinds for one in activities if one.kinds), before.kinds)
         return cls(kinds, Latencies.of(joined(activities)))
@@ -71,12 +71,12 @@ class Peer:
     Attributes:
         application: the Serve application's name.
         root: the absolute path that its routes begin with, such as ``/scholar``; empty for the prefix ``/``.
-        base_name: what requests call its base model by.
+        base_name: name of its base model in requests.
         base_digest: of that model's manifest.
         require_key: whether its requests need a key; ``None``: once the registry has principals.
         allowed_hosts: names in the public DNS, in lower case, that requests without a key may call it by.
         allowed_origins: origins whose web pages may read its answers.
-        figures: what its controller told last.
+        figures: last figures from its controller.
     """
 
     application: str
@@ -125,7 +125,7 @@ class PeerDiscovery:
 
     Args:
         find: those that requests can be sent to; may block.
-        ask: what an application's controller says of it.
+        ask: asks an application's controller for its figures.
         clock: seconds, never going back.
     """
 
@@ -220,7 +220,7 @@ class PeerModels:
         Args:
             peers: the other applications.
             state: the registry's.
-            caller: who sent the request.
+            caller: sender of the request.
             headers: of the request, names in lower case.
         """
         kept, self._offers = self._offers, {}

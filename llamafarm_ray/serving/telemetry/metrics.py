@@ -22,14 +22,14 @@ class Telemetry:
     """Takes in finished requests.
 
     Args:
-        meters: where the metrics go.
-        windows: where samples of rollouts are kept.
-        max_versions: how many versions have a label of their own, first come, first served. Each takes some 40 series
+        meters: sink of the metrics.
+        windows: windows that samples of rollouts are kept in.
+        max_versions: number of versions with a label of their own, first come, first served. Each takes some 40 series
             in Prometheus for as long as the replica lives.
 
     Attributes:
-        windows: what was seen of rollouts.
-        recent: what was seen lately, by version.
+        windows: statistics of rollouts.
+        recent: recent requests by version.
         num_waiting: requests that wait for their turn at the engine.
     """
 

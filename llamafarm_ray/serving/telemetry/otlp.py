@@ -115,8 +115,8 @@ class OtlpSpan(Span):
 
     Args:
         scope: of the request.
-        span: what is told.
-        operation: what the conventions call the route.
+        span: span of the SDK.
+        operation: operation name of the route in the conventions.
         log_prompts: whether the prompt is part of it.
     """
 

@@ -38,8 +38,8 @@ class FinishedRequest:
     """A request that the engine is done with.
 
     Attributes:
-        target: what answered, with its side of a rollout.
-        end: what came of it.
+        target: version that answered, with its side of a rollout.
+        end: its end.
         latency_s: seconds from its turn at the engine to the end of the response.
         first_token_s: seconds until a stream's first event; ``None`` of what was no stream or had none.
         prompt_tokens: tokens of the prompt, as the engine counted them.
@@ -67,7 +67,7 @@ class ResponseWatch:
     """Passes a response on, and notes how it goes. Its time begins when it is made.
 
     Args:
-        send: where the response goes; events of a stream are expected whole.
+        send: receiver of the response; events of a stream are expected whole.
         is_gone: tells whether the client has gone away.
         clock: seconds, never going back.
     """
@@ -110,7 +110,7 @@ class ResponseWatch:
         """Return the outcome, once the engine's app has returned or failed.
 
         Args:
-            target: what answered.
+            target: version that answered.
             usage: the tokens it took.
         """
         return FinishedRequest(

@@ -19,8 +19,8 @@ class Meter:
     """One metric.
 
     Attributes:
-        name: what Prometheus calls it, without ``ray_``.
-        kind: what it is.
+        name: its name in Prometheus, without ``ray_``.
+        kind: kind of metric.
         description: for people.
         labels: the names of its labels.
         bounds: upper ends of a histogram's buckets, in seconds.

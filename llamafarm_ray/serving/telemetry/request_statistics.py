@@ -111,9 +111,9 @@ class RecentRequests:
         """Count a request that the engine is done with; what the client got wrong or gave up is left out.
 
         Args:
-            ref: what answered, ``name:version`` or the base's name.
-            end: what came of it.
-            latency_s: how long it took.
+            ref: version that answered, ``name:version`` or the base's name.
+            end: its end.
+            latency_s: its duration.
         """
         if end in {End.REFUSED, End.CANCELLED}:
             return

@@ -25,7 +25,7 @@ class Histogram:
     """Latencies in buckets that grow geometrically: DDSketch without a limit (Masson, Rim and Lee, VLDB 2019).
 
     Attributes:
-        counts: how many fell into each bucket; bucket ``n`` holds those above ``GROWTH**(n-1)`` up to ``GROWTH**n``
+        counts: number of latencies in each bucket; bucket ``n`` holds those above ``GROWTH**(n-1)`` up to ``GROWTH**n``
             seconds.
     """
 
@@ -112,11 +112,11 @@ class Sample:
     """Statistics of one variant.
 
     Attributes:
-        requests: how many ended, well or badly. What the client got wrong (a 4xx) or gave up is not among them.
-        errors: how many of them failed: a 5xx, or an answer that broke off.
+        requests: number of ended requests, failed ones included; without client errors (4xx) and requests given up.
+        errors: number of failed requests: a 5xx, or an answer that broke off.
         latencies: of those that did not fail, from their turn at the engine to the last token: how long they waited
             for it says nothing of the version.
-        ratings: what users said of answers, from 0 to 1.
+        ratings: users' ratings of answers, from 0 to 1.
     """
 
     requests: int = 0

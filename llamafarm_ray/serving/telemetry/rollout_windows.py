@@ -96,9 +96,9 @@ class RolloutWindows:
 
         Args:
             rollout: the rollout's id.
-            variant: whose request it was; a shadow's is the candidate's.
-            end: what came of it.
-            latency_s: how long it took.
+            variant: variant of the request; a shadow's is the candidate's.
+            end: its end.
+            latency_s: its duration.
         """
         if end in {End.REFUSED, End.CANCELLED}:
             return

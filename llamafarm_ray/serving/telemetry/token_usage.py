@@ -57,8 +57,8 @@ class UsageMeter:
     Of a stream that is cut off, each event counts as one token of the answer.
 
     Args:
-        send: where the response goes.
-        usage: what is read is put here.
+        send: receiver of the response.
+        usage: receives the counts.
         hide: leave out the event with the usage, which the client did not ask for.
     """
 

@@ -64,8 +64,8 @@ class Tracing:
         """Trace what happens inside the block, as part of the request that waits for it, if any does.
 
         Args:
-            name: what happens.
-            target: what it is about.
+            name: name of the step.
+            target: version of the step.
         """
         return _nothing(name, target)
 
@@ -117,7 +117,7 @@ def tracing_environment(endpoint: str | None, environment: Mapping[str, str]) ->
     """Return the environment of replicas that trace, so that vLLM's spans go to the same endpoint.
 
     Args:
-        endpoint: where that is; without one nothing is needed.
+        endpoint: URL of the endpoint; without one the result is empty.
         environment: of this process.
     """
     if endpoint is None:

@@ -26,7 +26,7 @@ class Credentials:
     """The ``Authorization`` header of each origin.
 
     Args:
-        environment: where tokens are, ``os.environ`` by default.
+        environment: variables with tokens, ``os.environ`` by default.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:

@@ -70,8 +70,8 @@ class Downloads:
     Args:
         cache: where files end.
         patience: limits of time and tries.
-        connections: how many requests there are at once.
-        piece_bytes: how much one request asks for.
+        connections: number of requests at once.
+        piece_bytes: bytes of one request.
     """
 
     def __init__(

@@ -61,8 +61,8 @@ def fetch(
         progress: called as bytes arrive, from several threads.
         note: called with what a user should know: that a file changed, or that its server knows no ranges.
         finished: called with each file before it gets its name.
-        connections: how many requests there are at once.
-        piece_bytes: how much one request asks for.
+        connections: number of requests at once.
+        piece_bytes: bytes of one request.
 
     Returns:
         the files in the order given, without optional ones that are not there.

@@ -33,7 +33,7 @@ class FileRecord:
         size_bytes: its size.
         digest: its sha256.
         modified_ns: the time of its last change when its bytes were checked.
-        address: where it came from, without secrets.
+        address: address of its origin, without secrets.
         validator: the ETag there.
     """
 
@@ -55,11 +55,11 @@ class DownloadRecord:
         revision: the revision that was asked for; empty for the newest.
         include: the patterns that were asked for.
         resolved: what the revision was: a commit, a digest, a digest of ETags.
-        name: what requests call the model by.
+        name: name of the model in requests.
         manifest: the digest of the manifest of its files.
         files: its files.
         licence: an SPDX id where the source names one.
-        downloaded_at: when, in ISO 8601.
+        downloaded_at: time of the download, in ISO 8601.
         boot: the machine's boot in which its bytes were checked.
     """
 

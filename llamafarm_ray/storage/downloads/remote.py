@@ -99,7 +99,7 @@ class Wanted:
 
     Attributes:
         path: its place below the target folder, with ``/``.
-        remote: where its bytes come from.
+        remote: source of its bytes.
         size_bytes: its size.
         digest: its sha256.
         git_digest: the id that git gives it, the sha1 of ``blob``, the size and the bytes, in hexadecimal digits.

@@ -19,7 +19,7 @@ class Listing:
 
     Attributes:
         resolved: what changes with the files: a commit, an ETag, a digest; empty where the source tells nothing.
-        files: what is to be fetched.
+        files: files to fetch.
         archives: paths of those among them that hold the model in a compressed or packed form.
         licence: the licence that the source names, where it does so outside of the files.
         is_layered: whether the archives are parts of one folder, instead of holding a model among other things.

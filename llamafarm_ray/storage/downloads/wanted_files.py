@@ -41,7 +41,7 @@ def choose_files(sizes: Mapping[str, int | None], include: Sequence[str], source
     Args:
         sizes: the size in bytes of each file that the source has, where known, by its path with ``/``.
         include: patterns of weights to take instead of the safetensors; see :mod:`fnmatch`, ``*`` also matches ``/``.
-        source: what messages call the source.
+        source: name of the source in messages.
 
     Raises:
         InputError: a name is unusable, or which of several forms of the weights is wanted is not clear.

@@ -45,9 +45,9 @@ class Web:
     """A client whose requests are tried again and whose secrets stay with their origin.
 
     Args:
-        credentials: what each origin is sent.
+        credentials: credentials for each origin.
         patience: limits of time and tries.
-        connections: how many there are at once.
+        connections: number of connections at once.
     """
 
     def __init__(self, credentials: Credentials, patience: Patience, connections: int = 8) -> None:
@@ -74,8 +74,8 @@ class Web:
         """Ask for a URL; the answer's body is not read yet.
 
         Args:
-            url: what to ask for.
-            headers: what to send beside the credentials.
+            url: URL to request.
+            headers: headers besides the credentials.
             refusal: called with an answer that says no.
 
         Raises:
@@ -171,7 +171,7 @@ class WebFile:
         web: the client.
         url: where it is.
         refusal: makes an error of an answer that says no.
-        headers: what requests carry beside the credentials.
+        headers: headers of requests besides the credentials.
     """
 
     def __init__(

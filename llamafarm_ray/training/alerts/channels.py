@@ -53,7 +53,7 @@ class Notice:
     """An alert on its way.
 
     Args:
-        alert: what was noticed.
+        alert: the alert.
         run: the run's name.
         run_id: the run's id.
         stops: whether the run ends because of it.

@@ -25,11 +25,11 @@ class Alert:
     """Something noticed.
 
     Args:
-        kind: which rule.
+        kind: the rule.
         step: optimizer steps done.
         text: a sentence that says what, with its numbers.
-        value: what was measured.
-        limit: what it passed.
+        value: measured value.
+        limit: limit that it passed.
     """
 
     kind: AlertKind
@@ -164,7 +164,7 @@ class RunWatch:
         Args:
             step: optimizer steps done.
             seconds: since then.
-            limit_s: how long is too long.
+            limit_s: limit in seconds.
         """
         if not self._raises("stall", seconds, limit_s):
             return []
@@ -180,7 +180,7 @@ class EarlyStopping:
 
     Args:
         patience: validations in a row without a better loss before the run ends.
-        least_gain: how much lower a loss must be to count as better.
+        least_gain: least decrease of a loss that counts as better.
     """
 
     def __init__(self, patience: int, least_gain: float = 0.0) -> None:

@@ -68,7 +68,7 @@ def estimate_duration(
         shape: the model.
         setup: the run.
         machine: ``setup.num_workers`` of its devices are used.
-        tables: what is assumed of several workers and of offloading.
+        tables: assumed figures of several workers and of offloading.
         num_tokens: rows times epochs times their length.
     """
     speed = machine.reached_flops(setup.precision) * setup.num_workers

@@ -31,7 +31,7 @@ class Alternative:
     Args:
         changes: dotted keys of the configuration and what they would have to be.
         setup: the run with the changes.
-        memory: what it needs.
+        memory: its memory.
     """
 
     changes: dict[str, object]

@@ -25,14 +25,14 @@ class Machine:
     """Devices of one kind.
 
     Args:
-        name: what people call the device.
-        kind: what torch calls it.
-        num_devices: how many there are.
+        name: common name of the device.
+        kind: its kind, by torch's name.
+        num_devices: number of devices.
         memory_bytes: memory of each.
         flops: operations a second that training reaches on each, by number format.
         price_per_hour: US dollars for each; None where unknown.
         price_note: of when the price is, and who says so.
-        assumption: how ``flops`` is known.
+        assumption: origin of ``flops``.
     """
 
     name: str

@@ -55,12 +55,12 @@ class MemoryEstimate:
         weights: all weights on the device.
         gradients: by trained weights, ddp's buckets included.
         optimizer: AdamW's moments, and ZeRO's fp32 weights.
-        activations: what is kept, or computed again, for the backward pass.
-        logits: where the loss is computed.
+        activations: bytes kept, or computed again, for the backward pass.
+        logits: bytes where the loss is computed.
         buffers: of collectives and of gathered or dequantised weights.
         framework: libraries, the device's context, what the allocator loses.
         host: memory of the machine that the worker takes besides; for CPUs 0, since it is all the same.
-        moment: which moment that is: ``loss``, ``backward`` or ``optimizer``.
+        moment: the moment: ``loss``, ``backward`` or ``optimizer``.
     """
 
     weights: int

@@ -61,9 +61,9 @@ def recommend(
 
     Args:
         shape: the model.
-        setup: what is the same in all runs: precision, length, number of workers.
-        machine: what they run on.
-        tables: what is assumed.
+        setup: settings shared by all runs: precision, length, number of workers.
+        machine: machine that they run on.
+        tables: assumed figures.
         num_tokens: of the run.
         methods: those asked for; all by default.
     """

@@ -29,8 +29,8 @@ class Setup:
         max_length: tokens of each of them.
         gradient_accumulation_steps: micro-batches of an optimizer step.
         gradient_checkpointing: whether activations are computed twice.
-        offload: where ZeRO keeps what does not fit.
-        device: what workers compute on.
+        offload: place for ZeRO's offloaded state.
+        device: device of the workers.
         tokens_per_batch: tokens that a micro-batch really has, padding included; ``batch_size * max_length`` unset.
         logit_positions: tokens of a micro-batch that are trained, so that logits are computed there; all unset.
         packed: whether sequences share a row and attend each by itself.
@@ -83,7 +83,7 @@ class Setup:
             num_workers: devices.
             precision: the number format chosen.
             max_length: the longest row, in tokens.
-            device: what workers compute on.
+            device: device of the workers.
             packed: whether rows are packed.
             tokens_per_batch: see the class.
             logit_positions: see the class.

@@ -33,7 +33,7 @@ class Linear:
         name: its last part, as Llama calls it.
         inputs: width of what it reads.
         outputs: width of what it writes.
-        reads: which of a block's four inputs it reads; layers that read the same one share a saved copy.
+        reads: one of a block's four inputs; layers that read the same one share a saved copy.
     """
 
     name: str
@@ -52,7 +52,7 @@ class ModelShape:
     """A decoder's dimensions, named as in transformers' config.json.
 
     Args:
-        name: what it is called in reports.
+        name: its name in reports.
         hidden_size: width of the residual stream.
         intermediate_size: width of the feed-forward network.
         num_layers: blocks.

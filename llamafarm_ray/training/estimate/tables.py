@@ -25,11 +25,11 @@ class Device(_Row):
     """An accelerator.
 
     Attributes:
-        name: what people call it.
+        name: its common name.
         memory_gib: its memory, in GiB.
         tflops: dense peak in 1e12 operations a second by number format; formats it lacks are absent.
         price: US dollars an hour; None where nobody rents it out by a list.
-        instance: which instance the price is of.
+        instance: instance of the price.
     """
 
     name: str

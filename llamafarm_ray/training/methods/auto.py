@@ -88,11 +88,11 @@ def choose_method(
     """Walk the decision tree that this module begins with. A pure function: it looks at its arguments only.
 
     Args:
-        hardware: what was found.
+        hardware: hardware found.
         num_parameters: the model's.
         num_rows: training rows.
-        intent: what the result is for; by default quality for its cost.
-        parameters: what the user set of the method's parameters, which is kept.
+        intent: purpose of the result; by default quality for its cost.
+        parameters: the method's parameters that the user set, which are kept.
     """
     intent = intent or Intent()
     method, reason = _fitting(hardware, num_parameters=num_parameters, num_rows=num_rows, goal=intent.goal)

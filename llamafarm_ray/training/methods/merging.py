@@ -248,7 +248,7 @@ def combine_adapters(
     Args:
         base: the base model's folder.
         adapters: LoRA adapters' folders.
-        weights: what each update counts; negative ones take away.
+        weights: weight of each update; negative ones take away.
         output: an existing folder.
         method: see `COMBINATIONS`.
         density: the share of values that ties, DARE and pruning keep.

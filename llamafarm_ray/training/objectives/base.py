@@ -26,7 +26,7 @@ class Loss:
 
     Args:
         total: a scalar in fp32 whose gradient is the sum over what the objective counts; the loop divides.
-        value: what is reported, summed likewise; ``total`` itself unless the two differ.
+        value: reported value, summed likewise; ``total`` itself unless the two differ.
         sums: further figures by name, summed likewise, such as how often the chosen answer was the likelier one.
     """
 
@@ -86,7 +86,7 @@ class Objective(ABC):
         Args:
             strategy: holds the model, and the way to the other workers. All of them call this at once.
             batches: this worker's micro-batches, on its device.
-            total: what all workers count in the window.
+            total: count of all workers in the window.
 
         Returns:
             For each batch what `loss` gets as ``context``.
@@ -108,7 +108,7 @@ class Objective(ABC):
         """Write what readers of the saved model need to know of the objective; by default nothing.
 
         Args:
-            folder: where weights, configuration and tokenizer are.
+            folder: folder of weights, configuration and tokenizer.
             width: of the vectors that the model's blocks hand on.
             max_length: the longest sequence that was trained, in tokens.
         """

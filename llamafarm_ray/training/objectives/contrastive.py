@@ -214,7 +214,7 @@ class Candidates:
 
         Args:
             vectors: of all texts, of length 1, of shape (texts, width).
-            temperature: what similarities are divided by.
+            temperature: divisor of similarities.
         """
         similarities = vectors[self.anchors] @ vectors[self.searched].T
         matches = self.matches.to(vectors.device)

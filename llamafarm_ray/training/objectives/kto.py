@@ -30,7 +30,7 @@ class _Context:
 
     Args:
         reference: the base model's log-probability of each sequence of the batch, of shape (S,), in nats.
-        z0: how far the model is from the base model, in nats; not below 0.
+        z0: distance of the model from the base model in nats; not below 0.
         scales: rows of the window for each one that was liked, and for each that was not.
     """
 

@@ -42,7 +42,7 @@ class Mark:
     """Something that happened after a step.
 
     Args:
-        name: what kind, for the legend.
+        name: its kind, for the legend.
         step: when.
         css: its class in the style sheet.
         text: said when pointed at.
@@ -68,7 +68,7 @@ class Chart:
         width: of the picture, in its units; text is 12 high.
         height: likewise.
         from_zero: whether the axis begins at 0.
-        max_step: where the horizontal axis ends.
+        max_step: end of the horizontal axis.
     """
 
     title: str

@@ -30,14 +30,14 @@ class RunPage:
     Args:
         name: the run's.
         run_id: the run's.
-        outcome: how it ended.
+        outcome: outcome of the run.
         history: its steps and events.
         config: the configuration, without what its owner would not publish.
         facts: digests, method, strategy, counts.
-        reasons: why things that were left open were chosen so.
+        reasons: reasons for choices that were left open.
         warnings: trackers and channels that failed.
         message: the error of a failed run, or why one was stopped.
-        ended: when.
+        ended: time of the end.
     """
 
     name: str

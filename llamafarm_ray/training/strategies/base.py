@@ -30,7 +30,7 @@ class Place:
     Args:
         rank: its number among ``num_workers``; 0 logs and saves.
         num_workers: workers of the run.
-        device: where it computes.
+        device: its device.
     """
 
     rank: int
@@ -43,9 +43,9 @@ class LossScale:
     """State of fp16 loss scaling, the same for each library; one goes on from another's.
 
     Args:
-        scale: what losses are multiplied by.
+        scale: factor of the losses.
         good_steps: steps in a row that did not overflow; after a number of them the scale grows.
-        forgiven: how many more overflows leave the scale as it is, which is DeepSpeed's hysteresis; None from torch.
+        forgiven: number of further overflows that leave the scale as it is: DeepSpeed's hysteresis; None from torch.
     """
 
     scale: float
@@ -57,7 +57,7 @@ class Strategy(ABC):
     """Strategy that shares model, gradients and optimizer state between workers.
 
     Args:
-        place: which worker this is.
+        place: place of this worker.
         precision: the run's number format.
         training: the configuration's ``fine_tuning.training``.
         distributed: the configuration's ``fine_tuning.distributed``.

@@ -36,8 +36,8 @@ class Ending:
     """A run's end.
 
     Args:
-        outcome: how it ended.
-        facts: what is known of it now, such as the number of trained weights.
+        outcome: outcome of the run.
+        facts: present facts about it, such as the number of trained weights.
     """
 
     outcome: Outcome

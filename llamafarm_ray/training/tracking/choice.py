@@ -30,7 +30,7 @@ class Trackers:
         monitoring: the configuration.
         experiment: MLflow's experiment.
         wandb_mode: None: no W&B.
-        notes: what was chosen where the configuration left it open, a sentence each.
+        notes: choices that the configuration left open, a sentence each.
         environment: the driver's variables that W&B and MLflow read (keys, proxies), for a worker elsewhere.
     """
 

@@ -27,17 +27,17 @@ class SweepPage:
 
     Args:
         name: of the sweep.
-        metric: what decided.
+        metric: deciding metric.
         lower_is_better: whether its lowest value is the best.
-        domains: what was searched.
+        domains: searched domains.
         records: all trials.
         ranked: the finished ones, the best first.
-        words: what was found.
-        reasons: why this was searched.
-        ended_because: why no further trial began.
+        words: findings.
+        reasons: reasons for the search space.
+        ended_because: reason that no further trial began.
         seconds: over all sessions.
         is_running: whether there is more to come.
-        written: when.
+        written: time of writing.
     """
 
     name: str

@@ -77,7 +77,7 @@ def merge(
     """Write several datasets as one, without duplicates, and register it with the documents of all.
 
     Args:
-        registry: where the result is recorded.
+        registry: registry for the result.
         paths: of the datasets; of rows that are in several, those of the first one stay.
         output: a file of a type that can be written, or a folder.
         row_format: of the rows; None: the one that keeps everything.

@@ -25,7 +25,7 @@ class ListedDataset:
         digest: of its rows.
         num_train: rows to train on.
         num_validation: rows held out.
-        location: where it was written.
+        location: place it was written to.
         documents: the sources: path, digest, and how many examples each gave.
         trained: the model versions that were trained on it.
         evaluated: the model versions with results on it.

@@ -160,7 +160,7 @@ class EvaluationRun:
 
     @property
     def looks_at_general_texts(self) -> bool:
-        """True if general texts are measured: that needs a model to compare with."""
+        """Whether general texts are measured: there has to be a model to compare with."""
         has_baseline = self.rival is not None or self.model.adapter is not None
         return self.config.evaluation.forgetting and has_baseline
 

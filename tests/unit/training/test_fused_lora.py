@@ -73,7 +73,9 @@ def test_a_disabled_or_merged_adapter_is_left_to_peft():
     torch.testing.assert_close(fused(x), with_adapter)
 
 
-@pytest.mark.parametrize("options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True, "target_modules": ["first"]}])
+@pytest.mark.parametrize(
+    "options", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True, "target_modules": ["first"]}]
+)
 def test_layers_that_do_more_stay_as_they_are(options):
     assert use_fused_lora(wrapped(**options)) == 0
 

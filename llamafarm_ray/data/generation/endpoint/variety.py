@@ -1,4 +1,4 @@
-"""Who asks, and how difficult it is: spread over the passages by their digests."""
+"""Variety of pairs: personas and difficulties, spread over the passages by their digests."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ DETERMINERS = _words(
     "the a an each every all any most many some several few two three four five six seven eight nine ten"
 )
 POSSESSIVES = {"our": "your", "your": "my", "my": "your"}
-"""Who asks says "your office" of what the document calls "our office"."""
+"""Possessives as the asker uses them: "your office" for a document's "our office"."""
 
 ADVERBS = _words(
     "usually normally always also only currently typically generally often now still already automatically "
@@ -118,7 +118,7 @@ ATTRIBUTE_NOUNS = _words(
     "status supplier surface target telephone temperature term time times torque type value version voltage volume "
     "warranty website weight width year"
 )
-"""What a thing *has*: "What is the <height> of <the tower>?" is a question only for these."""
+"""Nouns of things that are *had*: "What is the <height> of <the tower>?" is a question only for these."""
 
 CONTAINER_TITLES = _words(
     "agreement brochure catalogue catalog charter checklist contract document faq glossary guide guidelines "

@@ -36,7 +36,7 @@ _MAX_ANSWER_SENTENCES = 3
 _MAX_HEADING_WORDS = 12
 _NUMBERING = re.compile(r"^(?:(?:chapter|section|part|step)\s+)?(?:\d+(?:\.\d+)*|[A-Z]|[IVX]+)[.):]\s+", re.IGNORECASE)
 _DESCRIBED = re.compile(r"(?:The|An?|Optional|Whether|Name|Number) |[^\d]*\.$")
-"""What a word means, where a property would have a value: "The name of a frame.", "Core tint support."."""
+"""Explanation of a word in the place of a property's value: "The name of a frame.", "Core tint support."."""
 _GLOSSARY = re.compile(r"\b(?:glossary|definitions|terms|vocabulary)\b", re.IGNORECASE)
 _FROM_STATEMENT, _FROM_SECTION = 0, 1
 _PROVENANCE = Provenance("rules")
@@ -147,7 +147,7 @@ def _is_attribute(term: str) -> bool:
 
 
 def _of_title(term: str, title: str) -> str:
-    """Whose attribute a term is: "" if it says so itself ("desk extension" under the title "The front desk")."""
+    """Return the owner of an attribute: "" if the term names it ("desk extension" under the title "The front desk")."""
     words = set(term.lower().split())
     if words & PREPOSITIONS or words & {word.lower() for word in title.split()}:
         return ""

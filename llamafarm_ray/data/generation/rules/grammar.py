@@ -75,7 +75,7 @@ class Verb:
 
     @property
     def auxiliary(self) -> str:
-        """What a question puts before the subject: does, do or did."""
+        """Auxiliary before the subject of a question: does, do or did."""
         return {"singular": "does", "plural": "do"}.get(self.number, "did")
 
 
@@ -96,7 +96,7 @@ def head_of(phrase: str) -> str:
 
 
 def is_plural(phrase: str) -> bool:
-    """Whether the head of a noun phrase (its last word before a preposition) looks plural, or it joins two by *and*."""
+    """Return True if a noun phrase's head (its last word before a preposition) looks plural, or *and* joins two."""
     words, head = phrase.lower().split(), head_of(phrase)
     if "and" in words and words.index("and") <= words.index(head):
         return True
@@ -105,7 +105,7 @@ def is_plural(phrase: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """What a document shows about its words: which it writes small inside a sentence, which with a capital."""
+    """Words of a document by their spelling inside sentences: small, or with a capital."""
 
     small: frozenset[str] = field(default_factory=frozenset)
     capital: frozenset[str] = field(default_factory=frozenset)

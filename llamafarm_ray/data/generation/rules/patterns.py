@@ -46,7 +46,7 @@ __all__ = ["AGENT_PARTICIPLES", "PATTERNS", "Pattern", "Regime", "Who"]
 
 
 class Regime(Enum):
-    """How the parts make a question; {ask} is the pattern's ``ask``."""
+    """Construction of a question from its parts; {ask} is the pattern's ``ask``."""
 
     DO = auto()  # {wh} does {subject} {base form}{ask}
     BE = auto()  # {wh} {verb} {subject}{ask}
@@ -54,7 +54,7 @@ class Regime(Enum):
 
 
 class Who(Enum):
-    """Which subjects a pattern takes."""
+    """Subjects that a pattern takes."""
 
     ANY = auto()
     THING = auto()  # no person

@@ -66,7 +66,7 @@ def questions_of(sentence: str, lexicon: Lexicon) -> Iterator[Question]:
 
 
 def _from_condition(text: str) -> Iterator[Question]:
-    """What should you do if the alarm sounds (leave the building); what happens if a book is late (a fee is due)."""
+    """Yield a question about a condition: "What should you do if it rings?", "What happens if a book is late?"."""
     match = _CONDITION.fullmatch(text)
     if match is None or not _is_closed(match["condition"]):
         return
@@ -85,7 +85,7 @@ def _is_closed(text: str) -> bool:
 
 
 def _from_goal(text: str) -> Iterator[Question]:
-    """How do you reset the pump: from "To reset the pump, hold the red button"."""
+    """Yield questions about a goal: "How do you reset the pump?" from "To reset the pump, hold the red button"."""
     match = _GOAL.fullmatch(text)
     if match and match["main"].split()[0].lower() in IMPERATIVES and match["verb"] != "be":
         yield Question(f"How do you {match['goal']}?", f"how to {match['goal']}")

@@ -26,7 +26,7 @@ class Slot:
     """Cache slot of one answer in llama.cpp.
 
     Attributes:
-        number: which.
+        number: the slot's number.
         tokens: of what was computed in it last, and what an answer has so far.
     """
 
@@ -45,7 +45,7 @@ class LlamaAnswer:
     Args:
         connection: to the server.
         slot: the answer's.
-        params: how tokens are drawn.
+        params: sampling parameters.
         end_of_text: a token without letters.
     """
 

@@ -35,10 +35,10 @@ class GgufEngine:
     """An :class:`~llamafarm_ray.serving.engines.base.Engine` of GGUF files.
 
     Args:
-        base_name: what requests call the base model by.
+        base_name: name of the base model in requests.
         path: its file, or the folder that holds it.
         max_model_len: the longest prompt with its answer, in tokens; by default what the model was made for.
-        n_parallel: how many answers are written at the same time; each has memory for ``max_model_len`` tokens.
+        n_parallel: answers written at the same time; each has memory for ``max_model_len`` tokens.
         n_threads: CPU threads; by default llama.cpp's choice.
 
     Raises:

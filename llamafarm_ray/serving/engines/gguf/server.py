@@ -44,7 +44,7 @@ class LlamaSettings:
         model: the GGUF file of a model.
         lora: that of a low-rank update of it.
         max_model_len: the longest prompt with its answer, in tokens.
-        n_parallel: how many answers are written at the same time, each with a KV cache for that many tokens.
+        n_parallel: answers written at the same time, each with a KV cache for that many tokens.
         n_threads: CPU threads; ``None``: llama.cpp's choice.
         embedding: whether it gives vectors, and writes nothing.
     """
