@@ -3,18 +3,16 @@
 import json
 
 import pytest
-import torch
 from adapters import make_adapter
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
+from llamafarm_ray.evaluation.benchmarks.compare import compare_benchmarks
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import load_tasks
-from llamafarm_ray.evaluation.measured_model import MeasuredModel
-from llamafarm_ray.evaluation.measuring import MeasuringJob, measure
-from llamafarm_ray.models.loading import load_model
-from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.evaluation.benchmarks.workers import LocalWorkers
 from llamafarm_ray.storage import Location
 
 pytest.importorskip("lm_eval", reason="the extra `benchmarks` is not installed")
@@ -50,8 +48,12 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def parts(base):
-    return load_model(base, dtype=torch.float32).eval(), load_tokenizer(base)
+def workers():
+    return LocalWorkers()
+
+
+def asked(base, weights="w", adapter=None, **options):
+    return AskedModel("transformers", {"base": base, "adapter": adapter}, weights, **options)
 
 
 def plan(data, *names, **options):
@@ -86,49 +88,54 @@ def direct(base, data, subject, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_fewshot": 2}])
-def test_scores_are_those_of_lm_eval_itself(base, parts, data, options):
-    found = run_benchmarks(plan(data, *(f"mmlu_{one}" for one in SUBJECTS), **options), *parts, weights="w")
+def test_scores_are_those_of_lm_eval_itself(base, workers, data, options):
+    found = run_benchmarks(plan(data, *(f"mmlu_{one}" for one in SUBJECTS), **options), asked(base), workers)
     for subject in SUBJECTS:
         scores = found[f"mmlu_{subject}"]
         assert scores.metrics["accuracy"] == direct(base, data, subject, **options)
         assert scores.num_examples == 6
 
 
-def test_the_chat_template_changes_the_prompts_as_it_does_there(base, parts, data):
-    found = run_benchmarks(plan(data, chat_template=True), *parts, weights="w")
+def test_the_chat_template_changes_the_prompts_as_it_does_there(base, workers, data):
+    found = run_benchmarks(plan(data, chat_template=True), asked(base), workers)
     assert found["mmlu_anatomy"].metrics["accuracy"] == direct(base, data, "anatomy", apply_chat_template=True)
 
 
-def test_a_stored_result_answers_for_equal_inputs_alone(parts, data, tmp_path, monkeypatch):
+def test_a_stored_result_answers_for_equal_inputs_alone(base, workers, data, tmp_path, monkeypatch):
     import lm_eval
 
     store = ResultStore(Location(tmp_path))
-    asked = []
+    runs = []
     own = lm_eval.simple_evaluate
-    monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **options: asked.append(1) or own(**options))
+    monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **options: runs.append(1) or own(**options))
 
     def run(weights="w", **options):
-        return run_benchmarks(plan(data, **options), *parts, weights=weights, store=store)["mmlu_anatomy"]
+        return run_benchmarks(plan(data, **options), asked(base, weights), workers, store=store)["mmlu_anatomy"]
 
     first = run()
     assert run() == first
-    assert len(asked) == 1
+    assert len(runs) == 1
     run(weights="other")
     run(num_fewshot=1)
     run(chat_template=True)
     run(limit=3)
-    assert len(asked) == 5
+    assert len(runs) == 5
     (data / "anatomy" / "test.jsonl").write_text(json.dumps(question(99)) + "\n", encoding="utf-8")
     run()
-    assert len(asked) == 6
+    assert len(runs) == 6
 
 
-def test_an_adapter_stands_beside_its_base(base, data, tmp_path):
+def test_an_adapter_stands_beside_its_base(base, workers, data, tmp_path):
     adapter = make_adapter(base, tmp_path, seed=3)
-    asked = MeasuringJob(
-        MeasuredModel(base, adapter, "adapter", "base"), None, "bot", (), plan(data, "mmlu_astronomy"), 6, None
-    )
-    found = measure(asked, lambda *_: None).benchmarks["mmlu_astronomy"]
+    found = compare_benchmarks(
+        plan(data, "mmlu_astronomy"),
+        asked(base, "adapter", adapter),
+        asked(base, "base", adapter, with_adapter=False),
+        workers,
+        model_id="bot",
+        store=None,
+        report=lambda *_: None,
+    ).benchmarks["mmlu_astronomy"]
     assert found.baseline["accuracy"] == direct(base, data, "astronomy")
     assert found.improvement == f"{found.metrics['accuracy'] - found.baseline['accuracy']:+.2f}"
     assert (found.digests["weights"], found.digests["backend"]) == ("adapter", "transformers")
