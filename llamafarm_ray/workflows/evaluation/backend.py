@@ -89,6 +89,7 @@ def _endpoint_options(settings: Evaluation, model: EvaluatedModel) -> dict[str, 
     endpoint = Endpoint(
         base_url=str(given.base_url),
         model=given.model or model.version or model.model_id,
+        version=model.version,
         api_key_env=given.api_key_env,
         concurrency=given.concurrency,
         timeout_s=given.timeout_s,

@@ -117,16 +117,19 @@ class EvaluationRun:
             [
                 one.training_data(config, registry)
                 for one in (found, rival)
-                if one is not None and (custom or asked.risk or asked.questions)
+                if one is not None and (custom or asked.risk or asked.questions or asked.benchmark_data)
             ],
             leaves_out=asked.decontaminate,
         )
-        exam = exam_of_files(stored.applied(config), sets)
+        applied = stored.applied(config)
+        if asked.benchmarks and applied.evaluation.benchmark_data is not None:
+            sets.note_benchmarks(Path(applied.evaluation.benchmark_data).expanduser())
+        exam = exam_of_files(applied, sets)
         custom = tuple(map(sets.clean_set, custom))
         judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
         risks = plan_risks(config, exam, sets.trained[0]) if asked.risk else None
         return cls(
-            stored.applied(config),
+            applied,
             found,
             rival,
             examples,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ _NOT_FOUND: Final = 404
 _SERVER_ERROR: Final = 500
 _LONGEST_WAIT_S: Final = 30.0
 _SHOWN_CHARS: Final = 200
+_VERSION: Final = re.compile(r"[^:#@]+:\d+\.\d+\.\d+[^:#@]*")
+"""A reference that a deployment of this package answers as."""
 
 
 class EndpointEngine:
@@ -117,16 +120,28 @@ class EndpointEngine:
                 failure = self._passing_failure(response)
                 continue
             try:
-                choice: dict[str, Any] = response.json()["choices"][0]
+                answered = response.json()
+                choice: dict[str, Any] = answered["choices"][0]
             except (ValueError, KeyError, IndexError, TypeError):
                 failure = f"an answer that is no completion: {response.text[:_SHOWN_CHARS]!r}"
                 continue
+            self._check_version(str(answered.get("model") or ""))
             return choice
         raise InfrastructureError(
             f"The endpoint {endpoint.base_url} gave no answer in {endpoint.max_attempts} attempts; the last one: "
             f"{failure}.",
             hint="Look at the server's log, and run it again.",
         )
+
+    def _check_version(self, answered: str) -> None:
+        """Refuse the answer of another version than the one that is evaluated: an alias may have moved."""
+        version = answered.partition("#")[0]
+        wanted = self._endpoint.version
+        if wanted and version != wanted and _VERSION.fullmatch(version):
+            raise InputError(
+                f"The endpoint {self._endpoint.base_url} answers as {version}, and {wanted} is evaluated.",
+                hint=f"Set evaluation.endpoint.model to {wanted}, or evaluate {version}.",
+            )
 
     def _passing_failure(self, response: httpx.Response) -> str:
         """Return the name of a failure that may pass; raise one that won't."""

@@ -14,6 +14,7 @@ class Endpoint:
     Args:
         base_url: address up to ``/v1``.
         model: name of the model there.
+        version: the version that has to answer, as ``name:1.2.0``; empty where it is not known.
         api_key_env: environment variable that holds the key.
         concurrency: most requests at once.
         timeout_s: longest wait for one answer.
@@ -22,6 +23,7 @@ class Endpoint:
 
     base_url: str
     model: str
+    version: str = ""
     api_key_env: str = "OPENAI_API_KEY"
     concurrency: int = 8
     timeout_s: float = 120.0

@@ -1,18 +1,24 @@
 """Benchmarks by lm-eval, on local files with its own definitions, against its own evaluation."""
 
 import json
+import threading
+from contextlib import contextmanager
 
 import pytest
 from adapters import make_adapter
+from gguf_files import write_gguf
+from patience import wait_until
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
+from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
 from llamafarm_ray.evaluation.benchmarks.compare import compare_benchmarks
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import load_tasks
 from llamafarm_ray.evaluation.benchmarks.workers import LocalWorkers
+from llamafarm_ray.serving.engines.app import EngineApp
 from llamafarm_ray.storage import Location
 
 pytest.importorskip("lm_eval", reason="the extra `benchmarks` is not installed")
@@ -139,6 +145,84 @@ def test_an_adapter_stands_beside_its_base(base, workers, data, tmp_path):
     assert found.baseline["accuracy"] == direct(base, data, "astronomy")
     assert found.improvement == f"{found.metrics['accuracy'] - found.baseline['accuracy']:+.2f}"
     assert (found.digests["weights"], found.digests["backend"]) == ("adapter", "transformers")
+
+
+class Dying(LocalWorkers):
+    """Workers that die after some chunks."""
+
+    def __init__(self, num_answered):
+        super().__init__()
+        self.left, self.asked = num_answered, 0
+
+    def answers(self, model, chunks):
+        for found in super().answers(model, chunks):
+            if self.left == 0:
+                raise ClusterError("killed")
+            self.left, self.asked = self.left - 1, self.asked + 1
+            yield found
+
+
+def test_a_run_that_was_killed_asks_nothing_twice_and_has_the_same_scores(base, workers, tmp_path):
+    (tmp_path / "data").mkdir()
+    text = "".join(json.dumps(question(number)) + "\n" for number in range(70))
+    (tmp_path / "data" / "test.jsonl").write_text(text, encoding="utf-8")
+    many = plan(tmp_path / "data", num_fewshot=0)
+    store = ResultStore(Location(tmp_path / "home"))
+    dying, going_on = Dying(2), Dying(-1)
+    with pytest.raises(ClusterError, match="killed"):
+        run_benchmarks(many, asked(base), dying, store=store)
+    found = run_benchmarks(many, asked(base), going_on, store=store)
+    assert (dying.asked, going_on.asked) == (2, 1), "chunks of 32 of the 70 questions"
+    assert found == run_benchmarks(many, asked(base), workers)
+    assert not list((tmp_path / "home" / "benchmark-answers").rglob("*.json")), "the result is there instead"
+
+
+def test_an_endpoint_scores_as_transformers_do(base, workers, data, tmp_path):
+    from llamafarm_ray.serving.engines.transformers import transformers_engine
+
+    engine = transformers_engine("tiny", base)
+    with serving(engine) as url:
+        options = {"endpoint": Endpoint(url, "tiny"), "tokenizer": base, "max_length": 256}
+        for template in (False, True):
+            found = run_benchmarks(
+                plan(data, chat_template=template), AskedModel("endpoint", options, "w", keeps=False), workers
+            )
+            same = run_benchmarks(plan(data, chat_template=template), asked(base), workers)
+            assert found["mmlu_anatomy"].metrics == same["mmlu_anatomy"].metrics
+            assert found["mmlu_anatomy"].digests["backend"] == "endpoint"
+
+
+def test_a_gguf_scores_as_the_weights_that_it_was_made_from(base, workers, data, tmp_path):
+    pytest.importorskip("xllamacpp")
+    file = write_gguf(base, tmp_path / "gguf" / "model.gguf")
+    found = run_benchmarks(plan(data), AskedModel("gguf", {"base": file.parent, "adapter": None}, "g"), workers)
+    same = run_benchmarks(plan(data), asked(base), workers)
+    assert found["mmlu_anatomy"].metrics["accuracy"] == same["mmlu_anatomy"].metrics["accuracy"]
+    context = ["What needs water? Answer:"]
+    requests = [(context[0], " a llama"), (context[0], " the sea")]
+    scored = [
+        workers.answerer(model).answer("loglikelihood", requests, with_adapter=True, has_template=False)
+        for model in (AskedModel("gguf", {"base": file.parent, "adapter": None}, "g"), asked(base))
+    ]
+    assert [one for one, _ in scored[0]] == pytest.approx([one for one, _ in scored[1]], abs=1e-2)
+    assert [one for _, one in scored[0]] == [one for _, one in scored[1]]
+
+
+@contextmanager
+def serving(engine):
+    """An engine's completions over HTTP on loopback."""
+    import uvicorn
+
+    config = uvicorn.Config(EngineApp(engine), host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_until(lambda: server.started, within_s=10)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_a_task_without_data_or_of_another_name_is_refused(data):

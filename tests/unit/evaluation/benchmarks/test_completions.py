@@ -130,3 +130,14 @@ def test_the_key_is_sent_and_answers_are_written(monkeypatch):
     assert found == [" Paris", " Paris"]
     assert asked[0][2]["Authorization"] == "Bearer secret"
     assert (asked[0][1]["max_tokens"], asked[0][1]["stop"]) == (7, ["\n"])
+
+
+def test_another_version_than_the_one_that_is_evaluated_is_refused():
+    def answer(name):
+        return lambda number, body: (200, {**completion(number, body)[1], "model": name})
+
+    for name in ("bot:1.0.0#1234abcd", "bot:1.0.0", "/models/llama", "bot", ""):
+        with server(answer(name)) as (url, _):
+            assert scores(url, (*CONTEXT, *RIGHT), version="bot:1.0.0") == [(-3.0, True)]
+    with server(answer("bot:1.1.0#1234abcd")) as (url, _), pytest.raises(InputError, match=r"answers as bot:1\.1\.0"):
+        scores(url, (*CONTEXT, *RIGHT), version="bot:1.0.0")
