@@ -134,7 +134,8 @@ def test_a_benchmarks_scores_do_not_depend_on_the_number_of_workers(tmp_path):
     ]
     (tmp_path / "data").mkdir()
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "data" / "test.jsonl").write_text(text, encoding="utf-8")
+    for split in ("test", "dev"):
+        (tmp_path / "data" / f"{split}.jsonl").write_text(text, encoding="utf-8")
     found = {}
     for workers in (1, 3):
         registry = RegistryService(Location(tmp_path / f"home{workers}"), principal="ann")

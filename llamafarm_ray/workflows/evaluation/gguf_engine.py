@@ -47,10 +47,11 @@ class _GgufTokens:
         self._has_adapter = adapter is not None
         if adapter is not None:
             asyncio.run(self._engine.load_adapter(_ADAPTED, adapter))
-        self.tokenizer: Any = self._engine.tokenizer
+        tokenizer: Any = self._engine.tokenizer
         bos = read_gguf(gguf_file(base)).facts.get("tokenizer.ggml.bos_token_id")
-        self.tokenizer.bos_token_id = bos if isinstance(bos, int) else None
-        self.tokenizer.bos_token = "" if self.tokenizer.bos_token_id is None else self.tokenizer.decode([bos])
+        tokenizer.bos_token_id = bos if isinstance(bos, int) else None
+        tokenizer.bos_token = "" if tokenizer.bos_token_id is None else tokenizer.decode([tokenizer.bos_token_id])
+        self.tokenizer = tokenizer
         self.max_length = (self._engine.max_model_len(_BASE) or 2**31) - 1
 
     def score(self, texts: Sequence[ScoredText], *, with_adapter: bool) -> list[tuple[float, bool]]:

@@ -165,7 +165,8 @@ class Dying(LocalWorkers):
 def test_a_run_that_was_killed_asks_nothing_twice_and_has_the_same_scores(base, workers, tmp_path):
     (tmp_path / "data").mkdir()
     text = "".join(json.dumps(question(number)) + "\n" for number in range(70))
-    (tmp_path / "data" / "test.jsonl").write_text(text, encoding="utf-8")
+    for split in ("test", "dev"):
+        (tmp_path / "data" / f"{split}.jsonl").write_text(text, encoding="utf-8")
     many = plan(tmp_path / "data", num_fewshot=0)
     store = ResultStore(Location(tmp_path / "home"))
     dying, going_on = Dying(2), Dying(-1)
