@@ -47,6 +47,15 @@ def command(
     chat_template: Annotated[
         bool, typer.Option("--chat-template", help="Ask benchmarks through the model's chat template.")
     ] = False,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="Benchmarks' engine: transformers, vllm, gguf or endpoint.")
+    ] = None,
+    endpoint: Annotated[
+        str | None, typer.Option("--endpoint", help="Address up to /v1: benchmarks are asked there, as the model.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Ray workers that benchmarks are shared among.")
+    ] = None,
     custom: Annotated[
         list[str] | None,
         typer.Option("--custom", help="Evaluation of your own: a name, a file or a registered set; may be repeated."),
@@ -94,6 +103,9 @@ def command(
         "evaluation.benchmark_data": data,
         "evaluation.num_fewshot": fewshot,
         "evaluation.benchmark_chat_template": chat_template or None,
+        "evaluation.benchmark_backend": backend,
+        "evaluation.benchmark_workers": workers,
+        "evaluation.endpoint.base_url": endpoint,
         "evaluation.custom_evaluations": custom or None,
         "evaluation.questions": questions,
         "evaluation.corpus": corpus,

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from llamafarm_ray.config.base import Names, Section, Unused, as_tuple, section
 from llamafarm_ray.config.generation import Server
 
-__all__ = ["RISKS", "Evaluation", "Judge", "JudgeMethod", "Metric", "Risk"]
+__all__ = ["RISKS", "Backend", "BenchmarkEndpoint", "Evaluation", "Judge", "JudgeMethod", "Metric", "Risk"]
 
 Metric = Literal[
     "perplexity",
@@ -32,6 +32,9 @@ Metric = Literal[
 Risk = Literal["robustness", "fairness", "memorization", "prompt_injection", "jailbreaks", "over_refusal"]
 RISKS: tuple[Risk, ...] = get_args(Risk)
 """All risks that can be measured."""
+
+Backend = Literal["transformers", "vllm", "gguf", "endpoint"]
+"""Engines that benchmarks are asked on."""
 
 JudgeMethod = Literal["pairwise", "rubric"]
 
@@ -68,6 +71,32 @@ class Judge(Section):
         )
 
 
+class BenchmarkEndpoint(Section):
+    """A running endpoint that benchmarks are asked on, by OpenAI's completions with log-probabilities."""
+
+    base_url: str | None = Field(
+        default=None, min_length=1, pattern=r"^https?://", description="Address up to '/v1'; unset: no endpoint."
+    )
+    model: str | None = Field(
+        default=None, min_length=1, description="Name of the model there; unset: the reference of the version."
+    )
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY", min_length=1, description="Environment variable that holds the key."
+    )
+    concurrency: int = Field(default=8, ge=1, le=1024, description="Most requests at once.")
+    timeout_s: float = Field(default=120.0, gt=0, le=3600, description="Longest wait for one answer.")
+    max_attempts: int = Field(
+        default=5, ge=1, le=100, description="Attempts of a request that fails for a while: 429, 5xx, time-outs."
+    )
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Nothing is asked there without an address."""
+        if self.base_url is not None:
+            return {}
+        names = ("model", "api_key_env", "concurrency", "timeout_s", "max_attempts")
+        return dict.fromkeys(names, Unused("base_url", "has no effect while {1} is not set."))
+
+
 class Evaluation(Section):
     """The metrics and tests of a trained model."""
 
@@ -86,6 +115,15 @@ class Evaluation(Section):
     benchmark_chat_template: bool = Field(
         default=False, description="Ask benchmarks through the model's chat template."
     )
+    benchmark_backend: Backend | None = Field(
+        default=None,
+        description="Engine that benchmarks are asked on; unset: the endpoint where one is set, gguf for GGUF files, "
+        "else transformers.",
+    )
+    benchmark_workers: int = Field(
+        default=1, ge=1, le=1024, description="Ray workers that benchmarks are shared among; scores stay the same."
+    )
+    endpoint: BenchmarkEndpoint = section(BenchmarkEndpoint, "A running endpoint that benchmarks are asked on.")
     custom_evaluations: Names = Field(
         default=(),
         description="Evaluations of your own: names in ./evaluations, files with questions or descriptions, or "

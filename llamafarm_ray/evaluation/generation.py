@@ -10,18 +10,16 @@ from typing import Any, TypeVar
 
 import torch
 
+from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.chat import end_of_turn_ids
 from llamafarm_ray.models.loading import load_model
 
-__all__ = ["Generated", "Report", "by_length", "generate", "load_for_inference", "pad", "part_of"]
+__all__ = ["Generated", "by_length", "generate", "inference_precision", "load_for_inference", "pad"]
 
 _BATCH_SIZE = 8
 
 _Row = TypeVar("_Row")
-
-Report = Callable[[str, float], None]
-"""Called with what is being done and how much of the whole is done, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +37,17 @@ class Generated:
     seconds: float
 
 
-def load_for_inference(base_model: Path, adapter: Path | None) -> Any:
-    """Return a model, with its adapter if there is one, on this machine's best device."""
+def inference_precision() -> tuple[torch.device, torch.dtype]:
+    """Return this machine's best device, and the type of numbers that models compute in there."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    model = load_model(base_model, dtype=torch.bfloat16 if has_bf16 else torch.float32)
+    return device, torch.bfloat16 if has_bf16 else torch.float32
+
+
+def load_for_inference(base_model: Path, adapter: Path | None) -> Any:
+    """Return a model, with its adapter if there is one, on this machine's best device."""
+    device, dtype = inference_precision()
+    model = load_model(base_model, dtype=dtype)
     if adapter is not None:
         model = load_adapter(model, adapter)
     model.config.use_cache = True
@@ -103,12 +107,3 @@ def pad(rows: list[list[int]], value: int, *, left: bool) -> tuple[torch.Tensor,
         padded[index, where] = torch.tensor(row)
         mask[index, where] = 1
     return padded, mask
-
-
-def part_of(report: Report, prefix: str, start: float, share: float) -> Report:
-    """Return a report of one part of the whole."""
-
-    def report_part(what: str, done: float) -> None:
-        report(f"{prefix}{what}", start + share * done)
-
-    return report_part

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from llamafarm_ray.evaluation.generation import Report, by_length, pad
+from llamafarm_ray.evaluation.generation import by_length, pad
+from llamafarm_ray.evaluation.progress import Report
 
 __all__ = ["Loss", "Scored", "losses_of"]
 

@@ -1,4 +1,4 @@
-"""Custom evaluations, benchmarks and general texts, of a model and its baseline, in this process: no Ray here."""
+"""Custom evaluations and general texts, of a model and its baseline, in this process: no Ray here."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
-from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
-from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.custom.questions import Question
 from llamafarm_ray.evaluation.custom.sets import CustomSet, measure_set, paired_answers
 from llamafarm_ray.evaluation.general import GENERAL
 from llamafarm_ray.evaluation.general.texts import general_result, general_samples
-from llamafarm_ray.evaluation.generation import Report, generate, load_for_inference, part_of
+from llamafarm_ray.evaluation.generation import generate, load_for_inference
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.metrics import Sample
+from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
 from llamafarm_ray.models.chat import render_chat
 from llamafarm_ray.models.folder import check_base_model
@@ -29,35 +28,30 @@ __all__ = ["MeasuringJob", "measure", "measure_settings"]
 
 @dataclass(frozen=True, slots=True)
 class MeasuringJob:
-    """Sets and benchmarks to ask.
+    """Sets to ask.
 
     Args:
         model: the model.
         rival: the model to compare with; None: the base without the adapter.
         model_id: recorded in the result.
         custom: evaluations of the user's own.
-        benchmarks: public benchmarks.
         general: whether the loss of fixed texts is measured, which shows what was forgotten.
         max_new_tokens: the longest answer, where a set does not say.
-        store: where results of benchmarks are kept.
     """
 
     model: MeasuredModel
     rival: MeasuredModel | None
     model_id: str
     custom: tuple[CustomSet, ...]
-    benchmarks: BenchmarkPlan | None
     max_new_tokens: int
-    store: ResultStore | None
     general: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class _Given:
-    """A model's answers by set, scores by benchmark, losses of general texts, and the digest of its chat template."""
+    """A model's answers by set, losses of general texts, and the digest of its chat template."""
 
     answers: dict[str, list[str]]
-    scores: dict[str, BenchmarkScores]
     general: dict[int, Sample]
     template: str
 
@@ -73,7 +67,7 @@ def measure(job: MeasuringJob, report: Report) -> EvaluationResult:
     Differences from the baseline are corrected for the number of metrics of all sets together.
 
     Raises:
-        UserError: a model, a set or a benchmark is unusable.
+        UserError: a model or a set is unusable.
     """
     quiet_libraries()
     has_two = job.rival is not None
@@ -91,8 +85,6 @@ def measure(job: MeasuringJob, report: Report) -> EvaluationResult:
         )
         answered += one_by_one
         pairs |= {(asked.name, metric): one for metric, one in paired_answers(one_by_one).items()}
-    for name, scores in given.scores.items():
-        benchmarks[name] = scores.beside(before.scores[name]) if before is not None else scores
     if job.general:
         known_before = before.general if before is not None else None
         benchmarks[GENERAL] = general_result(given.general, known_before, given.template)
@@ -111,14 +103,14 @@ def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: 
     report("loading the model", 0.0)
     model = load_for_inference(asked.base, asked.adapter)
     if not with_base or asked.adapter is None:
-        return _ask_loaded(job, model, tokenizer, asked.weights, report), None
+        return _ask_loaded(job, model, tokenizer, report), None
     with model.disable_adapter():
-        before = _ask_loaded(job, model, tokenizer, asked.base_weights, part_of(report, "baseline: ", 0.0, 0.5))
-    return _ask_loaded(job, model, tokenizer, asked.weights, part_of(report, "", 0.5, 0.5)), before
+        before = _ask_loaded(job, model, tokenizer, part_of(report, "baseline: ", 0.0, 0.5))
+    return _ask_loaded(job, model, tokenizer, part_of(report, "", 0.5, 0.5)), before
 
 
-def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, weights: str, report: Report) -> _Given:
-    share = 1 / (len(job.custom) + (job.benchmarks is not None) + job.general)
+def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, report: Report) -> _Given:
+    share = 1 / (len(job.custom) + job.general)
     answers = {
         one.name: _answer(
             model,
@@ -129,12 +121,8 @@ def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, weights: str, rep
         )
         for at, one in enumerate(job.custom)
     }
-    scores: dict[str, BenchmarkScores] = {}
-    if job.benchmarks is not None:
-        report(", ".join(job.benchmarks.names), 1 - share * (1 + job.general))
-        scores = run_benchmarks(job.benchmarks, model, tokenizer, weights=weights, store=job.store)
     general = general_samples(model, tokenizer, part_of(report, "", 1 - share, share)) if job.general else {}
-    return _Given(answers, scores, general, Digest.of(str(tokenizer.chat_template).encode()))
+    return _Given(answers, general, Digest.of(str(tokenizer.chat_template).encode()))
 
 
 def _answer(

@@ -10,9 +10,10 @@ from typing import Any
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.evaluation.comparison import compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
-from llamafarm_ray.evaluation.generation import Generated, Report, generate, load_for_inference, part_of
+from llamafarm_ray.evaluation.generation import Generated, generate, load_for_inference
 from llamafarm_ray.evaluation.losses import Scored, losses_of
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
+from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
 from llamafarm_ray.models.chat import TokenisedChat, render_chat, tokenise_turns
 from llamafarm_ray.models.folder import check_base_model

@@ -11,7 +11,16 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from llamafarm_ray.config.values import Comparison
 
-__all__ = ["Goal", "GoalField", "NoWorse", "is_lower_better", "metric_value", "parse_goal", "result_value"]
+__all__ = [
+    "Goal",
+    "GoalField",
+    "NoWorse",
+    "is_lower_better",
+    "metric_value",
+    "parse_goal",
+    "result_backend",
+    "result_value",
+]
 
 _NO_WORSE: Final = re.compile(
     r"no worse than (?P<alias>[a-z0-9][a-z0-9._-]{0,62})(?: by more than (?P<margin>\d{1,9}(?:\.\d{1,9})?))?"
@@ -99,13 +108,30 @@ def result_value(metrics: Mapping[str, Any], name: str) -> float | None:
     ``perplexity`` one of the held-out examples, ``rag_accuracy`` or ``error_rate`` one of the other groups, and
     ``jailbreaks`` the first score of a risk.
     """
-    for place in (name, f"{_RESULTS}.{name}", *(f"{_RESULTS}.{group}.{name}" for group in _GROUPS)):
+    for place in _places(name):
         value = _found(metrics, place)
         if isinstance(value, float):
             return value
         if value is not None and (main := _main_score(value)) is not None:
             return main
     return None
+
+
+def result_backend(metrics: Mapping[str, Any], name: str) -> str:
+    """Return the engine behind the number that a rule names; empty where it is not recorded."""
+    for place in _places(name):
+        value = _found(metrics, place)
+        if value is None or (isinstance(value, Mapping) and _main_score(value) is None):
+            continue
+        scores = value if isinstance(value, Mapping) else _found(metrics, place.rpartition(".")[0])
+        digests = scores.get("digests") if isinstance(scores, Mapping) else None
+        return str(digests.get("backend", "")) if isinstance(digests, Mapping) else ""
+    return ""
+
+
+def _places(name: str) -> tuple[str, ...]:
+    """Return the dotted names that a rule's name may stand for, the nearest first."""
+    return (name, f"{_RESULTS}.{name}", *(f"{_RESULTS}.{group}.{name}" for group in _GROUPS))
 
 
 def _main_score(scores: Mapping[str, Any]) -> float | None:

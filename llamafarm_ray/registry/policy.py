@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from llamafarm_ray.config.values import Comparison
-from llamafarm_ray.registry.goals import Goal, GoalField, metric_value, result_value
+from llamafarm_ray.registry.goals import Goal, GoalField, NoWorse, metric_value, result_backend, result_value
 
 __all__ = ["Candidate", "Policy", "Violation", "flat_metrics", "license_violations", "metric_value", "violations"]
 
@@ -109,11 +109,17 @@ def _metric_violation(
     if isinstance(goal, Comparison):
         return None if goal.holds(value) else f"{name} must be {goal}, and is {value:g}"
     other = version_at(goal.alias)
-    if other is None or other.ref == candidate.ref:
-        return None
+    return None if other is None or other.ref == candidate.ref else _lost(name, goal, value, candidate, other)
+
+
+def _lost(name: str, goal: NoWorse, value: float, candidate: Candidate, other: Candidate) -> str | None:
+    """Say what a candidate loses against another version; None if it loses nothing."""
     theirs = result_value(other.metrics, name)
     if theirs is None:
         return f"{name} must be {goal}, and was not measured of {other.ref}"
+    ours, others = result_backend(candidate.metrics, name), result_backend(other.metrics, name)
+    if ours and others and ours != others:
+        return f"{name} must be {goal}, and was measured on {ours} where {other.ref} was measured on {others}"
     if goal.holds(name, value, theirs):
         return None
     return f"{name} must be {goal}, and is {value:g} where {other.ref} has {theirs:g}"

@@ -14,7 +14,7 @@ from llamafarm_ray.types import Digest
 __all__ = ["StoredManifests", "names_stored", "with_stored"]
 
 _MOST = 10_000
-_Command = TypeVar("_Command", Register, RegisterDataset)
+_Command = TypeVar("_Command", bound=Register | RegisterDataset)
 
 
 def names_stored(command: Command) -> TypeGuard[Register | RegisterDataset]:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
-from llamafarm_ray.data.quality.decontamination import Overlap, find_overlaps
+from llamafarm_ray.data.quality.decontamination import Overlap, find_overlaps, questions_of
+from llamafarm_ray.data.records import read_file
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.benchmarks.tasks import DATA_FILES
 from llamafarm_ray.evaluation.custom.sets import CustomSet
 from llamafarm_ray.workflows.training_data import TrainingData
 
 __all__ = ["Decontamination"]
 
+BENCHMARK_DATA = "benchmark_data"
+"""Name of benchmarks' data among what was compared."""
+_ASKED_SPLITS = {"test", "validation"}
 _MOST_SHOWN = 20
 _Question = TypeVar("_Question")
 
@@ -63,6 +69,22 @@ class Decontamination:
             return asked
         return replace(asked, questions=tuple(self.clean(asked.name, asked.questions, texts)))
 
+    def note_benchmarks(self, folder: Path) -> None:
+        """Note the questions of benchmarks' test data that the training data hold; all are asked, as elsewhere.
+
+        Args:
+            folder: the data, one file a split.
+
+        Raises:
+            InputError: a file can't be read.
+        """
+        files = sorted(path for path in folder.rglob("*") if path.suffix in DATA_FILES and _is_asked(path))
+        for place in sorted({path.parent for path in files}):
+            rows = (record for path in files if path.parent == place for _, record in read_file(path))
+            texts = [text for row in rows for text in questions_of(row)]
+            if texts:
+                self._note(f"{BENCHMARK_DATA}/{place.relative_to(folder).as_posix()}", texts, leaves_out=False)
+
     @property
     def report(self) -> dict[str, Any] | None:
         """Return the findings by set, and the reasons against a comparison with training data; None without any set."""
@@ -86,6 +108,11 @@ class Decontamination:
         else:
             self.found[name] = {"num_questions": len(texts)}
         return {at: overlap for at, (overlap, _) in overlaps.items()}
+
+
+def _is_asked(path: Path) -> bool:
+    """Return True for a split that benchmarks ask, and not take examples from."""
+    return path.stem.partition("-")[0] in _ASKED_SPLITS
 
 
 def _asked(overlap: Overlap) -> str:

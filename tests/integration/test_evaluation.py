@@ -116,3 +116,38 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     rival = EvaluationRun.prepare(parse_config({"evaluation": settings}), registry, "bot:1.0.0", "bot:1.1.0").run()
     assert rival.benchmarks["gold"].num_examples == 1
     assert rival.questions[0]["gold"]["baseline"]["answer"] != rival.questions[0]["gold"]["model"]["answer"]
+
+
+@pytest.mark.long
+def test_a_benchmarks_scores_do_not_depend_on_the_number_of_workers(tmp_path):
+    pytest.importorskip("lm_eval", reason="the extra `benchmarks` is not installed")
+    from llamafarm_ray.config import parse_config
+    from llamafarm_ray.registry import RegistryService
+    from llamafarm_ray.storage import Location
+    from llamafarm_ray.workflows.evaluation.run import EvaluationRun
+
+    base = make_tiny_model(tmp_path / "base")
+    adapter = make_adapter(base, tmp_path / "adapter", seed=1)
+    rows = [
+        {"question": f"What needs water {number}?", "choices": ["a", "b", "c", "d"], "answer": number % 4}
+        for number in range(100)
+    ]
+    (tmp_path / "data").mkdir()
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    for split in ("test", "dev"):
+        (tmp_path / "data" / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    found = {}
+    for workers in (1, 3):
+        registry = RegistryService(Location(tmp_path / f"home{workers}"), principal="ann")
+        settings = {
+            "benchmarks": ["mmlu_anatomy"],
+            "benchmark_data": str(tmp_path / "data"),
+            "num_fewshot": 0,
+            "benchmark_workers": workers,
+            "forgetting": False,
+        }
+        config = parse_config({"base_model": str(base), "evaluation": settings})
+        found[workers] = EvaluationRun.prepare(config, registry, str(adapter)).run().benchmarks["mmlu_anatomy"]
+    assert found[1] == found[3]
+    assert found[1].num_examples == 100
+    assert found[1].baseline["accuracy"] is not None

@@ -23,6 +23,9 @@ from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, NotFoundError, UserError
+from llamafarm_ray.evaluation.benchmarks.backends.completions import EndpointEngine
+from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
+from llamafarm_ray.evaluation.benchmarks.backends.tokens import ScoredText
 from llamafarm_ray.serving.application import build
 from llamafarm_ray.serving.engines.vllm import process as vllm_process
 from llamafarm_ray.serving.routing.resolution import target_of
@@ -328,6 +331,9 @@ def test_a_prompts_log_probabilities_are_those_of_plain_peft(served, model):
     told = served.complete(model, num_tokens=1, prompt_logprobs=1).json()["choices"][0]["prompt_logprobs"]
     found = [one[str(token)]["logprob"] for one, token in zip(told[1:], tokens[1:], strict=True)]
     assert found == pytest.approx(expected, abs=1e-3)
+    asked = EndpointEngine(Endpoint(served.url, model), None, 256)
+    ((total, _),) = asked.score([ScoredText(tuple(tokens), 3)], with_adapter=True)
+    assert total == pytest.approx(sum(expected[2:]), abs=5e-3), "benchmarks on the endpoint"
 
 
 def test_another_terminal_reaches_a_local_deployment(served):

@@ -13,7 +13,7 @@ from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.text import normal_form
 from llamafarm_ray.errors import InputError
 
-__all__ = ["Decontaminate", "EvaluationTexts", "Overlap", "find_overlaps", "read_evaluation_texts"]
+__all__ = ["Decontaminate", "EvaluationTexts", "Overlap", "find_overlaps", "questions_of", "read_evaluation_texts"]
 
 _GRAM_WORDS = 13  # as in the GPT-3 paper, appendix C
 _QUESTION_KEYS = ("question", "prompt", "query", "input", "instruction", "problem", "ctx")
@@ -126,9 +126,9 @@ def _questions(path: Path) -> list[str]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".jsonl":
-            found = [one for line in text.splitlines() if line.strip() for one in _of_row(json.loads(line))]
+            found = [one for line in text.splitlines() if line.strip() for one in questions_of(json.loads(line))]
         elif path.suffix == ".json":
-            found = list(_of_row(json.loads(text)))
+            found = list(questions_of(json.loads(text)))
         else:
             found = [line for line in text.splitlines() if re.search(r"\w", line)]
     except OSError as error:
@@ -142,12 +142,13 @@ def _questions(path: Path) -> list[str]:
     return found
 
 
-def _of_row(value: Any) -> Iterator[str]:
+def questions_of(value: Any) -> Iterator[str]:
+    """Yield the questions of a row of an evaluation set, see `read_evaluation_texts`."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
         for one in value:
-            yield from _of_row(one)
+            yield from questions_of(one)
     elif isinstance(value, Mapping):
         turns = value.get("messages")
         if isinstance(turns, list):
@@ -157,4 +158,4 @@ def _of_row(value: Any) -> Iterator[str]:
         if not found and turns is None:
             for nested in value.values():
                 if isinstance(nested, list | Mapping):
-                    yield from _of_row(nested)
+                    yield from questions_of(nested)

@@ -1,18 +1,20 @@
-"""Run benchmarks in this process: no Ray here."""
+"""Run benchmarks by lm-eval, with a model that workers ask."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of, task_digests
-from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
-from llamafarm_ray.evaluation.benchmarks.store import ResultStore
+from llamafarm_ray.evaluation.benchmarks.store import ChunkStore, ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import leaves, load_tasks
+from llamafarm_ray.evaluation.benchmarks.workers import Workers
 from llamafarm_ray.evaluation.result import BenchmarkScores
 
 __all__ = ["BenchmarkPlan", "run_benchmarks", "scores_of"]
@@ -20,7 +22,6 @@ __all__ = ["BenchmarkPlan", "run_benchmarks", "scores_of"]
 SEEDS: Final = {"random_seed": 0, "numpy_random_seed": 1234, "torch_random_seed": 1234, "fewshot_random_seed": 1234}
 """lm-eval's own defaults, said here because they are part of the key of a stored result."""
 _NAMES: Final = {"acc": "accuracy"}
-_BATCH_SIZE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,32 +45,40 @@ class BenchmarkPlan:
 
 def run_benchmarks(
     plan: BenchmarkPlan,
-    model: Any,
-    tokenizer: Any,
+    model: AskedModel,
+    workers: Workers,
     *,
-    weights: str,
     store: ResultStore | None = None,
+    on_progress: Callable[[str, float], None] = lambda _what, _done: None,
 ) -> dict[str, BenchmarkScores]:
-    """Return the scores of each benchmark.
+    """Return the scores of each benchmark; they don't depend on the number of workers.
 
     Args:
         plan: what is asked.
-        model: a transformers model, or a peft model on one.
-        tokenizer: its tokenizer.
-        weights: digest of the model's files.
-        store: where results are kept; a result of equal inputs is read from there.
+        model: the model.
+        workers: they answer.
+        store: where results are kept; a result of equal inputs is read from there, and a run that was killed goes on.
+        on_progress: called with a benchmark's name and the fraction of all that is done.
 
     Raises:
-        UnsupportedError: lm-eval is not installed.
+        UnsupportedError: lm-eval is not installed, or the backend can't answer.
         InputError: there is no such task, its data can't be read, or it needs a chat template that the model lacks.
     """
-    if plan.chat_template and not tokenizer.chat_template:
+    template = workers.fact(model, "chat_template")
+    if plan.chat_template and not template:
         raise InputError("The model has no chat template.", hint="Ask without it, or take a chat model.")
     tasks = load_tasks(plan.names, plan.data)
     found = {}
-    for name, task in tasks.items():
+    for number, (name, task) in enumerate(tasks.items()):
         _set_shots(leaves({name: task}), plan.num_fewshot)
-        found[name] = _measure(plan, name, task, (model, tokenizer), weights=weights, store=store)
+        inputs = _inputs(plan, {name: task}, model, template, workers.fact(model, "precision"))
+
+        def report(done: float, name: str = name, number: int = number) -> None:
+            on_progress(name, (number + done) / len(tasks))
+
+        lm_of = partial(_lm, workers, model, has_template=plan.chat_template, on_progress=report)
+        found[name] = _measure(plan, name, task, inputs, lm_of, store=store if model.keeps else None)
+        report(1.0)
     return found
 
 
@@ -97,20 +106,22 @@ def scores_of(results: Mapping[str, Any], name: str) -> BenchmarkScores:
 
 
 def _measure(
-    plan: BenchmarkPlan, name: str, task: Any, lm_parts: tuple[Any, Any], *, weights: str, store: ResultStore | None
+    plan: BenchmarkPlan,
+    name: str,
+    task: Any,
+    inputs: Inputs,
+    lm_of: Callable[[ChunkStore | None], Any],
+    *,
+    store: ResultStore | None,
 ) -> BenchmarkScores:
-    model, tokenizer = lm_parts
-    inputs = _inputs(plan, {name: task}, tokenizer, model, weights)
     known = store.find(inputs) if store is not None else None
     if known is not None:
         return replace(BenchmarkScores.from_dict(known), digests=asdict(inputs))
     from lm_eval import simple_evaluate  # noqa: PLC0415  (an extra)
-    from lm_eval.models.huggingface import HFLM  # noqa: PLC0415  (likewise)
 
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=_BATCH_SIZE)
-    fix_prefix(lm, tokenizer, has_template=plan.chat_template)
+    chunks = store.chunks(inputs) if store is not None else None
     results = simple_evaluate(
-        model=lm,
+        model=lm_of(chunks),
         tasks=[task],
         num_fewshot=plan.num_fewshot,
         limit=plan.limit,
@@ -120,9 +131,16 @@ def _measure(
         **SEEDS,
     )
     scores = scores_of(results, name)
-    if store is not None:
+    if store is not None and chunks is not None:
         store.keep(inputs, scores.to_dict())
+        chunks.clear()
     return replace(scores, digests=asdict(inputs))
+
+
+def _lm(workers: Workers, model: AskedModel, chunks: ChunkStore | None, **options: Any) -> Any:
+    from llamafarm_ray.evaluation.benchmarks.chunked_lm import ChunkedLM  # noqa: PLC0415  (it needs lm-eval)
+
+    return ChunkedLM(workers, model, chunks, **options)
 
 
 def _set_shots(tasks: Mapping[str, Any], num_fewshot: int | None) -> None:
@@ -133,8 +151,8 @@ def _set_shots(tasks: Mapping[str, Any], num_fewshot: int | None) -> None:
             task.set_config(key="num_fewshot", value=num_fewshot if num_fewshot is not None else own or 0)
 
 
-def _inputs(plan: BenchmarkPlan, tasks: Mapping[str, Any], tokenizer: Any, model: Any, weights: str) -> Inputs:
+def _inputs(plan: BenchmarkPlan, tasks: Mapping[str, Any], model: AskedModel, template: str, precision: str) -> Inputs:
     data, code = task_digests(leaves(tasks))
-    settings = {"limit": plan.limit, "num_fewshot": plan.num_fewshot, **SEEDS, "dtype": str(model.dtype)}
-    template = digest_of(tokenizer.chat_template) if plan.chat_template else ""
-    return Inputs(weights, data, code, template, digest_of(settings), "transformers")
+    settings = {"limit": plan.limit, "num_fewshot": plan.num_fewshot, **SEEDS, "dtype": precision}
+    of_template = digest_of(template) if plan.chat_template else ""
+    return Inputs(model.weights, data, code, of_template, digest_of(settings), model.backend)

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 from llamafarm_ray.evaluation.comparison import compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
-from llamafarm_ray.evaluation.generation import Report
 from llamafarm_ray.evaluation.losses import Scored, losses_of
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
+from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.evaluation.result import BenchmarkScores, improvement
 from llamafarm_ray.types import Digest
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.generation import Report, generate, load_for_inference, part_of
+from llamafarm_ray.evaluation.generation import generate, load_for_inference
+from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.rag.grading import Answer, ExamAnswers, ModelAnswers
 from llamafarm_ray.models.chat import render_chat
 from llamafarm_ray.models.folder import check_base_model

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llamafarm_ray.evaluation.generation import Report, generate, load_for_inference, part_of
+from llamafarm_ray.evaluation.generation import generate, load_for_inference
 from llamafarm_ray.evaluation.losses import Scored, losses_of
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.result import EvaluationResult
 from llamafarm_ray.evaluation.risk.measured import RiskTest
 from llamafarm_ray.evaluation.risk.probes import Probe, Reply

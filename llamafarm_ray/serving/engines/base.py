@@ -27,6 +27,8 @@ class SamplingParams:
         ignore_eos: whether the answer goes on after the model's own end.
         logprobs: number of most probable tokens reported with each token; ``None``: no log-probabilities at all.
         prompt_logprobs: likewise of the prompt's tokens.
+        first_prompt_logprob: place of the first token of the prompt that they are needed of; engines may tell of
+            earlier ones too.
     """
 
     max_tokens: int
@@ -38,6 +40,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    first_prompt_logprob: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Self
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
+from llamafarm_ray.models.folder import weight_formats
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage.manifest import Manifest
 from llamafarm_ray.types import ModelKind
@@ -46,6 +47,11 @@ class EvaluatedModel:
     def measured(self) -> MeasuredModel:
         """The model as measurements of sets and benchmarks take it."""
         return MeasuredModel(self.base, self.adapter, self.weights, self.base_weights)
+
+    @property
+    def is_gguf(self) -> bool:
+        """True for GGUF files, which llama.cpp computes."""
+        return weight_formats(self.base)[:1] == ("gguf",)
 
     @property
     def folders(self) -> tuple[Path, Path | None]:

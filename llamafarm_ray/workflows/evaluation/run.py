@@ -15,18 +15,20 @@ from llamafarm_ray.data import check_dataset, open_dataset
 from llamafarm_ray.errors import InputError, PolicyError
 from llamafarm_ray.evaluation import EvaluationResult, evaluate
 from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.benchmarks.compare import compare_benchmarks
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import check_installed
+from llamafarm_ray.evaluation.benchmarks.workers import RayWorkers
 from llamafarm_ray.evaluation.custom.description import find_sets
 from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
-from llamafarm_ray.evaluation.general import GENERAL
 from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK
 from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.contamination import Decontamination
+from llamafarm_ray.workflows.evaluation.backend import asked_models, check_backend
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
 from llamafarm_ray.workflows.evaluation.stored_sets import StoredSets
 from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
@@ -109,20 +111,25 @@ class EvaluationRun:
         other = config.model_copy(update={"base_model": None})
         rival = EvaluatedModel.find(other, registry, baseline) if baseline is not None else None
         found = EvaluatedModel.find(config, registry, model)
+        if asked.benchmarks:
+            check_backend(asked, found, rival)
         sets = Decontamination(
             [
                 one.training_data(config, registry)
                 for one in (found, rival)
-                if one is not None and (custom or asked.risk or asked.questions)
+                if one is not None and (custom or asked.risk or asked.questions or asked.benchmark_data)
             ],
             leaves_out=asked.decontaminate,
         )
-        exam = exam_of_files(stored.applied(config), sets)
+        applied = stored.applied(config)
+        if asked.benchmarks and applied.evaluation.benchmark_data is not None:
+            sets.note_benchmarks(Path(applied.evaluation.benchmark_data).expanduser())
+        exam = exam_of_files(applied, sets)
         custom = tuple(map(sets.clean_set, custom))
         judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
         risks = plan_risks(config, exam, sets.trained[0]) if asked.risk else None
         return cls(
-            stored.applied(config),
+            applied,
             found,
             rival,
             examples,
@@ -149,9 +156,11 @@ class EvaluationRun:
         found = [] if self.examples is None else self._held_out(self.examples, on_progress)
         if self.exam is not None:
             found.append(self._ask(self.exam, on_progress))
-        if self.custom or self.config.evaluation.benchmarks or self.looks_at_general_texts:
+        if self.custom or self.looks_at_general_texts:
             found.append(self._measure(on_progress))
-            benchmarks = {*found[-1].benchmarks} - {GENERAL, *(one.name for one in self.custom)}
+        if asked.benchmarks:
+            found.append(self._run_benchmarks(on_progress))
+            benchmarks = set(found[-1].benchmarks)
         if self.risks is not None:
             found.append(self._provoke(self.risks, on_progress))
         result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
@@ -160,9 +169,13 @@ class EvaluationRun:
 
     @property
     def looks_at_general_texts(self) -> bool:
-        """Whether general texts are measured: there has to be a model to compare with."""
+        """Whether general texts are measured: there has to be a model to compare with, and none in llama.cpp's form."""
         has_baseline = self.rival is not None or self.model.adapter is not None
-        return self.config.evaluation.forgetting and has_baseline
+        return self.config.evaluation.forgetting and has_baseline and not (self.model.is_gguf or self._is_rival_gguf)
+
+    @property
+    def _is_rival_gguf(self) -> bool:
+        return self.rival is not None and self.rival.is_gguf
 
     def _held_out(self, path: Path, on_progress: Progress | None) -> list[EvaluationResult]:
         settings = self.config.evaluation
@@ -216,32 +229,43 @@ class EvaluationRun:
         )
 
     def _measure(self, on_progress: Progress | None) -> EvaluationResult:
-        asked = self.config.evaluation
-        plan = None
-        if asked.benchmarks:
-            data = Path(asked.benchmark_data).expanduser().absolute() if asked.benchmark_data is not None else None
-            plan = BenchmarkPlan(
-                asked.benchmarks, data, asked.num_fewshot, asked.benchmark_chat_template, asked.max_examples
-            )
         settings = {
             "model": self.model.measured,
             "rival": self.rival.measured if self.rival is not None else None,
             "model_id": self.model.model_id,
             "custom": self.custom,
-            "benchmarks": plan,
-            "max_new_tokens": asked.max_new_tokens,
+            "max_new_tokens": self.config.evaluation.max_new_tokens,
             "general": self.looks_at_general_texts,
-            "store": ResultStore(self.home) if self.home is not None else None,
         }
         result: EvaluationResult = run_on_ray(
             "llamafarm_ray.evaluation.measuring:measure_settings", settings, on_progress
         )
-        # A benchmark brings its own digests, of lm-eval's code.
         known = {
             name: replace(scores, digests={**self._digests(), **(scores.digests or {})})
             for name, scores in result.benchmarks.items()
         }
         return replace(result, benchmarks=known)
+
+    def _run_benchmarks(self, on_progress: Progress | None) -> EvaluationResult:
+        asked = self.config.evaluation
+        data = Path(asked.benchmark_data).expanduser().absolute() if asked.benchmark_data is not None else None
+        plan = BenchmarkPlan(
+            asked.benchmarks, data, asked.num_fewshot, asked.benchmark_chat_template, asked.max_examples
+        )
+        model, baseline = asked_models(asked, self.model, self.rival)
+        workers = RayWorkers(asked.benchmark_workers)
+        try:
+            return compare_benchmarks(
+                plan,
+                model,
+                baseline,
+                workers,
+                model_id=self.model.model_id,
+                store=ResultStore(self.home) if self.home is not None else None,
+                report=on_progress or (lambda _what, _done: None),
+            )
+        finally:
+            workers.close()
 
     def regressions(self, result: EvaluationResult) -> list[Answered]:
         """Return the wrong answers of sets that must pass."""

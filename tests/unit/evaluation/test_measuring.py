@@ -35,7 +35,7 @@ def own(base, adapter):
 
 def job(base, adapter, own, rival=None):
     asked = CustomSet("mine", (Question("one", ASKED, (own,)),), "exact_match", max_new_tokens=6)
-    return MeasuringJob(MeasuredModel(base, adapter, "w", "b"), rival, "bot", (asked,), None, 6, None)
+    return MeasuringJob(MeasuredModel(base, adapter, "w", "b"), rival, "bot", (asked,), 6)
 
 
 def test_a_set_is_asked_of_the_model_and_of_its_base(base, adapter, own):

@@ -138,3 +138,19 @@ def test_rules_survive_being_written():
         "mmlu": ">=0.40",
         "f1": "no worse than production by more than 0.02",
     }
+
+
+def test_scores_of_two_engines_are_not_compared_by_a_gate(registry, versions):
+    def results(accuracy, backend):
+        scores = {"accuracy": accuracy, "digests": {"backend": backend}}
+        return {"evaluation_results": {"benchmarks": {"mmlu": scores}}}
+
+    versions("bot", "1.0.0", metrics=results(0.3, "gguf"))
+    registry.promote("bot:1.0.0", "production")
+    for name in ("mmlu", "mmlu.accuracy"):
+        registry.submit(SetPolicy("production", Policy(metrics={name: "no worse than production"})))
+        versions("bot", f"1.1.{len(name)}", metrics=results(0.4, "transformers"))
+        with pytest.raises(PolicyError, match=r"measured on transformers where bot:1\.0\.0 was measured on gguf"):
+            registry.promote(f"bot:1.1.{len(name)}", "production")
+    versions("bot", "1.2.0", metrics=results(0.3, "gguf"))
+    registry.promote("bot:1.2.0", "production")

@@ -79,3 +79,17 @@ def test_without_training_data_nothing_is_said_to_be_clean():
     assert found.clean_set(CustomSet("mine", questions("When did the mill open?"))).questions
     assert found.report == {"mine": {"num_questions": 1}, "not_compared": ["its lineage names no training data"]}
     assert decontamination().report is None
+
+
+def test_questions_of_a_benchmark_are_shown_and_asked_all_the_same(tmp_path):
+    (tmp_path / "anatomy").mkdir()
+    for split, texts in (("test", ("When did the mill open?", "Who built it?")), ("dev", ("When did the mill open?",))):
+        lines = (json.dumps({"question": text, "choices": ["a", "b"], "answer": 0}) for text in texts)
+        (tmp_path / "anatomy" / f"{split}.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    found = decontamination()
+    found.note_benchmarks(tmp_path)
+    (name,) = found.report
+    noted = found.report[name]
+    assert (name, noted["num_questions"], noted["num_overlapping"]) == ("benchmark_data/anatomy", 2, 1)
+    assert not noted["left_out"]
+    assert noted["overlaps"][0]["example"] == "When did the mill open?"

@@ -61,8 +61,9 @@ class LlamaAnswer:
         if self._params.prompt_logprobs is None:
             return ()
         num_top = self._params.prompt_logprobs
-        rest = [await self._score(tokens[:end], tokens[end], num_top) for end in range(1, len(tokens))]
-        return (ScoredToken(tokens[0]), *rest)
+        first = max(1, self._params.first_prompt_logprob)
+        rest = [await self._score(tokens[:end], tokens[end], num_top) for end in range(first, len(tokens))]
+        return (*map(ScoredToken, tokens[:first]), *rest)
 
     async def step(self, index: int) -> tuple[ScoredToken, FinishReason | None]:
         """The next token, and why it is the last one."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from llamafarm_ray.errors import InputError, UnsupportedError
+from llamafarm_ray.evaluation.benchmarks.asked import Chunk
 from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix, wants_prefix
 from llamafarm_ray.evaluation.benchmarks.run import scores_of
@@ -142,3 +143,29 @@ def test_scores_have_their_names_and_none_is_nan():
     assert scores.num_examples == 7
     with pytest.raises(InputError, match="no score of hellaswag"):
         scores_of(results, "hellaswag")
+
+
+def test_answers_under_way_are_found_by_the_request_and_by_all_that_they_depend_on(tmp_path):
+    store = ResultStore(Location(tmp_path))
+    chunk = Chunk("loglikelihood", (("What?", " a"), ("What?", " b")), has_template=False)
+    answers = [[-1.25, True], [-2.0, False]]
+    store.chunks(INPUTS).keep(chunk, answers)
+    assert store.chunks(INPUTS).find(chunk) == answers
+    for other in (replace(chunk, has_template=True), replace(chunk, requests=chunk.requests[:1])):
+        assert store.chunks(INPUTS).find(other) is None
+    for field in fields(Inputs):
+        assert store.chunks(replace(INPUTS, **{field.name: "sha256:other"})).find(chunk) is None
+    store.keep(INPUTS, {"accuracy": 0.5})
+    store.chunks(INPUTS).clear()
+    assert store.chunks(INPUTS).find(chunk) is None
+    assert store.find(INPUTS) == {"accuracy": 0.5}
+
+
+def test_damaged_answers_are_none(tmp_path):
+    chunks = ResultStore(Location(tmp_path)).chunks(INPUTS)
+    chunk = Chunk("generate_until", (("What?", {"until": ["\n"]}),), has_template=True)
+    chunks.keep(chunk, ["a"])
+    (file,) = (path for path in (tmp_path / "benchmark-answers").rglob("*.json"))
+    for text in ("{", "{}"):
+        file.write_text(text, encoding="utf-8")
+        assert chunks.find(chunk) is None

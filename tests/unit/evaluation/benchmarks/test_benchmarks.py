@@ -1,20 +1,24 @@
 """Benchmarks by lm-eval, on local files with its own definitions, against its own evaluation."""
 
 import json
+import threading
+from contextlib import contextmanager
 
 import pytest
-import torch
 from adapters import make_adapter
+from gguf_files import write_gguf
+from patience import wait_until
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.errors import ClusterError, InputError
+from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
+from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
+from llamafarm_ray.evaluation.benchmarks.compare import compare_benchmarks
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import load_tasks
-from llamafarm_ray.evaluation.measured_model import MeasuredModel
-from llamafarm_ray.evaluation.measuring import MeasuringJob, measure
-from llamafarm_ray.models.loading import load_model
-from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.evaluation.benchmarks.workers import LocalWorkers
+from llamafarm_ray.serving.engines.app import EngineApp
 from llamafarm_ray.storage import Location
 
 pytest.importorskip("lm_eval", reason="the extra `benchmarks` is not installed")
@@ -50,8 +54,12 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def parts(base):
-    return load_model(base, dtype=torch.float32).eval(), load_tokenizer(base)
+def workers():
+    return LocalWorkers()
+
+
+def asked(base, weights="w", adapter=None, **options):
+    return AskedModel("transformers", {"base": base, "adapter": adapter}, weights, **options)
 
 
 def plan(data, *names, **options):
@@ -86,52 +94,136 @@ def direct(base, data, subject, **options):
 
 
 @pytest.mark.parametrize("options", [{}, {"num_fewshot": 2}])
-def test_scores_are_those_of_lm_eval_itself(base, parts, data, options):
-    found = run_benchmarks(plan(data, *(f"mmlu_{one}" for one in SUBJECTS), **options), *parts, weights="w")
+def test_scores_are_those_of_lm_eval_itself(base, workers, data, options):
+    found = run_benchmarks(plan(data, *(f"mmlu_{one}" for one in SUBJECTS), **options), asked(base), workers)
     for subject in SUBJECTS:
         scores = found[f"mmlu_{subject}"]
         assert scores.metrics["accuracy"] == direct(base, data, subject, **options)
         assert scores.num_examples == 6
 
 
-def test_the_chat_template_changes_the_prompts_as_it_does_there(base, parts, data):
-    found = run_benchmarks(plan(data, chat_template=True), *parts, weights="w")
+def test_the_chat_template_changes_the_prompts_as_it_does_there(base, workers, data):
+    found = run_benchmarks(plan(data, chat_template=True), asked(base), workers)
     assert found["mmlu_anatomy"].metrics["accuracy"] == direct(base, data, "anatomy", apply_chat_template=True)
 
 
-def test_a_stored_result_answers_for_equal_inputs_alone(parts, data, tmp_path, monkeypatch):
+def test_a_stored_result_answers_for_equal_inputs_alone(base, workers, data, tmp_path, monkeypatch):
     import lm_eval
 
     store = ResultStore(Location(tmp_path))
-    asked = []
+    runs = []
     own = lm_eval.simple_evaluate
-    monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **options: asked.append(1) or own(**options))
+    monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **options: runs.append(1) or own(**options))
 
     def run(weights="w", **options):
-        return run_benchmarks(plan(data, **options), *parts, weights=weights, store=store)["mmlu_anatomy"]
+        return run_benchmarks(plan(data, **options), asked(base, weights), workers, store=store)["mmlu_anatomy"]
 
     first = run()
     assert run() == first
-    assert len(asked) == 1
+    assert len(runs) == 1
     run(weights="other")
     run(num_fewshot=1)
     run(chat_template=True)
     run(limit=3)
-    assert len(asked) == 5
+    assert len(runs) == 5
     (data / "anatomy" / "test.jsonl").write_text(json.dumps(question(99)) + "\n", encoding="utf-8")
     run()
-    assert len(asked) == 6
+    assert len(runs) == 6
 
 
-def test_an_adapter_stands_beside_its_base(base, data, tmp_path):
+def test_an_adapter_stands_beside_its_base(base, workers, data, tmp_path):
     adapter = make_adapter(base, tmp_path, seed=3)
-    asked = MeasuringJob(
-        MeasuredModel(base, adapter, "adapter", "base"), None, "bot", (), plan(data, "mmlu_astronomy"), 6, None
-    )
-    found = measure(asked, lambda *_: None).benchmarks["mmlu_astronomy"]
+    found = compare_benchmarks(
+        plan(data, "mmlu_astronomy"),
+        asked(base, "adapter", adapter),
+        asked(base, "base", adapter, with_adapter=False),
+        workers,
+        model_id="bot",
+        store=None,
+        report=lambda *_: None,
+    ).benchmarks["mmlu_astronomy"]
     assert found.baseline["accuracy"] == direct(base, data, "astronomy")
     assert found.improvement == f"{found.metrics['accuracy'] - found.baseline['accuracy']:+.2f}"
     assert (found.digests["weights"], found.digests["backend"]) == ("adapter", "transformers")
+
+
+class Dying(LocalWorkers):
+    """Workers that die after some chunks."""
+
+    def __init__(self, num_answered):
+        super().__init__()
+        self.left, self.asked = num_answered, 0
+
+    def answers(self, model, chunks):
+        for found in super().answers(model, chunks):
+            if self.left == 0:
+                raise ClusterError("killed")
+            self.left, self.asked = self.left - 1, self.asked + 1
+            yield found
+
+
+def test_a_run_that_was_killed_asks_nothing_twice_and_has_the_same_scores(base, workers, tmp_path):
+    (tmp_path / "data").mkdir()
+    text = "".join(json.dumps(question(number)) + "\n" for number in range(70))
+    for split in ("test", "dev"):
+        (tmp_path / "data" / f"{split}.jsonl").write_text(text, encoding="utf-8")
+    many = plan(tmp_path / "data", num_fewshot=0)
+    store = ResultStore(Location(tmp_path / "home"))
+    dying, going_on = Dying(2), Dying(-1)
+    with pytest.raises(ClusterError, match="killed"):
+        run_benchmarks(many, asked(base), dying, store=store)
+    found = run_benchmarks(many, asked(base), going_on, store=store)
+    assert (dying.asked, going_on.asked) == (2, 1), "chunks of 32 of the 70 questions"
+    assert found == run_benchmarks(many, asked(base), workers)
+    assert not list((tmp_path / "home" / "benchmark-answers").rglob("*.json")), "the result is there instead"
+
+
+def test_an_endpoint_scores_as_transformers_do(base, workers, data, tmp_path):
+    from llamafarm_ray.serving.engines.transformers import transformers_engine
+
+    engine = transformers_engine("tiny", base)
+    with serving(engine) as url:
+        options = {"endpoint": Endpoint(url, "tiny"), "tokenizer": base, "max_length": 256}
+        for template in (False, True):
+            found = run_benchmarks(
+                plan(data, chat_template=template), AskedModel("endpoint", options, "w", keeps=False), workers
+            )
+            same = run_benchmarks(plan(data, chat_template=template), asked(base), workers)
+            assert found["mmlu_anatomy"].metrics == same["mmlu_anatomy"].metrics
+            assert found["mmlu_anatomy"].digests["backend"] == "endpoint"
+
+
+def test_a_gguf_scores_as_the_weights_that_it_was_made_from(base, workers, data, tmp_path):
+    pytest.importorskip("xllamacpp")
+    file = write_gguf(base, tmp_path / "gguf" / "model.gguf")
+    found = run_benchmarks(plan(data), AskedModel("gguf", {"base": file.parent, "adapter": None}, "g"), workers)
+    same = run_benchmarks(plan(data), asked(base), workers)
+    assert found["mmlu_anatomy"].metrics["accuracy"] == same["mmlu_anatomy"].metrics["accuracy"]
+    context = ["What needs water? Answer:"]
+    requests = [(context[0], " a llama"), (context[0], " the sea")]
+    scored = [
+        workers.answerer(model).answer("loglikelihood", requests, with_adapter=True, has_template=False)
+        for model in (AskedModel("gguf", {"base": file.parent, "adapter": None}, "g"), asked(base))
+    ]
+    assert [one for one, _ in scored[0]] == pytest.approx([one for one, _ in scored[1]], abs=1e-2)
+    assert [one for _, one in scored[0]] == [one for _, one in scored[1]]
+
+
+@contextmanager
+def serving(engine):
+    """An engine's completions over HTTP on loopback."""
+    import uvicorn
+
+    config = uvicorn.Config(EngineApp(engine), host="127.0.0.1", port=0, log_level="error", lifespan="off")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_until(lambda: server.started, within_s=10)
+    try:
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def test_a_task_without_data_or_of_another_name_is_refused(data):

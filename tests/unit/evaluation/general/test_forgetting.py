@@ -32,7 +32,7 @@ def perplexity(base, adapter):
 
 def test_general_texts_stand_beside_the_bases_with_their_difference(base, adapter, monkeypatch):
     monkeypatch.setattr(texts, "_texts", lambda: FEW)
-    job = MeasuringJob(MeasuredModel(base, adapter, "w", "b"), None, "bot", (), None, 6, None, general=True)
+    job = MeasuringJob(MeasuredModel(base, adapter, "w", "b"), None, "bot", (), 6, general=True)
     scores = measure(job, lambda *_: None).benchmarks["general_text"]
     assert scores.metrics["perplexity"] == pytest.approx(perplexity(base, adapter), rel=1e-4)
     assert scores.baseline["perplexity"] == pytest.approx(perplexity(base, None), rel=1e-4)

@@ -115,6 +115,10 @@ def test_a_prompt_alone_can_be_scored(engine):
     assert [len(step.prompt) for step in steps] == [len(PROMPTS[0])]
     assert steps[0].finish_reason == "length"
     assert tokens(steps) == []
+    place = len(PROMPTS[0]) - 2
+    (end,) = asyncio.run(answer(engine, "tiny", PROMPTS[0], 0, prompt_logprobs=1, first_prompt_logprob=place))
+    assert [token.logprob for token in end.prompt[:place]] == [None] * place
+    assert end.prompt[place:] == steps[0].prompt[place:], "its end is scored alone"
 
 
 def test_an_answer_ends_at_a_stop_token_or_at_its_length(engine, models):

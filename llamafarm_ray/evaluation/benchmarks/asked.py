@@ -1,0 +1,45 @@
+"""Models as backends ask them, and requests that one worker answers together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
+
+__all__ = ["AskedModel", "Chunk"]
+
+
+@dataclass(frozen=True, slots=True)
+class AskedModel:
+    """A model on a backend.
+
+    Args:
+        backend: the engine by name.
+        options: what the engine opens.
+        weights: digest of what answers.
+        with_adapter: False asks the base without the adapter.
+        keeps: whether its answers may be stored: those of an endpoint may be other weights' tomorrow.
+    """
+
+    backend: str
+    options: Mapping[str, Any]
+    weights: str
+    with_adapter: bool = True
+    keeps: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Requests that one worker answers together.
+
+    Args:
+        kind: of the requests.
+        requests: their arguments.
+        has_template: whether the texts were written by the chat template.
+    """
+
+    kind: RequestKind
+    requests: tuple[tuple[Any, ...], ...]
+    has_template: bool

@@ -1,0 +1,18 @@
+"""Requests of lm-eval, made anew from their arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lm_eval.api.instance import Instance
+
+from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
+
+__all__ = ["ask_lm"]
+
+
+def ask_lm(lm: Any, kind: RequestKind, requests: Sequence[Sequence[Any]]) -> list[Any]:
+    """Return the answers of one of lm-eval's models, in the requests' order."""
+    instances = [Instance(kind, {}, tuple(arguments), number) for number, arguments in enumerate(requests)]
+    return list(getattr(lm, kind)(instances, disable_tqdm=True))

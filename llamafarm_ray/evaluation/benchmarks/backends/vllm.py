@@ -1,0 +1,80 @@
+"""vLLM, offline: lm-eval's own class."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
+from llamafarm_ray.evaluation.benchmarks.backends.asking import ask_lm
+from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
+from llamafarm_ray.evaluation.generation import inference_precision
+from llamafarm_ray.models.folder import check_base_model
+from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
+
+__all__ = ["VllmAnswerer"]
+
+_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The greatest ranks that vLLM can be told."""
+
+
+class VllmAnswerer:
+    """An `Answerer` of a base model and a LoRA adapter on it, in vLLM.
+
+    Args:
+        base: folder of the base model.
+        adapter: folder of the adapter; None for a whole model.
+
+    Raises:
+        UserError: one of them is unusable.
+    """
+
+    def __init__(self, base: Path, adapter: Path | None) -> None:
+        quiet_libraries()
+        check_base_model(base)
+        self._base, self._adapter = base, adapter
+        self._tokenizer = load_tokenizer(base)
+
+    @property
+    def chat_template(self) -> str:
+        """See `Answerer.chat_template`."""
+        return str(self._tokenizer.chat_template or "")
+
+    @property
+    def precision(self) -> str:
+        """See `Answerer.precision`."""
+        return str(inference_precision()[1])
+
+    def render(self, chat: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+        """See `Answerer.render`."""
+        return str(self._lm.apply_chat_template(list(chat), add_generation_prompt=add_generation_prompt))
+
+    def answer(
+        self, kind: RequestKind, requests: Sequence[Sequence[Any]], *, with_adapter: bool, has_template: bool
+    ) -> list[Any]:
+        """See `Answerer.answer`."""
+        lm = self._lm
+        fix_prefix(lm, self._tokenizer, has_template=has_template)
+        lm.lora_request = self._lora if with_adapter else None
+        return ask_lm(lm, kind, requests)
+
+    @functools.cached_property
+    def _lm(self) -> Any:
+        from lm_eval.models.vllm_causallms import VLLM  # noqa: PLC0415  (it imports vLLM)
+
+        options = {"enforce_eager": True, "dtype": self.precision.removeprefix("torch.")}
+        if self._adapter is not None:
+            options |= {"lora_local_path": str(self._adapter), "max_lora_rank": _lora_rank(self._adapter)}
+        lm = VLLM(pretrained=str(self._base), **options)
+        self._lora = lm.lora_request
+        return lm
+
+
+def _lora_rank(adapter: Path) -> int:
+    """Return the least rank that vLLM can be told and that holds an adapter's."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    rank = max([int(config.get("r", 8)), *map(int, (config.get("rank_pattern") or {}).values())])
+    return next((known for known in _LORA_RANKS if known >= rank), rank)

@@ -1,0 +1,66 @@
+"""Benchmarks of a model beside its baseline's, on one backend."""
+
+from __future__ import annotations
+
+from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
+from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
+from llamafarm_ray.evaluation.benchmarks.workers import Workers
+from llamafarm_ray.evaluation.progress import Report, part_of
+from llamafarm_ray.evaluation.result import EvaluationResult, now
+
+__all__ = ["check_one_backend", "compare_benchmarks"]
+
+
+def check_one_backend(model: str, baseline: str) -> None:
+    """Check that two models are asked on one engine: scores of two are not the same measure.
+
+    Args:
+        model: backend of the model.
+        baseline: backend of the baseline.
+
+    Raises:
+        InputError: they differ.
+    """
+    if model != baseline:
+        raise InputError(
+            f"The model's benchmarks are asked on {model}, and the baseline's on {baseline}: their scores can't be "
+            "compared.",
+            hint="Set evaluation.benchmark_backend to one that takes both, or leave the baseline out.",
+        )
+
+
+def compare_benchmarks(
+    plan: BenchmarkPlan,
+    model: AskedModel,
+    baseline: AskedModel | None,
+    workers: Workers,
+    *,
+    model_id: str,
+    store: ResultStore | None,
+    report: Report,
+) -> EvaluationResult:
+    """Run benchmarks on a model and, where there is one, its baseline.
+
+    Args:
+        plan: what is asked.
+        model: the model.
+        baseline: the model to compare with, on the same backend.
+        workers: they answer.
+        model_id: name of the model in the result.
+        store: where results are kept.
+        report: called with what is being done and the fraction of the whole that is done.
+
+    Raises:
+        UserError: a model or a benchmark is unusable, or the backends differ.
+        InfrastructureError: an endpoint or a worker fails.
+    """
+    if baseline is None:
+        found = run_benchmarks(plan, model, workers, store=store, on_progress=report)
+        return EvaluationResult(model_id, now(), found)
+    check_one_backend(model.backend, baseline.backend)
+    # The model first: an adapter's base is then open already.
+    found = run_benchmarks(plan, model, workers, store=store, on_progress=part_of(report, "", 0.0, 0.5))
+    before = run_benchmarks(plan, baseline, workers, store=store, on_progress=part_of(report, "baseline: ", 0.5, 0.5))
+    return EvaluationResult(model_id, now(), {name: scores.beside(before[name]) for name, scores in found.items()})

@@ -1,0 +1,144 @@
+"""Workers that answer a benchmark's requests: in this process, or as Ray actors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import ray
+
+from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmError
+from llamafarm_ray.evaluation.benchmarks.asked import AskedModel, Chunk
+from llamafarm_ray.evaluation.benchmarks.backends import Answerer, load_answerer
+from llamafarm_ray.models.foreign import first_line
+
+__all__ = ["LocalWorkers", "RayWorkers", "Workers"]
+
+
+class Workers(Protocol):
+    """Workers that have a model open."""
+
+    def fact(self, model: AskedModel, name: str) -> str:
+        """Return a text of the model's `Answerer`: ``chat_template`` or ``precision``."""
+
+    def render(self, model: AskedModel, chat: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+        """Return a chat as the model's template writes it."""
+
+    def answers(self, model: AskedModel, chunks: Sequence[Chunk]) -> Iterator[tuple[int, list[Any]]]:
+        """Yield the place of each chunk and its answers, in the order in which they are ready."""
+
+
+@dataclass
+class LocalWorkers:
+    """One worker in this process."""
+
+    _open: dict[tuple[str, str], Answerer] = field(default_factory=dict)
+
+    def answerer(self, model: AskedModel) -> Answerer:
+        """Return the model, opened once; the adapter's base is the same one."""
+        key = (model.backend, repr(sorted(model.options.items())))
+        if key not in self._open:
+            self._open.clear()  # the memory may hold one model only
+            self._open[key] = load_answerer(model.backend, model.options)
+        return self._open[key]
+
+    def fact(self, model: AskedModel, name: str) -> str:
+        """See `Workers.fact`."""
+        return str(getattr(self.answerer(model), name))
+
+    def render(self, model: AskedModel, chat: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+        """See `Workers.render`."""
+        return self.answerer(model).render(chat, add_generation_prompt=add_generation_prompt)
+
+    def answers(self, model: AskedModel, chunks: Sequence[Chunk]) -> Iterator[tuple[int, list[Any]]]:
+        """See `Workers.answers`."""
+        for number, chunk in enumerate(chunks):
+            answerer = self.answerer(model)
+            yield (
+                number,
+                answerer.answer(
+                    chunk.kind, chunk.requests, with_adapter=model.with_adapter, has_template=chunk.has_template
+                ),
+            )
+
+
+class _Worker:
+    """The actor: a `LocalWorkers` whose errors come back as values, since Ray would wrap them."""
+
+    def __init__(self) -> None:
+        self._local = LocalWorkers()
+
+    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+        """Call a method of `LocalWorkers`."""
+        try:
+            found = getattr(self._local, method)(*arguments, **options)
+            return list(found) if method == "answers" else found
+        except LlamaFarmError as error:
+            return error
+        except Exception as error:  # noqa: BLE001 - the process boundary: the caller can't unpickle every error
+            return InfrastructureError(f"The evaluation failed: {first_line(error)}")
+
+
+class RayWorkers:
+    """Actors on the caller's Ray, one CPU and, where there are some, one GPU each.
+
+    Args:
+        number: actors.
+
+    Raises:
+        ClusterError: Ray is not running here.
+    """
+
+    def __init__(self, number: int) -> None:
+        if not ray.is_initialized():
+            raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
+        num_gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        actor = ray.remote(num_cpus=1, num_gpus=num_gpus)(_Worker)
+        self._actors = [actor.remote() for _ in range(number)]
+
+    def fact(self, model: AskedModel, name: str) -> str:
+        """See `Workers.fact`."""
+        return str(self._result(self._actors[0].call.remote("fact", model, name)))
+
+    def render(self, model: AskedModel, chat: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+        """See `Workers.render`."""
+        options = {"add_generation_prompt": add_generation_prompt}
+        return str(self._result(self._actors[0].call.remote("render", model, chat, **options)))
+
+    def answers(self, model: AskedModel, chunks: Sequence[Chunk]) -> Iterator[tuple[int, list[Any]]]:
+        """See `Workers.answers`."""
+        waiting = list(enumerate(chunks))[::-1]
+        running: dict[Any, tuple[int, Any]] = {}
+
+        def start(actor: Any) -> None:
+            if waiting:
+                number, chunk = waiting.pop()
+                running[actor.call.remote("answers", model, [chunk])] = (number, actor)
+
+        for actor in self._actors:
+            start(actor)
+        while running:
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            number, actor = running.pop(done)
+            ((_, answers),) = self._result(done)
+            start(actor)
+            yield number, answers
+
+    def close(self) -> None:
+        """End the actors."""
+        for actor in self._actors:
+            ray.kill(actor)
+
+    def _result(self, reference: Any) -> Any:
+        try:
+            found = ray.get(reference)
+        except ray.exceptions.RayError as error:
+            lines = str(error).strip().splitlines()
+            raise ClusterError(
+                f"A worker of the evaluation was lost: {lines[-1] if lines else type(error).__name__}",
+                hint="Run it again: answers that have arrived are kept.",
+            ) from error
+        if isinstance(found, LlamaFarmError):
+            raise found
+        return found

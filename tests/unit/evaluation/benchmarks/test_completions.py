@@ -1,0 +1,143 @@
+"""Log-probabilities from an endpoint's completions: read at the right places, tried again, and never guessed."""
+
+import json
+import math
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError, UnsupportedError
+from llamafarm_ray.evaluation.benchmarks.backends.completions import EndpointEngine
+from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
+from llamafarm_ray.evaluation.benchmarks.backends.tokens import ScoredText
+
+CONTEXT, RIGHT, WRONG = (5, 6, 7), (1, 2), (1, 3)
+
+
+def told(tokens, *, extra=1):
+    """Log-probabilities of a model that takes token 2 after 1, and gives each token minus its id."""
+    values = [None, *(-float(token) for token in tokens[1:]), *[-99.0] * extra]
+    tops = [None, *({"top": -2.0 if token == 3 else -float(token)} for token in tokens[1:])]
+    return {"token_logprobs": values, "top_logprobs": [*tops, *[{"x": -0.1}] * extra]}
+
+
+@contextmanager
+def server(answer):
+    """Answer each request by ``answer(number, body, headers)``: a status and a body."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append((self.path, body, dict(self.headers)))
+            status, found = answer(len(asked), body)
+            data = found.encode() if isinstance(found, str) else json.dumps(found).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_):
+            pass
+
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{made.server_port}/v1", asked
+    finally:
+        made.shutdown()
+        made.server_close()
+
+
+def engine(url, **options):
+    endpoint = Endpoint(url, "bot:1.0.0", **{"max_attempts": 2, "concurrency": 1, **options})
+    return EndpointEngine(endpoint, None, 100, first_wait_s=0)
+
+
+def completion(_, body, **options):
+    return 200, {"choices": [{"index": 0, "text": "", "logprobs": told(body["prompt"], **options)}]}
+
+
+def scores(url, *texts, **options):
+    asked = [ScoredText(text, len(CONTEXT)) for text in texts]
+    return engine(url, **options).score(asked, with_adapter=True)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_the_continuation_alone_is_scored_whether_or_not_a_token_follows(extra):
+    with server(lambda number, body: completion(number, body, extra=extra)) as (url, asked):
+        found = scores(url, (*CONTEXT, *RIGHT), (*CONTEXT, *WRONG))
+    assert found == [(-3.0, True), (-4.0, False)]
+    path, body, _ = asked[0]
+    assert path == "/v1/completions"
+    assert (body["prompt"], body["model"], body["echo"]) == ([*CONTEXT, *RIGHT], "bot:1.0.0", True)
+    assert body["temperature"] == 0
+
+
+def test_many_requests_keep_their_order():
+    texts = [(*CONTEXT, number) for number in range(1, 30)]
+    with server(completion) as (url, _):
+        assert [value for value, _ in scores(url, *texts, concurrency=4)] == [-float(one[-1]) for one in texts]
+
+
+@pytest.mark.parametrize("fault", [(503, "busy"), (429, "slow down"), (200, "not json"), (200, {"choices": []})])
+def test_a_failure_that_passes_is_tried_again_and_one_that_lasts_is_named(fault):
+    with server(lambda number, body: fault if number == 1 else completion(number, body)) as (url, asked):
+        assert scores(url, (*CONTEXT, *RIGHT)) == [(-3.0, True)]
+        assert len(asked) == 2
+    with server(lambda *_: fault) as (url, _), pytest.raises(InfrastructureError, match="no answer in 2 attempts"):
+        scores(url, (*CONTEXT, *RIGHT))
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "message"),
+    [
+        (401, AccessDeniedError, "does not accept the key"),
+        (404, NotFoundError, "no model 'bot:1.0.0'"),
+        (400, InputError, "refuses a request"),
+    ],
+)
+def test_a_refusal_is_raised_at_once(status, error, message):
+    with server(lambda *_: (status, "no")) as (url, asked), pytest.raises(error, match=message):
+        scores(url, (*CONTEXT, *RIGHT))
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize(
+    "logprobs",
+    [
+        None,
+        {"token_logprobs": [-1.0], "top_logprobs": [{"x": -1.0}]},  # of the answer alone: `echo` was not understood
+        {"token_logprobs": [None] * 5, "top_logprobs": [None] * 5},
+        {"token_logprobs": [math.nan] * 5, "top_logprobs": [{}] * 5},
+        {"token_logprobs": [-1.0] * 9, "top_logprobs": [{}] * 9},  # it has other tokens than the model's tokenizer
+    ],
+)
+def test_an_endpoint_that_does_not_tell_of_the_prompt_is_refused_and_never_guessed(logprobs):
+    body = {"choices": [{"index": 0, "text": "", "logprobs": logprobs}]}
+    with server(lambda *_: (200, body)) as (url, _), pytest.raises(UnsupportedError, match="log-probabilit"):
+        scores(url, (*CONTEXT, *RIGHT))
+
+
+def test_the_key_is_sent_and_answers_are_written(monkeypatch):
+    monkeypatch.setenv("MY_KEY", "secret")
+    with server(lambda *_: (200, {"choices": [{"text": " Paris"}]})) as (url, asked):
+        made = engine(url, api_key_env="MY_KEY")
+        found = made.write([[1], [2]], max_tokens=7, stop=["\n", ""], with_adapter=True)
+    assert found == [" Paris", " Paris"]
+    assert asked[0][2]["Authorization"] == "Bearer secret"
+    assert (asked[0][1]["max_tokens"], asked[0][1]["stop"]) == (7, ["\n"])
+
+
+def test_another_version_than_the_one_that_is_evaluated_is_refused():
+    def answer(name):
+        return lambda number, body: (200, {**completion(number, body)[1], "model": name})
+
+    for name in ("bot:1.0.0#1234abcd", "bot:1.0.0", "/models/llama", "bot", ""):
+        with server(answer(name)) as (url, _):
+            assert scores(url, (*CONTEXT, *RIGHT), version="bot:1.0.0") == [(-3.0, True)]
+    with server(answer("bot:1.1.0#1234abcd")) as (url, _), pytest.raises(InputError, match=r"answers as bot:1\.1\.0"):
+        scores(url, (*CONTEXT, *RIGHT), version="bot:1.0.0")
