@@ -261,8 +261,7 @@ class Provenance:
 
     def placed(self, passage: Passage) -> Self:
         """Return it with the place and the metadata of a passage."""
-        place = {"page": passage.page, "headings": passage.headings, "links": passage.links, "tables": passage.tables}
-        return replace(self, **place)
+        return replace(self, page=passage.page, headings=passage.headings, links=passage.links, tables=passage.tables)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

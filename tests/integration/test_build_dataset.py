@@ -461,7 +461,7 @@ EXPECTED_IN_RECIPE = {
 
 
 def _items(request):
-    """Answer as a model would that rewrites the last question of a conversation about a house, or looks up its hours."""
+    """Answer as a model would that rewrites the last question about a house, or calls a tool for its hours."""
     passage = request["messages"][1]["content"].split("\n\nPassage:\n")[1]
     name = " ".join(passage.split()[1:3])
     if "Tools:" in request["messages"][0]["content"]:
