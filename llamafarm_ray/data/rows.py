@@ -201,8 +201,8 @@ class Passage:
         """Read what `to_json` returned."""
         values = json.loads(text)
         digest = Digest(values["document_digest"])
-        lists = {name: tuple(values[name]) for name in ("headings", "pii", "links")}
-        lists["tables"] = tuple(TablePlace(**place) for place in values["tables"])
+        lists = {name: tuple(values.get(name, ())) for name in ("headings", "pii", "links")}
+        lists["tables"] = tuple(TablePlace(**place) for place in values.get("tables", ()))
         return cls(**{**values, **lists, "document_digest": digest})
 
     @property

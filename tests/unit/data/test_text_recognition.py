@@ -8,11 +8,12 @@ from document_files import pdf, pdf_line, read
 from PIL import Image
 
 from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data import documents
 from llamafarm_ray.data.documents import files_table, process_documents
 from llamafarm_ray.data.readers import DocumentError
 from llamafarm_ray.data.readers.pdf.recognition import RecognizedLine
 from llamafarm_ray.data.readers.recognition import recognizing
-from llamafarm_ray.data.sources import SourceFile
+from llamafarm_ray.data.sources import SourceFile, read_file
 
 HEAD = "level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext"
 WORDS = [
@@ -31,8 +32,8 @@ def scan(*, with_text=False):
         if with_text:
             document.add_page()
             pdf_line(document, "The mill is old.")
-        document.add_page()
-        document.image(Image.new("L", (40, 60)), x=0, y=0, w=210, h=297)
+        document.add_page(format=(70, 100))
+        document.image(Image.new("L", (40, 60)), x=0, y=0, w=70, h=100)
 
     return pdf(write)
 
@@ -63,7 +64,8 @@ def test_tesseract_reads_a_scanned_page(tesseract):
     assert (tesseract / "image").read_bytes() == b"\x89PNG\r\n\x1a\n"
 
 
-def test_a_build_recognizes_scans_where_it_is_set_and_else_names_the_setting(tesseract, tmp_path):
+def test_a_build_recognizes_scans_where_it_is_set_and_else_names_the_setting(tesseract, tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "read_within", lambda path, location, _limits, ocr: read_file(path, location, ocr))
     (tmp_path / "a.pdf").write_bytes(scan())
     files = files_table([SourceFile("a.pdf", bytes(tmp_path / "a.pdf"))])
     results = [

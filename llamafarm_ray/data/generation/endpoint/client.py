@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -84,6 +86,12 @@ class Terms:
     closed_until: float = 0.0
 
 
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Return the context of all clients: reading the certificates takes longer than many an answer."""
+    return httpx.create_ssl_context()
+
+
 class Client:
     """Asks a server. A client belongs to one event loop; its `Terms` outlast it."""
 
@@ -92,7 +100,10 @@ class Client:
         self._slots = asyncio.Semaphore(terms.concurrency)
         headers = {"Authorization": f"Bearer {terms.api_key}"} if terms.api_key else {}
         self._http = httpx.AsyncClient(
-            headers=headers, timeout=terms.timeout_s, limits=httpx.Limits(max_connections=terms.concurrency)
+            headers=headers,
+            timeout=terms.timeout_s,
+            limits=httpx.Limits(max_connections=terms.concurrency),
+            verify=_certificates(),
         )
 
     async def __aenter__(self) -> Self:
