@@ -173,6 +173,8 @@ def _show_estimate(config: Config, *, as_json: bool) -> None:
         print_json(dataclasses.asdict(found))
         return
     cost = "prices are not set" if found.cost_usd is None else f"{found.cost_usd:,.4f} US dollars"
+    if config.dataset.preprocessing.qa_generation.endpoint.batch:
+        cost += f" through the batch API, at {found.price_factor:g} of the usual price"
     console.print(
         f"{found.model}: {found.requests:,} requests for {found.passages:,} passages ({found.stored:,} were answered "
         f"before), about {found.input_tokens:,} tokens in and {found.output_tokens:,} out; {cost}.",

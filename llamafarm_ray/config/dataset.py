@@ -64,6 +64,12 @@ class Source(Section):
     file_memory_mb: int = Field(
         default=4096, ge=64, le=1048576, description="Most memory to read one document in MiB; others are skipped."
     )
+    ocr: str | None = Field(
+        default=None,
+        pattern=r"^(tesseract(:\w+(\+\w+)*)?|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="Engine that recognizes the text of scanned PDF pages: 'tesseract', with languages "
+        "'tesseract:eng+deu', or a plug-in 'module:function'; null: they are skipped and counted.",
+    )
     include_metadata: bool = Field(default=True, description="Keep which document and passage an example came from.")
 
 

@@ -79,6 +79,18 @@ class Endpoint(Server):
         default=None, min_length=1, description="Model to ask where qa_generation.model is 'auto'."
     )
     temperature: float = Field(default=0.3, ge=0, le=2, description="Sampling temperature.")
+    batch: bool = Field(
+        default=False,
+        description="Ask through the server's batch API (/v1/files, /v1/batches): cheaper, and answered within a day.",
+    )
+    batch_price_factor: float = Field(
+        default=0.5, ge=0, le=1, description="Price of a request in a batch, in parts of the usual one."
+    )
+
+    def unused(self) -> Mapping[str, Unused]:
+        """A price of batches is for batches."""
+        unused = {} if self.batch else {"batch_price_factor": Unused("batch", "has no effect while {1} is false.")}
+        return {**super().unused(), **unused}
 
 
 class QaGeneration(Section):

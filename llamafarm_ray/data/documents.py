@@ -82,7 +82,7 @@ def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool)
 def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> Iterator[dict[str, Any]]:
     row: dict[str, Any] | None = None
     limits = FileLimits(config.source.file_timeout_s, config.source.file_memory_mb * 1024 * 1024)
-    for read in read_within(file["path"], file["location"], limits):
+    for read in read_within(file["path"], file["location"], limits, config.source.ocr or ""):
         if row is not None:
             yield row
         row = {"file": file["path"], "is_last": False, **_process(read, config, by_rules=by_rules)}

@@ -37,6 +37,7 @@ class PairsEstimate:
         input_tokens: tokens of the prompts, without the model's tokenizer: one for four bytes.
         output_tokens: tokens of the answers, 60 for each wording of a pair, not above ``max_output_tokens``.
         cost_usd: at the configured prices; None without them. Failed and bad answers come on top.
+        price_factor: price of a request in parts of the usual one, in which ``cost_usd`` is: less in batches.
     """
 
     model: str
@@ -46,6 +47,7 @@ class PairsEstimate:
     input_tokens: int
     output_tokens: int
     cost_usd: float | None
+    price_factor: float = 1.0
 
 
 def estimate_pairs(source: str | Path | Sequence[str], config: DatasetConfig, *, cache: str) -> PairsEstimate:
@@ -80,7 +82,9 @@ def estimate_pairs(source: str | Path | Sequence[str], config: DatasetConfig, *,
             wordings = (qa.phrasings or PHRASINGS) if asked.kind == "questions" else 1
             output_tokens += min(asked.num_items * wordings * _TOKENS_PER_PAIR, qa.endpoint.max_output_tokens)
     cost = plan.prices.cost(input_tokens, output_tokens)
-    return PairsEstimate(choice.model, passages, requests, stored, input_tokens, output_tokens, cost)
+    if cost is not None:
+        cost *= plan.price_factor
+    return PairsEstimate(choice.model, passages, requests, stored, input_tokens, output_tokens, cost, plan.price_factor)
 
 
 def _passages(sources: Sources, config: DatasetConfig) -> Iterable[Passage]:

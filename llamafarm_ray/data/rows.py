@@ -201,8 +201,8 @@ class Passage:
         """Read what `to_json` returned."""
         values = json.loads(text)
         digest = Digest(values["document_digest"])
-        lists = {name: tuple(values[name]) for name in ("headings", "pii", "links")}
-        lists["tables"] = tuple(TablePlace(**place) for place in values["tables"])
+        lists = {name: tuple(values.get(name, ())) for name in ("headings", "pii", "links")}
+        lists["tables"] = tuple(TablePlace(**place) for place in values.get("tables", ()))
         return cls(**{**values, **lists, "document_digest": digest})
 
     @property
@@ -261,8 +261,7 @@ class Provenance:
 
     def placed(self, passage: Passage) -> Self:
         """Return it with the place and the metadata of a passage."""
-        place = {"page": passage.page, "headings": passage.headings, "links": passage.links, "tables": passage.tables}
-        return replace(self, **place)
+        return replace(self, page=passage.page, headings=passage.headings, links=passage.links, tables=passage.tables)
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import shutil
@@ -73,13 +74,14 @@ def _rows_of(found: RowFiles, limits: FileLimits) -> Iterator[tuple[str, RowResu
             yield from _of_slack(found, limits, Path(folder))
             return
         for file in found.files:
-            by_split = itertools.groupby(
-                _batches(file, limits, Path(folder)),
-                key=lambda batch, own=file.split: "validation" if "validation" in {own, batch.split} else "train",
-            )
-            for split, batches in by_split:
+            split_of = functools.partial(_split_of, file)
+            for split, batches in itertools.groupby(_batches(file, limits, Path(folder)), key=split_of):
                 for result in parsers[split].results(batches, file.convert or as_chat):
                     yield result if isinstance(result, FileOutcome) else (split, result)
+
+
+def _split_of(file: RowFile, batch: RowBatch) -> str:
+    return "validation" if "validation" in {file.split, batch.split} else "train"
 
 
 def _of_slack(found: RowFiles, limits: FileLimits, folder: Path) -> Iterator[tuple[str, RowResult] | FileOutcome]:

@@ -51,19 +51,20 @@ class LimitError(Exception):
     """The work on a file broke a limit, or ended its process; the text says why."""
 
 
-def read_within(path: str, location: bytes, limits: FileLimits) -> Iterator[ReadFile]:
+def read_within(path: str, location: bytes, limits: FileLimits, ocr: str = "") -> Iterator[ReadFile]:
     """Yield what `read_file` yields; a file that breaks a limit, or its reader, ends with an error that says so.
 
     Args:
         path: of the file, relative to its source.
         location: its absolute path or URI.
         limits: for each document.
+        ocr: see `read_file`.
     """
     if is_light(location):
-        yield from read_file(path, location)
+        yield from read_file(path, location, ocr)
         return
     try:
-        yield from results_within(read_file, (path, location), limits)
+        yield from results_within(read_file, (path, location, ocr), limits)
     except LimitError as error:
         yield ReadFile(path, error=str(error))
 

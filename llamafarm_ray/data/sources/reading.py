@@ -13,6 +13,7 @@ from typing import IO, Any
 
 from llamafarm_ray.data.readers import DocumentError, reader_for
 from llamafarm_ray.data.readers.base import BrokenDocumentError, EmptyDocumentError, OversizedDocumentError
+from llamafarm_ray.data.readers.recognition import recognizing
 from llamafarm_ray.data.rows import ParsedDocument
 from llamafarm_ray.data.sources.containers import DAMAGE, MAX_UNPACKED_BYTES, is_container, members_of
 from llamafarm_ray.data.sources.databases import ROWS_NAME, is_database, open_rows
@@ -37,15 +38,16 @@ class ReadFile:
     ignored: str = ""
 
 
-def read_file(path: str, location: bytes) -> Iterator[ReadFile]:
+def read_file(path: str, location: bytes, ocr: str = "") -> Iterator[ReadFile]:
     """Yield the document in a file, or each of the documents in an archive: ``manual.zip!/install.md``.
 
     Args:
         path: of the file, relative to its source.
         location: its absolute path or URI.
+        ocr: engine that recognizes scanned pages, see `recognizing`; "" for none.
     """
     try:
-        with open_file(location) as file:
+        with recognizing(ocr), open_file(location) as file:
             yield from _read(path, _name(path, location), file, 0)
     except DocumentError as error:
         yield ReadFile(path, error=str(error))

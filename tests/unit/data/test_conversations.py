@@ -8,7 +8,7 @@ import pytest
 from llamafarm_ray.data.conversations import read_conversations
 from llamafarm_ray.data.sources import FileLimits
 
-LIMITS = FileLimits(seconds=60, memory_bytes=4 << 30)
+LIMITS = FileLimits(seconds=300, memory_bytes=4 << 30)  # the defaults, so that tests share a process
 
 USERS = [
     {"id": "U1", "name": "ann", "profile": {"display_name": "Ann", "real_name": "Ann Lee"}},

@@ -74,7 +74,7 @@ CONTENTS = {
     "half_utf16.jsonl": LINE.decode().encode("utf-16")[:-1],
     "deep.jsonl": b"[" * 100_000,
     "less_deep.jsonl": DEEP,
-    "long_line.jsonl": b'{"question": "' + b"x" * (50 * MIB),
+    "long_line.jsonl": b'{"question": "' + b"x" * (16 * MIB),
     "surrogate.jsonl": b'{"question": "\\ud83d", "answer": "b"}\n',
     "digits.jsonl": b"9" * 10_000 + b"\n",
     "nan.jsonl": b"NaN\n",
@@ -103,7 +103,7 @@ CONTENTS = {
     "cut.jsonl.gz": gzip.compress(LINE)[:-12],
     "plain.jsonl.zst": LINE,
     "cut.jsonl.zst": zstandard.compress(LINE)[:-5],
-    "bomb.jsonl.zst": zstandard.compress(bytes(700 * MIB)),
+    "bomb.jsonl.zst": zstandard.compress(bytes(400 * MIB)),
     "text.zip": b"PK no more",
     "empty.zip": zipped(),
     "encrypted.zip": encrypted_zip(),
@@ -132,7 +132,7 @@ def hostile(tmp_path_factory):
 
 
 def settings(**source):
-    return DatasetConfig.model_validate({"source": {"type": "conversation_logs", "file_memory_mb": 512, **source}})
+    return DatasetConfig.model_validate({"source": {"type": "conversation_logs", "file_memory_mb": 256, **source}})
 
 
 def test_a_build_goes_on_past_hostile_files_of_rows_and_names_each(hostile):

@@ -175,7 +175,7 @@ def test_scans_are_reported_with_the_way_out():
         document.add_page()
         document.image(Image.new("L", (40, 60)), x=0, y=0, w=210, h=297)
 
-    with pytest.raises(EmptyDocumentError, match=r"1 of its 1 pages are scans.*OCR"):
+    with pytest.raises(EmptyDocumentError, match=r"1 of its 1 pages are scans.*dataset\.source\.ocr"):
         read("a.pdf", pdf(lambda document: write(document, text=False)))
     mixed = read("a.pdf", pdf(lambda document: write(document, text=True)))
     assert mixed.notes == ("1 of 2 pages are scans without text.",)

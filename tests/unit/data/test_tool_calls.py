@@ -118,9 +118,14 @@ def asks(request, *calls):
         (asks("What does the passage say?", call("opening_hours")), "question points at its passage"),
     ],
 )
-def test_a_call_that_its_schema_or_its_request_does_not_allow_is_dropped(tmp_path, item, reason):
-    rows, dropped, _ = generated(tmp_path, item, GOOD)
-    assert (len(rows), dropped) == (1, {reason: 1})
+def test_a_call_that_its_schema_or_its_request_does_not_allow_is_dropped(item, reason):
+    assert ToolBox((json.dumps(BOOK), json.dumps(HOURS))).read(item, PASSAGE) == reason
+
+
+def test_what_is_dropped_is_counted_and_the_others_stay(tmp_path):
+    rows, dropped, _ = generated(tmp_path, asks("Is it nice there?"), GOOD, asks("Open?", call("weather")))
+    assert len(rows) == 1
+    assert dropped == {"request without a call": 1, "call of a tool that does not exist": 1}
 
 
 def test_two_calls_for_one_request_stay_in_order(tmp_path):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError
-from llamafarm_ray.data.generation.endpoint.cache import Answer, AnswerCache
+from llamafarm_ray.data.generation.endpoint.batches import BatchTerms, answers_by_batch
+from llamafarm_ray.data.generation.endpoint.cache import Answer, AnswerCache, request_key
 from llamafarm_ray.data.generation.endpoint.client import Client, RefusedError, Terms
 from llamafarm_ray.data.generation.endpoint.parsed import ask_parsed
 from llamafarm_ray.errors import InputError
 
 __all__ = ["Asker"]
+
+_BATCH_ROUNDS = 3
+"""Batches, one after another, for requests that are not answered; those of the last one are asked one by one."""
 
 T = TypeVar("T")
 Request = dict[str, Any]
@@ -24,11 +29,13 @@ class Asker:
     Args:
         terms: server and limits.
         cache: answers so far.
+        batches: settings of the server's batch API; None: each request is sent by itself.
     """
 
-    def __init__(self, terms: Terms, cache: AnswerCache) -> None:
+    def __init__(self, terms: Terms, cache: AnswerCache, batches: BatchTerms | None = None) -> None:
         self.terms = terms
         self._cache = cache
+        self._batches = batches
 
     def ask_all(
         self, requests: Sequence[Request], readers: Sequence[Callable[[str], T]]
@@ -49,6 +56,8 @@ class Asker:
         self, requests: Sequence[Request], readers: Sequence[Callable[[str], T]]
     ) -> list[T | BadAnswerError | RefusedError]:
         async with Client(self.terms) as client:
+            if self._batches is not None:
+                await self._ask_in_batches(requests, readers, client, self._batches)
             tasks = [
                 asyncio.create_task(self._ask_or_reason(*each, client)) for each in zip(requests, readers, strict=True)
             ]
@@ -62,6 +71,28 @@ class Asker:
         if refusals and len(refusals) == len(results):
             raise InputError(f"The endpoint {self.terms.base_url} refuses the requests for pairs ({refusals[0]}).")
         return list(results)
+
+    async def _ask_in_batches(
+        self, requests: Sequence[Request], readers: Sequence[Callable[[str], T]], client: Client, batches: BatchTerms
+    ) -> None:
+        """Store what batches answer; what they leave over, and answers of another form, are asked for one by one."""
+        keys = [request_key(self.terms.base_url, request) for request in requests]
+        stored = await asyncio.gather(*(asyncio.to_thread(self._cache.get, key) for key in keys))
+        asked = zip(keys, requests, readers, stored, strict=True)
+        missing = {key: (request, read) for key, request, read, answer in asked if answer is None}
+        for _ in range(_BATCH_ROUNDS):
+            if len(missing) <= self.terms.concurrency:
+                return
+            form = set(client.terms.dialect.changes)
+            bodies = {key: request for key, (request, _) in missing.items()}
+            answers = await answers_by_batch(client, bodies, batches)
+            for key, answer in answers.items():
+                _, read = missing.pop(key)
+                with contextlib.suppress(BadAnswerError):
+                    _read(answer, read)
+                    await asyncio.to_thread(self._cache.put, key, answer)
+            if not answers and form == client.terms.dialect.changes:
+                return
 
     async def _ask_or_reason(
         self, request: Request, read: Callable[[str], T], client: Client

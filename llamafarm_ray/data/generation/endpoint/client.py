@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
+import ssl
 import time
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 
@@ -18,7 +21,9 @@ from llamafarm_ray.data.generation.endpoint.limits import Budget, Pace, num_toke
 from llamafarm_ray.data.generation.endpoint.requests import Dialect
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError
 
-__all__ = ["Client", "RefusedError", "Terms", "UnansweredError"]
+__all__ = ["Client", "RefusedError", "Terms", "UnansweredError", "answer_in", "most_tokens"]
+
+_T = TypeVar("_T")
 
 _LONGEST_WAIT_S = 60.0
 _LONGEST_RETRY_AFTER_S = 600.0
@@ -81,6 +86,12 @@ class Terms:
     closed_until: float = 0.0
 
 
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """Return the context of all clients: reading the certificates takes longer than many an answer."""
+    return httpx.create_ssl_context()
+
+
 class Client:
     """Asks a server. A client belongs to one event loop; its `Terms` outlast it."""
 
@@ -89,7 +100,10 @@ class Client:
         self._slots = asyncio.Semaphore(terms.concurrency)
         headers = {"Authorization": f"Bearer {terms.api_key}"} if terms.api_key else {}
         self._http = httpx.AsyncClient(
-            headers=headers, timeout=terms.timeout_s, limits=httpx.Limits(max_connections=terms.concurrency)
+            headers=headers,
+            timeout=terms.timeout_s,
+            limits=httpx.Limits(max_connections=terms.concurrency),
+            verify=_certificates(),
         )
 
     async def __aenter__(self) -> Self:
@@ -111,20 +125,64 @@ class Client:
             UnansweredError: all attempts failed.
         """
         async with self._slots:
-            for attempt in range(1, self._terms.max_attempts + 1):
-                try:
-                    return await self._within_limits(request)
-                except _PassingError as failure:
-                    wait_s = failure.retry_after_s
-                    if attempt == self._terms.max_attempts or (wait_s or 0.0) > _LONGEST_RETRY_AFTER_S:
-                        asks = f" It asks to wait {wait_s:,.0f} s." if wait_s else ""
-                        raise UnansweredError(
-                            f"The endpoint {self._terms.base_url} gave no answer in {attempt} attempts; the last one: "
-                            f"{failure}.{asks}",
-                            last=str(failure).partition(":")[0],
-                            hint=_HINT,
-                        ) from None
-                await self._wait(attempt, wait_s)
+            return await self._tried(lambda: self._within_limits(request))
+
+    @property
+    def terms(self) -> Terms:
+        """Server, settings and shared state."""
+        return self._terms
+
+    async def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        is_done: Callable[[], Awaitable[httpx.Response | None]] | None = None,
+        **content: Any,
+    ) -> httpx.Response:
+        """Send a request of another kind than for a chat completion, several times if need be.
+
+        Args:
+            method: ``GET`` or ``POST``.
+            path: below the server's base URL.
+            is_done: asked before a further attempt; returns a response if the earlier one had its effect after all.
+            content: ``json``, or ``data`` and ``files``, see `httpx.AsyncClient.request`.
+
+        Raises:
+            RefusedError: see `ask`, for this and the other errors.
+        """
+        num_attempts = 0
+
+        async def attempt() -> httpx.Response:
+            nonlocal num_attempts
+            num_attempts += 1
+            done = await is_done() if is_done is not None and num_attempts > 1 else None
+            if done is not None:
+                return done
+            await asyncio.sleep(max(0.0, self._terms.closed_until - time.monotonic()))
+            response = await self._request(method, path, **content)
+            if not response.is_success:
+                raise self._failure(response)
+            return response
+
+        return await self._tried(attempt)
+
+    async def _tried(self, attempt_once: Callable[[], Awaitable[_T]]) -> _T:
+        """Return what an attempt returns, after several of them if need be."""
+        for attempt in range(1, self._terms.max_attempts + 1):
+            try:
+                return await attempt_once()
+            except _PassingError as failure:
+                wait_s = failure.retry_after_s
+                if attempt == self._terms.max_attempts or (wait_s or 0.0) > _LONGEST_RETRY_AFTER_S:
+                    asks = f" It asks to wait {wait_s:,.0f} s." if wait_s else ""
+                    raise UnansweredError(
+                        f"The endpoint {self._terms.base_url} gave no answer in {attempt} attempts; the last one: "
+                        f"{failure}.{asks}",
+                        last=str(failure).partition(":")[0],
+                        hint=_HINT,
+                    ) from None
+            await self._wait(attempt, wait_s)
         raise AssertionError  # max_attempts is at least 1
 
     async def _wait(self, attempt: int, retry_after_s: float | None) -> None:
@@ -137,15 +195,15 @@ class Client:
 
     async def _within_limits(self, request: dict[str, Any]) -> Answer:
         terms = self._terms
-        input_tokens = sum(num_tokens_estimated(message["content"]) for message in request["messages"])
-        reserved = terms.budget.reserve(input_tokens, request["max_tokens"])
+        input_tokens, output_tokens = most_tokens(request)
+        reserved = terms.budget.reserve(input_tokens, output_tokens)
         used = (0, 0)
         try:
             now = time.monotonic()
             pause_s = max(
                 terms.closed_until - now,
                 terms.requests.reserve(now, 1),
-                terms.tokens.reserve(now, input_tokens + request["max_tokens"] / 2),
+                terms.tokens.reserve(now, input_tokens + output_tokens / 2),
             )
             await asyncio.sleep(max(0.0, pause_s))
             answer = await self._send(request)
@@ -158,15 +216,15 @@ class Client:
         """Send a request in the form that the server takes; learn another form where it complains."""
         while True:
             sent = self._terms.dialect.adapt(request)
-            response = await self._post(sent)
+            response = await self._request("POST", "/chat/completions", json=sent)
             if response.status_code == httpx.codes.OK:
                 return _read(response, request)
             if response.status_code not in {400, 422} or not self._terms.dialect.learn(sent, response.text):
                 raise self._failure(response)
 
-    async def _post(self, body: dict[str, Any]) -> httpx.Response:
+    async def _request(self, method: str, path: str, **content: Any) -> httpx.Response:
         try:
-            return await self._http.post(f"{self._terms.base_url.rstrip('/')}/chat/completions", json=body)
+            return await self._http.request(method, f"{self._terms.base_url.rstrip('/')}{path}", **content)
         except httpx.TimeoutException:
             raise _PassingError(f"no answer in {self._terms.timeout_s:g} s") from None
         except httpx.TransportError as error:  # not reachable, or the answer broke off
@@ -188,19 +246,33 @@ class Client:
         return RefusedError(f"HTTP {status}: {said}")
 
 
+def most_tokens(request: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the tokens of a request's prompt, about, and the most of its answer."""
+    return sum(num_tokens_estimated(message["content"]) for message in request["messages"]), request["max_tokens"]
+
+
 def _read(response: httpx.Response, request: dict[str, Any]) -> Answer:
     """Return the answer in a response of status 200; one without it counts as a failure that passes."""
     try:
-        body = response.json()
+        answer = answer_in(response.json(), request)
+    except ValueError:
+        answer = None
+    if answer is None:
+        raise _PassingError(f"an answer that is no chat completion: {response.text[:_SHOWN_CHARS]!r}")
+    return answer
+
+
+def answer_in(body: Any, request: Mapping[str, Any]) -> Answer | None:
+    """Return the answer in the body of a response to a request; None if there is none."""
+    try:
         choice = body["choices"][0]
         content, usage = choice["message"]["content"] or "", body.get("usage") or {}
         finish_reason = choice.get("finish_reason") or "stop"
-        asked = sum(num_tokens_estimated(message["content"]) for message in request["messages"])
-        input_tokens = int(usage.get("prompt_tokens", asked))
+        input_tokens = int(usage.get("prompt_tokens", most_tokens(request)[0]))
         output_tokens = int(usage.get("completion_tokens", num_tokens_estimated(content)))
         return Answer(content, str(finish_reason), input_tokens, output_tokens)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
-        raise _PassingError(f"an answer that is no chat completion: {response.text[:_SHOWN_CHARS]!r}") from None
+        return None
 
 
 def _complaint(response: httpx.Response) -> str:

@@ -70,13 +70,18 @@ class Budget:
     spent_usd: float = 0.0
     _reserved_usd: float = field(default=0.0)
 
-    def reserve(self, input_tokens: int, max_output_tokens: int) -> float:
+    def reserve(self, input_tokens: int, max_output_tokens: int, *, price_factor: float = 1.0) -> float:
         """Reserve the most that a request can cost and return it.
+
+        Args:
+            input_tokens: of its prompt.
+            max_output_tokens: longest answer.
+            price_factor: its price in parts of the usual one.
 
         Raises:
             InputError: the limit could be passed.
         """
-        cost = self.prices.cost(input_tokens, max_output_tokens) or 0.0
+        cost = (self.prices.cost(input_tokens, max_output_tokens) or 0.0) * price_factor
         if self.max_cost_usd is not None and self.spent_usd + self._reserved_usd + cost > self.max_cost_usd:
             raise InputError(
                 f"The next request could take the cost above max_cost_usd, {self.max_cost_usd} US dollars; "
@@ -86,7 +91,7 @@ class Budget:
         self._reserved_usd += cost
         return cost
 
-    def settle(self, reserved: float, input_tokens: int, output_tokens: int) -> None:
+    def settle(self, reserved: float, input_tokens: int, output_tokens: int, *, price_factor: float = 1.0) -> None:
         """Replace a reservation by what the request did cost; nothing for one that failed."""
         self._reserved_usd -= reserved
-        self.spent_usd += self.prices.cost(input_tokens, output_tokens) or 0.0
+        self.spent_usd += (self.prices.cost(input_tokens, output_tokens) or 0.0) * price_factor

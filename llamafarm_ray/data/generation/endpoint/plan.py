@@ -10,6 +10,7 @@ from typing import Self
 from llamafarm_ray.config import Endpoint, QaGeneration
 from llamafarm_ray.config.generation import PHRASINGS
 from llamafarm_ray.data.generation.choice import Choice
+from llamafarm_ray.data.generation.endpoint.batches import MAX_REQUESTS, BatchTerms
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
 from llamafarm_ray.data.generation.endpoint.client import Terms
 from llamafarm_ray.data.generation.endpoint.limits import Prices
@@ -67,6 +68,8 @@ class EndpointPlan:
     @property
     def passages_per_batch(self) -> int:
         """See `WriterPlan`; several times the number of requests at once, so that slots are seldom idle."""
+        if self.endpoint.batch:
+            return max(1, MAX_REQUESTS // len(self.asking.kinds))
         return _BATCHES_PER_SLOT * self.endpoint.concurrency
 
     @property
@@ -86,7 +89,13 @@ class EndpointPlan:
     def open(self) -> EndpointWriter:
         """Return the writer; nothing is sent before it writes."""
         provenance = Provenance(self.name, self.asking.model, PROMPT_VERSION, self.digest)
-        return EndpointWriter(self.asking, self.terms(), AnswerCache(self.cache), provenance)
+        batches = BatchTerms(self.cache, self.price_factor) if self.endpoint.batch else None
+        return EndpointWriter(self.asking, self.terms(), AnswerCache(self.cache), provenance, batches=batches)
+
+    @property
+    def price_factor(self) -> float:
+        """Price of a request in parts of the usual one."""
+        return self.endpoint.batch_price_factor if self.endpoint.batch else 1.0
 
     def terms(self) -> Terms:
         """Return the server with its limits, of which nothing is used yet."""

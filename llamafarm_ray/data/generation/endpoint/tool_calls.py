@@ -117,7 +117,7 @@ def _draft(request: str, calls: Sequence[Mapping[str, Any]], offered: Sequence[T
         f"{call['function']['name']} {json.dumps(call['function']['arguments'], ensure_ascii=False)}" for call in calls
     )
     tools = normal_tools({"tools": list(offered)})
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"role": "user", "content": request},
         {"role": "assistant", "content": "", "tool_calls": normal_calls(list(calls), "tool_calls")},
     ]

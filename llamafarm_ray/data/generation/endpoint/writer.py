@@ -11,6 +11,7 @@ from llamafarm_ray.data.coverage import facts_of
 from llamafarm_ray.data.generation.endpoint import tool_calls
 from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, examples_from, objects_in, parse_answer
 from llamafarm_ray.data.generation.endpoint.asking import Asker
+from llamafarm_ray.data.generation.endpoint.batches import BatchTerms
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache
 from llamafarm_ray.data.generation.endpoint.client import RefusedError, Terms
 from llamafarm_ray.data.generation.endpoint.prompt import (
@@ -135,13 +136,22 @@ class EndpointWriter:
         terms: server and limits.
         cache: answers so far.
         provenance: recorded with each example.
+        batches: settings of the server's batch API; None: it is not used.
     """
 
     name = "endpoint"
 
-    def __init__(self, asking: Asking, terms: Terms, cache: AnswerCache, provenance: Provenance) -> None:
+    def __init__(
+        self,
+        asking: Asking,
+        terms: Terms,
+        cache: AnswerCache,
+        provenance: Provenance,
+        *,
+        batches: BatchTerms | None = None,
+    ) -> None:
         self._asking = asking
-        self._asker = Asker(terms, cache)
+        self._asker = Asker(terms, cache, batches)
         self._terms = terms
         self._provenance = provenance
 

@@ -18,6 +18,7 @@ from llamafarm_ray.data.readers.base import (
 )
 from llamafarm_ray.data.readers.pdf.page import Line, lines_of
 from llamafarm_ray.data.readers.pdf.paragraphs import CONTENTS, Paragraphs, body_size
+from llamafarm_ray.data.readers.pdf.recognition import recognized_lines
 from llamafarm_ray.data.readers.pdf.running import without_running_lines
 
 __all__ = ["PdfReader"]
@@ -43,25 +44,27 @@ class PdfReader(Reader):
         try:
             with pypdfium2.PdfDocument(data) as document:
                 told = " ".join(str(document.get_metadata_dict(skip_empty=True).get("Title", "")).split())
-                pages, num_scanned = _read_pages(document)
+                pages, num_scanned, num_recognized = _read_pages(document)
         except pypdfium2.PdfiumError as error:
             if pdfium.FPDF_GetLastError() == pdfium.FPDF_ERR_PASSWORD or "password" in str(error).lower():
                 raise EncryptedDocumentError("it is encrypted.", hint="Save it without a password.") from error
             raise BrokenDocumentError(f"it is not a valid PDF file ({error}).") from error
         kept = list(without_running_lines(pages))
         _require_text(pages, kept, num_scanned)
+        if num_recognized:
+            outline.note(f"{num_recognized} of {len(pages)} pages are scans, whose text was recognized.")
         if num_scanned:
             outline.note(f"{num_scanned} of {len(pages)} pages are scans without text.")
         Paragraphs(kept, outline).add_all()
         return told if _is_title(told) else _largest(kept)
 
 
-def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[list[Line]], int]:
-    """Return the lines of each page, and how many pages are scans."""
+def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[list[Line]], int, int]:
+    """Return the lines of each page, and how many pages are scans without text, and scans that were recognized."""
     if len(document) > _MAX_PAGES:
         raise OversizedDocumentError(f"it has {len(document)} pages; {_MAX_PAGES} are the limit.")
     pages: list[list[Line]] = []
-    num_scanned = num_chars = 0
+    num_scanned = num_recognized = num_chars = 0
     for page in document:
         textpage = page.get_textpage()
         try:
@@ -69,11 +72,14 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[list[Line]], int]
             if num_chars > _MAX_CHARS:
                 raise OversizedDocumentError(f"it has more than {_MAX_CHARS} characters.")
             pages.append(lines_of(textpage))
-            num_scanned += not pages[-1] and _is_scan(page)
+            if not pages[-1] and _is_scan(page):
+                pages[-1] = recognized_lines(page)
+                num_recognized += bool(pages[-1])
+                num_scanned += not pages[-1]
         finally:
             textpage.close()
             page.close()
-    return pages, num_scanned
+    return pages, num_scanned, num_recognized
 
 
 def _is_scan(page: pypdfium2.PdfPage) -> bool:
@@ -93,10 +99,11 @@ def _require_text(pages: Sequence[Sequence[Line]], kept: Sequence[Sequence[Line]
         raise EmptyDocumentError("there is no text in it but headers, footers and page numbers.")
     if num_scanned:
         raise EmptyDocumentError(
-            f"{num_scanned} of its {len(pages)} pages are scans without text.", hint="Run text recognition (OCR) first."
+            f"{num_scanned} of its {len(pages)} pages are scans without text.",
+            hint="Set dataset.source.ocr to recognize them.",
         )
     raise EmptyDocumentError(
-        "there is no text in it.", hint="If its pages are drawings or scans, run text recognition (OCR) first."
+        "there is no text in it.", hint="If its pages are drawings, run text recognition (OCR) first."
     )
 
 
