@@ -187,7 +187,6 @@ def measure_quantized(report: Report, scale: Scale, registry: RegistryService, b
 def measure_optimize(report: Report, scale: Scale, registry: RegistryService, base: Path) -> None:
     """Compare the settings that `optimize` chooses with the best of all, each measured as long as its last trials."""
     from llamafarm_ray.serving.optimize.speed import SpeedTrial, measure_speed
-
     from llamafarm_ray.workflows import optimize as workflow
     from llamafarm_ray.workflows.quantize import quantize
     from llamafarm_ray.workflows.register import Registration, register
