@@ -66,7 +66,7 @@ class _Forward:
             return result
         with torch.autocast("cpu", enabled=False):
             matrices = layer.lora_A[name].weight, layer.lora_B[name].weight
-            return _LoraLinear.apply(x.to(dtype), weight, bias, *matrices, layer.scaling[name])  # type: ignore[no-any-return]
+            return _LoraLinear.apply(x.to(dtype), weight, bias, *matrices, layer.scaling[name])  # type: ignore[no-any-return, no-untyped-call]
 
 
 class _LoraLinear(torch.autograd.Function):
