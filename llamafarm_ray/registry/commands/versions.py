@@ -183,7 +183,8 @@ class RegisterDataset(Command):
     @property
     def manifest(self) -> Digest | None:
         """Manifest of its stored files; None where the home stores none."""
-        return Digest(self.dataset.manifest) if self.dataset.manifest is not None else None
+        manifest = getattr(self.dataset, "manifest", None)  # what is no event is refused with the commit's others
+        return Digest(manifest) if manifest is not None else None
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
         """One event."""
