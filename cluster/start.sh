@@ -36,6 +36,14 @@ case "${1:-}" in
   # The dashboard and its job server are on loopback: `ray dashboard cluster.yaml` leads there.
   head) exec .venv/bin/ray start --head --port=6379 --dashboard-host=127.0.0.1 \
     --autoscaling-config="$HOME/ray_bootstrap_config.yaml" "${@:2}" ;;
-  worker) exec .venv/bin/ray start --address="${RAY_HEAD_IP:?is not set}:6379" "${@:2}" ;;
+  worker)
+    : "${RAY_HEAD_IP:?is not set}"
+    # Where `ray up` restarts a lost machine of one's own it does so once, and gives the machine up if that fails.
+    for attempt in 1 2 3; do
+      if .venv/bin/ray start --address="$RAY_HEAD_IP:6379" "${@:2}"; then exit 0; fi
+      echo "Ray did not start, attempt $attempt of 3." >&2
+      .venv/bin/ray stop
+    done
+    exit 1 ;;
   *) echo "Say head or worker." >&2; exit 2 ;;
 esac

@@ -243,6 +243,18 @@ def test_a_worker_joins_the_head_that_ray_up_names(machine):
     assert calls[1] == "ray start --address=192.0.2.1:6379"
 
 
+@pytest.mark.parametrize("num_failures", [2, 3])
+def test_a_worker_on_which_ray_does_not_start_is_tried_again(machine, num_failures):
+    ready(machine)
+    ray = machine.home.parent / "llamafarm_ray/.venv/bin/ray"
+    failing = f'[ "$1" != start ] || [ "$(grep -c "ray start" {machine.home.parent}/log)" -gt {num_failures} ]\n'
+    ray.write_text(ray.read_text() + failing)
+    done, calls = machine("start.sh", "worker", RAY_HEAD_IP="192.0.2.1")
+    assert done.returncode == (0 if num_failures < 3 else 1)
+    assert [call.split()[1] for call in calls] == ["stop", *["start", "stop"] * num_failures, "start"][: 1 + 2 * 3]
+    assert "Ray did not start, attempt 1 of 3." in done.stderr
+
+
 @pytest.mark.parametrize("missing", [".llamafarm.env", ".ray/auth_token"])
 def test_a_node_without_its_home_or_token_does_not_start(machine, missing):
     ready(machine)
