@@ -54,7 +54,7 @@ def command(
         str | None, typer.Option("--endpoint", help="Address up to /v1: benchmarks are asked there, as the model.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Ray workers that benchmarks are shared among.")
+        int | None, typer.Option("--workers", min=1, help="Ray workers that benchmarks and examples are shared among.")
     ] = None,
     custom: Annotated[
         list[str] | None,
@@ -104,7 +104,7 @@ def command(
         "evaluation.num_fewshot": fewshot,
         "evaluation.benchmark_chat_template": chat_template or None,
         "evaluation.benchmark_backend": backend,
-        "evaluation.benchmark_workers": workers,
+        "evaluation.workers": workers,
         "evaluation.endpoint.base_url": endpoint,
         "evaluation.custom_evaluations": custom or None,
         "evaluation.questions": questions,

@@ -120,8 +120,11 @@ class Evaluation(Section):
         description="Engine that benchmarks are asked on; unset: the endpoint where one is set, gguf for GGUF files, "
         "else transformers.",
     )
-    benchmark_workers: int = Field(
-        default=1, ge=1, le=1024, description="Ray workers that benchmarks are shared among; scores stay the same."
+    workers: int = Field(
+        default=1,
+        ge=1,
+        le=1024,
+        description="Ray workers that benchmarks and held-out examples are shared among; scores stay the same.",
     )
     endpoint: BenchmarkEndpoint = section(BenchmarkEndpoint, "A running endpoint that benchmarks are asked on.")
     custom_evaluations: Names = Field(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.remote import run_on_ray
+from llamafarm_ray.evaluation.remote import run_all_on_ray
 from llamafarm_ray.evaluation.result import EvaluationResult
+from llamafarm_ray.evaluation.run import EvaluationJob, score_answers
 
 __all__ = ["evaluate"]
 
@@ -23,6 +24,7 @@ def evaluate(
     model_id: str,
     baseline: bool = True,
     rival: tuple[Path, Path | None] | None = None,
+    workers: int = 1,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> EvaluationResult:
     """Measure a model on examples, beside its base model.
@@ -37,6 +39,7 @@ def evaluate(
         model_id: recorded in the result.
         baseline: whether to measure the base model without the adapter too.
         rival: base model and adapter of the model to compare with instead.
+        workers: Ray tasks that share the examples; scores don't depend on their number.
         on_progress: called in this thread with what is being done and how much of the whole is done, 0 to 1.
 
     Raises:
@@ -48,14 +51,17 @@ def evaluate(
     if not rows or not metrics:
         what = "examples" if not rows else "metrics"
         raise InputError(f"There are no {what} to evaluate with.", hint=f"Give at least one of the {what}.")
-    settings = {
-        "base_model": base_model.absolute(),
-        "adapter": adapter.absolute() if adapter else None,
-        "rows": rows,
-        "metrics": tuple(metrics),
-        "max_new_tokens": max_new_tokens,
-        "model_id": model_id,
-        "baseline": baseline,
-        "rival": rival and (rival[0].absolute(), rival[1].absolute() if rival[1] else None),
-    }
-    return cast(EvaluationResult, run_on_ray("llamafarm_ray.evaluation.run:evaluate_settings", settings, on_progress))
+    job = EvaluationJob(
+        base_model=base_model.absolute(),
+        adapter=adapter.absolute() if adapter else None,
+        rows=rows,
+        metrics=tuple(metrics),
+        max_new_tokens=max_new_tokens,
+        model_id=model_id,
+        baseline=baseline,
+        rival=rival and (rival[0].absolute(), rival[1].absolute() if rival[1] else None),
+    )
+    settings = {name: getattr(job, name) for name in EvaluationJob.__dataclass_fields__}
+    parts = [{**settings, "part": number, "num_parts": workers} for number in range(workers)]
+    answers = run_all_on_ray("llamafarm_ray.evaluation.answering:answer_settings", parts, on_progress)
+    return score_answers(job, answers)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
@@ -12,11 +12,10 @@ from typing import Any
 import ray
 
 from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmError
+from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.models.foreign import first_line
 
-__all__ = ["run_on_ray"]
-
-Report = Callable[[str, float], None]
+__all__ = ["run_all_on_ray", "run_on_ray"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,35 +27,56 @@ _Item = tuple[str, float] | _Done | LlamaFarmError
 
 
 def run_on_ray(function: str, settings: Mapping[str, Any], on_progress: Report | None = None) -> Any:
-    """Call a function in a Ray task and return its result.
+    """Call a function in a Ray task and return its result; see `run_all_on_ray`."""
+    return run_all_on_ray(function, [settings], on_progress)[0]
+
+
+def run_all_on_ray(
+    function: str, settings: Sequence[Mapping[str, Any]], on_progress: Report | None = None
+) -> list[Any]:
+    """Call a function in several Ray tasks at the same time, and return their results in order.
 
     Args:
         function: ``module:name``, so that this process needs no torch. It takes the settings and a callback for
             progress.
-        settings: its first argument.
+        settings: the first argument of each call.
         on_progress: called in this thread with what is being done and how much of the whole is done, 0 to 1.
 
     Raises:
         LlamaFarmError: the function raised it.
-        ClusterError: Ray is not running here, or the task was lost.
+        ClusterError: Ray is not running here, or a task was lost.
     """
     if not ray.is_initialized():
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
     num_gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
     task = ray.remote(num_cpus=1, num_gpus=num_gpus, num_returns="streaming", max_retries=0)(_run)
+    streams = [task.remote(function, one) for one in settings]
+    done = [0.0] * len(streams)
+    results: dict[int, Any] = {}
     try:
-        for reference in task.remote(function, settings):
-            item = ray.get(reference)
+        while len(results) < len(streams):
+            open_streams = [stream for number, stream in enumerate(streams) if number not in results]
+            (ready,), _ = ray.wait(open_streams, num_returns=1)
+            number = streams.index(ready)
+            item = ray.get(next(ready))
             if isinstance(item, LlamaFarmError):
                 raise item
             if isinstance(item, _Done):
-                return item.result
+                results[number] = item.result
+                continue
+            what, done[number] = item
             if on_progress is not None:
-                on_progress(*item)
+                on_progress(what, sum(done) / len(done))
+    except StopIteration:
+        raise ClusterError("The evaluation ended without a result.", hint="Run it again.") from None
     except ray.exceptions.RayError as error:
         lines = str(error).strip().splitlines()
         raise ClusterError(f"The evaluation was lost: {lines[-1] if lines else type(error).__name__}") from error
-    raise ClusterError("The evaluation ended without a result.", hint="Run it again.")
+    finally:
+        for number, stream in enumerate(streams):
+            if number not in results:
+                ray.cancel(stream, force=True)
+    return [results[number] for number in range(len(streams))]
 
 
 def _run(function: str, settings: Mapping[str, Any]) -> Iterator[_Item]:

@@ -17,6 +17,7 @@ _SCORING = (
     "data/corpus.py",
     "data/retrieval.py",
     "data/with_passages.py",
+    "evaluation/answering.py",
     "evaluation/custom",
     "evaluation/general",
     "evaluation/generation.py",

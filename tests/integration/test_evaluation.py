@@ -143,7 +143,7 @@ def test_a_benchmarks_scores_do_not_depend_on_the_number_of_workers(tmp_path):
             "benchmarks": ["mmlu_anatomy"],
             "benchmark_data": str(tmp_path / "data"),
             "num_fewshot": 0,
-            "benchmark_workers": workers,
+            "workers": workers,
             "forgetting": False,
         }
         config = parse_config({"base_model": str(base), "evaluation": settings})

@@ -69,6 +69,10 @@ class _Worker:
     def __init__(self) -> None:
         self._local = LocalWorkers()
 
+    def is_ready(self) -> bool:
+        """Return True once the process runs."""
+        return True
+
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of `LocalWorkers`."""
         try:
@@ -83,6 +87,8 @@ class _Worker:
 class RayWorkers:
     """Actors on the caller's Ray, one CPU and, where there are some, one GPU each.
 
+    Those that the cluster has no room for yet are left waiting; the others do their work.
+
     Args:
         number: actors.
 
@@ -96,34 +102,50 @@ class RayWorkers:
         num_gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
         actor = ray.remote(num_cpus=1, num_gpus=num_gpus)(_Worker)
         self._actors = [actor.remote() for _ in range(number)]
+        self._starting = {one.is_ready.remote(): one for one in self._actors}
+        self._ready: list[Any] = []
 
     def fact(self, model: AskedModel, name: str) -> str:
         """See `Workers.fact`."""
-        return str(self._result(self._actors[0].call.remote("fact", model, name)))
+        return str(self._result(self._first().call.remote("fact", model, name)))
 
     def render(self, model: AskedModel, chat: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
         """See `Workers.render`."""
         options = {"add_generation_prompt": add_generation_prompt}
-        return str(self._result(self._actors[0].call.remote("render", model, chat, **options)))
+        return str(self._result(self._first().call.remote("render", model, chat, **options)))
 
     def answers(self, model: AskedModel, chunks: Sequence[Chunk]) -> Iterator[tuple[int, list[Any]]]:
         """See `Workers.answers`."""
         waiting = list(enumerate(chunks))[::-1]
+        idle = list(self._ready)
         running: dict[Any, tuple[int, Any]] = {}
-
-        def start(actor: Any) -> None:
-            if waiting:
+        while waiting or running:
+            while waiting and idle:
                 number, chunk = waiting.pop()
+                actor = idle.pop()
                 running[actor.call.remote("answers", model, [chunk])] = (number, actor)
-
-        for actor in self._actors:
-            start(actor)
-        while running:
-            (done,), _ = ray.wait(list(running), num_returns=1)
+            (done,), _ = ray.wait([*running, *self._starting], num_returns=1)
+            if done in self._starting:
+                idle.append(self._started(done))
+                continue
             number, actor = running.pop(done)
             ((_, answers),) = self._result(done)
-            start(actor)
+            idle.append(actor)
             yield number, answers
+
+    def _first(self) -> Any:
+        """Return a worker that runs; wait for one if there is none."""
+        if not self._ready:
+            (done,), _ = ray.wait(list(self._starting), num_returns=1)
+            self._started(done)
+        return self._ready[0]
+
+    def _started(self, reference: Any) -> Any:
+        """Note that a worker runs."""
+        actor = self._starting.pop(reference)
+        self._result(reference)
+        self._ready.append(actor)
+        return actor
 
     def close(self) -> None:
         """End the actors."""

@@ -201,6 +201,7 @@ class EvaluationRun:
                 max_new_tokens=settings.max_new_tokens,
                 model_id=self.model.model_id,
                 rival=self.rival.folders if self.rival else None,
+                workers=settings.workers,
                 on_progress=on_progress,
             )
             found.append(self._with_digests(result, rows))
@@ -253,7 +254,7 @@ class EvaluationRun:
             asked.benchmarks, data, asked.num_fewshot, asked.benchmark_chat_template, asked.max_examples
         )
         model, baseline = asked_models(asked, self.model, self.rival)
-        workers = RayWorkers(asked.benchmark_workers)
+        workers = RayWorkers(asked.workers)
         try:
             return compare_benchmarks(
                 plan,

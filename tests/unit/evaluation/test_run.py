@@ -7,7 +7,9 @@ from chat_templates import QWEN3
 from tiny_model import make_rows, make_tiny_model
 
 from llamafarm_ray.errors import InputError, UnsupportedError
-from llamafarm_ray.evaluation.run import EvaluationJob, run_evaluation
+from llamafarm_ray.evaluation import answering
+from llamafarm_ray.evaluation.answering import answer_held_out
+from llamafarm_ray.evaluation.run import EvaluationJob, score_answers
 from llamafarm_ray.models.chat import tokenise_turns
 from llamafarm_ray.models.tokenizer import load_tokenizer
 
@@ -24,12 +26,12 @@ def adapter(base_model, tmp_path_factory):
     return make_adapter(base_model, tmp_path_factory.mktemp("adapter"), seed=3)
 
 
-def evaluate(base_model, adapter=None, rows=ROWS, metrics=("perplexity", "bleu", "rouge"), **changes):
+def evaluate(base_model, adapter=None, rows=ROWS, metrics=("perplexity", "bleu", "rouge"), of=1, **changes):
     settings = {"max_new_tokens": 6, "model_id": "bot", "baseline": True} | changes
     seen = []
     job = EvaluationJob(base_model=base_model, adapter=adapter, rows=rows, metrics=metrics, **settings)
-    result = run_evaluation(job, lambda what, done: seen.append((what, done)))
-    return result.benchmarks["held_out"], seen
+    parts = [answer_held_out(job, lambda what, done: seen.append((what, done)), part, of) for part in range(of)]
+    return score_answers(job, parts).benchmarks["held_out"], seen
 
 
 def expected_perplexity(base_model, adapter=None, rows=ROWS):
@@ -136,3 +138,11 @@ def test_a_metric_without_an_engine_is_refused_with_those_there_are(base_model):
 def test_a_folder_that_is_no_adapter_is_refused(base_model, tmp_path):
     with pytest.raises(InputError, match="not an adapter"):
         evaluate(base_model, adapter=tmp_path)
+
+
+def test_scores_do_not_depend_on_the_number_of_workers(base_model, adapter, monkeypatch):
+    monkeypatch.setattr(answering, "_EXAMPLES_A_CHUNK", 3)
+    alone, _ = evaluate(base_model, adapter)
+    assert alone.num_examples == 11
+    for number in (2, 5):  # of four chunks: one worker has none
+        assert evaluate(base_model, adapter, of=number)[0] == alone
