@@ -56,7 +56,7 @@ test-long: setup ## Kill, race and soak tests; it goes on where it was stopped (
 	@$(if $(FRESH),rm -f runs/long-tests.passed)
 	@$(BIN)/python -m pytest -m long --timeout 3600 --go-on runs/long-tests.passed $(if $(ONLY),-k "$(ONLY)") $(ARGS)
 
-cluster-test: setup ## ray up, a job, ray down on machines of namespaces (root; openssh-server, rsync, iproute2).
+cluster-test: setup ## README's cluster on machines of namespaces (root; openssh-server, rsync, iproute2).
 	@$(BIN)/python -m pytest tests/long/test_hosts.py -m long -n 0 -s $(ARGS)
 
 # The name of one file of tests/benchmarks; all of them by default.

@@ -31,6 +31,16 @@ if [ "${1:-}" = head ] && grep -Eq '"?type"?: "?local"?' "$HOME/ray_bootstrap_co
   unset RAY_CLOUD_INSTANCE_ID RAY_NODE_TYPE_NAME
 fi
 
+# `ray down` stops the head alone, on machines of one's own. A worker's raylet then ends by itself, its log monitor not.
+end_with_raylet() {
+  local raylet monitor
+  raylet="$(pgrep -n -f "raylet .*--gcs-address=$RAY_HEAD_IP:6379" || true)"
+  monitor="$(pgrep -n -f "log_monitor.py .*--gcs-address=$RAY_HEAD_IP:6379" || true)"
+  [ -n "$raylet" ] && [ -n "$monitor" ] || return 0
+  setsid bash -c 'while kill -0 "$0" 2>/dev/null; do sleep 1; done; kill "$1"' "$raylet" "$monitor" \
+    >/dev/null 2>&1 </dev/null &
+}
+
 .venv/bin/ray stop
 case "${1:-}" in
   # The dashboard and its job server are on loopback: `ray dashboard cluster.yaml` leads there.
@@ -40,7 +50,10 @@ case "${1:-}" in
     : "${RAY_HEAD_IP:?is not set}"
     # Where `ray up` restarts a lost machine of one's own it does so once, and gives the machine up if that fails.
     for attempt in 1 2 3; do
-      if .venv/bin/ray start --address="$RAY_HEAD_IP:6379" "${@:2}"; then exit 0; fi
+      if .venv/bin/ray start --address="$RAY_HEAD_IP:6379" "${@:2}"; then
+        end_with_raylet
+        exit 0
+      fi
       echo "Ray did not start, attempt $attempt of 3." >&2
       .venv/bin/ray stop
     done

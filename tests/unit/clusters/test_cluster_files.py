@@ -8,9 +8,11 @@ import stat
 import subprocess
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from kuberay import ROOT
+from patience import wait_until
 
 
 def read(path):
@@ -241,6 +243,18 @@ def test_a_worker_joins_the_head_that_ray_up_names(machine):
     done, calls = machine("start.sh", "worker", RAY_HEAD_IP="192.0.2.1")
     assert done.returncode == 0, done.stderr
     assert calls[1] == "ray start --address=192.0.2.1:6379"
+
+
+def test_of_a_worker_whose_head_has_gone_nothing_is_left(machine):
+    ready(machine)
+    ray, pid = machine.home.parent / "llamafarm_ray/.venv/bin/ray", machine.home.parent / "pid"
+    quiet = "</dev/null >/dev/null 2>&1 &"
+    raylet = f'(exec -a "raylet --x --gcs-address=192.0.2.1:6379" sleep 0.5) {quiet}'
+    monitor = f'(exec -a "log_monitor.py --x --gcs-address=192.0.2.1:6379" sleep 60) {quiet}\n echo $! > {pid}'
+    ray.write_text(ray.read_text() + f'if [ "$1" = start ]; then\n{raylet}\n{monitor}\nsleep 0.1\nfi\n')
+    done, _ = machine("start.sh", "worker", RAY_HEAD_IP="192.0.2.1")
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: not psutil.pid_exists(int(pid.read_text())), 5)
 
 
 @pytest.mark.parametrize("num_failures", [2, 3])
