@@ -32,9 +32,10 @@ def vllm_dtype_on_cpu(folder: Path) -> str:
 
 
 def why_not_packed_in_vllm(folder: Path, *, on_gpu: bool) -> str:
-    """Return the reason why vLLM can't serve a folder's quantized weights; empty if it can, or none are.
+    """Return the reason why vLLM should not serve a folder's quantized weights; empty if it can, or none are.
 
-    On a CPU vLLM computes with 4-bit integers, and with 8-bit integers on both sides.
+    On a CPU vLLM computes with 4-bit integers, and with 8-bit integers on both sides. It loads floating point of 8 bits
+    too, and leaves it to a reference kernel of torch, which takes thousands of times as long as bfloat16.
 
     Args:
         folder: the model.

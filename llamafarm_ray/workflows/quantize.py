@@ -312,6 +312,6 @@ def _notes(scheme: Scheme, device: Device) -> tuple[str, ...]:
     if scheme.family == "gguf" and not has_llama_cpp():
         notes.append("llama.cpp is not installed: transformers alone read the file back, and its speed is unknown.")
     if scheme.family == "compressed-tensors" and device not in scheme.vllm_on:
-        served = f"On this machine vLLM can't compute with {scheme.name}; engine transformers expands the weights"
+        served = f"On this machine vLLM is not used for {scheme.name}; engine transformers expands the weights"
         notes.append(f"{served} while it loads them. Files are smaller, memory and speed are those of the source.")
     return tuple(notes)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import httpx
 import pytest
@@ -11,10 +12,9 @@ import torch
 from adapters import make_adapter
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.errors import DeploymentError
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.loading import linear_layers, load_model
-from llamafarm_ray.models.packed_files import vllm_dtype_on_cpu
+from llamafarm_ray.models.packed_files import VLLM_METHODS, vllm_dtype_on_cpu
 from llamafarm_ray.models.quantize.quantization import quantize_model
 from llamafarm_ray.models.quantize.schemes import SCHEMES
 from llamafarm_ray.serving.optimize.speed import SpeedTrial, measure_speed
@@ -26,18 +26,29 @@ pytestmark = [
 
 SHORT = {"prompt_tokens": 16, "new_tokens": 4, "num_rounds": 1}
 PROMPT = list(range(20, 60))
+SLOW = "fp8"
+SCHEMES_OF_SAFETENSORS = [name for name, one in SCHEMES.items() if one.family != "gguf"]
 SCRIPT = """
-import json, sys
+import gc, json, sys
 from vllm import LLM, SamplingParams
 from vllm.lora.request import LoRARequest
-if __name__ == "__main__":
-    model, dtype, adapter, prompt = sys.argv[1:]
+
+def told(model, dtype, adapter, prompt):
     engine = LLM(model, max_model_len=64, enforce_eager=True, dtype=dtype, enable_lora=True, max_lora_rank=16)
     asked = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
     for lora in (None, LoRARequest("bot", 1, adapter)):
-        given = [{"prompt_token_ids": json.loads(prompt)}]
-        (answer,) = engine.generate(given, asked, use_tqdm=False, lora_request=lora)
-        print("\\nfound:" + json.dumps([next(iter(one.values())).logprob for one in answer.prompt_logprobs[1:]]))
+        (answer,) = engine.generate([{"prompt_token_ids": prompt}], asked, use_tqdm=False, lora_request=lora)
+        yield [next(iter(one.values())).logprob for one in answer.prompt_logprobs[1:]]
+
+if __name__ == "__main__":
+    found, asked = {}, json.load(sys.stdin)
+    for scheme, (model, dtype) in asked["models"].items():
+        try:
+            found[scheme] = list(told(model, dtype, asked["adapter"], asked["prompt"]))
+        except Exception as error:
+            found[scheme] = str(error)
+        gc.collect()
+        print("\\nfound:" + json.dumps(found), flush=True)
 """
 
 
@@ -82,39 +93,65 @@ def log_probabilities(folder, adapter=None):
     return scores[:-1].gather(1, ids[1:, None])[:, 0]
 
 
-def named(*, in_vllm):
-    return [name for name, one in SCHEMES.items() if one.family != "gguf" and ("cpu" in one.vllm_on) == in_vllm]
-
-
-@pytest.mark.parametrize("scheme", named(in_vllm=True))
-def test_vllm_computes_with_it_and_with_an_adapter_on_it_as_transformers_does(base, adapter, packed, scheme):
-    folder = packed(scheme)
-    environment = dict(os.environ) | {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+@pytest.fixture(scope="module")
+def by_vllm(packed, adapter):
+    """What one process with vLLM computes with each scheme, for the base and for the adapter; or its error."""
+    folders = {scheme: packed(scheme) for scheme in SCHEMES_OF_SAFETENSORS if scheme != SLOW}
+    models = {scheme: (str(folder), vllm_dtype_on_cpu(folder)) for scheme, folder in folders.items()}
+    own = {"HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
     ended = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(folder), vllm_dtype_on_cpu(folder), str(adapter), json.dumps(PROMPT)],
+        [sys.executable, "-c", SCRIPT],
+        input=json.dumps({"models": models, "adapter": str(adapter), "prompt": PROMPT}),
         capture_output=True,
         text=True,
-        env=environment,
+        env=dict(os.environ) | own,
         timeout=500,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-3000:]
-    told = [line.removeprefix("found:") for line in ended.stdout.splitlines() if line.startswith("found:")]
-    assert len(told) == 2
-    for line, version in zip(told, (None, adapter), strict=True):
-        found, expected = torch.tensor(json.loads(line)), log_probabilities(folder, version)
-        off, rounded = (found - expected).abs().mean(), (log_probabilities(base, version) - expected).abs().mean()
+    told = [line for line in ended.stdout.splitlines() if line.startswith("found:")][-1]
+    return json.loads(told.removeprefix("found:"))
+
+
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES_OF_SAFETENSORS if "cpu" in SCHEMES[name].vllm_on])
+def test_vllm_computes_with_it_and_with_an_adapter_on_it_as_transformers_does(base, adapter, packed, by_vllm, scheme):
+    assert isinstance(by_vllm[scheme], list), by_vllm[scheme]
+    for told, version in zip(by_vllm[scheme], (None, adapter), strict=True):
+        expected = log_probabilities(packed(scheme), version)
+        off = (torch.tensor(told) - expected).abs().mean()
+        rounded = (log_probabilities(base, version) - expected).abs().mean()
         print(f"{scheme}: {off:.4f} off by vLLM, {rounded:.4f} by its rounding")  # noqa: T201 - shown with -s
         assert off < rounded / 2
 
 
-@pytest.mark.parametrize("scheme", named(in_vllm=False))
-def test_vllm_refuses_it(packed, scheme):
-    with pytest.raises(DeploymentError, match="can't serve"):
-        measure_speed(SpeedTrial(str(packed(scheme)), "vllm", **SHORT))
+@pytest.mark.parametrize("scheme", ["int8", "nf4"])
+def test_vllm_refuses_it(by_vllm, scheme):
+    assert isinstance(by_vllm[scheme], str), "vLLM serves it, and the table says that it does not"
+    assert SCHEMES[scheme].vllm_on != ("cpu", "cuda")
 
 
-@pytest.mark.parametrize("scheme", [*named(in_vllm=True), *named(in_vllm=False)])
+def test_torch_multiplies_fp8_on_a_cpu_too_slowly_for_vllm():
+    assert "cpu" not in SCHEMES[SLOW].vllm_on
+    inputs, weights, one = torch.randn(17, 256), torch.randn(256, 256), torch.ones(1)
+    few = [matrix.to(torch.float8_e4m3fn) for matrix in (inputs, weights)]
+
+    def seconds(call):
+        begun = time.process_time()
+        call()
+        return time.process_time() - begun
+
+    slow = min(seconds(lambda: torch._scaled_mm(few[0], few[1].t(), one, one)) for _ in range(3))
+    assert slow > 20 * min(seconds(lambda: inputs @ weights.t()) for _ in range(3))
+
+
+def test_the_formats_that_vllm_reads_are_known():
+    from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
+
+    assert set(QUANTIZATION_METHODS) | {"auto-round"} >= VLLM_METHODS  # which it reads as inc
+    assert not {"bitsandbytes", "gguf"} & set(QUANTIZATION_METHODS)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES_OF_SAFETENSORS)
 def test_engine_transformers_serves_it(packed, scheme):
     trial = SpeedTrial(str(packed(scheme)), "transformers", num_threads=1, **SHORT)
     assert measure_speed(trial).tokens_per_s > 0

@@ -58,7 +58,7 @@ def choose_engine(
     reasons = [reason for reason in (_of_adapter(one, base, registry) for one in records) if reason]
     if packed := why_not_packed_in_vllm(base.folder, on_gpu=on_gpu):
         where = "" if on_gpu else " on a CPU"
-        reasons.append(f"the base model {base.reference!r} has {packed}, which vLLM can't serve{where}")
+        reasons.append(f"the base model {base.reference!r} has {packed}, which vLLM is not used for{where}")
     if asked == "vllm" and reasons:
         raise UnsupportedError(
             f"deployment.engine is vllm, and {reasons[0]}.", hint="Set deployment.engine to auto or transformers."

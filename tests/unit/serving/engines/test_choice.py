@@ -212,7 +212,7 @@ def test_quantized_weights_that_vllm_has_no_cpu_kernels_for_are_served_by_transf
     assert choose_engine("auto", base, [], registry) == "transformers"
     assert choose_engine("auto", base, [], registry, on_gpu=True) == "vllm"
     with pytest.raises(
-        UnsupportedError, match="weights in 8 bits beside inputs in 16, which vLLM can't serve on a CPU"
+        UnsupportedError, match="weights in 8 bits beside inputs in 16, which vLLM is not used for on a CPU"
     ):
         choose_engine("vllm", base, [], registry)
     weights["num_bits"] = 4
