@@ -159,6 +159,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "dataset.synthetic_generation",
         "deployment.auto_scaling",
         "evaluation.canaries",  # what was memorized is not measured
+        "evaluation.endpoint",  # benchmarks are asked here
         "evaluation.judge",  # there is no judge
         "deployment.rollout",  # each kind has its own keys
         *(f"fine_tuning.{objective}" for objective in ("dpo", "kto", "contrastive")),  # sft has no settings
@@ -170,6 +171,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "deployment": {"auto_scaling": {"max_replicas": 2}},
         "evaluation": {
             "risk": ["memorization"],
+            "endpoint": {"base_url": "http://127.0.0.1:8000/v1"},
             "judge": {"model": "gpt", "endpoint": dict.fromkeys(PRICES, 1.0)},
         },
         "dataset": {
