@@ -175,7 +175,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
             "judge": {"model": "gpt", "endpoint": dict.fromkeys(PRICES, 1.0)},
         },
         "dataset": {
-            "preprocessing": {"qa_generation": {"endpoint": dict.fromkeys(PRICES, 1.0)}},
+            "preprocessing": {"qa_generation": {"endpoint": {"batch": True, **dict.fromkeys(PRICES, 1.0)}}},
             "quality_control": {"validation": {"domain_relevance": True}, "pii": {"action": "drop"}},
             "synthetic_generation": {"enabled": True},
             "augmentation": {"enabled": True, "methods": ["noise", "back_translation"]},
