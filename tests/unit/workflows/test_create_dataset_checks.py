@@ -27,7 +27,8 @@ def test_tokens_need_a_folder(tmp_path):
 
 def test_logs_of_conversations_must_exist_and_need_no_writer_of_pairs(tmp_path):
     generation = {"qa_generation": {"model": "gpt-4o"}}
-    logs = {"type": "conversation_logs"}
+    logs = {"type": "conversation_logs", "path": str(tmp_path / "chats.jsonl")}
+    (tmp_path / "chats.jsonl").write_text('{"messages": []}')
     check_source(config(tmp_path, source=logs, preprocessing=generation))
     with pytest.raises(InputError, match="does not exist"):
         check_source(config(tmp_path, source={**logs, "path": str(tmp_path / "none")}))
