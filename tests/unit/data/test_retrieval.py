@@ -21,6 +21,12 @@ def test_passages_that_share_no_word_have_no_score_and_keep_their_order():
     assert PassageIndex([]).search("mill", 2) == []
 
 
+def test_a_long_passage_with_both_words_comes_before_a_short_one_that_repeats_one():
+    long = f"The mill {' '.join(f'word{number}' for number in range(60))} sells flour."
+    found = PassageIndex([long, "Mill mill mill.", "Bread is baked here each day."]).search("mill flour", 1)
+    assert found[0][0] == 0
+
+
 def test_a_corpus_is_read_document_by_document(tmp_path):
     (tmp_path / "b.md").write_text("# Inn\n\nThe inn burned in 1901.\n", encoding="utf-8")
     (tmp_path / "a.txt").write_text("The mill was built in 1832.\n", encoding="utf-8")
