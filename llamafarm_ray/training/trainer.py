@@ -142,9 +142,8 @@ def train(
                 return result
             check_output(output, overwrite=overwrite)
         continue_or_begin(plan.job, plan.facts, store, note, restart=restart)
-        if begin_with is not None and not store.find():
-            branch(plan.facts, store, begin_with)
-            note(f"The run begins after step {begin_with.step}, with what {begin_with.folder} had learnt.")
+        if begin_with is not None:
+            _begin_with(plan, store, begin_with, note)
         return _run_to_end(
             config,
             plan,
@@ -155,6 +154,13 @@ def train(
             lineage=lineage or {},
             overwrite=overwrite,
         )
+
+
+def _begin_with(plan: Plan, store: CheckpointStore, start: BeginWith, note: Callable[[str], None]) -> None:
+    """Copy another run's checkpoint, unless this run has one of its own."""
+    if not store.find():
+        branch(plan.facts, store, start)
+        note(f"The run begins after step {start.step}, with what {start.folder} had learnt.")
 
 
 def _run_to_end(
