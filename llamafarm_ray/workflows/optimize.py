@@ -36,7 +36,7 @@ MAX_TRIALS = 8
 """Settings that are tried on this machine, at most: those of the smallest weights first."""
 
 _PROMPT_TOKENS = 128
-_LENGTHS = (8, 32)
+_LENGTHS: tuple[int, ...] = (8, 32)
 """Tokens of each answer, by round of trials."""
 _CONTEXT = 4096
 """Tokens that memory is set aside for on another device, if nothing is said; the model's context if that is less."""
