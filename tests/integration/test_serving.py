@@ -407,7 +407,7 @@ def test_the_engine_takes_one_process(served):
     """Of the processes of this test's Ray; vLLM names its own."""
     [engine] = titled("VLLM::EngineCor")
     assert titled("VLLM::") == [engine]
-    assert "vllm_imports" in " ".join(engine.parent().cmdline()), "it was forked, and imported nothing itself"
+    assert "engines.vllm.imports" in " ".join(engine.parent().cmdline()), "it was forked, and imported nothing itself"
 
 
 def test_the_engines_sockets_are_in_the_folder_that_goes_with_its_ray(served, monkeypatch):

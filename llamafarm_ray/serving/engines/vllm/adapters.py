@@ -4,7 +4,7 @@ vLLM's own ``unload_lora_adapter`` forgets the name and leaves the weights with 
 taken from the workers under a request comes back at their next step, from its files: for good if they are there, and if
 they aren't, with the end of the engine. So its own books are asked before one is removed.
 
-With ``vllm_numbers`` the only module that touches a vLLM that runs; ``vllm_process`` and ``vllm_imports`` start it. It
+With `numbers` the only module that touches a vLLM that runs; `process` and `imports` start it. It
 relies on ``OpenAIServingModels`` with its ``lora_requests``, ``lora_resolver_lock``, ``load_lora_adapter`` and
 ``unload_lora_adapter``, on ``remove_lora``, ``list_loras`` and ``errored`` of its ``engine_client``, an ``AsyncLLM``,
 and on the ``request_states`` of that one's ``output_processor``, from which a request goes before the workers are told
