@@ -201,6 +201,10 @@ def test_a_damaged_file_of_the_hub_is_refused(get, hub):
     with pytest.raises(IntegrityError, match="git:"):
         get("owner/tiny")
     hub.fault = lambda _: None
+    assert content(get("owner/tiny").folder) == {name: MODEL[name] for name in CHOSEN}
+
+
+def test_damaged_weights_of_the_hub_are_refused(get, hub):
     hub.cdn.fault = lambda _: Fault(body=b"x" * len(WEIGHTS))
     with pytest.raises(IntegrityError, match="was announced with the digest"):
         get("owner/tiny")
