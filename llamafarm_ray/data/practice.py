@@ -12,11 +12,10 @@ import random
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from llamafarm_ray.data.by_heart import QUESTIONS_PER_ROW
 from llamafarm_ray.data.lessons import LESSONS_VERSION, Lesson, LessonPair, load_lessons
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message, Provenance
 from llamafarm_ray.data.text import text_digest
-from llamafarm_ray.data.with_passages import INSTRUCTIONS, ask_with_passages
+from llamafarm_ray.data.with_passages import INSTRUCTIONS, QUESTIONS_PER_ROW, ask_with_passages
 
 __all__ = ["MAX_PRACTICE_ROWS", "practice_rows"]
 

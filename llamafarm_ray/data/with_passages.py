@@ -11,13 +11,14 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from llamafarm_ray.data.by_heart import QUESTIONS_PER_ROW, joined_row
+from llamafarm_ray.data.by_heart import joined_row
 from llamafarm_ray.data.retrieval import PassageIndex
 from llamafarm_ray.data.rows import Message
 from llamafarm_ray.data.text import text_digest
 
-__all__ = ["INSTRUCTIONS", "ask_with_passages", "rows_with_passages"]
+__all__ = ["INSTRUCTIONS", "QUESTIONS_PER_ROW", "ask_with_passages", "rows_with_passages"]
 
+QUESTIONS_PER_ROW = 4
 _CANDIDATES = 3
 INSTRUCTIONS = (
     "Answer the question with the help of these passages.",

@@ -1,7 +1,6 @@
 """Rows that ask with passages at hand."""
 
-from llamafarm_ray.data.by_heart import QUESTIONS_PER_ROW
-from llamafarm_ray.data.with_passages import ask_with_passages, rows_with_passages
+from llamafarm_ray.data.with_passages import QUESTIONS_PER_ROW, ask_with_passages, rows_with_passages
 
 HOURS, PRICES = "The mill opens at nine.", "A tour of the mill costs four euros."
 
