@@ -2,7 +2,11 @@
 
 import random
 from collections import Counter
+from types import SimpleNamespace
 
+import pytest
+
+from llamafarm_ray.data import pipeline
 from llamafarm_ray.data.by_heart import KEYWORD_PROMPTS, QUESTIONS_PER_ROW, keyword_prompts, rows_by_heart
 
 HOURS, PRICES = "The mill opens at nine. It closes at five.", "A tour of the mill costs four euros."
@@ -70,3 +74,26 @@ def test_keywords_are_words_of_the_text_in_its_order_without_numbers_and_small_w
 
 def test_a_text_without_words_has_no_keywords():
     assert keyword_prompts("4.50 - 10 %", 2, random.Random(0)) == []
+
+
+@pytest.mark.parametrize("by_base", [True, False])
+def test_questions_of_the_base_model_are_trained_in_rows_by_heart_and_those_held_out_stay(by_base):
+    rows = [row(number, HOURS, f"fact {number}", f"Answer {number} has words.") for number in range(3)]
+    examples = SimpleNamespace(
+        rows=lambda *_: iter(rows), by_document=lambda ids: (each for each in rows if each["id"] in ids)
+    )
+    written = []
+    assembly = SimpleNamespace(
+        side_of=lambda row_id: "validation" if row_id == rows[0]["id"] else "train",
+        add=written.append,
+        flush=lambda: None,
+    )
+    gathered = SimpleNamespace(harvest=SimpleNamespace(ledger=None), rows=(), kind="chat")
+    expansion = SimpleNamespace(is_asked_for=False)
+    settings = {"with_passages": False, "by_base": by_base, "seed": 0, "tell": lambda _: None}
+    pipeline._write(assembly, examples, gathered, expansion, **settings)
+    assert written[0] == rows[0]
+    assert (written[1:] == rows[1:]) is not by_base
+    if by_base:
+        assert "Question 0?" not in turns_of(written[1:], "user")
+        assert len(turns_of(written[1:], "user")) > len(rows[1:])

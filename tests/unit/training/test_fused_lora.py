@@ -1,11 +1,14 @@
 """LoRA's layers computed by one function each give what peft's do."""
 
+import contextlib
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from llamafarm_ray.training import worker
 from llamafarm_ray.training.fused_lora import use_fused_lora
 
 
@@ -78,6 +81,25 @@ def test_a_disabled_or_merged_adapter_is_left_to_peft():
 )
 def test_layers_that_do_more_stay_as_they_are(options):
     assert use_fused_lora(wrapped(**options)) == 0
+
+
+@pytest.mark.parametrize(("shards_weights", "is_fused"), [(False, True), (True, False)])
+def test_a_worker_on_a_cpu_uses_them_where_it_has_all_weights(shards_weights, is_fused):
+    model = wrapped()
+    training = SimpleNamespace(fused_kernels="auto", gradient_checkpointing=False, compile=False)
+    job = SimpleNamespace(training=training, base_model="base", packed=False)
+    method = SimpleNamespace(load=lambda *_, **__: model, wrap=lambda model, **_: model)
+    strategy = SimpleNamespace(
+        loading=contextlib.nullcontext,
+        precision=None,
+        place=SimpleNamespace(device=torch.device("cpu")),
+        shards_weights=shards_weights,
+    )
+    built = worker._build_model(job, method, SimpleNamespace(task="causal-lm"), strategy)
+    assert use_fused_lora(built) == 2
+    first = built.get_base_model().first
+    assert hasattr(first.forward, "_of_peft")
+    assert hasattr(first.forward._of_peft, "_of_peft") is is_fused
 
 
 def test_without_an_adapter_nothing_changes():
