@@ -47,7 +47,7 @@ class RowFile:
 
 @dataclass(slots=True)
 class RowFiles:
-    """What a source holds.
+    """Files of a source that hold rows.
 
     Args:
         name: of the source, which the channels of a Slack export follow.

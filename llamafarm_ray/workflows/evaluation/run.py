@@ -169,7 +169,7 @@ class EvaluationRun:
 
     @property
     def looks_at_general_texts(self) -> bool:
-        """Whether general texts are measured: there has to be a model to compare with, and none in llama.cpp's form."""
+        """True if general texts are measured: there is a model to compare with, and neither is in llama.cpp's form."""
         has_baseline = self.rival is not None or self.model.adapter is not None
         return self.config.evaluation.forgetting and has_baseline and not (self.model.is_gguf or self._is_rival_gguf)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
 from llamafarm_ray.evaluation.benchmarks.backends.asking import ask_lm
+from llamafarm_ray.evaluation.benchmarks.backends.on_this_machine import LocalAnswerer
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
-from llamafarm_ray.evaluation.generation import inference_precision
-from llamafarm_ray.models.folder import check_base_model
-from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 
 __all__ = ["VllmAnswerer"]
 
@@ -21,36 +19,8 @@ _LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The greatest ranks that vLLM can be told."""
 
 
-class VllmAnswerer:
-    """An `Answerer` of a base model and a LoRA adapter on it, in vLLM.
-
-    Args:
-        base: folder of the base model.
-        adapter: folder of the adapter; None for a whole model.
-
-    Raises:
-        UserError: one of them is unusable.
-    """
-
-    def __init__(self, base: Path, adapter: Path | None) -> None:
-        quiet_libraries()
-        check_base_model(base)
-        self._base, self._adapter = base, adapter
-        self._tokenizer = load_tokenizer(base)
-
-    @property
-    def chat_template(self) -> str:
-        """See `Answerer.chat_template`."""
-        return str(self._tokenizer.chat_template or "")
-
-    @property
-    def precision(self) -> str:
-        """See `Answerer.precision`."""
-        return str(inference_precision()[1])
-
-    def render(self, chat: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
-        """See `Answerer.render`."""
-        return str(self._lm.apply_chat_template(list(chat), add_generation_prompt=add_generation_prompt))
+class VllmAnswerer(LocalAnswerer):
+    """An `Answerer` of a base model and a LoRA adapter on it, in vLLM; see `LocalAnswerer`."""
 
     def answer(
         self, kind: RequestKind, requests: Sequence[Sequence[Any]], *, with_adapter: bool, has_template: bool
