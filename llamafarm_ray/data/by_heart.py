@@ -24,8 +24,8 @@ __all__ = ["KEYWORD_PROMPTS", "QUESTIONS_PER_ROW", "joined_row", "keyword_prompt
 QUESTIONS_PER_ROW = 2
 KEYWORD_PROMPTS = 2
 """Prompts of keywords for each fact. In a trial that drew one anew in each of five passes, with questions that do not
-name the document and more rows of practice, a 135M model answered 16 of 40 questions by heart and 22 with passages; without
-all three 13 and 18."""
+name the document and more rows of practice, a 135M model answered 16 of 40 questions by heart and 22 with passages;
+without all three 13 and 18."""
 
 _PROMPTS = ("{}?", "What about {}?", "Tell me about {}.", "{}")
 _NUM_KEYWORDS = (2, 2, 3, 3, 4)

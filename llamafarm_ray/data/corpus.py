@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.sources import SkippedDocument, discover, read_file
 from llamafarm_ray.data.steps import Clean, DetectLanguage, Ledger, SplitPassages
 from llamafarm_ray.data.text import text_digest

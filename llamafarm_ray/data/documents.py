@@ -19,8 +19,9 @@ from llamafarm_ray.config.generation import PHRASINGS
 from llamafarm_ray.data.coverage import covered_facts, fact_number, facts_of
 from llamafarm_ray.data.generation.rules import GenerateByRules
 from llamafarm_ray.data.generation.writer import Written
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.quality.filters import document_filters, example_filters, min_support, passage_filters
-from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, Example, Passage
+from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, Example
 from llamafarm_ray.data.sources import FileLimits, ReadFile, SourceFile, read_within
 from llamafarm_ray.data.steps import (
     MIN_SUPPORT,

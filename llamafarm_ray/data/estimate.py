@@ -15,7 +15,7 @@ from llamafarm_ray.data.generation.endpoint import EndpointPlan
 from llamafarm_ray.data.generation.endpoint.cache import AnswerCache, request_key
 from llamafarm_ray.data.generation.endpoint.limits import num_tokens_estimated
 from llamafarm_ray.data.generation.endpoint.writer import requests_of
-from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.sources import Sources, discover
 from llamafarm_ray.data.stages import tasks_of
 from llamafarm_ray.errors import InputError

@@ -13,12 +13,13 @@ import pyarrow as pa
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.conversations import FileOutcome, find_row_files, read_conversations
 from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.quality.filters import example_filters, passage_filters
 from llamafarm_ray.data.readers.base import DocumentError
 from llamafarm_ray.data.reading import EXPECTED, RowResult
 from llamafarm_ray.data.records import is_record_file
 from llamafarm_ray.data.row_kinds import messages_of_row
-from llamafarm_ray.data.rows import Example, Passage, Provenance, with_optional
+from llamafarm_ray.data.rows import Example, Provenance, with_optional
 from llamafarm_ray.data.sources import FileLimits, SourceFile, discover
 from llamafarm_ray.data.sources.containers import DAMAGE, members_of
 from llamafarm_ray.data.sources.databases import is_database

@@ -17,9 +17,9 @@ from llamafarm_ray.data.finished import FinishedParts
 from llamafarm_ray.data.generation import WriterPlan, Written
 from llamafarm_ray.data.generation.stage import batches_of, read_written, write_pairs, written_table
 from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.ray_data import num_workers
 from llamafarm_ray.data.report import Stage, Tell
-from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.sources import SourceFile, Sources
 from llamafarm_ray.data.text import text_digest
 

@@ -12,7 +12,8 @@ import ray
 import ray.data
 
 from llamafarm_ray.data.generation.writer import PairWriter, WriterPlan, Written
-from llamafarm_ray.data.rows import Example, Passage
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example
 from llamafarm_ray.errors import IntegrityError, LlamaFarmError
 
 __all__ = ["batches_of", "read_written", "write_pairs", "written_table"]

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from llamafarm_ray.data.rows import Example, Passage
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example
 
 __all__ = ["PairWriter", "WriterPlan", "Written"]
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from llamafarm_ray.data.rows import ParsedDocument, Section
+from llamafarm_ray.data.parsed import ParsedDocument, Section
 from llamafarm_ray.data.steps.base import Dropped, Kept, Step
 
 __all__ = ["DropBoilerplate", "boilerplate_kind"]

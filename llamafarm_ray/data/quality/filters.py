@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from llamafarm_ray.config import QualityControl
+from llamafarm_ray.data.parsed import ParsedDocument, Passage
 from llamafarm_ray.data.quality.boilerplate import DropBoilerplate
 from llamafarm_ray.data.quality.coherence import DropIncoherent
 from llamafarm_ray.data.quality.language import KeepLanguage
 from llamafarm_ray.data.quality.pii import HandlePii
 from llamafarm_ray.data.quality.score import DropLowQuality
 from llamafarm_ray.data.quality.toxicity import DropToxic
-from llamafarm_ray.data.rows import Example, ParsedDocument, Passage
+from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Step
 
 __all__ = ["document_filters", "example_filters", "min_support", "passage_filters"]

@@ -8,7 +8,7 @@ from dataclasses import replace
 from urllib.parse import unquote
 
 from llamafarm_ray.config.quality import PiiAction
-from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.steps.base import Dropped, Kept, Step
 from llamafarm_ray.text.pii.find import find_pii, redact
 from llamafarm_ray.text.pii.finding import Finding, PiiKind

@@ -1,4 +1,4 @@
-"""Readers turn the bytes of a file into a :class:`~llamafarm_ray.data.rows.ParsedDocument`.
+"""Readers turn the bytes of a file into a :class:`~llamafarm_ray.data.parsed.ParsedDocument`.
 
 To add a format, write a :class:`Reader` in a module of this package and give it a row in ``FORMATS``. A reader's
 module, and with it the parser that it needs, is imported when the first file of its format is met.

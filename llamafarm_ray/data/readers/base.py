@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from llamafarm_ray.data.rows import BlockMarks, ParsedDocument, Section, TablePlace, fenced
+from llamafarm_ray.data.parsed import BlockMarks, ParsedDocument, Section, TablePlace, fenced
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import IO, Any
 
+from llamafarm_ray.data.parsed import ParsedDocument
 from llamafarm_ray.data.readers import DocumentError, reader_for
 from llamafarm_ray.data.readers.base import BrokenDocumentError, EmptyDocumentError, OversizedDocumentError
 from llamafarm_ray.data.readers.recognition import recognizing
-from llamafarm_ray.data.rows import ParsedDocument
 from llamafarm_ray.data.sources.containers import DAMAGE, MAX_UNPACKED_BYTES, is_container, members_of
 from llamafarm_ray.data.sources.databases import ROWS_NAME, is_database, open_rows
 from llamafarm_ray.data.sources.found import file_type, plain_path

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from llamafarm_ray.data.rows import ParsedDocument, Section, is_code
+from llamafarm_ray.data.parsed import ParsedDocument, Section, is_code
 from llamafarm_ray.data.steps.base import Dropped, Step
 
 __all__ = ["Clean", "clean_text"]

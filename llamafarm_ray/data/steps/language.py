@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
-from llamafarm_ray.data.rows import ParsedDocument, is_code
+from llamafarm_ray.data.parsed import ParsedDocument, is_code
 from llamafarm_ray.data.steps.base import Dropped, Kept, Step
 from llamafarm_ray.data.text import language_of
 

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from llamafarm_ray.data.rows import BlockMarks, ParsedDocument, Passage, Section, TablePlace, fenced, is_code
+from llamafarm_ray.data.parsed import BlockMarks, ParsedDocument, Passage, Section, TablePlace, fenced, is_code
 from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.text import cut_words, language_of, num_words, sentence_separator, sentences_of
 

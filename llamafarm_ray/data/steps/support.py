@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from llamafarm_ray.data.rows import Example, Passage
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.text.support import support
 

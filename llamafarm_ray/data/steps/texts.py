@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from llamafarm_ray.data.rows import Example, Message, Passage
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example, Message
 from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.text import num_words
 

@@ -4,7 +4,8 @@ import pytest
 
 from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.lessons import load_lessons
-from llamafarm_ray.data.rows import Passage, Provenance
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.types import Digest
 
 PROVENANCE = Provenance("base_model", "tiny", "lessons-1", "abc")

@@ -9,7 +9,7 @@ from batch_server import bad, batch_server, good
 from llamafarm_ray.config import QaGeneration
 from llamafarm_ray.data.generation import choose_generator, plan_writer
 from llamafarm_ray.data.generation.endpoint import batches
-from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.errors import AccessDeniedError, InputError
 from llamafarm_ray.types import Digest
 

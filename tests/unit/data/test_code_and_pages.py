@@ -3,8 +3,8 @@
 from document_files import read
 
 from llamafarm_ray.data.generation.rules import GenerateByRules
+from llamafarm_ray.data.parsed import ParsedDocument, Passage, Section, fenced, is_code
 from llamafarm_ray.data.readers.base import Outline
-from llamafarm_ray.data.rows import ParsedDocument, Passage, Section, fenced, is_code
 from llamafarm_ray.data.steps import Clean, Ledger, SplitPassages
 from llamafarm_ray.types import Digest
 

@@ -12,7 +12,7 @@ from llamafarm_ray.config import DatasetConfig, QaGeneration
 from llamafarm_ray.data import estimate_pairs
 from llamafarm_ray.data.generation import choose_generator, plan_writer
 from llamafarm_ray.data.generation.endpoint.limits import Pace
-from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError
 from llamafarm_ray.types import Digest
 

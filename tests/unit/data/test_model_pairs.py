@@ -6,7 +6,8 @@ from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.documents import examples_of, files_table, process_documents
 from llamafarm_ray.data.generation import Written
 from llamafarm_ray.data.generation.stage import batches_of
-from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example, Message, Provenance
 from llamafarm_ray.data.sources import SourceFile
 from llamafarm_ray.data.steps import REFUSAL, Ledger
 from llamafarm_ray.types import Digest

@@ -10,8 +10,9 @@ from llamafarm_ray.data.documents import examples_of
 from llamafarm_ray.data.generation import choose_generator, plan_writer
 from llamafarm_ray.data.generation.endpoint.variety import Variety
 from llamafarm_ray.data.hard_negatives import mine
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.row_kinds import row_of_kind
-from llamafarm_ray.data.rows import Example, Message, Passage
+from llamafarm_ray.data.rows import Example, Message
 from llamafarm_ray.data.steps import REFUSAL, Ledger
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest

@@ -7,8 +7,9 @@ from document_files import read, word
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.documents import files_table, process_documents
+from llamafarm_ray.data.parsed import Passage, TablePlace
 from llamafarm_ray.data.quality.pii import HandlePii
-from llamafarm_ray.data.rows import Passage, Provenance, TablePlace
+from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.data.sources import SourceFile
 from llamafarm_ray.data.steps import Clean, Ledger, SplitPassages
 

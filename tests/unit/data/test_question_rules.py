@@ -16,7 +16,7 @@ from llamafarm_ray.data.generation.rules.grammar import (
 )
 from llamafarm_ray.data.generation.rules.patterns import PATTERNS
 from llamafarm_ray.data.generation.rules.questions import _takes, questions_of
-from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.types import Digest
 

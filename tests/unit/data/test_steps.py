@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafarm_ray.data.rows import Example, Message, ParsedDocument, Passage, Section, dataset_digest
+from llamafarm_ray.data.parsed import ParsedDocument, Passage, Section
+from llamafarm_ray.data.rows import Example, Message, dataset_digest
 from llamafarm_ray.data.steps import (
     CheckLength,
     CheckSubstance,

@@ -13,8 +13,8 @@ from llamafarm_ray.data.documents import examples_of
 from llamafarm_ray.data.generation import choose_generator, plan_writer
 from llamafarm_ray.data.generation.endpoint.tool_calls import ToolBox
 from llamafarm_ray.data.generation.tool_files import read_tools
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.row_kinds import row_of_kind, schema_of_build
-from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.training_rows import parse_row
 from llamafarm_ray.errors import ConfigError, InputError

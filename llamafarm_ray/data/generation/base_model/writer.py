@@ -12,7 +12,8 @@ from llamafarm_ray.data.generation.base_model.texts import Text, asked_words, qu
 from llamafarm_ray.data.generation.base_model.uniqueness import best_texts
 from llamafarm_ray.data.generation.writer import Written
 from llamafarm_ray.data.lessons import LESSON_LANGUAGES, heading_lines
-from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example, Message, Provenance
 from llamafarm_ray.data.text import language_name, text_digest
 
 __all__ = ["BaseModelWriter"]

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from llamafarm_ray.config.generation import Difficulty
-from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example, Message, Provenance
 from llamafarm_ray.data.steps import REFUSAL
 from llamafarm_ray.data.text import text_digest
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llamafarm_ray.data.generation.endpoint.variety import Variety
-from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.parsed import Passage
 
 __all__ = [
     "PAIR_FIELDS",

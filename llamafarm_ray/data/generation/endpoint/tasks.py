@@ -19,7 +19,8 @@ from llamafarm_ray.data.generation.endpoint.answers import (
     one_line,
     points_at_passage,
 )
-from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example, Message, Provenance
 from llamafarm_ray.data.steps import MIN_SUPPORT
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.text.support import support

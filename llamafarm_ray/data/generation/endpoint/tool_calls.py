@@ -17,7 +17,8 @@ from llamafarm_ray.data.formats.tools import normal_calls, normal_tools
 from llamafarm_ray.data.generation.endpoint.answers import BadAnswerError, one_line, points_at_passage
 from llamafarm_ray.data.generation.endpoint.prompt import TEXT
 from llamafarm_ray.data.generation.endpoint.tasks import COMMON_RULES, Draft
-from llamafarm_ray.data.rows import Message, Passage, chat_id
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Message, chat_id
 from llamafarm_ray.data.text import normal_form
 
 __all__ = ["FIELDS", "KIND", "NOUN", "ToolBox", "num_requests"]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llamafarm_ray.data.rows import Passage
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.text import text_digest
 
 __all__ = ["Variety"]

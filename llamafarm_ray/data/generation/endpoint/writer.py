@@ -28,7 +28,8 @@ from llamafarm_ray.data.generation.endpoint.tasks import TASKS, examples_of_task
 from llamafarm_ray.data.generation.endpoint.tool_calls import ToolBox, num_requests
 from llamafarm_ray.data.generation.endpoint.variety import Variety
 from llamafarm_ray.data.generation.writer import Written
-from llamafarm_ray.data.rows import Example, Passage, Provenance
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example, Provenance
 
 __all__ = ["Asking", "EndpointWriter", "requests_of"]
 

@@ -22,7 +22,8 @@ from llamafarm_ray.data.generation.rules.english import (
 from llamafarm_ray.data.generation.rules.expressions import DATE, MONEY, TIME
 from llamafarm_ray.data.generation.rules.grammar import Lexicon, head_of, is_plural
 from llamafarm_ray.data.generation.rules.questions import Question, questions_of
-from llamafarm_ray.data.rows import Example, Message, Passage, Provenance
+from llamafarm_ray.data.parsed import Passage
+from llamafarm_ray.data.rows import Example, Message, Provenance
 from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.text import language_name, num_words, sentences_of, text_digest
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 
 from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.parsed import ParsedDocument, Passage, Section
 from llamafarm_ray.data.quality.boilerplate import DropBoilerplate, boilerplate_kind
 from llamafarm_ray.data.quality.coherence import DropIncoherent
 from llamafarm_ray.data.quality.decontamination import (
@@ -22,7 +23,7 @@ from llamafarm_ray.data.quality.metrics import DatasetMetrics, diversity_of, mea
 from llamafarm_ray.data.quality.score import DropLowQuality, quality_of
 from llamafarm_ray.data.quality.toxicity import DropToxic, toxicity
 from llamafarm_ray.data.quality.vectors import embed
-from llamafarm_ray.data.rows import Example, Message, ParsedDocument, Passage, Section
+from llamafarm_ray.data.rows import Example, Message
 from llamafarm_ray.data.steps import REFUSAL, CheckSupport, Dropped, Kept, Ledger, Step
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest

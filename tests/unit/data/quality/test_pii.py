@@ -5,8 +5,8 @@ import random
 import pytest
 from quality_texts import technical_lines
 
+from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.quality.pii import HandlePii
-from llamafarm_ray.data.rows import Passage
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.text.pii.find import find_pii, redact
 from llamafarm_ray.text.pii.finding import KINDS
