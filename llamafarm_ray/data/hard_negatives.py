@@ -121,5 +121,5 @@ class _Pool:
 
     def others(self, question: str, is_right: Callable[[str], bool]) -> list[str]:
         """Return up to three texts that fit a question and are not right; the best first."""
-        found = (self._texts[at] for at, score in self._index.search(question, _CANDIDATES) if score > 0)
+        found = (self._texts[at] for at, _ in self._index.search(question, _CANDIDATES))
         return [text for text in found if not is_right(text)][:NUM_NEGATIVES]

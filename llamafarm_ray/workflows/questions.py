@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.data.corpus import read_corpus
-from llamafarm_ray.data.retrieval import PassageIndex
+from llamafarm_ray.data.retrieval import RETRIEVER, PassageIndex
 from llamafarm_ray.data.with_passages import ask_with_passages
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK, MODES, AskedQuestion, CorpusPassage, make_exam
@@ -170,6 +170,6 @@ def _exam(config: Config, questions: Sequence[Question], passages: Sequence[Corp
         chosen: dict[str, Any] = {"mode": mode, "max_new_tokens": config.evaluation.max_new_tokens}
         if mode != CLOSED_BOOK:
             words = config.dataset.preprocessing.passage_words
-            chosen |= {"retriever": "bm25", "k": k, "passage_words": words}
+            chosen |= {"retriever": RETRIEVER, "k": k, "passage_words": words}
         settings[mode] = Digest.of(json.dumps(chosen, sort_keys=True).encode())
     return Exam(asked, data, settings)

@@ -124,8 +124,10 @@ def answers_of(base: Path, adapter: Path | None, prompts: Sequence[str]) -> list
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from llamafarm_ray.models.processor import matmul_dtype
+
     tokenizer = AutoTokenizer.from_pretrained(str(base), padding_side="left")
-    model: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype=torch.bfloat16)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(base), dtype=matmul_dtype(torch.device("cpu")))
     if adapter is not None:
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     model.eval()

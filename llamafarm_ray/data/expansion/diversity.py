@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from llamafarm_ray.data.quality.vectors import Vectors, embed
 from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.data.text.vectors import Vectors, embed
 
 __all__ = ["REPEATED", "TOO_SIMILAR", "Diversity"]
 

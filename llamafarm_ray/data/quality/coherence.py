@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from llamafarm_ray.data.quality.vectors import cosines, embed
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.steps.support import REFUSAL
 from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.data.text.vectors import cosines, embed
 
 __all__ = ["DropIncoherent", "coherence_of"]
 

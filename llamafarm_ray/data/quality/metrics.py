@@ -11,8 +11,8 @@ from typing import Any
 
 from llamafarm_ray.config import Comparison, DatasetConfig
 from llamafarm_ray.data.quality.score import quality_of
-from llamafarm_ray.data.quality.vectors import embed
 from llamafarm_ray.data.rows import Example, Message
+from llamafarm_ray.data.text.vectors import embed
 from llamafarm_ray.errors import InputError
 
 __all__ = ["DatasetMetrics", "diversity_of", "measure", "require_goals"]

@@ -15,9 +15,9 @@ import pyarrow as pa
 from llamafarm_ray.config import QualityControl
 from llamafarm_ray.data.quality.decontamination import Decontaminate, EvaluationTexts
 from llamafarm_ray.data.quality.near_duplicates import Bands, Signatures, candidates, resolve, sign
-from llamafarm_ray.data.quality.vectors import embed
 from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.text import text_digest
+from llamafarm_ray.data.text.vectors import embed
 from llamafarm_ray.text.support import names_and_numbers
 
 __all__ = [

@@ -107,7 +107,7 @@ class _Examiner:
             document = _known_document(question, self.by_document)
             answering = self.answering(question, document)
             began = time.perf_counter()
-            found = [at for at, score in self.search(question.question, self.k) if score > 0]
+            found = [at for at, _ in self.search(question.question, self.k)]
             took = time.perf_counter() - began
             passages[RETRIEVED] = tuple(self.corpus[at] for at in found)
             relevant = tuple(at in answering for at in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,13 +65,15 @@ class BaseModelPlan:
         from llamafarm_ray.data.generation.base_model.study import learn  # noqa: PLC0415 - likewise
         from llamafarm_ray.data.generation.base_model.writer import BaseModelWriter  # noqa: PLC0415 - likewise
         from llamafarm_ray.models.loading import load_model  # noqa: PLC0415 - likewise
+        from llamafarm_ray.models.processor import matmul_dtype  # noqa: PLC0415 - likewise
         from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries  # noqa: PLC0415 - likewise
 
         quiet_libraries()
-        torch.set_num_threads(max(1, int(self.num_cpus)))
+        # Ray may have been told of more CPUs than there are; more threads than cores wait for each other.
+        torch.set_num_threads(max(1, min(int(self.num_cpus), len(os.sched_getaffinity(0)))))
         device = torch.device("cuda" if self.num_gpus else "cpu")
         tokenizer = load_tokenizer(self.folder)
-        model = load_model(self.folder, dtype=torch.bfloat16).to(device)
+        model = load_model(self.folder, dtype=matmul_dtype(device)).to(device)
         key = _digest(LESSONS_VERSION, str(self.folder), self._weights, asdict(self.study), self.sampling.seed)
         kept = LearnedUpdate(f"{self.cache.rstrip('/')}/lessons", key) if self.cache else None
         model = learn(model, tokenizer, load_lessons(), self.study, seed=self.sampling.seed, kept=kept)

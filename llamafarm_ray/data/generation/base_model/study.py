@@ -37,7 +37,7 @@ def learn(
 ) -> Any:
     """Return the model after it learned the lessons; its weights are changed.
 
-    The update computes in the model's own number format, which is fast where that is bf16, and is learned in fp32.
+    The update computes in the model's own number format, and is learned in fp32.
 
     Args:
         model: a causal language model, with all weights loaded.
