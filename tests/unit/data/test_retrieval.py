@@ -47,6 +47,15 @@ def test_a_long_passage_with_both_words_comes_before_a_short_one_that_repeats_on
     assert found[0][0] == 0
 
 
+def test_of_a_large_corpus_the_best_by_words_are_compared_by_meaning():
+    passages = [f"Page {number} of the ledger lists barrels." for number in range(2000)]
+    passages[1500] = "Guided walks cost seven euros.\nThey start at the gate, and cost nothing for children."
+    index = PassageIndex(passages)
+    assert index.search("How much money do guided walks cost?", 1)[0][0] == 1500
+    assert index.search("ledger page 1999", 2)[0][0] == 1999
+    assert {at for at, _ in index.search("walks", 5000)} == set(range(2000))
+
+
 def test_a_corpus_is_read_document_by_document(tmp_path):
     (tmp_path / "b.md").write_text("# Inn\n\nThe inn burned in 1901.\n", encoding="utf-8")
     (tmp_path / "a.txt").write_text("The mill was built in 1832.\n", encoding="utf-8")
