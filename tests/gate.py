@@ -233,9 +233,9 @@ class Server:
     Args:
         state: the registry's; by default without principals.
         base: name and digest of the base model.
-        home: where feedback goes.
+        home: home that gets the feedback.
         engine: by default one that answers at once.
-        required: whether keys are asked for.
+        required: True if keys are required.
         allowed_hosts: names that requests without a key may use.
         **options: of the gate.
     """

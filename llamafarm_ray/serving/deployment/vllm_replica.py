@@ -96,7 +96,7 @@ def compose(
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``, of the replicas.
         served: settings of the application.
-        is_routed: whether there is a router; not needed for one replica.
+        is_routed: True with a router; one replica needs none.
         router_env: environment variables of the router's process.
     """
     bundles = _bundles(llm_config)

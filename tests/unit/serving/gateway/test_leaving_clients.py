@@ -16,7 +16,7 @@ class Leaving:
     """A client that sends one request and leaves when it is told to, as Ray Serve passes that on.
 
     Args:
-        is_told: whether the app may receive that the client left; the request's task is cancelled in any case.
+        is_told: True if the app may receive that the client left; the request's task is cancelled in any case.
         **fields: of the request.
     """
 
