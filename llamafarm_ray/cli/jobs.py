@@ -50,7 +50,7 @@ def ran_as_job(
         as_json: print what the job prints for programs, and nothing else, on standard output.
 
     Returns:
-        Whether it ran there; False asks the verb to run here.
+        True if it ran there; False if the verb has to run here.
 
     Raises:
         InputError: the job would read files that are not sent along, or nothing answers at the address.

@@ -74,7 +74,7 @@ def base_here(base: BaseModel, registry: RegistryApi) -> Path:
         registry: registry whose home has the files, or which finds the place of a model of the hub.
 
     Returns:
-        what its ``folder`` is here.
+        its ``folder`` on this machine.
 
     Raises:
         NotFoundError: they are only on the other machine.

@@ -292,7 +292,7 @@ class ContentStore:
             is_manifest: True for a manifest.
 
         Returns:
-            what is wrong with it (``"missing"``, ``"truncated: ..."``, ``"changed: ..."``), ``None`` if nothing is.
+            its defect (``"missing"``, ``"truncated: ..."``, ``"changed: ..."``), ``None`` if nothing is.
 
         Raises:
             StorageError: the home can't be read.

@@ -31,7 +31,7 @@ def record_failure(settings: ObserverSettings, *, folder: Path, total_steps: int
             ``failure``.
 
     Returns:
-        What could not be told or written, a sentence each.
+        Alerts that could not be sent and files that could not be written, a sentence each.
     """
     problems: list[str] = []
     try:

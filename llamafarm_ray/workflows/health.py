@@ -103,7 +103,7 @@ def accept_changes(registry: RegistryApi, versions: Iterable[VersionHealth]) -> 
     """Begin new references for versions whose requests or answers changed, from the next request on.
 
     Returns:
-        what was done, in sentences.
+        the changes, in sentences.
 
     Raises:
         AccessDeniedError: it takes the right to record metrics.
