@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from fixed_latency import FixedLatency, serving
-from live_requests import blocks_of, drawn_week, question, request
+from simulated_requests import blocks_of, drawn_week, question, request
 
 from llamafarm_ray.config import Journal as JournalSettings
 from llamafarm_ray.evaluation.load.arrivals import arrivals

@@ -138,7 +138,7 @@ class Served:
 
 
 class AdapterManager:
-    """The gate's ``Models`` over an engine of this process.
+    """The gateway's ``Models`` over an engine of this process.
 
     Args:
         served: settings of the application.
