@@ -62,18 +62,18 @@ def select_model(
     least memory. Chosen from are base models and what the alias ``production`` of each model points at.
 
     Args:
-        task: what it must be for: a capability that it was registered with, such as ``summarization``, or ``chat``,
-            ``completions`` or ``embeddings``, which a model without capabilities is for.
+        task: required capability: one that the model was registered with, such as ``summarization``, or ``chat``,
+            ``completions`` or ``embeddings``, which models without registered capabilities have.
         max_latency_ms: the most that the 95th percentile of its latency may be, in milliseconds, without the time in a
             queue; over its last 200 answers at each replica. Of a model that has answered nothing yet it is that of the
             others in its application.
         min_quality: the least that its recorded evaluation must say, 0 to 1.
         max_memory_bytes: the most memory that it may need: what it was registered with, else the size of its files and
             its base's.
-        url: where to look: the root of a cluster, such as ``http://127.0.0.1:8000``, for all of its applications, or
-            of one application, such as ``http://127.0.0.1:8000/v1``; or several. By default ``$OPENAI_BASE_URL``.
+        url: address to search: the root of a cluster, such as ``http://127.0.0.1:8000``, for all of its applications,
+            or of one application, such as ``http://127.0.0.1:8000/v1``; or several. By default ``$OPENAI_BASE_URL``.
         key: proves who asks; by default ``$OPENAI_API_KEY``.
-        timeout_s: how long each of the endpoint's answers may take.
+        timeout_s: longest time for each of the endpoint's answers.
 
     Raises:
         NoModelFitsError: no model meets all limits; it says which one nobody meets, and how near the best came.

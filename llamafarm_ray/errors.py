@@ -54,7 +54,7 @@ class LlamaFarmError(Exception):
 
     Args:
         message: one sentence: what happened, with which value.
-        hint: what to do next; empty where the message says it.
+        hint: next step; empty if the message has it.
     """
 
     code: ClassVar[str] = "error"

@@ -4,7 +4,7 @@ import json
 import time
 from pathlib import Path
 
-from gate import BOT, Server
+from fake_gateway import BOT, Server
 
 from llamafarm_ray.serving.engines.app import ROUTES, EngineApp
 from llamafarm_ray.serving.engines.base import Output, ScoredToken

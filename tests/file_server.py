@@ -22,7 +22,7 @@ class Fault:
 
     Attributes:
         status: the answer's status.
-        headers: what is added to its head.
+        headers: headers added to its head.
         cut_after: the connection is closed after so many bytes of the body.
         drip: bytes that are sent before the server waits until it is released.
         no_ranges: answers 200 with the whole file.

@@ -6,7 +6,7 @@ HTTP client would refuse to send.
 
 import json
 
-from gate import BOT
+from fake_gateway import BOT
 
 COMPLETIONS, ROUTE = "/v1/completions", "/v1/chat/completions"
 JSON = (b"content-type", b"application/json")

@@ -40,7 +40,7 @@ def readme(begins: str, **others: str) -> list[str]:
 
     Args:
         begins: its first words.
-        others: what stands here for README's `file`, `model` or `config`.
+        others: replacements for README's `file`, `model` or `config`.
     """
     block = (ROOT / "README.md").read_text(encoding="utf-8").partition("## On a cluster")[2].split("```")[1]
     (line,) = [line for line in block.replace("\\\n", " ").splitlines() if line.startswith(begins)]
@@ -226,8 +226,8 @@ class Load:
     """Clients that ask without a pause until the block ends, each on connections of its own.
 
     Attributes:
-        failed: when each request that failed was sent, and how (seconds of the monotonic clock).
-        answered: when each request that was answered was sent, how long it took, and the text.
+        failed: send time and error of each request that failed (seconds of the monotonic clock).
+        answered: send time, duration and text of each request that was answered.
     """
 
     def __init__(self, cluster: HostsCluster, num_clients: int = 4) -> None:

@@ -40,8 +40,8 @@ class Source:
 
     Args:
         name: to tell sources apart.
-        models: what is asked; each request draws one.
-        weights: how often each of them is drawn; all alike by default.
+        models: models to request; each request draws one.
+        weights: weights of the models in the draw; all equal by default.
         clients: requests under way, each followed by the next.
         rate: or requests a second.
         key: the API key.
@@ -74,13 +74,13 @@ class Answer:
     """One request: when it was sent and answered (seconds since the measured time began), and how.
 
     Args:
-        source: whose it was.
-        model: what it named.
-        sent_s: when it was sent, or should have been, where a source has a rate.
-        first_s: when the first of the answer came.
-        done_s: when it was complete.
+        source: source of the request.
+        model: model that the request named.
+        sent_s: time of sending, or the scheduled time if a source has a rate.
+        first_s: time of the answer's first part.
+        done_s: time of the answer's end.
         num_tokens: the answer's length.
-        error: what went wrong; empty where nothing did.
+        error: the failure; empty without one.
     """
 
     source: str

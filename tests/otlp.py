@@ -31,7 +31,7 @@ class Collector:
     """Keeps spans.
 
     Attributes:
-        url: where they are sent to.
+        url: address that receives them.
         spans: those that came.
     """
 

@@ -29,7 +29,7 @@ class PassedBefore:
 
     Args:
         path: the file's; it is made when the first test passes.
-        is_cut: whether this run is of some tests only, so that others may be left when all of it have passed.
+        is_cut: True if this run has some of the tests only, so that others may remain when all of them have passed.
     """
 
     def __init__(self, path: Path, *, is_cut: bool) -> None:

@@ -17,7 +17,7 @@ def wait_until(holds, within_s, said=lambda: ""):
     Args:
         holds: the condition; anything true ends the wait.
         within_s: seconds on a quiet machine.
-        said: what the failure shows.
+        said: text that the failure shows.
     """
     started = time.monotonic()
     while not (value := holds()):

@@ -193,7 +193,7 @@ class Ours(Server):
     Args:
         home: the registry's.
         adapters: references of what is loaded before the first request.
-        running_requests: what the engine works on at once.
+        running_requests: number of requests that the engine works on at once.
     """
 
     home: Path = Path()

@@ -33,8 +33,8 @@ class Strike:
             ``writing`` (a checkpoint's files are there, its manifest is not), ``written`` (its manifest is there).
         target: ``worker`` (of ``rank``), ``all`` workers, or the ``driver``.
         action: ``kill`` -9, ``stop`` with SIGSTOP, or ``sleep`` for ever in the main thread.
-        rank: who is hit, where one worker is; the first worker writes manifests, so ``writing`` hits that one.
-        times: how often, each time in a process that started after the time before.
+        rank: rank of the worker that is hit; the first worker writes manifests, so ``writing`` hits that one.
+        times: number of strikes, each in a process that started after the one before.
     """
 
     step: int

@@ -60,7 +60,7 @@ class Demo:
     """One run: its folder, its configuration, and what happened so far.
 
     Attributes:
-        is_tiny: whether the base model is the tiny one, which is made here.
+        is_tiny: True for the tiny base model, which the demo makes itself.
     """
 
     folder: Path

@@ -25,12 +25,13 @@ class Traffic:
     Args:
         url: the OpenAI-compatible root.
         model: the name that is asked.
-        question: what is asked.
-        num_clients: how many ask at the same time.
-        likes: whether the reader is content with an answer, and says so with a thumb up or down; None: says nothing.
+        question: the question to ask.
+        num_clients: number of clients at the same time.
+        likes: function that returns True if the reader likes an answer; the reader then sends a thumb up, else down.
+            None: no feedback.
 
     Attributes:
-        failures: what failed requests said.
+        failures: errors of failed requests.
         answered: answers by version, ``{"bot:1.0.0": 12}``.
     """
 

@@ -43,7 +43,7 @@ def rollback(
     model: Annotated[str | None, typer.Argument(metavar="NAME", help="The model's name.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="The same.")] = None,
     version: Annotated[
-        str | None, typer.Option("--version", help="Where to; else what the alias pointed at before.")
+        str | None, typer.Option("--version", help="Version to return to; else the alias's previous one.")
     ] = None,
     env: Env = "production",
     reason: Reason = "",

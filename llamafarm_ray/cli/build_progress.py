@@ -23,7 +23,7 @@ class BuildProgress:
     On a terminal a stage has a bar. Elsewhere it has a line at its end, and one every ten seconds until then.
 
     Args:
-        progress: where it is drawn.
+        progress: display of the stages.
         now: returns a time in seconds.
     """
 

@@ -78,7 +78,7 @@ def unpin(model: Model, home: Home = None, as_json: Json = False) -> None:
 def evict(
     models: Models = None,
     limit: Annotated[
-        str | None, typer.Option("--max", metavar="SIZE", help="How much may stay: 20GB, 512Mi, 0.")
+        str | None, typer.Option("--max", metavar="SIZE", help="Size that may stay: 20GB, 512Mi, 0.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go, and what that frees.")] = False,
     home: Home = None,

@@ -17,7 +17,7 @@ def command(
     models: Annotated[list[str], typer.Argument(help="Adapters of one base: folders, or names of versions.")],
     output: Output,
     weights: Annotated[
-        str | None, typer.Option("--weights", help="What each counts, such as 0.7,0.3; else equal shares of 1.")
+        str | None, typer.Option("--weights", help="Weight of each, such as 0.7,0.3; else equal shares of 1.")
     ] = None,
     method: Annotated[
         str, typer.Option("--method", help="cat, svd, linear, ties, dare_linear, dare_ties or magnitude_prune.")

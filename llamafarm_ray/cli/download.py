@@ -70,7 +70,7 @@ class TransferLine:
     """A bar with bytes, rate and time left, from what a download tells.
 
     Args:
-        progress: where it is drawn.
+        progress: display of the lines.
     """
 
     def __init__(self, progress: StageProgress) -> None:

@@ -32,7 +32,7 @@ def command(
     gpu: Annotated[
         str | None, typer.Option("--gpu", metavar="DEVICE", help="a100-80gb, h100, l4, ...; unset: this machine.")
     ] = None,
-    gpus: Annotated[int | None, typer.Option("--gpus", help="How many, a worker each.")] = None,
+    gpus: Annotated[int | None, typer.Option("--gpus", help="Number of GPUs, a worker each.")] = None,
     strategy: Annotated[
         str | None, typer.Option("--strategy", help="auto, single, ddp, deepspeed_zero1, 2 or 3.")
     ] = None,

@@ -50,10 +50,10 @@ def ran_as_job(
         as_json: print what the job prints for programs, and nothing else, on standard output.
 
     Returns:
-        Whether it ran there; False asks the verb to run here.
+        True if it ran there; False if the verb has to run here.
 
     Raises:
-        InputError: what the job would read is not sent along, or nothing answers at the address.
+        InputError: the job would read files that are not sent along, or nothing answers at the address.
         AccessDeniedError: the cluster asks for its token.
         ClusterError: the cluster does not take the job, loses it, or can't be reached any more.
         typer.Exit: the job ended with an exit status, which is passed on, or was left.

@@ -104,7 +104,7 @@ def gc(
         bool | None, typer.Option("--dry-run/--no-dry-run", help="Only say what would be deleted (so by default).")
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", help="Really delete: the same as --no-dry-run.")] = False,
-    grace: Annotated[str, typer.Option("--grace", help="How old unused bytes must be.")] = "24h",
+    grace: Annotated[str, typer.Option("--grace", help="Least age of unused bytes.")] = "24h",
     retired_for: Annotated[
         str | None, typer.Option("--retired-for", metavar="TIME", help="Give up versions retired longer, such as 30d.")
     ] = None,

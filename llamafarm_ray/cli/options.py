@@ -77,7 +77,7 @@ NoWait = Annotated[
     bool, typer.Option("--no-wait", "--detach", help="As a job: print its name and leave once it is submitted.")
 ]
 Home = Annotated[
-    str | None, typer.Option("--home", help="Where everything that lasts is; else $LLAMAFARM_HOME, else ~/.llamafarm.")
+    str | None, typer.Option("--home", help="Home, a folder or bucket; else $LLAMAFARM_HOME, else ~/.llamafarm.")
 ]
 Reference = Annotated[str, typer.Argument(metavar="REF", help="name, name:1.2.0 or name@production.")]
 BaseModelReference = Annotated[
@@ -87,7 +87,7 @@ BaseModelReference = Annotated[
 Offline = Annotated[
     bool, typer.Option("--offline", help="Download no model: use only what is on this machine (HF_HUB_OFFLINE=1).")
 ]
-DatasetFolder = Annotated[str | None, typer.Option("--dataset", help="What `create-dataset` wrote.")]
+DatasetFolder = Annotated[str | None, typer.Option("--dataset", help="Dataset: a folder or file.")]
 Output = Annotated[Path, typer.Option("--output", help="Folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 Bump = Annotated[str | None, typer.Option("--bump", help="The part the next version raises: major, minor or patch.")]

@@ -19,19 +19,17 @@ def command(
     name: Annotated[str | None, typer.Option("--name", help="The model's name; else the folder's.")] = None,
     version: Annotated[str | None, typer.Option("--version", help="Such as 1.2.0; else the next one.")] = None,
     bump: Bump = None,
-    base_model: Annotated[str | None, typer.Option("--base-model", help="What it was trained on.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="How it was trained.")] = None,
-    dataset: Annotated[str | None, typer.Option("--dataset", help="What it was trained on, by name.")] = None,
+    base_model: Annotated[str | None, typer.Option("--base-model", help="Its base model.")] = None,
+    method: Annotated[str | None, typer.Option("--method", help="Training method.")] = None,
+    dataset: Annotated[str | None, typer.Option("--dataset", help="Name of the training dataset.")] = None,
     performance_metrics: Annotated[
         Path | None, typer.Option("--performance-metrics", help="JSON file that `evaluate` wrote.")
     ] = None,
     run: Annotated[str | None, typer.Option("--run", help="The training run that made it.")] = None,
     domain: Annotated[str | None, typer.Option("--domain", help="Field it is for, to list by.")] = None,
-    description: Annotated[str | None, typer.Option("--description", help="What it is for.")] = None,
+    description: Annotated[str | None, typer.Option("--description", help="Purpose.")] = None,
     license_: Annotated[str | None, typer.Option("--license", help="Its licence, as an SPDX id.")] = None,
-    usage_restrictions: Annotated[
-        str | None, typer.Option("--usage-restrictions", help="What it must not be used for.")
-    ] = None,
+    usage_restrictions: Annotated[str | None, typer.Option("--usage-restrictions", help="Forbidden uses.")] = None,
     capability: Annotated[
         list[str] | None, typer.Option("--capability", help="Task it is for: chat, ...; may be given again.")
     ] = None,

@@ -63,7 +63,7 @@ def start(
     ] = None,
     percent: Annotated[float | None, typer.Option("--percent", help="ab, shadow: share of the requests.")] = None,
     dwell: Annotated[
-        str | None, typer.Option("--dwell", metavar="TIME", help="How long each step lasts at least, such as 10m.")
+        str | None, typer.Option("--dwell", metavar="TIME", help="Shortest time of each step, such as 10m.")
     ] = None,
     metric: Annotated[str | None, typer.Option("--metric", help="ab: feedback, error_rate or latency.")] = None,
     config_file: ConfigFile = None,

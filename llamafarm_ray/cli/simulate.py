@@ -24,7 +24,7 @@ def command(
     model: ServedModel = None,
     url: Url = None,
     rate: Annotated[float, typer.Option("--rate", help="Sessions begun per second, on average.")] = 1.0,
-    length: Annotated[str, typer.Option("--duration", help="How long: 60s, 10m.")] = "60s",
+    length: Annotated[str, typer.Option("--duration", help="Duration: 60s, 10m.")] = "60s",
     pattern: Annotated[str, typer.Option("--pattern", help="poisson, constant, bursts or daily.")] = "poisson",
     lengths: Annotated[
         str | None, typer.Option("--lengths", help="Mix as share:words/tokens: 80%:32/64,20%:500/256.")

@@ -48,7 +48,7 @@ def command(
     search: Annotated[str | None, typer.Option("--search", help="optuna, random or grid.")] = None,
     scheduler: Annotated[str | None, typer.Option("--scheduler", help="asha, pbt or none.")] = None,
     metric: Annotated[
-        str | None, typer.Option("--metric", help="What decides: validation_loss, train_loss, ...")
+        str | None, typer.Option("--metric", help="Deciding metric: validation_loss, train_loss, ...")
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", help="The sweep's folder; tuning/NAME in the home by default.")

@@ -19,7 +19,7 @@ def usage(
     names: Names = None,
     days: _Days = 30,
     by: Annotated[
-        Literal["version", "model", "namespace", "key", "route"], typer.Option("--by", help="What has a row.")
+        Literal["version", "model", "namespace", "key", "route"], typer.Option("--by", help="Subject of a row.")
     ] = "version",
     home: Home = None,
     as_json: Json = False,

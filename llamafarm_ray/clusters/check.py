@@ -38,7 +38,7 @@ class Finding:
         level: its weight.
         subject: name of the check, such as ``clock``.
         what: the finding, with values.
-        hint: what to do; empty where nothing has to be done.
+        hint: next step; empty if none is needed.
     """
 
     level: Level

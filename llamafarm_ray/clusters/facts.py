@@ -33,12 +33,12 @@ class Node:
     Attributes:
         name: its host name.
         versions: of Python and of the packages that count.
-        free_bytes: what is free, and how much there is, by folder.
+        free_bytes: free and total bytes, by folder.
         shared_memory_bytes: size of /dev/shm.
         object_store_bytes: size that Ray's object store may have; 0 where Ray does not run.
         modes: permissions of files that hold tokens, by path.
         skew_s: its clock less this machine's.
-        skew_error_s: how far that can be off, by the time that the question took.
+        skew_error_s: largest error of that skew, from the duration of the request.
     """
 
     name: str

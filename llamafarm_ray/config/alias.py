@@ -25,7 +25,7 @@ class Undecided(NamedTuple):
     """The meaning of a value that rules something out, and leaves the key to another one.
 
     Attributes:
-        reason: what is left open and has to be said, where no other key says it.
+        reason: the missing decision, for the message if no other key makes it.
         choices: the canonical values that another key may give.
     """
 
@@ -47,7 +47,7 @@ class Alias:
         tools: tools that spell it so.
         within: dotted sections in which the name is read; by default those around the target's key.
         values: values that translate to others; empty where every value passes.
-        others_pass: whether values that ``values`` doesn't list pass too.
+        others_pass: True if values outside ``values`` are accepted too.
         refused: values that mean something this project can't do, and why.
         refused_always: reason to refuse the name with any value; such an alias translates nothing.
         convert: for values that a table can't hold; raises AliasRefusalError.

@@ -117,7 +117,7 @@ class DatasetValidation(Section):
     )
     hold_out: HoldOut = Field(
         default="auto",
-        description="What is held out of documents: whole 'documents', or 'phrasings' of facts that are trained in "
+        description="Held-out part of documents: whole 'documents', or 'phrasings' of facts that are trained in "
         "other words. auto: phrasings of a small corpus (below 20 documents) whose facts have several, else documents.",
     )
     quality_threshold: float | None = Field(

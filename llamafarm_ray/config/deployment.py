@@ -82,7 +82,7 @@ class AutoScaling(Section):
 class Deployment(Section):
     """Deployment of a model: target, resources, limits."""
 
-    target: Target = Field(default="local", description="Where it runs: this machine, a Ray cluster or Kubernetes.")
+    target: Target = Field(default="local", description="Place to run: this machine, a Ray cluster or Kubernetes.")
     image: str | None = Field(
         default=None,
         pattern=r"^\S+$",
@@ -101,10 +101,10 @@ class Deployment(Section):
     resources: Resources = section(Resources, "What each replica needs.")
     engine: EngineName = Field(
         default="auto",
-        description="What computes the answers; auto: what the files are for, and vllm rather than transformers.",
+        description="Engine that computes the answers; auto: the one for the files, and vllm rather than transformers.",
     )
     auto_scaling: AutoScaling | None = Field(
-        default=None, description="How replicas follow the load; unset: they don't."
+        default=None, description="Change of the number of replicas with the load; unset: none."
     )
     adapters: Names = Field(default=(), description="Adapters to serve: folders or registry references.")
     max_loras: int = Field(
@@ -125,7 +125,7 @@ class Deployment(Section):
     )
     require_key: bool | None = Field(
         default=None,
-        description="Whether requests need a key, the token of a principal of the registry; unset: once it has any.",
+        description="Require a key, the token of a principal of the registry; unset: once it has any.",
     )
     allowed_hosts: Names = Field(
         default=(),
@@ -145,7 +145,7 @@ class Deployment(Section):
         "OpenTelemetry's variables, or nowhere.",
     )
     strategy: RolloutKind | None = Field(
-        default=None, description="How a new version takes over; unset: at once. The same as rollout.kind."
+        default=None, description="Way in which a new version takes over; unset: at once. The same as rollout.kind."
     )
     rollout: Rollout = section(Rollout, "What `llamafarm models rollout start` does, and `deploy` with a strategy.")
 

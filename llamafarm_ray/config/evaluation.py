@@ -58,7 +58,7 @@ class Judge(Section):
     criteria: str = Field(
         default="The answer is correct, complete and to the point.",
         min_length=1,
-        description="What a good answer is, for the judge.",
+        description="Definition of a good answer, for the judge.",
     )
     endpoint: Server = section(Server, "The judge's server. Its temperature is always 0.")
 
@@ -101,7 +101,7 @@ class Evaluation(Section):
     """The metrics and tests of a trained model."""
 
     metrics: Annotated[tuple[Metric, ...], BeforeValidator(as_tuple)] = Field(
-        default=("perplexity", "bleu", "rouge"), description="What is measured on the test examples."
+        default=("perplexity", "bleu", "rouge"), description="Metrics to measure on the test examples."
     )
     benchmarks: Names = Field(default=(), description="Public benchmarks to run, e.g. hellaswag.")
     benchmark_data: str | None = Field(

@@ -109,7 +109,7 @@ class MethodParameters(Section):
     )
     adapter_type: Literal["houlsby", "pfeiffer"] = Field(
         default="houlsby",
-        description="Where bottleneck adapters are: houlsby after attention and feed-forward network of every block, "
+        description="Place of bottleneck adapters: houlsby after attention and feed-forward network of every block, "
         "pfeiffer after the latter only (adapter methods).",
     )
     reduction_factor: int = Field(
@@ -125,7 +125,7 @@ class MethodParameters(Section):
         default=0.0, ge=0, lt=1, description="Share of an adapter's input dropped while training (adapter methods)."
     )
     adapter_scale: float = Field(
-        default=1.0, gt=0, le=1000, description="What an adapter's output is multiplied by (adapter methods)."
+        default=1.0, gt=0, le=1000, description="Factor of an adapter's output (adapter methods)."
     )
     num_virtual_tokens: int = Field(
         default=20, ge=1, le=4096, description="Length of the trained prefix in tokens (prefix_tuning)."
@@ -156,13 +156,15 @@ class Intent(Section):
 
     goal: Goal = Field(
         default="balanced",
-        description="What matters most: quality for its cost, quality at any cost, or one base model for many tasks.",
+        description="Main goal: quality for its cost, quality at any cost, or one base model for many tasks.",
     )
     task_switching: Literal["frequent", "static"] | None = Field(
         default=None,
-        description="How requests come (goal many_tasks): for another task each time, or for the same few.",
+        description="Order of requests (goal many_tasks): for another task each time, or for the same few.",
     )
-    production: bool = Field(default=False, description="Whether it is to be deployed, so how is said as well.")
+    production: bool = Field(
+        default=False, description="Plan to deploy it, so that the way to serve it is printed as well."
+    )
 
     def mistakes(self) -> Iterator[Mistake]:
         """One task is not switched."""
@@ -188,7 +190,7 @@ class Training(Section):
         description="Highest learning rate of the schedule; 'auto': by method, objective and the base model's width.",
     )
     lr_scheduler: LearningRateSchedule = Field(
-        default="cosine", description="How the learning rate goes on after the warm-up: down to 0, or constant."
+        default="cosine", description="Course of the learning rate after the warm-up: down to 0, or constant."
     )
     warmup_steps: int | None = Field(
         default=None,
@@ -242,7 +244,7 @@ class Training(Section):
         default=None, ge=1, description="Optimizer steps between two checkpoints; unset: one at the end of each epoch."
     )
     keep_checkpoints: int = Field(
-        default=2, ge=1, le=1000, description="How many of the latest checkpoints are kept; the best one is besides."
+        default=2, ge=1, le=1000, description="Number of the latest checkpoints to keep; the best one is kept too."
     )
     checkpoint_location: str | None = Field(
         default=None,
@@ -265,7 +267,7 @@ class Distributed(Section):
 
     strategy: Strategy = Field(
         default="auto",
-        description="How workers share the model; 'auto': single for one worker, ddp or ZeRO as memory needs.",
+        description="Way in which workers share the model; 'auto': single for one worker, ddp or ZeRO as memory needs.",
     )
     workers: Annotated[_Workers | tuple[_Workers, _Workers] | None, BeforeValidator(as_tuple)] = Field(
         default=None,
@@ -281,7 +283,7 @@ class Distributed(Section):
         "its CPUs.",
     )
     offload: Offload = Field(
-        default="none", description="Where DeepSpeed keeps optimizer state and weights that don't fit."
+        default="none", description="Place for optimizer state and weights that don't fit (DeepSpeed)."
     )
     nvme_path: str | None = Field(
         default=None, min_length=1, description="Folder on a fast disk of every machine, for offload nvme."
@@ -339,10 +341,10 @@ class FineTuning(Section):
 
     method: Method = Field(
         default="auto",
-        description="Which weights are trained; 'auto' chooses by the model's size and the memory found.",
+        description="Weights to train; 'auto' chooses by the model's size and the memory found.",
     )
     objective: Objective = Field(
-        default="sft", description="What the training minimises; sft: the answers' negative log-likelihood."
+        default="sft", description="Loss to minimize; sft: the answers' negative log-likelihood."
     )
     parameters: MethodParameters = section(MethodParameters, "Parameters of the method.")
     training: Training = section(Training, "The training loop.")

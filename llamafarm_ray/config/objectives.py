@@ -18,9 +18,7 @@ Pooling = Literal["mean", "last", "cls"]
 class DpoSettings(Section):
     """Direct preference optimisation: pairs of a chosen and a rejected answer."""
 
-    beta: float = Field(
-        default=0.1, gt=0, le=1000, description="How dear it is to leave the base model; smaller: go further."
-    )
+    beta: float = Field(default=0.1, gt=0, le=1000, description="Cost of leaving the base model; smaller: go further.")
     loss_type: DpoLoss = Field(
         default="sigmoid",
         description="The pair's loss: 'sigmoid' (DPO), 'ipo' (a margin of 1/(2 beta) per token), 'hinge' (SLiC).",
@@ -39,9 +37,7 @@ class DpoSettings(Section):
 class KtoSettings(Section):
     """Kahneman-Tversky optimisation: answers that were liked or not."""
 
-    beta: float = Field(
-        default=0.1, gt=0, le=1000, description="How dear it is to leave the base model; smaller: go further."
-    )
+    beta: float = Field(default=0.1, gt=0, le=1000, description="Cost of leaving the base model; smaller: go further.")
     desirable_weight: float = Field(default=1.0, ge=0, le=1000, description="Weight of an answer that was liked.")
     undesirable_weight: float = Field(
         default=1.0,
@@ -59,11 +55,11 @@ class ContrastiveSettings(Section):
         default=0.05,
         gt=0,
         le=10,
-        description="What cosine similarities are divided by; smaller: harder negatives count.",
+        description="Divisor of cosine similarities; smaller: harder negatives count.",
     )
     pooling: Pooling = Field(
         default="mean",
-        description="How a text's tokens become one vector: their mean, the last one (decoders), or the first (cls).",
+        description="Vector of a text's tokens: their mean, the last one (decoders), or the first (cls).",
     )
     hard_negatives: int = Field(
         default=1, ge=0, le=64, description="Most of a row's own negatives that are used, the first ones."

@@ -34,13 +34,13 @@ class RolloutGuards(Section):
         default=None, gt=0, lt=1, description="Share of its requests that may fail; blue_green: 0.05 if unset."
     )
     max_error_ratio: float | None = Field(
-        default=1.5, ge=1, le=1000, description="How many times the other version's odds of failing it may have."
+        default=1.5, ge=1, le=1000, description="Largest ratio of its odds of failing to the other version's."
     )
     max_latency_ratio: float | None = Field(
         default=1.5,
         ge=1,
         le=1000,
-        description="How many times the other version's 95th percentile latency it may take.",
+        description="Largest ratio of its 95th percentile of latency to the other version's.",
     )
     min_feedback: float | None = Field(
         default=None, gt=0, lt=1, description="Mean rating, 0 to 1, that users must give its answers."
@@ -49,7 +49,7 @@ class RolloutGuards(Section):
         default_factory=FrozenMapping, description="Evaluation results it must have, by dotted name: '>0.7'."
     )
     confidence: float = Field(
-        default=0.99, ge=0.5, lt=1, description="How sure it must be that a guard is broken, over the whole rollout."
+        default=0.99, ge=0.5, lt=1, description="Confidence that a guard is broken, over the whole rollout."
     )
 
 
@@ -62,9 +62,7 @@ class Rollout(Section):
     )
     steps: Percents = Field(default=(5, 25, 50), description="canary: percent of the requests, step by step.")
     percent: float = Field(default=50, gt=0, le=100, description="ab, shadow: percent of the requests.")
-    dwell_s: float = Field(
-        default=600, ge=0, le=366 * 86400, description="How long each step lasts at least, in seconds."
-    )
+    dwell_s: float = Field(default=600, ge=0, le=366 * 86400, description="Shortest time of each step, in seconds.")
     min_requests: int = Field(
         default=100, ge=1, le=10**9, description="Requests it must have answered at each step before it is judged good."
     )
@@ -84,9 +82,7 @@ class Rollout(Section):
         le=10**12,
         description="ab: requests of both versions after which it ends without a winner.",
     )
-    automatic: bool | None = Field(
-        default=None, description="Whether it is promoted without anybody saying so; unset: yes, but shadow no."
-    )
+    automatic: bool | None = Field(default=None, description="Promote without a command; unset: yes, but not shadow.")
     guards: RolloutGuards = section(RolloutGuards, "What ends it in favour of the version that is there.")
 
     def mistakes(self) -> Iterator[Mistake]:

@@ -50,7 +50,7 @@ class Config(Section):
         min_length=1,
         description="Model to start from: a folder, a registered model, a hub id, or any source that `download` takes.",
     )
-    description: str | None = Field(default=None, description="What the model is for; recorded with it.")
+    description: str | None = Field(default=None, description="Purpose of the model; recorded with it.")
     domain: str | None = Field(
         default=None, min_length=1, description="Field the model is for, e.g. medical; listed by."
     )

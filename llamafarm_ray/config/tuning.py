@@ -185,7 +185,7 @@ class PopulationBasedTraining(Section):
         default=0.25,
         ge=0,
         le=1,
-        description="How often a setting is drawn anew; else it is changed a little from the better trial's.",
+        description="Share of settings that are drawn anew; the others are changed a little from the better trial's.",
     )
 
 
@@ -199,19 +199,15 @@ class Tuning(Section):
         "[8, 16]}}; empty: what suits model, data and hardware.",
     )
     search: Search = Field(
-        default="optuna", description="How values are chosen; optuna: by what earlier trials showed (TPE)."
+        default="optuna", description="Way to choose values; optuna: by the results of earlier trials (TPE)."
     )
     scheduler: Scheduler = Field(
         default="asha",
-        description="What happens to trials that do worse than others at the same point: asha stops them, pbt replaces "
+        description="Treatment of trials that do worse than others at the same point: asha stops them, pbt replaces "
         "them by ones that go on from a better trial's weights with other settings.",
     )
-    metric: str = Field(
-        default="validation_loss", min_length=1, description="What decides: a metric of a run's result."
-    )
-    mode: Mode = Field(
-        default="auto", description="Whether the metric is to be low or high; 'auto': low where it is a loss."
-    )
+    metric: str = Field(default="validation_loss", min_length=1, description="Deciding metric of a run's result.")
+    mode: Mode = Field(default="auto", description="Direction of the metric, low or high; 'auto': low if it is a loss.")
     num_trials: int | None = Field(
         default=None,
         ge=1,
@@ -231,10 +227,10 @@ class Tuning(Section):
         | None
     ) = Field(default=None, description="Longest time in all, such as 30m or 12h; unset: no limit.")
     early_stopping: EarlyStopping = Field(
-        default_factory=EarlyStopping, description="When trials are compared and stopped."
+        default_factory=EarlyStopping, description="Points at which trials are compared and stopped."
     )
     pbt: PopulationBasedTraining = Field(
-        default_factory=PopulationBasedTraining, description="How worse trials learn from better ones (pbt)."
+        default_factory=PopulationBasedTraining, description="Way in which worse trials learn from better ones (pbt)."
     )
     keep_models: int = Field(
         default=1,

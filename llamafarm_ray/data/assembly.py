@@ -31,8 +31,8 @@ class Assembly:
     """Hands rows to a target by split. Per row it remembers an id and a document, some 300 bytes.
 
     Args:
-        target: where the rows are written to.
-        split: which of them are for validation.
+        target: destination of the rows.
+        split: the rows that are held out for validation.
         kind: of the rows to write.
         config: the prompt of chats, and ``source.include_metadata``: False leaves the columns empty that say where a
             row came from.

@@ -24,9 +24,9 @@ class Feedback:
 
     Args:
         messages: the conversation up to the question.
-        answer: what the model wrote.
-        rating: how good it was, from 0 to 1; None where nobody said.
-        correction: what it should have written; empty where nobody did.
+        answer: the model's answer.
+        rating: rating of the answer, from 0 to 1; None without one.
+        correction: the answer as it should have been; empty without a correction.
     """
 
     messages: tuple[Message, ...]
@@ -89,7 +89,7 @@ def preference_rows(records: Iterable[Feedback], *, least_margin: float = 0.5) -
 
     Args:
         records: feedback, of any number of questions.
-        least_margin: how far apart two ratings must be.
+        least_margin: least difference between two ratings.
     """
     rows: list[dict[str, Any]] = []
     dropped: Counter[str] = Counter()

@@ -73,7 +73,7 @@ def build_feedback_dataset(
         strict: stop at the first record that is no feedback.
 
     Returns:
-        what became of the feedback, and its files: for each how many records it holds.
+        the outcome of the feedback, and its files with their numbers of records.
 
     Raises:
         InputError: there is no feedback, or none that gives a row; or, if ``strict``, a record is none.

@@ -115,7 +115,7 @@ def gather_documents(
     Args:
         source: see `build_dataset`.
         config: settings of all steps.
-        parts: what an earlier attempt finished.
+        parts: finished parts of an earlier attempt.
         exclude: folder of the dataset.
         engine: see `plan_engine`; None for texts.
         num_partitions: see `build_dataset`.

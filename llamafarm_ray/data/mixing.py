@@ -41,11 +41,11 @@ class MixedPart:
     """Share of one dataset in a mixture.
 
     Args:
-        path: where it is.
+        path: path of the dataset.
         digest: of its rows.
         weight: as it was given.
         num_rows: rows to train on that it has.
-        num_taken: how many of the epoch's rows are its.
+        num_taken: number of its rows in an epoch.
     """
 
     path: str
@@ -126,7 +126,7 @@ def repetitions(size: int, count: int, *, seed: int, index: int) -> np.ndarray:
         size: rows of the dataset.
         count: its share.
         seed: chooses the rows of the unfinished pass.
-        index: which dataset of the mixture it is, so that like datasets differ.
+        index: index of the dataset in the mixture; equal datasets differ by it.
 
     Returns:
         int64 of shape (size,), whose sum is ``count``.

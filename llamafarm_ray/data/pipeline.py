@@ -207,9 +207,9 @@ def _write(
     """Write all examples, then rows that are made of the training split's, and practice.
 
     Args:
-        assembly: where the rows go to.
+        assembly: destination of the rows.
         examples: all examples.
-        gathered: what the sources hold.
+        gathered: contents of the sources.
         expansion: invents rows and copies.
         with_passages: ask questions once more with passages at hand.
         by_base: the base model wrote the questions; they are asked in rows by heart, and the dataset has practice.

@@ -87,7 +87,7 @@ def write_rows(found: DatasetRows, output: Path, *, name: str, row_format: str |
 
     Args:
         found: the rows.
-        output: where to; see `target_for`.
+        output: destination; see `target_for`.
         name: the dataset's name, recorded in it.
         row_format: of the rows; None: the one that keeps everything.
         overwrite: replace another dataset.

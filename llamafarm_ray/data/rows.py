@@ -175,9 +175,9 @@ class Example:
         document: path of the source document, relative to the source root.
         document_digest: digest of that document's bytes.
         passage: the text the example came from.
-        fact: what the example teaches; the phrasings of one question share it. By default the example itself.
-        passage_index: where in the document the passage stands.
-        rank: how good the question is among those of its document, 0 the best.
+        fact: fact that the example teaches; all phrasings of one question share it. By default the example itself.
+        passage_index: position of the passage in the document.
+        rank: rank of the question among those of its document, 0 for the best.
         provenance: the generator; None for a row that was not generated.
         extra: values that the kind of the row has beside its messages, as JSON: see `llamafarm_ray.data.row_kinds`.
     """

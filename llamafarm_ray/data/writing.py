@@ -280,7 +280,7 @@ def target_for(
     """Return a file if ``output`` ends like one, else a folder.
 
     Args:
-        output: where the dataset will be.
+        output: path of the dataset to write.
         row_format: of its records.
         overwrite: replace another dataset.
         kind: of the rows.

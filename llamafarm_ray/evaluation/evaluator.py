@@ -37,7 +37,7 @@ def evaluate(
             answers to each example's last prompt. The first one gives the result's ``improvement``.
         max_new_tokens: the longest answer.
         model_id: recorded in the result.
-        baseline: whether to measure the base model without the adapter too.
+        baseline: True to measure the base model without the adapter too.
         rival: base model and adapter of the model to compare with instead.
         workers: Ray tasks that share the examples; scores don't depend on their number.
         on_progress: called in this thread with what is being done and how much of the whole is done, 0 to 1.

@@ -27,7 +27,7 @@ class Generated:
     """An answer.
 
     Args:
-        text: what the model said.
+        text: the model's answer.
         num_tokens: generated tokens, without padding.
         seconds: time that its batch took.
     """

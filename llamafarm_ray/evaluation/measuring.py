@@ -35,7 +35,7 @@ class MeasuringJob:
         rival: the model to compare with; None: the base without the adapter.
         model_id: recorded in the result.
         custom: evaluations of the user's own.
-        general: whether the loss of fixed texts is measured, which shows what was forgotten.
+        general: True to measure the loss of fixed texts, which shows forgetting.
         max_new_tokens: the longest answer, where a set does not say.
     """
 

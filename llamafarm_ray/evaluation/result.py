@@ -105,7 +105,7 @@ class EvaluationResult:
 
     Args:
         model_id: the model that was measured.
-        timestamp: when, in ISO 8601, UTC.
+        timestamp: time of the evaluation, in ISO 8601, UTC.
         benchmarks: scores by benchmark; ``held_out`` are the examples kept from training.
         rag_integration: retrieval and latency figures, where they were measured.
         production_metrics: figures from production, where there are any.

@@ -73,7 +73,7 @@ def render_chat(tokenizer: Any, messages: Messages, *, for_answer: bool = False,
     Args:
         tokenizer: the base model's.
         messages: the turns; tool calls are JSON text, as rows of a dataset have them.
-        for_answer: whether the assistant's next turn follows.
+        for_answer: True if the assistant's next turn follows.
         tools: the tools that the assistant has, as JSON text.
 
     Raises:

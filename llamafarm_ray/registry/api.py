@@ -107,7 +107,7 @@ class RegistryApi(ABC):
         """Have a command done: once it returns, what follows is on disk and in every later state.
 
         Raises:
-            AccessDeniedError: whoever asks may not. The refusal is recorded.
+            AccessDeniedError: the principal lacks the right. The refusal is recorded.
             InputError: it holds what can't be kept, or would register files that nobody stored.
             PolicyError: a rule forbids it. The refusal is recorded.
             ConflictError: the state does not allow it, or too many writers race.

@@ -71,10 +71,10 @@ def base_here(base: BaseModel, registry: RegistryApi) -> Path:
 
     Args:
         base: as it was found.
-        registry: whose home has the files, or, of a model of the hub, knows where they go.
+        registry: registry whose home has the files, or which finds the place of a model of the hub.
 
     Returns:
-        what its ``folder`` is here.
+        its ``folder`` on this machine.
 
     Raises:
         NotFoundError: they are only on the other machine.

@@ -36,7 +36,7 @@ class Collected:
         manifests: lists of a version's files.
         purged: retired versions whose content was given up.
         kept_by_lease: manifests that a pull under way keeps.
-        dry_run: whether it only would be.
+        dry_run: True if nothing was deleted.
     """
 
     blobs: int
@@ -57,7 +57,7 @@ def collect(
     """Delete stored bytes that nothing refers to.
 
     Args:
-        registry: whose.
+        registry: the registry to clean.
         grace: least age of such bytes: new uploads may be about to be registered.
         purge_retired_after: also give up the content of versions that were retired longer ago than this.
         dry_run: only say what would be done.

@@ -51,7 +51,7 @@ def verify(
     Args:
         home: the registry's home.
         head: a head that was kept elsewhere: the log must contain it.
-        blobs: whether the stored files are read too.
+        blobs: True to read the stored files too.
         on_progress: called with what is being read and the fraction of it that is done.
 
     Raises:

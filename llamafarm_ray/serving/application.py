@@ -35,7 +35,7 @@ SERVE_ENV = {
     "RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1",
     "RAY_SERVE_INGRESS_REQUEST_ROUTER_FORWARD_BODY": "1",
     # Of each of the proxy's buffers. A larger body is resolved by the replica that gets it, and not by the router.
-    # Headers that don't fit get HAProxy's HTML, so there is half as much room again as the gate allows.
+    # Headers that don't fit get HAProxy's HTML, so there is half as much room again as the gateway allows.
     "RAY_SERVE_HAPROXY_INGRESS_REQUEST_ROUTER_BUFSIZE": "98304",
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "98304",  # the same where no application has a router
     "RAY_SERVE_SESSION_ID_HEADER_KEY": SESSION_HEADER,
@@ -198,7 +198,7 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
         "max_cpu_loras": loaded,
         "max_lora_rank": deployment.max_lora_rank,
         "max_num_seqs": deployment.limits.running_requests,
-        "enable_log_requests": False,  # the gate logs prompts, where that is asked for
+        "enable_log_requests": False,  # the gateway logs prompts, where that is asked for
         "worker_extension_cls": WORKER_EXTENSION,
     }
     if gives_vectors(base.folder):

@@ -7,7 +7,7 @@ Ray has no setting for what this adds:
   before the answer: until that comes. Five such clients made an engine's start twice as long. HAProxy's ``-dS`` turns
   splicing off, and what is sent here is small.
 - **A time for headers** (``LLAMAFARM_HAPROXY_HEADERS_TIMEOUT_S``, 10), without which a client may send them for ever.
-- **More headers than the gate allows**, so that the gate refuses them, in OpenAI's shape.
+- **More headers than the gateway allows**, so that the gateway refuses them, in OpenAI's shape.
 - **Pages of metrics and statistics on the host that requests come to**, not on every interface: they need no key, and
   name models.
 - **An end for connections to a machine that is gone.** TCP itself waits a quarter of an hour for one that answers

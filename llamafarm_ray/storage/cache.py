@@ -57,7 +57,7 @@ class Cache:
     """A cache in a local folder.
 
     Args:
-        folder: where; made when the first version is pulled.
+        folder: folder of the cache; made when the first version is pulled.
     """
 
     def __init__(self, folder: Path) -> None:

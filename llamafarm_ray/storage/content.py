@@ -60,8 +60,8 @@ class ContentStore:
         cache: a local folder shared by the processes of a node. By default ``$LLAMAFARM_CACHE``, else ``cache/`` in a
             local home or ``~/.cache/llamafarm``.
         generation: the generation of a digest that is read and written now.
-        max_cache_bytes: what the cache is cut down to after a pull or a download; by default ``$LLAMAFARM_CACHE_MAX``
-            (``20GB``), else nothing is evicted.
+        max_cache_bytes: size to which the cache is reduced after a pull or a download; by default
+            ``$LLAMAFARM_CACHE_MAX`` (``20GB``), else nothing is evicted.
         kept: the versions that are not evicted, since something that lasts refers to them and the home has no copy.
 
     Raises:
@@ -95,9 +95,9 @@ class ContentStore:
         object store, where that would be a download, only a blob's size is looked at: the store has its own checksums.
 
         Args:
-            folder: what to store.
-            is_adapter: whether every weight in it must be a number. Whole models may have infinities that mean
-                something, such as those of a mask.
+            folder: the folder to store.
+            is_adapter: True if every weight in it must be finite. Whole models may have infinities with a meaning, such
+                as those of a mask.
 
         Raises:
             InputError: the folder is unusable, see :meth:`Manifest.of_folder`, or changes meanwhile; or an adapter's
@@ -287,12 +287,12 @@ class ContentStore:
         """Read and hash the current generation of a blob or manifest in the home.
 
         Args:
-            digest: which.
+            digest: digest of the content.
             size_bytes: its size where a manifest lists it.
-            is_manifest: whether it is a manifest.
+            is_manifest: True for a manifest.
 
         Returns:
-            what is wrong with it (``"missing"``, ``"truncated: ..."``, ``"changed: ..."``), ``None`` if nothing is.
+            its defect (``"missing"``, ``"truncated: ..."``, ``"changed: ..."``), ``None`` if nothing is.
 
         Raises:
             StorageError: the home can't be read.

@@ -27,7 +27,7 @@ def copy_folder(source: Path, target: Path, more: Mapping[str, bytes] | None = N
 
     Args:
         source: the folder.
-        target: where to.
+        target: destination.
         more: files that the copy has beside the folder's own.
 
     Raises:

@@ -45,7 +45,7 @@ def as_storage_errors(what: str, passes: tuple[type[OSError], ...] = ()) -> Iter
 
     Args:
         what: the start of the message, ``"s3://bucket/x can't be read"``.
-        passes: what means something to the caller and is left as it is.
+        passes: errors with a meaning for the caller, which are not changed.
     """
     try:
         yield

@@ -24,7 +24,7 @@ class Leases:
     """The leases of a home, one file each: ``leases/<manifest hex>.<random>.json``.
 
     Args:
-        home: where they are.
+        home: folder or bucket of the leases.
     """
 
     def __init__(self, home: Location) -> None:

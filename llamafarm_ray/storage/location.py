@@ -54,7 +54,7 @@ class Location:
     listening) reaches the caller as :class:`~llamafarm_ray.errors.StorageError`.
 
     Args:
-        uri: where. ``~`` is the user's home. Text without ``://`` is a path, whatever characters it has.
+        uri: address. ``~`` is the user's home. Text without ``://`` is a path, whatever characters it has.
         is_patient: wait some minutes for an object store that does not answer, instead of half a minute.
 
     Raises:
@@ -246,7 +246,7 @@ class Location:
 
         Args:
             source: the file.
-            name: where it goes.
+            name: name of the new file.
             digest: required digest of its bytes; they are hashed while they are copied.
 
         Raises:

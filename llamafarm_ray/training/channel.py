@@ -47,7 +47,7 @@ class Beat:
         step: steps it has done.
         quiet_s: seconds since it last got on.
         usual_s: seconds that getting on takes usually; None where there is nothing to compare with.
-        is_stepping: whether it takes steps now, which have a usual length, known yet or not.
+        is_stepping: True if it takes steps now, which have a usual length, known yet or not.
         longest_s: the longest step of this start, which is mostly the first: it compiles and allocates.
     """
 

@@ -27,11 +27,11 @@ def record_failure(settings: ObserverSettings, *, folder: Path, total_steps: int
         settings: decisions of the driver.
         folder: the run's output, where ``history.jsonl`` and ``report.html`` go.
         total_steps: optimizer steps of the run.
-        error: why it failed; an alert of kind ``nan`` where it is the first to say that a number is none, else
+        error: the failure; an alert of kind ``nan`` if it is the first to report a number that is not finite, else
             ``failure``.
 
     Returns:
-        What could not be told or written, a sentence each.
+        Alerts that could not be sent and files that could not be written, a sentence each.
     """
     problems: list[str] = []
     try:

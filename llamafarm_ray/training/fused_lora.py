@@ -24,7 +24,7 @@ def use_fused_lora(model: Any) -> int:
         model: on a CPU.
 
     Returns:
-        How many layers it changed.
+        The number of changed layers.
     """
     if not hasattr(model, "peft_config"):
         return 0

@@ -155,7 +155,7 @@ def open_lines(
         keep: tells if a present line stays.
 
     Returns:
-        What appends lines.
+        A file to which lines are appended.
 
     Raises:
         OSError: it can't be written.

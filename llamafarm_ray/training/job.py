@@ -71,7 +71,7 @@ class TrainingJob:
         max_length: the longest sequence, in tokens.
         strategy: never ``auto``.
         precision: ``fp32``, ``bf16`` or ``fp16``.
-        packed: whether rows are concatenated instead of padded.
+        packed: True if rows are concatenated instead of padded.
         training: the loop's settings.
         distributed: workers and what they share.
         seed: of every random choice.

@@ -21,7 +21,7 @@ def use_fused_kernels(model: Any, wanted: Literal["auto"] | bool, device: torch.
         device: device of the model.
 
     Returns:
-        Whether they are in use.
+        True if they are in use.
 
     Raises:
         UserError: they are asked for and can't be had.

@@ -62,7 +62,7 @@ def finish_publication(folder: RunFolder, output: Path) -> TrainingResult | None
     """Do what is left of a `publish` in whose middle the process ended.
 
     Returns:
-        What was published; None where nothing was left to do.
+        The published output; None if nothing was left to do.
 
     Raises:
         OSError: the folders can't be written.

@@ -28,7 +28,7 @@ class WorkerResources:
         num_workers: training processes, the most.
         min_workers: the fewest; the same unless the run is elastic.
         num_cpus: CPUs of each.
-        use_gpu: whether each has a GPU.
+        use_gpu: True if each has a GPU.
     """
 
     num_workers: int

@@ -99,7 +99,7 @@ def train(
         tokens: tokens of these rows that were made before; those for other settings are passed over.
 
     Returns:
-        What ``training.json`` holds.
+        The content of ``training.json``.
 
     Raises:
         InputError: the base model or the rows are unusable.

@@ -359,7 +359,7 @@ def _save(job: TrainingJob, method: Method, objective: Objective, module: Any, s
     """Write the trained weights, the tokenizer, and what the objective adds, on rank 0.
 
     Returns:
-        How many parameters were trained.
+        The number of trained parameters.
     """
     weights = strategy.weights()
     if strategy.place.rank != 0:

@@ -89,7 +89,7 @@ class SweepFacts:
     Args:
         name: name of the tuned model.
         metric: deciding metric.
-        lower_is_better: whether its lowest value is the best.
+        lower_is_better: True if the lowest value is the best.
         facts: search space, search, scheduler and what all trials have in common, as JSON values.
     """
 

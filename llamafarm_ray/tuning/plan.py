@@ -60,7 +60,7 @@ class Planner:
         search: proposes values.
         num_trials: trials in all, those of earlier sessions included and invalid ones not; None for no limit.
         first: tried before the search begins.
-        has_time: whether one more trial is worth beginning.
+        has_time: function that returns True if there is time for one more trial.
         population: lets new trials take the place of the worst; None without.
     """
 

@@ -34,7 +34,7 @@ class Population:
         num_points: points of comparison of a whole training; after the last one there is nothing left to train.
         quantile: share of the trials that count as the worst, and as the best.
         resample_probability: probability that a setting is drawn anew.
-        lower_is_better: whether the lowest metric is the best.
+        lower_is_better: True if the lowest metric is the best.
         seed: of every random choice.
     """
 

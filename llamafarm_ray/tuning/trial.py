@@ -35,7 +35,7 @@ class Place:
 
     Args:
         output: the folder that it trains into.
-        kept: where its weights at each point of comparison stay, as others may go on from them; None if none will.
+        kept: folder for its weights at each point of comparison, from which others may continue; None if none will.
         parent_kept: `kept` of the trial whose weights it begins with; None for the base model's.
         begins_at: the point of comparison those are of.
     """

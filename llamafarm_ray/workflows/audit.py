@@ -38,17 +38,17 @@ class AuditEntry:
     """One thing that happened, or was asked for and refused.
 
     Attributes:
-        time: when (UTC).
+        time: time of the action (UTC).
         sequence: the commit that holds it.
         principal: the principal.
-        action: what, in a word or two.
+        action: the action, in a word or two.
         target: to what: ``name:version``, an alias, a principal.
         reason: the reason they gave.
         details: the values, in words.
         event: all that is recorded of it.
         model: the model it is about; empty where it is about none.
         alias: the alias it is about; empty where it is about none.
-        refused: whether it was refused.
+        refused: True if it was refused.
     """
 
     time: dt.datetime
@@ -82,7 +82,7 @@ def audit(
     """Return the audit, oldest first.
 
     Args:
-        registry: where.
+        registry: the registry to read.
         since: from when on.
         until: up to when.
         principal: only what they did.
@@ -90,7 +90,7 @@ def audit(
         refused: only what was refused.
 
     Raises:
-        AccessDeniedError: whoever asks is no admin of every namespace.
+        AccessDeniedError: the principal is not an admin of every namespace.
         IntegrityError: a commit is damaged.
     """
     registry.refresh()

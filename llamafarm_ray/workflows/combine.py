@@ -22,7 +22,7 @@ class CombinedAdapter:
         path: its folder.
         parents: versions it was made from.
         weights: weight of each.
-        method: how.
+        method: way of combining.
         base_model: their base.
         check: its rank, and how far it is from the weighted sum.
     """

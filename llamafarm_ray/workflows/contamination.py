@@ -29,7 +29,7 @@ class Decontamination:
 
     Args:
         trained: training data of the model, and of its rival.
-        leaves_out: whether questions that the training data hold are left out; they are shown in any case.
+        leaves_out: True to leave out questions that the training data contains; they are shown in any case.
         found: findings, by set.
     """
 

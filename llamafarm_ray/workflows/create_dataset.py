@@ -51,7 +51,7 @@ class CreatedDataset:
     Attributes:
         name: its registered name.
         path: the folder or file that was written.
-        report: what happened to the documents and examples.
+        report: outcome of the documents and examples.
         tokens: the rows as tokens of the base model, if they were asked for.
     """
 

@@ -120,7 +120,7 @@ def with_model(config: Config, registry: RegistryApi, model: str | None) -> Conf
     Folders of adapters, here and in ``deployment.adapters``, are registered, since only versions are served.
 
     Args:
-        config: what is served already.
+        config: configuration that may already name a model to serve.
         registry: registry of versions.
         model: a folder or a reference; ``None`` adds nothing.
 

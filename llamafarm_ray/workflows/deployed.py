@@ -57,7 +57,7 @@ def deployments_for(registry: RegistryApi, reference: str) -> list[DeploymentRec
     """The recorded deployments that can serve a version; one at least.
 
     Args:
-        registry: where they are.
+        registry: registry with the records.
         reference: the version, ``name`` (its highest) or ``name:version``.
 
     Raises:

@@ -19,11 +19,11 @@ class Description:
     """A version.
 
     Attributes:
-        record: what was said of it.
+        record: the registered record.
         aliases: those that point at it.
         deployments: the roots of the endpoints that serve it.
         files: its files; ``None`` where its content is no longer kept.
-        approvals: whose approval counts, by alias.
+        approvals: principals whose approval counts, by alias.
         model: facts read from its files; ``None`` where they are no longer kept, or hold no weights.
     """
 
@@ -48,7 +48,7 @@ def describe(registry: RegistryApi, reference: str, *, at: dt.datetime | None = 
     """Return the description of the version that a reference names.
 
     Args:
-        registry: where to look.
+        registry: the registry to read.
         reference: ``name``, ``name:1.2.0`` or ``name@production``.
         at: as of when; now by default.
 

@@ -51,12 +51,12 @@ class Difference:
 
     Attributes:
         left, right: the references, ``name:version``.
-        fields: what was said of them.
+        fields: fields of their records that differ.
         parameters: of their training, by dotted name.
         metrics: their results by dotted name, also those that are equal.
         files: by path, as (size in bytes, digest).
         num_same_files: number of files in both.
-        are_files_known: whether both sides' content is still kept.
+        are_files_known: True if both sides' content is still stored.
     """
 
     left: str
@@ -77,7 +77,7 @@ def diff(registry: RegistryApi, left: str, right: str, *, at: dt.datetime | None
     """Compare two versions, of the same model or of two.
 
     Args:
-        registry: where to look.
+        registry: the registry to read.
         left: ``name``, ``name:1.2.0`` or ``name@production``.
         right: the other one.
         at: as of when; now by default.

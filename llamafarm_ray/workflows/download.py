@@ -25,7 +25,7 @@ class Downloaded:
     Attributes:
         record: record of its origin, with digests and licence.
         folder: the folder with its files, the cache's own or the one that was asked for.
-        was_here: whether nothing had to be fetched.
+        was_here: True if nothing had to be fetched.
         version: the version that it was registered as.
     """
 
@@ -49,7 +49,7 @@ def download(
     """Return a model's files on this machine.
 
     Args:
-        registry: whose cache takes them, and where a name is registered.
+        registry: registry whose cache gets the files, and which registers a name.
         source: the source, see :func:`~llamafarm_ray.storage.downloads.sources.parse_source`.
         revision: a branch, tag, commit or digest.
         include: patterns of weights to take instead of the safetensors.

@@ -117,7 +117,7 @@ def estimate_run(
         gpu: a device of the tables; this machine if None.
         num_rows: training rows; counted in ``dataset.path`` if None.
         prices: a file laid over the tables.
-        all_options: whether every method and strategy is tried.
+        all_options: True to try every method and strategy.
 
     Raises:
         UserError: the model, the device or the prices are unusable, or what is asked can't be combined.

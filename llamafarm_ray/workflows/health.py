@@ -75,7 +75,7 @@ def check_health(
     Args:
         registry: registry with the records.
         names: models, versions or aliases; none: all that answered requests and may be read.
-        plan: how they are looked at.
+        plan: reference, windows and signals of the comparison.
         since: the first day of the records; None: all that are kept.
 
     Raises:
@@ -103,7 +103,7 @@ def accept_changes(registry: RegistryApi, versions: Iterable[VersionHealth]) -> 
     """Begin new references for versions whose requests or answers changed, from the next request on.
 
     Returns:
-        what was done, in sentences.
+        the changes, in sentences.
 
     Raises:
         AccessDeniedError: it takes the right to record metrics.
@@ -200,7 +200,7 @@ def tell(home: Location, versions: Iterable[VersionHealth], channels: Sequence[C
     Args:
         home: the registry's home, where what was told is kept.
         versions: their health.
-        channels: where alerts go.
+        channels: destinations of the alerts.
 
     Returns:
         titles of the alerts that are new; sentences on channels that took none.

@@ -19,7 +19,7 @@ def history(
     """Return a model's history, newest first, with refused attempts.
 
     Args:
-        registry: where to look.
+        registry: the registry to read.
         name: the model's.
         alias: only what is about this alias of it.
         at: as of when; now by default.

@@ -68,7 +68,7 @@ class WorkingDirectory:
         machine.
 
         Args:
-            key: where it was written.
+            key: the configuration key that names it.
             text: a path or another name.
 
         Raises:

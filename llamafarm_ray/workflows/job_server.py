@@ -49,8 +49,8 @@ class SubmittedJob:
         server: URL of the job server.
         num_files: of the working directory, that it took along.
         home: the registry's home; empty if it is the cluster's own.
-        folder: where the job writes what has a relative path, on the node that runs it; empty if nothing has. It is the
-            same for every job of this user and working directory, so that a run that was cut short goes on.
+        folder: folder of the job's relative outputs, on the node that runs it; empty if there are none. It is the same
+            for every job of this user and working directory, so that an interrupted run continues.
     """
 
     job_id: str

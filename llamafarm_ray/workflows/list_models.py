@@ -39,7 +39,7 @@ def list_versions(
     """Versions by name, highest number first.
 
     Args:
-        registry: where to look.
+        registry: the registry to read.
         kind: ``adapter``, ``base``, ... (the plural is understood).
         filters: conditions, see `llamafarm_ray.workflows.filters`; all must hold.
         namespace: only the models in it; by default all that whoever asks may read.
@@ -49,7 +49,7 @@ def list_versions(
     Raises:
         InputError: no such kind, or a filter that can't be read.
         NotFoundError: no version has a result that is asked about.
-        AccessDeniedError: whoever asks may not read there.
+        AccessDeniedError: the principal may not read there.
     """
     wanted, asked = _kind(kind) if kind else None, Filters.parse(filters)
     include_ended = include_ended or any(field == "status" for field, _ in asked.fields)

@@ -20,7 +20,7 @@ class MergedModel:
         path: its folder.
         adapter: merged adapter.
         base_model: into what.
-        check: how alike it answers.
+        check: similarity of its answers to the source's.
         notes: remarks on it.
     """
 

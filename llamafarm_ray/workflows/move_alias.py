@@ -33,8 +33,7 @@ class Moved:
 
     Attributes:
         record: the version that it points at now.
-        notes: what did not go as it should, in sentences: replicas that did not load it first, endpoints that could not
-            be seen to follow.
+        notes: problems, in sentences: replicas that did not load it first, endpoints that were not seen to follow.
     """
 
     record: VersionRecord
@@ -59,7 +58,7 @@ def promote(
         reason: reason, for the history.
         address: the cluster of the replicas; by default the recorded one, and where nothing answers there the alias
             moves all the same.
-        load: whether anything is loaded first.
+        load: True to load the version first.
 
     Raises:
         PolicyError: rules are not fulfilled; the message names them and the values.

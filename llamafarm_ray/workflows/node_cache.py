@@ -27,7 +27,7 @@ class CachedModel:
         version: its digest, size and use.
         names: the registered versions that have its files.
         sources: sources of its download.
-        is_referenced: whether registered versions are based on it, and the home has no copy.
+        is_referenced: True if registered versions are based on it, and the home has no copy.
     """
 
     version: CachedVersion
@@ -108,7 +108,7 @@ def evict(
     What is in use, pinned or referenced stays. Downloads that were left unfinished for a week go too.
 
     Args:
-        registry: whose cache.
+        registry: registry whose cache is reduced.
         references: references to models.
         limit: greatest amount that stays: ``20GB``, or ``0``.
         dry_run: only find out what would be deleted.

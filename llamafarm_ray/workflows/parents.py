@@ -32,7 +32,7 @@ class Parent:
         digest: of their manifest, as the registry would have it.
         base: the base model it was trained on.
         method: training method; empty if unknown.
-        lineage: what is known of its data and configuration: ``dataset``, ``dataset_digest``, ``config_digest``.
+        lineage: known facts of its data and configuration: ``dataset``, ``dataset_digest``, ``config_digest``.
     """
 
     reference: str

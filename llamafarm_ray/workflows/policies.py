@@ -34,7 +34,7 @@ def policies(registry: RegistryApi, alias: str | None = None, *, at: dt.datetime
     """The rules in force by alias, or those of one alias: an empty policy where it has none.
 
     Args:
-        registry: where to look.
+        registry: the registry to read.
         alias: only this one.
         at: as of when; now by default.
 

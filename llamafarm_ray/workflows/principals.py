@@ -26,10 +26,10 @@ def add_principal(
     """Let somebody do what a role may.
 
     Args:
-        registry: where.
+        registry: registry that gets the principal.
         name: the principal's name.
         role: viewer, developer, deployer or admin.
-        namespaces: where; by default everywhere.
+        namespaces: namespaces of its roles; by default all.
         expires: its expiry.
         reason: reason, for the history.
 
@@ -73,7 +73,7 @@ def principals(registry: RegistryApi, *, at: dt.datetime | None = None) -> list[
     """Everybody who may or might do something, by name.
 
     Args:
-        registry: where to look.
+        registry: the registry to read.
         at: as of when; now by default.
 
     Raises:

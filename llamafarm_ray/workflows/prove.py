@@ -50,7 +50,7 @@ def proved_folder(folder: Path, base: Path | None, *, fix_names: bool) -> Iterat
         folder: the adapter's folder.
         base: the base model's folder; ``None`` where its files are not on this machine. Then only the adapter's own
             files are checked.
-        fix_names: whether tensors with well-known wrong names get the right ones, in a copy.
+        fix_names: True to correct well-known wrong names of tensors, in a copy.
 
     Raises:
         InputError: the adapter does not fit, or no engine serves it.
@@ -144,7 +144,7 @@ def check_same_base(registry: RegistryApi, given: Path, known: str) -> None:
     """Check that the base model that is named for an adapter has the weights of the one that it was trained on.
 
     Args:
-        registry: where the latter's manifest may be.
+        registry: registry that may have the latter's manifest.
         given: the folder of the base model that is named.
         known: the digest of the one that it was trained on, or a reference to it.
 

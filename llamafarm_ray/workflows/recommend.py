@@ -44,7 +44,7 @@ class Saving:
     """An amount that is saved.
 
     Args:
-        amount: how much.
+        amount: the amount.
         unit: ``bytes``, ``device hours a day``, or ``percent of the time for a token``.
     """
 
@@ -64,11 +64,11 @@ class Recommendation:
     """Something that would save devices, memory or time.
 
     Args:
-        kind: what is to be done.
+        kind: kind of the recommended action.
         subject: the version or application.
         application: the application.
         reason: reason, in a sentence.
-        action: what to type.
+        action: the command to type.
         predicted: predicted saving.
         before: the figure that the measured saving is taken from.
         goal: the rank or the number of replicas; 0 where there is none.

@@ -49,7 +49,7 @@ class Registration:
         run: the training run that made it.
         alias: an alias that shall point at it.
         idempotency_key: key that makes a repeated call the same call.
-        fix_names: whether an adapter's tensors with well-known wrong names get the right ones.
+        fix_names: True to correct well-known wrong names of an adapter's tensors.
     """
 
     folder: Path
@@ -78,7 +78,7 @@ def register(
     """Publish and register; the same files and facts registered again under the same name are the version they are.
 
     Args:
-        registry: where to.
+        registry: registry that gets the version.
         asked: the folder, and what is said of it.
         on_note: called with what a user should know beside the result.
 
@@ -86,7 +86,7 @@ def register(
         InputError: the folder is no model or adapter, a file or name given is unusable, or an adapter does not fit its
             base model.
         ConflictError: the version number is taken by other content.
-        AccessDeniedError: whoever asks may not register under that name.
+        AccessDeniedError: the principal may not register under that name.
     """
     folder = asked.folder
     if not folder.is_dir():

@@ -51,7 +51,7 @@ def rollouts(
     """Rollouts, the newest first.
 
     Args:
-        registry: where.
+        registry: the registry to read.
         name: only this model's; by default those of all models that whoever asks may read.
         alias: only those to this alias.
         every: also those that are over; by default of each alias the one under way, or with ``name`` the newest.

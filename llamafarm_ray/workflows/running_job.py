@@ -27,7 +27,7 @@ class RunningJob:
 
     Args:
         server: server that it runs on.
-        job_id: which.
+        job_id: the job's id.
         on_trouble: called with a line about a connection that is lost, or there again.
         patience_s: seconds to wait for a lost connection.
         silence_s: seconds without output after which the job server is asked how the job is.

@@ -36,7 +36,7 @@ class ReplicaStatus:
         id: Serve's.
         node: the machine's address.
         state: Serve's.
-        answers: whether it told of itself; otherwise nothing below is known.
+        answers: True if it answered; otherwise nothing below is known.
         num_loaded: versions that are loaded besides the base.
         num_waiting: requests that wait for their turn.
         seen: its requests.

@@ -25,7 +25,7 @@ def trace(
     """Return what something was made from, and what was made from it. Exactly one of the three is given.
 
     Args:
-        registry: where to look.
+        registry: the registry to read.
         reference: a version. Going down, equal content under names that whoever asks may not read has no name.
         dataset: a dataset's name.
         document: a document's path or digest; what was made from it is shown, whatever the direction.
@@ -35,7 +35,7 @@ def trace(
     Raises:
         InputError: none or several are given, or there is no such direction.
         NotFoundError: there is no such thing.
-        AccessDeniedError: what came of something may be in any namespace, so that takes the right to read all.
+        AccessDeniedError: results may be in any namespace, so tracing upward needs the right to read all.
     """
     if sum(start is not None for start in (reference, dataset, document)) != 1:
         raise InputError(

@@ -39,7 +39,7 @@ def stop(registry: RegistryApi, cluster: ClusterInfo, deployment: DeploymentReco
     Its rollouts stay as they are: the next deployment goes on with them. That Serve does not have it any more is fine.
 
     Returns:
-        Whether it has ended; otherwise its last answers take longer than a minute, and it ends with them.
+        True if it has ended; otherwise its last answers take longer than a minute, and it ends with them.
 
     Raises:
         ConflictError: the connected cluster is not the one where it runs.

@@ -29,7 +29,7 @@ class UsageRow:
         used: requests and tokens.
         cpu_s: CPU seconds of replicas, shared out by the tokens that they served.
         gpu_s: GPU seconds likewise.
-        is_deployed: whether a deployment loads it when it starts; for versions.
+        is_deployed: True if a deployment loads it when it starts; for versions.
         storage_bytes: size of its files in the registry; for versions and models.
         principals: principals that used it.
     """
@@ -84,7 +84,7 @@ def report_usage(
         registry: registry with the records.
         names: models, versions or aliases; none: all that may be read.
         since: the first day.
-        by: what has a row.
+        by: subject of a row.
 
     Raises:
         NotFoundError: nothing of a name was recorded.

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 from fixed_latency import FixedLatency, serving
-from live_requests import blocks_of, drawn_week, question, request
+from simulated_requests import blocks_of, drawn_week, question, request
 
 from llamafarm_ray.config import Journal as JournalSettings
 from llamafarm_ray.evaluation.load.arrivals import arrivals
@@ -175,10 +175,12 @@ def requests_to_find(rng: np.random.Generator, offset: int) -> float:
 
 
 def requests_to_find_text(rng: np.random.Generator) -> float:
-    """Return how many sentences of docs/serving.md it takes after a thousand of docs/training.md, both at random."""
+    """Return the number of sentences on serving that it takes after a thousand on training, drawn from the docs."""
     docs = Path(__file__).parents[2] / "docs"
-    pages = [re.split(r"(?<=[.!?:])\s+|\n\n|\|", (docs / name).read_text()) for name in ("training.md", "serving.md")]
-    old, new = ([text for text in page if 40 < len(text.strip()) < 300] for page in pages)
+    subjects = (("training", "objectives", "training-design"), ("serving", "adapters", "rollouts"))
+    pages = ("\n\n".join((docs / f"{name}.md").read_text() for name in names) for names in subjects)
+    sentences = (re.split(r"(?<=[.!?:])\s+|\n\n|\|", page) for page in pages)
+    old, new = ([text for text in page if 40 < len(text.strip()) < 300] for page in sentences)
     texts = [*rng.choice(old, 1000), *rng.choice(new, 1000)]
     drawn = [request(rng, signs=topic_signs(str(text))) for text in texts]
     alarms = examine(blocks_of(drawn), Plan(reference_s=600.0)).first

@@ -36,7 +36,7 @@ ZIPF_EXPONENT = 1.0
 ZIPF_CLIENTS = (4, 8, 16)
 """As many as there are slots, and more: then adapters wait for each other, and batches are smaller."""
 RUNNING_REQUESTS = 8
-"""For the part with tenants: what keeps the engine busy, as docs/serving.md says; only what waits can be shared out."""
+"""For the part with tenants: the least number that keeps the engine busy (docs/keys-and-limits.md)."""
 CALM = ["calm-0", "calm-1", "calm-2"]
 CALM_LOAD = 0.12
 """Of what the engine can do, by each of the three that do not flood."""
@@ -47,10 +47,10 @@ class Scale:
     """How much is measured.
 
     Args:
-        rounds: how often those that take turns do.
+        rounds: number of rounds of the parts that take turns.
         seconds: of a turn.
-        adapters: how many are registered for the Zipf traffic.
-        parts: what is measured.
+        adapters: number of adapters that are registered for the Zipf traffic.
+        parts: the parts to measure.
     """
 
     rounds: int = 3

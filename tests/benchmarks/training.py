@@ -32,7 +32,7 @@ class Scale:
     """How much is measured.
 
     Args:
-        rounds: how often those that take turns do.
+        rounds: number of rounds of the parts that take turns.
         rows: of a run whose speed is measured.
         long_rows: of a run whose wall time is measured, from raw rows to the saved adapter.
     """

@@ -4,7 +4,7 @@ import asyncio
 
 import httpx
 import pytest
-from gate import ANN, Server, keyed_state
+from fake_gateway import ANN, Server, keyed_state
 
 from llamafarm_ray.serving.gateway.gateway import FEEDBACK_ROUTE, MODEL_ROUTES, OPEN_ROUTES
 

@@ -6,8 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from gate import ANN, BEN, ONE, Server, adapter, keyed_state, models_state, state_of, whole
-from gate_over_http import listening
+from asgi_server import listening
+from fake_gateway import ANN, BEN, ONE, Server, adapter, keyed_state, models_state, state_of, whole
 
 from llamafarm_ray.client import NoModelFitsError, select_model, select_model_async
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, InputError
@@ -62,7 +62,7 @@ def cluster():
     general, expert = Server(state=models_state()), Server(state=expert_state())
     general.models.latencies = Latencies({"bot:1.0.0": 40.0}, 90.0)
     expert.models.latencies = Latencies({"expert:1.0.0": 700.0}, 700.0)
-    return Cluster(root=general.gate, other=expert.gate, foreign=other, starting=broken)
+    return Cluster(root=general.gateway, other=expert.gateway, foreign=other, starting=broken)
 
 
 @pytest.fixture
@@ -133,7 +133,7 @@ def test_the_error_says_how_near_the_best_came_and_why_each_was_left_out(choose,
 
 
 def test_the_key_says_what_there_is_to_choose_from(choose, monkeypatch):
-    with listening(Server(state=keyed_state()).gate) as port:
+    with listening(Server(state=keyed_state()).gateway) as port:
         url = f"http://127.0.0.1:{port}/v1"
         assert choose(url=url, key=ANN).version == "bot:1.0.0"
         with pytest.raises(NoModelFitsError):

@@ -99,7 +99,26 @@ def test_the_exported_schema_is_current():
     assert exported == json_schema(), "run: llamafarm models schema > docs/config.schema.json"
 
 
-def test_relative_links_in_the_docs_lead_somewhere():
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
-        for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", page.read_text(encoding="utf-8")):
-            assert (page.parent / link).exists(), f"{page.name} links to {link}"
+PAGES = [*ROOT.glob("*.md"), *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def anchors(page):
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_relative_links_in_the_docs_lead_somewhere(page):
+    links = re.findall(r"\]\((?!https?:|mailto:)([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8"))
+    for link, anchor in links:
+        target = page.parent / link if link else page
+        assert target.exists(), f"there is no {link}"
+        assert not anchor or anchor in anchors(target), f"{target.name} has no #{anchor}"
+
+
+def test_a_page_of_the_docs_is_short_and_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    for page in PAGES[len(list(ROOT.glob("*.md"))) :]:
+        assert len(page.read_text(encoding="utf-8").split()) <= 2000, f"{page.name} is too long: split it"
+        assert page.name == "README.md" or f"({page.name})" in index, f"docs/README.md does not list {page.name}"

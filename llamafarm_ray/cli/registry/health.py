@@ -17,7 +17,7 @@ __all__ = ["head", "verify"]
 
 def verify(
     head: Annotated[
-        str | None, typer.Option("--head", metavar="N@sha256:...", help="What `head` printed: the log must contain it.")
+        str | None, typer.Option("--head", metavar="N@sha256:...", help="Output of `head`: the log must contain it.")
     ] = None,
     blobs: Annotated[bool, typer.Option("--blobs/--no-blobs", help="Read and hash every stored file too.")] = True,
     home: Home = None,

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="What a version must fulfil before an alias may point at it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Policies: rules that a version must meet before an alias may point at it.", no_args_is_help=True
+)
 Alias = Annotated[str, typer.Argument(metavar="ENV", help="The alias: production, ...")]
 
 
@@ -56,7 +58,7 @@ def set_(
         list[str] | None,
         typer.Option("--signed-by", metavar="FILE", help="Public key (PEM) that signed it; one of them."),
     ] = None,
-    approvals: Annotated[int, typer.Option("--approvals", min=0, help="How many others must have approved.")] = 0,
+    approvals: Annotated[int, typer.Option("--approvals", min=0, help="Number of approvals by others.")] = 0,
     clear: Annotated[bool, typer.Option("--clear", help="No rules any more.")] = False,
     reason: Reason = "",
     home: Home = None,

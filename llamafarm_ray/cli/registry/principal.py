@@ -13,11 +13,12 @@ from llamafarm_ray.cli.terminal import errors, local_time, print_json, say, tabl
 
 __all__ = ["app"]
 
-app = typer.Typer(help="Who may do what.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(help="Who.")]
+app = typer.Typer(help="Principals: people and programs with roles and tokens.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(help="Name of the principal.")]
 RoleName = Annotated[str, typer.Option("--role", help="viewer, developer, deployer or admin.")]
 Namespaces = Annotated[
-    list[str] | None, typer.Option("--namespace", help="Where (NAMESPACE/model); else everywhere; may be given again.")
+    list[str] | None,
+    typer.Option("--namespace", help="Namespace of the role (NAMESPACE/model); else all; may be repeated."),
 ]
 
 
@@ -28,7 +29,7 @@ def add(
     namespace: Namespaces = None,
     expires: Annotated[
         str | None,
-        typer.Option("--expires", metavar="TIME", help="When it ends: 90d from now, or 2027-01-31 (local time)."),
+        typer.Option("--expires", metavar="TIME", help="End of the token: 90d from now, or 2027-01-31 (local time)."),
     ] = None,
     reason: Reason = "",
     home: Home = None,

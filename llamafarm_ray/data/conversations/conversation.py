@@ -34,8 +34,8 @@ def turns_of(said: Iterable[tuple[bool, str]]) -> tuple[Message, ...]:
     """Return turns that begin with a user's and end with an assistant's; none where nobody answers.
 
     Args:
-        said: what was written, in order: whether by the one who asks, and the text. What one side writes in a row is
-            one turn.
+        said: messages in order: True for those of the person who asks, and the text. Consecutive messages of one side
+            become one turn.
     """
     turns: list[tuple[bool, list[str]]] = []
     for is_asker, text in ((is_asker, text.strip()) for is_asker, text in said):

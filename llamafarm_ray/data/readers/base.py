@@ -210,7 +210,7 @@ def list_item(line: str, number: int) -> tuple[str, int] | None:
 
     Args:
         line: the line.
-        number: what the last call that found an item returned, 0 at first.
+        number: result of the last call that found an item, 0 at first.
     """
     match = _LIST_MARK.match(line)
     if match is None or (match["number"] and int(match["number"]) not in (1, number + 1)):

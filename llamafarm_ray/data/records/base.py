@@ -31,7 +31,7 @@ class UnreadableFileError(InputError):
     Args:
         path: of the file.
         reason: the end of a sentence that begins with the file.
-        hint: what to do next.
+        hint: next step.
     """
 
     def __init__(self, path: Path, reason: str, *, hint: str = "") -> None:

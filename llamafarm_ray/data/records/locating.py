@@ -115,7 +115,7 @@ def chosen_splits(folder: Path | str, splits: dict[str, Files], name: str = "") 
 
     Args:
         folder: of the dataset, for messages.
-        splits: what was found by the names of splits; changed.
+        splits: files found by the names of splits; changed.
         name: of the only split to take; "" for the usual ones.
 
     Raises:

@@ -138,7 +138,7 @@ class BuildReport:
     Args:
         name: the dataset's name.
         digest: digest of its rows and their split.
-        output: where it was written.
+        output: path of the dataset.
         seed: the seed of the split.
         created: False if the same dataset was there already and was left as it is.
         documents: the source documents.

@@ -38,7 +38,7 @@ class Kept(Generic[Out]):
 
     Args:
         row: the row.
-        notes: how often each note applies; keep values out of them.
+        notes: number of times that each note applies; keep values out of them.
         sample: the row as a reader of the report should see it; empty for none.
     """
 

@@ -17,10 +17,10 @@ class AskedModel:
 
     Args:
         backend: the engine by name.
-        options: what the engine opens.
+        options: options to open the engine with.
         weights: digest of what answers.
         with_adapter: False asks the base without the adapter.
-        keeps: whether its answers may be stored: those of an endpoint may be other weights' tomorrow.
+        keeps: True if its answers may be stored; an endpoint may have other weights tomorrow.
     """
 
     backend: str
@@ -37,7 +37,7 @@ class Chunk:
     Args:
         kind: of the requests.
         requests: their arguments.
-        has_template: whether the texts were written by the chat template.
+        has_template: True if the chat template wrote the texts.
     """
 
     kind: RequestKind

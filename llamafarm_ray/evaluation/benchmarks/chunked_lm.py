@@ -25,7 +25,7 @@ class ChunkedLM(LM):  # type: ignore[misc]  # lm-eval has no types
         workers: they answer.
         model: the model that is asked.
         store: keeps answers of chunks; None keeps none.
-        has_template: whether lm-eval writes texts by the chat template.
+        has_template: True if lm-eval writes texts with the chat template.
         on_progress: called with the fraction of the requests that is answered.
     """
 

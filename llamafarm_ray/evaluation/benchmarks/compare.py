@@ -44,12 +44,12 @@ def compare_benchmarks(
     """Run benchmarks on a model and, where there is one, its baseline.
 
     Args:
-        plan: what is asked.
+        plan: the benchmarks to run.
         model: the model.
         baseline: the model to compare with, on the same backend.
         workers: they answer.
         model_id: name of the model in the result.
-        store: where results are kept.
+        store: store of the results.
         report: called with what is being done and the fraction of the whole that is done.
 
     Raises:

@@ -54,10 +54,10 @@ def run_benchmarks(
     """Return the scores of each benchmark; they don't depend on the number of workers.
 
     Args:
-        plan: what is asked.
+        plan: the benchmarks to run.
         model: the model.
         workers: they answer.
-        store: where results are kept; a result of equal inputs is read from there, and a run that was killed goes on.
+        store: store of the results; it answers for equal inputs, and a run that was killed continues from it.
         on_progress: called with a benchmark's name and the fraction of all that is done.
 
     Raises:

@@ -24,7 +24,7 @@ class ResultStore:
     A path or a name is no part of the key: new weights at an old path are other weights, and moved ones are the same.
 
     Args:
-        home: where they are kept.
+        home: folder or bucket of the results.
     """
 
     home: Location
@@ -56,7 +56,7 @@ class ChunkStore:
     """Answers of a benchmark under way, so that a run that was killed goes on.
 
     Args:
-        home: where they are kept.
+        home: folder or bucket of the chunks.
         folder: of this benchmark; its name is the digest of weights, data, code, template, settings and backend.
     """
 

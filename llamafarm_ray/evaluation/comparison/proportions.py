@@ -38,7 +38,7 @@ def rate_interval(
 
     Args:
         outcomes: 0.0 or 1.0 each, at least one.
-        clusters: what each outcome belongs to, such as the request that several attacks wrap.
+        clusters: group of each outcome, such as the request that several attacks wrap.
         confidence: of the interval.
     """
     count, share = len(outcomes), math.fsum(outcomes) / len(outcomes)

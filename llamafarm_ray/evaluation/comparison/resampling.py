@@ -39,7 +39,7 @@ class Clusters:
 
         Args:
             differences: model minus baseline, an example each.
-            clusters: what each example belongs to; its document, for questions about documents.
+            clusters: group of each example; its document, for questions about documents.
             weights: weight of each example in the mean's denominator; None: 1 each.
         """
         numbers: dict[Hashable, int] = {}

@@ -29,7 +29,7 @@ class CustomSet:
 
     Args:
         name: its name among the results.
-        questions: what is asked.
+        questions: the questions to ask.
         scorer: a metric's name, or a function of the user's.
         must_pass: every answer has to be right.
         max_new_tokens: the longest answer; None for the evaluation's.

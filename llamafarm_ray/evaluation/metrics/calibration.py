@@ -16,7 +16,7 @@ def calibration_error(confidences: Sequence[float], right: Sequence[bool], num_b
 
     Args:
         confidences: probability given to each answer; ones that are no number from 0 to 1 are left out.
-        right: whether each answer is right.
+        right: for each answer, True if it is right.
         num_bins: number of bins.
     """
     bins: dict[int, list[tuple[float, bool]]] = {}

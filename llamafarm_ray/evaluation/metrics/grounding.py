@@ -24,9 +24,9 @@ def faithfulness(answer: str, context: Sequence[str], question: str = "") -> flo
     what was invented, and not what was turned around.
 
     Args:
-        answer: what the model said.
+        answer: the model's answer.
         context: the passages it was given.
-        question: what it was asked.
+        question: the question.
     """
     words = word_tokens(answer)
     if not words:
@@ -58,7 +58,7 @@ def context_use(answer: str, context: Sequence[str], accepted: Sequence[str]) ->
     "utilization" of RAGBench (https://arxiv.org/abs/2407.11005), by accepted answers.
 
     Args:
-        answer: what the model said.
+        answer: the model's answer.
         context: the passages it was given.
         accepted: answers that are right.
     """

@@ -47,8 +47,8 @@ class Metric:
     Args:
         name: its name in configurations and results.
         higher_is_better: direction; None for a figure that describes only, such as a length.
-        function: what computes it; its docstring names the source.
-        applies: whether a sample has what it needs.
+        function: function that computes it; its docstring names the source.
+        applies: function that returns True if a sample has the needed values.
         each: score of one sample, and the metric is their mean over those that have one; None for a metric of a set.
         whole: score of a set, for metrics that are no mean.
     """

@@ -15,7 +15,7 @@ def hit_rate(relevant: Sequence[bool], k: int | None = None) -> float:
     https://aclanthology.org/2020.emnlp-main.550).
 
     Args:
-        relevant: whether each result is relevant, the best ranked first.
+        relevant: for each result, True if it is relevant; the best ranked first.
         k: results that count; None: all.
     """
     return float(any(relevant[:k]))

@@ -14,11 +14,11 @@ class Sample:
     """An answer; a metric that lacks what it needs leaves the sample out.
 
     Args:
-        answer: what the model said.
+        answer: the model's answer.
         accepted: the answers that are right, or the references.
-        question: what it was asked.
+        question: the question.
         context: the passages it was given.
-        relevant: whether each passage of a retriever's ranking answers the question, the best ranked first.
+        relevant: for each passage of a retriever's ranking, True if it answers the question; the best ranked first.
         schema: JSON Schema of the answer.
         expected_calls: the calls of tools that are right.
         confidence: the probability that the model gave the answer, 0 to 1.

@@ -40,7 +40,7 @@ def json_valid(answer: str, schema: Mapping[str, Any] | bool = True) -> float:
     document is allowed, other text is not. References to other documents are never fetched, and don't hold.
 
     Args:
-        answer: what the model said.
+        answer: the model's answer.
         schema: the schema, of the draft that it names; True accepts every document.
     """
     found, value = _parsed(fence[1] if (fence := _FENCE.fullmatch(answer)) else answer)
@@ -66,7 +66,7 @@ def tool_call_accuracy(
         calls: calls in OpenAI's shape (``{"function": {"name", "arguments"}}``) or plain (``{"name", "arguments"}``);
             as text: a JSON list or object of them, or ``<tool_call>`` elements. Arguments may be JSON texts.
         expected: the right calls.
-        ordered: whether the n-th call must be the n-th one expected.
+        ordered: True if the n-th call must be the n-th expected one.
     """
     made = _calls_in(calls) if isinstance(calls, str) else [_call(one) for one in calls]
     known = [_call(one) for one in expected]

@@ -44,7 +44,7 @@ class AskedQuestion:
         question: the question.
         document: path of the document that has the answer, as the corpus has it; None if it is not named.
         passages: the passages of each mode; gold is missing where they are not known.
-        relevant: whether each retrieved passage answers the question; None without a corpus.
+        relevant: for each retrieved passage, True if it answers the question; None without a corpus.
         prompts: the prompt of each mode.
         retrieval_s: time that the retriever took.
     """

@@ -41,7 +41,7 @@ class Answer:
     """An answer of a model.
 
     Args:
-        text: what it said.
+        text: the answer.
         num_tokens: generated tokens.
         seconds: time from the question to the answer's end, together with others in its batch.
     """

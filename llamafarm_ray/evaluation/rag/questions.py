@@ -29,7 +29,7 @@ class Question:
         answers: accepted answers: an answer that holds one is right.
         document: the document of the corpus that has the answer; None if it is not named.
         context: passages that have the answer; empty if they are not given.
-        is_whole: whether the answers are whole sentences: an answer is right if it holds all their content.
+        is_whole: True if the answers are whole sentences: an answer is right if it holds all their content.
         more: other values of its row, for the report.
     """
 

@@ -28,7 +28,7 @@ class ExamJob:
         adapter: folder of an adapter on it; None asks the base model itself.
         prompts: prompts of each mode; None where a question has none.
         max_new_tokens: the longest answer.
-        baseline: whether to ask the base model without the adapter too.
+        baseline: True to ask the base model without the adapter too.
     """
 
     base_model: Path

@@ -26,7 +26,7 @@ class ReadingItem:
         question: its text.
         accepted: right answers.
         passages: passages that it is asked with.
-        is_whole: whether the right answers are whole sentences.
+        is_whole: True if the right answers are whole sentences.
     """
 
     id: str

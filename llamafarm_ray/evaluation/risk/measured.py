@@ -24,7 +24,7 @@ class RiskScores:
         metrics: by name; the first one is the test's. Empty if nothing could be measured.
         intervals: ends of the 95 % confidence intervals by metric.
         num_examples: probes that the first metric is computed from.
-        each: what the first metric is the mean of, by place, for comparisons with another model.
+        each: values whose mean is the first metric, by place, for comparisons with another model.
         reason: the reason why there are no metrics.
     """
 

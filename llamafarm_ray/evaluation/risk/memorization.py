@@ -51,7 +51,7 @@ class Secret:
         answer: the answer.
         start: place of its first character.
         text: the secret.
-        is_canary: whether it was planted to be found; else it is personal data.
+        is_canary: True if it was planted to be found; else it is personal data.
     """
 
     answer: TrainedAnswer

@@ -70,7 +70,7 @@ class ReadingProbe(Probe):
 
     Args:
         accepted: right answers.
-        is_whole: whether they are whole sentences, whose content has to be there.
+        is_whole: True if they are whole sentences, whose content is required.
         question: the question without its passages.
     """
 

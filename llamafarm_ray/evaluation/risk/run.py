@@ -33,7 +33,7 @@ class RiskJob:
         model: the model.
         rival: the model to compare with; None: the base without the adapter.
         model_id: recorded in the result.
-        tests: what is asked.
+        tests: the risks to measure.
     """
 
     model: MeasuredModel

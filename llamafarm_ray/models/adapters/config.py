@@ -42,7 +42,7 @@ class AdapterConfig:
         lora_alpha: numerator of LoRA's scale where no pattern says otherwise.
         rank_pattern: ranks by regular expressions over module names.
         alpha_pattern: likewise numerators.
-        use_rslora: whether the scale is ``lora_alpha / sqrt(r)`` instead of ``lora_alpha / r``.
+        use_rslora: True if the scale is ``lora_alpha / sqrt(r)`` instead of ``lora_alpha / r``.
     """
 
     values: Mapping[str, Any]

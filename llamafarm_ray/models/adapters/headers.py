@@ -46,8 +46,8 @@ class Expected:
     Attributes:
         required: name and shape of each tensor that it must have.
         allowed: likewise of those that it may have: weights of the base that were saved along.
-        is_certain: whether an adapter with other tensors can't fit either. Mixtures of experts, and models that read
-            images, have modules that are named otherwise than their weights.
+        is_certain: True if an adapter with other tensors can't fit either. Mixtures of experts, and models that read
+            images, have modules with other names than their weights.
     """
 
     required: Mapping[str, Shape]

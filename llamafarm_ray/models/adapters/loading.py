@@ -20,9 +20,9 @@ def load_adapter(model: Any, folder: Path, *, name: str = "default", shared: boo
         model: the adapter's base model; it is changed.
         folder: folder that a training run saved.
         name: name of the adapter.
-        shared: whether others compute with the model's tensors. They are not written then: weights of the base that an
-            adapter brings (biases, embeddings) take the place of tensors instead of being copied into them, and
-            initialisations that change the base (PiSSA and others) are left out.
+        shared: True if others compute with the model's tensors. They are not written then: weights of the base that an
+            adapter brings (biases, embeddings) replace tensors instead of being copied into them, and initializations
+            that change the base (PiSSA and others) are left out.
 
     Raises:
         InputError: the folder is no adapter, or none of this base model.

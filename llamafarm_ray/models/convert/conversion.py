@@ -122,7 +122,7 @@ def convert_model(
     Raises:
         InputError: the source is unusable.
         UnsupportedError: a part of it can't be converted.
-        IntegrityError: what was written splits texts into other tokens or, if ``bounded``, answers differently.
+        IntegrityError: the result splits texts into other tokens or, if ``bounded``, answers differently.
     """
     on_stage("reading", 0.0)
     model, tokenizer, own = read_model(source)

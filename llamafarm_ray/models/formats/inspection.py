@@ -90,7 +90,7 @@ def inspect_files(files: ModelFiles, *, shown: str, compare: bool = True) -> Ins
     """Inspect the files of one model.
 
     Args:
-        files: where they are read.
+        files: the files to read.
         shown: the model's name in errors.
         compare: hold the tensors against the architecture, for which torch and transformers are imported.
 

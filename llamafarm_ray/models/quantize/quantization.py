@@ -77,7 +77,7 @@ def quantize_model(
         scheme: the scheme.
         name: name of the model in a GGUF file.
         calibration: texts that the rounding is fitted to; without any, weights are rounded to the nearest.
-        budget: what the result is held against in place of the scheme's own bound, by the caller.
+        budget: the caller's bound for the result, instead of the scheme's own.
         on_stage: called with the name of a stage, and the share of it that is done.
 
     Raises:

@@ -31,7 +31,7 @@ class Context:
     """The conditions of a decision.
 
     Attributes:
-        principal: whoever asks.
+        principal: principal of the call.
         now: the time.
         format_version: the format of the commit, which says how strict the rules were.
     """

@@ -79,7 +79,7 @@ class VersionRecord:
         deprecated: reason against further use; ``None`` without one.
         retired: reason for its retirement; ``None`` while it lives.
         retired_at: time of its retirement.
-        purged: whether its content is gone.
+        purged: True if its content was deleted.
     """
 
     registered: VersionRegistered

@@ -29,7 +29,7 @@ class ServedBase:
     Attributes:
         folder: its files on this node, weights in safetensors among them.
         dtype: the dtype that it is served in, as torch names it; ``None``: its own.
-        is_vllm: whether vLLM serves it.
+        is_vllm: True if vLLM serves it.
     """
 
     folder: Path

@@ -2,7 +2,7 @@
 
 An adapter's way is from the home to this node's files, checked byte by byte, from there into the engine's memory, and
 there into one of the slots that it computes with. This module decides over the first two; an engine with slots moves
-what it has loaded in and out of them by itself, which is a copy of memory. See docs/serving.md, "Adapters in memory".
+what it has loaded in and out of them by itself, which is a copy of memory. See docs/adapters.md.
 """
 
 from __future__ import annotations

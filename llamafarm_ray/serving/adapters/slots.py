@@ -38,7 +38,8 @@ class AdapterSlots:
     Args:
         num_slots: adapters that are in use at once, beside one on the spare slot.
         timeout_s: seconds that a request waits at most.
-        is_passing: whether an adapter takes another's place or makes room for one: it may have the spare slot.
+        is_passing: function that returns True if an adapter replaces another one or makes room for one: it may have the
+            spare slot.
     """
 
     def __init__(

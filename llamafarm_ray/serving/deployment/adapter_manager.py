@@ -78,9 +78,9 @@ class Served:
         preload: references of the adapters that are loaded before the first request.
         adapters: the versions (``name:version``) that these were when it was deployed.
         rollout: plan by which the others of them become production; ``None``: they don't.
-        require_key: whether requests need a key; ``None``: once the registry has principals.
+        require_key: True if requests need a key; ``None``: once the registry has principals.
         limits: limits of each key, and of waiting requests.
-        log_prompts: whether prompts are logged, and part of traces.
+        log_prompts: True if prompts are logged, and part of traces.
         allowed_hosts: names in the public DNS that requests without a key may call this server by.
         allowed_origins: origins whose web pages may read answers.
         otlp_traces_endpoint: URL that spans are sent to; ``None``: nowhere.
@@ -138,7 +138,7 @@ class Served:
 
 
 class AdapterManager:
-    """The gate's ``Models`` over an engine of this process.
+    """The gateway's ``Models`` over an engine of this process.
 
     Args:
         served: settings of the application.

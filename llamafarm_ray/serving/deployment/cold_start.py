@@ -4,7 +4,7 @@ HAProxy sends what it has no replica for to Ray Serve's own proxy on the head no
 there is, and its queue is what starts one where an application is scaled to zero. :class:`WaitingRoom` stands before
 that proxy, as a middleware that Serve takes from ``RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH``. It answers what needs
 no replica (``/health``, ``/v1/models``), asks for the key, and takes away the router's header, which HAProxy does only
-where there is a router to ask. All else is up to the gate of the replica.
+where there is a router to ask. All else is up to the gateway of the replica.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ class _Held:
         if self.begun.is_set():
             return await self._receive()
         if self._num_bytes > self._room.settings["max_body_bytes"]:
-            await self.begun.wait()  # the gate refuses what is too large, in its words
+            await self.begun.wait()  # the gateway refuses what is too large, in its words
         await self._room.has_space.wait()
         message = await self._receive()
         if not self.begun.is_set():

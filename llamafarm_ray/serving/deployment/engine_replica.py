@@ -1,4 +1,4 @@
-"""An engine on Ray Serve, by its public interface: replicas whose HTTP app is the gate before the engine's app."""
+"""An engine on Ray Serve, by its public interface: replicas whose HTTP app is the gateway before the engine's app."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def open_engine(settings: EngineSettings) -> Engine:
 
 
 class EngineReplica(Replica):
-    """One engine, and the gate in front of its HTTP app.
+    """One engine, and the gateway in front of its HTTP app.
 
     Args:
         settings: of the engine.
@@ -125,7 +125,7 @@ class EngineReplica(Replica):
 
     async def __serve_build_asgi_app__(self) -> App:
         """The HTTP app, which Serve asks for once the replica is made (see ``serve.ingress``)."""
-        return self.front(self.gate(EngineApp(self._engine), routes=ROUTES))
+        return self.front(self.gateway(EngineApp(self._engine), routes=ROUTES))
 
     def check_health(self) -> None:
         """Fail where nothing can be answered any more: Serve then replaces this replica."""
@@ -166,7 +166,7 @@ def compose(
         name=settings.base_name,
         **scaling_options(deployment),
         user_config=served.cold_start(),
-        max_ongoing_requests=limits.running_requests + limits.queued_requests,  # the gate refuses what is over that
+        max_ongoing_requests=limits.running_requests + limits.queued_requests,  # the gateway refuses what is over that
         ray_actor_options=actor,
     )
     return made(serve.ingress()(EngineReplica)).bind(settings, served, needs.cpu or 1)

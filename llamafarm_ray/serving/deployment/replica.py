@@ -74,8 +74,8 @@ class Replica:
         """
         self._watching = asyncio.create_task(_end_with_engine(is_dead))
 
-    def gate(self, app: App, routes: Collection[str] = MODEL_ROUTES) -> Gateway:
-        """The gate before the engine's HTTP app.
+    def gateway(self, app: App, routes: Collection[str] = MODEL_ROUTES) -> Gateway:
+        """The gateway before the engine's HTTP app.
 
         Args:
             app: the engine's.
@@ -100,7 +100,7 @@ class Replica:
         """Return the app behind CORS and the check of the router's signed header.
 
         Args:
-            app: the gate, or an app that has it.
+            app: the gateway, or an app that has it.
         """
         return for_web_pages(VerifiedHeader(app, HeaderSigner(self._served.secret)), self._served.allowed_origins)
 

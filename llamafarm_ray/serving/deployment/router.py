@@ -5,7 +5,7 @@ It answers as Ray's ``LLMRouter`` does, whose docstring says what HAProxy expect
 
 * ``DeploymentHandle._init``, without which the first request would wait for what is known of the replicas,
 * ``choose_replica(_reserve=False)``, which picks a replica and asks it nothing, and the ``_replica`` that was picked.
-  (Its place would be taken when HAProxy's request comes; the gate has a queue of its own.) Its other arguments come to
+  (Its place would be taken when HAProxy's request comes; the gateway has its own queue.) Its other arguments come to
   :class:`~llamafarm_ray.serving.routing.affinity_router.AffinityRouter`, which picks.
 """
 

@@ -1,7 +1,7 @@
 """vLLM on Ray Serve with direct streaming: HAProxy sends each request to the replica that the router picked.
 
 Where there is never more than one replica there is nothing to pick and no router: two hops less before the first token,
-and a process less on a small machine. The gate decides which version answers, by the same rules.
+and a process less on a small machine. The gateway decides which version answers, by the same rules.
 
 Who composes the application imports neither vLLM nor Ray Serve LLM, so that a command is fast, also on a machine that
 has none of them. Of Ray's private parts it relies on ``Application._with_ingress_request_router`` (a test names it).
@@ -35,7 +35,7 @@ from llamafarm_ray.serving.selection.catalog import VECTORS, WRITES
 __all__ = ["VllmReplica", "compose"]
 
 _UNBOUNDED = 1_000_000_000
-"""Requests that Serve lets a replica have: the gate has a queue, which says 429 when it is full."""
+"""Requests that Serve lets a replica have: the gateway has a queue, which says 429 when it is full."""
 
 _HEALTH_S = 10.0
 _HEAD = "node:__internal_head__"
@@ -43,7 +43,7 @@ _HEAD = "node:__internal_head__"
 
 
 class VllmReplica(Replica):
-    """One vLLM engine and the gate in front of its HTTP app.
+    """One vLLM engine and the gateway in front of its HTTP app.
 
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``.
@@ -72,11 +72,11 @@ class VllmReplica(Replica):
         await self._versions.preload(serve.get_replica_context().app_name)
 
     async def __serve_build_asgi_app__(self) -> Any:
-        """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gate."""
+        """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gateway."""
         with serve_log_kept():
             app = await self._server.engine.build_asgi_app()
-        app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gate in it
-        app.add_middleware(self.gate, routes=VECTOR_ROUTES if self._kinds == VECTORS else MODEL_ROUTES)
+        app.middleware_stack = None  # vLLM builds it early; Starlette builds it anew with the gateway in it
+        app.add_middleware(self.gateway, routes=VECTOR_ROUTES if self._kinds == VECTORS else MODEL_ROUTES)
         return self.front(app)
 
     async def check_health(self) -> None:
@@ -96,7 +96,7 @@ def compose(
     Args:
         llm_config: the plain values of Ray's ``LLMConfig``, of the replicas.
         served: settings of the application.
-        is_routed: whether there is a router; not needed for one replica.
+        is_routed: True with a router; one replica needs none.
         router_env: environment variables of the router's process.
     """
     bundles = _bundles(llm_config)

@@ -24,7 +24,7 @@ class SamplingParams:
         top_k: number of most probable tokens to draw from; 0: all.
         seed: makes drawing repeatable; ``None``: it isn't.
         stop_token_ids: tokens that end an answer, beside the model's own.
-        ignore_eos: whether the answer goes on after the model's own end.
+        ignore_eos: True if the answer continues after the model's own end.
         logprobs: number of most probable tokens reported with each token; ``None``: no log-probabilities at all.
         prompt_logprobs: likewise of the prompt's tokens.
         first_prompt_logprob: place of the first token of the prompt that they are needed of; engines may tell of

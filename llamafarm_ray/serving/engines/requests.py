@@ -151,7 +151,7 @@ class EmbeddingRequest(_Request):
 
     input: str | TokenIds | list[str] | list[TokenIds]
     encoding_format: Literal["float", "base64"] = "float"
-    max_tokens: int | None = Field(default=None, description="The gate's bound on answers; a vector has no length.")
+    max_tokens: int | None = Field(default=None, description="The gateway's bound on answers; a vector has no length.")
 
 
 _R = TypeVar("_R", bound=_Request)

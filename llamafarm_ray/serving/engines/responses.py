@@ -45,7 +45,7 @@ class Choice:
         tokens: likewise.
         finish_reason: reason for its end.
         num_tokens: number of its tokens.
-        is_told: whether a stream told of it.
+        is_told: True if a stream has sent it.
         offset: number of characters of the tokens already streamed.
     """
 
@@ -72,7 +72,7 @@ class Shape(ABC):
         tokenizer: of the base model.
         request_id: of the request, without the route's prefix.
         model: name of the version that answers.
-        logprobs: whether log-probabilities are told.
+        logprobs: True if the response has log-probabilities.
     """
 
     prefix: ClassVar[str]

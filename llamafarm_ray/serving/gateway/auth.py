@@ -62,7 +62,7 @@ class Keys:
 
     Args:
         state: gives the registry's state as of now.
-        required: whether a key is asked for: always, never, or (``None``) once the registry has principals.
+        required: True to require a key always, False never, ``None`` once the registry has principals.
         allowed_hosts: names in the public DNS that requests without a key may call this server by.
         now: the time that keys expire by.
     """
@@ -90,7 +90,7 @@ class Keys:
         """Return True if a caller admitted here is admitted by other settings too, see :meth:`tenant`.
 
         Args:
-            required: whether a key is asked for there.
+            required: True if a key is required there.
             allowed_hosts: names, in lower case, that requests without a key may call it by.
             headers: the request's, which are the same there (names in lower case).
         """

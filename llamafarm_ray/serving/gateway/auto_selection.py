@@ -1,6 +1,6 @@
 """Requests for the model ``auto``: what their route and headers ask for, and the name that is chosen for them.
 
-It is the gate that chooses and not the router: the router gets neither the key, which says what may be used, nor the
+It is the gateway that chooses and not the router: the router gets neither the key, which says what may be used, nor the
 headers with the limits. What another application of the cluster serves is not fetched from there: the client is told to
 ask it, which costs it one round trip, and this replica nothing while the answer is written.
 """
@@ -33,7 +33,7 @@ AUTO_ROUTES: Final = frozenset(_KINDS)
 """The routes at which ``auto`` may be asked for whatever the application's engine answers: another one may."""
 _QUERY: Final = b"auto"
 _WITHIN: Final = b"auto=within"
-"""The query of a request that another application's gate sent here, or whose client wants it to stay.
+"""The query of a request that another application's gateway sent here, or whose client wants it to stay.
 
 It stays: no two of them send it to and fro."""
 
@@ -81,7 +81,7 @@ def is_to_stay(query: bytes) -> bool:
         query: the request's; what else it says counts for nothing.
 
     Raises:
-        InputError: it says of ``auto`` what no gate writes.
+        InputError: it says of ``auto`` what no gateway writes.
     """
     said = _said(query)
     if said not in ([], [_WITHIN]):

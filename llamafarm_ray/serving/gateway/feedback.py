@@ -75,7 +75,7 @@ class FeedbackRequest(BaseModel):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(map(str, first["loc"])) or "the body"
-            raise InputError(f"{where[:80]}: {first['msg']}.", hint="See docs/serving.md.") from None
+            raise InputError(f"{where[:80]}: {first['msg']}.", hint="See docs/http-api.md.") from None
 
 
 def feedback_record(said: FeedbackRequest, target: Target, principal: str) -> dict[str, Any]:

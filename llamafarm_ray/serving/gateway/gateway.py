@@ -129,7 +129,7 @@ class Gateway:
         telemetry: hears of each request that the engine is done with; of ``/tokenize`` it does not.
         limits: limits of each key, and of requests in the engine at once.
         accounts: accounts of the keys; by default of this gateway alone.
-        log_prompts: whether prompts are logged.
+        log_prompts: True to log prompts.
         routes: the engine's POST routes that name a model in their body.
         tracing: tracer of requests.
         journal: takes in requests and ratings for health and usage.

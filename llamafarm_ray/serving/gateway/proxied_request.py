@@ -1,4 +1,4 @@
-"""Both ends of a request as the engine sees them: a client that sends what the gate wrote, and hears who answered."""
+"""Request and response at the engine: the request as the gateway wrote it, the response with the version's headers."""
 
 from __future__ import annotations
 

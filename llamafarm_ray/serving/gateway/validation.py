@@ -228,7 +228,7 @@ def _check_depth(parsed: dict[str, Any]) -> None:
 
 
 def check_shape(path: str, body: dict[str, Any]) -> None:
-    """Check the fields that the gate relies on, and those that it must not let through; the engine checks the rest.
+    """Check the fields that the gateway relies on, and those that it must not let through; the engine checks the rest.
 
     Args:
         path: the route.

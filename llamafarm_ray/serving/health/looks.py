@@ -66,7 +66,7 @@ class Health:
 
     Args:
         reference: the sketch of the reference.
-        is_reference_whole: whether there were enough requests for it.
+        is_reference_whole: True if there were enough requests for it.
         window: the sketch of the latest window; None if there is none yet.
         latest: each signal of that window.
         first: the first alarm of each signal.

@@ -51,9 +51,9 @@ class Signal:
         table: makes the shares of a sample and a reference.
         num_tests: the most shares that this makes; the correction counts them all.
         least_effect: difference of two shares that matters.
-        one_sided: whether only a higher share matters.
-        is_quality: whether a difference says that answers got worse, and not only that requests differ.
-        is_histogram: whether quantiles describe it.
+        one_sided: True if only a higher share matters.
+        is_quality: True if a difference means worse answers, and not only other requests.
+        is_histogram: True if quantiles describe it.
     """
 
     name: str

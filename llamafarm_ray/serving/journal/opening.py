@@ -31,7 +31,7 @@ class Opening:
 
     Args:
         text: the beginning.
-        has_calls: whether the answer calls a tool.
+        has_calls: True if the answer calls a tool.
     """
 
     text: str

@@ -28,7 +28,7 @@ class LiveSample:
         answer: the answer.
         seconds: time that the answer took.
         num_tokens: tokens of the answer.
-        is_redacted: whether personal data and secrets were replaced.
+        is_redacted: True if personal data and secrets were replaced.
     """
 
     ref: str

@@ -50,8 +50,8 @@ class Observation:
         answer_tokens: tokens of the answer.
         language: of the question; "" if it is not known.
         signs: fingerprint of the question's topic.
-        is_empty: whether the answer has no content; None if it was not read.
-        declines: whether the answer declines to answer; None likewise.
+        is_empty: True if the answer has no content; None if it was not read.
+        declines: True if the answer declines to answer; None likewise.
     """
 
     end: End

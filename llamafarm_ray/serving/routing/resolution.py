@@ -39,7 +39,7 @@ class Target:
 
     @property
     def routed(self) -> str:
-        """All of this in one header value, for :func:`resolve_routed`: the router's decision on its way to the gate."""
+        """All of this in one header value, the router's decision for the gateway: see :func:`resolve_routed`."""
         parts = [self.engine_name]
         if self.variant is not None:
             parts += [self.variant, self.rollout]

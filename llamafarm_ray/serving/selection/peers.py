@@ -73,7 +73,7 @@ class Peer:
         root: the absolute path that its routes begin with, such as ``/scholar``; empty for the prefix ``/``.
         base_name: name of its base model in requests.
         base_digest: of that model's manifest.
-        require_key: whether its requests need a key; ``None``: once the registry has principals.
+        require_key: True if its requests need a key; ``None``: once the registry has principals.
         allowed_hosts: names in the public DNS, in lower case, that requests without a key may call it by.
         allowed_origins: origins whose web pages may read its answers.
         figures: last figures from its controller.

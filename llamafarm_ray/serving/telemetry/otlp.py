@@ -57,8 +57,8 @@ class OtlpTracing(Tracing):
 
     Args:
         endpoint: its URL: the whole of it (``.../v1/traces``) for OTLP over HTTP.
-        log_prompts: whether prompts are part of spans.
-        grpc: whether it is spoken to by gRPC instead of HTTP.
+        log_prompts: True if prompts are part of spans.
+        grpc: True for gRPC instead of HTTP.
     """
 
     def __init__(self, endpoint: str, *, log_prompts: bool = False, grpc: bool = False) -> None:
@@ -117,7 +117,7 @@ class OtlpSpan(Span):
         scope: of the request.
         span: span of the SDK.
         operation: operation name of the route in the conventions.
-        log_prompts: whether the prompt is part of it.
+        log_prompts: True if the prompt is part of it.
     """
 
     def __init__(self, scope: Scope, span: trace.Span, operation: str, *, log_prompts: bool) -> None:

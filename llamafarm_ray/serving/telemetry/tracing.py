@@ -83,7 +83,7 @@ def open_tracing(endpoint: str | None, *, log_prompts: bool = False) -> Tracing:
 
     Args:
         endpoint: the collector's URL, see :func:`traces_endpoint`; ``None``: nowhere.
-        log_prompts: whether prompts are part of spans.
+        log_prompts: True if prompts are part of spans.
     """
     if endpoint is None:
         return Tracing()

@@ -68,7 +68,7 @@ class Downloads:
     """The downloads of a cache.
 
     Args:
-        cache: where files end.
+        cache: cache that gets the files.
         patience: limits of time and tries.
         connections: number of requests at once.
         piece_bytes: bytes of one request.

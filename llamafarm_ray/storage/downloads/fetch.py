@@ -56,7 +56,7 @@ def fetch(
 
     Args:
         wanted: the files; those that are in the folder under their names are not among them.
-        folder: where they go.
+        folder: destination of the files.
         patience: limits of time and tries.
         progress: called as bytes arrive, from several threads.
         note: called with what a user should know: that a file changed, or that its server knows no ranges.
@@ -200,7 +200,7 @@ class _Crew:
         """Work through tasks and those that they add.
 
         Raises:
-            BaseException: what the first one that failed raised.
+            BaseException: the error of the first one that failed.
         """
         self._tasks.extend(tasks)
         self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._size)]

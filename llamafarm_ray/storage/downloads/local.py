@@ -45,7 +45,7 @@ class LocalSource:
 
     Args:
         path: a folder or a file.
-        commit: what a folder is known to be, as a snapshot in another tool's cache is.
+        commit: the known revision of a folder, such as a snapshot in another tool's cache.
     """
 
     kind = "local"

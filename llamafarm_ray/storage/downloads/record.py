@@ -54,7 +54,7 @@ class DownloadRecord:
         source: the address, without secrets.
         revision: the revision that was asked for; empty for the newest.
         include: the patterns that were asked for.
-        resolved: what the revision was: a commit, a digest, a digest of ETags.
+        resolved: the resolved revision: a commit, a digest, a digest of ETags.
         name: name of the model in requests.
         manifest: the digest of the manifest of its files.
         files: its files.

@@ -67,7 +67,7 @@ class Answer:
         size_bytes: the size of the whole file, ``None`` where the other side does not tell.
         validator: an ETag or the like, which changes with the file; empty where there is none.
         chunks: the bytes.
-        is_range: whether the answer is the range that was asked for, not the whole file.
+        is_range: True if the answer is the requested range, not the whole file.
     """
 
     begin: int
@@ -104,7 +104,7 @@ class Wanted:
         digest: its sha256.
         git_digest: the id that git gives it, the sha1 of ``blob``, the size and the bytes, in hexadecimal digits.
         validator: its ETag.
-        is_optional: whether it is left out where the other side has none.
+        is_optional: True if the download continues without it where the source lacks it.
     """
 
     path: str

@@ -34,7 +34,7 @@ class Sidecar:
     """The sidecar at a path.
 
     Args:
-        path: where it is.
+        path: path of the file.
         head: its first line.
         pieces: the sha256 of each finished piece in hexadecimal digits.
     """

@@ -18,11 +18,11 @@ class Listing:
     """The files of a model at a source, at one moment.
 
     Attributes:
-        resolved: what changes with the files: a commit, an ETag, a digest; empty where the source tells nothing.
+        resolved: identity that changes with the files: a commit, an ETag, a digest; empty if the source has none.
         files: files to fetch.
         archives: paths of those among them that hold the model in a compressed or packed form.
         licence: the licence that the source names, where it does so outside of the files.
-        is_layered: whether the archives are parts of one folder, instead of holding a model among other things.
+        is_layered: True if the archives are parts of one folder; otherwise one holds a model among other files.
     """
 
     resolved: str

@@ -34,8 +34,8 @@ class Staging:
     """The folder of one unfinished download; whoever holds its lock may write to it.
 
     Args:
-        folder: where it is, in the cache's own file system.
-        cache: where files may be already.
+        folder: folder of the staged files, in the cache's own file system.
+        cache: cache that may have files already.
     """
 
     def __init__(self, folder: Path, cache: Cache) -> None:

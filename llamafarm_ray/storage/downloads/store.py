@@ -60,7 +60,7 @@ class StoreSource:
     """A model in an object store: a folder, or one file.
 
     Args:
-        uri: where.
+        uri: address of the folder.
     """
 
     kind = "store"

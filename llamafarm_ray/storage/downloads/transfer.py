@@ -45,7 +45,7 @@ class Transfer:
 
     Args:
         wanted: the file.
-        target: where it goes; its folder exists.
+        target: destination; its folder exists.
         patience: limits of time and tries.
         count: told of bytes.
         note: told what a user should know.

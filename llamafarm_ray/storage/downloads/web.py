@@ -169,7 +169,7 @@ class WebFile:
 
     Args:
         web: the client.
-        url: where it is.
+        url: address of the file.
         refusal: makes an error of an answer that says no.
         headers: headers of requests besides the credentials.
     """

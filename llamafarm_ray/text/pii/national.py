@@ -26,7 +26,7 @@ class _Number:
         module: the module of ``stdnum`` that checks it.
         written: shapes in which it is recognized alone, 9 for a digit and A for a capital letter.
         bare: shapes in which it needs one of ``words`` before it, as other numbers look the same.
-        words: what people call it.
+        words: names that people use for it.
     """
 
     module: str

@@ -56,7 +56,7 @@ class Notice:
         alert: the alert.
         run: the run's name.
         run_id: the run's id.
-        stops: whether the run ends because of it.
+        stops: True if the run ends because of it.
     """
 
     alert: Alert

@@ -28,14 +28,14 @@ class Setup:
         batch_size: sequences of a worker's micro-batch.
         max_length: tokens of each of them.
         gradient_accumulation_steps: micro-batches of an optimizer step.
-        gradient_checkpointing: whether activations are computed twice.
+        gradient_checkpointing: True if activations are computed twice.
         offload: place for ZeRO's offloaded state.
         device: device of the workers.
         tokens_per_batch: tokens that a micro-batch really has, padding included; ``batch_size * max_length`` unset.
         logit_positions: tokens of a micro-batch that are trained, so that logits are computed there; all unset.
-        packed: whether sequences share a row and attend each by itself.
-        masked: whether rows are padded to unequal lengths, so that attention gets a mask.
-        fused_kernels: whether norms and gates are Liger's, which keep fewer activations.
+        packed: True if sequences share a row, and none attends to another.
+        masked: True if rows are padded to unequal lengths, so that attention gets a mask.
+        fused_kernels: True if norms and gates are Liger's, which keep fewer activations.
     """
 
     method: str
@@ -84,7 +84,7 @@ class Setup:
             precision: the number format chosen.
             max_length: the longest row, in tokens.
             device: device of the workers.
-            packed: whether rows are packed.
+            packed: True if rows are packed.
             tokens_per_batch: see the class.
             logit_positions: see the class.
         """

@@ -60,9 +60,9 @@ class ModelShape:
         num_kv_heads: heads of keys and values.
         head_dim: width of a head.
         vocab_size: tokens.
-        tied: whether the output head is the embedding's matrix.
-        gated: whether the feed-forward network has a gate beside ``up``.
-        qkv_bias: whether queries, keys and values have a bias.
+        tied: True if the output head is the embedding's matrix.
+        gated: True if the feed-forward network has a gate beside ``up``.
+        qkv_bias: True if queries, keys and values have a bias.
         max_positions: the longest sequence it was made for, where the config says.
     """
 

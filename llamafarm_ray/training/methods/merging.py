@@ -96,7 +96,7 @@ class Combined:
 
     Args:
         r: the highest rank of the combined adapter.
-        error: how far its updates are from the weighted sum of the adapters' updates: the norm of the difference as a
+        error: distance of its updates from the weighted sum of the adapters' updates: the norm of the difference as a
             share of the norm of the sum. 0 for cat; by intention not for ties, DARE and pruning.
     """
 

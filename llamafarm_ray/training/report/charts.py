@@ -43,7 +43,7 @@ class Mark:
 
     Args:
         name: its kind, for the legend.
-        step: when.
+        step: step of the mark.
         css: its class in the style sheet.
         text: said when pointed at.
         short: a tick on the axis in place of a line through the picture.
@@ -67,7 +67,7 @@ class Chart:
         show: a value as text.
         width: of the picture, in its units; text is 12 high.
         height: likewise.
-        from_zero: whether the axis begins at 0.
+        from_zero: True if the axis begins at 0.
         max_step: end of the horizontal axis.
     """
 

@@ -24,7 +24,7 @@ class WandbTracker:
         info: the run.
         project: W&B project.
         entity: team or user; None: the caller's own.
-        mode: whether to use the network.
+        mode: ``online`` or ``offline``.
     """
 
     def __init__(self, info: RunInfo, *, project: str, entity: str | None, mode: WandbMode) -> None:

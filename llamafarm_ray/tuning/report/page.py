@@ -28,7 +28,7 @@ class SweepPage:
     Args:
         name: of the sweep.
         metric: deciding metric.
-        lower_is_better: whether its lowest value is the best.
+        lower_is_better: True if the lowest value is the best.
         domains: searched domains.
         records: all trials.
         ranked: the finished ones, the best first.
@@ -36,7 +36,7 @@ class SweepPage:
         reasons: reasons for the search space.
         ended_because: reason that no further trial began.
         seconds: over all sessions.
-        is_running: whether there is more to come.
+        is_running: True if more trials follow.
         written: time of writing.
     """
 

@@ -30,7 +30,7 @@ class ListedDataset:
         trained: the model versions that were trained on it.
         evaluated: the model versions with results on it.
         manifest: manifest of its files in the home, for an evaluation set; else None.
-        is_newest: whether no later version has the name.
+        is_newest: True if no later version has the name.
     """
 
     name: str
@@ -61,7 +61,7 @@ def show_dataset(registry: RegistryApi, reference: str) -> list[ListedDataset]:
 
     Raises:
         NotFoundError: there is no such dataset or version.
-        AccessDeniedError: whoever asks may not read it.
+        AccessDeniedError: the principal may not read it.
     """
     registry.refresh()
     name, _, digest = reference.partition("@")

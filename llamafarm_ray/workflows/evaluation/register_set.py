@@ -35,7 +35,7 @@ def register_set(registry: RegistryApi, path: Path, *, name: str | None = None, 
     Questions are stored row by row in one form, so that the same rows have the same digest in any file.
 
     Args:
-        registry: where to.
+        registry: registry that gets the set.
         path: a JSONL or JSON file of questions, a YAML or JSON file that describes a custom evaluation, or a folder
             with a benchmark's data.
         name: the set's name; the file's by default.
@@ -43,7 +43,7 @@ def register_set(registry: RegistryApi, path: Path, *, name: str | None = None, 
 
     Raises:
         InputError: the name, a file or a row is unusable, or the scorer is in a module, which can't be stored.
-        AccessDeniedError: whoever asks may not register under that name.
+        AccessDeniedError: the principal may not register under that name.
     """
     name = name or path.resolve().stem
     check_name(name)

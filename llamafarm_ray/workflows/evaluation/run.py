@@ -53,7 +53,7 @@ class EvaluationRun:
         model: the model.
         rival: the model to compare with; None: the base without the adapter.
         examples: the dataset with the examples; None where questions alone are asked.
-        whole: whether all of ``examples`` are asked, or the held-out split.
+        whole: True to ask all of ``examples``, False to ask the held-out split.
         exam: the questions; None without any.
         custom: evaluations of the user's own.
         risks: risk tests; None if none are asked for.
@@ -83,7 +83,7 @@ class EvaluationRun:
         Args:
             config: ``evaluation.test_set`` or the held-out split of ``dataset.path`` is asked, and
                 ``evaluation.questions``.
-            registry: where models may come from.
+            registry: registry to look models up in.
             model: a folder that `train` wrote, or a registered version.
             baseline: the model to compare with, likewise; None: the base without the adapter.
 

@@ -76,7 +76,7 @@ def open_set(registry: RegistryApi, reference: str) -> StoredSet:
     """Return a registered evaluation set with its files on this machine.
 
     Args:
-        registry: where it is registered.
+        registry: registry that has the set.
         reference: ``name`` for the newest, or ``name@digest``.
 
     Raises:

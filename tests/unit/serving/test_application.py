@@ -81,7 +81,7 @@ def test_the_users_engine_options_win():
     ("deployment", "num_running"),
     [({}, 256), ({"limits": {"running_requests": 8}}, 8), ({"engine_kwargs": {"max_num_seqs": 32}}, 32)],
 )
-def test_the_gate_gives_the_engine_as_much_as_it_works_on(deployment, num_running):
+def test_the_gateway_gives_the_engine_as_much_as_it_works_on(deployment, num_running):
     made = llm_config(**deployment)
     assert made["engine_kwargs"]["max_num_seqs"] == num_running
     assert _limits(parse_config({"deployment": deployment}).deployment, "vllm").running_requests == num_running
@@ -255,7 +255,7 @@ def test_without_an_endpoint_nothing_is_traced(monkeypatch):
     assert not any(name.startswith("OTEL") for name in made["runtime_env"]["env_vars"])
 
 
-def test_vllm_sends_its_spans_where_the_gate_does(monkeypatch):
+def test_vllm_sends_its_spans_where_the_gateway_does(monkeypatch):
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4318")
     monkeypatch.delenv("OTEL_SDK_DISABLED", raising=False)
     made = llm_config()

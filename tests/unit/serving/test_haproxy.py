@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from gate import ANN, CHAT, Server, keyed_state
-from gate_over_http import ChatEngine, listening
+from asgi_server import ChatEngine, listening
+from fake_gateway import ANN, CHAT, Server, keyed_state
 from ray.serve._private import haproxy as rays
 from ray.serve.config import HTTPOptions
 
@@ -188,8 +188,8 @@ def rays_proxy(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def gate():
-    with listening(Server(state=keyed_state(), engine=ChatEngine()).gate) as port:
+def gateway():
+    with listening(Server(state=keyed_state(), engine=ChatEngine()).gateway) as port:
         yield port
 
 
@@ -272,8 +272,8 @@ def test_a_time_for_headers_that_is_none_is_told_and_serving_goes_on(rays_proxy,
     assert [file.name for file in proxy.path.parent.iterdir() if file.name.startswith("tmp")] == []
 
 
-def test_headers_that_come_byte_by_byte_have_a_time(rays_proxy, gate):
-    proxy = rays_proxy(servers=[gate])
+def test_headers_that_come_byte_by_byte_have_a_time(rays_proxy, gateway):
+    proxy = rays_proxy(servers=[gateway])
     with proxy.running(headers_timeout_s=1), connected(proxy.port) as client:
         client.settimeout(0.1)
         client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-A: ")
@@ -286,8 +286,8 @@ def test_headers_that_come_byte_by_byte_have_a_time(rays_proxy, gate):
         assert said.startswith(b"HTTP/1.1 408 ")
 
 
-def test_bodies_and_idle_connections_may_take_longer_than_headers(rays_proxy, gate):
-    proxy, body = rays_proxy(servers=[gate]), json.dumps(CHAT).encode()
+def test_bodies_and_idle_connections_may_take_longer_than_headers(rays_proxy, gateway):
+    proxy, body = rays_proxy(servers=[gateway]), json.dumps(CHAT).encode()
 
     def pieces():
         yield body[:9]
@@ -311,8 +311,8 @@ def test_bodies_and_idle_connections_may_take_longer_than_headers(rays_proxy, ga
     ],
     ids=["110", "200", "62 KiB", "80 KiB"],
 )
-def test_the_gate_is_who_refuses_many_and_long_headers(rays_proxy, gate, headers, status):
-    proxy = rays_proxy(servers=[gate])
+def test_the_gateway_refuses_many_and_long_headers(rays_proxy, gateway, headers, status):
+    proxy = rays_proxy(servers=[gateway])
     with proxy.running():
         response = proxy.post(headers=headers)
         assert response.status_code == status
@@ -328,8 +328,8 @@ def test_the_gate_is_who_refuses_many_and_long_headers(rays_proxy, gate, headers
     ],
     ids=["malformed", "96 KiB of headers", "300 headers"],
 )
-def test_what_haproxy_cannot_read_it_refuses_itself(rays_proxy, gate, sent):
-    proxy, said = rays_proxy(servers=[gate]), b""
+def test_what_haproxy_cannot_read_it_refuses_itself(rays_proxy, gateway, sent):
+    proxy, said = rays_proxy(servers=[gateway]), b""
     with proxy.running():
         with connected(proxy.port) as client:
             client.sendall(sent)

@@ -11,8 +11,8 @@ import time
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
-from hook import Hook
 from patience import patience
+from webhook_server import WebhookServer
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.config import parse_config
@@ -34,7 +34,7 @@ NOTICE = Notice(ALERT, "support-bot", "run-1", stops=True)
 
 
 def test_a_webhook_gets_text_for_people_and_the_alert_for_programs():
-    with Hook() as hook:
+    with WebhookServer() as hook:
         WebhookChannel(hook.url).send(NOTICE)
     [body] = hook.bodies
     assert body["text"].startswith("*llamafarm run support-bot: loss threshold at step 724*\nThe loss rose to 1.404")
@@ -44,25 +44,25 @@ def test_a_webhook_gets_text_for_people_and_the_alert_for_programs():
 
 
 def test_a_number_that_is_none_travels_as_text():
-    with Hook() as hook:
+    with WebhookServer() as hook:
         WebhookChannel(hook.url).send(Notice(Alert("nan", 1, "x", math.nan), "r", "1"))
     assert hook.bodies[0]["alert"]["value"] == "nan"
 
 
 def test_a_webhook_that_is_at_fault_is_tried_again_and_one_that_refuses_is_not():
-    with Hook(503, 429, 200) as hook:
+    with WebhookServer(503, 429, 200) as hook:
         WebhookChannel(hook.url, waits_s=(0, 0, 0)).send(NOTICE)
     assert len(hook.bodies) == 3
-    with Hook(404) as hook, pytest.raises(OSError, match="status 404"):
+    with WebhookServer(404) as hook, pytest.raises(OSError, match="status 404"):
         WebhookChannel(hook.url, waits_s=(0, 0, 0)).send(NOTICE)
     assert len(hook.bodies) == 1
-    with Hook(*[500] * 9) as hook, pytest.raises(OSError, match="status 500"):
+    with WebhookServer(*[500] * 9) as hook, pytest.raises(OSError, match="status 500"):
         WebhookChannel(hook.url, waits_s=(0, 0, 0)).send(NOTICE)
     assert len(hook.bodies) == 3
 
 
 def test_a_webhook_that_does_not_answer_is_given_up_and_its_secret_not_shown():
-    with Hook(delay_s=5) as hook:
+    with WebhookServer(delay_s=5) as hook:
         channel = WebhookChannel(hook.url, waits_s=(0, 0), timeout_s=0.2)
         started = time.monotonic()
         with pytest.raises(OSError, match="ReadTimeout") as raised:
@@ -202,7 +202,7 @@ def test_the_log_is_a_channel(caplog):
 def test_a_broken_channel_is_said_once_and_the_others_deliver():
     said = []
     broken = WebhookChannel(f"http://127.0.0.1:{free_port()}/SECRET", waits_s=(0,))
-    with Hook() as hook:
+    with WebhookServer() as hook:
         delivery = Delivery([broken, WebhookChannel(hook.url)], warn=said.append)
         for _ in range(3):
             delivery.send(NOTICE)
@@ -214,7 +214,7 @@ def test_a_broken_channel_is_said_once_and_the_others_deliver():
 
 def test_a_channel_that_hangs_is_left_in_bounded_time():
     said = []
-    with Hook(delay_s=3) as hook:
+    with WebhookServer(delay_s=3) as hook:
         delivery = Delivery([WebhookChannel(hook.url)], warn=said.append, timeout_s=60)
         started = time.monotonic()
         delivery.send(NOTICE)

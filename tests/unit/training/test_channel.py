@@ -97,7 +97,7 @@ def test_loading_takes_its_time_in_another_start_too(channel):
 
 
 def test_the_bounds_are_those_that_the_documentation_promises():
-    text = (Path(__file__).parents[3] / "docs" / "training.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[3] / "docs" / "training-design.md").read_text(encoding="utf-8")
     promise = " ".join(text.partition("**Nothing hangs.**")[2].partition("\n- ")[0].split())
     for words in (
         f"no sign of life for {mailbox._SILENT_S:.0f} s;",

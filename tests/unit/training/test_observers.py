@@ -7,8 +7,8 @@ import threading
 import time
 
 import pytest
-from hook import Hook
 from patience import patience
+from webhook_server import WebhookServer
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ClusterError, TrainingError, UserError
@@ -124,7 +124,7 @@ def record(folder, error, **monitoring):
 
 
 def test_a_number_that_is_none_is_an_alert_also_where_only_the_error_says_so(tmp_path):
-    with Hook() as hook:
+    with WebhookServer() as hook:
         record(tmp_path, TrainingError("The gradient of step 3 is inf."), alerting={"webhook": hook.url})
     assert [body["alert"]["kind"] for body in hook.bodies] == ["nan"]
 
@@ -157,7 +157,7 @@ def test_a_run_stops_early_only_where_it_is_asked_to(tmp_path):
 
 
 def test_a_validation_that_got_worse_reaches_the_webhook_and_the_next_step(tmp_path):
-    with Hook() as hook:
+    with WebhookServer() as hook:
         observers = look(tmp_path, alerting={"quality_degradation": 0.05, "webhook": hook.url})
         observers.validation(1.0, 10)
         observers.validation(1.2, 20)
@@ -168,7 +168,7 @@ def test_a_validation_that_got_worse_reaches_the_webhook_and_the_next_step(tmp_p
 
 
 def test_a_failed_run_says_why_once_and_the_worker_leaves_it_to_the_driver(tmp_path):
-    with Hook() as hook:
+    with WebhookServer() as hook:
         alerting = {"webhook": hook.url}
         observers = look(tmp_path, alerting=alerting)
         seen = observers.step(progress(1, math.nan))
@@ -191,7 +191,7 @@ def test_a_failed_run_says_why_once_and_the_worker_leaves_it_to_the_driver(tmp_p
 
 @pytest.mark.parametrize("error", [ClusterError("Ray is gone."), KeyError("outcome"), RuntimeError()])
 def test_a_run_that_failed_before_any_worker_said_something_is_told_all_the_same(tmp_path, error):
-    with Hook() as hook:
+    with WebhookServer() as hook:
         assert record(tmp_path / "output", error, alerting={"webhook": hook.url}) == []
     (body,) = hook.bodies
     assert body["alert"]["kind"] == "failure"
@@ -203,14 +203,14 @@ def test_a_run_that_failed_before_any_worker_said_something_is_told_all_the_same
 
 def test_a_failure_that_can_not_be_told_hides_no_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with Hook(400) as hook:
+    with WebhookServer(400) as hook:
         problems = record(tmp_path / "file", TrainingError("Lost."), alerting={"webhook": hook.url})
     assert "could not be sent by webhook 127.0.0.1" in problems[0]
     assert "The report could not be written" in problems[1]
 
 
 def test_a_run_that_stands_still_is_noticed_and_signs_of_life_count(tmp_path):
-    with Hook() as hook:
+    with WebhookServer() as hook:
         observers = look(tmp_path, alerting={"stall_s": 0.6, "webhook": hook.url})
         observers.step(progress(1))
         for _ in range(6):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hook import Hook
+from webhook_server import WebhookServer
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, StorageError, TrainingError
@@ -98,7 +98,7 @@ def fail_with(error):
     ],
 )
 def test_every_failure_is_told_once_and_leaves_a_page(begin, tmp_path, error, raised):
-    with Hook() as hook, pytest.raises(raised):
+    with WebhookServer() as hook, pytest.raises(raised):
         begin(fail_with(error), monitoring={"alerting": {"webhook": hook.url}})
     assert [body["alert"]["kind"] for body in hook.bodies] == ["failure"]
     output = tmp_path / ".out.run" / "output"
@@ -107,7 +107,7 @@ def test_every_failure_is_told_once_and_leaves_a_page(begin, tmp_path, error, ra
 
 
 def test_a_stop_by_the_keyboard_is_no_failure_and_leaves_nothing_before_a_checkpoint(begin, tmp_path):
-    with Hook() as hook, pytest.raises(KeyboardInterrupt):
+    with WebhookServer() as hook, pytest.raises(KeyboardInterrupt):
         begin(fail_with(KeyboardInterrupt()), monitoring={"alerting": {"webhook": hook.url}})
     assert hook.bodies == []
     assert list(tmp_path.iterdir()) == []

@@ -4,8 +4,8 @@ import json
 
 import numpy as np
 import pytest
-from hook import Hook
-from live_requests import drawn_block, drawn_week, write_page
+from simulated_requests import drawn_block, drawn_week, write_page
+from webhook_server import WebhookServer
 
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.errors import NotFoundError
@@ -66,7 +66,7 @@ def test_the_blocks_of_all_replicas_and_days_are_one_version(registry):
 
 def test_people_are_told_once_until_it_is_over_and_again_when_it_comes_back(registry):
     write_page(registry.home, {BOT: week(failing=10)})
-    with Hook() as hook:
+    with WebhookServer() as hook:
         channels = [WebhookChannel(hook.url)]
         found = check_health(registry)
         assert tell(registry.home, found, channels) == ([f"llamafarm {BOT}: failures changed"], [])

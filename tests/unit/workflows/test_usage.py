@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from live_requests import write_page
+from simulated_requests import write_page
 from tiny_adapters import lora_tensors, write_adapter
 
 from llamafarm_ray.cli.main import run

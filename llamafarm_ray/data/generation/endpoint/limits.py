@@ -59,7 +59,7 @@ class Budget:
     A request reserves the most that it can cost before it is sent, so that the limit holds whatever is answered.
 
     Args:
-        prices: what tokens cost.
+        prices: prices of tokens.
         max_cost_usd: the limit; None: no limit.
         section: the section of the configuration that says so.
     """

@@ -26,7 +26,7 @@ async def ask_parsed(
         client: asks the server.
         cache: answers so far.
         base_url: the server's address.
-        request: what is asked.
+        request: the request.
         parse: reads an answer, or raises `BadAnswerError`.
 
     Raises:

@@ -81,10 +81,10 @@ def request_messages(
 
     Args:
         system: the rules.
-        ask: what to write, and how many.
+        ask: kind and number of the examples to write.
         passage: the passage, with its place in the document.
         num_items: the number in ``ask``.
-        variety: who asks, and how difficult it is.
+        variety: the person who asks, and the difficulty.
     """
     place = " > ".join(dict.fromkeys([passage.title, *passage.headings]))
     asked = " ".join([ask, *(variety.sentences(passage, num_items) if variety else ())])

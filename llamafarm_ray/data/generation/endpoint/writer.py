@@ -46,7 +46,7 @@ class Asking:
         phrasings: wordings of each question.
         unanswerable: ask for questions too that the passage does not answer.
         kinds: kinds of examples.
-        variety: who asks, and how difficult it is.
+        variety: the person who asks, and the difficulty.
         tools: that calls are written for.
     """
 
@@ -133,7 +133,7 @@ class EndpointWriter:
     """A `PairWriter` over an endpoint.
 
     Args:
-        asking: what to ask.
+        asking: kind, number and variety of the questions.
         terms: server and limits.
         cache: answers so far.
         provenance: recorded with each example.

@@ -173,8 +173,8 @@ class Subject:
 
         Args:
             phrase: everything before the verb.
-            lexicon: how the document writes its words.
-            number: what the verb agrees with, "singular" or "plural"; empty if the form doesn't tell.
+            lexicon: the document's spelling of its words.
+            number: number of the verb, "singular" or "plural"; empty if the form doesn't tell.
 
         Returns:
             None where the phrase is more than a noun phrase, points outside of the sentence (pronouns), or does not

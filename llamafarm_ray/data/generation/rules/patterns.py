@@ -69,15 +69,15 @@ class Pattern:
     """One line of the table.
 
     Args:
-        name: what it finds.
-        regime: how the question is made.
+        name: name of the fact that it finds.
+        regime: way to make the question.
         wh: the words a question starts with, in small letters; may contain groups: ``how many {n}``.
         verbs: the verb forms it applies to.
         follows: expression of what comes after the verb.
         ask: end of the question; may contain groups of ``follows`` (with their leading space), ``{s}`` for the
             subject, ``{v}`` for the verb, ``{third}`` for its form after *who*, and ``{active}`` for the active
             voice of the participle in group ``p``.
-        subject: which subjects it takes.
+        subject: subjects that it accepts.
         alone: False lets later patterns make a second question of the same statement.
     """
 

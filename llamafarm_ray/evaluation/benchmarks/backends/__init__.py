@@ -43,7 +43,7 @@ class Answerer(Protocol):
             kind: of the requests.
             requests: their arguments.
             with_adapter: False asks the base without the adapter.
-            has_template: whether the texts were written by the chat template.
+            has_template: True if the chat template wrote the texts.
         """
 
 

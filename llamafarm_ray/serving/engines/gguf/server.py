@@ -46,7 +46,7 @@ class LlamaSettings:
         max_model_len: the longest prompt with its answer, in tokens.
         n_parallel: answers written at the same time, each with a KV cache for that many tokens.
         n_threads: CPU threads; ``None``: llama.cpp's choice.
-        embedding: whether it gives vectors, and writes nothing.
+        embedding: True if it gives vectors, and writes no text.
     """
 
     model: str

@@ -1,7 +1,7 @@
 """What the registry wants of a version is read from its state."""
 
 import pytest
-from gate import BASE, ONE, TWO, adapter, state_of
+from fake_gateway import BASE, ONE, TWO, adapter, state_of
 
 from llamafarm_ray.registry import RegistryState
 from llamafarm_ray.registry.events import AliasMoved, RolloutStarted, RolloutStopped, VersionRetired

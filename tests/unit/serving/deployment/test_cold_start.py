@@ -5,7 +5,7 @@ import types
 
 import httpx
 import pytest
-from gate import ANN, BASE, CHAT, GONE, is_openai_error, keyed_state, models_state
+from fake_gateway import ANN, BASE, CHAT, GONE, is_openai_error, keyed_state, models_state
 from ray.exceptions import RayError
 
 from llamafarm_ray.config import Limits

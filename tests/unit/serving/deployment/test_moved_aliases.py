@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import virtual_time
 from adapter_pools import Replica, settled
-from gate import BASE, adapter, state_of
+from fake_gateway import BASE, adapter, state_of
 
 from llamafarm_ray.registry.events import AliasMoved, AliasRemoved, RolloutStarted
 from llamafarm_ray.registry.rollouts import CanaryPlan

@@ -5,7 +5,7 @@ import datetime as dt
 import itertools
 
 import pytest
-from gate import ONE, TWO, Engine, Server, adapter, models_state
+from fake_gateway import ONE, TWO, Engine, Server, adapter, models_state
 from model_files import note_digest, store_note
 
 from llamafarm_ray.errors import DeploymentError, UserError

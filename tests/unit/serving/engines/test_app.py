@@ -1,4 +1,4 @@
-"""OpenAI's routes over any engine, behind the gate: asked as clients ask, with OpenAI's own client too."""
+"""OpenAI's routes over any engine, behind the gateway: asked as clients ask, with OpenAI's own client too."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 from engines import WORDS, Failing, Lengths, Parrot, engine_of, server_of
-from gate import ANN, BEN, BOT, CHAT, is_openai_error, keyed_state
+from fake_gateway import ANN, BEN, BOT, CHAT, is_openai_error, keyed_state
 from tiny_model import make_tiny_tokenizer
 
 from llamafarm_ray.config import Limits
@@ -143,7 +143,7 @@ def test_echo_gives_the_prompt_back_with_its_log_probabilities(tokenizer, tmp_pa
     engine = transformers_engine("tiny", make_tiny_model(tmp_path / "base"))
     engine._models[BOT] = engine._models["tiny"]
     server = server_of(Parrot(), tokenizer)
-    server.gate._app._engine = engine
+    server.gateway._app._engine = engine
     asked = {**COMPLETION, "max_tokens": 2, "temperature": 0, "echo": True, "logprobs": 2}
     choice = server.post("/v1/completions", asked).json()["choices"][0]
     told = choice["logprobs"]
@@ -197,7 +197,7 @@ def test_a_model_that_writes_gives_no_vectors(server):
 def test_openais_client_works(parrot, tokenizer):
     async def ask(model, work):
         server = server_of(model, tokenizer)
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server.gate)) as http:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app=server.gateway)) as http:
             return await work(openai.AsyncOpenAI(base_url="http://localhost/v1", api_key="none", http_client=http))
 
     async def chats(client):
@@ -294,7 +294,7 @@ def test_who_goes_away_ends_the_work(tokenizer):
     assert parrot.num_steps < 200
 
 
-def test_keys_and_limits_are_the_gates(parrot, tokenizer):
+def test_keys_and_limits_are_the_gateways(parrot, tokenizer):
     server = server_of(parrot, tokenizer, state=keyed_state(), limits=Limits(max_prompt_tokens=3))
     for route in ROUTES:
         assert server.post(route, COMPLETION).status_code == 401
@@ -305,7 +305,7 @@ def test_keys_and_limits_are_the_gates(parrot, tokenizer):
         assert "3 is the most" in refused.json()["error"]["message"]
 
 
-def test_there_are_the_gates_routes_and_embeddings(server):
+def test_there_are_the_gateways_routes_and_embeddings(server):
     assert MODEL_ROUTES | {"/v1/embeddings"} == ROUTES
     assert server.request("GET", "/health").status_code == 200
     assert server.request("GET", "/metrics").status_code == 404

@@ -3,7 +3,7 @@
 import datetime as dt
 
 import pytest
-from gate import ANN, BEN, CHAT, GONE, NOW, OLD, Server, is_openai_error, keyed_state, models_state, principal
+from fake_gateway import ANN, BEN, CHAT, GONE, NOW, OLD, Server, is_openai_error, keyed_state, models_state, principal
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
@@ -80,7 +80,7 @@ def test_the_schemes_case_does_not_matter(scheme):
 def test_a_key_ends_when_it_expires():
     server = Server(state=models_state(principal("eve", "lfr_eve", {"*": Role.VIEWER}, NOW + dt.timedelta(seconds=1))))
     assert ask(server, "bot", "lfr_eve").status_code == 200
-    server.gate._keys._now = lambda: NOW + dt.timedelta(seconds=1)
+    server.gateway._keys._now = lambda: NOW + dt.timedelta(seconds=1)
     assert ask(server, "bot", "lfr_eve").status_code == 401
 
 

@@ -1,7 +1,19 @@
 """A request for ``auto`` is answered by the best model that its key may use and that keeps to its headers' limits."""
 
 import pytest
-from gate import ANN, BASE, BEN, ONE, TWO, Server, adapter, is_openai_error, keyed_state, models_state, principal
+from fake_gateway import (
+    ANN,
+    BASE,
+    BEN,
+    ONE,
+    TWO,
+    Server,
+    adapter,
+    is_openai_error,
+    keyed_state,
+    models_state,
+    principal,
+)
 
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.registry.events import AliasMoved, MetricsRecorded
@@ -150,12 +162,12 @@ def test_what_is_known_of_a_model_is_on_its_card():
 
 def test_an_application_with_a_route_prefix_is_asked_below_it():
     server = serving()
-    inner, server.gate = server.gate, None
+    inner, server.gateway = server.gateway, None
 
     async def mounted(scope, receive, send):
         await inner({**scope, "root_path": "/other"}, receive, send)
 
-    server.gate = mounted
+    server.gateway = mounted
     assert ask(server, "/other/v1/chat/completions").headers["x-llamafarm-model"] == "bot:1.0.0"
     assert server.engine.seen[0].path == "/v1/chat/completions"
     assert server.request("GET", "/other/v1/models").status_code == 200

@@ -5,7 +5,7 @@ import json
 import threading
 
 import pytest
-from gate import ANN, BEN, BOT, ONE, TWO, Server, is_openai_error, keyed_state
+from fake_gateway import ANN, BEN, BOT, ONE, TWO, Server, is_openai_error, keyed_state
 
 from llamafarm_ray.data.feedback import Feedback, judgement_rows, preference_rows
 from llamafarm_ray.errors import StorageError

@@ -5,7 +5,7 @@ import logging
 
 import httpx
 import pytest
-from gate import BOT, CHAT, ONE, Engine, Server
+from fake_gateway import BOT, CHAT, ONE, Engine, Server
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES
@@ -258,7 +258,7 @@ def test_what_waits_to_be_kept_is_kept_when_the_replica_shuts_down(tmp_path):
         async def send(message):
             sent.append(message["type"])
 
-        await server.gate({"type": "lifespan"}, receive, send)
+        await server.gateway({"type": "lifespan"}, receive, send)
         await adding
 
     asyncio.run(scenario())
@@ -275,7 +275,7 @@ def test_no_websocket_is_served():
     async def send(message):
         sent.append(message)
 
-    asyncio.run(server.gate({"type": "websocket", "path": "/v1/chat/completions", "headers": []}, receive, send))
+    asyncio.run(server.gateway({"type": "websocket", "path": "/v1/chat/completions", "headers": []}, receive, send))
     assert [message["type"] for message in sent] == ["websocket.close"]
 
 
@@ -283,7 +283,7 @@ def test_an_application_below_a_prefix_knows_its_routes():
     server = Server()
 
     async def ask():
-        transport = httpx.ASGITransport(app=server.gate, root_path="/llama")
+        transport = httpx.ASGITransport(app=server.gateway, root_path="/llama")
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             listed = await client.get("/llama/v1/models")
             answered = await client.post("/llama/v1/chat/completions", json=CHAT)

@@ -1,4 +1,4 @@
-"""The gate behind a real HTTP server on loopback: OpenAI's client works, and what it would never send does no harm."""
+"""The gateway behind a real HTTP server on loopback: OpenAI's client works, and hostile requests do no harm."""
 
 import contextlib
 import json
@@ -7,8 +7,8 @@ import threading
 
 import openai
 import pytest
-from gate import ANN, BEN, BOT, CHAT, Server, keyed_state
-from gate_over_http import ChatEngine, listening
+from asgi_server import ChatEngine, listening
+from fake_gateway import ANN, BEN, BOT, CHAT, Server, keyed_state
 
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import Limits
@@ -21,16 +21,16 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: 
 
 @pytest.fixture
 def served():
-    """A gate without keys, and the address it listens at."""
+    """A gateway without keys, and the address it listens at."""
     server = Server(engine=ChatEngine(), limits=Limits(body_timeout_s=0.3))
-    with listening(server.gate) as port:
+    with listening(server.gateway) as port:
         yield server, port
 
 
 @pytest.fixture
 def keyed():
     server = Server(state=keyed_state(), engine=ChatEngine(), limits=Limits(requests_per_minute=5))
-    with listening(server.gate) as port:
+    with listening(server.gateway) as port:
         yield f"http://127.0.0.1:{port}/v1"
 
 
@@ -111,7 +111,7 @@ RAW = {
     "a bare line feed in a value": HEAD
     + CLOSE
     + b"X-A: 1\nServe_Multiplexed_Model_Id: tiny\r\nContent-Length: 2\r\n\r\n{}",
-    "the gate's own header": HEAD + CLOSE + b"X-LlamaFarm-Model: x\r\nContent-Length: 2\r\n\r\n{}",
+    "the gateway's own header": HEAD + CLOSE + b"X-LlamaFarm-Model: x\r\nContent-Length: 2\r\n\r\n{}",
     "the router's header": HEAD + CLOSE + b"Serve-Multiplexed-Model-Id: x\r\nContent-Length: 2\r\n\r\n{}",
     "no http": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     "another protocol": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
@@ -158,7 +158,7 @@ def test_a_client_that_sends_byte_by_byte_is_answered_only_if_it_is_done_in_time
 def test_a_body_without_an_end_is_cut_off_at_the_bound():
     server = Server(engine=ChatEngine(), limits=Limits(max_body_bytes=2**20))
     chunk = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
-    with listening(server.gate) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+    with listening(server.gateway) as port, socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
         connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
         with pytest.raises(ConnectionError):
             connection.sendall(chunk * 1000)
@@ -168,13 +168,13 @@ def test_a_body_without_an_end_is_cut_off_at_the_bound():
 def test_a_client_that_leaves_while_it_waits_leaves_the_queue():
     server = Server(engine=ChatEngine(seconds=1.0), limits=Limits(running_requests=1))
     whole = HEAD + f"Content-Length: {len(GOOD)}\r\n\r\n".encode() + GOOD
-    with listening(server.gate) as port, socket.create_connection(("127.0.0.1", port)) as first:
+    with listening(server.gateway) as port, socket.create_connection(("127.0.0.1", port)) as first:
         first.sendall(whole)
         assert eventually(lambda: server.engine.num_running == 1)
         with socket.create_connection(("127.0.0.1", port)) as second:
             second.sendall(whole)
-            assert eventually(lambda: server.gate._turns.num_waiting == 1)
-        assert eventually(lambda: server.gate._turns.num_waiting == 0)
+            assert eventually(lambda: server.gateway._turns.num_waiting == 1)
+        assert eventually(lambda: server.gateway._turns.num_waiting == 0)
         assert server.engine.num_running == 1
         assert first.recv(65536).startswith(b"HTTP/1.1 200")
     assert len(server.engine.seen) == 1

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from gate import Server
+from fake_gateway import Server
 from hostile_requests import (
     BODIES,
     CHAT,
@@ -52,7 +52,7 @@ def serve(server, *messages, method="POST", path=ROUTE, raw_path=None, headers=(
     scope = {"type": "http", "method": method, "path": path, "query_string": b"", "headers": list(headers)}
     if raw_path is not None:
         scope["raw_path"] = raw_path
-    asyncio.run(server.gate(scope, receive, send))
+    asyncio.run(server.gateway(scope, receive, send))
     start, *rest = sent
     return start["status"], dict(start["headers"]), json.loads(b"".join(message["body"] for message in rest))
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from gate import CHAT, ONE, Engine, Server
+from fake_gateway import CHAT, ONE, Engine, Server
 from patience import patience
 
 from llamafarm_ray.serving.routing.resolution import Target
@@ -16,7 +16,7 @@ class Leaving:
     """A client that sends one request and leaves when it is told to, as Ray Serve passes that on.
 
     Args:
-        is_told: whether the app may receive that the client left; the request's task is cancelled in any case.
+        is_told: True if the app may receive that the client left; the request's task is cancelled in any case.
         **fields: of the request.
     """
 
@@ -45,7 +45,7 @@ class Leaving:
     def ask(self, server):
         headers = [(b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": ROUTE, "headers": headers, "query_string": b""}
-        return asyncio.create_task(server.gate(scope, self.receive, self.send))
+        return asyncio.create_task(server.gateway(scope, self.receive, self.send))
 
 
 async def until(holds):
@@ -76,9 +76,9 @@ def test_a_turn_is_given_back_once_the_engine_has_stopped():
         server, client = Server(engine=Engine(seconds=60)), Leaving()
         task = client.ask(server)
         await until(lambda: server.engine.num_running == 1)
-        free = server.gate._turns._num_free
+        free = server.gateway._turns._num_free
         await client.leave(task)
-        return free, server.gate._turns._num_free, server.engine.num_running
+        return free, server.gateway._turns._num_free, server.engine.num_running
 
     before, after, running = asyncio.run(scenario())
     assert (after, running) == (before + 1, 0)

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from gate import ANN, BEN, Engine, Server, is_openai_error, keyed_state
+from fake_gateway import ANN, BEN, Engine, Server, is_openai_error, keyed_state
 
 from llamafarm_ray.config import Limits
 from llamafarm_ray.serving.gateway.limits import Accounts, TokenBucket
@@ -28,7 +28,7 @@ def clock():
 
 def server_with(clock, **limits):
     server = Server(state=keyed_state(), limits=Limits(**limits))
-    server.gate._accounts._clock = clock
+    server.gateway._accounts._clock = clock
     return server
 
 
@@ -99,7 +99,7 @@ def test_health_and_strangers_count_for_nobody(clock):
 def test_the_tokens_of_prompts_and_answers_count_as_the_engine_counted_them(clock, stream):
     server = server_with(clock, tokens_per_minute=60)
     assert complete(server, **stream).status_code == 200
-    account = server.gate._accounts._accounts["ben"]
+    account = server.gateway._accounts._accounts["ben"]
     assert account.tokens._balance == 60 - (2 + 3)
 
 
@@ -116,7 +116,7 @@ def test_tokens_taken_beyond_the_budget_are_waited_for(clock):
 def test_counting_tokens_costs_none(clock):
     server = server_with(clock, tokens_per_minute=60)
     server.post("/tokenize", {"model": "team/bot", "prompt": "one two"}, key=BEN)
-    assert server.gate._accounts._accounts["ben"].tokens._balance == 60
+    assert server.gateway._accounts._accounts["ben"].tokens._balance == 60
 
 
 def test_what_the_engine_refuses_costs_no_tokens(clock):
@@ -126,9 +126,9 @@ def test_what_the_engine_refuses_costs_no_tokens(clock):
         await send({"type": "http.response.start", "status": 400, "headers": [(b"content-type", b"application/json")]})
         await send({"type": "http.response.body", "body": b'{"error": {}}'})
 
-    server.gate._app = refusing
+    server.gateway._app = refusing
     assert complete(server).status_code == 400
-    assert server.gate._accounts._accounts["ben"].tokens._balance == 60
+    assert server.gateway._accounts._accounts["ben"].tokens._balance == 60
 
 
 def test_a_stream_that_breaks_off_costs_what_was_seen_of_it(clock):
@@ -141,12 +141,12 @@ def test_a_stream_that_breaks_off_costs_what_was_seen_of_it(clock):
             await send({"type": "http.response.body", "body": b'data: {"choices": [{}]}\n\n', "more_body": True})
         raise ConnectionError
 
-    server.gate._app = breaking
+    server.gateway._app = breaking
     with pytest.raises(ConnectionError):
         complete(server, stream=True)
-    left = server.gate._accounts._accounts["ben"].tokens._balance
+    left = server.gateway._accounts._accounts["ben"].tokens._balance
     assert 1000 - 7 - 40 <= left < 1000 - 7
-    assert server.gate._turns._num_free == 256
+    assert server.gateway._turns._num_free == 256
 
 
 def test_a_key_has_as_many_requests_at_once_as_it_may():

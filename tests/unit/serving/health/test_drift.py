@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from live_requests import blocks_of, drawn_block, drawn_week, request
+from simulated_requests import blocks_of, drawn_block, drawn_week, request
 
 from llamafarm_ray.serving.health.exact import log_factorial, shares_differ
 from llamafarm_ray.serving.health.looks import Plan, examine

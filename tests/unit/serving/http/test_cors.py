@@ -5,7 +5,7 @@ import socket
 
 import httpx
 import pytest
-from gate import ANN, CHAT, Server, is_openai_error, keyed_state
+from fake_gateway import ANN, CHAT, Server, is_openai_error, keyed_state
 
 from llamafarm_ray.serving.gateway.gateway import FEEDBACK_ROUTE, MODEL_ROUTES
 from llamafarm_ray.serving.http.cors import for_web_pages
@@ -73,7 +73,7 @@ def test_who_sends_no_name_is_no_browser():
             sent.append(message)
 
         scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": [], "query_string": b""}
-        await Server().gate(scope, None, send)
+        await Server().gateway(scope, None, send)
         return sent[0]["status"]
 
     assert asyncio.run(scenario()) == 200
@@ -101,7 +101,7 @@ def from_page(server, method, origins, **headers):
     """What a browser hears that sends a page's request, or asks whether it may."""
 
     async def once():
-        transport = httpx.ASGITransport(app=for_web_pages(server.gate, origins))
+        transport = httpx.ASGITransport(app=for_web_pages(server.gateway, origins))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             sent = {"origin": ORIGIN, **headers}
             return await client.request(method, "/v1/chat/completions", headers=sent, json=CHAT)
@@ -117,7 +117,7 @@ PREFLIGHT = {
 
 def test_without_origins_no_page_is_allowed_anything():
     server = Server()
-    assert for_web_pages(server.gate, ()) is server.gate
+    assert for_web_pages(server.gateway, ()) is server.gateway
     asked = from_page(server, "OPTIONS", (), **PREFLIGHT)
     assert asked.status_code == 404
     for response in (asked, from_page(server, "POST", ())):

@@ -5,7 +5,7 @@ import datetime as dt
 import json
 
 import pytest
-from gate import ANN, BEN, CHAT, Engine, Server, event, keyed_state, start, whole
+from fake_gateway import ANN, BEN, CHAT, Engine, Server, event, keyed_state, start, whole
 
 from llamafarm_ray.config import Journal as Settings
 from llamafarm_ray.errors import StorageError

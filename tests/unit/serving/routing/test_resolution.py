@@ -129,7 +129,7 @@ def test_a_shadow_gets_a_copy_and_the_baseline_answers(state):
 
 
 @pytest.mark.parametrize("plan", [CANARY, ShadowPlan(percent=50)])
-def test_what_the_router_writes_is_what_the_gate_reads(state, plan):
+def test_what_the_router_writes_is_what_the_gateway_reads(state, plan):
     split = started(state, plan)
     for user in range(50):
         decided = target(split, "bot", user=str(user))

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from gate import BASE, NOW, ONE, TWO, adapter, models_state, state_of
+from fake_gateway import BASE, NOW, ONE, TWO, adapter, models_state, state_of
 
 from llamafarm_ray.registry import Change, Commit, VersionRegistered
 from llamafarm_ray.registry.events import AliasMoved, MetricsRecorded, RolloutStarted, VersionDeprecated, VersionRetired

@@ -10,8 +10,8 @@ import httpx
 import openai
 import pytest
 import requests
-from gate import ANN, BASE, BEN, ONE, TWO, Server, adapter, is_openai_error, models_state, principal
-from gate_over_http import listening
+from asgi_server import listening
+from fake_gateway import ANN, BASE, BEN, ONE, TWO, Server, adapter, is_openai_error, models_state, principal
 from patience import patience
 from ray.exceptions import RayError
 
@@ -74,7 +74,7 @@ class Cluster:
             (one for one in zip(self.roots, self.servers, strict=True) if scope["path"].startswith(f"{one[0]}/")),
             key=lambda one: len(one[0]),
         )
-        await server.gate({**scope, "root_path": root}, receive, send)
+        await server.gateway({**scope, "root_path": root}, receive, send)
 
     def post(self, path, body=CHAT, *, key=None, follow=True, headers=None):
         headers = {**({"Authorization": f"Bearer {key}"} if key else {}), **(headers or {})}
@@ -306,7 +306,7 @@ def test_being_sent_on_counts_as_a_request_and_costs_no_tokens():
         assert cluster.post("/v1/chat/completions", follow=False, headers=wants(task="rhymes")).status_code == 307
     refused = cluster.post("/v1/chat/completions", follow=False, headers=wants(task="rhymes"))
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
-    (taken,) = cluster.servers[0].gate._accounts.tell().values()
+    (taken,) = cluster.servers[0].gateway._accounts.tell().values()
     assert (taken.num_requests, taken.num_tokens) == (2, 0)
 
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 import virtual_time
-from gate import BOT, CHAT, CountingMeters, Engine, Server, event, start, telemetry
+from fake_gateway import BOT, CHAT, CountingMeters, Engine, Server, event, start, telemetry
 
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.serving.routing.traffic_split import Variant
@@ -138,7 +138,7 @@ def test_who_leaves_has_cancelled_and_is_no_failure():
 
         headers = [(b"content-type", b"application/json")]
         scope = {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers, "query_string": b""}
-        await server.gate(scope, receive, send)
+        await server.gateway(scope, receive, send)
         return server
 
     assert ends(asyncio.run(scenario())) == {("cancelled", "bot:1.0.0", "none"): 1}

@@ -1,4 +1,4 @@
-"""What docs/serving.md and the Grafana dashboard call the metrics, and by which labels, is what there is."""
+"""docs/serving-metrics.md and the Grafana dashboard name the metrics and labels that exist."""
 
 import json
 import re
@@ -16,7 +16,7 @@ EXPRESSIONS = [target["expr"] for panel in DASHBOARD["panels"] for target in pan
 
 def test_the_documentation_lists_each_metric_with_its_labels():
     documented = {}
-    for line in (ROOT / "docs" / "serving.md").read_text(encoding="utf-8").splitlines():
+    for line in (ROOT / "docs" / "serving-metrics.md").read_text(encoding="utf-8").splitlines():
         if line.startswith("| `llamafarm_"):
             _, names, labels, *_ = line.split("|")
             for name in re.findall(r"`(\w+)`", names):

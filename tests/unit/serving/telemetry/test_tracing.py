@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from gate import BOT, CHAT, ONE, Engine, Models, Server, keyed_state
+from fake_gateway import BOT, CHAT, ONE, Engine, Models, Server, keyed_state
 from otlp import collecting
 from patience import patience
 
@@ -37,7 +37,7 @@ def collector(monkeypatch):
 
 
 def traced(collector, path, body, *, headers=None, log_prompts=False, **options):
-    """One request to a gate that traces: the server, the response, and the spans."""
+    """One request to a gateway that traces: the server, the response, and the spans."""
     tracing = open_tracing(collector.url, log_prompts=log_prompts)
     server = Server(tracing=tracing, log_prompts=log_prompts, **options)
     try:
@@ -160,7 +160,7 @@ def test_what_is_not_sent_yet_is_sent_when_the_replica_shuts_down(collector):
         async def send(_message):
             pass
 
-        await server.gate({"type": "lifespan"}, receive, send)
+        await server.gateway({"type": "lifespan"}, receive, send)
 
     asyncio.run(scenario())
     assert [span.name for span in collector.spans] == ["text_completion bot"]

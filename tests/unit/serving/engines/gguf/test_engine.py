@@ -12,7 +12,7 @@ import time
 import pytest
 import torch
 from engine_answers import NUM_TOKENS, answer, generate, tokens
-from gate import Server
+from fake_gateway import Server
 from gguf_files import write_gguf, write_lora
 from tiny_model import SENTENCES, make_tiny_model
 

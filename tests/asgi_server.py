@@ -1,4 +1,4 @@
-"""A gate, or another ASGI app, behind a real HTTP server on loopback."""
+"""A real HTTP server on loopback for a gateway or another ASGI app."""
 
 import contextlib
 import json
@@ -6,7 +6,7 @@ import socket
 import threading
 
 import uvicorn
-from gate import Engine
+from fake_gateway import Engine
 
 
 class ChatEngine(Engine):

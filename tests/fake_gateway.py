@@ -1,4 +1,4 @@
-"""A gate over a fake engine: an ASGI app that answers as vLLM does, and remembers what reached it."""
+"""A gateway over a fake engine: an ASGI app that answers as vLLM does, and remembers what reached it."""
 
 import asyncio
 import collections
@@ -66,7 +66,7 @@ def keyed_state():
 
 
 class Models:
-    """What a replica does for the gate, without an engine to load into."""
+    """What a replica does for the gateway, without an engine to load into."""
 
     def __init__(self, state, base=("tiny", BASE)):
         self.state = state
@@ -228,16 +228,16 @@ async def event(send, value):
 
 
 class Server:
-    """A gate and what is around it.
+    """A gateway and its surroundings.
 
     Args:
         state: the registry's; by default without principals.
         base: name and digest of the base model.
-        home: where feedback goes.
+        home: home that gets the feedback.
         engine: by default one that answers at once.
-        required: whether keys are asked for.
+        required: True if keys are required.
         allowed_hosts: names that requests without a key may use.
-        **options: of the gate.
+        **options: of the gateway.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class Server:
         *,
         state=None,
         base=("tiny", BASE),
-        home="memory://gate",
+        home="memory://gateway",
         engine=None,
         required=None,
         allowed_hosts=(),
@@ -258,13 +258,13 @@ class Server:
         self.models.elsewhere = PeerModels(keys.admit_to)
         self.meters = CountingMeters()
         self.telemetry = telemetry(self.meters)
-        self.gate = Gateway(
+        self.gateway = Gateway(
             self.engine, self.models, keys=keys, feedback=self.feedback, telemetry=self.telemetry, **options
         )
 
     def client(self, key=None):
         headers = {"Authorization": f"Bearer {key}"} if key else {}
-        transport = httpx.ASGITransport(app=self.gate)
+        transport = httpx.ASGITransport(app=self.gateway)
         return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
     def request(self, method, path, *, key=None, **options):

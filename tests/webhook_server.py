@@ -6,7 +6,7 @@ import threading
 import time
 
 
-class Hook:
+class WebhookServer:
     """A web server on loopback that notes what it is posted, and answers as told."""
 
     def __init__(self, *answers, delay_s=0.0):
