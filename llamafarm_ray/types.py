@@ -11,7 +11,7 @@ from typing import Self
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["FEEDBACK_FOLDER", "MODEL_NAME", "NAME", "Digest", "ModelKind", "ModelRef", "Version"]
+__all__ = ["FEEDBACK_FOLDER", "MODEL_NAME", "NAME", "DeviceUse", "Digest", "ModelKind", "ModelRef", "Version"]
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 """The pattern of alias and namespace names: letters, digits, ``._-`` inside, 96 characters at most."""
@@ -37,6 +37,19 @@ class ModelKind(enum.StrEnum):
     QUANTIZED = "quantized"
     EMBEDDING = "embedding"
     CUSTOM = "custom"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceUse:
+    """Use of devices: of GPUs, or of CPU cores by work that has no GPU.
+
+    Args:
+        seconds: seconds times devices.
+        on_gpu: whether they are GPUs.
+    """
+
+    seconds: float
+    on_gpu: bool = False
 
 
 class Digest(str):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
-from llamafarm_ray.cli.options import Address, Json, duration
-from llamafarm_ray.cli.terminal import console, facts, local_time, print_json, say, table, waiting
+from llamafarm_ray.cli.options import Address, Home, Json, duration
+from llamafarm_ray.cli.terminal import console, facts, local_time, print_json, say, size, table, waiting
 
 if TYPE_CHECKING:
     from llamafarm_ray.clusters.standing import StandingRay
+    from llamafarm_ray.workflows.cost import CostReport
 
 __all__ = ["app", "down", "up"]
 
@@ -88,6 +90,57 @@ def check(address: Address = None, as_json: Json = False) -> None:
         table(f"Checked: {what}", ("", "check", "found"), rows, whole=("check",))
     if any(one.level is Level.DANGER for one in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def cost(
+    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="Days that are added up, today included.")] = 30,
+    prices: Annotated[
+        Path | None,
+        typer.Option("--prices", metavar="FILE", help="Your own prices (YAML or JSON), as for `models estimate`."),
+    ] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Show what each namespace and model used: hours of devices, tokens, storage; and the price where one is known."""
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.training.estimate import read_tables
+    from llamafarm_ray.workflows.cost import cost_dict, report_cost
+    from llamafarm_ray.workflows.usage import last_days
+
+    found = report_cost(open_registry(home), since=last_days(days), tables=read_tables(prices))
+    if as_json:
+        print_json(cost_dict(found))
+    elif found.rows:
+        _show_cost(found)
+    else:
+        say(f"Nothing was used since {found.since}.")
+
+
+def _show_cost(found: CostReport) -> None:
+    """Print a row for each model, and the sum of the prices that are known."""
+    rows = [
+        (
+            row.namespace,
+            f"{row.name} (idle)" if row.hours("idle") else row.name,
+            *(_hours(row.hours(*works)) for works in (("dataset",), ("train", "tune"), ("serve", "idle"))),
+            f"{row.num_tokens:,}" if row.num_tokens else "",
+            size(row.storage_bytes) if row.storage_bytes else "",
+            "" if row.cost is None else f"{'>= ' if row.unpriced else ''}{row.cost:,.2f}",
+        )
+        for row in found.rows
+    ]
+    columns = ("namespace", "model", "build h", "train h", "serve h", "tokens", "files", "US$")
+    table(f"Use since {found.since}, hours of devices", columns, rows, drop_empty=True, whole=("model",))
+    unpriced = sorted({name for row in found.rows for name in row.unpriced})
+    if found.cost is not None:
+        say(f"US$ {found.cost:,.2f} in all. Prices: {found.price_note}.")
+    if unpriced:
+        say(f"Without a price: {', '.join(unpriced)}. --prices FILE gives them.")
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.2f}" if hours else ""
 
 
 def _public(ray: StandingRay) -> dict[str, object]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from llamafarm_ray.data.split import Split, SplitRow, choose_split
 from llamafarm_ray.data.stages import document_stage, pair_stage
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.data.training_rows import KindName
+from llamafarm_ray.types import DeviceUse
 
 __all__ = ["SPLIT_COLUMNS", "Gathered", "gather_documents", "gather_rows", "plan_engine"]
 
@@ -109,6 +110,7 @@ def gather_documents(
     engine: tuple[Choice, WriterPlan | None] | None,
     num_partitions: int | None,
     tell: Tell,
+    on_use: Callable[[DeviceUse], None],
 ) -> Gathered:
     """Read documents on the cluster, and make their examples.
 
@@ -120,6 +122,7 @@ def gather_documents(
         engine: see `plan_engine`; None for texts.
         num_partitions: see `build_dataset`.
         tell: called as parts of a stage are done.
+        on_use: see `build_dataset`.
 
     Raises:
         InputError: no document can be read, or none gave an example.
@@ -134,13 +137,14 @@ def gather_documents(
         by_rules=plan is None,
         num_partitions=num_partitions,
         tell=tell,
+        on_use=on_use,
     )
     if not harvest.digests:
         parts.clear()
         harvest.require_documents(sources.name)
     seconds["documents"] = _since(start)
     if plan is not None:
-        pair_stage(harvest, config, plan, parts, tell=tell)
+        pair_stage(harvest, config, plan, parts, tell=tell, on_use=on_use)
         seconds["pairs"] = round(_since(start) - seconds["documents"], 3)
     if not harvest.has_examples:
         parts.clear()

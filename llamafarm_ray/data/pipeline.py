@@ -38,6 +38,7 @@ from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import Target, target_for
+from llamafarm_ray.types import DeviceUse
 
 __all__ = ["build_dataset"]
 
@@ -54,6 +55,7 @@ def build_dataset(
     cache: str | None = None,
     overwrite: bool = False,
     num_partitions: int | None = None,
+    on_use: Callable[[DeviceUse], None] | None = None,
 ) -> BuildReport:
     """Make a dataset from the documents, or rows, at ``source``.
 
@@ -77,6 +79,8 @@ def build_dataset(
             folder beside ``output``, which stays.
         overwrite: replace another dataset at ``output``.
         num_partitions: into how many tasks the documents are spread; by default a few documents a task.
+        on_use: called in this thread with the use of devices by tasks that read documents and by the actor that writes
+            pairs, as their results come.
 
     Raises:
         InputError: the source is missing, has nothing that can be read, or gave no example; the model that shall
@@ -92,7 +96,8 @@ def build_dataset(
     cache = cache or str(output.with_name(f".{output.name}.answers").absolute())
     tell = progress or (lambda _stage: None)
     engine = plan_engine(config, base_model=base_model, cache=cache) if config.makes_questions else None
-    expansion = plan_expansion(config, base_model=base_model, cache=cache, seed=seed)
+    on_use = on_use or (lambda _use: None)
+    expansion = plan_expansion(config, base_model=base_model, cache=cache, seed=seed, on_use=on_use)
     check_settings(config, from_rows=from_rows)
     start = time.monotonic()
     gathered = gather_rows(source, config) if from_rows else None
@@ -110,6 +115,7 @@ def build_dataset(
             engine=engine,
             num_partitions=num_partitions,
             tell=tell,
+            on_use=on_use,
         )
         harvest = gathered.harvest
         tell(Stage("examples", "examples", 0, None))

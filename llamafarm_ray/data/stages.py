@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,12 +23,15 @@ from llamafarm_ray.data.ray_data import num_workers
 from llamafarm_ray.data.report import Stage, Tell
 from llamafarm_ray.data.sources import SourceFile, Sources
 from llamafarm_ray.data.text import text_digest
+from llamafarm_ray.types import DeviceUse
 
 __all__ = ["document_stage", "pair_stage", "tasks_of"]
 
 _MAX_FILES_PER_TASK = 200
 _MAX_BYTES_PER_TASK = 4 * 1024 * 1024
 _UNKNOWN_BYTES = 256 * 1024  # guess for a file behind a URI
+_CPUS_OF_TASK = 1
+_SECONDS = "seconds"
 Stat = tuple[str, int, int, int]
 
 
@@ -39,6 +43,7 @@ def document_stage(
     by_rules: bool,
     num_partitions: int | None,
     tell: Tell,
+    on_use: Callable[[DeviceUse], None],
 ) -> Harvest:
     """Read, parse, clean and split the documents in parallel, and gather the results as they come.
 
@@ -49,6 +54,7 @@ def document_stage(
         by_rules: make and check the examples in the same task; else the passages come back.
         num_partitions: number of tasks that the documents are spread over; by default by their number and size.
         tell: called as files are done.
+        on_use: called with the use of devices by each task.
     """
     harvest = Harvest(skipped=list(sources.skipped))
     for step in step_names(config, by_rules=by_rules):
@@ -71,7 +77,7 @@ def document_stage(
     tell(Stage("documents", "documents", num_done, len(sources.files)))
     if config.source.strict:
         harvest.require_no_skipped()
-    for index, result in _processed(missing, config, by_rules=by_rules):
+    for index, result in _processed(missing, config, by_rules=by_rules, on_use=on_use):
         if not _is_remote(missing[index]):
             parts.save(result, *keys[index])
         harvest.take(result)
@@ -115,22 +121,28 @@ def _stat(file: SourceFile) -> Stat:
 
 
 def _processed(
-    tasks: Sequence[Sequence[SourceFile]], config: DatasetConfig, *, by_rules: bool
+    tasks: Sequence[Sequence[SourceFile]],
+    config: DatasetConfig,
+    *,
+    by_rules: bool,
+    on_use: Callable[[DeviceUse], None],
 ) -> Iterator[tuple[int, pa.Table]]:
     """Yield the results of each task with its index, as they are finished."""
     if not tasks:
         return
     task_of = {file.path: index for index, task in enumerate(tasks) for file in task}
     results = ray.data.from_arrow([files_table(task) for task in tasks]).map_batches(
-        process_documents,
+        _timed,
         fn_kwargs={"config": config, "by_rules": by_rules},
         batch_size=None,
         batch_format="pyarrow",
-        num_cpus=1,
+        num_cpus=_CPUS_OF_TASK,
         concurrency=num_workers(len(tasks)),
     )
     begun: dict[int, list[pa.Table]] = defaultdict(list)
     for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        on_use(DeviceUse(_CPUS_OF_TASK * (pc.sum(batch.column(_SECONDS)).as_py() or 0.0)))
+        batch = batch.select(RESULT_SCHEMA.names)  # noqa: PLW2901
         indices = [task_of[path] for path in batch.column("file").to_pylist()]
         for index in sorted(set(indices)):  # a block holds one task as a rule, and Ray cuts large ones
             begun[index].append(batch.filter(pa.array([found == index for found in indices])))
@@ -138,7 +150,23 @@ def _processed(
                 yield index, pa.concat_tables(begun.pop(index)).cast(RESULT_SCHEMA)
 
 
-def pair_stage(harvest: Harvest, config: DatasetConfig, plan: WriterPlan, parts: FinishedParts, *, tell: Tell) -> None:
+def _timed(files: pa.Table, *, config: DatasetConfig, by_rules: bool) -> pa.Table:
+    """Process documents; the first row has the seconds that it took."""
+    start = time.perf_counter()
+    results = process_documents(files, config=config, by_rules=by_rules)
+    seconds = [time.perf_counter() - start] + [0.0] * (results.num_rows - 1)
+    return results.append_column(_SECONDS, pa.array(seconds[: results.num_rows], pa.float64()))
+
+
+def pair_stage(
+    harvest: Harvest,
+    config: DatasetConfig,
+    plan: WriterPlan,
+    parts: FinishedParts,
+    *,
+    tell: Tell,
+    on_use: Callable[[DeviceUse], None],
+) -> None:
     """Let a model write pairs for the passages, in the order of documents and passages, and check them.
 
     Args:
@@ -147,6 +175,7 @@ def pair_stage(harvest: Harvest, config: DatasetConfig, plan: WriterPlan, parts:
         plan: the model's writer.
         parts: batches that were written in an earlier attempt; those of this one are added.
         tell: called as passages are done.
+        on_use: called with the use of devices by the writer.
     """
     passages = [Passage.from_json(text) for path in sorted(harvest.passages) for text in harvest.passages.pop(path)]
     document: dict[Passage, Written] = {}
@@ -154,7 +183,7 @@ def pair_stage(harvest: Harvest, config: DatasetConfig, plan: WriterPlan, parts:
     found = _found(plan, batches, parts)
     num_done = sum(len(batches[index]) for index in found)
     tell(Stage("pairs", "passages", num_done, len(passages)))
-    for batch, results, is_new in _written(plan, batches, found, parts):
+    for batch, results, is_new in _written(plan, batches, found, parts, on_use):
         for passage, written in zip(batch, results, strict=True):
             document[passage] = written
             if len(document) == passage.num_passages:
@@ -176,10 +205,14 @@ def _key(plan: WriterPlan, batch: Sequence[Passage]) -> tuple[object, ...]:
 
 
 def _written(
-    plan: WriterPlan, batches: Sequence[Sequence[Passage]], found: dict[int, pa.Table], parts: FinishedParts
+    plan: WriterPlan,
+    batches: Sequence[Sequence[Passage]],
+    found: dict[int, pa.Table],
+    parts: FinishedParts,
+    on_use: Callable[[DeviceUse], None],
 ) -> Iterator[tuple[Sequence[Passage], Sequence[Written], bool]]:
     """Yield each batch with its pairs, in order, and whether they are new; ``found`` is used up."""
-    new = write_pairs(plan, [batch for index, batch in enumerate(batches) if index not in found])
+    new = write_pairs(plan, [batch for index, batch in enumerate(batches) if index not in found], on_use)
     for index, batch in enumerate(batches):
         if index in found:
             yield batch, read_written(found.pop(index)), False

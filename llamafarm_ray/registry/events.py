@@ -6,16 +6,16 @@ A field that is added later needs a default, so that logs written before it can 
 from __future__ import annotations
 
 import datetime as dt
-import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
-from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry.access import Role
+from llamafarm_ray.registry.fields import MAX_TEXT, DigestText, JsonObject, ModelName, Name, SemVer, TagText
 from llamafarm_ray.registry.policy import Policy
 from llamafarm_ray.registry.rollouts import Plan
-from llamafarm_ray.types import MODEL_NAME, NAME, ModelKind, Version
+from llamafarm_ray.registry.usage.quotas import Quota
+from llamafarm_ray.types import NAME, ModelKind
 
 __all__ = [
     "AdapterFacts",
@@ -32,6 +32,7 @@ __all__ = [
     "PrincipalGranted",
     "PrincipalRevoked",
     "PromotionApproved",
+    "QuotaSet",
     "Refused",
     "RolloutPaused",
     "RolloutResumed",
@@ -47,55 +48,9 @@ __all__ = [
     "VersionTagged",
 ]
 
-Name = Annotated[str, Field(pattern=rf"^{NAME}$")]
-ModelName = Annotated[str, Field(pattern=rf"^{MODEL_NAME}$")]
-_MAX_DEPTH = 16
-_MAX_ITEMS = 10_000
-_MAX_INTEGER = 2**63 - 1
-_MAX_TEXT = 65536
-
-
-def _check_version(text: str) -> str:
-    """Refuse what reads as another number than it is written, such as ``01.2.3``."""
-    try:
-        Version.parse(text)
-    except InputError as error:
-        raise ValueError(error.message) from None
-    return text
-
-
-def _check_json(value: dict[str, Any]) -> dict[str, Any]:
-    """Refuse what JSON can't hold or what nobody means: not-a-number, infinities, objects, endless nesting."""
-    waiting: list[tuple[Any, int]] = [(value, 0)]
-    num_items = 0
-    while waiting:
-        item, depth = waiting.pop()
-        if depth > _MAX_DEPTH:
-            raise ValueError(f"is nested deeper than {_MAX_DEPTH}")
-        if isinstance(item, float) and not math.isfinite(item):
-            raise ValueError(f"holds {item}, which is no number")
-        if isinstance(item, int) and abs(item) > _MAX_INTEGER:
-            raise ValueError("holds an integer of more than 64 bits")
-        num_items += 1
-        if num_items > _MAX_ITEMS:
-            raise ValueError(f"holds more than {_MAX_ITEMS:,} values")
-        if isinstance(item, dict):
-            waiting += [(inner, depth + 1) for inner in item.values()]
-        elif isinstance(item, (list, tuple)):
-            waiting += [(inner, depth + 1) for inner in item]
-    return value
-
-
-JsonObject = Annotated[dict[str, JsonValue], BeforeValidator(_check_json)]
-SemVer = Annotated[str, AfterValidator(_check_version)]
-TagText = Annotated[
-    str, Field(pattern=r"^[^\s\x00-\x1f\x7f-\x9f](?:[^\x00-\x1f\x7f-\x9f]{0,126}[^\s\x00-\x1f\x7f-\x9f])?$")
-]
-DigestText = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
-
 
 class _Event(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=_MAX_TEXT)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=MAX_TEXT)
 
     def model_post_init(self, context: Any, /) -> None:
         """Share what pydantic keeps per object on which fields were given: 2 KiB each, for tens of thousands."""
@@ -114,7 +69,7 @@ class _VersionEvent(_Event):
 class AdapterFacts(BaseModel):
     """The findings about an adapter at its registration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=_MAX_TEXT)
+    model_config = ConfigDict(frozen=True, extra="forbid", str_max_length=MAX_TEXT)
 
     proved: bool = Field(description="Whether it was proved against its base; where not, that is done at each load.")
     not_for_vllm: str = Field(default="", description="A feature that vLLM can't serve, so another engine is chosen.")
@@ -274,6 +229,14 @@ class PolicySet(_Event):
     policy: Policy
 
 
+class QuotaSet(_Event):
+    """Limits of a namespace from now on."""
+
+    type: Literal["quota_set"] = "quota_set"
+    namespace: str = Field(pattern=rf"^(?:{NAME})?$", description="Empty: that of names without one.")
+    quota: Quota
+
+
 class PromotionApproved(_VersionEvent):
     """Approval by the committer that the alias may point at the version."""
 
@@ -386,6 +349,7 @@ Event = Annotated[
     | RolloutResumed
     | RolloutStopped
     | PolicySet
+    | QuotaSet
     | PromotionApproved
     | DatasetRegistered
     | DeploymentRecorded

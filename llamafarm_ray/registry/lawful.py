@@ -33,6 +33,7 @@ from llamafarm_ray.registry.commands import (
     Revoke,
     Rollback,
     SetPolicy,
+    SetQuota,
     Sign,
     StartRollout,
     StepRollout,
@@ -54,6 +55,7 @@ from llamafarm_ray.registry.events import (
     PrincipalGranted,
     PrincipalRevoked,
     PromotionApproved,
+    QuotaSet,
     Refused,
     RolloutPaused,
     RolloutResumed,
@@ -206,6 +208,11 @@ def _(event: PolicySet, _: RegistryState) -> Command:
 @_command.register
 def _(event: PromotionApproved, _: RegistryState) -> Command:
     return Approve(_ref(event), event.alias)
+
+
+@_command.register
+def _(event: QuotaSet, _: RegistryState) -> Command:
+    return SetQuota(event.namespace, event.quota)
 
 
 @_command.register

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llamafarm_ray.errors import InputError, IntegrityError
-from llamafarm_ray.registry.events import DigestText, Event
+from llamafarm_ray.registry.events import Event
+from llamafarm_ray.registry.fields import DigestText
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 

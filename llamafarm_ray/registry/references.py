@@ -8,7 +8,7 @@ from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry.state import VersionRecord
 from llamafarm_ray.types import NAME, ModelRef
 
-__all__ = ["check_alias", "check_alive", "check_name", "parse_reference", "record_ref"]
+__all__ = ["check_alias", "check_alive", "check_name", "namespace_of", "parse_reference", "record_ref"]
 
 
 def record_ref(record: VersionRecord) -> ModelRef:
@@ -51,3 +51,11 @@ def check_alias(alias: str) -> None:
 def parse_reference(reference: str | ModelRef) -> ModelRef:
     """Return a reference, parsed if it is a text."""
     return ModelRef.parse(reference) if isinstance(reference, str) else reference
+
+
+def namespace_of(ref: str) -> str:
+    """Return the namespace of a recorded version; "" for the name of a base that is no reference."""
+    try:
+        return ModelRef.parse(ref).namespace
+    except InputError:
+        return ""

@@ -24,7 +24,7 @@ from llamafarm_ray.serving.engines.choice import choose_engine
 from llamafarm_ray.serving.engines.vllm.numbers import WORKER_EXTENSION
 from llamafarm_ray.serving.gateway.auth import check_keys
 from llamafarm_ray.serving.gateway.validation import SESSION_HEADER
-from llamafarm_ray.serving.journal.journal import Devices
+from llamafarm_ray.serving.journal.ledger import Devices
 from llamafarm_ray.serving.selection.model_selection import AUTO
 from llamafarm_ray.serving.telemetry.tracing import traces_endpoint, tracing_environment
 
@@ -162,7 +162,9 @@ def _limits(deployment: Deployment, engine: EngineName) -> Limits:
 
 def _devices(deployment: Deployment) -> Devices:
     needs = deployment.resources
-    return Devices(needs.cpu or 1, needs.gpu.count if needs.gpu is not None else 0)
+    if needs.gpu is None:
+        return Devices(needs.cpu or 1)
+    return Devices(needs.cpu or 1, needs.gpu.count, (needs.gpu.type or "").upper())
 
 
 def _traces(config: Config) -> str | None:

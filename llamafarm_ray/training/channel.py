@@ -146,16 +146,27 @@ class ProgressChannel:
         self._vain_starts = 0
         self._waiting_since: float | None = clock()
         self._notes: list[str] = []
+        self._worker_s = 0.0
+        self._counted_at: float | None = None
 
     def put(self, steps: list[Progress]) -> None:
         """Leave steps for the driver."""
         self._steps += steps
 
-    def take(self) -> tuple[list[Progress], list[str]]:
-        """The steps, and what else there is to say, since the last call."""
+    def take(self) -> tuple[list[Progress], list[str], float]:
+        """The steps, what else there is to say, and the seconds of workers, since the last call."""
         steps, self._steps = self._steps, []
         notes, self._notes = self._notes, []
-        return steps, notes
+        self._count_workers()
+        worker_s, self._worker_s = self._worker_s, 0.0
+        return steps, notes, worker_s
+
+    def _count_workers(self) -> None:
+        """Add the time since the last count, if workers ran."""
+        now = self._clock()
+        if self._counted_at is not None:
+            self._worker_s += self._stall.num_workers * (now - self._counted_at)
+            self._counted_at = now
 
     def stop(self) -> bool:
         """Ask the workers to stop after a step. Returns whether there are any."""
@@ -166,6 +177,8 @@ class ProgressChannel:
         """So many workers start, or start again. Returns the attempt's number."""
         self._attempt += 1
         self._waiting_since = None
+        self._count_workers()
+        self._counted_at = self._clock()
         self._stall = Stall(num_workers, self._clock(), self._stall.longest_s)
         return self._attempt
 
@@ -179,6 +192,8 @@ class ProgressChannel:
     def lost(self) -> LlamaFarmError | None:
         """The workers have ended, one of them at least by an error. Returns why not to start them again, if so."""
         self._vain_starts += 1
+        self._count_workers()
+        self._counted_at = None
         self._ended_attempt = self._attempt  # who is left of it ends, and nobody waits for signs of it
         self._waiting_since = self._clock()
         if self._vain_starts > _MAX_VAIN_STARTS:

@@ -40,7 +40,7 @@ from llamafarm_ray.training.publishing import check_output, publish
 from llamafarm_ray.training.result import Progress, TrainingResult
 from llamafarm_ray.training.token_files import TokenStore
 from llamafarm_ray.training.unfinished import continue_or_begin, end_publication, has_checkpoint
-from llamafarm_ray.types import ModelKind
+from llamafarm_ray.types import DeviceUse, ModelKind
 
 __all__ = ["train"]
 
@@ -63,6 +63,7 @@ def train(
     output: Path,
     on_progress: Callable[[Progress], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_use: Callable[[DeviceUse], None] | None = None,
     overwrite: bool = False,
     restart: bool = False,
     begin_with: BeginWith | None = None,
@@ -88,6 +89,7 @@ def train(
             checkpoint. What it raises ends the run as failed, and is raised from here.
         on_note: called in this thread with what else there is to say: that the run goes on after a checkpoint, that a
             worker was lost.
+        on_use: called in this thread with the use of devices since the last call, from the workers' start on.
         overwrite: replace ``output`` if it exists.
         restart: forget an unfinished run with this output.
         begin_with: checkpoint of another run, of the same model, rows and method; None: the base model's weights.
@@ -150,6 +152,7 @@ def train(
             store,
             output,
             on_progress=on_progress,
+            on_use=on_use,
             note=note,
             lineage=lineage or {},
             overwrite=overwrite,
@@ -170,6 +173,7 @@ def _run_to_end(
     output: Path,
     *,
     on_progress: Callable[[Progress], None] | None,
+    on_use: Callable[[DeviceUse], None] | None,
     note: Callable[[str], None],
     lineage: Mapping[str, Any],
     overwrite: bool,
@@ -178,7 +182,7 @@ def _run_to_end(
     folder = plan.job.folder
     try:
         folder.output.mkdir(parents=True, exist_ok=True)
-        outcome = _run_workers(plan, on_progress, note)
+        outcome = _run_workers(plan, on_progress, note, on_use)
         collect_output(plan.job)
         result = _describe(config, plan, outcome, lineage)
         publish(folder, output, result, overwrite=overwrite)
@@ -228,7 +232,10 @@ def _tell(job: TrainingJob, error: Exception, note: Callable[[str], None]) -> No
 
 
 def _run_workers(
-    plan: Plan, on_progress: Callable[[Progress], None] | None, note: Callable[[str], None]
+    plan: Plan,
+    on_progress: Callable[[Progress], None] | None,
+    note: Callable[[str], None],
+    on_use: Callable[[DeviceUse], None] | None,
 ) -> dict[str, Any]:
     """Run Ray Train in a thread, and pass its steps on in this one."""
     # On this machine: with another one the run would lose its driver's ear, and could not go on.
@@ -240,8 +247,8 @@ def _run_workers(
     run = executor.submit(_make_trainer(plan, channel).fit)
     try:
         while not _is_done(run):
-            _pass_on(channel, on_progress, note)
-        _pass_on(channel, on_progress, note)
+            _pass_on(plan, channel, on_progress, note, on_use)
+        _pass_on(plan, channel, on_progress, note, on_use)
     except ray.exceptions.RayError as error:
         raise ClusterError("The connection to Ray was lost while training.") from error
     except BaseException:
@@ -272,9 +279,18 @@ def _is_done(run: Future[Any]) -> bool:
     return True
 
 
-def _pass_on(channel: Any, on_progress: Callable[[Progress], None] | None, note: Callable[[str], None]) -> None:
+def _pass_on(
+    plan: Plan,
+    channel: Any,
+    on_progress: Callable[[Progress], None] | None,
+    note: Callable[[str], None],
+    on_use: Callable[[DeviceUse], None] | None,
+) -> None:
     channel.look.remote()
-    steps, notes = ray.get(channel.take.remote())
+    steps, notes, worker_s = ray.get(channel.take.remote())
+    if on_use is not None and worker_s > 0:
+        workers = plan.workers
+        on_use(DeviceUse(worker_s if workers.use_gpu else worker_s * workers.num_cpus, on_gpu=workers.use_gpu))
     for text in notes:
         note(text)
     if on_progress is not None:

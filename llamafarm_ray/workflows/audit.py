@@ -12,9 +12,10 @@ from typing import Any
 from llamafarm_ray.registry import Event, RegistryApi
 from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.registry.policy import Policy
+from llamafarm_ray.registry.usage import Quota
 from llamafarm_ray.workflows.metrics import flat_metrics, short_name
 
-__all__ = ["AuditEntry", "audit", "entries", "policy_rules", "roles", "to_csv"]
+__all__ = ["AuditEntry", "audit", "entries", "policy_rules", "quota_limits", "roles", "to_csv"]
 
 _COLUMNS = ("time", "sequence", "principal", "action", "target", "reason", "details")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -151,6 +152,18 @@ def policy_rules(policy: Policy) -> dict[str, str]:
     return rules
 
 
+def quota_limits(quota: Quota) -> dict[str, str]:
+    """The limits of a quota by name, those that there are."""
+    limits = {}
+    if quota.device_hours is not None:
+        limits["device hours a month"] = f"{quota.device_hours:,g}"
+    if quota.tokens_per_day is not None:
+        limits["tokens a day"] = f"{quota.tokens_per_day:,}"
+    if quota.storage_bytes is not None:
+        limits["storage bytes"] = f"{quota.storage_bytes:,}"
+    return limits
+
+
 def roles(grants: Mapping[str, Any]) -> str:
     """The roles of a principal, for people."""
     return ", ".join(f"{role} in {_NAMESPACES.get(name, name)}" for name, role in sorted(grants.items()))
@@ -243,6 +256,11 @@ def _policy_set(event: Any) -> _Told:
     return _Told("policy set", event.alias, rules or "no rules")
 
 
+def _quota_set(event: Any) -> _Told:
+    limits = "; ".join(f"{name} {value}" for name, value in quota_limits(event.quota).items())
+    return _Told("quota set", _NAMESPACES.get(event.namespace, event.namespace), limits or "no limits")
+
+
 def _rollout_started(event: Any) -> _Told:
     details = f"{event.baseline} -> {event.candidate}, {event.plan.kind.replace('_', '-')}"
     return _of_rollout("rollout started", event, details)
@@ -271,6 +289,7 @@ def _added(event: Any) -> _Told:
 _OTHERS: dict[str, Callable[[Any], _Told]] = {
     "refused": _refused,
     "policy_set": _policy_set,
+    "quota_set": _quota_set,
     "dataset_registered": _dataset,
     "principal_added": _added,
     "principal_granted": lambda event: _Told("roles changed", event.name, roles(event.grants)),

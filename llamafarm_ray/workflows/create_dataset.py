@@ -33,6 +33,7 @@ from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocumen
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
 from llamafarm_ray.workflows.base import fetch_everywhere, usable_base
+from llamafarm_ray.workflows.metering import meter_of
 from llamafarm_ray.workflows.tokens import prepare
 
 if TYPE_CHECKING:
@@ -92,17 +93,20 @@ def create_dataset(
     check_source(config)
     output = Path(config.dataset.path or Path("datasets", config.name)).expanduser()
     name = dataset_name(output)
-    report = build_dataset(
-        config.dataset.source.path or "",
-        output,
-        _dataset_of(config),
-        name=name,
-        seed=config.seed,
-        base_model=_writing_base(config, registry),
-        cache=_answers(registry),
-        overwrite=overwrite,
-        progress=on_progress,
-    )
+    base_model = _writing_base(config, registry)
+    with meter_of(config, registry, "dataset", name=name) as meter:
+        report = build_dataset(
+            config.dataset.source.path or "",
+            output,
+            _dataset_of(config),
+            name=name,
+            seed=config.seed,
+            base_model=base_model,
+            cache=_answers(registry),
+            overwrite=overwrite,
+            progress=on_progress,
+            on_use=meter.add,
+        )
     created = _registered(registry, output, report, built_documents(output))
     if not config.dataset.preprocessing.tokenize:
         return created

@@ -9,12 +9,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, did_you_mean
+from llamafarm_ray.errors import LlamaFarmError, NotFoundError, did_you_mean
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.evaluation.metrics.registry import Score
 from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.references import namespace_of
 from llamafarm_ray.serving.health.looks import Alarm, Health, Plan
 from llamafarm_ray.serving.health.references import References
 from llamafarm_ray.serving.health.signals import Difference, quantile
@@ -31,7 +32,6 @@ __all__ = [
     "VersionHealth",
     "check_health",
     "health_dict",
-    "namespace_of",
     "roll_back_worse",
     "said",
     "tell",
@@ -116,14 +116,6 @@ def accept_changes(registry: RegistryApi, versions: Iterable[VersionHealth]) -> 
             References(registry.home).begin(version.ref, dt.datetime.now(dt.UTC).timestamp())
             done.append(f"{version.ref} has a new reference, from now on.")
     return done
-
-
-def namespace_of(ref: str) -> str:
-    """Return the namespace of a recorded version; "" for the name of a base that is no reference."""
-    try:
-        return ModelRef.parse(ref).namespace
-    except InputError:
-        return ""
 
 
 def chosen_versions(registry: RegistryApi, names: Sequence[str], recorded: Sequence[str]) -> set[str]:

@@ -15,9 +15,12 @@ from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
+from llamafarm_ray.registry.usage import Work
 from llamafarm_ray.workflows.base import CHECKPOINTS, fetch_base, usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
 from llamafarm_ray.workflows.job_outputs import own_output
+from llamafarm_ray.workflows.metering import meter_of
+from llamafarm_ray.workflows.quotas import check_device_hours
 from llamafarm_ray.workflows.tokens import token_store
 
 if TYPE_CHECKING:
@@ -77,7 +80,9 @@ class TrainingRun:
         Raises:
             InputError: base model or dataset are missing or unusable.
             ConflictError: ``output`` is taken.
+            PolicyError: the namespace has used its device hours of this month.
         """
+        check_device_hours(registry, config.name)
         check_rows(config)
         target = own_output(output or Path("trained_models", config.name), config)
         if target.exists() and not overwrite:
@@ -92,6 +97,7 @@ class TrainingRun:
         on_progress: Callable[[Progress], None] | None = None,
         on_stage: Tell | None = None,
         on_note: Callable[[str], None] | None = None,
+        work: Work = "train",
         begin_with: BeginWith | None = None,
     ) -> TrainedModel:
         """Train. Needs a connected Ray.
@@ -100,6 +106,7 @@ class TrainingRun:
             on_progress: called in this thread as steps are done.
             on_stage: called in this thread as parts of a stage of the dataset's build are done.
             on_note: called with what else there is to say: where an unfinished run goes on, which worker was lost.
+            work: the kind of work that its use of devices is counted as.
             begin_with: checkpoint of another run; None: the base model's weights.
 
         Raises:
@@ -109,30 +116,33 @@ class TrainingRun:
         name, splits, parts, tokens = self._open_dataset(on_stage)
         self.output.absolute().parent.mkdir(parents=True, exist_ok=True)
         home = self.registry.home
-        result = training.train(
-            self.config,
-            train_rows=splits.train,
-            validation_rows=splits.validation,
-            base_model=self.base.folder,
-            output=self.output,
-            overwrite=self.overwrite,
-            restart=self.restart,
-            begin_with=begin_with,
-            lineage={
-                "base_model": self.base.reference,
-                "base_digest": self.base.digest,
-                "dataset": name,
-                "dataset_digest": splits.digest,
-                **({"mixture": [asdict(part) for part in parts]} if parts else {}),
-                "config_digest": config_digest(self.config),
-                "parameters": self.config.fine_tuning.parameters.model_dump(mode="json"),
-            },
-            on_progress=on_progress,
-            on_note=on_note,
-            fetch_base=functools.partial(fetch_base, self.base, home.uri),
-            shared=None if home.is_local else f"{home.uri.rstrip('/')}/{CHECKPOINTS}",
-            tokens=tokens,
-        )
+        lineage = {
+            "base_model": self.base.reference,
+            "base_digest": self.base.digest,
+            "dataset": name,
+            "dataset_digest": splits.digest,
+            **({"mixture": [asdict(part) for part in parts]} if parts else {}),
+            "config_digest": config_digest(self.config),
+            "parameters": self.config.fine_tuning.parameters.model_dump(mode="json"),
+        }
+        with meter_of(self.config, self.registry, work) as meter:
+            result = training.train(
+                self.config,
+                train_rows=splits.train,
+                validation_rows=splits.validation,
+                base_model=self.base.folder,
+                output=self.output,
+                overwrite=self.overwrite,
+                restart=self.restart,
+                begin_with=begin_with,
+                lineage=lineage,
+                on_progress=on_progress,
+                on_note=on_note,
+                on_use=meter.add,
+                fetch_base=functools.partial(fetch_base, self.base, home.uri),
+                shared=None if home.is_local else f"{home.uri.rstrip('/')}/{CHECKPOINTS}",
+                tokens=tokens,
+            )
         return TrainedModel(self.output, result)
 
     def _open_dataset(self, on_stage: Tell | None) -> tuple[str, Splits, list[MixedPart], TokenStore | None]:

@@ -114,6 +114,7 @@ class TuningRun:
             ConfigError: a key or value of ``tuning.parameters`` does not exist.
             InputError: base model or dataset are missing or unusable.
             ConflictError: ``trained_models/NAME`` was made by something else.
+            PolicyError: the namespace has used its device hours of this month.
         """
         config = with_whole_paths(config)
         tuning = config.tuning

@@ -60,7 +60,7 @@ def run_trial(settings: TrialSettings, config: Config, place: Place, report: Rep
         if place.parent_kept is not None:
             begin_with = BeginWith(place.parent_kept, place.begins_at * every)
     run = TrainingRun.prepare(config, open_registry(settings.home), output=output)
-    return run.run(on_progress=watch.step if watch else None, begin_with=begin_with).result.metrics
+    return run.run(on_progress=watch.step if watch else None, begin_with=begin_with, work="tune").result.metrics
 
 
 def _with_points(config: Config, points: Points, every: int, *, keep_all: bool) -> Config:

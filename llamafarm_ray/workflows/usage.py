@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
-from llamafarm_ray.serving.gateway.fair_queue import COMPLETION_WEIGHT
-from llamafarm_ray.serving.journal.files import Page, read_journal
+from llamafarm_ray.registry.references import namespace_of
+from llamafarm_ray.serving.journal.files import read_journal
+from llamafarm_ray.serving.journal.ledger import device_shares
 from llamafarm_ray.serving.journal.usage import UsageKey, Used
-from llamafarm_ray.workflows.health import chosen_versions, namespace_of
+from llamafarm_ray.workflows.health import chosen_versions
 
 __all__ = ["By", "UsageReport", "UsageRow", "deployed_adapters", "last_days", "report_usage", "usage_dict"]
 
@@ -97,7 +98,7 @@ def report_usage(
     rows: dict[str, UsageRow] = defaultdict(lambda: UsageRow(""))
     idle = [0.0, 0.0]
     for page in pages:
-        shares = _shares(page)
+        shares = device_shares(page.usage.rows)
         if not shares:
             idle[0] += page.seconds * page.num_cpus
             idle[1] += page.seconds * page.num_gpus
@@ -116,14 +117,6 @@ def report_usage(
         row.name = name
     ordered = sorted(rows.values(), key=lambda row: (-row.used.num_tokens, row.name))
     return UsageReport(since, ordered, idle[0], idle[1])
-
-
-def _shares(page: Page) -> dict[UsageKey, float]:
-    """Return each row's share of what a replica served, a token of an answer counted as two of a prompt."""
-    rows = page.usage.rows
-    weights = {key: used.prompt_tokens + COMPLETION_WEIGHT * used.answer_tokens for key, used in rows.items()}
-    total = sum(weights.values())
-    return {key: weight / total if total else 1 / len(weights) for key, weight in weights.items()}
 
 
 def _name(key: UsageKey, by: By) -> str:

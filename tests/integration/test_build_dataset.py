@@ -76,9 +76,11 @@ def test_the_result_is_the_same_for_any_number_of_partitions(ray_cluster, corpus
 
 
 def test_documents_become_rows_and_the_report_accounts_for_all_of_them(ray_cluster, corpus, tmp_path):
-    told = []
-    report = build(corpus, tmp_path / "out", progress=told.append)
+    told, uses = [], []
+    report = build(corpus, tmp_path / "out", progress=told.append, on_use=uses.append)
     assert report.created
+    assert sum(use.seconds for use in uses) > 0
+    assert not any(use.on_gpu for use in uses)
     assert (report.documents.found, report.documents.read) == (13, 12)
     assert [skipped.path for skipped in report.documents.skipped] == ["broken.pdf"]
     assert "not a valid PDF" in report.documents.skipped[0].reason

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from llamafarm_ray.cli.registry import audit, health, policy, principal
+from llamafarm_ray.cli.registry import audit, health, policy, principal, quota
 
 __all__ = ["app"]
 
@@ -13,4 +13,5 @@ app.command("verify")(health.verify)
 app.command("head")(health.head)
 app.command("audit")(audit.command)
 app.add_typer(policy.app, name="policy")
+app.add_typer(quota.app, name="quota")
 app.add_typer(principal.app, name="principal")

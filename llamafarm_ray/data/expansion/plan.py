@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.types import DeviceUse
 
 __all__ = ["Expansion", "asks_base_model", "plan_expansion"]
 
@@ -66,7 +67,14 @@ class Expansion:
                 yield from self.augmenter.rows(part, wordings, ledger)
 
 
-def plan_expansion(config: DatasetConfig, *, base_model: str | None, cache: str, seed: int = 0) -> Expansion:
+def plan_expansion(
+    config: DatasetConfig,
+    *,
+    base_model: str | None,
+    cache: str,
+    seed: int = 0,
+    on_use: Callable[[DeviceUse], None] = lambda _use: None,
+) -> Expansion:
     """Return the engines of ``synthetic_generation`` and ``augmentation``.
 
     Args:
@@ -74,6 +82,7 @@ def plan_expansion(config: DatasetConfig, *, base_model: str | None, cache: str,
         base_model: see `build_dataset`.
         cache: likewise.
         seed: of typing mistakes and frames.
+        on_use: called with the use of devices by a base model.
 
     Raises:
         InputError: a model is named and no endpoint is configured, or a method needs a model.
@@ -82,7 +91,7 @@ def plan_expansion(config: DatasetConfig, *, base_model: str | None, cache: str,
     planner = _Planner(config.preprocessing.qa_generation, base_model, cache)
     synthesizer = None
     if synthetic.enabled:
-        synthesizer = planner.synthesizer(synthetic.base_model, synthetic.examples_per_passage)
+        synthesizer = planner.synthesizer(synthetic.base_model, synthetic.examples_per_passage, on_use)
     augmenter = None
     if augmentation.enabled:
         augmenter = Augmenter(augmentation, planner.expander_for(config), seed)
@@ -125,7 +134,7 @@ class _Planner:
     cache: str
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
-    def synthesizer(self, model: str | None, count: int) -> Synthesizer:
+    def synthesizer(self, model: str | None, count: int, on_use: Callable[[DeviceUse], None]) -> Synthesizer:
         choice = self.choose(model)
         match choice.generator:
             case "rules":
@@ -136,7 +145,8 @@ class _Planner:
                 plan = plan_writer(choice, self._questions_only(None), cache=self.cache, environment=self.environment)
                 assert isinstance(plan, BaseModelPlan)  # noqa: S101  as chosen
                 sampling = replace(plan.sampling or Sampling(), seed=_OTHER_DRAWS)
-                return Synthesizer(by_base_model(replace(plan, folder=Path(choice.model), sampling=sampling)), count)
+                plan = replace(plan, folder=Path(choice.model), sampling=sampling)
+                return Synthesizer(by_base_model(plan, on_use), count)
 
     def expander_for(self, config: DatasetConfig) -> EndpointExpander | None:
         augmentation = config.augmentation

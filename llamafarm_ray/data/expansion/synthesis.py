@@ -17,6 +17,7 @@ from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.data.steps import MIN_SUPPORT, REFUSAL, Ledger
 from llamafarm_ray.data.text import normal_form
 from llamafarm_ray.text.support import support
+from llamafarm_ray.types import DeviceUse
 
 __all__ = ["Candidate", "Synthesizer", "by_base_model", "by_endpoint", "by_templates"]
 
@@ -128,14 +129,19 @@ def by_endpoint(expander: EndpointExpander) -> Inventor:
     return invent
 
 
-def by_base_model(plan: WriterPlan) -> Inventor:
-    """Return an engine that lets a base model write about the passages once more, with other draws."""
+def by_base_model(plan: WriterPlan, on_use: Callable[[DeviceUse], None]) -> Inventor:
+    """Return an engine that lets a base model write about the passages once more, with other draws.
+
+    Args:
+        plan: its writer.
+        on_use: called with the use of devices.
+    """
 
     def invent(groups: Sequence[Sequence[Row]], _: int, ledger: Ledger) -> Iterator[list[Candidate]]:
         with_passage = [rows for rows in groups if rows[0]["passage"]]
         ledger.counts(_STEP).dropped["no passage to write about"] += len(groups) - len(with_passage)
         passages = [passage_of(rows[0], index) for index, rows in enumerate(with_passage)]
-        batches = write_pairs(plan, batches_of(passages, plan.passages_per_batch))
+        batches = write_pairs(plan, batches_of(passages, plan.passages_per_batch), on_use)
         for rows, written in zip(with_passage, itertools.chain.from_iterable(batches), strict=True):
             yield [
                 Candidate(rows[0], _pair(example.question, example.answer), example.provenance or Provenance(plan.name))

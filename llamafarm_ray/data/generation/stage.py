@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 import ray.data
 
@@ -15,11 +17,15 @@ from llamafarm_ray.data.generation.writer import PairWriter, WriterPlan, Written
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.errors import IntegrityError, LlamaFarmError
+from llamafarm_ray.types import DeviceUse
 
 __all__ = ["batches_of", "read_written", "write_pairs", "written_table"]
 
 _PASSAGES = pa.schema([("batch", pa.int64()), ("passage", pa.string())])
-_RESULTS = pa.schema([("batch", pa.int64()), ("written", pa.string()), ("error", pa.binary())])
+_RESULTS = pa.schema(
+    [("batch", pa.int64()), ("written", pa.string()), ("error", pa.binary()), ("seconds", pa.float64())]
+)
+"""The first row of a batch has the seconds that the batch took."""
 
 
 def batches_of(passages: Sequence[Passage], size: int) -> list[tuple[Passage, ...]]:
@@ -27,12 +33,15 @@ def batches_of(passages: Sequence[Passage], size: int) -> list[tuple[Passage, ..
     return [tuple(passages[start : start + size]) for start in range(0, len(passages), size)]
 
 
-def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Iterator[list[Written]]:
+def write_pairs(
+    plan: WriterPlan, batches: Sequence[Sequence[Passage]], on_use: Callable[[DeviceUse], None]
+) -> Iterator[list[Written]]:
     """Yield the pairs of each batch, in order. Needs a connected Ray.
 
     Args:
         plan: opened once, in an actor.
         batches: each is one block of Ray Data, so that it reaches the writer as it is.
+        on_use: called with the use of devices by each batch; the first one's has the opening of the model in it.
 
     Raises:
         LlamaFarmError: the writer's own.
@@ -58,7 +67,9 @@ def write_pairs(plan: WriterPlan, batches: Sequence[Sequence[Passage]]) -> Itera
     )
     waiting: dict[int, list[Written]] = {}
     next_index = 0
+    devices = plan.num_gpus or plan.num_cpus
     for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        on_use(DeviceUse(devices * (pc.sum(table.column("seconds")).as_py() or 0.0), on_gpu=plan.num_gpus > 0))
         for row in table.to_pylist():
             if row["error"] is not None:
                 raise pickle.loads(row["error"])  # noqa: S301  pickled by the actor above
@@ -86,14 +97,18 @@ class _Writing:
         self._writer: PairWriter | None = None
 
     def __call__(self, block: pa.Table) -> pa.Table:
+        start = time.perf_counter()
         passages = [Passage.from_json(text) for text in block.column("passage").to_pylist()]
         batch = block.column("batch").to_pylist()
         try:
-            written = [_to_json(one) for one in self._write(passages)]
+            written: list[str | None] = [_to_json(one) for one in self._write(passages)]
+            errors: list[bytes | None] = [None] * len(batch)
         # Ray Data would log the error at length and lose its type, so it travels as a value.
         except LlamaFarmError as error:
-            return pa.table({"batch": batch[:1], "written": [None], "error": [pickle.dumps(error)]}, schema=_RESULTS)
-        return pa.table({"batch": batch, "written": written, "error": [None] * len(batch)}, schema=_RESULTS)
+            batch, written, errors = batch[:1], [None], [pickle.dumps(error)]
+        seconds = [time.perf_counter() - start, *[0.0] * (len(batch) - 1)]
+        columns = {"batch": batch, "written": written, "error": errors, "seconds": seconds}
+        return pa.table(columns, schema=_RESULTS)
 
     def _write(self, passages: Sequence[Passage]) -> list[Written]:
         if self._writer is None:

@@ -16,6 +16,7 @@ from llamafarm_ray.registry.commands.base import Command, ContentMovedError, Con
 from llamafarm_ray.registry.commands.content import Condemn, Purge, references
 from llamafarm_ray.registry.commands.deployments import RecordDeployment, RemoveDeployment
 from llamafarm_ray.registry.commands.principals import AddPrincipal, Grant, Revoke
+from llamafarm_ray.registry.commands.quotas import SetQuota
 from llamafarm_ray.registry.commands.rollouts import (
     PauseRollout,
     PromoteRollout,
@@ -60,6 +61,7 @@ __all__ = [
     "Revoke",
     "Rollback",
     "SetPolicy",
+    "SetQuota",
     "Sign",
     "StartRollout",
     "StepRollout",

@@ -21,6 +21,7 @@ from llamafarm_ray.registry.events import (
 )
 from llamafarm_ray.registry.policy import metric_value
 from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.registry.usage.quotas import check_storage
 from llamafarm_ray.types import Digest, ModelKind, Version
 
 __all__ = ["Bump", "Deprecate", "RecordMetrics", "Register", "RegisterDataset", "Retire", "Sign", "Tag"]
@@ -53,9 +54,15 @@ class Register(Command):
         return self.model
 
     def decide(self, state: RegistryState, context: Context) -> list[Event]:
-        """One event, with the number chosen."""
+        """One event, with the number chosen.
+
+        Raises:
+            PolicyError: the quota of the namespace leaves no room for its files.
+        """
         del context
         check_stored(state, self.stored)
+        quota = state.quota(self.namespace)
+        check_storage(quota, self.namespace, state.versions_in(self.namespace), self.manifest, self.size_bytes)
         return [
             event_of(
                 VersionRegistered,

@@ -21,6 +21,7 @@ from llamafarm_ray.registry.events import (
     PrincipalGranted,
     PrincipalRevoked,
     PromotionApproved,
+    QuotaSet,
     Refused,
     RolloutPaused,
     RolloutResumed,
@@ -136,6 +137,11 @@ def _(event: RolloutStopped, state: RegistryState, change: Change) -> RegistrySt
 @after.register(PolicySet)
 def _(event: PolicySet, state: RegistryState, _: Change) -> RegistryState:
     return replace(state, policies=state.policies.set(event.alias, event.policy))
+
+
+@after.register(QuotaSet)
+def _(event: QuotaSet, state: RegistryState, _: Change) -> RegistryState:
+    return replace(state, quotas=state.quotas.set(event.namespace, event.quota))
 
 
 @after.register(DatasetRegistered)

@@ -24,6 +24,7 @@ from llamafarm_ray.registry.state.records import (
     VersionRecord,
     find,
 )
+from llamafarm_ray.registry.usage.quotas import Quota
 from llamafarm_ray.types import Digest, ModelRef
 
 __all__ = ["DEFAULT_ALIAS", "RegistryState"]
@@ -47,6 +48,8 @@ class RegistryState:
     rollouts: Trie[tuple[RolloutRecord, ...]] = field(default_factory=Map)
     """All rollouts of an alias, the newest last, by ``name@alias``."""
     policies: Trie[Policy] = field(default_factory=Map)
+    quotas: Trie[Quota] = field(default_factory=Map)
+    """Limits by namespace."""
     principals: Trie[Principal] = field(default_factory=Map)
     generations: Trie[int] = field(default_factory=Map)
     """The generation that a digest's bytes are stored under, where it isn't 0."""
@@ -178,6 +181,16 @@ class RegistryState:
         """This state with a rollout added, or changed: the newest of its alias."""
         others = self.rollouts.get(rollout.target, ())[: rollout.number - 1]
         return replace(self, rollouts=self.rollouts.set(rollout.target, (*others, rollout)))
+
+    def quota(self, namespace: str) -> Quota:
+        """Return the limits of a namespace; an empty quota where it has none."""
+        return self.quotas.get(namespace) or Quota()
+
+    def versions_in(self, namespace: str) -> Iterator[VersionRecord]:
+        """Yield the versions of a namespace's models, in no order."""
+        for name, model in self.models.items():
+            if ModelRef(name).namespace == namespace:
+                yield from model.versions.values()
 
     def versions(self) -> Iterator[VersionRecord]:
         """All versions of all models, in no order."""

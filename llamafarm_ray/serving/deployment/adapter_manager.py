@@ -31,8 +31,10 @@ from llamafarm_ray.serving.deployment.shared_reads import SharedReads
 from llamafarm_ray.serving.gateway.auth import Keys
 from llamafarm_ray.serving.gateway.limits import Accounts
 from llamafarm_ray.serving.gateway.shared_limits import Told, keep_shared
+from llamafarm_ray.serving.gateway.token_quotas import TokenQuotas
 from llamafarm_ray.serving.http.asgi import Header
-from llamafarm_ray.serving.journal.journal import Devices, Journal
+from llamafarm_ray.serving.journal.journal import Journal
+from llamafarm_ray.serving.journal.ledger import Devices
 from llamafarm_ray.serving.routing.resolution import Target, resolve, resolve_routed, served_models
 from llamafarm_ray.serving.routing.traffic_split import Caller
 from llamafarm_ray.serving.selection.catalog import WRITES, ModelCatalog
@@ -150,6 +152,7 @@ class AdapterManager:
         telemetry: told of each request, for metrics and rollouts.
         tracing: tracer of requests and loads.
         accounts: accounts of the keys.
+        quotas: tokens of namespaces.
         journal: takes in requests and ratings for health and usage.
     """
 
@@ -165,6 +168,7 @@ class AdapterManager:
         self.telemetry = Telemetry(self._meters, windows)
         self.accounts = Accounts(served.limits)
         self.journal = Journal(Location(served.home), served.journal, devices=served.devices)
+        self.quotas = TokenQuotas(lambda: self._view.state, Location(served.home), self.journal.replica)
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._files = VerifiedFiles(content, self._view)
         self._pool = AdapterPool(
@@ -217,6 +221,7 @@ class AdapterManager:
             asyncio.create_task(self._announcer().run()),
             asyncio.create_task(self._meters.keep_gauges()),
             asyncio.create_task(self.journal.keep()),
+            asyncio.create_task(self.quotas.keep()),
         ]
         if self.accounts.are_shared:
             self._tasks.append(asyncio.create_task(keep_shared(self.accounts, self._exchange)))

@@ -94,6 +94,7 @@ class Replica:
             routes=routes,
             tracing=versions.tracing,
             journal=versions.journal,
+            quotas=versions.quotas,
         )
 
     def front(self, app: App) -> App:

@@ -22,10 +22,8 @@ from typing import Any
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.http.errors import LimitError
 
-__all__ = ["COMPLETION_WEIGHT", "FairQueue", "Turn"]
+__all__ = ["FairQueue", "Turn"]
 
-COMPLETION_WEIGHT = 2.0
-"""Cost of a token of an answer, one of a prompt being 1; the paper's w_q and w_p."""
 _SMOOTHING = 0.1
 """The weight of the newest request in the mean time that one takes."""
 

@@ -35,12 +35,13 @@ from llamafarm_ray.serving.gateway.auto_selection import (
     refuse_limits,
     send_on,
 )
-from llamafarm_ray.serving.gateway.fair_queue import COMPLETION_WEIGHT, FairQueue
+from llamafarm_ray.serving.gateway.fair_queue import FairQueue
 from llamafarm_ray.serving.gateway.feedback import FeedbackLog, FeedbackRequest, feedback_record
 from llamafarm_ray.serving.gateway.limits import Account, Accounts
 from llamafarm_ray.serving.gateway.model_list import ModelList
 from llamafarm_ray.serving.gateway.prompt_length import check_prompt
 from llamafarm_ray.serving.gateway.proxied_request import ProxiedRequest
+from llamafarm_ray.serving.gateway.token_quotas import TokenQuotas
 from llamafarm_ray.serving.gateway.validation import (
     bound_generation,
     caller_of,
@@ -56,7 +57,7 @@ from llamafarm_ray.serving.routing.traffic_split import NOBODY, Caller
 from llamafarm_ray.serving.selection.model_selection import AUTO, Offer
 from llamafarm_ray.serving.telemetry.metrics import Telemetry
 from llamafarm_ray.serving.telemetry.outcome import End, ResponseWatch
-from llamafarm_ray.serving.telemetry.token_usage import Usage, UsageMeter, ask_for_usage
+from llamafarm_ray.serving.telemetry.token_usage import COMPLETION_WEIGHT, Usage, UsageMeter, ask_for_usage
 from llamafarm_ray.serving.telemetry.tracing import Span, Tracing
 
 __all__ = ["FEEDBACK_ROUTE", "MODEL_ROUTES", "OPEN_ROUTES", "VECTOR_ROUTES", "Gateway", "Models"]
@@ -133,6 +134,7 @@ class Gateway:
         routes: the engine's POST routes that name a model in their body.
         tracing: tracer of requests.
         journal: takes in requests and ratings for health and usage.
+        quotas: tokens of namespaces; None: without limits.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class Gateway:
         routes: Collection[str] = MODEL_ROUTES,
         tracing: Tracing | None = None,
         journal: Journal | None = None,
+        quotas: TokenQuotas | None = None,
     ) -> None:
         self._app = app
         self._routes = frozenset(routes)
@@ -159,6 +162,7 @@ class Gateway:
         self._telemetry = telemetry
         self._tracing = tracing or Tracing()
         self._journal = journal
+        self._quotas = quotas
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits) if accounts is None else accounts
@@ -246,6 +250,8 @@ class Gateway:
         exchange = ProxiedRequest(request.scope, request.receive, request.send, body, target)
         path, came = request.scope["path"], time.perf_counter()
         is_answer = path != "/tokenize"
+        if self._quotas is not None and is_answer:
+            self._quotas.check(target.ref)
         usage = Usage(exchange.size_bytes // _BYTES_PER_TOKEN if is_answer else 0)
         try:
             async with (
@@ -262,7 +268,10 @@ class Gateway:
                     await exchange.run(self._app, UsageMeter(opening or watch, usage, hide=hide))
                 finally:
                     turn.cost = usage.prompt_tokens + COMPLETION_WEIGHT * usage.completion_tokens
-                    request.account.settle(usage.prompt_tokens + usage.completion_tokens)
+                    num_tokens = usage.prompt_tokens + usage.completion_tokens
+                    request.account.settle(num_tokens)
+                    if self._quotas is not None and is_answer:
+                        self._quotas.count(target.ref, num_tokens)
                     finished = watch.finished(target, usage)
                     if shadow and finished.end is End.CANCELLED:
                         shadow.set()

@@ -14,9 +14,11 @@ from typing import Any, Final
 
 from llamafarm_ray.config import Journal as Settings
 from llamafarm_ray.errors import LlamaFarmError
+from llamafarm_ray.registry.usage import write_page
 from llamafarm_ray.serving.http.asgi import Send
 from llamafarm_ray.serving.journal.blocks import Blocks
 from llamafarm_ray.serving.journal.files import day_name, page_bytes, remove_old
+from llamafarm_ray.serving.journal.ledger import Devices, ledger_rows
 from llamafarm_ray.serving.journal.opening import AnswerOpening, Opening, question_of
 from llamafarm_ray.serving.journal.samples import MAX_SAMPLE_CHARS, LiveSample, Reservoir
 from llamafarm_ray.serving.journal.sketch import Observation
@@ -27,7 +29,7 @@ from llamafarm_ray.storage import Location
 from llamafarm_ray.text.languages import language_of
 from llamafarm_ray.text.refusals import is_refusal
 
-__all__ = ["Devices", "Journal"]
+__all__ = ["Journal"]
 
 logger = logging.getLogger("ray.serve.llamafarm")
 
@@ -36,14 +38,6 @@ _AT_LEAST_S: Final = 600.0
 """Seconds between two writes of an idle replica's file, which records how long it ran."""
 _MAX_LANGUAGE_CHARS: Final = 300
 _ANSWERS: Final = {"/v1/chat/completions", "/v1/completions"}
-
-
-@dataclass(frozen=True, slots=True)
-class Devices:
-    """Devices of a replica."""
-
-    num_cpus: float = 0.0
-    num_gpus: float = 0.0
 
 
 @dataclass(slots=True)
@@ -67,6 +61,10 @@ class Journal:
         application: the Serve application.
         devices: of the replica.
         clock: seconds since 1970.
+
+    Attributes:
+        application: the Serve application.
+        replica: a name of the replica, new each time that it starts; it is its writer's in the ledger, too.
     """
 
     def __init__(
@@ -82,11 +80,11 @@ class Journal:
         self._settings = settings
         self._devices = devices or Devices()
         self._clock = clock
-        self._replica = secrets.token_hex(6)
         self._trouble = ""
         self._wrote_s = 0.0
         self._days: list[_Day] = []
         self.application = application
+        self.replica = secrets.token_hex(8)
 
     def opening(self, send: Send, path: str) -> AnswerOpening | None:
         """Return what reads the beginning of an answer on its way; None where nothing is to be read."""
@@ -163,8 +161,11 @@ class Journal:
         for day in [one for one in self._days if not one.is_written]:
             day.is_written, self._wrote_s = True, self._clock()
             values, blocks = self._values(day), day.blocks.to_json()  # of one moment: nothing is counted meanwhile
+            seconds = max(0.0, values["end_s"] - values["start_s"])
+            rows = ledger_rows(day.usage.rows, self._devices, seconds, self.application)
             try:
                 await asyncio.to_thread(self._store, day, values, blocks)
+                await asyncio.to_thread(write_page, self._home, day.day, self.replica, rows)
                 self._trouble = ""
             except LlamaFarmError as error:
                 day.is_written = False
@@ -176,12 +177,12 @@ class Journal:
     def _store(self, day: _Day, values: dict[str, Any], blocks: str) -> None:
         day.samples.redact()
         samples = day.samples.to_list()
-        self._home.write(day_name(day.day, self._replica), page_bytes({**values, "samples": samples}, blocks))
+        self._home.write(day_name(day.day, self.replica), page_bytes({**values, "samples": samples}, blocks))
 
     def _values(self, day: _Day) -> dict[str, Any]:
         return {
             "application": self.application,
-            "replica": self._replica,
+            "replica": self.replica,
             "start_s": round(day.start_s, 3),
             "end_s": round(min(self._clock(), _midnight_s(day.day + dt.timedelta(days=1))), 3),
             "num_cpus": self._devices.num_cpus,

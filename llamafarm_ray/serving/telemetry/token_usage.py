@@ -7,7 +7,10 @@ from typing import Any
 
 from llamafarm_ray.serving.http.asgi import Message, Send
 
-__all__ = ["Usage", "UsageMeter", "ask_for_usage"]
+__all__ = ["COMPLETION_WEIGHT", "Usage", "UsageMeter", "ask_for_usage"]
+
+COMPLETION_WEIGHT = 2.0
+"""Cost of a token of an answer, one of a prompt being 1: w_q and w_p of https://arxiv.org/abs/2401.00588."""
 
 _OK = 200
 _MAX_HELD_BYTES = 32 * 1024 * 1024

@@ -54,10 +54,19 @@ class Device(_Row):
 
 
 class PriceNote(_Row):
-    """Date and source of prices."""
+    """Date and source of prices, and those of things that are no accelerator.
+
+    Attributes:
+        as_of: their date.
+        source: where they are from.
+        cpu_hour: US dollars for an hour of a CPU core that works without a GPU.
+        gib_month: US dollars for a GiB kept for a month.
+    """
 
     as_of: str
     source: str
+    cpu_hour: float | None = Field(default=None, ge=0)
+    gib_month: float | None = Field(default=None, ge=0)
 
 
 class Tables(_Row):
@@ -83,6 +92,14 @@ class Tables(_Row):
                 hint=f"{did_you_mean(name.lower(), self.devices)} --prices FILE adds one.",
             )
         return known
+
+    def price_of(self, name: str) -> float | None:
+        """Return the price of an hour of a device that Ray names (``CPU``, ``L4``, ``A100-80GB``); None if unknown."""
+        if name == "CPU":
+            return self.prices.cpu_hour
+        key = name.lower()
+        near = [known for known in self.devices if known in {key, f"{key}b"} or known.startswith(f"{key}-")]
+        return self.devices[near[0]].price if len(near) == 1 else None
 
 
 class _Prices(_Row):

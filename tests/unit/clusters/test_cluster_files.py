@@ -74,7 +74,27 @@ def test_training_has_spot_machines_first_and_on_demand_ones_of_the_same_size(pa
     assert all(kind.get("min_workers", 0) == 0 for kind in types.values())
 
 
-def test_on_aws_no_key_is_on_a_disk_and_serving_has_machines_of_its_own():
+@pytest.mark.parametrize("path", CLOUDS, ids=lambda p: p.stem)
+def test_serving_has_machines_of_its_own_that_nobody_takes_away(path):
+    types = read(path)["available_node_types"]
+    serve, train = types["serve"], types["train"]
+    assert "spot" not in str(serve["node_config"]).lower()
+    assert serve["node_config"] != train["node_config"]
+    assert serve["resources"]["GPU"] == 1
+
+
+def test_every_kind_of_spot_machine_has_one_on_demand_to_fall_back_to():
+    types = read(ROOT / "cluster.yaml")["available_node_types"]
+    spot = {name for name, kind in types.items() if "InstanceMarketOptions" in kind["node_config"]}
+    assert spot == {"train_spot", "data_spot"}
+    for name in spot:
+        other = types[name.removesuffix("_spot")]
+        assert types[name]["priority"] > other["priority"]
+        assert types[name]["resources"] == other["resources"]
+        assert types[name]["node_config"]["InstanceType"] == other["node_config"]["InstanceType"]
+
+
+def test_on_aws_no_key_is_on_a_disk():
     types = read(ROOT / "cluster.yaml")["available_node_types"]
     for name, kind in types.items():
         profile = kind["node_config"]["IamInstanceProfile"]["Arn"]
@@ -82,8 +102,6 @@ def test_on_aws_no_key_is_on_a_disk_and_serving_has_machines_of_its_own():
         assert kind["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
         (disk,) = kind["node_config"]["BlockDeviceMappings"]
         assert disk["Ebs"]["Encrypted"] is True
-    assert types["serve"]["node_config"]["InstanceType"] != types["train"]["node_config"]["InstanceType"]
-    assert "InstanceMarketOptions" not in types["serve"]["node_config"]
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)

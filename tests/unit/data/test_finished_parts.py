@@ -70,7 +70,7 @@ def in_process(monkeypatch):
     """Tasks run in this process, and are listed."""
     tasks = []
 
-    def processed(some, config, *, by_rules):
+    def processed(some, config, *, by_rules, on_use):
         for index, task in enumerate(some):
             tasks.append([file.path for file in task])
             yield index, process_documents(files_table(task), config=config, by_rules=by_rules)
@@ -82,7 +82,9 @@ def in_process(monkeypatch):
 def read(files, parts, *, strict=False):
     config = DatasetConfig.model_validate({"source": {"strict": strict}})
     sources = Sources(files=files)
-    return document_stage(sources, config, parts, by_rules=True, num_partitions=None, tell=lambda _: None)
+    return document_stage(
+        sources, config, parts, by_rules=True, num_partitions=None, tell=lambda _: None, on_use=lambda _: None
+    )
 
 
 def test_a_file_that_did_not_change_is_read_once(tmp_path, parts, in_process):

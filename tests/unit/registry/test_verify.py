@@ -29,6 +29,7 @@ from llamafarm_ray.registry.commands import (
     ResumeRollout,
     Revoke,
     SetPolicy,
+    SetQuota,
     StartRollout,
     StepRollout,
     StopRollout,
@@ -39,6 +40,7 @@ from llamafarm_ray.registry.events import (
     PolicySet,
     PrincipalGranted,
     PrincipalRevoked,
+    QuotaSet,
     RolloutPaused,
     RolloutStarted,
     RolloutStepped,
@@ -49,6 +51,7 @@ from llamafarm_ray.registry.events import (
 )
 from llamafarm_ray.registry.gc import collect
 from llamafarm_ray.registry.rollouts import CanaryPlan, Step
+from llamafarm_ray.registry.usage import Quota
 from llamafarm_ray.registry.verify import verify
 from llamafarm_ray.types import Digest, ModelKind, ModelRef, Version
 
@@ -174,6 +177,7 @@ FORGED = [
     ("dan", VersionRetired(model="bot", version="1.0.0"), "may not retire"),
     ("dan", VersionPurged(model="bot", version="1.0.0"), "is not retired"),
     ("dan", PolicySet(alias="production", policy=Policy()), "may not set policy"),
+    ("dan", QuotaSet(namespace="", quota=Quota()), "may not set policy"),
     ("dan", SERVED, "may not deploy"),
     ("dan", PrincipalGranted(name="dan", grants={"*": Role.ADMIN}), "may not manage principals"),
     ("dan", ContentCondemned(generations={}), "may not collect garbage"),
@@ -238,6 +242,7 @@ def test_a_change_of_a_rollout_that_is_over_is_forged(root, event):
 
 def test_every_sort_of_commit_of_the_service_is_lawful(root, folder):
     root.submit(SetPolicy("production", Policy(approvals=1)))
+    root.submit(SetQuota("", Quota(device_hours=1)))
     dan = RegistryService(root.home, token=root.add_principal("dan", {"*": Role.DEPLOYER}))
     dan.approve("bot:1.0.0", "production")
     root.promote("bot:1.0.0", "production")

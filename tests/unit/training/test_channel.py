@@ -38,6 +38,24 @@ def notes(channel):
     return channel.take()[1]
 
 
+def test_the_time_of_workers_is_counted_while_they_run(channel, clock):
+    def seconds():
+        return channel.take()[2]
+
+    clock.now += 60  # they wait for room in the cluster
+    assert seconds() == 0
+    channel.begin(2)
+    clock.now += 10
+    assert seconds() == 20
+    clock.now += 5
+    channel.lost()
+    clock.now += 100
+    channel.begin(1)
+    clock.now += 3
+    assert seconds() == 13
+    assert seconds() == 0
+
+
 def test_workers_that_get_on_are_no_problem():
     stall = Stall(2, 0.0)
     for now in range(0, 300, 2):

@@ -24,7 +24,7 @@ from llamafarm_ray.serving.deployment.engine_replica import EngineReplica, Engin
 from llamafarm_ray.serving.deployment.replica import Replica
 from llamafarm_ray.serving.journal import journal
 from llamafarm_ray.serving.journal.files import read_journal
-from llamafarm_ray.serving.journal.journal import Devices
+from llamafarm_ray.serving.journal.ledger import Devices
 from llamafarm_ray.serving.routing.signed_header import HeaderSigner
 from llamafarm_ray.serving.routing.traffic_split import NOBODY
 from llamafarm_ray.serving.selection.peers import Figures, Known, Peer

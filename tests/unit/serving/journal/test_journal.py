@@ -9,9 +9,11 @@ from fake_gateway import ANN, BEN, CHAT, Engine, Server, event, keyed_state, sta
 
 from llamafarm_ray.config import Journal as Settings
 from llamafarm_ray.errors import StorageError
+from llamafarm_ray.registry.usage import Amounts, WorkKey, read_ledger
 from llamafarm_ray.serving.journal.blocks import BLOCK_REQUESTS, OTHER_VERSIONS, Blocks, read_blocks
 from llamafarm_ray.serving.journal.files import JOURNAL_FOLDER, read_journal, remove_old
-from llamafarm_ray.serving.journal.journal import Devices, Journal
+from llamafarm_ray.serving.journal.journal import Journal
+from llamafarm_ray.serving.journal.ledger import Devices, ledger_rows
 from llamafarm_ray.serving.journal.sketch import Observation, Sketch
 from llamafarm_ray.serving.journal.topics import topic_signs
 from llamafarm_ray.serving.journal.usage import OTHERS, UsageKey, UsageTable, Used
@@ -133,6 +135,32 @@ def test_usage_is_counted_by_version_key_and_route(tmp_path):
     assert key == UsageKey("team/bot:1.0.0", "ben", "/v1/chat/completions")
     assert (used.num_requests, used.prompt_tokens, used.answer_tokens, used.last_s) == (1, 7, 3, 1_800_000_000.0)
     assert (page.application, page.num_cpus, page.num_gpus) == ("app", 2, 1)
+
+
+def test_the_ledger_gets_the_models_tokens_and_the_replicas_time(tmp_path):
+    now = [dt.datetime(2026, 11, 29, 12, tzinfo=dt.UTC).timestamp()]
+    journal = journal_of(tmp_path, clock=lambda: now[0])
+    day, home = dt.date(2026, 11, 29), Location(str(tmp_path))
+    asyncio.run(journal.write())
+    now[0] += 660
+    asyncio.run(journal.write())
+    assert read_ledger(home, day, day) == {WorkKey("", "app", "idle", "GPU"): Amounts(660.0)}
+    body = {**CHAT, "model": "team/bot:1.0.0"}
+    asked(tmp_path, Says("A plant."), body, state=keyed_state(), key=BEN, journal=journal)
+    assert read_ledger(home, day, day) == {WorkKey("team", "bot", "serve", "GPU"): Amounts(660.0, 10)}
+
+
+def test_a_replicas_time_is_shared_out_by_tokens():
+    rows = {
+        UsageKey("a:1.0.0", "ann", "/v1/chat/completions"): Used(1, 0, 10, 0),
+        UsageKey("a:1.1.0", "ben", "/v1/chat/completions"): Used(1, 0, 10, 5),
+        UsageKey("org/tiny", "ben", "/v1/chat/completions"): Used(1, 0, 0, 5),
+    }
+    found = dict(ledger_rows(rows, Devices(8, 2, "L4"), 20.0, "app"))
+    assert found == {
+        WorkKey("", "a", "serve", "L4"): Amounts(pytest.approx(30.0), 25),
+        WorkKey("org", "tiny", "serve", "L4"): Amounts(pytest.approx(10.0), 5),
+    }
 
 
 def test_ratings_are_counted(tmp_path):

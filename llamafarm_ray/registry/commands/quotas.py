@@ -1,0 +1,39 @@
+"""Commands about quotas of namespaces."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
+from llamafarm_ray.registry.commands.base import Command, Context, event_of
+from llamafarm_ray.registry.events import Event, QuotaSet
+from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.registry.usage.quotas import Quota
+
+__all__ = ["SetQuota"]
+
+
+@dataclass(frozen=True)
+class SetQuota(Command):
+    """Replace all limits of a namespace."""
+
+    action = Action.SET_POLICY
+    where: str
+    quota: Quota
+
+    @property
+    def target(self) -> str:
+        """The namespace."""
+        return self.where
+
+    @property
+    def namespace(self) -> str:
+        """It takes an admin of all namespaces: who has a limit does not raise it."""
+        return EVERY_NAMESPACE
+
+    def decide(self, state: RegistryState, context: Context) -> list[Event]:
+        """One event; none where these are its limits."""
+        del context
+        if state.quota(self.where) == self.quota:
+            return []
+        return [event_of(QuotaSet, namespace=self.where, quota=self.quota)]
