@@ -27,10 +27,13 @@ _NO_WORSE: Final = re.compile(
 )
 _LOWER_IS_BETTER: Final = re.compile(
     r"perplexity|loss|error|jailbreak|injection|memorization|extraction|exposure|fairness|over_refusal|attack_success"
+    r"|bias_score|stereotype"
     r"|(?:^|_)(?:latency|time_to_first_token|ttft|toxicity|hallucination|refusal_rate|wer|cer|leak|gap)(?:$|_)"
 )
-_LOWER_SETS: Final = re.compile(r"(?:^|\.)garak\.")
-"""Groups whose scores are failures, whatever their names."""
+_LOWER_SETS: Final = re.compile(
+    r"(?:^|\.)(?:garak\.|(?:wmdp|crows_pairs|simple_cooccurrence_bias|realtoxicityprompts)(?![a-z]))"
+)
+"""Sets whose scores are failures, whatever their names."""
 _RESULTS: Final = "evaluation_results"
 _GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "production_metrics", "risk", "judge")
 _COUNTS: Final = frozenset({"num_examples", "num_skipped"})

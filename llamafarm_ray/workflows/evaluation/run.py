@@ -166,7 +166,7 @@ class EvaluationRun:
             found.append(self._measure(on_progress))
         if asked.benchmarks:
             found.append(self._run_benchmarks(on_progress))
-            benchmarks = set(found[-1].benchmarks)
+            benchmarks = {*found[-1].benchmarks, *found[-1].risk}
         if self.risks is not None:
             found.append(self._provoke(self.risks, on_progress))
         if self.garak is not None:
