@@ -18,10 +18,10 @@ from llamafarm_ray.errors import InputError, LlamaFarmError
 from llamafarm_ray.models.adapters.rank import used_rank
 from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecord
 from llamafarm_ray.registry.access import Action
+from llamafarm_ray.serving.health.versions import namespace_of
 from llamafarm_ray.serving.journal.files import Page, read_journal
 from llamafarm_ray.serving.journal.usage import Used
 from llamafarm_ray.types import ModelKind, ModelRef
-from llamafarm_ray.workflows.health import namespace_of
 from llamafarm_ray.workflows.usage import last_days
 
 __all__ = ["Recommendation", "Saving", "recommend_savings"]

@@ -37,6 +37,7 @@ from llamafarm_ray.serving.gateway.auto_selection import (
 )
 from llamafarm_ray.serving.gateway.fair_queue import COMPLETION_WEIGHT, FairQueue
 from llamafarm_ray.serving.gateway.feedback import FeedbackLog, FeedbackRequest, feedback_record
+from llamafarm_ray.serving.gateway.health_report import HEALTH_ROUTE, HealthReport
 from llamafarm_ray.serving.gateway.limits import Account, Accounts
 from llamafarm_ray.serving.gateway.model_list import ModelList
 from llamafarm_ray.serving.gateway.prompt_length import check_prompt
@@ -68,7 +69,7 @@ MODEL_ROUTES = {"/v1/chat/completions", "/v1/completions", "/tokenize"}
 VECTOR_ROUTES = {"/v1/embeddings", "/tokenize"}
 """Those of one that gives vectors."""
 FEEDBACK_ROUTE = "/v1/feedback"
-"""With these, ``GET /v1/models`` and the open ones, these are all routes there are."""
+"""With these, ``GET /v1/models``, ``GET /v1/health`` and the open ones, these are all routes there are."""
 OPEN_ROUTES = {("GET", "/health"), ("HEAD", "/health")}
 """The routes that ask for no key."""
 
@@ -133,6 +134,7 @@ class Gateway:
         routes: the engine's POST routes that name a model in their body.
         tracing: tracer of requests.
         journal: takes in requests and ratings for health and usage.
+        health: tells admins what the journals say of versions.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class Gateway:
         routes: Collection[str] = MODEL_ROUTES,
         tracing: Tracing | None = None,
         journal: Journal | None = None,
+        health: HealthReport | None = None,
     ) -> None:
         self._app = app
         self._routes = frozenset(routes)
@@ -159,6 +162,7 @@ class Gateway:
         self._telemetry = telemetry
         self._tracing = tracing or Tracing()
         self._journal = journal
+        self._health = health
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits) if accounts is None else accounts
@@ -200,6 +204,8 @@ class Gateway:
                     await self._generate(_Request(span.scope, receive, send, tenant, account, routed, span))
             elif method == "POST" and path == FEEDBACK_ROUTE and plain:
                 await self._take_feedback(scope, receive, send, tenant)
+            elif method == "GET" and path == HEALTH_ROUTE and plain and self._health is not None:
+                await self._health.answer(scope["query_string"], tenant, send)
             else:
                 raise _no_route(method, path)
 
