@@ -28,7 +28,7 @@ def pairs_for(request: dict[str, Any]) -> str:
 
 
 class ChatServer:
-    """The server's state: what it was asked, and how it fails.
+    """The server's state: what it was asked, the model that it says it is, and how it fails.
 
     Args:
         answer: makes the content of an answer from the request's body.
@@ -45,6 +45,7 @@ class ChatServer:
         self.released = threading.Event()
         self.most_at_once = 0
         self.url = ""
+        self.model = ""
         self._at_once = 0
         self._attempts: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -100,7 +101,8 @@ def chat_server(
                 if fault == "length":
                     choice["finish_reason"] = "length"
                 usage = {"prompt_tokens": 100, "completion_tokens": 20}
-                self._send(200, json.dumps({"choices": [choice], "usage": usage}), cut=fault == "cut")
+                answered = {"model": state.model, "choices": [choice], "usage": usage}
+                self._send(200, json.dumps(answered), cut=fault == "cut")
 
         def _send(self, status: int, text: str, *, cut: bool = False) -> None:
             data = text.encode()

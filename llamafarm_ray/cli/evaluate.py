@@ -51,7 +51,7 @@ def command(
         str | None, typer.Option("--backend", help="Benchmarks' engine: transformers, vllm, gguf or endpoint.")
     ] = None,
     endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="Address up to /v1: benchmarks are asked there, as the model.")
+        str | None, typer.Option("--endpoint", help="Address up to /v1: benchmarks and --garak ask the model there.")
     ] = None,
     workers: Annotated[
         int | None, typer.Option("--workers", min=1, help="Ray workers that benchmarks and examples are shared among.")
@@ -70,6 +70,10 @@ def command(
     risk: Annotated[
         bool, typer.Option("--risk", help="Measure risks: jailbreaks, injected prompts, memorized data, ...")
     ] = False,
+    garak: Annotated[
+        str | None,
+        typer.Option("--garak", help="Python with garak installed: its probes are asked at --endpoint, as the model."),
+    ] = None,
     judge: Annotated[
         str | None, typer.Option("--judge", help="Model of an OpenAI-compatible endpoint that judges answers.")
     ] = None,
@@ -109,6 +113,7 @@ def command(
         "evaluation.custom_evaluations": custom or None,
         "evaluation.questions": questions,
         "evaluation.corpus": corpus,
+        "evaluation.garak.python": garak,
         "evaluation.judge.model": judge,
         "evaluation.risk": list(RISKS) if risk else None,
     }

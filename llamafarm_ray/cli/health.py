@@ -13,7 +13,7 @@ from llamafarm_ray.cli.terminal import errors, local_time, print_json, say, tabl
 
 if TYPE_CHECKING:
     from llamafarm_ray.serving.health.signals import Difference
-    from llamafarm_ray.workflows.health import VersionHealth
+    from llamafarm_ray.serving.health.versions import VersionHealth
 
 __all__ = ["command"]
 
@@ -48,8 +48,9 @@ def command(
     """Compare recent requests and answers of deployed versions with their first ones."""
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.serving.health.looks import Plan
+    from llamafarm_ray.serving.health.versions import health_dict
     from llamafarm_ray.training.alerts import Destinations
-    from llamafarm_ray.workflows.health import accept_changes, check_health, health_dict, roll_back_worse, tell
+    from llamafarm_ray.workflows.health import accept_changes, check_health, roll_back_worse, tell
 
     settings = configuration(config, overrides, home=home)
     registry = open_registry(settings.home)

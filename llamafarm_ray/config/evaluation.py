@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from llamafarm_ray.config.base import Names, Section, Unused, as_tuple, section
+from llamafarm_ray.config.base import Mistake, Names, Section, Unused, as_tuple, section
 from llamafarm_ray.config.generation import Server
 
-__all__ = ["RISKS", "Backend", "BenchmarkEndpoint", "Evaluation", "Judge", "JudgeMethod", "Metric", "Risk"]
+__all__ = ["RISKS", "Backend", "BenchmarkEndpoint", "Evaluation", "Garak", "Judge", "JudgeMethod", "Metric", "Risk"]
 
 Metric = Literal[
     "perplexity",
@@ -37,6 +37,9 @@ Backend = Literal["transformers", "vllm", "gguf", "endpoint"]
 """Engines that benchmarks are asked on."""
 
 JudgeMethod = Literal["pairwise", "rubric"]
+
+Probe = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*(\.[A-Za-z][A-Za-z0-9_]*)?$")]
+"""A module of garak's probes, or one with a class."""
 
 
 def _check_test_set(value: str) -> str:
@@ -72,7 +75,7 @@ class Judge(Section):
 
 
 class BenchmarkEndpoint(Section):
-    """A running endpoint that benchmarks are asked on, by OpenAI's completions with log-probabilities."""
+    """A running endpoint: benchmarks need OpenAI's completions with log-probabilities, garak its chat completions."""
 
     base_url: str | None = Field(
         default=None, min_length=1, pattern=r"^https?://", description="Address up to '/v1'; unset: no endpoint."
@@ -95,6 +98,39 @@ class BenchmarkEndpoint(Section):
             return {}
         names = ("model", "api_key_env", "concurrency", "timeout_s", "max_attempts")
         return dict.fromkeys(names, Unused("base_url", "has no effect while {1} is not set."))
+
+
+class Garak(Section):
+    """Probes of garak, a scanner of language models' weaknesses, against the running endpoint."""
+
+    python: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Python of the environment that garak is installed in; unset: garak does not run.",
+    )
+    probes: Annotated[tuple[Probe, ...], BeforeValidator(as_tuple), Field(min_length=1)] = Field(
+        default=("dan", "encoding.InjectBase64", "promptinject", "suffix"),
+        description="garak's probes: modules, or modules with a class.",
+    )
+    max_prompts: int = Field(default=32, ge=1, le=100_000, description="Most prompts of a probe.")
+    generations: int = Field(default=1, ge=1, le=100, description="Answers to each prompt.")
+    temperature: float = Field(default=0.0, ge=0, le=2, description="Sampling temperature of the answers.")
+    max_new_tokens: int = Field(default=150, ge=1, le=1048576, description="Longest answer in tokens.")
+    time_limit_s: float = Field(
+        default=3600.0, gt=0, description="For all probes together; those that are finished by then count."
+    )
+
+    def unused(self) -> Mapping[str, Unused]:
+        """Nothing is probed without garak."""
+        if self.python is not None:
+            return {}
+        names = ("probes", "max_prompts", "generations", "temperature", "max_new_tokens", "time_limit_s")
+        return dict.fromkeys(names, Unused("python", "has no effect while {1} is not set."))
+
+    def mistakes(self) -> Iterator[Mistake]:
+        """Several answers of temperature 0 are one."""
+        if self.generations > 1 and self.temperature == 0:
+            yield Mistake(("generations", "temperature"), "is above 1, and all answers are equal while {1} is 0.")
 
 
 class Evaluation(Section):
@@ -126,7 +162,9 @@ class Evaluation(Section):
         le=1024,
         description="Ray workers that benchmarks and held-out examples are shared among; scores stay the same.",
     )
-    endpoint: BenchmarkEndpoint = section(BenchmarkEndpoint, "A running endpoint that benchmarks are asked on.")
+    endpoint: BenchmarkEndpoint = section(
+        BenchmarkEndpoint, "A running endpoint that benchmarks and garak's probes are asked on."
+    )
     custom_evaluations: Names = Field(
         default=(),
         description="Evaluations of your own: names in ./evaluations, files with questions or descriptions, or "
@@ -159,6 +197,7 @@ class Evaluation(Section):
         min_length=1,
         description="JSONL file of secrets planted in the training data: prompt, answer and secret.",
     )
+    garak: Garak = section(Garak, "Probes of garak against the running endpoint.")
     judge: Judge = section(Judge, "A model that judges answers to questions and custom evaluations.")
     retrieved_passages: int = Field(default=2, ge=1, le=100, description="Passages to retrieve for a question.")
     max_new_tokens: int = Field(default=64, ge=1, le=1048576, description="Longest generated answer in tokens.")

@@ -27,8 +27,13 @@ _NO_WORSE: Final = re.compile(
 )
 _LOWER_IS_BETTER: Final = re.compile(
     r"perplexity|loss|error|jailbreak|injection|memorization|extraction|exposure|fairness|over_refusal|attack_success"
+    r"|bias_score|stereotype"
     r"|(?:^|_)(?:latency|time_to_first_token|ttft|toxicity|hallucination|refusal_rate|wer|cer|leak|gap)(?:$|_)"
 )
+_LOWER_SETS: Final = re.compile(
+    r"(?:^|\.)(?:garak\.|(?:wmdp|crows_pairs|simple_cooccurrence_bias|realtoxicityprompts)(?![a-z]))"
+)
+"""Sets whose scores are failures, whatever their names."""
 _RESULTS: Final = "evaluation_results"
 _GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "production_metrics", "risk", "judge")
 _COUNTS: Final = frozenset({"num_examples", "num_skipped"})
@@ -92,7 +97,7 @@ GoalField = Annotated[
 
 def is_lower_better(name: str) -> bool:
     """Return True for the dotted name of a metric that falls when a model gets better, such as ``perplexity``."""
-    return _LOWER_IS_BETTER.search(name.rpartition(".")[2]) is not None
+    return _LOWER_SETS.search(name) is not None or _LOWER_IS_BETTER.search(name.rpartition(".")[2]) is not None
 
 
 def metric_value(metrics: Mapping[str, Any], name: str) -> float | None:

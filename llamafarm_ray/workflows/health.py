@@ -4,67 +4,36 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
-from llamafarm_ray.errors import LlamaFarmError, NotFoundError, did_you_mean
+from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.evaluation.metrics.registry import Score
 from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.references import namespace_of
-from llamafarm_ray.serving.health.looks import Alarm, Health, Plan
+from llamafarm_ray.serving.health.looks import Alarm, Plan
 from llamafarm_ray.serving.health.references import References
-from llamafarm_ray.serving.health.signals import Difference, quantile
-from llamafarm_ray.serving.journal.files import read_journal
+from llamafarm_ray.serving.health.signals import Difference
+from llamafarm_ray.serving.health.versions import (
+    Recorded,
+    VersionHealth,
+    alarm_dict,
+    chosen_versions,
+    utc_time,
+)
 from llamafarm_ray.serving.journal.samples import LiveSample
-from llamafarm_ray.serving.journal.sketch import Sketch
 from llamafarm_ray.storage import Location
 from llamafarm_ray.training.alerts import Channel
-from llamafarm_ray.types import ModelRef
 from llamafarm_ray.workflows.move_alias import rollback
 
-__all__ = [
-    "HealthAlert",
-    "VersionHealth",
-    "check_health",
-    "health_dict",
-    "roll_back_worse",
-    "said",
-    "tell",
-]
+__all__ = ["HealthAlert", "accept_changes", "check_health", "roll_back_worse", "said", "tell"]
 
 _ALERTS = "alerts"
 """The folder below a registry's home with the alerts that people were told of and that hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class VersionHealth:
-    """A version's health.
-
-    Args:
-        ref: ``name:version``, or the base's name.
-        aliases: those that point at it.
-        health: findings.
-        scores: of its redacted samples, by metric; empty where there are none.
-    """
-
-    ref: str
-    aliases: tuple[str, ...]
-    health: Health
-    scores: Mapping[str, Score] = field(default_factory=dict)
-
-    @property
-    def status(self) -> str:
-        """``degraded`` if answers got worse, ``drifted`` if requests differ, else ``stable`` or ``unknown``."""
-        if self.health.window is None:
-            return "unknown"
-        if any(alarm.difference.signal.is_quality for alarm in self.health.current):
-            return "degraded"
-        return "drifted" if self.health.current else "stable"
 
 
 def check_health(
@@ -82,21 +51,12 @@ def check_health(
         NotFoundError: nothing of that name was recorded.
     """
     registry.refresh()
-    blocks: dict[str, list[Sketch]] = defaultdict(list)
-    samples: dict[str, list[LiveSample]] = defaultdict(list)
-    for page in read_journal(registry.home, since):
-        for ref, found in page.blocks.items():
-            blocks[ref] += found
-        for sample in page.samples:
-            samples[sample.ref].append(sample)
-    readable = [ref for ref in blocks if registry.may(Action.READ, namespace_of(ref))]
+    recorded = Recorded.read(registry.home, since)
+    readable = [ref for ref in recorded.blocks if registry.may(Action.READ, namespace_of(ref))]
+    wanted = chosen_versions(registry.resolve, names, readable) if names else readable
     references = References(registry.home)
-    return [
-        VersionHealth(
-            ref, _aliases(registry, ref), references.examine(ref, blocks[ref], plan or Plan()), _scores(samples[ref])
-        )
-        for ref in sorted(chosen_versions(registry, names, readable) if names else readable)
-    ]
+    found = (recorded.look(ref, references, registry.state, plan or Plan()) for ref in sorted(wanted))
+    return [replace(one, scores=_scores(recorded.samples.get(one.ref, ()))) for one in found]
 
 
 def accept_changes(registry: RegistryApi, versions: Iterable[VersionHealth]) -> list[str]:
@@ -116,26 +76,6 @@ def accept_changes(registry: RegistryApi, versions: Iterable[VersionHealth]) -> 
             References(registry.home).begin(version.ref, dt.datetime.now(dt.UTC).timestamp())
             done.append(f"{version.ref} has a new reference, from now on.")
     return done
-
-
-def chosen_versions(registry: RegistryApi, names: Sequence[str], recorded: Sequence[str]) -> set[str]:
-    """Return the recorded versions that names mean."""
-    chosen: set[str] = set()
-    for name in names:
-        ref = ModelRef.parse(name)
-        wanted = registry.resolve(ref).ref if ref.alias or ref.version else name
-        found = {one for one in recorded if wanted in {one, one.partition(":")[0]}}
-        if not found:
-            hint = did_you_mean(name, [*recorded, *(one.partition(":")[0] for one in recorded)])
-            raise NotFoundError(f"No requests to {name!r} are on record.", hint=hint)
-        chosen |= found
-    return chosen
-
-
-def _aliases(registry: RegistryApi, ref: str) -> tuple[str, ...]:
-    name, _, version = ref.partition(":")
-    model = registry.state.models.get(name)
-    return tuple(model.pointing_at(version)) if model is not None and version in model.versions else ()
 
 
 def _scores(samples: Sequence[LiveSample]) -> dict[str, Score]:
@@ -168,12 +108,12 @@ class HealthAlert:
     @property
     def footer(self) -> str:
         """The version and the time."""
-        return f"Version: {self.ref}, requests up to {_time(self.alarm.end_s)}"
+        return f"Version: {self.ref}, requests up to {utc_time(self.alarm.end_s)}"
 
     @property
     def details(self) -> Mapping[str, Any]:
         """Plain values."""
-        return {"version": self.ref, "alarm": _alarm_dict(self.alarm)}
+        return {"version": self.ref, "alarm": alarm_dict(self.alarm)}
 
 
 def said(difference: Difference) -> str:
@@ -234,58 +174,3 @@ def roll_back_worse(registry: RegistryApi, versions: Iterable[VersionHealth], al
         else:
             done += [f"{name}@{alias} is rolled back to {moved.record.ref}.", *moved.notes]
     return done
-
-
-def health_dict(version: VersionHealth) -> dict[str, Any]:
-    """Return a version's health as plain values."""
-    health = version.health
-    return {
-        "version": version.ref,
-        "aliases": list(version.aliases),
-        "status": version.status,
-        "requests": health.num_requests,
-        "windows": health.num_looks,
-        "reference": _sketch_dict(health.reference) | {"is_whole": health.is_reference_whole},
-        "window": _sketch_dict(health.window) if health.window is not None else None,
-        "signals": [_difference_dict(one) for one in health.latest],
-        "alarms": [_alarm_dict(alarm) for alarm in health.current],
-        "first_alarms": [_alarm_dict(alarm) for alarm in health.first],
-        "scores": {name: {"value": one.value, "samples": one.num_measured} for name, one in version.scores.items()},
-    }
-
-
-def _sketch_dict(sketch: Sketch) -> dict[str, Any]:
-    if not sketch.num_requests:
-        return {"requests": 0}
-    histograms = ("prompt_tokens", "answer_tokens", "latency", "wait")
-    return {
-        "requests": sketch.num_requests,
-        "start": _time(sketch.start_s),
-        "end": _time(sketch.end_s),
-        **{
-            f"{name}_p{percent}": quantile(getattr(sketch, name), percent / 100)
-            for name in histograms
-            for percent in (50, 95)
-        },
-    }
-
-
-def _difference_dict(difference: Difference) -> dict[str, Any]:
-    return {
-        "signal": difference.signal.name,
-        "what": difference.what,
-        "share": difference.share,
-        "reference_share": difference.reference_share,
-        "effect": difference.effect,
-        "p_value": difference.p_value,
-        "matters": difference.matters,
-    }
-
-
-def _alarm_dict(alarm: Alarm) -> dict[str, Any]:
-    times = {"start": _time(alarm.start_s), "end": _time(alarm.end_s)}
-    return {**_difference_dict(alarm.difference), **times, "limit": alarm.limit, "requests_later": alarm.num_later}
-
-
-def _time(seconds: float) -> str:
-    return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds")

@@ -109,7 +109,7 @@ def make_leaderboard(registry: RegistryApi, names: Sequence[str] = (), metric: s
         known = {f"{benchmark}.{name}" for _, benchmark, one in scores for name in one.metrics}
         raise NotFoundError(f"No version was ranked by {metric!r}.", hint=did_you_mean(metric, known))
     for (benchmark, name), by_digests in sorted(groups.items()):
-        higher = _higher_is_better(name)
+        higher = _higher_is_better(benchmark, name)
         ordered = sorted(by_digests.items(), key=lambda one: (-len(one[1]), one[0]))
         for key, members in ordered:
             digests = dict(zip(_DECIDING, key, strict=True))
@@ -158,15 +158,14 @@ def _ranked(members: list[tuple[str, BenchmarkScores]], name: str, *, higher_is_
     return rows
 
 
-def _higher_is_better(name: str) -> bool:
-    """Return the direction of a metric.
+def _higher_is_better(benchmark: str, name: str) -> bool:
+    """Return the direction of a benchmark's metric.
 
     Raises:
         InputError: it has none.
     """
     known = METRICS.get(name)
-    if known is None:
-        return not is_lower_better(name)
-    if known.higher_is_better is None:
+    if known is not None and known.higher_is_better is None:
         raise InputError(f"{name} describes answers, and ranks none.", hint="Choose another --metric.")
-    return known.higher_is_better
+    is_lower = is_lower_better(f"{benchmark}.{name}")
+    return not is_lower if known is None else bool(known.higher_is_better) and not is_lower

@@ -11,10 +11,10 @@ from typing import Any, Literal
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.references import namespace_of
+from llamafarm_ray.serving.health.versions import chosen_versions
 from llamafarm_ray.serving.journal.files import read_journal
 from llamafarm_ray.serving.journal.ledger import device_shares
 from llamafarm_ray.serving.journal.usage import UsageKey, Used
-from llamafarm_ray.workflows.health import chosen_versions
 
 __all__ = ["By", "UsageReport", "UsageRow", "deployed_adapters", "last_days", "report_usage", "usage_dict"]
 
@@ -94,7 +94,7 @@ def report_usage(
     pages = list(read_journal(registry.home, since))
     recorded = {key.ref for page in pages for key in page.usage.rows} | deployed_adapters(registry)
     readable = {ref for ref in recorded if registry.may(Action.READ, namespace_of(ref))}
-    wanted = chosen_versions(registry, names, sorted(readable)) if names else readable
+    wanted = chosen_versions(registry.resolve, names, sorted(readable)) if names else readable
     rows: dict[str, UsageRow] = defaultdict(lambda: UsageRow(""))
     idle = [0.0, 0.0]
     for page in pages:

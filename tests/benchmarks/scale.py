@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from gate import Server, models_state
+from fake_gateway import Server, models_state
 from model_files import store_note
 from router_process import adapters_state, cpu_per_request, router_process
 from scale_plan import Constants, Target, cells_needed, cores_needed, place_adapters, simulate_cell

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
+from llamafarm_ray.evaluation.benchmarks.safety import is_safety_task, safety_scores
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
 from llamafarm_ray.evaluation.progress import Report, part_of
-from llamafarm_ray.evaluation.result import EvaluationResult, now
+from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
 
 __all__ = ["check_one_backend", "compare_benchmarks"]
 
@@ -57,10 +60,19 @@ def compare_benchmarks(
         InfrastructureError: an endpoint or a worker fails.
     """
     if baseline is None:
-        found = run_benchmarks(plan, model, workers, store=store, on_progress=report)
-        return EvaluationResult(model_id, now(), found)
+        return _result(model_id, run_benchmarks(plan, model, workers, store=store, on_progress=report), {})
     check_one_backend(model.backend, baseline.backend)
     # The model first: an adapter's base is then open already.
     found = run_benchmarks(plan, model, workers, store=store, on_progress=part_of(report, "", 0.0, 0.5))
     before = run_benchmarks(plan, baseline, workers, store=store, on_progress=part_of(report, "baseline: ", 0.5, 0.5))
-    return EvaluationResult(model_id, now(), {name: scores.beside(before[name]) for name, scores in found.items()})
+    return _result(model_id, found, before)
+
+
+def _result(
+    model_id: str, found: Mapping[str, BenchmarkScores], before: Mapping[str, BenchmarkScores]
+) -> EvaluationResult:
+    """Return scores beside a baseline's where there is one; those of tasks about safety are risks."""
+    named = {name: safety_scores(name, scores) for name, scores in found.items()}
+    beside = {name: one.beside(before[name]) if name in before else one for name, one in named.items()}
+    risk = {name: one for name, one in beside.items() if is_safety_task(name)}
+    return EvaluationResult(model_id, now(), {name: one for name, one in beside.items() if name not in risk}, risk=risk)

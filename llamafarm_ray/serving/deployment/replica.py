@@ -15,6 +15,7 @@ from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Ser
 from llamafarm_ray.serving.deployment.autoscaling import CPU_METRIC, CpuMeter
 from llamafarm_ray.serving.gateway.feedback import FeedbackLog
 from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES, Gateway
+from llamafarm_ray.serving.gateway.health_report import HealthReport
 from llamafarm_ray.serving.http.asgi import App
 from llamafarm_ray.serving.http.cors import for_web_pages
 from llamafarm_ray.serving.ray_serve.ports import listen_on_loopback
@@ -95,6 +96,7 @@ class Replica:
             tracing=versions.tracing,
             journal=versions.journal,
             quotas=versions.quotas,
+            health=HealthReport(Location(served.home), lambda: versions.state),
         )
 
     def front(self, app: App) -> App:

@@ -45,6 +45,14 @@ class Tenant:
         """Return True if it has a role in the namespace of a model's name; the model need not exist."""
         return self.grants is None or allows(self.grants, Action.READ, ModelRef(_name(model)).namespace)
 
+    def is_admin(self, namespace: str | None = None) -> bool:
+        """Return True for an admin of a namespace; of any, where none is given."""
+        if self.grants is None:
+            return True
+        if namespace is None:
+            return Role.ADMIN in self.grants.values()
+        return allows(self.grants, Action.MANAGE_PRINCIPALS, namespace)
+
     def check(self, model: str) -> None:
         """Refuse a model of a namespace in which the tenant has no role, in the same words whether or not it exists.
 

@@ -37,6 +37,7 @@ from llamafarm_ray.serving.gateway.auto_selection import (
 )
 from llamafarm_ray.serving.gateway.fair_queue import FairQueue
 from llamafarm_ray.serving.gateway.feedback import FeedbackLog, FeedbackRequest, feedback_record
+from llamafarm_ray.serving.gateway.health_report import HEALTH_ROUTE, HealthReport
 from llamafarm_ray.serving.gateway.limits import Account, Accounts
 from llamafarm_ray.serving.gateway.model_list import ModelList
 from llamafarm_ray.serving.gateway.prompt_length import check_prompt
@@ -69,7 +70,7 @@ MODEL_ROUTES = {"/v1/chat/completions", "/v1/completions", "/tokenize"}
 VECTOR_ROUTES = {"/v1/embeddings", "/tokenize"}
 """Those of one that gives vectors."""
 FEEDBACK_ROUTE = "/v1/feedback"
-"""With these, ``GET /v1/models`` and the open ones, these are all routes there are."""
+"""With these, ``GET /v1/models``, ``GET /v1/health`` and the open ones, these are all routes there are."""
 OPEN_ROUTES = {("GET", "/health"), ("HEAD", "/health")}
 """The routes that ask for no key."""
 
@@ -135,6 +136,7 @@ class Gateway:
         tracing: tracer of requests.
         journal: takes in requests and ratings for health and usage.
         quotas: tokens of namespaces; None: without limits.
+        health: tells admins what the journals say of versions.
     """
 
     def __init__(
@@ -152,6 +154,7 @@ class Gateway:
         tracing: Tracing | None = None,
         journal: Journal | None = None,
         quotas: TokenQuotas | None = None,
+        health: HealthReport | None = None,
     ) -> None:
         self._app = app
         self._routes = frozenset(routes)
@@ -163,6 +166,7 @@ class Gateway:
         self._tracing = tracing or Tracing()
         self._journal = journal
         self._quotas = quotas
+        self._health = health
         self._limits = limits or Limits()
         self._log_prompts = log_prompts
         self._accounts = Accounts(self._limits) if accounts is None else accounts
@@ -204,6 +208,8 @@ class Gateway:
                     await self._generate(_Request(span.scope, receive, send, tenant, account, routed, span))
             elif method == "POST" and path == FEEDBACK_ROUTE and plain:
                 await self._take_feedback(scope, receive, send, tenant)
+            elif method == "GET" and path == HEALTH_ROUTE and plain and self._health is not None:
+                await self._health.answer(scope["query_string"], tenant, send)
             else:
                 raise _no_route(method, path)
 

@@ -13,7 +13,7 @@ from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
 
-__all__ = ["asked_models", "backend_of", "check_backend"]
+__all__ = ["asked_models", "backend_of", "check_backend", "endpoint_of"]
 
 _MODULES = {"vllm": ("vllm", "vLLM"), "gguf": ("xllamacpp", "llama.cpp")}
 _LONGEST = 2048
@@ -84,9 +84,10 @@ def _options(model: EvaluatedModel) -> dict[str, Any]:
     return {"base": model.base.absolute(), "adapter": model.adapter and model.adapter.absolute()}
 
 
-def _endpoint_options(settings: Evaluation, model: EvaluatedModel) -> dict[str, Any]:
+def endpoint_of(settings: Evaluation, model: EvaluatedModel) -> Endpoint:
+    """Return the endpoint that a model is asked on, with the model's name there."""
     given = settings.endpoint
-    endpoint = Endpoint(
+    return Endpoint(
         base_url=str(given.base_url),
         model=given.model or model.version or model.model_id,
         version=model.version,
@@ -95,6 +96,10 @@ def _endpoint_options(settings: Evaluation, model: EvaluatedModel) -> dict[str, 
         timeout_s=given.timeout_s,
         max_attempts=given.max_attempts,
     )
+
+
+def _endpoint_options(settings: Evaluation, model: EvaluatedModel) -> dict[str, Any]:
+    endpoint = endpoint_of(settings, model)
     return {"endpoint": endpoint, "tokenizer": model.base.absolute(), "max_length": _max_length(model.base)}
 
 

@@ -29,6 +29,7 @@ from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.contamination import Decontamination
 from llamafarm_ray.workflows.evaluation.backend import asked_models, check_backend
+from llamafarm_ray.workflows.evaluation.garak import GarakPlan
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
 from llamafarm_ray.workflows.evaluation.stored_sets import StoredSets
 from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
@@ -58,6 +59,7 @@ class EvaluationRun:
         custom: evaluations of the user's own.
         risks: risk tests; None if none are asked for.
         home: keeps results of benchmarks.
+        garak: probes of a deployed model; None if they are not asked for.
         judge: judges answers; None if no judge is named.
         contamination: questions that the training data hold, by set; None if no set was compared with them.
         stored: registered sets among what is asked.
@@ -72,6 +74,7 @@ class EvaluationRun:
     custom: tuple[CustomSet, ...] = ()
     risks: RiskPlan | None = None
     home: Location | None = None
+    garak: GarakPlan | None = None
     judge: JudgePlan | None = None
     contamination: dict[str, Any] | None = None
     stored: StoredSets = field(default_factory=StoredSets)
@@ -95,10 +98,12 @@ class EvaluationRun:
         test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
         path = test_set or config.dataset.path
         asked = config.evaluation
-        if path is None and not any((asked.questions, asked.custom_evaluations, asked.benchmarks, asked.risk)):
+        others = (asked.questions, asked.custom_evaluations, asked.benchmarks, asked.risk, asked.garak.python)
+        if path is None and not any(others):
             raise InputError(
                 "There is nothing to evaluate on.",
-                hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark, --custom or --risk.",
+                hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark, --custom, --risk or "
+                "--garak.",
             )
         if asked.benchmarks:
             check_installed()
@@ -138,6 +143,7 @@ class EvaluationRun:
             custom,
             risks,
             registry.home,
+            GarakPlan.of(config, found),
             judge,
             sets.report,
             stored,
@@ -160,9 +166,12 @@ class EvaluationRun:
             found.append(self._measure(on_progress))
         if asked.benchmarks:
             found.append(self._run_benchmarks(on_progress))
-            benchmarks = set(found[-1].benchmarks)
+            benchmarks = {*found[-1].benchmarks, *found[-1].risk}
         if self.risks is not None:
             found.append(self._provoke(self.risks, on_progress))
+        if self.garak is not None:
+            model_id, digests = self.model.model_id, self._digests()
+            found.append(self.garak.measure(model_id=model_id, digests=digests, on_progress=on_progress))
         result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
         result = self.stored.note(result, dict(zip(asked.custom_evaluations, self.custom, strict=True)), benchmarks)
         return result if self.judge is None else self.judge.judge_result(result)

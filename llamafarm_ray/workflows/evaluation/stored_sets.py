@@ -12,7 +12,7 @@ from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.evaluation.custom.description import find_file
 from llamafarm_ray.evaluation.custom.sets import CustomSet
 from llamafarm_ray.evaluation.rag.exam import MODES
-from llamafarm_ray.evaluation.result import EvaluationResult
+from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.datasets.registered import find_dataset
@@ -146,17 +146,18 @@ class StoredSets:
         Args:
             result: the result.
             custom: custom evaluations by the name that the configuration gives them.
-            benchmarks: names of benchmarks in the result.
+            benchmarks: names of lm-eval's tasks in the result.
         """
         named = {custom[name].name: one.reference for name, one in self.custom.items()}
         if self.questions is not None:
             named |= dict.fromkeys(MODES, self.questions.reference)
         if self.benchmarks is not None:
             named |= dict.fromkeys(benchmarks, self.benchmarks.reference)
-        known = {
-            name: replace(scores, dataset=named.get(name, scores.dataset)) for name, scores in result.benchmarks.items()
-        }
-        return replace(result, benchmarks=known)
+        return replace(result, benchmarks=_noted(result.benchmarks, named), risk=_noted(result.risk, named))
+
+
+def _noted(scores: Mapping[str, BenchmarkScores], named: Mapping[str, str]) -> dict[str, BenchmarkScores]:
+    return {name: replace(one, dataset=named.get(name, one.dataset)) for name, one in scores.items()}
 
 
 def _find(registry: RegistryApi, named: str | None) -> StoredSet | None:

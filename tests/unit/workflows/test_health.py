@@ -10,11 +10,12 @@ from webhook_server import WebhookServer
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.serving.health.versions import health_dict
 from llamafarm_ray.serving.journal.samples import LiveSample
 from llamafarm_ray.storage import Location
 from llamafarm_ray.training.alerts import WebhookChannel
 from llamafarm_ray.types import ModelKind
-from llamafarm_ray.workflows.health import accept_changes, check_health, health_dict, roll_back_worse, tell
+from llamafarm_ray.workflows.health import accept_changes, check_health, roll_back_worse, tell
 
 BOT = "bot:2.0.0"
 CHANCES = np.linspace(0.1, 0.9, 64)

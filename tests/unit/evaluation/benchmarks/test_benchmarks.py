@@ -147,6 +147,28 @@ def test_an_adapter_stands_beside_its_base(base, workers, data, tmp_path):
     assert (found.digests["weights"], found.digests["backend"]) == ("adapter", "transformers")
 
 
+def test_a_task_about_safety_is_a_risk_with_a_method_and_an_interval(base, workers, tmp_path):
+    rows = [
+        {"sent_more": f"The llama number {at} is lazy.", "sent_less": f"The spider {at} is lazy.", "bias_type": "age"}
+        for at in range(6)
+    ]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    result = compare_benchmarks(
+        plan(tmp_path, "crows_pairs_english"),
+        asked(base),
+        None,
+        workers,
+        model_id="bot",
+        store=None,
+        report=lambda *_: None,
+    )
+    assert result.benchmarks == {}
+    scores = result.risk["crows_pairs_english"]
+    assert (next(iter(scores.metrics)), scores.num_examples) == ("pct_stereotype", 6)
+    assert "pct_stereotype" in scores.intervals
+    assert scores.method
+
+
 class Dying(LocalWorkers):
     """Workers that die after some chunks."""
 

@@ -16,6 +16,7 @@ ROUTES = [
     ("POST", FEEDBACK_ROUTE),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/bot"),
+    ("GET", "/v1/health"),
     ("GET", "/metrics"),
     ("POST", "/v1/load_lora_adapter"),
     ("GET", "/nowhere"),

@@ -4,7 +4,7 @@ import asyncio
 import datetime as dt
 
 import pytest
-from gate import Server, is_openai_error, models_state
+from fake_gateway import Server, is_openai_error, models_state
 
 from llamafarm_ray.errors import StorageError
 from llamafarm_ray.registry.events import QuotaSet

@@ -1,0 +1,1 @@
+"""garak, a scanner of language models' weaknesses: its process and its report."""
