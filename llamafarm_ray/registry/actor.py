@@ -21,6 +21,8 @@ from llamafarm_ray.registry.api import Outcome
 from llamafarm_ray.registry.commands import Command
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import Commit
+from llamafarm_ray.registry.metrics import export
+from llamafarm_ray.registry.preconditions import utc_now
 from llamafarm_ray.registry.service import RegistryService
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import Location
@@ -93,6 +95,7 @@ class RegistryActor:
         self._callers = ThreadPoolExecutor(_MAX_CALLERS, thread_name_prefix="registry")
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._meters, _ = export(lambda: self._service.state, utc_now)
         self._service.on_commit(self._announce)
 
     async def submit(self, command: Command, identity: Identity, reason: str, idempotency_key: str) -> Outcome:
@@ -144,6 +147,7 @@ class RegistryActor:
             await _wait(self._changed, min(_POLL_S, left))
 
     def _announce(self) -> None:
+        self._meters.committed(self._service.recent[-1])
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
 

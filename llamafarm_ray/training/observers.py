@@ -30,7 +30,6 @@ but an error of the run's own ends it. The calls, in their order::
 
 from __future__ import annotations
 
-import resource
 import sys
 import threading
 import time
@@ -40,9 +39,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-import torch
-
-from llamafarm_ray.config import Config, Monitoring, config_digest, resolved
+from llamafarm_ray.config import Config, Monitoring, config_digest, recorded
 from llamafarm_ray.models.foreign import first_line
 from llamafarm_ray.training.alerts import Alert, Delivery, Destinations, Limits, Notice, RunWatch
 from llamafarm_ray.training.background import Background
@@ -50,9 +47,10 @@ from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.history import Checkpoint, History, Validation, entry, open_lines, step_entry
 from llamafarm_ray.training.report import RunPage, write_report
 from llamafarm_ray.training.result import Progress
+from llamafarm_ray.training.run_meters import Devices, open_run_meters, peak_memory_bytes
 from llamafarm_ray.training.tracking import Ending, Outcome, Record, RunInfo, Tracker, Trackers, record_of
 
-__all__ = ["HISTORY_FILE", "REPORT_FILE", "ObserverSettings", "Observers", "Seen", "peak_memory_bytes"]
+__all__ = ["HISTORY_FILE", "REPORT_FILE", "ObserverSettings", "Observers", "Seen"]
 
 _TIMEOUT_S: Final = 30.0
 HISTORY_FILE: Final = "history.jsonl"
@@ -69,7 +67,7 @@ class ObserverSettings:
         name: the run's, for people.
         run_id: the same for all attempts at one run; a run that is begun anew adds a suffix of its own.
         monitoring: the configuration's section.
-        config: the whole configuration, without a webhook's URL.
+        config: the whole configuration without secrets.
         facts: digests, method, strategy and the like.
         reasons: reasons for choices that were left open.
         trackers: trackers that get the numbers.
@@ -103,15 +101,11 @@ class ObserverSettings:
             UserError: a tracker's package is not installed, or a variable of the environment is not set.
         """
         trackers = Trackers.choose(config.monitoring, experiment=config.name)
-        shown = resolved(config)
-        alerting = shown["monitoring"]["alerting"]
-        if alerting.get("webhook"):
-            alerting["webhook"] = "(set)"  # whoever knows it can write there
         return cls(
             config.name,
             run_id,
             config.monitoring,
-            shown,
+            recorded(config),
             {"config_digest": config_digest(config), **(facts or {})},
             (*reasons, *trackers.notes),
             trackers,
@@ -162,6 +156,7 @@ class Observers:
         history: history of earlier attempts, and the id they recorded under.
         steps_done: the step that this attempt goes on from.
         flops: for MFU; None where it isn't known.
+        devices: devices of the run.
     """
 
     def __init__(
@@ -172,8 +167,17 @@ class Observers:
         history: History,
         steps_done: int,
         flops: ModelFlops | None,
+        devices: Devices,
     ) -> None:
         self._settings = settings
+        self._meters = open_run_meters(
+            settings.name,
+            history.run_id,
+            devices,
+            total_steps=history.total_steps,
+            steps_done=steps_done,
+            seconds_done=history.steps[-1].seconds if history.steps else 0.0,
+        )
         self._folder = folder
         self._history = history
         self._flops = flops
@@ -212,6 +216,7 @@ class Observers:
         total_steps: int,
         steps_done: int = 0,
         flops: ModelFlops | None = None,
+        devices: Devices = Devices(),  # noqa: B008 - frozen
     ) -> Self:
         """Begin to look on, or go on where an earlier attempt left. Waits for no server.
 
@@ -221,6 +226,7 @@ class Observers:
             total_steps: optimizer steps of the run.
             steps_done: of these, done by earlier attempts; what those wrote beyond it is void.
             flops: cost of a token and peak of the devices; None where they aren't known, as on CPU.
+            devices: devices of the run.
         """
         # A run that is begun anew is another one, though its settings be the same.
         history, problem = History(total_steps, run_id=f"{settings.run_id}-{uuid.uuid4().hex[:6]}"), ""
@@ -230,7 +236,7 @@ class Observers:
                 history.run_id = history.run_id or settings.run_id
             except (OSError, ValueError, TypeError, KeyError) as error:
                 problem = f"What earlier attempts recorded can't be read: {first_line(error)}."
-        made = cls(settings, folder=folder, history=history, steps_done=steps_done, flops=flops)
+        made = cls(settings, folder=folder, history=history, steps_done=steps_done, flops=flops, devices=devices)
         if problem:
             made._warn(problem)
         return made
@@ -243,6 +249,7 @@ class Observers:
             self._step = progress.step
             self._live()
             self._history.steps.append(progress)
+            self._meters.step(progress)
             self._lines.put(step_entry(progress))
             self._record(record_of(progress))
             self._raise_alerts(self._watch.step(progress.step, progress.loss))
@@ -256,6 +263,7 @@ class Observers:
             self._live()
             done = Validation(step, loss)
             self._history.validations.append(done)
+            self._meters.validation(loss)
             self._lines.put(entry("validation", done))
             self._record(Record(step, {"validation/loss": loss} if loss - loss == 0 else {}))
             self._raise_alerts(self._watch.quality(step, "validation loss", loss))
@@ -267,6 +275,7 @@ class Observers:
             self._live()
             done = Checkpoint(step, seconds)
             self._history.checkpoints.append(done)
+            self._meters.checkpoint(seconds)
             self._lines.put(entry("checkpoint", done))
 
     def beat(self) -> None:
@@ -299,6 +308,7 @@ class Observers:
                 return
             self._is_closed = True
         self._ended.set()
+        self._meters.close()
         ending = Ending(outcome, facts)
         for tracker in self._trackers:
             tracker.put(ending)
@@ -344,6 +354,7 @@ class Observers:
 
     def _live(self) -> None:
         self._last_beat = time.monotonic()
+        self._meters.moved()
         self._watch.idle(self._step, 0.0, 1.0)  # clears a stall
 
     def _raise_alerts(self, alerts: Sequence[Alert]) -> None:
@@ -352,6 +363,7 @@ class Observers:
             if stops and self._stop is None:
                 self._stop = f"Stopped early after step {self._step}: {alert.text}"
             self._history.alerts.append(alert)
+            self._meters.alert(alert.kind)
             self._lines.put(entry("alert", alert))
             self._news.append(alert.text)
             self._delivery.send(Notice(alert, self._settings.name, self._history.run_id, stops))
@@ -373,14 +385,6 @@ class Observers:
                     self._raise_alerts(self._watch.idle(self._step, idle_s, stall_s))
 
         threading.Thread(target=watch, name="llamafarm-watchdog", daemon=True).start()
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held: on its GPU if it uses one, else resident (``getrusage``)."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _rebuilt_watch(monitoring: Monitoring, history: History) -> RunWatch:

@@ -33,6 +33,7 @@ from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocumen
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
 from llamafarm_ray.workflows.base import fetch_everywhere, usable_base
+from llamafarm_ray.workflows.build_meters import measured
 from llamafarm_ray.workflows.tokens import prepare
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def create_dataset(
         base_model=_writing_base(config, registry),
         cache=_answers(registry),
         overwrite=overwrite,
-        progress=on_progress,
+        progress=measured(name, on_progress),
     )
     created = _registered(registry, output, report, built_documents(output))
     if not config.dataset.preprocessing.tokenize:
