@@ -27,6 +27,10 @@ class CountingMeters:
         for key in [key for key in self.gauges if key[0] == name]:
             del self.gauges[key]
 
+    def keep_gauges_until(self, ended, refresh):
+        assert not ended.is_set()
+        refresh()
+
     def _key(self, kind, name, labels):
         assert (BY_NAME[name].kind, set(BY_NAME[name].labels)) == (kind, set(labels)), name
         return name, *(labels[key] for key in sorted(labels))

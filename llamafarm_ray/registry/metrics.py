@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from llamafarm_ray.registry.events import Refused
 from llamafarm_ray.registry.log import Commit
-from llamafarm_ray.registry.rollouts import AbPlan
+from llamafarm_ray.registry.rollouts import AbPlan, RolloutStatus
 from llamafarm_ray.registry.state import RegistryState, RolloutRecord
 from llamafarm_ray.telemetry.catalog import REGISTRY
 from llamafarm_ray.telemetry.meters import Meters, RayMeters
@@ -71,8 +71,11 @@ class RegistryMeters:
 
 
 def overdue_s(rollout: RolloutRecord, now: dt.datetime) -> float:
-    """Return the seconds that a rollout's step lasts beyond the plan; 0 for A/B tests, which end by evidence."""
-    if isinstance(rollout.plan, AbPlan):
+    """Return the seconds that a rollout's step lasts beyond the plan; 0 while paused, and for A/B tests.
+
+    An A/B test ends by evidence, not by time.
+    """
+    if isinstance(rollout.plan, AbPlan) or rollout.status is RolloutStatus.PAUSED:
         return 0.0
     lasted_s = (now - rollout.step_since).total_seconds()
     return max(0.0, lasted_s - rollout.steps[rollout.step].dwell_s)

@@ -41,6 +41,9 @@ class RunMeters:
         total_steps: optimizer steps of the run.
         steps_done: of these, done by earlier attempts.
         seconds_done: seconds that those took.
+
+    Attributes:
+        ended: set when the run's gauges are to go.
     """
 
     def __init__(
@@ -58,11 +61,9 @@ class RunMeters:
         self._devices = devices
         self._seconds = seconds_done
         self._moved = time.monotonic()
-        self._ended = threading.Event()
+        self.ended = threading.Event()
         self._set("total_steps", total_steps)
         self._set("step", steps_done)
-        if isinstance(meters, RayMeters):
-            meters.keep_gauges_until(self._ended, self.refresh)
 
     def step(self, progress: Progress) -> None:
         """A step is done."""
@@ -102,7 +103,7 @@ class RunMeters:
 
     def close(self) -> None:
         """Have the run's gauges go."""
-        self._ended.set()
+        self.ended.set()
 
     def _set(self, name: str, value: float) -> None:
         if self._meters is not None:
@@ -115,7 +116,10 @@ def open_run_meters(
     """Return the meters of a run, which go nowhere in a process without Ray."""
     meters = RayMeters(TRAINING) if ray.is_initialized() else None
     labels = {"model": name, "run": run_id}
-    return RunMeters(meters, labels, devices, total_steps=total_steps, steps_done=steps_done, seconds_done=seconds_done)
+    made = RunMeters(meters, labels, devices, total_steps=total_steps, steps_done=steps_done, seconds_done=seconds_done)
+    if meters is not None:
+        meters.keep_gauges_until(made.ended, made.refresh)
+    return made
 
 
 def peak_memory_bytes() -> int:

@@ -6,7 +6,6 @@ import pytest
 from counting_meters import CountingMeters
 
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.telemetry.meters import RayMeters
 from llamafarm_ray.training import run_meters
 from llamafarm_ray.training.observers import Observers, ObserverSettings
 from llamafarm_ray.training.result import Progress
@@ -98,19 +97,18 @@ def said(monkeypatch):
     return values, third
 
 
-def test_gauges_are_said_again_until_the_run_ends(said):
-    from llamafarm_ray.telemetry.catalog import TRAINING
-
+def test_gauges_are_said_again_until_the_run_ends(said, monkeypatch):
+    monkeypatch.setattr(run_meters.ray, "is_initialized", lambda: True)
     values, third = said
-    meters = meters_of(RayMeters(TRAINING))
+    meters = run_meters.open_run_meters("bot", "r1", Devices(), total_steps=10, steps_done=0, seconds_done=0.0)
     assert third.wait(20)
+    threads = [one for one in threading.enumerate() if one.name == "llamafarm-gauges"]
     meters.close()
-    assert ("llamafarm_training_total_steps", 10.0) in values
-    assert any(name == "llamafarm_training_idle_seconds" for name, _ in values)
-    (thread,) = [one for one in threading.enumerate() if one.name == "llamafarm-gauges"] or [None]
-    if thread is not None:
+    for thread in threads:
         thread.join(20)
         assert not thread.is_alive()
+    assert ("llamafarm_training_total_steps", 10.0) in values
+    assert any(name == "llamafarm_training_idle_seconds" for name, _ in values)
 
 
 def test_without_ray_nothing_is_told():

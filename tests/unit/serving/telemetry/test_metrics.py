@@ -218,7 +218,11 @@ def test_versions_beyond_the_most_share_a_label():
         ("llamafarm_adapter_loads_total", OTHER): 1,
         ("llamafarm_adapter_evictions_total", "bot:1.0.0", "room"): 1,
     }
-    assert meters.gauges == {("llamafarm_adapters_loaded",): 2, ("llamafarm_queue_length",): 0}
+    assert meters.gauges == {
+        ("llamafarm_adapters_loaded",): 2,
+        ("llamafarm_queue_length",): 0,
+        ("llamafarm_registry_reachable",): 1,
+    }
 
 
 def test_ray_has_a_metric_for_each_that_is_listed():
