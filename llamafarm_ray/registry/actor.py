@@ -26,6 +26,7 @@ from llamafarm_ray.registry.preconditions import utc_now
 from llamafarm_ray.registry.service import RegistryService
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import Location
+from llamafarm_ray.telemetry.logs import set_up_logs
 from llamafarm_ray.types import ModelRef
 
 __all__ = ["BY_ITSELF", "NAMESPACE", "Update", "registry_actor"]
@@ -90,6 +91,7 @@ class RegistryActor:
     """
 
     def __init__(self, home: str) -> None:
+        set_up_logs()
         self._service = RegistryService(Location(home))
         _give_back_memory()
         self._callers = ThreadPoolExecutor(_MAX_CALLERS, thread_name_prefix="registry")

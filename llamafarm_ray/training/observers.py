@@ -30,6 +30,7 @@ but an error of the run's own ends it. The calls, in their order::
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -41,13 +42,15 @@ from typing import Any, Final, Self
 
 from llamafarm_ray.config import Config, Monitoring, config_digest, recorded
 from llamafarm_ray.models.foreign import first_line
+from llamafarm_ray.telemetry.traces import traceparent, traces_endpoint
 from llamafarm_ray.training.alerts import Alert, Delivery, Destinations, Limits, Notice, RunWatch
 from llamafarm_ray.training.background import Background
 from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.history import Checkpoint, History, Validation, entry, open_lines, step_entry
+from llamafarm_ray.training.listeners import RunListeners
 from llamafarm_ray.training.report import RunPage, write_report
 from llamafarm_ray.training.result import Progress
-from llamafarm_ray.training.run_meters import Devices, open_run_meters, peak_memory_bytes
+from llamafarm_ray.training.run_meters import Devices, peak_memory_bytes
 from llamafarm_ray.training.tracking import Ending, Outcome, Record, RunInfo, Tracker, Trackers, record_of
 
 __all__ = ["HISTORY_FILE", "REPORT_FILE", "ObserverSettings", "Observers", "Seen"]
@@ -73,6 +76,7 @@ class ObserverSettings:
         trackers: trackers that get the numbers.
         destinations: destinations of alerts.
         timeout_s: the longest that a tracker may hold up the end of a run, or not answer in it.
+        traces: URL that spans are sent to, or None, and the driver's span.
     """
 
     name: str
@@ -84,6 +88,7 @@ class ObserverSettings:
     trackers: Trackers
     destinations: Destinations
     timeout_s: float = _TIMEOUT_S
+    traces: tuple[str | None, str] = (None, "")
 
     @classmethod
     def of(
@@ -110,6 +115,7 @@ class ObserverSettings:
             (*reasons, *trackers.notes),
             trackers,
             Destinations.find(config.monitoring.alerting),
+            traces=(traces_endpoint(config.deployment.otlp_traces_endpoint, os.environ), traceparent()),
         )
 
     def page(self, history: History, outcome: Outcome, message: str, facts: Mapping[str, Any] | None = None) -> RunPage:
@@ -170,14 +176,7 @@ class Observers:
         devices: Devices,
     ) -> None:
         self._settings = settings
-        self._meters = open_run_meters(
-            settings.name,
-            history.run_id,
-            devices,
-            total_steps=history.total_steps,
-            steps_done=steps_done,
-            seconds_done=history.steps[-1].seconds if history.steps else 0.0,
-        )
+        self._listeners = RunListeners.open(settings.name, history, devices, steps_done, settings.traces)
         self._folder = folder
         self._history = history
         self._flops = flops
@@ -249,7 +248,7 @@ class Observers:
             self._step = progress.step
             self._live()
             self._history.steps.append(progress)
-            self._meters.step(progress)
+            self._listeners.step(progress)
             self._lines.put(step_entry(progress))
             self._record(record_of(progress))
             self._raise_alerts(self._watch.step(progress.step, progress.loss))
@@ -263,7 +262,7 @@ class Observers:
             self._live()
             done = Validation(step, loss)
             self._history.validations.append(done)
-            self._meters.validation(loss)
+            self._listeners.validation(loss, step)
             self._lines.put(entry("validation", done))
             self._record(Record(step, {"validation/loss": loss} if loss - loss == 0 else {}))
             self._raise_alerts(self._watch.quality(step, "validation loss", loss))
@@ -275,7 +274,7 @@ class Observers:
             self._live()
             done = Checkpoint(step, seconds)
             self._history.checkpoints.append(done)
-            self._meters.checkpoint(seconds)
+            self._listeners.checkpoint(step, seconds)
             self._lines.put(entry("checkpoint", done))
 
     def beat(self) -> None:
@@ -308,7 +307,7 @@ class Observers:
                 return
             self._is_closed = True
         self._ended.set()
-        self._meters.close()
+        self._listeners.close()
         ending = Ending(outcome, facts)
         for tracker in self._trackers:
             tracker.put(ending)
@@ -354,7 +353,7 @@ class Observers:
 
     def _live(self) -> None:
         self._last_beat = time.monotonic()
-        self._meters.moved()
+        self._listeners.moved()
         self._watch.idle(self._step, 0.0, 1.0)  # clears a stall
 
     def _raise_alerts(self, alerts: Sequence[Alert]) -> None:
@@ -363,7 +362,7 @@ class Observers:
             if stops and self._stop is None:
                 self._stop = f"Stopped early after step {self._step}: {alert.text}"
             self._history.alerts.append(alert)
-            self._meters.alert(alert.kind)
+            self._listeners.alert(alert.kind)
             self._lines.put(entry("alert", alert))
             self._news.append(alert.text)
             self._delivery.send(Notice(alert, self._settings.name, self._history.run_id, stops))

@@ -15,6 +15,7 @@ from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
+from llamafarm_ray.telemetry.traces import step
 from llamafarm_ray.workflows.base import CHECKPOINTS, fetch_base, usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
 from llamafarm_ray.workflows.job_outputs import own_output
@@ -106,33 +107,35 @@ class TrainingRun:
             InputError: the dataset is unusable.
             TrainingError: the run failed.
         """
-        name, splits, parts, tokens = self._open_dataset(on_stage)
+        with step("dataset"):
+            name, splits, parts, tokens = self._open_dataset(on_stage)
         self.output.absolute().parent.mkdir(parents=True, exist_ok=True)
         home = self.registry.home
-        result = training.train(
-            self.config,
-            train_rows=splits.train,
-            validation_rows=splits.validation,
-            base_model=self.base.folder,
-            output=self.output,
-            overwrite=self.overwrite,
-            restart=self.restart,
-            begin_with=begin_with,
-            lineage={
-                "base_model": self.base.reference,
-                "base_digest": self.base.digest,
-                "dataset": name,
-                "dataset_digest": splits.digest,
-                **({"mixture": [asdict(part) for part in parts]} if parts else {}),
-                "config_digest": config_digest(self.config),
-                "parameters": self.config.fine_tuning.parameters.model_dump(mode="json"),
-            },
-            on_progress=on_progress,
-            on_note=on_note,
-            fetch_base=functools.partial(fetch_base, self.base, home.uri),
-            shared=None if home.is_local else f"{home.uri.rstrip('/')}/{CHECKPOINTS}",
-            tokens=tokens,
-        )
+        with step("train", {"llamafarm.model": self.config.name}):
+            result = training.train(
+                self.config,
+                train_rows=splits.train,
+                validation_rows=splits.validation,
+                base_model=self.base.folder,
+                output=self.output,
+                overwrite=self.overwrite,
+                restart=self.restart,
+                begin_with=begin_with,
+                lineage={
+                    "base_model": self.base.reference,
+                    "base_digest": self.base.digest,
+                    "dataset": name,
+                    "dataset_digest": splits.digest,
+                    **({"mixture": [asdict(part) for part in parts]} if parts else {}),
+                    "config_digest": config_digest(self.config),
+                    "parameters": self.config.fine_tuning.parameters.model_dump(mode="json"),
+                },
+                on_progress=on_progress,
+                on_note=on_note,
+                fetch_base=functools.partial(fetch_base, self.base, home.uri),
+                shared=None if home.is_local else f"{home.uri.rstrip('/')}/{CHECKPOINTS}",
+                tokens=tokens,
+            )
         return TrainedModel(self.output, result)
 
     def _open_dataset(self, on_stage: Tell | None) -> tuple[str, Splits, list[MixedPart], TokenStore | None]:

@@ -55,8 +55,7 @@ def prometheus(ray_cluster, tmp_path_factory):
     variables = {"PROMETHEUS_PORT": str(port), "GRAFANA_PORT": str(free_port()), "MONITORING_DATA": str(folder)}
     process = subprocess.Popen(
         ["bash", str(FOLDER / "start.sh"), str(discovery)],
-        env=os.environ
-        | {"PROMETHEUS_PORT": str(port), "GRAFANA_PORT": str(free_port()), "MONITORING_DATA": str(folder)},
+        env=os.environ | variables,
         stdout=(folder / "log").open("wb"),
         stderr=subprocess.STDOUT,
     )

@@ -45,6 +45,7 @@ from llamafarm_ray.serving.telemetry.rollout_windows import Report, RolloutWindo
 from llamafarm_ray.serving.telemetry.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
 from llamafarm_ray.telemetry.catalog import SERVING
+from llamafarm_ray.telemetry.logs import set_up_logs
 from llamafarm_ray.telemetry.meters import RayMeters
 from llamafarm_ray.types import Digest, ModelRef
 
@@ -155,6 +156,7 @@ class AdapterManager:
     """
 
     def __init__(self, served: Served, engine: AdapterEngine, kinds: tuple[str, ...] = WRITES) -> None:
+        set_up_logs()
         self._served = served
         self._view = RegistryView(served.home)
         content = ContentStore(
