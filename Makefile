@@ -11,7 +11,7 @@ EDITABLE := $(VENV)/.editable
 # PyTorch's own index has the CPU build; where it can't be reached, pip takes the wheel that its find-links offer.
 TORCH_CPU := torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: setup demo test test-unit test-gpu test-long cluster-test bench check format lock clean help
+.PHONY: setup demo test test-unit test-gpu test-long cluster-test monitoring bench check format lock clean help
 
 help: ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## /  make \1\t/' | expand -t 22
@@ -58,6 +58,12 @@ test-long: setup ## Kill, race and soak tests; it goes on where it was stopped (
 
 cluster-test: setup ## README's cluster on machines of namespaces (root; openssh-server, rsync, iproute2).
 	@$(BIN)/python -m pytest tests/long/test_hosts.py -m long -n 0 -s $(ARGS)
+
+# Ray's service discovery file; by default that of `llamafarm up`.
+DISCOVERY ?=
+
+monitoring: setup ## Prometheus and Grafana for the Ray of this machine, with our dashboards and alerts.
+	@bash cluster/monitoring/start.sh $(DISCOVERY)
 
 # The name of one file of tests/benchmarks; all of them by default.
 BENCH ?= *

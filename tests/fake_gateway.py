@@ -8,6 +8,7 @@ import datetime as dt
 import json
 
 import httpx
+from counting_meters import CountingMeters
 
 from llamafarm_ray.registry import Change, Commit, RegistryState, VersionRegistered
 from llamafarm_ray.registry.access import Role, token_digest
@@ -107,23 +108,6 @@ class Models:
     async def offers(self, caller, headers):
         own = self._offers.to_choose_from(self.state, self.latencies, caller)
         return own + self.elsewhere.to_choose_from(self.peers, self.state, caller, headers)
-
-
-class CountingMeters:
-    """What Prometheus would be told, by name and labels in the order of their names."""
-
-    def __init__(self):
-        self.counters, self.observed, self.gauges = collections.Counter(), collections.defaultdict(list), {}
-
-    def add(self, name, amount, labels):
-        assert amount > 0
-        self.counters[name, *(labels[key] for key in sorted(labels))] += amount
-
-    def observe(self, name, value, labels):
-        self.observed[name, *(labels[key] for key in sorted(labels))].append(value)
-
-    def set(self, name, value, labels):
-        self.gauges[name, *(labels[key] for key in sorted(labels))] = value
 
 
 def telemetry(meters=None, **options):

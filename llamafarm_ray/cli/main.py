@@ -50,6 +50,7 @@ from llamafarm_ray.cli import (
 )
 from llamafarm_ray.cli.terminal import errors, is_json
 from llamafarm_ray.errors import LlamaFarmError
+from llamafarm_ray.telemetry.logs import set_up_logs
 
 __all__ = ["app", "main"]
 
@@ -150,6 +151,11 @@ def run(arguments: list[str]) -> int:
     """Run a command line and return its exit status: 0, 2 for the user's mistakes, 1 for ours, 130 for Ctrl-C."""
     debug = "--debug" in arguments or os.environ.get("LLAMAFARM_DEBUG") == "1"
     arguments = [argument for argument in arguments if argument != "--debug"]
+    set_up_logs()
+    if "LLAMAFARM_SEALED_TOKEN" in os.environ:  # a job's driver, for which Ray calls no set-up hook
+        from llamafarm_ray.clusters.job_token import adopt_token
+
+        adopt_token()
     try:
         _parser()(arguments)
     except SystemExit as ended:  # how typer ends, usage errors (2) and Ctrl-C included

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -94,20 +95,25 @@ def command(
         return
     begin("Checking the run", quiet=as_json)
     from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.telemetry.traces import traced, traces_endpoint
     from llamafarm_ray.workflows.cluster import connect
     from llamafarm_ray.workflows.register import register_trained
     from llamafarm_ray.workflows.train import TrainingRun
 
     registry = open_registry(config.home)
     run = TrainingRun.prepare(config, registry, output=output, overwrite=overwrite, restart=restart)
-    with (
-        connect(
-            config.cluster.address, on_start=partial(begin, quiet=as_json), meanwhile="llamafarm_ray.training.trainer"
-        ),
-        stages(quiet=as_json) as progress,
-    ):
-        trained = run.run(on_progress=loss_line(progress), on_stage=BuildProgress(progress), on_note=progress.warn)
-    record = register_trained(registry, config, trained.path) if register_it else None
+    collector = traces_endpoint(config.deployment.otlp_traces_endpoint, os.environ)
+    with traced(collector, "run", {"llamafarm.model": config.name}):
+        with (
+            connect(
+                config.cluster.address,
+                on_start=partial(begin, quiet=as_json),
+                meanwhile="llamafarm_ray.training.trainer",
+            ),
+            stages(quiet=as_json) as progress,
+        ):
+            trained = run.run(on_progress=loss_line(progress), on_stage=BuildProgress(progress), on_note=progress.warn)
+        record = register_trained(registry, config, trained.path) if register_it else None
     if as_json:
         print_json({"path": str(trained.path), "version": record and record.ref, **trained.result.to_dict()})
         return

@@ -19,7 +19,7 @@ from llamafarm_ray.config.fine_tuning import Distributed, FineTuning, MethodPara
 from llamafarm_ray.config.generation import Endpoint, PairKind, QaGeneration
 from llamafarm_ray.config.journal import Journal
 from llamafarm_ray.config.limits import Limits
-from llamafarm_ray.config.load import config_digest, load_config, parse_config, resolved
+from llamafarm_ray.config.load import config_digest, load_config, parse_config, recorded, resolved
 from llamafarm_ray.config.monitoring import AlertEmail, Alerting, Monitoring
 from llamafarm_ray.config.quality import PiiControl, QualityControl, QualityFilters, QualityMetrics, QualityValidation
 from llamafarm_ray.config.rollout import Rollout, RolloutGuards
@@ -71,5 +71,6 @@ __all__ = [
     "json_schema",
     "load_config",
     "parse_config",
+    "recorded",
     "resolved",
 ]

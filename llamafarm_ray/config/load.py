@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import Any
@@ -21,7 +22,10 @@ from llamafarm_ray.config.wording import dotted
 from llamafarm_ray.errors import ConfigError
 from llamafarm_ray.types import Digest
 
-__all__ = ["config_digest", "load_config", "parse_config", "resolved"]
+__all__ = ["config_digest", "load_config", "parse_config", "recorded", "resolved"]
+
+_CREDENTIALS = re.compile(r"://[^/\s@]*@")
+_SECRET_OPTION = re.compile(r"(^|_)(token|key|password|secret)$", re.IGNORECASE)
 
 
 def load_config(path: str | FilePath | None, overrides: Sequence[str] = ()) -> Config:
@@ -80,6 +84,35 @@ def resolved(config: Config) -> dict[str, Any]:
             for key in section.unused():
                 _remove(table, (*path, *parse_path(key)))
     return table
+
+
+def recorded(config: Config) -> dict[str, Any]:
+    """The whole configuration as records keep it: :func:`resolved` without secrets.
+
+    Users and passwords of URLs are cut out, a webhook's URL and engine options that hold a token are null. Reading the
+    result gives a configuration that lacks them.
+    """
+    table = resolved(config)
+    if table["monitoring"]["alerting"].get("webhook"):
+        table["monitoring"]["alerting"]["webhook"] = None
+    engine = table["deployment"].get("engine_kwargs") or {}
+    for name in engine:
+        if _SECRET_OPTION.search(name):
+            engine[name] = None
+    public: dict[str, Any] = _without_credentials(table)
+    return public
+
+
+def _without_credentials(value: Any) -> Any:
+    """Return JSON values with URLs that name no user and no password."""
+    match value:
+        case str():
+            return _CREDENTIALS.sub("://", value)
+        case dict():
+            return {_without_credentials(name): _without_credentials(one) for name, one in value.items()}
+        case list():
+            return [_without_credentials(one) for one in value]
+    return value
 
 
 def config_digest(config: Config) -> Digest:

@@ -21,9 +21,12 @@ from llamafarm_ray.registry.api import Outcome
 from llamafarm_ray.registry.commands import Command
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import Commit
+from llamafarm_ray.registry.metrics import export
+from llamafarm_ray.registry.preconditions import utc_now
 from llamafarm_ray.registry.service import RegistryService
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
 from llamafarm_ray.storage import Location
+from llamafarm_ray.telemetry.logs import set_up_logs
 from llamafarm_ray.types import ModelRef
 
 __all__ = ["BY_ITSELF", "NAMESPACE", "Update", "registry_actor"]
@@ -88,11 +91,13 @@ class RegistryActor:
     """
 
     def __init__(self, home: str) -> None:
+        set_up_logs()
         self._service = RegistryService(Location(home))
         _give_back_memory()
         self._callers = ThreadPoolExecutor(_MAX_CALLERS, thread_name_prefix="registry")
         self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._meters, _ = export(lambda: self._service.state, utc_now)
         self._service.on_commit(self._announce)
 
     async def submit(self, command: Command, identity: Identity, reason: str, idempotency_key: str) -> Outcome:
@@ -144,6 +149,7 @@ class RegistryActor:
             await _wait(self._changed, min(_POLL_S, left))
 
     def _announce(self) -> None:
+        self._meters.committed(self._service.recent[-1])
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._changed.set)
 

@@ -35,11 +35,13 @@ class RegistryView:
     Attributes:
         state: known state.
         on_change: called when that has changed, on the event loop.
+        on_read: called with True after the registry was followed for a while, and with False when it can't be read.
     """
 
     def __init__(self, home: str) -> None:
         self.state = RegistryState()
         self.on_change: Callable[[], object] = lambda: None
+        self.on_read: Callable[[bool], object] = lambda _: None
         self._home = home
         self._actor: Any = registry_actor(home)
         self._task: asyncio.Task[None] | None = None
@@ -76,8 +78,10 @@ class RegistryView:
         while True:
             try:
                 await self._take(_WATCH_S, _WATCH_S + _LOST_S)
+                self.on_read(True)
             except (RayError, LlamaFarmError, TimeoutError) as error:
                 # The actor restarts from the log, and the log's store comes back: until then this copy stands.
+                self.on_read(False)
                 logger.warning("The registry can't be read (%s); going on with what is known.", error)
                 await asyncio.sleep(_RETRY_S)
                 self._find_actor()

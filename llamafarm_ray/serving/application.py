@@ -26,7 +26,8 @@ from llamafarm_ray.serving.gateway.auth import check_keys
 from llamafarm_ray.serving.gateway.validation import SESSION_HEADER
 from llamafarm_ray.serving.journal.ledger import Devices
 from llamafarm_ray.serving.selection.model_selection import AUTO
-from llamafarm_ray.serving.telemetry.tracing import traces_endpoint, tracing_environment
+from llamafarm_ray.serving.telemetry.tracing import tracing_environment
+from llamafarm_ray.telemetry.traces import traces_endpoint
 
 __all__ = ["SERVE_ENV", "arguments", "build"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from llamafarm_ray.telemetry.logs import about, set_up_logs
+
 __all__ = ["train_worker"]
 
 
@@ -11,4 +13,7 @@ def train_worker(settings: dict[str, Any]) -> dict[str, Any]:
     """Run `llamafarm_ray.training.worker.run_worker` on a worker, and nowhere else import it."""
     from llamafarm_ray.training.worker import run_worker  # noqa: PLC0415
 
-    return run_worker(settings)
+    set_up_logs()
+    observers = settings["job"].observers
+    with about(run=observers.run_id, model=observers.name):
+        return run_worker(settings)

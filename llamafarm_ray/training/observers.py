@@ -30,7 +30,7 @@ but an error of the run's own ends it. The calls, in their order::
 
 from __future__ import annotations
 
-import resource
+import os
 import sys
 import threading
 import time
@@ -40,19 +40,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
-import torch
-
-from llamafarm_ray.config import Config, Monitoring, config_digest, resolved
+from llamafarm_ray.config import Config, Monitoring, config_digest, recorded
 from llamafarm_ray.models.foreign import first_line
+from llamafarm_ray.telemetry.traces import traceparent, traces_endpoint
 from llamafarm_ray.training.alerts import Alert, Delivery, Destinations, Limits, Notice, RunWatch
 from llamafarm_ray.training.background import Background
 from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.history import Checkpoint, History, Validation, entry, open_lines, step_entry
+from llamafarm_ray.training.listeners import RunListeners
 from llamafarm_ray.training.report import RunPage, write_report
 from llamafarm_ray.training.result import Progress
+from llamafarm_ray.training.run_meters import Devices, peak_memory_bytes
 from llamafarm_ray.training.tracking import Ending, Outcome, Record, RunInfo, Tracker, Trackers, record_of
 
-__all__ = ["HISTORY_FILE", "REPORT_FILE", "ObserverSettings", "Observers", "Seen", "peak_memory_bytes"]
+__all__ = ["HISTORY_FILE", "REPORT_FILE", "ObserverSettings", "Observers", "Seen"]
 
 _TIMEOUT_S: Final = 30.0
 HISTORY_FILE: Final = "history.jsonl"
@@ -69,12 +70,13 @@ class ObserverSettings:
         name: the run's, for people.
         run_id: the same for all attempts at one run; a run that is begun anew adds a suffix of its own.
         monitoring: the configuration's section.
-        config: the whole configuration, without a webhook's URL.
+        config: the whole configuration without secrets.
         facts: digests, method, strategy and the like.
         reasons: reasons for choices that were left open.
         trackers: trackers that get the numbers.
         destinations: destinations of alerts.
         timeout_s: the longest that a tracker may hold up the end of a run, or not answer in it.
+        traces: URL that spans are sent to, or None, and the driver's span.
     """
 
     name: str
@@ -86,6 +88,7 @@ class ObserverSettings:
     trackers: Trackers
     destinations: Destinations
     timeout_s: float = _TIMEOUT_S
+    traces: tuple[str | None, str] = (None, "")
 
     @classmethod
     def of(
@@ -103,19 +106,16 @@ class ObserverSettings:
             UserError: a tracker's package is not installed, or a variable of the environment is not set.
         """
         trackers = Trackers.choose(config.monitoring, experiment=config.name)
-        shown = resolved(config)
-        alerting = shown["monitoring"]["alerting"]
-        if alerting.get("webhook"):
-            alerting["webhook"] = "(set)"  # whoever knows it can write there
         return cls(
             config.name,
             run_id,
             config.monitoring,
-            shown,
+            recorded(config),
             {"config_digest": config_digest(config), **(facts or {})},
             (*reasons, *trackers.notes),
             trackers,
             Destinations.find(config.monitoring.alerting),
+            traces=(traces_endpoint(config.deployment.otlp_traces_endpoint, os.environ), traceparent()),
         )
 
     def page(self, history: History, outcome: Outcome, message: str, facts: Mapping[str, Any] | None = None) -> RunPage:
@@ -162,6 +162,7 @@ class Observers:
         history: history of earlier attempts, and the id they recorded under.
         steps_done: the step that this attempt goes on from.
         flops: for MFU; None where it isn't known.
+        devices: devices of the run.
     """
 
     def __init__(
@@ -172,8 +173,10 @@ class Observers:
         history: History,
         steps_done: int,
         flops: ModelFlops | None,
+        devices: Devices,
     ) -> None:
         self._settings = settings
+        self._listeners = RunListeners.open(settings.name, history, devices, steps_done, settings.traces)
         self._folder = folder
         self._history = history
         self._flops = flops
@@ -212,6 +215,7 @@ class Observers:
         total_steps: int,
         steps_done: int = 0,
         flops: ModelFlops | None = None,
+        devices: Devices = Devices(),  # noqa: B008 - frozen
     ) -> Self:
         """Begin to look on, or go on where an earlier attempt left. Waits for no server.
 
@@ -221,6 +225,7 @@ class Observers:
             total_steps: optimizer steps of the run.
             steps_done: of these, done by earlier attempts; what those wrote beyond it is void.
             flops: cost of a token and peak of the devices; None where they aren't known, as on CPU.
+            devices: devices of the run.
         """
         # A run that is begun anew is another one, though its settings be the same.
         history, problem = History(total_steps, run_id=f"{settings.run_id}-{uuid.uuid4().hex[:6]}"), ""
@@ -230,7 +235,7 @@ class Observers:
                 history.run_id = history.run_id or settings.run_id
             except (OSError, ValueError, TypeError, KeyError) as error:
                 problem = f"What earlier attempts recorded can't be read: {first_line(error)}."
-        made = cls(settings, folder=folder, history=history, steps_done=steps_done, flops=flops)
+        made = cls(settings, folder=folder, history=history, steps_done=steps_done, flops=flops, devices=devices)
         if problem:
             made._warn(problem)
         return made
@@ -243,6 +248,7 @@ class Observers:
             self._step = progress.step
             self._live()
             self._history.steps.append(progress)
+            self._listeners.step(progress)
             self._lines.put(step_entry(progress))
             self._record(record_of(progress))
             self._raise_alerts(self._watch.step(progress.step, progress.loss))
@@ -256,6 +262,7 @@ class Observers:
             self._live()
             done = Validation(step, loss)
             self._history.validations.append(done)
+            self._listeners.validation(loss, step)
             self._lines.put(entry("validation", done))
             self._record(Record(step, {"validation/loss": loss} if loss - loss == 0 else {}))
             self._raise_alerts(self._watch.quality(step, "validation loss", loss))
@@ -267,6 +274,7 @@ class Observers:
             self._live()
             done = Checkpoint(step, seconds)
             self._history.checkpoints.append(done)
+            self._listeners.checkpoint(step, seconds)
             self._lines.put(entry("checkpoint", done))
 
     def beat(self) -> None:
@@ -299,6 +307,7 @@ class Observers:
                 return
             self._is_closed = True
         self._ended.set()
+        self._listeners.close()
         ending = Ending(outcome, facts)
         for tracker in self._trackers:
             tracker.put(ending)
@@ -344,6 +353,7 @@ class Observers:
 
     def _live(self) -> None:
         self._last_beat = time.monotonic()
+        self._listeners.moved()
         self._watch.idle(self._step, 0.0, 1.0)  # clears a stall
 
     def _raise_alerts(self, alerts: Sequence[Alert]) -> None:
@@ -352,6 +362,7 @@ class Observers:
             if stops and self._stop is None:
                 self._stop = f"Stopped early after step {self._step}: {alert.text}"
             self._history.alerts.append(alert)
+            self._listeners.alert(alert.kind)
             self._lines.put(entry("alert", alert))
             self._news.append(alert.text)
             self._delivery.send(Notice(alert, self._settings.name, self._history.run_id, stops))
@@ -373,14 +384,6 @@ class Observers:
                     self._raise_alerts(self._watch.idle(self._step, idle_s, stall_s))
 
         threading.Thread(target=watch, name="llamafarm-watchdog", daemon=True).start()
-
-
-def peak_memory_bytes() -> int:
-    """The most memory this process has held: on its GPU if it uses one, else resident (``getrusage``)."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _rebuilt_watch(monitoring: Monitoring, history: History) -> RunWatch:

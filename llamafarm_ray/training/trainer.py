@@ -19,7 +19,7 @@ import ray.train
 import ray.train.torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from llamafarm_ray.config import Config, resolved
+from llamafarm_ray.config import Config, recorded
 from llamafarm_ray.errors import ClusterError, ConflictError, LlamaFarmError, StorageError
 from llamafarm_ray.models.tokenizer import quiet_libraries
 from llamafarm_ray.storage import Location
@@ -351,7 +351,7 @@ def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapp
         seconds=outcome["seconds"],
         losses=outcome["losses"],
         metrics=metrics,
-        config=resolved(config),
+        config=recorded(config),
         lineage=dict(lineage),
     )
 

@@ -46,6 +46,7 @@ from llamafarm_ray.training.objectives import Objective, find_objective
 from llamafarm_ray.training.observers import Observers
 from llamafarm_ray.training.output import output_to
 from llamafarm_ray.training.result import Progress
+from llamafarm_ray.training.run_meters import Devices
 from llamafarm_ray.training.schedule import Schedule
 from llamafarm_ray.training.strategies import Place, Strategy, find_strategy
 from llamafarm_ray.training.stream import read_epoch
@@ -300,7 +301,7 @@ class _Run:
 
     def _open_observers(self, module: Any, state: RunState) -> Observers:
         job, device = self._job, self._place.device
-        is_gpu = device.type == "cuda"
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         return Observers.open(
             job.observers,
             folder=job.folder.output,
@@ -309,10 +310,11 @@ class _Run:
             flops=ModelFlops.of(
                 module,
                 context_tokens=job.context_tokens,
-                device_name=torch.cuda.get_device_name(device) if is_gpu else "",
+                device_name=gpu,
                 precision=job.precision,
                 num_devices=self._place.num_workers,
             ),
+            devices=Devices(gpu or "cpu", self._place.num_workers),
         )
 
 

@@ -33,6 +33,7 @@ from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocumen
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
 from llamafarm_ray.workflows.base import fetch_everywhere, usable_base
+from llamafarm_ray.workflows.build_meters import measured
 from llamafarm_ray.workflows.metering import meter_of
 from llamafarm_ray.workflows.tokens import prepare
 
@@ -104,7 +105,7 @@ def create_dataset(
             base_model=base_model,
             cache=_answers(registry),
             overwrite=overwrite,
-            progress=on_progress,
+            progress=measured(name, on_progress),
             on_use=meter.add,
         )
     created = _registered(registry, output, report, built_documents(output))

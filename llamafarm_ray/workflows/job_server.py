@@ -12,11 +12,14 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from llamafarm_ray.clusters.facts import dashboard_of
+from llamafarm_ray.clusters.job_token import sealed
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, InputError
 from llamafarm_ray.registry.identity import Identity
+from llamafarm_ray.serving.ray_serve.token import read_token
 from llamafarm_ray.workflows.cluster import inside_job, is_job_server
 from llamafarm_ray.workflows.job_package import WorkingDirectory
 from llamafarm_ray.workflows.job_request import CONFIG, JobRequest, command_of, folder_of, table_of
@@ -117,7 +120,7 @@ class JobServer:
                 self.client.submit_job(
                     entrypoint=command,
                     submission_id=job_id,
-                    runtime_env={"working_dir": str(package), "env_vars": _environment()},
+                    runtime_env={"working_dir": str(package), **self._environment()},
                     metadata={"llamafarm": request.verb},
                 )
 
@@ -161,6 +164,24 @@ class JobServer:
         except _failures() as error:
             raise self._explained(error, f"The job {job_id} could not be stopped") from None
 
+    def _environment(self) -> dict[str, Any]:
+        """Return the caller's identity as a ``runtime_env``, for the registry's audit and its access rules.
+
+        Raises:
+            AccessDeniedError: the token would be sent to a job server that asks nobody for one.
+        """
+        who = Identity.from_environment()
+        made: dict[str, Any] = {"env_vars": {"LLAMAFARM_PRINCIPAL": who.user}}
+        if who.token is None:
+            return made
+        if dashboard_of(self.address).is_open:
+            raise AccessDeniedError(
+                f"LLAMAFARM_TOKEN is set, and {self.address} shows jobs and their variables to everybody.",
+                hint="Start the cluster with RAY_AUTH_MODE=token, or unset LLAMAFARM_TOKEN.",
+            )
+        found = sealed(who.token, read_token())
+        return {**found, "env_vars": {**found["env_vars"], **made["env_vars"]}}
+
     def _explained(self, error: Exception, what: str) -> AccessDeniedError | ClusterError:
         """An error of Ray's client as one of ours."""
         from ray.exceptions import AuthenticationError  # noqa: PLC0415  (it is there by now)
@@ -173,12 +194,6 @@ class JobServer:
                 hint="Set RAY_AUTH_MODE=token, and the cluster's token in RAY_AUTH_TOKEN or ~/.ray/auth_token.",
             )
         return ClusterError(f"{what}: {said}.", hint="Is it the dashboard of a running Ray 2.x cluster?")
-
-
-def _environment() -> dict[str, str]:
-    """Return the caller's identity, for the registry's audit and its access rules."""
-    who = Identity.from_environment()
-    return {"LLAMAFARM_PRINCIPAL": who.user, **({"LLAMAFARM_TOKEN": who.token} if who.token else {})}
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from llamafarm_ray.registry.events import WEIGHTS
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.manifest import left_out
+from llamafarm_ray.telemetry.traces import step
 from llamafarm_ray.types import ModelKind, ModelRef
 from llamafarm_ray.workflows.metrics import read_metrics
 from llamafarm_ray.workflows.prove import check_same_base, known_base, proved_folder
@@ -176,7 +177,8 @@ def register_trained(registry: RegistryApi, config: Config, folder: Path) -> Ver
         license=config.license,
         tags=config.tags,
     )
-    return register(registry, asked)
+    with step("register", {"llamafarm.model": config.name}):
+        return register(registry, asked)
 
 
 def _details(asked: Registration, record: dict[str, Any]) -> dict[str, Any]:

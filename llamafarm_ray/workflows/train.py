@@ -16,6 +16,7 @@ from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.registry.usage import Work
+from llamafarm_ray.telemetry.traces import step
 from llamafarm_ray.workflows.base import CHECKPOINTS, fetch_base, usable_base
 from llamafarm_ray.workflows.create_dataset import check_source, create_dataset, dataset_name
 from llamafarm_ray.workflows.job_outputs import own_output
@@ -113,7 +114,8 @@ class TrainingRun:
             InputError: the dataset is unusable.
             TrainingError: the run failed.
         """
-        name, splits, parts, tokens = self._open_dataset(on_stage)
+        with step("dataset"):
+            name, splits, parts, tokens = self._open_dataset(on_stage)
         self.output.absolute().parent.mkdir(parents=True, exist_ok=True)
         home = self.registry.home
         lineage = {
@@ -125,7 +127,8 @@ class TrainingRun:
             "config_digest": config_digest(self.config),
             "parameters": self.config.fine_tuning.parameters.model_dump(mode="json"),
         }
-        with meter_of(self.config, self.registry, work) as meter:
+        meter = meter_of(self.config, self.registry, work)
+        with step("train", {"llamafarm.model": self.config.name}), meter:
             result = training.train(
                 self.config,
                 train_rows=splits.train,

@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 
 import yaml
 
-from llamafarm_ray.config import Config, Domain, resolved
+from llamafarm_ray.config import Config, Domain, recorded
 from llamafarm_ray.data import Splits, open_dataset, open_mixture
 from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import ConfigError, ConflictError, InputError, TrainingError
@@ -263,7 +263,7 @@ class TuningRun:
             config = space.point(result.best.values).config
             assert config is not None  # noqa: S101 - it was trained
             self._publish(sweep, result)
-            whole = {key: one for key, one in resolved(config).items() if key != "tuning"}
+            whole = {key: one for key, one in recorded(config).items() if key != "tuning"}
             text = yaml.safe_dump(whole, sort_keys=False)
             path = self.folder / "best.yaml"
             head = f"# llamafarm models train --config {path}\n"

@@ -91,6 +91,7 @@ class RayHead:
     address: str
     dashboard: str
     environment: dict[str, str]
+    folder: Path
 
     def run(self, *command):
         return subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False)
@@ -128,5 +129,5 @@ def ray_head():
         token = {"Authorization": f"Bearer {variables['RAY_AUTH_TOKEN']}"}
         wait_for(f"{dashboard}/api/version", process, log, headers=token)
         variables |= {"RAY_ADDRESS": f"127.0.0.1:{port}", "RAY_DASHBOARD_ADDRESS": dashboard}
-        yield RayHead(f"127.0.0.1:{port}", dashboard, variables)
+        yield RayHead(f"127.0.0.1:{port}", dashboard, variables, folder)
     shutil.rmtree(folder, ignore_errors=True)

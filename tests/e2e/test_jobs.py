@@ -20,6 +20,9 @@ import pytest
 from e2e_tools import BIN, ROOT
 
 from llamafarm_ray.clusters.ports import free_port
+from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry.access import Role
+from llamafarm_ray.storage import Location
 
 LLAMAFARM = str(BIN / "llamafarm")
 FACTS = "The clinic opens at 08:30. The clinic closes at 17:00. The pharmacy opens at 09:00. The bell rings at 07:15.\n"
@@ -53,8 +56,11 @@ class Jobs:
         self._url = f"{head.dashboard}/api/jobs"
         self._headers = {"Authorization": f"Bearer {head.environment['RAY_AUTH_TOKEN']}"}
 
+    def info(self, job):
+        return httpx.get(f"{self._url}/{job}", headers=self._headers, timeout=60).json()
+
     def status(self, job):
-        return httpx.get(f"{self._url}/{job}", headers=self._headers, timeout=60).json()["status"]
+        return self.info(job)["status"]
 
     def stop(self, job):
         httpx.post(f"{self._url}/{job}/stop", headers=self._headers, timeout=60).raise_for_status()
@@ -128,6 +134,26 @@ def test_a_wrong_token_is_refused_with_what_to_set(ray_head, project, create):
     assert result.returncode == 2
     assert "access_denied" in result.stderr
     assert "RAY_AUTH_TOKEN" in result.stderr
+
+
+def test_a_jobs_registry_token_is_in_force_and_in_no_log_and_no_record(ray_head, project, create, jobs):
+    home = project.parent / "home"
+    root = RegistryService(Location(str(home)))
+    token = root.add_principal("ann", {"*": Role.ADMIN})
+    result = run(ray_head, project, ["env", f"LLAMAFARM_TOKEN={token}", *create("--output", str(project / "qa"))])
+    assert result.returncode == 0, result.stdout + result.stderr
+    changes = [change for commit in root.commits() for change in commit.changes]
+    assert changes[-1].principal == "ann"
+    job = job_in(result.stderr)
+    assert token not in json.dumps(jobs.info(job))
+    holding = [path for folder in (ray_head.folder, home) for path in files_with(folder, token)]
+    assert holding == []
+    assert files_with(ray_head.folder, job), "the logs are looked for elsewhere"
+
+
+def files_with(folder, text):
+    """The files below a folder that hold a text."""
+    return [path for path in folder.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
 
 
 class Terminal:

@@ -16,7 +16,8 @@ from adapters import make_adapter
 from patience import wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
-from llamafarm_ray.serving.telemetry.ray_metrics import METERS, RayMeters
+from llamafarm_ray.telemetry.catalog import SERVING as METERS
+from llamafarm_ray.telemetry.meters import RayMeters
 from llamafarm_ray.workflows.health import check_health
 from llamafarm_ray.workflows.register import Registration, register
 from llamafarm_ray.workflows.usage import last_days, report_usage
@@ -126,7 +127,7 @@ def test_the_page_shows_each_metric_under_its_name_with_its_labels_and_buckets()
         """Reports one of each, as a replica does."""
 
         def __init__(self):
-            meters = RayMeters()
+            meters = RayMeters(METERS)
             report = {"counter": meters.add, "gauge": meters.set, "histogram": meters.observe}
             for meter in METERS:
                 report[meter.kind](meter.name, 2.0, dict.fromkeys(meter.labels, probe))

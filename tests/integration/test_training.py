@@ -6,11 +6,13 @@ import shutil
 
 import psutil
 import pytest
+from otlp import collecting
 from safetensors.torch import load_file, save_file
 from tiny_model import make_rows, make_tiny_model
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ConflictError, InputError, TrainingError, UserError
+from llamafarm_ray.telemetry.traces import step, traced
 from llamafarm_ray.training import trainer
 from llamafarm_ray.training.branching import BeginWith, keep_checkpoints
 from llamafarm_ray.training.channel import ProgressChannel
@@ -87,6 +89,21 @@ def test_one_worker_trains_an_adapter_that_appears_whole(finished, base_model):
     assert (output / "tokenizer.json").read_bytes() == (base_model / "tokenizer.json").read_bytes()
     assert list((output / "tensorboard").glob("events*"))
     assert all(bool(weight.any()) for name, weight in trained(output).items() if "lora_B" in name)
+
+
+def test_a_run_is_one_trace_of_driver_and_worker(base_model, tmp_path, monkeypatch):
+    with collecting() as collector:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
+        training = {"epochs": 2.0, "evaluate_every_steps": 3}
+        with traced(collector.url, "run"), step("train"):
+            start(base_model, tmp_path / "out", fine_tuning={"training": training})
+        expected = {"run", "train", "steps", "validation", "checkpoint"}
+        spans = collector.wait(lambda spans: expected <= {span.name for span in spans})
+    by_name = {span.name: span for span in spans}
+    assert len({span.trace for span in spans}) == 1
+    assert {by_name[name].parent for name in ("steps", "validation", "checkpoint")} == {by_name["train"].span}
+    assert max(span.attributes["llamafarm.last_step"] for span in spans if span.name == "steps") == 6
+    assert [span.attributes["llamafarm.step"] for span in spans if span.name == "validation"] == [3, 6]
 
 
 def test_rows_come_in_the_same_order_however_many_blocks_hold_them(base_model, monkeypatch):

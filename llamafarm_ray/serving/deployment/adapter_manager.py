@@ -42,11 +42,13 @@ from llamafarm_ray.serving.selection.latencies import Kept, Lasting, Latencies
 from llamafarm_ray.serving.selection.model_selection import Offer
 from llamafarm_ray.serving.selection.peers import Figures, Known, PeerModels
 from llamafarm_ray.serving.telemetry.metrics import Telemetry
-from llamafarm_ray.serving.telemetry.ray_metrics import RayMeters
 from llamafarm_ray.serving.telemetry.request_statistics import Activity
 from llamafarm_ray.serving.telemetry.rollout_windows import Report, RolloutWindows
 from llamafarm_ray.serving.telemetry.tracing import open_tracing
 from llamafarm_ray.storage import ContentStore, Location
+from llamafarm_ray.telemetry.catalog import SERVING
+from llamafarm_ray.telemetry.logs import set_up_logs
+from llamafarm_ray.telemetry.meters import RayMeters
 from llamafarm_ray.types import Digest, ModelRef
 
 __all__ = ["AdapterManager", "Served"]
@@ -157,6 +159,7 @@ class AdapterManager:
     """
 
     def __init__(self, served: Served, engine: AdapterEngine, kinds: tuple[str, ...] = WRITES) -> None:
+        set_up_logs()
         self._served = served
         self._view = RegistryView(served.home)
         content = ContentStore(
@@ -164,7 +167,7 @@ class AdapterManager:
         )
         self.keys = Keys(lambda: self._view.state, required=served.require_key, allowed_hosts=served.allowed_hosts)
         windows = RolloutWindows(lambda: {rollout.id for rollout in self._view.state.rollouts_under_way()})
-        self._meters = RayMeters()
+        self._meters = RayMeters(SERVING)
         self.telemetry = Telemetry(self._meters, windows)
         self.accounts = Accounts(served.limits)
         self.journal = Journal(Location(served.home), served.journal, devices=served.devices)
@@ -198,6 +201,7 @@ class AdapterManager:
     async def follow(self) -> None:
         """Follow the registry."""
         self._view.on_change = self._pool.registry_changed
+        self._view.on_read = self.telemetry.registry_read
         await self._view.start()
 
     async def preload(self, application: str) -> None:

@@ -16,6 +16,7 @@ request: with the version's engine name in its body, and with the few headers it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -60,6 +61,7 @@ from llamafarm_ray.serving.telemetry.metrics import Telemetry
 from llamafarm_ray.serving.telemetry.outcome import End, ResponseWatch
 from llamafarm_ray.serving.telemetry.token_usage import COMPLETION_WEIGHT, Usage, UsageMeter, ask_for_usage
 from llamafarm_ray.serving.telemetry.tracing import Span, Tracing
+from llamafarm_ray.telemetry.logs import about
 
 __all__ = ["FEEDBACK_ROUTE", "MODEL_ROUTES", "OPEN_ROUTES", "VECTOR_ROUTES", "Gateway", "Models"]
 
@@ -259,7 +261,7 @@ class Gateway:
         if self._quotas is not None and is_answer:
             self._quotas.check(target.ref)
         usage = Usage(exchange.size_bytes // _BYTES_PER_TOKEN if is_answer else 0)
-        try:
+        with about(request=exchange.request_id, version=target.ref), contextlib.closing(exchange):
             async with (
                 self._turns.turn(request.tenant.name, usage.prompt_tokens or 1, exchange.gone) as turn,
                 self._models.use(target),
@@ -281,6 +283,8 @@ class Gateway:
                     finished = watch.finished(target, usage)
                     if shadow and finished.end is End.CANCELLED:
                         shadow.set()
+                    if finished.end is End.FAILED:
+                        logger.warning("A request failed with status %d.", finished.status)
                     if is_answer:
                         self._telemetry.finished(finished)
                         request.span.finished(finished)
@@ -293,8 +297,6 @@ class Gateway:
                             wait_s=waited_s,
                             opening=opening,
                         )
-        finally:
-            exchange.close()
 
     async def _take_feedback(self, scope: Scope, receive: Receive, send: Send, tenant: Tenant) -> None:
         said = FeedbackRequest.of(await read_object(scope, receive, self._limits))

@@ -37,7 +37,8 @@ class ProxiedRequest:
         self._listening: asyncio.Task[None] | None = None
         self._has_left = False
         self.size_bytes = len(self._body)
-        request_id = uuid.uuid4().hex.encode()
+        self.request_id = uuid.uuid4().hex
+        request_id = self.request_id.encode()
         self._told: list[Header] = [
             (b"x-llamafarm-request-id", request_id),
             (b"x-llamafarm-model", target.ref.encode()),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final, Literal
 
 from llamafarm_ray.serving.telemetry.outcome import End, FinishedRequest
-from llamafarm_ray.serving.telemetry.ray_metrics import Meters
 from llamafarm_ray.serving.telemetry.request_statistics import RecentRequests
 from llamafarm_ray.serving.telemetry.rollout_windows import RolloutWindows
+from llamafarm_ray.telemetry.meters import Meters
 
 __all__ = ["OTHER", "Telemetry", "UnloadReason"]
 
@@ -42,6 +42,7 @@ class Telemetry:
         self._versions: set[str] = set()
         meters.set("llamafarm_queue_length", 0, {})
         meters.set("llamafarm_adapters_loaded", 0, {})
+        meters.set("llamafarm_registry_reachable", 1, {})
 
     def finished(self, request: FinishedRequest) -> None:
         """Take in a request that the engine is done with."""
@@ -78,6 +79,10 @@ class Telemetry:
         """Take in that the engine freed an adapter, why, and how many it has now."""
         self._meters.add("llamafarm_adapter_evictions_total", 1, {"model": self._label(ref), "reason": reason})
         self._meters.set("llamafarm_adapters_loaded", num_loaded, {})
+
+    def registry_read(self, has_succeeded: bool) -> None:
+        """Take in whether the registry could be read."""
+        self._meters.set("llamafarm_registry_reachable", float(has_succeeded), {})
 
     def _label(self, ref: str) -> str:
         if ref not in self._versions:

@@ -21,7 +21,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from llamafarm_ray.errors import LlamaFarmError
@@ -29,6 +29,7 @@ from llamafarm_ray.serving.http.asgi import Scope
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.serving.telemetry.outcome import End, FinishedRequest
 from llamafarm_ray.serving.telemetry.tracing import Span, Tracing
+from llamafarm_ray.telemetry.traces import exporter
 
 __all__ = ["OtlpTracing"]
 
@@ -65,7 +66,7 @@ class OtlpTracing(Tracing):
         self._log_prompts = log_prompts
         # Not the process's global provider: that one is vLLM's. Closed by `close` and not at exit, which would wait.
         self._provider = TracerProvider(resource=Resource.create(), shutdown_on_exit=False)
-        self._provider.add_span_processor(BatchSpanProcessor(_exporter(endpoint, grpc=grpc)))
+        self._provider.add_span_processor(BatchSpanProcessor(exporter(endpoint, grpc=grpc)))
         self._tracer = self._provider.get_tracer("llamafarm_ray")
 
     @contextmanager
@@ -159,17 +160,6 @@ class OtlpSpan(Span):
             self._span.set_attribute("http.response.status_code", request.status)
         else:
             _failed(self._span, str(request.end), request.status, is_fault=request.end is End.FAILED)
-
-
-def _exporter(endpoint: str, *, grpc: bool) -> SpanExporter:
-    # Each takes a second to import, and one of them is needed.
-    if grpc:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as ByGrpc  # noqa: PLC0415
-
-        return ByGrpc(endpoint=endpoint)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as ByHttp  # noqa: PLC0415
-
-    return ByHttp(endpoint=endpoint)
 
 
 def _failed(span: trace.Span, kind: str, status: int, *, is_fault: bool | None = None) -> None:

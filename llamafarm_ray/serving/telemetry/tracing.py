@@ -13,12 +13,9 @@ from typing import Any
 from llamafarm_ray.serving.http.asgi import Scope
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.serving.telemetry.outcome import FinishedRequest
+from llamafarm_ray.telemetry.traces import PROTOCOL, is_grpc, protocol
 
-__all__ = ["Span", "Tracing", "open_tracing", "traces_endpoint", "tracing_environment"]
-
-_PROTOCOL = "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
-_GRPC = "grpc"
-_HTTP = "http/protobuf"
+__all__ = ["Span", "Tracing", "open_tracing", "tracing_environment"]
 
 
 class Span:
@@ -82,35 +79,14 @@ def open_tracing(endpoint: str | None, *, log_prompts: bool = False) -> Tracing:
     """Return a tracer for an endpoint; without an endpoint one that drops its spans.
 
     Args:
-        endpoint: the collector's URL, see :func:`traces_endpoint`; ``None``: nowhere.
+        endpoint: the collector's URL, see :func:`llamafarm_ray.telemetry.traces.traces_endpoint`; ``None``: nowhere.
         log_prompts: True if prompts are part of spans.
     """
     if endpoint is None:
         return Tracing()
     from llamafarm_ray.serving.telemetry.otlp import OtlpTracing  # noqa: PLC0415  (a second of imports)
 
-    return OtlpTracing(endpoint, log_prompts=log_prompts, grpc=os.environ.get(_PROTOCOL) == _GRPC)
-
-
-def traces_endpoint(configured: str | None, environment: Mapping[str, str]) -> str | None:
-    """The URL that spans go to; ``None`` where nobody asks for any.
-
-    What is not configured is looked up where every OpenTelemetry SDK does
-    (https://opentelemetry.io/docs/specs/otel/protocol/exporter/).
-
-    Args:
-        configured: ``deployment.otlp_traces_endpoint``.
-        environment: of this process.
-    """
-    if environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return None
-    named = configured or environment.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    if named:
-        return named
-    base = environment.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    if not base:
-        return None
-    return base if _protocol(environment) == _GRPC else f"{base.rstrip('/')}/v1/traces"
+    return OtlpTracing(endpoint, log_prompts=log_prompts, grpc=is_grpc(os.environ))
 
 
 def tracing_environment(endpoint: str | None, environment: Mapping[str, str]) -> dict[str, str]:
@@ -123,10 +99,6 @@ def tracing_environment(endpoint: str | None, environment: Mapping[str, str]) ->
     if endpoint is None:
         return {}
     return {
-        _PROTOCOL: _protocol(environment),  # vLLM's own default is another than OpenTelemetry's
+        PROTOCOL: protocol(environment),  # vLLM's own default is another than OpenTelemetry's
         "OTEL_SERVICE_NAME": environment.get("OTEL_SERVICE_NAME", "llamafarm"),
     }
-
-
-def _protocol(environment: Mapping[str, str]) -> str:
-    return environment.get(_PROTOCOL) or environment.get("OTEL_EXPORTER_OTLP_PROTOCOL") or _HTTP

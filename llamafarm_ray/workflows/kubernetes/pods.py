@@ -23,6 +23,10 @@ SECRET = "llamafarm"  # noqa: S105  (its name)
 
 _ENV = {**SERVE_ENV, "RAY_worker_niceness": "0"}
 _CACHE = "/var/cache/llamafarm"
+_WRITABLE = {"cache": _CACHE, "home": "/home/llamafarm", "tmp": "/tmp"}  # noqa: S108
+"""Volumes of a pod, which are all that its containers can write to. $HOME is one of them, whatever the image says."""
+_USER = {"runAsNonRoot": True, "runAsUser": 1000, "runAsGroup": 1000, "fsGroup": 1000}
+"""The image's user. Those of Ray's own images have the same number."""
 _OUR_HAPROXY = f"export {PATH_VARIABLE}=$(command -v llamafarm-haproxy)"
 """KubeRay runs a container's command in the shell that then starts Ray, so the image may have the program anywhere.
 https://docs.ray.io/en/latest/cluster/kubernetes/user-guides/pod-command.html"""
@@ -79,9 +83,9 @@ def pod(container: dict[str, Any], *, end_s: int, has_gpu: bool = False) -> dict
     """Return the template of a pod with one container."""
     spec: dict[str, Any] = {
         "terminationGracePeriodSeconds": end_s,
-        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}},
+        "securityContext": {**_USER, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
-        "volumes": [{"name": "cache", "emptyDir": {}}],
+        "volumes": [{"name": name, "emptyDir": {}} for name in _WRITABLE],
     }
     if has_gpu:
         spec["tolerations"] = [{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]
@@ -97,7 +101,7 @@ def ray_container(name: str, image: str, home: str, resources: dict[str, str] | 
         home: the registry's.
         resources: requests and limits; by default a head's.
     """
-    env = {"LLAMAFARM_HOME": home, "LLAMAFARM_CACHE": _CACHE, **_ENV}
+    env = {"LLAMAFARM_HOME": home, "LLAMAFARM_CACHE": _CACHE, "HOME": _WRITABLE["home"], **_ENV}
     return {
         "name": name,
         "image": image,
@@ -105,8 +109,12 @@ def ray_container(name: str, image: str, home: str, resources: dict[str, str] | 
         "resources": {"requests": resources or _HEAD, "limits": resources or _HEAD},
         "env": [{"name": key, "value": value} for key, value in env.items()],
         "envFrom": [{"secretRef": {"name": SECRET, "optional": True}}],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-        "volumeMounts": [{"name": "cache", "mountPath": _CACHE}],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [{"name": name, "mountPath": path} for name, path in _WRITABLE.items()],
     }
 
 

@@ -79,6 +79,7 @@ def test_every_yaml_file_of_the_project_is_of_a_kind_that_a_test_holds_to_its_sc
     held = {
         "test_cluster_files.py": r"cluster\.yaml|cluster/[a-z_]+\.yaml",
         "this one": r"cluster/kubernetes/(base|overlays/[a-z]+)/[a-z]+\.yaml|cluster/kubernetes/train\.yaml",
+        "test_monitoring.py": r"cluster/monitoring/(grafana/[a-z]+/)?[a-z_]+\.yml",
         "test_house.py": r"jobs/configs/.+\.yaml|jobs/demo/[a-z]+\.yaml|serve_configs/[a-z]+\.yaml",
         "test_optimize.py, test_estimate_plan.py": r"llamafarm_ray/(serving/optimize|training/estimate)/devices\.yaml",
     }

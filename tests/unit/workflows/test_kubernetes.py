@@ -199,10 +199,13 @@ def test_every_pod_has_the_environment_the_image_and_time_to_end(registered):
     manifest = ray_service(config(), registered)
     for pod in pods(manifest):
         assert pod["terminationGracePeriodSeconds"] > DEREGISTRATION_S + DRAIN_S
+        assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 1000)
         for container in pod["containers"]:
             env = {one["name"]: one["value"] for one in container["env"]}
             assert env.pop("LLAMAFARM_HOME") == registered.home.uri
-            assert env.pop("LLAMAFARM_CACHE") == container["volumeMounts"][0]["mountPath"]
+            written = {mount["mountPath"] for mount in container["volumeMounts"]}
+            assert written == {env.pop("LLAMAFARM_CACHE"), env.pop("HOME"), "/tmp"}  # noqa: S108
+            assert container["securityContext"]["readOnlyRootFilesystem"] is True
             assert env == (expected if container in pod["containers"] else {})
             assert container["image"] == IMAGE
             assert container["envFrom"] == [{"secretRef": {"name": "llamafarm", "optional": True}}]

@@ -7,14 +7,16 @@ import json
 
 import pytest
 import virtual_time
-from fake_gateway import BOT, CHAT, CountingMeters, Engine, Server, event, start, telemetry
+from counting_meters import CountingMeters
+from fake_gateway import BOT, CHAT, Engine, Server, event, start, telemetry
 
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.serving.routing.traffic_split import Variant
 from llamafarm_ray.serving.telemetry.metrics import OTHER
 from llamafarm_ray.serving.telemetry.outcome import End, FinishedRequest, ResponseWatch
-from llamafarm_ray.serving.telemetry.ray_metrics import METERS, RayMeters
 from llamafarm_ray.serving.telemetry.token_usage import Usage
+from llamafarm_ray.telemetry.catalog import SERVING as METERS
+from llamafarm_ray.telemetry.meters import RayMeters
 
 COMPLETE = {"model": "bot", "prompt": "one two three", "max_tokens": 5}
 TARGET = Target("bot:1.0.0#x", "bot:1.0.0")
@@ -216,11 +218,15 @@ def test_versions_beyond_the_most_share_a_label():
         ("llamafarm_adapter_loads_total", OTHER): 1,
         ("llamafarm_adapter_evictions_total", "bot:1.0.0", "room"): 1,
     }
-    assert meters.gauges == {("llamafarm_adapters_loaded",): 2, ("llamafarm_queue_length",): 0}
+    assert meters.gauges == {
+        ("llamafarm_adapters_loaded",): 2,
+        ("llamafarm_queue_length",): 0,
+        ("llamafarm_registry_reachable",): 1,
+    }
 
 
 def test_ray_has_a_metric_for_each_that_is_listed():
-    made = RayMeters()
+    made = RayMeters(METERS)
     assert set(made._metrics) == {meter.name for meter in METERS}
     for meter in METERS:
         metric = made._metrics[meter.name]
@@ -242,7 +248,7 @@ def test_gauges_are_there_from_the_start_and_said_again_for_as_long_as_the_repli
     monkeypatch.setattr("ray.util.metrics.Gauge", Gauge)
 
     async def rest(seconds):
-        meters = RayMeters()
+        meters = RayMeters(METERS)
         told = telemetry(meters)
         told.loaded("bot:1.0.0", 3)
         said.clear()
@@ -251,5 +257,9 @@ def test_gauges_are_there_from_the_start_and_said_again_for_as_long_as_the_repli
         keeping.cancel()
 
     virtual_time.run(rest(300))
-    assert set(said) == {("llamafarm_queue_length", 0), ("llamafarm_adapters_loaded", 3)}
+    assert set(said) == {
+        ("llamafarm_queue_length", 0),
+        ("llamafarm_adapters_loaded", 3),
+        ("llamafarm_registry_reachable", 1),
+    }
     assert min(said.values()) >= 10, "Ray shows a gauge for a minute"

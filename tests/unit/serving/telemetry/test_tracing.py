@@ -19,7 +19,8 @@ from llamafarm_ray.serving.adapters.protocols import Room
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.serving.routing.traffic_split import Variant
 from llamafarm_ray.serving.selection.model_selection import Offer
-from llamafarm_ray.serving.telemetry.tracing import Tracing, open_tracing, traces_endpoint, tracing_environment
+from llamafarm_ray.serving.telemetry.tracing import Tracing, open_tracing, tracing_environment
+from llamafarm_ray.telemetry.traces import traces_endpoint
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 PROMPT = "my pin is 4711"

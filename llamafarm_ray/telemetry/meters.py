@@ -1,4 +1,4 @@
-"""Metrics of a replica for Prometheus: their list, and their export through Ray.
+"""Metrics for Prometheus, and their export through Ray.
 
 Ray's own endpoint shows them, each with ``ray_`` before its name, beside Ray Serve's and vLLM's
 (https://docs.ray.io/en/latest/cluster/metrics.html).
@@ -7,11 +7,12 @@ Ray's own endpoint shows them, each with ``ray_`` before its name, beside Ray Se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
-__all__ = ["METERS", "Meter", "Meters", "RayMeters"]
+__all__ = ["Meter", "Meters", "RayMeters"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,61 +36,13 @@ class Meter:
 
 _AGAIN_S: Final = 1.0
 """Seconds between two updates of gauges: Ray reports at most once a second (``metrics_report_interval_ms``)."""
-_FIRST_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-_INTER_TOKEN_S: Final = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1.0)
-_LATENCY_S: Final = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-
-METERS: Final = (
-    Meter(
-        "llamafarm_requests_total",
-        "counter",
-        "Requests that reached the engine: answered, refused, failed or cancelled.",
-        ("model", "variant", "end"),
-    ),
-    Meter(
-        "llamafarm_errors_total",
-        "counter",
-        "Requests that failed: a 5xx, or an answer that broke off.",
-        ("model", "variant"),
-    ),
-    Meter(
-        "llamafarm_latency_seconds",
-        "histogram",
-        "From a request's turn at the engine to the end of its answer.",
-        bounds=_LATENCY_S,
-    ),
-    Meter(
-        "llamafarm_time_to_first_token_seconds",
-        "histogram",
-        "From a request's turn at the engine to the first event of a stream.",
-        bounds=_FIRST_TOKEN_S,
-    ),
-    Meter(
-        "llamafarm_inter_token_seconds",
-        "histogram",
-        "Mean gap between the tokens of a stream.",
-        bounds=_INTER_TOKEN_S,
-    ),
-    Meter("llamafarm_prompt_tokens_total", "counter", "Tokens of prompts."),
-    Meter("llamafarm_completion_tokens_total", "counter", "Tokens of answers."),
-    Meter("llamafarm_queue_length", "gauge", "Requests that wait for their turn at the engine.", ()),
-    Meter("llamafarm_adapter_loads_total", "counter", "Loads of an adapter into the engine."),
-    Meter(
-        "llamafarm_adapter_evictions_total",
-        "counter",
-        "Adapters that the engine freed: to make room, or because nothing needs them any more.",
-        ("model", "reason"),
-    ),
-    Meter("llamafarm_adapters_loaded", "gauge", "Adapters that the engine holds.", ()),
-)
-"""All there are."""
 
 
 class Meters(Protocol):
-    """Sink for a replica's metrics."""
+    """Sink for metrics."""
 
     def add(self, name: str, amount: float, labels: Mapping[str, str]) -> None:
-        """Raise a counter of :data:`METERS` by an amount above 0."""
+        """Raise a counter by an amount above 0."""
 
     def observe(self, name: str, value: float, labels: Mapping[str, str]) -> None:
         """Put a value into a histogram."""
@@ -99,14 +52,17 @@ class Meters(Protocol):
 
 
 class RayMeters:
-    """The metrics of this process in Ray's Prometheus endpoint.
+    """Metrics of this process in Ray's Prometheus endpoint.
 
     Ray reports a gauge once after it was set, and shows it for two intervals of its reports. So each is set again for
-    as long as :meth:`keep_gauges` runs.
+    as long as :meth:`keep_gauges` runs, or the thread of :meth:`keep_gauges_until`.
+
+    Args:
+        meters: the metrics, of :mod:`llamafarm_ray.telemetry.catalog`.
     """
 
-    def __init__(self) -> None:
-        from ray.util import metrics  # noqa: PLC0415  (the list above is for those without Ray too)
+    def __init__(self, meters: Sequence[Meter]) -> None:
+        from ray.util import metrics  # noqa: PLC0415  (the catalog is for those without Ray too)
 
         kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge, "histogram": metrics.Histogram}
         self._metrics: dict[str, Any] = {
@@ -116,7 +72,7 @@ class RayMeters:
                 tag_keys=meter.labels,
                 **({"boundaries": list(meter.bounds)} if meter.kind == "histogram" else {}),
             )
-            for meter in METERS
+            for meter in meters
         }
         self._gauges: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
@@ -133,9 +89,32 @@ class RayMeters:
         self._gauges[name, tuple(sorted(labels.items()))] = value
         self._metrics[name].set(value, tags=dict(labels))
 
+    def forget(self, name: str) -> None:
+        """Stop showing a gauge, with whatever labels, before it is set anew."""
+        for key in [key for key in self._gauges if key[0] == name]:
+            del self._gauges[key]
+
     async def keep_gauges(self) -> None:
         """Set each gauge to its value again now and then, for ever."""
         while True:
             await asyncio.sleep(_AGAIN_S)
-            for (name, labels), value in self._gauges.items():
-                self._metrics[name].set(value, tags=dict(labels))
+            self._set_again()
+
+    def keep_gauges_until(self, ended: threading.Event, refresh: Callable[[], object] = lambda: None) -> None:
+        """Start a thread that does as :meth:`keep_gauges` until an event is set.
+
+        Args:
+            ended: set when the gauges are to go.
+            refresh: called before each turn, to set gauges that change by themselves.
+        """
+
+        def keep() -> None:
+            while not ended.wait(_AGAIN_S):
+                refresh()
+                self._set_again()
+
+        threading.Thread(target=keep, name="llamafarm-gauges", daemon=True).start()
+
+    def _set_again(self) -> None:
+        for (name, labels), value in list(self._gauges.items()):
+            self._metrics[name].set(value, tags=dict(labels))

@@ -1,0 +1,83 @@
+"""Logs as JSON, with the ids of what they are about: run, model, version and request.
+
+``LLAMAFARM_LOG_FORMAT=json`` in the environment of a process has its log written to standard error in this form, a line
+each. Without it a record has the ids as attributes, which formatters of others, as Ray Serve's JSON, write too.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Final
+
+__all__ = ["FORMAT_VARIABLE", "JsonFormatter", "about", "set_up_logs"]
+
+FORMAT_VARIABLE: Final = "LLAMAFARM_LOG_FORMAT"
+_OURS: Final = ("llamafarm_ray", "ray.serve.llamafarm")
+_IDS: Final = ("run", "model", "version", "request")
+_PREFIX: Final = "llamafarm_"
+_about: ContextVar[Mapping[str, str]] = ContextVar("llamafarm_log_ids", default={})  # noqa: B039 - never changed
+
+
+@contextmanager
+def about(**ids: str) -> Iterator[None]:
+    """Name what the block's records are about.
+
+    Args:
+        **ids: of ``run``, ``model``, ``version`` and ``request``; an empty one is left out.
+    """
+    assert set(ids) <= set(_IDS)  # noqa: S101 - our own calls
+    before = _about.set({**_about.get(), **{name: value for name, value in ids.items() if value}})
+    try:
+        yield
+    finally:
+        _about.reset(before)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a record: time, level, logger, message, process, ids, and an error's type and traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record's line."""
+        made: dict[str, object] = {
+            "time": dt.datetime.fromtimestamp(record.created, dt.UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            "process": record.process,
+        }
+        made |= {name: getattr(record, _PREFIX + name) for name in _IDS if hasattr(record, _PREFIX + name)}
+        if record.exc_info and record.exc_info[0] is not None:
+            made["error"] = {"type": record.exc_info[0].__name__, "traceback": self.formatException(record.exc_info)}
+        return json.dumps(made, ensure_ascii=False, default=str)
+
+
+def set_up_logs(environment: Mapping[str, str] | None = None) -> None:
+    """Have this process's records carry ids and, where the environment says so, be written as JSON. May be repeated."""
+    made = logging.getLogRecordFactory()
+    if made is not _record:
+        logging.setLogRecordFactory(_record)
+    wanted = (os.environ if environment is None else environment).get(FORMAT_VARIABLE, "").lower()
+    root = logging.getLogger("llamafarm_ray")
+    has_one = any(isinstance(handler.formatter, JsonFormatter) for handler in root.handlers)
+    if wanted == "json" and not has_one:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(JsonFormatter())
+        root.addHandler(handler)
+        root.setLevel(min(root.getEffectiveLevel(), logging.INFO))
+        root.propagate = False
+
+
+def _record(name: str, *args: object, **kwargs: object) -> logging.LogRecord:
+    """Make a record, with the ids where it is one of ours."""
+    record = logging.LogRecord(name, *args, **kwargs)  # type: ignore[arg-type]
+    if name.startswith(_OURS):
+        for key, value in _about.get().items():
+            setattr(record, _PREFIX + key, value)
+    return record

@@ -1,0 +1,36 @@
+"""Metrics of a dataset's build, exported by its driver."""
+
+from __future__ import annotations
+
+import ray
+
+from llamafarm_ray.data.report import Stage, Tell
+from llamafarm_ray.telemetry.catalog import DATA
+from llamafarm_ray.telemetry.meters import Meters, RayMeters
+
+__all__ = ["measured"]
+
+
+def measured(dataset: str, tell: Tell | None, meters: Meters | None = None) -> Tell:
+    """Return a listener for a build's stages that exports them, and passes them on.
+
+    Args:
+        dataset: name of the dataset.
+        tell: listener to pass them on to.
+        meters: sink of the metrics; by default Ray's, once it is connected.
+    """
+    sink = meters
+
+    def took(stage: Stage) -> None:
+        nonlocal sink
+        if sink is None and ray.is_initialized():
+            sink = RayMeters(DATA)
+        if sink is not None:
+            labels = {"dataset": dataset, "stage": stage.name}
+            sink.set("llamafarm_dataset_done", stage.done, labels)
+            if stage.total is not None:
+                sink.set("llamafarm_dataset_expected", stage.total, labels)
+        if tell is not None:
+            tell(stage)
+
+    return took
