@@ -60,21 +60,29 @@ def route_app(state: RegistryState, num_replicas: int) -> Routing:
     return Routing(nothing, decide)
 
 
-def run_router(listener: socket.socket, num_adapters: int, num_replicas: int) -> None:
-    """Serve the router's app: the entry of a process of its own."""
+def run_router(listener: socket.socket, num_adapters: int) -> None:
+    """Serve routers for any number of replicas, which a question's query names: the entry of a process of its own."""
     import uvicorn
 
-    app = route_app(adapters_state(num_adapters), num_replicas)
+    state = adapters_state(num_adapters)
+    apps: dict[bytes, Routing] = {}
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        number = scope["query_string"]
+        if number not in apps:
+            apps[number] = route_app(state, int(number))
+        await apps[number](scope, receive, send)
+
     config = uvicorn.Config(app, log_level="error", access_log=False, lifespan="off")
     asyncio.run(uvicorn.Server(config).serve(sockets=[listener]))
 
 
 @contextmanager
-def router_process(num_adapters: int, num_replicas: int) -> Iterator[tuple[psutil.Process, int]]:
+def router_process(num_adapters: int) -> Iterator[tuple[psutil.Process, int]]:
     """A router in a process of its own, and its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=run_router, args=(listener, num_adapters, num_replicas), daemon=True)
+    process = context.Process(target=run_router, args=(listener, num_adapters), daemon=True)
     process.start()
     port = listener.getsockname()[1]
     listener.close()
@@ -85,8 +93,8 @@ def router_process(num_adapters: int, num_replicas: int) -> Iterator[tuple[psuti
         process.join()
 
 
-async def send_requests(port: int, count: int, num_adapters: int, clients: int = 8) -> None:
-    """Send questions on kept connections, for adapters by Zipf's law."""
+async def send_requests(port: int, count: int, *, replicas: int, num_adapters: int, clients: int = 8) -> None:
+    """Send questions on kept connections, for adapters by Zipf's law, to a router with so many replicas."""
     import numpy as np
 
     ranks = np.random.default_rng(0).zipf(1.2, 4 * count)
@@ -97,7 +105,7 @@ async def send_requests(port: int, count: int, num_adapters: int, clients: int =
         for adapter in adapters:
             body = json.dumps({"prompt": "one two three", "model": f"team-{adapter % 100}/bot-{adapter}"}).encode()
             length = f"content-length: {len(body)}"
-            lines = (f"POST {ROUTE} HTTP/1.1", "host: x", "content-type: application/json", length, "", "")
+            lines = (f"POST {ROUTE}?{replicas} HTTP/1.1", "host: x", "content-type: application/json", length, "", "")
             writer.write("\r\n".join(lines).encode() + body)
             answer = await reader.readuntil(b"\r\n\r\n")
             assert answer.startswith(b"HTTP/1.1 200"), answer
@@ -108,9 +116,9 @@ async def send_requests(port: int, count: int, num_adapters: int, clients: int =
     await asyncio.gather(*(client(chosen[number::clients]) for number in range(clients)))
 
 
-def cpu_per_request(process: psutil.Process, port: int, *, decisions: int, num_adapters: int) -> float:
+def cpu_per_request(process: psutil.Process, port: int, *, decisions: int, replicas: int, num_adapters: int) -> float:
     """Return the seconds of a core that a process takes for a request, once it is warm."""
-    asyncio.run(send_requests(port, decisions // 3, num_adapters))
+    asyncio.run(send_requests(port, decisions // 3, replicas=replicas, num_adapters=num_adapters))
     before = sum(process.cpu_times()[:2])
-    asyncio.run(send_requests(port, decisions, num_adapters))
+    asyncio.run(send_requests(port, decisions, replicas=replicas, num_adapters=num_adapters))
     return float((sum(process.cpu_times()[:2]) - before) / decisions)

@@ -140,7 +140,7 @@ def _show_cost(found: CostReport) -> None:
 
 
 def _hours(hours: float) -> str:
-    return f"{hours:,.2f}" if hours else ""
+    return f"{hours:,.3f}" if hours else ""
 
 
 def _public(ray: StandingRay) -> dict[str, object]:

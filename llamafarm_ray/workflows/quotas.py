@@ -145,7 +145,7 @@ def check_device_hours(registry: RegistryApi, name: str) -> None:
     where = f"Namespace {namespace!r}" if namespace else "The namespace without a name"
     until = _next_month(dt.datetime.now(dt.UTC).date())
     raise PolicyError(
-        f"{where} may use {limit:,g} device hours a month, and has used {used:,.2f}.",
+        f"{where} may use {limit:,g} device hours a month, and has used {used:,.3f}.",
         rules=("device_hours",),
         hint=f"It may again from {until} (UTC) on. An admin can raise it: llamafarm registry quota set "
         f"{namespace or NO_NAMESPACE} --device-hours ...; `llamafarm cluster cost` says what used them.",

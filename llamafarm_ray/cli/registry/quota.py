@@ -34,7 +34,7 @@ def show(home: Home = None, as_json: Json = False) -> None:
     for name, use in found.items():
         quota, where = use.quota, name or NO_NAMESPACE
         if quota.device_hours is not None:
-            rows.append((where, "device hours this month", f"{use.device_hours:,.2f}", f"{quota.device_hours:,g}"))
+            rows.append((where, "device hours this month", f"{use.device_hours:,.3f}", f"{quota.device_hours:,g}"))
         if quota.tokens_per_day is not None:
             rows.append((where, "tokens today", f"{use.num_tokens:,}", f"{quota.tokens_per_day:,}"))
         if quota.storage_bytes is not None:

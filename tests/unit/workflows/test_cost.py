@@ -127,7 +127,7 @@ def test_when_the_months_hours_are_used_up_no_training_and_no_sweep_begins(used,
     monkeypatch.chdir(tmp_path)
     set_quota(used, "team", Quota(device_hours=7.5))
     for work in (TrainingRun, TuningRun):
-        with pytest.raises(PolicyError, match=r"'team' may use 7.5 device hours a month, and has used 7.50.") as error:
+        with pytest.raises(PolicyError, match=r"'team' may use 7.5 device hours a month, and has used 7.500.") as error:
             work.prepare(configured(tmp_path, "team/bot"), used)
         assert "registry quota set team --device-hours" in error.value.hint
     TrainingRun.prepare(configured(tmp_path, "bot"), used, output=tmp_path / "out")
@@ -162,7 +162,7 @@ def test_the_verbs_print_tables_and_json(used, prices, capsys):
     assert run(["registry", "quota", "show", *home, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["team"]["used"] == quota_use(used, "team").to_dict()["used"]
     assert run(["registry", "quota", "show", *home]) == 0
-    assert "7.50" in capsys.readouterr().out
+    assert "7.500" in capsys.readouterr().out
     assert run(["registry", "audit", *home]) == 0
     assert "quota set" in capsys.readouterr().out
     assert run(["registry", "quota", "set", "team", *home]) == 2
