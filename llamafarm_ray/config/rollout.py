@@ -8,7 +8,8 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Section, Unused, as_tuple, section
-from llamafarm_ray.config.values import ComparisonField, FrozenMapping
+from llamafarm_ray.config.goals import GoalField
+from llamafarm_ray.config.values import FrozenMapping
 
 __all__ = ["Rollout", "RolloutGuards", "RolloutKind"]
 
@@ -45,8 +46,9 @@ class RolloutGuards(Section):
     min_feedback: float | None = Field(
         default=None, gt=0, lt=1, description="Mean rating, 0 to 1, that users must give its answers."
     )
-    metrics: Annotated[Mapping[str, ComparisonField], AfterValidator(FrozenMapping)] = Field(
-        default_factory=FrozenMapping, description="Evaluation results it must have, by dotted name: '>0.7'."
+    metrics: Annotated[Mapping[str, GoalField], AfterValidator(FrozenMapping)] = Field(
+        default_factory=FrozenMapping,
+        description="Evaluation results it must have, by dotted name: '>0.7', or 'no worse than production'.",
     )
     confidence: float = Field(
         default=0.99, ge=0.5, lt=1, description="Confidence that a guard is broken, over the whole rollout."

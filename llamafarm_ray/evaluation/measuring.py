@@ -132,7 +132,7 @@ def _answer(
     max_length = getattr(model.config, "max_position_embeddings", None)
     prompts = []
     for question in questions:
-        prompt = render_chat(tokenizer, list(question.messages), for_answer=True)
+        prompt = render_chat(tokenizer, list(question.messages), for_answer=True, tools=question.tools)
         ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
         if max_length is not None and len(ids) + max_new_tokens > max_length:
             raise InputError(

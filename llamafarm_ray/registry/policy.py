@@ -8,8 +8,9 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llamafarm_ray.config.goals import Goal, GoalField, NoWorse
 from llamafarm_ray.config.values import Comparison
-from llamafarm_ray.registry.goals import Goal, GoalField, NoWorse, metric_value, result_backend, result_value
+from llamafarm_ray.registry.results import metric_value, result_backend, result_value
 
 __all__ = ["Candidate", "Policy", "Violation", "flat_metrics", "license_violations", "metric_value", "violations"]
 

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from llamafarm_ray.config.values import ComparisonField
+from llamafarm_ray.config.goals import GoalField
 
 __all__ = [
     "AbPlan",
@@ -75,8 +75,9 @@ class Guards(_Value):
     min_feedback: Probability | None = Field(
         default=None, description="Mean rating (0 to 1) that users must give the candidate's answers."
     )
-    metrics: dict[str, ComparisonField] = Field(
-        default_factory=dict, description="Evaluation results it must have, by dotted name: '>0.7'."
+    metrics: dict[str, GoalField] = Field(
+        default_factory=dict,
+        description="Evaluation results it must have, by dotted name: '>0.7', or 'no worse than production'.",
     )
     confidence: float = Field(
         default=0.99, ge=0.5, lt=1, description="How sure it must be that a guard is broken; over the whole rollout."

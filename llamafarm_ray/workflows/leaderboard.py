@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llamafarm_ray.config.goals import is_lower_better
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
 from llamafarm_ray.registry import RegistryApi
-from llamafarm_ray.registry.goals import is_lower_better
 from llamafarm_ray.types import ModelRef
 from llamafarm_ray.workflows.list_models import list_versions
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from llamafarm_ray.config.goals import Goal, parse_goal
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import Policy, RegistryApi, check_alias
 from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
 from llamafarm_ray.registry.commands import SetPolicy
-from llamafarm_ray.registry.goals import Goal, parse_goal
 from llamafarm_ray.types import Digest
 
 __all__ = ["PolicyChange", "parse_policy", "policies", "policy_history", "set_policy"]

@@ -101,6 +101,8 @@ def test_a_versions_requests_are_on_record_below_the_home(served, metered):
         return any(answered == read >= 3 and used == answered + refused for answered, read, refused in counts)
 
     wait_until(is_whole, 60, recorded)
+    told = httpx.get(f"{served.url}/health", params={"model": metered}, timeout=60)
+    assert [one["version"] for one in told.json()["versions"]] == [metered]
 
 
 @pytest.mark.long

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
+from llamafarm_ray.evaluation.comparison.proportions import wilson_interval
 from llamafarm_ray.evaluation.result import BenchmarkScores
 
 __all__ = ["is_safety_task", "safety_scores"]
-
-_ERROR: Final = "_stderr"
-_QUANTILE: Final = 1.96
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +51,7 @@ def is_safety_task(name: str) -> bool:
 
 
 def safety_scores(name: str, scores: BenchmarkScores) -> BenchmarkScores:
-    """Return a safety task's scores with method, sample, and intervals by lm-eval's standard errors.
+    """Return a safety task's scores with method and sample, and Wilson's interval of the first one, if it is a share.
 
     Args:
         name: the task's name.
@@ -64,21 +61,9 @@ def safety_scores(name: str, scores: BenchmarkScores) -> BenchmarkScores:
     if match is None:
         return scores
     task = _TASKS[match["task"]]
-    ordered = dict(sorted(scores.metrics.items(), key=lambda one: one[0] != task.metric)) if task.metric else None
-    return replace(
-        scores,
-        metrics=ordered or scores.metrics,
-        intervals=_intervals(scores.metrics) or None,
-        method=task.method,
-        sample=f"lm-eval's {name}",
+    metrics = dict(sorted(scores.metrics.items(), key=lambda one: one[0] != (task.metric or one[0])))
+    first, value = next(iter(metrics.items()))
+    intervals = (
+        {first: wilson_interval(value, scores.num_examples)} if scores.num_examples and 0 <= value <= 1 else None
     )
-
-
-def _intervals(metrics: Mapping[str, float]) -> dict[str, tuple[float, float]]:
-    found = {}
-    for name, value in metrics.items():
-        base, _, filtered = name.partition(".")
-        error = metrics.get(f"{base}{_ERROR}.{filtered}" if filtered else f"{base}{_ERROR}")
-        if error is not None:
-            found[name] = (value - _QUANTILE * error, value + _QUANTILE * error)
-    return found
+    return replace(scores, metrics=metrics, intervals=intervals, method=task.method, sample=f"lm-eval's {name}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from llamafarm_ray.config.base import Section
 from llamafarm_ray.config.reading import read_file
 from llamafarm_ray.errors import InputError, did_you_mean
-from llamafarm_ray.evaluation.custom.questions import read_questions
+from llamafarm_ray.evaluation.custom.questions import Question, is_list_of_objects, read_questions
 from llamafarm_ray.evaluation.custom.scorer import OwnScorer
 from llamafarm_ray.evaluation.custom.sets import CustomSet
 from llamafarm_ray.evaluation.general import GENERAL
@@ -26,9 +26,29 @@ FOLDER: Final = Path("evaluations")
 _OWN_RESULTS: Final = ("held_out", GENERAL, *MODES)
 """Names of the results of held-out examples, general texts and questions."""
 _ENDINGS: Final = (".yaml", ".yml", ".json", ".jsonl")
+_NEEDED: Final = {
+    "json_valid": "schema",
+    "tool_call_accuracy": "calls",
+    "faithfulness": "context",
+    "context_use": "context",
+}
+"""What rows need beside, or in place of, accepted answers, by metric."""
+_IS_USABLE: Final[Mapping[str, Callable[[object], bool]]] = {
+    "schema": lambda value: isinstance(value, Mapping | bool),
+    "calls": is_list_of_objects,
+    "context": lambda value: bool(value) and all(isinstance(one, str) for one in _listed(value)),
+}
+_NEED_NO_ANSWERS: Final = ("json_valid", "tool_call_accuracy", "faithfulness")
+_RANKINGS: Final = ("hit_rate", "mrr", "ndcg")
 _SCORERS: Final = tuple(
-    name for name, metric in METRICS.items() if metric.each is not None and metric.higher_is_better is True
+    name
+    for name, metric in METRICS.items()
+    if metric.each is not None and metric.higher_is_better is True and name not in _RANKINGS
 )
+
+
+def _listed(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 class Description(Section):
@@ -87,9 +107,22 @@ def find_set(name: str, file: Path | None = None) -> CustomSet:
     questions = read_questions(
         path.parent / Path(described.questions).expanduser(),
         system=described.system,
-        needs_answers=isinstance(scorer, str),
+        needs_answers=isinstance(scorer, str) and scorer not in _NEED_NO_ANSWERS,
     )
+    if isinstance(scorer, str) and scorer in _NEEDED:
+        _check_rows(questions, scorer, described.questions)
     return CustomSet(short, tuple(questions), scorer, described.must_pass, described.max_new_tokens)
+
+
+def _check_rows(questions: Iterable[Question], metric: str, file: str) -> None:
+    """Refuse a row that lacks what a metric needs."""
+    key = _NEEDED[metric]
+    for question in questions:
+        if not _IS_USABLE[key](question.row.get(key)):
+            raise InputError(
+                f"Question {question.id!r} of {file} has no usable {key!r}, which {metric} needs.",
+                hint="Mend the row, or name another scorer.",
+            )
 
 
 def find_file(name: str) -> Path | None:

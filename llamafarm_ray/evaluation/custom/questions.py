@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.evaluation.question_rows import ANSWERS, read_rows, texts_of
 
-__all__ = ["Question", "read_questions"]
+__all__ = ["Question", "is_list_of_objects", "read_questions"]
 
 _FORM = 'Each line is an object such as {"prompt": "...", "answers": ["..."]}.'
 _SLICES = ("document", "language", "topic")
@@ -42,12 +44,32 @@ class Question:
         """Groups of questions that this one belongs to: by document, language and topic, where the file names them."""
         return {name: str(self.row[name]) for name in _SLICES if self.row.get(name)}
 
+    @property
+    def tools(self) -> str | None:
+        """The tools that the model has, as JSON text; None without any."""
+        tools = self.row.get("tools")
+        return json.dumps(tools, ensure_ascii=False) if tools else None
+
+    def sample(self, answer: str) -> Sample:
+        """Return what metrics see of an answer: what it is compared with, and passages, schema or calls of the row."""
+        row = self.row
+        return Sample(
+            answer=answer,
+            accepted=self.accepted,
+            question=self.prompt,
+            context=texts_of(row, ("context",), self.id),
+            schema=row.get("schema"),
+            expected_calls=tuple(row["calls"]) if "calls" in row else None,
+        )
+
 
 def read_questions(path: Path, *, system: str | None = None, needs_answers: bool = True) -> list[Question]:
     """Read questions.
 
     A row has ``prompt`` (or ``question``) or ``messages``, and ``answers`` (a list) or ``answer`` (a text). ``id``,
-    ``document``, ``language`` and ``topic`` are optional. Other keys are there for a scorer of your own.
+    ``document``, ``language``, ``topic`` and ``tools`` are optional; ``context``, ``schema`` and ``calls`` are what
+    metrics such as ``faithfulness``, ``json_valid`` and ``tool_call_accuracy`` need. Other keys are there for a scorer
+    of your own.
 
     Args:
         path: the file.
@@ -70,6 +92,11 @@ def read_questions(path: Path, *, system: str | None = None, needs_answers: bool
     return list(found.values())
 
 
+def is_list_of_objects(value: object) -> bool:
+    """Return True for a list of JSON objects."""
+    return isinstance(value, list) and all(isinstance(one, dict) for one in value)
+
+
 def _question(row: Mapping[str, Any], where: str, name: str, system: str | None) -> Question:
     messages, prompt = row.get("messages"), row.get("prompt", row.get("question"))
     if messages is None and isinstance(prompt, str) and prompt.strip():
@@ -83,4 +110,6 @@ def _question(row: Mapping[str, Any], where: str, name: str, system: str | None)
         raise InputError(f"{where} has no prompt, and no messages that end with the user's.", hint=_FORM)
     if system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
+    if not is_list_of_objects(row.get("tools") or []):
+        raise InputError(f"{where}: tools is no list of objects.", hint="Write them as OpenAI's API has them.")
     return Question(name, tuple(messages), texts_of(row, ANSWERS, where), row)

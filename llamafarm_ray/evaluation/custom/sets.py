@@ -13,7 +13,6 @@ from llamafarm_ray.evaluation.comparison import PairedScores
 from llamafarm_ray.evaluation.custom.questions import Question
 from llamafarm_ray.evaluation.custom.scorer import OwnScorer, Scored
 from llamafarm_ray.evaluation.metrics.registry import find_metric
-from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.evaluation.result import BenchmarkScores, improvement
 from llamafarm_ray.types import Digest
 
@@ -138,10 +137,7 @@ def _score(asked: CustomSet, answers: Sequence[str]) -> list[Scored]:
     if isinstance(asked.scorer, OwnScorer):
         return asked.scorer.score(asked.questions, answers)
     metric = find_metric(asked.scorer)
-    samples = [
-        Sample(answer=answer, accepted=question.accepted, question=question.prompt)
-        for question, answer in zip(asked.questions, answers, strict=True)
-    ]
+    samples = [question.sample(answer) for question, answer in zip(asked.questions, answers, strict=True)]
     return [Scored(value, "" if value is not None else "not measurable") for value in map(metric.of_sample, samples)]
 
 

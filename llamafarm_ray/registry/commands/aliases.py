@@ -184,7 +184,7 @@ def check_policy(
         record,
         promoter=context.principal,
         approvers=approvers,
-        version_at=lambda other: _pointed_at(state, record.registered.model, other),
+        version_at=lambda other: state.at_alias(record.registered.model, other),
     )
     if context.is_strict:
         found += license_violations(policy, _bound_by(state, record))
@@ -195,13 +195,6 @@ def check_policy(
             rules=tuple(violation.rule for violation in found),
             hint="`llamafarm registry policy show` lists the rules.",
         )
-
-
-def _pointed_at(state: RegistryState, model: str, alias: str) -> VersionRecord | None:
-    """Return the version that an alias of a model points at; None if there is no such alias."""
-    known = state.models[model]
-    moves = known.aliases.get(alias)
-    return known.versions[moves[-1].version] if moves else None
 
 
 def _bound_by(state: RegistryState, record: VersionRecord) -> dict[str, str]:

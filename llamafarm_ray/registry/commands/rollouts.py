@@ -46,7 +46,7 @@ class StartRollout(OfVersion):
         baseline = state.resolve(ModelRef(self.ref.name, alias=self.alias))
         _check_fit(candidate, baseline)
         check_policy(state, candidate, self.alias, context)
-        _check_metrics(candidate, self.plan)
+        _check_metrics(state, candidate, self.plan)
         number = len(state.rollouts.get(f"{self.ref.name}@{self.alias}", ())) + 1
         return [
             event_of(
@@ -187,9 +187,14 @@ def _check_fit(candidate: VersionRecord, baseline: VersionRecord) -> None:
         )
 
 
-def _check_metrics(candidate: VersionRecord, plan: Plan) -> None:
-    rules = Policy(metrics={**plan.guards.metrics})
-    found = violations(rules, candidate, promoter="", approvers=())
+def _check_metrics(state: RegistryState, candidate: VersionRecord, plan: Plan) -> None:
+    found = violations(
+        Policy(metrics={**plan.guards.metrics}),
+        candidate,
+        promoter="",
+        approvers=(),
+        version_at=lambda alias: state.at_alias(candidate.registered.model, alias),
+    )
     if found:
         raise PolicyError(
             f"{candidate.ref} may not be rolled out: {'; '.join(violation.message for violation in found)}.",

@@ -82,6 +82,12 @@ class RegistryState:
         """
         check(event, self)
 
+    def at_alias(self, model: str, alias: str) -> VersionRecord | None:
+        """Return the version that an alias of a model points at; None if there is no such alias."""
+        known = self.models[model]
+        moves = known.aliases.get(alias)
+        return known.versions[moves[-1].version] if moves else None
+
     def resolve(self, ref: ModelRef) -> VersionRecord:
         """Return the version of a reference. A bare name means ``@production`` if that alias is set, else the latest.
 

@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError, PolicyError
 from llamafarm_ray.registry.api import RegistryApi
@@ -16,7 +17,7 @@ from llamafarm_ray.registry.commands import Command, PauseRollout, PromoteRollou
 from llamafarm_ray.registry.rollouts import AbPlan, RolloutStatus
 from llamafarm_ray.registry.state import RolloutRecord, VersionRecord
 from llamafarm_ray.serving.rollouts.ab import Gain, compare, num_measured
-from llamafarm_ray.serving.rollouts.guards import Evidence, broken_guard
+from llamafarm_ray.serving.rollouts.guards import Evidence, VersionAt, broken_guard
 from llamafarm_ray.serving.rollouts.progress import RolloutProgress, progress_of
 from llamafarm_ray.serving.telemetry.rollout_observations import Observations
 
@@ -48,7 +49,13 @@ class Decision:
 _NO_DECISION = Decision(Move.STAY, "")
 
 
-def decide(rollout: RolloutRecord, evidence: Evidence, candidate: VersionRecord, now: dt.datetime) -> Decision:
+def decide(
+    rollout: RolloutRecord,
+    evidence: Evidence,
+    candidate: VersionRecord,
+    now: dt.datetime,
+    version_at: VersionAt = lambda _: None,
+) -> Decision:
     """Decide about a running rollout.
 
     A broken guard rolls back, also a paused rollout. Otherwise a paused one stays; an A/B rollout ends once it is known
@@ -60,8 +67,9 @@ def decide(rollout: RolloutRecord, evidence: Evidence, candidate: VersionRecord,
         evidence: evidence on both variants.
         candidate: the candidate's record, for its evaluation results.
         now: the time.
+        version_at: gives what an alias of the model points at, for guards that compare with it.
     """
-    broken = broken_guard(rollout, evidence, candidate)
+    broken = broken_guard(rollout, evidence, candidate, version_at)
     if broken is not None:
         return Decision(Move.ROLL_BACK, broken)
     if rollout.status is RolloutStatus.PAUSED:
@@ -198,7 +206,9 @@ class RolloutController:
         for rollout, candidate in under_way:
             try:
                 evidence = await self._observe(rollout)
-                decision = await self._once_loaded(rollout, candidate, decide(rollout, evidence, candidate, now))
+                version_at = partial(state.at_alias, rollout.model)
+                decided = decide(rollout, evidence, candidate, now, version_at)
+                decision = await self._once_loaded(rollout, candidate, decided)
                 decisions[rollout.id] = self._decisions[rollout.id] = decision
                 await asyncio.to_thread(carry_out, self._registry, rollout, decision)
                 self._troubles.pop(rollout.id, None)

@@ -18,7 +18,10 @@ from llamafarm_ray.registry.state import RolloutRecord, VersionRecord
 from llamafarm_ray.serving.rollouts.sequential import ODDS, Logs, log_mixture, log_odds_evidence, log_rate_evidence
 from llamafarm_ray.serving.telemetry.rollout_observations import GROWTH, Sample, Window
 
-__all__ = ["Evidence", "GuardEvidence", "broken_guard", "guard_evidence"]
+__all__ = ["Evidence", "GuardEvidence", "VersionAt", "broken_guard", "guard_evidence"]
+
+VersionAt = Callable[[str], VersionRecord | None]
+"""Gives what an alias of a model points at."""
 
 _QUANTILE: Final = 0.95
 _MIN_LATENCIES = 100
@@ -66,16 +69,23 @@ class Evidence:
         return self.step_requests if self.step == rollout.step else 0
 
 
-def broken_guard(rollout: RolloutRecord, evidence: Evidence, candidate: VersionRecord) -> str | None:
+def broken_guard(
+    rollout: RolloutRecord,
+    evidence: Evidence,
+    candidate: VersionRecord,
+    version_at: VersionAt = lambda _: None,
+) -> str | None:
     """Return the reason in words that the candidate must go, or ``None``.
 
     Args:
         rollout: rollout with the guards.
         evidence: evidence so far.
         candidate: the candidate, for its evaluation results: one that fails, or was measured again and fails now.
+        version_at: gives what an alias of the model points at, for goals that compare with it.
     """
     guards = rollout.plan.guards
-    failed = violations(Policy(metrics={**guards.metrics}), candidate, promoter="", approvers=())
+    rules = Policy(metrics={**guards.metrics})
+    failed = violations(rules, candidate, promoter="", approvers=(), version_at=version_at)
     if failed:
         return "; ".join(violation.message for violation in failed)
     for guard in guard_evidence(guards, evidence):

@@ -160,6 +160,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "deployment.auto_scaling",
         "evaluation.canaries",  # what was memorized is not measured
         "evaluation.endpoint",  # benchmarks are asked here
+        "evaluation.garak",  # it does not run
         "evaluation.judge",  # there is no judge
         "deployment.rollout",  # each kind has its own keys
         *(f"fine_tuning.{objective}" for objective in ("dpo", "kto", "contrastive")),  # sft has no settings
@@ -172,6 +173,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "evaluation": {
             "risk": ["memorization"],
             "endpoint": {"base_url": "http://127.0.0.1:8000/v1"},
+            "garak": {"python": "garak-env/bin/python"},
             "judge": {"model": "gpt", "endpoint": dict.fromkeys(PRICES, 1.0)},
         },
         "dataset": {

@@ -2,11 +2,12 @@
 
 import pytest
 
+from llamafarm_ray.config.goals import NoWorse, is_lower_better
 from llamafarm_ray.errors import InputError, PolicyError
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.registry import Policy
 from llamafarm_ray.registry.commands import SetPolicy
-from llamafarm_ray.registry.goals import NoWorse, is_lower_better, result_value
+from llamafarm_ray.registry.results import result_value
 from llamafarm_ray.workflows.policies import parse_policy
 
 RESULTS = {

@@ -203,6 +203,18 @@ def test_a_candidate_without_the_results_that_its_guards_ask_for_is_not_started(
         bot.submit(start(plan=plan))
 
 
+def test_a_guard_compares_a_result_with_that_of_the_version_in_production(bot):
+    metrics = {"accuracy": "no worse than production by more than 0.02", "f1": "no worse than production"}
+    plan = CANARY.model_copy(update={"guards": Guards.model_validate({"metrics": metrics})})
+    for ref, f1 in (("bot:1.0.0", 0.5), ("bot:1.1.0", 0.4)):
+        bot.record_metrics(ref, {"accuracy": 0.8, "f1": f1}, reason="evaluated")
+    with pytest.raises(PolicyError, match=r"f1 must be no worse .* is 0\.4 where bot:1\.0\.0 has 0\.5"):
+        bot.submit(start(plan=plan))
+    bot.record_metrics("bot:1.1.0", {"f1": 0.5}, reason="evaluated")
+    bot.submit(start(plan=plan))
+    assert rollout(bot).plan == plan
+
+
 def test_a_signature_that_the_policy_asks_for_is_asked_of_the_candidate_too(bot):
     from llamafarm_ray.registry.signing import check_policies
 

@@ -5,11 +5,12 @@ import json
 import pytest
 
 from llamafarm_ray.config import parse_config
+from llamafarm_ray.config.goals import is_lower_better, parse_goal
 from llamafarm_ray.errors import ConfigError, InputError
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
 from llamafarm_ray.registry import RegistryService
-from llamafarm_ray.registry.goals import is_lower_better, parse_goal, result_value
 from llamafarm_ray.registry.policy import Policy, violations
+from llamafarm_ray.registry.results import result_value
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelKind
 from llamafarm_ray.workflows.card import model_card

@@ -2,14 +2,15 @@
 
 import pytest
 
+from llamafarm_ray.config.goals import is_lower_better
 from llamafarm_ray.evaluation.benchmarks import compare
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan
 from llamafarm_ray.evaluation.benchmarks.safety import is_safety_task, safety_scores
 from llamafarm_ray.evaluation.result import BenchmarkScores
-from llamafarm_ray.registry.goals import is_lower_better, result_value
+from llamafarm_ray.registry.results import result_value
 
-PAIRS = {"likelihood_diff": 3.5, "pct_stereotype": 0.6, "likelihood_diff_stderr": 0.5, "pct_stereotype_stderr": 0.01}
+PAIRS = {"likelihood_diff": 3.5, "pct_stereotype": 0.6}
 
 
 @pytest.mark.parametrize(
@@ -35,16 +36,16 @@ def test_tasks_about_safety_are_known_by_their_names(name, is_about_safety):
 def test_a_task_names_its_method_and_its_own_score_comes_first():
     found = safety_scores("crows_pairs_english", BenchmarkScores(dict(PAIRS), num_examples=10))
     assert next(iter(found.metrics)) == "pct_stereotype"
-    assert found.intervals["pct_stereotype"] == pytest.approx((0.5804, 0.6196))
+    assert found.intervals == {"pct_stereotype": pytest.approx((0.3127, 0.8318), abs=1e-4)}  # Wilson, 6 of 10
     assert found.method.startswith("Pairs of sentences")
     assert found.sample == "lm-eval's crows_pairs_english"
     other = BenchmarkScores({"accuracy": 0.5})
     assert safety_scores("mmlu", other) == other
 
 
-def test_scores_of_filters_keep_their_own_errors():
-    metrics = {"acc.strict": 0.5, "acc_stderr.strict": 0.1, "acc.loose": 0.7}
-    assert safety_scores("toxigen", BenchmarkScores(metrics)).intervals == {"acc.strict": (0.304, 0.696)}
+@pytest.mark.parametrize(("value", "count"), [(0.5, None), (1.5, 10), (-0.1, 10)])
+def test_a_score_that_is_no_share_of_known_examples_has_no_interval(value, count):
+    assert safety_scores("toxigen", BenchmarkScores({"accuracy": value}, num_examples=count)).intervals is None
 
 
 @pytest.mark.parametrize(

@@ -186,3 +186,48 @@ def test_separators_of_lines_within_a_text_end_no_line(tmp_path):
     path = tmp_path / "qa.jsonl"
     path.write_text('{"prompt": "a\u2028b", "answer": "c"}\n', encoding="utf-8")
     assert read_questions(path)[0].prompt == "a\u2028b"
+
+
+CALL = {"name": "weather", "arguments": {"city": "Graz"}}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+
+
+def described(here, metric, row):
+    write(here / "rows.jsonl", [{"prompt": "Say it.", **row}])
+    (here / "qa.json").write_text(json.dumps({"questions": "rows.jsonl", "scorer": metric}))
+    return find_set("qa")
+
+
+@pytest.mark.parametrize(
+    ("metric", "row", "right", "wrong"),
+    [
+        ("json_valid", {"schema": {"type": "object", "required": ["city"]}}, '{"city": "Graz"}', "{}"),
+        ("tool_call_accuracy", {"calls": [CALL]}, json.dumps(CALL), '{"name": "weather", "arguments": {}}'),
+        ("faithfulness", {"context": "The mill was built in 1832."}, "It was built in 1832.", "It was built in 1990."),
+        ("context_use", {"context": ["Built in 1832."], "answers": ["1832"]}, "1832", "1990"),
+    ],
+)
+def test_metrics_take_schema_calls_and_context_from_the_row(here, metric, row, right, wrong):
+    asked = described(here, metric, row)
+    assert [measure_set(asked, [answer])[0].metrics["score"] for answer in (right, wrong)] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "row", "says"),
+    [
+        ("json_valid", {"schema": "object"}, "no usable 'schema', which json_valid needs"),
+        ("tool_call_accuracy", {"answers": ["x"]}, "no usable 'calls'"),
+        ("tool_call_accuracy", {"calls": [CALL], "tools": ["weather"]}, "tools is no list of objects"),
+        ("faithfulness", {"context": []}, "no usable 'context'"),
+        ("context_use", {"context": "Built in 1832."}, "has no answers"),
+        ("hit_rate", {"answers": ["x"]}, "can't score answers"),
+    ],
+)
+def test_a_row_without_what_its_metric_needs_is_refused(here, metric, row, says):
+    with pytest.raises(InputError, match=says):
+        described(here, metric, row)
+
+
+def test_tools_of_a_row_are_in_the_prompt_as_json():
+    assert json.loads(Question("1", (), row={"tools": [TOOL]}).tools) == [TOOL]
+    assert Question("1", ()).tools is None

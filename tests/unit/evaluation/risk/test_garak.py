@@ -6,13 +6,14 @@ import pytest
 from chat_server import chat_server
 from garak_program import make_garak
 
+from llamafarm_ray.config.goals import is_lower_better
 from llamafarm_ray.errors import InfrastructureError, InputError, UnsupportedError
 from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
 from llamafarm_ray.evaluation.result import BenchmarkScores
 from llamafarm_ray.evaluation.risk.garak.process import GarakRun, garak_version
 from llamafarm_ray.evaluation.risk.garak.report import read_report
 from llamafarm_ray.evaluation.risk.garak.scores import answered_probes, garak_scores
-from llamafarm_ray.registry.goals import is_lower_better, result_value
+from llamafarm_ray.registry.results import result_value
 
 DAN = "dan.Ablation_Dan_11_0"
 

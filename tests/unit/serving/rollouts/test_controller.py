@@ -298,6 +298,19 @@ def test_a_good_candidate_is_promoted_step_by_step(registry):
     assert [change.step for change in clock.rollout.changes] == [0, 1, 2, 2]
 
 
+def test_a_candidate_that_is_measured_worse_than_production_meanwhile_goes(registry):
+    guards = Guards.model_validate({"metrics": {"f1": "no worse than production"}})
+    for ref in ("bot:1.0.0", "bot:1.1.0"):
+        registry.record_metrics(ref, {"f1": 0.5}, reason="evaluated")
+    start(registry, CANARY.model_copy(update={"guards": guards}))
+    clock = Clockwork(registry, Traffic())
+    assert [decision.move for decision in clock.turn().values()] == [Move.STAY]
+    registry.record_metrics("bot:1.1.0", {"f1": 0.4}, reason="evaluated again")
+    (decision,) = clock.turn().values()
+    assert decision.move is Move.ROLL_BACK
+    assert "f1 must be no worse than production, and is 0.4 where bot:1.0.0 has 0.5" in decision.reason
+
+
 def test_a_controller_that_lives_on_sees_each_window_once(registry):
     start(registry)
     clock = Clockwork(registry, Traffic())
