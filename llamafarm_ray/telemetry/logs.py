@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Final
@@ -19,7 +19,9 @@ from typing import Final
 __all__ = ["FORMAT_VARIABLE", "JsonFormatter", "about", "set_up_logs"]
 
 FORMAT_VARIABLE: Final = "LLAMAFARM_LOG_FORMAT"
-_OURS: Final = ("llamafarm_ray", "ray.serve.llamafarm")
+_SERVE: Final = "ray.serve.llamafarm"
+"""Logger of replicas: below Ray Serve's, so that its lines land in the replica's file."""
+_OURS: Final = ("llamafarm_ray", _SERVE)
 _IDS: Final = ("run", "model", "version", "request")
 _PREFIX: Final = "llamafarm_"
 _about: ContextVar[Mapping[str, str]] = ContextVar("llamafarm_log_ids", default={})  # noqa: B039 - never changed
@@ -60,24 +62,34 @@ class JsonFormatter(logging.Formatter):
 
 def set_up_logs(environment: Mapping[str, str] | None = None) -> None:
     """Have this process's records carry ids and, where the environment says so, be written as JSON. May be repeated."""
-    made = logging.getLogRecordFactory()
-    if made is not _record:
-        logging.setLogRecordFactory(_record)
+    make = logging.getLogRecordFactory()
+    if not isinstance(make, _WithIds):
+        logging.setLogRecordFactory(_WithIds(make))
     wanted = (os.environ if environment is None else environment).get(FORMAT_VARIABLE, "").lower()
-    root = logging.getLogger("llamafarm_ray")
-    has_one = any(isinstance(handler.formatter, JsonFormatter) for handler in root.handlers)
-    if wanted == "json" and not has_one:
+    for name in _OURS if wanted == "json" else ():
+        logger = logging.getLogger(name)
+        if any(isinstance(handler.formatter, JsonFormatter) for handler in logger.handlers):
+            continue
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(JsonFormatter())
-        root.addHandler(handler)
-        root.setLevel(min(root.getEffectiveLevel(), logging.INFO))
-        root.propagate = False
+        logger.addHandler(handler)
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.INFO))
+        logger.propagate = name == _SERVE  # a replica's own file goes on as it is
 
 
-def _record(name: str, *args: object, **kwargs: object) -> logging.LogRecord:
-    """Make a record, with the ids where it is one of ours."""
-    record = logging.LogRecord(name, *args, **kwargs)  # type: ignore[arg-type]
-    if name.startswith(_OURS):
-        for key, value in _about.get().items():
-            setattr(record, _PREFIX + key, value)
-    return record
+class _WithIds:
+    """Makes records as before, with the ids where they are ours.
+
+    Args:
+        make: the factory before.
+    """
+
+    def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
+        self._make = make
+
+    def __call__(self, name: str, *args: object, **kwargs: object) -> logging.LogRecord:
+        record = self._make(name, *args, **kwargs)
+        if name.startswith(_OURS):
+            for key, value in _about.get().items():
+                setattr(record, _PREFIX + key, value)
+        return record

@@ -17,12 +17,15 @@ def written(monkeypatch):
     """What is logged as JSON, as objects."""
     stream = io.StringIO()
     monkeypatch.setattr(logs.sys, "stderr", stream)
-    root = logging.getLogger("llamafarm_ray")
-    kept = logging.getLogRecordFactory(), list(root.handlers), root.level, root.propagate
+    loggers = [logging.getLogger(name) for name in ("llamafarm_ray", "ray.serve.llamafarm")]
+    factory = logging.getLogRecordFactory()
+    kept = [(one, list(one.handlers), one.level, one.propagate) for one in loggers]
     set_up_logs({"LLAMAFARM_LOG_FORMAT": "json"})
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    logging.setLogRecordFactory(kept[0])
-    root.handlers[:], root.level, root.propagate = kept[1:]
+    logging.setLogRecordFactory(factory)
+    for one, handlers, level, propagate in kept:
+        one.handlers[:], one.propagate = handlers, propagate
+        one.setLevel(level)
 
 
 def test_a_line_has_what_it_is_about(written):
@@ -77,6 +80,7 @@ def test_ray_serves_json_has_the_ids_too(written):
     logger.removeHandler(handler)
     line = json.loads(JSONFormatter().format(records[0]))
     assert (line["llamafarm_request"], line["llamafarm_version"]) == ("q1", "bot:1.0.0")
+    assert [(line["request"], line["version"]) for line in written()] == [("q1", "bot:1.0.0")]
 
 
 def test_setting_up_twice_writes_once_and_without_the_variable_nothing_changes(written):
@@ -84,6 +88,24 @@ def test_setting_up_twice_writes_once_and_without_the_variable_nothing_changes(w
     set_up_logs({})
     logging.getLogger("llamafarm_ray.x").info("once")
     assert len(written()) == 1
+
+
+def test_the_factory_of_another_library_stays_in_force():
+    before = logging.getLogRecordFactory()
+
+    def of_another(*args, **kwargs):
+        record = before(*args, **kwargs)
+        record.theirs = "kept"
+        return record
+
+    logging.setLogRecordFactory(of_another)
+    try:
+        set_up_logs({})
+        with about(run="r1"):
+            record = logging.getLogger("llamafarm_ray.x").makeRecord("llamafarm_ray.x", 20, "f", 1, "hello", (), None)
+    finally:
+        logging.setLogRecordFactory(before)
+    assert (record.theirs, record.llamafarm_run) == ("kept", "r1")
 
 
 def test_records_of_others_are_left_alone(written):
