@@ -115,7 +115,11 @@ def is_cut_off(sentence: str, *, before_code: bool) -> bool:
 def is_on_topic(topic: str, answer: str) -> bool:
     """Return True if ``answer`` holds all words of ``topic`` that have a meaning, and begins without pointing back."""
     words = [word for word in re.findall(r"\w+", topic.lower()) if word not in _PHRASE_ENDS and word not in QUANTIFIERS]
-    if _POINTING_START.match(answer) or (answer[0].islower() and answer.split(maxsplit=1)[0].lower() not in words):
+    if (
+        _POINTING_START.match(answer)
+        or not (answer[0].isalnum() or answer[0] in "\"'\u201c")
+        or (answer[0].islower() and answer.split(maxsplit=1)[0].lower() not in words)
+    ):
         return False
     if len(words) > _MAX_TERM_WORDS and answer.lower().startswith(topic.lower()):
         return False  # the heading is a statement of its own

@@ -182,12 +182,12 @@ CONTAINER_TITLES = _words(
 
 DISCOURSE_TERMS = _words(
     "as please both be do note notes warning example examples tip tips important caution remark attention remember "
-    "hint see source sources danger info notice question answer q a step http https update ps p.s"
+    "hint reminder see source sources danger info notice question answer q a step http https update ps p.s"
 )
 NO_DEFINITION = _words(
     "bit lot must pleasure same case reason problem result good factor matter part way step idea choice candidate need "
     "resource exception example consequence issue question thing best worst only first second third last next other "
-    "powerful most more very too few little number task topic"
+    "powerful appropriate most more very too few little number task topic"
 )
 """After "is a" or "is the" these say something about the subject, and not what it is."""
 

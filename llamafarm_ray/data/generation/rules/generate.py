@@ -18,6 +18,7 @@ from llamafarm_ray.data.generation.rules.english import (
     ATTRIBUTE_NOUNS,
     CONTAINER_TITLES,
     COUNTLESS_NOUNS,
+    DETERMINERS,
     DISCOURSE_TERMS,
     EMPTY_HEADS,
     FINITE_WORDS,
@@ -149,6 +150,8 @@ def _from_entry(entry: re.Match[str], title: str, lexicon: Lexicon) -> Iterator[
     term, value = re.sub(r"^(?:The|An?|Our|Your)\s+", "", entry["term"].strip()), entry["value"]
     words = term.lower().split()
     if not words or len(words) > _MAX_TERM_WORDS or words[0] in DISCOURSE_TERMS or FINITE_WORDS.intersection(words):
+        return
+    if DETERMINERS.intersection(words[1:]) or words[-1] in DISCOURSE_TERMS or words[-1] in {"none", "availability"}:
         return
     if len(set(words)) < len(words) or term.count(",") > 1 or " or " in term:
         return
@@ -286,7 +289,9 @@ def _answers(question: str, answer: str) -> bool:
     shared = sum(is_on_topic(word, f"A {answer}") for word in asked)
     if question.lower().startswith("why ") and not _REASON.search(answer):
         return False
-    ends_open = re.search(r"(?:ways|following|as follows|options|reasons)\.$", answer) or re.match("I |See ", answer)
+    ends_open = re.search(r"(?:ways|following|as follows|options|reasons)\.$", answer) or re.match(
+        "I |See |There are a number of ", answer
+    )
     return (
         bool(FINITE_WORDS.intersection(question.lower().split()))
         and num_words(answer) >= _MIN_TOLD_WORDS

@@ -41,7 +41,7 @@ _ADVICE = re.compile(
     r"(?:[Pp]lease\b|you (?:should|must|need to|have to)\b|(?!\w+ing\b)[a-z]+ (?:the|an?|your|it|them|all)\b)"
 )
 _NO_CONSEQUENCE = re.compile(
-    r"(?:or|and|but|not|first|refer|consider|try|see|you|we|it|there|they|no|feel|do|don't|so|just|simply|this|that|one|be|only|nothing|anything)\b"
+    r"(?:or|and|but|not|also|more|first|refer|consider|try|see|you|we|it|there|they|no|feel|do|don't|so|just|simply|this|that|one|be|only|nothing|anything)\b"
     r"|.*\b(?:please|may|might|should|could|better|appropriate|preferable|possible|recommended|legitimately|probably)\b",
     re.IGNORECASE,
 )
