@@ -146,4 +146,4 @@ def is_no_topic(heading: str) -> bool:
 
 
 def _stem(word: str) -> str:
-    return word.removesuffix("s")[:_STEM_LETTERS]
+    return word.removesuffix("s").removesuffix("ing")[:_STEM_LETTERS]
