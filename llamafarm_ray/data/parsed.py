@@ -155,12 +155,18 @@ class Passage:
     @property
     def prose(self) -> str:
         """The text without code blocks."""
-        lines, fence = [], ""
+        return "\n".join(line for line, _ in self.prose_lines())
+
+    def prose_lines(self) -> Iterator[tuple[str, bool]]:
+        """Yield each line that is no code, and whether code comes next."""
+        fence, before = "", None
         for line in self.text.splitlines():
             if fence:
                 fence = "" if line == fence else fence
-            elif line.startswith(_FENCE) and not line.strip("`"):
-                fence = line
-            else:
-                lines.append(line)
-        return "\n".join(lines)
+                continue
+            is_fence = line.startswith(_FENCE) and not line.strip("`")
+            if before is not None:
+                yield before, is_fence
+            fence, before = (line, None) if is_fence else ("", line)
+        if before is not None:
+            yield before, False

@@ -1,29 +1,37 @@
 """Dataset numbers: near duplicates beside a bare loop over rensa, and whole builds with their time and memory.
 
 Run ``make bench BENCH=datasets``; with ``ARGS=--quick`` to see that it works, with ``ARGS="--only near small"`` for
-parts of it. The last line is one JSON object:
+parts of it. The part ``pdf`` takes ``--pdftotext PATH`` and ``--documents FOLDER``: PDF files, each beside its source's
+text (``guide.pdf``, ``guide.txt``). The last line is one JSON object:
 ``{"benchmark": "datasets", "numbers": {name: {"measured": ..., "goal": ..., "met": ...}}}``.
 """
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import random
+import re
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pypdfium2
 import rensa
 
 from llamafarm_ray.data.quality.near_duplicates import jaccard, near_duplicates
+from llamafarm_ray.data.readers import reader_for
 
 WORDS_A_DOCUMENT = 100
 THRESHOLD = 0.8
@@ -211,10 +219,126 @@ def measure_builds(report: Report, scale: Scale) -> None:
     report.at_most(f"the same beside that of {scale.built:,}", many.mib / few.mib, 1.1, "x")
 
 
-PARTS: dict[str, Callable[[Report, Scale], None]] = {
+PDF_PAGES = 30
+GRAM = 5
+MAX_GAP_WORDS = 500
+EDGE_LINES = 3
+MIN_PAGES_OF_RUNNING = 3
+
+
+def words_of(text: str) -> list[str]:
+    """Return words in small letters; ligatures and accents have one spelling."""
+    return re.findall(r"\w+", unicodedata.normalize("NFKC", text).lower())
+
+
+def common_words(left: Sequence[str], right: Sequence[str]) -> int:
+    """Return the length of the longest common subsequence, by the bits of one number (Hyyr\u00f6's recurrence)."""
+    masks: dict[str, int] = {}
+    for place, word in enumerate(left):
+        masks[word] = masks.get(word, 0) | 1 << place
+    full = row = (1 << len(left)) - 1
+    for word in right:
+        both = row & masks.get(word, 0)
+        row = ((row + both) | (row - both)) & full
+    return len(left) - row.bit_count()
+
+
+def window(source: Sequence[str], texts: Sequence[Sequence[str]]) -> Sequence[str]:
+    """Return the part of a source that some pages hold: the longest stretch in which all share runs of words."""
+    runs = [[tuple(words[place : place + GRAM]) for place in range(len(words))] for words in (source, *texts)]
+    once = {run for run, count in Counter(runs[0]).items() if count == 1}
+    shared = once.intersection(*map(set, runs[1:]))
+    stretches: list[list[int]] = [[]]
+    for place, run in enumerate(runs[0]):
+        if run in shared:
+            if stretches[-1] and place - stretches[-1][-1] > MAX_GAP_WORDS:
+                stretches.append([])
+            stretches[-1].append(place)
+    longest = max(stretches, key=len)
+    return source[longest[0] : longest[-1] + GRAM] if longest else []
+
+
+def pages_of(pdf: Path) -> bytes:
+    """Return pages from the middle of a document, without its front matter and its index, as a PDF file."""
+    with pypdfium2.PdfDocument(pdf) as document, pypdfium2.PdfDocument.new() as sample:
+        first = max(0, (len(document) - PDF_PAGES) // 2)
+        sample.import_pages(document, list(range(first, min(first + PDF_PAGES, len(document)))))
+        written = io.BytesIO()
+        sample.save(written)
+    return written.getvalue()
+
+
+def our_text(data: bytes) -> tuple[str, str]:
+    """Return the text of a PDF file as our reader has it: with its headings, and the blocks alone."""
+    reader = reader_for("a.pdf")
+    assert reader is not None
+    lines: list[str] = []
+    blocks: list[str] = []
+    before: tuple[str, ...] = ()
+    for section in reader.read(data, "a.pdf").sections:
+        lines += [heading for place, heading in enumerate(section.headings) if before[place : place + 1] != (heading,)]
+        lines += section.blocks
+        blocks += section.blocks
+        before = section.headings
+    return "\n".join(lines), "\n".join(blocks)
+
+
+def running_lines(text: str) -> set[str]:
+    """Return lines that come back at the edges of pages, their numbers as ``#``; pdftotext ends pages by form feeds."""
+    found: Counter[str] = Counter()
+    for page in text.split("\f"):
+        lines = [" ".join(line.split()) for line in page.splitlines() if line.strip()]
+        edges = {*lines[:EDGE_LINES], *lines[-EDGE_LINES:]}
+        found.update({re.sub(r"\d+", "#", line) for line in edges})
+    return {line for line, count in found.items() if count >= MIN_PAGES_OF_RUNNING and any(map(str.isalpha, line))}
+
+
+def without_running_lines(text: str, running: set[str]) -> str:
+    """Return what pdftotext wrote without headers, footers and page numbers, which are no words of the document."""
+    lines = (" ".join(line.split()) for line in re.split(r"[\n\f]", text))
+    return "\n".join(line for line in lines if re.sub(r"\d+", "#", line) not in {*running, "#"})
+
+
+def boilerplate_share(blocks: str, running: set[str]) -> float:
+    """Return the share of words that are in running lines, alone or in the middle of a block."""
+    text = re.sub(r"\d+", "#", blocks)
+    count = sum(text.count(line) * len(line.split()) for line in running if len(line.split()) > 1)
+    count += sum(line in running for line in text.splitlines() if len(line.split()) == 1)
+    return count / max(1, len(text.split()))
+
+
+def measure_pdf(report: Report, _: Scale, pdftotext: str = "", documents: str = "") -> None:
+    """Words of PDF files that are right and in order, beside pdftotext, by the text that the files were made from."""
+    program = shutil.which(pdftotext or "pdftotext")
+    pairs = [(pdf, pdf.with_suffix(".txt")) for pdf in sorted(Path(documents).glob("*.pdf"))] if documents else []
+    pairs = [(pdf, source) for pdf, source in pairs if source.is_file()]
+    if program is None or not pairs:
+        missing = "pdftotext is not there (--pdftotext)" if program is None else "--documents has no PDF with its text"
+        print(f"The part 'pdf' is left out: {missing}.")
+        return
+    for pdf, source in pairs:
+        data = pages_of(pdf)
+        with tempfile.NamedTemporaryFile(suffix=".pdf") as file:
+            Path(file.name).write_bytes(data)
+            done = subprocess.run([program, file.name, "-"], capture_output=True, check=True)
+        theirs = done.stdout.decode(errors="replace")
+        ours, blocks = our_text(data)
+        running = running_lines(theirs)
+        found, peer = words_of(ours), words_of(without_running_lines(theirs, running))
+        text = re.sub(r"\[\d{1,3}\]", " ", source.read_text(errors="replace"))  # marks of notes are no words
+        wanted = window(words_of(text), (found, peer))
+        right, right_of_peer = common_words(found, wanted), common_words(peer, wanted)
+        report.told(f"{pdf.stem}: words of the source", len(wanted), "words")
+        report.told(f"{pdf.stem}: right words in order, pdftotext", right_of_peer, "words")
+        report.at_least(f"{pdf.stem}: right words, ours to pdftotext's", right / max(1, right_of_peer), 1.0, "x")
+        report.at_most(f"{pdf.stem}: boilerplate in passages", boilerplate_share(blocks, running), 0.02, "")
+
+
+PARTS: dict[str, Callable[..., None]] = {
     "near": measure_near_duplicates,
     "small": measure_small_build,
     "builds": measure_builds,
+    "pdf": measure_pdf,
 }
 
 
@@ -223,10 +347,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a few documents")
     parser.add_argument("--only", nargs="+", choices=sorted(PARTS), default=list(PARTS), help="parts to measure")
+    parser.add_argument("--pdftotext", default="", help="poppler's program, for the part pdf")
+    parser.add_argument("--documents", default="", help="folder of PDF files beside their texts, for the part pdf")
     asked = parser.parse_args()
     report = Report()
     for name in asked.only:
-        PARTS[name](report, QUICK if asked.quick else Scale())
+        paths = {"pdftotext": asked.pdftotext, "documents": asked.documents} if name == "pdf" else {}
+        PARTS[name](report, QUICK if asked.quick else Scale(), **paths)
     print(json.dumps({"benchmark": "datasets", "numbers": report.numbers}))
 
 

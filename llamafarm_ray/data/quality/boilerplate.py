@@ -118,12 +118,15 @@ class DropBoilerplate(Step[ParsedDocument, ParsedDocument]):
 
 
 def _kept(section: Section, found: Counter[str], samples: list[str]) -> Section:
-    blocks = []
-    for block in section.blocks:
+    kept = []
+    for block, marks in section.marked_blocks():
         kind = boilerplate_kind(block)
         if kind:
             found[kind] += 1
             samples.append(block)
         else:
-            blocks.append(block)
-    return replace(section, blocks=tuple(blocks)) if len(blocks) < len(section.blocks) else section
+            kept.append((block, marks))
+    if len(kept) == len(section.blocks):
+        return section
+    blocks, marks_of_blocks = tuple(block for block, _ in kept), tuple(marks for _, marks in kept)
+    return replace(section, blocks=blocks, marks=marks_of_blocks if section.marks else ())

@@ -63,6 +63,17 @@ def test_marks_of_footnotes_are_no_text():
     assert blocks("a.pdf", pdf(write)) == ["The mill is a museum. It has room for 30 guests in Hall2."]
 
 
+def test_the_number_of_a_note_stands_apart_from_its_text():
+    def write(document):
+        document.add_page()
+        document.set_font_size(6)
+        document.write(8, "12")
+        document.set_font_size(12)
+        document.write(8, "You may knock at the door of the mill.")
+
+    assert blocks("a.pdf", pdf(write)) == ["12 You may knock at the door of the mill."]
+
+
 def test_short_lines_that_stand_alone_stay_apart():
     lines = [LONG, "", "Anna Berg, keeper", "Tom Lee, boats", "Eva Stone, library"]
     assert blocks("a.pdf", pages_of(lines))[1:] == ["Anna Berg, keeper", "Tom Lee, boats", "Eva Stone, library"]

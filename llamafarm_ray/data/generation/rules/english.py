@@ -7,18 +7,26 @@ __all__ = [
     "ATTRIBUTE_NOUNS",
     "COLOURS",
     "COMMON_NOUNS",
+    "COMPARATIVES",
+    "CONDITION_STARTS_REFUSED",
+    "CONDITION_VERDICTS",
     "CONTAINER_TITLES",
+    "COUNTLESS_NOUNS",
     "DETERMINERS",
     "DISCOURSE_TERMS",
     "EMPTY_HEADS",
     "FINITE_WORDS",
     "GROUP_NOUNS",
+    "HEADING_VERBS",
     "IMPERATIVES",
     "IRREGULAR_PLURALS",
     "IRREGULAR_VERBS",
     "NO_DEFINITION",
+    "OPEN_ENDS",
+    "POINTING_ADJECTIVES",
     "POSSESSIVES",
     "PREPOSITIONS",
+    "QUANTIFIERS",
     "ROLE_NOUNS",
     "SUBJECT_BREAKERS",
     "SUBJECT_STARTS_REFUSED",
@@ -49,8 +57,8 @@ FINITE_WORDS = _words(
     "cannot can't won't isn't aren't don't doesn't wasn't weren't didn't"
 )
 SUBJECT_BREAKERS = FINITE_WORDS | _words(
-    "which that who whose whom where when why how if because although though while whereas unless than so but or it "
-    "its itself they them their theirs he she him her his hers we us ours you yours i me mine this these those "
+    "which that what who whose whom where when why how if because although though while whereas unless than so but or "
+    "it its itself they them their theirs he she him her his hers we us ours you yours i me mine this these those "
     "there here not never once as"
 )
 """A subject with one of these is a clause, or points at something outside of the sentence."""
@@ -78,6 +86,50 @@ EMPTY_HEADS = _words(
     "results section step thing things user users value values variable variables way"
 )
 """Heads that name nothing without a name or an "of ..." beside them: "the second one", "the default value"."""
+
+COUNTLESS_NOUNS = EMPTY_HEADS | _words(
+    "action answer argument array block branch bug byte call capability case change character class client code "
+    "column commit condition configuration connection constraint content context core data database default "
+    "description developer device difference directory disk distribution document domain effect error reason hash "
+    "header row point thing detail event expression file filesystem flag format header host identifier image "
+    "implementation index input instance interface interpreter issue item job key keyword line link list log loop "
+    "message mode module name network node note operation operator other output package page partition password patch "
+    "path pattern pointer port problem procedure process program project prompt protocol query question regex release "
+    "remainder repository request response rest return risk row rule schema screen script section sequence server "
+    "session set setting signature site situation size software sort source specification statement status string "
+    "structure subject syntax system table target task template test text thread token tool transaction tree trigger "
+    "guard comparison hash header row reason point thing detail objective area repo binary slide tuple type update "
+    "upgrade upload version view web word"
+)
+"""Nouns for things that manuals have many of: "the transaction" is nobody's, away from its page."""
+
+POINTING_ADJECTIVES = _words(
+    "first second third fourth last next previous former latter same actual resulting new newly basic main good "
+    "useful typical pure original given specified newly corresponding respective remaining certain equivalent desired "
+    "particular"
+)
+"""What these words tell apart stands on the page: "the first verification", "the resulting file"."""
+
+OPEN_ENDS = _words(
+    "like do does run use with as by type enter is are be to of for in on at from and or the a an that than into"
+)
+"""Words that no sentence ends with: what follows is missing."""
+
+HEADING_VERBS = _words("maintain use do make manage create build write upload add be keep package")
+CONDITION_VERDICTS = _words("found seen given specified present provided needed used set correct true false met")
+CONDITION_STARTS_REFUSED = _words(
+    "not given so possible necessary needed in on at by for when with any anything there everything something someone "
+    "no set used done found left run put only all"
+)
+"""Words with which no condition begins that has a subject of its own."""
+
+QUANTIFIERS = _words(
+    "many some several various most few such more less different certain numerous multiple additional further similar "
+    "much enough plenty optional"
+)
+COMPARATIVES = _words(
+    "longer shorter larger smaller higher lower newer older better worse faster slower bigger earlier greater fewer"
+)
 
 COLOURS = _words(
     "black white red green blue yellow orange brown grey gray pink purple silver golden amber cream violet turquoise"
@@ -129,14 +181,21 @@ CONTAINER_TITLES = _words(
 """Titles that end like this are about the text itself: "the Staff Handbook"."""
 
 DISCOURSE_TERMS = _words(
-    "note notes warning example examples tip tips important caution remark attention remember hint see source "
-    "sources danger info notice question answer q a step http https update ps p.s"
+    "as please both be do note notes warning example examples tip tips important caution remark attention remember "
+    "hint reminder see source sources danger info notice question answer q a step http https update ps p.s"
 )
-NO_DEFINITION = _words("bit lot must pleasure same case reason problem result good")
+NO_DEFINITION = _words(
+    "bit lot must pleasure same case reason problem result good factor matter part way step idea choice candidate need "
+    "resource exception example consequence issue question thing best worst only first second third last next other "
+    "powerful appropriate most more very too few little number task topic"
+)
 """After "is a" or "is the" these say something about the subject, and not what it is."""
 
 UNHELPFUL_HEADINGS = _words(
-    "introduction overview summary about background general preface abstract welcome contents glance"
+    "introduction overview summary about background general preface abstract welcome contents glance description "
+    "options parameters notes note examples example synopsis name compatibility tools files arguments details usage "
+    "author authors more misc miscellaneous conclusion discussion hints tips caveats bugs output inputs outputs "
+    "remarks rationale syntax commands functions methods variables attributes configuration"
 )
 
 IRREGULAR_VERBS: dict[str, tuple[str, str]] = {

@@ -75,7 +75,7 @@ PLACE = (
     rf"(?!{TIME})(?:in|at|on|near|next to|behind|under|opposite|inside|outside|beside|above|below"
     r"|between(?! \d)|across from|in front of|along) "
     r"(?!(?:accordance|addition|advance|case|charge|use|order|total|time|place|general|fact|person|part|writing"
-    r"|stock|operation|progress|holiday|sale|request|average|public|good|bad|cash|mind|favou?r|english|pairs?|groups?)\b"
+    r"|stock|operation|progress|holiday|sale|request|average|public|good|bad|cash|mind|favou?r|english|plaintext|plain|clear|binary|text|pairs?|groups?)\b"
     r"|the (?:process|event|form|same|middle|way|case|order|morning|afternoon|evening|beginning|course"
     r"|hands|verge|end of the (?:day|week|month|year|season)|rise|basis|grounds|night|weekend)\b"
     r"|(?:a|the) (?:\w+ )?(?:temperature|speed|rate|price|cost|pressure|level"

@@ -7,13 +7,17 @@ is learnt.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
+from llamafarm_ray.data.generation.rules.context import repeated_nouns
 from llamafarm_ray.data.generation.rules.english import (
     ATTRIBUTE_NOUNS,
     COMMON_NOUNS,
+    COMPARATIVES,
+    COUNTLESS_NOUNS,
     DETERMINERS,
     EMPTY_HEADS,
     FINITE_WORDS,
@@ -23,6 +27,7 @@ from llamafarm_ray.data.generation.rules.english import (
     IRREGULAR_VERBS,
     POSSESSIVES,
     PREPOSITIONS,
+    QUANTIFIERS,
     ROLE_NOUNS,
     SUBJECT_BREAKERS,
     SUBJECT_STARTS_REFUSED,
@@ -33,6 +38,10 @@ __all__ = ["Lexicon", "Subject", "Verb", "head_of", "is_plural", "participle", "
 _VOWELS = "aeiou"
 _MAX_SUBJECT_WORDS = 10
 _FORBIDDEN_IN_SUBJECT = re.compile(r"[,;:()\[\]\"\u201c\u201d!?\u2026]|\.(?:\s|$)")
+_PLACE_IN_TEXT = re.compile(
+    r"(?:Line|Table|Figure|Section|Chapter|Step|Example|Listing|Item|Row|Page|Part|Version|Appendix|Column)s? \S{1,6}"
+)
+_NOUNS_IN_LY = frozenset(("family", "assembly", "supply", "july", "italy", "reply", "jelly", "fly", "ally"))
 _ABSTRACT_SUFFIXES = ("ing", "tion", "sion", "ment", "ness", "ity", "ance", "ence", "ship", "age")
 
 
@@ -100,27 +109,36 @@ def is_plural(phrase: str) -> bool:
     words, head = phrase.lower().split(), head_of(phrase)
     if "and" in words and words.index("and") <= words.index(head):
         return True
-    return head in IRREGULAR_PLURALS or (head.endswith("s") and not head.endswith(("ss", "us", "is", "'s", "\u2019s")))
+    return head in IRREGULAR_PLURALS or (
+        re.fullmatch(r"[^\W\d_][\w\u2019'-]*s", head) is not None
+        and not head.endswith(("ss", "us", "is", "'s", "\u2019s"))
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Lexicon:
-    """Words of a document by their spelling inside sentences: small, or with a capital."""
+    """Words of a document by their spelling inside sentences: small, or with a capital.
+
+    ``repeated`` are those that it uses for one thing of many, see :func:`repeated_nouns`.
+    """
 
     small: frozenset[str] = field(default_factory=frozenset)
     capital: frozenset[str] = field(default_factory=frozenset)
+    repeated: frozenset[str] = field(default_factory=frozenset)
 
     @classmethod
     def of(cls, sentences: Iterable[str]) -> Self:
         """Gather from every word but the first of each full sentence; what a colon or dash starts doesn't count."""
-        small: set[str] = set()
-        capital: set[str] = set()
-        for sentence in sentences:
-            if not sentence.endswith((".", "!", "?")):
-                continue
-            for word in re.findall(r"(?<![:;\u2013] )(?<![\w'\u2019-])[^\W\d_][\w'\u2019-]*", sentence)[1:]:
-                (small if word[0].islower() else capital).add(word.lower())
-        return cls(frozenset(small), frozenset(capital - small))
+        small: Counter[str] = Counter()
+        capital: Counter[str] = Counter()
+        whole = [sentence for sentence in sentences if sentence.endswith((".", "!", "?"))]
+        for sentence in whole:
+            for word in re.findall(r"(?<![:;\u2013] )(?<![\w'\u2019./-])[^\W\d_][\w'\u2019-]*(?![/=]|\.\w)", sentence)[
+                1:
+            ]:
+                (small if word[0].islower() else capital)[word.lower()] += 1
+        names = frozenset(word for word, count in capital.items() if count > small[word])
+        return cls(frozenset(small) - names, names, repeated_nouns(whole))
 
     def inline(self, phrase: str) -> str:
         """``phrase`` as it looks inside a sentence: its first letter small, unless it is a name or an abbreviation."""
@@ -131,6 +149,8 @@ class Lexicon:
 
     def _keeps_capital(self, first: str, rest: str) -> bool:
         word = first.lower()
+        if len(first) > 1 and first.isupper():
+            return True
         if word in DETERMINERS or word in POSSESSIVES or (word in ATTRIBUTE_NOUNS and first[1:].islower()):
             return False
         if not first[1:].islower() or word in self.capital:
@@ -203,25 +223,38 @@ class Subject:
             group=head in GROUP_NOUNS,
             name=name,
             attribute=head in ATTRIBUTE_NOUNS,
-            action=len(words) > 1 and lowered[0].endswith("ing") and lowered[1] in DETERMINERS,
+            action=_is_action(lowered) or (number == "singular" and lowered[0].endswith("ing") and is_plural(phrase)),
         )
+
+
+def _is_action(words: list[str]) -> bool:
+    """Return True for "choosing the right paint" and "setting up a farm", but not for "parking fees"."""
+    after = DETERMINERS | POSSESSIVES.keys() | {"up", "down", "out", "off", "away", "in", "on", "with", "to"}
+    return len(words) > 1 and words[0].endswith("ing") and (words[1] in after or bool(DETERMINERS.intersection(words)))
 
 
 def _names_nothing(words: list[str]) -> bool:
     """Return True for "the default value": nobody knows of which thing, away from its page."""
+    if len(words) == 1 and words[0].lower().removesuffix("s") in COUNTLESS_NOUNS:
+        return True
     specific = any(not word.islower() for word in words[1:]) or PREPOSITIONS.intersection(words)
     return words[-1] in EMPTY_HEADS and not specific
 
 
 def _starts_well(words: list[str], lowered: list[str]) -> bool:
-    first, second = lowered[0], lowered[1] if len(words) > 1 else ""
-    if not (words[0][0].isupper() or words[0][0].isdigit()) or first in SUBJECT_STARTS_REFUSED:
-        return False
-    if first.endswith("ly") and first not in ("family", "assembly", "supply", "july", "italy", "reply", "jelly"):
-        return False
-    # "Check the valve ..." is an order, "Opening the valve ..." a subject; a lone determiner is nothing.
-    if first in IMPERATIVES and (not second or second in DETERMINERS or second in POSSESSIVES):
-        return False
-    if second in ("the", "a", "an") and first != "all" and not first.endswith("ing"):
-        return False
-    return lowered[-1] not in DETERMINERS and lowered[-1] not in PREPOSITIONS and lowered[-1] not in FINITE_WORDS
+    first, second, last = lowered[0], lowered[1] if len(words) > 1 else "", lowered[-1]
+    refused = (
+        not words[0][0].isupper(),  # a digit is the number of a line or of a note
+        first in SUBJECT_STARTS_REFUSED or first in QUANTIFIERS or first in COMPARATIVES,
+        _PLACE_IN_TEXT.fullmatch(" ".join(words)),
+        len(words) == 1 and (len(first) == 1 or first == "default"),
+        first in EMPTY_HEADS and len(words) == 2,  # noqa: PLR2004  "parameter size"
+        first.endswith("ly") and first not in _NOUNS_IN_LY,
+        len(words) > 1 and last.endswith("ly") and last not in _NOUNS_IN_LY,  # "the road hardly"
+        first == "the" and second in {"most", "least", "best", "only"},
+        # "Check the valve ..." is an order, "Opening the valve ..." a subject; a lone determiner is nothing.
+        first in IMPERATIVES and (not second or second in DETERMINERS or second in POSSESSIVES or second[-2:] == "ly"),
+        second in ("the", "a", "an") and first != "all" and not first.endswith("ing"),
+        last == "both" or last in DETERMINERS or last in PREPOSITIONS or last in FINITE_WORDS,
+    )
+    return not any(refused)

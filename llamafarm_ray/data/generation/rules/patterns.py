@@ -62,6 +62,8 @@ class Who(Enum):
     PERSON = auto()  # a role: "the director"
     NAME = auto()  # "Maria Lopez"
     ATTRIBUTE = auto()  # what a thing has: "the phone number"
+    SPECIFIC = auto()  # a thing that is named, or one of its kind: "the kit", "the Petrel", but not "boats"
+    BOUND = auto()  # who can have a duty: a person, a group, or all of a kind ("dogs")
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ _DATED = (
 )
 _PLACED = (
     "keep store locate base situate find park display mount sell hold build bury hang install place return make produce"
-    " leave buy collect report register submit pin chain attach fasten paint write print carve hide serve repair"
+    " leave buy collect report register submit pin chain attach fasten paint print carve hide serve repair"
     " record grow bake post plant moor anchor teach"
 )
 _HANDLED = (
@@ -153,7 +155,7 @@ AGENT_PARTICIPLES = {participle(base): base for base in _AGENTS.split()}
 _TRANSITIVE = (
     "include contain offer provide require need cover support produce serve sell show measure store protect control"
     " monitor regulate describe explain replace connect allow deliver supply represent mean detect process record"
-    " employ host handle power open mark face burn carry lift reach list wear bring accept receive use fill"
+    " employ host handle power open mark face burn carry lift reach list wear bring accept receive fill"
     " grow cut raise refuse watch borrow"
 )
 _CONTAINING = "have contain hold seat employ host offer own receive produce use store include support"
@@ -167,7 +169,7 @@ _NO_STATE = {"not", "never", "a", "an", "the", "no", "there", "here", "now", "bo
 # One word that is an adjective or a participle, whichever: what is left after the words that are neither.
 _STATE = rf" (?!{any_of(ADVERBS | PREPOSITIONS | _NO_STATE)})[a-z-]+"
 _ANYTHING = r" \S.*"
-_OBJECT = r" (?:the|an?|our|all|every|each|[A-Z])\b[^,;]*"
+_OBJECT = r" (?:the|our|all|every|each|[A-Z])\b[^,;]*"
 _ROLE = rf"(?:the|an?|our) (?:[\w-]+ ){{0,3}}(?:{any_of(ROLE_NOUNS)})s?\b.*"
 _ONE_OR_MORE = any_of(f"{noun}{ending}" for noun in ROLE_NOUNS | GROUP_NOUNS for ending in ("", "s"))
 _SOMEBODY = rf"(?:[A-Z][\w'.-]+ [A-Z]|(?:the|an?|our|two|three) (?:[\w-]+ ){{0,3}}{_ONE_OR_MORE})"
@@ -226,7 +228,7 @@ PATTERNS: tuple[Pattern, ...] = (
         rf"(?: be)? (?P<p>{_done(_AGENTS)}) by (?:the (?!end\b|time\b)|an? |our |[A-Z][\w'.-]+ [A-Z]).*",
         " {active} {s}",
     ),
-    Pattern("done by", Regime.BE, "who", _BE, rf"(?P<o>{_STATE} by) {_SOMEBODY}", "{o}"),
+    Pattern("done by", Regime.BE, "who", _BE, rf"(?P<o>{_STATE} by) {_SOMEBODY}", "{o}", Who.SPECIFIC),
     Pattern("role", Regime.PLAIN, "who", _IS, rf" (?P<o>{_ROLE})", " {third} {o}", Who.NAME, alone=False),
     Pattern("person", Regime.BE, "who", _BE, f" {_ROLE}", "", Who.NAME),
     Pattern("holder", Regime.BE, "who", _BE, r" [A-Z][\w'-]+(?: [A-Z][\w'.-]+)+$", "", Who.PERSON),
@@ -273,7 +275,7 @@ PATTERNS: tuple[Pattern, ...] = (
     # What for, of, called; why; how
     Pattern("purpose", Regime.BE, "what", _BE, f" used (?:for|to){_ANYTHING}", " used for"),
     Pattern("material", Regime.BE, "what", _BE, rf"(?P<o> made (?:of|from)){_ANYTHING}", "{o}"),
-    Pattern("substance", Regime.BE, "what", _BE, rf"(?P<o>{_STATE} (?:with|from)){_ANYTHING}", "{o}"),
+    Pattern("substance", Regime.BE, "what", _BE, rf"(?P<o> [a-z-]+ed with){_ANYTHING}", "{o}", Who.THING),
     Pattern("colour", Regime.BE, "what colour", _IS, rf"(?P<o>(?: painted)?) (?:[a-z]+ )?{any_of(COLOURS)}$", "{o}"),
     Pattern("name", Regime.BE, "what", _BE, rf"(?P<o> (?:called|known as)){_ANYTHING}", "{o}"),
     Pattern("entitlement", Regime.BE, "what", _BE, f"(?P<o> entitled to){_ANYTHING}", "{o}"),
@@ -300,10 +302,18 @@ PATTERNS: tuple[Pattern, ...] = (
         "{o}",
     ),
     # What must be done
-    Pattern("forbidden", Regime.BE, "what", _with_verb(["cannot"]), r" (?!be\b)[a-z]+\b.*", " do"),
-    Pattern("not allowed", Regime.BE, "what", _MODAL, r" not (?!be\b|only\b|have\b)[a-z]+\b.*", " not do"),
-    Pattern("treatment", Regime.PLAIN, "what", _DUTY, rf" be {_done(_HANDLED, _DATED)}\b.*", " {v} be done with {s}"),
-    Pattern("duty", Regime.BE, "what", _MODAL, rf" {_NOT_VERB}[a-z]+\b.*", " do"),
+    Pattern("forbidden", Regime.BE, "what", _with_verb(["cannot"]), r" (?!be\b)[a-z]+\b.*", " do", Who.BOUND),
+    Pattern("not allowed", Regime.BE, "what", _MODAL, r" not (?!be\b|only\b|have\b)[a-z]+\b.*", " not do", Who.BOUND),
+    Pattern(
+        "treatment",
+        Regime.PLAIN,
+        "what",
+        _DUTY,
+        rf" be {_done(_HANDLED, _DATED)}\b.*",
+        " {v} be done with {s}",
+        Who.SPECIFIC,
+    ),
+    Pattern("duty", Regime.BE, "what", _DUTY, rf" {_NOT_VERB}[a-z]+\b.*", " do", Who.PERSON),
     # What it is, what it does
     Pattern("value", Regime.BE, "what", _IS, r" [A-Z\"\u201c].*", "", Who.ATTRIBUTE),
     Pattern(
@@ -318,7 +328,7 @@ PATTERNS: tuple[Pattern, ...] = (
         Regime.BE,
         "what",
         _IS,
-        rf" (?:an?|the|one of the|our) (?!(?:\w+ )?(?:{any_of(NO_DEFINITION)})\b)[a-z0-9].*",
+        rf" (?:an?|the|one of the|our) (?!(?:[\w-]+ ){{0,2}}(?:{any_of(NO_DEFINITION)}|[a-z]+est)\b)[a-z0-9].*",
         "",
         Who.THING,
     ),
@@ -327,7 +337,10 @@ PATTERNS: tuple[Pattern, ...] = (
         Regime.DO,
         "what",
         _do(_TRANSITIVE),
-        rf" (?!{any_of(PREPOSITIONS)})(?:the|an?|all|both|every|each|your|our|more|access|only|fresh|\d+"
+        rf" (?!{any_of(PREPOSITIONS)}|many\b|several\b|various\b)"
+        rf"(?:the|an?|all|both|every|each|your|our|more|access|only|fresh|\d+"
         rf"|(?:[a-z-]+ )?{_PLURAL}|[a-z-]+ and)\b.*",
+        "",
+        Who.SPECIFIC,
     ),
 )

@@ -6,7 +6,18 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llamafarm_ray.data.generation.rules.english import IMPERATIVES
+from llamafarm_ray.data.generation.rules.context import is_vague, leans_on_context
+from llamafarm_ray.data.generation.rules.english import (
+    COMPARATIVES,
+    CONDITION_STARTS_REFUSED,
+    CONDITION_VERDICTS,
+    COUNTLESS_NOUNS,
+    DETERMINERS,
+    FINITE_WORDS,
+    IMPERATIVES,
+    POSSESSIVES,
+    QUANTIFIERS,
+)
 from llamafarm_ray.data.generation.rules.grammar import Lexicon, Subject, past, third_person
 from llamafarm_ray.data.generation.rules.patterns import AGENT_PARTICIPLES, PATTERNS, Pattern, Regime, Who
 
@@ -21,6 +32,20 @@ _POINTING = re.compile(
     re.IGNORECASE,
 )
 _CONDITION = re.compile(r"If (?P<condition>[^,;:]{8,120}), (?P<main>[^,].*)")
+_MIN_MAIN_WORDS = 3
+_MIN_YOU_WORDS = 5
+_UNTOLD = frozenset(("more", "else", "someone", "which", "me", "my"))
+_MAX_BARE_CONDITION = 6
+# Polite or plain orders: "you should ...", and a verb with its object, "turn the wheel".
+_ADVICE = re.compile(
+    r"(?:[Pp]lease\b|you (?:should|must|need to|have to)\b|(?!\w+ing\b)[a-z]+ (?:the|an?|your|it|them|all)\b)"
+)
+_NO_CONSEQUENCE = re.compile(
+    r"(?:or|and|but|not|also|more|first|refer|consider|try|see|you|we|it|there|they|no|feel|do|don't|so|just|simply|this|that|one|be|only|nothing|anything)\b"
+    r"|.*\b(?:please|may|might|should|could|better|appropriate|preferable|possible|recommended|legitimately|probably)\b",
+    re.IGNORECASE,
+)
+"""What is said of a condition and is no consequence: advice, or that something is good."""
 _GOAL = re.compile(r"To (?P<goal>(?P<verb>[a-z]+) [^,;:]{3,80}), (?P<main>[^,\s]+ [^,].*)")
 
 
@@ -61,21 +86,56 @@ def questions_of(sentence: str, lexicon: Lexicon) -> Iterator[Question]:
     text = text.rstrip(".! ")
     found = [*_from_condition(text), *_from_goal(text)] or list(_from_patterns(text, lexicon))
     for question in found:
-        if len(question.direct.split()) <= _MAX_QUESTION_WORDS and not _POINTING.search(question.indirect):
+        if _stands_alone(question, text, lexicon):
             yield question
+
+
+def _stands_alone(question: Question, sentence: str, lexicon: Lexicon) -> bool:
+    """Return True if question and answer can be understood without what stands around the sentence."""
+    strict = not question.indirect.startswith(("when ", "where ", "how much ", "how many ", "how long ", "how often "))
+    return (
+        len(question.direct.split()) <= _MAX_QUESTION_WORDS
+        and not _POINTING.search(question.indirect)
+        and not is_vague(question.indirect, lexicon.repeated, strict=strict)
+        and not leans_on_context(sentence, strict=strict)
+    )
 
 
 def _from_condition(text: str) -> Iterator[Question]:
     """Yield a question about a condition: "What should you do if it rings?", "What happens if a book is late?"."""
     match = _CONDITION.fullmatch(text)
-    if match is None or not _is_closed(match["condition"]):
+    if match is None or not _is_closed(match["condition"]) or not _is_clause(match["condition"]):
         return
-    first = match["main"].split()[0].lower()
-    if first in IMPERATIVES or first in ("you", "please"):
-        condition = match["condition"]
+    condition, main = match["condition"], match["main"].removeprefix("then ")
+    if len(main.split()) < _MIN_MAIN_WORDS:
+        return
+    if main.lower().startswith(("see ", "refer ", "and ", "or ", "but ")) or " so " in f" {condition} ":
+        return
+    if main.split()[0].lower() in IMPERATIVES or _ADVICE.match(main):
         yield Question(f"What should you do if {condition}?", f"what you should do if {condition}")
-    else:
-        yield Question(f"What happens if {match['condition']}?", f"what happens if {match['condition']}")
+    elif not _NO_CONSEQUENCE.match(main):
+        yield Question(f"What happens if {condition}?", f"what happens if {condition}")
+
+
+def _is_clause(condition: str) -> bool:
+    """Return True for a condition with a subject that names something: "a book is late", but not "given twice"."""
+    if not re.match(r"(?:you|an?|the|your|our|my|all) |[A-Z]", condition) or _POINTING.search(condition):
+        return False
+    words = condition.lower().split()
+    if words[-1] == "one" or _UNTOLD.intersection(words) or (len(words) < _MIN_YOU_WORDS and words[1] == "are"):
+        return False
+    first = words[0]
+    if first in QUANTIFIERS | COMPARATIVES | FINITE_WORDS or first in CONDITION_STARTS_REFUSED or first.endswith("ed"):
+        return False
+    is_named = any(re.search(r"[^\W\d][^a-z]", word) or word.isupper() for word in condition.split()[1:])
+    if (
+        not is_named
+        and len(words) <= _MAX_BARE_CONDITION
+        and words[0] in {"a", "an"}
+        and words[-1] in CONDITION_VERDICTS
+    ):
+        return False
+    return first.isalpha() and len(words) > 2 and words[-1] not in FINITE_WORDS  # noqa: PLR2004
 
 
 def _is_closed(text: str) -> bool:
@@ -87,7 +147,13 @@ def _is_closed(text: str) -> bool:
 def _from_goal(text: str) -> Iterator[Question]:
     """Yield questions about a goal: "How do you reset the pump?" from "To reset the pump, hold the red button"."""
     match = _GOAL.fullmatch(text)
-    if match and match["main"].split()[0].lower() in IMPERATIVES and match["verb"] != "be":
+    if (
+        match
+        and match["main"].split()[0].lower() in IMPERATIVES
+        and match["verb"] != "be"
+        and _is_closed(match["goal"])
+        and " " in match["goal"].strip().partition(" ")[2]
+    ):
         yield Question(f"How do you {match['goal']}?", f"how to {match['goal']}")
 
 
@@ -98,7 +164,7 @@ def _from_patterns(text: str, lexicon: Lexicon) -> Iterator[Question]:
             continue
         verb = pattern.verbs[match["v"]]
         subject = Subject.parse(match["s"], lexicon, verb.number)
-        if subject is None or not _takes(pattern.subject, subject):
+        if subject is None or not _takes(pattern.subject, subject) or _is_any(subject, pattern):
             continue
         yield _question(pattern, match, subject)
         second = pattern.second.match(text, match.end("v"))
@@ -109,19 +175,30 @@ def _from_patterns(text: str, lexicon: Lexicon) -> Iterator[Question]:
 
 
 def _takes(who: Who, subject: Subject) -> bool:
-    match who:
-        case Who.THING:
-            return not subject.person and not subject.action
-        case Who.AGENT:
-            return subject.person or subject.group or subject.name
-        case Who.PERSON:
-            return subject.person
-        case Who.NAME:
-            return subject.name and not subject.group
-        case Who.ATTRIBUTE:
-            return subject.attribute
-        case Who.ANY:
-            return True
+    fits = {
+        Who.ANY: True,
+        Who.THING: not subject.person and not subject.action,
+        Who.AGENT: subject.person or subject.group or subject.name,
+        Who.PERSON: subject.person,
+        Who.SPECIFIC: not subject.action and _is_specific(subject.text.split()),
+        Who.BOUND: subject.person or subject.group or (subject.plural and " " not in subject.text),
+        Who.NAME: subject.name and not subject.group,
+        Who.ATTRIBUTE: subject.attribute,
+    }
+    return fits[who]
+
+
+def _is_any(subject: Subject, pattern: Pattern) -> bool:
+    """Return True for "a script" where its times and places are asked for: nobody knows of which one."""
+    words = subject.text.split()
+    return not pattern.wh.startswith("what") and words[0] in {"a", "an"} and words[-1] in COUNTLESS_NOUNS
+
+
+def _is_specific(words: list[str]) -> bool:
+    """Return True for "the kit", "Sony A7" and "FETCH_HEAD", but not for "boats" and "Sony", who do a lot."""
+    if len(words) == 1 or words[0].lower() == "all":
+        return not words[0].isalpha()
+    return words[0].lower() in DETERMINERS or words[0] in POSSESSIVES or any(not word.islower() for word in words)
 
 
 def _question(pattern: Pattern, match: re.Match[str], subject: Subject) -> Question:

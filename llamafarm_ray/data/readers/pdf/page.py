@@ -23,6 +23,8 @@ _NEW_LINE, _RETURN, _SPACE = 10, 13, 32
 _CELL_GAP = 1.6  # a wider gap than this many font sizes parts cells, or columns
 _SPACE_GAP = 0.15
 _NOTE_MARK = re.compile(r"(?<=[^\W\d_]{3}|[^\W\d_][.,;:!?)][\"'\u201d]|[^\W\d_]{2}[.,;:!?)])(\d{1,3})(?!\d)")
+_RAISED_MARK = re.compile("(?<!\\d)\\d?[\u2070\u2074-\u2079]+")  # a font's own raised digits; not those of 10\u2076
+_NOTE_LABEL = re.compile(r"\d{1,3}(?=[^\W\d_])")
 _MARK_SCALE = 0.8
 _MIN_COLUMN_LINES = 4
 _MIN_COLUMN_CHARS = 18
@@ -102,6 +104,9 @@ def _run(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
     x, y = ctypes.c_double(), ctypes.c_double()
     pdfium.FPDFText_GetCharOrigin(textpage.raw, first, x, y)
     clean = stripped[:-1].replace(DIVIDED, "-") + stripped[-1]
+    label = _NOTE_LABEL.match(clean)
+    if label and _size(textpage, first) <= _MARK_SCALE * _size(textpage, first + label.end()):
+        clean = f"{label[0]} {clean[label.end() :]}"  # the number of a note, before its text
     yield Line(clean, begin[0], max(end[1], begin[1]), y.value, _size(textpage, first))
 
 
@@ -118,6 +123,8 @@ def _without_note_marks(textpage: Any, start: int, text: str) -> str:
         place = match.start(1)
         if _size(textpage, start + place) <= _MARK_SCALE * _size(textpage, start + place - 1):
             marks += range(*match.span(1))
+    for match in _RAISED_MARK.finditer(text):
+        marks += range(*match.span())
     return "".join(" " if index in marks else character for index, character in enumerate(text)) if marks else text
 
 

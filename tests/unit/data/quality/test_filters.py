@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data.parsed import ParsedDocument, Passage, Section
+from llamafarm_ray.data.parsed import BlockMarks, ParsedDocument, Passage, Section
 from llamafarm_ray.data.quality.boilerplate import DropBoilerplate, boilerplate_kind
 from llamafarm_ray.data.quality.coherence import DropIncoherent
 from llamafarm_ray.data.quality.decontamination import (
@@ -132,6 +132,17 @@ def test_boilerplate_blocks_go_and_are_counted():
     assert counts["noted"] == {"page number left out": 1}
     assert counts["dropped"] == {"nothing but boilerplate": 1}
     assert counts["samples"]["page number left out"] == ["page 3 of 12"]
+
+
+def test_blocks_keep_their_links_when_boilerplate_between_them_goes():
+    blocks = ("Prev | Next", "The gate opens at 8.", "page 3 of 12", "The hall is warm.")
+    marks = tuple(BlockMarks((f"{number}.html",)) for number in range(4))
+    linked = replace(document(*blocks), sections=(Section((), blocks, marks=marks),))
+    (row,), _ = run(DropBoilerplate(), [linked])
+    assert [(block, mark.links) for block, mark in row.sections[0].marked_blocks()] == [
+        ("The gate opens at 8.", ("1.html",)),
+        ("The hall is warm.", ("3.html",)),
+    ]
 
 
 # Language

@@ -13,7 +13,7 @@ from llamafarm_ray.data.sources import SourceFile
 
 LENDING = (
     "The harbor library lends books, films and maps to everybody who lives in the old town near the river. "
-    "Visitors may read the newspapers in the quiet hall on the ground floor as long as they like."
+    "Visitors must leave the newspapers in the quiet hall on the ground floor when they go home."
 )
 SEED = {
     # As the documents that this project implements print it.
