@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 from fake_gateway import ANN, BEN, Server, is_openai_error, keyed_state, models_state, principal
-from live_requests import drawn_week, write_page
+from simulated_requests import drawn_week, write_page
 
 from llamafarm_ray.registry.access import Role
 from llamafarm_ray.serving.gateway.health_report import HealthReport
