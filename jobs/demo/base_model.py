@@ -13,7 +13,6 @@ import math
 import random
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -81,7 +80,7 @@ def build_base_model(
         output: folder for model and tokenizer; it appears whole, by rename, with ``base.json`` in it. One made
             from the same documents and settings is left as it is, another one is replaced.
         seconds: training time to aim at on two CPU cores. It sets the number of steps, so the same call gives the
-            same model; a slower machine stops after at most twice that time.
+            same model, and a slower machine takes longer.
         seed: of the weights and of the order of the text.
         on_progress: called with the fraction done, 0 to 1, and the current loss in nats a token.
         settings: shape and training settings, `Settings` by default.
@@ -174,7 +173,6 @@ def _train(
         torch.manual_seed(seed)
         model = _new_model(tokenizer, settings)
     optimizer = torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=0.01)
-    started = time.perf_counter()
     step, done, mean_loss = 0, 0.0, math.nan
     for rows, labels in _batches(sentences, tokenizer, settings, seed):
         for group in optimizer.param_groups:
@@ -186,9 +184,7 @@ def _train(
         optimizer.zero_grad()
         step += 1
         mean_loss = loss.item() if step == 1 else 0.95 * mean_loss + 0.05 * loss.item()
-        # Steps are the measure. Below half the expected pace the clock takes over, so it ends after 2 x seconds.
-        elapsed = (time.perf_counter() - started) / seconds
-        done = min(1.0, max(step / num_steps, (elapsed - 0.5) / 1.5))
+        done = step / num_steps
         on_progress(done, mean_loss)
         if done >= 1:
             break

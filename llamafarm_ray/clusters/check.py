@@ -148,7 +148,9 @@ def _disks(nodes: Iterable[Node]) -> Iterator[Finding]:
                 continue
             level = Level.DANGER if free < _LEAST_FREE_BYTES else Level.WARNING
             what = f"{free / _GIB:.1f} of {total / _GIB:.0f} GiB are free below {folder} on {node.name}"
-            hint = "Ray stops taking work at 95 % of a full disk. `llamafarm registry cache` clears pulled versions."
+            hint = (
+                "Ray stops taking work at 95 % of a full disk. `llamafarm models cache evict` clears pulled versions."
+            )
             yield Finding(level, "disk", what, hint)
 
 

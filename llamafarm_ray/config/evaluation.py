@@ -24,6 +24,7 @@ Metric = Literal[
     "contains",
     "numeric_match",
     "refusal_rate",
+    "toxicity",
     "length",
     "tokens_per_second",
     "rag_accuracy",

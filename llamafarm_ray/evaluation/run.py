@@ -26,6 +26,7 @@ HELD_OUT_METRICS = {
     "contains": "contains",
     "numeric_match": "numeric_match",
     "refusal_rate": "refusal_rate",
+    "toxicity": "toxicity",
     "length": "length",
     "tokens_per_second": "tokens_per_second",
 }

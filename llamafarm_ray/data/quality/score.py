@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from llamafarm_ray.data.quality.coherence import coherence_of
-from llamafarm_ray.data.quality.toxicity import toxicity
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
 from llamafarm_ray.data.steps.support import REFUSAL
 from llamafarm_ray.data.text import normal_form
 from llamafarm_ray.text.support import support
+from llamafarm_ray.text.toxicity import toxicity
 
 __all__ = ["DropLowQuality", "quality_of"]
 

@@ -19,6 +19,7 @@ from llamafarm_ray.evaluation.metrics.speed import percentile, tokens_per_second
 from llamafarm_ray.evaluation.metrics.structured import json_valid, tool_call_accuracy
 from llamafarm_ray.text.refusals import is_refusal
 from llamafarm_ray.text.tokens import word_tokens
+from llamafarm_ray.text.toxicity import toxicity
 
 __all__ = ["METRICS", "Metric", "Score", "find_metric"]
 
@@ -204,6 +205,13 @@ _ALL = (
         function=is_refusal,
         applies=_has_answer,
         each=lambda sample: float(is_refusal(sample.answer)),
+    ),
+    Metric(
+        "toxicity",
+        higher_is_better=False,
+        function=toxicity,
+        applies=_has_answer,
+        each=lambda sample: toxicity(sample.answer),
     ),
     Metric(
         "length",

@@ -30,6 +30,7 @@ _ANSWERS = {
     "faithfulness": "faithfulness",
     "context_use": "context_use",
     "refusal_rate": "refusal_rate",
+    "toxicity": "toxicity",
 }
 """Names in results, by the metric that they are."""
 _SLICES = ("language", "topic")

@@ -21,11 +21,12 @@ from llamafarm_ray.data.quality.decontamination import (
 from llamafarm_ray.data.quality.language import KeepLanguage
 from llamafarm_ray.data.quality.metrics import DatasetMetrics, diversity_of, measure, require_goals
 from llamafarm_ray.data.quality.score import DropLowQuality, quality_of
-from llamafarm_ray.data.quality.toxicity import DropToxic, toxicity
+from llamafarm_ray.data.quality.toxicity import DropToxic
 from llamafarm_ray.data.rows import Example, Message
 from llamafarm_ray.data.steps import REFUSAL, CheckSupport, Dropped, Kept, Ledger, Step
 from llamafarm_ray.data.text.vectors import embed
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.text.toxicity import toxicity
 from llamafarm_ray.types import Digest
 
 DIGEST = Digest.of(b"")

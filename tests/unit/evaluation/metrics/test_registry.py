@@ -84,3 +84,8 @@ def test_losses_are_summed_before_they_are_divided():
 def test_an_unknown_metric_is_refused_with_a_near_name():
     with pytest.raises(InputError, match="no metric 'rouge'"):
         find_metric("rouge")
+
+
+def test_toxicity_is_the_mean_of_the_answers():
+    samples = [Sample("The mill opens at nine."), Sample("Shut up.")]
+    assert find_metric("toxicity").measure(samples).value == pytest.approx(0.25)
