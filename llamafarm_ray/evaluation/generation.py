@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from transformers import LogitsProcessorList
 
 from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.models.adapters import load_adapter
@@ -30,11 +31,13 @@ class Generated:
         text: the model's answer.
         num_tokens: generated tokens, without padding.
         seconds: time that its batch took.
+        confidence: geometric mean of the probabilities of its tokens, 0 to 1.
     """
 
     text: str
     num_tokens: int
     seconds: float
+    confidence: float
 
 
 def inference_precision() -> tuple[torch.device, torch.dtype]:
@@ -64,6 +67,7 @@ def generate(
     for batch in by_length(range(len(prompts)), lambda at: len(prompts[at]), report, "answers"):
         # On the left, so that every prompt ends where its answer begins.
         input_ids, mask = pad([list(prompts[at]) for at in batch], tokenizer.pad_token_id, left=True)
+        likeliest = _Likeliest()
         began = time.perf_counter()
         output = model.generate(
             input_ids=input_ids.to(model.device),
@@ -75,13 +79,28 @@ def generate(
             top_k=None,
             eos_token_id=stop_ids,
             pad_token_id=tokenizer.pad_token_id,
+            logits_processor=LogitsProcessorList([likeliest]),
         )
         new = output[:, input_ids.shape[1] :].cpu()
         seconds = time.perf_counter() - began
         texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-        for at, text, ids in zip(batch, texts, new.tolist(), strict=True):
-            answers[at] = Generated(text.strip(), _num_generated(ids, stop_ids), seconds)
+        log_probs = torch.stack(likeliest.log_probs, dim=1).cpu()
+        for at, text, ids, of_tokens in zip(batch, texts, new.tolist(), log_probs, strict=True):
+            num_tokens = _num_generated(ids, stop_ids)
+            confidence = of_tokens[:num_tokens].mean().exp().item()
+            answers[at] = Generated(text.strip(), num_tokens, seconds, confidence)
     return [answers[at] for at in range(len(prompts))]
+
+
+class _Likeliest:
+    """Keeps the log-probability of the likeliest token of each step, which greedy decoding chooses."""
+
+    def __init__(self) -> None:
+        self.log_probs: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:  # noqa: ARG002  transformers' own
+        self.log_probs.append(scores.float().log_softmax(-1).max(-1).values)
+        return scores
 
 
 def _num_generated(ids: Sequence[int], stop_ids: Sequence[int]) -> int:

@@ -21,7 +21,7 @@ class Sample:
         relevant: for each passage of a retriever's ranking, True if it answers the question; the best ranked first.
         schema: JSON Schema of the answer.
         expected_calls: the calls of tools that are right.
-        confidence: the probability that the model gave the answer, 0 to 1.
+        confidence: geometric mean of the probabilities of the answer's tokens, 0 to 1.
         num_tokens: generated tokens.
         seconds: time that the answer took.
         loss_sum: cross-entropies of the reference's tokens in nats, summed.

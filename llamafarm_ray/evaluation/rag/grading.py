@@ -31,6 +31,7 @@ _ANSWERS = {
     "context_use": "context_use",
     "refusal_rate": "refusal_rate",
     "toxicity": "toxicity",
+    "calibration_error": "calibration_error",
 }
 """Names in results, by the metric that they are."""
 _SLICES = ("language", "topic")
@@ -45,11 +46,13 @@ class Answer:
         text: the answer.
         num_tokens: generated tokens.
         seconds: time from the question to the answer's end, together with others in its batch.
+        confidence: geometric mean of its tokens' probabilities, 0 to 1; None if it is not known.
     """
 
     text: str
     num_tokens: int
     seconds: float
+    confidence: float | None = None
 
 
 Answers = Mapping[str, Sequence[Answer | None]]
@@ -96,6 +99,7 @@ def mode_samples(exam: Sequence[AskedQuestion], answers: Answers, mode: str) -> 
             context=tuple(passage.text for passage in asked.passages.get(mode, ())),
             relevant=asked.relevant if mode == RETRIEVED else None,
             num_tokens=answer.num_tokens,
+            confidence=answer.confidence,
             seconds=answer.seconds + (asked.retrieval_s if mode == RETRIEVED else 0.0),
         )
         found.append((at, sample))

@@ -75,7 +75,7 @@ def answer_exam(job: ExamJob, report: Report) -> ExamAnswers:
         answers: ModelAnswers = {mode: [None] * len(rows) for mode, rows in ids.items()}
         found = generate(model, tokenizer, [row for _, _, row in asked], job.max_new_tokens, progress)
         for (mode, at, _), one in zip(asked, found, strict=True):
-            answers[mode][at] = Answer(one.text, one.num_tokens, one.seconds)
+            answers[mode][at] = Answer(one.text, one.num_tokens, one.seconds, one.confidence)
         return answers
 
     if not job.baseline or job.adapter is None:

@@ -42,3 +42,21 @@ def test_a_prompt_that_is_too_long_is_not_asked(base_model):
     assert found.model["closed_book"][1] is None
     with pytest.raises(InputError, match="No question fits"):
         answers(base_model, prompts={"closed_book": [long]})
+
+
+def test_confidence_is_the_geometric_mean_of_the_tokens_probabilities(base_model):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    (answer, _) = answers(base_model).model["closed_book"]
+    tokenizer = load_tokenizer(base_model)
+    model = AutoModelForCausalLM.from_pretrained(base_model)
+    turn = [{"role": "user", "content": "What is a llama?"}]
+    ids = tokenizer.apply_chat_template(turn, tokenize=True, add_generation_prompt=True)["input_ids"]
+    log_probs = []
+    for _ in range(answer.num_tokens):
+        with torch.inference_mode():
+            step = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+        log_probs.append(step.max().item())
+        ids = [*ids, int(step.argmax())]
+    assert answer.confidence == pytest.approx(torch.tensor(log_probs).mean().exp().item(), rel=1e-3)
