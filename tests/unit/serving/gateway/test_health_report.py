@@ -40,7 +40,7 @@ class Clock:
 
 def server(home, state=None, clock=None):
     made = Server(state=state or models_state(), home="memory://health")
-    made.gate._health = HealthReport(home, lambda: made.models.state, clock or Clock())
+    made.gateway._health = HealthReport(home, lambda: made.models.state, clock or Clock())
     return made
 
 
