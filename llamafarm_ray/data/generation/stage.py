@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 import ray.data
+from ray.util.annotations import RayDeprecationWarning
 
 from llamafarm_ray.data.generation.writer import PairWriter, WriterPlan, Written
 from llamafarm_ray.data.parsed import Passage
@@ -55,16 +57,19 @@ def write_pairs(
     # Of an actor that it would restart Ray warns at length. On one machine the next build goes on from what is written.
     one_machine = sum(node["Alive"] for node in ray.nodes()) == 1
     restarts: dict[str, Any] = {"max_restarts": 0} if one_machine else {}
-    results = ray.data.from_arrow(tables).map_batches(
-        _Writing,
-        fn_constructor_args=(plan,),
-        batch_size=None,
-        batch_format="pyarrow",
-        concurrency=1,
-        num_cpus=plan.num_cpus,
-        num_gpus=plan.num_gpus,
-        **restarts,
-    )
+    with warnings.catch_warnings():
+        # `max_restarts` has no parameter of its own, and Ray deprecates the only way to pass it.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        results = ray.data.from_arrow(tables).map_batches(
+            _Writing,
+            fn_constructor_args=(plan,),
+            batch_size=None,
+            batch_format="pyarrow",
+            concurrency=1,
+            num_cpus=plan.num_cpus,
+            num_gpus=plan.num_gpus,
+            **restarts,
+        )
     waiting: dict[int, list[Written]] = {}
     next_index = 0
     devices = plan.num_gpus or plan.num_cpus
