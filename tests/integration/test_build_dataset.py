@@ -136,7 +136,8 @@ def test_logs_of_conversations_become_a_dataset_without_a_model(ray_cluster, tmp
 
 LENDING = (
     "The harbor library lends books, films and maps to everybody who lives in the old town near the river. "
-    "Visitors may read the newspapers in the quiet hall on the ground floor as long as they like."
+    "The newspapers are kept in the quiet hall on the ground floor behind the old reading room, beside the maps of the "
+    "river and the letters of the last mayor of the town."
 )
 QUALITY = {
     "filters": {
