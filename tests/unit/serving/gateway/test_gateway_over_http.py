@@ -62,11 +62,11 @@ def test_openais_client_sees_its_own_errors(keyed):
         client("nobody").models.list()
     with pytest.raises(openai.PermissionDeniedError):
         client(BEN).chat.completions.create(**CHAT)
-    for _ in range(5):
-        client(ANN).chat.completions.create(**CHAT)
-    with pytest.raises(openai.RateLimitError) as refused:
-        client(ANN).chat.completions.create(**CHAT)
-    assert int(refused.value.response.headers["retry-after"]) in {11, 12}
+    answers = []
+    with pytest.raises(openai.RateLimitError) as refused:  # five a minute: one more for each 12 s that they take
+        answers.extend(client(ANN).chat.completions.create(**CHAT) for _ in range(100))
+    assert len(answers) >= 5
+    assert 1 <= int(refused.value.response.headers["retry-after"]) <= 12
 
 
 def test_our_own_client_shows_its_key(keyed):
