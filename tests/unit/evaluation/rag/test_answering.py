@@ -44,19 +44,21 @@ def test_a_prompt_that_is_too_long_is_not_asked(base_model):
         answers(base_model, prompts={"closed_book": [long]})
 
 
-def test_confidence_is_the_geometric_mean_of_the_tokens_probabilities(base_model):
+def test_confidence_is_the_geometric_mean_of_the_tokens_probabilities_up_to_the_answers_end(base_model, monkeypatch):
     import torch
     from transformers import AutoModelForCausalLM
 
-    (answer, _) = answers(base_model).model["closed_book"]
-    tokenizer = load_tokenizer(base_model)
-    model = AutoModelForCausalLM.from_pretrained(base_model)
+    tokenizer, model = load_tokenizer(base_model), AutoModelForCausalLM.from_pretrained(base_model)
     turn = [{"role": "user", "content": "What is a llama?"}]
     ids = tokenizer.apply_chat_template(turn, tokenize=True, add_generation_prompt=True)["input_ids"]
-    log_probs = []
-    for _ in range(answer.num_tokens):
+    said, log_probs = [], []
+    for _ in range(2):
         with torch.inference_mode():
-            step = model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+            step = model(torch.tensor([[*ids, *said]])).logits[0, -1].log_softmax(-1)
         log_probs.append(step.max().item())
-        ids = [*ids, int(step.argmax())]
-    assert answer.confidence == pytest.approx(torch.tensor(log_probs).mean().exp().item(), rel=1e-3)
+        said.append(int(step.argmax()))
+    monkeypatch.setattr("llamafarm_ray.evaluation.generation.end_of_turn_ids", lambda _: [said[1]])
+    answer = answers(base_model).model["closed_book"][0]
+    num_tokens = said.index(said[1]) + 1
+    assert answer.num_tokens == num_tokens
+    assert answer.confidence == pytest.approx(torch.tensor(log_probs[:num_tokens]).mean().exp().item(), rel=1e-3)
