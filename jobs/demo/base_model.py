@@ -275,7 +275,7 @@ def _digest(corpus: Path) -> str:
 
 
 def _is_made_from(output: Path, identity: dict[str, object]) -> bool:
-    """Whether ``output`` is a finished base with this ``identity``."""
+    """Return True if ``output`` is a finished base with this ``identity``."""
     record = output / "base.json"
     if not record.is_file():
         return False

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, get_args
 
-from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage import Location
+from llamafarm_ray.storage.daily_pages import page_name, read_pages
 
 __all__ = [
     "CPU",
@@ -30,7 +29,6 @@ __all__ = [
     "write_page",
 ]
 
-logger = logging.getLogger(__name__)
 
 LEDGER_FOLDER: Final = "usage"
 """The folder below a registry's home."""
@@ -46,7 +44,7 @@ _TYPE: Final = "accelerator_type:"
 
 @dataclass(frozen=True, slots=True, order=True)
 class WorkKey:
-    """What amounts are added up by.
+    """A key that amounts are added up by.
 
     Args:
         namespace: the namespace; "" for names without one.
@@ -112,7 +110,9 @@ def write_page(home: Location, day: dt.date, writer: str, rows: Iterable[LedgerR
         for key, used in rows
     ]
     page = {"format": _FORMAT, "rows": written}
-    home.write(f"{_folder(day)}/{writer}.json", json.dumps(page, ensure_ascii=False, separators=(",", ":")).encode())
+    home.write(
+        page_name(LEDGER_FOLDER, day, writer), json.dumps(page, ensure_ascii=False, separators=(",", ":")).encode()
+    )
 
 
 def read_ledger(
@@ -132,45 +132,15 @@ def read_ledger(
     total: dict[WorkKey, Amounts] = defaultdict(Amounts)
     day, last = since, until or dt.datetime.now(dt.UTC).date()
     while day <= last:
-        for key, used in _rows_of(home, day, leave_out):
-            total[key].take_in(used)
+        for rows in read_pages(home, LEDGER_FOLDER, day, _rows, version=_FORMAT, leave_out=leave_out):
+            for key, used in rows:
+                total[key].take_in(used)
         day += dt.timedelta(days=1)
     return dict(total)
 
 
-def _folder(day: dt.date) -> str:
-    return f"{LEDGER_FOLDER}/{day:%Y/%m/%d}"
-
-
-def _rows_of(home: Location, day: dt.date, leave_out: str) -> Iterator[LedgerRow]:
-    folder = _folder(day)
-    files = [name for name in home.names(folder) if name.endswith(".json") and name != f"{leave_out}.json"]
-    names = [f"{folder}/{name}" for name in files]
-    for name, data in zip(names, home.read_many(names), strict=True):
-        if data is None:  # removed meanwhile
-            continue
-        try:
-            yield from _read(data)
-        except InputError as error:
-            logger.warning("%s/%s is passed over: %s", home.uri, name, error)
-
-
-def _read(data: bytes) -> list[LedgerRow]:
-    """Read a page.
-
-    Raises:
-        InputError: it is none, or another release's.
-    """
-    try:
-        page = json.loads(data)
-    except ValueError as error:
-        raise InputError(f"it is no JSON: {error}.") from None
-    if not isinstance(page, dict) or page.get("format") != _FORMAT:
-        raise InputError("it has another format, as other releases write it.")
-    try:
-        return [_row(values) for values in page["rows"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"it lacks a part: {error!r}.") from None
+def _rows(page: Mapping[str, Any]) -> list[LedgerRow]:
+    return [_row(values) for values in page["rows"]]
 
 
 def _row(values: Mapping[str, Any]) -> LedgerRow:

@@ -6,22 +6,21 @@ A replica that is killed loses what it saw since it last wrote, and never damage
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import json
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.journal.blocks import read_blocks
 from llamafarm_ray.serving.journal.samples import LiveSample, read_samples
 from llamafarm_ray.serving.journal.sketch import Sketch
 from llamafarm_ray.serving.journal.usage import UsageTable, read_usage
 from llamafarm_ray.storage import Location
+from llamafarm_ray.storage.daily_pages import page_name, read_pages
 
 __all__ = ["JOURNAL_FOLDER", "Page", "day_name", "journal_days", "page_bytes", "read_journal", "remove_old"]
 
-logger = logging.getLogger(__name__)
 
 JOURNAL_FOLDER: Final = "journal"
 """The folder below a registry's home."""
@@ -75,7 +74,7 @@ def page_bytes(page: Mapping[str, Any], blocks: str) -> bytes:
 
 def day_name(day: dt.date, replica: str) -> str:
     """Return the name of a replica's file of a day."""
-    return f"{JOURNAL_FOLDER}/{day:%Y/%m/%d}/{replica}.json"
+    return page_name(JOURNAL_FOLDER, day, replica)
 
 
 def journal_days(home: Location) -> list[dt.date]:
@@ -98,15 +97,7 @@ def read_journal(home: Location, since: dt.date | None = None) -> Iterator[Page]
     for day in journal_days(home):
         if since is not None and day < since:
             continue
-        folder = f"{JOURNAL_FOLDER}/{day:%Y/%m/%d}"
-        names = [f"{folder}/{name}" for name in home.names(folder) if name.endswith(".json")]
-        for name, data in zip(names, home.read_many(names), strict=True):
-            if data is None:  # removed meanwhile
-                continue
-            try:
-                yield _page(data, day)
-            except InputError as error:
-                logger.warning("%s/%s is passed over: %s", home.uri, name, error)
+        yield from read_pages(home, JOURNAL_FOLDER, day, functools.partial(_page, day), version=_FORMAT)
 
 
 def remove_old(home: Location, before: dt.date) -> int:
@@ -128,30 +119,16 @@ def _day_of(name: str) -> dt.date | None:
         return None
 
 
-def _page(data: bytes, day: dt.date) -> Page:
-    """Read a page.
-
-    Raises:
-        InputError: it is none, or another release's.
-    """
-    try:
-        values = json.loads(data)
-    except ValueError as error:
-        raise InputError(f"it is no JSON: {error}.") from None
-    if not isinstance(values, dict) or values.get("format") != _FORMAT:
-        raise InputError("it has another format, as other releases write it.")
-    try:
-        return Page(
-            application=str(values["application"]),
-            replica=str(values["replica"]),
-            day=day,
-            start_s=float(values["start_s"]),
-            end_s=float(values["end_s"]),
-            num_cpus=float(values.get("num_cpus", 0)),
-            num_gpus=float(values.get("num_gpus", 0)),
-            blocks=read_blocks(values["blocks"]),
-            usage=read_usage(values["usage"]),
-            samples=read_samples(values.get("samples", [])),
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"it lacks a part: {error!r}.") from None
+def _page(day: dt.date, values: Mapping[str, Any]) -> Page:
+    return Page(
+        application=str(values["application"]),
+        replica=str(values["replica"]),
+        day=day,
+        start_s=float(values["start_s"]),
+        end_s=float(values["end_s"]),
+        num_cpus=float(values.get("num_cpus", 0)),
+        num_gpus=float(values.get("num_gpus", 0)),
+        blocks=read_blocks(values["blocks"]),
+        usage=read_usage(values["usage"]),
+        samples=read_samples(values.get("samples", [])),
+    )

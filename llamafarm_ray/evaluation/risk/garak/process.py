@@ -76,7 +76,7 @@ class GarakRun:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What the answers depend on beside the model and the prompts."""
+        """Settings that the answers depend on, beside the model and the prompts."""
         names = ("max_prompts", "generations", "temperature", "max_new_tokens", "seed")
         return {name: getattr(self, name) for name in names}
 
