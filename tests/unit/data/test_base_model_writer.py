@@ -189,3 +189,22 @@ def test_an_update_is_learned_once_and_then_restored_to_the_bit(tiny, tmp_path, 
     (tmp_path / "a.safetensors").write_bytes(b"damaged")
     assert torch.equal(learned(kept), first)
     assert torch.equal(learned(LearnedUpdate(str(tmp_path), "b")), first)
+
+
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(False, "float32"), (True, "bfloat16")])
+def test_the_model_computes_on_the_machines_cores_in_a_format_that_they_multiply_in(
+    tmp_path, monkeypatch, has_bf16, dtype
+):
+    import torch
+    from tiny_model import make_tiny_model
+
+    from llamafarm_ray.data.generation.base_model.plan import BaseModelPlan
+
+    threads, models = [], []
+    study = "llamafarm_ray.data.generation.base_model.study.learn"
+    monkeypatch.setattr(study, lambda model, *_, **__: models.append(model) or model)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16})
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    BaseModelPlan(make_tiny_model(tmp_path / "base"), 4.0, 0.0).open()
+    assert (threads, str(models[0].dtype)) == ([2], f"torch.{dtype}")
