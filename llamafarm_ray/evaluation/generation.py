@@ -15,6 +15,7 @@ from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.chat import end_of_turn_ids
 from llamafarm_ray.models.loading import load_model
+from llamafarm_ray.models.processor import matmul_dtype
 
 __all__ = ["Generated", "by_length", "generate", "inference_precision", "load_for_inference", "pad"]
 
@@ -43,8 +44,7 @@ class Generated:
 def inference_precision() -> tuple[torch.device, torch.dtype]:
     """Return this machine's best device, and the type of numbers that models compute in there."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return device, torch.bfloat16 if has_bf16 else torch.float32
+    return device, matmul_dtype(device) if device.type == "cuda" else torch.float32
 
 
 def load_for_inference(base_model: Path, adapter: Path | None) -> Any:

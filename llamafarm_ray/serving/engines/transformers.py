@@ -19,6 +19,7 @@ from llamafarm_ray.errors import DeploymentError, InputError
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.embedding import pooled
 from llamafarm_ray.models.loading import Task, inspect_architecture, load_model
+from llamafarm_ray.models.processor import matmul_dtype
 from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of, read_pooling
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.serving.engines.causal import CausalModel
@@ -171,8 +172,7 @@ def _device() -> torch.device:
 
 def _dtype(name: str | None) -> torch.dtype:
     if name is None:
-        has_bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if has_bf16 else torch.float32
+        return matmul_dtype(_device()) if torch.cuda.is_available() else torch.float32
     found = getattr(torch, name, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InputError(
