@@ -137,7 +137,7 @@ def summed(steps, totals):
 
 def make_strategy(base_model, method="lora", *, task="causal-lm", reference=None, parameters=None):
     """The model wrapped for a method, on one worker, with the frozen copy that full fine-tuning compares with."""
-    from llamafarm_ray.config import MethodParameters, Training
+    from llamafarm_ray.config import DecidedTraining, MethodParameters
     from llamafarm_ray.models.loading import load_model
     from llamafarm_ray.training.methods import Precision, find_method
     from llamafarm_ray.training.strategies import Place, find_strategy
@@ -145,7 +145,7 @@ def make_strategy(base_model, method="lora", *, task="causal-lm", reference=None
     torch.manual_seed(0)
     place = Place(rank=0, num_workers=1, device=torch.device("cpu"))
     made = find_method(method)(parameters or MethodParameters())
-    strategy = find_strategy("single")(place, Precision("fp32"), Training())
+    strategy = find_strategy("single")(place, Precision("fp32"), DecidedTraining())
     model = made.load(base_model, precision=strategy.precision, device=place.device, task=task)
     strategy.prepare(made.wrap(model, base_model=base_model, task=task))
     if reference is not None:

@@ -89,7 +89,7 @@ def _worker(rank, num_workers, meet, cases, rows, base_model, answers):
 def _run(case, rows, base_model, place):
     import torch
 
-    from llamafarm_ray.config import Distributed, MethodParameters, Training
+    from llamafarm_ray.config import DecidedTraining, Distributed, MethodParameters
     from llamafarm_ray.storage import Location
     from llamafarm_ray.training.attention import use_packed_attention
     from llamafarm_ray.training.batch_plan import BatchPlan
@@ -104,7 +104,7 @@ def _run(case, rows, base_model, place):
     seed, num_steps = case.get("seed", 0), case.get("num_steps", 4)
     method = find_method(case["method"])(MethodParameters(**case.get("parameters", {})))
     objective = find_objective(case.get("objective", "sft"))
-    training = Training(batch_size=case.get("batch_size", 2), learning_rate=case.get("learning_rate", 1e-2))
+    training = DecidedTraining(batch_size=case.get("batch_size", 2), learning_rate=case.get("learning_rate", 1e-2))
     distributed = Distributed(
         strategy=case["strategy"] if case.get("offload") else "auto", offload=case.get("offload", "none")
     )

@@ -175,13 +175,17 @@ class Intent(Section):
 class Training(Section):
     """The training loop."""
 
-    epochs: float = Field(
-        default=3.0, gt=0, le=10000, description="Passes over the training split; 0.5 is half of one."
+    epochs: Literal["auto"] | Annotated[float, Field(gt=0, le=10000)] = Field(
+        default="auto",
+        description="Passes over the training split; 0.5 is half of one. 'auto': 3, less where the dataset is written "
+        "in several passes.",
     )
     max_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps of the run, however many epochs that is; unset: `epochs` says."
     )
-    batch_size: int = Field(default=4, ge=1, le=65536, description="Examples per worker and forward pass.")
+    batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=65536)] = Field(
+        default="auto", description="Examples per worker and forward pass; 'auto': 4, and 2 in a run of few examples."
+    )
     gradient_accumulation_steps: int = Field(
         default=1, ge=1, le=65536, description="Forward passes summed before one optimizer step."
     )
@@ -257,6 +261,14 @@ class Training(Section):
         if self.warmup_steps is None:
             return {}
         return {"warmup_ratio": Unused("warmup_steps", "is set beside {1}, which says the same; keep one of them.")}
+
+
+class DecidedTraining(Training):
+    """The training loop of a run, in which every ``auto`` of these has been decided."""
+
+    epochs: float = 3.0
+    batch_size: int = 4
+    learning_rate: float = 1e-4
 
 
 _Workers = Annotated[int, Field(ge=1, le=65536)]

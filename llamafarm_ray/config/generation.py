@@ -107,6 +107,11 @@ class QaGeneration(Section):
         description="Most ways each fact is asked for; with several, some are held out of training. Unset: 2, and 4 "
         "where the base model writes.",
     )
+    passes: Literal["auto"] | Annotated[int, Field(ge=1, le=100)] = Field(
+        default="auto",
+        description="How often the training split asks about each fact, each time in other words: then an epoch is "
+        "that many passes. For pairs of the base model; 'auto': 4 there, else 1.",
+    )
     model: str = Field(
         default="auto",
         min_length=1,
@@ -155,5 +160,15 @@ class QaGeneration(Section):
         if self.enabled:
             return {}
         reason = Unused("enabled", "has no effect while {1} is false.")
-        keys = ("questions_per_doc", "phrasings", "model", "unanswerable", "kinds", "tools", "personas", "difficulty")
+        keys = (
+            "questions_per_doc",
+            "phrasings",
+            "passes",
+            "model",
+            "unanswerable",
+            "kinds",
+            "tools",
+            "personas",
+            "difficulty",
+        )
         return dict.fromkeys(keys, reason)

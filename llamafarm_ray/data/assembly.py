@@ -138,8 +138,14 @@ class Assembly:
         covered, facts = (sum(counts) for counts in zip(*documents.values(), strict=True))
         return Coverage(num_facts=facts, num_covered=covered, documents=documents)
 
-    def description(self, report: BuildReport, harvest: Harvest) -> dict[str, Any]:
-        """The content of ``dataset.json``."""
+    def description(self, report: BuildReport, harvest: Harvest, *, passes: int) -> dict[str, Any]:
+        """Return the content of ``dataset.json``.
+
+        Args:
+            report: of the build.
+            harvest: contents of the documents.
+            passes: passes over the questions that the training rows are written in.
+        """
         return {
             "format_version": FORMAT_VERSION,
             "name": report.name,
@@ -147,6 +153,7 @@ class Assembly:
             "seed": report.seed,
             "num_train": report.num_train,
             "num_validation": report.num_validation,
+            "passes": passes,
             "documents": [
                 asdict(DocumentRecord(path, digest, self._per_document[path]))
                 for path, digest in sorted(harvest.digests.items())

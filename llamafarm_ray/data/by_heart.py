@@ -1,9 +1,10 @@
-"""Rows that ask the facts of a passage by heart, two one after another.
+"""Rows that ask the facts of a passage by heart, two one after another, in several passes.
 
 The questions of a small model are few and often odd, and what is learned from them alone comes to mind only for
-questions like them. So each fact is also asked for as people search: by some of its words ("library card ticket").
-Two facts of a passage share a row, because the system prompt that chat templates add is half of a short row; no more,
-because a few examples are learned in many small steps, not in few large ones.
+questions like them. So each fact is also asked for as people search, by some of its words ("library card ticket"), in
+each pass by others, of which half are words of like meaning ("library ID entry"). Two facts of a passage share a row,
+because the system prompt that chat templates add is half of a short row; no more, because a few examples are learned
+in many small steps, not in few large ones.
 """
 
 from __future__ import annotations
@@ -18,34 +19,63 @@ from bm25s.stopwords import STOPWORDS_EN
 
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
+from llamafarm_ray.data.text.near_words import SHARE_REPLACED, NearWords
 
-__all__ = ["KEYWORD_PROMPTS", "QUESTIONS_PER_ROW", "joined_row", "keyword_prompts", "rows_by_heart"]
+__all__ = ["PASSES", "QUESTIONS_PER_ROW", "joined_row", "keyword_prompt", "reworded", "rows_by_heart"]
 
 QUESTIONS_PER_ROW = 2
-KEYWORD_PROMPTS = 2
+PASSES = 4
+"""Passes of a dataset whose questions the base model wrote. A model that sees each row once, in four passes with other
+words, learns what it would learn in several epochs, and knows it by more wordings."""
+
+_PROMPTS = 2
 """Prompts of keywords for each fact. In a trial that drew one anew in each of five passes, with questions that do not
 name the document and more rows of practice, a 135M model answered 16 of 40 questions by heart and 22 with passages;
 without all three 13 and 18."""
 
-_PROMPTS = ("{}?", "What about {}?", "Tell me about {}.", "{}")
+_TEMPLATES = ("{}?", "What about {}?", "Tell me about {}.", "{}")
 _NUM_KEYWORDS = (2, 2, 3, 3, 4)
+_QUESTION_WORDS = frozenset(
+    ("can", "did", "does", "how", "long", "many", "much", "time", "what", "when", "where", "which", "who", "why")
+)
 _KEYWORD = re.compile(r"[^\W\d_]{3,}(?:[\u2019'-][^\W\d_]+)*(?!\w)")
 
 
-def rows_by_heart(rows: Iterable[Mapping[str, Any]], *, seed: int) -> Iterator[dict[str, Any]]:
+def rows_by_heart(
+    rows: Iterable[Mapping[str, Any]], *, seed: int, passes: int = 1, near_words: NearWords | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield rows of one or two questions about different facts of one passage.
+
+    Each wording of a fact is asked in one pass, and in each pass a prompt of the fact's words. A pass that has no
+    wording left asks an earlier one with some words replaced.
 
     Args:
         rows: rows of questions and answers with the columns of ``ROW_SCHEMA``, ``covers`` and ``fact``, those of a
             document together and in its order.
         seed: decides the keywords and which facts share a row.
+        passes: passes over the facts.
+        near_words: words of like meaning; None keeps the words of the document.
     """
     for _, group in itertools.groupby(rows, key=lambda row: row["document"]):
         by_passage: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
         for row in group:
             by_passage.setdefault(row["passage"], {}).setdefault(row["fact"], []).append(row)
         for passage, facts in by_passage.items():
-            yield from _rows_of_passage(list(facts.values()), random.Random(f"{seed} {text_digest([passage])}"))
+            seen: set[str] = set()
+            for number in range(passes):
+                rng = random.Random(f"{seed} {number} {text_digest([passage])}")
+                prompts = [_prompts(asked, number, passes, near_words, rng) for asked in facts.values()]
+                for row in _rows_of_passage(prompts, rng):
+                    if row["id"] not in seen:
+                        seen.add(row["id"])
+                        yield row
+
+
+def reworded(question: str, near_words: NearWords | None, rng: random.Random) -> str:
+    """Return a question with some of its words replaced by words of like meaning, but not its question words."""
+    if near_words is None:
+        return question
+    return near_words.replace_some(question, _QUESTION_WORDS.union(STOPWORDS_EN), rng)
 
 
 def joined_row(rows: Sequence[Mapping[str, Any]], turns: Sequence[Message], covers: Iterable[int]) -> dict[str, Any]:
@@ -65,30 +95,49 @@ def joined_row(rows: Sequence[Mapping[str, Any]], turns: Sequence[Message], cove
     return {**{name: rows[0].get(name) for name in ROW_SCHEMA.names}, **made}
 
 
-def keyword_prompts(text: str, number: int, rng: random.Random) -> list[str]:
-    """Return different prompts of two to four words of a text, in its order. Fewer where it has few words.
+def keyword_prompt(text: str, near_words: NearWords | None, rng: random.Random) -> str | None:
+    """Return a prompt of two to four words of a text, in its order; None if it has no words.
 
     English stop words and numbers are left out.
     """
     words = [word for word in dict.fromkeys(_KEYWORD.findall(text)) if word.casefold() not in STOPWORDS_EN]
     if not words:
-        return []
-    prompts = []
-    for _ in range(number):
-        chosen = set(rng.sample(words, min(len(words), rng.choice(_NUM_KEYWORDS))))
-        prompts.append(rng.choice(_PROMPTS).format(" ".join(word for word in words if word in chosen)))
-    return list(dict.fromkeys(prompts))
+        return None
+    chosen = set(rng.sample(words, min(len(words), rng.choice(_NUM_KEYWORDS))))
+    asked = [word for word in words if word in chosen]
+    if near_words is not None:
+        asked = [near_words.pick(word, rng) if rng.random() < SHARE_REPLACED else word for word in asked]
+    return rng.choice(_TEMPLATES).format(" ".join(asked))
 
 
-def _rows_of_passage(facts: Sequence[Sequence[Mapping[str, Any]]], rng: random.Random) -> Iterator[dict[str, Any]]:
+_Prompt = tuple[Mapping[str, Any], str]
+
+
+def _prompts(
+    asked: Sequence[Mapping[str, Any]], number: int, passes: int, near_words: NearWords | None, rng: random.Random
+) -> list[_Prompt]:
+    """Return the prompts of a fact in one pass, each with the row that it comes from, in random order.
+
+    Args:
+        asked: the rows of the fact, one for each wording.
+        number: of the pass.
+        passes: number of passes.
+        near_words: words of like meaning.
+        rng: decides the words.
+    """
+    prompts = [(row, row["messages"][-2]["content"]) for row in asked[number::passes]]
+    if not prompts:
+        row = asked[number % len(asked)]
+        prompts = [(row, reworded(row["messages"][-2]["content"], near_words, rng))]
+    keywords = keyword_prompt(asked[0]["messages"][-1]["content"], near_words, rng)
+    if keywords is not None:
+        prompts.append((asked[0], keywords))
+    rng.shuffle(prompts)
+    return prompts
+
+
+def _rows_of_passage(left: Sequence[list[_Prompt]], rng: random.Random) -> Iterator[dict[str, Any]]:
     """Yield rows until each prompt of each fact was used once; the facts with most prompts left come first."""
-    left = []
-    for asked in facts:
-        answer = asked[0]["messages"][-1]["content"]
-        prompts = [(row, row["messages"][-2]["content"]) for row in asked]
-        prompts += [(asked[0], prompt) for prompt in keyword_prompts(answer, KEYWORD_PROMPTS, rng)]
-        rng.shuffle(prompts)
-        left.append(prompts)
     while any(left):
         most = sorted(filter(None, left), key=lambda prompts: (-len(prompts), rng.random()))[:QUESTIONS_PER_ROW]
         rng.shuffle(most)

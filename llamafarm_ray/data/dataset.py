@@ -42,12 +42,14 @@ class Splits:
         validation: the rows held out; None if there are none.
         digest: digest of the rows, and of the split that the dataset itself has.
         documents: the documents they came from; for a file of examples that was not built here, the file itself.
+        passes: passes over the questions that the training rows are written in: an epoch is as many.
     """
 
     train: ray.data.Dataset
     validation: ray.data.Dataset | None
     digest: str
     documents: list[DocumentRecord]
+    passes: int = 1
 
 
 def open_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0) -> Splits:
@@ -104,7 +106,7 @@ def _open_folder(path: Path, split_ratio: float | None, seed: int) -> Splits:
         raise InputError(f"The dataset {str(path)!r} has no rows to train on.")
     if validation is None and split_ratio:
         train, validation = _split(train, split_ratio, seed)
-    return Splits(train, validation, built.digest, built.documents)
+    return Splits(train, validation, built.digest, built.documents, built.passes)
 
 
 def _split(rows: ray.data.Dataset, ratio: float, seed: int) -> tuple[ray.data.Dataset, ray.data.Dataset]:

@@ -90,7 +90,7 @@ def open_mixture(
         for document in each.documents:
             documents[document.path, document.digest] += document.num_examples
     records = [DocumentRecord(path, digest, count) for (path, digest), count in documents.items()]
-    return Splits(train, validation, Digest.of(said.encode()), records), parts
+    return Splits(train, validation, Digest.of(said.encode()), records, min(each.passes for each in opened)), parts
 
 
 def shares(sizes: Sequence[int], weights: Sequence[float]) -> list[int]:

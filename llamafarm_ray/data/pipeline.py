@@ -13,7 +13,7 @@ from typing import Any
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.applicable import check_kind, check_settings
 from llamafarm_ray.data.assembly import Assembly
-from llamafarm_ray.data.by_heart import rows_by_heart
+from llamafarm_ray.data.by_heart import PASSES, rows_by_heart
 from llamafarm_ray.data.examples import Examples
 from llamafarm_ray.data.existing_rows import holds_rows
 from llamafarm_ray.data.expansion import Expansion, plan_expansion
@@ -36,11 +36,15 @@ from llamafarm_ray.data.report import BuildReport, Stage, Tell, counting, report
 from llamafarm_ray.data.row_kinds import kind_of_build, schema_of_build
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.steps import Ledger
+from llamafarm_ray.data.text.near_words import NearWords
 from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import Target, target_for
+from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.types import DeviceUse
 
 __all__ = ["build_dataset"]
+
+_WORD_STARTS = "\u0120\u2581"  # marks of byte-level BPE and of SentencePiece
 
 
 def build_dataset(
@@ -136,6 +140,7 @@ def build_dataset(
             parts=parts,
             facts=facts,
             metrics=metrics,
+            base_model=base_model,
             name=name,
             seed=seed,
             start=start,
@@ -153,6 +158,7 @@ def _publish(
     parts: FinishedParts,
     facts: Sequence[Mapping[str, Any]],
     metrics: DatasetMetrics,
+    base_model: str | None,
     name: str,
     seed: int,
     start: float,
@@ -169,7 +175,8 @@ def _publish(
             gathered,
             expansion,
             with_passages=_asks_with_passages(config, gathered),
-            by_base=_is_by_base(config, gathered),
+            passes=_passes(config, gathered),
+            near_words=_near_words(base_model) if _is_by_base(config, gathered) else None,
             seed=seed,
             tell=lambda done: tell(Stage("write", "rows", done, len(facts))),
         )
@@ -186,7 +193,8 @@ def _publish(
         metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
         require_goals(config, metrics)
         report = replace(report, metrics=metrics)
-        target.finish(assembly.description(report, harvest), report.to_dict(), report_page(report))
+        passes = _passes(config, gathered)
+        target.finish(assembly.description(report, harvest, passes=passes), report.to_dict(), report_page(report))
         created = target.publish()
         parts.clear()
     return replace(report, created=created)
@@ -206,7 +214,8 @@ def _write(
     expansion: Expansion,
     *,
     with_passages: bool,
-    by_base: bool,
+    passes: int,
+    near_words: NearWords | None,
     seed: int,
     tell: Callable[[int], None],
 ) -> None:
@@ -218,11 +227,14 @@ def _write(
         gathered: contents of the sources.
         expansion: invents rows and copies.
         with_passages: ask questions once more with passages at hand.
-        by_base: the base model wrote the questions; they are asked in rows by heart, and the dataset has practice.
-        seed: of the rows by heart and of practice.
+        passes: passes over the questions.
+        near_words: words of like meaning, where the base model wrote the questions: they are asked in rows by heart,
+            and the dataset has practice.
+        seed: of the rows by heart, of those with passages and of practice.
         tell: called with the number of examples so far.
     """
     ledger = gathered.harvest.ledger
+    by_base = near_words is not None
     rows: Iterator[Mapping[str, Any]] = examples.rows([*ROW_SCHEMA.names, "covers", "extra"], Ledger())
     if gathered.rows is None:
         texts = functools.partial(examples.rows, ["id", "document", "passage", "messages"], Ledger())
@@ -235,11 +247,13 @@ def _write(
         if not (by_base and is_trained and _is_question(row)):
             assembly.add(row)
     if by_base:
-        for row in rows_by_heart(filter(_is_question, examples.by_document(train)), seed=seed):
+        asked = filter(_is_question, examples.by_document(train))
+        for row in rows_by_heart(asked, seed=seed, passes=passes, near_words=near_words):
             assembly.add(row)
     num_with_passages = 0
     if with_passages:
-        for row in rows_with_passages(filter(_is_question, examples.by_document(train))):
+        asked = filter(_is_question, examples.by_document(train))
+        for row in rows_with_passages(asked, seed=seed, passes=passes, near_words=near_words):
             assembly.add(row)
             num_with_passages += 1
     if expansion.is_asked_for:
@@ -267,3 +281,17 @@ def _asks_with_passages(config: DatasetConfig, gathered: Gathered) -> bool:
 def _is_by_base(config: DatasetConfig, gathered: Gathered) -> bool:
     by_base = gathered.choice is not None and gathered.choice.generator == "base_model"
     return by_base and _asks_with_passages(config, gathered)
+
+
+def _passes(config: DatasetConfig, gathered: Gathered) -> int:
+    """Return the number of passes over the questions that the rows are written in."""
+    if not _is_by_base(config, gathered):
+        return 1
+    asked = config.preprocessing.qa_generation.passes
+    return PASSES if asked == "auto" else asked
+
+
+def _near_words(base_model: str | None) -> NearWords:
+    """Return the words of like meaning that a base model's tokenizer has as one token."""
+    vocabulary = load_tokenizer(Path(base_model)).get_vocab() if base_model else ()
+    return NearWords(token.lstrip(_WORD_STARTS) for token in vocabulary if token.startswith(tuple(_WORD_STARTS)))

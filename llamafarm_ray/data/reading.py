@@ -76,6 +76,7 @@ class BuiltDataset:
         documents: the source documents.
         kind: of the rows.
         row_format: the format that the shards are written in.
+        passes: passes over the questions that the training rows are written in.
     """
 
     digest: Digest
@@ -83,6 +84,7 @@ class BuiltDataset:
     documents: list[DocumentRecord]
     kind: RowKind
     row_format: str
+    passes: int = 1
 
     @property
     def has_own_columns(self) -> bool:
@@ -294,7 +296,8 @@ def describe_built(path: Path) -> BuiltDataset:
         documents = [DocumentRecord(**document) for document in described_as["documents"]]
         kind = KINDS[described_as.get("kind", "chat")]
         row_format = described_as.get("format") or default_format(kind.name)
-        return BuiltDataset(Digest(described_as["digest"]), num_rows, documents, kind, row_format)
+        passes = int(described_as.get("passes", 1))
+        return BuiltDataset(Digest(described_as["digest"]), num_rows, documents, kind, row_format, passes)
     except (KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path / DATASET_FILE} is not the description of a dataset: {error}.") from error
 

@@ -1,12 +1,13 @@
-"""Choice of the settings that a configuration left open: method, strategy, precision, packing, length and rate."""
+"""Choice of the settings that a configuration left open: method, strategy, precision, packing, sizes and rate."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafarm_ray.config import Config, MethodParameters, Training
+from llamafarm_ray.config import Config, DecidedTraining, MethodParameters
 from llamafarm_ray.errors import UnsupportedError, UserError
 from llamafarm_ray.models.loading import Architecture
+from llamafarm_ray.training.epochs import with_epochs_and_batch_size
 from llamafarm_ray.training.learning_rate import choose_learning_rate
 from llamafarm_ray.training.methods import Method, find_method
 from llamafarm_ray.training.methods.auto import Hardware, choose_method
@@ -27,7 +28,7 @@ class Choices:
     precision: str
     packed: bool
     max_length: int
-    training: Training
+    training: DecidedTraining
 
 
 def choose_max_length(config: Config, architecture: Architecture, reasons: list[str]) -> int:
@@ -49,10 +50,21 @@ def choose(
     workers: WorkerResources,
     architecture: Architecture,
     num_rows: int,
+    passes: int,
     max_length: int,
     reasons: list[str],
 ) -> Choices:
     """Return the settings of a run; the reasons for those that the configuration left open are added to ``reasons``.
+
+    Args:
+        config: the configuration.
+        hardware: of the cluster.
+        workers: number and resources of the workers.
+        architecture: of the base model.
+        num_rows: rows of the training split.
+        passes: passes over the questions that the rows are written in.
+        max_length: the longest row, in tokens.
+        reasons: the reasons are added to it.
 
     Raises:
         UserError: settings that were asked for can't be combined.
@@ -78,8 +90,19 @@ def choose(
         reasons.append(
             f"The learning rate is {rate:g}, for {method} on a model that is {architecture.hidden_size} wide."
         )
-    training = config.fine_tuning.training.model_copy(update={"learning_rate": rate})
+    training = _decided(config, rate=rate, num_rows=num_rows, passes=passes, reasons=reasons)
     return Choices(method, parameters, strategy, precision, packed, max_length, training)
+
+
+def _decided(config: Config, *, rate: float, num_rows: int, passes: int, reasons: list[str]) -> DecidedTraining:
+    """Return the settings of the loop with a rate, epochs and a batch size."""
+    configured = config.fine_tuning.training
+    training = with_epochs_and_batch_size(configured, num_rows=num_rows, passes=passes)
+    if configured.epochs == "auto" and configured.max_steps is None and passes > 1:
+        reasons.append(f"Epochs are {training.epochs:g}: the dataset is written in {passes} passes over its questions.")
+    if training.batch_size != configured.batch_size:
+        reasons.append(f"A batch is {training.batch_size} rows, for {num_rows} rows and {training.epochs:g} epochs.")
+    return DecidedTraining.model_validate(training.model_dump() | {"learning_rate": rate})
 
 
 def _choose_method(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafarm_ray.config import Distributed, MethodParameters, Training
+from llamafarm_ray.config import DecidedTraining, Distributed, MethodParameters
 from llamafarm_ray.config.base import Section
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.observers import ObserverSettings
@@ -98,7 +98,7 @@ class TrainingJob:
     strategy: str
     precision: str
     packed: bool
-    training: Training
+    training: DecidedTraining
     distributed: Distributed
     seed: int
     plan: BatchPlan

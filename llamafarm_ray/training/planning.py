@@ -12,7 +12,7 @@ from typing import Any
 import ray
 import ray.data
 
-from llamafarm_ray.config import Config
+from llamafarm_ray.config import Config, DecidedTraining
 from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.models.chat import check_chat_template
@@ -67,6 +67,7 @@ def make_plan(
     fetch_base: Callable[[], Path] | None = None,
     shared: str | None = None,
     tokens: TokenStore | None = None,
+    passes: int = 1,
 ) -> Plan:
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
@@ -102,6 +103,7 @@ def make_plan(
         workers=workers,
         architecture=architecture,
         num_rows=train.num_rows,
+        passes=passes,
         max_length=max_length,
         reasons=reasons,
     )
@@ -113,7 +115,7 @@ def make_plan(
         num_nodes=num_nodes,
         reasons=reasons,
     )
-    batches = _batches(config, workers, train, validation)
+    batches = _batches(chosen.training, workers, train, validation)
     base_digest = str((lineage or {}).get("base_digest") or folder_fingerprint(base_model))
     facts = _facts(config, chosen, batches, rows=train.digest, base_digest=base_digest)
     job = _job(
@@ -220,9 +222,8 @@ class _Batches:
 
 
 def _batches(
-    config: Config, workers: WorkerResources, train: TokenisedData, validation: TokenisedData | None
+    training: DecidedTraining, workers: WorkerResources, train: TokenisedData, validation: TokenisedData | None
 ) -> _Batches:
-    training = config.fine_tuning.training
     micro_rows = training.batch_size * workers.num_workers
     plan = BatchPlan(train.num_rows, training.batch_size, micro_rows * training.gradient_accumulation_steps)
     return _Batches(
@@ -237,7 +238,7 @@ def _setup(config: Config, chosen: Choices, workers: WorkerResources, train: Tok
     return Setup.of_config(
         method=chosen.method,
         parameters=chosen.parameters,
-        training=config.fine_tuning.training,
+        training=chosen.training,
         distributed=config.fine_tuning.distributed,
         strategy=chosen.strategy,
         num_workers=workers.num_workers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llamafarm_ray.config import Training
+from llamafarm_ray.config import DecidedTraining
 
 __all__ = ["Schedule"]
 
@@ -27,19 +27,17 @@ class Schedule:
     num_steps: int
 
     @classmethod
-    def of(cls, training: Training, num_steps: int) -> Schedule:
+    def of(cls, training: DecidedTraining, num_steps: int) -> Schedule:
         """Return the configured schedule of a run.
 
         Args:
-            training: with a learning rate that is a number.
+            training: settings of the loop.
             num_steps: steps of the run.
         """
-        peak = training.learning_rate
-        assert not isinstance(peak, str), peak  # noqa: S101 - planning replaced it
         warmup = training.warmup_steps
         if warmup is None:
             warmup = math.ceil(training.warmup_ratio * num_steps)
-        return cls(str(training.lr_scheduler), peak, min(warmup, num_steps), num_steps)
+        return cls(str(training.lr_scheduler), training.learning_rate, min(warmup, num_steps), num_steps)
 
     def at(self, step: int) -> float:
         """The rate of ``step``, counted from 0."""

@@ -71,6 +71,7 @@ def train(
     fetch_base: Callable[[], Path] | None = None,
     shared: str | None = None,
     tokens: TokenStore | None = None,
+    passes: int = 1,
 ) -> TrainingResult:
     """Fine-tune a base model, on the Ray cluster that the caller is connected to.
 
@@ -99,6 +100,7 @@ def train(
         shared: URI of a folder that all nodes reach. On a cluster of several nodes checkpoints are below it, unless
             ``checkpoint_location`` is set, and outputs pass through it from nodes that don't see `output`'s parent.
         tokens: tokens of these rows that were made before; those for other settings are passed over.
+        passes: passes over the questions that the training rows are written in; fewer epochs are chosen for several.
 
     Returns:
         The content of ``training.json``.
@@ -132,6 +134,7 @@ def train(
                 fetch_base=fetch_base,
                 shared=shared,
                 tokens=tokens,
+                passes=passes,
             )
         except (ray.exceptions.RayError, ray.exceptions.RaySystemError) as error:
             raise clean_error(error, "The rows could not be tokenised") from error

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.config import Config
+from llamafarm_ray.config import Config, DecidedTraining
 from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UnsupportedError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage.downloads.spelling import is_source
+from llamafarm_ray.training.epochs import with_epochs_and_batch_size
 from llamafarm_ray.training.estimate import (
     METHODS,
     STRATEGIES,
@@ -124,7 +126,8 @@ def estimate_run(
     """
     tables, notes = read_tables(prices), list[str]()
     shape = find_shape(config.base_model, tables, open_registry, notes)
-    tuning, training = config.fine_tuning, config.fine_tuning.training
+    rows, passes = (num_rows, 1) if num_rows is not None else _count_rows(config.dataset.path)
+    tuning, training = config.fine_tuning, _decided(config, rows, passes)
     num_workers = tuning.distributed.num_workers or 1
     machine = Machine.of_table(gpu, num_workers, tables) if gpu else Machine.this_one(num_workers, tables)
     precision = training.precision
@@ -144,8 +147,7 @@ def estimate_run(
         packed=training.padding_free is not False and tuning.method != "prefix_tuning",
     )
     setup = _decide(shape, setup, machine, config, notes)
-    rows = num_rows if num_rows is not None else _count_rows(config.dataset.path)
-    num_tokens = _PRICED_TOKENS if rows is None else _tokens_of_run(config, setup, rows)
+    num_tokens = _PRICED_TOKENS if rows is None else _tokens_of_run(training, setup, rows)
     notes.append(
         f"Time: {machine.assumption}; rows are counted as {max_length} tokens each, so shorter ones take less."
     )
@@ -263,9 +265,16 @@ def _decide(shape: ModelShape, setup: Setup, machine: Machine, config: Config, n
     return chosen
 
 
-def _tokens_of_run(config: Config, setup: Setup, num_rows: int) -> int:
-    """Rows of all epochs, or of ``max_steps`` steps, at full length."""
+def _decided(config: Config, num_rows: int | None, passes: int) -> DecidedTraining:
+    """Return the settings of the loop, decided for a number of rows; None is many. The learning rate has no effect."""
     training = config.fine_tuning.training
+    many = sys.maxsize if num_rows is None else num_rows
+    decided = with_epochs_and_batch_size(training, num_rows=many, passes=passes)
+    return DecidedTraining.model_validate(decided.model_dump(exclude={"learning_rate"}))
+
+
+def _tokens_of_run(training: DecidedTraining, setup: Setup, num_rows: int) -> int:
+    """Rows of all epochs, or of ``max_steps`` steps, at full length."""
     rows = math.ceil(num_rows * training.epochs)
     if training.max_steps is not None:
         a_step = setup.batch_size * setup.gradient_accumulation_steps * setup.num_workers
@@ -273,17 +282,18 @@ def _tokens_of_run(config: Config, setup: Setup, num_rows: int) -> int:
     return rows * setup.max_length
 
 
-def _count_rows(dataset: str | None) -> int | None:
-    """Return the number of training records of a dataset on this machine; None if it can't be read."""
+def _count_rows(dataset: str | None) -> tuple[int | None, int]:
+    """Return the number of training records of a dataset on this machine, None if it can't be read, and its passes."""
     if dataset is None:
-        return None
+        return None, 1
     from llamafarm_ray.data.reading import describe_built, is_built  # noqa: PLC0415 - pyarrow, which few estimates need
     from llamafarm_ray.data.records import find_records, read_records  # noqa: PLC0415 - likewise
 
     path = Path(dataset).expanduser()
     try:
         if is_built(path):
-            return describe_built(path).num_rows["train"]
-        return sum(1 for _ in read_records(find_records(path)["train"]))
+            built = describe_built(path)
+            return built.num_rows["train"], built.passes
+        return sum(1 for _ in read_records(find_records(path)["train"])), 1
     except (LlamaFarmError, OSError):
-        return None
+        return None, 1

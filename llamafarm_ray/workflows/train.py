@@ -145,6 +145,7 @@ class TrainingRun:
                 fetch_base=functools.partial(fetch_base, self.base, home.uri),
                 shared=None if home.is_local else f"{home.uri.rstrip('/')}/{CHECKPOINTS}",
                 tokens=tokens,
+                passes=splits.passes,
             )
         return TrainedModel(self.output, result)
 

@@ -43,7 +43,7 @@ from llamafarm_ray.workflows.tune_checks import (
     with_whole_paths,
 )
 from llamafarm_ray.workflows.tune_page import Page, write_whole
-from llamafarm_ray.workflows.tune_sizes import Points, finished_seconds, num_concurrent_trials, num_trials
+from llamafarm_ray.workflows.tune_sizes import Points, finished_seconds, num_concurrent_trials, num_trials, with_sizes
 from llamafarm_ray.workflows.tune_trial import TrialSettings, run_trial
 
 __all__ = ["TunedModel", "TuningRun", "register_tuned"]
@@ -168,15 +168,16 @@ class TuningRun:
             tuning = config.tuning
             if splits.validation is None and tuning.metric == "validation_loss":
                 raise no_validation()
-            auto = self._automatic(config, journal, splits.train.count()) if self.domains is None else None
+            rows = splits.train.count()
+            auto = self._automatic(config, journal, rows) if self.domains is None else None
             space = Space.of(config, auto.domains if auto else self.domains)
             facts = self._facts(config, space, splits, is_auto=auto is not None)
             if journal.begin(facts):
                 note(f"The sweep in {self.folder} goes on: {len(journal.records)} trials are known.")
             for reason in auto.reasons if auto else ():
                 note(reason)
-            rows = splits.train.count()
-            points = Points.of(config, space, num_rows=rows) if tuning.scheduler != "none" else None
+            sized = with_sizes(config, num_rows=rows, passes=splits.passes)
+            points = Points.of(sized, space, num_rows=rows) if tuning.scheduler != "none" else None
             population = _population(config, points)
             sweep = Sweep(
                 facts,
@@ -205,7 +206,7 @@ class TuningRun:
                 if on_change is not None:
                     on_change(records)
 
-            trial = functools.partial(run_trial, TrialSettings(config.home, tuning.metric, points))
+            trial = functools.partial(run_trial, TrialSettings(config.home, tuning.metric, points, rows, splits.passes))
             result = run_sweep(sweep, journal, planner, trial, budget=budget, on_change=changed)
             return self._finish(sweep, space, result, page)
 

@@ -10,12 +10,13 @@ from typing import Any, Final
 import ray
 
 from llamafarm_ray.config import Config
+from llamafarm_ray.training.epochs import with_epochs_and_batch_size
 from llamafarm_ray.training.resources import choose_workers, find_hardware
 from llamafarm_ray.tuning.journal import Record
 from llamafarm_ray.tuning.packing import Node, TrialNeeds, num_concurrent
 from llamafarm_ray.tuning.space import Space
 
-__all__ = ["Points", "finished_seconds", "num_concurrent_trials", "num_trials"]
+__all__ = ["Points", "finished_seconds", "num_concurrent_trials", "num_trials", "with_sizes"]
 
 _DEFAULT_TRIALS: Final = 20
 _DEFAULT_POPULATION: Final = 8
@@ -35,9 +36,9 @@ class Points:
 
     @classmethod
     def of(cls, config: Config, space: Space, *, num_rows: int) -> Points:
-        """The points of ``tuning.early_stopping``."""
+        """The points of ``tuning.early_stopping``, for a configuration whose epochs and batch size are decided."""
         training = config.fine_tuning.training
-        epochs = max(_ends(space, "fine_tuning.training.epochs", training.epochs))
+        epochs = max(_ends(space, "fine_tuning.training.epochs", float(training.epochs)))
         longest = epochs * num_rows
         max_steps = _ends(space, "fine_tuning.training.max_steps", training.max_steps)
         if None not in max_steps:
@@ -49,8 +50,21 @@ class Points:
         """Optimizer steps of a trial between two comparisons."""
         training = config.fine_tuning.training
         workers = config.fine_tuning.distributed.num_workers or 1
-        window = training.batch_size * training.gradient_accumulation_steps * workers
+        window = int(training.batch_size) * training.gradient_accumulation_steps * workers
         return training.evaluate_every_steps or max(1, round(self.rows / window))
+
+
+def with_sizes(config: Config, *, num_rows: int, passes: int) -> Config:
+    """Return a configuration with epochs and a batch size for the rows of the training split.
+
+    Args:
+        config: of a trial, or of the sweep.
+        num_rows: rows of the training split.
+        passes: passes over the questions that the rows are written in.
+    """
+    tuning = config.fine_tuning
+    training = with_epochs_and_batch_size(tuning.training, num_rows=num_rows, passes=passes)
+    return config.model_copy(update={"fine_tuning": tuning.model_copy(update={"training": training})})
 
 
 def _ends(space: Space, key: str, set_to: Any) -> Sequence[Any]:

@@ -19,7 +19,7 @@ from llamafarm_ray.training.history import History
 from llamafarm_ray.training.job import RunFolder
 from llamafarm_ray.tuning.trial import Place, Report
 from llamafarm_ray.workflows.train import TrainingRun
-from llamafarm_ray.workflows.tune_sizes import Points
+from llamafarm_ray.workflows.tune_sizes import Points, with_sizes
 
 __all__ = ["TrialSettings", "run_trial"]
 
@@ -36,11 +36,15 @@ class TrialSettings:
         home: of the registry.
         metric: deciding metric.
         points: points of comparison; None if trials aren't compared.
+        num_rows: rows of the training split.
+        passes: passes over the questions that they are written in.
     """
 
     home: str | None
     metric: str
     points: Points | None
+    num_rows: int
+    passes: int
 
 
 def run_trial(settings: TrialSettings, config: Config, place: Place, report: Report) -> Mapping[str, float]:
@@ -53,6 +57,7 @@ def run_trial(settings: TrialSettings, config: Config, place: Place, report: Rep
     folder = RunFolder(output.parent / f".{output.name}.run")
     _wait_until_free(folder)
     watch, begin_with = None, None
+    config = with_sizes(config, num_rows=settings.num_rows, passes=settings.passes)
     if points is not None:
         every = points.every_steps(config)
         config = _with_points(config, points, every, keep_all=place.kept is not None)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.config import Distributed, MethodParameters, Training
+from llamafarm_ray.config import DecidedTraining, Distributed, MethodParameters
 from llamafarm_ray.training.estimate import METHODS, ModelShape, Setup, estimate_memory
 
 GOAL = 0.15
@@ -123,7 +123,7 @@ def _steps(run: Run, number: int) -> dict[str, Any]:
     from llamafarm_ray.training.strategies import Place, find_strategy
 
     method, device = find_method(run.method)(run.parameters), torch.device("cpu")
-    training = Training(batch_size=run.batch_size, gradient_checkpointing=run.checkpointing)
+    training = DecidedTraining(batch_size=run.batch_size, gradient_checkpointing=run.checkpointing)
     strategy = find_strategy("single")(Place(0, 1, device), Precision("fp32"), training, Distributed())
     model = method.load(Path(run.folder), precision=strategy.precision, device=device)
     if run.packed:

@@ -120,7 +120,7 @@ def run_without_ray(base: Path, rows: Path, output: Path, settings: dict[str, An
     import torch
 
     torch.set_num_threads(settings.get("threads", torch.get_num_threads()))
-    from llamafarm_ray.config import parse_config
+    from llamafarm_ray.config import DecidedTraining, parse_config
     from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
     from llamafarm_ray.training.attention import use_packed_attention
     from llamafarm_ray.training.batch_plan import BatchPlan
@@ -135,12 +135,13 @@ def run_without_ray(base: Path, rows: Path, output: Path, settings: dict[str, An
 
     quiet_libraries()
     config = parse_config(_config(settings)).fine_tuning
+    training = DecidedTraining.model_validate(config.training.model_dump())
     tokenizer, objective = load_tokenizer(base), find_objective("sft")
     chats = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     made = [objective.tokenise(tokenizer, chat, 1024)[0] for chat in chats]
     table = [Row(np.array(row.input_ids), np.array(row.labels), np.array(row.parts)) for row in made]
     torch.manual_seed(SEED)
-    strategy = find_strategy("single")(Place(0, 1, torch.device("cpu")), Precision("fp32"), config.training)
+    strategy = find_strategy("single")(Place(0, 1, torch.device("cpu")), Precision("fp32"), training)
     method = find_method("lora")(config.parameters)
     model = method.load(base, precision=strategy.precision, device=strategy.place.device)
     use_packed_attention(model)
@@ -161,7 +162,7 @@ def run_without_ray(base: Path, rows: Path, output: Path, settings: dict[str, An
         strategy,
         objective,
         steps,
-        schedule=Schedule.of(config.training, plan.num_windows),
+        schedule=Schedule.of(training, plan.num_windows),
         state=state,
         seed=SEED,
         after_step=lambda *_: False,

@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Vectors", "cosines", "embed"]
+__all__ = ["Vectors", "cosines", "embed", "whole_words"]
+
+_WORD_START = "\u2581"  # in the vocabulary of SentencePiece
 
 Vectors = npt.NDArray[np.float32]
 
@@ -31,6 +33,12 @@ def cosines(one: Vectors, other: Vectors) -> Vectors:
     """Return the cosine of each row of ``one`` with the same row of ``other``, -1.0 to 1.0."""
     found: Vectors = np.einsum("ij,ij->i", one, other)
     return found
+
+
+def whole_words() -> frozenset[str]:
+    """Return the words that are one token of wordllama's vocabulary, without those that begin within a word."""
+    marked = (token for token in _model().tokenizer.get_vocab() if token.startswith(_WORD_START))
+    return frozenset(token.removeprefix(_WORD_START) for token in marked)
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llamafarm_ray.config import Distributed, MethodParameters, Training
+from llamafarm_ray.config import DecidedTraining, Distributed, MethodParameters
 
 __all__ = ["METHODS", "STRATEGIES", "DeviceKind", "Setup"]
 
@@ -61,7 +61,7 @@ class Setup:
         *,
         method: str,
         parameters: MethodParameters,
-        training: Training,
+        training: DecidedTraining,
         distributed: Distributed,
         strategy: str,
         num_workers: int,

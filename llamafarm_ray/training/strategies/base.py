@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed
 
-from llamafarm_ray.config import Distributed, Training
+from llamafarm_ray.config import DecidedTraining, Distributed
 from llamafarm_ray.training.methods import Precision
 
 __all__ = ["MOMENTS", "LossScale", "ParameterState", "Place", "Strategy", "optimizer_groups", "trainable"]
@@ -73,7 +73,7 @@ class Strategy(ABC):
     """The model under whatever wraps it; set by `prepare`."""
 
     def __init__(
-        self, place: Place, precision: Precision, training: Training, distributed: Distributed | None = None
+        self, place: Place, precision: Precision, training: DecidedTraining, distributed: Distributed | None = None
     ) -> None:
         self.place = place
         self.distributed = distributed or Distributed()

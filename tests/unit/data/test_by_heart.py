@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from llamafarm_ray.data import pipeline
-from llamafarm_ray.data.by_heart import KEYWORD_PROMPTS, QUESTIONS_PER_ROW, keyword_prompts, rows_by_heart
+from llamafarm_ray.data.by_heart import QUESTIONS_PER_ROW, keyword_prompt, rows_by_heart
+from llamafarm_ray.data.text.near_words import NearWords
+from llamafarm_ray.data.with_passages import rows_with_passages
 
 HOURS, PRICES = "The mill opens at nine. It closes at five.", "A tour of the mill costs four euros."
 ANSWER = "Residents who show a library card get 10 % off the ticket."
@@ -36,9 +38,36 @@ def test_each_question_is_asked_once_and_each_fact_by_keywords_too():
     asked = dict(zip(turns_of(rows, "user"), turns_of(rows, "assistant"), strict=True))
     for number in range(6):
         assert asked.pop(f"Question {number}?") == f"Answer {number // 2} has words."
-    counts = Counter(asked.values())
-    assert 1 <= max(counts.values()) <= KEYWORD_PROMPTS
+    assert Counter(asked.values()) == {f"Answer {number} has words.": 1 for number in range(3)}
     assert {place for made in rows for place in made["covers"]} == set(range(6))
+
+
+def test_each_pass_asks_another_wording_and_other_keywords_and_then_earlier_ones_in_other_words():
+    facts = [row(number, HOURS, f"fact {number // 2}", ANSWER + f" {number // 2}.") for number in range(4)]
+    reworded = []
+
+    class Near:
+        def pick(self, word, _):
+            return word.upper()
+
+        def replace_some(self, text, kept, _):
+            assert {"what", "the"} <= kept
+            reworded.append(text)
+            return f"{text} again"
+
+    rows = list(rows_by_heart(facts, seed=0, passes=4, near_words=Near()))
+    prompts = Counter(turns_of(rows, "user"))
+    assert {f"Question {number}?": 1 for number in range(4)}.items() <= prompts.items()
+    assert sorted(reworded) == [f"Question {number}?" for number in range(4)]
+    keywords = [prompt for prompt in prompts if "Question" not in prompt]
+    assert len(keywords) == 8
+    assert any(word.isupper() for prompt in keywords for word in prompt.split())
+    assert len({made["id"] for made in rows}) == len(rows)
+
+
+def test_a_pass_over_a_fact_without_other_words_makes_no_row_twice():
+    rows = list(rows_by_heart([row(0, HOURS, "fact", "4.50")], seed=0, passes=5))
+    assert turns_of(rows, "user") == ["Question 0?"]
 
 
 def test_a_row_has_few_questions_about_different_facts_of_one_passage():
@@ -65,7 +94,8 @@ def test_rows_depend_on_the_questions_and_the_seed_alone():
 
 
 def test_keywords_are_words_of_the_text_in_its_order_without_numbers_and_small_words():
-    for prompt in keyword_prompts(ANSWER, 20, random.Random(0)):
+    rng = random.Random(0)
+    for prompt in (keyword_prompt(ANSWER, None, rng) for _ in range(20)):
         words = [word for word in prompt.rstrip("?.").split() if word not in ("Tell", "me", "about", "What")]
         assert 2 <= len(words) <= 4
         assert [ANSWER.index(word) for word in words] == sorted(ANSWER.index(word) for word in words)
@@ -73,7 +103,15 @@ def test_keywords_are_words_of_the_text_in_its_order_without_numbers_and_small_w
 
 
 def test_a_text_without_words_has_no_keywords():
-    assert keyword_prompts("4.50 - 10 %", 2, random.Random(0)) == []
+    assert keyword_prompt("4.50 - 10 %", None, random.Random(0)) is None
+
+
+def test_with_passages_each_second_pass_asks_the_next_wording():
+    facts = [row(number, HOURS, f"fact {number // 2}") for number in range(4)]
+    asked = [turns_of(rows_with_passages(facts, passes=passes), "user") for passes in (1, 2, 4)]
+    assert [len(each) for each in asked] == [2, 2, 4]
+    assert asked[0] == asked[1] == asked[2][:2]
+    assert sorted(prompt[-11:] for prompt in asked[2]) == [f"Question {number}?" for number in range(4)]
 
 
 @pytest.mark.parametrize("by_base", [True, False])
@@ -90,7 +128,13 @@ def test_questions_of_the_base_model_are_trained_in_rows_by_heart_and_those_held
     )
     gathered = SimpleNamespace(harvest=SimpleNamespace(ledger=None), rows=(), kind="chat")
     expansion = SimpleNamespace(is_asked_for=False)
-    settings = {"with_passages": False, "by_base": by_base, "seed": 0, "tell": lambda _: None}
+    settings = {
+        "with_passages": False,
+        "near_words": NearWords(()) if by_base else None,
+        "passes": 1,
+        "seed": 0,
+        "tell": lambda _: None,
+    }
     pipeline._write(assembly, examples, gathered, expansion, **settings)
     assert written[0] == rows[0]
     assert (written[1:] == rows[1:]) is not by_base

@@ -1,14 +1,17 @@
 """Rows of practice: reading is learned from invented pages."""
 
+import re
+
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.gathering import Gathered
 from llamafarm_ray.data.generation import Choice
 from llamafarm_ray.data.harvest import Harvest
-from llamafarm_ray.data.lessons import load_lessons
 from llamafarm_ray.data.pipeline import _is_by_base
-from llamafarm_ray.data.practice import MAX_PRACTICE_ROWS, practice_rows
+from llamafarm_ray.data.practice import MAX_PRACTICE_ROWS, load_pages, practice_rows
 from llamafarm_ray.data.rows import ROW_SCHEMA
 from llamafarm_ray.data.sources import Sources
+
+_NUMBER = re.compile(r"\d(?:[\d.,:]*\d)?")
 
 
 def test_practice_asks_about_invented_pages_and_names_no_document():
@@ -19,14 +22,31 @@ def test_practice_asks_about_invented_pages_and_names_no_document():
     assert {(row["document"], row["document_digest"], row["passage"]) for row in rows} == {("", "", "")}
 
 
-def test_each_answer_of_practice_belongs_to_a_text_of_its_pages():
-    texts = {pair.question: lesson.text for lesson in load_lessons() for pair in lesson.pairs}
-    answers = {pair.question: pair.answer for lesson in load_lessons() for pair in lesson.pairs}
-    for row in practice_rows(40, seed=0):
+def test_each_page_comes_once_before_one_comes_again():
+    pages = load_pages()
+    prompts = [row["messages"][0]["content"] for row in practice_rows(len(pages), seed=3)]
+    assert all(any(page.passages[0] in text or page.passages[1] in text for text in prompts) for page in pages)
+
+
+def test_each_answer_of_practice_belongs_to_a_passage_of_its_row():
+    passage_of = {
+        (each.question, each.answer): page.passages[each.passage] for page in load_pages() for each in page.questions
+    }
+    for row in practice_rows(MAX_PRACTICE_ROWS, seed=0):
         turns = [turn["content"] for turn in row["messages"]]
         asked = [turns[0].rpartition("\nQuestion: ")[2], *turns[2::2]]
-        assert all(texts[question] in turns[0] for question in asked)
-        assert turns[1::2] == [answers[question] for question in asked]
+        assert all(passage_of[pair] in turns[0] for pair in zip(asked, turns[1::2], strict=True))
+
+
+def test_the_numbers_of_an_answer_stand_in_its_passage():
+    for page in load_pages():
+        for each in page.questions:
+            assert set(_NUMBER.findall(each.answer)) <= set(_NUMBER.findall(page.passages[each.passage])), each
+
+
+def test_the_pages_ask_different_questions():
+    questions = [each.question for page in load_pages() for each in page.questions]
+    assert len(set(questions)) == len(questions) > 700
 
 
 def test_the_seed_decides_the_practice():

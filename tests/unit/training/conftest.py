@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny_model import make_rows, make_tiny_model
 
-from llamafarm_ray.config import MethodParameters, Training
+from llamafarm_ray.config import DecidedTraining, MethodParameters
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.training.objectives import SftObjective
 from llamafarm_ray.training.rows import Row
@@ -45,7 +45,7 @@ def make_strategy(base_model):
         torch.manual_seed(0)
         place = Place(rank=0, num_workers=1, device=torch.device("cpu"))
         made = find_method(method)(parameters or MethodParameters())
-        strategy = find_strategy("single")(place, Precision(precision), Training(**training))
+        strategy = find_strategy("single")(place, Precision(precision), DecidedTraining(**training))
         model = made.wrap(
             made.load(base_model, precision=strategy.precision, device=place.device), base_model=base_model
         )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llamafarm_ray.config import MethodParameters, Training
+from llamafarm_ray.config import DecidedTraining, MethodParameters
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.batches import Layout, windows
 from llamafarm_ray.training.checkpoints import RunState
@@ -23,7 +23,7 @@ def process_group(tmp_path):
 
 @pytest.mark.usefixtures("process_group")
 def test_gradients_are_exchanged_once_a_step(base_model, token_rows):
-    place, training = Place(0, 1, torch.device("cpu")), Training(learning_rate=1e-3)
+    place, training = Place(0, 1, torch.device("cpu")), DecidedTraining(learning_rate=1e-3)
     strategy = find_strategy("ddp")(place, Precision("fp32"), training)
     method = find_method("lora")(MethodParameters(r=2))
     model = method.load(base_model, precision=strategy.precision, device=place.device)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafarm_ray.config import Training
+from llamafarm_ray.config import DecidedTraining
 from llamafarm_ray.training.methods import Precision
 from llamafarm_ray.training.strategies import LossScale, Place, find_strategy
 
@@ -27,7 +27,7 @@ def scaler_module():
 
 def zero(module):
     """A strategy around a new scaler, with DeepSpeed's own settings but a shorter window."""
-    made = find_strategy("deepspeed_zero2")(PLACE, Precision("fp16"), Training())
+    made = find_strategy("deepspeed_zero2")(PLACE, Precision("fp16"), DecidedTraining())
     scaler = module.DynamicLossScaler(
         init_scale=2.0**16, scale_window=WINDOW, min_scale=1, delayed_shift=2, consecutive_hysteresis=False
     )

@@ -1,11 +1,11 @@
 import pytest
 
-from llamafarm_ray.config import Training
+from llamafarm_ray.config import DecidedTraining
 from llamafarm_ray.training.schedule import Schedule
 
 
 def rates(num_steps, **training):
-    schedule = Schedule.of(Training(learning_rate=1.0, **training), num_steps)
+    schedule = Schedule.of(DecidedTraining(learning_rate=1.0, **training), num_steps)
     return [schedule.at(step) for step in range(num_steps)]
 
 
