@@ -105,7 +105,8 @@ def _expected(detail: ErrorDetails) -> str:
     if kind == "value_error":
         return str(context["error"]).removeprefix("must be ")
     if kind == "literal_error":
-        return f"one of {context['expected']}".replace("'", "").replace(" or ", ", ")
+        values = str(context["expected"]).replace("'", "").replace(" or ", ", ")
+        return f"one of {values}" if ", " in values else values
     if kind == "string_too_short":
         least = context["min_length"]
         return "text that isn't empty" if least == 1 else f"text of {least} characters or more"

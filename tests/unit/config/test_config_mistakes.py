@@ -29,7 +29,7 @@ def test_three_mistakes_are_reported_at_once_with_their_keys() -> None:
             "fine_tuning.method: must be one of auto, lora, qlora, full, adapter, prefix_tuning, hybrid_lora_adapter, "
             "not 'qlroa'; did you mean qlora?"
         ),
-        "fine_tuning.training.epochs: must be more than 0, not -1.",
+        "fine_tuning.training.epochs: must be auto or more than 0, not -1.",
         "deployment.port: must be a whole number, not '8000'.",
     ]
 
@@ -41,7 +41,7 @@ def test_keys_are_reported_where_the_user_wrote_them() -> None:
     assert problems({"training_job": {"dataset": {"quality_control": {"min_quality_score": 2}}}}) == [
         "training_job.dataset.quality_control.min_quality_score: must be at most 1, not 2."
     ]
-    assert problems({"num_train_epochs": "three"}) == ["num_train_epochs: must be a number, not 'three'."]
+    assert problems({"num_train_epochs": "three"}) == ["num_train_epochs: must be auto or a number, not 'three'."]
     known = ", ".join(get_args(Metric))
     assert problems({"evaluation": {"metrics": ["bleu", "blue"]}}) == [
         f"evaluation.metrics[1]: must be one of {known}, not 'blue'; did you mean bleu?"
