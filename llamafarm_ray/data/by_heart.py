@@ -11,17 +11,17 @@ from __future__ import annotations
 
 import itertools
 import random
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bm25s.stopwords import STOPWORDS_EN
 
+from llamafarm_ray.data.keyword_prompts import QUESTION_WORDS, keyword_prompt
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
 from llamafarm_ray.data.text import text_digest
-from llamafarm_ray.data.text.near_words import SHARE_REPLACED, NearWords
+from llamafarm_ray.data.text.near_words import NearWords
 
-__all__ = ["PASSES", "QUESTIONS_PER_ROW", "joined_row", "keyword_prompt", "reworded", "rows_by_heart"]
+__all__ = ["PASSES", "QUESTIONS_PER_ROW", "joined_row", "reworded", "rows_by_heart"]
 
 QUESTIONS_PER_ROW = 2
 PASSES = 4
@@ -32,13 +32,6 @@ _PROMPTS = 2
 """Prompts of keywords for each fact. In a trial that drew one anew in each of five passes, with questions that do not
 name the document and more rows of practice, a 135M model answered 16 of 40 questions by heart and 22 with passages;
 without all three 13 and 18."""
-
-_TEMPLATES = ("{}?", "What about {}?", "Tell me about {}.", "{}")
-_NUM_KEYWORDS = (2, 2, 3, 3, 4)
-_QUESTION_WORDS = frozenset(
-    ("can", "did", "does", "how", "long", "many", "much", "time", "what", "when", "where", "which", "who", "why")
-)
-_KEYWORD = re.compile(r"[^\W\d_]{3,}(?:[\u2019'-][^\W\d_]+)*(?!\w)")
 
 
 def rows_by_heart(
@@ -75,7 +68,7 @@ def reworded(question: str, near_words: NearWords | None, rng: random.Random) ->
     """Return a question with some of its words replaced by words of like meaning, but not its question words."""
     if near_words is None:
         return question
-    return near_words.replace_some(question, _QUESTION_WORDS.union(STOPWORDS_EN), rng)
+    return near_words.replace_some(question, QUESTION_WORDS.union(STOPWORDS_EN), rng)
 
 
 def joined_row(rows: Sequence[Mapping[str, Any]], turns: Sequence[Message], covers: Iterable[int]) -> dict[str, Any]:
@@ -93,21 +86,6 @@ def joined_row(rows: Sequence[Mapping[str, Any]], turns: Sequence[Message], cove
         "covers": sorted(set(covers)),
     }
     return {**{name: rows[0].get(name) for name in ROW_SCHEMA.names}, **made}
-
-
-def keyword_prompt(text: str, near_words: NearWords | None, rng: random.Random) -> str | None:
-    """Return a prompt of two to four words of a text, in its order; None if it has no words.
-
-    English stop words and numbers are left out.
-    """
-    words = [word for word in dict.fromkeys(_KEYWORD.findall(text)) if word.casefold() not in STOPWORDS_EN]
-    if not words:
-        return None
-    chosen = set(rng.sample(words, min(len(words), rng.choice(_NUM_KEYWORDS))))
-    asked = [word for word in words if word in chosen]
-    if near_words is not None:
-        asked = [near_words.pick(word, rng) if rng.random() < SHARE_REPLACED else word for word in asked]
-    return rng.choice(_TEMPLATES).format(" ".join(asked))
 
 
 _Prompt = tuple[Mapping[str, Any], str]

@@ -1,13 +1,12 @@
 """Rows that ask the facts of a passage by heart."""
 
-import random
 from collections import Counter
 from types import SimpleNamespace
 
 import pytest
 
 from llamafarm_ray.data import pipeline
-from llamafarm_ray.data.by_heart import QUESTIONS_PER_ROW, keyword_prompt, rows_by_heart
+from llamafarm_ray.data.by_heart import QUESTIONS_PER_ROW, rows_by_heart
 from llamafarm_ray.data.text.near_words import NearWords
 from llamafarm_ray.data.with_passages import rows_with_passages
 
@@ -35,10 +34,11 @@ def turns_of(rows, role):
 def test_each_question_is_asked_once_and_each_fact_by_keywords_too():
     facts = [row(number, HOURS, f"fact {number // 2}", f"Answer {number // 2} has words.") for number in range(6)]
     rows = list(rows_by_heart(facts, seed=0))
-    asked = dict(zip(turns_of(rows, "user"), turns_of(rows, "assistant"), strict=True))
-    for number in range(6):
-        assert asked.pop(f"Question {number}?") == f"Answer {number // 2} has words."
-    assert Counter(asked.values()) == {f"Answer {number} has words.": 1 for number in range(3)}
+    asked = Counter(zip(turns_of(rows, "user"), turns_of(rows, "assistant"), strict=True))
+    asked -= Counter({(f"Question {number}?", f"Answer {number // 2} has words."): 1 for number in range(6)})
+    assert Counter(answer for _, answer in asked.elements()) == {
+        f"Answer {number} has words.": 1 for number in range(3)
+    }
     assert {place for made in rows for place in made["covers"]} == set(range(6))
 
 
@@ -93,25 +93,21 @@ def test_rows_depend_on_the_questions_and_the_seed_alone():
     )
 
 
-def test_keywords_are_words_of_the_text_in_its_order_without_numbers_and_small_words():
-    rng = random.Random(0)
-    for prompt in (keyword_prompt(ANSWER, None, rng) for _ in range(20)):
-        words = [word for word in prompt.rstrip("?.").split() if word not in ("Tell", "me", "about", "What")]
-        assert 2 <= len(words) <= 4
-        assert [ANSWER.index(word) for word in words] == sorted(ANSWER.index(word) for word in words)
-        assert not {"10", "the", "a", "%"} & set(words)
-
-
-def test_a_text_without_words_has_no_keywords():
-    assert keyword_prompt("4.50 - 10 %", None, random.Random(0)) is None
-
-
 def test_with_passages_each_second_pass_asks_the_next_wording():
     facts = [row(number, HOURS, f"fact {number // 2}") for number in range(4)]
     asked = [turns_of(rows_with_passages(facts, passes=passes), "user") for passes in (1, 2, 4)]
     assert [len(each) for each in asked] == [2, 2, 4]
     assert asked[0] == asked[1] == asked[2][:2]
     assert sorted(prompt[-11:] for prompt in asked[2]) == [f"Question {number}?" for number in range(4)]
+
+
+def test_with_passages_and_near_words_each_fact_is_asked_by_keywords_too():
+    facts = [row(number, HOURS, f"fact {number}", f"Answer {number} has words.") for number in range(4)]
+    (made,) = rows_with_passages(facts, near_words=NearWords(()))
+    asked = list(zip(turns_of([made], "user"), turns_of([made], "assistant"), strict=True))
+    assert [answer for _, answer in asked[:4]] == [f"Answer {number} has words." for number in range(4)]
+    assert Counter(answer for _, answer in asked[4:]) == {f"Answer {number} has words.": 1 for number in range(4)}
+    assert all("Question" not in prompt for prompt, _ in asked[4:])
 
 
 @pytest.mark.parametrize("by_base", [True, False])
