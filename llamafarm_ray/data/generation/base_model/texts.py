@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from bm25s.stopwords import STOPWORDS_EN
+
+from llamafarm_ray.data.keyword_prompts import QUESTION_WORDS
 from llamafarm_ray.data.text import normal_form, sentences_of
 from llamafarm_ray.text.support import support, unsupported_parts
 
@@ -74,6 +77,10 @@ def question_fault(question: str, text: Text) -> str:
     num_shared = len(foreign) * share / (1.0 - share) if share < 1.0 else _MIN_SHARED
     if share < _MIN_SHARE and round(num_shared) < _MIN_SHARED:
         return "question is about something else"
+    words = set(unsupported_parts(question, "")) - QUESTION_WORDS.union(STOPWORDS_EN)
+    words = words.intersection(unsupported_parts(question, text.topic)) or words
+    if not words - set(unsupported_parts(question, f"{text.before}\n{text.text}")):
+        return "question is about the heading"
     return ""
 
 
