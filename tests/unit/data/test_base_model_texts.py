@@ -13,11 +13,20 @@ def test_a_text_that_points_back_brings_the_sentence_before_it():
         "The Mill", ("The Mill", "History"), "The mill burned down in 1911.\nIt was rebuilt in brick. Yes."
     )
     assert texts == [
-        Text("The Mill, History", "", "The mill burned down in 1911."),
-        Text("The Mill, History", "The mill burned down in 1911.", "It was rebuilt in brick."),
+        Text("The Mill, History", "", "The mill burned down in 1911.", "History"),
+        Text("The Mill, History", "The mill burned down in 1911.", "It was rebuilt in brick.", "History"),
     ]
     assert texts[0].answer == "The mill burned down in 1911."
     assert texts[1].answer == "The mill burned down in 1911. It was rebuilt in brick."
+
+
+def test_a_short_detail_is_answered_with_its_heading():
+    texts = texts_of("Walks", ("Walks", "Kessen Crag"), "Distance: 7 miles\nThe path is steep: take care at the top.")
+    assert [text.answer for text in texts] == [
+        "Kessen Crag \u2013 Distance: 7 miles",
+        "The path is steep: take care at the top.",
+    ]
+    assert texts_of("", (), "Distance: 7 miles")[0].answer == "Distance: 7 miles"
 
 
 def test_an_answer_of_more_than_sixty_words_is_the_text_alone():

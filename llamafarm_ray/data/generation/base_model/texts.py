@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bm25s.stopwords import STOPWORDS_EN
@@ -22,6 +22,7 @@ _SMALL_WORDS = frozenset(
     re.findall(r"\w+", "a an the of in on at to for from by with is are was were be do does did its it")
 )
 _AT_TOPIC = re.compile(r"\b(?:at|in|on|of|for|to|with|from|near|inside)(?: the)? (?P<names>[^?]+)\?$", re.IGNORECASE)
+_DETAIL = re.compile(r"[^\s:.;\u2013]+(?: [^\s:.;\u2013]+){0,2}: [^:;]{0,50}[^:;.!?]")
 _MIN_WORDS = 3
 _MIN_SHARE, _MIN_SHARED = 0.5, 2
 _MAX_ANSWER_WORDS = 60
@@ -35,11 +36,13 @@ class Text:
         topic: title and headings, without repetition.
         before: the sentence before it, if the text points back to one; else empty.
         text: the text.
+        heading: the nearest heading above it; empty if there is none.
     """
 
     topic: str
     before: str
     text: str
+    heading: str = ""
 
     @property
     def context(self) -> str:
@@ -48,17 +51,23 @@ class Text:
 
     @property
     def answer(self) -> str:
-        """The text, after the sentence that it points back to where both are short."""
+        """The text, after the sentence that it points back to where both are short.
+
+        A short detail such as "Distance: 7 miles" comes after its heading, which says of what.
+        """
+        if self.heading and _DETAIL.fullmatch(self.text):
+            return f"{self.heading} \u2013 {self.text}"
         both = f"{self.before} {self.text}"
         return both if self.before and len(both.split()) <= _MAX_ANSWER_WORDS else self.text
 
 
-def texts_of(title: str, headings: Iterable[str], passage: str) -> list[Text]:
+def texts_of(title: str, headings: Sequence[str], passage: str) -> list[Text]:
     """Return the texts of a passage that have at least three words."""
     topic = ", ".join(dict.fromkeys(part for part in (title, *headings) if part))
+    heading = next((part for part in reversed(tuple(headings)) if part), "")
     sentences = sentences_of(passage)
     return [
-        Text(topic, sentences[at - 1] if at and _POINTS_BACK.match(text) else "", text)
+        Text(topic, sentences[at - 1] if at and _POINTS_BACK.match(text) else "", text, heading)
         for at, text in enumerate(sentences)
         if len(normal_form(text).split()) >= _MIN_WORDS
     ]
