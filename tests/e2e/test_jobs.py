@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 from e2e_tools import BIN, ROOT
+from patience import patience
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.registry import RegistryService
@@ -193,8 +194,8 @@ class Terminal:
         self.process = subprocess.Popen(command, preexec_fn=log_in, **options)  # noqa: PLW1509
         os.close(theirs)
 
-    def wait_for(self, text, timeout_s=120):
-        deadline = time.monotonic() + timeout_s
+    def wait_for(self, text, timeout_s=60):
+        deadline = time.monotonic() + patience(timeout_s)
         while text not in self.shown and time.monotonic() < deadline and self._read():
             pass
         assert text in self.shown, self.shown
@@ -202,11 +203,11 @@ class Terminal:
     def type(self, text):
         os.write(self._ours, text.encode())
 
-    def end(self, timeout_s=60):
-        deadline = time.monotonic() + timeout_s
+    def end(self, timeout_s=30):
+        deadline = time.monotonic() + patience(timeout_s)
         while time.monotonic() < deadline and self._read():
             pass
-        return self.process.wait(timeout=5)
+        return self.process.wait(timeout=patience(5))
 
     def close(self):
         self.process.kill()
@@ -362,7 +363,7 @@ class Follower:
     def end(self):
         """Read the rest and return the exit status."""
         self.lines += self.process.stdout.readlines()
-        return self.process.wait(timeout=90)
+        return self.process.wait(timeout=patience(45))
 
     def close(self):
         self.wire.cut()
