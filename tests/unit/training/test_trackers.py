@@ -179,7 +179,7 @@ def mlflow_server(tmp_path):
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + patience(45)
         while time.monotonic() < deadline:
             try:
                 if httpx.get(f"{url}/health", timeout=2).is_success:
