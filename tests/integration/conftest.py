@@ -1,7 +1,7 @@
 """One deployment for all serving tests: a tiny base and adapters of random weights, behind the real stack.
 
-Two processes run the tests, each with a Ray of its own. One of them has the deployment, and with it all files whose
-names begin with ``test_serving``; the other files go to whichever process is free.
+Two processes run the tests, each with a Ray of its own. One of them has the deployment, and with it all files that use
+it; the other files go to whichever process is free.
 """
 
 import dataclasses
@@ -14,7 +14,11 @@ from otlp import Collector, collecting
 from tiny_model import make_tiny_model
 from xdist.scheduler import LoadScopeScheduling
 
-SERVING = "test_serving"
+SERVED = {
+    *("test_choosing", "test_clients", "test_serving", "test_serving_clients", "test_serving_hostile"),
+    *("test_serving_operations", "test_serving_rollouts", "test_vllm_vectors"),
+}
+"""Files that use the deployment."""
 
 
 class OneDeployment(LoadScopeScheduling):
@@ -22,7 +26,7 @@ class OneDeployment(LoadScopeScheduling):
 
     def _split_scope(self, nodeid):
         file = nodeid.split("::", 1)[0]
-        return SERVING if Path(file).name.startswith(SERVING) else file
+        return "served" if Path(file).stem in SERVED else file
 
 
 def pytest_xdist_make_scheduler(config, log):
@@ -48,8 +52,8 @@ class Served:
 @pytest.fixture(scope="session")
 def served(ray_cluster, tmp_path_factory, request):
     """``bot`` has versions 1.0.0 (production), 1.1.0 and 1.2.0; 1.2.0 is asked for by one test only."""
-    files = {item.path.name for item in request.session.items if "served" in item.fixturenames}
-    assert all(name.startswith(SERVING) for name in files), f"of {files} each is called {SERVING}..."
+    files = {item.path.stem for item in request.session.items if "served" in item.fixturenames}
+    assert files <= SERVED, f"{files - SERVED} are missing among the files that use the deployment"
     from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry
