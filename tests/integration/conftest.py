@@ -52,7 +52,8 @@ class Served:
 @pytest.fixture(scope="session")
 def served(ray_cluster, tmp_path_factory, request):
     """``bot`` has versions 1.0.0 (production), 1.1.0 and 1.2.0; 1.2.0 is asked for by one test only."""
-    files = {item.path.stem for item in request.session.items if "served" in item.fixturenames}
+    here = [item for item in request.session.items if item.path.parent == Path(__file__).parent]
+    files = {item.path.stem for item in here if "served" in item.fixturenames}
     assert files <= SERVED, f"{files - SERVED} are missing among the files that use the deployment"
     from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
