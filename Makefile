@@ -9,6 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed-$(EXTRA)
 EDITABLE := $(VENV)/.editable
 # PyTorch's own index has the CPU build; where it can't be reached, pip takes the wheel that its find-links offer.
+# It is not compiled at once: uv does that, on all cores, with all that is there.
 TORCH_CPU := torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: setup demo test test-unit test-gpu test-long cluster-test monitoring bench check format lock clean help
@@ -24,7 +25,7 @@ $(INSTALLED): requirements-$(EXTRA).lock
 	@for other in $(filter-out $@,$(wildcard $(VENV)/.installed-*)); do \
 	  echo "$(VENV) was set up for another kind of machine ($$other): run make clean first"; exit 1; done
 	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
-	@if [ "$(EXTRA)" = cpu ]; then echo "Installing torch, CPU build"; $(PIP) install --quiet --no-deps --retries 1 $(TORCH_CPU); fi
+	@if [ "$(EXTRA)" = cpu ]; then echo "Installing torch, CPU build"; $(PIP) install --quiet --no-deps --no-compile --retries 1 $(TORCH_CPU); fi
 	@echo "Installing $$(grep -c '^[A-Za-z0-9]' $<) locked packages (about a minute)"
 	@sed -n '/^uv==/,/[^\\]$$/p' $< > $(VENV)/.uv.txt
 	@$(PIP) install --quiet --no-deps --require-hashes -r $(VENV)/.uv.txt

@@ -1,4 +1,4 @@
-"""One Ray for all tests that need one, started on this machine for this run and stopped with it."""
+"""One Ray for all tests of a process that need one, started on this machine for this run and stopped with it."""
 
 import contextlib
 import os
@@ -11,6 +11,9 @@ from llamafarm_ray.serving.application import SERVE_ENV
 
 pytest_plugins = ["failure_logs", "passed_before"]
 
+# All TLS of the tests is on loopback, with contexts of its own; reading the system's authorities takes each client of
+# HTTP 30 ms, and there are thousands.
+os.environ.setdefault("SSL_CERT_FILE", str(Path(__file__).with_name("authority.pem")))
 os.environ.update(SERVE_ENV)  # Ray Serve reads it when it is imported, by the first module of tests that needs Ray
 
 settings.register_profile("machines of any speed", deadline=None)
@@ -23,14 +26,19 @@ def pytest_make_parametrize_id(val, argname):
 
 
 @pytest.fixture(scope="session")
-def ray_cluster():
-    """A connected local Ray with 4 logical CPUs; what is asked of it runs one test after the other."""
+def ray_cluster(tmp_path_factory):
+    """A connected local Ray with 4 logical CPUs; what is asked of it runs one test after the other.
+
+    Processes of one run of the tests start theirs in turn: a Ray gives its own processes half a minute to start.
+    """
     from failure_logs import watch
 
+    from llamafarm_ray.storage.locks import exclusive
     from llamafarm_ray.workflows.cluster import LOCAL, connect
 
     with contextlib.ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as environment:
+        turn = exclusive(tmp_path_factory.getbasetemp().parent / "ray-starts.lock")
+        with turn, pytest.MonkeyPatch.context() as environment:
             # Its workers import classes of the tests, such as models of a user's own.
             environment.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
             # As `deploy` does: without a dashboard Ray collects no metrics.

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from patience import patience
 
 ROOT = Path(__file__).parents[1]
 BIN = ROOT / ".venv" / "bin"
@@ -43,9 +44,13 @@ def running(command, log, **options):
         process.wait(timeout=20)
 
 
-def wait_for(url, process, log, *, headers=None, timeout_s=240):
-    """Return once a URL answers 200; fail with the log if the process ends or the time is over."""
-    deadline = time.monotonic() + timeout_s
+def wait_for(url, process, log, *, headers=None, timeout_s=120):
+    """Return once a URL answers 200; fail with the log if the process ends or the time is over.
+
+    Args:
+        timeout_s: seconds on a quiet machine.
+    """
+    deadline = time.monotonic() + patience(timeout_s)
     while time.monotonic() < deadline:
         if process.poll() is not None:
             break

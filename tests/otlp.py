@@ -10,6 +10,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from patience import patience
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Collector:
     def wait(self, holds, timeout_s=20.0):
         """The spans, once something holds of them."""
         with self._came:
-            assert self._came.wait_for(lambda: holds(self.spans), timeout_s), [span.name for span in self.spans]
+            assert self._came.wait_for(lambda: holds(self.spans), patience(timeout_s)), [one.name for one in self.spans]
             return list(self.spans)
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "runs" / "tests"
-TIERS = {"unit": ("-n", "auto", "--dist", "loadfile"), "integration": (), "e2e": ()}
-"""In this order, with pytest's options. Two at a time take longer: they compute more than they wait. One process runs
-the tests of a file, so that what they share is made once."""
+TIERS = {"unit": ("-n", "auto", "--dist", "loadfile"), "integration": ("-n", "2"), "e2e": ()}
+"""In this order, with pytest's options. Two tiers at a time take longer: each computes more than it waits, and their
+engines are bound to the same core. One process runs the tests of a file, so that what they share is made once; of
+integration, one runs all files of the deployment, see its conftest.py."""
 NUM_SLOWEST = 10
 
 

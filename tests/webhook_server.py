@@ -3,21 +3,23 @@
 import http.server
 import json
 import threading
-import time
 
 
 class WebhookServer:
-    """A web server on loopback that notes what it is posted, and answers as told."""
+    """A web server on loopback that notes what it is posted, and answers as told, or not before its end."""
 
-    def __init__(self, *answers, delay_s=0.0):
+    def __init__(self, *answers, hangs=False):
         self.bodies = []
+        self._may_answer = threading.Event()
+        if not hangs:
+            self._may_answer.set()
         answers = list(answers)
         hook = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 hook.bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-                time.sleep(delay_s)
+                hook._may_answer.wait()
                 self.send_response(answers.pop(0) if answers else 200)
                 self.end_headers()
 
@@ -32,5 +34,6 @@ class WebhookServer:
         return self
 
     def __exit__(self, *_):
+        self._may_answer.set()
         self.server.shutdown()
         self.server.server_close()

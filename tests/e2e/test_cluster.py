@@ -1,11 +1,12 @@
 """On a running cluster: a job trains and registers, `serve deploy` serves what it registered."""
 
-import time
+import functools
 
 import httpx
 import pytest
 import yaml
 from e2e_tools import ROOT
+from patience import wait_until
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.registry import open_registry
@@ -54,34 +55,29 @@ def test_serve_deploy_serves_what_was_registered(trained, demo, ray_head, home, 
     result = ray_head.run("serve", "deploy", "--address", ray_head.dashboard, str(tmp_path / "serve.yaml"))
     assert result.returncode == 0, result.stdout + result.stderr
     body = {"model": "basic-lora", "prompt": "The tide bell", "max_tokens": 4, "temperature": 0}
-    response = None
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline and (response is None or response.status_code != 200):
-        try:
-            response = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=30)
-        except httpx.TransportError:
-            time.sleep(1)
-    assert response is not None, ray_head.run("serve", "status", "--address", ray_head.dashboard).stdout
-    assert response.status_code == 200, response.text
+    status = functools.partial(ray_head.run, "serve", "status", "--address", ray_head.dashboard)
+    response = wait_until(lambda: answer(port, body), 120, lambda: status().stdout)
     assert response.headers["x-llamafarm-model"] == "basic-lora:1.0.0"
     # As after `llamafarm models deploy`: it is on record, and the first version of its model is production.
     swap = [
         *["llamafarm", "models", "swap-adapter", "--adapter", "basic-lora:1.0.0", "--target", "staging", "--home"],
         str(home),
     ]
-    while time.monotonic() < deadline and (swapped := ray_head.run(*swap)).returncode != 0:
-        assert "Nothing is deployed" in swapped.stderr, swapped.stdout + swapped.stderr
-    assert "basic-lora@staging is now basic-lora:1.0.0, confirmed by the endpoint" in swapped.stdout
+    wait_until(lambda: open_registry(str(home)).state.deployments, 60)
+    swapped = ray_head.run(*swap)
+    assert "basic-lora@staging is now basic-lora:1.0.0, confirmed by the endpoint" in swapped.stdout, swapped.stderr
     assert open_registry(str(home)).resolve("basic-lora@production").ref == "basic-lora:1.0.0"
     # It is stopped from a terminal that knows the home alone.
     undeploy = ray_head.run("llamafarm", "models", "undeploy", "--home", str(home))
     assert undeploy.returncode == 0, undeploy.stdout + undeploy.stderr
     assert not open_registry(str(home)).state.deployments
-    deadline = time.monotonic() + 120
-    status = 200
-    while status == 200:
-        assert time.monotonic() < deadline, undeploy.stdout + ray_head.run("serve", "status").stdout
-        try:
-            status = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=30).status_code
-        except httpx.TransportError:
-            status = 0
+    wait_until(lambda: answer(port, body) is None, 60, lambda: undeploy.stdout + status().stdout)
+
+
+def answer(port, body):
+    """The endpoint's answer, or None where there is none, or an error."""
+    try:
+        response = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=body, timeout=30)
+    except httpx.TransportError:
+        return None
+    return response if response.status_code == httpx.codes.OK else None

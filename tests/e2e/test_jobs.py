@@ -1,6 +1,7 @@
 """A verb as a Ray job, from a real terminal to a real cluster: followed, failed, left, stopped, cut off."""
 
 import contextlib
+import dataclasses
 import getpass
 import json
 import os
@@ -18,6 +19,7 @@ from pathlib import Path
 import httpx
 import pytest
 from e2e_tools import BIN, ROOT
+from patience import patience
 
 from llamafarm_ray.clusters.ports import free_port
 from llamafarm_ray.registry import RegistryService
@@ -28,25 +30,29 @@ LLAMAFARM = str(BIN / "llamafarm")
 FACTS = "The clinic opens at 08:30. The clinic closes at 17:00. The pharmacy opens at 09:00. The bell rings at 07:15.\n"
 
 
+def make_project(folder):
+    """A folder with documents; its home lies beside it, and is no job's own folder."""
+    made = folder / f"project-{secrets.token_hex(4)}"
+    (made / "docs").mkdir(parents=True)
+    (made / "docs" / "facts.txt").write_text(FACTS)
+    return made
+
+
 @pytest.fixture
 def project(tmp_path):
-    """A folder with documents, and a home that is no job's own folder."""
-    folder = tmp_path / f"project-{secrets.token_hex(4)}"
-    (folder / "docs").mkdir(parents=True)
-    (folder / "docs" / "facts.txt").write_text(FACTS)
-    return folder
+    return make_project(tmp_path)
+
+
+def create_dataset(head, project):
+    """The command line that builds a dataset as a job."""
+    home = str(project.parent / "home")
+    return [LLAMAFARM, "models", "create-dataset", "--source", "docs", "--home", home, "--address", head.dashboard]
 
 
 @pytest.fixture
 def create(ray_head, project):
-    """The command line that builds a dataset as a job; more arguments can be added."""
-    home = str(project.parent / "home")
-    words = [LLAMAFARM, "models", "create-dataset", "--source", "docs", "--home", home, "--address", ray_head.dashboard]
-
-    def command(*more):
-        return [*words, *more]
-
-    return command
+    """The same, to which more arguments can be added."""
+    return lambda *more: [*create_dataset(ray_head, project), *more]
 
 
 class Jobs:
@@ -90,24 +96,47 @@ def job_in(text):
     return re.search(r"[\w.-]+-create-dataset-[0-9a-f]{8}", text)[0]
 
 
-def test_the_output_is_followed_and_the_result_outlasts_the_job(ray_head, project, create, jobs):
-    result = run(ray_head, project, create("--output", "made/qa"))
+@dataclasses.dataclass
+class Followed:
+    """A job of a caller with a registry token, followed to its end."""
+
+    project: Path
+    token: str
+    root: RegistryService
+    result: subprocess.CompletedProcess
+    job: str
+
+    @property
+    def below(self):
+        """The folder of the project's files on the head node, below the user's own."""
+        return f"llamafarm-jobs/{getpass.getuser()}/{self.project.name}"
+
+
+@pytest.fixture(scope="module")
+def followed(ray_head, tmp_path_factory):
+    project = make_project(tmp_path_factory.mktemp("followed"))
+    root = RegistryService(Location(str(project.parent / "home")))
+    token = root.add_principal("ann", {"*": Role.ADMIN})
+    command = ["env", f"LLAMAFARM_TOKEN={token}", *create_dataset(ray_head, project), "--output", "made/qa"]
+    result = run(ray_head, project, command)
     assert result.returncode == 0, result.stdout + result.stderr
-    job = job_in(result.stderr)
-    below = f"llamafarm-jobs/{getpass.getuser()}/{project.name}"
-    made = Path.home() / below
-    try:
-        assert f"Written to {made}/made/qa" in result.stdout
-        assert json.loads((made / "made" / "qa" / "report.json").read_text())
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-        for above in made.parents[:2]:
-            with contextlib.suppress(OSError):  # others' files are in it
-                above.rmdir()
-    assert "with 1 file of this folder" in result.stderr
-    assert f"records in {project.parent / 'home'}, files in ~/{below} on its head node" in result.stderr
-    assert jobs.status(job) == "SUCCEEDED"
-    assert not (project / "made").exists()
+    found = Followed(project, token, root, result, job_in(result.stderr))
+    yield found
+    made = Path.home() / found.below
+    shutil.rmtree(made, ignore_errors=True)
+    for above in made.parents[:2]:
+        with contextlib.suppress(OSError):  # others' files are in it
+            above.rmdir()
+
+
+def test_the_output_is_followed_and_the_result_outlasts_the_job(followed, jobs):
+    made, home = Path.home() / followed.below, followed.project.parent / "home"
+    assert f"Written to {made}/made/qa" in followed.result.stdout
+    assert json.loads((made / "made" / "qa" / "report.json").read_text())
+    assert "with 1 file of this folder" in followed.result.stderr
+    assert f"records in {home}, files in ~/{followed.below} on its head node" in followed.result.stderr
+    assert jobs.status(followed.job) == "SUCCEEDED"
+    assert not (followed.project / "made").exists()
 
 
 def test_the_verbs_exit_status_and_error_are_passed_on(ray_head, project, create):
@@ -136,19 +165,14 @@ def test_a_wrong_token_is_refused_with_what_to_set(ray_head, project, create):
     assert "RAY_AUTH_TOKEN" in result.stderr
 
 
-def test_a_jobs_registry_token_is_in_force_and_in_no_log_and_no_record(ray_head, project, create, jobs):
-    home = project.parent / "home"
-    root = RegistryService(Location(str(home)))
-    token = root.add_principal("ann", {"*": Role.ADMIN})
-    result = run(ray_head, project, ["env", f"LLAMAFARM_TOKEN={token}", *create("--output", str(project / "qa"))])
-    assert result.returncode == 0, result.stdout + result.stderr
-    changes = [change for commit in root.commits() for change in commit.changes]
+def test_a_jobs_registry_token_is_in_force_and_in_no_log_and_no_record(ray_head, followed, jobs):
+    changes = [change for commit in followed.root.commits() for change in commit.changes]
     assert changes[-1].principal == "ann"
-    job = job_in(result.stderr)
-    assert token not in json.dumps(jobs.info(job))
-    holding = [path for folder in (ray_head.folder, home) for path in files_with(folder, token)]
+    assert followed.token not in json.dumps(jobs.info(followed.job))
+    folders = (ray_head.folder, followed.project.parent / "home", Path.home() / followed.below)
+    holding = [path for folder in folders for path in files_with(folder, followed.token)]
     assert holding == []
-    assert files_with(ray_head.folder, job), "the logs are looked for elsewhere"
+    assert files_with(ray_head.folder, followed.job), "the logs are looked for elsewhere"
 
 
 def files_with(folder, text):
@@ -170,8 +194,8 @@ class Terminal:
         self.process = subprocess.Popen(command, preexec_fn=log_in, **options)  # noqa: PLW1509
         os.close(theirs)
 
-    def wait_for(self, text, timeout_s=120):
-        deadline = time.monotonic() + timeout_s
+    def wait_for(self, text, timeout_s=60):
+        deadline = time.monotonic() + patience(timeout_s)
         while text not in self.shown and time.monotonic() < deadline and self._read():
             pass
         assert text in self.shown, self.shown
@@ -179,11 +203,11 @@ class Terminal:
     def type(self, text):
         os.write(self._ours, text.encode())
 
-    def end(self, timeout_s=60):
-        deadline = time.monotonic() + timeout_s
+    def end(self, timeout_s=30):
+        deadline = time.monotonic() + patience(timeout_s)
         while time.monotonic() < deadline and self._read():
             pass
-        return self.process.wait(timeout=5)
+        return self.process.wait(timeout=patience(5))
 
     def close(self):
         self.process.kill()
@@ -300,7 +324,7 @@ from llamafarm_ray.workflows.job_server import JobServer
 from llamafarm_ray.workflows.running_job import RunningJob
 
 server = JobServer(sys.argv[1])
-job = server.client.submit_job(entrypoint="for n in $(seq 12); do echo line $n; sleep 1.4; done; exit 7")
+job = server.client.submit_job(entrypoint=sys.argv[3])
 print(job, flush=True)
 tell = lambda line: print("TROUBLE", line, flush=True)
 running = RunningJob(server, job, on_trouble=tell, patience_s=float(sys.argv[2]), silence_s=1)
@@ -310,54 +334,81 @@ sys.exit(running.exit_status())
 """
 
 
-@pytest.fixture
-def follower(ray_head):
-    """A process that follows a job over a wire, printing what it gets.
+class Follower:
+    """A process that follows a job over a wire, printing what it gets. The job waits after its third and sixth line.
 
     Its output is read line by line, so the rest of it too: ``communicate`` loses what a ``readline`` buffered.
     """
-    wire = Wire(int(ray_head.dashboard.rpartition(":")[2]))
-    started = []
 
-    def start(patience_s):
-        command = [str(BIN / "python"), "-c", FOLLOW, f"http://127.0.0.1:{wire.port}", str(patience_s)]
+    def __init__(self, head, folder, patience_s):
+        self.wire = Wire(int(head.dashboard.rpartition(":")[2]))
+        self._folder = folder
+        waits = f"while [ ! -e {folder}/after-$n ]; do sleep 0.05; done"
+        entrypoint = f"for n in $(seq 12); do echo line $n; case $n in 3|6) {waits};; esac; done; exit 7"
+        command = [str(BIN / "python"), "-c", FOLLOW, f"http://127.0.0.1:{self.wire.port}", str(patience_s), entrypoint]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        process = subprocess.Popen(command, cwd=ROOT, env=ray_head.environment, **pipes)
-        started.append(process)
-        lines = []
-        while not lines or (lines[-1] != "line 3\n" and process.poll() is None):
-            lines.append(process.stdout.readline())
-        return process, lines
+        self.process = subprocess.Popen(command, cwd=ROOT, env=head.environment, **pipes)
+        self.lines = []
 
-    yield start, wire
-    wire.cut()
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    def read_until(self, text):
+        """Read lines up to the first one with a text in it."""
+        while not self.lines or (text not in self.lines[-1] and self.process.poll() is None):
+            self.lines.append(self.process.stdout.readline())
+        assert text in self.lines[-1], self.lines
+
+    def go_on(self, after):
+        """Let the job print what comes after a line."""
+        (self._folder / f"after-{after}").touch()
+
+    def end(self):
+        """Read the rest and return the exit status."""
+        self.lines += self.process.stdout.readlines()
+        return self.process.wait(timeout=patience(45))
+
+    def close(self):
+        self.wire.cut()
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+        for after in (3, 6):
+            self.go_on(after)
 
 
-def test_a_lost_connection_is_made_again_and_every_line_comes_once(follower):
-    start, wire = follower
-    process, lines = start(patience_s=60)
-    wire.cut()
-    time.sleep(3)
-    wire.mend()
-    lines += process.stdout.readlines()
-    assert process.wait(timeout=90) == 7, lines
-    assert [line for line in lines if line.startswith("line")] == [f"line {n}\n" for n in range(1, 13)]
-    troubles = [line for line in lines if line.startswith("TROUBLE")]
+@pytest.fixture
+def follow(ray_head, tmp_path):
+    with contextlib.ExitStack() as stack:
+
+        def started(patience_s):
+            follower = Follower(ray_head, tmp_path, patience_s)
+            stack.callback(follower.close)
+            follower.read_until("line 3")
+            return follower
+
+        yield started
+
+
+def test_a_lost_connection_is_made_again_and_every_line_comes_once(follow):
+    """What the job prints before the connection is lost, meanwhile and after it is made again."""
+    follower = follow(patience_s=60)
+    follower.wire.cut()
+    follower.read_until("TROUBLE")
+    follower.go_on(after=3)
+    follower.wire.mend()
+    follower.read_until("line 6")
+    follower.go_on(after=6)
+    assert follower.end() == 7, follower.lines
+    assert [line for line in follower.lines if line.startswith("line")] == [f"line {n}\n" for n in range(1, 13)]
+    troubles = [line for line in follower.lines if line.startswith("TROUBLE")]
     assert len(troubles) == 2
     assert "The connection is lost" in troubles[0]
     assert "there again" in troubles[1]
 
 
-def test_a_connection_that_stays_away_is_given_up_and_the_job_is_left_alone(follower, jobs):
-    start, wire = follower
-    process, lines = start(patience_s=2)
-    wire.cut()
-    rest = process.stdout.read()
-    assert process.wait(timeout=60) == 1
+def test_a_connection_that_stays_away_is_given_up_and_the_job_is_left_alone(follow, jobs):
+    follower = follow(patience_s=2)
+    follower.wire.cut()
+    assert follower.end() == 1
+    rest = "".join(follower.lines)
     assert "has not answered for 2 s" in rest
     assert "was left alone" in rest
-    assert jobs.status(lines[0].strip()) in {"RUNNING", "FAILED"}  # it ends by itself, with exit status 7
+    assert jobs.status(follower.lines[0].strip()) == "RUNNING"

@@ -1,4 +1,8 @@
-"""One deployment for all serving tests: a tiny base and adapters of random weights, behind the real stack."""
+"""One deployment for all serving tests: a tiny base and adapters of random weights, behind the real stack.
+
+Two processes run the tests, each with a Ray of its own. One of them has the deployment, and with it all files that use
+it; the other files go to whichever process is free.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -8,6 +12,25 @@ import pytest
 from adapters import make_adapter
 from otlp import Collector, collecting
 from tiny_model import make_tiny_model
+from xdist.scheduler import LoadScopeScheduling
+
+SERVED = {
+    *("test_choosing", "test_clients", "test_serving", "test_serving_clients", "test_serving_hostile"),
+    *("test_serving_operations", "test_serving_rollouts", "test_vllm_vectors"),
+}
+"""Files that use the deployment."""
+
+
+class OneDeployment(LoadScopeScheduling):
+    """Gives each file to one process, and all files of the deployment to the same one."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.split("::", 1)[0]
+        return "served" if Path(file).stem in SERVED else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return OneDeployment(config, log)
 
 
 @dataclasses.dataclass
@@ -27,8 +50,11 @@ class Served:
 
 
 @pytest.fixture(scope="session")
-def served(ray_cluster, tmp_path_factory):
+def served(ray_cluster, tmp_path_factory, request):
     """``bot`` has versions 1.0.0 (production), 1.1.0 and 1.2.0; 1.2.0 is asked for by one test only."""
+    here = [item for item in request.session.items if item.path.parent == Path(__file__).parent]
+    files = {item.path.stem for item in here if "served" in item.fixturenames}
+    assert files <= SERVED, f"{files - SERVED} are missing among the files that use the deployment"
     from llamafarm_ray.clusters.ports import free_port
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.registry import open_registry

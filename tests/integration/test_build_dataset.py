@@ -236,7 +236,7 @@ def test_documents_without_a_question_are_an_error_that_says_so(ray_cluster, tmp
         build(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.parametrize("stage", ["documents", "examples", "write"])
+@pytest.mark.parametrize("stage", ["documents", pytest.param("examples", marks=pytest.mark.long), "write"])
 def test_a_build_that_is_interrupted_leaves_what_it_goes_on_from_and_then_nothing(
     ray_cluster, corpus, tmp_path, stage, monkeypatch
 ):
@@ -318,7 +318,7 @@ def test_pairs_of_a_model_are_checked_and_say_where_they_are_from(ray_cluster, c
     assert (provenance["generator"], provenance["model"]) == ("endpoint", "gpt")
 
 
-@pytest.mark.parametrize("answers_are_kept", [True, False])
+@pytest.mark.parametrize("answers_are_kept", [True, pytest.param(False, marks=pytest.mark.long)])
 def test_a_generation_that_is_stopped_half_way_goes_on_and_ends_the_same(
     ray_cluster, corpus, tmp_path, answers_are_kept
 ):

@@ -131,6 +131,7 @@ def test_an_actor_and_another_service_write_one_home_at_once(home, manifest):
     assert client.refresh() == service.refresh()
 
 
+@pytest.mark.long  # the short tier has fewer changes, of both writers: test_registry_client.py
 @pytest.mark.parametrize("writer", ["through the actor", "past the actor"])
 def test_a_subscriber_hears_of_a_change_within_a_second(writer, home, manifest):
     from llamafarm_ray.registry.client import RegistryClient

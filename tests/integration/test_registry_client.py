@@ -92,6 +92,7 @@ def test_each_caller_s_token_counts(client, tmp_path):
     assert viewer.resolve("bot@production").ref == "bot:1.0.0"
 
 
+@pytest.mark.long  # the short tier kills it again and again: test_registry_actor.py
 def test_an_actor_that_is_killed_loses_and_doubles_nothing(client):
     actor = registry_actor(client.home.uri)
     pid = ray.get(actor.pid.remote())

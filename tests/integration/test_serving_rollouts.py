@@ -3,7 +3,6 @@
 import os
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -146,8 +145,9 @@ def test_a_version_that_users_dislike_is_rolled_back_within_ten_seconds(pet, rol
 
 def test_a_version_that_fails_its_evaluation_meanwhile_is_rolled_back(pet, rolled_out):
     pet.registry.record_metrics("pet:1.1.0", {"accuracy": 0.9})
-    rolled_out("1.1.0", steps=[5], dwell_s=3600, guards={**NO_GUARDS, "metrics": {"accuracy": ">0.8"}})
-    time.sleep(2)
+    rollout = rolled_out("1.1.0", steps=[5], dwell_s=3600, guards={**NO_GUARDS, "metrics": {"accuracy": ">0.8"}})
+    with controllers(pet.registry) as ask_controllers:
+        wait_until(lambda: rollout.id in ask_controllers().progress, 10)  # it has been judged
     assert newest(pet).status is RolloutStatus.RUNNING
     pet.registry.record_metrics("pet:1.1.0", {"accuracy": 0.7})
     wait_until(lambda: newest(pet).status is RolloutStatus.ROLLED_BACK, 10)
@@ -217,10 +217,11 @@ def test_all_requests_go_to_the_green_version_at_once_and_back_at_once(pet, roll
     assert load == []
 
 
-def test_a_shadow_answers_nobody_and_is_judged_by_the_copies_that_it_gets(pet, rolled_out, load):
-    rolled_out("1.1.0", kind="shadow", percent=100, dwell_s=5, min_requests=50, automatic=True)
+def test_a_shadow_answers_nobody_and_is_judged_by_the_copies_that_it_gets(pet, rolled_out, request):
+    rolled_out("1.1.0", kind="shadow", percent=100, dwell_s=0.5, min_requests=200, automatic=True)
     assert answering(pet) == {"pet:1.0.0"}
-    assert newest(pet).status is RolloutStatus.RUNNING
+    assert newest(pet).status is RolloutStatus.RUNNING, "so few copies say nothing"
+    load = request.getfixturevalue("load")
     wait_until(lambda: newest(pet).status is not RolloutStatus.RUNNING, 30)
     assert newest(pet).status is RolloutStatus.PROMOTED, newest(pet).changes
     wait_until(lambda: answering(pet) == {"pet:1.1.0"}, 5)

@@ -63,11 +63,22 @@ def run(base_model, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(base_model, tmp_path_factory):
+def collector():
+    """Gets the spans of the run that nothing disturbed."""
+    with collecting() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def finished(base_model, tmp_path_factory, collector):
     """A run that nothing disturbed: its folder, its result, its progress."""
     seen = []
     folder = tmp_path_factory.mktemp("finished") / "out"
-    return folder, start(base_model, folder, on_progress=seen.append), seen
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
+        with traced(collector.url, "run"), step("train"):
+            result = start(base_model, folder, on_progress=seen.append)
+    return folder, result, seen
 
 
 def trained(folder):
@@ -91,19 +102,15 @@ def test_one_worker_trains_an_adapter_that_appears_whole(finished, base_model):
     assert all(bool(weight.any()) for name, weight in trained(output).items() if "lora_B" in name)
 
 
-def test_a_run_is_one_trace_of_driver_and_worker(base_model, tmp_path, monkeypatch):
-    with collecting() as collector:
-        monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", collector.url)
-        training = {"epochs": 2.0, "evaluate_every_steps": 3}
-        with traced(collector.url, "run"), step("train"):
-            start(base_model, tmp_path / "out", fine_tuning={"training": training})
-        expected = {"run", "train", "steps", "validation", "checkpoint"}
-        spans = collector.wait(lambda spans: expected <= {span.name for span in spans})
+def test_a_run_is_one_trace_of_driver_and_worker(finished, collector):
+    expected = {"run", "train", "steps", "validation", "checkpoint"}
+    spans = collector.wait(lambda spans: expected <= {span.name for span in spans})
     by_name = {span.name: span for span in spans}
     assert len({span.trace for span in spans}) == 1
     assert {by_name[name].parent for name in ("steps", "validation", "checkpoint")} == {by_name["train"].span}
-    assert max(span.attributes["llamafarm.last_step"] for span in spans if span.name == "steps") == 6
-    assert [span.attributes["llamafarm.step"] for span in spans if span.name == "validation"] == [3, 6]
+    assert max(span.attributes["llamafarm.last_step"] for span in spans if span.name == "steps") == 90
+    validated = [span.attributes["llamafarm.step"] for span in spans if span.name == "validation"]
+    assert validated == list(range(3, 91, 3)), "after each epoch"
 
 
 def test_rows_come_in_the_same_order_however_many_blocks_hold_them(base_model, monkeypatch):

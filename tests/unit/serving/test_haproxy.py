@@ -18,6 +18,7 @@ import psutil
 import pytest
 from asgi_server import ChatEngine, listening
 from fake_gateway import ANN, CHAT, Server, keyed_state
+from patience import patience
 from ray.serve._private import haproxy as rays
 from ray.serve.config import HTTPOptions
 
@@ -105,7 +106,7 @@ def test_a_client_that_goes_costs_nothing(proxy, silent):
             client.sendall(b"{}")
             time.sleep(0.1)
     for _ in range(num_clients):
-        assert silent.left.acquire(timeout=5), "the server still works for a client that has gone"
+        assert silent.left.acquire(timeout=patience(5)), "the server still works for a client that has gone"
     before = psutil.Process(proxy.pid).cpu_times()
     time.sleep(1)
     after = psutil.Process(proxy.pid).cpu_times()
@@ -277,7 +278,7 @@ def test_headers_that_come_byte_by_byte_have_a_time(rays_proxy, gateway):
     with proxy.running(headers_timeout_s=1), connected(proxy.port) as client:
         client.settimeout(0.1)
         client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nX-A: ")
-        deadline, said = time.monotonic() + 10, b""
+        deadline, said = time.monotonic() + patience(10), b""
         while not said:
             assert time.monotonic() < deadline, "the client may go on for ever"
             client.sendall(b"a")

@@ -6,12 +6,10 @@ import logging
 import math
 import pickle
 import ssl
-import time
 
 import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import AuthResult, LoginPassword
-from patience import patience
 from webhook_server import WebhookServer
 
 from llamafarm_ray.clusters.ports import free_port
@@ -62,12 +60,10 @@ def test_a_webhook_that_is_at_fault_is_tried_again_and_one_that_refuses_is_not()
 
 
 def test_a_webhook_that_does_not_answer_is_given_up_and_its_secret_not_shown():
-    with WebhookServer(delay_s=5) as hook:
+    with WebhookServer(hangs=True) as hook:
         channel = WebhookChannel(hook.url, waits_s=(0, 0), timeout_s=0.2)
-        started = time.monotonic()
         with pytest.raises(OSError, match="ReadTimeout") as raised:
             channel.send(NOTICE)
-        assert time.monotonic() - started < patience(3)
     assert "SECRET" not in f"{raised.value} {channel!r} {channel.name}"
 
 
@@ -214,11 +210,9 @@ def test_a_broken_channel_is_said_once_and_the_others_deliver():
 
 def test_a_channel_that_hangs_is_left_in_bounded_time():
     said = []
-    with WebhookServer(delay_s=3) as hook:
+    with WebhookServer(hangs=True) as hook:
         delivery = Delivery([WebhookChannel(hook.url)], warn=said.append, timeout_s=60)
-        started = time.monotonic()
         delivery.send(NOTICE)
         delivery.close()
         delivery.join(0.3)
-        assert time.monotonic() - started < patience(2)
     assert "did not finish within 0.3 s" in said[0]

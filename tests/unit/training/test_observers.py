@@ -4,14 +4,14 @@ import json
 import math
 import pickle
 import threading
-import time
 
 import pytest
-from patience import patience
+from patience import patience, wait_until
 from webhook_server import WebhookServer
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import ClusterError, TrainingError, UserError
+from llamafarm_ray.training import observers as observers_module
 from llamafarm_ray.training.failed_run import record_failure
 from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.history import History
@@ -209,15 +209,35 @@ def test_a_failure_that_can_not_be_told_hides_no_error(tmp_path):
     assert "The report could not be written" in problems[1]
 
 
-def test_a_run_that_stands_still_is_noticed_and_signs_of_life_count(tmp_path):
+class Clock:
+    """Stands until it is moved, and knows when the watchdog looked at it."""
+
+    def __init__(self):
+        self.now, self.num_looks = 0.0, 0
+
+    def monotonic(self):
+        self.num_looks += threading.current_thread().name == "llamafarm-watchdog"
+        return self.now
+
+    def move(self, seconds):
+        """Let so much time pass, and the watchdog look at it."""
+        self.now += seconds
+        before = self.num_looks
+        wait_until(lambda: self.num_looks > before + 1, 10)  # the first of them may have begun before
+
+
+def test_a_run_that_stands_still_is_noticed_and_signs_of_life_count(tmp_path, monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(observers_module, "time", clock)
     with WebhookServer() as hook:
-        observers = look(tmp_path, alerting={"stall_s": 0.6, "webhook": hook.url})
+        observers = look(tmp_path, alerting={"stall_s": 0.2, "webhook": hook.url})
         observers.step(progress(1))
-        for _ in range(6):
-            time.sleep(0.2)
+        for _ in range(3):
+            clock.move(0.15)
             observers.beat()
         assert hook.bodies == []
-        time.sleep(1.2)
+        clock.move(0.25)
+        wait_until(lambda: hook.bodies, 10)
         assert [body["alert"]["kind"] for body in hook.bodies] == ["stall"]
         assert "since step 1" in observers.step(progress(2)).progress.alerts[0]
         observers.close()
@@ -234,25 +254,26 @@ class Broken:
 
 @pytest.mark.parametrize("kind", ["hangs", "fails"])
 def test_a_broken_tracker_neither_slows_nor_ends_a_run(tmp_path, monkeypatch, kind):
-    release = threading.Event()
+    called, release = threading.Event(), threading.Event()
 
-    def fail():
-        raise RuntimeError("server gone")
+    def act():
+        called.set()
+        if kind == "fails":
+            raise RuntimeError("server gone")
+        release.wait()
 
-    action = (lambda: release.wait(30)) if kind == "hangs" else fail
-    monkeypatch.setattr(Trackers, "openers", lambda *_: {"Tracker": lambda: Broken(action)})
+    monkeypatch.setattr(Trackers, "openers", lambda *_: {"Tracker": lambda: Broken(act)})
     made = settings()
-    object.__setattr__(made, "timeout_s", 0.5)
+    object.__setattr__(made, "timeout_s", 3600.0)  # a step that waited for it would take an hour
     observers = Observers.open(made, folder=tmp_path, total_steps=TOTAL)
-    alerts = []
-    for step in range(1, 31):
-        started = time.monotonic()
-        alerts += observers.step(progress(step)).progress.alerts
-        assert time.monotonic() - started < patience(0.3)
-        time.sleep(0.03)
-    started = time.monotonic()
+    alerts = list(observers.step(progress(1)).progress.alerts)
+    assert called.wait(patience(10))
+    if kind == "hangs":
+        observers._trackers[0]._busy_since -= 3601
+    else:
+        wait_until(lambda: alerts or observers._news, 10)
+    alerts += [text for step in range(2, 31) for text in observers.step(progress(step)).progress.alerts]
     observers.finish()
-    assert time.monotonic() - started < patience(2)
     release.set()
     assert len(alerts) == 1
     assert alerts[0].startswith("Tracker failed: RuntimeError: server gone" if kind == "fails" else "Tracker has not")
@@ -265,7 +286,7 @@ def test_a_broken_tracker_neither_slows_nor_ends_a_run(tmp_path, monkeypatch, ki
 def test_a_folder_that_can_not_be_written_does_not_end_a_run(tmp_path):
     (tmp_path / "file").write_text("")
     observers = look(tmp_path / "file")
-    time.sleep(0.2)
+    wait_until(lambda: observers._news, 10)
     assert observers.step(progress(1)).progress.alerts[0].startswith("The run's history failed: ")
     observers.finish()
 

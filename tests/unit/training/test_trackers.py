@@ -179,7 +179,7 @@ def mlflow_server(tmp_path):
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=environment)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + patience(45)
         while time.monotonic() < deadline:
             try:
                 if httpx.get(f"{url}/health", timeout=2).is_success:
@@ -277,30 +277,30 @@ line.close()
 line.join()
 """
     environment = {**os.environ, "WANDB_API_KEY": "a" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
-    started = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=90, check=False
-    )
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=patience(45), check=False)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.startswith("W&B did not finish within 3 s; the run goes on without it."), ended.stdout
-    assert time.monotonic() - started < 60
 
 
 def test_something_that_hangs_is_given_up_while_steps_go_on():
-    said, release = [], threading.Event()
-    background = Background("it", lambda: lambda _: release.wait(20), timeout_s=0.2, give_up=said.append)
+    said, hangs, release = [], threading.Event(), threading.Event()
+
+    def hang(_):
+        hangs.set()
+        release.wait()
+
+    background = Background("it", lambda: hang, timeout_s=3600, give_up=said.append)
     background.put(1)
-    time.sleep(0.5)
-    background.put(2)
-    assert said == ["it has not answered for 0.2 s; the run goes on without it."]
-    started = time.monotonic()
-    for item in range(1000):
+    assert hangs.wait(patience(10))
+    assert said == []
+    background._busy_since -= 3601
+    for item in range(1000):  # none of these waits: it would for an hour
         background.put(item)
     background.close()
     background.join()
-    assert time.monotonic() - started < patience(0.2)
+    assert said == ["it has not answered for 3600 s; the run goes on without it."]
     release.set()
-    assert len(said) == 1
 
 
 def test_something_that_fails_is_given_up_once_with_its_reason():

@@ -9,6 +9,7 @@ import time
 from types import SimpleNamespace
 
 import pytest
+from patience import patience
 
 from llamafarm_ray.clusters import local_ray
 from llamafarm_ray.clusters.local_ray import _proxy_environment, _short_temporary_folder
@@ -53,7 +54,7 @@ def started(monkeypatch):
 
     def start(_folder, *, with_dashboard):
         seen["watcher"] = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER")
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + patience(20)
         while "colorsys" not in sys.modules and time.monotonic() < deadline:
             time.sleep(0.01)
         seen["imported"] = "colorsys" in sys.modules

@@ -1,5 +1,4 @@
 import asyncio
-import time
 
 import pytest
 from fixed_latency import FixedLatency, serving
@@ -108,6 +107,5 @@ def test_an_empty_answer_is_no_failure_and_completes_nothing():
 
 
 def test_nothing_more_is_sent_once_it_is_stopped():
-    begun = time.monotonic()
-    outcomes = send(FixedLatency(), [session(0), session(30)], stop=lambda _: True)
-    assert (len(outcomes), time.monotonic() - begun < 10) == (1, True)
+    outcomes = send(FixedLatency(), [session(0), session(3600)], stop=lambda _: True)
+    assert len(outcomes) == 1

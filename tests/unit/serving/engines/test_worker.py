@@ -5,15 +5,15 @@ import threading
 import time
 
 import pytest
+from patience import patience
 
 from llamafarm_ray.serving.engines.worker import Worker
 
 
 async def until(condition, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.001)
+    async with asyncio.timeout(patience(seconds)):
+        while not condition():  # noqa: ASYNC110 - of a thread that tells nobody
+            await asyncio.sleep(0.001)
 
 
 def test_jobs_take_turns_a_step_at_a_time():

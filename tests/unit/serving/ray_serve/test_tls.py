@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from fake_gateway import ANN, CHAT, Server, keyed_state
+from patience import patience
 
 from llamafarm_ray.clusters.ports import free_port
 
@@ -92,7 +93,7 @@ def fronted(folder, port, config=CONFIG):
 
 
 def wait_for(port, process):
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patience(10)
     while True:
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), timeout=1).close()

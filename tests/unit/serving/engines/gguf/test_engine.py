@@ -14,6 +14,7 @@ import torch
 from engine_answers import NUM_TOKENS, answer, generate, tokens
 from fake_gateway import Server
 from gguf_files import write_gguf, write_lora
+from patience import patience
 from tiny_model import SENTENCES, make_tiny_model
 
 from llamafarm_ray.errors import DeploymentError, InputError, NotFoundError, UserError
@@ -362,7 +363,7 @@ time.sleep(600)
 
 
 def gone(pid, within_s=10):
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + patience(within_s)
     while time.monotonic() < deadline:
         try:
             os.kill(pid, 0)
