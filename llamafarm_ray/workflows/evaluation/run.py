@@ -174,7 +174,8 @@ class EvaluationRun:
             found.append(self.garak.measure(model_id=model_id, digests=digests, on_progress=on_progress))
         result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
         result = self.stored.note(result, dict(zip(asked.custom_evaluations, self.custom, strict=True)), benchmarks)
-        return result if self.judge is None else self.judge.judge_result(result)
+        result = result if self.judge is None else self.judge.judge_result(result)
+        return result if self.rival is None else result.compared_with(self.rival.model_id)
 
     @property
     def looks_at_general_texts(self) -> bool:
