@@ -52,7 +52,7 @@ def show_evaluation(result: EvaluationResult) -> None:
     )
     _show_contamination(result.contamination or {})
     facts(
-        "Requests without a verdict",
+        "Failures",
         [
             (f"{name}: {reason}", count)
             for name, one in result.scores()

@@ -162,6 +162,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "evaluation.endpoint",  # benchmarks are asked here
         "evaluation.garak",  # it does not run
         "evaluation.judge",  # there is no judge
+        "evaluation.retriever",  # the retriever here is asked
         "deployment.rollout",  # each kind has its own keys
         *(f"fine_tuning.{objective}" for objective in ("dpo", "kto", "contrastive")),  # sft has no settings
         "fine_tuning.parameters",  # those of methods that auto never chooses
