@@ -168,17 +168,15 @@ async def _ask_embeddings(
             return await asking.ask("/embeddings", body, lambda said: _vectors(said, len(texts)))
 
         batches = [passages[at : at + _TEXTS_A_REQUEST] for at in range(0, len(passages), _TEXTS_A_REQUEST)]
-        found = []
-        for one in await asyncio.gather(*map(embed, batches)):
-            if isinstance(one, RetrievalFailure) or one[0].shape[1] != (
-                found[0].shape[1] if found else one[0].shape[1]
-            ):
-                reason = one.reason if isinstance(one, RetrievalFailure) else "vectors have different lengths"
-                raise InfrastructureError(
-                    f"The endpoint {terms.base_url} gave no vectors for passages of the corpus: {reason}.",
-                    hint="Look at the server's log, and run it again: vectors that have arrived are kept.",
-                )
-            found.append(one[0])
+        of_passages = await asyncio.gather(*map(embed, batches))
+        reasons = [one.reason for one in of_passages if isinstance(one, RetrievalFailure)]
+        found: list[Vectors] = [one[0] for one in of_passages if not isinstance(one, RetrievalFailure)]
+        if reasons or len({vectors.shape[1] for vectors in found}) > 1:
+            raise InfrastructureError(
+                f"The endpoint {terms.base_url} gave no vectors for passages of the corpus: "
+                f"{reasons[0] if reasons else 'they have different lengths'}.",
+                hint="Look at the server's log, and run it again: vectors that have arrived are kept.",
+            )
         of_questions = await asyncio.gather(*(embed([question]) for question in questions))
     return np.concatenate(found), [
         one if isinstance(one, RetrievalFailure) else _Vector(one[0][0], one[1]) for one in of_questions
