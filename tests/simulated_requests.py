@@ -26,8 +26,20 @@ def question(topic, rng):
     return " ".join(rng.permutation(words))
 
 
-def request(rng, *, topic="shop", failed=0.01, empty=0.002, declined=0.03, latency_s=0.5, german=0.05, signs=None):
-    """Draw a request."""
+def request(
+    rng,
+    *,
+    topic="shop",
+    failed=0.01,
+    empty=0.002,
+    declined=0.03,
+    latency_s=0.5,
+    german=0.05,
+    signs=None,
+    loss=None,
+    sampled=0.2,
+):
+    """Draw a request; where there is a loss, a share of the answers is sampled and has one."""
     is_failed = rng.random() < failed
     return Observation(
         end=End.FAILED if is_failed else End.ANSWERED,
@@ -39,6 +51,7 @@ def request(rng, *, topic="shop", failed=0.01, empty=0.002, declined=0.03, laten
         signs=signs if signs is not None else topic_signs(question(topic, rng)),
         is_empty=bool(rng.random() < empty),
         declines=bool(rng.random() < declined),
+        answer_loss=loss * rng.lognormal(0, 0.4) if loss is not None and rng.random() < sampled else None,
     )
 
 

@@ -67,6 +67,9 @@ def command(
     corpus: Annotated[
         str | None, typer.Option("--corpus", help="Documents that passages are retrieved from for the questions.")
     ] = None,
+    retriever: Annotated[
+        str | None, typer.Option("--retriever", help="Address of a retriever of your own, asked in place of ours.")
+    ] = None,
     risk: Annotated[
         bool, typer.Option("--risk", help="Measure risks: jailbreaks, injected prompts, memorized data, ...")
     ] = False,
@@ -113,6 +116,7 @@ def command(
         "evaluation.custom_evaluations": custom or None,
         "evaluation.questions": questions,
         "evaluation.corpus": corpus,
+        "evaluation.retriever.url": retriever,
         "evaluation.garak.python": garak,
         "evaluation.judge.model": judge,
         "evaluation.risk": list(RISKS) if risk else None,

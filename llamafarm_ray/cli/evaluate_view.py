@@ -29,13 +29,15 @@ def show_failing(answers: Sequence[Answered]) -> None:
 
 def show_evaluation(result: EvaluationResult) -> None:
     """Scores beside the baseline's, and what their differences are worth."""
+    from llamafarm_ray.evaluation.comparison import difference_text
+
     rows = [
         (
             f"{benchmark} {metric}",
             _number((scores.baseline or {}).get(metric)),
             _number(value),
             _interval(scores.intervals or {}, metric),
-            _difference(scores.comparison or {}, metric),
+            difference_text(scores.comparison or {}, metric),
         )
         for benchmark, scores in result.scores()
         for metric, value in scores.metrics.items()
@@ -50,7 +52,7 @@ def show_evaluation(result: EvaluationResult) -> None:
     )
     _show_contamination(result.contamination or {})
     facts(
-        "Requests without a verdict",
+        "Failures",
         [
             (f"{name}: {reason}", count)
             for name, one in result.scores()
@@ -80,19 +82,6 @@ def _interval(intervals: dict[str, tuple[float, float]], metric: str) -> str:
         return ""
     low, high = intervals[metric]
     return f"{_number(low)} to {_number(high)}"
-
-
-def _difference(comparisons: dict[str, dict[str, Any]], metric: str) -> str:
-    """Return a difference with its interval and verdict; for noise, about how many examples would decide it."""
-    name = metric if metric in comparisons else f"log_{metric}"
-    if name not in comparisons:
-        return ""
-    comparison = comparisons[name]
-    low, high, needed = (comparison.get(name) for name in ("low", "high", "examples_needed"))
-    scale = "" if name == metric else "log "
-    interval = "" if low is None or high is None else f" ({low:+.3f} to {high:+.3f})"
-    decided = f"; about {needed:,} examples would decide it" if needed else ""
-    return f"{scale}{comparison['difference']:+.3f}{interval} {comparison['verdict']}{decided}"
 
 
 def _number(value: float | None) -> str:

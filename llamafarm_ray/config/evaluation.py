@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from llamafarm_ray.config.base import Mistake, Names, Section, Unused, as_tuple, section
 from llamafarm_ray.config.generation import Server
+from llamafarm_ray.config.retriever import Retriever
 
 __all__ = ["RISKS", "Backend", "BenchmarkEndpoint", "Evaluation", "Garak", "Judge", "JudgeMethod", "Metric", "Risk"]
 
@@ -183,6 +184,7 @@ class Evaluation(Section):
     corpus: Annotated[str, Field(min_length=1)] | None = Field(
         default=None, description="Documents that passages are retrieved from for the questions."
     )
+    retriever: Retriever = section(Retriever, "A retriever or an embedding model of your own for the questions.")
     forgetting: bool = Field(
         default=True, description="Measure fixed general texts before and after training, where there is a baseline."
     )

@@ -1,4 +1,4 @@
-"""Goals for evaluation results: a threshold, or no worse than what an alias points at."""
+"""Goals for evaluation results: a threshold, or a comparison with the version that an alias points at."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
 
 from llamafarm_ray.config.values import Comparison
 
-__all__ = ["Goal", "GoalField", "NoWorse", "is_lower_better", "parse_goal"]
+__all__ = ["ByVerdict", "Goal", "GoalField", "NoWorse", "is_lower_better", "parse_goal"]
 
-_NO_WORSE: Final = re.compile(
-    r"no worse than (?P<alias>[a-z0-9][a-z0-9._-]{0,62})(?: by more than (?P<margin>\d{1,9}(?:\.\d{1,9})?))?"
-)
+_ALIAS: Final = r"(?P<alias>[a-z0-9][a-z0-9._-]{0,62})"
+_BY_VERDICT: Final = re.compile(rf"(?P<kind>better|not significantly worse) than {_ALIAS}")
+_NO_WORSE: Final = re.compile(rf"no worse than {_ALIAS}(?: by more than (?P<margin>\d{{1,9}}(?:\.\d{{1,9}})?))?")
 _LOWER_IS_BETTER: Final = re.compile(
     r"perplexity|loss|error|jailbreak|injection|memorization|extraction|exposure|fairness|over_refusal|attack_success"
     r"|bias_score|stereotype"
@@ -55,7 +55,37 @@ class NoWorse:
         return self.spelling
 
 
-Goal = Comparison | NoWorse
+@dataclass(frozen=True, slots=True)
+class ByVerdict:
+    """A goal such as ``better than production``, or ``not significantly worse than production``.
+
+    The verdict of the recorded comparison on the same questions decides, and not the two scores.
+
+    Args:
+        spelling: the goal as it was written.
+        alias: the alias whose version it is compared with.
+        verdicts: verdicts that fulfil it.
+    """
+
+    spelling: str
+    alias: str
+    verdicts: frozenset[str]
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read the spelling; None if it is another one."""
+        match = _BY_VERDICT.fullmatch(" ".join(text.split()))
+        if match is None:
+            return None
+        return cls(
+            match[0], match["alias"], frozenset({"better"} if match["kind"] == "better" else {"better", "noise"})
+        )
+
+    def __str__(self) -> str:
+        return self.spelling
+
+
+Goal = Comparison | NoWorse | ByVerdict
 
 
 def parse_goal(value: object) -> Goal:
@@ -64,18 +94,21 @@ def parse_goal(value: object) -> Goal:
     Raises:
         ValueError: the value has another form.
     """
-    if isinstance(value, Comparison | NoWorse):
+    if isinstance(value, Goal):
         return value
-    if isinstance(value, str) and (relative := NoWorse.parse(value)) is not None:
+    if isinstance(value, str) and (relative := NoWorse.parse(value) or ByVerdict.parse(value)) is not None:
         return relative
     try:
         return Comparison.parse(value)
     except ValueError:
-        raise ValueError("must be a comparison such as '>0.7', or 'no worse than production'") from None
+        raise ValueError(
+            "must be a comparison such as '>0.7', or 'no worse than production', 'not significantly worse than "
+            "production' or 'better than production'"
+        ) from None
 
 
 GoalField = Annotated[
-    Comparison | NoWorse,
+    Goal,
     PlainValidator(parse_goal),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string"}),

@@ -23,7 +23,7 @@ class Journal(Section):
         ge=0,
         le=1,
         description="Share of the requests that is kept with its answers, personal data and secrets redacted; at most "
-        "100 of each version, replica and day.",
+        "100 of each version, replica and day. The log-probabilities of their answers are sketched too.",
     )
     keep_days: int = Field(default=60, ge=1, le=3650, description="Days after which records are removed.")
 

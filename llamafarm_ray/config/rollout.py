@@ -48,7 +48,8 @@ class RolloutGuards(Section):
     )
     metrics: Annotated[Mapping[str, GoalField], AfterValidator(FrozenMapping)] = Field(
         default_factory=FrozenMapping,
-        description="Evaluation results it must have, by dotted name: '>0.7', or 'no worse than production'.",
+        description="Evaluation results it must have, by dotted name: '>0.7', 'no worse than production', or "
+        "'not significantly worse than production'.",
     )
     confidence: float = Field(
         default=0.99, ge=0.5, lt=1, description="Confidence that a guard is broken, over the whole rollout."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import bm25s
@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llamafarm_ray.data.text import sentences_of
-from llamafarm_ray.data.text.vectors import embed
+from llamafarm_ray.data.text.vectors import Vectors, embed
 from llamafarm_ray.text.tokens import word_tokens
 
 __all__ = ["RETRIEVER", "PassageIndex"]
@@ -40,15 +40,27 @@ class PassageIndex:
 
     Args:
         texts: the passages.
+        vectors: vectors of another model for the passages; None: wordllama's. Such a model reads a passage as a whole,
+            so its sentences have no vectors of their own.
+        embed_question: the same model's vector of a question; it is needed with ``vectors``.
     """
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        vectors: Vectors | None = None,
+        embed_question: Callable[[str], Vectors] | None = None,
+    ) -> None:
         self._num_texts = len(texts)
+        self._embed_question = embed_question or (lambda question: embed([question])[0])
         self._index = bm25s.BM25(k1=_K1, b=_B)
         if not texts:
             return
         self._index.index([word_tokens(text) or [""] for text in texts], show_progress=False)
-        self._vectors = embed(texts)
+        self._has_sentences = vectors is None
+        self._vectors = embed(texts) if vectors is None else vectors
+        if not self._has_sentences:
+            return
         sentences = [sentences_of(text) or [text] for text in texts]
         self._sentence_vectors = embed([sentence for group in sentences for sentence in group])
         self._num_sentences = np.array([len(group) for group in sentences])
@@ -76,12 +88,15 @@ class PassageIndex:
         """Return the scores of the passages at ``places``."""
         if not word_tokens(question):
             return np.zeros(len(places))
-        vector = embed([question])[0]
+        vector = self._embed_question(question)
+        of_passages = _scaled(self._vectors[places] @ vector)
+        if not self._has_sentences:
+            return of_passages
         lengths = self._num_sentences[places]
         firsts = np.cumsum(lengths) - lengths
         sentences = np.arange(lengths.sum()) + np.repeat(self._first_sentence[places] - firsts, lengths)
         of_sentences = np.maximum.reduceat(self._sentence_vectors[sentences] @ vector, firsts)
-        return (_scaled(self._vectors[places] @ vector) + _scaled(of_sentences)) / 2
+        return (of_passages + _scaled(of_sentences)) / 2
 
 
 def _scaled(scores: _Scores) -> _Scores:

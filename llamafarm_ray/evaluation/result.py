@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.item_scores import ItemScores
 
 __all__ = ["RESULTS", "SECTIONS", "BenchmarkScores", "EvaluationResult", "improvement"]
 
@@ -29,7 +30,7 @@ SECTIONS = ("risk", "judge")
 """Keys of scores beside ``benchmarks``, in the same form."""
 _COUNTS = ("num_examples", "num_skipped")
 _TABLES = ("comparison", "digests", "intervals", "failures")
-_TEXTS = ("method", "sample", "dataset", "reason")
+_TEXTS = ("method", "sample", "dataset", "reason", "compared_with")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class BenchmarkScores:
         sample: name of the examples.
         dataset: registered evaluation set of the examples, as ``name@sha256:...``.
         reason: the reason why there are no metrics; empty where there are some.
+        compared_with: name of the baseline, such as a version's reference; None for the base.
+        items: scores of each question, of benchmarks; no part of `to_dict`.
     """
 
     metrics: dict[str, float]
@@ -66,6 +69,8 @@ class BenchmarkScores:
     sample: str | None = None
     dataset: str | None = None
     reason: str | None = None
+    compared_with: str | None = None
+    items: ItemScores | None = field(default=None, compare=False, repr=False)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
@@ -141,6 +146,21 @@ class EvaluationResult:
             other.questions or self.questions,
             (*self.answered, *other.answered),
         )
+
+    def compared_with(self, name: str) -> EvaluationResult:
+        """Return this result with the baseline's name beside all scores that were compared with it.
+
+        Args:
+            name: the baseline's: a version's reference, or a folder's name.
+        """
+
+        def named(scores: Mapping[str, BenchmarkScores]) -> dict[str, BenchmarkScores]:
+            return {
+                key: replace(one, compared_with=name) if one.baseline or one.comparison else one
+                for key, one in scores.items()
+            }
+
+        return replace(self, benchmarks=named(self.benchmarks), risk=named(self.risk), judge=named(self.judge))
 
     def scores(self) -> Iterator[tuple[str, BenchmarkScores]]:
         """Yield all scores by dotted name: benchmarks by their own, others as ``risk.jailbreaks``."""

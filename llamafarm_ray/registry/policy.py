@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llamafarm_ray.config.goals import Goal, GoalField, NoWorse
+from llamafarm_ray.config.goals import ByVerdict, Goal, GoalField, NoWorse
 from llamafarm_ray.config.values import Comparison
-from llamafarm_ray.registry.results import metric_value, result_backend, result_value
+from llamafarm_ray.registry.results import metric_value, result_backend, result_value, result_verdict
 
 __all__ = ["Candidate", "Policy", "Violation", "flat_metrics", "license_violations", "metric_value", "violations"]
 
@@ -22,7 +22,8 @@ class Policy(BaseModel):
 
     metrics: dict[str, GoalField] = Field(
         default_factory=dict,
-        description="Evaluation results it must reach, by name: '>0.7', or 'no worse than production'.",
+        description="Evaluation results it must reach, by name: '>0.7', 'no worse than production', or "
+        "'not significantly worse than production'.",
     )
     licenses: tuple[str, ...] = Field(default=(), description="SPDX ids it may have; empty: any.")
     signed_by: tuple[str, ...] = Field(
@@ -110,7 +111,24 @@ def _metric_violation(
     if isinstance(goal, Comparison):
         return None if goal.holds(value) else f"{name} must be {goal}, and is {value:g}"
     other = version_at(goal.alias)
-    return None if other is None or other.ref == candidate.ref else _lost(name, goal, value, candidate, other)
+    if other is None or other.ref == candidate.ref:
+        return None
+    if isinstance(goal, ByVerdict):
+        return _undecided(name, goal, candidate, other)
+    return _lost(name, goal, value, candidate, other)
+
+
+def _undecided(name: str, goal: ByVerdict, candidate: Candidate, other: Candidate) -> str | None:
+    """Say that a comparison with another version does not give the verdict of a goal; None if it does."""
+    verdict, compared_with = result_verdict(candidate.metrics, name)
+    if not verdict or compared_with != other.ref:
+        return (
+            f"{name} must be {goal}, and was not compared with {other.ref}: evaluate {candidate.ref} with "
+            f"--baseline {other.ref}"
+        )
+    if verdict in goal.verdicts:
+        return None
+    return f"{name} must be {goal}, and the verdict of its comparison with {other.ref} is {verdict!r}"
 
 
 def _lost(name: str, goal: NoWorse, value: float, candidate: Candidate, other: Candidate) -> str | None:

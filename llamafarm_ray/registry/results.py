@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-__all__ = ["metric_value", "result_backend", "result_value"]
+__all__ = ["metric_value", "result_backend", "result_value", "result_verdict"]
 
 _RESULTS: Final = "evaluation_results"
 _GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "production_metrics", "risk", "judge")
@@ -29,21 +29,42 @@ def result_value(metrics: Mapping[str, Any], name: str) -> float | None:
         value = _found(metrics, place)
         if isinstance(value, float):
             return value
-        if value is not None and (main := _main_score(value)) is not None:
-            return main
+        if value is not None and (main := _main_metric(value)) is not None:
+            return float(value[main])
     return None
 
 
 def result_backend(metrics: Mapping[str, Any], name: str) -> str:
     """Return the engine behind the number that a rule names; empty where it is not recorded."""
+    scores, _ = _score(metrics, name)
+    digests = scores.get("digests")
+    return str(digests.get("backend", "")) if isinstance(digests, Mapping) else ""
+
+
+def result_verdict(metrics: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Return the verdict on the number that a rule names, and the name of the model that it was compared with.
+
+    Either is empty where it is not recorded.
+    """
+    scores, metric = _score(metrics, name)
+    compared = scores.get("comparison")
+    found = (compared.get(metric) or compared.get(f"log_{metric}")) if isinstance(compared, Mapping) else None
+    verdict = found.get("verdict", "") if isinstance(found, Mapping) else ""
+    return str(verdict), str(scores.get("compared_with") or "")
+
+
+def _score(metrics: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], str]:
+    """Return the scores among which the number is that a rule names, and its key in them."""
     for place in _places(name):
         value = _found(metrics, place)
-        if value is None or (isinstance(value, Mapping) and _main_score(value) is None):
-            continue
-        scores = value if isinstance(value, Mapping) else _found(metrics, place.rpartition(".")[0])
-        digests = scores.get("digests") if isinstance(scores, Mapping) else None
-        return str(digests.get("backend", "")) if isinstance(digests, Mapping) else ""
-    return ""
+        if isinstance(value, Mapping) and (main := _main_metric(value)) is not None:
+            return value, main
+        if isinstance(value, float):
+            splits = [("", place), *_splits(place)]
+            groups = [(_found(metrics, head) if head else metrics, key) for head, key in splits]
+            found = ((group, key) for group, key in groups if isinstance(group, Mapping) and key in group)
+            return next(found, ({}, ""))
+    return {}, ""
 
 
 def _places(name: str) -> tuple[str, ...]:
@@ -51,9 +72,10 @@ def _places(name: str) -> tuple[str, ...]:
     return (name, f"{_RESULTS}.{name}", *(f"{_RESULTS}.{group}.{name}" for group in _GROUPS))
 
 
-def _main_score(scores: Mapping[str, Any]) -> float | None:
-    numbers = {key: float(value) for key, value in scores.items() if key not in _COUNTS and _is_number(value)}
-    return numbers.get("accuracy", next(iter(numbers.values()), None))
+def _main_metric(scores: Mapping[str, Any]) -> str | None:
+    """Return the key of the score that stands for the others; None if there are no scores."""
+    numbers = [key for key, value in scores.items() if key not in _COUNTS and _is_number(value)]
+    return "accuracy" if "accuracy" in numbers else next(iter(numbers), None)
 
 
 def _found(metrics: Mapping[str, Any], name: str) -> float | Mapping[str, Any] | None:

@@ -77,7 +77,8 @@ class Guards(_Value):
     )
     metrics: dict[str, GoalField] = Field(
         default_factory=dict,
-        description="Evaluation results it must have, by dotted name: '>0.7', or 'no worse than production'.",
+        description="Evaluation results it must have, by dotted name: '>0.7', 'no worse than production', or "
+        "'not significantly worse than production'.",
     )
     confidence: float = Field(
         default=0.99, ge=0.5, lt=1, description="How sure it must be that a guard is broken; over the whole rollout."

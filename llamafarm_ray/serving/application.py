@@ -52,6 +52,10 @@ _ONE_LOOP_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0", "RAY_SERVE_R
 that compute in the replica's process need the loops apart.)"""
 
 
+_TELLING = frozenset({"vllm", "transformers"})
+"""Engines that tell the log-probabilities of any answer; llama.cpp refuses some requests that ask for them."""
+
+
 def arguments(config: Config, home: str) -> dict[str, Any]:
     """The plain values that :func:`build` takes for a configuration: all that an application depends on.
 
@@ -120,6 +124,7 @@ def build(args: dict[str, Any]) -> Any:
         room=room_of(config.deployment, engine),
         base_reference=base.reference,
         journal=config.deployment.journal,
+        tells_logprobs=engine in _TELLING,
         devices=_devices(config.deployment),
     )
     if engine != "vllm":

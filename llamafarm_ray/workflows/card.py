@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import yaml
 
+from llamafarm_ray.evaluation.comparison import difference_text
 from llamafarm_ray.evaluation.result import RESULTS
 from llamafarm_ray.registry import RegistryApi, VersionRecord
 from llamafarm_ray.registry.policy import flat_metrics
@@ -103,6 +104,7 @@ def _evaluation(record: VersionRecord) -> str:
             f"{value:.4g}",
             _baseline(scores, metric),
             str(scores.get("improvement", "")) if not number else "",
+            difference_text(_comparisons(scores), metric),
         )
         for name, scores in _benchmarks(record).items()
         for number, (metric, value) in enumerate(
@@ -120,7 +122,7 @@ def _evaluation(record: VersionRecord) -> str:
     if isinstance(results, Mapping) and results.get("timestamp"):
         parts.append(f"Measured {_plain(str(results['timestamp']))}.")
     if rows:
-        parts.append(_table(("benchmark", "measure", "value", "baseline", "change"), rows))
+        parts.append(_table(("benchmark", "measure", "value", "baseline", "change", "difference"), rows))
     if others:
         parts.append(_table(("measure", "value"), [(name, f"{value:.4g}") for name, value in sorted(others.items())]))
     return "\n\n".join(parts)
@@ -154,6 +156,13 @@ def _baseline(scores: Mapping[str, Any], metric: str) -> str:
     before = scores.get("baseline")
     value = before.get(metric) if isinstance(before, Mapping) else None
     return f"{value:.4g}" if _is_number(value) else ""
+
+
+def _comparisons(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the comparisons of a benchmark's metrics that have the form of `evaluate`'s."""
+    found = scores.get("comparison")
+    known = found.items() if isinstance(found, Mapping) else ()
+    return {key: one for key, one in known if isinstance(one, Mapping) and {"difference", "verdict"} <= one.keys()}
 
 
 def _section(title: str, body: str) -> str:

@@ -115,11 +115,16 @@ def _goal(text: str) -> tuple[str, Goal]:
     try:
         return name, parse_goal(goal)
     except ValueError:
-        hint = "Write it like 'accuracy>0.8' or 'accuracy no worse than production'."
+        hint = (
+            "Write it like 'accuracy>0.8', 'accuracy no worse than production' or 'accuracy not significantly worse "
+            "than production'."
+        )
         raise InputError(f"{text!r} is no rule for a metric.", hint=hint) from None
 
 
-_RULE = re.compile(r"(?P<name>[^\s<>]+)\s*(?P<goal>[<>].*|no worse than .*)", re.DOTALL)
+_RULE = re.compile(
+    r"(?P<name>[^\s<>]+)\s*(?P<goal>[<>].*|(?:no worse|not significantly worse|better) than .*)", re.DOTALL
+)
 
 
 def _key(text: str) -> Digest:

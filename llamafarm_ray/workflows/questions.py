@@ -13,14 +13,17 @@ from llamafarm_ray.data.corpus import read_corpus
 from llamafarm_ray.data.retrieval import RETRIEVER, PassageIndex
 from llamafarm_ray.data.with_passages import ask_with_passages
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK, MODES, AskedQuestion, CorpusPassage, make_exam
+from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK, MODES, RETRIEVED, AskedQuestion, CorpusPassage, make_exam
 from llamafarm_ray.evaluation.rag.grading import ExamAnswers
 from llamafarm_ray.evaluation.rag.questions import Question, questions_digest, read_questions
 from llamafarm_ray.evaluation.rag.result import exam_result
 from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.evaluation.result import EvaluationResult
+from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.contamination import Decontamination
+from llamafarm_ray.workflows.evaluation.kept_answers import KeptAnswers
+from llamafarm_ray.workflows.evaluation.retrieval import retrieve
 
 __all__ = ["QUESTIONS", "Exam", "exam_of_files", "exam_of_rows"]
 
@@ -40,11 +43,13 @@ class Exam:
         asked: the questions with their prompts.
         data: digest of the questions, and of what is retrieved from, by mode.
         settings: digest of the settings by mode.
+        kept: answers of a retriever of the user's own, to be cleared when the evaluation is done; None without any.
     """
 
     asked: list[AskedQuestion]
     data: Mapping[str, str]
     settings: Mapping[str, str]
+    kept: KeptAnswers | None = None
 
     def ask(
         self,
@@ -92,12 +97,15 @@ class Exam:
         return exam_result(self.asked, found.model, baseline, model_id=model_id, digests=of_mode)
 
 
-def exam_of_files(config: Config, decontamination: Decontamination | None = None) -> Exam | None:
+def exam_of_files(
+    config: Config, decontamination: Decontamination | None = None, home: Location | None = None
+) -> Exam | None:
     """Return the exam of ``evaluation.questions`` and ``evaluation.corpus``; None if there are no questions.
 
     Args:
         config: ``evaluation`` names the files.
         decontamination: leaves questions out; None leaves none out.
+        home: keeps answers of a retriever of the user's own; None keeps none.
 
     Raises:
         InputError: a file is unusable, there is a corpus and no question, or no question is left.
@@ -106,6 +114,8 @@ def exam_of_files(config: Config, decontamination: Decontamination | None = None
     if settings.questions is None:
         if settings.corpus is not None:
             raise InputError("There is a corpus, and no question to ask about it.", hint="Give --questions.")
+        if settings.retriever.url is not None and "rag_accuracy" not in settings.metrics:
+            raise InputError("There is a retriever, and no question to ask it.", hint="Give --questions.")
         return None
     questions = read_questions(Path(settings.questions).expanduser())[: settings.max_examples]
     if decontamination is not None:
@@ -122,10 +132,15 @@ def exam_of_files(config: Config, decontamination: Decontamination | None = None
             )
         passages = [CorpusPassage(passage.document, passage.with_headings) for passage in corpus.passages]
         digest = corpus.digest
-    return _exam(config, questions, passages, digest)
+    return _exam(config, questions, passages, digest, home)
 
 
-def exam_of_rows(config: Config, rows: Sequence[Mapping[str, Any]], others: Iterable[Mapping[str, Any]]) -> Exam:
+def exam_of_rows(
+    config: Config,
+    rows: Sequence[Mapping[str, Any]],
+    others: Iterable[Mapping[str, Any]],
+    home: Location | None = None,
+) -> Exam:
     """Return an exam of a dataset's held-out rows: their questions, about the dataset's passages.
 
     An answer is right if it holds all that the row's answer says.
@@ -134,6 +149,7 @@ def exam_of_rows(config: Config, rows: Sequence[Mapping[str, Any]], others: Iter
         config: ``evaluation`` says how many passages are retrieved.
         rows: rows that are asked, with ``messages``, ``passage`` and ``document``.
         others: rows whose passages can be found too.
+        home: see `exam_of_files`.
 
     Raises:
         InputError: the rows have no passages.
@@ -154,22 +170,34 @@ def exam_of_rows(config: Config, rows: Sequence[Mapping[str, Any]], others: Iter
     found = dict.fromkeys((row["document"], row["passage"]) for row in [*rows, *others] if row.get("passage"))
     passages = [CorpusPassage(document, text) for document, text in sorted(found)]
     digest = Digest.of(json.dumps(sorted(found)).encode())
-    return _exam(config, questions, passages, digest)
+    return _exam(config, questions, passages, digest, home)
 
 
-def _exam(config: Config, questions: Sequence[Question], passages: Sequence[CorpusPassage], digest: str) -> Exam:
+def _exam(
+    config: Config, questions: Sequence[Question], passages: Sequence[CorpusPassage], digest: str, home: Location | None
+) -> Exam:
     index = PassageIndex([passage.text for passage in passages])
-    k = config.evaluation.retrieved_passages
-    asked = make_exam(questions, passages, search=index.search, make_prompt=ask_with_passages, k=k)
+    settings = config.evaluation
+    k = settings.retrieved_passages
+    found = retrieve(settings.retriever, [one.question for one in questions], passages, k, home)
+    answers = found.answers if found is not None else None
+    asked = make_exam(questions, passages, search=index.search, make_prompt=ask_with_passages, k=k, found=answers)
     of_questions = questions_digest(questions)
     data: dict[str, str] = {}
-    settings: dict[str, str] = {}
+    chosen: dict[str, str] = {}
     for mode in MODES:
-        parts = [of_questions] if mode == CLOSED_BOOK else [of_questions, digest]
-        data[mode] = Digest.of(json.dumps(parts).encode())
-        chosen: dict[str, Any] = {"mode": mode, "max_new_tokens": config.evaluation.max_new_tokens}
+        parts: list[Any] = [of_questions] if mode == CLOSED_BOOK else [of_questions, digest]
+        said: dict[str, Any] = {"mode": mode, "max_new_tokens": settings.max_new_tokens}
         if mode != CLOSED_BOOK:
             words = config.dataset.preprocessing.passage_words
-            chosen |= {"retriever": RETRIEVER, "k": k, "passage_words": words}
-        settings[mode] = Digest.of(json.dumps(chosen, sort_keys=True).encode())
-    return Exam(asked, data, settings)
+            said |= {"retriever": RETRIEVER, "k": k, "passage_words": words}
+        if mode == RETRIEVED and found is not None:  # what it searches is not known, so what it found is the data
+            said["retriever"] = found.retriever
+            parts.append([[one.failure, [[held.document, held.text] for held in _retrieved(one)]] for one in asked])
+        data[mode] = Digest.of(json.dumps(parts).encode())
+        chosen[mode] = Digest.of(json.dumps(said, sort_keys=True).encode())
+    return Exam(asked, data, chosen, found.kept if found is not None else None)
+
+
+def _retrieved(asked: AskedQuestion) -> Sequence[CorpusPassage]:
+    return asked.passages.get(RETRIEVED, ())

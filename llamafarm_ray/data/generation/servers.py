@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
 
-from llamafarm_ray.config.generation import Server
-
-__all__ = ["server_url"]
+__all__ = ["Server", "server_url"]
 
 _OFFICIAL_URL = "https://api.openai.com/v1"
+
+
+class Server(Protocol):
+    """A section of the configuration that names a server."""
+
+    @property
+    def base_url(self) -> str | None:
+        """Address up to ``/v1``; None if it is not set."""
+
+    @property
+    def api_key_env(self) -> str:
+        """Name of the environment variable that holds the key."""
 
 
 def server_url(server: Server, section: str, environment: Mapping[str, str]) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
@@ -10,6 +11,8 @@ from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmark
 from llamafarm_ray.evaluation.benchmarks.safety import is_safety_task, safety_scores
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
+from llamafarm_ray.evaluation.comparison import compare
+from llamafarm_ray.evaluation.item_scores import ItemScores
 from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
 
@@ -71,8 +74,21 @@ def compare_benchmarks(
 def _result(
     model_id: str, found: Mapping[str, BenchmarkScores], before: Mapping[str, BenchmarkScores]
 ) -> EvaluationResult:
-    """Return scores beside a baseline's where there is one; those of tasks about safety are risks."""
+    """Return scores beside a baseline's where there is one; those of tasks about safety are risks.
+
+    Differences from the baseline are corrected for the number of metrics of all benchmarks together.
+    """
     named = {name: safety_scores(name, scores) for name, scores in found.items()}
     beside = {name: one.beside(before[name]) if name in before else one for name, one in named.items()}
+    pairs = {
+        (name, metric): one
+        for name, scores in found.items()
+        if name in before
+        for metric, one in (scores.items or ItemScores()).paired_with(before[name].items or ItemScores()).items()
+    }
+    compared = compare({f"{name}.{metric}": one for (name, metric), one in pairs.items()})
+    for name, metric in pairs:
+        known = {**(beside[name].comparison or {}), metric: compared[f"{name}.{metric}"].to_dict()}
+        beside[name] = replace(beside[name], comparison=known)
     risk = {name: one for name, one in beside.items() if is_safety_task(name)}
     return EvaluationResult(model_id, now(), {name: one for name, one in beside.items() if name not in risk}, risk=risk)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,16 +11,16 @@ from typing import Any, Final
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of, task_digests
+from llamafarm_ray.evaluation.benchmarks.scores import scores_of
 from llamafarm_ray.evaluation.benchmarks.store import ChunkStore, ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import leaves, load_tasks
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
 from llamafarm_ray.evaluation.result import BenchmarkScores
 
-__all__ = ["BenchmarkPlan", "run_benchmarks", "scores_of"]
+__all__ = ["BenchmarkPlan", "run_benchmarks"]
 
 SEEDS: Final = {"random_seed": 0, "numpy_random_seed": 1234, "torch_random_seed": 1234, "fewshot_random_seed": 1234}
 """lm-eval's own defaults, said here because they are part of the key of a stored result."""
-_NAMES: Final = {"acc": "accuracy"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +81,6 @@ def run_benchmarks(
     return found
 
 
-def scores_of(results: Mapping[str, Any], name: str) -> BenchmarkScores:
-    """Return a task's or group's scores from what lm-eval reports; numbers alone, none that is not finite.
-
-    Raises:
-        InputError: it has none.
-    """
-    reported = {**results["results"].get(name, {}), **results.get("groups", {}).get(name, {})}
-    metrics: dict[str, float] = {}
-    for key, value in reported.items():
-        metric, _, filter_name = str(key).partition(",")
-        if filter_name and isinstance(value, int | float) and math.isfinite(value):
-            base, is_error = metric.removesuffix("_stderr"), metric.endswith("_stderr")
-            written = _NAMES.get(base, base) + ("_stderr" if is_error else "")
-            metrics[written if filter_name == "none" else f"{written}.{filter_name}"] = float(value)
-    if not metrics:
-        raise InputError(f"lm-eval reports no score of {name}.", hint="Name one of its tasks.")
-    metrics = dict(sorted(metrics.items(), key=lambda one: (one[0].endswith("_stderr"), one[0] != "accuracy")))
-    counts = results.get("n-samples", {})
-    members = results.get("group_subtasks", {}).get(name) or [name]
-    asked = [counts[member]["effective"] for member in members if member in counts]
-    return BenchmarkScores(metrics, num_examples=sum(asked) if asked else None)
-
-
 def _measure(
     plan: BenchmarkPlan,
     name: str,
@@ -116,7 +92,7 @@ def _measure(
 ) -> BenchmarkScores:
     known = store.find(inputs) if store is not None else None
     if known is not None:
-        return replace(BenchmarkScores.from_dict(known), digests=asdict(inputs))
+        return replace(known, digests=asdict(inputs))
     from lm_eval import simple_evaluate  # noqa: PLC0415  (an extra)
 
     chunks = store.chunks(inputs) if store is not None else None
@@ -126,13 +102,13 @@ def _measure(
         num_fewshot=plan.num_fewshot,
         limit=plan.limit,
         apply_chat_template=plan.chat_template,
-        log_samples=False,
+        log_samples=True,  # the scores of each question
         bootstrap_iters=0,
         **SEEDS,
     )
     scores = scores_of(results, name)
     if store is not None and chunks is not None:
-        store.keep(inputs, scores.to_dict())
+        store.keep(inputs, scores)
         chunks.clear()
     return replace(scores, digests=asdict(inputs))
 

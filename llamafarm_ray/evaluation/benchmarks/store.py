@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from llamafarm_ray.errors import StorageError
 from llamafarm_ray.evaluation.benchmarks.asked import Chunk
 from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of
+from llamafarm_ray.evaluation.item_scores import ItemScores
+from llamafarm_ray.evaluation.result import BenchmarkScores
 from llamafarm_ray.storage import Location
 
 __all__ = ["ChunkStore", "ResultStore"]
@@ -29,21 +31,27 @@ class ResultStore:
 
     home: Location
 
-    def find(self, inputs: Inputs) -> dict[str, Any] | None:
-        """Return the stored scores of equal inputs; None if there are none, or they can't be read."""
+    def find(self, inputs: Inputs) -> BenchmarkScores | None:
+        """Return the stored scores of equal inputs; None if there are none, or they can't be read.
+
+        Scores that an earlier release stored without those of each question are none.
+        """
         name = _name(inputs)
         if not self.home.exists(name):
             return None
         try:
             stored = json.loads(self.home.read(name))
-        except (StorageError, ValueError):
+            if stored["inputs"] != asdict(inputs):
+                return None
+            items = ItemScores.from_dict(stored["items"])
+            return replace(BenchmarkScores.from_dict(stored["scores"]), items=items)
+        except (StorageError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        scores = stored.get("scores") if isinstance(stored, dict) and stored.get("inputs") == asdict(inputs) else None
-        return scores if isinstance(scores, dict) else None
 
-    def keep(self, inputs: Inputs, scores: dict[str, Any]) -> None:
-        """Store scores."""
-        text = json.dumps({"inputs": asdict(inputs), "scores": scores}, indent=1, sort_keys=True)
+    def keep(self, inputs: Inputs, scores: BenchmarkScores) -> None:
+        """Store scores, with those of each question."""
+        items = (scores.items or ItemScores()).to_dict()
+        text = json.dumps({"inputs": asdict(inputs), "scores": scores.to_dict(), "items": items}, sort_keys=True)
         self.home.write(_name(inputs), text.encode())
 
     def chunks(self, inputs: Inputs) -> ChunkStore:

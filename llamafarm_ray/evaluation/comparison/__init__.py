@@ -4,12 +4,14 @@ from llamafarm_ray.evaluation.comparison.compare import Comparison, PairedScores
 from llamafarm_ray.evaluation.comparison.exact import holm, mcnemar
 from llamafarm_ray.evaluation.comparison.proportions import rate_interval, wilson_interval
 from llamafarm_ray.evaluation.comparison.resampling import Clusters, interval_of, sign_test
+from llamafarm_ray.evaluation.comparison.text import difference_text
 
 __all__ = [
     "Clusters",
     "Comparison",
     "PairedScores",
     "compare",
+    "difference_text",
     "holm",
     "interval_of",
     "mcnemar",

@@ -11,7 +11,17 @@ from llamafarm_ray.errors import InputError, did_you_mean
 from llamafarm_ray.evaluation.metrics.answers import holds, word_strings
 from llamafarm_ray.evaluation.rag.questions import Question
 
-__all__ = ["CLOSED_BOOK", "GOLD", "MODES", "RETRIEVED", "AskedQuestion", "CorpusPassage", "make_exam"]
+__all__ = [
+    "CLOSED_BOOK",
+    "GOLD",
+    "MODES",
+    "RETRIEVED",
+    "AskedQuestion",
+    "CorpusPassage",
+    "Retrieval",
+    "RetrievalFailure",
+    "make_exam",
+]
 
 CLOSED_BOOK, RETRIEVED, GOLD = "closed_book", "retrieved", "gold"
 MODES = (CLOSED_BOOK, RETRIEVED, GOLD)
@@ -37,6 +47,30 @@ class CorpusPassage:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrieval:
+    """Passages that a retriever found for a question.
+
+    Args:
+        passages: the passages, the best first.
+        seconds: time that it took.
+    """
+
+    passages: tuple[CorpusPassage, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievalFailure:
+    """A question that a retriever gave no answer to.
+
+    Args:
+        reason: the reason, in words that failures are counted by.
+    """
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class AskedQuestion:
     """A question as it is asked.
 
@@ -47,6 +81,7 @@ class AskedQuestion:
         relevant: for each retrieved passage, True if it answers the question; None without a corpus.
         prompts: the prompt of each mode.
         retrieval_s: time that the retriever took.
+        failure: the reason why nothing was retrieved; empty if the retriever answered, or was not asked.
     """
 
     question: Question
@@ -55,6 +90,7 @@ class AskedQuestion:
     relevant: tuple[bool, ...] | None
     prompts: Mapping[str, str]
     retrieval_s: float = 0.0
+    failure: str = ""
 
 
 def make_exam(
@@ -64,6 +100,7 @@ def make_exam(
     search: Search,
     make_prompt: MakePrompt,
     k: int,
+    found: Sequence[Retrieval | RetrievalFailure] | None = None,
 ) -> list[AskedQuestion]:
     """Search the corpus for each question, and write its prompts.
 
@@ -75,9 +112,13 @@ def make_exam(
     Args:
         questions: the questions.
         corpus: all passages; empty: nothing is retrieved.
-        search: the retriever.
+        search: the retriever; it ranks gold passages in any case.
         make_prompt: writes a prompt with passages.
         k: number of passages to retrieve.
+        found: answers of another retriever to the questions, in their order. Its passages may be cut in other ways
+            than the corpus's: one is relevant if it holds the question's context or is part of it, or if it holds an
+            accepted answer and does not belong to another document. A question whose retrieval failed is not asked in
+            this mode. None: ``search`` retrieves.
 
     Raises:
         InputError: a question names a document that is not in the corpus.
@@ -87,7 +128,8 @@ def make_exam(
         by_document.setdefault(passage.document, []).append(at)
     words = [word_strings(passage.text) for passage in corpus]
     examiner = _Examiner(corpus, words, by_document, search, make_prompt, k)
-    return [examiner.ask(question) for question in questions]
+    given = found if found is not None else [None] * len(questions)
+    return [examiner.ask(question, one) for question, one in zip(questions, given, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,28 +141,50 @@ class _Examiner:
     make_prompt: MakePrompt
     k: int
 
-    def ask(self, question: Question) -> AskedQuestion:
+    def ask(self, question: Question, found: Retrieval | RetrievalFailure | None) -> AskedQuestion:
         passages: dict[str, tuple[CorpusPassage, ...]] = {CLOSED_BOOK: ()}
         document, relevant, took = question.document, None, 0.0
         gold = tuple(CorpusPassage(question.document or "", text) for text in question.context)
+        answering: frozenset[int] = frozenset()
         if self.corpus:
             document = _known_document(question, self.by_document)
             answering = self.answering(question, document)
+        if isinstance(found, Retrieval):
+            passages[RETRIEVED], took = found.passages, found.seconds
+            relevant = tuple(self.is_relevant(passage, question, document, answering) for passage in found.passages)
+        elif found is None and self.corpus:
             began = time.perf_counter()
-            found = [at for at, _ in self.search(question.question, self.k)]
+            places = [at for at, _ in self.search(question.question, self.k)]
             took = time.perf_counter() - began
-            passages[RETRIEVED] = tuple(self.corpus[at] for at in found)
-            relevant = tuple(at in answering for at in found)
-            if not gold and document is not None:
-                ranked = (at for at, _ in self.search(question.question, len(self.corpus)) if at in answering)
-                gold = tuple(self.corpus[at] for at in [next(ranked, None)] if at is not None)
+            passages[RETRIEVED] = tuple(self.corpus[at] for at in places)
+            relevant = tuple(at in answering for at in places)
+        if not gold and self.corpus and document is not None:
+            ranked = (at for at, _ in self.search(question.question, len(self.corpus)) if at in answering)
+            gold = tuple(self.corpus[at] for at in [next(ranked, None)] if at is not None)
         if gold:
             passages[GOLD] = gold
         prompts = {
             mode: self.make_prompt(question.question, [one.text for one in chosen]) if chosen else question.question
             for mode, chosen in passages.items()
         }
-        return AskedQuestion(question, document, passages, relevant, prompts, took)
+        failure = found.reason if isinstance(found, RetrievalFailure) else ""
+        return AskedQuestion(question, document, passages, relevant, prompts, took, failure)
+
+    def is_relevant(
+        self, passage: CorpusPassage, question: Question, document: str | None, answering: frozenset[int]
+    ) -> bool:
+        """Return True for a passage of another retriever that answers a question, as ``answering`` of the corpus do."""
+        text = " ".join(passage.text.split())
+        contexts = [" ".join(one.split()) for one in question.context]
+        if text and any(text in context or context in text for context in contexts):
+            return True
+        if document is not None and passage.document:
+            if not _is_same_document(passage.document, document):
+                return False
+            if answering == frozenset(self.by_document.get(document, ())) != frozenset():
+                return True
+        words = word_strings(passage.text)
+        return any(holds(words, word_strings(answer)) for answer in question.answers)
 
     def answering(self, question: Question, document: str | None) -> frozenset[int]:
         """Return the places of the passages that answer a question."""
@@ -131,6 +195,14 @@ class _Examiner:
         accepted = [word_strings(answer) for answer in question.answers]
         holding = frozenset(at for at in candidates if any(holds(self.words[at], one) for one in accepted))
         return holding if holding or document is None else frozenset(candidates)
+
+
+def _is_same_document(one: str, other: str) -> bool:
+    """Return True if two names may be the same document's: one is the end of the other's path, or its name."""
+    paths = sorted((one.removeprefix("./").strip("/"), other.removeprefix("./").strip("/")), key=len)
+    if f"/{paths[1]}".endswith(f"/{paths[0]}"):
+        return True
+    return "/" not in paths[0] and PurePosixPath(one).stem == PurePosixPath(other).stem
 
 
 def _known_document(question: Question, by_document: Mapping[str, list[int]]) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
-from llamafarm_ray.evaluation.rag.exam import MODES, AskedQuestion
+from llamafarm_ray.evaluation.rag.exam import MODES, RETRIEVED, AskedQuestion
 from llamafarm_ray.evaluation.rag.grading import (
     Answers,
     answer_metrics,
@@ -21,6 +22,7 @@ from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, i
 
 __all__ = ["exam_result"]
 
+_UNANSWERED = "the retriever answered no question"
 _COMPARED = ("accuracy", "f1", "faithfulness")
 
 
@@ -49,7 +51,10 @@ def exam_result(
     documents = [asked.document for asked in exam]
     for mode in MODES:
         asked = sum(mode in one.passages for one in exam) if mode in answers else 0
+        failures = dict(Counter(one.failure for one in exam if one.failure)) if mode == RETRIEVED else {}
         if not asked:
+            if failures:
+                benchmarks[mode] = BenchmarkScores({}, num_examples=0, failures=failures, reason=_UNANSWERED)
             continue
         samples = dict(mode_samples(exam, answers, mode))
         scores = mode_scores(exam, answers, mode)
@@ -63,6 +68,7 @@ def exam_result(
             num_examples=len(samples),
             num_skipped=asked - len(samples),
             digests=dict(digests.get(mode, {})) or None,
+            failures=failures or None,
         )
         if baseline is not None:
             found = paired_scores(samples, dict(mode_samples(exam, baseline, mode)), documents, compared)

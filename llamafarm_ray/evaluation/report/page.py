@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.comparison import difference_text
 from llamafarm_ray.evaluation.report.slices import slices, worst
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
 from llamafarm_ray.pages import asset, escaped, header, page, write_page
@@ -74,14 +75,18 @@ def _benchmark(name: str, scores: BenchmarkScores) -> str:
             _number(value),
             _ends((scores.intervals or {}).get(metric)),
             _number((scores.baseline or {}).get(metric)),
+            escaped(difference_text(scores.comparison or {}, metric)),
             _bars(value, (scores.baseline or {}).get(metric)),
         )
         for metric, value in scores.metrics.items()
     ]
-    change = f"<b>{escaped(scores.improvement)}</b> over the baseline" if scores.improvement else ""
+    baseline = f"the baseline, {escaped(scores.compared_with)}" if scores.compared_with else "the baseline"
+    change = f"<b>{escaped(scores.improvement)}</b> over {baseline}" if scores.improvement else ""
     said = (scores.method, scores.sample and f"Sample: {scores.sample}", scores.reason)
     caption = " · ".join(part for part in (counts, change, *(escaped(one) for one in said if one)) if part)
-    return f"<h2>{escaped(name)}</h2><p>{caption}</p>" + _table(("measure", "model", "95 %", "baseline", ""), rows)
+    return f"<h2>{escaped(name)}</h2><p>{caption}</p>" + _table(
+        ("measure", "model", "95 %", "baseline", "difference", ""), rows
+    )
 
 
 def _ends(ends: tuple[float, float] | None) -> str:

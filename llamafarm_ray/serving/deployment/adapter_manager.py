@@ -92,6 +92,7 @@ class Served:
         secret: secret that the router signs its decisions with; empty without a router.
         base_reference: reference to the base model, for nodes that have to fetch it.
         journal: settings of the request journal.
+        tells_logprobs: True if the engine tells log-probabilities of any answer.
         devices: devices of each replica.
     """
 
@@ -111,6 +112,7 @@ class Served:
     secret: str = field(default="", repr=False)
     base_reference: str = ""
     journal: JournalSettings = field(default_factory=JournalSettings)
+    tells_logprobs: bool = False
     devices: Devices = field(default_factory=Devices)
 
     def cold_start(self) -> dict[str, Any]:
@@ -170,7 +172,9 @@ class AdapterManager:
         self._meters = RayMeters(SERVING)
         self.telemetry = Telemetry(self._meters, windows)
         self.accounts = Accounts(served.limits)
-        self.journal = Journal(Location(served.home), served.journal, devices=served.devices)
+        self.journal = Journal(
+            Location(served.home), served.journal, devices=served.devices, tells_logprobs=served.tells_logprobs
+        )
         self.quotas = TokenQuotas(lambda: self._view.state, Location(served.home), self.journal.replica)
         self.tracing = open_tracing(served.otlp_traces_endpoint, log_prompts=served.log_prompts)
         self._files = VerifiedFiles(content, self._view)

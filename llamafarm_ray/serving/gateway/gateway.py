@@ -255,6 +255,7 @@ class Gateway:
     async def _forward(self, request: _Request, body: dict[str, Any], target: Target) -> None:
         """Have the engine answer when it is the request's turn, and settle what that cost."""
         hide = ask_for_usage(body)
+        drawn = self._journal.drawn(request.scope["path"], body) if self._journal is not None else None
         exchange = ProxiedRequest(request.scope, request.receive, request.send, body, target)
         path, came = request.scope["path"], time.perf_counter()
         is_answer = path != "/tokenize"
@@ -270,7 +271,7 @@ class Gateway:
                 await check_prompt(self._app, request.scope, body, self._limits)
                 watch = ResponseWatch(exchange.send, exchange.is_gone)
                 waited_s = time.perf_counter() - came
-                opening = self._journal.opening(watch, path) if self._journal is not None else None
+                opening = self._journal.opening(watch, path, drawn) if self._journal is not None else None
                 shadow = target.shadow and self._mirror.send(exchange.scope, body, target.shadow)
                 try:
                     await exchange.run(self._app, UsageMeter(opening or watch, usage, hide=hide))

@@ -187,6 +187,7 @@ SIGNALS: Final = (
     Signal("wait", "waiting for a turn", _above("wait", "s"), 9, 0.2, one_sided=True, is_histogram=True),
     Signal("answer_tokens", "length of answers", _above("answer_tokens", "tokens"), 9, 0.2, is_histogram=True),
     Signal("prompt_tokens", "length of prompts", _above("prompt_tokens", "tokens"), 9, 0.2, is_histogram=True),
+    Signal("answer_loss", "loss of answers", _above("answer_loss", "nats a token"), 9, 0.2, is_histogram=True),
     Signal("language", "language", _languages, _MAX_LANGUAGES, 0.1),
     Signal("topic", "topic", _signs, NUM_SIGNS, 0.15),
 )

@@ -155,7 +155,7 @@ def health_dict(version: VersionHealth) -> dict[str, Any]:
 def _sketch_dict(sketch: Sketch) -> dict[str, Any]:
     if not sketch.num_requests:
         return {"requests": 0}
-    histograms = ("prompt_tokens", "answer_tokens", "latency", "wait")
+    histograms = ("prompt_tokens", "answer_tokens", "latency", "wait", "answer_loss")
     return {
         "requests": sketch.num_requests,
         "start": utc_time(sketch.start_s),

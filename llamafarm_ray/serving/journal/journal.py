@@ -19,6 +19,7 @@ from llamafarm_ray.serving.http.asgi import Send
 from llamafarm_ray.serving.journal.blocks import Blocks
 from llamafarm_ray.serving.journal.files import day_name, page_bytes, remove_old
 from llamafarm_ray.serving.journal.ledger import Devices, ledger_rows
+from llamafarm_ray.serving.journal.logprobs import AnswerLogprobs, ask_for_logprobs
 from llamafarm_ray.serving.journal.opening import AnswerOpening, Opening, question_of
 from llamafarm_ray.serving.journal.samples import MAX_SAMPLE_CHARS, LiveSample, Reservoir
 from llamafarm_ray.serving.journal.sketch import Observation
@@ -29,7 +30,7 @@ from llamafarm_ray.storage import Location
 from llamafarm_ray.text.languages import language_of
 from llamafarm_ray.text.refusals import is_refusal
 
-__all__ = ["Journal"]
+__all__ = ["Drawn", "Journal"]
 
 logger = logging.getLogger("ray.serve.llamafarm")
 
@@ -52,6 +53,17 @@ class _Day:
     is_written: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A request that is sampled.
+
+    Args:
+        logprobs: reads log-probabilities of the answer; None if the engine tells none.
+    """
+
+    logprobs: AnswerLogprobs | None = None
+
+
 class Journal:
     """Counts requests by version, key and time; texts are read for their sketches, and dropped.
 
@@ -60,6 +72,7 @@ class Journal:
         settings: settings of the journal.
         application: the Serve application.
         devices: of the replica.
+        tells_logprobs: True if the engine tells log-probabilities of any answer; sampled ones are asked for theirs.
         clock: seconds since 1970.
 
     Attributes:
@@ -74,11 +87,13 @@ class Journal:
         *,
         application: str = "",
         devices: Devices | None = None,
+        tells_logprobs: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._home = home
         self._settings = settings
         self._devices = devices or Devices()
+        self._tells_logprobs = tells_logprobs
         self._clock = clock
         self._trouble = ""
         self._wrote_s = 0.0
@@ -86,11 +101,22 @@ class Journal:
         self.application = application
         self.replica = secrets.token_hex(8)
 
-    def opening(self, send: Send, path: str) -> AnswerOpening | None:
+    def drawn(self, path: str, body: dict[str, Any]) -> Drawn | None:
+        """Draw whether a request is sampled; None if it is not.
+
+        Args:
+            path: route of the request.
+            body: body for the engine; a sampled one asks for log-probabilities too, where the engine tells them.
+        """
+        if not self._settings.sketches or path not in _ANSWERS or not self._today().samples.draws():
+            return None
+        return Drawn(ask_for_logprobs(path, body) if self._tells_logprobs else None)
+
+    def opening(self, send: Send, path: str, drawn: Drawn | None = None) -> AnswerOpening | None:
         """Return what reads the beginning of an answer on its way; None where nothing is to be read."""
         if not self._settings.sketches or path not in _ANSWERS:
             return None
-        return AnswerOpening(send, MAX_SAMPLE_CHARS) if self._today().samples.draws() else AnswerOpening(send)
+        return AnswerOpening(send, MAX_SAMPLE_CHARS, drawn.logprobs) if drawn is not None else AnswerOpening(send)
 
     def add(
         self,
@@ -219,4 +245,5 @@ def _observation(request: FinishedRequest, question: str, wait_s: float, said: O
         signs=topic_signs(question),
         is_empty=None if said is None else said.is_empty,
         declines=None if said is None else is_refusal(said.text),
+        answer_loss=None if said is None or said.mean_logprob is None else max(0.0, -said.mean_logprob),
     )

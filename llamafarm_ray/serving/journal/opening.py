@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from llamafarm_ray.serving.http.asgi import Message, Send
+from llamafarm_ray.serving.journal.logprobs import AnswerLogprobs
 
 __all__ = ["AnswerOpening", "Opening", "question_of"]
 
@@ -32,10 +33,12 @@ class Opening:
     Args:
         text: the beginning.
         has_calls: True if the answer calls a tool.
+        mean_logprob: mean log-probability of the answer's tokens; None if it was not asked for or not told.
     """
 
     text: str
     has_calls: bool = False
+    mean_logprob: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -73,10 +76,12 @@ class AnswerOpening:
     Args:
         send: receiver of the response.
         max_chars: number of the answer's characters that are read.
+        logprobs: reads the answer's log-probabilities first; None if they are not asked for.
     """
 
-    def __init__(self, send: Send, max_chars: int = _MAX_CHARS) -> None:
+    def __init__(self, send: Send, max_chars: int = _MAX_CHARS, logprobs: AnswerLogprobs | None = None) -> None:
         self.max_chars = max_chars
+        self._logprobs = logprobs
         self._send = send
         self._is_stream = False
         self._is_open = False
@@ -85,6 +90,10 @@ class AnswerOpening:
 
     async def __call__(self, message: Message) -> None:
         """Take one message of the response."""
+        for one in (message,) if self._logprobs is None else self._logprobs.taken(message):
+            await self._pass(one)
+
+    async def _pass(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             kind = dict(message.get("headers", [])).get(b"content-type", b"")
             self._is_stream = kind.startswith(b"text/event-stream")
@@ -103,7 +112,10 @@ class AnswerOpening:
         if not self._held:
             return None
         found = self._of_stream() if self._is_stream else _of_whole(_parsed(bytes(self._held)))
-        return None if found is None else Opening(found.text[: self.max_chars], has_calls=found.has_calls)
+        if found is None:
+            return None
+        mean = self._logprobs.mean if self._logprobs is not None else None
+        return Opening(found.text[: self.max_chars], has_calls=found.has_calls, mean_logprob=mean)
 
     def _of_stream(self) -> Opening | None:
         events = bytes(self._held)

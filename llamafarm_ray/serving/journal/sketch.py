@@ -21,11 +21,13 @@ __all__ = ["OTHER_LANGUAGES", "Observation", "Sketch", "bucket", "bucket_end"]
 _GROWTH: Final = 1.2
 """Upper end of a bucket over its lower end: quantiles are off by a fifth at most."""
 _SHORTEST_S: Final = 1e-3
+_LEAST_LOSS: Final = 1e-3
+"""Smaller losses are one bucket: the answer is all but certain."""
 _MAX_LANGUAGES: Final = 10
 OTHER_LANGUAGES: Final = "other"
 _COUNTS: Final = ("num_failed", "num_refused", "num_cancelled", "num_checked", "num_empty", "num_declined")
 _RATED: Final = ("num_rated", "num_disliked")
-_HISTOGRAMS: Final = ("prompt_tokens", "answer_tokens", "latency", "wait")
+_HISTOGRAMS: Final = ("prompt_tokens", "answer_tokens", "latency", "wait", "answer_loss")
 
 
 def bucket(value: float) -> int:
@@ -52,6 +54,8 @@ class Observation:
         signs: fingerprint of the question's topic.
         is_empty: True if the answer has no content; None if it was not read.
         declines: True if the answer declines to answer; None likewise.
+        answer_loss: mean negative log-probability of the answer's tokens under the serving model, in nats; None if it
+            is not known.
     """
 
     end: End
@@ -63,6 +67,7 @@ class Observation:
     signs: Signs | None = None
     is_empty: bool | None = None
     declines: bool | None = None
+    answer_loss: float | None = None
 
 
 @dataclass(slots=True)
@@ -86,6 +91,7 @@ class Sketch:
         answer_tokens: histogram of the answers' tokens.
         latency: histogram of latencies in seconds.
         wait: histogram of seconds that requests waited for their turn.
+        answer_loss: histogram of the losses of sampled answers, in nats a token.
         num_signed: questions with a fingerprint.
         signs: number of these with each sign, shape ``(64,)``.
     """
@@ -106,6 +112,7 @@ class Sketch:
     answer_tokens: Counter[int] = field(default_factory=Counter)
     latency: Counter[int] = field(default_factory=Counter)
     wait: Counter[int] = field(default_factory=Counter)
+    answer_loss: Counter[int] = field(default_factory=Counter)
     num_signed: int = 0
     signs: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(NUM_SIGNS, dtype=np.int64))
     _json: str = field(default="", init=False, repr=False)
@@ -136,6 +143,8 @@ class Sketch:
                     self.num_checked += 1
                     self.num_empty += seen.is_empty
                     self.num_declined += bool(seen.declines)
+                if seen.answer_loss is not None:
+                    self.answer_loss[bucket(max(seen.answer_loss, _LEAST_LOSS))] += 1
         self.prompt_tokens[bucket(seen.prompt_tokens)] += 1
         self.wait[bucket(max(seen.wait_s, _SHORTEST_S))] += 1
         if seen.language:

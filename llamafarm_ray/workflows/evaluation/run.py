@@ -129,7 +129,7 @@ class EvaluationRun:
         applied = stored.applied(config)
         if asked.benchmarks and applied.evaluation.benchmark_data is not None:
             sets.note_benchmarks(Path(applied.evaluation.benchmark_data).expanduser())
-        exam = exam_of_files(applied, sets)
+        exam = exam_of_files(applied, sets, registry.home)
         custom = tuple(map(sets.clean_set, custom))
         judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
         risks = plan_risks(config, exam, sets.trained[0]) if asked.risk else None
@@ -174,7 +174,8 @@ class EvaluationRun:
             found.append(self.garak.measure(model_id=model_id, digests=digests, on_progress=on_progress))
         result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
         result = self.stored.note(result, dict(zip(asked.custom_evaluations, self.custom, strict=True)), benchmarks)
-        return result if self.judge is None else self.judge.judge_result(result)
+        result = result if self.judge is None else self.judge.judge_result(result)
+        return result if self.rival is None else result.compared_with(self.rival.model_id)
 
     @property
     def looks_at_general_texts(self) -> bool:
@@ -216,11 +217,11 @@ class EvaluationRun:
             found.append(self._with_digests(result, rows))
         if RAG_ACCURACY in settings.metrics and self.exam is None:
             others = [] if self.whole else splits.train.select_columns(["document", "passage"]).take_all()
-            found.append(self._ask(exam_of_rows(self.config, rows, others), on_progress))
+            found.append(self._ask(exam_of_rows(self.config, rows, others, self.home), on_progress))
         return found
 
     def _ask(self, exam: Exam, on_progress: Progress | None) -> EvaluationResult:
-        return exam.ask(
+        result = exam.ask(
             self.model.folders,
             self.rival.folders if self.rival else None,
             model_id=self.model.model_id,
@@ -228,6 +229,9 @@ class EvaluationRun:
             digests=self._digests(),
             on_progress=on_progress,
         )
+        if exam.kept is not None:
+            exam.kept.clear()
+        return result
 
     def _provoke(self, risks: RiskPlan, on_progress: Progress | None) -> EvaluationResult:
         return risks.measure(

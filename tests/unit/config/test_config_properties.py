@@ -162,6 +162,7 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
         "evaluation.endpoint",  # benchmarks are asked here
         "evaluation.garak",  # it does not run
         "evaluation.judge",  # there is no judge
+        "evaluation.retriever",  # the retriever here is asked
         "deployment.rollout",  # each kind has its own keys
         *(f"fine_tuning.{objective}" for objective in ("dpo", "kto", "contrastive")),  # sft has no settings
         "fine_tuning.parameters",  # those of methods that auto never chooses
@@ -190,6 +191,8 @@ def test_a_resolved_configuration_holds_every_other_key() -> None:
     ]
     tables += [resolved(parse_config({"fine_tuning": {"objective": name}})) for name in ("dpo", "kto", "contrastive")]
     tables += [resolved(parse_config({"deployment": {"rollout": {"kind": kind}}})) for kind in get_args(RolloutKind)]
+    retrievers = ({"url": "http://127.0.0.1:8000/search"}, {"embeddings": {"model": "e"}})
+    tables += [resolved(parse_config({"evaluation": {"retriever": one}})) for one in retrievers]
     rates = {"fine_tuning.training.learning_rate": [1e-4, 1e-3]}
     tables.append(resolved(parse_config({"tuning": {"scheduler": "pbt", "parameters": rates}})))
     assert all(any(is_in(table, path) for table in tables) for path in layout().leaves)

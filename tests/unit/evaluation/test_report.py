@@ -55,3 +55,18 @@ def test_the_page_needs_no_network_and_runs_no_script(tmp_path):
     for shown in ("bot:1.0.0", "accuracy", "0.25", "+0.05", "error_rate", "two.md", "answer b", "before b"):
         assert shown in text
     assert text.count("<svg") == 5  # accuracy and four slices; perplexity has no scale of its own
+
+
+def test_the_page_says_what_a_difference_is_worth_and_with_what_it_was_compared():
+    found = {"difference": 0.1, "low": -0.1, "high": 0.3, "verdict": "noise", "examples_needed": 1500}
+    scores = BenchmarkScores(
+        {"accuracy": 0.5, "perplexity": 3.5},
+        "+0.10",
+        {"accuracy": 0.4, "perplexity": 9.0},
+        comparison={"accuracy": found, "log_perplexity": {"difference": -0.9, "verdict": "better"}},
+        compared_with="bot:1.0.0",
+    )
+    text = ResultPage(EvaluationResult("bot:1.1.0", "2026-11-29T00:00:00Z", {"mmlu": scores})).html()
+    assert "+0.100 (-0.100 to +0.300) noise; about 1,500 examples would decide it" in text
+    assert "log -0.900 better" in text
+    assert "over the baseline, bot:1.0.0" in text

@@ -7,7 +7,7 @@ from llamafarm_ray.errors import InputError, PolicyError
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.registry import Policy
 from llamafarm_ray.registry.commands import SetPolicy
-from llamafarm_ray.registry.results import result_value
+from llamafarm_ray.registry.results import result_value, result_verdict
 from llamafarm_ray.workflows.policies import parse_policy
 
 RESULTS = {
@@ -126,18 +126,20 @@ def test_a_metric_that_falls_when_a_model_gets_better_must_not_rise():
     assert not goal.holds("perplexity", 3.6, 3.5)
 
 
-@pytest.mark.parametrize("text", ["mmlu", "mmlu no worse", "mmlu better than production", ">0.3", "mmlu=0.4"])
+@pytest.mark.parametrize("text", ["mmlu", "mmlu no worse", "mmlu better than", ">0.3", "mmlu=0.4"])
 def test_a_rule_of_another_form_is_refused(text):
     with pytest.raises(InputError, match="is no rule for a metric"):
         parse_policy([text])
 
 
 def test_rules_survive_being_written():
-    policy = parse_policy(["mmlu>=0.40", "f1 no worse than  production by more than 0.02"])
+    rules = ["mmlu>=0.40", "f1 no worse than  production by more than 0.02", "bleu better than production"]
+    policy = parse_policy(rules)
     assert Policy.model_validate_json(policy.model_dump_json()) == policy
     assert policy.model_dump()["metrics"] == {
         "mmlu": ">=0.40",
         "f1": "no worse than production by more than 0.02",
+        "bleu": "better than production",
     }
 
 
@@ -155,3 +157,54 @@ def test_scores_of_two_engines_are_not_compared_by_a_gate(registry, versions):
             registry.promote(f"bot:1.1.{len(name)}", "production")
     versions("bot", "1.2.0", metrics=results(0.3, "gguf"))
     registry.promote("bot:1.2.0", "production")
+
+
+def compared(verdict, compared_with, metric="accuracy"):
+    scores = {"accuracy": 0.4, "exact_match.strict": 0.3, "comparison": {metric: {"verdict": verdict}}}
+    return {"evaluation_results": {"benchmarks": {"mmlu": {**scores, "compared_with": compared_with}}}}
+
+
+@pytest.mark.parametrize(
+    ("goal", "verdict", "compared_with", "refused"),
+    [
+        ("better than production", "better", "bot:1.0.0", None),
+        ("better than production", "noise", "bot:1.0.0", r"comparison with bot:1\.0\.0 is 'noise'"),
+        ("not significantly worse than production", "noise", "bot:1.0.0", None),
+        ("not significantly worse than production", "better", "bot:1.0.0", None),
+        ("not significantly worse than production", "worse", "bot:1.0.0", r"comparison with bot:1\.0\.0 is 'worse'"),
+        ("better than production", "better", "bot:0.9.0", r"not compared with bot:1\.0\.0: .* --baseline bot:1\.0\.0"),
+        ("better than production", "better", None, r"not compared with bot:1\.0\.0"),
+        ("better than staging", "worse", "bot:1.0.0", None),
+    ],
+)
+def test_a_promotion_by_verdict_needs_a_comparison_with_that_version(
+    registry, versions, goal, verdict, compared_with, refused
+):
+    versions("bot", "1.0.0", license="MIT")
+    registry.promote("bot:1.0.0", "production")
+    versions("bot", "1.1.0", license="MIT", metrics=compared(verdict, compared_with))
+    registry.submit(SetPolicy("production", Policy(metrics={"mmlu": goal})))
+    if refused is None:
+        registry.promote("bot:1.1.0", "production")
+        return
+    with pytest.raises(PolicyError, match=refused):
+        registry.promote("bot:1.1.0", "production")
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("mmlu", "accuracy"),
+        ("mmlu.accuracy", "accuracy"),
+        ("mmlu.exact_match.strict", "exact_match.strict"),
+        ("evaluation_results.benchmarks.mmlu.exact_match.strict", "exact_match.strict"),
+        ("mmlu.accuracy", "log_accuracy"),
+    ],
+)
+def test_a_verdict_is_found_by_the_name_of_its_score(name, metric):
+    assert result_verdict(compared("worse", "bot:1.0.0", metric), name) == ("worse", "bot:1.0.0")
+
+
+def test_a_score_without_a_comparison_has_no_verdict():
+    assert result_verdict(RESULTS, "mmlu") == ("", "")
+    assert result_verdict(RESULTS, "hellaswag") == ("", "")

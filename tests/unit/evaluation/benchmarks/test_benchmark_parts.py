@@ -11,11 +11,14 @@ from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.evaluation.benchmarks.asked import Chunk
 from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix, wants_prefix
-from llamafarm_ray.evaluation.benchmarks.run import scores_of
+from llamafarm_ray.evaluation.benchmarks.scores import scores_of
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import check_installed, local_dataset
+from llamafarm_ray.evaluation.item_scores import ItemScores
+from llamafarm_ray.evaluation.result import BenchmarkScores
 from llamafarm_ray.storage import Location
 
+SCORES = BenchmarkScores({"accuracy": 0.5}, num_examples=2)
 INPUTS = Inputs("sha256:w", "sha256:d", "sha256:c", "", "sha256:s", "transformers")
 
 
@@ -49,17 +52,22 @@ def test_the_folder_itself_is_the_data_of_one_task_alone(tmp_path):
 def test_a_result_is_found_by_all_that_it_depends_on(tmp_path):
     store = ResultStore(Location(tmp_path))
     assert store.find(INPUTS) is None
-    store.keep(INPUTS, {"accuracy": 0.5})
-    assert store.find(INPUTS) == {"accuracy": 0.5}
+    items = ItemScores({"accuracy": {"a:0": 1.0, "a:1": 0.0}}, {"a:0": "d1"}, ("accuracy",))
+    store.keep(INPUTS, replace(SCORES, items=items))
+    assert store.find(INPUTS) == SCORES
+    assert store.find(INPUTS).items == items
     for field in fields(Inputs):  # weights, data, code, template, settings, backend
         assert store.find(replace(INPUTS, **{field.name: "sha256:other"})) is None
 
 
 def test_a_damaged_result_is_none(tmp_path):
     store = ResultStore(Location(tmp_path))
-    store.keep(INPUTS, {"accuracy": 0.5})
+    store.keep(INPUTS, SCORES)
     (file,) = (tmp_path / "benchmarks").iterdir()
-    for text in ("{", "[]", json.dumps({"inputs": {}, "scores": {"accuracy": 0.9}})):
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    others = [{**stored, "inputs": {}}, {**stored, "items": 1}, {**stored, "scores": {"accuracy": "high"}}]
+    without_items = {name: stored[name] for name in ("inputs", "scores")}
+    for text in ("{", "[]", *map(json.dumps, [*others, without_items])):
         file.write_text(text, encoding="utf-8")
         assert store.find(INPUTS) is None
 
@@ -155,10 +163,10 @@ def test_answers_under_way_are_found_by_the_request_and_by_all_that_they_depend_
         assert store.chunks(INPUTS).find(other) is None
     for field in fields(Inputs):
         assert store.chunks(replace(INPUTS, **{field.name: "sha256:other"})).find(chunk) is None
-    store.keep(INPUTS, {"accuracy": 0.5})
+    store.keep(INPUTS, SCORES)
     store.chunks(INPUTS).clear()
     assert store.chunks(INPUTS).find(chunk) is None
-    assert store.find(INPUTS) == {"accuracy": 0.5}
+    assert store.find(INPUTS) == SCORES
 
 
 def test_damaged_answers_are_none(tmp_path):
@@ -169,3 +177,43 @@ def test_damaged_answers_are_none(tmp_path):
     for text in ("{", "{}"):
         file.write_text(text, encoding="utf-8")
         assert chunks.find(chunk) is None
+
+
+def sample(task, number, filter_name="none", doc=None, **metrics):
+    return {"doc_id": number, "doc": doc or {}, "filter": filter_name, "metrics": list(metrics), **metrics}
+
+
+def report(**scores):
+    samples = {
+        "a": [sample("a", 0, doc={"passage": "One."}, acc=1.0, ter=3.0), sample("a", 1, acc=0.0, ter=5.0)],
+        "b": [sample("b", 0, doc={"passage": "One."}, acc=True, f1=(1, 0))],
+    }
+    higher = {"a": {"acc": True, "ter": False}, "b": {"acc": True}}
+    return {"results": {"both": scores}, "samples": samples, "higher_is_better": higher}
+
+
+def test_each_question_has_a_score_where_the_benchmarks_is_their_mean():
+    items = scores_of(report(**{"acc,none": 2 / 3, "ter,none": 4.0, "f1,none": 0.5}), "both").items
+    assert items.metrics == {"accuracy": {"a:0": 1.0, "a:1": 0.0, "b:0": 1.0}, "ter": {"a:0": 3.0, "a:1": 5.0}}
+    assert items.documents["a:0"] == items.documents["b:0"]
+    assert "a:1" not in items.documents
+    assert items.lower_is_better == ("ter",)
+    assert ItemScores.from_dict(json.loads(json.dumps(items.to_dict()))) == items
+
+
+def test_a_score_that_is_no_mean_over_the_questions_has_none():
+    assert scores_of(report(**{"acc,none": 0.75}), "both").items.metrics == {}  # a mean of the tasks' means
+
+
+def test_scores_of_a_filter_are_its_own():
+    results = report(**{"acc,strict": 1.0, "acc,none": 0.0})
+    results["samples"] = {"a": [sample("a", 0, "strict", acc=1.0), sample("a", 0, "none", acc=0.0)]}
+    assert scores_of(results, "both").items.metrics == {"accuracy.strict": {"a:0": 1.0}, "accuracy": {"a:0": 0.0}}
+
+
+def test_models_are_paired_on_the_questions_that_both_answered():
+    ours = ItemScores({"ter": {"a:0": 3.0, "a:1": 5.0, "a:2": 9.0}, "f1": {"a:0": 1.0}}, {"a:1": "d"}, ("ter",))
+    pairs = ours.paired_with(ItemScores({"ter": {"a:1": 4.0, "a:0": 1.0}, "f1": {"b:0": 1.0}}))
+    assert set(pairs) == {"ter"}
+    assert (pairs["ter"].model, pairs["ter"].baseline) == ([3.0, 5.0], [1.0, 4.0])
+    assert (pairs["ter"].clusters, pairs["ter"].higher_is_better) == ([None, "d"], False)

@@ -7,7 +7,8 @@ from llamafarm_ray.evaluation.benchmarks import compare
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan
 from llamafarm_ray.evaluation.benchmarks.safety import is_safety_task, safety_scores
-from llamafarm_ray.evaluation.result import BenchmarkScores
+from llamafarm_ray.evaluation.item_scores import ItemScores
+from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
 from llamafarm_ray.registry.results import result_value
 
 PAIRS = {"likelihood_diff": 3.5, "pct_stereotype": 0.6}
@@ -82,3 +83,34 @@ def test_safety_tasks_are_risks_beside_their_baseline_and_the_others_benchmarks(
     assert result_value(result.to_dict(), "crows_pairs_english") == 0.6
     alone = compare.compare_benchmarks(plan, bot, None, None, **options)
     assert (set(alone.risk), set(alone.benchmarks)) == ({"crows_pairs_english"}, {"mmlu"})
+
+
+def test_benchmarks_have_verdicts_on_the_same_questions_corrected_for_all_of_them(monkeypatch):
+    def scores(metric, values):
+        items = ItemScores({metric: {f"q:{at}": value for at, value in enumerate(values)}}, {}, ())
+        return BenchmarkScores({metric: sum(values) / len(values)}, items=items)
+
+    right, wrong, mixed = [1.0] * 40, [1.0] * 20 + [0.0] * 20, [1.0, 0.0] * 20
+
+    def run(_plan, model, _workers, **_):
+        is_ours = model.weights == "bot"
+        return {
+            "mmlu": scores("accuracy", right if is_ours else wrong),
+            "hellaswag": scores("accuracy", mixed if is_ours else mixed[::-1]),
+            "bleu": BenchmarkScores({"bleu": 12.0}),
+        }
+
+    monkeypatch.setattr(compare, "run_benchmarks", run)
+    bot, base = (AskedModel("transformers", {}, weights) for weights in ("bot", "base"))
+    options = {"model_id": "bot", "store": None, "report": lambda *_: None}
+    found = compare.compare_benchmarks(BenchmarkPlan(("mmlu",)), bot, base, None, **options).benchmarks
+    mmlu = found["mmlu"].comparison["accuracy"]
+    assert (mmlu["verdict"], mmlu["num_better"], mmlu["num_worse"]) == ("better", 20, 0)
+    assert 0.3 < mmlu["low"] < mmlu["difference"] < mmlu["high"] < 0.7
+    assert mmlu["p_value"] >= 2 * mmlu["mcnemar_p"], "corrected for two metrics"
+    assert found["hellaswag"].comparison["accuracy"]["verdict"] == "noise"
+    assert found["bleu"].comparison is None
+    named = EvaluationResult("bot", "", found).compared_with("bot:1.0.0").benchmarks
+    assert {name: one.compared_with for name, one in named.items()} == dict.fromkeys(found, "bot:1.0.0")
+    assert BenchmarkScores.from_dict(named["mmlu"].to_dict()).compared_with == "bot:1.0.0"
+    assert "items" not in named["mmlu"].to_dict()

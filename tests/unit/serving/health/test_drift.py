@@ -82,6 +82,13 @@ def test_each_change_is_found_by_its_signal(after, signal):
     assert names(examined({}, after).first) == {signal}
 
 
+@pytest.mark.parametrize(("loss", "found"), [(2.5, {"answer_loss"}), (0.4, {"answer_loss"}), (1.0, set())])
+def test_sampled_answers_that_the_model_finds_less_or_more_probable_are_found(loss, found):
+    after = examined({"loss": 1.0}, {"loss": loss}, num_after=2000)
+    assert names(after.first) == found
+    assert after.window.answer_loss.total() < 0.3 * after.window.num_answered
+
+
 def test_bad_ratings_are_found():
     rng = np.random.default_rng(1)
     chances = rng.uniform(0.1, 0.9, 64)

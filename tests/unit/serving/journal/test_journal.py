@@ -14,7 +14,7 @@ from llamafarm_ray.serving.journal.blocks import BLOCK_REQUESTS, OTHER_VERSIONS,
 from llamafarm_ray.serving.journal.files import JOURNAL_FOLDER, read_journal, remove_old
 from llamafarm_ray.serving.journal.journal import Journal
 from llamafarm_ray.serving.journal.ledger import Devices, ledger_rows
-from llamafarm_ray.serving.journal.sketch import Observation, Sketch
+from llamafarm_ray.serving.journal.sketch import Observation, Sketch, bucket
 from llamafarm_ray.serving.journal.topics import topic_signs
 from llamafarm_ray.serving.journal.usage import OTHERS, UsageKey, UsageTable, Used
 from llamafarm_ray.serving.telemetry.outcome import End
@@ -44,8 +44,47 @@ class Says(Engine):
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
 
-def journal_of(home, clock=lambda: 1_800_000_000.0, **settings):
-    return Journal(Location(str(home)), Settings(**settings), application="app", devices=Devices(2, 1), clock=clock)
+class Tells(Engine):
+    """Answers with tokens of the log-probabilities -0.5 and -1.5, where it is asked for them."""
+
+    async def _answer(self, path, body, send):
+        self.body = body
+        asked, is_chat = body.get("logprobs"), path == "/v1/chat/completions"
+        tells = asked is not None and asked is not False
+        values = [-0.5, -1.5]
+        told = (
+            {"content": [{"token": "a", "logprob": one} for one in values]} if is_chat else {"token_logprobs": values}
+        )
+        if not body.get("stream"):
+            choice = {"message": {"role": "assistant", "content": "aä"}} if is_chat else {"text": "aä"}
+            text = dumped({"choices": [{"index": 0, **choice, "logprobs": told if tells else None}]})
+            headers = [(b"content-type", b"application/json"), (b"content-length", str(len(text)).encode())]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": text[:20], "more_body": True})
+            await send({"type": "http.response.body", "body": text[20:]})
+            return
+        await start(send, b"text/event-stream")
+        for value, index in ((-0.5, 0), (-9.0, 1), (-1.5, 0)):
+            told = {"content": [{"logprob": value}]} if is_chat else {"token_logprobs": [value]}
+            choice = {"index": index, "delta": {"content": "a"}, "text": "a", "logprobs": told if tells else None}
+            body = b"data: " + dumped({"choices": [choice]}) + b"\n\n"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+
+def dumped(value):
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def journal_of(home, clock=lambda: 1_800_000_000.0, *, tells_logprobs=False, **settings):
+    return Journal(
+        Location(str(home)),
+        Settings(**settings),
+        application="app",
+        devices=Devices(2, 1),
+        tells_logprobs=tells_logprobs,
+        clock=clock,
+    )
 
 
 def asked(home, engine, body, *, journal=None, key=None, **options):
@@ -127,6 +166,63 @@ def test_samples_are_kept_only_where_asked_for_and_redacted(tmp_path):
     assert "[EMAIL]" in sample.answer
     (file,) = (tmp_path / JOURNAL_FOLDER).rglob("*.json")
     assert "jane" not in file.read_text(encoding="utf-8")
+
+
+COMPLETION = {"model": "bot", "prompt": "Where?"}
+ROUTES = [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION)]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("route", "body"), ROUTES)
+def test_sampled_answers_have_their_loss_sketched_and_the_client_sees_none_of_it(tmp_path, route, body, stream):
+    body = {**body, "stream": stream}
+    plain = Server(engine=Tells()).post(route, dict(body))
+    journal = journal_of(tmp_path, sample_rate=1.0, tells_logprobs=True)
+    sampled = Server(engine=Tells(), journal=journal, home=str(tmp_path)).post(route, dict(body))
+    assert sampled.content == plain.content
+    assert sampled.headers.get("content-length") == plain.headers.get("content-length")
+    asyncio.run(journal.write())
+    (page,) = read_journal(Location(str(tmp_path)))
+    assert only(page).answer_loss == {bucket(1.0): 1}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("route", "body", "asks"), [(*ROUTES[0], True), (*ROUTES[1], 3)])
+def test_a_client_that_asks_for_log_probabilities_gets_them(tmp_path, route, body, asks, stream):
+    body = {**body, "stream": stream, "logprobs": asks}
+    plain = Server(engine=Tells()).post(route, dict(body))
+    journal = journal_of(tmp_path, sample_rate=1.0, tells_logprobs=True)
+    engine = Tells()
+    sampled = Server(engine=engine, journal=journal, home=str(tmp_path)).post(route, dict(body))
+    assert sampled.content == plain.content
+    assert b"-1.5" in sampled.content
+    assert engine.body["logprobs"] == asks
+    asyncio.run(journal.write())
+    (page,) = read_journal(Location(str(tmp_path)))
+    assert only(page).answer_loss == {bucket(1.0): 1}
+
+
+@pytest.mark.parametrize(
+    ("more", "settings"),
+    [
+        ({}, {"tells_logprobs": True}),
+        ({}, {"sample_rate": 1.0}),
+        ({"echo": True}, {"sample_rate": 1.0, "tells_logprobs": True}),
+        ({"top_logprobs": None}, {"sample_rate": 1.0, "tells_logprobs": True}),
+    ],
+)
+def test_no_engine_is_asked_for_log_probabilities_of_what_is_not_sampled(tmp_path, more, settings):
+    engine = Tells()
+    journal = journal_of(tmp_path, **settings)
+    Server(engine=engine, journal=journal, home=str(tmp_path)).post("/v1/completions", {**COMPLETION, **more})
+    assert "logprobs" not in engine.body
+
+
+def test_a_sampled_answer_that_fails_or_tells_nothing_has_no_loss(tmp_path):
+    journal = journal_of(tmp_path, sample_rate=1.0, tells_logprobs=True)
+    page = asked(tmp_path, Says("It goes to the shop."), CHAT, journal=journal)
+    assert (only(page).answer_loss, only(page).num_checked) == ({}, 1)
+    assert len(page.samples) == 1
 
 
 def test_usage_is_counted_by_version_key_and_route(tmp_path):
