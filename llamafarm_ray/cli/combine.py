@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.cli.derived import register_derived, show_derived
 from llamafarm_ray.cli.options import Home, Json, Output, Overwrite, RegisterAs
-from llamafarm_ray.cli.terminal import number, print_json, say, waiting
+from llamafarm_ray.cli.terminal import number, say, waiting
+
+if TYPE_CHECKING:
+    from llamafarm_ray.workflows.combine import CombinedAdapter
 
 __all__ = ["command"]
 
@@ -41,8 +45,6 @@ def command(
     from llamafarm_ray.models.tokenizer import quiet_libraries
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.combine import combine
-    from llamafarm_ray.workflows.register import Registration
-    from llamafarm_ray.workflows.register import register as register_folder
 
     quiet_libraries()
     counts = _numbers(weights) if weights is not None else None
@@ -60,15 +62,14 @@ def command(
             seed=seed,
             overwrite=overwrite,
         )
-        record = register_folder(registry, Registration(output, name=register)) if register else None
-    if as_json:
-        print_json({**asdict(combined), "version": record.ref if record else None})
-        return
+        record = register_derived(registry, output, register)
+    show_derived(combined, record, lambda: _show(combined, output), as_json=as_json)
+
+
+def _show(combined: CombinedAdapter, output: Path) -> None:
     parts = ", ".join(f"{number(w)} x {name}" for name, w in zip(combined.parents, combined.weights, strict=True))
     say(f"Combined {parts} by {combined.method}: {output} (rank {combined.check.r}).")
     say(f"Its update is {number(100 * combined.check.error)}% away from the weighted sum of theirs.")
-    if record:
-        say(f"Registered {record.ref} ({record.registered.kind}).")
 
 
 def _numbers(text: str) -> list[float]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from llamafarm_ray.cli.derived import register_derived, show_derived
 from llamafarm_ray.cli.options import AdapterBase, Home, Json, Output, Overwrite, RegisterOrName
-from llamafarm_ray.cli.terminal import errors, facts, number, print_json, say, stages
+from llamafarm_ray.cli.terminal import facts, number, stages
+
+if TYPE_CHECKING:
+    from llamafarm_ray.workflows.convert import ConvertedModel
 
 __all__ = ["command"]
 
@@ -37,8 +40,6 @@ def command(
     from llamafarm_ray.models.tokenizer import quiet_libraries
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.convert import convert
-    from llamafarm_ray.workflows.register import Registration
-    from llamafarm_ray.workflows.register import register as register_folder
 
     quiet_libraries()
     registry = open_registry(home)
@@ -53,16 +54,12 @@ def command(
             overwrite=overwrite,
             on_stage=progress,
         )
-    asked = Registration(output, name=register, base_model=made.base_model or None)
-    record = register_folder(registry, asked) if register else None
-    for note in made.notes:
-        errors.line(note)
-    if as_json:
-        print_json({**asdict(made), "version": record.ref if record else None})
-        return
+    record = register_derived(registry, output, register, base_model=made.base_model or None)
+    show_derived(made, record, lambda: _show(model, made), notes=made.notes, as_json=as_json)
+
+
+def _show(model: str, made: ConvertedModel) -> None:
     facts(f"{model} as {made.target}", [("folder", made.path), ("precision", made.precision), *_rows(made.difference)])
-    if record:
-        say(f"Registered {record.ref} ({record.registered.kind}).")
 
 
 def _rows(difference: dict[str, Any]) -> list[tuple[str, str]]:

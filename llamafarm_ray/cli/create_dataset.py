@@ -23,6 +23,7 @@ from llamafarm_ray.cli.options import (
     Overrides,
     Overwrite,
     configuration,
+    show_resolved,
 )
 from llamafarm_ray.cli.terminal import begin, console, print_json, stages, table
 
@@ -77,9 +78,7 @@ def command(
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
-        from llamafarm_ray.config import resolved
-
-        print_json(resolved(config))
+        show_resolved(config)
         return
     if estimate:
         _show_estimate(config, as_json=as_json)
@@ -93,6 +92,11 @@ def command(
         as_json=as_json,
     ):
         return
+    _create(config, overwrite=overwrite, as_json=as_json)
+
+
+def _create(config: Config, *, overwrite: bool, as_json: bool) -> None:
+    """Build the dataset on a Ray that this process connects to, and print what came of it."""
     begin("Looking at the sources", quiet=as_json)
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.cluster import connect

@@ -6,14 +6,28 @@ import contextlib
 import signal
 import threading
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.kubernetes import Apply, check_options, show_or_apply
-from llamafarm_ray.cli.options import Address, ConfigFile, DryRun, Home, Json, NoWait, Overrides, configuration
-from llamafarm_ray.cli.terminal import begin, console, errors, print_json, stages, table
+from llamafarm_ray.cli.options import (
+    Address,
+    ConfigFile,
+    DryRun,
+    Home,
+    Json,
+    NoWait,
+    Overrides,
+    configuration,
+    show_resolved,
+)
+from llamafarm_ray.cli.terminal import begin, console, errors, print_json, say, stages, table
+
+if TYPE_CHECKING:
+    from llamafarm_ray.config import Config
+    from llamafarm_ray.workflows.deploy import Deployment
 
 __all__ = ["command"]
 
@@ -48,9 +62,7 @@ def command(
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
-        from llamafarm_ray.config import resolved
-
-        print_json(resolved(config))
+        show_resolved(config)
         return
     is_kubernetes = config.deployment.target == "kubernetes"
     check_options(is_kubernetes=is_kubernetes, apply=apply, address=address, no_wait=no_wait)
@@ -62,6 +74,11 @@ def command(
         return
     if ran_as_job("deploy", config, inputs={"--model": model}, no_wait=no_wait, as_json=as_json):
         return
+    _deploy(config, model, as_json=as_json)
+
+
+def _deploy(config: Config, model: str | None, *, as_json: bool) -> None:
+    """Serve on a Ray that this process connects to; where that Ray is this process's own, until Ctrl-C."""
     begin("Opening the model", quiet=as_json)
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.serving.engines.choice import choose_engine
@@ -87,27 +104,27 @@ def command(
                 cluster,
                 on_progress=lambda state, seconds: progress("deploy", min(seconds / 60, 0.99), state.lower()),
             )
-        result = {"url": deployment.url, "base_model": deployment.base_model, "models": list(deployment.models)}
-        if deployment.rollouts:
-            result["rollouts"] = list(deployment.rollouts)
-        if as_json:
-            print_json(result)
-        else:
-            table(
-                f"Serving at {deployment.url} (ready in {deployment.seconds:.0f} s)",
-                ("a request's model",),
-                [(name,) for name in deployment.models],
-            )
-            for rollout in deployment.rollouts:
-                console.print(
-                    f"Rolling out: {rollout}. `llamafarm models rollout status --watch` shows how it goes.",
-                    markup=False,
-                )
+        _show(deployment, as_json=as_json)
         if cluster.started_here:
             if not as_json:
                 console.print(f"Dashboard: {cluster.dashboard_url}   Stop with Ctrl-C.")
             _wait_until_stopped()
             undeploy(registry, cluster)
+
+
+def _show(deployment: Deployment, *, as_json: bool) -> None:
+    """Print the address, the names that requests may ask for, and the rollouts that began."""
+    if as_json:
+        result = {"url": deployment.url, "base_model": deployment.base_model, "models": list(deployment.models)}
+        print_json({**result, "rollouts": list(deployment.rollouts)} if deployment.rollouts else result)
+        return
+    table(
+        f"Serving at {deployment.url} (ready in {deployment.seconds:.0f} s)",
+        ("a request's model",),
+        [(name,) for name in deployment.models],
+    )
+    for rollout in deployment.rollouts:
+        say(f"Rolling out: {rollout}. `llamafarm models rollout status --watch` shows how it goes.")
 
 
 def _needed(engine: str, *, checks_options: bool) -> str:

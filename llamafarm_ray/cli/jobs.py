@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -124,11 +122,13 @@ class _Followed:
             ClusterError: it was stopped by somebody else, never ran, or can't be reached any more.
             typer.Exit: it failed, or was left.
         """
+        from llamafarm_ray.workflows.cluster import ended_by_sigterm
+
         job = self._job
         if not self._as_json:
             files = f"{job.num_files:,} file{'s' if job.num_files != 1 else ''}"
             errors.line(f"Job {job.job_id} at {job.server}, with {files} of this folder. Ctrl-C asks what to do.")
-        with _ended_by_sigterm():
+        with ended_by_sigterm():
             try:
                 self._print_output()
             except SystemExit:
@@ -212,16 +212,3 @@ def _asked(question: str) -> bool:
     sys.stderr.write(question)
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in {"y", "yes"}
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as an exception does, so that it can be said what becomes of the job."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

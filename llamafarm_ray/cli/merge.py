@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.cli.derived import register_derived, show_derived
 from llamafarm_ray.cli.options import AdapterBase, Home, Json, Output, Overwrite, RegisterAs
-from llamafarm_ray.cli.terminal import errors, number, print_json, say, waiting
+from llamafarm_ray.cli.terminal import number, say, waiting
+
+if TYPE_CHECKING:
+    from llamafarm_ray.workflows.merge import MergedModel
 
 __all__ = ["command"]
 
@@ -29,19 +33,16 @@ def command(
     from llamafarm_ray.models.tokenizer import quiet_libraries
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.workflows.merge import merge
-    from llamafarm_ray.workflows.register import Registration
-    from llamafarm_ray.workflows.register import register as register_folder
 
     quiet_libraries()
     registry = open_registry(home)
     with waiting(f"Merging {model}", quiet=as_json):
         merged = merge(registry, model, output, base_model=base_model, dtype=dtype, overwrite=overwrite)
-        record = register_folder(registry, Registration(output, name=register)) if register else None
-    for note in merged.notes:
-        errors.line(note)
-    if as_json:
-        print_json({**asdict(merged), "version": record.ref if record else None})
-        return
+        record = register_derived(registry, output, register)
+    show_derived(merged, record, lambda: _show(merged, output), notes=merged.notes, as_json=as_json)
+
+
+def _show(merged: MergedModel, output: Path) -> None:
     check = merged.check
     say(f"Merged {merged.adapter} into {merged.base_model}: {output} ({check.dtype}).")
     say(
@@ -49,5 +50,3 @@ def command(
         f"({number(check.relative_difference)} of the largest; {number(check.tolerance)} is allowed), and "
         f"{number(check.rounded_difference)} once rounded to {check.dtype}."
     )
-    if record:
-        say(f"Registered {record.ref} ({record.registered.kind}).")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.cli.terminal import print_json
 from llamafarm_ray.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ __all__ = [
     "Reference",
     "RegisterAs",
     "RegisterOrName",
+    "RegisterResult",
     "ResultOutput",
     "ServedModel",
     "Url",
@@ -50,6 +52,7 @@ __all__ = [
     "duration",
     "expiry",
     "moment",
+    "show_resolved",
     "stay_offline",
 ]
 
@@ -104,6 +107,9 @@ RegisterAs = Annotated[
 RegisterOrName = Annotated[
     str | None, typer.Option("--register", "--name", metavar="NAME", help="Register it under that name as well.")
 ]
+RegisterResult = Annotated[
+    bool, typer.Option("--register", help="Register the result under the config's name; a job always does.")
+]
 Url = Annotated[str | None, typer.Option("--url", help="OpenAI-compatible root; else the recorded deployment.")]
 ServedModel = Annotated[str | None, typer.Option("--model", help="Name, name:version or name@alias; else the base.")]
 FilesOutput = Annotated[
@@ -145,6 +151,13 @@ def configuration(
     given = {**(flags or {}), "home": home, "cluster.address": address}
     written = [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     return load_config(path, [*(overrides or []), *written])
+
+
+def show_resolved(config: Config) -> None:
+    """Print the resolved configuration: ``--dry-run``."""
+    from llamafarm_ray.config import resolved
+
+    print_json(resolved(config))
 
 
 def stay_offline(is_asked: bool) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from llamafarm_ray.cli.derived import register_derived, show_derived
 from llamafarm_ray.cli.options import Home, Json, Output, Overwrite, RegisterOrName
-from llamafarm_ray.cli.terminal import errors, facts, number, print_json, say, size, stages, table
+from llamafarm_ray.cli.terminal import facts, number, say, size, stages, table
 
 if TYPE_CHECKING:
     from llamafarm_ray.workflows.quantize import QuantizedModel, Tried
@@ -51,8 +51,6 @@ def command(
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.serving.optimize.speed import measure_speed
     from llamafarm_ray.workflows.quantize import quantize
-    from llamafarm_ray.workflows.register import Registration
-    from llamafarm_ray.workflows.register import register as register_folder
 
     quiet_libraries()
     registry = open_registry(home)
@@ -68,15 +66,8 @@ def command(
             measure=measure_speed if speed else None,
             on_stage=progress,
         )
-    record = register_folder(registry, Registration(output, name=register)) if register else None
-    for note in made.notes:
-        errors.line(note)
-    if as_json:
-        print_json({**asdict(made), "version": record.ref if record else None})
-        return
-    _show(model, made)
-    if record:
-        say(f"Registered {record.ref} ({record.registered.kind}).")
+    record = register_derived(registry, output, register)
+    show_derived(made, record, lambda: _show(model, made), notes=made.notes, as_json=as_json)
 
 
 def _show(model: str, made: QuantizedModel) -> None:

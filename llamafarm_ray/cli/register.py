@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from llamafarm_ray.cli.options import Bump, Home, Json, NewAlias
 from llamafarm_ray.cli.terminal import errors, print_json, say, size, waiting
+
+if TYPE_CHECKING:
+    from llamafarm_ray.registry import RegistryApi, VersionRecord
 
 __all__ = ["command"]
 
@@ -46,7 +49,6 @@ def command(
 ) -> None:
     """Give a trained folder a name and a version that never changes."""
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.copies import retired_copies
     from llamafarm_ray.workflows.register import Registration, register
 
     asked = Registration(
@@ -73,6 +75,13 @@ def command(
     with waiting("Checking and storing the files", quiet=as_json):
         registry = open_registry(home)
         record = register(registry, asked, on_note=notes.append)
+    _show(registry, record, notes, as_json=as_json)
+
+
+def _show(registry: RegistryApi, record: VersionRecord, notes: list[str], *, as_json: bool) -> None:
+    """Print a registered version, the notes on it, and the retired versions that hold the same files."""
+    from llamafarm_ray.workflows.copies import retired_copies
+
     retired = {copy.ref: copy.retired or "" for copy in retired_copies(registry, record)}
     if as_json:
         told = {"ref": record.ref, **record.registered.model_dump(mode="json")}

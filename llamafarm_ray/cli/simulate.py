@@ -13,11 +13,20 @@ from llamafarm_ray.cli.options import Home, Json, ResultOutput, ServedModel, Url
 from llamafarm_ray.cli.terminal import console, print_json, say, stages, table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from llamafarm_ray.evaluation.load.plan import Replay, Traffic
     from llamafarm_ray.evaluation.load.result import SimulationResult
     from llamafarm_ray.evaluation.load.search import Probe
+    from llamafarm_ray.evaluation.load.targets import Target
 
 __all__ = ["command", "show_simulation"]
+
+
+LoadTargets = Annotated[
+    list[str] | None,
+    typer.Option("--slo", help="Find the highest rate that keeps it: p95<800ms, error_rate<1%; may be repeated."),
+]
 
 
 def command(
@@ -38,10 +47,7 @@ def command(
         Path | None, typer.Option("--replay", help="JSONL of recorded requests with their times, instead.")
     ] = None,
     speed: Annotated[float, typer.Option("--speed", help="Send a replay so many times as fast.")] = 1.0,
-    slo: Annotated[
-        list[str] | None,
-        typer.Option("--slo", help="Find the highest rate that keeps it: p95<800ms, error_rate<1%; may be repeated."),
-    ] = None,
+    slo: LoadTargets = None,
     max_time: Annotated[str, typer.Option("--max-time", help="Limit of that search.")] = "10m",
     max_rate: Annotated[float, typer.Option("--max-rate", help="Highest rate it tries.")] = 1000.0,
     timeout: Annotated[str, typer.Option("--timeout", help="A request without an answer by then has failed.")] = "60s",
@@ -55,22 +61,18 @@ def command(
     as_json: Json = False,
 ) -> None:
     """Send production-like traffic to a deployed model and measure its answers."""
-    from llamafarm_ray.errors import InputError
     from llamafarm_ray.evaluation.load.plan import Replay, Traffic
     from llamafarm_ray.evaluation.load.search import Limits
     from llamafarm_ray.evaluation.load.targets import parse_targets
     from llamafarm_ray.registry import open_registry
-    from llamafarm_ray.workflows.metrics import add_result, write_json
+    from llamafarm_ray.workflows.metrics import add_result
     from llamafarm_ray.workflows.simulate import endpoint_of, search, simulate
 
     length_s = duration(length).total_seconds()
     plan: Traffic | Replay = _traffic(rate, length_s, pattern, lengths, turns, think, prompts, seed)
     targets = parse_targets(slo) if slo else ()
-    if not stream and any(target.measure == "ttft" for target in targets):
-        raise InputError("The time to the first token is known of streams alone.", hint="Leave --no-stream out.")
+    _check_targets(targets, is_streamed=stream, is_replay=replay is not None)
     if replay is not None:
-        if targets:
-            raise InputError("A replay has its own rate.", hint="Give --slo without --replay.")
         plan = Replay(replay, speed)
     plan.sessions()  # mistakes in files show before anything is sent
     endpoint = endpoint_of(home, url, model, timeout_s=duration(timeout).total_seconds(), is_streamed=stream)
@@ -84,14 +86,20 @@ def command(
             result = search(endpoint, plan, targets, limits, registry=registry, on_progress=progress, on_probe=on_probe)
         else:
             result = simulate(endpoint, plan, registry=registry, on_progress=progress)
+    _print_and_write(result, output, as_json=as_json)
+    if registry is not None and record and result.summary is not None:
+        add_result(registry, record, result.evaluation, reason="simulate")
+
+
+def _print_and_write(result: SimulationResult, output: Path | None, *, as_json: bool) -> None:
+    from llamafarm_ray.workflows.metrics import write_json
+
     if as_json:
         print_json(result.to_dict())
     else:
         show_simulation(result)
     if output is not None:
         write_json(result.to_dict(), output)
-    if registry is not None and record and result.summary is not None:
-        add_result(registry, record, result.evaluation, reason="simulate")
 
 
 def show_simulation(result: SimulationResult) -> None:
@@ -133,6 +141,15 @@ def show_simulation(result: SimulationResult) -> None:
             markup=False,
             style="yellow",
         )
+
+
+def _check_targets(targets: Sequence[Target], *, is_streamed: bool, is_replay: bool) -> None:
+    from llamafarm_ray.errors import InputError
+
+    if not is_streamed and any(target.measure == "ttft" for target in targets):
+        raise InputError("The time to the first token is known of streams alone.", hint="Leave --no-stream out.")
+    if is_replay and targets:
+        raise InputError("A replay has its own rate.", hint="Give --slo without --replay.")
 
 
 def _traffic(

@@ -27,6 +27,7 @@ from llamafarm_ray.cli.options import (
     Offline,
     Overrides,
     Overwrite,
+    RegisterResult,
     configuration,
     stay_offline,
 )
@@ -57,9 +58,7 @@ def command(
     restart: Annotated[
         bool, typer.Option("--restart", help="Forget an unfinished run with this output; else it goes on.")
     ] = False,
-    register_it: Annotated[
-        bool, typer.Option("--register", help="Register the result under the config's name; a job always does.")
-    ] = False,
+    register_it: RegisterResult = False,
     overrides: Overrides = None,
     offline: Offline = False,
     home: Home = None,
@@ -93,6 +92,13 @@ def command(
         as_json=as_json,
     ):
         return
+    _train(config, output, overwrite=overwrite, restart=restart, register_it=register_it, as_json=as_json)
+
+
+def _train(
+    config: Config, output: Path | None, *, overwrite: bool, restart: bool, register_it: bool, as_json: bool
+) -> None:
+    """Train on a Ray that this process connects to, register the result if asked, and print it."""
     begin("Checking the run", quiet=as_json)
     from llamafarm_ray.registry import open_registry
     from llamafarm_ray.telemetry.traces import traced, traces_endpoint

@@ -22,6 +22,7 @@ from llamafarm_ray.cli.options import (
     NoWait,
     Overrides,
     configuration,
+    show_resolved,
 )
 from llamafarm_ray.cli.terminal import StageProgress, begin, console, print_json, say, stages, table
 
@@ -92,6 +93,13 @@ def command(
         as_json=as_json,
     ):
         return
+    _tune(config, output, overwrite=overwrite, restart=restart, register_it=register_it, as_json=as_json)
+
+
+def _tune(
+    config: Config, folder: Path | None, *, overwrite: bool, restart: bool, register_it: bool, as_json: bool
+) -> None:
+    """Run the sweep on a Ray that this process connects to, register the best if asked, and print it."""
     begin("Checking the sweep", quiet=as_json)
     import os
 
@@ -100,7 +108,7 @@ def command(
     from llamafarm_ray.workflows.tune import TuningRun, register_tuned
 
     registry = open_registry(config.home)
-    run = TuningRun.prepare(config, registry, folder=output, overwrite=overwrite, restart=restart)
+    run = TuningRun.prepare(config, registry, folder=folder, overwrite=overwrite, restart=restart)
     with (
         connect(config.cluster.address, on_start=partial(begin, quiet=as_json)) as cluster,
         stages(quiet=as_json) as progress,
@@ -138,12 +146,11 @@ def whole_keys(overrides: list[str]) -> list[str]:
 
 def _show_dry_run(config: Config) -> None:
     """The resolved configuration, once its search space was checked."""
-    from llamafarm_ray.config import resolved
     from llamafarm_ray.tuning.space import Space
 
     if config.tuning.parameters:
         Space.of(config)
-    print_json(resolved(config))
+    show_resolved(config)
 
 
 def _live(progress: StageProgress, config: Config) -> Callable[[Mapping[int, Record]], None]:
@@ -186,7 +193,7 @@ def _settings(record: Record) -> str:
 
 def show_sweep(tuned: TunedModel, metric: str) -> None:
     """All trials, the best first, and what they showed."""
-    from llamafarm_ray.tuning.budget import duration
+    from llamafarm_ray.pages import duration
     from llamafarm_ray.tuning.explain import plain
 
     records, best = tuned.result.records, tuned.result.best

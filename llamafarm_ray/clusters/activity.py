@@ -6,7 +6,8 @@ import time
 from typing import Any
 
 import ray
-from ray._private.state import state
+
+from llamafarm_ray.serving.ray_serve.cluster_state import jobs
 
 __all__ = ["idle_s"]
 
@@ -22,10 +23,10 @@ def idle_s(since: float) -> float:
         since: time from which on disuse counts at most, in seconds since 1970.
     """
     own = ray.get_runtime_context().get_job_id()
-    jobs = [job for job in state.job_table() if job["JobID"] != own and not _is_rays(job)]
-    if not all(job["IsDead"] for job in jobs) or _serves():
+    others = [job for job in jobs() if job["JobID"] != own and not _is_rays(job)]
+    if not all(job["IsDead"] for job in others) or _serves():
         return 0.0
-    last = max([since, *(float(job["EndTime"]) / 1000 for job in jobs)])
+    last = max([since, *(float(job["EndTime"]) / 1000 for job in others)])
     return max(0.0, time.time() - last)
 
 
@@ -37,6 +38,6 @@ def _is_rays(job: dict[str, Any]) -> bool:
 def _serves() -> bool:
     if _CONTROLLER not in ray.util.list_named_actors(all_namespaces=True):
         return False
-    from ray import serve  # noqa: PLC0415  (takes a second, and most Rays serve nothing)
+    from ray import serve  # takes a second, and most Rays serve nothing
 
     return bool(serve.status().applications)

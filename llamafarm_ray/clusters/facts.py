@@ -94,8 +94,8 @@ def nodes_of_cluster() -> list[Node]:
     Raises:
         GetTimeoutError: a node does not answer within a minute.
     """
-    import ray  # noqa: PLC0415  (after the environment that its parts read when they are imported)
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
+    import ray  # after the environment that its parts read when they are imported
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     found = []
     ask = ray.remote(num_cpus=0)(_facts_and_time)
@@ -141,7 +141,7 @@ def _status(url: str) -> int | None:
 
 def _own_addresses() -> list[str]:
     """Return this machine's addresses in networks."""
-    import psutil  # noqa: PLC0415
+    import psutil
 
     addresses = [one for found in psutil.net_if_addrs().values() for one in found if one.family == socket.AF_INET]
     return [one.address for one in addresses if not one.address.startswith("127.")]

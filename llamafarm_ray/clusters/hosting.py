@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> str:
         signal.signal(number, lambda *_: over.set())
     prepare_environment()
     with local_ray(with_dashboard=with_dashboard) as (folder, dashboard):
-        import ray  # noqa: PLC0415  (after the environment that its parts read when they are imported)
+        import ray  # after the environment that its parts read when they are imported
 
         address = ray.get_runtime_context().gcs_address
         where = {"address": address, "dashboard": dashboard, "folder": str(folder), "ray_version": ray.__version__}
@@ -53,7 +53,7 @@ def _wait_for_keeper(over: threading.Event) -> None:
 
 def _stay(over: threading.Event, idle_timeout_s: float) -> str:
     """Return the reason why Ray is to end, once there is one."""
-    from llamafarm_ray.clusters.activity import idle_s  # noqa: PLC0415
+    from llamafarm_ray.clusters.activity import idle_s
 
     began, looked = time.time(), time.monotonic()
     while not over.wait(_LOOK_S):

@@ -71,7 +71,7 @@ def _first_line(host: subprocess.Popen[str]) -> dict[str, str] | None:
 
 
 def _recorded(where: dict[str, str], idle_timeout_s: float) -> StandingRay:
-    from llamafarm_ray.serving.ray_serve.token import read_token  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.token import read_token
 
     return StandingRay(
         address=where["address"],

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from llamafarm_ray.clusters.leftovers import end_leftovers, marked_as
 from llamafarm_ray.clusters.ports import free_port, free_ports
+from llamafarm_ray.clusters.ray_private import on_loopback
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
 from llamafarm_ray.serving.ray_serve.token import make_token
 
-__all__ = ["default", "local_ray", "on_loopback", "prepare_environment"]
+__all__ = ["default", "local_ray", "prepare_environment"]
 
 _AT_PAR = {"worker_niceness": 0}
 """By default workers have a niceness of 15. The kernel takes a busy engine of that for a light load and puts what else
@@ -60,7 +61,7 @@ def local_ray(*, with_dashboard: bool) -> Iterator[tuple[Path, str]]:
     Raises:
         ClusterError: it can't be started.
     """
-    import ray  # noqa: PLC0415  (after the environment that its parts read when they are imported)
+    import ray  # after the environment that its parts read when they are imported
 
     folder = Path(tempfile.mkdtemp(prefix="lf-", dir=_short_temporary_folder()))
     try:
@@ -75,7 +76,7 @@ def local_ray(*, with_dashboard: bool) -> Iterator[tuple[Path, str]]:
 
 def _start(folder: Path, *, with_dashboard: bool) -> str:
     """Start a Ray that keeps everything in ``folder``, and return its dashboard's address."""
-    import ray  # noqa: PLC0415
+    import ray
 
     try:
         make_token()
@@ -95,22 +96,6 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
         hint = "Is the disk full, or the machine too busy for a Ray to start within half a minute?"
         raise ClusterError(f"A local Ray could not be started: {str(error).rstrip('.')}.", hint=hint) from error
     return str(context.dashboard_url or "")
-
-
-@contextmanager
-def on_loopback() -> Iterator[None]:
-    """Have this process know the machine by its loopback address while a Ray is started, or joined, in the block.
-
-    Such a Ray listens on loopback alone, its metrics without a key too. Ray itself does that where it is for one
-    machine, as on a Mac; on Linux its processes listen to the network, and take 127.0.0.1 for the machine's address.
-    """
-    from ray._private import ray_constants  # noqa: PLC0415
-
-    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    try:
-        yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 @contextmanager

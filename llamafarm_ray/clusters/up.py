@@ -91,7 +91,7 @@ def _start(arguments: list[str]) -> StandingRay:
             if found is not None and found.pid == keeper.pid:
                 return found
             time.sleep(_POLL_S)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: nobody would end the keeper then
         keeper.terminate()
         raise
     with contextlib.suppress(OSError):

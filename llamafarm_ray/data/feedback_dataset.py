@@ -88,14 +88,9 @@ def build_feedback_dataset(
     batches = list(_batches(source, strict=strict))
     if not batches:
         raise InputError(f"There is no feedback below {source!r}.", hint="POST /v1/feedback puts it there.")
-    records = [record for batch in batches for record in batch.records]
-    made = make(records)
+    made = make([record for batch in batches for record in batch.records])
     if not made.rows:
-        reasons = [f"{count} {reason}" for reason, count in made.num_dropped.items()]
-        reasons += [f"{batch.name}, {batch.bad[0]}" for batch in batches if batch.bad][:3]
-        raise InputError(
-            f"None of {len(records)} records of feedback gives a row for {objective}: {', '.join(reasons)}."
-        )
+        raise _no_rows(made, batches, objective)
     questions = {row["id"]: _question(row) for row in made.rows}
     split = choose_split(((asked, asked) for asked in questions.values()), ratio=ratio, seed=seed)
     rows: dict[str, list[Row]] = {"train": [], "validation": []}
@@ -110,6 +105,13 @@ def build_feedback_dataset(
         target.finish(_description(report, documents), report.to_dict(), report_page(report))
         created = target.publish()
     return replace(report, created=created), documents
+
+
+def _no_rows(made: FeedbackRows, batches: Sequence[_Batch], objective: str) -> InputError:
+    num_records = sum(len(batch.records) for batch in batches)
+    reasons = [f"{count} {reason}" for reason, count in made.num_dropped.items()]
+    reasons += [f"{batch.name}, {batch.bad[0]}" for batch in batches if batch.bad][:3]
+    return InputError(f"None of {num_records} records of feedback gives a row for {objective}: {', '.join(reasons)}.")
 
 
 @dataclass(frozen=True, slots=True)

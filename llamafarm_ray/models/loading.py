@@ -214,7 +214,7 @@ def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **
 
 def _hide_progress_bars() -> None:
     """Keep compressed-tensors' progress bars off the user's terminal, as those of transformers are."""
-    from compressed_tensors.compressors.model_compressors import model_compressor  # noqa: PLC0415 - for such files only
+    from compressed_tensors.compressors.model_compressors import model_compressor  # for such files only
 
     model_compressor.tqdm = lambda modules, **_: modules
 

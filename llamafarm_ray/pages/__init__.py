@@ -3,6 +3,7 @@
 from llamafarm_ray.pages.axis import round_step, round_ticks
 from llamafarm_ray.pages.bars import Bar, bars, columns
 from llamafarm_ray.pages.page import asset, bullets, escaped, header, page, tiles, write_page
+from llamafarm_ray.pages.units import duration
 
 __all__ = [
     "Bar",
@@ -10,6 +11,7 @@ __all__ = [
     "bars",
     "bullets",
     "columns",
+    "duration",
     "escaped",
     "header",
     "page",

@@ -107,7 +107,7 @@ def _plain(name: str) -> str:
 
 
 def _downloaded(reference: str, registry: RegistryApi, *, offline: bool | None = None) -> BaseModel:
-    from llamafarm_ray.storage.downloads.downloads import Report  # noqa: PLC0415  (httpx, which few commands need)
+    from llamafarm_ray.storage.downloads.downloads import Report  # httpx, which few commands need
 
     found = registry.content.download(reference, offline=offline, report=Report(note=logger.warning))
     shown = found.record.source if "?" in reference else reference  # a query may hold a signature

@@ -43,7 +43,7 @@ def sign(folder: Path, private_key: Path, password: str | None = None) -> Signat
         UnsupportedError: model-signing is not installed.
     """
     library = _library()
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415  (comes with the extra)
+    from cryptography.hazmat.primitives import serialization  # comes with the extra
 
     try:
         secret = password.encode() if password is not None else None
@@ -71,7 +71,7 @@ def key_digest(public_key: str) -> Digest:
         InputError: the text holds no public key.
     """
     _library()
-    from cryptography.hazmat.primitives import serialization  # noqa: PLC0415  (comes with the extra)
+    from cryptography.hazmat.primitives import serialization  # comes with the extra
 
     try:
         key = serialization.load_pem_public_key(public_key.encode())
@@ -146,7 +146,7 @@ def check_policies(state: RegistryState, content: ContentStore, record: VersionR
 
 def _library() -> Any:
     try:
-        import model_signing  # noqa: PLC0415  (an extra, and slow to import)
+        import model_signing  # an extra, and slow to import
     except ImportError:
         raise UnsupportedError(
             "Signatures need model-signing, which is not installed.", hint="pip install 'llamafarm_ray[signing]'"

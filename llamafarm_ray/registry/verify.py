@@ -58,12 +58,35 @@ def verify(
         StorageError: the home can't be read.
     """
     report = on_progress or (lambda _stage, _fraction: None)
+    log = CommitLog(home)
+    state, last, good, problems = _replay(log, Snapshots(home), head, report)
+    num_blobs = num_bytes = 0
+    if blobs:
+        content = ContentStore(home, generation=lambda digest: state.generations.get(digest, 0))
+        lacking: list[tuple[VersionRecord, str]] = []
+        for record, size_bytes, problem in _contents(content, state):
+            num_blobs, num_bytes = num_blobs + 1, num_bytes + size_bytes
+            lacking += [(record, problem)] if problem else []
+            report("files", min(0.99, num_blobs / (num_blobs + 1)))
+        problems += _still_lacking(log, state, last, lacking)
+        for size_bytes, problem in _of_datasets(content, state):
+            num_blobs, num_bytes = num_blobs + 1, num_bytes + size_bytes
+            problems += [problem] if problem else []
+    return Verification(good.sequence, num_blobs, num_bytes, good, tuple(problems))
+
+
+def _replay(
+    log: CommitLog, snapshots: Snapshots, head: Head | None, report: Callable[[str, float], None]
+) -> tuple[RegistryState, Head, Head, list[str]]:
+    """Check every commit, and the snapshots on the way.
+
+    Returns:
+        the state after the last commit that could be read, that commit, the last one before any problem, the problems.
+    """
     problems: list[str] = []
     state, last, good = RegistryState(), GENESIS, GENESIS
     newest_format = 1
-    snapshots = Snapshots(home)
     unread = set(snapshots.sequences())
-    log = CommitLog(home)
     total = max(log.last_sequence(), 1)
     try:
         for commit, reached in log.read_after(GENESIS):
@@ -87,19 +110,7 @@ def verify(
         problems.append(
             f"The log ends at commit {last.sequence}, and commit {head.sequence} was there: a tail was cut off."
         )
-    num_blobs = num_bytes = 0
-    if blobs:
-        content = ContentStore(home, generation=lambda digest: state.generations.get(digest, 0))
-        lacking: list[tuple[VersionRecord, str]] = []
-        for record, size_bytes, problem in _contents(content, state):
-            num_blobs, num_bytes = num_blobs + 1, num_bytes + size_bytes
-            lacking += [(record, problem)] if problem else []
-            report("files", min(0.99, num_blobs / (num_blobs + 1)))
-        problems += _still_lacking(log, state, last, lacking)
-        for size_bytes, problem in _of_datasets(content, state):
-            num_blobs, num_bytes = num_blobs + 1, num_bytes + size_bytes
-            problems += [problem] if problem else []
-    return Verification(good.sequence, num_blobs, num_bytes, good, tuple(problems))
+    return state, last, good, problems
 
 
 def _still_lacking(

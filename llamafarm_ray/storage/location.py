@@ -353,7 +353,7 @@ class Location:
                 yield upload.write
                 upload.close()  # sends the last part; the object appears with the commit
                 upload.commit()
-            except BaseException:
+            except BaseException:  # Ctrl-C too: the store keeps, and bills, parts that nobody discards
                 upload.closed = True
                 with contextlib.suppress(Exception):  # what went wrong first is what matters
                     upload.discard()

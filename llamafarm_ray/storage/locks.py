@@ -64,7 +64,7 @@ def hold(path: Path) -> None:
             descriptor = _open(path)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
-            except BaseException:
+            except BaseException:  # Ctrl-C too, since the lock may be waited for
                 os.close(descriptor)
                 raise
             _held[key] = _Held(descriptor)

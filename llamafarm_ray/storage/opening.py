@@ -56,8 +56,8 @@ def _options(uri: str, num_requests: int) -> dict[str, Any]:
     """Return the patience that an object store gets; nothing for other URIs."""
     if not uri.startswith(("s3://", "s3a://")):
         return {}
-    from aiobotocore.session import AioSession  # noqa: PLC0415  (half a second, for those who need it)
-    from botocore.handlers import add_expect_header  # noqa: PLC0415
+    from aiobotocore.session import AioSession  # half a second, for those who need it
+    from botocore.handlers import add_expect_header
 
     config: dict[str, Any] = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
@@ -75,7 +75,7 @@ def _options(uri: str, num_requests: int) -> dict[str, Any]:
 @functools.cache
 def _service_descriptions(data_path: str | None) -> Any:
     """Return botocore's reader of service descriptions, shared: parsing S3's takes each new client 0.1 s."""
-    from botocore.loaders import create_loader  # noqa: PLC0415
+    from botocore.loaders import create_loader
 
     return create_loader(data_path)
 

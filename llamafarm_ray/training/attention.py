@@ -78,32 +78,67 @@ def packed_attention(
                 hint="Set fine_tuning.training.padding_free to false.",
             )
     is_causal = bool(getattr(module, "is_causal", True))
-    groups = query.shape[1] // key.shape[1]
     if query.is_cuda and torch.is_autocast_enabled("cuda"):  # rotary positions and norms leave fp32 behind
         query, key, value = (states.to(torch.get_autocast_dtype("cuda")) for states in (query, key, value))
     if query.is_cuda and query.dtype in _FLASH_DTYPES and not dropout and max_length_q is not None:
-        back = -1 if sliding_window is None else sliding_window - 1
-        queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
-        flash = varlen_attn(
-            queries,
-            keys,
-            values,
-            cu_seq_lens_q,
-            cu_seq_lens_q,
-            max_length_q,
-            max_length_q,
-            scale=scaling,
-            window_size=(back, 0 if is_causal else back),
-            enable_gqa=groups > 1,
+        output = _flash_attention(
+            query, key, value, cu_seq_lens_q, max_length_q, scaling=scaling, window=sliding_window, is_causal=is_causal
         )
-        assert isinstance(flash, torch.Tensor)  # noqa: S101 - a pair only where more is asked for
-        return flash[None], None
+        return output, None
+    output = _attention_by_sequence(
+        query, key, value, cu_seq_lens_q, dropout=dropout, scaling=scaling, window=sliding_window, is_causal=is_causal
+    )
+    return output, None
+
+
+def _flash_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    longest: int,
+    *,
+    scaling: float | None,
+    window: int | None,
+    is_causal: bool,
+) -> torch.Tensor:
+    """All packed sequences in one kernel."""
+    back = -1 if window is None else window - 1
+    queries, keys, values = (states[0].transpose(0, 1).contiguous() for states in (query, key, value))
+    output = varlen_attn(
+        queries,
+        keys,
+        values,
+        bounds,
+        bounds,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(back, 0 if is_causal else back),
+        enable_gqa=query.shape[1] > key.shape[1],
+    )
+    assert isinstance(output, torch.Tensor)  # noqa: S101 - a pair only where more is asked for
+    return output[None]
+
+
+def _attention_by_sequence(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    bounds: torch.Tensor,
+    *,
+    dropout: float,
+    scaling: float | None,
+    window: int | None,
+    is_causal: bool,
+) -> torch.Tensor:
+    """Each packed sequence by itself, with torch's fused kernel."""
+    groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
-    bounds = cu_seq_lens_q.tolist()
     outputs = []
-    for start, end in itertools.pairwise(bounds):
-        mask = _window_mask(end - start, sliding_window, query.device) if sliding_window else None
+    for start, end in itertools.pairwise(bounds.tolist()):
+        mask = _window_mask(end - start, window, query.device) if window else None
         outputs.append(
             functional.scaled_dot_product_attention(
                 query[:, :, start:end],
@@ -115,7 +150,7 @@ def packed_attention(
                 is_causal=is_causal and mask is None,
             )
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
 def use_packed_attention(model: Any) -> None:

@@ -62,6 +62,21 @@ class RunState:
     validation: list[tuple[int, float]] = field(default_factory=list)
     loss_scale: LossScale | None = None
 
+    def add_step(self, loss: float, *, num_tokens: int, num_counted: int, seconds: float) -> None:
+        """Count a step that is done.
+
+        Args:
+            loss: of the step.
+            num_tokens: tokens that all workers read in it.
+            num_counted: what the objective counted in it.
+            seconds: time that it took.
+        """
+        self.step += 1
+        self.num_tokens += num_tokens
+        self.num_counted += num_counted
+        self.seconds += seconds
+        self.losses.append(loss)
+
     @property
     def last_validation_loss(self) -> float | None:
         """Measured last; None before the first, or where it is not finite."""

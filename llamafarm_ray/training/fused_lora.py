@@ -28,7 +28,7 @@ def use_fused_lora(model: Any) -> int:
     """
     if not hasattr(model, "peft_config"):
         return 0
-    from peft.tuners.lora.layer import Linear  # noqa: PLC0415 - peft imports every quantization library there is
+    from peft.tuners.lora.layer import Linear  # peft imports every quantization library there is
 
     layers = [module for module in model.modules() if type(module) is Linear and _is_plain(module)]
     for layer in layers:

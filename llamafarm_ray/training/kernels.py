@@ -37,7 +37,7 @@ def use_fused_kernels(model: Any, wanted: Literal["auto"] | bool, device: torch.
                 hint="Install the extra gpu, or leave the key at auto.",
             )
         return False
-    from transformers.integrations.liger import apply_liger_kernel  # noqa: PLC0415 - Triton, which needs a GPU
+    from transformers.integrations.liger import apply_liger_kernel  # Triton, which needs a GPU
 
     apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
     return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -82,29 +82,14 @@ def train_steps(
         TrainingError: a loss or a gradient is not finite; the message names the step.
     """
     strategy.model.train()
-    place, overflows = strategy.place, 0
+    overflows = 0
     started = time.perf_counter()
     for window in windows:  # reading it is part of the step
-        seed_step(seed, state.step, place.rank)
+        seed_step(seed, state.step, strategy.place.rank)
         learning_rate = schedule.at(state.step)
         strategy.set_learning_rate(learning_rate)
-        batches = window.batches
-        num_tokens, count = strategy.sum(
-            [sum(batch.num_tokens for batch in batches), sum(objective.count(batch) for batch in batches)]
-        )
-        batches = [batch.to(place.device) for batch in batches]
-        contexts = objective.prepare(strategy, batches, count)
-
-        sums = _Sums(torch.zeros((), device=place.device, dtype=torch.float64))
-        for index, (batch, context) in enumerate(zip(batches, contexts, strict=True)):
-            with strategy.accumulating(last=index == len(batches) - 1):
-                with strategy.autocast():
-                    loss = objective.loss(strategy.model, batch, context)
-                # Strategies average gradients over workers; times their number that is a sum, which count divides.
-                strategy.backward(loss.total * (place.num_workers / count))
-            sums.add(loss.reported, loss.sums)
-        mean, metrics = sums.means(strategy, count)
-        _check_finite(mean, "loss", state.step + 1, learning_rate)
+        done = _accumulate_gradients(strategy, objective, window.batches)
+        _check_finite(done.loss, "loss", state.step + 1, learning_rate)
         grad_norm = strategy.step()
         if grad_norm is None:
             overflows += 1
@@ -116,25 +101,50 @@ def train_steps(
             _check_finite(grad_norm, "gradient", state.step + 1, learning_rate)
 
         seconds = time.perf_counter() - started
-        state.step += 1
-        state.num_tokens += int(num_tokens)
-        state.num_counted += int(count)
-        state.seconds += seconds
-        state.losses.append(mean)
+        state.add_step(done.loss, num_tokens=done.num_tokens, num_counted=done.num_counted, seconds=seconds)
         progress = Progress(
             step=state.step,
             total_steps=schedule.num_steps,
             epoch=window.epoch,
-            loss=mean,
+            loss=done.loss,
             learning_rate=learning_rate,
             grad_norm=grad_norm or 0.0,
-            tokens_per_s=num_tokens / seconds,
+            tokens_per_s=done.num_tokens / seconds,
             seconds=state.seconds,
-            metrics=metrics,
+            metrics=done.metrics,
         )
         if after_step(state, progress):
             return
         started = time.perf_counter()
+
+
+@dataclass(frozen=True, slots=True)
+class _Accumulated:
+    """What a step's micro-batches add up to, over all workers: mean loss, further figures, tokens, counted items."""
+
+    loss: float
+    metrics: dict[str, float]
+    num_tokens: int
+    num_counted: int
+
+
+def _accumulate_gradients(strategy: Strategy, objective: Objective, batches: Sequence[Batch]) -> _Accumulated:
+    """Add up the gradients of a step's micro-batches."""
+    place = strategy.place
+    num_tokens, count = strategy.sum(
+        [sum(batch.num_tokens for batch in batches), sum(objective.count(batch) for batch in batches)]
+    )
+    batches = [batch.to(place.device) for batch in batches]
+    contexts = objective.prepare(strategy, batches, count)
+    sums = _Sums(torch.zeros((), device=place.device, dtype=torch.float64))
+    for index, (batch, context) in enumerate(zip(batches, contexts, strict=True)):
+        with strategy.accumulating(last=index == len(batches) - 1):
+            with strategy.autocast():
+                loss = objective.loss(strategy.model, batch, context)
+            # Strategies average gradients over workers; times their number that is a sum, which count divides.
+            strategy.backward(loss.total * (place.num_workers / count))
+        sums.add(loss.reported, loss.sums)
+    return _Accumulated(*sums.means(strategy, count), int(num_tokens), int(count))
 
 
 @torch.no_grad()

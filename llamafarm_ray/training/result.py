@@ -1,4 +1,4 @@
-"""Progress of a run, and its result."""
+"""Progress of a run, what its workers bring home, and its result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from llamafarm_ray.types import ModelKind
 
-__all__ = ["Progress", "TrainingResult"]
+__all__ = ["Progress", "TrainingResult", "WorkerOutcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,31 @@ class Progress:
     mfu: float | None = None
     alerts: tuple[str, ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOutcome:
+    """The end of a worker's run; all workers have the same.
+
+    Args:
+        num_steps: optimizer steps done.
+        num_tokens: tokens read by all workers.
+        num_counted: number of items that the objective counted.
+        seconds: time spent.
+        losses: of each step.
+        validation_loss: of the weights that were saved; None where it was not measured, or is not finite.
+        num_workers: training processes.
+        num_trainable_parameters: of the method.
+    """
+
+    num_steps: int
+    num_tokens: int
+    num_counted: int
+    seconds: float
+    losses: list[float]
+    validation_loss: float | None
+    num_workers: int
+    num_trainable_parameters: int
 
 
 @dataclass(frozen=True, slots=True)

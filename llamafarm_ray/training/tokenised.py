@@ -9,7 +9,7 @@ import logging
 import math
 import pickle
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,13 +111,7 @@ def tokenise(
             table = step(few)
             num_rows, num_dropped, num_tokens, context_tokens = _count([table])
         if num_rows == 0:
-            raise InputError(
-                f"There is no {name} row that can be trained on"
-                + "".join(f"; {count} dropped: {reason}" for reason, count in num_dropped.items())
-                + ".",
-                hint="Give rows with an assistant turn, or a larger fine_tuning.training.max_length."
-                * bool(num_dropped),
-            )
+            raise _no_rows(name, num_dropped)
         if few is None:
             ordered = _sorted(made, num_blocks=math.ceil(num_tokens / _BLOCK_TOKENS))
             digest = _digest(_tables(ordered, ["order"]))
@@ -128,6 +122,12 @@ def tokenise(
             dataset = ray.data.from_arrow(table.select(list(COLUMNS)))
         dataset.context.execution_options.preserve_order = True
     return TokenisedData(dataset, digest, num_rows, num_tokens, context_tokens, num_dropped)
+
+
+def _no_rows(name: str, num_dropped: Mapping[str, int]) -> InputError:
+    dropped = "".join(f"; {count} dropped: {reason}" for reason, count in num_dropped.items())
+    hint = "Give rows with an assistant turn, or a larger fine_tuning.training.max_length." if num_dropped else ""
+    return InputError(f"There is no {name} row that can be trained on{dropped}.", hint=hint)
 
 
 def _few(rows: ray.data.Dataset) -> pa.Table | None:

@@ -37,7 +37,7 @@ from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.planning import Plan, make_plan
 from llamafarm_ray.training.publishing import check_output, publish
-from llamafarm_ray.training.result import Progress, TrainingResult
+from llamafarm_ray.training.result import Progress, TrainingResult, WorkerOutcome
 from llamafarm_ray.training.token_files import TokenStore
 from llamafarm_ray.training.unfinished import continue_or_begin, end_publication, has_checkpoint
 from llamafarm_ray.types import DeviceUse, ModelKind
@@ -136,7 +136,7 @@ def train(
                 tokens=tokens,
                 passes=passes,
             )
-        except (ray.exceptions.RayError, ray.exceptions.RaySystemError) as error:
+        except ray.exceptions.RayError as error:
             raise clean_error(error, "The rows could not be tokenised") from error
         store = CheckpointStore(
             Location(plan.job.checkpoints), fingerprint=plan.job.fingerprint, keep=plan.job.training.keep_checkpoints
@@ -194,7 +194,7 @@ def _run_to_end(
         failure = StorageError(f"The run's folder {folder.path} can't be written: {error}")
         _tell(plan.job, failure, note)
         raise failure from error
-    except Exception as error:
+    except Exception as error:  # whatever ends a run is told to its trackers, and raised again
         _tell(plan.job, error, note)
         raise
     except BaseException:  # the keyboard, or a signal: a stop, and no failure
@@ -239,7 +239,7 @@ def _run_workers(
     on_progress: Callable[[Progress], None] | None,
     note: Callable[[str], None],
     on_use: Callable[[DeviceUse], None] | None,
-) -> dict[str, Any]:
+) -> WorkerOutcome:
     """Run Ray Train in a thread, and pass its steps on in this one."""
     # On this machine: with another one the run would lose its driver's ear, and could not go on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -254,7 +254,7 @@ def _run_workers(
         _pass_on(plan, channel, on_progress, note, on_use)
     except ray.exceptions.RayError as error:
         raise ClusterError("The connection to Ray was lost while training.") from error
-    except BaseException:
+    except BaseException:  # a caller's hook may raise anything, and Ctrl-C comes at any point
         # Workers that wait for room in the cluster never hear of it; they end with the connection to it.
         if ray.get(channel.stop.remote()):
             wait([run], timeout=_STOP_S)
@@ -262,7 +262,7 @@ def _run_workers(
     finally:
         executor.shutdown(wait=False)
     lost: LlamaFarmError | None = None
-    outcome: dict[str, Any] = {}
+    outcome: WorkerOutcome | None = None
     try:
         outcome = run.result().return_value
     except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
@@ -271,6 +271,8 @@ def _run_workers(
     failure = ray.get(channel.failure.remote()) or lost
     if failure is not None:
         raise failure
+    if outcome is None:
+        raise ClusterError("The workers ended without a result.")
     return outcome
 
 
@@ -332,27 +334,27 @@ def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:
     )
 
 
-def _describe(config: Config, plan: Plan, outcome: dict[str, Any], lineage: Mapping[str, Any]) -> TrainingResult:
+def _describe(config: Config, plan: Plan, outcome: WorkerOutcome, lineage: Mapping[str, Any]) -> TrainingResult:
     job = plan.job
-    metrics = {"train_loss": outcome["losses"][-1]}
-    if outcome["validation_loss"] is not None:
-        metrics["validation_loss"] = outcome["validation_loss"]
+    metrics = {"train_loss": outcome.losses[-1]}
+    if outcome.validation_loss is not None:
+        metrics["validation_loss"] = outcome.validation_loss
     return TrainingResult(
         method=job.method,
         kind=_kind(job),
         objective=job.objective,
         strategy=job.strategy,
         reasons=plan.reasons,
-        num_workers=outcome["num_workers"],
+        num_workers=outcome.num_workers,
         precision=job.precision,
         num_rows=plan.train.num_rows,
         num_dropped=plan.train.num_dropped,
-        num_steps=outcome["step"],
-        num_tokens=outcome["num_tokens"],
-        num_counted=outcome["num_counted"],
-        num_trainable_parameters=outcome["num_trainable_parameters"],
-        seconds=outcome["seconds"],
-        losses=outcome["losses"],
+        num_steps=outcome.num_steps,
+        num_tokens=outcome.num_tokens,
+        num_counted=outcome.num_counted,
+        num_trainable_parameters=outcome.num_trainable_parameters,
+        seconds=outcome.seconds,
+        losses=outcome.losses,
         metrics=metrics,
         config=recorded(config),
         lineage=dict(lineage),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import os
 import random
@@ -45,7 +44,7 @@ from llamafarm_ray.training.notices import Notices
 from llamafarm_ray.training.objectives import Objective, find_objective
 from llamafarm_ray.training.observers import Observers
 from llamafarm_ray.training.output import output_to
-from llamafarm_ray.training.result import Progress
+from llamafarm_ray.training.result import Progress, WorkerOutcome
 from llamafarm_ray.training.run_meters import Devices
 from llamafarm_ray.training.schedule import Schedule
 from llamafarm_ray.training.strategies import Place, Strategy, find_strategy
@@ -54,7 +53,7 @@ from llamafarm_ray.training.stream import read_epoch
 __all__ = ["run_worker"]
 
 
-def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
+def run_worker(settings: dict[str, Any]) -> WorkerOutcome | None:
     """Ray Train's entry point: run the job, and turn whatever goes wrong into an error of ours.
 
     Args:
@@ -62,23 +61,23 @@ def run_worker(settings: dict[str, Any]) -> dict[str, Any]:
             datasets ``train`` and perhaps ``validation``: of Ray Data, or `TokenShards`.
 
     Returns:
-        The `RunState` as a dictionary, with ``num_trainable_parameters``; empty where the channel holds a failure.
+        the run's end; None where the channel holds a failure.
     """
     job, channel, rows = settings["job"], settings["channel"], settings["rows"]
     context = ray.train.get_context()
     rank = context.get_world_rank()
     try:
         if ray.get(channel.failure.remote()) is not None:
-            return {}  # another try would end the same way; the driver raises it
+            return None  # another try would end the same way; the driver raises it
         with output_to(job.folder.logs / f"worker-{rank}.log"):
             return _run_reported(job, channel, rows, rank, context.get_world_size())
     except ray.exceptions.RayActorError:
-        return {}  # the channel is gone, and with it the driver's word; it says so itself
+        return None  # the channel is gone, and with it the driver's word; it says so itself
 
 
 def _run_reported(
     job: TrainingJob, channel: Any, rows: Mapping[str, Any], rank: int, num_workers: int
-) -> dict[str, Any]:
+) -> WorkerOutcome:
     """Run the job, and tell the channel what no other try can mend."""
     heartbeat = Heartbeat(channel, _attempt(channel, rank, num_workers), rank)
     try:
@@ -160,7 +159,7 @@ class _Run:
         self._stopped_by_driver = False
         self._notices = Notices()
 
-    def run(self) -> dict[str, Any]:
+    def run(self) -> WorkerOutcome:
         """Train to the end."""
         job, strategy = self._job, self._strategy
         with self._heartbeat.slow("loading the model"):
@@ -177,7 +176,7 @@ class _Run:
             self._observers = self._open_observers(module, state)
         try:
             outcome = self._train(module, state)
-        except Exception as error:
+        except Exception as error:  # whatever it was, trackers hear that the run failed, and it is raised again
             # A lost worker's neighbours fail too, but the run is tried again.
             if self._observers is not None and not self._stopped_by_driver and not _is_lost_worker(error):
                 self._observers.fail()
@@ -191,7 +190,7 @@ class _Run:
             strategy.sum([0.0])  # all wait: a worker that ends early gives no sign of life
         return outcome
 
-    def _train(self, module: Any, state: RunState) -> dict[str, Any]:
+    def _train(self, module: Any, state: RunState) -> WorkerOutcome:
         job, strategy = self._job, self._strategy
         if state.step < job.num_steps and not _is_patience_over(state, job.training.early_stopping_patience):
             self._heartbeat.moved("training")
@@ -215,12 +214,16 @@ class _Run:
             self._reporter.flush()
         if self._observers is not None:
             self._observers.finish({"num_trainable_parameters": num_trainable})
-        return {
-            **dataclasses.asdict(state),
-            "num_trainable_parameters": num_trainable,
-            "num_workers": self._place.num_workers,
-            "validation_loss": state.last_validation_loss if saved_loss is None else saved_loss,
-        }
+        return WorkerOutcome(
+            num_steps=state.step,
+            num_tokens=state.num_tokens,
+            num_counted=state.num_counted,
+            seconds=state.seconds,
+            losses=state.losses,
+            validation_loss=state.last_validation_loss if saved_loss is None else saved_loss,
+            num_workers=self._place.num_workers,
+            num_trainable_parameters=num_trainable,
+        )
 
     def _take_best(self, state: RunState) -> float | None:
         """Put the weights of the lowest validation loss into the model. Returns that loss; None if they stay."""
@@ -235,17 +238,19 @@ class _Run:
                 return stored.validation_loss
         return None
 
+    def _on_any(self, *flags: bool) -> list[bool]:
+        """Return each flag, raised where it is raised on any worker."""
+        return [number > 0 for number in self._strategy.sum([float(flag) for flag in flags])]
+
     def _after_step(self, state: RunState, progress: Progress) -> bool:
         """Report, and do what is due. All workers call it, and decide alike."""
-        job, wishes = self._job, [0.0, 0.0, 0.0]
+        job, stops_early = self._job, False
         self._heartbeat.moved("training", state.step)
         if self._observers is not None and self._reporter is not None:
             seen = self._observers.step(progress)
             self._reporter.step(seen.progress or progress)
-            wishes[1] = float(seen.stop is not None)
-        wishes[0] = float(self._heartbeat.stop_asked)
-        wishes[2] = float(self._notices.is_due)
-        by_driver, early, look = (wish > 0 for wish in self._strategy.sum(wishes))
+            stops_early = seen.stop is not None
+        by_driver, early, look = self._on_any(self._heartbeat.stop_asked, stops_early, self._notices.is_due)
         preempted = look and self._notices.is_there_a_new_one()
 
         is_last = state.step == job.num_steps

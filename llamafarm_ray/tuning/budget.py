@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["Budget", "duration"]
+__all__ = ["Budget"]
 
 _SLACK = 1.1
 """Factor by which a trial may exceed its estimate."""
@@ -62,13 +62,3 @@ class Budget:
             return True
         usual = statistics.median(finished_s) * _SLACK if finished_s else 0.0
         return left > usual
-
-
-def duration(seconds: float) -> str:
-    """A length of time for people: ``45 s``, ``3 min 20 s``, ``1 h 05 min``."""
-    if seconds < 60:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:  # noqa: PLR2004
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

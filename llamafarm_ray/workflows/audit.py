@@ -11,6 +11,21 @@ from typing import Any
 
 from llamafarm_ray.registry import Event, RegistryApi
 from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
+from llamafarm_ray.registry.events import (
+    AliasMoved,
+    DatasetRegistered,
+    MetricsRecorded,
+    PolicySet,
+    PrincipalAdded,
+    QuotaSet,
+    Refused,
+    RolloutPaused,
+    RolloutResumed,
+    RolloutStarted,
+    RolloutStepped,
+    RolloutStopped,
+    VersionRegistered,
+)
 from llamafarm_ray.registry.policy import Policy
 from llamafarm_ray.registry.usage import Quota
 from llamafarm_ray.workflows.metrics import flat_metrics, short_name
@@ -18,6 +33,7 @@ from llamafarm_ray.workflows.metrics import flat_metrics, short_name
 __all__ = ["AuditEntry", "audit", "entries", "policy_rules", "quota_limits", "roles", "to_csv"]
 
 _COLUMNS = ("time", "sequence", "principal", "action", "target", "reason", "details")
+_RolloutEvent = RolloutStarted | RolloutStepped | RolloutPaused | RolloutResumed | RolloutStopped
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _OF_MODELS = {
     Action.READ,
@@ -204,7 +220,7 @@ class _Teller:
             )
         return _OTHERS[event.type](event)
 
-    def _moved(self, event: Any) -> _Told:
+    def _moved(self, event: AliasMoved) -> _Told:
         before = self.pointed.get((event.model, event.alias))
         self.pointed[event.model, event.alias] = event.version
         steps = f"{event.alias}: {before} -> {event.version}" if before else f"{event.alias}: {event.version}"
@@ -212,16 +228,16 @@ class _Teller:
         return _Told(action, f"{event.model}:{event.version}", steps, event.model, event.alias)
 
 
-def _get(event: Any, name: str) -> str:
+def _get(event: Event, name: str) -> str:
     return str(getattr(event, name))
 
 
-def _registered(event: Any) -> str:
+def _registered(event: VersionRegistered) -> str:
     said = (event.kind, event.method, event.base_model and f"on {event.base_model}", event.manifest[7:19])
     return " ".join(part for part in said if part)
 
 
-def _metrics(event: Any) -> str:
+def _metrics(event: MetricsRecorded) -> str:
     flat = [f"{short_name(name)} {value:g}" for name, value in flat_metrics(event.metrics).items()]
     more = f" and {len(flat) - _MAX_METRICS} more" if len(flat) > _MAX_METRICS else ""
     return ", ".join(flat[:_MAX_METRICS]) + more
@@ -239,7 +255,7 @@ _ABOUT_VERSIONS: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 
 
-def _refused(event: Any) -> _Told:
+def _refused(event: Refused) -> _Told:
     is_of_model = event.action in _OF_MODELS
     name, _, alias = event.target.partition("@")
     return _Told(
@@ -251,22 +267,22 @@ def _refused(event: Any) -> _Told:
     )
 
 
-def _policy_set(event: Any) -> _Told:
+def _policy_set(event: PolicySet) -> _Told:
     rules = "; ".join(f"{name} {value}" for name, value in policy_rules(event.policy).items())
     return _Told("policy set", event.alias, rules or "no rules")
 
 
-def _quota_set(event: Any) -> _Told:
+def _quota_set(event: QuotaSet) -> _Told:
     limits = "; ".join(f"{name} {value}" for name, value in quota_limits(event.quota).items())
     return _Told("quota set", _NAMESPACES.get(event.namespace, event.namespace), limits or "no limits")
 
 
-def _rollout_started(event: Any) -> _Told:
+def _rollout_started(event: RolloutStarted) -> _Told:
     details = f"{event.baseline} -> {event.candidate}, {event.plan.kind.replace('_', '-')}"
     return _of_rollout("rollout started", event, details)
 
 
-def _of_rollout(action: str, event: Any, details: str = "") -> _Told:
+def _of_rollout(action: str, event: _RolloutEvent, details: str = "") -> _Told:
     return _Told(
         action,
         f"{event.model}@{event.alias}",
@@ -276,12 +292,12 @@ def _of_rollout(action: str, event: Any, details: str = "") -> _Told:
     )
 
 
-def _dataset(event: Any) -> _Told:
+def _dataset(event: DatasetRegistered) -> _Told:
     counts = f"{event.num_train} to train, {event.num_validation} held out, of {len(event.documents)} documents"
     return _Told("dataset registered", event.name, counts)
 
 
-def _added(event: Any) -> _Told:
+def _added(event: PrincipalAdded) -> _Told:
     until = f", until {event.expires:%Y-%m-%d %H:%M} UTC" if event.expires else ""
     return _Told("principal added", event.name, roles(event.grants) + until)
 

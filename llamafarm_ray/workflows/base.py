@@ -26,8 +26,8 @@ def fetch_everywhere(base: BaseModel, home: str) -> None:
         InputError: a node keeps it in another folder.
         LlamaFarmError: a node can't fetch it.
     """
-    import ray  # noqa: PLC0415  (not needed to look at a base model)
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: PLC0415
+    import ray  # not needed to look at a base model
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if not ray.is_initialized():
         return

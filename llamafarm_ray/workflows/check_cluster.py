@@ -33,7 +33,7 @@ def check_cluster(address: str | None) -> tuple[list[Finding], str]:
             raise InputError(f"Nothing answers at {address}.", hint="Is it the dashboard's address?")
         return findings([this_node()], asked), f"{address} from outside, and this machine"
     with connect(address) as cluster:
-        from ray.exceptions import RayError  # noqa: PLC0415  (imported by connect)
+        from ray.exceptions import RayError  # imported by connect
 
         try:
             nodes = nodes_of_cluster()

@@ -17,12 +17,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.clusters.local_ray import default, local_ray, on_loopback, prepare_environment
+from llamafarm_ray.clusters.local_ray import default, local_ray, prepare_environment
+from llamafarm_ray.clusters.ray_private import (
+    node_address,
+    on_loopback,
+    raylet_off_stdout,
+    take_own_token,
+    token_shown,
+)
 from llamafarm_ray.clusters.standing import StandingRay, find
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.serving.ray_serve.token import close_token
 
-__all__ = ["LOCAL", "ClusterInfo", "connect", "connect_if_up", "inside_job", "is_job_server", "quiet", "starts_own_ray"]
+__all__ = [
+    "LOCAL",
+    "ClusterInfo",
+    "connect",
+    "connect_if_up",
+    "ended_by_sigterm",
+    "inside_job",
+    "is_job_server",
+    "quiet",
+    "starts_own_ray",
+]
 
 LOCAL = "local"
 """The address that asks for a Ray of the command's own."""
@@ -70,7 +87,7 @@ def connect(
         ClusterError: Ray answers but can't be used, or can't be started.
     """
     prepare_environment()
-    import ray  # noqa: PLC0415  (after the environment that its parts read when they are imported)
+    import ray  # after the environment that its parts read when they are imported
 
     if ray.is_initialized():  # a job, a test or a notebook brought its own
         yield _info("", started_here=False)
@@ -93,7 +110,7 @@ def connect(
             stack.callback(ray.shutdown)
             dashboard = _join(str(address))
         quiet()
-        with _raylet_off_stdout(), _ended_by_sigterm():
+        with raylet_off_stdout(), ended_by_sigterm():
             yield _info(dashboard or "", started_here=is_own, is_local=is_own or standing is not None)
 
 
@@ -118,12 +135,12 @@ def _what_starts(address: str | None, standing: StandingRay | None) -> str:
 @contextmanager
 def _joined_standing(standing: StandingRay) -> Iterator[str | None]:
     """Connect to a Ray that stays, and give its dashboard's address; None if it ends just now."""
-    import ray  # noqa: PLC0415
+    import ray
 
-    from llamafarm_ray.clusters.environment import runtime_environment  # noqa: PLC0415
+    from llamafarm_ray.clusters.environment import runtime_environment
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_token(standing.token))
+        stack.enter_context(token_shown(standing.token))
         stack.enter_context(default("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0"))
         stack.callback(ray.shutdown)
         try:
@@ -158,33 +175,6 @@ def _import(module: str) -> None:
         importlib.import_module(module)
 
 
-@contextmanager
-def _token(token: str) -> Iterator[None]:
-    """Show Ray this token for the time of a block, also in a process that has imported Ray already."""
-    from ray._private.authentication.authentication_token_setup import (  # noqa: PLC0415
-        AuthenticationTokenLoader,
-        Config,
-    )
-
-    given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
-    before = {name: os.environ.get(name) for name in given}
-
-    def read_again() -> None:
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
-
-    os.environ.update(given)
-    read_again()
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
-        read_again()
-
-
 def is_job_server(address: str) -> bool:
     """Return True if an address is a dashboard's, which takes jobs, instead of the cluster's own."""
     return address.startswith(("http://", "https://"))
@@ -207,23 +197,8 @@ def quiet() -> None:
 
 
 @contextmanager
-def _raylet_off_stdout() -> Iterator[None]:
-    """Keep what raylets say to drivers ("8 PYTHON worker processes have been started") out of a command's output.
-
-    ``log_to_driver`` does not, and it goes to stdout, where ``--json`` has its answer. It is in Ray's own logs too.
-    """
-    from ray._private import worker  # noqa: PLC0415
-
-    before, worker._worker_logs_enabled = worker._worker_logs_enabled, False  # noqa: SLF001
-    try:
-        yield
-    finally:
-        worker._worker_logs_enabled = before  # noqa: SLF001
-
-
-@contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as an exception does, so that what was started here is stopped too."""
+def ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception does, so that what has to follow it still does."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -236,8 +211,8 @@ def _ended_by_sigterm() -> Iterator[None]:
 
 def _join(address: str, *, runtime_env: dict[str, Any] | None = None) -> str:
     """Connect, and return the dashboard's address."""
-    import ray  # noqa: PLC0415
-    from ray.exceptions import RayError  # noqa: PLC0415
+    import ray
+    from ray.exceptions import RayError
 
     if is_job_server(address):
         raise InputError(
@@ -298,24 +273,12 @@ def _take_own_token() -> None:
     It asks for the token by default, and who gives its address has to say ``RAY_AUTH_MODE=token`` otherwise. A cluster
     on other machines is shown the token only where that is said.
     """
-    from ray._private.authentication.authentication_token_setup import (  # noqa: PLC0415
-        maybe_enable_token_auth_if_token_available,
-    )
-
     close_token()
-    logger = logging.getLogger("ray._private.authentication.authentication_token_setup")
-    before = logger.level
-    logger.setLevel(logging.ERROR)  # it says that it found the token
-    try:
-        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
-    finally:
-        logger.setLevel(before)
+    take_own_token()
 
 
 def _is_on_loopback_alone(address: str) -> bool:
     """Return True if a Ray of this machine was started by :mod:`llamafarm_ray.clusters.local_ray`, not `ray start`."""
-    from ray._private import services  # noqa: PLC0415
-
     host, _, port = address.rpartition(":")
     try:
         if not ipaddress.ip_address(socket.gethostbyname(host)).is_loopback:
@@ -323,14 +286,14 @@ def _is_on_loopback_alone(address: str) -> bool:
     except OSError:
         return False
     try:
-        socket.create_connection((services.get_node_ip_address(), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        socket.create_connection((node_address(), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
     except OSError:
         return True
     return False
 
 
 def _info(dashboard: str, *, started_here: bool, is_local: bool = False) -> ClusterInfo:
-    import ray  # noqa: PLC0415
+    import ray
 
     address = ray.get_runtime_context().gcs_address
     return ClusterInfo(address, f"http://{dashboard}" if dashboard else "", started_here, is_local)

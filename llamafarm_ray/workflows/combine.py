@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llamafarm_ray.errors import UserError, did_you_mean
-from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.registry import BaseModel, RegistryApi
 from llamafarm_ray.training.methods.merging import COMBINATIONS, Combined, check_combinable, combine_adapters
-from llamafarm_ray.workflows.parents import find_parent, new_folder, write_record
+from llamafarm_ray.workflows.parents import Parent, find_parent, new_folder, write_record
 
 __all__ = ["CombinedAdapter", "combine"]
 
@@ -72,14 +72,7 @@ def combine(
     parents = [find_parent(registry, model, base_model) for model in models]
     counts = list(weights) if weights is not None else [1 / len(parents)] * len(parents)
     check_combinable([parent.folder for parent in parents], counts, method, density)
-    base = parents[0].base
-    for parent in parents[1:]:
-        if parent.base.digest != base.digest:
-            raise UserError(
-                f"{parents[0].reference} was trained on {base.reference}, and {parent.reference} on another base, "
-                f"{parent.base.reference}.",
-                hint="Combine adapters of one base.",
-            )
+    base = _common_base(parents)
     with new_folder(output, overwrite=overwrite) as folder:
         check = combine_adapters(
             base.folder,
@@ -92,17 +85,29 @@ def combine(
             seed=seed,
         )
         names = [parent.reference for parent in parents]
+        density_used = {"density": density} if density is not None else {}
         lineage = {
             "base_model": base.reference,
             "base_digest": base.digest,
             "derived_from": [parent.digest for parent in parents],
-            "parameters": {
-                "combination": method,
-                "parents": names,
-                "weights": counts,
-                **({"density": density} if density is not None else {}),
-                "r": check.r,
-            },
+            "parameters": {"combination": method, "parents": names, "weights": counts, **density_used, "r": check.r},
         }
         write_record(folder, method="lora", made_by="combine", lineage=lineage, check=asdict(check))
     return CombinedAdapter(output, names, counts, method, base.reference, check)
+
+
+def _common_base(parents: Sequence[Parent]) -> BaseModel:
+    """Return the base model of all parents.
+
+    Raises:
+        UserError: they have several.
+    """
+    first = parents[0]
+    for parent in parents[1:]:
+        if parent.base.digest != first.base.digest:
+            raise UserError(
+                f"{first.reference} was trained on {first.base.reference}, and {parent.reference} on another base, "
+                f"{parent.base.reference}.",
+                hint="Combine adapters of one base.",
+            )
+    return first.base

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from llamafarm_ray.config import Config
+from llamafarm_ray.config import Deployment as DeploymentConfig
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, DeploymentError, InputError
 from llamafarm_ray.registry import (
     BaseModel,
@@ -181,12 +182,11 @@ def deploy(
     """
     base = check_deployment(config, registry)
     _check_record(registry, cluster)
-    from ray import serve  # noqa: PLC0415  (reads the environment that `connect` has set)
-    from ray.exceptions import RayError  # noqa: PLC0415
+    from ray import serve  # reads the environment that `connect` has set
+    from ray.exceptions import RayError
 
-    from llamafarm_ray.serving.application import arguments, build  # noqa: PLC0415
-    from llamafarm_ray.serving.deployment.rollout_actor import start_controller  # noqa: PLC0415
-    from llamafarm_ray.serving.ray_serve.state import http_address, url_of  # noqa: PLC0415
+    from llamafarm_ray.serving.application import arguments, build
+    from llamafarm_ray.serving.ray_serve.state import http_address, url_of
 
     quiet()
     started = time.monotonic()
@@ -199,11 +199,10 @@ def deploy(
             _run(application, lambda: on_progress and on_progress("starting the engine", time.monotonic() - started))
     except (RayError, RuntimeError, TimeoutError) as error:
         said = []
-        with contextlib.suppress(Exception):  # it may not have come that far
+        with contextlib.suppress(Exception):  # it may not have come that far, and the first error is the one to tell
             said = _messages(serve.status().applications[APPLICATION])
             if not replaced:
-                serve.delete(APPLICATION)
-                withdraw(registry, APPLICATION, cluster.address)  # a replica may have come as far as that
+                _undo(registry, cluster)
         raise DeploymentError(f"Ray Serve could not start: {_last_line(str(error), said)}") from error
     url = url_of(APPLICATION)
     if url is None:
@@ -212,9 +211,26 @@ def deploy(
         models = _wait_until_ready(url, started, on_progress)
     except BaseException:
         if not replaced:  # what ran before is worth more than a clean table
-            serve.delete(APPLICATION)
-            withdraw(registry, APPLICATION, cluster.address)  # a replica may have come as far as that
+            _undo(registry, cluster)
         raise
+    rollouts = _record_and_roll_out(wanted, registry, cluster, base, url)
+    return Deployment(url, base.name, models, time.monotonic() - started, rollouts)
+
+
+def _undo(registry: RegistryApi, cluster: ClusterInfo) -> None:
+    """Take the application off Serve, and off the record that a replica may have written already."""
+    from ray import serve
+
+    serve.delete(APPLICATION)
+    withdraw(registry, APPLICATION, cluster.address)
+
+
+def _record_and_roll_out(
+    wanted: DeploymentConfig, registry: RegistryApi, cluster: ClusterInfo, base: BaseModel, url: str
+) -> tuple[str, ...]:
+    """Record the deployment, start the controller of rollouts and begin those asked for; return their ids."""
+    from llamafarm_ray.serving.deployment.rollout_actor import start_controller
+
     recorded = DeploymentRecorded(
         application=APPLICATION,
         base_model=base.name,
@@ -229,12 +245,11 @@ def deploy(
         token = Identity.from_environment().token
         start_controller(registry.home.uri, APPLICATION, base.digest, token=token, replace=True)
         rollouts = roll_out(registry, wanted.adapters, wanted.rollout, reason="deploy") if wanted.strategy else []
-    except BaseException:
-        if cluster.started_here:  # it ends with this command
+    except BaseException:  # Ctrl-C too: the record must not outlive a cluster that ends with this command
+        if cluster.started_here:
             withdraw(registry, APPLICATION, cluster.address)
         raise
-    ids = tuple(rollout.id for rollout in rollouts)
-    return Deployment(url, base.name, models, time.monotonic() - started, ids)
+    return tuple(rollout.id for rollout in rollouts)
 
 
 def _check_record(registry: RegistryApi, cluster: ClusterInfo) -> None:
@@ -257,10 +272,10 @@ def _serve_started(host: str, port: int, cluster: ClusterInfo) -> Iterator[None]
         InputError: the port is in use.
         ConflictError: a Serve that runs already listens elsewhere.
     """
-    from ray import serve  # noqa: PLC0415
-    from ray.serve.config import HTTPOptions  # noqa: PLC0415
+    from ray import serve
+    from ray.serve.config import HTTPOptions
 
-    from llamafarm_ray.serving.ray_serve.state import http_address  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.state import http_address
 
     running = http_address()
     if running is not None and running[1] != port:
@@ -285,7 +300,7 @@ def _serve_started(host: str, port: int, cluster: ClusterInfo) -> Iterator[None]
 
 def _run(application: Application, on_wait: Callable[[], object]) -> None:
     """``serve.run`` returns once replicas run; people want to see meanwhile that it lives."""
-    from ray import serve  # noqa: PLC0415
+    from ray import serve
 
     with ThreadPoolExecutor(max_workers=1) as pool:
         run = pool.submit(serve.run, application, name=APPLICATION, route_prefix="/")
@@ -295,7 +310,7 @@ def _run(application: Application, on_wait: Callable[[], object]) -> None:
 
 
 def _wait_until_ready(url: str, started: float, on_progress: Callable[[str, float], None] | None) -> tuple[str, ...]:
-    from ray import serve  # noqa: PLC0415
+    from ray import serve
 
     deadline = started + _READY_S
     status = "DEPLOYING"

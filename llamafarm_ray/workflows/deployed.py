@@ -136,7 +136,7 @@ def running_of(found: Iterable[DeploymentRecorded], registry: RegistryApi) -> li
 
     A record can be older than what runs at its address, and that can be another registry's by the same name.
     """
-    from llamafarm_ray.serving.ray_serve.state import home_of, is_serving  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.state import home_of, is_serving
 
     return [one for one in found if home_of(one.application) == registry.home.uri and is_serving(one.application)]
 
@@ -151,8 +151,8 @@ def load(running: Iterable[DeploymentRecorded], record: VersionRecord) -> list[s
         DeploymentError: a replica could not load it.
         UserError: an engine refuses it.
     """
-    from llamafarm_ray.serving.ray_serve.replicas import load_everywhere  # noqa: PLC0415
-    from llamafarm_ray.serving.ray_serve.state import url_of  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.replicas import load_everywhere
+    from llamafarm_ray.serving.ray_serve.state import url_of
 
     quiet()
     awake = [one for one in running if load_everywhere(one.application, record.ref)]

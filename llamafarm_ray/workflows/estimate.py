@@ -6,7 +6,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -130,9 +130,6 @@ def estimate_run(
     tuning, training = config.fine_tuning, _decided(config, rows, passes)
     num_workers = tuning.distributed.num_workers or 1
     machine = Machine.of_table(gpu, num_workers, tables) if gpu else Machine.this_one(num_workers, tables)
-    precision = training.precision
-    if precision == "auto":
-        precision = "bf16" if machine.has_bf16 else "fp16" if machine.kind == "cuda" else "fp32"
     max_length = min(training.max_length or config.dataset.preprocessing.max_length, shape.max_positions or 2**31)
     setup = Setup.of_config(
         method="lora" if tuning.method == "auto" else tuning.method,
@@ -141,20 +138,14 @@ def estimate_run(
         distributed=tuning.distributed,
         strategy=_plain_strategy(str(tuning.distributed.strategy), num_workers),
         num_workers=num_workers,
-        precision=precision,
+        precision=_precision(training.precision, machine),
         max_length=max_length,
         device=machine.kind,
         packed=training.padding_free is not False and tuning.method != "prefix_tuning",
     )
     setup = _decide(shape, setup, machine, config, notes)
     num_tokens = _PRICED_TOKENS if rows is None else _tokens_of_run(training, setup, rows)
-    notes.append(
-        f"Time: {machine.assumption}; rows are counted as {max_length} tokens each, so shorter ones take less."
-    )
-    if rows is None:
-        notes.append("The number of rows is not known (--rows): time and cost are those of a million tokens.")
-    if machine.price_note:
-        notes.append(f"Prices: {machine.price_note}. They change: look them up before you rely on them.")
+    notes += _assumptions(machine, max_length, rows)
     memory = estimate_memory(shape, setup)
     found = verdict(memory, machine.memory_bytes)
     return RunEstimate(
@@ -169,6 +160,22 @@ def estimate_run(
         options=recommend(shape, setup, machine, tables, num_tokens=num_tokens) if all_options else [],
         notes=notes,
     )
+
+
+def _precision(asked: str, machine: Machine) -> str:
+    """Return the number format that a run computes in, where ``auto`` is the machine's best."""
+    if asked != "auto":
+        return asked
+    return "bf16" if machine.has_bf16 else "fp16" if machine.kind == "cuda" else "fp32"
+
+
+def _assumptions(machine: Machine, max_length: int, num_rows: int | None) -> Iterator[str]:
+    """Yield what time and cost rest on."""
+    yield f"Time: {machine.assumption}; rows are counted as {max_length} tokens each, so shorter ones take less."
+    if num_rows is None:
+        yield "The number of rows is not known (--rows): time and cost are those of a million tokens."
+    if machine.price_note:
+        yield f"Prices: {machine.price_note}. They change: look them up before you rely on them."
 
 
 def try_estimate(config: Config, open_registry: Callable[[], RegistryApi]) -> RunEstimate | str:
@@ -286,8 +293,8 @@ def _count_rows(dataset: str | None) -> tuple[int | None, int]:
     """Return the number of training records of a dataset on this machine, None if it can't be read, and its passes."""
     if dataset is None:
         return None, 1
-    from llamafarm_ray.data.reading import describe_built, is_built  # noqa: PLC0415 - pyarrow, which few estimates need
-    from llamafarm_ray.data.records import find_records, read_records  # noqa: PLC0415 - likewise
+    from llamafarm_ray.data.reading import describe_built, is_built  # pyarrow, which few estimates need
+    from llamafarm_ray.data.records import find_records, read_records
 
     path = Path(dataset).expanduser()
     try:

@@ -6,13 +6,11 @@ import json
 import logging
 import os
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.clusters.facts import dashboard_of
 from llamafarm_ray.clusters.job_token import sealed
@@ -23,14 +21,12 @@ from llamafarm_ray.serving.ray_serve.token import read_token
 from llamafarm_ray.workflows.cluster import inside_job, is_job_server
 from llamafarm_ray.workflows.job_package import WorkingDirectory
 from llamafarm_ray.workflows.job_request import CONFIG, JobRequest, command_of, folder_of, table_of
+from llamafarm_ray.workflows.time_limit import within
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
-__all__ = ["REQUEST_S", "JobServer", "SubmittedJob", "job_server_of", "within"]
-
-_T = TypeVar("_T")
-
+__all__ = ["REQUEST_S", "JobServer", "SubmittedJob", "job_server_of"]
 
 REQUEST_S = 20.0
 """Timeout in seconds of a call to the job server."""
@@ -76,7 +72,7 @@ class JobServer:
     """
 
     def __init__(self, address: str) -> None:
-        from ray.job_submission import JobSubmissionClient  # noqa: PLC0415  (only when a job is submitted)
+        from ray.job_submission import JobSubmissionClient  # only when a job is submitted
 
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
             logging.getLogger(name).setLevel(logging.WARNING)
@@ -184,7 +180,7 @@ class JobServer:
 
     def _explained(self, error: Exception, what: str) -> AccessDeniedError | ClusterError:
         """An error of Ray's client as one of ours."""
-        from ray.exceptions import AuthenticationError  # noqa: PLC0415  (it is there by now)
+        from ray.exceptions import AuthenticationError  # it is there by now
 
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         said = (lines[0] if lines else type(error).__name__)[:300].rstrip(".")
@@ -208,27 +204,6 @@ def _without_other_addresses() -> Iterator[None]:
 
 def _failures() -> tuple[type[Exception], ...]:
     """Return the errors of Ray's job client for its own and the server's mistakes."""
-    from ray.exceptions import RayError  # noqa: PLC0415  (it is there by now)
+    from ray.exceptions import RayError  # it is there by now
 
     return RayError, OSError, RuntimeError, ValueError, TypeError, KeyError
-
-
-def within(seconds: float, call: Callable[[], _T]) -> _T:
-    """The result of a call that must come soon: Ray's job client waits for ever.
-
-    Raises:
-        TimeoutError: it did not.
-    """
-    future: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001  (raised again where it is waited for)
-            future.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return future.result(timeout=seconds)
-    except TimeoutError:
-        raise TimeoutError(f"no answer within {seconds:.0f} s") from None

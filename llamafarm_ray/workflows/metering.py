@@ -24,6 +24,6 @@ def meter_of(config: Config, registry: RegistryApi, work: Work, *, name: str | N
 
 def _cluster_gpu() -> str:
     """Return the type of the connected cluster's GPUs."""
-    import ray  # noqa: PLC0415  (builds from rows need none)
+    import ray  # builds from rows need none
 
     return gpu_name(ray.cluster_resources())

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
 
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError, UserError
 from llamafarm_ray.registry import DeploymentRecorded, RegistryApi, VersionRecord, check_alias
@@ -17,10 +13,9 @@ from llamafarm_ray.registry.commands import Context, MoveAlias, Rollback
 from llamafarm_ray.registry.events import AliasMoved
 from llamafarm_ray.registry.identity import Identity, name_of
 from llamafarm_ray.types import ModelRef, Version
+from llamafarm_ray.workflows.time_limit import within
 
 __all__ = ["Moved", "promote", "rollback"]
-
-T = TypeVar("T")
 
 _AT_ONCE = "`--now` moves it without loading anything first."
 _URGENT_S = 30.0
@@ -119,7 +114,7 @@ def _move(
         notes += told.notes
     record = _submit(registry, command, reason)
     if urls:
-        from llamafarm_ray.workflows.deployed import confirm  # noqa: PLC0415
+        from llamafarm_ray.workflows.deployed import confirm
 
         try:
             confirm(urls, f"{record.registered.model}@{command.alias}", record.ref)
@@ -150,11 +145,11 @@ def _load(
     is_urgent: bool,
 ) -> _Loaded:
     """Have the replicas of one cluster load a version, as far as they are there; an urgent one for a while only."""
-    from ray.exceptions import RayError  # noqa: PLC0415  (only who deploys needs it)
-    from ray.serve.exceptions import RayServeException  # noqa: PLC0415
+    from ray.exceptions import RayError  # only who deploys needs it
+    from ray.serve.exceptions import RayServeException
 
-    from llamafarm_ray.workflows.cluster import connect, connect_if_up  # noqa: PLC0415
-    from llamafarm_ray.workflows.deployed import load, running_of  # noqa: PLC0415
+    from llamafarm_ray.workflows.cluster import connect, connect_if_up
+    from llamafarm_ray.workflows.deployed import load, running_of
 
     def load_there() -> _Loaded:
         running = running_of(found, registry)
@@ -168,7 +163,7 @@ def _load(
         elif trouble := stack.enter_context(connect_if_up(address)):
             return _Loaded.not_first(trouble)
         try:
-            return _within(_URGENT_S, load_there) if is_urgent else load_there()
+            return within(_URGENT_S, load_there) if is_urgent else load_there()
         except (DeploymentError, RayError, RayServeException, TimeoutError) as error:
             if is_urgent:
                 late = f"not within {_URGENT_S:g} s" if isinstance(error, TimeoutError) else _first_line(error)
@@ -176,24 +171,6 @@ def _load(
             if isinstance(error, DeploymentError):
                 raise
             raise DeploymentError(f"{wanted.ref} could not be loaded: {_first_line(error)}") from error
-
-
-def _within(seconds: float, call: Callable[[], T]) -> T:
-    """Return a call's result if it comes in time; leave behind a call that hangs, as Ray's do where nobody answers.
-
-    Raises:
-        TimeoutError: it doesn't.
-    """
-    result: Future[T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call())
-        except Exception as error:  # noqa: BLE001  (raised again below)
-            result.set_exception(error)
-
-    threading.Thread(target=run, name="llamafarm-load", daemon=True).start()
-    return result.result(seconds)
 
 
 def _first_line(error: Exception) -> str:
@@ -219,7 +196,7 @@ def _deployments(registry: RegistryApi, record: VersionRecord) -> list[Deploymen
     recorded = registry.state.deployments
     if not recorded:  # what serving imports takes half a second
         return []
-    from llamafarm_ray.workflows.deployed import serving  # noqa: PLC0415
+    from llamafarm_ray.workflows.deployed import serving
 
     return serving(record, [recorded[name] for name in sorted(recorded)], registry)
 

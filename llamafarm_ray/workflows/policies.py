@@ -131,7 +131,7 @@ def _key(text: str) -> Digest:
     path = Path(text)
     if not path.is_file() and text.startswith("sha256:"):
         return Digest(text)
-    from llamafarm_ray.registry.signing import key_digest  # noqa: PLC0415  (few ask for signatures)
+    from llamafarm_ray.registry.signing import key_digest  # few ask for signatures
 
     try:
         return key_digest(path.read_text(encoding="utf-8"))

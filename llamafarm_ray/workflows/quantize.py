@@ -136,9 +136,7 @@ def quantize(
     """
     device: Device = "cuda" if torch.cuda.is_available() else "cpu"
     is_auto = scheme.lower() == AUTO
-    schemes = servable_here(device) if is_auto else [find_scheme(scheme)]
-    if not is_auto:
-        check_calibration(schemes[0], calibration=calibration is not None)
+    schemes = servable_here(device) if is_auto else [_one_scheme(scheme, calibration)]
     goal = Budget.parse(budget or DEFAULT_BUDGET) if budget or is_auto else None
     with new_folder(output, overwrite=overwrite) as folder, opened_model(registry, model, folder.parent) as source:
         texts = _texts(calibration, source) if calibration else ()
@@ -165,6 +163,12 @@ def quantize(
     return QuantizedModel(
         output, model, source.digest, chosen.source_bytes, chosen.scheme.name, chosen.num_samples, rows, notes
     )
+
+
+def _one_scheme(name: str, calibration: Path | None) -> Scheme:
+    scheme = find_scheme(name)
+    check_calibration(scheme, calibration=calibration is not None)
+    return scheme
 
 
 def _one(

@@ -166,8 +166,18 @@ def _registered(
     )
 
 
-def register_trained(registry: RegistryApi, config: Config, folder: Path) -> VersionRecord:
-    """Register what a configuration trained, under the name and with the words it gives."""
+def register_trained(registry: RegistryApi, config: Config, folder: Path, *, run: str | None = None) -> VersionRecord:
+    """Register what a configuration trained, under the name and with the words it gives.
+
+    Args:
+        registry: registry that gets the version.
+        config: the configuration.
+        folder: the model's files.
+        run: the training run that made it.
+
+    Raises:
+        UserError: as `register`.
+    """
     asked = Registration(
         folder=folder,
         name=config.name,
@@ -176,6 +186,7 @@ def register_trained(registry: RegistryApi, config: Config, folder: Path) -> Ver
         description=config.description,
         license=config.license,
         tags=config.tags,
+        run=run,
     )
     with step("register", {"llamafarm.model": config.name}):
         return register(registry, asked)

@@ -57,8 +57,8 @@ def controllers(registry: RegistryApi, address: str | None = None) -> Iterator[C
     if not registry.refresh().deployments:  # nobody waits for Ray where nothing is deployed
         yield lambda: Heard(trouble="Nothing is deployed.")
         return
-    from llamafarm_ray.workflows.cluster import connect, connect_if_up  # noqa: PLC0415
-    from llamafarm_ray.workflows.status import cluster_of  # noqa: PLC0415
+    from llamafarm_ray.workflows.cluster import connect, connect_if_up
+    from llamafarm_ray.workflows.status import cluster_of
 
     if address is not None:
         with connect(address):
@@ -69,12 +69,12 @@ def controllers(registry: RegistryApi, address: str | None = None) -> Iterator[C
 
 
 def _ask(registry: RegistryApi) -> Heard:
-    import ray  # noqa: PLC0415
-    from pydantic import ValidationError  # noqa: PLC0415
-    from ray.exceptions import RayError  # noqa: PLC0415
+    import ray
+    from pydantic import ValidationError
+    from ray.exceptions import RayError
 
-    from llamafarm_ray.serving.deployment.rollout_actor import controller_actor  # noqa: PLC0415
-    from llamafarm_ray.serving.rollouts.progress import RolloutProgress  # noqa: PLC0415
+    from llamafarm_ray.serving.deployment.rollout_actor import controller_actor
+    from llamafarm_ray.serving.rollouts.progress import RolloutProgress
 
     found: dict[str, RolloutProgress] = {}
     troubles = []

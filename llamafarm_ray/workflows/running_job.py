@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING
 
 from llamafarm_ray.errors import ClusterError
-from llamafarm_ray.workflows.job_server import REQUEST_S, JobServer, within
+from llamafarm_ray.workflows.job_server import REQUEST_S, JobServer
+from llamafarm_ray.workflows.time_limit import within
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails
@@ -120,7 +121,7 @@ class RunningJob:
 
     def _read(self, arriving: queue.SimpleQueue[str | bool]) -> None:
         """Put a job's output, from its first character, into a queue, and then whether it came to its end."""
-        import aiohttp  # noqa: PLC0415  (part of Ray's job client)
+        import aiohttp  # part of Ray's job client
 
         async def read() -> None:
             async for text in self._server.client.tail_job_logs(self.job_id):

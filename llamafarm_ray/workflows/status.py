@@ -120,8 +120,8 @@ def cluster_status(registry: RegistryApi) -> Status:
 
     Of versions and rollouts those that whoever asks may read.
     """
-    from llamafarm_ray.serving.ray_serve.replicas import applications  # noqa: PLC0415  (reads the environment)
-    from llamafarm_ray.serving.ray_serve.state import http_root  # noqa: PLC0415  (reads the environment)
+    from llamafarm_ray.serving.ray_serve.replicas import applications  # reads the environment
+    from llamafarm_ray.serving.ray_serve.state import http_root  # reads the environment
 
     registry.refresh()
     root = http_root() or ""

@@ -33,7 +33,7 @@ from llamafarm_ray.workflows.create_dataset import create_dataset
 from llamafarm_ray.workflows.estimate import try_estimate
 from llamafarm_ray.workflows.job_outputs import own_output
 from llamafarm_ray.workflows.parents import new_folder
-from llamafarm_ray.workflows.register import Registration, register
+from llamafarm_ray.workflows.register import register_trained
 from llamafarm_ray.workflows.train import TrainingRun, check_rows
 from llamafarm_ray.workflows.tune_checks import (
     check_changeable,
@@ -189,15 +189,7 @@ class TuningRun:
                 population=population,
             )
             budget = Budget(tuning.budget_s, journal.spent_s)
-            planner = Planner(
-                journal,
-                space,
-                make_search(tuning.search, space, config.seed, lower_is_better=tuning.lower_is_better),
-                num_trials=num_trials(config),
-                first=auto.first if auto else (),
-                has_time=lambda: budget.has_room(finished_seconds(journal.records)),
-                population=population,
-            )
+            planner = _planner(config, journal, space, auto, budget=budget, population=population)
             note(f"Up to {sweep.concurrent} trial{'s' if sweep.concurrent > 1 else ''} at once.")
             page = Page(self.folder, space, facts, journal, auto.reasons if auto else [])
 
@@ -309,17 +301,8 @@ def register_tuned(registry: RegistryApi, config: Config, tuned: TunedModel) -> 
     """
     if tuned.path is None or tuned.result.best is None:
         raise InputError("No trial finished, so there is nothing to register.", hint="Give the sweep more time.")
-    asked = Registration(
-        folder=tuned.path,
-        name=config.name,
-        version=config.version,
-        domain=config.domain,
-        description=config.description,
-        license=config.license,
-        tags=config.tags,
-        run=f"sweep {tuned.folder.name}, trial {tuned.result.best.number}",
-    )
-    return register(registry, asked)
+    run = f"sweep {tuned.folder.name}, trial {tuned.result.best.number}"
+    return register_trained(registry, config, tuned.path, run=run)
 
 
 _AUTO_KEYS: Final = (
@@ -330,6 +313,27 @@ _AUTO_KEYS: Final = (
     "fine_tuning.training.lr_scheduler",
     "fine_tuning.training.epochs",
 )
+
+
+def _planner(
+    config: Config,
+    journal: Journal,
+    space: Space,
+    auto: AutoSpace | None,
+    *,
+    budget: Budget,
+    population: Population | None,
+) -> Planner:
+    tuning = config.tuning
+    return Planner(
+        journal,
+        space,
+        make_search(tuning.search, space, config.seed, lower_is_better=tuning.lower_is_better),
+        num_trials=num_trials(config),
+        first=auto.first if auto else (),
+        has_time=lambda: budget.has_room(finished_seconds(journal.records)),
+        population=population,
+    )
 
 
 def _population(config: Config, points: Points | None) -> Population | None:

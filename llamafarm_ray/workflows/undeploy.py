@@ -45,7 +45,7 @@ def stop(registry: RegistryApi, cluster: ClusterInfo, deployment: DeploymentReco
         ConflictError: the connected cluster is not the one where it runs.
         AccessDeniedError: the caller may not take it off the record.
     """
-    from llamafarm_ray.serving.ray_serve.state import home_of, is_deployed  # noqa: PLC0415
+    from llamafarm_ray.serving.ray_serve.state import home_of, is_deployed
 
     has_ended = True
     if is_deployed(deployment.application):
@@ -66,9 +66,9 @@ def stop(registry: RegistryApi, cluster: ClusterInfo, deployment: DeploymentReco
 
 
 def _delete(registry: RegistryApi, application: str) -> bool:
-    from ray import serve  # noqa: PLC0415
+    from ray import serve
 
-    from llamafarm_ray.serving.deployment.rollout_actor import stop_controller  # noqa: PLC0415
+    from llamafarm_ray.serving.deployment.rollout_actor import stop_controller
 
     quiet()  # Serve's import sets its logger up anew
     try:

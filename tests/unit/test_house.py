@@ -5,6 +5,9 @@ import json
 import re
 import subprocess
 import sys
+import tomllib
+from collections import Counter, defaultdict
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,8 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "llamafarm_ray"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 CONFIGS = [*sorted((ROOT / "jobs" / "configs").rglob("*.*")), *sorted((ROOT / "jobs" / "demo").glob("*.yaml"))]
+USED_BY_OTHERS = {"pyopenssl"}
+"""Libraries that another one imports, and does not ask for."""
 SERVE_CONFIGS = sorted((ROOT / "serve_configs").rglob("*.yaml"))
 
 
@@ -44,16 +49,32 @@ def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
         "serving/engines/vllm/speed.py",
         "serving/engines/vllm/worker.py",
     }
-    private = {path for path, name in named if name[0] == "ray" and any(part.startswith("_") for part in name)}
-    assert private == {
-        "clusters/activity.py",
-        "clusters/local_ray.py",
+    private = [(path, ".".join(name)) for path, name in named if name[0] == "ray" and "._" in ".".join(name)]
+    assert {path for path, _ in private} == {
+        "clusters/ray_private.py",
         "serving/engines/vllm/ray_llm.py",
+        "serving/ray_serve/cluster_state.py",
         "serving/ray_serve/ports.py",
         "serving/ray_serve/replicas.py",
         "serving/ray_serve/state.py",
-        "workflows/cluster.py",
     }
+    places = Counter(name for _, name in {*private})
+    assert [name for name, count in places.items() if count > 1] == [], "a private name is touched in one file"
+
+
+def test_every_declared_library_is_used():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    declared = [*project["dependencies"], *(line for extra in extras if extra != "dev" for line in extras[extra])]
+    modules = defaultdict(set)
+    for module, distributions in metadata.packages_distributions().items():
+        for distribution in distributions:
+            modules[distribution.lower().replace("_", "-")].add(module)
+    words = {word for path in SOURCES for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+    for line in declared:
+        name = re.match(r"[\w-]+", line)[0].lower().replace("_", "-")
+        used = modules.get(name, {name.replace("-", "_")})  # one that is not installed here is called as it is imported
+        assert used & words or name in USED_BY_OTHERS, f"nothing imports {name}: pyproject.toml need not ask for it"
 
 
 def test_no_module_is_called_utils():

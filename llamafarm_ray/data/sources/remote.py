@@ -86,7 +86,7 @@ def _page(uri: str) -> Sources:
     try:
         with open_remote(uri) as file:
             file.read(1)
-    except Exception as error:
+    except Exception as error:  # each file system has errors of its own
         reason = "does not exist" if isinstance(error, FileNotFoundError) else f"can't be read ({error})"
         raise InputError(f"The source {uri!r} {reason}.", hint="Check the address.") from error
     return Sources(files=[SourceFile(uri, uri.encode())])

@@ -29,9 +29,9 @@ def load_adapter(model: Any, folder: Path, *, name: str = "default", shared: boo
     """
     read_adapter_config(folder)
     # Here and not above: peft imports libraries that print, and a base model alone needs none of them.
-    from peft import PeftConfig, PeftModel  # noqa: PLC0415
+    from peft import PeftConfig, PeftModel
 
-    import llamafarm_ray.models.bottleneck  # noqa: F401, PLC0415 - makes its types known to peft
+    import llamafarm_ray.models.bottleneck  # noqa: F401 - makes its types known to peft
 
     try:
         config = PeftConfig.from_pretrained(str(folder))

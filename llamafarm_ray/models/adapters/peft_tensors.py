@@ -32,11 +32,11 @@ def expected_of_peft(base: Path, adapter: Path) -> Expected:
     Raises:
         InputError: transformers can't make the base model, or peft can't put the adapter onto it.
     """
-    import torch  # noqa: PLC0415 - seconds
-    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict  # noqa: PLC0415 - imports torch
+    import torch  # seconds
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict  # imports torch
 
-    import llamafarm_ray.models.bottleneck  # noqa: F401, PLC0415 - makes its types known to peft
-    from llamafarm_ray.models.loading import bare_model  # noqa: PLC0415 - imports torch
+    import llamafarm_ray.models.bottleneck  # noqa: F401 - makes its types known to peft
+    from llamafarm_ray.models.loading import bare_model  # imports torch
 
     gives_tokens_vectors = gives_vectors(base) or read_adapter_config(adapter).values.get("task_type") == VECTORS
     try:

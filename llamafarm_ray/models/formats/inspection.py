@@ -141,7 +141,7 @@ def _of_safetensors(files: ModelFiles, weights: list[str], shown: str, *, compar
     if is_adapter or not config:
         compared = Comparison(unchecked="it is an adapter" if is_adapter else "there is no config.json")
     elif compare:
-        from llamafarm_ray.models.formats.expected import compare_with_config  # noqa: PLC0415  (torch)
+        from llamafarm_ray.models.formats.expected import compare_with_config  # torch
 
         compared = compare_with_config(config, shapes)
     else:
@@ -170,7 +170,7 @@ def _of_safetensors(files: ModelFiles, weights: list[str], shown: str, *, compar
 
 
 def _of_gguf(files: ModelFiles, name: str, *, compare: bool) -> Inspection:
-    from gguf import GGMLQuantizationType  # noqa: PLC0415  (it imports mistral-common, which takes seconds)
+    from gguf import GGMLQuantizationType  # it imports mistral-common, which takes seconds
 
     with files.open(name) as file:
         header = read_gguf_header(file, files.sizes[name], shown=name)
@@ -202,10 +202,10 @@ def _of_gguf(files: ModelFiles, name: str, *, compare: bool) -> Inspection:
 
 
 def _against_facts(files: ModelFiles, name: str, header: GgufHeader) -> tuple[Comparison, str]:
-    import numpy as np  # noqa: PLC0415  (as below)
+    import numpy as np  # as below
 
-    from llamafarm_ray.models.convert.gguf_model import decoded, gguf_config  # noqa: PLC0415  (torch)
-    from llamafarm_ray.models.formats.expected import compare_with_facts  # noqa: PLC0415  (torch)
+    from llamafarm_ray.models.convert.gguf_model import decoded, gguf_config  # torch
+    from llamafarm_ray.models.formats.expected import compare_with_facts  # torch
 
     def read(entry: GgufTensor) -> torch.Tensor:
         with files.open(name) as file:

@@ -77,7 +77,7 @@ class VerifiedFiles:
             check_policies(self._view.state, self._content, record, folder)
             if record.registered.kind is ModelKind.ADAPTER:
                 self._prove(target.ref, folder)
-        except BaseException:
+        except BaseException:  # cancelled too: files that nobody got must not stay held
             self._content.release(digest)
             raise
         return folder

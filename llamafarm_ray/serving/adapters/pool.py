@@ -233,7 +233,7 @@ class AdapterPool:
         try:
             with self._tracing.step("pull adapter", adapter.target):
                 return await self._files.pull(adapter.target)
-        except BaseException:
+        except BaseException:  # cancelled too: the next request for it pulls anew
             adapter.files = None
             raise
 

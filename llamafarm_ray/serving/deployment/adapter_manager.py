@@ -37,6 +37,7 @@ from llamafarm_ray.serving.journal.journal import Journal
 from llamafarm_ray.serving.journal.ledger import Devices
 from llamafarm_ray.serving.routing.resolution import Target, resolve, resolve_routed, served_models
 from llamafarm_ray.serving.routing.traffic_split import Caller
+from llamafarm_ray.serving.selection.application_settings import SETTINGS_KEY, ApplicationSettings
 from llamafarm_ray.serving.selection.catalog import WRITES, ModelCatalog
 from llamafarm_ray.serving.selection.latencies import Kept, Lasting, Latencies
 from llamafarm_ray.serving.selection.model_selection import Offer
@@ -115,23 +116,20 @@ class Served:
     tells_logprobs: bool = False
     devices: Devices = field(default_factory=Devices)
 
-    def cold_start(self) -> dict[str, Any]:
-        """Return the settings that :class:`.cold_start.WaitingRoom` needs while no replica of the application runs.
-
-        Plain values, for Serve's ``user_config``.
-        """
-        settings = {
-            "home": self.home,
-            "base_name": self.base_name,
-            "base_digest": str(self.base_digest),
-            "require_key": self.require_key,
-            "allowed_hosts": list(self.allowed_hosts),
-            "allowed_origins": list(self.allowed_origins),
-            "max_body_bytes": self.limits.max_body_bytes,
-            "max_requests": self.limits.cold_start_requests,
-            "timeout_s": self.limits.cold_start_timeout_s,
-        }
-        return {"llamafarm": settings}
+    def cold_start(self) -> dict[str, ApplicationSettings]:
+        """Return Serve's ``user_config``: the settings that are needed while no replica of the application runs."""
+        settings = ApplicationSettings(
+            home=self.home,
+            base_name=self.base_name,
+            base_digest=str(self.base_digest),
+            require_key=self.require_key,
+            allowed_hosts=list(self.allowed_hosts),
+            allowed_origins=list(self.allowed_origins),
+            max_body_bytes=self.limits.max_body_bytes,
+            max_requests=self.limits.cold_start_requests,
+            timeout_s=self.limits.cold_start_timeout_s,
+        )
+        return {SETTINGS_KEY: settings}
 
     def resolve(self, model: str, view: RegistryView, caller: Caller | None = None) -> Target:
         """The target of a request's ``model``, or without a caller of what the router decided.
@@ -387,7 +385,7 @@ def _place(application: str) -> tuple[str, str]:
     Raises:
         ClusterError: it has no URL yet.
     """
-    from llamafarm_ray.serving.ray_serve.state import url_of  # noqa: PLC0415  (Serve reads the environment when it is imported)
+    from llamafarm_ray.serving.ray_serve.state import url_of  # Serve reads the environment when it is imported
 
     url = url_of(application)
     if url is None:

@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 
 from llamafarm_ray.config import Deployment
+from llamafarm_ray.serving.engines.vllm.llm_config import DeploymentOptions
 
 __all__ = [
     "CPU_METRIC",
@@ -62,12 +63,12 @@ def most_replicas(deployment: Deployment) -> int:
     return max(deployment.replicas, deployment.auto_scaling.max_replicas if deployment.auto_scaling else 1)
 
 
-def scaling_options(deployment: Deployment) -> dict[str, Any]:
+def scaling_options(deployment: Deployment) -> DeploymentOptions:
     """The options of a Serve deployment that say how many replicas it has, and how they end."""
-    options: dict[str, Any] = {"graceful_shutdown_timeout_s": float(DRAIN_S)}
+    options = DeploymentOptions(graceful_shutdown_timeout_s=float(DRAIN_S))
     scaling = deployment.auto_scaling
     if scaling is None:
-        return options | {"num_replicas": deployment.replicas}
+        return {**options, "num_replicas": deployment.replicas}
     asked: dict[str, Any] = {
         "min_replicas": scaling.min_replicas,
         "initial_replicas": deployment.replicas,
@@ -80,7 +81,7 @@ def scaling_options(deployment: Deployment) -> dict[str, Any]:
         kwargs = {"idle_s": scaling.downscale_delay_s, "cpu_threshold": scaling.cpu_threshold}
         asked["downscale_to_zero_delay_s"] = 0.0  # the policy waits itself, or does not
         asked["policy"] = {"policy_function": _POLICY, "policy_kwargs": kwargs}
-    return options | {"autoscaling_config": asked}
+    return {**options, "autoscaling_config": asked}
 
 
 class CpuMeter:
@@ -190,7 +191,7 @@ class Evictions:
 
 
 def _cluster_placements() -> Placements:
-    from llamafarm_ray.serving.ray_serve.replicas import replica_placements  # noqa: PLC0415  (it imports Ray Serve)
+    from llamafarm_ray.serving.ray_serve.replicas import replica_placements  # it imports Ray Serve
 
     pending, placed = replica_placements()
     return Placements(len(pending), frozenset(placed))

@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -30,6 +29,7 @@ from llamafarm_ray.serving.http.cors import for_web_pages
 from llamafarm_ray.serving.http.errors import BodyTooLargeError, ColdStartError
 from llamafarm_ray.serving.routing.resolution import served_models
 from llamafarm_ray.serving.routing.signed_header import ROUTED_HEADER
+from llamafarm_ray.serving.selection.application_settings import ApplicationSettings
 from llamafarm_ray.serving.selection.catalog import ModelCatalog
 from llamafarm_ray.serving.selection.latencies import Latencies
 from llamafarm_ray.serving.selection.model_selection import Offer
@@ -62,7 +62,7 @@ class WaitingRoom:
         find: gives the settings of our applications by route prefix; may block.
     """
 
-    def __init__(self, app: App, find: Callable[[], dict[str, dict[str, Any]]] | None = None) -> None:
+    def __init__(self, app: App, find: Callable[[], dict[str, ApplicationSettings]] | None = None) -> None:
         self._app = app
         self._find = find or _settings_by_route
         self._rooms: dict[str, Room] = {}
@@ -113,23 +113,23 @@ class Room:
     Args:
         proxy: app that requests are passed on to.
         prefix: the application's route prefix.
-        settings: see :meth:`llamafarm_ray.serving.deployment.adapter_manager.Served.cold_start`.
+        settings: of the application.
         view: of the application's registry.
 
     Attributes:
         app: handles the application's requests.
     """
 
-    def __init__(self, proxy: App, prefix: str, settings: dict[str, Any], view: RegistryView) -> None:
+    def __init__(self, proxy: App, prefix: str, settings: ApplicationSettings, view: RegistryView) -> None:
         self.settings = settings
         self.view = view
         self.app = for_web_pages(self._handle, settings["allowed_origins"])
         self._proxy = proxy
         self._prefix = prefix.rstrip("/")
         self._keys = Keys(lambda: view.state, required=settings["require_key"], allowed_hosts=settings["allowed_hosts"])
-        base = {"base_name": settings["base_name"], "base_digest": Digest(settings["base_digest"])}
-        self._models = ModelList(lambda: served_models(view.state, **base), self._describe)
-        self._offers = ModelCatalog(**base, kinds=())  # what the engine answers is known once it runs
+        name, digest = settings["base_name"], Digest(settings["base_digest"])
+        self._models = ModelList(lambda: served_models(view.state, base_name=name, base_digest=digest), self._describe)
+        self._offers = ModelCatalog(name, digest, kinds=())  # what the engine answers is known once it runs
         self._num_waiting = 0
         self._num_bytes = 0
         self.has_space = asyncio.Event()
@@ -244,8 +244,8 @@ def _plain(name: bytes) -> bytes:
     return name.lower().replace(b"-", b"_")
 
 
-def _settings_by_route() -> dict[str, dict[str, Any]]:
-    from llamafarm_ray.serving.ray_serve.state import settings_by_route  # noqa: PLC0415  (Serve is being imported when this is)
+def _settings_by_route() -> dict[str, ApplicationSettings]:
+    from llamafarm_ray.serving.ray_serve.state import settings_by_route  # Serve is being imported when this is
 
     return settings_by_route()
 

@@ -87,18 +87,18 @@ def open_engine(settings: EngineSettings) -> Engine:
     # Each imports what the others do not need.
     match settings.engine:
         case "custom":
-            from llamafarm_ray.serving.engines.custom import custom_engine  # noqa: PLC0415
+            from llamafarm_ray.serving.engines.custom import custom_engine
 
             return custom_engine(settings.base_name, folder, **options)
         case "gguf":
-            from llamafarm_ray.serving.engines.gguf.engine import GgufEngine  # noqa: PLC0415
+            from llamafarm_ray.serving.engines.gguf.engine import GgufEngine
 
             return GgufEngine(settings.base_name, folder, **sized)
         case "onnx":
-            from llamafarm_ray.serving.engines.onnx import onnx_engine  # noqa: PLC0415
+            from llamafarm_ray.serving.engines.onnx import onnx_engine
 
             return onnx_engine(settings.base_name, folder, **sized)
-    from llamafarm_ray.serving.engines.transformers import transformers_engine  # noqa: PLC0415
+    from llamafarm_ray.serving.engines.transformers import transformers_engine
 
     return transformers_engine(settings.base_name, folder, **sized)
 

@@ -136,7 +136,7 @@ def with_memory(need: MemoryNeed | None, deployment: Deployment, largest_node_by
 
 def largest_node_bytes() -> int:
     """The most memory that Ray gives out on a node which has CPUs; 0 where this process is not connected to it."""
-    import ray  # noqa: PLC0415  (after the environment that its parts read when they are imported)
+    import ray  # after the environment that its parts read when they are imported
 
     if not ray.is_initialized():
         return 0

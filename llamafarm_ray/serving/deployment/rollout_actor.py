@@ -111,7 +111,7 @@ class ControllerActor:
         return self._last
 
     def _find(self) -> list[Peer]:
-        from llamafarm_ray.serving.ray_serve.state import reachable  # noqa: PLC0415  (as below)
+        from llamafarm_ray.serving.ray_serve.state import reachable  # as below
 
         return [one for one in reachable(self._home) if one.application != self._application]
 
@@ -161,7 +161,7 @@ class ControllerActor:
         return False
 
     async def _is_deployed(self) -> bool:
-        from llamafarm_ray.serving.ray_serve.state import is_deployed  # noqa: PLC0415  (as below)
+        from llamafarm_ray.serving.ray_serve.state import is_deployed  # as below
 
         return await asyncio.to_thread(is_deployed, self._application)
 
@@ -180,7 +180,7 @@ class ControllerActor:
         return RolloutController(registry, observations, load=fleet.load, serves=serves)
 
     def _fleet(self) -> RayFleet:
-        from llamafarm_ray.serving.ray_serve.replicas import RayFleet  # noqa: PLC0415  (Serve reads the environment when it is imported)
+        from llamafarm_ray.serving.ray_serve.replicas import RayFleet  # Serve reads the environment when it is imported
 
         return RayFleet(self._application)
 

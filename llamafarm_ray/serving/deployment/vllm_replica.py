@@ -25,6 +25,7 @@ from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Ser
 from llamafarm_ray.serving.deployment.replica import Replica, base_folder
 from llamafarm_ray.serving.deployment.router import Router
 from llamafarm_ray.serving.engines.vllm.adapters import VllmAdapters
+from llamafarm_ray.serving.engines.vllm.llm_config import LlmConfig, ModelLoading
 from llamafarm_ray.serving.engines.vllm.process import keep_sockets_in, prepare
 from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES, VECTOR_ROUTES
 from llamafarm_ray.serving.ray_serve.replica_log import serve_log_kept
@@ -51,7 +52,7 @@ class VllmReplica(Replica):
         num_cpus: CPUs of the replica.
     """
 
-    async def __init__(self, llm_config: Mapping[str, Any], served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
+    async def __init__(self, llm_config: LlmConfig, served: Served, num_cpus: float) -> None:  # type: ignore[misc]  # Serve awaits it
         self._adapters = VllmAdapters(lambda: self._server.engine._oai_models)  # noqa: SLF001
         self._kinds = VECTORS if llm_config["engine_kwargs"].get("runner") == "pooling" else WRITES
         super().__init__(served, AdapterManager(served, self._adapters, self._kinds), num_cpus)
@@ -59,12 +60,13 @@ class VllmReplica(Replica):
         if llm_config["accelerator_config"]["kind"] == "cpu" and _num_workers(llm_config) == 1:
             prepare()
         with serve_log_kept():
-            from llamafarm_ray.serving.engines.vllm import ray_llm  # noqa: PLC0415  (ten seconds)
+            from llamafarm_ray.serving.engines.vllm import ray_llm  # ten seconds
 
             await self._versions.follow()
             loading = llm_config["model_loading_config"]
             source = str(await base_folder(served, Path(loading["model_source"])))
-            self._server = ray_llm.server({**llm_config, "model_loading_config": {**loading, "model_source": source}})
+            local = ModelLoading(model_id=loading["model_id"], model_source=source)
+            self._server = ray_llm.server({**llm_config, "model_loading_config": local})
             await self._server.start()
         self.end_with_engine(self._adapters.is_engine_dead)
         self._adapters.watch()
@@ -88,9 +90,7 @@ class VllmReplica(Replica):
         return await self._adapters.loaded()
 
 
-def compose(
-    llm_config: Mapping[str, Any], served: Served, *, is_routed: bool, router_env: Mapping[str, str]
-) -> Application:
+def compose(llm_config: LlmConfig, served: Served, *, is_routed: bool, router_env: Mapping[str, str]) -> Application:
     """The Serve application: replicas as the ingress, and the router that HAProxy asks for each request.
 
     Args:
@@ -128,7 +128,7 @@ def compose(
     return replicas._with_ingress_request_router(router)  # noqa: SLF001
 
 
-def _bundles(llm_config: Mapping[str, Any]) -> list[dict[str, float]]:
+def _bundles(llm_config: LlmConfig) -> list[dict[str, float]]:
     """Return the resources of each of an engine's workers. Ray places the replica itself in the first bundle."""
     actor = llm_config["deployment_config"]["ray_actor_options"]
     worker: dict[str, float] = dict(llm_config["placement_group_config"]["bundle_per_worker"])
@@ -138,7 +138,7 @@ def _bundles(llm_config: Mapping[str, Any]) -> list[dict[str, float]]:
     return [worker | own, *(dict(worker) for _ in range(_num_workers(llm_config) - 1))]
 
 
-def _num_workers(llm_config: Mapping[str, Any]) -> int:
+def _num_workers(llm_config: LlmConfig) -> int:
     """Return the number of processes that compute."""
     engine = llm_config["engine_kwargs"]
     workers: int = engine.get("tensor_parallel_size", 1) * engine.get("pipeline_parallel_size", 1)

@@ -104,7 +104,7 @@ class EngineApp:
             await answering
         except LlamaFarmError as error:
             await reply.refuse(error)
-        except Exception:
+        except Exception:  # an engine may raise anything; the client gets an answer, and the log the error
             logger.exception("the engine failed at request %s", reply.request_id)
             await reply.refuse(DeploymentError("The model's engine failed.", hint="The replica's log says where."))
 

@@ -11,7 +11,7 @@ from typing import Any
 from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, UserError
 from llamafarm_ray.serving.adapters.protocols import NotNumbersError, TakenOut
 from llamafarm_ray.serving.engines.base import Output, SamplingParams
-from llamafarm_ray.serving.engines.named_models import NamedModels
+from llamafarm_ray.serving.engines.named_models import NamedModels, NamedModelsEngine
 from llamafarm_ray.serving.engines.worker import Worker
 
 __all__ = ["InProcessEngine", "LanguageModel", "check_length"]
@@ -50,7 +50,7 @@ class LanguageModel:
         raise InputError("This model gives no vectors; it writes text.", hint="Ask /v1/chat/completions.")
 
 
-class InProcessEngine:
+class InProcessEngine(NamedModelsEngine[LanguageModel]):
     """An :class:`~llamafarm_ray.serving.engines.base.Engine` of models in this process.
 
     Args:
@@ -61,7 +61,7 @@ class InProcessEngine:
 
     def __init__(self, base_name: str, tokenizer: Any, load: Callable[[Path | None], LanguageModel]) -> None:
         self._load = load
-        self._models = NamedModels(base_name, load(None))
+        super().__init__(NamedModels(base_name, load(None)))
         self._worker = Worker("engine")
         self._taken_out = TakenOut()
         self.tokenizer = tokenizer
@@ -70,11 +70,6 @@ class InProcessEngine:
     def writes(self) -> bool:
         """See ``Engine.writes``."""
         return self._models.base.writes
-
-    @property
-    def loaded(self) -> list[str]:
-        """The names that answer, sorted."""
-        return sorted(self._models)
 
     def check_health(self) -> None:
         """Do nothing while answers can be computed.
@@ -99,18 +94,6 @@ class InProcessEngine:
             raise
         except Exception as error:  # a user's class may raise anything
             raise UserError(f"The engine can't load {name}: {type(error).__name__}: {error}") from error
-
-    async def unload_adapter(self, name: str) -> None:
-        """See ``Engine.unload_adapter``.
-
-        Raises:
-            InputError: it is the base model.
-        """
-        self._models.free(name)
-
-    def max_model_len(self, name: str) -> int | None:
-        """See ``Engine.max_model_len``."""
-        return self._models.find(name).max_model_len
 
     async def generate(self, name: str, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
         """See ``Engine.generate``.

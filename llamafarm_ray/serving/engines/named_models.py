@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from llamafarm_ray.errors import InputError, NotFoundError
 
-__all__ = ["NamedModels"]
+__all__ = ["NamedModels", "NamedModelsEngine"]
 
 T = TypeVar("T")
 
@@ -47,3 +47,39 @@ class NamedModels(dict[str, T]):
         if name == self.base_name:
             raise InputError(f"{name!r} is the base model.", hint="Stop the deployment to free it.")
         self.pop(name, None)
+
+
+class _Bounded(Protocol):
+    @property
+    def max_model_len(self) -> int | None: ...
+
+
+M = TypeVar("M", bound=_Bounded)
+
+
+class NamedModelsEngine(Generic[M]):
+    """The part of an :class:`~llamafarm_ray.serving.engines.base.Engine` that is about names.
+
+    Args:
+        models: the loaded models.
+    """
+
+    def __init__(self, models: NamedModels[M]) -> None:
+        self._models = models
+
+    @property
+    def loaded(self) -> list[str]:
+        """The names that answer, sorted."""
+        return sorted(self._models)
+
+    async def unload_adapter(self, name: str) -> None:
+        """See ``Engine.unload_adapter``.
+
+        Raises:
+            InputError: it is the base model.
+        """
+        self._models.free(name)
+
+    def max_model_len(self, name: str) -> int | None:
+        """See ``Engine.max_model_len``."""
+        return self._models.find(name).max_model_len

@@ -94,7 +94,7 @@ class _Session:
 
     def __init__(self, file: Path, n_threads: int | None) -> None:
         try:
-            import onnxruntime  # noqa: PLC0415
+            import onnxruntime
         except ImportError as error:
             raise UnsupportedError(
                 "Engine onnx needs ONNX Runtime, which is not installed.", hint="pip install 'llamafarm_ray[onnx]'"
@@ -142,7 +142,7 @@ class _Session:
         values = {name: self._value(one) if isinstance(one, np.ndarray) else one for name, one in inputs.items()}
         try:
             return list(self._session.run_with_ort_values(list(outputs), values))
-        except Exception as error:
+        except Exception as error:  # its errors have no class in common
             raise InputError(f"ONNX Runtime can't compute {self._file.name}: {first_line(error)}") from error
 
     def texts(self, tokens: Sequence[int], num_before: int = 0) -> dict[str, Any]:

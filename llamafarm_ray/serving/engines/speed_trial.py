@@ -26,7 +26,7 @@ def main() -> None:
     """See the module's text."""
     trial = SpeedTrial(**json.loads(sys.stdin.read()))
     if trial.engine == "vllm":
-        from llamafarm_ray.serving.engines.vllm.speed import measure_vllm  # noqa: PLC0415
+        from llamafarm_ray.serving.engines.vllm.speed import measure_vllm
 
         rounds = measure_vllm(trial, prompts)
     else:
@@ -80,14 +80,14 @@ def _engine(trial: SpeedTrial) -> Engine:
     path = Path(trial.model)
     longest = trial.prompt_tokens + trial.new_tokens
     if trial.engine == "gguf":
-        from llamafarm_ray.serving.engines.gguf.engine import GgufEngine  # noqa: PLC0415
+        from llamafarm_ray.serving.engines.gguf.engine import GgufEngine
 
         return GgufEngine(
             _NAME, path, max_model_len=longest, n_parallel=trial.num_parallel, n_threads=trial.num_threads
         )
-    import torch  # noqa: PLC0415
+    import torch
 
-    from llamafarm_ray.serving.engines.transformers import transformers_engine  # noqa: PLC0415
+    from llamafarm_ray.serving.engines.transformers import transformers_engine
 
     if trial.num_threads is not None:
         torch.set_num_threads(trial.num_threads)

@@ -20,12 +20,12 @@ def listen_on_loopback() -> None:
 
     Elsewhere it stays as it is: a node's address may be one that other nodes know it by, and that it can't bind.
     """
-    import ray  # noqa: PLC0415
+    import ray
 
     address = ray.util.get_node_ip_address()
     if not ipaddress.ip_address(address).is_loopback:
         return
-    from ray.serve._private import replica  # noqa: PLC0415  (Serve reads the environment when it is imported)
+    from ray.serve._private import replica  # Serve reads the environment when it is imported
 
     add_port = replica.add_port_to_grpc_server
 

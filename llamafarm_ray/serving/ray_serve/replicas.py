@@ -2,7 +2,7 @@
 
 Of Ray's private parts it relies on (a test names each, so that an upgrade that moves one fails there):
 
-* ``GlobalState.actor_table``, which says which actors are placed on a node,
+* ``ReplicaID`` and ``SERVE_NAMESPACE``, which say what the actors of replicas are called,
 * ``handle_request`` of those actors, which takes a pickled ``RequestMetadata``. (Ray's own ``broadcast`` builds its
   router on the calling thread when that thread looks too early, and fails there for want of an event loop.)
 """
@@ -22,19 +22,20 @@ from typing import Any
 
 import ray
 from ray import serve
-from ray._private.state import state as cluster_state
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
-from ray.serve._private.common import ReplicaID, ReplicaState, RequestMetadata
+from ray.serve._private.common import ReplicaID, RequestMetadata
 from ray.serve._private.constants import SERVE_NAMESPACE
 from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from llamafarm_ray.errors import DeploymentError, LlamaFarmError
+from llamafarm_ray.serving.ray_serve.cluster_state import actors
 from llamafarm_ray.serving.ray_serve.state import (
     application_details,
     forget_serve,
     is_scaled_to_zero,
     replica_details,
+    replica_state,
     running_in,
     running_replicas,
 )
@@ -68,7 +69,7 @@ def replica_placements() -> tuple[set[str], set[str]]:
     """
     pending, placed = set(), set()
     for actor_state in ("PENDING_CREATION", "ALIVE"):
-        for actor in cluster_state.actor_table(None, None, actor_state).values():
+        for actor in actors(actor_state):
             name = actor["Name"]
             if not ReplicaID.is_full_id_str(name):
                 continue
@@ -179,7 +180,7 @@ def applications() -> list[RunningApplication]:
                 RunningReplica(
                     replica["replica_id"],
                     replica["node_ip"] or "",
-                    ReplicaState(replica["state"]).value,
+                    replica_state(replica),
                     told.get(replica["actor_name"]),
                 )
                 for replica in replica_details(details)

@@ -2,13 +2,14 @@
 
 It needs neither vLLM nor torch, so that a command or a controller starts at once. Of Ray's private parts it relies on
 these (a test names each, so that an upgrade that moves one fails there): ``serve.context._get_global_client``, which
-knows where a running Serve listens and its replicas' actors, and ``_disconnect``, which makes it look for Serve anew.
+knows where a running Serve listens and its replicas' actors, ``_disconnect``, which makes it look for Serve anew,
+``ReplicaState``, whose values its details have, and ``RAY_SERVE_ENABLE_HA_PROXY``, which it has read at its import.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, TypedDict
 
 import ray
 from ray.exceptions import RayError
@@ -19,10 +20,13 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus
 
 from llamafarm_ray.errors import ClusterError, InputError
+from llamafarm_ray.serving.selection.application_settings import SETTINGS_KEY, ApplicationSettings
 from llamafarm_ray.serving.selection.peers import Peer
 
 __all__ = [
     "ROUTER",
+    "ApplicationDetails",
+    "ReplicaDetails",
     "application_details",
     "forget_serve",
     "home_of",
@@ -34,6 +38,7 @@ __all__ = [
     "is_serving",
     "reachable",
     "replica_details",
+    "replica_state",
     "running_in",
     "running_replicas",
     "settings_by_route",
@@ -45,6 +50,31 @@ logger = logging.getLogger(__name__)
 ROUTER = "router"
 """The deployment of an application that is no replica of a model."""
 _EVERY_INTERFACE = {"", "0.0.0.0", "::"}  # noqa: S104  (compared, not bound)
+
+
+class ReplicaDetails(TypedDict):
+    """Serve's details of a replica: those that are used."""
+
+    replica_id: str
+    actor_name: str
+    node_ip: str | None
+    state: str
+
+
+class _DeploymentDetails(TypedDict):
+    name: str
+    target_num_replicas: int
+    deployment_config: dict[str, Any]
+    replicas: list[ReplicaDetails]
+
+
+class ApplicationDetails(TypedDict):
+    """Serve's details of an application: those that are used."""
+
+    route_prefix: str | None
+    status: str
+    message: str
+    deployments: dict[str, _DeploymentDetails]
 
 
 def is_behind_haproxy() -> bool:
@@ -112,8 +142,8 @@ def is_serving(application: str) -> bool:
     return bool(running_replicas(application)) or is_scaled_to_zero(application)
 
 
-def settings_by_route() -> dict[str, dict[str, Any]]:
-    """The settings of each application of ours on the connected Serve (``Served.cold_start``), by route prefix."""
+def settings_by_route() -> dict[str, ApplicationSettings]:
+    """The settings of each application of ours on the connected Serve, by route prefix."""
     found = application_details().values()
     settings = {application["route_prefix"]: _settings(application) for application in found}
     return {route: ours for route, ours in settings.items() if route and ours is not None}
@@ -148,7 +178,7 @@ def reachable(home: str) -> list[Peer]:
     return peers
 
 
-def _peer(name: str, application: dict[str, Any], home: str) -> Peer | None:
+def _peer(name: str, application: ApplicationDetails, home: str) -> Peer | None:
     """An application, if requests can be sent to it and it serves from that home."""
     settings, prefix = _settings(application), application["route_prefix"]
     if settings is None or not prefix or settings["home"] != home:
@@ -166,38 +196,43 @@ def running_replicas(application: str) -> list[str]:
     return running_in(found) if found else []
 
 
-def application_details() -> dict[str, dict[str, Any]]:
+def application_details() -> dict[str, ApplicationDetails]:
     """Return Serve's details of each application, by name; empty while Serve isn't running."""
     client = _get_global_client(raise_if_no_controller_running=False)
-    found: dict[str, dict[str, Any]] = client.get_serve_details()["applications"] if client is not None else {}
+    found: dict[str, ApplicationDetails] = client.get_serve_details()["applications"] if client is not None else {}
     return found
 
 
-def _application(name: str) -> dict[str, Any] | None:
+def _application(name: str) -> ApplicationDetails | None:
     return application_details().get(name)
 
 
-def _settings(application: dict[str, Any]) -> dict[str, Any] | None:
+def _settings(application: ApplicationDetails) -> ApplicationSettings | None:
     """Return our settings from an application's ``user_config``; None for an application of somebody else."""
     for deployment in application["deployments"].values():
         config = deployment["deployment_config"].get("user_config")
-        if isinstance(config, dict) and "llamafarm" in config:
-            ours: dict[str, Any] = config["llamafarm"]
+        if isinstance(config, dict) and SETTINGS_KEY in config:
+            ours: ApplicationSettings = config[SETTINGS_KEY]
             return ours
     return None
 
 
-def running_in(application: dict[str, Any]) -> list[str]:
+def running_in(application: ApplicationDetails) -> list[str]:
     """Return the actor names of running replicas, from Serve's details of an application."""
     return [
         replica["actor_name"] for replica in replica_details(application) if replica["state"] == ReplicaState.RUNNING
     ]
 
 
-def replica_details(application: dict[str, Any]) -> list[dict[str, Any]]:
+def replica_details(application: ApplicationDetails) -> list[ReplicaDetails]:
     """Return Serve's details of each replica of a model, in any state."""
     deployments = application["deployments"].values()
     return [replica for one in deployments if one["name"] != ROUTER for replica in one["replicas"]]
+
+
+def replica_state(replica: ReplicaDetails) -> str:
+    """Return the state, such as ``RUNNING``, from Serve's details of a replica."""
+    return str(ReplicaState(replica["state"]).value)
 
 
 def is_scaled_to_zero(application: str) -> bool:
@@ -206,6 +241,6 @@ def is_scaled_to_zero(application: str) -> bool:
     return found is not None and _waits_to_be_asked(found)
 
 
-def _waits_to_be_asked(application: dict[str, Any]) -> bool:
+def _waits_to_be_asked(application: ApplicationDetails) -> bool:
     deployments = application["deployments"].values()
     return all(one["target_num_replicas"] == 0 for one in deployments if one["name"] != ROUTER)

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 from urllib.parse import quote
 
 from ray.exceptions import RayError
@@ -22,6 +21,7 @@ from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.serving.http.asgi import Header
 from llamafarm_ray.serving.http.cors import may_read
 from llamafarm_ray.serving.routing.traffic_split import Caller
+from llamafarm_ray.serving.selection.application_settings import ApplicationSettings
 from llamafarm_ray.serving.selection.catalog import ModelCatalog
 from llamafarm_ray.serving.selection.latencies import Latencies
 from llamafarm_ray.serving.selection.model_selection import Offer
@@ -89,8 +89,8 @@ class Peer:
     figures: Figures = field(default_factory=Figures)
 
     @classmethod
-    def of(cls, application: str, route_prefix: str, settings: Mapping[str, Any]) -> Peer:
-        """One that Serve has, by its settings (``Served.cold_start``).
+    def of(cls, application: str, route_prefix: str, settings: ApplicationSettings) -> Peer:
+        """One that Serve has, by its settings.
 
         Raises:
             KeyError, TypeError, AttributeError, InputError: they are not as this release writes them.

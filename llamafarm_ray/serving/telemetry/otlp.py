@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -29,7 +28,7 @@ from llamafarm_ray.serving.http.asgi import Scope
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.serving.telemetry.outcome import End, FinishedRequest
 from llamafarm_ray.serving.telemetry.tracing import Span, Tracing
-from llamafarm_ray.telemetry.traces import exporter
+from llamafarm_ray.telemetry.traces import exporter, shut_down
 
 __all__ = ["OtlpTracing"]
 
@@ -50,7 +49,6 @@ _ASKED: Final = {
 _CONTEXT: Final = (b"traceparent", b"tracestate")
 _W3C: Final = TraceContextTextMapPropagator()
 _SERVER_ERROR: Final = 500
-_CLOSE_S: Final = 2.0
 
 
 class OtlpTracing(Tracing):
@@ -93,7 +91,7 @@ class OtlpTracing(Tracing):
             except LlamaFarmError as error:
                 _failed(span, error.code, error.http_status)
                 raise
-            except Exception as error:
+            except Exception as error:  # whatever ends a request is on its span, and is raised again
                 _failed(span, type(error).__name__, _SERVER_ERROR)
                 raise
 
@@ -106,9 +104,7 @@ class OtlpTracing(Tracing):
 
     async def close(self) -> None:
         """See :class:`Tracing`."""
-        closing = threading.Thread(target=self._provider.shutdown, daemon=True)
-        closing.start()
-        await asyncio.to_thread(closing.join, _CLOSE_S)
+        await asyncio.to_thread(shut_down, self._provider)
 
 
 class OtlpSpan(Span):

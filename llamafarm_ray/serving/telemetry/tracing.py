@@ -84,7 +84,7 @@ def open_tracing(endpoint: str | None, *, log_prompts: bool = False) -> Tracing:
     """
     if endpoint is None:
         return Tracing()
-    from llamafarm_ray.serving.telemetry.otlp import OtlpTracing  # noqa: PLC0415  (a second of imports)
+    from llamafarm_ray.serving.telemetry.otlp import OtlpTracing  # a second of imports
 
     return OtlpTracing(endpoint, log_prompts=log_prompts, grpc=is_grpc(os.environ))
 

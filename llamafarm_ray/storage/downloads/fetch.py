@@ -76,13 +76,8 @@ def fetch(
     kept = Patience() if patience is None else patience
     for _ in range(_MAX_CHANGES):
         stop = threading.Event()
-        transfers = []
-        for one in wanted:
-            target = folder / one.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            transfers.append(
-                Transfer(one, target, patience=kept, count=meter.add, note=note, stop=stop, piece_bytes=piece_bytes)
-            )
+        begin = partial(Transfer, patience=kept, count=meter.add, note=note, stop=stop, piece_bytes=piece_bytes)
+        transfers = [begin(one, _target(folder, one)) for one in wanted]
         crew = _Crew(connections, stop)
         try:
             return _fetch_once(transfers, folder, meter, crew, finished)
@@ -101,6 +96,13 @@ def fetch(
             for transfer in transfers if crew.has_ended else ():  # else a thread may still write
                 transfer.close()
     raise StorageError(f"{wanted[0].remote.shown} keeps changing.", hint="Wait until whoever writes to it is done.")
+
+
+def _target(folder: Path, wanted: Wanted) -> Path:
+    """Return the path of a file, in a folder that exists."""
+    target = folder / wanted.path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def _fetch_once(

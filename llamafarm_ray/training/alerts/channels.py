@@ -137,7 +137,7 @@ class WebhookChannel:
         Raises:
             OSError: no attempt got a 2xx answer.
         """
-        import httpx  # noqa: PLC0415  (each worker of a run would take half a second to import it)
+        import httpx  # each worker of a run would take half a second to import it
 
         body: dict[str, Any] = {"text": f"*{notice.title}*\n{notice.text}"}
         if urlsplit(self.url).hostname != _TEXT_ALONE:

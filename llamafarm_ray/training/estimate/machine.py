@@ -76,7 +76,7 @@ class Machine:
     @classmethod
     def this_one(cls, num_workers: int, tables: Tables) -> Machine:
         """This machine's GPUs, or else its CPUs shared by the workers. Imports torch; takes about a second on CPUs."""
-        import torch  # noqa: PLC0415 - planning for other hardware needs no torch
+        import torch  # planning for other hardware needs no torch
 
         if torch.cuda.is_available():
             found = torch.cuda.get_device_properties(0)
@@ -108,7 +108,7 @@ class Machine:
 
 def _matmul_flops(device: str, dtype: str) -> float:
     """Operations a second of a square matrix product, the best of a few."""
-    import torch  # noqa: PLC0415 - as above
+    import torch
 
     side = _SIDE if device == "cpu" else 8 * _SIDE
     left = torch.randn(side, side, device=device, dtype=getattr(torch, dtype))

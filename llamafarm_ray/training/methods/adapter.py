@@ -33,7 +33,7 @@ class AdapterMethod(PeftMethod):
 
     def adapter_config(self, model: Any, **common: Any) -> Any:
         """See `PeftMethod.adapter_config`."""
-        from llamafarm_ray.models.bottleneck import BottleneckConfig  # noqa: PLC0415 - imports peft
+        from llamafarm_ray.models.bottleneck import BottleneckConfig  # imports peft
 
         options = bottleneck_options(self.parameters, model)
         return BottleneckConfig(**common, target_modules=adapted_layers(self.parameters, model), **options)

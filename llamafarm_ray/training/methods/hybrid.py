@@ -37,7 +37,7 @@ class HybridLoraAdapterMethod(LoraMethod):
 
     def adapter_config(self, model: Any, **common: Any) -> Any:
         """See `PeftMethod.adapter_config`."""
-        from llamafarm_ray.models.bottleneck import HybridLoraAdapterConfig  # noqa: PLC0415 - imports peft
+        from llamafarm_ray.models.bottleneck import HybridLoraAdapterConfig  # imports peft
 
         return HybridLoraAdapterConfig(
             **common,

@@ -62,7 +62,7 @@ class LoraMethod(PeftMethod):
 
     def adapter_config(self, model: Any, **common: Any) -> Any:
         """See `PeftMethod.adapter_config`."""
-        from peft import LoraConfig  # noqa: PLC0415 - see PeftMethod.wrap
+        from peft import LoraConfig  # see PeftMethod.wrap
 
         return LoraConfig(**common, **self.lora_options(model))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -260,12 +260,10 @@ def combine_adapters(
         IntegrityError: the written adapter is not the combination.
     """
     check_combinable(adapters, weights, method, density)
-    from peft import get_peft_model_state_dict  # noqa: PLC0415 - see PeftMethod.wrap
+    from peft import get_peft_model_state_dict  # see PeftMethod.wrap
 
     names = [f"part{number}" for number in range(len(adapters))]
-    model = load_adapter(load_model(base, dtype=torch.float32, task=_task(adapters[0])), adapters[0], name=names[0])
-    for name, adapter in zip(names[1:], adapters[1:], strict=True):
-        model.load_adapter(str(adapter), adapter_name=name, use_safetensors=True)
+    model = _load_adapters(base, dict(zip(names, adapters, strict=True)))
     # peft copies the first one's configuration, while the matrices it makes are scaled already.
     model.peft_config[names[0]].use_rslora = False
     with torch.random.fork_rng():
@@ -293,6 +291,15 @@ def combine_adapters(
         if (adapters[0] / name).is_file():
             shutil.copyfile(adapters[0] / name, output / name)
     return Combined(int(config.r), error)
+
+
+def _load_adapters(base: Path, adapters: Mapping[str, Path]) -> Any:
+    """Load a base model with adapters, each under its name."""
+    (first, folder), *others = adapters.items()
+    model = load_adapter(load_model(base, dtype=torch.float32, task=_task(folder)), folder, name=first)
+    for name, adapter in others:
+        model.load_adapter(str(adapter), adapter_name=name, use_safetensors=True)
+    return model
 
 
 @torch.no_grad()

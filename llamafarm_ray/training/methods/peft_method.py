@@ -37,8 +37,8 @@ class PeftMethod(Method):
     def wrap(self, model: Any, *, base_model: Path, task: Task = "causal-lm") -> Any:
         """See `Method.wrap`."""
         # peft imports every quantisation library there is, some of which print: not before a worker needs it.
-        from peft import get_peft_model  # noqa: PLC0415
-        from peft.tuners.tuners_utils import BaseTunerLayer  # noqa: PLC0415 - likewise
+        from peft import get_peft_model
+        from peft.tuners.tuners_utils import BaseTunerLayer
 
         config = self.adapter_config(model, task_type=_TASK_TYPES[task], base_model_name_or_path=str(base_model))
         wrapped: Any = get_peft_model(model, config)
@@ -50,7 +50,7 @@ class PeftMethod(Method):
 
     def adapter_state(self, model: Any, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The adapter's tensors by the names that peft's loader expects; see `Method.save` for the arguments."""
-        from peft import get_peft_model_state_dict  # noqa: PLC0415 - see wrap
+        from peft import get_peft_model_state_dict  # see wrap
 
         state: dict[str, torch.Tensor] = get_peft_model_state_dict(
             model, state_dict=dict(weights), save_embedding_layers=False

@@ -67,7 +67,7 @@ class PrefixTuningMethod(PeftMethod):
 
     def adapter_config(self, model: Any, **common: Any) -> Any:
         """See `PeftMethod.adapter_config`."""
-        from peft import PrefixTuningConfig  # noqa: PLC0415 - see PeftMethod.wrap
+        from peft import PrefixTuningConfig  # see PeftMethod.wrap
 
         parameters = self.parameters
         hidden_size = model.config.get_text_config().hidden_size
@@ -89,7 +89,7 @@ class PrefixTuningMethod(PeftMethod):
 
     def adapter_state(self, model: Any, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """See `PeftMethod.adapter_state`: the prefix, computed from the whole weights."""
-        from peft import PrefixEncoder  # noqa: PLC0415 - see PeftMethod.wrap
+        from peft import PrefixEncoder  # see PeftMethod.wrap
 
         start = "prompt_encoder.default."
         trained = {name.removeprefix(start): tensor for name, tensor in weights.items() if name.startswith(start)}

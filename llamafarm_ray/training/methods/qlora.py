@@ -27,7 +27,7 @@ class QloraMethod(LoraMethod):
 
     def load(self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm") -> Any:
         """See `Method.load`: linear layers but the output head in 4 bits, the rest in fp32."""
-        from peft import prepare_model_for_kbit_training  # noqa: PLC0415 - see PeftMethod.wrap
+        from peft import prepare_model_for_kbit_training  # see PeftMethod.wrap
 
         quantization = BitsAndBytesConfig(
             load_in_4bit=True,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from llamafarm_ray.pages import asset, bullets, escaped, header, page, tiles, write_page
+from llamafarm_ray.pages import asset, bullets, duration, escaped, header, page, tiles, write_page
 from llamafarm_ray.training.history import History
 from llamafarm_ray.training.report.charts import Chart, Curve, Mark, Point, draw
 from llamafarm_ray.training.tracking import Outcome, flat
@@ -80,16 +80,6 @@ def write_report(path: Path, run: RunPage) -> None:
     write_page(path, run.html())
 
 
-def duration(seconds: float) -> str:
-    """A time span for people: ``1 h 05 min``, ``3 min 20 s``, ``12.5 s``."""
-    if seconds < 60:  # noqa: PLR2004
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:  # noqa: PLR2004
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
 def memory(num_bytes: float) -> str:
     """An amount of memory for people."""
     return f"{num_bytes / 2**30:.3g} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.4g} MiB"
@@ -108,7 +98,7 @@ def _tiles(history: History) -> str:
     if not steps:
         return "<p>No step was done.</p>"
     last = steps[-1]
-    shown = [(f"{last.step:,} / {last.total_steps:,}", "steps"), (duration(last.seconds), "training time")]
+    shown = [(f"{last.step:,} / {last.total_steps:,}", "steps"), (duration(last.seconds, decimals=1), "training time")]
     losses = [step.loss for step in steps]
     shown.append((f"{losses[0]:.3f} → {losses[-1]:.3f}" if len(losses) > 1 else f"{losses[0]:.3f}", "training loss"))
     if validations := [v for v in history.validations if math.isfinite(v.loss)]:
@@ -201,7 +191,7 @@ def _checkpoints(history: History) -> str:
     if not history.checkpoints:
         return ""
     shown = history.checkpoints[-_MAX_ROWS:]
-    rows = "".join(f"<tr><td>{one.step:,}</td><td>{duration(one.seconds)}</td></tr>" for one in shown)
+    rows = "".join(f"<tr><td>{one.step:,}</td><td>{duration(one.seconds, decimals=1)}</td></tr>" for one in shown)
     return (
         f"<details><summary>Checkpoints written: {len(history.checkpoints):,}</summary>"
         f"<table><thead><tr><th>step</th><th>time to write</th></tr></thead>{rows}</table></details>"

@@ -16,6 +16,6 @@ def find_strategy(name: str) -> type[Strategy]:
     if name in strategies:
         return strategies[name]
     # DeepSpeed looks for accelerators and prints while it is imported: only where it is used, on the workers.
-    from llamafarm_ray.training.strategies.deepspeed import ZERO_STAGES  # noqa: PLC0415
+    from llamafarm_ray.training.strategies.deepspeed import ZERO_STAGES
 
     return ZERO_STAGES[name]

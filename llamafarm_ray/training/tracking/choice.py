@@ -75,20 +75,20 @@ class Trackers:
         return made
 
     def _wandb(self, info: RunInfo) -> Tracker:
-        from llamafarm_ray.training.tracking.wandb import WandbTracker  # noqa: PLC0415
+        from llamafarm_ray.training.tracking.wandb import WandbTracker
 
         project, mode = self.monitoring.wandb_project, self.wandb_mode
         assert project is not None and mode is not None  # noqa: PT018, S101 - chosen together
         return WandbTracker(info, project=project, entity=self.monitoring.wandb_entity, mode=mode)
 
     def _mlflow(self, info: RunInfo) -> Tracker:
-        from llamafarm_ray.training.tracking.mlflow import MlflowTracker  # noqa: PLC0415
+        from llamafarm_ray.training.tracking.mlflow import MlflowTracker
 
         return MlflowTracker(info, uri=str(self.monitoring.mlflow_uri), experiment=self.experiment)
 
 
 def _tensorboard(info: RunInfo) -> Tracker:
-    from llamafarm_ray.training.tracking.tensorboard import TensorBoardTracker  # noqa: PLC0415 - imports torch
+    from llamafarm_ray.training.tracking.tensorboard import TensorBoardTracker  # imports torch
 
     return TensorBoardTracker(info)
 

@@ -35,8 +35,8 @@ class MlflowTracker:
     def __init__(self, info: RunInfo, *, uri: str, experiment: str) -> None:
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
-        from mlflow.entities import Param, RunTag  # noqa: PLC0415 - an extra, and slow to import
-        from mlflow.tracking import MlflowClient  # noqa: PLC0415
+        from mlflow.entities import Param, RunTag  # an extra, and slow to import
+        from mlflow.tracking import MlflowClient
 
         self._client: Any = MlflowClient(tracking_uri=uri)
         experiment_id = self._find_experiment(experiment)
@@ -57,7 +57,7 @@ class MlflowTracker:
             self._client.log_batch(self._run_id, tags=some)
 
     def _find_experiment(self, name: str) -> str:
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        from mlflow.exceptions import MlflowException
 
         found = self._client.get_experiment_by_name(name)
         if found is None:
@@ -71,7 +71,7 @@ class MlflowTracker:
 
     def log(self, records: Sequence[Record]) -> None:
         """Write the numbers in as few requests as MLflow allows."""
-        from mlflow.entities import Metric  # noqa: PLC0415
+        from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
         metrics = [

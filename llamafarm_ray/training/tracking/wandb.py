@@ -28,7 +28,7 @@ class WandbTracker:
     """
 
     def __init__(self, info: RunInfo, *, project: str, entity: str | None, mode: WandbMode) -> None:
-        import wandb  # noqa: PLC0415 - an extra, and half a second
+        import wandb  # an extra, and half a second
 
         info.folder.mkdir(parents=True, exist_ok=True)
         self._teardown = wandb.teardown

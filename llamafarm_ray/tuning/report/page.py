@@ -10,8 +10,7 @@ from typing import Final
 
 from llamafarm_ray import pages
 from llamafarm_ray.config import Domain
-from llamafarm_ray.pages import asset, bullets, escaped, header, page, tiles
-from llamafarm_ray.tuning.budget import duration
+from llamafarm_ray.pages import asset, bullets, duration, escaped, header, page, tiles
 from llamafarm_ray.tuning.explain import plain
 from llamafarm_ray.tuning.journal import Record, State
 from llamafarm_ray.tuning.report.plots import course, curves, parallel

@@ -33,3 +33,27 @@ def versions(registry):
             registry.submit(Register(model, ModelKind.ADAPTER, manifest, 1, number, details=details))
 
     return make
+
+
+@pytest.fixture
+def bot(registry, folder):
+    return registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+
+
+@pytest.fixture
+def orphan(registry, folder):
+    """A folder that was published and never registered: one file that no version has, and its manifest."""
+    (folder / "orphan.txt").write_text("nobody's")
+    manifest = registry.content.publish(folder)
+    (folder / "orphan.txt").unlink()
+    return manifest
+
+
+@pytest.fixture
+def retired(registry, folder, bot):
+    """A version beside ``bot`` that the next collector gives up."""
+    (folder / "second.txt").write_text("2")
+    record = registry.register(folder, name="bot", kind=ModelKind.ADAPTER)
+    registry.retire(record.ref)
+    assert record.registered.manifest != bot.registered.manifest
+    return record

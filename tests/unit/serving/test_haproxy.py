@@ -113,22 +113,6 @@ def test_a_client_that_goes_costs_nothing(proxy, silent):
     assert after.user + after.system - before.user - before.system < 0.3
 
 
-def test_the_operators_own_haproxy_is_used(monkeypatch, tmp_path):
-    monkeypatch.setenv(haproxy.PATH_VARIABLE, "/opt/haproxy")
-    assert _proxy_environment(tmp_path)[haproxy.PATH_VARIABLE] == "/opt/haproxy"
-
-
-def test_it_does_not_start_itself(monkeypatch):
-    monkeypatch.setenv(haproxy.PATH_VARIABLE, str(haproxy.command()))
-    started = []
-    monkeypatch.setattr(os, "execv", lambda program, arguments: started.append((program, arguments)))
-    monkeypatch.setattr("sys.argv", ["llamafarm-haproxy", "-db"])
-    haproxy.main()
-    [(program, arguments)] = started
-    assert program != str(haproxy.command())
-    assert arguments[1:] == ["-dS", "-db"]
-
-
 class RaysProxy:
     """Ray Serve's own configuration of its HAProxy, in a folder, and the process that our command makes of it."""
 

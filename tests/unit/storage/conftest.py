@@ -31,3 +31,17 @@ def store(location, tmp_path):
 @pytest.fixture
 def local_store(tmp_path):
     return ContentStore(Location(tmp_path / "home"), tmp_path / "cache")
+
+
+@pytest.fixture
+def publish(store, tmp_path):
+    """Publishes texts as the files of a version; its manifest."""
+
+    def run(**texts):
+        made = tmp_path / f"version-{len(list(tmp_path.iterdir()))}"
+        made.mkdir()
+        for name, text in texts.items():
+            (made / f"{name}.txt").write_text(text)
+        return store.publish(made)
+
+    return run

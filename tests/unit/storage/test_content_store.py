@@ -5,16 +5,13 @@ import json
 import os
 
 import pytest
+from stored_files import files
 
 from llamafarm_ray.errors import InputError, IntegrityError, StorageError
 from llamafarm_ray.storage import ContentStore, Location, Manifest
 from llamafarm_ray.types import Digest
 
 UNKNOWN = Digest.of(b"nothing")
-
-
-def files(folder):
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def stored_names(location):

@@ -14,7 +14,7 @@ from llamafarm_ray.training.alerts import Alert
 from llamafarm_ray.training.history import Checkpoint, History, Validation
 from llamafarm_ray.training.report import RunPage, write_report
 from llamafarm_ray.training.report.charts import Chart, Curve, draw, thin
-from llamafarm_ray.training.report.page import compact, duration, memory
+from llamafarm_ray.training.report.page import compact, memory
 from llamafarm_ray.training.result import Progress
 
 VOID = {"meta", "line", "polyline", "circle", "wbr", "br"}
@@ -158,12 +158,5 @@ def test_a_chart_of_nothing_is_left_out():
 
 
 def test_amounts_for_people():
-    assert [duration(s) for s in (0.04, 59.94, 61, 3600, 86_399)] == [
-        "0.0 s",
-        "59.9 s",
-        "1 min 01 s",
-        "1 h 00 min",
-        "23 h 59 min",
-    ]
     assert [memory(b) for b in (5 * 2**20, 1.5 * 2**30)] == ["5 MiB", "1.5 GiB"]
     assert [compact(v) for v in (0.5, 1234.5, 93_210, 2.5e6, 3e9)] == ["0.5", "1,234", "93.21k", "2.5M", "3G"]

@@ -19,6 +19,7 @@ from llamafarm_ray.training.job import TrainingJob
 from llamafarm_ray.training.observers import ObserverSettings
 from llamafarm_ray.training.planning import Plan, _checkpoint_uri
 from llamafarm_ray.training.resources import WorkerResources
+from llamafarm_ray.training.result import WorkerOutcome
 from llamafarm_ray.training.strategies import Place
 from llamafarm_ray.training.tokenised import TokenisedData
 from llamafarm_ray.types import ModelKind
@@ -116,8 +117,8 @@ def test_a_stop_by_the_keyboard_is_no_failure_and_leaves_nothing_before_a_checkp
 def finish(plan):
     plan.job.folder.output.mkdir(parents=True, exist_ok=True)
     (plan.job.folder.output / "model.safetensors").write_text(f"seed {plan.job.seed}")
-    done = {"losses": [1.0], "step": 8, "num_tokens": 64, "num_counted": 32, "seconds": 1.0}
-    return {**done, "validation_loss": None, "num_workers": 1, "num_trainable_parameters": 9}
+    done = {"num_steps": 8, "num_tokens": 64, "num_counted": 32, "seconds": 1.0, "losses": [1.0]}
+    return WorkerOutcome(**done, validation_loss=None, num_workers=1, num_trainable_parameters=9)
 
 
 @pytest.mark.parametrize(

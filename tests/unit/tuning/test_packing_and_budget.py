@@ -2,7 +2,7 @@
 
 import pytest
 
-from llamafarm_ray.tuning.budget import Budget, duration
+from llamafarm_ray.tuning.budget import Budget
 from llamafarm_ray.tuning.packing import Node, TrialNeeds, num_concurrent
 
 LAPTOP = [Node(4)]
@@ -54,8 +54,3 @@ def test_earlier_sessions_count():
     assert Budget(60, 75, clock).is_over
     assert Budget(None, 1e9, clock).left_s is None
     assert not Budget(None, 1e9, clock).is_over
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(7.2, "7 s"), (200, "3 min 20 s"), (3900, "1 h 05 min")])
-def test_lengths_of_time_are_for_people(seconds, text):
-    assert duration(seconds) == text

@@ -15,7 +15,7 @@ from llamafarm_ray.clusters import local_ray
 from llamafarm_ray.clusters.local_ray import _proxy_environment, _short_temporary_folder
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.workflows import cluster
-from llamafarm_ray.workflows.cluster import LOCAL, _raylet_off_stdout
+from llamafarm_ray.workflows.cluster import LOCAL
 
 
 @pytest.mark.parametrize("length", [4, 17, 18, 60, 200])
@@ -31,20 +31,6 @@ def test_haproxys_socket_paths_fit_however_long_the_temporary_folder_is(tmp_path
 def test_two_clusters_on_a_machine_share_no_file_and_no_port(tmp_path):
     first, second = (_proxy_environment(tmp_path / name) for name in ("a", "b"))
     assert all(first[name] != second[name] for name in first if not name.endswith(("HTTP_PORT", "BINARY_PATH")))
-
-
-def test_what_raylets_say_to_drivers_is_kept_off_stdout(monkeypatch, capsys):
-    from ray._private import worker
-
-    monkeypatch.setattr(worker, "_worker_logs_enabled", True)
-    said = {"lines": ["8 PYTHON worker processes have been started"], "pid": "raylet", "is_err": False}
-    worker.print_worker_logs(said, sys.stdout)
-    assert "8 PYTHON worker processes" in capsys.readouterr().out
-    with _raylet_off_stdout():
-        worker.print_worker_logs(said, sys.stdout)
-    assert capsys.readouterr().out == ""
-    worker.print_worker_logs(said, sys.stdout)
-    assert capsys.readouterr().out, "a Ray of somebody else's in this process says what it says"
 
 
 @pytest.fixture
@@ -129,13 +115,3 @@ def test_rays_variable_is_the_one_that_it_reads():
     from ray._private import ray_constants
 
     assert ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR == local_ray._MANY_MACHINES
-
-
-def test_a_local_ray_listens_on_loopback_and_another_does_not():
-    from ray._private import services
-
-    address = services.get_node_ip_address()
-    with local_ray.on_loopback():
-        assert services.get_node_ip_address() == "127.0.0.1"
-        assert services.canonicalize_bootstrap_address("127.0.0.1:6379") == "127.0.0.1:6379"
-    assert services.get_node_ip_address() == address

@@ -22,7 +22,7 @@ from llamafarm_ray.serving.engines.gguf.answer import LlamaAnswer, Slot
 from llamafarm_ray.serving.engines.gguf.server import LlamaServer, LlamaSettings
 from llamafarm_ray.serving.engines.gguf.tokenizer import GgufTokenizer
 from llamafarm_ray.serving.engines.in_process import check_length
-from llamafarm_ray.serving.engines.named_models import NamedModels
+from llamafarm_ray.serving.engines.named_models import NamedModels, NamedModelsEngine
 from llamafarm_ray.storage.gguf import GgufHeader, read_gguf
 
 __all__ = ["GgufEngine"]
@@ -31,7 +31,7 @@ _RANKING = 4
 """llama.cpp's number for models that compare two texts."""
 
 
-class GgufEngine:
+class GgufEngine(NamedModelsEngine["_Model"]):
     """An :class:`~llamafarm_ray.serving.engines.base.Engine` of GGUF files.
 
     Args:
@@ -68,7 +68,7 @@ class GgufEngine:
         if self._header.is_adapter:
             raise InputError(f"{str(self._file)!r} is an adapter.", hint="Name the model it belongs to as base_model.")
         base = self._open(self._header, self._file, None)
-        self._models = NamedModels(base_name, base)
+        super().__init__(NamedModels(base_name, base))
 
         def encode(text: str, add_special: bool) -> list[int]:
             asked = {"content": text, "add_special": add_special, "parse_special": True}
@@ -80,11 +80,6 @@ class GgufEngine:
     def writes(self) -> bool:
         """See ``Engine.writes``."""
         return not self._header.gives_vectors
-
-    @property
-    def loaded(self) -> list[str]:
-        """The names that answer, sorted."""
-        return sorted(self._models)
 
     async def load_adapter(self, name: str, folder: Path) -> None:
         """See ``Engine.load_adapter``; a version is a low-rank update, or a whole model with the base's tokens.
@@ -99,18 +94,6 @@ class GgufEngine:
 
     def check_adapter(self, name: str) -> None:
         """See ``Engine.check_adapter``: llama.cpp tells of no logits, so none is taken out."""
-
-    async def unload_adapter(self, name: str) -> None:
-        """See ``Engine.unload_adapter``.
-
-        Raises:
-            InputError: it is the base model.
-        """
-        self._models.free(name)
-
-    def max_model_len(self, name: str) -> int | None:
-        """See ``Engine.max_model_len``."""
-        return self._models.find(name).max_model_len
 
     async def generate(self, name: str, prompt: Sequence[int], params: SamplingParams) -> AsyncGenerator[Output, None]:
         """See ``Engine.generate``.

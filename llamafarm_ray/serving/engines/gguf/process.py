@@ -13,7 +13,7 @@ from typing import Any
 
 
 def _parameters(settings: dict[str, Any]) -> Any:
-    import xllamacpp  # noqa: PLC0415
+    import xllamacpp
 
     made = xllamacpp.CommonParams()
     made.model.path = settings["model"]
@@ -35,7 +35,7 @@ def _parameters(settings: dict[str, Any]) -> Any:
 
 def main() -> None:
     """See the module's text."""
-    import xllamacpp  # noqa: PLC0415
+    import xllamacpp
 
     settings = json.loads(sys.stdin.readline())
     try:

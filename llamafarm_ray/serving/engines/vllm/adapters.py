@@ -65,8 +65,8 @@ class VllmAdapters:
                 be pooled as the base model's are, and it was trained otherwise.
         """
         # Importing vLLM takes seconds, and is done in replicas alone.
-        from vllm.entrypoints.serve.engine.protocol import ErrorResponse  # noqa: PLC0415
-        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest  # noqa: PLC0415
+        from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 
         config = self._models().engine_client.model_config
         if config.runner_type == "pooling" and pools_otherwise(folder, Path(config.model)):
@@ -82,7 +82,7 @@ class VllmAdapters:
         Raises:
             ConflictError: requests for it are not over yet.
         """
-        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest  # noqa: PLC0415
+        from vllm.entrypoints.serve.lora.protocol import UnloadLoRAAdapterRequest
 
         models = self._models()
         known = models.lora_requests.get(name)

@@ -23,8 +23,8 @@ _has_base_rows = True
 @functools.cache
 def leave_base_rows_alone() -> None:
     """Repair the kernels in this process."""
-    from vllm.lora.ops.torch_ops import lora_ops  # noqa: PLC0415  (the replica needs none of it)
-    from vllm.lora.punica_wrapper import punica_cpu  # noqa: PLC0415
+    from vllm.lora.ops.torch_ops import lora_ops  # the replica needs none of it
+    from vllm.lora.punica_wrapper import punica_cpu
 
     for name in _KERNELS:
         repaired = _for_adapters_alone(getattr(lora_ops, name))

@@ -38,7 +38,7 @@ class NumbersWorker:
 
         It runs between two steps of the engine.
         """
-        import torch  # noqa: PLC0415  (the replica needs none of it)
+        import torch  # the replica needs none of it
 
         num_found = 0
         for cache in self.model_runner.kv_caches:

@@ -198,7 +198,7 @@ class _Mended:
 
 
 def _run_mended(run: Callable[..., object], **kwargs: Any) -> None:
-    from llamafarm_ray.serving.engines.vllm.grammars import use_grammar_manager  # noqa: PLC0415  (imports vLLM)
+    from llamafarm_ray.serving.engines.vllm.grammars import use_grammar_manager  # imports vLLM
 
     use_grammar_manager()
     run(**kwargs)
@@ -212,8 +212,8 @@ def engine_arranged(vllm_config: Any) -> Iterator[None]:
         vllm_config: vLLM's ``VllmConfig``, which this changes.
     """
     # Importing vLLM takes seconds, and is done in replicas alone.
-    from vllm.platforms import current_platform  # noqa: PLC0415
-    from vllm.v1.engine import utils  # noqa: PLC0415
+    from vllm.platforms import current_platform
+    from vllm.v1.engine import utils
 
     with contextlib.ExitStack() as stack:
         if current_platform.is_cpu():
@@ -229,7 +229,7 @@ def engine_arranged(vllm_config: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _in_one_process(vllm_config: Any) -> Iterator[None]:
-    from vllm.utils.ompmultiprocessing import OMPProcessManager  # noqa: PLC0415
+    from vllm.utils.ompmultiprocessing import OMPProcessManager
 
     vllm_config.parallel_config.distributed_executor_backend = EXECUTOR
     with OMPProcessManager(vllm_config).configure_omp_envs(rank=0, local_rank=0), _forked_if_prepared():
@@ -238,7 +238,7 @@ def _in_one_process(vllm_config: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _forked_if_prepared() -> Iterator[None]:
-    from vllm.v1.engine import utils  # noqa: PLC0415
+    from vllm.v1.engine import utils
 
     if _prepared is None or _prepared != (wanted := _settings()):
         if _prepared is not None:

@@ -9,7 +9,6 @@ It relies on these private parts of Ray (a test names each, so that an upgrade t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
@@ -18,6 +17,7 @@ from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 
 from llamafarm_ray.serving.engines.vllm.grammars import refuse_failed_grammars
+from llamafarm_ray.serving.engines.vllm.llm_config import LlmConfig
 from llamafarm_ray.serving.engines.vllm.process import engine_arranged
 
 __all__ = ["check", "server"]
@@ -52,7 +52,7 @@ class Server(LLMServer):  # type: ignore[misc]
         await self.engine.start()
 
 
-def server(llm_config: Mapping[str, Any]) -> LLMServer:
+def server(llm_config: LlmConfig) -> LLMServer:
     """An engine that is not started yet.
 
     Args:
@@ -63,7 +63,7 @@ def server(llm_config: Mapping[str, Any]) -> LLMServer:
     return Server.sync_init(config, engine_cls=Engine)
 
 
-def check(llm_config: Mapping[str, Any]) -> None:
+def check(llm_config: LlmConfig) -> None:
     """Make sure that vLLM knows every engine option.
 
     Args:

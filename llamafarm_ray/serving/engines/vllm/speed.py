@@ -30,7 +30,7 @@ def measure_vllm(trial: SpeedTrial, prompts: Prompts) -> list[tuple[float, float
         trial: the trial.
         prompts: gives the prompts of each round, the first of which warms up.
     """
-    from vllm import LLM, SamplingParams  # noqa: PLC0415 - seconds
+    from vllm import LLM, SamplingParams  # seconds
 
     longest = trial.prompt_tokens + trial.new_tokens
     options: dict[str, Any] = {}
@@ -62,7 +62,7 @@ def measure_vllm(trial: SpeedTrial, prompts: Prompts) -> list[tuple[float, float
 
 
 def _context(folder: Path, longest: int) -> int:
-    from transformers import AutoConfig  # noqa: PLC0415
+    from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     return int(min(longest, getattr(config, "max_position_embeddings", None) or longest))

@@ -21,11 +21,9 @@ from llamafarm_ray.registry.rollouts import CanaryPlan, Step
 from llamafarm_ray.serving.deployment import adapter_manager
 from llamafarm_ray.serving.deployment.adapter_manager import AdapterManager, Served
 from llamafarm_ray.serving.deployment.engine_replica import EngineReplica, EngineSettings
-from llamafarm_ray.serving.deployment.replica import Replica
 from llamafarm_ray.serving.journal import journal
 from llamafarm_ray.serving.journal.files import read_journal
 from llamafarm_ray.serving.journal.ledger import Devices
-from llamafarm_ray.serving.routing.signed_header import HeaderSigner
 from llamafarm_ray.serving.routing.traffic_split import NOBODY
 from llamafarm_ray.serving.selection.peers import Figures, Known, Peer
 from llamafarm_ray.storage import ContentStore, Location
@@ -321,37 +319,6 @@ def test_a_replica_without_a_controller_chooses_by_what_it_measured_itself(regis
     assert activity.loaded == (f"bot:1.0.0#{registry.resolve('bot').registered.manifest[7:19]}",)
     assert activity.base_model == "tiny"
     assert activity.seen["bot:1.0.0"].minute.requests >= 1
-
-
-@pytest.mark.parametrize("secret", ["", "s3cret"])
-def test_a_decision_is_believed_from_the_router_alone(base, tmp_path, secret):
-    decision = "bot:1.0.0#x;candidate;bot@production#1"
-
-    def passed_on(*headers):
-        seen = []
-
-        async def app(scope, receive, send):
-            seen.extend(scope["headers"])
-
-        digest = find_base(str(base), RegistryService(Location(tmp_path))).digest
-        served = Served(str(tmp_path), "tiny", digest, secret=secret)
-        scope = {"type": "http", "method": "POST", "headers": [*headers, (b"host", b"h")]}
-        asyncio.run(Replica(served, None, 1.0).front(app)(scope, None, None))
-        return seen[:-1]
-
-    name = b"serve_multiplexed_model_id"
-    for forged in (
-        decision,
-        HeaderSigner("other").close(decision),
-        HeaderSigner("").close(decision),
-        "",
-        "0" * 32 + decision,
-        "\xff",
-    ):
-        assert passed_on((name, forged.encode("latin-1")), (b"Serve_Multiplexed_Model_Id", b"y")) == []
-    sealed = HeaderSigner(secret).close(decision)
-    assert passed_on((name, sealed.encode())) == ([(name, decision.encode())] if secret else [])
-    assert passed_on((name, (sealed + "2").encode())) == []
 
 
 @pytest.fixture

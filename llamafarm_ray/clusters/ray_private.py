@@ -1,0 +1,103 @@
+"""The private names of Ray that a driver relies on. No other module of ``clusters`` and ``workflows`` touches one.
+
+A test names each, so that an upgrade of Ray that moves one fails there:
+
+* ``authentication_token_setup``: ``Config``, ``AuthenticationTokenLoader`` and
+  ``maybe_enable_token_auth_if_token_available``,
+* ``worker._worker_logs_enabled``,
+* ``ray_constants.ENABLE_RAY_CLUSTER``,
+* ``services.get_node_ip_address``.
+
+Ray is imported when a function is called: its parts read their environment when they are imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["node_address", "on_loopback", "raylet_off_stdout", "take_own_token", "token_shown"]
+
+_SETUP = "ray._private.authentication.authentication_token_setup"
+
+
+@contextmanager
+def token_shown(token: str) -> Iterator[None]:
+    """Show Ray this token for the time of a block, also in a process that has imported Ray already."""
+    from ray._private.authentication.authentication_token_setup import (
+        AuthenticationTokenLoader,
+        Config,
+    )
+
+    given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    before = {name: os.environ.get(name) for name in given}
+
+    def read_again() -> None:
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+    os.environ.update(given)
+    read_again()
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        read_again()
+
+
+def take_own_token() -> None:
+    """Show Ray this user's token, if there is one, without a word on it."""
+    from ray._private.authentication.authentication_token_setup import (
+        maybe_enable_token_auth_if_token_available,
+    )
+
+    logger = logging.getLogger(_SETUP)
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # it says that it found the token
+    try:
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
+    finally:
+        logger.setLevel(before)
+
+
+@contextmanager
+def raylet_off_stdout() -> Iterator[None]:
+    """Keep what raylets say to drivers ("8 PYTHON worker processes have been started") out of a command's output.
+
+    ``log_to_driver`` does not, and it goes to stdout, where ``--json`` has its answer. It is in Ray's own logs too.
+    """
+    from ray._private import worker
+
+    before, worker._worker_logs_enabled = worker._worker_logs_enabled, False  # noqa: SLF001
+    try:
+        yield
+    finally:
+        worker._worker_logs_enabled = before  # noqa: SLF001
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """Have this process know the machine by its loopback address while a Ray is started, or joined, in the block.
+
+    Such a Ray listens on loopback alone, its metrics without a key too. Ray itself does that where it is for one
+    machine, as on a Mac; on Linux its processes listen to the network, and take 127.0.0.1 for the machine's address.
+    """
+    from ray._private import ray_constants
+
+    before, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def node_address() -> str:
+    """Return the address by which Ray knows this machine."""
+    from ray._private import services
+
+    return str(services.get_node_ip_address())

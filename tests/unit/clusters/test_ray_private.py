@@ -1,0 +1,69 @@
+"""Every private name of Ray that a driver relies on: an upgrade that moves one fails here, with its name."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+from llamafarm_ray.clusters import ray_private
+from llamafarm_ray.clusters.ray_private import on_loopback, raylet_off_stdout, take_own_token, token_shown
+
+
+def test_what_raylets_say_to_drivers_is_kept_off_stdout(monkeypatch, capsys):
+    from ray._private import worker
+
+    monkeypatch.setattr(worker, "_worker_logs_enabled", True)
+    said = {"lines": ["8 PYTHON worker processes have been started"], "pid": "raylet", "is_err": False}
+    worker.print_worker_logs(said, sys.stdout)
+    assert "8 PYTHON worker processes" in capsys.readouterr().out
+    with raylet_off_stdout():
+        worker.print_worker_logs(said, sys.stdout)
+    assert capsys.readouterr().out == ""
+    worker.print_worker_logs(said, sys.stdout)
+    assert capsys.readouterr().out, "a Ray of somebody else's in this process says what it says"
+
+
+def test_a_local_ray_listens_on_loopback_and_another_does_not():
+    from ray._private import services
+
+    address = services.get_node_ip_address()
+    with on_loopback():
+        assert ray_private.node_address() == services.get_node_ip_address() == "127.0.0.1"
+        assert services.canonicalize_bootstrap_address("127.0.0.1:6379") == "127.0.0.1:6379"
+    assert services.get_node_ip_address() == address
+
+
+def test_a_token_is_shown_for_the_time_of_a_block(monkeypatch):
+    from ray._private.authentication import authentication_token_setup as setup
+
+    assert callable(setup.Config.initialize)
+    assert callable(setup.AuthenticationTokenLoader.instance().reset_cache)
+    read, forgotten = [], []
+    config = SimpleNamespace(initialize=lambda _: read.append(os.environ.get("RAY_AUTH_TOKEN")))
+    loader = SimpleNamespace(reset_cache=lambda: forgotten.append(1))
+    monkeypatch.setattr(setup, "Config", config)
+    monkeypatch.setattr(setup, "AuthenticationTokenLoader", SimpleNamespace(instance=lambda: loader))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "of the user")
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    with token_shown("of a Ray that stays"):
+        assert os.environ["RAY_AUTH_MODE"] == "token"
+    assert read == ["of a Ray that stays", "of the user"]
+    assert len(forgotten) == 2
+    assert "RAY_AUTH_MODE" not in os.environ
+
+
+def test_this_users_token_is_taken_without_a_word(monkeypatch, caplog):
+    import logging
+
+    from ray._private.authentication import authentication_token_setup as setup
+
+    def found(*, warn_if_disabled):
+        assert not warn_if_disabled
+        setup.logger.warning("found a token")
+
+    monkeypatch.setattr(setup, "maybe_enable_token_auth_if_token_available", found)
+    before = setup.logger.level
+    take_own_token()
+    assert not caplog.records
+    assert setup.logger.level == before
+    assert setup.logger.name == ray_private._SETUP
+    assert logging.getLogger(ray_private._SETUP) is setup.logger
