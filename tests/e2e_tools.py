@@ -12,6 +12,8 @@ import psutil
 import pytest
 from patience import patience
 
+from llamafarm_ray.clusters.ports import free_ports
+
 ROOT = Path(__file__).parents[1]
 BIN = ROOT / ".venv" / "bin"
 
@@ -21,6 +23,15 @@ def environment(**more):
     others = ("RAY_", "LLAMAFARM_", "MAKE", "MFLAGS")
     kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
     return {**kept, "PATH": f"{BIN}{os.pathsep}{kept['PATH']}", **more}
+
+
+def agent_ports():
+    """Options of `ray start` that say its agents' ports.
+
+    A raylet waits 15 s for an agent to say one that it chose itself, and ends where a busy machine takes longer.
+    """
+    names = ("dashboard-agent-listen", "dashboard-agent-grpc", "runtime-env-agent", "metrics-export")
+    return [f"--{name}-port={port}" for port, name in enumerate(names, start=free_ports(len(names)))]
 
 
 END_S = 3.0

@@ -10,7 +10,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from e2e_tools import BIN, ROOT, environment, running, wait_for
+from e2e_tools import BIN, ROOT, agent_ports, environment, running, wait_for
 
 from llamafarm_ray.clusters.ports import free_port
 
@@ -27,7 +27,7 @@ def own_cluster(num_cpus=4, **variables):
         RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token, PYTHONPATH=f"{ROOT}:{ROOT / 'tests'}", **variables
     )
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", f"--num-cpus={num_cpus}"]
-    command += [f"--temp-dir={folder}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
+    command += [f"--temp-dir={folder}", f"--dashboard-port={dashboard}", *agent_ports()]
     try:
         with running(command, folder / "start.log", env=reaching, cwd=ROOT) as process:
             headers = {"Authorization": f"Bearer {token}"}
@@ -43,7 +43,7 @@ def joined(variables, num_cpus=1):
     folder = Path(tempfile.mkdtemp(prefix="rn-"))
     before = _nodes(variables)
     command = [str(BIN / "ray"), "start", "--block", f"--address={variables['RAY_ADDRESS']}", f"--num-cpus={num_cpus}"]
-    command += [f"--dashboard-agent-listen-port={free_port()}"]
+    command += agent_ports()
     try:
         with running(command, folder / "start.log", env=variables, cwd=ROOT) as process:
             while not (new := _nodes(variables) - before):

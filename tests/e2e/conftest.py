@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from e2e_tools import BIN, ROOT, environment, running, wait_for
+from e2e_tools import BIN, ROOT, agent_ports, environment, running, wait_for
+from failure_logs import watch
 
 from llamafarm_ray.clusters.ports import free_port, free_ports
 
@@ -100,6 +101,7 @@ class RayHead:
 @pytest.fixture(scope="session")
 def ray_head():
     folder = Path(tempfile.mkdtemp(prefix="rh-"))
+    watch(folder)
     ports = free_ports(50)
     lines = (ROOT / "serve_configs" / "serve.env").read_text(encoding="utf-8").splitlines()
     proxy = {
@@ -123,7 +125,7 @@ def ray_head():
         RAY_AUTH_TOKEN=secrets.token_hex(32),
     )
     command = [str(BIN / "ray"), "start", "--head", "--block", f"--port={port}", "--num-cpus=4", f"--temp-dir={folder}"]
-    command += [f"--dashboard-port={dashboard.rpartition(':')[2]}", f"--dashboard-agent-listen-port={free_port()}"]
+    command += [f"--dashboard-port={dashboard.rpartition(':')[2]}", *agent_ports()]
     log = folder / "start.log"
     with running(command, log, env=variables, cwd=ROOT) as process:
         token = {"Authorization": f"Bearer {variables['RAY_AUTH_TOKEN']}"}

@@ -350,11 +350,11 @@ class Follower:
         self.process = subprocess.Popen(command, cwd=ROOT, env=head.environment, **pipes)
         self.lines = []
 
-    def read_until(self, text):
-        """Read lines up to the first one with a text in it."""
-        while not self.lines or (text not in self.lines[-1] and self.process.poll() is None):
+    def read_until(self, start):
+        """Read lines up to the first one that begins so."""
+        while not self.lines or (not self.lines[-1].startswith(start) and self.process.poll() is None):
             self.lines.append(self.process.stdout.readline())
-        assert text in self.lines[-1], self.lines
+        assert self.lines[-1].startswith(start), "".join(self.lines)
 
     def go_on(self, after):
         """Let the job print what comes after a line."""
@@ -396,7 +396,7 @@ def test_a_lost_connection_is_made_again_and_every_line_comes_once(follow):
     follower.wire.mend()
     follower.read_until("line 6")
     follower.go_on(after=6)
-    assert follower.end() == 7, follower.lines
+    assert follower.end() == 7, "".join(follower.lines)
     assert [line for line in follower.lines if line.startswith("line")] == [f"line {n}\n" for n in range(1, 13)]
     troubles = [line for line in follower.lines if line.startswith("TROUBLE")]
     assert len(troubles) == 2
