@@ -18,7 +18,9 @@ __all__ = [
     "record_ref",
 ]
 
-_WHOLE = {ModelKind.BASE, ModelKind.EMBEDDING}
+_WHOLE = frozenset({ModelKind.BASE, ModelKind.EMBEDDING})
+_NOT_BESIDE = {ModelKind.ADAPTER: _WHOLE, ModelKind.BASE: frozenset({ModelKind.ADAPTER})}
+"""Kinds of versions under a name that keep one of another kind away."""
 _NAME_RULE = "Use letters, digits and, inside, '.', '_' and '-', 96 at most; a namespace may be before it, team/name."
 
 
@@ -54,8 +56,8 @@ def check_name(name: str) -> None:
 def check_free_for(kind: ModelKind, name: str, state: RegistryState) -> None:
     """Check that a name can get a version of a kind.
 
-    Adapters and the models that they are based on don't share a name: the name alone would stop to mean the base model
-    for everyone who names it in a configuration, or the adapter for its clients.
+    Adapters and base models don't share a name: the name alone would stop to mean the base model for everyone who names
+    it in a configuration, or the adapter for its clients. Models that were trained here may follow adapters.
 
     Raises:
         InputError: requests use the name for something else.
@@ -67,12 +69,10 @@ def check_free_for(kind: ModelKind, name: str, state: RegistryState) -> None:
             hint="Give another --name.",
         )
     model = state.models.get(name)
-    if model is None or not (kind in _WHOLE or kind is ModelKind.ADAPTER):
-        return
-    refused = {ModelKind.ADAPTER} if kind in _WHOLE else _WHOLE
-    for record in model.versions.values():
+    refused = _NOT_BESIDE.get(kind, frozenset())
+    for record in model.versions.values() if model is not None else ():
         found = record.registered.kind
-        if record.retired is None and found in refused:
+        if record.retired is None and found in refused and not (found in _WHOLE and record.registered.method):
             raise ConflictError(
                 f"{record.ref} is of kind {found}, and {name!r} can't get a version of kind {kind}: the name alone "
                 "would mean another model.",

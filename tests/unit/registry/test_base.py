@@ -133,15 +133,25 @@ def test_an_adapter_is_no_base_model_and_its_own_is_named(registry, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [ModelKind.BASE, ModelKind.EMBEDDING])
-def test_an_adapter_and_a_base_model_never_share_a_name(registry, tmp_path, kind):
+def test_an_adapter_never_takes_the_name_of_a_base_model(registry, tmp_path, kind):
     registry.register(make_model(tmp_path / "tiny"), name="tiny", kind=kind)
+    folder = make_model(tmp_path / "adapter", seed=7)
     with pytest.raises(ConflictError, match=rf"tiny:1\.0\.0 is of kind {kind}.*'tiny' can't get.*kind adapter"):
-        register_adapter(registry, tmp_path, "tiny-2", "tiny") and registry.register(
-            tmp_path / "tiny-2", name="tiny", kind=ModelKind.ADAPTER, base_model="tiny"
-        )
-    with pytest.raises(ConflictError, match=rf"tiny-2:1\.0\.0 is of kind adapter.*kind {kind}"):
-        registry.register(tmp_path / "tiny", name="tiny-2", kind=kind)
+        registry.register(folder, name="tiny", kind=ModelKind.ADAPTER, base_model="tiny")
     assert find_base("tiny", registry).digest == registry.resolve("tiny:1.0.0").registered.manifest
+
+
+def test_a_base_model_never_takes_the_name_of_an_adapter(registry, tmp_path):
+    register_adapter(registry, tmp_path, "bot", "tiny")
+    with pytest.raises(ConflictError, match=r"bot:1\.0\.0 is of kind adapter, and 'bot' can't get.*kind base"):
+        registry.register(make_model(tmp_path / "tiny"), name="bot", kind=ModelKind.BASE)
+
+
+def test_what_one_run_trains_whole_and_the_next_as_an_adapter_has_one_name(registry, tmp_path):
+    folder = make_model(tmp_path / "finder")
+    for kind in (ModelKind.EMBEDDING, ModelKind.ADAPTER, ModelKind.EMBEDDING, ModelKind.MERGED):
+        registry.register(folder, name="finder", kind=kind, base_model="tiny", method="full")
+    assert registry.resolve("finder").ref == "finder:1.3.0"
 
 
 def test_a_retired_version_holds_no_name_and_a_merged_model_may_follow_an_adapter(registry, tmp_path):
