@@ -11,13 +11,26 @@ from typing import Self
 
 from llamafarm_ray.errors import InputError
 
-__all__ = ["FEEDBACK_FOLDER", "MODEL_NAME", "NAME", "DeviceUse", "Digest", "ModelKind", "ModelRef", "Version"]
+__all__ = [
+    "AUTO_MODEL",
+    "FEEDBACK_FOLDER",
+    "MODEL_NAME",
+    "NAME",
+    "DeviceUse",
+    "Digest",
+    "ModelKind",
+    "ModelRef",
+    "Version",
+]
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9])?"
 """The pattern of alias and namespace names: letters, digits, ``._-`` inside, 96 characters at most."""
 
 MODEL_NAME = rf"(?:{NAME}/)?{NAME}"
 """The pattern of model and dataset names: a name, or ``namespace/name``."""
+
+AUTO_MODEL = "auto"
+"""The name in requests that leave the choice of the model to the server; no model has it."""
 
 FEEDBACK_FOLDER = "feedback"
 """The folder below a registry's home where what users say of answers is kept."""

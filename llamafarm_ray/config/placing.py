@@ -25,6 +25,8 @@ _TWICE = "is given more than once in the same mapping."
 Written = tuple[object, ...]
 """The names on the way to a key as the user wrote them."""
 
+_LEAST_LIKENESS_ELSEWHERE = 0.85
+
 
 @dataclass(frozen=True, slots=True)
 class Given:
@@ -219,7 +221,8 @@ def _unknown(section: Path, name: str) -> str:
     found = near(name, here)
     if not found:
         by_name: dict[str, Path] = {path[-1]: path for path in (*layout().leaves, *layout().sections) if path}
-        found = [dotted(by_name[other]) for other in near(name, by_name)]
+        # Of all names of all sections, some are a bit like any word: only a slip of the pen is meant.
+        found = [dotted(by_name[other]) for other in near(name, by_name, least=_LEAST_LIKENESS_ELSEWHERE)]
     if found:
         return f"is no known key; did you mean {' or '.join(found)}?"
     return f"is no known key; there is {', '.join(layout().names_in(section))}."

@@ -35,12 +35,18 @@ def shown(value: object) -> str:
     return text if len(text) <= _MAX_CHARACTERS else f"{text[: _MAX_CHARACTERS - 4]} ..."
 
 
-def near(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that look like ``name``, the nearest first; those that are much less like it are left out."""
+def near(name: str, known: Iterable[str], *, least: float = _LEAST_LIKENESS) -> list[str]:
+    """Return the known names that look like a name, the nearest first, without those that are much less like it.
+
+    Args:
+        name: name to look for.
+        known: names that there are.
+        least: likeness from 0 to 1 that a name has to have.
+    """
     simple = name[:_MAX_CHARACTERS].lower().replace("-", "_").replace(" ", "_")
     candidates = sorted(set(known))
     if simple in candidates:
         return [simple]
-    found = difflib.get_close_matches(simple, candidates, n=3, cutoff=_LEAST_LIKENESS)
+    found = difflib.get_close_matches(simple, candidates, n=3, cutoff=least)
     likeness = {other: difflib.SequenceMatcher(None, other, simple).ratio() for other in found}
     return [other for other in found if likeness[other] > likeness[found[0]] - _MAX_DIFFERENCE_IN_LIKENESS]

@@ -23,13 +23,21 @@ are described in `llamafarm_ray.data.formats.chats`.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import pyarrow as pa
 
-from llamafarm_ray.data.formats.chats import chat_row, check_record_keys, question_text, with_earlier
+from llamafarm_ray.data.formats.chats import (
+    chat_row,
+    check_record_keys,
+    parse_record,
+    question_and_answer,
+    question_text,
+    with_earlier,
+)
 from llamafarm_ray.data.formats.turns import RecordError, parse_turns, required_text
 from llamafarm_ray.data.formats.values import is_empty, kind_name, parsed_list, turns_in
 from llamafarm_ray.data.rows import ROW_SCHEMA, Message
@@ -51,6 +59,7 @@ __all__ = [
 KindName = Literal["chat", "preference", "judgement", "match", "text"]
 Row = dict[str, Any]
 
+_NUMBERED_NEGATIVE = re.compile(r"negative_\d+")
 _ORIGIN = ("document", "document_digest", "passage", "provenance", "pii")
 _SOURCE = tuple(ROW_SCHEMA.field(name) for name in _ORIGIN)
 _ID, _MESSAGES = ROW_SCHEMA.field("id"), ROW_SCHEMA.field("messages")
@@ -120,7 +129,7 @@ def parse_row(record: object, kind: RowKind | None = None) -> tuple[RowKind, lis
     assert isinstance(record, Mapping)  # noqa: S101 - checked a line above
     if kind is not None and kind.name != found.name:
         if found.name == "chat":  # the error that tells why it is none of the kind
-            raise RecordError(f"is no {kind.name} row as the first one is; it lacks {described(kind)}.")
+            raise RecordError(f"is no {kind.name} row as the first one is; it lacks {_lacking(record, kind)}.")
         raise RecordError(f"is a {found.name} row, and the first one is a {kind.name} row; a dataset has one kind.")
     if found.name not in {"chat", "text"} and not is_empty(record.get("tools")):
         raise RecordError(f"has 'tools', which can't be used: {found.name} rows are trained without tools.")
@@ -141,16 +150,37 @@ def kind_of(record: object) -> RowKind:
     keys = {key for key, value in record.items() if value is not None}
     if {"chosen", "rejected"} <= keys:
         return KINDS["preference"]
-    if (keys & {"label", "kto_tag"} and keys & {"messages", "conversations", "prompt"}) or keys >= {
-        "kto_tag",
-        "output",
-    }:
+    if _is_judged(record, keys):
         return KINDS["judgement"]
     if {"anchor", "positive"} <= keys or {"query", "pos"} <= keys:
         return KINDS["match"]
     if "text" in keys and not keys & {"messages", "conversations", "instruction", "prompt", "question"}:
         return KINDS["text"]
     return KINDS["chat"]
+
+
+def _is_judged(record: Mapping[str, Any], keys: set[str]) -> bool:
+    if keys & {"label", "kto_tag"} and keys & {"messages", "conversations", "prompt"}:
+        return True
+    # Beside a question and its answer, a label that is no truth value may be a note of any kind.
+    if "kto_tag" not in keys and not isinstance(record.get("label"), bool):
+        return False
+    try:
+        return question_and_answer(record) is not None
+    except RecordError:  # two of them, which the reader of chats tells
+        return False
+
+
+def _lacking(record: Mapping[str, Any], kind: RowKind) -> str:
+    """Return the names of the keys that a record lacks for a kind."""
+    needed = {
+        "preference": ("chosen", "rejected"),
+        "judgement": ("label",),
+        "match": ("query", "pos") if {"query", "pos"} & record.keys() else ("anchor", "positive"),
+        "text": ("text",),
+    }
+    lacking = [key for key in needed.get(kind.name, ()) if record.get(key) is None]
+    return ", ".join(map(repr, lacking)) or "a conversation"
 
 
 def _parts(messages: Sequence[Message]) -> Iterator[str]:
@@ -190,19 +220,27 @@ def _read_preference(record: Mapping[str, Any]) -> Iterator[Row]:
 
 
 def _read_judgement(record: Mapping[str, Any]) -> Iterator[Row]:
-    key = "label" if "label" in record else "kto_tag"
+    key = "label" if record.get("label") is not None else "kto_tag"
     label = record[key]
     if not isinstance(label, bool):
         raise RecordError(f"has {label!r} as '{key}', not true or false.")
-    messages = _prompt(record)
-    for answer in ("completion", "output"):  # TRL, and LLaMA-Factory beside "instruction"
-        if not is_empty(record.get(answer)):
-            messages = [*messages, *_answer(record, answer)]
-    messages = with_earlier(record, messages)
+    messages = _judged_turns(record)
     if not messages or messages[-1].role != "assistant":
         raise RecordError("does not end with the assistant turn that was judged.")
     _check_trained(messages[-1])
     yield judgement_row(messages, label=label)
+
+
+def _judged_turns(record: Mapping[str, Any]) -> list[Message]:
+    messages = _prompt(record)
+    if not messages or (len(messages) == 1 and is_empty(record.get("completion")) and is_empty(record.get("output"))):
+        pair = question_and_answer(record)
+        if pair is not None:
+            return list(parse_record(record))
+    for answer in ("completion", "output"):  # TRL, and LLaMA-Factory beside "instruction"
+        if not is_empty(record.get(answer)):
+            messages = [*messages, *_answer(record, answer)]
+    return with_earlier(record, messages)
 
 
 def _read_match(record: Mapping[str, Any]) -> Iterator[Row]:
@@ -215,8 +253,9 @@ def _read_match(record: Mapping[str, Any]) -> Iterator[Row]:
         yield from (match_row(query, positive, negatives) for positive in positives)
         return
     negatives = _texts(record, "negatives")
-    if record.get("negative"):
-        negatives.append(required_text(record, "negative"))
+    # sentence-transformers: "negative", or "negative_1", "negative_2", ...
+    numbered = sorted(filter(_NUMBERED_NEGATIVE.fullmatch, record), key=lambda key: (len(key), key))
+    negatives += [required_text(record, key) for key in ("negative", *numbered) if record.get(key)]
     yield match_row(required_text(record, "anchor"), required_text(record, "positive"), negatives)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from llamafarm_ray.errors import ConflictError, InputError, NotFoundError, did_you_mean
 from llamafarm_ray.registry.api import RegistryApi
+from llamafarm_ray.registry.state import VersionRecord
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.storage.downloads.spelling import is_source
-from llamafarm_ray.types import MODEL_NAME, Digest, ModelRef
+from llamafarm_ray.types import MODEL_NAME, Digest, ModelKind, ModelRef
 
 __all__ = ["BaseModel", "base_here", "find_base"]
 
@@ -35,16 +36,17 @@ class BaseModel:
     digest: Digest
 
 
-def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
+def find_base(reference: str | None, registry: RegistryApi, *, or_adapter: bool = False) -> BaseModel:
     """The base model of that reference, fetched if it isn't on this machine.
 
     Args:
         reference: a folder, a GGUF file, ``name``/``name:version``/``name@alias`` in the registry, ``owner/name`` on
             the hub, or any other source, see :func:`~llamafarm_ray.storage.downloads.sources.parse_source`.
         registry: registry for names.
+        or_adapter: True if a registered adapter will do as well.
 
     Raises:
-        InputError: there is no reference, or the folder's files are unusable.
+        InputError: there is no reference, it names an adapter, or the folder's files are unusable.
         NotFoundError: nothing of that name is found anywhere.
         LlamaFarmError: the source refuses it or can't be reached, or its files are damaged.
     """
@@ -58,12 +60,23 @@ def find_base(reference: str | None, registry: RegistryApi) -> BaseModel:
     match = re.fullmatch(rf"({MODEL_NAME})(?:[:@].*)?", reference) if "://" not in reference else None
     if match and match[1] in registry.refresh().models:
         ref = ModelRef.parse(reference)
-        digest = Digest(registry.resolve(ref).registered.manifest)
-        return BaseModel(reference, ref.name, registry.pull(ref), digest)
+        record = registry.resolve(ref)
+        if record.registered.kind is ModelKind.ADAPTER and not or_adapter:
+            raise InputError(f"{record.ref} is an adapter, and no base model.", hint=_other_base(record, registry))
+        return BaseModel(reference, ref.name, registry.pull(ref), Digest(record.registered.manifest))
     if is_source(reference):
         return _downloaded(reference, registry)
     near = did_you_mean(reference, [*registry.state.models, *(p.name for p in Path.cwd().iterdir() if p.is_dir())])
     raise NotFoundError(f"There is no folder and no registered model {reference!r} to start from.", hint=near)
+
+
+def _other_base(adapter: VersionRecord, registry: RegistryApi) -> str:
+    """Return the next step of a user who named an adapter for a base model."""
+    model = registry.state.models[adapter.registered.model]
+    wholes = [one.ref for one in model.versions.values() if one.registered.kind is not ModelKind.ADAPTER]
+    if wholes:
+        return f"Name the version that is meant: {', '.join(wholes)}."
+    return f"It is based on {adapter.registered.base_model or 'a model without a name'!r}."
 
 
 def base_here(base: BaseModel, registry: RegistryApi) -> Path:

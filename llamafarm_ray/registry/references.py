@@ -5,10 +5,23 @@ from __future__ import annotations
 import re
 
 from llamafarm_ray.errors import ConflictError, InputError
-from llamafarm_ray.registry.state import VersionRecord
-from llamafarm_ray.types import NAME, ModelRef
+from llamafarm_ray.registry.state import RegistryState, VersionRecord
+from llamafarm_ray.types import AUTO_MODEL, MODEL_NAME, NAME, ModelKind, ModelRef
 
-__all__ = ["check_alias", "check_alive", "check_name", "namespace_of", "parse_reference", "record_ref"]
+__all__ = [
+    "check_alias",
+    "check_alive",
+    "check_free_for",
+    "check_name",
+    "namespace_of",
+    "parse_reference",
+    "record_ref",
+]
+
+_WHOLE = frozenset({ModelKind.BASE, ModelKind.EMBEDDING})
+_NOT_BESIDE = {ModelKind.ADAPTER: _WHOLE, ModelKind.BASE: frozenset({ModelKind.ADAPTER})}
+"""Kinds of versions under a name that keep one of another kind away."""
+_NAME_RULE = "Use letters, digits and, inside, '.', '_' and '-', 96 at most; a namespace may be before it, team/name."
 
 
 def record_ref(record: VersionRecord) -> ModelRef:
@@ -33,9 +46,38 @@ def check_name(name: str) -> None:
     Raises:
         InputError: it can't, or it is a reference.
     """
+    if not re.fullmatch(MODEL_NAME, re.split("[:@]", name, maxsplit=1)[0]):
+        raise InputError(f"{name[:120]!r} can't be a model's name.", hint=_NAME_RULE)
     ref = ModelRef.parse(name)
     if ref.version or ref.alias:
         raise InputError(f"{name!r} is a reference, not a name.", hint=f"Leave it at {ref.name!r}.")
+
+
+def check_free_for(kind: ModelKind, name: str, state: RegistryState) -> None:
+    """Check that a name can get a version of a kind.
+
+    Adapters and base models don't share a name: the name alone would stop to mean the base model for everyone who names
+    it in a configuration, or the adapter for its clients. Models that were trained here may follow adapters.
+
+    Raises:
+        InputError: requests use the name for something else.
+        ConflictError: the name has versions of the other kind.
+    """
+    if name == AUTO_MODEL:
+        raise InputError(
+            f"{name!r} can't be a model's name: in requests it stands for the best model for a task.",
+            hint="Give another --name.",
+        )
+    model = state.models.get(name)
+    refused = _NOT_BESIDE.get(kind, frozenset())
+    for record in model.versions.values() if model is not None else ():
+        found = record.registered.kind
+        if record.retired is None and found in refused and not (found in _WHOLE and record.registered.method):
+            raise ConflictError(
+                f"{record.ref} is of kind {found}, and {name!r} can't get a version of kind {kind}: the name alone "
+                "would mean another model.",
+                hint="Give another --name.",
+            )
 
 
 def check_alias(alias: str) -> None:

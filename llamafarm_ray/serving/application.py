@@ -26,9 +26,9 @@ from llamafarm_ray.serving.engines.vllm.numbers import WORKER_EXTENSION
 from llamafarm_ray.serving.gateway.auth import check_keys
 from llamafarm_ray.serving.gateway.validation import SESSION_HEADER
 from llamafarm_ray.serving.journal.ledger import Devices
-from llamafarm_ray.serving.selection.model_selection import AUTO
 from llamafarm_ray.serving.telemetry.tracing import tracing_environment
 from llamafarm_ray.telemetry.traces import traces_endpoint
+from llamafarm_ray.types import AUTO_MODEL
 
 if TYPE_CHECKING:
     from llamafarm_ray.serving.deployment.adapter_manager import Served
@@ -86,8 +86,9 @@ def build(args: dict[str, Any]) -> Any:
     _check_environment()
     registry = open_registry(config.home)
     base = find_base(config.base_model, registry)
-    if base.name == AUTO:
-        raise InputError(f"The base model's name is {AUTO!r}, which asks for any model.", hint="Rename its folder.")
+    if base.name == AUTO_MODEL:
+        what = f"The base model's name is {AUTO_MODEL!r}, which asks for any model."
+        raise InputError(what, hint="Rename its folder.")
     check_keys(config.deployment, registry.refresh())
     on_gpu = config.deployment.resources.gpu is not None
     engine = choose_engine(config.deployment.engine, base, config.deployment.adapters, registry, on_gpu=on_gpu)

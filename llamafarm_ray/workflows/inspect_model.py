@@ -53,7 +53,7 @@ def inspect_model(registry: RegistryApi, source: str) -> InspectedModel:
     """
     path = Path(source).expanduser()
     if not path.exists():
-        path = find_base(source, registry).folder
+        path = find_base(source, registry, or_adapter=True).folder
     if not path.is_dir() and not path.is_file():
         raise InputError(f"{source!r} is neither a file nor a folder.", hint="Give the folder or file of a model.")
     with opened_files(path, is_archive=is_archive(path)) as files:

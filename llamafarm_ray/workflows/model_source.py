@@ -62,6 +62,6 @@ def opened_model(registry: RegistryApi, reference: str, scratch: Path) -> Iterat
             f"{reference!r} is no model: its extension is {path.suffix or 'missing'}.",
             hint="Give a GGUF file, a wheel or zip file, or the folder of a model.",
         )
-    base = find_base(reference, registry)
+    base = find_base(reference, registry, or_adapter=True)
     is_gguf = base.folder.is_dir() and weight_formats(base.folder)[:1] == ("gguf",)
     yield ModelSource(reference, base.name, gguf_file(base.folder) if is_gguf else base.folder, base.digest)

@@ -19,7 +19,7 @@ from llamafarm_ray.models.adapters import (
     rename_tensors,
     why_not_vllm,
 )
-from llamafarm_ray.registry import AdapterFacts, RegistryApi, VersionRecord
+from llamafarm_ray.registry import AdapterFacts, BaseModel, RegistryApi, VersionRecord
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.types import Digest
 
@@ -140,25 +140,26 @@ def prove_pulled(registry: RegistryApi, record: VersionRecord, folder: Path) -> 
         raise InputError(f"{record.ref} is no usable adapter: {error.message}", hint=error.hint) from error
 
 
-def check_same_base(registry: RegistryApi, given: Path, known: str) -> None:
+def check_same_base(registry: RegistryApi, given: BaseModel, known: str) -> None:
     """Check that the base model that is named for an adapter has the weights of the one that it was trained on.
 
     Args:
         registry: registry that may have the latter's manifest.
-        given: the folder of the base model that is named.
+        given: the base model that is named.
         known: the digest of the one that it was trained on, or a reference to it.
 
     Raises:
         InputError: their weights differ, or only the digest of the latter is known, and that differs.
     """
-    manifest, weights = Manifest.of_folder(given), _weights_of(registry, known)
+    manifest, weights = Manifest.of_folder(given.folder), _weights_of(registry, known)
     if manifest.digest == known or weights == _weights(manifest):
         return
     if weights is None and not known.startswith(_DIGEST):
         return  # a model of a hub, of which no more is known than its name
     what = "weights" if weights is not None else "digests"
     raise InputError(
-        f"{given} is not the base model that the adapter was trained on, which is {known}: their {what} differ.",
+        f"{given.reference} is not the base model that the adapter was trained on, which is {known}: their {what} "
+        "differ.",
         hint="Leave --base-model out, or name the base that it was trained on; if it is that one with other files "
         "beside its weights, import the one it was trained on first.",
     )

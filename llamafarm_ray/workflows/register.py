@@ -14,7 +14,7 @@ from llamafarm_ray.errors import InputError, UserError, did_you_mean
 from llamafarm_ray.models.folder import gguf_file, weight_formats
 from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.sentence_files import gives_vectors
-from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_name, find_base
+from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_free_for, check_name, find_base
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.commands import Bump
 from llamafarm_ray.registry.events import WEIGHTS
@@ -102,14 +102,15 @@ def register(
     registry.refresh()
     registry.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before a base is fetched
     details = _details(asked, record) | _dataset(registry, asked.dataset)
+    if kind is ModelKind.BASE and details["method"]:
+        kind = ModelKind.MERGED
+    check_free_for(kind, name, registry.state)
     base = None
     if kind in {ModelKind.ADAPTER, ModelKind.QUANTIZED}:
         more, base = _base(registry, asked, details)
         details |= more
         if kind is ModelKind.QUANTIZED and is_packed(folder):
             details["parameters"] = {**details["parameters"], WEIGHTS: "safetensors"}
-    elif kind is ModelKind.BASE and details["method"]:
-        kind = ModelKind.MERGED
     if names := left_out(folder):
         on_note(f"Left out, since they are no weights: {', '.join(names)}.")
     with _checked(folder, base, asked, on_note) as (files, facts):
@@ -231,7 +232,7 @@ def _base(registry: RegistryApi, asked: Registration, details: dict[str, Any]) -
     base = find_base(reference, registry)
     if asked.base_model:
         for known in filter(None, (trained_on, _named_base(asked.folder))):
-            check_same_base(registry, base.folder, known)
+            check_same_base(registry, base, known)
     more = {"base_model": details["base_model"] or base.reference, "base_digest": base.digest}
     return more, base.folder if any(base.folder.glob("*.safetensors")) else None
 
@@ -298,7 +299,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} can't be read as JSON: {error}.", hint="Give a file that `evaluate` wrote.") from None
+        raise InputError(f"{path} can't be read as JSON: {error}.", hint="Write or copy it again.") from None
     if not isinstance(value, dict):
         raise InputError(f"{path} holds a JSON {type(value).__name__}, not an object.")
     return value

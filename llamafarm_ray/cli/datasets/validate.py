@@ -41,7 +41,9 @@ def command(
             say(f"{found.num_duplicates} rows repeat another one.", style="yellow")
         if found.num_leaked:
             say(f"{found.num_leaked} validation rows are trained on too.", style="yellow")
-        if not found.num_bad:
+        if not found.num_bad and found.num_rows:
             say(f"All {found.num_rows} rows can be used.")
+        elif not found.num_bad:
+            say(f"{reference} has no rows.", style="yellow")
     if found.num_bad or not found.num_rows:
         raise typer.Exit(_BAD)

@@ -28,7 +28,7 @@ from llamafarm_ray.data.formats.values import RecordError, is_empty, kind_name, 
 from llamafarm_ray.data.records import BadRecord
 from llamafarm_ray.data.rows import Message, chat_id
 
-__all__ = ["chat_row", "check_record_keys", "parse_record", "question_text", "with_earlier"]
+__all__ = ["chat_row", "check_record_keys", "parse_record", "question_and_answer", "question_text", "with_earlier"]
 
 _PAIRS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("instruction", ("output", "response")),
@@ -51,10 +51,12 @@ def parse_record(record: object) -> tuple[Message, ...]:
     """
     check_record_keys(record)
     assert isinstance(record, dict)  # noqa: S101 - checked a line above
-    pair = _pair(record)
+    pair = question_and_answer(record)
     has_turns = any(not is_empty(record.get(key)) for key in ("messages", "conversations"))
     if has_turns or (pair is None and ("messages" in record or "conversations" in record)):
         messages = parse_turns(record)
+        if pair is not None:
+            _check_repeats(messages, record, pair[1])
     elif pair is None:
         raise _no_pair(record)
     else:
@@ -90,8 +92,11 @@ def check_record_keys(record: object) -> None:
     if not isinstance(record, dict):
         raise RecordError(f"is {kind_name(record)}, not an object.")
     refuse_unavailable(record, "", UNAVAILABLE)
-    if record.get("weight") not in (None, 1):
+    if record.get("weight") not in (None, 1, "1"):
         raise RecordError(f"has {record['weight']!r} as 'weight'; all rows count alike. Mark turns, or remove the row.")
+    for key in ("train", "training", "loss"):
+        if record.get(key) is False:
+            raise RecordError(f"has false as '{key}'; all rows are trained. Mark turns, or remove the row.")
     given = [key for key in ("messages", "conversations", "instruction") if not is_empty(record.get(key))]
     if len(given) > 1:
         raise RecordError(f"has both '{given[0]}' and '{given[1]}'; keep one.")
@@ -124,7 +129,7 @@ def with_earlier(record: Mapping[str, Any], messages: list[Message]) -> list[Mes
     return [*first, *_history(record.get("history")), *rest]
 
 
-def _pair(record: Mapping[str, Any]) -> tuple[str, str] | None:
+def question_and_answer(record: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the names of the question and the answer of a record; None if it has no such pair.
 
     Raises:
@@ -136,6 +141,18 @@ def _pair(record: Mapping[str, Any]) -> tuple[str, str] | None:
     if len(pairs) > 1:
         raise RecordError(f"has both '{'/'.join(pairs[0])}' and '{'/'.join(pairs[1])}'; keep one.")
     return pairs[0] if pairs else None
+
+
+def _check_repeats(messages: list[Message], record: Mapping[str, Any], answer: str) -> None:
+    """Check that an answer beside turns is one of them, as some tools write it; else it would be lost.
+
+    Raises:
+        RecordError: it is another one.
+    """
+    said = record[answer]
+    turns = " ".join(" ".join(message.content.split()) for message in messages)
+    if isinstance(said, str) and " ".join(said.split()) not in turns:
+        raise RecordError(f"has turns, and in '{answer}' an answer that is none of them; keep one.")
 
 
 def _of_pair(record: Mapping[str, Any], question: str, answer: str) -> list[Message]:

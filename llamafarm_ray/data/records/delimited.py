@@ -50,7 +50,7 @@ def read_delimited(path: Path) -> Iterator[Record]:
 def _record(header: list[str], cells: list[str]) -> object:
     if len(cells) != len(header):
         return BadRecord(f"has {len(cells)} cells where the header names {len(header)} columns; quote delimiters.")
-    record: dict[str, Any] = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    record: dict[str, Any] = {name: cell or None for name, cell in zip(header, cells, strict=True)}
     for name in _BOOLEAN_COLUMNS:
         if isinstance(record.get(name), str):
             record[name] = _BOOLEANS.get(record[name].strip().lower(), record[name])

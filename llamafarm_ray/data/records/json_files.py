@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from llamafarm_ray.data.records.base import BadRecord, Record, UnreadableFileError
 from llamafarm_ray.data.records.compression import open_to_read
 from llamafarm_ray.data.text import decode_text, text_encoding
 
-__all__ = ["open_text", "read_json", "read_json_lines"]
+__all__ = ["not_unicode", "open_text", "read_json", "read_json_lines"]
 
 WRAPPERS = ("data", "rows", "examples", "records", "instances", "samples", "tickets")
 """Keys under which a file that is one object may hold its list of records."""
 
 _HEAD_BYTES = 4096
+
+
+class _Repeating(dict[str, object]):
+    """An object that names a key twice; of such a key it has the last value only."""
+
+    def __init__(self, pairs: Sequence[tuple[str, object]]) -> None:
+        super().__init__(pairs)
+        names = [name for name, _ in pairs]
+        self.repeated = next(name for name in names if names.count(name) > 1)
+
+
+class _RepeatedKeyError(ValueError):
+    """A line has an object that names a key twice."""
 
 
 def open_text(path: Path, *, newline: str) -> io.TextIOWrapper:
@@ -45,18 +59,86 @@ def read_json(path: Path) -> Iterator[Record]:
     with open_to_read(path) as file:
         text = decode_text(file.read())
     if text is None:
-        raise UnreadableFileError(path, "is not text in UTF-8.", hint="Save it as UTF-8.")
+        raise not_unicode(path)
     if not text.strip():
         raise UnreadableFileError(path, "is empty.")
+    repeating: list[_Repeating] = []
     try:
-        whole = json.loads(text)
+        whole = _WholeDecoder(repeating).decode(text)
     except (ValueError, RecursionError) as error:
         if not _begins_with_a_record(text):
-            raise UnreadableFileError(path, f"is not valid JSON: {error}.") from error
+            raise UnreadableFileError(path, _fault(error, str(error))) from error
         yield from _lines(text.split("\n"))
         return
     for index, record in enumerate(_list_in(whole, path)):
-        yield f"record {index}", _checked(record, text)
+        repeated = _repeated_in(record) if repeating else None
+        yield f"record {index}", _checked(record, text) if repeated is None else BadRecord(_twice(repeated))
+
+
+def not_unicode(path: Path) -> UnreadableFileError:
+    """Return the error of a file that is no Unicode text, with the line where that shows."""
+    reason = "is not text in UTF-8."
+    with open_to_read(path) as file:
+        for number, line in enumerate(file, start=1):
+            if b"\0" in line and "line" not in reason:
+                reason = f"is not text: line {number} has a zero byte."
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                reason = f"is not text in UTF-8: line {number} has the byte 0x{line[error.start]:02x} at a wrong place."
+                break
+    return UnreadableFileError(path, reason, hint="Save it as UTF-8.")
+
+
+class _WholeDecoder(json.JSONDecoder):
+    """A decoder that gathers objects that name a key twice."""
+
+    def __init__(self, repeating: list[_Repeating]) -> None:
+        super().__init__(object_pairs_hook=self._object)
+        self._repeating = repeating
+
+    def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        if len(found) == len(pairs):
+            return found
+        self._repeating.append(_Repeating(pairs))
+        return self._repeating[-1]
+
+
+def _strict_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise _RepeatedKeyError(_Repeating(pairs).repeated)
+    return found
+
+
+_LINE_DECODER = json.JSONDecoder(object_pairs_hook=_strict_object)
+
+
+def _repeated_in(value: object) -> str | None:
+    """Return a key that an object in a value names twice; ``None`` if there is none."""
+    if isinstance(value, _Repeating):
+        return value.repeated
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return next((found for found in map(_repeated_in, inner) if found is not None), None)
+
+
+def _twice(key: str) -> str:
+    return f"has the key {key[:80]!r} twice in one object; keep one."
+
+
+def _fault(error: ValueError | RecursionError, shown: str) -> str:
+    """Return the reason why JSON can't be read, in the words of a user's file.
+
+    Args:
+        error: of Python's reader.
+        shown: of an error of syntax, what it says and where.
+    """
+    if isinstance(error, json.JSONDecodeError):
+        return f"is not valid JSON: {shown}."
+    if isinstance(error, RecursionError):
+        return "is nested too deeply."
+    return f"has a whole number of more than {sys.get_int_max_str_digits():,} digits."
 
 
 def _list_in(whole: object, path: Path) -> list[object]:
@@ -89,9 +171,13 @@ def _lines(lines: Iterable[str]) -> Iterator[Record]:
 
 def _parsed(line: str) -> object:
     try:
-        return _checked(json.loads(line), line)
+        return _checked(_LINE_DECODER.decode(line), line)
+    except _RepeatedKeyError as error:
+        return BadRecord(_twice(str(error)))
+    except json.JSONDecodeError as error:
+        return BadRecord(_fault(error, f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"))
     except (ValueError, RecursionError) as error:
-        return BadRecord(f"is not valid JSON: {error}.")
+        return BadRecord(_fault(error, ""))
 
 
 def _checked(record: object, source: str) -> object:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from llamafarm_ray.data.records.base import BadRecord, Record, Records, RecordsFile, UnreadableFileError
 from llamafarm_ray.data.records.compression import COMPRESSIONS, DAMAGED, file_type
 from llamafarm_ray.data.records.delimited import read_delimited
-from llamafarm_ray.data.records.json_files import read_json, read_json_lines
+from llamafarm_ray.data.records.json_files import not_unicode, read_json, read_json_lines
 from llamafarm_ray.data.records.tables import read_arrow, read_parquet
 
 __all__ = ["READERS", "TABLES", "read_file", "read_records"]
@@ -47,7 +47,7 @@ def read_file(path: Path) -> Iterator[Record]:
         hint = "Copy or download it again."
         raise UnreadableFileError(path, f"can't be decompressed: {error}.", hint=hint) from error
     except UnicodeDecodeError as error:
-        raise UnreadableFileError(path, f"is not text in UTF-8: {error.reason}.", hint="Save it as UTF-8.") from error
+        raise not_unicode(path) from error
     except OSError as error:
         raise UnreadableFileError(path, f"can't be read: {error.strerror or error}.") from error
 

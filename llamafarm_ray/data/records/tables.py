@@ -63,4 +63,4 @@ def _rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Record]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -115,6 +115,8 @@ def _lora(values: Mapping[str, Any], peft_type: str) -> AdapterConfig:
     for key in ("target_modules", "exclude_modules", "modules_to_save"):
         if not _is_names(values.get(key), or_pattern=key != "modules_to_save"):
             raise _wrong(key, values[key], "a list of module names")
+        if isinstance(pattern := values.get(key), str):
+            _check_pattern(key, pattern)
     if values.get("bias", "none") not in {"none", "all", "lora_only"}:
         raise _wrong("bias", values["bias"], "none, all or lora_only")
     if values.get("lora_alpha", 8) == 0:
@@ -149,11 +151,15 @@ def _patterns(values: Mapping[str, Any], key: str) -> list[tuple[str, object]]:
     if not isinstance(patterns, dict):
         raise _wrong(key, patterns, "an object")
     for pattern in patterns:
-        try:
-            re.compile(pattern)
-        except re.error:
-            raise _wrong(f"a key of {key}", pattern, "a regular expression") from None
+        _check_pattern(f"a key of {key}", pattern)
     return list(patterns.items())
+
+
+def _check_pattern(key: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        raise _wrong(key, pattern, "a regular expression") from None
 
 
 def _is_names(value: object, *, or_pattern: bool) -> bool:

@@ -11,7 +11,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.errors import InputError
+from llamafarm_ray.errors import InputError, did_you_mean
 from llamafarm_ray.models.adapters.config import VECTORS, read_adapter_config
 from llamafarm_ray.models.adapters.headers import PREFIX, Expected, Shape
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
@@ -38,7 +38,9 @@ def expected_of_peft(base: Path, adapter: Path) -> Expected:
     import llamafarm_ray.models.bottleneck  # noqa: F401 - makes its types known to peft
     from llamafarm_ray.models.loading import bare_model  # imports torch
 
-    gives_tokens_vectors = gives_vectors(base) or read_adapter_config(adapter).values.get("task_type") == VECTORS
+    said = read_adapter_config(adapter)
+    _check_type(said.peft_type)
+    gives_tokens_vectors = gives_vectors(base) or said.values.get("task_type") == VECTORS
     try:
         model = bare_model(base, task="embedding" if gives_tokens_vectors else "causal-lm")
     except InputError as error:  # which names the folder
@@ -55,6 +57,7 @@ def expected_of_peft(base: Path, adapter: Path) -> Expected:
                 return Expected(_of_prefix(model, config))
             wrapped = get_peft_model(model, config, low_cpu_mem_usage=True)
             state = get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+        _check_parameters(wrapped, config)
     except UNREADABLE as error:
         raise InputError(
             f"Its adapter_config.json does not fit the base model: {first_line(error)}",
@@ -62,6 +65,28 @@ def expected_of_peft(base: Path, adapter: Path) -> Expected:
         ) from error
     required = {name: tuple(tensor.shape) for name, tensor in state.items()}
     return Expected(required, _embeddings(plain))
+
+
+def _check_type(peft_type: str) -> None:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING  # noqa: PLC0415 - imports torch
+
+    known = [str(one.value) for one in PEFT_TYPE_TO_CONFIG_MAPPING]
+    if peft_type not in known:
+        near = peft_type.upper() if peft_type.upper() in known else ""
+        raise InputError(
+            f"adapter_config.json: peft_type is {peft_type!r}, which peft does not know.",
+            hint=f"Did you mean {near}?" if near else did_you_mean(peft_type, known),
+        )
+
+
+def _check_parameters(wrapped: Any, config: Any) -> None:
+    """Check that peft found the parameters that a configuration claims; it only warns of those it did not."""
+    claimed = getattr(config, "target_parameters", None)
+    if claimed and not getattr(wrapped.base_model, "targeted_parameter_names", True):
+        raise InputError(
+            f"The adapter's target_parameters are of no module of its base model: {', '.join(sorted(claimed))}.",
+            hint="Check that the base model is the one it was trained on.",
+        )
 
 
 def _embeddings(plain: dict[str, Shape]) -> dict[str, Shape]:

@@ -20,6 +20,7 @@ from llamafarm_ray.registry.events import (
     VersionTagged,
 )
 from llamafarm_ray.registry.policy import metric_value
+from llamafarm_ray.registry.references import check_free_for
 from llamafarm_ray.registry.state import RegistryState
 from llamafarm_ray.registry.usage.quotas import check_storage
 from llamafarm_ray.types import Digest, ModelKind, Version
@@ -57,9 +58,12 @@ class Register(Command):
         """One event, with the number chosen.
 
         Raises:
+            InputError: requests use the name for something else.
+            ConflictError: the name has versions of another kind.
             PolicyError: the quota of the namespace leaves no room for its files.
         """
         del context
+        check_free_for(self.kind, self.model, state)
         check_stored(state, self.stored)
         quota = state.quota(self.namespace)
         check_storage(quota, self.namespace, state.versions_in(self.namespace), self.manifest, self.size_bytes)

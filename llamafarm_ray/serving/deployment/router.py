@@ -26,7 +26,7 @@ from llamafarm_ray.serving.http.asgi import App, Header
 from llamafarm_ray.serving.ray_serve.ports import listen_on_loopback
 from llamafarm_ray.serving.routing.ingress import Routing
 from llamafarm_ray.serving.routing.signed_header import ROUTED_HEADER, HeaderSigner
-from llamafarm_ray.serving.selection.model_selection import AUTO
+from llamafarm_ray.types import AUTO_MODEL
 
 __all__ = ["Router"]
 
@@ -97,7 +97,7 @@ class Router:
 
     def _routed(self, headers: Sequence[Header], body: dict[str, Any]) -> str:
         model = body.get("model")
-        if not isinstance(model, str) or model == AUTO:  # the replica chooses: it knows the key and the limits
+        if not isinstance(model, str) or model == AUTO_MODEL:  # the replica chooses: it knows the key and the limits
             return ""
         try:
             return self._served.resolve(model, self._view, caller_of(headers, body)).routed

@@ -215,7 +215,7 @@ class EngineApp:
         return ()
 
     def _chat_ids(self, messages: Sequence[ChatMessage], for_answer: bool) -> list[int]:
-        turns = [{"role": turn["role"], "content": turn["content"]} for turn in map(ChatMessage.for_template, messages)]
+        turns = [message.for_template() for message in messages]
         text = render_chat(self._engine.tokenizer, turns, for_answer=for_answer)
         return list(self._engine.tokenizer(text, add_special_tokens=False)["input_ids"])
 

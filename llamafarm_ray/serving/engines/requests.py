@@ -7,9 +7,9 @@ A field that would change the answer and that no engine here heeds is refused, n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from llamafarm_ray.errors import InputError
 
@@ -44,6 +44,8 @@ _NEUTRAL: Mapping[str, object] = {
     "continue_final_message": False,
 }
 """Values of fields that are not heeded which ask for nothing."""
+_NO_WORDS_OF_A_TURN = frozenset({"id", "name", "refusal", "annotations"})
+"""Fields of a turn that clients send back with an answer, and that are no part of its text."""
 _MAX_STOPS = 16
 
 
@@ -119,11 +121,19 @@ class ChatMessage(BaseModel):
     role: str
     content: str | list[TextPart] | None = None
 
+    @model_validator(mode="after")
+    def _check_heeded(self) -> Self:
+        """Refuse a turn with more than its text, such as calls of tools: the template would not get them."""
+        lost = [name for name, value in (self.model_extra or {}).items() if value and name not in _NO_WORDS_OF_A_TURN]
+        if lost:
+            raise ValueError(f"{', '.join(sorted(lost))} of a message is not done by this model's engine")
+        return self
+
     def for_template(self) -> dict[str, Any]:
         """The turn as chat templates take it."""
         parts = self.content or ""
         text = parts if isinstance(parts, str) else "".join(part.text for part in parts)
-        return {**(self.model_extra or {}), "role": self.role, "content": text}
+        return {"role": self.role, "content": text}
 
 
 class ChatRequest(Generation):

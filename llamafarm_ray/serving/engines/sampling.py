@@ -8,6 +8,9 @@ from llamafarm_ray.serving.engines.base import SamplingParams, ScoredToken
 
 __all__ = ["Sampler", "score"]
 
+_GREEDY_BELOW = 1e-5
+"""Temperatures below this mean 0, as in vLLM: logits over smaller ones are infinite in float32."""
+
 
 class Sampler:
     """Draws one answer's tokens.
@@ -31,7 +34,7 @@ class Sampler:
             logits: of shape (vocabulary,).
         """
         params = self._params
-        if params.temperature == 0:
+        if params.temperature < _GREEDY_BELOW:
             return int(logits.argmax())  # of the logits as they are, as transformers' greedy search
         logits = logits.float().cpu() / params.temperature
         if 0 < params.top_k < len(logits):

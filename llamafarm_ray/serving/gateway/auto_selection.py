@@ -14,7 +14,8 @@ from typing import Any, Final
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.gateway.auth import Tenant
 from llamafarm_ray.serving.http.asgi import Header, Send, answer
-from llamafarm_ray.serving.selection.model_selection import AUTO, Offer, Selection, Wanted, select
+from llamafarm_ray.serving.selection.model_selection import Offer, Selection, Wanted, select
+from llamafarm_ray.types import AUTO_MODEL
 
 __all__ = ["AUTO_ROUTES", "LIMIT_HEADERS", "choose", "is_to_stay", "kind_of", "refuse_limits", "send_on"]
 
@@ -123,13 +124,13 @@ def refuse_limits(headers: Iterable[Header], query: bytes) -> None:
     """
     if _said(query):
         raise InputError(
-            f"The query {_WITHIN.decode()!r} is for the model {AUTO!r}, and the request names another.",
+            f"The query {_WITHIN.decode()!r} is for the model {AUTO_MODEL!r}, and the request names another.",
             hint="Leave it out.",
         )
     for name, _ in headers:
         if name.lower() in LIMIT_HEADERS:
             raise InputError(
-                f"The header {name.lower().decode()} is for the model {AUTO!r}, and the request names another."
+                f"The header {name.lower().decode()} is for the model {AUTO_MODEL!r}, and the request names another."
             )
 
 

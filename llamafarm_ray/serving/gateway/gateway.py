@@ -56,12 +56,13 @@ from llamafarm_ray.serving.journal.journal import Journal
 from llamafarm_ray.serving.rollouts.mirror import Mirror
 from llamafarm_ray.serving.routing.resolution import Target
 from llamafarm_ray.serving.routing.traffic_split import NOBODY, Caller
-from llamafarm_ray.serving.selection.model_selection import AUTO, Offer
+from llamafarm_ray.serving.selection.model_selection import Offer
 from llamafarm_ray.serving.telemetry.metrics import Telemetry
 from llamafarm_ray.serving.telemetry.outcome import End, ResponseWatch
 from llamafarm_ray.serving.telemetry.token_usage import COMPLETION_WEIGHT, Usage, UsageMeter, ask_for_usage
 from llamafarm_ray.serving.telemetry.tracing import Span, Tracing
 from llamafarm_ray.telemetry.logs import about
+from llamafarm_ray.types import AUTO_MODEL
 
 __all__ = ["FEEDBACK_ROUTE", "MODEL_ROUTES", "OPEN_ROUTES", "VECTOR_ROUTES", "Gateway", "Models"]
 
@@ -224,7 +225,7 @@ class Gateway:
         headers = request.scope["headers"]
         caller = caller_of(headers, body)
         query = request.scope["query_string"]
-        if body["model"] == AUTO:
+        if body["model"] == AUTO_MODEL:
             is_within = is_to_stay(query)
             offers = await self._models.offers(caller, headers)
             if is_within:

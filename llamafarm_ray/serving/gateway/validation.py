@@ -10,6 +10,7 @@ import asyncio
 import json
 import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
@@ -184,32 +185,39 @@ def _parse(data: bytes) -> dict[str, Any]:
 
 
 def _why(error: ValueError | RecursionError) -> str:
-    """Return the mistake without quoting the body."""
+    """Return the mistake without quoting the body, and without advice for programmers of Python."""
     match error:
         case json.JSONDecodeError():
-            return f"{error.msg} at line {error.lineno}, column {error.colno}"
+            what = error.msg.partition(" (")[0].removesuffix(" at")
+            return f"{what} at line {error.lineno}, column {error.colno}"
         case UnicodeDecodeError():
             return f"byte {error.start} is not UTF-8"
         case RecursionError():
             return "it is nested too deep"
-    return str(error)[:120]
+        case _RefusedValueError():
+            return str(error)
+    return f"it holds a whole number of more than {sys.get_int_max_str_digits()} digits"
+
+
+class _RefusedValueError(ValueError):
+    """JSON that Python reads, and that is refused."""
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) != len(pairs):
-        raise ValueError("an object has a key twice")
+        raise _RefusedValueError("an object has a key twice")
     return made
 
 
 def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"it holds {text}")
+    raise _RefusedValueError(f"it holds {text}")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError("it holds a number that is too large")
+        raise _RefusedValueError("it holds a number that is too large")
     return number
 
 

@@ -13,10 +13,8 @@ from typing import Any
 
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 
-__all__ = ["AUTO", "CARD_FIELD", "LeftOut", "NoModelFitsError", "Offer", "Selection", "Wanted", "card_of", "select"]
+__all__ = ["CARD_FIELD", "LeftOut", "NoModelFitsError", "Offer", "Selection", "Wanted", "card_of", "select"]
 
-AUTO = "auto"
-"""Model name of requests that want one chosen."""
 CARD_FIELD = "llamafarm"
 """Field of a model's card in ``GET /v1/models`` with its catalog entry (:func:`card_of`)."""
 _SAME_LATENCY = 1.5

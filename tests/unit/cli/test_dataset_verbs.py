@@ -53,6 +53,9 @@ def test_a_file_is_checked_row_by_row_and_all_bad_rows_are_named(llamafarm, file
     )
     assert llamafarm.run("datasets", "validate", "bad.jsonl")[0] == 2
     assert "All 4 rows can be used" in llamafarm.text("datasets", "validate", "a.jsonl")
+    (files / "empty.jsonl").write_text("\n")
+    status, out, _ = llamafarm.run("datasets", "validate", "empty.jsonl")
+    assert (status, out.strip()) == (2, "empty.jsonl has no rows.")
     write(files / "a.validation.jsonl", pairs(3))
     assert llamafarm.json("datasets", "validate", "a.jsonl")["num_leaked"] == 1
 

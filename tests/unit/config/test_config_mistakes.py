@@ -106,6 +106,11 @@ def test_unknown_keys_come_with_a_suggestion(table: Any, expected: Any) -> None:
     assert problems(table) == [expected]
 
 
+def test_a_key_of_another_tool_is_not_taken_for_one_of_a_section_that_it_is_a_bit_like() -> None:
+    (problem,) = problems({"template": "llama3"})  # evaluation.garak.temperature has half of its letters
+    assert problem.startswith("template: is no known key; there is name, version, base_model,")
+
+
 def test_a_key_given_in_two_places_names_both() -> None:
     found = problems({"lora_r": 8, "fine_tuning": {"parameters": {"r": 16}}})
     assert found == [

@@ -163,7 +163,9 @@ def test_the_rows_before_the_damage_are_used_and_a_note_says_so(tmp_path):
     assert set(found.harvest.digests) == {"a.csv", "c.jsonl"}
     assert [skipped.path for skipped in found.harvest.skipped] == ["b.jsonl"]
     (note,) = found.harvest.notes["c.jsonl"]
-    assert note.endswith("and no more of it: it is not text in UTF-8: invalid start byte. Save it as UTF-8.")
+    assert note.endswith(
+        "and no more of it: it is not text in UTF-8: line 601 has the byte 0xff at a wrong place. Save it as UTF-8."
+    )
     with pytest.raises(InputError, match=r"line 3 of a\.csv is not valid CSV"):
         read_source_rows(str(tmp_path / "a.csv"), settings(strict=True))
 

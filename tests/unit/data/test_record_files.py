@@ -168,3 +168,10 @@ def test_a_bad_row_of_a_shard_is_named_by_row_and_shard(tmp_path):
     pq.write_table(pa.Table.from_pylist([RECORDS[0], {"instruction": "Q?"}]), tmp_path / "part-1.parquet")
     with pytest.raises(InputError, match=r"row 2 of part-1\.parquet is missing 'output'"):
         read_dataset(tmp_path)
+
+
+def test_a_cell_that_is_empty_is_missing_from_its_row_and_not_from_the_header(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer,weight\nQ?,A.,1\nNobody?,,1\n")
+    with pytest.raises(InputError, match="line 3 is missing 'answer'"):
+        read_dataset(path)

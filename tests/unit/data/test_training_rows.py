@@ -15,6 +15,11 @@ FROM_USER, FROM_GOOD, FROM_BAD = (
 SYSTEM = {"role": "system", "content": "Be brief."}
 
 
+PREFERENCE = {"prompt": "a", "chosen": "b", "rejected": "c"}
+JUDGEMENT = {"prompt": "a", "completion": "b", "label": True}
+MATCH = {"anchor": "a", "positive": "b"}
+
+
 def read(tmp_path, *records):
     path = tmp_path / "rows.jsonl"
     path.write_text("\n".join(json.dumps(record) for record in records))
@@ -48,6 +53,10 @@ def test_every_form_of_a_preference_is_the_same_row(tmp_path, record):
         {"prompt": "A llama?", "completion": "An animal.", "label": True},
         {"prompt": [USER], "completion": [GOOD], "label": True},
         {"conversations": [FROM_USER, FROM_GOOD], "kto_tag": True},
+        {"instruction": "A llama?", "output": "An animal.", "label": True},
+        {"question": "A llama?", "answer": "An animal.", "label": True},
+        {"prompt": "A llama?", "response": "An animal.", "kto_tag": True, "label": None},
+        {"query": "A llama?", "response": "An animal.", "label": True},
     ],
 )
 def test_every_form_of_a_judgement_is_the_same_row(tmp_path, record):
@@ -56,18 +65,25 @@ def test_every_form_of_a_judgement_is_the_same_row(tmp_path, record):
     assert (row["messages"], row["label"]) == ([USER, GOOD], True)
 
 
+def test_a_label_in_words_beside_a_question_is_a_note(tmp_path):
+    kind, _ = read(tmp_path, {"question": "A llama?", "answer": "An animal.", "label": "zoology"})
+    assert kind is KINDS["chat"]
+
+
 def test_matches_have_any_number_of_negatives(tmp_path):
     rows = read(
         tmp_path,
         {"anchor": "a", "positive": "b"},
         {"anchor": "a", "positive": "b", "negative": "c"},
         {"anchor": "a", "positive": "b", "negatives": ["c", "d"]},
+        {"anchor": "a", "positive": "b", "negative_1": "c", "negative_2": "d", "negative_10": "e", "negative_3": None},
         {"query": "a", "pos": ["b", "e"], "neg": ["c"]},
     )[1]
     assert [(row["anchor"], row["positive"], row["negatives"]) for row in rows] == [
         ("a", "b", []),
         ("a", "b", ["c"]),
         ("a", "b", ["c", "d"]),
+        ("a", "b", ["c", "d", "e"]),
         ("a", "b", ["c"]),
         ("a", "e", ["c"]),
     ]
@@ -135,3 +151,19 @@ def test_a_bad_record_is_named_with_what_is_wrong(tmp_path, record, message):
 def test_one_file_has_one_kind(tmp_path):
     with pytest.raises(InputError, match="line 2 is no text row as the first one is"):
         read(tmp_path, {"text": "a"}, {"messages": [USER, GOOD]})
+
+
+@pytest.mark.parametrize(
+    ("first", "record", "lacking"),
+    [
+        (PREFERENCE, {"prompt": "a", "chosen": "b", "rejected": None}, "'rejected'"),
+        (JUDGEMENT, {"prompt": "a", "completion": "b", "label": None}, "'label'"),
+        (JUDGEMENT, {"label": True, "answer": "b"}, "a conversation"),
+        (MATCH, {"anchor": "a"}, "'positive'"),
+        (MATCH, {"query": "a"}, "'pos'"),
+        ({"text": "a"}, {"content": "b"}, "'text'"),
+    ],
+)
+def test_a_record_that_lacks_a_key_of_its_kind_is_told_that_key_and_no_other(tmp_path, first, record, lacking):
+    with pytest.raises(InputError, match=f"line 2 is no .* row as the first one is; it lacks {lacking}[.]"):
+        read(tmp_path, first, record)

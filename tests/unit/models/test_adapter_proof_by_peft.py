@@ -3,7 +3,7 @@
 import warnings
 
 import pytest
-from tiny_adapters import change_tensors
+from tiny_adapters import change_tensors, write_adapter, write_base
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.config import MethodParameters
@@ -112,3 +112,17 @@ def test_modules_that_are_named_otherwise_than_their_weights_are_known(gpt2, tmp
     change_tensors(adapter, lambda tensors: {name.replace("transformer.", ""): one for name, one in tensors.items()})
     with pytest.raises(InputError, match="no module of the base"):
         prove_adapter(adapter, gpt2)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"peft_type": "lora"}, "peft_type is 'lora'.*Did you mean LORA"),
+        ({"peft_type": "NOVEL"}, "peft_type is 'NOVEL', which peft does not know"),
+        ({"target_parameters": ["mlp.experts.gate_up_proj"]}, r"of no module of its base model: mlp\.experts\.gate_up"),
+    ],
+)
+def test_what_peft_would_ignore_or_not_know_is_refused_by_its_name(tmp_path, config, message):
+    base = write_base(tmp_path / "base")
+    with pytest.raises(InputError, match=message):
+        prove_adapter(write_adapter(tmp_path / "adapter", base, **config), base)

@@ -6,7 +6,7 @@ import pytest
 from file_server import hub_server
 from model_files import safetensors_bytes
 
-from llamafarm_ray.errors import ConflictError, NotFoundError
+from llamafarm_ray.errors import ConflictError, InputError, NotFoundError
 from llamafarm_ray.registry import RegistryService, base_here, find_base
 from llamafarm_ray.registry.commands import Retire
 from llamafarm_ray.storage import Location
@@ -118,3 +118,49 @@ def test_a_base_whose_adapters_are_registered_is_not_evicted(registry, hub, tmp_
     assert registry.content.evict(0) == []
     registry.submit(Retire(ModelRef.parse("bot:1.0.0")))
     assert registry.content.evict(0) == [found.digest]
+
+
+def register_adapter(registry, tmp_path, name, base):
+    folder = make_model(tmp_path / name, seed=7)
+    return registry.register(folder, name=name, kind=ModelKind.ADAPTER, base_model=base)
+
+
+def test_an_adapter_is_no_base_model_and_its_own_is_named(registry, tmp_path):
+    register_adapter(registry, tmp_path, "bot", "tiny")
+    with pytest.raises(InputError, match=r"bot:1\.0\.0 is an adapter, and no base model\. It is based on 'tiny'"):
+        find_base("bot", registry)
+    assert find_base("bot", registry, or_adapter=True).name == "bot"
+
+
+@pytest.mark.parametrize("kind", [ModelKind.BASE, ModelKind.EMBEDDING])
+def test_an_adapter_never_takes_the_name_of_a_base_model(registry, tmp_path, kind):
+    registry.register(make_model(tmp_path / "tiny"), name="tiny", kind=kind)
+    folder = make_model(tmp_path / "adapter", seed=7)
+    with pytest.raises(ConflictError, match=rf"tiny:1\.0\.0 is of kind {kind}.*'tiny' can't get.*kind adapter"):
+        registry.register(folder, name="tiny", kind=ModelKind.ADAPTER, base_model="tiny")
+    assert find_base("tiny", registry).digest == registry.resolve("tiny:1.0.0").registered.manifest
+
+
+def test_a_base_model_never_takes_the_name_of_an_adapter(registry, tmp_path):
+    register_adapter(registry, tmp_path, "bot", "tiny")
+    with pytest.raises(ConflictError, match=r"bot:1\.0\.0 is of kind adapter, and 'bot' can't get.*kind base"):
+        registry.register(make_model(tmp_path / "tiny"), name="bot", kind=ModelKind.BASE)
+
+
+def test_what_one_run_trains_whole_and_the_next_as_an_adapter_has_one_name(registry, tmp_path):
+    folder = make_model(tmp_path / "finder")
+    for kind in (ModelKind.EMBEDDING, ModelKind.ADAPTER, ModelKind.EMBEDDING, ModelKind.MERGED):
+        registry.register(folder, name="finder", kind=kind, base_model="tiny", method="full")
+    assert registry.resolve("finder").ref == "finder:1.3.0"
+
+
+def test_a_retired_version_holds_no_name_and_a_merged_model_may_follow_an_adapter(registry, tmp_path):
+    register_adapter(registry, tmp_path, "bot", "tiny")
+    registry.register(make_model(tmp_path / "merged"), name="bot", kind=ModelKind.MERGED, base_model="tiny")
+    registry.retire("bot:1.0.0", message="old")
+    assert registry.register(tmp_path / "merged", name="bot", kind=ModelKind.BASE).ref == "bot:1.2.0"
+
+
+def test_no_model_has_the_name_that_asks_for_the_best_one(registry, tmp_path):
+    with pytest.raises(InputError, match="'auto' can't be a model's name: in requests it stands for the best model"):
+        registry.register(make_model(tmp_path / "tiny"), name="auto", kind=ModelKind.BASE)

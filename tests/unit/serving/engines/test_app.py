@@ -20,6 +20,14 @@ from llamafarm_ray.serving.gateway.gateway import MODEL_ROUTES
 COMPLETION = {"model": "bot", "prompt": WORDS, "max_tokens": 4}
 
 
+CALLS = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": "{}"}}],
+}
+RESULT = {"role": "tool", "content": "rain", "tool_call_id": "1"}
+
+
 @pytest.fixture(scope="module")
 def tokenizer():
     return make_tiny_tokenizer()
@@ -228,10 +236,13 @@ def test_openais_client_works(parrot, tokenizer):
         ("/v1/chat/completions", {"tools": [{"type": "function"}]}, "tools: not done"),
         ("/v1/chat/completions", {"response_format": {"type": "json_object"}}, "response_format: not done"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
+        ("/v1/chat/completions", {"messages": [CALLS]}, "tool_calls of a message is not done"),
+        ("/v1/chat/completions", {"messages": [RESULT]}, "tool_call_id of a message is not done"),
+        ("/tokenize", {"messages": [{**CALLS, "tool_calls": None, "reasoning": "Hm."}]}, "reasoning of a message"),
     ],
 )
 def test_what_is_not_understood_is_refused_and_named(server, parrot, path, fields, told):
-    body = {**(CHAT if "chat" in path else COMPLETION), **fields}
+    body = {**(COMPLETION if path == "/v1/completions" else CHAT), **fields}
     refused = server.post(path, body)
     assert refused.status_code == 400
     assert is_openai_error(refused)
@@ -248,6 +259,13 @@ def test_nothing_cannot_be_tokenised(server):
 def test_fields_that_ask_for_nothing_are_let_through(server):
     asked = {**COMPLETION, "frequency_penalty": 0, "logit_bias": None, "user": "ann", "best_of": 1}
     assert server.post("/v1/completions", asked).status_code == 200
+
+
+def test_an_answer_can_be_sent_back_as_openais_client_writes_it(server):
+    turns = [
+        {"role": "assistant", "content": "Yes.", "refusal": None, "tool_calls": None, "annotations": [], "name": "a"}
+    ]
+    assert server.post("/v1/chat/completions", {**CHAT, "messages": [*CHAT["messages"], *turns]}).status_code == 200
 
 
 def test_an_engine_that_breaks_tells_the_log_and_not_the_client(tokenizer, caplog):

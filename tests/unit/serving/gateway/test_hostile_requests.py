@@ -220,3 +220,18 @@ def test_texts_and_tokens_have_vectors(given):
 def test_what_nobody_could_count_has_none(said):
     with pytest.raises(InputError, match="must be"):
         embed(**said)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("a number of 5,000 digits", "it holds a whole number of more than 4300 digits"),
+        ("a byte order mark", "Unexpected UTF-8 BOM at line 1, column 1"),
+        ("a null byte", "Invalid control character at line 1, column"),
+    ],
+)
+def test_a_body_that_is_no_json_is_told_without_advice_for_programmers(name, told):
+    message = refused(Server(), serve(Server(), body(BODIES[name])), 400)
+    assert told in message
+    assert "sys." not in message
+    assert "decode using" not in message
