@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final, TypeGuard
 
 __all__ = ["metric_value", "result_backend", "result_value"]
 
@@ -12,13 +12,13 @@ _GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "produ
 _COUNTS: Final = frozenset({"num_examples", "num_skipped"})
 
 
-def metric_value(metrics: Mapping[str, Any], name: str) -> float | None:
+def metric_value(metrics: Mapping[str, object], name: str) -> float | None:
     """Return the number under a dotted name; the longest keys win, so ``bench.mmlu`` finds both nestings of it."""
     value = _found(metrics, name)
     return value if isinstance(value, float) else None
 
 
-def result_value(metrics: Mapping[str, Any], name: str) -> float | None:
+def result_value(metrics: Mapping[str, object], name: str) -> float | None:
     """Return the number that a rule names: by its whole dotted name, or by a shorter one within evaluation results.
 
     ``mmlu`` is the benchmark's ``accuracy`` (else its first score), ``mmlu.acc_norm`` another score of it,
@@ -34,7 +34,7 @@ def result_value(metrics: Mapping[str, Any], name: str) -> float | None:
     return None
 
 
-def result_backend(metrics: Mapping[str, Any], name: str) -> str:
+def result_backend(metrics: Mapping[str, object], name: str) -> str:
     """Return the engine behind the number that a rule names; empty where it is not recorded."""
     for place in _places(name):
         value = _found(metrics, place)
@@ -51,17 +51,17 @@ def _places(name: str) -> tuple[str, ...]:
     return (name, f"{_RESULTS}.{name}", *(f"{_RESULTS}.{group}.{name}" for group in _GROUPS))
 
 
-def _main_score(scores: Mapping[str, Any]) -> float | None:
+def _main_score(scores: Mapping[str, object]) -> float | None:
     numbers = {key: float(value) for key, value in scores.items() if key not in _COUNTS and _is_number(value)}
     return numbers.get("accuracy", next(iter(numbers.values()), None))
 
 
-def _found(metrics: Mapping[str, Any], name: str) -> float | Mapping[str, Any] | None:
+def _found(metrics: Mapping[str, object], name: str) -> float | Mapping[str, object] | None:
     """Return the number under a dotted name, else the group of that name."""
     if name in metrics:
         value = metrics[name]
         return float(value) if _is_number(value) else value if isinstance(value, Mapping) else None
-    group: Mapping[str, Any] | None = None
+    group: Mapping[str, object] | None = None
     for head, rest in _splits(name):
         inner = metrics.get(head)
         found = _found(inner, rest) if isinstance(inner, Mapping) else None
@@ -77,5 +77,5 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
         yield ".".join(parts[:number]), ".".join(parts[number:])
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
