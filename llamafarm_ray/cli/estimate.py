@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,10 @@ from llamafarm_ray.cli.options import ConfigFile, Home, Json, Overrides, configu
 from llamafarm_ray.cli.terminal import errors, facts, print_json, say, table
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from llamafarm_ray.config import Config
+    from llamafarm_ray.registry import RegistryApi
     from llamafarm_ray.training.estimate import Option
     from llamafarm_ray.workflows.estimate import RunEstimate
 
@@ -92,8 +95,8 @@ def show_dry_run(config: Config, *, as_json: bool) -> None:
     errors.line(f"No estimate: {found}" if isinstance(found, str) else _summary(found))
 
 
-def _opener(config: Config) -> Any:
-    def opened() -> Any:
+def _opener(config: Config) -> Callable[[], RegistryApi]:
+    def opened() -> RegistryApi:
         from llamafarm_ray.registry import open_registry
 
         return open_registry(config.home)

@@ -51,7 +51,7 @@ def is_json(arguments: Sequence[str]) -> bool:
     return "--json" in arguments
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """A result for programs: one JSON document on standard output."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 

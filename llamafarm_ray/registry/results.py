@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final, TypeGuard
 
 __all__ = ["metric_value", "result_backend", "result_value", "result_verdict"]
 
@@ -12,13 +12,13 @@ _GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "produ
 _COUNTS: Final = frozenset({"num_examples", "num_skipped"})
 
 
-def metric_value(metrics: Mapping[str, Any], name: str) -> float | None:
+def metric_value(metrics: Mapping[str, object], name: str) -> float | None:
     """Return the number under a dotted name; the longest keys win, so ``bench.mmlu`` finds both nestings of it."""
     value = _found(metrics, name)
     return value if isinstance(value, float) else None
 
 
-def result_value(metrics: Mapping[str, Any], name: str) -> float | None:
+def result_value(metrics: Mapping[str, object], name: str) -> float | None:
     """Return the number that a rule names: by its whole dotted name, or by a shorter one within evaluation results.
 
     ``mmlu`` is the benchmark's ``accuracy`` (else its first score), ``mmlu.acc_norm`` another score of it,
@@ -30,18 +30,18 @@ def result_value(metrics: Mapping[str, Any], name: str) -> float | None:
         if isinstance(value, float):
             return value
         if value is not None and (main := _main_metric(value)) is not None:
-            return float(value[main])
+            return metric_value(value, main)
     return None
 
 
-def result_backend(metrics: Mapping[str, Any], name: str) -> str:
+def result_backend(metrics: Mapping[str, object], name: str) -> str:
     """Return the engine behind the number that a rule names; empty where it is not recorded."""
     scores, _ = _score(metrics, name)
     digests = scores.get("digests")
     return str(digests.get("backend", "")) if isinstance(digests, Mapping) else ""
 
 
-def result_verdict(metrics: Mapping[str, Any], name: str) -> tuple[str, str]:
+def result_verdict(metrics: Mapping[str, object], name: str) -> tuple[str, str]:
     """Return the verdict on the number that a rule names, and the name of the model that it was compared with.
 
     Either is empty where it is not recorded.
@@ -53,7 +53,7 @@ def result_verdict(metrics: Mapping[str, Any], name: str) -> tuple[str, str]:
     return str(verdict), str(scores.get("compared_with") or "")
 
 
-def _score(metrics: Mapping[str, Any], name: str) -> tuple[Mapping[str, Any], str]:
+def _score(metrics: Mapping[str, object], name: str) -> tuple[Mapping[str, object], str]:
     """Return the scores among which the number is that a rule names, and its key in them."""
     for place in _places(name):
         value = _found(metrics, place)
@@ -72,18 +72,18 @@ def _places(name: str) -> tuple[str, ...]:
     return (name, f"{_RESULTS}.{name}", *(f"{_RESULTS}.{group}.{name}" for group in _GROUPS))
 
 
-def _main_metric(scores: Mapping[str, Any]) -> str | None:
+def _main_metric(scores: Mapping[str, object]) -> str | None:
     """Return the key of the score that stands for the others; None if there are no scores."""
     numbers = [key for key, value in scores.items() if key not in _COUNTS and _is_number(value)]
     return "accuracy" if "accuracy" in numbers else next(iter(numbers), None)
 
 
-def _found(metrics: Mapping[str, Any], name: str) -> float | Mapping[str, Any] | None:
+def _found(metrics: Mapping[str, object], name: str) -> float | Mapping[str, object] | None:
     """Return the number under a dotted name, else the group of that name."""
     if name in metrics:
         value = metrics[name]
         return float(value) if _is_number(value) else value if isinstance(value, Mapping) else None
-    group: Mapping[str, Any] | None = None
+    group: Mapping[str, object] | None = None
     for head, rest in _splits(name):
         inner = metrics.get(head)
         found = _found(inner, rest) if isinstance(inner, Mapping) else None
@@ -99,5 +99,5 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
         yield ".".join(parts[:number]), ".".join(parts[number:])
 
 
-def _is_number(value: object) -> bool:
+def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool)

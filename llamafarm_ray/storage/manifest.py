@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn, Self
+from typing import NoReturn, Self
 
 from llamafarm_ray.errors import InputError, IntegrityError
 from llamafarm_ray.storage.gguf import read_gguf
@@ -163,7 +163,7 @@ def file_digest(path: Path) -> Digest:
         return Digest(f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}")
 
 
-def _parse_entry(entry: Any) -> FileEntry:
+def _parse_entry(entry: object) -> FileEntry:
     if not isinstance(entry, dict) or set(entry) != _FIELDS:
         raise IntegrityError(f"The manifest has an entry without the fields of a file: {repr(entry)[:120]}.")
     path, size_bytes, digest, media_type = (entry[name] for name in ("path", "size_bytes", "digest", "media_type"))

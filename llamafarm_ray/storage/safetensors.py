@@ -113,7 +113,7 @@ def _tensors(header: dict[str, Any], begin: int, size_bytes: int) -> tuple[Tenso
     return tuple(entries)
 
 
-def _entry(name: str, tensor: Any, data_begin: int) -> TensorEntry:
+def _entry(name: str, tensor: object, data_begin: int) -> TensorEntry:
     """A tensor's entry, checked."""
     if not isinstance(tensor, dict):
         raise ValueError(f"the tensor {name!r} is no object")  # noqa: TRY004  (one kind of finding)
@@ -129,7 +129,7 @@ def _entry(name: str, tensor: Any, data_begin: int) -> TensorEntry:
     return TensorEntry(name, dtype, tuple(shape), data_begin + offsets[0], data_begin + offsets[1])
 
 
-def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+def _are_sizes(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < _MAX_SIZE for value in values)
 
 

@@ -120,17 +120,17 @@ class History:
             self.warnings.append(values["text"])
 
 
-def step_entry(progress: Progress) -> dict[str, Any]:
+def step_entry(progress: Progress) -> dict[str, object]:
     """A step as a line."""
     return {"event": "step", **{name: getattr(progress, name) for name in _STEP_FIELDS}}
 
 
-def entry(event: str, what: Validation | Checkpoint | Alert) -> dict[str, Any]:
+def entry(event: str, what: Validation | Checkpoint | Alert) -> dict[str, object]:
     """Anything else as a line."""
     return {"event": event, **asdict(what)}
 
 
-def append_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+def append_lines(path: Path, entries: Iterable[Mapping[str, object]]) -> None:
     """Add to a history.
 
     Args:
@@ -181,7 +181,7 @@ def _entries(path: Path) -> Iterator[dict[str, Any]]:
                 yield value
 
 
-def _line(entry: Mapping[str, Any]) -> str:
+def _line(entry: Mapping[str, object]) -> str:
     """Strict JSON: a number that is none becomes null."""
     finite = {
         key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in entry.items()

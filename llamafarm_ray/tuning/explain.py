@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.config import Domain
 from llamafarm_ray.tuning.journal import Record, State
@@ -87,7 +87,7 @@ def _short(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def plain(value: Any) -> str:
+def plain(value: object) -> str:
     """A value for people."""
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llamafarm_ray.registry import Event, RegistryApi
-from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action
+from llamafarm_ray.registry.access import EVERY_NAMESPACE, Action, Role
 from llamafarm_ray.registry.events import (
     AliasMoved,
     DatasetRegistered,
@@ -180,7 +180,7 @@ def quota_limits(quota: Quota) -> dict[str, str]:
     return limits
 
 
-def roles(grants: Mapping[str, Any]) -> str:
+def roles(grants: Mapping[str, Role]) -> str:
     """The roles of a principal, for people."""
     return ", ".join(f"{role} in {_NAMESPACES.get(name, name)}" for name, role in sorted(grants.items()))
 

@@ -86,7 +86,7 @@ class Shape(ABC):
         self._created = int(time.time())
         self.tells_logprobs = logprobs
 
-    def whole(self, choices: Sequence[Choice], num_prompt: int) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Choice], num_prompt: int) -> dict[str, object]:
         """The response to a request without ``stream``."""
         told = [
             {
@@ -99,7 +99,7 @@ class Shape(ABC):
         ]
         return {**self._envelope(self.whole_object, told), "usage": usage(num_prompt, choices)}
 
-    def chunk(self, choice: Choice, piece: Piece) -> dict[str, Any]:
+    def chunk(self, choice: Choice, piece: Piece) -> dict[str, object]:
         """The event for a piece."""
         logprobs = None
         if self.tells_logprobs:
@@ -114,23 +114,23 @@ class Shape(ABC):
         choice.is_told = True
         return self._envelope(self.chunk_object, [one])
 
-    def closing(self, choices: Sequence[Choice], num_prompt: int) -> dict[str, Any]:
+    def closing(self, choices: Sequence[Choice], num_prompt: int) -> dict[str, object]:
         """The event with the usage, which comes last."""
         return {**self._envelope(self.chunk_object, []), "usage": usage(num_prompt, choices)}
 
-    def _envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+    def _envelope(self, kind: str, choices: list[dict[str, object]]) -> dict[str, object]:
         return {"id": self._id, "object": kind, "created": self._created, "model": self._model, "choices": choices}
 
     @abstractmethod
-    def _said(self, text: str) -> dict[str, Any]:
+    def _said(self, text: str) -> dict[str, object]:
         """The field with a whole answer."""
 
     @abstractmethod
-    def _added(self, text: str, *, is_first: bool) -> dict[str, Any]:
+    def _added(self, text: str, *, is_first: bool) -> dict[str, object]:
         """The field with a piece of one."""
 
     @abstractmethod
-    def _logprobs(self, tokens: Sequence[ScoredToken], offset: int) -> dict[str, Any]:
+    def _logprobs(self, tokens: Sequence[ScoredToken], offset: int) -> dict[str, object]:
         """The tokens with their log-probabilities, after ``offset`` characters of others."""
 
     def _text_of(self, token_id: int) -> str:
@@ -145,15 +145,15 @@ class CompletionShape(Shape):
     whole_object = "text_completion"
     chunk_object = "text_completion"
 
-    def _said(self, text: str) -> dict[str, Any]:
+    def _said(self, text: str) -> dict[str, object]:
         return {"text": text}
 
-    def _added(self, text: str, *, is_first: bool) -> dict[str, Any]:
+    def _added(self, text: str, *, is_first: bool) -> dict[str, object]:
         del is_first
         return {"text": text}
 
-    def _logprobs(self, tokens: Sequence[ScoredToken], offset: int) -> dict[str, Any]:
-        told: dict[str, list[Any]] = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
+    def _logprobs(self, tokens: Sequence[ScoredToken], offset: int) -> dict[str, object]:
+        told: dict[str, list[object]] = {"text_offset": [], "token_logprobs": [], "tokens": [], "top_logprobs": []}
         for token in tokens:
             text = self._text_of(token.token_id)
             told["text_offset"].append(offset)
@@ -166,7 +166,7 @@ class CompletionShape(Shape):
             told["token_logprobs"].append(_finite(token.logprob))
             top = {self._text_of(other): _finite(logprob) for other, logprob in token.top}
             told["top_logprobs"].append({text: _finite(token.logprob)} | top)
-        return told
+        return {**told}
 
 
 class ChatShape(Shape):
@@ -176,13 +176,13 @@ class ChatShape(Shape):
     whole_object = "chat.completion"
     chunk_object = "chat.completion.chunk"
 
-    def _said(self, text: str) -> dict[str, Any]:
+    def _said(self, text: str) -> dict[str, object]:
         return {"message": {"role": "assistant", "content": text}}
 
-    def _added(self, text: str, *, is_first: bool) -> dict[str, Any]:
+    def _added(self, text: str, *, is_first: bool) -> dict[str, object]:
         return {"delta": {"role": "assistant", "content": text} if is_first else {"content": text}}
 
-    def _logprobs(self, tokens: Sequence[ScoredToken], offset: int) -> dict[str, Any]:
+    def _logprobs(self, tokens: Sequence[ScoredToken], offset: int) -> dict[str, object]:
         del offset
         return {
             "content": [
@@ -194,7 +194,7 @@ class ChatShape(Shape):
             ]
         }
 
-    def _scored(self, token_id: int, logprob: float) -> dict[str, Any]:
+    def _scored(self, token_id: int, logprob: float) -> dict[str, object]:
         text = self._text_of(token_id)
         return {"token": text, "logprob": _finite(logprob), "bytes": list(text.encode())}
 
@@ -209,7 +209,9 @@ def usage(num_prompt: int, choices: Sequence[Choice]) -> dict[str, int]:
     }
 
 
-def embeddings(model: str, vectors: Sequence[Sequence[float]], num_prompt: int, *, as_base64: bool) -> dict[str, Any]:
+def embeddings(
+    model: str, vectors: Sequence[Sequence[float]], num_prompt: int, *, as_base64: bool
+) -> dict[str, object]:
     """The answer of ``/v1/embeddings``; in base64 a vector is its numbers as little-endian 32-bit floats."""
     data = [
         {"object": "embedding", "index": index, "embedding": _packed(vector) if as_base64 else list(vector)}

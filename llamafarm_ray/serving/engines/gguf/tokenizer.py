@@ -145,5 +145,5 @@ class GgufTokenizer:
         return bytes(self._letters[letter] for letter in text)
 
 
-def _are(kind: type, values: Any) -> bool:
+def _are(kind: type, values: object) -> bool:
     return isinstance(values, list) and bool(values) and all(isinstance(value, kind) for value in values)
