@@ -13,7 +13,7 @@ from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of, task_digests
 from llamafarm_ray.evaluation.benchmarks.scores import scores_of
 from llamafarm_ray.evaluation.benchmarks.store import ChunkStore, ResultStore
-from llamafarm_ray.evaluation.benchmarks.tasks import leaves, load_tasks
+from llamafarm_ray.evaluation.benchmarks.tasks import leaves, load_tasks, task_manager
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
 from llamafarm_ray.evaluation.result import BenchmarkScores
 
@@ -99,6 +99,7 @@ def _measure(
     results = simple_evaluate(
         model=lm_of(chunks),
         tasks=[task],
+        task_manager=task_manager(),  # it takes seconds to make
         num_fewshot=plan.num_fewshot,
         limit=plan.limit,
         apply_chat_template=plan.chat_template,

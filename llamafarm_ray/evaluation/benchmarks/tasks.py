@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 
-__all__ = ["DATA_FILES", "check_installed", "leaves", "load_tasks", "local_dataset"]
+__all__ = ["DATA_FILES", "check_installed", "leaves", "load_tasks", "local_dataset", "task_manager"]
 
 DATA_FILES: Final = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv"}
 """Types of files with a split's data, and the reader of each."""
@@ -41,7 +41,7 @@ def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, Any]:
         InputError: there is no such task, or its data can't be read.
     """
     check_installed()
-    manager = _manager()
+    manager = task_manager()
     for name in names:
         if name not in manager.task_index:
             raise InputError(f"lm-eval has no task {name!r}.", hint=did_you_mean(name, manager.all_tasks))
@@ -112,7 +112,7 @@ def local_dataset(folder: Path, path: str, name: str | None, task: str, *, is_on
 
 
 @functools.cache
-def _manager() -> Any:
+def task_manager() -> Any:
     """Return lm-eval's index of tasks, which takes seconds to make."""
     from lm_eval.tasks import TaskManager  # noqa: PLC0415  (an extra)
 

@@ -119,7 +119,10 @@ def test_a_stored_result_answers_for_equal_inputs_alone(base, workers, data, tmp
         return run_benchmarks(plan(data, **options), asked(base, weights), workers, store=store)["mmlu_anatomy"]
 
     first = run()
-    assert run() == first
+    again = run()
+    assert again == first
+    assert again.items == first.items
+    assert len(first.items.metrics["accuracy"]) == 6
     assert len(runs) == 1
     run(weights="other")
     run(num_fewshot=1)
@@ -145,6 +148,10 @@ def test_an_adapter_stands_beside_its_base(base, workers, data, tmp_path):
     assert found.baseline["accuracy"] == direct(base, data, "astronomy")
     assert found.improvement == f"{found.metrics['accuracy'] - found.baseline['accuracy']:+.2f}"
     assert (found.digests["weights"], found.digests["backend"]) == ("adapter", "transformers")
+    compared = found.comparison["accuracy"]
+    assert compared["difference"] == pytest.approx(found.metrics["accuracy"] - found.baseline["accuracy"])
+    assert (compared["num_examples"], compared["num_clusters"]) == (6, 6)
+    assert compared["num_better"] - compared["num_worse"] == round(6 * compared["difference"])
 
 
 def test_a_task_about_safety_is_a_risk_with_a_method_and_an_interval(base, workers, tmp_path):
