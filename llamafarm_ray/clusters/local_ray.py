@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llamafarm_ray.clusters.leftovers import end_leftovers, marked_as
 from llamafarm_ray.clusters.ports import free_port, free_ports
-from llamafarm_ray.clusters.ray_private import on_loopback
+from llamafarm_ray.clusters.ray_private import named_agent_ports, on_loopback
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.serving import haproxy
 from llamafarm_ray.serving.application import SERVE_ENV
@@ -80,7 +80,7 @@ def _start(folder: Path, *, with_dashboard: bool) -> str:
 
     try:
         make_token()
-        with on_loopback(), default(_MANY_MACHINES, "0"):  # drivers of jobs there inherit it
+        with on_loopback(), named_agent_ports(), default(_MANY_MACHINES, "0"):  # drivers of jobs there inherit it
             context = ray.init(
                 address="local",
                 num_cpus=max(_MIN_LOCAL_CPUS, os.cpu_count() or 1),

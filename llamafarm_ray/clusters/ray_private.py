@@ -6,6 +6,7 @@ A test names each, so that an upgrade of Ray that moves one fails there:
   ``maybe_enable_token_auth_if_token_available``,
 * ``worker._worker_logs_enabled``,
 * ``ray_constants.ENABLE_RAY_CLUSTER``,
+* ``parameter.RayParams`` and its three ports of agents,
 * ``services.get_node_ip_address``.
 
 Ray is imported when a function is called: its parts read their environment when they are imported.
@@ -17,8 +18,11 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
-__all__ = ["node_address", "on_loopback", "raylet_off_stdout", "take_own_token", "token_shown"]
+from llamafarm_ray.clusters.ports import free_ports
+
+__all__ = ["named_agent_ports", "node_address", "on_loopback", "raylet_off_stdout", "take_own_token", "token_shown"]
 
 _SETUP = "ray._private.authentication.authentication_token_setup"
 
@@ -94,6 +98,24 @@ def on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+@contextmanager
+def named_agent_ports() -> Iterator[None]:
+    """Give ports to the agents of a Ray that is started in the block.
+
+    A raylet waits 15 seconds for an agent to report a port that it chose itself, and ends if a busy machine takes
+    longer. `ray.init` has no argument for these ports.
+    """
+    from ray._private import parameter
+
+    original, first = parameter.RayParams, free_ports(3)
+    names = ("dashboard_agent_listen_port", "metrics_agent_port", "runtime_env_agent_port")
+    parameter.RayParams = partial(original, **{name: first + index for index, name in enumerate(names)})
+    try:
+        yield
+    finally:
+        parameter.RayParams = original
 
 
 def node_address() -> str:

@@ -5,7 +5,13 @@ import sys
 from types import SimpleNamespace
 
 from llamafarm_ray.clusters import ray_private
-from llamafarm_ray.clusters.ray_private import on_loopback, raylet_off_stdout, take_own_token, token_shown
+from llamafarm_ray.clusters.ray_private import (
+    named_agent_ports,
+    on_loopback,
+    raylet_off_stdout,
+    take_own_token,
+    token_shown,
+)
 
 
 def test_what_raylets_say_to_drivers_is_kept_off_stdout(monkeypatch, capsys):
@@ -30,6 +36,18 @@ def test_a_local_ray_listens_on_loopback_and_another_does_not():
         assert ray_private.node_address() == services.get_node_ip_address() == "127.0.0.1"
         assert services.canonicalize_bootstrap_address("127.0.0.1:6379") == "127.0.0.1:6379"
     assert services.get_node_ip_address() == address
+
+
+def test_the_agents_of_a_ray_that_is_started_get_different_ports():
+    from ray._private import parameter
+
+    original = parameter.RayParams
+    with named_agent_ports():
+        made = parameter.RayParams()
+    ports = {made.dashboard_agent_listen_port, made.metrics_agent_port, made.runtime_env_agent_port}
+    assert len(ports) == 3
+    assert None not in ports
+    assert parameter.RayParams is original
 
 
 def test_a_token_is_shown_for_the_time_of_a_block(monkeypatch):
