@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llamafarm_ray.data.by_heart import joined_row, reworded
-from llamafarm_ray.data.keyword_prompts import keyword_prompt
 from llamafarm_ray.data.retrieval import PassageIndex
 from llamafarm_ray.data.rows import Message
 from llamafarm_ray.data.text import text_digest
@@ -71,8 +70,7 @@ def rows_with_passages(
                 if number:
                     rng.shuffle(asked)
                 for start in range(0, len(asked), QUESTIONS_PER_ROW):
-                    of_row = asked[start : start + QUESTIONS_PER_ROW]
-                    yield _row(passage, of_row + _by_keywords(of_row, near_words, rng), finder)
+                    yield _row(passage, asked[start : start + QUESTIONS_PER_ROW], finder)
 
 
 _Asked = tuple[Mapping[str, Any], str]
@@ -85,16 +83,6 @@ def _asked(
     row = wordings[number % len(wordings)]
     question = row["messages"][-2]["content"]
     return row, question if number < len(wordings) else reworded(question, near_words, rng)
-
-
-def _by_keywords(asked: Sequence[_Asked], near_words: NearWords | None, rng: random.Random) -> list[_Asked]:
-    """Return a prompt of keywords for each fact of a row, in random order; none without words of like meaning."""
-    if near_words is None:
-        return []
-    prompts = [(row, keyword_prompt(row["messages"][-1]["content"], near_words, rng)) for row, _ in asked]
-    found = [(row, prompt) for row, prompt in prompts if prompt is not None]
-    rng.shuffle(found)
-    return found
 
 
 class _Finder:

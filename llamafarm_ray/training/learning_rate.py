@@ -9,10 +9,11 @@ __all__ = ["choose_learning_rate"]
 _FULL_RATE: Final = 5e-5
 _ADAPTER_FACTOR: Final = 10.0
 _WIDTH, _EXPONENT = 2000, 0.78
-_HIGHEST = 8e-4
+_HIGHEST = 1.6e-3
 """Rates for all weights of a model of width 2,000. Added weights learn best at ten times that, and narrow models at
 higher rates than wide ones. Source: Schulman et al., 2025, "LoRA Without Regret", fitted to Llama and Qwen models. The
-highest rate bounds it for models that are narrower than theirs."""
+highest rate bounds it for models that are narrower than theirs: a 135M model of width 576 answered 7 and 8 of 40
+questions by heart after it learned at 1.6e-3, and 4 twice after 8e-4, in one epoch of 440 rows."""
 
 _PREFERENCE_FACTOR: Final = 0.05
 """Of preferences between answers that the model can write already, little is to be learned."""

@@ -101,15 +101,6 @@ def test_with_passages_each_second_pass_asks_the_next_wording():
     assert sorted(prompt[-11:] for prompt in asked[2]) == [f"Question {number}?" for number in range(4)]
 
 
-def test_with_passages_and_near_words_each_fact_is_asked_by_keywords_too():
-    facts = [row(number, HOURS, f"fact {number}", f"Answer {number} has words.") for number in range(4)]
-    (made,) = rows_with_passages(facts, near_words=NearWords(()))
-    asked = list(zip(turns_of([made], "user"), turns_of([made], "assistant"), strict=True))
-    assert [answer for _, answer in asked[:4]] == [f"Answer {number} has words." for number in range(4)]
-    assert Counter(answer for _, answer in asked[4:]) == {f"Answer {number} has words.": 1 for number in range(4)}
-    assert all("Question" not in prompt for prompt, _ in asked[4:])
-
-
 @pytest.mark.parametrize("by_base", [True, False])
 def test_questions_of_the_base_model_are_trained_in_rows_by_heart_and_those_held_out_stay(by_base):
     rows = [row(number, HOURS, f"fact {number}", f"Answer {number} has words.") for number in range(3)]
