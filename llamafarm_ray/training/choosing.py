@@ -101,7 +101,7 @@ def _decided(config: Config, *, rate: float, num_rows: int, passes: int, reasons
     if configured.epochs == "auto" and configured.max_steps is None and passes > 1:
         reasons.append(f"Epochs are {training.epochs:g}: the dataset is written in {passes} passes over its questions.")
     if training.batch_size != configured.batch_size:
-        reasons.append(f"A batch is {training.batch_size} rows, for {num_rows} rows and {training.epochs:g} epochs.")
+        reasons.append(f"A batch is {training.batch_size} rows: {training.epochs:g} x {num_rows:,} are seen in all.")
     return DecidedTraining.model_validate(training.model_dump() | {"learning_rate": rate})
 
 

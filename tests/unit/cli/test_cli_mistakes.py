@@ -79,7 +79,7 @@ MISTAKES = [
     ("trian", "Did you mean 'train'"),
     ("register --name bot --version 1.2.0", "--model is missing"),
     ("import", "--model is missing"),
-    ("import bare --name ../x", "'../x' is not a model reference"),
+    ("import bare --name ../x", "'../x' can't be a model's name"),
     ("import bare --bump huge", "'huge' is no part of a version"),
     ("push nope bot", "no folder nope"),
     ("push bare bot:one", "'one' is not a semantic version"),

@@ -9,9 +9,11 @@ from llamafarm_ray.models.loading import inspect_architecture
 from llamafarm_ray.training.checkpoints import RunState, StoredCheckpoint
 from llamafarm_ray.training.choosing import choose
 from llamafarm_ray.training.job import RunFolder
+from llamafarm_ray.training.learning_rate import choose_learning_rate
 from llamafarm_ray.training.methods.auto import Hardware
 from llamafarm_ray.training.planning import _checkpoint_uri
 from llamafarm_ray.training.resources import WorkerResources
+from llamafarm_ray.training.schedule import Schedule
 from llamafarm_ray.training.worker import _Run
 
 
@@ -45,11 +47,33 @@ def test_offloading_that_is_asked_for_chooses_a_strategy_that_does_it(base_model
         workers=WorkerResources(1, 1.0, use_gpu=False),
         architecture=inspect_architecture(base_model),
         num_rows=10,
+        passes=1,
         max_length=64,
         reasons=reasons,
     )
     assert chosen.strategy == expected
     assert any("offload is set" in reason for reason in reasons)
+
+
+def test_epochs_batches_and_rate_are_decided_and_told(base_model):
+    reasons = []
+    architecture = inspect_architecture(base_model)
+    chosen = choose(
+        parse_config({"fine_tuning": {"method": "lora"}}),
+        hardware=Hardware(num_cpus=4),
+        workers=WorkerResources(1, 1.0, use_gpu=False),
+        architecture=architecture,
+        num_rows=500,
+        passes=4,
+        max_length=64,
+        reasons=reasons,
+    )
+    rate = choose_learning_rate("auto", method="lora", objective="sft", hidden_size=architecture.hidden_size)
+    assert (chosen.training.epochs, chosen.training.batch_size, chosen.training.learning_rate) == (1.0, 2, rate)
+    assert Schedule.of(chosen.training, 100).peak == rate
+    told = " ".join(reasons)
+    assert "Epochs are 1: the dataset is written in 4 passes over its questions." in told
+    assert "A batch is 2 rows: 1 x 500 are seen in all." in told
 
 
 @pytest.mark.parametrize(("dtype", "is_half"), [("float32", False), ("bfloat16", True), ("float16", True)])

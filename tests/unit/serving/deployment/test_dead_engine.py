@@ -60,7 +60,11 @@ def test_a_replica_of_vllm_ends_with_its_engine(monkeypatch, tmp_path):
     monkeypatch.setattr(Replica, "__init__", lambda self, *parts: setattr(self, "_versions", parts[1]))
     monkeypatch.setitem(sys.modules, "llamafarm_ray.serving.engines.vllm.ray_llm", engine)
     monkeypatch.setattr(serving, "ray_llm", engine, raising=False)
-    config = {"engine_kwargs": {}, "accelerator_config": {"kind": "gpu"}, "model_loading_config": {"model_source": "x"}}
+    config = {
+        "engine_kwargs": {},
+        "accelerator_config": {"kind": "gpu"},
+        "model_loading_config": {"model_id": "x", "model_source": "x"},
+    }
 
     async def scenario():
         replica = VllmReplica.__new__(VllmReplica)
