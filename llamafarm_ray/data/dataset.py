@@ -76,7 +76,7 @@ def open_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0)
     tables = {split: pa.Table.from_pylist(of_split, schema=found.schema) for split, of_split in found.rows.items()}
     with quiet_ray_data():
         datasets = {split: ray.data.from_arrow(table) for split, table in tables.items()}
-    return Splits(datasets["train"], datasets.get("validation"), found.digest, found.documents)
+    return Splits(datasets["train"], datasets.get("validation"), found.digest, found.documents, found.passes)
 
 
 def check_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0) -> bool:

@@ -26,6 +26,7 @@ from llamafarm_ray.data.gathering import (
     gather_rows,
     plan_engine,
 )
+from llamafarm_ray.data.generation import Choice
 from llamafarm_ray.data.hard_negatives import mine
 from llamafarm_ray.data.practice import practice_rows
 from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
@@ -39,6 +40,7 @@ from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text.near_words import NearWords
 from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import Target, target_for
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.types import DeviceUse
 
@@ -100,6 +102,7 @@ def build_dataset(
     cache = cache or str(output.with_name(f".{output.name}.answers").absolute())
     tell = progress or (lambda _stage: None)
     engine = plan_engine(config, base_model=base_model, cache=cache) if config.makes_questions else None
+    _check_passes(config, engine[0] if engine else None)
     on_use = on_use or (lambda _use: None)
     expansion = plan_expansion(config, base_model=base_model, cache=cache, seed=seed, on_use=on_use)
     check_settings(config, from_rows=from_rows)
@@ -289,6 +292,27 @@ def _passes(config: DatasetConfig, gathered: Gathered) -> int:
         return 1
     asked = config.preprocessing.qa_generation.passes
     return PASSES if asked == "auto" else asked
+
+
+def _check_passes(config: DatasetConfig, choice: Choice | None) -> None:
+    """Check that the rows can be written in as many passes as are asked for.
+
+    Raises:
+        InputError: they can't.
+    """
+    passes, preprocessing = config.preprocessing.qa_generation.passes, config.preprocessing
+    if passes in {"auto", 1} or choice is None:
+        return
+    for is_other, reason in (
+        (choice.generator != "base_model", f"the pairs are written by {choice.generator.replace('_', ' ')}"),
+        (preprocessing.with_passages is False, "with_passages is false"),
+        (preprocessing.with_passages == "auto" and preprocessing.prompt_template is not None, "prompt_template is set"),
+    ):
+        if is_other:
+            raise InputError(
+                f"dataset.preprocessing.qa_generation.passes is {passes}, and has no effect where {reason}.",
+                hint="Leave it at auto.",
+            )
 
 
 def _near_words(base_model: str | None) -> NearWords:

@@ -106,9 +106,7 @@ def _rows_of_page(page: Page, rng: random.Random) -> Iterator[dict[str, Any]]:
             yield _row(asked, passages, rng.choice(INSTRUCTIONS))
 
 
-def _row(
-    asked: Sequence[PageQuestion] | Sequence[LessonPair], passages: Sequence[str], instruction: str
-) -> dict[str, Any]:
+def _row(asked: Sequence[PageQuestion | LessonPair], passages: Sequence[str], instruction: str) -> dict[str, Any]:
     turns = []
     for index, each in enumerate(asked):
         prompt = each.question if index else ask_with_passages(each.question, passages, instruction)

@@ -57,6 +57,7 @@ class DatasetRows:
         schema: their columns.
         digest: of all rows in the splits that the dataset itself has.
         documents: the documents they came from; of files that were not built here, the files themselves.
+        passes: passes over the questions that the training rows are written in.
     """
 
     kind: RowKind
@@ -64,6 +65,7 @@ class DatasetRows:
     schema: pa.Schema
     digest: Digest
     documents: list[DocumentRecord]
+    passes: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +123,7 @@ def read_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0)
         "train": [row for row in every if row["id"] not in held_out],
         "validation": [row for row in every if row["id"] in held_out],
     }
-    return DatasetRows(read.kind, rows, read.schema, read.digest, read.documents)
+    return replace(read, rows=rows)
 
 
 def held_out_rows(rows: Sequence[tuple[str, str, str]], *, ratio: float, seed: int) -> frozenset[str]:
@@ -233,8 +235,8 @@ def _read_records(path: Path) -> DatasetRows:
         )
     kind = kinds["train"]
     schema = with_optional(kind.schema, [row for of_split in rows.values() for row in of_split])
-    documents = (_recorded_documents(path, files) if len(files) <= len(rows) else []) or _documents(rows)
-    return DatasetRows(kind, rows, schema, dataset_digest(rows), documents)
+    documents, passes = _recorded(path, files) if len(files) <= len(rows) else ([], 1)
+    return DatasetRows(kind, rows, schema, dataset_digest(rows), documents or _documents(rows), passes)
 
 
 def _documents(rows: Mapping[str, Sequence[Row]]) -> list[DocumentRecord]:
@@ -243,15 +245,31 @@ def _documents(rows: Mapping[str, Sequence[Row]]) -> list[DocumentRecord]:
     return [DocumentRecord(path, digest, count) for (path, digest), count in counts.items()]
 
 
-def _recorded_documents(path: Path, files: list[Path]) -> list[DocumentRecord]:
-    """Return the source documents from the report beside a file that was built here and not changed; else none."""
+def _recorded(path: Path, files: list[Path]) -> tuple[list[DocumentRecord], int]:
+    """Return the source documents and the passes of a file that was built here and not changed; else none, and 1.
+
+    They are in the report beside it.
+    """
     try:
         report = json.loads(named_beside(path, REPORT_FILE.removesuffix(".json"), ".json").read_text(encoding="utf-8"))
         if report["files"] != {file.name: digest_of_file(file) for file in files}:
-            return []
-        return [DocumentRecord(**document) for document in report["dataset"]["documents"]]
+            return [], 1
+        described_as = report["dataset"]
+        return [DocumentRecord(**document) for document in described_as["documents"]], _passes(described_as)
     except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return [], 1
+
+
+def _passes(described_as: Mapping[str, Any]) -> int:
+    """Return the passes of a dataset; 1 for those that were built before there were several.
+
+    Raises:
+        ValueError: they are no number of passes.
+    """
+    passes = described_as.get("passes", 1)
+    if not isinstance(passes, int) or passes < 1:
+        raise ValueError(f"passes is {passes!r}")
+    return passes
 
 
 def digest_of_file(path: Path) -> Digest:
@@ -278,7 +296,7 @@ def built_documents(path: Path) -> list[DocumentRecord]:
     """
     if path.is_dir():
         return describe_built(path).documents
-    return _recorded_documents(path, [file.path for found in find_records(path).values() for file in found.files])
+    return _recorded(path, [file.path for found in find_records(path).values() for file in found.files])[0]
 
 
 def describe_built(path: Path) -> BuiltDataset:
@@ -296,9 +314,9 @@ def describe_built(path: Path) -> BuiltDataset:
         documents = [DocumentRecord(**document) for document in described_as["documents"]]
         kind = KINDS[described_as.get("kind", "chat")]
         row_format = described_as.get("format") or default_format(kind.name)
-        passes = int(described_as.get("passes", 1))
-        return BuiltDataset(Digest(described_as["digest"]), num_rows, documents, kind, row_format, passes)
-    except (KeyError, TypeError, AttributeError) as error:
+        digest, passes = Digest(described_as["digest"]), _passes(described_as)
+        return BuiltDataset(digest, num_rows, documents, kind, row_format, passes)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(f"{path / DATASET_FILE} is not the description of a dataset: {error}.") from error
 
 
@@ -331,7 +349,7 @@ def _read_built(path: Path) -> DatasetRows:
     if "train" not in rows:
         raise InputError(f"The dataset {str(path)!r} has no rows to train on.")
     schema = with_optional(built.kind.schema, [row for of_split in rows.values() for row in of_split])
-    return DatasetRows(built.kind, rows, schema, built.digest, built.documents)
+    return DatasetRows(built.kind, rows, schema, built.digest, built.documents, built.passes)
 
 
 def own_row(record: Row, built: BuiltDataset) -> Row:

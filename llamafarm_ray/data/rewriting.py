@@ -47,7 +47,7 @@ def reformatted(found: DatasetRows, row_format: str) -> DatasetRows:
     if kind is found.kind:
         return found
     documents = _documents([row for of_split in rows.values() for row in of_split])
-    return DatasetRows(kind, rows, kind.schema, dataset_digest(rows), documents)
+    return DatasetRows(kind, rows, kind.schema, dataset_digest(rows), documents, found.passes)
 
 
 def merge_rows(parts: Sequence[DatasetRows]) -> MergedRows:
@@ -78,7 +78,8 @@ def merge_rows(parts: Sequence[DatasetRows]) -> MergedRows:
     if not rows["train"]:
         raise InputError("Nothing is left to train on: every row is held out by one of the datasets.")
     schema = with_optional(parts[0].kind.schema, unique.values())
-    merged = DatasetRows(parts[0].kind, rows, schema, dataset_digest(rows), _documents(list(unique.values())))
+    documents, passes = _documents(list(unique.values())), min(part.passes for part in parts)
+    merged = DatasetRows(parts[0].kind, rows, schema, dataset_digest(rows), documents, passes)
     return MergedRows(merged, total - len(unique))
 
 
@@ -112,6 +113,7 @@ def write_rows(found: DatasetRows, output: Path, *, name: str, row_format: str |
         "seed": 0,
         "num_train": len(found.rows["train"]),
         "num_validation": len(found.rows.get("validation", ())),
+        "passes": found.passes,
         "documents": [dataclasses.asdict(document) for document in found.documents],
         "created_with": __version__,
     }

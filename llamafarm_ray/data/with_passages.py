@@ -64,13 +64,17 @@ def rows_with_passages(
             by_passage.setdefault(row["passage"], {}).setdefault(row["fact"], []).append(row)
         finder = _Finder(list(by_passage))
         for passage, facts in by_passage.items():
+            seen: set[str] = set()
             for number in range(math.ceil(passes / _PASSES_BY_HEART)):
                 rng = random.Random(f"{seed} {number} {text_digest([passage])}")
                 asked = [_asked(wordings, number, near_words, rng) for wordings in facts.values()]
                 if number:
                     rng.shuffle(asked)
                 for start in range(0, len(asked), QUESTIONS_PER_ROW):
-                    yield _row(passage, asked[start : start + QUESTIONS_PER_ROW], finder)
+                    row = _row(passage, asked[start : start + QUESTIONS_PER_ROW], finder)
+                    if row["id"] not in seen:
+                        seen.add(row["id"])
+                        yield row
 
 
 _Asked = tuple[Mapping[str, Any], str]

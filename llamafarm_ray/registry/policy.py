@@ -121,6 +121,8 @@ def _metric_violation(
 def _undecided(name: str, goal: ByVerdict, candidate: Candidate, other: Candidate) -> str | None:
     """Say that a comparison with another version does not give the verdict of a goal; None if it does."""
     verdict, compared_with = result_verdict(candidate.metrics, name)
+    if not verdict and compared_with == other.ref:
+        return f"{name} must be {goal}, and was compared on examples of too few documents to find a difference"
     if not verdict or compared_with != other.ref:
         return (
             f"{name} must be {goal}, and was not compared with {other.ref}: evaluate {candidate.ref} with "

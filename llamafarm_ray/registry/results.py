@@ -9,6 +9,7 @@ __all__ = ["metric_value", "result_backend", "result_value", "result_verdict"]
 
 _RESULTS: Final = "evaluation_results"
 _GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "production_metrics", "risk", "judge")
+_SIGNIFICANT: Final = 0.05
 _COUNTS: Final = frozenset({"num_examples", "num_skipped"})
 
 
@@ -44,12 +45,18 @@ def result_backend(metrics: Mapping[str, object], name: str) -> str:
 def result_verdict(metrics: Mapping[str, object], name: str) -> tuple[str, str]:
     """Return the verdict on the number that a rule names, and the name of the model that it was compared with.
 
-    Either is empty where it is not recorded.
+    Either is empty where it is not recorded. The verdict is too where the examples come from so few documents that no
+    difference could have been found.
     """
     scores, metric = _score(metrics, name)
     compared = scores.get("comparison")
     found = (compared.get(metric) or compared.get(f"log_{metric}")) if isinstance(compared, Mapping) else None
-    verdict = found.get("verdict", "") if isinstance(found, Mapping) else ""
+    if not isinstance(compared, Mapping) or not isinstance(found, Mapping):
+        return "", ""
+    clusters = found.get("num_clusters")
+    # With k documents a test of signs has a p-value of 2 / 2^k at least, which Holm multiplies by the metrics.
+    is_decidable = not _is_number(clusters) or 2.0 ** (1 - min(clusters, 64)) * len(compared) < _SIGNIFICANT
+    verdict = found.get("verdict", "") if is_decidable else ""
     return str(verdict), str(scores.get("compared_with") or "")
 
 

@@ -97,12 +97,18 @@ def choose(
 def _decided(config: Config, *, rate: float, num_rows: int, passes: int, reasons: list[str]) -> DecidedTraining:
     """Return the settings of the loop with a rate, epochs and a batch size."""
     configured = config.fine_tuning.training
-    training = with_epochs_and_batch_size(configured, num_rows=num_rows, passes=passes)
+    objective = config.fine_tuning.objective
+    training = with_epochs_and_batch_size(configured, objective=objective, num_rows=num_rows, passes=passes)
     if configured.epochs == "auto" and configured.max_steps is None and passes > 1:
         reasons.append(f"Epochs are {training.epochs:g}: the dataset is written in {passes} passes over its questions.")
     if training.batch_size != configured.batch_size:
-        reasons.append(f"A batch is {training.batch_size} rows: {training.epochs:g} x {num_rows:,} are seen in all.")
-    return DecidedTraining.model_validate(training.model_dump() | {"learning_rate": rate})
+        run = (
+            f"{training.epochs:g} x {num_rows:,} rows"
+            if training.max_steps is None
+            else f"{training.max_steps:,} steps"
+        )
+        reasons.append(f"A batch is {training.batch_size} rows, for a run of {run}.")
+    return DecidedTraining.model_validate(training.model_dump(exclude_unset=True) | {"learning_rate": rate})
 
 
 def _choose_method(

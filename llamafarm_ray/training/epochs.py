@@ -11,6 +11,7 @@ __all__ = ["choose_batch_size", "choose_epochs", "with_epochs_and_batch_size"]
 
 _EPOCHS: Final = 3
 _BATCH_SIZE, _SMALL_BATCH_SIZE = 4, 2
+_OBJECTIVES: Final = frozenset({"sft", "pretraining"})
 _FEW_EXAMPLES: Final = 1600
 """Examples of all epochs for which steps are small: they are then 800 at most. A run of few large steps learns less:
 a 135M model that saw 780 rows of questions answered 9 of 40 with passages after steps of four rows, and 12 after steps
@@ -39,14 +40,20 @@ def choose_batch_size(configured: Literal["auto"] | int, *, num_examples: float)
     return _SMALL_BATCH_SIZE if num_examples < _FEW_EXAMPLES else _BATCH_SIZE
 
 
-def with_epochs_and_batch_size(training: Training, *, num_rows: int, passes: int) -> Training:
+def with_epochs_and_batch_size(training: Training, *, objective: str, num_rows: int, passes: int) -> Training:
     """Return the settings with both decided.
 
     Args:
         training: as configured.
+        objective: objective of the training. Those that compare the rows of a batch keep the usual size.
         num_rows: rows of the training split.
         passes: passes over the questions that the rows are written in.
     """
     epochs = choose_epochs(training.epochs, passes=passes)
-    batch_size = choose_batch_size(training.batch_size, num_examples=epochs * num_rows)
+    num_examples = epochs * num_rows
+    if training.max_steps is not None:
+        num_examples = training.max_steps * training.gradient_accumulation_steps * _BATCH_SIZE
+    if objective not in _OBJECTIVES:
+        num_examples = math.inf
+    batch_size = choose_batch_size(training.batch_size, num_examples=num_examples)
     return training.model_copy(update={"epochs": epochs, "batch_size": batch_size})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -40,7 +41,7 @@ class AutoSpace:
 
 
 def automatic_space(
-    *, methods: Sequence[str], linear_modules: Sequence[str], num_rows: int, taken: Sequence[str] = ()
+    *, methods: Sequence[str], linear_modules: Sequence[str], num_rows: int, passes: int = 1, taken: Sequence[str] = ()
 ) -> AutoSpace:
     """The space for a model, a dataset and the methods that fit and can be served.
 
@@ -48,9 +49,11 @@ def automatic_space(
         methods: the first one is tried first.
         linear_modules: names of the model's linear layers.
         num_rows: training rows.
+        passes: passes over the questions that they are written in; fewer epochs are as many passes.
         taken: keys that the user set, which are left alone.
     """
-    epochs = (2, 4, 8) if num_rows < _FEW_ROWS else (1, 2, 3) if num_rows < _MANY_ROWS else (1, 2)
+    usual = (2, 4, 8) if num_rows < _FEW_ROWS else (1, 2, 3) if num_rows < _MANY_ROWS else (1, 2)
+    epochs = tuple(dict.fromkeys(math.ceil(each / passes) for each in usual))
     highest = 2e-4 if tuple(methods) == ("full",) else 2e-3
     reasons = [
         f"Methods that fit this hardware and can be served: {', '.join(methods)}.",

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, get_args
+from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, ValidationError, create_model
 
@@ -203,10 +203,24 @@ def _wrong_values(key: str, domain: Domain) -> Iterator[str]:
         try:
             model(value={path[-1]: given} if is_free else given)
         except ValidationError as error:
-            first = error.errors()[0]
+            found = error.errors()
+            first = next((one for one in found if one["type"] != "literal_error"), found[0])
             yield f"{shown(value)} is no value of it: {first['msg'][:1].lower()}{first['msg'][1:]}."
-    if domain.kind in {"uniform", "log_uniform"} and info.annotation is int:
+    takes_numbers = {int, float} & set(_types_of(info.annotation))
+    if domain.kind in {"uniform", "log_uniform"} and takes_numbers == {int}:
         yield f"takes whole numbers; use {'log_int' if domain.kind == 'log_uniform' else 'int'}."
+
+
+def _types_of(annotation: Any) -> Iterator[Any]:
+    """Yield the types that an annotation is made of: ``int`` of ``Literal["auto"] | Annotated[int, Field(ge=1)]``."""
+    inner = get_args(annotation)
+    if get_origin(annotation) is Literal or not inner:
+        yield annotation
+    elif get_origin(annotation) is Annotated:
+        yield from _types_of(inner[0])
+    else:
+        for each in inner:
+            yield from _types_of(each)
 
 
 def _plain(value: Any) -> Any:

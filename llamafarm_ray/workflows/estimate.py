@@ -126,7 +126,8 @@ def estimate_run(
     """
     tables, notes = read_tables(prices), list[str]()
     shape = find_shape(config.base_model, tables, open_registry, notes)
-    rows, passes = (num_rows, 1) if num_rows is not None else _count_rows(config.dataset.path)
+    counted, passes = _count_rows(config.dataset.path)
+    rows = counted if num_rows is None else num_rows
     tuning, training = config.fine_tuning, _decided(config, rows, passes)
     num_workers = tuning.distributed.num_workers or 1
     machine = Machine.of_table(gpu, num_workers, tables) if gpu else Machine.this_one(num_workers, tables)
@@ -276,8 +277,8 @@ def _decided(config: Config, num_rows: int | None, passes: int) -> DecidedTraini
     """Return the settings of the loop, decided for a number of rows; None is many. The learning rate has no effect."""
     training = config.fine_tuning.training
     many = sys.maxsize if num_rows is None else num_rows
-    decided = with_epochs_and_batch_size(training, num_rows=many, passes=passes)
-    return DecidedTraining.model_validate(decided.model_dump(exclude={"learning_rate"}))
+    decided = with_epochs_and_batch_size(training, objective=config.fine_tuning.objective, num_rows=many, passes=passes)
+    return DecidedTraining.model_validate(decided.model_dump(exclude_unset=True, exclude={"learning_rate"}))
 
 
 def _tokens_of_run(training: DecidedTraining, setup: Setup, num_rows: int) -> int:

@@ -169,7 +169,7 @@ class TuningRun:
             if splits.validation is None and tuning.metric == "validation_loss":
                 raise no_validation()
             rows = splits.train.count()
-            auto = self._automatic(config, journal, rows) if self.domains is None else None
+            auto = self._automatic(config, journal, rows, splits.passes) if self.domains is None else None
             space = Space.of(config, auto.domains if auto else self.domains)
             facts = self._facts(config, space, splits, is_auto=auto is not None)
             if journal.begin(facts):
@@ -213,7 +213,7 @@ class TuningRun:
         built = dataset.model_copy(update={"path": str(path)})
         return self.config.model_copy(update={"dataset": built}), open_dataset(path)
 
-    def _automatic(self, config: Config, journal: Journal, num_rows: int) -> AutoSpace:
+    def _automatic(self, config: Config, journal: Journal, num_rows: int, passes: int) -> AutoSpace:
         """Return AutoML's search space; a resumed sweep keeps the one it began with."""
         methods = _fitting_methods(config, self.registry)
         taken = [key for key in _AUTO_KEYS if _is_set(config, key)]
@@ -221,6 +221,7 @@ class TuningRun:
             methods=methods,
             linear_modules=inspect_architecture(self.base.folder).linear_modules,
             num_rows=num_rows,
+            passes=passes,
             taken=taken,
         )
         if journal.facts is not None and journal.facts["facts"].get("auto"):

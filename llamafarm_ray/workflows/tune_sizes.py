@@ -63,14 +63,17 @@ def with_sizes(config: Config, *, num_rows: int, passes: int) -> Config:
         passes: passes over the questions that the rows are written in.
     """
     tuning = config.fine_tuning
-    training = with_epochs_and_batch_size(tuning.training, num_rows=num_rows, passes=passes)
+    training = with_epochs_and_batch_size(tuning.training, objective=tuning.objective, num_rows=num_rows, passes=passes)
     return config.model_copy(update={"fine_tuning": tuning.model_copy(update={"training": training})})
 
 
 def _ends(space: Space, key: str, set_to: Any) -> Sequence[Any]:
-    """The values of a key where it is searched (a range's ends), else what it is set to."""
+    """Return the values of a key where it is searched (a range's ends), else what it is set to; `auto` is that too."""
     domain = space.domains.get(key)
-    return domain.values[:2] if domain and not domain.is_list else domain.values if domain else (set_to,)
+    if domain is None:
+        return (set_to,)
+    values = domain.values if domain.is_list else domain.values[:2]
+    return [set_to if value == "auto" else value for value in values]
 
 
 def _window_rows(config: Config, space: Space) -> list[int]:

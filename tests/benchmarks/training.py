@@ -135,7 +135,7 @@ def run_without_ray(base: Path, rows: Path, output: Path, settings: dict[str, An
 
     quiet_libraries()
     config = parse_config(_config(settings)).fine_tuning
-    training = DecidedTraining.model_validate(config.training.model_dump())
+    training = DecidedTraining.model_validate(config.training.model_dump(exclude_unset=True))
     tokenizer, objective = load_tokenizer(base), find_objective("sft")
     chats = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()]
     made = [objective.tokenise(tokenizer, chat, 1024)[0] for chat in chats]

@@ -104,7 +104,13 @@ def test_one_worker_trains_an_adapter_that_appears_whole(finished, base_model):
 
 def test_a_run_is_one_trace_of_driver_and_worker(finished, collector):
     expected = {"run", "train", "steps", "validation", "checkpoint"}
-    spans = collector.wait(lambda spans: expected <= {span.name for span in spans})
+
+    def is_whole(spans):
+        last = max((span.attributes["llamafarm.last_step"] for span in spans if span.name == "steps"), default=0)
+        num_validations = sum(span.name == "validation" for span in spans)
+        return expected <= {span.name for span in spans} and (last, num_validations) == (90, 30)
+
+    spans = collector.wait(is_whole)
     by_name = {span.name: span for span in spans}
     assert len({span.trace for span in spans}) == 1
     assert {by_name[name].parent for name in ("steps", "validation", "checkpoint")} == {by_name["train"].span}

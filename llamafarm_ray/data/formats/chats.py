@@ -81,6 +81,10 @@ def chat_row(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+_UNTRAINED = {"train": ("false", "0"), "training": ("false", "0"), "loss": ("false",)}
+"""Keys of a record, and the values by which it says that it is not trained."""
+
+
 def check_record_keys(record: object) -> None:
     """Check that a record is an object with one conversation, and no key with a meaning that is not available.
 
@@ -94,9 +98,10 @@ def check_record_keys(record: object) -> None:
     refuse_unavailable(record, "", UNAVAILABLE)
     if record.get("weight") not in (None, 1, "1"):
         raise RecordError(f"has {record['weight']!r} as 'weight'; all rows count alike. Mark turns, or remove the row.")
-    for key in ("train", "training", "loss"):
-        if record.get(key) is False:
-            raise RecordError(f"has false as '{key}'; all rows are trained. Mark turns, or remove the row.")
+    for key, refused in _UNTRAINED.items():
+        said = str(record.get(key)).strip().lower()  # a table's cells are text
+        if said in refused:
+            raise RecordError(f"has {said} as '{key}'; all rows are trained. Mark turns, or remove the row.")
     given = [key for key in ("messages", "conversations", "instruction") if not is_empty(record.get(key))]
     if len(given) > 1:
         raise RecordError(f"has both '{given[0]}' and '{given[1]}'; keep one.")

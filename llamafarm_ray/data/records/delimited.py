@@ -15,7 +15,10 @@ from llamafarm_ray.data.records.json_files import open_text
 __all__ = ["read_delimited"]
 
 _LONGEST_CELL = 2**31 - 1
-_BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
+_BOOLEANS = {"true": True, "false": False}
+_BOOLEAN_DIGITS = {"1": True, "0": False}
+_JUDGED = frozenset({"prompt", "messages", "conversations", "kto_tag"})
+"""Columns beside which 1 and 0 are judgements; beside a question and its answer they may be classes."""
 _BOOLEAN_COLUMNS = ("label", "kto_tag")
 
 
@@ -51,9 +54,10 @@ def _record(header: list[str], cells: list[str]) -> object:
     if len(cells) != len(header):
         return BadRecord(f"has {len(cells)} cells where the header names {len(header)} columns; quote delimiters.")
     record: dict[str, Any] = {name: cell or None for name, cell in zip(header, cells, strict=True)}
+    values = _BOOLEANS | (_BOOLEAN_DIGITS if _JUDGED & record.keys() else {})
     for name in _BOOLEAN_COLUMNS:
         if isinstance(record.get(name), str):
-            record[name] = _BOOLEANS.get(record[name].strip().lower(), record[name])
+            record[name] = values.get(record[name].strip().lower(), record[name])
     return record
 
 

@@ -70,6 +70,8 @@ def read_json(path: Path) -> Iterator[Record]:
             raise UnreadableFileError(path, _fault(error, str(error))) from error
         yield from _lines(text.split("\n"))
         return
+    if isinstance(whole, _Repeating):
+        raise UnreadableFileError(path, _twice(whole.repeated))
     for index, record in enumerate(_list_in(whole, path)):
         repeated = _repeated_in(record) if repeating else None
         yield f"record {index}", _checked(record, text) if repeated is None else BadRecord(_twice(repeated))

@@ -41,6 +41,10 @@ def scores_of(results: Mapping[str, Any], name: str) -> BenchmarkScores:
     return BenchmarkScores(metrics, num_examples=sum(asked) if asked else None, items=items)
 
 
+_BEST_IN_THE_MIDDLE = frozenset({"pct_stereotype", "pct_male_preferred", "pct_female_preferred"})
+"""Shares of choices of which a half is the best: neither more nor less of them is better."""
+
+
 def _metric_name(metric: str, filter_name: str) -> str:
     """Return the name in results of one of lm-eval's metrics: ``accuracy``, ``acc_norm``, ``exact_match.strict``."""
     base, is_error = metric.removesuffix("_stderr"), metric.endswith("_stderr")
@@ -60,7 +64,7 @@ def _item_scores(results: Mapping[str, Any], name: str, metrics: Mapping[str, fl
         item = f"{task}:{sample['doc_id']}"
         for metric in sample["metrics"]:
             written, value = _metric_name(metric, sample["filter"]), sample[metric]
-            if written in metrics and _is_score(value):
+            if written in metrics and _is_score(value) and metric not in _BEST_IN_THE_MIDDLE:
                 found.setdefault(written, {})[item] = float(value)
                 if results.get("higher_is_better", {}).get(task, {}).get(metric) is False:
                     falling.add(written)

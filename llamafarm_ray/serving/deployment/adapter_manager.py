@@ -93,8 +93,8 @@ class Served:
         secret: secret that the router signs its decisions with; empty without a router.
         base_reference: reference to the base model, for nodes that have to fetch it.
         journal: settings of the request journal.
-        tells_logprobs: True if the engine tells log-probabilities of any answer.
         devices: devices of each replica.
+        tells_logprobs: True if the engine tells log-probabilities of any answer.
     """
 
     home: str
@@ -113,8 +113,8 @@ class Served:
     secret: str = field(default="", repr=False)
     base_reference: str = ""
     journal: JournalSettings = field(default_factory=JournalSettings)
-    tells_logprobs: bool = False
     devices: Devices = field(default_factory=Devices)
+    tells_logprobs: bool = False
 
     def cold_start(self) -> dict[str, ApplicationSettings]:
         """Return Serve's ``user_config``: the settings that are needed while no replica of the application runs."""

@@ -16,30 +16,36 @@ _OK: Final = 200
 _DATA: Final = b"data: "
 _END: Final = b"\n\n"
 _FIELD: Final = b'"logprobs"'
+_MAX_BYTES: Final = 4 * 1024 * 1024
+"""Size of an answer that is read though nothing has to be hidden in it."""
+_NOT_TOLD: Final = -9999.0
+"""An engine's value for a token whose log-probability it does not tell."""
 
 
 def ask_for_logprobs(path: str, body: dict[str, Any]) -> AnswerLogprobs | None:
     """Have the engine tell the log-probability of each token of an answer.
 
+    A stream is not asked for more than its client wants: an engine sends events for tokens that it otherwise passes
+    over. A request that an engine may refuse is left as it is.
+
     Args:
         path: route of the request.
-        body: body of the request; it gets ``logprobs``, if the client did not ask for them.
+        body: body of the request; it gets ``logprobs``, if it is not a stream and the client did not ask for them.
 
     Returns:
-        A reader of the response; None for an answer that repeats its prompt, and for a request with ``top_logprobs``
-        and without ``logprobs``, which engines may refuse.
+        A reader of the response; None if the answer tells no log-probabilities, or repeats its prompt.
     """
-    if body.get("echo") or ("top_logprobs" in body and body.get("logprobs") is not True):
+    asked = body.get("logprobs", False)
+    if body.get("echo") or "logprob_token_ids" in body:
         return None
-    if path == _CHAT:
-        is_asked = body.get("logprobs") is True
-        if not is_asked:
-            body["logprobs"] = True
-    else:
-        is_asked = body.get("logprobs") is not None
-        if not is_asked:
-            body["logprobs"] = 0
-    return AnswerLogprobs(hide=not is_asked)
+    if asked is True or (path != _CHAT and type(asked) is int):
+        return AnswerLogprobs(hide=False)
+    if asked is not False or "top_logprobs" in body or body.get("stream"):
+        return None
+    if path != _CHAT and "logprobs" in body:
+        return None
+    body["logprobs"] = True if path == _CHAT else 0
+    return AnswerLogprobs(hide=True)
 
 
 class AnswerLogprobs:
@@ -82,32 +88,32 @@ class AnswerLogprobs:
             yield message
 
     def _of_whole(self, message: Message) -> Iterator[Message]:
-        self._held += message.get("body", b"")
         is_end = not message.get("more_body", False)
         if not self._hide:
-            if is_end:
+            if len(self._held) <= _MAX_BYTES:
+                self._held += message.get("body", b"")
+            if is_end and len(self._held) <= _MAX_BYTES:
                 self._read(bytes(self._held))
             yield message
-        elif is_end:
-            body = self._read(bytes(self._held))
-            start = self._start or {}
-            headers = [(name, value) for name, value in start.get("headers", []) if name.lower() != b"content-length"]
-            yield {**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
-            yield {**message, "body": body}
+            return
+        self._held += message.get("body", b"")
+        if not is_end:
+            return
+        body = self._read(bytes(self._held))
+        start = self._start or {}
+        headers = [(name, value) for name, value in start.get("headers", []) if name.lower() != b"content-length"]
+        yield {**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
+        yield {**message, "body": body}
 
     def _of_stream(self, message: Message) -> Iterator[Message]:
         body = message.get("body", b"")
-        if _FIELD in body:
-            message = {**message, "body": _END.join(map(self._event, body.split(_END)))}
+        for event in body.split(_END) if _FIELD in body else ():
+            if event.startswith(_DATA):
+                self._read(event.removeprefix(_DATA))
         yield message
 
-    def _event(self, event: bytes) -> bytes:
-        if _FIELD not in event or not event.startswith(_DATA):
-            return event
-        return _DATA + self._read(event.removeprefix(_DATA))
-
     def _read(self, data: bytes) -> bytes:
-        """Take in the JSON of an answer, or of an event, and return it as the client shall see it."""
+        """Take in the JSON of an answer, or of an event, and return it as the client sees it."""
         try:
             said = json.loads(data)
             choices = [choice for choice in said["choices"] if choice.get("logprobs")]
@@ -126,8 +132,9 @@ def _values(told: object) -> Iterator[float]:
     """Yield the log-probabilities that a chat's or a completion's choice tells."""
     if not isinstance(told, Mapping):
         return
-    tokens = told.get("content")
-    values = [one.get("logprob") for one in tokens if isinstance(one, Mapping)] if isinstance(tokens, list) else None
-    for value in values if values is not None else told.get("token_logprobs") or ():
-        if isinstance(value, int | float) and math.isfinite(value):
+    tokens, values = told.get("content"), told.get("token_logprobs")
+    if isinstance(tokens, list):
+        values = [one.get("logprob") for one in tokens if isinstance(one, Mapping)]
+    for value in values if isinstance(values, list) else ():
+        if isinstance(value, int | float) and math.isfinite(value) and value > _NOT_TOLD:
             yield float(value)

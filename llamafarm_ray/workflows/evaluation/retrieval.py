@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -18,7 +19,7 @@ from llamafarm_ray.data.generation.endpoint.limits import Budget, Pace, Prices
 from llamafarm_ray.data.generation.servers import server_url
 from llamafarm_ray.data.retrieval import PassageIndex
 from llamafarm_ray.data.text.vectors import Vectors
-from llamafarm_ray.errors import InfrastructureError, InputError
+from llamafarm_ray.errors import InfrastructureError, InputError, StorageError
 from llamafarm_ray.evaluation.rag.exam import CorpusPassage, Retrieval, RetrievalFailure
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
@@ -76,7 +77,7 @@ def retrieve(
     """
     if section.url is not None:
         terms = _terms(section, section.url, first_wait_s)
-        kept = _kept(home, [section.url])
+        kept = _kept(home, [section.url, _key_digest(section.api_key_env)])
         ask = _ask_retriever(terms, kept, questions, k, ends_with_slash=section.url.endswith("/"))
         return Found(f"endpoint {section.url}", asyncio.run(ask), kept)
     given = section.embeddings
@@ -90,7 +91,8 @@ def retrieve(
             f"{_EMBEDDINGS} names the model {given.model!r}, and no endpoint is configured to ask it.",
             hint=f"Set {_EMBEDDINGS}.base_url, or OPENAI_BASE_URL.",
         )
-    terms, kept = _terms(given, base_url, first_wait_s), _kept(home, [base_url, given.model])
+    terms = _terms(given, base_url, first_wait_s)
+    kept = _kept(home, [base_url, given.model, _key_digest(given.api_key_env)])
     texts = [given.passage_prefix + passage.text for passage in passages]
     asked = [given.query_prefix + question for question in questions]
     of_passages, of_questions = asyncio.run(_ask_embeddings(terms, kept, given.model, texts, asked))
@@ -210,7 +212,7 @@ class _Asking:
         Raises:
             UserError: a failure that all requests share: key, path or credit.
         """
-        known = self.kept.find(body) if self.kept is not None else None
+        known = await asyncio.to_thread(self.kept.find, body) if self.kept is not None else None
         answer = known or await self._answer(path, body)
         if isinstance(answer, RetrievalFailure):
             return answer
@@ -219,7 +221,8 @@ class _Asking:
         except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             return RetrievalFailure(_GARBAGE)
         if known is None and self.kept is not None:
-            self.kept.keep(body, answer)
+            with contextlib.suppress(StorageError):  # then it is asked for again
+                await asyncio.to_thread(self.kept.keep, body, answer)
         return found
 
     async def _answer(self, path: str, body: Mapping[str, Any]) -> dict[str, Any] | RetrievalFailure:
@@ -277,6 +280,11 @@ def _terms(section: Retriever | EmbeddingServer, base_url: str, first_wait_s: fl
         budget=Budget(Prices(), None, _SECTION),
         first_wait_s=first_wait_s,
     )
+
+
+def _key_digest(variable: str) -> str:
+    """Return the digest of the key in an environment variable: another key may find other passages."""
+    return Digest.of(os.environ.get(variable, "").encode())
 
 
 def _kept(home: Location | None, names: Sequence[str]) -> KeptAnswers | None:

@@ -1,10 +1,13 @@
 """The verbs of `llamafarm datasets`: look at datasets, check, convert, compare and merge them."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from llamafarm_ray.data.reading import read_dataset
+from llamafarm_ray.data.rewriting import merge_rows, reformatted, write_rows
+from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, SourceDocument, open_registry
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import Digest
@@ -65,6 +68,25 @@ def test_only_a_folder_that_was_built_here_has_a_place_for_tokens(llamafarm, fil
     assert status == 2
     assert "was not built here" in said
     assert "llamafarm datasets merge" in said
+
+
+@pytest.mark.parametrize("output", ["again", "again.jsonl"])
+def test_a_dataset_of_several_passes_stays_one_in_another_form(files, output):
+    found = replace(read_dataset(files / "a.jsonl"), passes=4)
+    write_rows(found, files / output, name="again", row_format=None, overwrite=False)
+    written = read_dataset(files / output)
+    assert written.passes == reformatted(written, "chatml").passes == 4
+    assert merge_rows([written, read_dataset(files / "b.jsonl")]).rows.passes == 1
+    assert merge_rows([written, written]).rows.passes == 4
+
+
+@pytest.mark.parametrize("passes", [0, "x", None, 1.5])
+def test_passes_that_are_no_number_of_passes_are_refused(files, passes):
+    write_rows(read_dataset(files / "a.jsonl"), files / "bad", name="bad", row_format=None, overwrite=False)
+    described_as = json.loads((files / "bad" / "dataset.json").read_text())
+    (files / "bad" / "dataset.json").write_text(json.dumps(described_as | {"passes": passes}))
+    with pytest.raises(InputError, match="not the description of a dataset"):
+        read_dataset(files / "bad")
 
 
 def test_merged_datasets_have_each_row_once_with_its_source(llamafarm, files):

@@ -122,6 +122,7 @@ def test_the_first_bad_record_is_named(tmp_path, record, message):
         ("a.jsonl", b'{"a": ' + b"9" * 5000 + b"}", "line 1 has a whole number of more than 4,300 digits"),
         ("a.jsonl", b'{"instruction": "Q",,}', "line 1 is not valid JSON: .* at character 21"),
         ("a.jsonl", b'{"messages": [{"role": "user", "role": "user"}]}', "line 1 has the key 'role' twice"),
+        ("a.json", b'{"data": [{"text": "a"}], "data": [{"text": "b"}]}', "has the key 'data' twice"),
         ("a.json", b'[{"question": "Q", "answer": "A"}, {"a": [{"b": 1, "b": 2}]}]', "record 1 has the key 'b' twice"),
     ],
 )
@@ -205,6 +206,8 @@ def test_earlier_turns_and_a_system_prompt_beside_the_turns_come_first():
         ),
         ({"messages": chat(), "weight": 0.3}, "has 0.3 as 'weight'; all rows count alike"),
         ({"messages": chat(), "train": False}, "has false as 'train'; all rows are trained"),
+        ({"messages": chat(), "train": "False"}, "has false as 'train'; all rows are trained"),
+        ({"messages": chat(), "training": 0}, "has 0 as 'training'; all rows are trained"),
         ({"messages": chat(), "prompt": "Q?", "completion": "Lost."}, "in 'completion' an answer that is none of them"),
         ({"messages": chat(), "tools": [{"type": "function"}]}, r"has no function with a name as tools\[0\]"),
         ({"messages": chat(tool_calls=[{"id": "1"}])}, r"no function with a name as messages\[1\].tool_calls\[0\]"),

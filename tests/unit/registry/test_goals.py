@@ -205,6 +205,14 @@ def test_a_verdict_is_found_by_the_name_of_its_score(name, metric):
     assert result_verdict(compared("worse", "bot:1.0.0", metric), name) == ("worse", "bot:1.0.0")
 
 
+@pytest.mark.parametrize(("num_clusters", "is_told"), [(1, False), (5, False), (6, True), (900, True)])
+def test_documents_too_few_for_any_verdict_give_none(num_clusters, is_told):
+    results = compared("noise", "bot:1.0.0")
+    scores = results["evaluation_results"]["benchmarks"]["mmlu"]
+    scores["comparison"]["accuracy"]["num_clusters"] = num_clusters
+    assert result_verdict(results, "mmlu") == ("noise" if is_told else "", "bot:1.0.0")
+
+
 def test_a_score_without_a_comparison_has_no_verdict():
     assert result_verdict(RESULTS, "mmlu") == ("", "")
     assert result_verdict(RESULTS, "hellaswag") == ("", "")

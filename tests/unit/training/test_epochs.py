@@ -19,9 +19,23 @@ def test_a_run_of_few_examples_has_small_steps():
 
 
 def test_the_batch_size_goes_by_the_rows_of_all_epochs():
-    few = with_epochs_and_batch_size(Training(), num_rows=600, passes=4)
-    many = with_epochs_and_batch_size(Training(), num_rows=600, passes=1)
+    few = with_epochs_and_batch_size(Training(), objective="sft", num_rows=600, passes=4)
+    many = with_epochs_and_batch_size(Training(), objective="sft", num_rows=600, passes=1)
     assert (few.epochs, few.batch_size) == (1.0, 2)
     assert (many.epochs, many.batch_size) == (3.0, 4)
-    given = with_epochs_and_batch_size(Training(epochs=2, batch_size=8), num_rows=10, passes=4)
+    training = Training(epochs=2, batch_size=8)
+    given = with_epochs_and_batch_size(training, objective="sft", num_rows=10, passes=4)
     assert (given.epochs, given.batch_size) == (2, 8)
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto", "contrastive"])
+def test_objectives_that_compare_rows_keep_their_batches(objective):
+    assert with_epochs_and_batch_size(Training(), objective=objective, num_rows=10, passes=1).batch_size == 4
+
+
+@pytest.mark.parametrize(("max_steps", "batch_size"), [(100, 2), (2000, 4)])
+def test_a_number_of_steps_decides_instead_of_rows(max_steps, batch_size):
+    training = Training(max_steps=max_steps)
+    for num_rows in (300, 100_000):
+        decided = with_epochs_and_batch_size(training, objective="sft", num_rows=num_rows, passes=1)
+        assert decided.batch_size == batch_size

@@ -73,7 +73,7 @@ def test_epochs_batches_and_rate_are_decided_and_told(base_model):
     assert Schedule.of(chosen.training, 100).peak == rate
     told = " ".join(reasons)
     assert "Epochs are 1: the dataset is written in 4 passes over its questions." in told
-    assert "A batch is 2 rows: 1 x 500 are seen in all." in told
+    assert "A batch is 2 rows, for a run of 1 x 500 rows." in told
 
 
 @pytest.mark.parametrize(("dtype", "is_half"), [("float32", False), ("bfloat16", True), ("float16", True)])

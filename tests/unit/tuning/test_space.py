@@ -22,6 +22,10 @@ def space(parameters, **config):
     [
         ({"fine_tuning.training.learning_rat": [1]}, "learning_rat: is no known key; did you mean learning_rate?"),
         ({RANK: {"uniform": [4, 8]}}, "r: takes whole numbers; use int."),
+        (
+            {"fine_tuning.training.batch_size": {"log_uniform": [2, 16]}},
+            "batch_size: takes whole numbers; use log_int.",
+        ),
         ({RANK: {"normal": [0, 8]}}, "r: must be values of a kind that exists (choice, grid,"),
         ({RANK: {"int": [0, 8]}}, "0 is no value of it"),
         ({RANK: {"int": [8, 1024]}}, "1024 is no value of it"),

@@ -112,6 +112,8 @@ def test_the_automatic_space_tries_the_usual_first_and_leaves_alone_what_the_use
     assert RATE not in taken.domains
     assert "fine_tuning.parameters.target_modules" not in taken.domains, "no q_proj here"
     assert max(taken.domains["fine_tuning.training.epochs"].values) == 2
+    passes = automatic_space(methods=["lora"], linear_modules=[], num_rows=440, passes=4)
+    assert passes.domains["fine_tuning.training.epochs"].values == (1.0, 2.0)
     for suggestion in SPACE.first:
         for key, value in suggestion.values.items():
             domain = SPACE.domains[key]

@@ -14,6 +14,7 @@ from llamafarm_ray.serving.journal.blocks import BLOCK_REQUESTS, OTHER_VERSIONS,
 from llamafarm_ray.serving.journal.files import JOURNAL_FOLDER, read_journal, remove_old
 from llamafarm_ray.serving.journal.journal import Journal
 from llamafarm_ray.serving.journal.ledger import Devices, ledger_rows
+from llamafarm_ray.serving.journal.logprobs import AnswerLogprobs, ask_for_logprobs
 from llamafarm_ray.serving.journal.sketch import Observation, Sketch, bucket
 from llamafarm_ray.serving.journal.topics import topic_signs
 from llamafarm_ray.serving.journal.usage import OTHERS, UsageKey, UsageTable, Used
@@ -172,10 +173,8 @@ COMPLETION = {"model": "bot", "prompt": "Where?"}
 ROUTES = [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION)]
 
 
-@pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("route", "body"), ROUTES)
-def test_sampled_answers_have_their_loss_sketched_and_the_client_sees_none_of_it(tmp_path, route, body, stream):
-    body = {**body, "stream": stream}
+def test_sampled_answers_have_their_loss_sketched_and_the_client_sees_none_of_it(tmp_path, route, body):
     plain = Server(engine=Tells()).post(route, dict(body))
     journal = journal_of(tmp_path, sample_rate=1.0, tells_logprobs=True)
     sampled = Server(engine=Tells(), journal=journal, home=str(tmp_path)).post(route, dict(body))
@@ -209,6 +208,8 @@ def test_a_client_that_asks_for_log_probabilities_gets_them(tmp_path, route, bod
         ({}, {"sample_rate": 1.0}),
         ({"echo": True}, {"sample_rate": 1.0, "tells_logprobs": True}),
         ({"top_logprobs": None}, {"sample_rate": 1.0, "tells_logprobs": True}),
+        ({"stream": True}, {"sample_rate": 1.0, "tells_logprobs": True}),
+        ({"logprob_token_ids": [1]}, {"sample_rate": 1.0, "tells_logprobs": True}),
     ],
 )
 def test_no_engine_is_asked_for_log_probabilities_of_what_is_not_sampled(tmp_path, more, settings):
@@ -216,6 +217,25 @@ def test_no_engine_is_asked_for_log_probabilities_of_what_is_not_sampled(tmp_pat
     journal = journal_of(tmp_path, **settings)
     Server(engine=engine, journal=journal, home=str(tmp_path)).post("/v1/completions", {**COMPLETION, **more})
     assert "logprobs" not in engine.body
+
+
+@pytest.mark.parametrize("route", [route for route, _ in ROUTES])
+@pytest.mark.parametrize("given", [None, 1, "true", "abc", False, 5])
+def test_a_request_for_log_probabilities_reaches_the_engine_as_the_client_wrote_it(route, given):
+    body = {"logprobs": given}
+    ask_for_logprobs(route, body)
+    is_off = given is False and route == "/v1/chat/completions"
+    assert body == ({"logprobs": True} if is_off else {"logprobs": given})
+
+
+def test_tokens_without_a_log_probability_count_for_nothing():
+    reader = AnswerLogprobs(hide=False)
+    told = [{"token_logprobs": [-0.5, -9999.0, None, -1.5]}, {"token_logprobs": 3}]
+    body = json.dumps({"choices": [{"index": 0, "logprobs": one} for one in told]}).encode()
+    began = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"application/json")]}
+    sent = [one for part in (began, {"type": "http.response.body", "body": body}) for one in reader.taken(part)]
+    assert sent[1]["body"] == body
+    assert reader.mean == -1.0
 
 
 def test_a_sampled_answer_that_fails_or_tells_nothing_has_no_loss(tmp_path):
