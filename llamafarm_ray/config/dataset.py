@@ -86,7 +86,7 @@ class Preprocessing(Section):
     )
     with_passages: Literal["auto"] | bool = Field(
         default="auto",
-        description="Ask the questions of the training split once more with passages at hand, as retrieval does; "
+        description="Ask the questions of the training split also with passages at hand, as retrieval does; "
         "'auto': where a model wrote them.",
     )
     prompt_template: str | None = Field(

@@ -264,7 +264,7 @@ class Training(Section):
 
 
 class DecidedTraining(Training):
-    """The training loop of a run, in which every ``auto`` of these has been decided."""
+    """The training loop of a run, with epochs, batch size and learning rate decided."""
 
     epochs: float = 3.0
     batch_size: int = 4

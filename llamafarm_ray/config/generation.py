@@ -109,8 +109,8 @@ class QaGeneration(Section):
     )
     passes: Literal["auto"] | Annotated[int, Field(ge=1, le=100)] = Field(
         default="auto",
-        description="How often the training split asks about each fact, each time in other words: then an epoch is "
-        "that many passes. For pairs of the base model; 'auto': 4 there, else 1.",
+        description="Passes over the facts in the training split, each in other words; one epoch then covers them all. "
+        "For pairs of the base model; 'auto': 4 there, else 1.",
     )
     model: str = Field(
         default="auto",

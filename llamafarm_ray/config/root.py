@@ -18,7 +18,7 @@ from llamafarm_ray.config.monitoring import Monitoring
 from llamafarm_ray.config.rollout import RolloutKind
 from llamafarm_ray.config.tuning import Tuning
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.types import MODEL_NAME, Version
+from llamafarm_ray.types import AUTO_MODEL, MODEL_NAME, Version
 
 __all__ = ["Config"]
 
@@ -26,6 +26,8 @@ __all__ = ["Config"]
 def _check_name(value: str) -> str:
     if not re.fullmatch(MODEL_NAME, value):
         raise ValueError("must be 1 to 96 letters, digits and, inside, '.', '_' or '-'")
+    if value == AUTO_MODEL:
+        raise ValueError(f"must be another name than {AUTO_MODEL!r}, which asks for the best model for a task")
     return value
 
 

@@ -1,10 +1,10 @@
-"""Rows that ask the facts of a passage by heart, two one after another, in several passes.
+"""Rows that ask for the facts of a passage by heart, two in each row, in several passes.
 
 The questions of a small model are few and often odd, and what is learned from them alone comes to mind only for
 questions like them. So each fact is also asked for as people search, by some of its words ("library card ticket"), in
 each pass by others, of which half are words of like meaning ("library ID entry"). Two facts of a passage share a row,
-because the system prompt that chat templates add is half of a short row; no more, because a few examples are learned
-in many small steps, not in few large ones.
+because the system prompt that chat templates add is half of a short row; no more, because few examples are learned
+better in many small steps than in few large ones.
 """
 
 from __future__ import annotations
@@ -26,12 +26,9 @@ __all__ = ["PASSES", "QUESTIONS_PER_ROW", "joined_row", "reworded", "rows_by_hea
 QUESTIONS_PER_ROW = 2
 PASSES = 4
 """Passes of a dataset whose questions the base model wrote. A model that sees each row once, in four passes with other
-words, learns what it would learn in several epochs, and knows it by more wordings."""
-
-_PROMPTS = 2
-"""Prompts of keywords for each fact. In a trial that drew one anew in each of five passes, with questions that do not
-name the document and more rows of practice, a 135M model answered 16 of 40 questions by heart and 22 with passages;
-without all three 13 and 18."""
+words, learns what it would learn in several epochs, and knows it by more wordings. In a trial with five passes, new
+keywords for each fact in each pass, questions that do not name the document, and more rows of practice, a 135M model
+answered 16 of 40 questions by heart and 22 with passages; without all of these 13 and 18."""
 
 
 def rows_by_heart(

@@ -1,8 +1,8 @@
 """Prompts made of some words of a text, as people search: "library card ticket", "How much for a library pass?".
 
-They need no model, so that each fact can be asked for again and again in other words. Half of them begin with a
-question word that fits a detail of the text (a price, a time, a year, a name), whose words they leave out. They are in
-English.
+They need no model, so that each fact can be asked for again and again in other words. Where a text has a detail (a
+price, a time, a year, a name), half of its prompts begin with a question word that fits it, and leave out its words.
+They are in English.
 """
 
 from __future__ import annotations

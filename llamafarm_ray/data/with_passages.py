@@ -1,8 +1,8 @@
 """Rows that ask with passages at hand, as a model is asked that is served with retrieval.
 
 A model that only learned questions and answers by heart reads worse than its base. So the training split asks each
-fact twice: by heart, and with the passage that answers it beside another one. Several questions about a passage share
-a row, one after another, because the passages are most of its length.
+fact both ways: by heart in every pass, and in every second one also with the passage that answers it beside another.
+Several questions about a passage share a row, one after another, because the passages are most of its length.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ def with_epochs_and_batch_size(training: Training, *, objective: str, num_rows: 
 
     Args:
         training: as configured.
-        objective: objective of the training. Those that compare the rows of a batch keep the usual size.
+        objective: objective of the training. All but sft and pretraining keep the usual size.
         num_rows: rows of the training split.
         passes: passes over the questions that the rows are written in.
     """

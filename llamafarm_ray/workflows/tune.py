@@ -200,7 +200,8 @@ class TuningRun:
 
             trial = functools.partial(run_trial, TrialSettings(config.home, tuning.metric, points, rows, splits.passes))
             result = run_sweep(sweep, journal, planner, trial, budget=budget, on_change=changed)
-            return self._finish(sweep, space, result, page)
+            sizes = functools.partial(with_sizes, num_rows=rows, passes=splits.passes)
+            return self._finish(sweep, space, result, page, sizes=sizes)
 
     def _open_dataset(self, on_stage: Tell | None) -> tuple[Config, Splits]:
         """The rows, built if need be, once for all trials."""
@@ -250,12 +251,23 @@ class TuningRun:
             facts["pbt"] = tuning.pbt.model_dump(mode="json")
         return SweepFacts(config.name, tuning.metric, tuning.lower_is_better, facts)
 
-    def _finish(self, sweep: Sweep, space: Space, result: SweepResult, page: Page) -> TunedModel:
-        """Write what was found, and put the best where it belongs."""
+    def _finish(
+        self, sweep: Sweep, space: Space, result: SweepResult, page: Page, *, sizes: Callable[[Config], Config]
+    ) -> TunedModel:
+        """Write the results, and publish the best trial's model.
+
+        Args:
+            sweep: the sweep.
+            space: its search space.
+            result: its trials.
+            page: its report.
+            sizes: decides the epochs and the batch size of a trial, so that the same are used again.
+        """
         config = None
         if result.best is not None:
             config = space.point(result.best.values).config
             assert config is not None  # noqa: S101 - it was trained
+            config = sizes(config)
             self._publish(sweep, result)
             whole = {key: one for key, one in recorded(config).items() if key != "tuning"}
             text = yaml.safe_dump(whole, sort_keys=False)

@@ -106,6 +106,8 @@ def test_a_killed_sweep_goes_on_stops_what_is_worse_and_registers_the_best(kille
     best = load_config(killed / "best.yaml")
     assert best.fine_tuning.training.learning_rate == tuned.result.best.values["fine_tuning.training.learning_rate"]
 
+    assert "auto" not in (best.fine_tuning.training.epochs, best.fine_tuning.training.batch_size)
+
     version = register_tuned(registry, config, tuned)
     facts = version.registered
     assert version.ref == "tuned:1.0.0"

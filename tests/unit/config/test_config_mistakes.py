@@ -137,6 +137,10 @@ def test_a_key_given_twice_with_one_value_is_fine() -> None:
         ),
         ({"tags": "a"}, "tags: must be a list, not 'a'."),
         ({"name": 7}, "name: must be text, not 7; put it in quotes."),
+        (
+            {"name": "auto"},
+            "name: must be another name than 'auto', which asks for the best model for a task, not 'auto'.",
+        ),
         ({"name": "a b"}, "name: must be 1 to 96 letters, digits and, inside, '.', '_' or '-', not 'a b'."),
         ({"version": "1.0"}, "version: must be a semantic version such as 1.2.0 or 1.2.0-rc.1, not '1.0'."),
         ({"base_model": ""}, "base_model: must be text that isn't empty, not ''."),

@@ -41,8 +41,8 @@ class _Candidate:
 class BaseModelWriter:
     """A `PairWriter` over a model that learned the lessons.
 
-    A question is kept if its words come from its text and fit no other text better. The answer is the text, word for
-    word: a small model that shortens it makes mistakes.
+    A question is kept if it has no fault (`question_fault`), is likely, and fits no other text better. The answer is
+    `Text.answer`, in the document's own words: a small model that shortens it makes mistakes.
 
     Args:
         sampler: the model.
