@@ -177,8 +177,7 @@ class Training(Section):
 
     epochs: Literal["auto"] | Annotated[float, Field(gt=0, le=10000)] = Field(
         default="auto",
-        description="Passes over the training split; 0.5 is half of one. 'auto': 3, less where the dataset is written "
-        "in several passes.",
+        description="Passes over the training split; 0.5 is half of one. 'auto': 3, divided by the dataset's passes.",
     )
     max_steps: int | None = Field(
         default=None, ge=1, description="Optimizer steps of the run, however many epochs that is; unset: `epochs` says."

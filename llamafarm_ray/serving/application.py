@@ -146,7 +146,7 @@ def _check_ray_serve() -> None:
 
 
 def _served(config: Config, registry: RegistryApi, base: BaseModel, engine: EngineName) -> Served:
-    """What replicas and router have to know of the deployment, whatever the engine."""
+    """Return the settings of replicas and router that all engines share."""
     from llamafarm_ray.serving.deployment.adapter_manager import Served  # it imports ray.serve
 
     deployment = config.deployment

@@ -11,7 +11,7 @@ __all__ = ["choose_batch_size", "choose_epochs", "with_epochs_and_batch_size"]
 
 _EPOCHS: Final = 3
 _BATCH_SIZE, _SMALL_BATCH_SIZE = 4, 2
-_OBJECTIVES: Final = frozenset({"sft", "pretraining"})
+_WITH_SMALL_BATCHES: Final = frozenset({"sft", "pretraining"})
 _FEW_EXAMPLES: Final = 1600
 """Examples of all epochs for which steps are small: they are then 800 at most. A run of few large steps learns less:
 a 135M model that saw 780 rows of questions answered 9 of 40 with passages after steps of four rows, and 12 after steps
@@ -53,7 +53,7 @@ def with_epochs_and_batch_size(training: Training, *, objective: str, num_rows: 
     num_examples = epochs * num_rows
     if training.max_steps is not None:
         num_examples = training.max_steps * training.gradient_accumulation_steps * _BATCH_SIZE
-    if objective not in _OBJECTIVES:
+    if objective not in _WITH_SMALL_BATCHES:
         num_examples = math.inf
     batch_size = choose_batch_size(training.batch_size, num_examples=num_examples)
     return training.model_copy(update={"epochs": epochs, "batch_size": batch_size})

@@ -120,7 +120,7 @@ def train_steps(
 
 @dataclass(frozen=True, slots=True)
 class _Accumulated:
-    """What a step's micro-batches add up to, over all workers: mean loss, further figures, tokens, counted items."""
+    """Sums over a step's micro-batches and all workers: mean loss, further figures, tokens, counted items."""
 
     loss: float
     metrics: dict[str, float]

@@ -49,6 +49,11 @@ class EvaluatedModel:
         return MeasuredModel(self.base, self.adapter, self.weights, self.base_weights)
 
     @property
+    def name_as_baseline(self) -> str:
+        """Name of the model as a baseline in policies: a version's reference, or a folder's name without colons."""
+        return self.version or self.model_id.replace(":", " ")
+
+    @property
     def is_gguf(self) -> bool:
         """True for GGUF files, which llama.cpp computes."""
         return weight_formats(self.base)[:1] == ("gguf",)

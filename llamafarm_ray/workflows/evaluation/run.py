@@ -175,10 +175,7 @@ class EvaluationRun:
         result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
         result = self.stored.note(result, dict(zip(asked.custom_evaluations, self.custom, strict=True)), benchmarks)
         result = result if self.judge is None else self.judge.judge_result(result)
-        if self.rival is None:
-            return result
-        # Policies go by it: a folder must not be taken for the version "pet:1.0.0".
-        return result.compared_with(self.rival.version or self.rival.model_id.replace(":", " "))
+        return result if self.rival is None else result.compared_with(self.rival.name_as_baseline)
 
     @property
     def looks_at_general_texts(self) -> bool:

@@ -171,3 +171,10 @@ def test_a_set_can_only_be_registered_with_stored_files(registry):
     )
     with pytest.raises((InputError, IntegrityError), match="x can't get an evaluation set"):
         registry.submit(RegisterDataset(forged))
+
+
+def test_a_folder_is_not_taken_for_the_version_that_it_is_called_like(tmp_path):
+    version = EvaluatedModel("pet:1.0.0", tmp_path, None, "w", "pet:1.0.0")
+    folder = EvaluatedModel("pet:1.0.0", tmp_path, None, "w")
+    assert version.name_as_baseline == "pet:1.0.0"
+    assert folder.name_as_baseline == "pet 1.0.0"

@@ -104,6 +104,14 @@ def test_a_run_that_was_killed_asks_nothing_twice_and_a_later_one_asks_again(tmp
         assert [body["query"] for _, body in server.asked].count(QUESTIONS[0]) == 3, "its documents may be others now"
 
 
+def test_answers_of_another_key_are_not_used(tmp_path, monkeypatch):
+    with retrieval_server(lambda _path, body: found(body)) as server:
+        for key in ("of one tenant", "of one tenant", "of another"):
+            monkeypatch.setenv("RETRIEVER_API_KEY", key)
+            ask(server.url, home=Location(tmp_path))
+        assert [body["query"] for _, body in server.asked].count(QUESTIONS[0]) == 2
+
+
 def test_answers_of_yesterday_and_damaged_ones_are_not_used(tmp_path):
     with retrieval_server(lambda _path, body: found(body)) as server:
         for number, text in enumerate(["{", json.dumps({"time": 0, "answer": {}}), "[]"]):

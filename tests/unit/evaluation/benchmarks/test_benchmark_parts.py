@@ -205,6 +205,13 @@ def test_a_score_that_is_no_mean_over_the_questions_has_none():
     assert scores_of(report(**{"acc,none": 0.75}), "both").items.metrics == {}  # a mean of the tasks' means
 
 
+def test_a_share_that_is_best_at_a_half_is_not_compared():
+    results = report(**{"pct_stereotype,none": 0.5})
+    results["samples"] = {"a": [sample("a", 0, pct_stereotype=1.0), sample("a", 1, pct_stereotype=0.0)]}
+    scores = scores_of(results, "both")
+    assert (scores.metrics, scores.items.metrics) == ({"pct_stereotype": 0.5}, {})
+
+
 def test_scores_of_a_filter_are_its_own():
     results = report(**{"acc,strict": 1.0, "acc,none": 0.0})
     results["samples"] = {"a": [sample("a", 0, "strict", acc=1.0), sample("a", 0, "none", acc=0.0)]}
