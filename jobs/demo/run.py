@@ -72,7 +72,7 @@ class Demo:
     def edition(self, number: int) -> Config:
         """Return the configuration for an edition of the handbook: its documents, its dataset."""
         corpus = HERE / "corpus"
-        if number == 2:  # noqa: PLR2004
+        if number == 2:
             corpus = self.folder / "corpus-revised"
             shutil.copytree(HERE / "corpus", corpus, dirs_exist_ok=True)
             shutil.copytree(HERE / "revision", corpus, dirs_exist_ok=True)

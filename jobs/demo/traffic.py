@@ -104,7 +104,7 @@ class Traffic:
 
     def _rate(self, answer: Answer) -> None:
         url, _, question = self._ask
-        assert self._likes is not None  # noqa: S101 - the caller looks
+        assert self._likes is not None  # the caller looks
         said = {
             "model": answer.headers["x-llamafarm-model"],
             "messages": [{"role": "user", "content": question}],

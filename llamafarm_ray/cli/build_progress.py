@@ -76,4 +76,4 @@ class BuildProgress:
 
 
 def _rate_words(rate: float) -> str:
-    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"  # noqa: PLR2004  where a digit more says something
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"  # where a digit more says something

@@ -189,7 +189,7 @@ def size(num_bytes: int) -> str:
     """An amount of bytes for people, in powers of 1000."""
     value = float(num_bytes)
     for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:  # noqa: PLR2004  (the step between units)
+        if value < 1000:  # the step between units
             return f"{value:.3g} {unit}"
         value /= 1000
     return f"{value:,.3g} TB"

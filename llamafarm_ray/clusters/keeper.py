@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
     command = [sys.executable, "-m", "llamafarm_ray.clusters.hosting", *arguments]
-    host = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603  (ours)
+    host = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # ours
     where = _first_line(host)
     if where is not None:
         record(_recorded(where, float(arguments[0])))

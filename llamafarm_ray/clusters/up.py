@@ -73,7 +73,7 @@ def _start(arguments: list[str]) -> StandingRay:
         if "://" not in environment.get("LLAMAFARM_HOME", "://"):
             environment["LLAMAFARM_HOME"] = str(log.parent.parent)  # absolute: the keeper has another current folder
         with log.open("w", encoding="utf-8") as output:
-            keeper = subprocess.Popen(  # noqa: S603  (our own module)
+            keeper = subprocess.Popen(  # our own module
                 [sys.executable, "-m", "llamafarm_ray.clusters.keeper", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

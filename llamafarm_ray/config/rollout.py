@@ -92,7 +92,7 @@ class Rollout(Section):
         """Steps rise, a split has two sides, and enough requests are let through to tell."""
         if self.kind == "canary" and list(self.steps) != sorted(set(self.steps)):
             yield Mistake(("steps",), f"must rise, and are {', '.join(f'{step:g}' for step in self.steps)}.")
-        if self.kind == "ab" and self.percent == 100:  # noqa: PLR2004
+        if self.kind == "ab" and self.percent == 100:
             yield Mistake(("percent",), "is 100, which leaves nothing to compare with.")
         if self.kind == "ab" and self.max_requests < 2 * self.min_requests:
             yield Mistake(

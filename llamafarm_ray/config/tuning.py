@@ -100,14 +100,14 @@ def _check_range(kind: str, values: tuple[Any, ...]) -> None:
     whole = kind in {"int", "log_int"}
     wanted = int if whole else int | float
     if len(values) != count or not all(isinstance(one, wanted) and not isinstance(one, bool) for one in values):
-        ends = "two whole numbers" if whole else "lower end, upper end and step" if count > 2 else "two numbers"  # noqa: PLR2004
+        ends = "two whole numbers" if whole else "lower end, upper end and step" if count > 2 else "two numbers"
         raise ValueError(f"must be {kind} with {ends} ({list(values)!r} are not)"[:200])
     low, high = values[:2]
     if low >= high:
         raise ValueError(f"must be {kind} with the lower end first ({low} is not below {high})")
     if kind.startswith("log_") and low <= 0:
         raise ValueError(f"must be {kind} above 0 ({low} has no logarithm)")
-    if count > 2 and not 0 < values[2] <= high - low:  # noqa: PLR2004
+    if count > 2 and not 0 < values[2] <= high - low:
         raise ValueError(f"must be quniform with a step that fits between {low} and {high} ({values[2]} does not)")
 
 
@@ -119,7 +119,7 @@ def _flat(value: object) -> object:
     for name, below in value.items():
         if isinstance(below, Mapping) and below and not _is_domain(below):
             inner = _flat(below)
-            assert isinstance(inner, Mapping)  # noqa: S101 - a mapping stays one
+            assert isinstance(inner, Mapping)  # a mapping stays one
             found |= {f"{name}.{key}": one for key, one in inner.items()}
         else:
             found[str(name)] = below
@@ -245,7 +245,7 @@ class Tuning(Section):
         if self.budget is None:
             return None
         match = re.fullmatch(_BUDGET_FORM, self.budget)
-        assert match is not None  # noqa: S101 - the field's own check
+        assert match is not None  # the field's own check
         return float(int(match[1]) * _SECONDS[match[2]])
 
     @property

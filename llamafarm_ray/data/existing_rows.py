@@ -65,7 +65,7 @@ class SourceRows:
         kept = [(row_id, self.prompts[row_id]) for row_id in ids]
         if self.validation:
             return Split(frozenset(row_id for row_id, _ in kept if row_id in self.validation), "facts")
-        if ratio <= 0 or len({prompt for _, prompt in kept}) < 2:  # noqa: PLR2004  one for each side
+        if ratio <= 0 or len({prompt for _, prompt in kept}) < 2:  # one for each side
             return Split(frozenset(), "nothing")
         return Split(hold_out(kept, ratio=ratio, seed=seed), "facts")
 

@@ -65,7 +65,7 @@ def choose_split(
             than `FEW_DOCUMENTS` documents; else documents, or passages where ``ratio`` is less than one document.
     """
     examples = list({row[0]: SplitRow(*row) for row in rows}.values())
-    if ratio <= 0 or len(examples) < 2:  # noqa: PLR2004  one for each side
+    if ratio <= 0 or len(examples) < 2:  # one for each side
         return Split(frozenset(), "nothing")
     documents = {row.document for row in examples} - {""}
     facts = Counter(row.fact for row in examples)
@@ -137,7 +137,7 @@ def hold_out(rows: Iterable[tuple[str, str]], *, ratio: float, seed: int) -> fro
     ids_of: dict[str, set[str]] = defaultdict(set)
     for row_id, prompt in rows:
         ids_of[prompt].add(row_id)
-    if len(ids_of) < 2:  # noqa: PLR2004  one for each side
+    if len(ids_of) < 2:  # one for each side
         raise InputError(
             "dataset.validation.split_ratio: rows to hold out need at least two different prompts.",
             hint="Give more rows, or set it to 0.",

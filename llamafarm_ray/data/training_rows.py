@@ -126,7 +126,7 @@ def parse_row(record: object, kind: RowKind | None = None) -> tuple[RowKind, lis
     """
     found = kind_of(record)
     check_record_keys(record)
-    assert isinstance(record, Mapping)  # noqa: S101 - checked a line above
+    assert isinstance(record, Mapping)  # checked a line above
     if kind is not None and kind.name != found.name:
         if found.name == "chat":  # the error that tells why it is none of the kind
             raise RecordError(f"is no {kind.name} row as the first one is; it lacks {_lacking(record, kind)}.")

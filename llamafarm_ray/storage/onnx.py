@@ -125,6 +125,6 @@ def _varint(data: mmap.mmap, place: int, end: int) -> tuple[int, int]:
             raise ValueError("it is cut off")
         byte = data[place + index]
         value |= (byte & 0x7F) << (7 * index)
-        if byte < 0x80:  # noqa: PLR2004  (the bit that says that more bytes follow)
+        if byte < 0x80:  # the bit that says that more bytes follow
             return value, place + index + 1
     raise ValueError("it has a number that is too long")

@@ -122,7 +122,7 @@ def _entry(name: str, tensor: object, data_begin: int) -> TensorEntry:
         raise ValueError(f"the tensor {name!r} has the unknown dtype {str(dtype)[:40]!r}")
     if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
         raise ValueError(f"the tensor {name!r} has a bad shape")
-    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:  # noqa: PLR2004
+    if not _are_sizes(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
         raise ValueError(f"the tensor {name!r} has bad data_offsets")
     if math.prod(shape) * _DTYPE_BITS[dtype] != (offsets[1] - offsets[0]) * 8:
         raise ValueError(f"the tensor {name!r} has {offsets[1] - offsets[0]} bytes, which is not what its shape needs")

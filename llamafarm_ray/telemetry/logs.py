@@ -34,7 +34,7 @@ def about(**ids: str) -> Iterator[None]:
     Args:
         **ids: of ``run``, ``model``, ``version`` and ``request``; an empty one is left out.
     """
-    assert set(ids) <= set(_IDS)  # noqa: S101 - our own calls
+    assert set(ids) <= set(_IDS)  # our own calls
     before = _about.set({**_about.get(), **{name: value for name, value in ids.items() if value}})
     try:
         yield

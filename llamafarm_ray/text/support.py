@@ -162,8 +162,8 @@ def _values(number: str) -> Iterator[str]:
         yield sign + re.sub(r"\D", "", digits).lstrip("0")
     whole, *rest = re.split(r"[.,:'\u2019]", digits)
     parts = [whole.lstrip("0") or "0", *rest]
-    if len(parts) > 2 and _GROUPED.fullmatch(digits[: -len(parts[-1]) - 1]):  # noqa: PLR2004  1,234.50
+    if len(parts) > 2 and _GROUPED.fullmatch(digits[: -len(parts[-1]) - 1]):  # 1,234.50
         parts = ["".join(re.split(r"\D", digits[: -len(parts[-1]) - 1])), parts[-1]]
-    if len(parts) == 2:  # noqa: PLR2004  8:00 is 8, and 3.50 is 3.5
+    if len(parts) == 2:  # 8:00 is 8, and 3.50 is 3.5
         parts[1] = parts[1].rstrip("0")
     yield sign + ".".join(part for part in parts if part)

@@ -117,7 +117,7 @@ def _flash_attention(
         window_size=(back, 0 if is_causal else back),
         enable_gqa=query.shape[1] > key.shape[1],
     )
-    assert isinstance(output, torch.Tensor)  # noqa: S101 - a pair only where more is asked for
+    assert isinstance(output, torch.Tensor)  # a pair only where more is asked for
     return output[None]
 
 

@@ -22,7 +22,7 @@ def clean_error(error: BaseException, what: str) -> LlamaFarmError:
     innermost = error
     for cause in _causes(error):
         if type(cause).__module__.startswith("llamafarm_ray."):
-            assert isinstance(cause, LlamaFarmError)  # noqa: S101 - the one error tree
+            assert isinstance(cause, LlamaFarmError)  # the one error tree
             return cause
         innermost = cause
     return TrainingError(f"{what}: {first_line(innermost)}")

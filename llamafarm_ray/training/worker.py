@@ -268,7 +268,7 @@ class _Run:
     def _validate(self, state: RunState) -> bool:
         """Measure the validation loss. Returns whether the run shall end early."""
         plan = self._job.validation_plan
-        assert plan is not None  # noqa: S101 - the callers look
+        assert plan is not None  # the callers look
         every_row_once = self._windows("validation", plan, first_step=0, num_steps=plan.num_windows)
         with self._heartbeat.slow("validating"):
             loss = mean_loss(self._strategy, self._objective, self._ticking(every_row_once))

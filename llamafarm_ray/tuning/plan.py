@@ -151,7 +151,7 @@ class Planner:
         proposals = (population.explore(parent, self._space, number, attempt) for attempt in range(_MAX_INVALID))
         points = (self._space.point(values) for values in (*proposals, parent.values))
         point = next(point for point in points if point.config is not None)  # at the latest its parent's
-        assert point.config is not None  # noqa: S101 - that is what was looked for
+        assert point.config is not None  # that is what was looked for
         return Task(self._journal.branched(number, point.values, parent=parent, instead_of=gone), point.config)
 
     def _searched(self) -> Task | None:

@@ -117,7 +117,7 @@ def _environment(concurrent: int) -> Iterator[None]:
 
 def _scheduler(sweep: Sweep, journal: Journal) -> TrialScheduler:
     """Asynchronous successive halving (Li et al. 2020), told what earlier sessions saw; a population; or none."""
-    if sweep.num_points < 2:  # noqa: PLR2004 - the only point would be the end
+    if sweep.num_points < 2:  # the only point would be the end
         return FIFOScheduler()
     if sweep.population is not None:
         return _PopulationScheduler(sweep.population, journal)

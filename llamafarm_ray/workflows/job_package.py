@@ -155,7 +155,7 @@ class WorkingDirectory:
         if git is None:
             return None
         command = [git, "-C", str(self.folder), "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        listed = subprocess.run(command, capture_output=True, check=False)  # noqa: S603  (no shell, our own arguments)
+        listed = subprocess.run(command, capture_output=True, check=False)  # no shell, our own arguments
         if listed.returncode != 0:
             return None
         return [self.folder / os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]

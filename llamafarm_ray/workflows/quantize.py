@@ -239,7 +239,7 @@ def _chosen(
     candidates = list(found.values())
     chosen = choose(candidates, budget) if budget else candidates[0]
     if chosen is None:
-        assert budget is not None  # noqa: S101  (without one, the first is chosen)
+        assert budget is not None  # without one, the first is chosen
         best = max(candidates, key=lambda one: quality(one.difference))
         raise InputError(
             f"No scheme meets the budget {budget.spelling!r}. The best is {best.scheme}: "

@@ -75,7 +75,7 @@ class RunningJob:
         Raises:
             ClusterError: it never ran, or was stopped.
         """
-        assert self._details is not None, "output() says when it ended"  # noqa: S101
+        assert self._details is not None, "output() says when it ended"
         if self.was_stopped:
             raise ClusterError(f"The job {self.job_id} was stopped.", hint="Submit it again to start it anew.")
         code = self._details.driver_exit_code

@@ -34,7 +34,7 @@ def prepare(config: Config, registry: RegistryApi, path: Path) -> training.Prepa
     require_built(path)
     splits = open_dataset(path, split_ratio=config.dataset.validation.split_ratio, seed=config.seed)
     store = token_store(path, splits, config)
-    assert store is not None  # noqa: S101 - it was built here
+    assert store is not None  # it was built here
     return training.prepare_tokens(
         config,
         train_rows=splits.train,

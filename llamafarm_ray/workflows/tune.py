@@ -266,7 +266,7 @@ class TuningRun:
         config = None
         if result.best is not None:
             config = space.point(result.best.values).config
-            assert config is not None  # noqa: S101 - it was trained
+            assert config is not None  # it was trained
             config = sizes(config)
             self._publish(sweep, result)
             whole = {key: one for key, one in recorded(config).items() if key != "tuning"}
@@ -288,7 +288,7 @@ class TuningRun:
     def _publish(self, sweep: Sweep, result: SweepResult) -> None:
         """Copy the best trial's model to the output, with its record saying which sweep it comes from."""
         best = result.best
-        assert best is not None  # noqa: S101 - the caller looked
+        assert best is not None  # the caller looked
         with new_folder(self.output, overwrite=True) as partial:
             shutil.copytree(sweep.output(best), partial, dirs_exist_ok=True)
             path = partial / "training.json"

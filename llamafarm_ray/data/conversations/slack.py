@@ -80,7 +80,7 @@ def _read(path: str, files: Files, skip: Callable[[str, str], None]) -> tuple[by
 
 def _is_day(path: str) -> bool:
     parts = PurePosixPath(path)
-    return len(parts.parts) == 2 and _DAY.fullmatch(parts.name) is not None  # noqa: PLR2004  channel and day
+    return len(parts.parts) == 2 and _DAY.fullmatch(parts.name) is not None  # channel and day
 
 
 def _people(users: list[Any]) -> dict[str, str]:

@@ -24,7 +24,7 @@ def is_ticket(record: Mapping[str, Any]) -> bool:
 def ticket_turns(record: Mapping[str, Any]) -> tuple[Message, ...]:
     """Return the turns of a ticket; none where nobody answered in public."""
     ticket = record.get("ticket") if isinstance(record.get("ticket"), Mapping) else record
-    assert isinstance(ticket, Mapping)  # noqa: S101 - one of two mappings
+    assert isinstance(ticket, Mapping)  # one of two mappings
     requester = ticket.get("requester_id")
     comments = [one for one in record["comments"] if isinstance(one, Mapping) and one.get("public") is not False]
     comments.sort(key=lambda comment: str(comment.get("created_at") or ""))

@@ -88,7 +88,7 @@ class Augmenter:
                 reason = "" if language == "en" else f"no rules for {language_name(language)}"
                 yield reworded(question, chance), reason
         else:
-            assert self.expander is not None  # noqa: S101  planned so
+            assert self.expander is not None  # planned so
             found = (
                 self.expander.paraphrase(questions)
                 if method == "paraphrase"

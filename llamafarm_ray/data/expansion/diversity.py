@@ -58,7 +58,7 @@ class Diversity:
         return reasons
 
     def _is_near(self, vector: Vectors) -> bool:
-        assert self._threshold is not None  # noqa: S101  asked with a threshold only
+        assert self._threshold is not None  # asked with a threshold only
         known = self._vectors[: self._size]
         return bool(self._size and float((known @ vector).max()) > self._threshold)
 

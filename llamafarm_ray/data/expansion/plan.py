@@ -143,7 +143,7 @@ class _Planner:
                 return Synthesizer(by_endpoint(self._expander(choice)), count)
             case "base_model":
                 plan = plan_writer(choice, self._questions_only(None), cache=self.cache, environment=self.environment)
-                assert isinstance(plan, BaseModelPlan)  # noqa: S101  as chosen
+                assert isinstance(plan, BaseModelPlan)  # as chosen
                 sampling = replace(plan.sampling or Sampling(), seed=_OTHER_DRAWS)
                 plan = replace(plan, folder=Path(choice.model), sampling=sampling)
                 return Synthesizer(by_base_model(plan, on_use), count)
@@ -170,5 +170,5 @@ class _Planner:
 
     def _expander(self, choice: Choice) -> EndpointExpander:
         plan = plan_writer(choice, self._questions_only(choice.model), cache=self.cache, environment=self.environment)
-        assert isinstance(plan, EndpointPlan)  # noqa: S101  as chosen
+        assert isinstance(plan, EndpointPlan)  # as chosen
         return EndpointExpander(plan)

@@ -31,7 +31,7 @@ def reworded(question: str, chance: random.Random) -> str:
     short = question
     for pattern, replacement in _CONTRACTIONS:
         short = pattern.sub(replacement, short, count=1)
-    if short != question and chance.random() < 0.5:  # noqa: PLR2004  each half
+    if short != question and chance.random() < 0.5:  # each half
         return short
     frame = chance.choice(_FRAMES)
     return frame.format(_begun_small(short) if frame.startswith("Hello") else short)

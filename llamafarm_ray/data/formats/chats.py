@@ -50,7 +50,7 @@ def parse_record(record: object) -> tuple[Message, ...]:
         RecordError: it has no such form, is missing something, or has a key that can't be used.
     """
     check_record_keys(record)
-    assert isinstance(record, dict)  # noqa: S101 - checked a line above
+    assert isinstance(record, dict)  # checked a line above
     pair = question_and_answer(record)
     has_turns = any(not is_empty(record.get(key)) for key in ("messages", "conversations"))
     if has_turns or (pair is None and ("messages" in record or "conversations" in record)):
@@ -206,7 +206,7 @@ def _history(value: object) -> list[Message]:
         raise RecordError(f"has {kind_name(value)} as 'history', not a list of pairs.")
     messages = []
     for index, pair in enumerate(value):
-        if not isinstance(pair, list | tuple) or len(pair) != 2:  # noqa: PLR2004 - a question and its answer
+        if not isinstance(pair, list | tuple) or len(pair) != 2:  # a question and its answer
             raise RecordError(f"has {kind_name(pair)} as history[{index}], not a question and its answer.")
         texts = {f"history[{index}][{place}]": text for place, text in enumerate(pair)}
         question, answer = (text_of(texts, key) for key in texts)

@@ -91,7 +91,7 @@ def format_record(messages: Sequence[Message], row_format: str, *, tools: str | 
     if row_format != "alpaca":
         raise InputError(f"A conversation can't be written as {row_format}.", hint="Use chatml.")
     if not plain:
-        what = f"of {len(rest)} turns" if len(rest) != 2 else "with tools or marks"  # noqa: PLR2004 - a pair
+        what = f"of {len(rest)} turns" if len(rest) != 2 else "with tools or marks"  # a pair
         raise InputError(f"A conversation {what} does not fit the format alpaca.", hint="Use chatml or sharegpt.")
     first = {"system": system[0].content} if system else {}
     return {**first, "instruction": rest[0].content, "input": "", "output": rest[1].content}

@@ -43,7 +43,7 @@ class DatasetMetrics:
 def diversity_of(questions: Sequence[str]) -> float:
     """Return the mean of one minus the cosine over all pairs of questions; 0.0 if there are fewer than two."""
     count = len(questions)
-    if count < 2:  # noqa: PLR2004
+    if count < 2:
         return 0.0
     total = embed(questions).astype(float).sum(axis=0)
     mean_cosine = (float(total @ total) - count) / (count * (count - 1))

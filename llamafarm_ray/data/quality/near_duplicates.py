@@ -52,7 +52,7 @@ class Bands:
 
         Of 64 hashes; of 128 for small thresholds, where short bands would bring unlike texts together.
         """
-        num_hashes = 64 if threshold >= 0.7 else 128  # noqa: PLR2004
+        num_hashes = 64 if threshold >= 0.7 else 128
         for rows in range(num_hashes, 1, -1):
             count = num_hashes // rows
             if 1 - (1 - threshold**rows) ** count >= _MIN_RECALL:

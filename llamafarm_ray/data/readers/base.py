@@ -229,7 +229,7 @@ def table_lines(rows: Sequence[Sequence[str]], *, header: bool) -> list[str]:
     names = cleaned.pop(0) if header and cleaned else []
     lines = []
     for cells in cleaned:
-        if len(cells) == 2 and all(cells):  # noqa: PLR2004  term and definition
+        if len(cells) == 2 and all(cells):  # term and definition
             lines.append(f"{cells[0]}: {cells[1]}")
         elif len(cells) > 1 and cells[0] and len(names) == len(cells) and all(names[1:]):
             pairs = [f"{name}: {cell}" for name, cell in zip(names[1:], cells[1:], strict=True) if cell]

@@ -77,7 +77,7 @@ def _header(message: EmailMessage, name: str) -> str:
 
 def _add_body(body: EmailMessage, outline: Outline) -> None:
     if body.get_content_type() == "text/html":
-        from llamafarm_ray.data.readers import reader_for  # noqa: PLC0415  which imports this module
+        from llamafarm_ray.data.readers import reader_for  # which imports this module
 
         reader = reader_for("mail.html")
         payload = body.get_payload(decode=True)

@@ -107,7 +107,7 @@ class _ZstdStream:
     """A zstandard stream of one or several frames, whose damage is an OSError as with the others."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        import zstandard  # noqa: PLC0415  few sources have one
+        import zstandard  # few sources have one
 
         self._error = zstandard.ZstdError
         # A window of 128 MiB is what `zstd` itself takes without being asked.

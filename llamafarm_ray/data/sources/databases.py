@@ -159,7 +159,7 @@ def _sqlite_rows(query: _Query) -> Generator[dict[str, Any], None, None]:
 
 def _other_rows(query: _Query) -> Generator[dict[str, Any], None, None]:
     try:
-        import sqlalchemy  # noqa: PLC0415  few sources are databases
+        import sqlalchemy  # few sources are databases
     except ModuleNotFoundError as error:
         raise DocumentError(
             "SQLAlchemy is not installed, which reads databases other than SQLite.",

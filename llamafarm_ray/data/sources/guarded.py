@@ -142,7 +142,7 @@ class _Reader:
         self.connection, theirs = Pipe()
         limits = (str(self.limits.seconds), str(self.limits.memory_bytes))
         with theirs:
-            self._process = subprocess.Popen(  # noqa: S603  our own module
+            self._process = subprocess.Popen(  # our own module
                 [sys.executable, "-m", _MODULE, str(theirs.fileno()), *limits],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,

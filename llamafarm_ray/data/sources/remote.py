@@ -101,6 +101,6 @@ def open_remote(uri: str) -> Any:
 
 
 def _timeout() -> Any:
-    from aiohttp import ClientTimeout  # noqa: PLC0415  comes with fsspec's HTTP
+    from aiohttp import ClientTimeout  # comes with fsspec's HTTP
 
     return ClientTimeout(total=_TIMEOUT_S)

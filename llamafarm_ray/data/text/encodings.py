@@ -98,7 +98,7 @@ def _strict(data: bytes, encoding: str) -> Decoded | None:
 def _utf16_without_mark(data: bytes) -> str | None:
     """Mostly Latin text in UTF-16 has a zero in every second byte; text in UTF-8 has none at all."""
     sample = data[:4096]
-    if len(sample) < 4 or len(data) % 2:  # noqa: PLR2004  two characters
+    if len(sample) < 4 or len(data) % 2:  # two characters
         return None
     zeros_even, zeros_odd = sample[::2].count(0), sample[1::2].count(0)
     if zeros_odd > len(sample) // 5 and not zeros_even:
@@ -119,7 +119,7 @@ def _damaged_utf8(data: bytes) -> Decoded | None:
 
 
 def _older(data: bytes) -> Decoded | None:
-    from charset_normalizer import from_bytes  # noqa: PLC0415  most documents are Unicode
+    from charset_normalizer import from_bytes  # most documents are Unicode
 
     sample = _sample(data)
     if len(sample) < _MIN_BYTES and not _ASCII_LETTER.search(sample):

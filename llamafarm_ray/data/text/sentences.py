@@ -81,7 +81,7 @@ def _by_marks(line: str) -> list[str]:
 
 
 def _by_language(line: str, language: str) -> list[str]:
-    import sentencex  # type: ignore[import-untyped]  # noqa: PLC0415  most builds are English alone
+    import sentencex  # type: ignore[import-untyped]  # most builds are English alone
 
     found: list[str] = sentencex.segment(language, line)
     return found

@@ -93,7 +93,7 @@ def _measure(
     known = store.find(inputs) if store is not None else None
     if known is not None:
         return replace(known, digests=asdict(inputs))
-    from lm_eval import simple_evaluate  # noqa: PLC0415  (an extra)
+    from lm_eval import simple_evaluate  # an extra
 
     chunks = store.chunks(inputs) if store is not None else None
     results = simple_evaluate(
@@ -115,7 +115,7 @@ def _measure(
 
 
 def _lm(workers: Workers, model: AskedModel, chunks: ChunkStore | None, **options: Any) -> Any:
-    from llamafarm_ray.evaluation.benchmarks.chunked_lm import ChunkedLM  # noqa: PLC0415  (it needs lm-eval)
+    from llamafarm_ray.evaluation.benchmarks.chunked_lm import ChunkedLM  # it needs lm-eval
 
     return ChunkedLM(workers, model, chunks, **options)
 

@@ -49,7 +49,7 @@ def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, Any]:
 
 
 def _build(manager: Any, name: str, data: Path | None, *, is_alone: bool) -> Iterator[tuple[str, Any]]:
-    from lm_eval.tasks._factory import TaskFactory  # noqa: PLC0415  (pinned: the public way has no overrides of groups)
+    from lm_eval.tasks._factory import TaskFactory  # pinned: the public way has no overrides of groups
 
     overrides: dict[str, Any] = {}
     if data is not None:
@@ -95,7 +95,7 @@ def local_dataset(folder: Path, path: str, name: str | None, task: str, *, is_on
     Raises:
         InputError: there are no such files.
     """
-    import datasets  # noqa: PLC0415  (it takes seconds to import)
+    import datasets  # it takes seconds to import
 
     last = path.rpartition("/")[2]
     places = [task, *([name, f"{last}/{name}"] if name else []), *([last] if is_one or not name else [])]
@@ -114,13 +114,13 @@ def local_dataset(folder: Path, path: str, name: str | None, task: str, *, is_on
 @functools.cache
 def task_manager() -> Any:
     """Return lm-eval's index of tasks, which takes seconds to make."""
-    from lm_eval.tasks import TaskManager  # noqa: PLC0415  (an extra)
+    from lm_eval.tasks import TaskManager  # an extra
 
     return TaskManager()
 
 
 def _read_local(*, folder: Path, is_one: bool, config_source: str = "", **_: Any) -> Any:
-    from lm_eval.tasks._yaml_loader import load_yaml  # noqa: PLC0415  (as above)
+    from lm_eval.tasks._yaml_loader import load_yaml  # as above
 
     config = load_yaml(Path(config_source), resolve_func=False)
     return local_dataset(

@@ -62,7 +62,7 @@ class Clusters:
         Source: the linearized variance of a ratio (Cochran, Sampling Techniques, 1977, chapter 6).
         """
         count = len(self.sums)
-        if count < 2:  # noqa: PLR2004  one cluster says nothing about others
+        if count < 2:  # one cluster says nothing about others
             return math.inf
         residuals = self.sums - self.mean * self.weights
         return float(math.sqrt(count / (count - 1) * float((residuals**2).sum())) / self.weights.sum())
@@ -77,7 +77,7 @@ def interval_of(
     (https://doi.org/10.1080/00031305.2015.1089789, section 5.3) does; plain ones are too narrow.
     """
     count = len(clusters.sums)
-    if count < 2:  # noqa: PLR2004  likewise
+    if count < 2:  # likewise
         return -math.inf, math.inf
     means = np.sort(_resampled_means(clusters, resamples, np.random.default_rng(seed)))
     tail = _NORMAL.cdf(-math.sqrt(count / (count - 1)) * _t_quantile(0.5 + confidence / 2, count - 1))
@@ -142,7 +142,7 @@ def _t_quantile(share: float, freedom: int) -> float:
     """Return a quantile of Student's t: exact for 1 and 2, else the expansion of Abramowitz and Stegun, 26.7.5."""
     if freedom == 1:
         return math.tan(math.pi * (share - 0.5))
-    if freedom == 2:  # noqa: PLR2004  its closed form
+    if freedom == 2:  # its closed form
         return (2 * share - 1) / math.sqrt(2 * share * (1 - share))
     z = _NORMAL.inv_cdf(share)
     return (

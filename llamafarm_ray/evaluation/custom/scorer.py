@@ -96,7 +96,7 @@ class OwnScorer:
 
     def _call(self, output: Path, asked: str, num_answers: int) -> list[str]:
         """Run the program and return the lines of its standard error."""
-        process = subprocess.Popen(  # noqa: S603 (this Python, and a program of ours)
+        process = subprocess.Popen(  # this Python, and a program of ours
             [sys.executable, str(_PROGRAM), str(output)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

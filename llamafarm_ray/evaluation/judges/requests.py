@@ -95,7 +95,7 @@ def read_rating(value: object) -> int:
         ValueError: it has another form.
     """
     rating = value.get("rating") if isinstance(value, dict) else None
-    if not isinstance(rating, int) or isinstance(rating, bool) or not 1 <= rating <= 5:  # noqa: PLR2004  the scale
+    if not isinstance(rating, int) or isinstance(rating, bool) or not 1 <= rating <= 5:  # the scale
         raise ValueError('It is not an object with a "rating" from 1 to 5.')
     return rating
 

@@ -92,6 +92,6 @@ def _probes(sample: Mapping[str, Any]) -> Iterator[DecisionProbe]:
 
 
 def _interval(values: Sequence[float], level: float) -> tuple[float, float] | None:
-    if len(values) < 2:  # noqa: PLR2004  one decision says nothing about others
+    if len(values) < 2:  # one decision says nothing about others
         return None
     return interval_of(Clusters.of(values, range(len(values))), confidence=1 - level)

@@ -107,7 +107,7 @@ def _check_update(values: Mapping[str, Values], config: AdapterConfig, limits: _
     num_inputs = first.shape[1] if "lora_embedding" not in name else 1  # a token is one row of an embedding
     with np.errstate(over="ignore", invalid="ignore"):
         norm = float(np.linalg.norm(first) * np.linalg.norm(second))
-        if scale * norm * math.sqrt(num_inputs) > limits.update and len(first.shape) == len(second.shape) == 2:  # noqa: PLR2004
+        if scale * norm * math.sqrt(num_inputs) > limits.update and len(first.shape) == len(second.shape) == 2:
             norm = _norm_of_product(second, first)
         bound = scale * norm * math.sqrt(num_inputs)
     if not (max(sizes) <= limits.value and bound <= limits.update):

@@ -48,7 +48,7 @@ def used_rank(folder: Path) -> UsedRank | None:
     with path.open("rb") as file:
         for first, second in pairs(tensors):
             down, up = (read_values(file, tensors[name]) for name in (first, second))
-            if ".lora_A." not in first or down.ndim != 2 or up.ndim != 2:  # noqa: PLR2004  (matrices)
+            if ".lora_A." not in first or down.ndim != 2 or up.ndim != 2:  # matrices
                 continue
             rank = down.shape[0]
             values = np.linalg.svd(np.linalg.qr(up).R @ np.linalg.qr(down.T).R.T, compute_uv=False)

@@ -47,7 +47,7 @@ class GgufPrecision:
 def _gets_more(layer: int, num_layers: int) -> bool:
     """Return True for layers that get more bits: llama.cpp's ``use_more_bits``."""
     eighth = num_layers // 8
-    return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2  # noqa: PLR2004 - llama.cpp's
+    return layer < eighth or layer >= 7 * num_layers // 8 or (layer - eighth) % 3 == 2  # llama.cpp's
 
 
 def _more(more: Type, usual: Type) -> Callable[[int, int], Type]:
@@ -84,7 +84,7 @@ GGUF_PRECISIONS = {
             Type.Q4_K,
             _FOUR,
             Type.Q6_K,
-            lambda layer, _: Type.Q5_K if layer < 4 else Type.Q4_K,  # noqa: PLR2004 - llama.cpp's
+            lambda layer, _: Type.Q5_K if layer < 4 else Type.Q4_K,  # llama.cpp's
             lambda layer, num_layers: Type.Q5_K if layer < num_layers // 8 else Type.Q4_K,
         ),
         GgufPrecision(
@@ -103,7 +103,7 @@ GGUF_PRECISIONS = {
             Type.Q3_K,
             _THREE,
             Type.Q6_K,
-            lambda layer, _: Type.Q5_K if layer < 2 else Type.Q4_K,  # noqa: PLR2004 - llama.cpp's
+            lambda layer, _: Type.Q5_K if layer < 2 else Type.Q4_K,  # llama.cpp's
             _three_down,
         ),
     )

@@ -105,7 +105,7 @@ def _of_two_kinds(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[s
     """Return the facts of Gemma 3, whose local layers have a base of their own."""
     full, local = parameters["full_attention"], parameters["sliding_attention"]
     facts = {"rope.freq_base": float(full["rope_theta"])}
-    if local.get("rope_type", "default") != "default" or float(local["rope_theta"]) != 10000.0:  # noqa: PLR2004
+    if local.get("rope_type", "default") != "default" or float(local["rope_theta"]) != 10000.0:
         raise UnsupportedError(
             f"The local layers' rotary positions are {dict(local)}; llama.cpp has a base of 10000 for them.",
             hint="Serve the model with vLLM instead.",

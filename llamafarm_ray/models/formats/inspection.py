@@ -80,7 +80,7 @@ class Inspection:
             (compared.misshapen, "have another shape"),
         )
         return [
-            f"{len(names)} tensors {said}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."  # noqa: PLR2004
+            f"{len(names)} tensors {said}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."
             for names, said in kinds
             if names
         ]

@@ -130,7 +130,7 @@ class _Session:
         """Of an input of keys or values: heads, width and type."""
         shape, kind = self.inputs[name].shape, self.inputs[name].type
         sizes = [size for size in shape[1::2] if isinstance(size, int)]
-        if len(shape) != 4 or len(sizes) != 2 or kind not in _FLOATS:  # noqa: PLR2004
+        if len(shape) != 4 or len(sizes) != 2 or kind not in _FLOATS:
             raise UnsupportedError(
                 f"{str(self._file)!r} has the input {name} of shape {shape} and type {kind}; (batch, heads, length, "
                 "width) of 16 or 32 bit floats is known."

@@ -111,7 +111,7 @@ def remove_old(home: Location, before: dt.date) -> int:
 def _day_of(name: str) -> dt.date | None:
     """Return the day of a file's name; None for other files."""
     parts = name.removeprefix(f"{JOURNAL_FOLDER}/").split("/")
-    if len(parts) != 4:  # noqa: PLR2004  (year, month, day, file)
+    if len(parts) != 4:  # year, month, day, file
         return None
     try:
         return dt.date(*map(int, parts[:3]))

@@ -37,7 +37,7 @@ def bucket(value: float) -> int:
 
 def bucket_end(number: int) -> float:
     """Return the upper end of a bucket."""
-    return _GROWTH**number if number > -100 else 0.0  # noqa: PLR2004  (that of 0)
+    return _GROWTH**number if number > -100 else 0.0  # that of 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Sketch:
         """Count a user's rating of an answer, 0 to 1."""
         self._at(now_s)
         self.num_rated += 1
-        self.num_disliked += rating < 0.5  # noqa: PLR2004  (the middle)
+        self.num_disliked += rating < 0.5  # the middle
 
     def _at(self, now_s: float) -> None:
         self._json = ""

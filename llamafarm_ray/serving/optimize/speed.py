@@ -79,7 +79,7 @@ def measure_speed(trial: SpeedTrial, *, timeout_s: float = _LONGEST_S) -> Speed:
         threads = {"OMP_NUM_THREADS": str(trial.num_threads), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
         environment |= threads
     try:
-        ended = subprocess.run(  # noqa: S603  (our own module)
+        ended = subprocess.run(  # our own module
             [sys.executable, "-m", _MODULE],
             input=json.dumps(asdict(trial)),
             capture_output=True,

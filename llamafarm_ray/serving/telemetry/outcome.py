@@ -58,7 +58,7 @@ class FinishedRequest:
     @property
     def inter_token_s(self) -> float | None:
         """The mean gap between a stream's tokens in seconds; ``None`` where there are none."""
-        if self.first_token_s is None or self.completion_tokens < 2:  # noqa: PLR2004  (a gap has two sides)
+        if self.first_token_s is None or self.completion_tokens < 2:  # a gap has two sides
             return None
         return (self.latency_s - self.first_token_s) / (self.completion_tokens - 1)
 

@@ -72,7 +72,7 @@ def find_ips(text: str) -> Iterator[Finding]:
         points = (address.is_global and not address.is_multicast) or any(
             address.version == network.version and address in network for network in _DOCUMENTATION
         )
-        if points and not (address.version == 4 and _is_version(text, match.start(), match[0])):  # noqa: PLR2004
+        if points and not (address.version == 4 and _is_version(text, match.start(), match[0])):
             yield Finding("ip", match.start(), match.end())
 
 
@@ -81,5 +81,5 @@ def _is_version(text: str, start: int, number: str) -> bool:
     before = text[max(0, start - _CONTEXT_CHARS) : start]
     if _VERSION_BEFORE.search(before):
         return True
-    is_small = all(int(part) < 20 for part in number.split("."))  # noqa: PLR2004
+    is_small = all(int(part) < 20 for part in number.split("."))
     return is_small and not _ADDRESS_WORDS.search(before)

@@ -74,7 +74,7 @@ def find_secrets(text: str) -> Iterator[Finding]:
 
 def _is_password(secret: str, *, quoted: bool) -> bool:
     """Return True if a word behind "password is" is one: with a digit, sign or odd capital in it, or in quotes."""
-    if len(secret) < 4 or _PLACEHOLDER.search(secret):  # noqa: PLR2004
+    if len(secret) < 4 or _PLACEHOLDER.search(secret):
         return False
     if quoted:
         return True

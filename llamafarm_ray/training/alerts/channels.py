@@ -201,7 +201,7 @@ class EmailChannel:
                 problem = error
             else:
                 return
-        assert problem is not None  # noqa: S101 - each attempt returns, raises or leaves one
+        assert problem is not None  # each attempt returns, raises or leaves one
         raise problem
 
     def _deliver(self, message: EmailMessage) -> None:

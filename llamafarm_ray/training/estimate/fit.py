@@ -153,12 +153,12 @@ def _changes(setup: Setup) -> Iterator[_Change]:
                 "gradient_accumulation_steps": accumulated,
             },
         )
-    if setup.num_workers > 1 and setup.zero_stage < 3 and setup.method != "qlora":  # noqa: PLR2004 - DeepSpeed's stage
+    if setup.num_workers > 1 and setup.zero_stage < 3 and setup.method != "qlora":  # DeepSpeed's stage
         yield _Change(f"{distributed}.strategy", "deepspeed_zero3", {"strategy": "deepspeed_zero3"})
     if setup.method == "full":
         yield _Change("fine_tuning.method", "lora", {"method": "lora"})
     if setup.method != "qlora":
-        strategy = "deepspeed_zero2" if setup.zero_stage == 3 else setup.strategy  # noqa: PLR2004 - as above
+        strategy = "deepspeed_zero2" if setup.zero_stage == 3 else setup.strategy  # as above
         yield _Change("fine_tuning.method", "qlora", {"method": "qlora", "strategy": strategy})
     if setup.offload == "none" and setup.device == "cuda" and setup.num_workers > 1 and setup.method != "qlora":
         yield _Change(f"{distributed}.offload", "cpu", {"offload": "cpu"})

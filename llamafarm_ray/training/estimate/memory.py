@@ -147,7 +147,7 @@ def _check(setup: Setup) -> None:
     for what, value, known in (("method", setup.method, METHODS), ("strategy", setup.strategy, STRATEGIES)):
         if value not in known:
             raise InputError(f"{value!r} is no {what} that can be estimated.", hint=did_you_mean(value, known))
-    if setup.method == "qlora" and setup.zero_stage == 3:  # noqa: PLR2004 - DeepSpeed's number for it
+    if setup.method == "qlora" and setup.zero_stage == 3:  # DeepSpeed's number for it
         raise UnsupportedError(
             "Method qlora can't be combined with strategy deepspeed_zero3: 4-bit weights are not split between "
             "workers.",
@@ -190,14 +190,14 @@ def _states(shape: ModelShape, setup: Setup, trained: Trained) -> _States:
     buffers = float(each * (_BUCKET_WEIGHTS if setup.device == "cuda" else min(count, _BUCKET_WEIGHTS)))
     if setup.zero_stage == 1 and workers == 1:
         buffers = 0.0
-    if setup.zero_stage == 3:  # noqa: PLR2004 - DeepSpeed's number for it
+    if setup.zero_stage == 3:  # DeepSpeed's number for it
         buffers += each * min(shape.num_parameters, _LIVE_WEIGHTS)
         weights /= workers
     host = 0.0
     if setup.offload != "none":
         host += optimizer + _FP32 * count / workers
         optimizer, gradients = 0.0, 0.0
-        if setup.zero_stage == 3:  # noqa: PLR2004 - as above
+        if setup.zero_stage == 3:  # as above
             host, weights = host + weights, 0.0
         if setup.offload == "nvme":
             host = _NVME_BUFFER_BYTES

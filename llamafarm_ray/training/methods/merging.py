@@ -197,7 +197,7 @@ def check_combinable(adapters: Sequence[Path], weights: Sequence[float], method:
         InputError: a folder is no adapter.
         UserError: the numbers don't fit, or the adapters don't fit each other or the method.
     """
-    if len(adapters) < 2:  # noqa: PLR2004 - that is what combining means
+    if len(adapters) < 2:  # that is what combining means
         raise UserError("Only one adapter was given.", hint="Name two or more.")
     if len(weights) != len(adapters):
         raise UserError(

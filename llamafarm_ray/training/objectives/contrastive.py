@@ -152,7 +152,7 @@ class ContrastiveObjective(Objective):
 
     def _embed(self, model: Any, batch: Batch) -> torch.Tensor:
         mask = batch.attention_mask
-        assert mask is not None  # noqa: S101 - nothing is packed
+        assert mask is not None  # nothing is packed
         return pooled(model(**inputs_of(batch)).last_hidden_state, mask, self.settings.pooling)
 
     def write_beside(self, folder: Path, *, width: int, max_length: int) -> None:

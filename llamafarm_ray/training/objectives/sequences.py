@@ -48,7 +48,7 @@ def sequences_of(batch: Batch) -> list[tuple[np.ndarray, np.ndarray]]:
     if batch.bounds is not None:
         bounds = batch.bounds.tolist()
         return [(ids[0, start:end], labels[0, start:end]) for start, end in pairwise(bounds)]
-    assert batch.attention_mask is not None  # noqa: S101 - a batch that isn't packed has one
+    assert batch.attention_mask is not None  # a batch that isn't packed has one
     lengths = batch.attention_mask.sum(dim=1).tolist()
     return [(ids[index, :length], labels[index, :length]) for index, length in enumerate(lengths)]
 

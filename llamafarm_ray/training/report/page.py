@@ -145,7 +145,7 @@ def _charts(history: History) -> Iterator[Chart]:
 def _rate(value: float) -> str:
     """``1.5e-4``."""
     number, _, power = f"{value:.3g}".partition("e")
-    if not power and 0 < abs(value) < 1e-3:  # noqa: PLR2004 - where zeros get hard to count
+    if not power and 0 < abs(value) < 1e-3:  # where zeros get hard to count
         number, _, power = f"{value:.2e}".partition("e")
         number = number.rstrip("0").rstrip(".")
     return f"{number}e{int(power)}" if power else number
@@ -219,5 +219,5 @@ def _key(name: str) -> str:
 
 def _number(value: str) -> str:
     """A long whole number with its thousands apart."""
-    is_long = value.isdecimal() and len(value) > 4  # noqa: PLR2004 - as numbers are written
+    is_long = value.isdecimal() and len(value) > 4  # as numbers are written
     return f"{int(value):,}" if is_long else escaped(value)

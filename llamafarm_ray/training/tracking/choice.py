@@ -78,7 +78,7 @@ class Trackers:
         from llamafarm_ray.training.tracking.wandb import WandbTracker
 
         project, mode = self.monitoring.wandb_project, self.wandb_mode
-        assert project is not None and mode is not None  # noqa: PT018, S101 - chosen together
+        assert project is not None and mode is not None  # noqa: PT018 - chosen together
         return WandbTracker(info, project=project, entity=self.monitoring.wandb_entity, mode=mode)
 
     def _mlflow(self, info: RunInfo) -> Tracker:

@@ -50,7 +50,7 @@ def parallel(records: Sequence[Record], ranked: Sequence[Record], domains: Mappi
     shown = [record for record in records if record.state in {State.FINISHED, State.STOPPED}][-_MAX_TRIALS:]
     keys = [key for key in domains if len({str(record.values.get(key)) for record in shown}) > 1]
     values = [value for record in shown if (value := record.last) is not None and math.isfinite(value)]
-    if not keys or len(values) < 2:  # noqa: PLR2004 - one line shows nothing
+    if not keys or len(values) < 2:  # one line shows nothing
         return ""
     axes = [_axis(key, domains[key], [record.values.get(key, _NONE) for record in shown]) for key in keys]
     # Those that were stopped would press the others together: they end at the axis's end, whatever they had reached.
@@ -89,7 +89,7 @@ def course(records: Sequence[Record], *, metric: str, lower_is_better: bool) -> 
     known = [
         (record.number, record.value) for record in records if record.value is not None and math.isfinite(record.value)
     ]
-    if len(known) < 2:  # noqa: PLR2004 - one dot shows nothing
+    if len(known) < 2:  # one dot shows nothing
         return ""
     pick = min if lower_is_better else max
     best = [(number, pick(value for _, value in known[: index + 1])) for index, (number, _) in enumerate(known)]
@@ -117,7 +117,7 @@ def curves(records: Sequence[Record], ranked: Sequence[Record], *, metric: str) 
     shown = [record for record in records if len(record.points) > 0][-_MAX_TRIALS:]
     values = [value for record in shown for value in record.points.values() if math.isfinite(value)]
     last = max((max(record.points) for record in shown), default=1)
-    if len(shown) < 2 or last < 2:  # noqa: PLR2004 - nothing to compare
+    if len(shown) < 2 or last < 2:  # nothing to compare
         return ""
     # One trial that diverged would press all others into a line.
     top = sorted(values)[max(0, math.ceil(0.97 * len(values)) - 1)]
@@ -189,7 +189,7 @@ def _linear(title: str, low: float, high: float) -> _Axis:
 def _log_ticks(low: float, high: float) -> list[float]:
     """Powers of ten, with 2 and 5 of each where there are few."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    leading = (1, 2, 5) if len(powers) <= 3 else (1,)  # noqa: PLR2004 - as many as there is room for
+    leading = (1, 2, 5) if len(powers) <= 3 else (1,)  # as many as there is room for
     return [lead * 10.0**power for power in powers for lead in leading]
 
 
@@ -228,7 +228,7 @@ def _frame(
 
 
 def _legend(ranked: Sequence[Record]) -> str:
-    if len(ranked) < 2:  # noqa: PLR2004 - a scale has two ends
+    if len(ranked) < 2:  # a scale has two ends
         return ""
     return (
         f'<span class="scale">best {plain(ranked[0].value)}<i></i>{plain(ranked[-1].value)} worst</span>'

@@ -87,7 +87,7 @@ def merge(
         InputError: fewer than two are given, one is unusable, or they hold rows of different kinds.
         ConflictError: something else is at ``output``.
     """
-    if len(paths) < 2:  # noqa: PLR2004 - one dataset is exported
+    if len(paths) < 2:  # one dataset is exported
         raise InputError("A merge takes at least two datasets.", hint="`llamafarm datasets export` copies one.")
     merged = merge_rows([read_dataset(path) for path in paths])
     written = _write(

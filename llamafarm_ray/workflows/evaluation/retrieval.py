@@ -260,7 +260,7 @@ def _vectors(said: Mapping[str, Any], count: int) -> Vectors:
     """
     by_place = {one.get("index", at): one["embedding"] for at, one in enumerate(said["data"])}
     vectors = np.asarray([by_place[at] for at in range(count)], dtype=np.float32)
-    if vectors.ndim != 2 or not vectors.shape[1] or not np.isfinite(vectors).all():  # noqa: PLR2004  (a table)
+    if vectors.ndim != 2 or not vectors.shape[1] or not np.isfinite(vectors).all():  # a table
         raise ValueError("no vectors")
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     units: Vectors = vectors / np.where(lengths > 0, lengths, 1)

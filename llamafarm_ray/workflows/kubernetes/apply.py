@@ -98,7 +98,7 @@ def _state(kind: str, status: dict[str, Any]) -> tuple[str, bool | None, str]:
 def _kubectl(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
     command = ["kubectl", *arguments]
     try:
-        return subprocess.run(  # noqa: S603  (a list of words, no shell)
+        return subprocess.run(  # a list of words, no shell
             command, input=given, capture_output=True, text=True, timeout=_KUBECTL_S, check=False
         )
     except FileNotFoundError:

@@ -58,15 +58,15 @@ class BaseModelPlan:
         Raises:
             InputError: the folder has no causal language model with all its weights.
         """
-        import torch  # noqa: PLC0415 - planning needs no torch
+        import torch  # planning needs no torch
 
-        from llamafarm_ray.data.generation.base_model.learned import LearnedUpdate  # noqa: PLC0415 - likewise
-        from llamafarm_ray.data.generation.base_model.sampling import LineSampler  # noqa: PLC0415 - likewise
-        from llamafarm_ray.data.generation.base_model.study import learn  # noqa: PLC0415 - likewise
-        from llamafarm_ray.data.generation.base_model.writer import BaseModelWriter  # noqa: PLC0415 - likewise
-        from llamafarm_ray.models.loading import load_model  # noqa: PLC0415 - likewise
-        from llamafarm_ray.models.processor import matmul_dtype  # noqa: PLC0415 - likewise
-        from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries  # noqa: PLC0415 - likewise
+        from llamafarm_ray.data.generation.base_model.learned import LearnedUpdate  # likewise
+        from llamafarm_ray.data.generation.base_model.sampling import LineSampler  # likewise
+        from llamafarm_ray.data.generation.base_model.study import learn  # likewise
+        from llamafarm_ray.data.generation.base_model.writer import BaseModelWriter  # likewise
+        from llamafarm_ray.models.loading import load_model  # likewise
+        from llamafarm_ray.models.processor import matmul_dtype  # likewise
+        from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries  # likewise
 
         quiet_libraries()
         # Ray may have been told of more CPUs than there are; more threads than cores wait for each other.

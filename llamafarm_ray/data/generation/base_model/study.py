@@ -47,7 +47,7 @@ def learn(
         seed: decides the order of lessons, and the update's first weights.
         kept: an update that was learned before is used, and a new one stored; None: it is learned in any case.
     """
-    from peft import LoraConfig, get_peft_model  # noqa: PLC0415 - it imports every quantization library there is
+    from peft import LoraConfig, get_peft_model  # it imports every quantization library there is
 
     torch.manual_seed(seed)
     config = LoraConfig(r=study.rank, lora_alpha=2 * study.rank, target_modules="all-linear")

@@ -139,7 +139,7 @@ def _summary(item: Mapping[str, Any], passage: Passage) -> Draft | str:
 def _dialogue(item: Mapping[str, Any], _: Passage) -> Draft | str:
     turns = _turns(item)
     roles = [turn.role for turn in turns]
-    if len(turns) < 4 or roles != ["user", "assistant"] * (len(turns) // 2):  # noqa: PLR2004  two exchanges
+    if len(turns) < 4 or roles != ["user", "assistant"] * (len(turns) // 2):  # two exchanges
         return "dialogue without two exchanges in turn"
     if points_at_passage(turns[0].content):
         return "question points at its passage"

@@ -248,7 +248,7 @@ def _starts_well(words: list[str], lowered: list[str]) -> bool:
         first in SUBJECT_STARTS_REFUSED or first in QUANTIFIERS or first in COMPARATIVES,
         _PLACE_IN_TEXT.fullmatch(" ".join(words)),
         len(words) == 1 and (len(first) == 1 or first == "default"),
-        first in EMPTY_HEADS and len(words) == 2,  # noqa: PLR2004  "parameter size"
+        first in EMPTY_HEADS and len(words) == 2,  # "parameter size"
         first.endswith("ly") and first not in _NOUNS_IN_LY,
         len(words) > 1 and last.endswith("ly") and last not in _NOUNS_IN_LY,  # "the road hardly"
         first == "the" and second in {"most", "least", "best", "only"},

@@ -135,7 +135,7 @@ def _is_clause(condition: str) -> bool:
         and words[-1] in CONDITION_VERDICTS
     ):
         return False
-    return first.isalpha() and len(words) > 2 and words[-1] not in FINITE_WORDS  # noqa: PLR2004
+    return first.isalpha() and len(words) > 2 and words[-1] not in FINITE_WORDS
 
 
 def _is_closed(text: str) -> bool:

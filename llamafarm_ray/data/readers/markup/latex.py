@@ -89,7 +89,7 @@ def _body(source: str, outline: Outline, listings: list[str]) -> None:
             for row in re.split(r"\\\\(?:\[[^\]]*\])?", _RULE.sub("", table[2]))
             if row.strip()
         ]
-        outline.table(table_lines(rows, header=len(rows) > 1 and len(rows[0]) > 2))  # noqa: PLR2004  names of columns
+        outline.table(table_lines(rows, header=len(rows) > 1 and len(rows[0]) > 2))  # names of columns
         end = table.end()
     _paragraphs(source[end:], outline, listings)
 
@@ -114,7 +114,7 @@ def _text(source: str) -> str:
 
 @cache
 def _converter() -> Any:
-    from pylatexenc.latex2text import (  # type: ignore[import-untyped]  # noqa: PLC0415  builds its tables
+    from pylatexenc.latex2text import (  # type: ignore[import-untyped]  # builds its tables
         LatexNodes2Text,
     )
 

@@ -155,7 +155,7 @@ class _Walk:
                 else:
                     parts.append(self._text(element))
             repeated = cell.get(f"{_TABLE}number-columns-repeated", "1")
-            count = int(repeated) if repeated.isdecimal() and len(repeated) < 6 else 1  # noqa: PLR2004  16,384 columns
+            count = int(repeated) if repeated.isdecimal() and len(repeated) < 6 else 1  # 16,384 columns
             texts += [" ".join(" ".join(parts).split())] * min(count, _MAX_REPEATED)
         while texts and not texts[-1]:
             texts.pop()

@@ -108,7 +108,7 @@ def _add_table(table: list[list[str]], outline: Outline) -> None:
 
 
 def _text(value: object) -> str:
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:  # noqa: PLR2004  exact as a float
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:  # exact as a float
         return str(int(value))
     if isinstance(value, dt.datetime):
         return value.isoformat(" ", "minutes")

@@ -109,7 +109,7 @@ def _require_text(pages: Sequence[Sequence[Line]], kept: Sequence[Sequence[Line]
 
 def _is_title(text: str) -> bool:
     no_title = any(pattern.fullmatch(text) for pattern in (_NO_TITLE, CONTENTS, _FRONT))
-    return len(text) > 2 and any(map(str.isalpha, text)) and not no_title  # noqa: PLR2004
+    return len(text) > 2 and any(map(str.isalpha, text)) and not no_title
 
 
 def _largest(pages: Sequence[Sequence[Line]]) -> str:

@@ -93,7 +93,7 @@ def _tesseract(languages: str) -> Recognize:
     def recognize(png: bytes) -> Iterator[RecognizedLine]:
         command = [_TESSERACT, "stdin", "stdout", "--dpi", str(_DPI), *(["-l", languages] if languages else []), "tsv"]
         try:
-            done = subprocess.run(command, input=png, capture_output=True, timeout=_TIMEOUT_S, check=False)  # noqa: S603
+            done = subprocess.run(command, input=png, capture_output=True, timeout=_TIMEOUT_S, check=False)
         except FileNotFoundError as error:
             raise DocumentError(
                 "Tesseract is not installed on this node, which dataset.source.ocr asks for.",

@@ -200,7 +200,7 @@ def _count_kind(element: Any, counts: _Counts) -> None:
             counts.turning = frozenset({element.get("rel") or element.get("accesskey")})
     if element.tag in _ITEMS and 0 < counts.chars <= _MAX_ITEM_CHARS and len(element) == 0:
         words = re.findall(r"\w+", element.text or "")
-        if words and words[0].lower() in _TURNING and len(words) <= 2:  # noqa: PLR2004  "Next page"
+        if words and words[0].lower() in _TURNING and len(words) <= 2:  # "Next page"
             counts.turning = frozenset({words[0].lower()})
 
 
@@ -208,9 +208,9 @@ def _is_navigation(element: Any, counts: _Counts) -> bool:
     """Return True for a block of links, of languages, or of the pages before and after."""
     if counts.has_heading or element.tag in {"main", "article", "dd", "pre"}:
         return False
-    if len(counts.turning) >= 2 and counts.chars <= _MAX_TURNING_CHARS:  # noqa: PLR2004  back and forth
+    if len(counts.turning) >= 2 and counts.chars <= _MAX_TURNING_CHARS:  # back and forth
         return True
-    if 2 <= counts.num_languages == counts.num_links:  # noqa: PLR2004  a bar of languages, and what it says of them
+    if 2 <= counts.num_languages == counts.num_links:  # a bar of languages, and what it says of them
         return counts.chars - counts.link_chars <= max(_MAX_LANGUAGES_CHARS, counts.link_chars)
     if counts.num_links and _LIKELY.search(f"{element.get('class', '')} {element.get('id', '')} {element.tag}".lower()):
         return counts.link_chars >= _MAX_LIKELY_LINK_SHARE * counts.chars

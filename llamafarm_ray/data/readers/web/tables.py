@@ -83,19 +83,19 @@ def _fill(line: list[str], below: dict[int, tuple[int, str]]) -> None:
 
 def _span(cell: Any, name: str) -> int:
     value = cell.get(name, "1").strip()
-    return min(max(int(value), 1), _MAX_SPAN) if value.isdecimal() and value.isascii() and len(value) <= 4 else 1  # noqa: PLR2004
+    return min(max(int(value), 1), _MAX_SPAN) if value.isdecimal() and value.isascii() and len(value) <= 4 else 1
 
 
 def _looks_like_data(grid: list[list[str]]) -> bool:
     """Return True if the first cell of each row can be a term: short, and no sentence."""
     rows = [row for row in grid if any(row)]
-    if not rows or max(map(len, rows)) < 2:  # noqa: PLR2004  a column of text
+    if not rows or max(map(len, rows)) < 2:  # a column of text
         return False
     if len(rows) == 1:
-        is_pair = len(rows[0]) == 2  # noqa: PLR2004
+        is_pair = len(rows[0]) == 2
         return is_pair and all(0 < len(cell.split()) <= _MAX_PAIR_WORDS and cell[-1] != "." for cell in rows[0])
     return all(len(row[0].split()) <= _MAX_TERM_WORDS and not _is_sentence(row[0]) for row in rows)
 
 
 def _is_sentence(text: str) -> bool:
-    return text.endswith((".", "!", "?", "\u3002")) and len(text.split()) > 3  # noqa: PLR2004  "Fig. 3." is none
+    return text.endswith((".", "!", "?", "\u3002")) and len(text.split()) > 3  # "Fig. 3." is none

@@ -33,7 +33,7 @@ class VllmAnswerer(LocalAnswerer):
 
     @functools.cached_property
     def _lm(self) -> Any:
-        from lm_eval.models.vllm_causallms import VLLM  # noqa: PLC0415  (it imports vLLM)
+        from lm_eval.models.vllm_causallms import VLLM  # it imports vLLM
 
         options = {"enforce_eager": True, "dtype": self.precision.removeprefix("torch.")}
         if self._adapter is not None:

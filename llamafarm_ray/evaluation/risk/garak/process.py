@@ -35,7 +35,7 @@ def garak_version(python: Path) -> str:
         UnsupportedError: there is no such Python, or garak is not installed there.
     """
     try:
-        done = subprocess.run(  # noqa: S603 (the user's own Python)
+        done = subprocess.run(  # the user's own Python
             [python, "-I", "-c", _VERSION], capture_output=True, text=True, timeout=_ANSWERS_WITHIN_S, check=True
         )
     except (OSError, subprocess.SubprocessError) as error:
@@ -147,7 +147,7 @@ class GarakRun:
 
     def _call(self, config: Path, log: IO[bytes], output: Path, report: Report) -> int | None:
         """Return garak's exit status; None if it took too long and was ended."""
-        process = subprocess.Popen(  # noqa: S603 (the user's own Python, and a file of ours)
+        process = subprocess.Popen(  # the user's own Python, and a file of ours
             [self.python, "-m", "garak", "--skip_unknown", "--config", config],
             stdin=subprocess.DEVNULL,
             stdout=log,

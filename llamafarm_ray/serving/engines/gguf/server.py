@@ -150,7 +150,7 @@ class _Process:
         environment["PYTHONPATH"] = os.pathsep.join(sys.path)
         errors = Path(folder, "errors")
         with errors.open("wb") as stderr:
-            process = subprocess.Popen(  # noqa: S603  (our own module)
+            process = subprocess.Popen(  # our own module
                 [sys.executable, "-m", _MODULE],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -189,8 +189,8 @@ class _Process:
 
 def _say(process: subprocess.Popen[str], told: str) -> bool:
     """Give the process its settings; whether it says that it is ready."""
-    assert process.stdin is not None  # noqa: S101  (both are pipes)
-    assert process.stdout is not None  # noqa: S101
+    assert process.stdin is not None  # both are pipes
+    assert process.stdout is not None
     try:
         process.stdin.write(f"{told}\n")
         process.stdin.flush()

@@ -109,7 +109,7 @@ class GgufTokenizer:
         Raises:
             jinja2.TemplateError: the template refuses the messages.
         """
-        assert not tokenize  # noqa: S101  (transformers' default, which nobody here asks for)
+        assert not tokenize  # transformers' default, which nobody here asks for
         rendered, _ = render_jinja_template(
             [list(messages)],
             chat_template=self.chat_template,
