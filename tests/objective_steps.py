@@ -137,8 +137,9 @@ def summed(steps, totals):
 
 def make_strategy(base_model, method="lora", *, task="causal-lm", reference=None, parameters=None):
     """The model wrapped for a method, on one worker, with the frozen copy that full fine-tuning compares with."""
-    from llamafarm_ray.config import DecidedTraining, MethodParameters
+    from llamafarm_ray.config import MethodParameters
     from llamafarm_ray.models.loading import load_model
+    from llamafarm_ray.training.decided import DecidedTraining
     from llamafarm_ray.training.methods import Precision, find_method
     from llamafarm_ray.training.strategies import Place, find_strategy
 

@@ -114,7 +114,7 @@ def main(folder_name: str, name: str) -> None:
 
     from llamafarm_ray.config import parse_config
     from llamafarm_ray.errors import LlamaFarmError
-    from llamafarm_ray.training import train, trainer
+    from llamafarm_ray.training import TrainingCallbacks, TrainingInputs, train, trainer
     from llamafarm_ray.workflows.cluster import LOCAL, connect
 
     folder = Path(folder_name)
@@ -123,15 +123,17 @@ def main(folder_name: str, name: str) -> None:
     _log(folder, "driver")
     with connect(LOCAL):
         try:
-            result = train(
-                parse_config({"fine_tuning": case["fine_tuning"]}),
-                train_rows=ray.data.from_items(make_rows(case["num_rows"]), override_num_blocks=2),
-                validation_rows=ray.data.from_items(make_rows(case["num_validation_rows"]), override_num_blocks=1),
-                base_model=Path(case["base"]),
-                output=folder / name,
+            inputs = TrainingInputs(
+                ray.data.from_items(make_rows(case["num_rows"]), override_num_blocks=2),
+                ray.data.from_items(make_rows(case["num_validation_rows"]), override_num_blocks=1),
+                Path(case["base"]),
+            )
+            callbacks = TrainingCallbacks(
                 on_progress=lambda progress: _log(folder, "step", step=progress.step, loss=progress.loss),
                 on_note=lambda text: _log(folder, "note", text=text),
             )
+            config = parse_config({"fine_tuning": case["fine_tuning"]})
+            result = train(config, inputs, folder / name, callbacks=callbacks)
             found = {"losses": result.losses, "metrics": result.metrics}
         except LlamaFarmError as error:
             found = {"error": type(error).__name__, "message": error.message, "hint": error.hint}

@@ -89,12 +89,13 @@ def _worker(rank, num_workers, meet, cases, rows, base_model, answers):
 def _run(case, rows, base_model, place):
     import torch
 
-    from llamafarm_ray.config import DecidedTraining, Distributed, MethodParameters
+    from llamafarm_ray.config import Distributed, MethodParameters
     from llamafarm_ray.storage import Location
     from llamafarm_ray.training.attention import use_packed_attention
     from llamafarm_ray.training.batch_plan import BatchPlan
     from llamafarm_ray.training.batches import Layout, windows
     from llamafarm_ray.training.checkpoints import CheckpointStore
+    from llamafarm_ray.training.decided import DecidedTraining
     from llamafarm_ray.training.loop import train_steps
     from llamafarm_ray.training.methods import Precision, find_method
     from llamafarm_ray.training.objectives import find_objective

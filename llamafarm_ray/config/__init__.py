@@ -15,7 +15,7 @@ from llamafarm_ray.config.dataset import (
 from llamafarm_ray.config.deployment import AutoScaling, Deployment, Resources
 from llamafarm_ray.config.evaluation import Evaluation
 from llamafarm_ray.config.expansion import Augmentation, SyntheticGeneration
-from llamafarm_ray.config.fine_tuning import DecidedTraining, Distributed, FineTuning, MethodParameters, Training
+from llamafarm_ray.config.fine_tuning import Distributed, FineTuning, MethodParameters, Training
 from llamafarm_ray.config.generation import Endpoint, PairKind, QaGeneration
 from llamafarm_ray.config.journal import Journal
 from llamafarm_ray.config.limits import Limits
@@ -40,7 +40,6 @@ __all__ = [
     "Config",
     "DatasetConfig",
     "DatasetValidation",
-    "DecidedTraining",
     "Deployment",
     "Distributed",
     "Domain",

@@ -262,14 +262,6 @@ class Training(Section):
         return {"warmup_ratio": Unused("warmup_steps", "is set beside {1}, which says the same; keep one of them.")}
 
 
-class DecidedTraining(Training):
-    """The training loop of a run, with epochs, batch size and learning rate decided."""
-
-    epochs: float = 3.0
-    batch_size: int = 4
-    learning_rate: float = 1e-4
-
-
 _Workers = Annotated[int, Field(ge=1, le=65536)]
 
 

@@ -7,18 +7,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llamafarm_ray.training.branching import BeginWith
+    from llamafarm_ray.training.inputs import TrainingCallbacks, TrainingInputs
     from llamafarm_ray.training.preparing import PreparedTokens, prepare_tokens
     from llamafarm_ray.training.result import Progress, TrainingResult
     from llamafarm_ray.training.token_files import TokenStore
     from llamafarm_ray.training.trainer import train
 
-__all__ = ["BeginWith", "PreparedTokens", "Progress", "TokenStore", "TrainingResult", "prepare_tokens", "train"]
+__all__ = [
+    "BeginWith",
+    "PreparedTokens",
+    "Progress",
+    "TokenStore",
+    "TrainingCallbacks",
+    "TrainingInputs",
+    "TrainingResult",
+    "prepare_tokens",
+    "train",
+]
 
 _HOME = {
     "BeginWith": "branching",
     "PreparedTokens": "preparing",
     "Progress": "result",
     "TokenStore": "token_files",
+    "TrainingCallbacks": "inputs",
+    "TrainingInputs": "inputs",
     "TrainingResult": "result",
     "prepare_tokens": "preparing",
     "train": "trainer",

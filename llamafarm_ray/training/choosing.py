@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llamafarm_ray.config import Config, DecidedTraining, MethodParameters
+from llamafarm_ray.config import Config, MethodParameters
 from llamafarm_ray.errors import UnsupportedError, UserError
 from llamafarm_ray.models.loading import Architecture
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.epochs import with_epochs_and_batch_size
 from llamafarm_ray.training.learning_rate import choose_learning_rate
 from llamafarm_ray.training.methods import Method, find_method

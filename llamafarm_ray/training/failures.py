@@ -1,15 +1,44 @@
-"""Errors that come through Ray, without Ray's wrapping."""
+"""Errors of workers as the project's own, and errors that come through Ray without Ray's wrapping."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import ray.train
+import torch
+import torch.distributed
 
-from llamafarm_ray.errors import LlamaFarmError, TrainingError
+from llamafarm_ray.errors import LlamaFarmError, StorageError, TrainingError
 from llamafarm_ray.models.foreign import first_line
+from llamafarm_ray.storage.failures import NO_SPACE
 
-__all__ = ["clean_error"]
+__all__ = ["clean_error", "is_lost_worker", "worker_error"]
+
+
+def worker_error(error: Exception) -> LlamaFarmError:
+    """Return the project's error for any error that a worker met."""
+    if isinstance(error, LlamaFarmError):
+        return error
+    if isinstance(error, torch.OutOfMemoryError):
+        return TrainingError(
+            "A worker ran out of GPU memory.",
+            hint="Lower fine_tuning.training.batch_size, set gradient_checkpointing, or use method qlora.",
+        )
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        where = f" at {error.filename}" if error.filename else ""
+        return StorageError(f"A worker's disk is full{where}.", hint="Free some space there, or use another place.")
+    return TrainingError(f"A worker failed: {first_line(error)}")
+
+
+def is_lost_worker(error: Exception) -> bool:
+    """Return True if ``error`` means that another worker is gone: only then does a restart help.
+
+    Where the first one to notice is Ray Train, it takes the process group away from the others.
+    """
+    text = str(error).lower()
+    return isinstance(error, torch.distributed.DistError) or any(
+        words in text for words in ("connection", "timed out", "process group has not been initialized")
+    )
 
 
 def clean_error(error: BaseException, what: str) -> LlamaFarmError:

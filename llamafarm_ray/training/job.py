@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from llamafarm_ray.config import DecidedTraining, Distributed, MethodParameters
+from llamafarm_ray.config import Distributed, MethodParameters
 from llamafarm_ray.config.base import Section
 from llamafarm_ray.training.batch_plan import BatchPlan
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.observers import ObserverSettings
 
 __all__ = ["RunFolder", "TrainingJob"]

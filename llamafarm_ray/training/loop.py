@@ -82,7 +82,7 @@ def train_steps(
         TrainingError: a loss or a gradient is not finite; the message names the step.
     """
     strategy.model.train()
-    overflows = 0
+    overflows = _Overflows()
     started = time.perf_counter()
     for window in windows:  # reading it is part of the step
         seed_step(seed, state.step, strategy.place.rank)
@@ -91,14 +91,8 @@ def train_steps(
         done = _accumulate_gradients(strategy, objective, window.batches)
         _check_finite(done.loss, "loss", state.step + 1, learning_rate)
         grad_norm = strategy.step()
-        if grad_norm is None:
-            overflows += 1
-            if overflows > _MAX_OVERFLOWS:
-                raise _not_finite(math.inf, "gradient", state.step + 1, learning_rate)
-        else:
-            overflows = 0
-            state.num_updates += 1
-            _check_finite(grad_norm, "gradient", state.step + 1, learning_rate)
+        overflows.check(grad_norm, state.step + 1, learning_rate)
+        state.num_updates += grad_norm is not None
 
         seconds = time.perf_counter() - started
         state.add_step(done.loss, num_tokens=done.num_tokens, num_counted=done.num_counted, seconds=seconds)
@@ -116,6 +110,23 @@ def train_steps(
         if after_step(state, progress):
             return
         started = time.perf_counter()
+
+
+@dataclass(slots=True)
+class _Overflows:
+    """Count of the fp16 steps in a row that were left out."""
+
+    in_a_row: int = 0
+
+    def check(self, grad_norm: float | None, step: int, learning_rate: float) -> None:
+        """Refuse a gradient that is not finite, and too many steps in a row that were left out."""
+        if grad_norm is not None:
+            self.in_a_row = 0
+            _check_finite(grad_norm, "gradient", step, learning_rate)
+            return
+        self.in_a_row += 1
+        if self.in_a_row > _MAX_OVERFLOWS:
+            raise _not_finite(math.inf, "gradient", step, learning_rate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 import ray.data
 
-from llamafarm_ray.config import Config, DecidedTraining
+from llamafarm_ray.config import Config
 from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.errors import UserError
 from llamafarm_ray.models.chat import check_chat_template
@@ -22,8 +21,10 @@ from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.storage import Location
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.choosing import Choices, choose, choose_max_length
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.estimate import Setup, check_before_start
 from llamafarm_ray.training.identity import fingerprint_of
+from llamafarm_ray.training.inputs import TrainingInputs
 from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.objectives import Objective, find_objective
@@ -56,58 +57,38 @@ class Plan:
     reasons: list[str] = field(default_factory=list)
 
 
-def make_plan(
-    config: Config,
-    *,
-    train_rows: ray.data.Dataset,
-    validation_rows: ray.data.Dataset | None,
-    base_model: Path,
-    folder: RunFolder,
-    lineage: Mapping[str, Any] | None = None,
-    fetch_base: Callable[[], Path] | None = None,
-    shared: str | None = None,
-    tokens: TokenStore | None = None,
-    passes: int = 1,
-) -> Plan:
+def make_plan(config: Config, inputs: TrainingInputs, folder: RunFolder) -> Plan:
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
     Raises:
         UserError: the request can't be done; see `train`.
         ClusterError: Ray is not running.
     """
-    tuning, training = config.fine_tuning, config.fine_tuning.training
+    tuning, base_model = config.fine_tuning, inputs.base_model
     objective = find_objective(tuning.objective, tuning.objective_settings)
-    architecture = check_inputs(config, objective, base_model, has_validation=validation_rows is not None)
+    architecture = check_inputs(config, objective, base_model, has_validation=inputs.validation_rows is not None)
     hardware = find_hardware()
-    if training.fused_kernels is True and hardware.num_gpus == 0:
+    if tuning.training.fused_kernels is True and hardware.num_gpus == 0:
         raise UserError(
             "fine_tuning.training.fused_kernels is true, but the cluster has no GPU.", hint="Leave the key at auto."
         )
     workers = choose_workers(tuning.distributed, hardware)
+    num_nodes = sum(node["Alive"] for node in ray.nodes())
     reasons: list[str] = []
     max_length = choose_max_length(config, architecture, reasons)
-    if tokens and sum(node["Alive"] for node in ray.nodes()) > 1:
-        reasons.append(f"The tokens in {tokens.folder} are left alone: other nodes may not see them.")
-        tokens = None
-    settings = (
-        TokenSettings.of(base_model, objective, tuning.objective_settings, max_length=max_length, seed=config.seed)
-        if tokens
-        else None
-    )
-    tokenizing = _Tokenizing(config, base_model, fetch_base, objective, max_length, tokens, settings, reasons)
-    train = tokenizing.rows(train_rows, "training")
-    validation = tokenizing.rows(validation_rows, "validation") if validation_rows is not None else None
+    tokenizing = _Tokenizing.of(config, inputs, objective, max_length, num_nodes=num_nodes, reasons=reasons)
+    train = tokenizing.rows(inputs.train_rows, "training")
+    validation = tokenizing.rows(inputs.validation_rows, "validation") if inputs.validation_rows is not None else None
     chosen = choose(
         config,
         hardware=hardware,
         workers=workers,
         architecture=architecture,
         num_rows=train.num_rows,
-        passes=passes,
+        passes=inputs.passes,
         max_length=max_length,
         reasons=reasons,
     )
-    num_nodes = sum(node["Alive"] for node in ray.nodes())
     check_before_start(
         base_model,
         _setup(config, chosen, workers, train),
@@ -116,20 +97,18 @@ def make_plan(
         reasons=reasons,
     )
     batches = _batches(chosen.training, workers, train, validation)
-    base_digest = str((lineage or {}).get("base_digest") or folder_fingerprint(base_model))
+    base_digest = str(inputs.lineage.get("base_digest") or folder_fingerprint(base_model))
     facts = _facts(config, chosen, batches, rows=train.digest, base_digest=base_digest)
     job = _job(
         config,
         chosen,
         batches,
-        base_model=base_model,
+        inputs,
         folder=folder,
         fingerprint=fingerprint_of(facts),
-        location=training.checkpoint_location or (shared if num_nodes > 1 else None),
+        num_nodes=num_nodes,
         context_tokens=train.context_tokens,
-        lineage=lineage or {},
         reasons=reasons,
-        fetch_base=fetch_base,
     )
     return Plan(job, workers, train, validation, facts, reasons)
 
@@ -139,13 +118,33 @@ class _Tokenizing:
     """Tokenization of a run's rows, or reuse of the tokens that a dataset has already."""
 
     config: Config
-    base_model: Path
-    fetch_base: Callable[[], Path] | None
+    inputs: TrainingInputs
     objective: Objective
     max_length: int
     tokens: TokenStore | None
     settings: TokenSettings | None
     reasons: list[str]
+
+    @classmethod
+    def of(
+        cls,
+        config: Config,
+        inputs: TrainingInputs,
+        objective: Objective,
+        max_length: int,
+        *,
+        num_nodes: int,
+        reasons: list[str],
+    ) -> Self:
+        """Decide whether tokens that were made before may be used."""
+        tokens, settings = inputs.tokens, None
+        if tokens and num_nodes > 1:
+            reasons.append(f"The tokens in {tokens.folder} are left alone: other nodes may not see them.")
+            tokens = None
+        if tokens:
+            kind = config.fine_tuning.objective_settings
+            settings = TokenSettings.of(inputs.base_model, objective, kind, max_length=max_length, seed=config.seed)
+        return cls(config, inputs, objective, max_length, tokens, settings, reasons)
 
     def rows(self, rows: ray.data.Dataset, name: str) -> TokenisedData:
         """Return the tokens of ``rows``; ``name`` is theirs in messages and files."""
@@ -160,8 +159,8 @@ class _Tokenizing:
             )
         return tokenise(
             rows,
-            base_model=self.base_model,
-            fetch_base=self.fetch_base,
+            base_model=self.inputs.base_model,
+            fetch_base=self.inputs.fetch_base,
             objective=self.objective,
             max_length=self.max_length,
             seed=self.config.seed,
@@ -173,20 +172,20 @@ def _job(
     config: Config,
     chosen: Choices,
     batches: _Batches,
+    inputs: TrainingInputs,
     *,
-    base_model: Path,
     folder: RunFolder,
     fingerprint: str,
-    location: str | None,
+    num_nodes: int,
     context_tokens: float,
-    lineage: Mapping[str, Any],
     reasons: list[str],
-    fetch_base: Callable[[], Path] | None,
 ) -> TrainingJob:
     tuning, training = config.fine_tuning, config.fine_tuning.training
+    location = training.checkpoint_location or (inputs.shared if num_nodes > 1 else None)
     shown = {"method": chosen.method, "strategy": chosen.strategy, "precision": chosen.precision}
+    told = {**inputs.lineage, **shown}
     return TrainingJob(
-        base_model=base_model,
+        base_model=inputs.base_model,
         folder=folder,
         checkpoints=_checkpoint_uri(location, folder, fingerprint),
         fingerprint=fingerprint,
@@ -207,8 +206,8 @@ def _job(
         checkpoint_every_steps=training.checkpoint_every_steps or batches.training.num_windows,
         evaluate_every_steps=training.evaluate_every_steps or batches.training.num_windows,
         context_tokens=context_tokens,
-        observers=ObserverSettings.of(config, run_id=fingerprint[:16], facts={**lineage, **shown}, reasons=reasons),
-        fetch_base=fetch_base,
+        observers=ObserverSettings.of(config, run_id=fingerprint[:16], facts=told, reasons=reasons),
+        fetch_base=inputs.fetch_base,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from llamafarm_ray.config import DecidedTraining
+from llamafarm_ray.training.decided import DecidedTraining
 
 __all__ = ["Schedule"]
 

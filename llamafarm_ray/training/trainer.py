@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,13 @@ from llamafarm_ray.training.entry import train_worker
 from llamafarm_ray.training.failed_run import record_failure
 from llamafarm_ray.training.failures import clean_error
 from llamafarm_ray.training.handover import collect_output
+from llamafarm_ray.training.inputs import TrainingCallbacks, TrainingInputs
 from llamafarm_ray.training.job import RunFolder, TrainingJob
 from llamafarm_ray.training.methods import find_method
 from llamafarm_ray.training.objectives import find_objective
 from llamafarm_ray.training.planning import Plan, make_plan
 from llamafarm_ray.training.publishing import check_output, publish
-from llamafarm_ray.training.result import Progress, TrainingResult, WorkerOutcome
-from llamafarm_ray.training.token_files import TokenStore
+from llamafarm_ray.training.result import TrainingResult, WorkerOutcome
 from llamafarm_ray.training.unfinished import continue_or_begin, end_publication, has_checkpoint
 from llamafarm_ray.types import DeviceUse, ModelKind
 
@@ -56,22 +57,13 @@ _log = logging.getLogger(__name__)
 
 def train(
     config: Config,
-    *,
-    train_rows: ray.data.Dataset,
-    validation_rows: ray.data.Dataset | None,
-    base_model: Path,
+    inputs: TrainingInputs,
     output: Path,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_note: Callable[[str], None] | None = None,
-    on_use: Callable[[DeviceUse], None] | None = None,
+    *,
+    callbacks: TrainingCallbacks | None = None,
     overwrite: bool = False,
     restart: bool = False,
     begin_with: BeginWith | None = None,
-    lineage: Mapping[str, Any] | None = None,
-    fetch_base: Callable[[], Path] | None = None,
-    shared: str | None = None,
-    tokens: TokenStore | None = None,
-    passes: int = 1,
 ) -> TrainingResult:
     """Fine-tune a base model, on the Ray cluster that the caller is connected to.
 
@@ -80,27 +72,15 @@ def train(
 
     Args:
         config: ``fine_tuning``, ``seed``, ``monitoring`` and ``dataset.preprocessing.max_length`` are used.
-        train_rows: rows with the objective's columns, such as ``messages``.
-        validation_rows: likewise; their loss is measured at the end of each epoch, and after the last step.
-        base_model: a folder with config.json, safetensors and a tokenizer that has a chat template.
+        inputs: rows and base model.
         output: the folder to make: an adapter or a model, the tokenizer, ``training.json``, ``report.html``,
             ``history.jsonl``, ``tensorboard/``. It appears whole, by a rename; if the process is killed between setting
             an older one aside and that, the next call with this output puts it in place.
-        on_progress: called in this thread after each step; a run that lost a worker repeats those since its last
-            checkpoint. What it raises ends the run as failed, and is raised from here.
-        on_note: called in this thread with what else there is to say: that the run goes on after a checkpoint, that a
-            worker was lost.
-        on_use: called in this thread with the use of devices since the last call, from the workers' start on.
+        callbacks: callbacks that hear of the run's course.
         overwrite: replace ``output`` if it exists.
         restart: forget an unfinished run with this output.
         begin_with: checkpoint of another run, of the same model, rows and method; None: the base model's weights.
             An unfinished run with this output goes on by itself.
-        lineage: origin of the inputs, in plain values; ``training.json`` keeps it for the registry.
-        fetch_base: brings the base model to a node that has no such folder, and returns its folder there.
-        shared: URI of a folder that all nodes reach. On a cluster of several nodes checkpoints are below it, unless
-            ``checkpoint_location`` is set, and outputs pass through it from nodes that don't see `output`'s parent.
-        tokens: tokens of these rows that were made before; those for other settings are passed over.
-        passes: passes over the questions that the training rows are written in; fewer epochs are chosen for several.
 
     Returns:
         The content of ``training.json``.
@@ -116,28 +96,50 @@ def train(
         TrainingError: the run failed; the hint names the folder that is left of it.
         IntegrityError: the trained weights are empty or not finite, so they were not saved.
     """
-    base_model, output = base_model.absolute(), output.absolute()
+    inputs, output = replace(inputs, base_model=inputs.base_model.absolute()), output.absolute()
+    callbacks = callbacks or TrainingCallbacks()
     check_output(output, overwrite=overwrite)
     quiet_libraries()
     folder = RunFolder(output.parent / f".{output.name}.run")
-    note = on_note or _log.info
     with _only_run(folder):
-        published = end_publication(folder, output, note)
-        try:
-            plan = make_plan(
-                config,
-                train_rows=train_rows,
-                validation_rows=validation_rows,
-                base_model=base_model,
-                folder=folder,
-                lineage=lineage,
-                fetch_base=fetch_base,
-                shared=shared,
-                tokens=tokens,
-                passes=passes,
-            )
-        except ray.exceptions.RayError as error:
-            raise clean_error(error, "The rows could not be tokenised") from error
+        run = _DriverRun(config, inputs, output, folder, callbacks, overwrite=overwrite)
+        return run.resume_or_start(begin_with, restart=restart)
+
+
+class _DriverRun:
+    """A run as its driver sees it, which holds the run's folder.
+
+    Args:
+        config: the configuration.
+        inputs: rows and base model.
+        output: the folder to make.
+        folder: the run's folder.
+        callbacks: callbacks that hear of the run's course.
+        overwrite: replace ``output`` if it exists.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        inputs: TrainingInputs,
+        output: Path,
+        folder: RunFolder,
+        callbacks: TrainingCallbacks,
+        *,
+        overwrite: bool,
+    ) -> None:
+        self._config = config
+        self._inputs = inputs
+        self._output = output
+        self._folder = folder
+        self._callbacks = callbacks
+        self._overwrite = overwrite
+        self._note = callbacks.on_note or _log.info
+
+    def resume_or_start(self, begin_with: BeginWith | None, *, restart: bool) -> TrainingResult:
+        """Return the result of a run that was about to publish it, or train to the end."""
+        published = end_publication(self._folder, self._output, self._note)
+        plan = self._plan()
         store = CheckpointStore(
             Location(plan.job.checkpoints), fingerprint=plan.job.fingerprint, keep=plan.job.training.keep_checkpoints
         )
@@ -145,21 +147,41 @@ def train(
             result, facts = published
             if facts == plan.facts and not restart:
                 return result
-            check_output(output, overwrite=overwrite)
-        continue_or_begin(plan.job, plan.facts, store, note, restart=restart)
+            check_output(self._output, overwrite=self._overwrite)
+        continue_or_begin(plan.job, plan.facts, store, self._note, restart=restart)
         if begin_with is not None:
-            _begin_with(plan, store, begin_with, note)
-        return _run_to_end(
-            config,
-            plan,
-            store,
-            output,
-            on_progress=on_progress,
-            on_use=on_use,
-            note=note,
-            lineage=lineage or {},
-            overwrite=overwrite,
-        )
+            _begin_with(plan, store, begin_with, self._note)
+        return self._run_to_end(plan, store)
+
+    def _plan(self) -> Plan:
+        try:
+            return make_plan(self._config, self._inputs, self._folder)
+        except ray.exceptions.RayError as error:
+            raise clean_error(error, "The rows could not be tokenised") from error
+
+    def _run_to_end(self, plan: Plan, store: CheckpointStore) -> TrainingResult:
+        """Run the workers, publish the output and remove the run's folder; a failed run's folder stays."""
+        folder = self._folder
+        try:
+            folder.output.mkdir(parents=True, exist_ok=True)
+            outcome = _run_workers(plan, self._callbacks, self._note)
+            collect_output(plan.job)
+            result = _describe(self._config, plan, outcome, self._inputs.lineage)
+            publish(folder, self._output, result, overwrite=self._overwrite)
+            store.clear()
+        except OSError as error:
+            failure = StorageError(f"The run's folder {folder.path} can't be written: {error}")
+            _tell(plan.job, failure, self._note)
+            raise failure from error
+        except Exception as error:  # whatever ends a run is told to its trackers, and raised again
+            _tell(plan.job, error, self._note)
+            raise
+        except BaseException:  # the keyboard, or a signal: a stop, and no failure
+            if not has_checkpoint(store):
+                shutil.rmtree(folder.path, ignore_errors=True)
+            raise
+        shutil.rmtree(folder.path, ignore_errors=True)
+        return result
 
 
 def _begin_with(plan: Plan, store: CheckpointStore, start: BeginWith, note: Callable[[str], None]) -> None:
@@ -167,42 +189,6 @@ def _begin_with(plan: Plan, store: CheckpointStore, start: BeginWith, note: Call
     if not store.find():
         branch(plan.facts, store, start)
         note(f"The run begins after step {start.step}, with what {start.folder} had learnt.")
-
-
-def _run_to_end(
-    config: Config,
-    plan: Plan,
-    store: CheckpointStore,
-    output: Path,
-    *,
-    on_progress: Callable[[Progress], None] | None,
-    on_use: Callable[[DeviceUse], None] | None,
-    note: Callable[[str], None],
-    lineage: Mapping[str, Any],
-    overwrite: bool,
-) -> TrainingResult:
-    """Run the workers, publish the output and remove the run's folder; a failed run's folder stays."""
-    folder = plan.job.folder
-    try:
-        folder.output.mkdir(parents=True, exist_ok=True)
-        outcome = _run_workers(plan, on_progress, note, on_use)
-        collect_output(plan.job)
-        result = _describe(config, plan, outcome, lineage)
-        publish(folder, output, result, overwrite=overwrite)
-        store.clear()
-    except OSError as error:
-        failure = StorageError(f"The run's folder {folder.path} can't be written: {error}")
-        _tell(plan.job, failure, note)
-        raise failure from error
-    except Exception as error:  # whatever ends a run is told to its trackers, and raised again
-        _tell(plan.job, error, note)
-        raise
-    except BaseException:  # the keyboard, or a signal: a stop, and no failure
-        if not has_checkpoint(store):
-            shutil.rmtree(folder.path, ignore_errors=True)
-        raise
-    shutil.rmtree(folder.path, ignore_errors=True)
-    return result
 
 
 @contextlib.contextmanager
@@ -234,12 +220,7 @@ def _tell(job: TrainingJob, error: Exception, note: Callable[[str], None]) -> No
         note(problem)
 
 
-def _run_workers(
-    plan: Plan,
-    on_progress: Callable[[Progress], None] | None,
-    note: Callable[[str], None],
-    on_use: Callable[[DeviceUse], None] | None,
-) -> WorkerOutcome:
+def _run_workers(plan: Plan, callbacks: TrainingCallbacks, note: Callable[[str], None]) -> WorkerOutcome:
     """Run Ray Train in a thread, and pass its steps on in this one."""
     # On this machine: with another one the run would lose its driver's ear, and could not go on.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -250,8 +231,8 @@ def _run_workers(
     run = executor.submit(_make_trainer(plan, channel).fit)
     try:
         while not _is_done(run):
-            _pass_on(plan, channel, on_progress, note, on_use)
-        _pass_on(plan, channel, on_progress, note, on_use)
+            _pass_on(plan, channel, callbacks, note)
+        _pass_on(plan, channel, callbacks, note)
     except ray.exceptions.RayError as error:
         raise ClusterError("The connection to Ray was lost while training.") from error
     except BaseException:  # a caller's hook may raise anything, and Ctrl-C comes at any point
@@ -284,23 +265,19 @@ def _is_done(run: Future[Any]) -> bool:
     return True
 
 
-def _pass_on(
-    plan: Plan,
-    channel: Any,
-    on_progress: Callable[[Progress], None] | None,
-    note: Callable[[str], None],
-    on_use: Callable[[DeviceUse], None] | None,
-) -> None:
+def _pass_on(plan: Plan, channel: Any, callbacks: TrainingCallbacks, note: Callable[[str], None]) -> None:
     channel.look.remote()
     steps, notes, worker_s = ray.get(channel.take.remote())
-    if on_use is not None and worker_s > 0:
+    if callbacks.on_use is not None and worker_s > 0:
         workers = plan.workers
-        on_use(DeviceUse(worker_s if workers.use_gpu else worker_s * workers.num_cpus, on_gpu=workers.use_gpu))
+        callbacks.on_use(
+            DeviceUse(worker_s if workers.use_gpu else worker_s * workers.num_cpus, on_gpu=workers.use_gpu)
+        )
     for text in notes:
         note(text)
-    if on_progress is not None:
+    if callbacks.on_progress is not None:
         for progress in steps:
-            on_progress(progress)
+            callbacks.on_progress(progress)
 
 
 def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:

@@ -23,15 +23,14 @@ from safetensors import SafetensorError
 
 from llamafarm_ray.errors import IntegrityError, LlamaFarmError, StorageError, TrainingError
 from llamafarm_ray.models.folder import TOKENIZER_FILES
-from llamafarm_ray.models.foreign import first_line
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.storage import Location
-from llamafarm_ray.storage.failures import NO_SPACE
 from llamafarm_ray.training.attention import use_packed_attention
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.batches import Layout, Window, windows
 from llamafarm_ray.training.channel import ProgressReporter
 from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
+from llamafarm_ray.training.failures import is_lost_worker, worker_error
 from llamafarm_ray.training.flops import ModelFlops
 from llamafarm_ray.training.fused_lora import use_fused_lora
 from llamafarm_ray.training.handover import hand_over_output, on_this_node
@@ -85,8 +84,8 @@ def _run_reported(
             job = on_this_node(job)
         return _Run(job, channel, rows, heartbeat).run()
     except Exception as error:  # the process boundary: the driver can't unpickle every library's errors
-        failure = error if isinstance(error, LlamaFarmError) else _as_ours(error)
-        if isinstance(error, LlamaFarmError) or not _is_lost_worker(error):
+        failure = worker_error(error)
+        if isinstance(error, LlamaFarmError) or not is_lost_worker(error):
             ray.get(channel.fail.remote(failure))
         with contextlib.suppress(OSError):  # the log may be on the very disk that is full
             traceback.print_exc()
@@ -101,29 +100,6 @@ def _attempt(channel: Any, rank: int, num_workers: int) -> int:
     if num_workers > 1:
         torch.distributed.broadcast_object_list(attempt, src=0)
     return attempt[0]
-
-
-def _as_ours(error: Exception) -> LlamaFarmError:
-    if isinstance(error, torch.OutOfMemoryError):
-        return TrainingError(
-            "A worker ran out of GPU memory.",
-            hint="Lower fine_tuning.training.batch_size, set gradient_checkpointing, or use method qlora.",
-        )
-    if isinstance(error, OSError) and error.errno in NO_SPACE:
-        where = f" at {error.filename}" if error.filename else ""
-        return StorageError(f"A worker's disk is full{where}.", hint="Free some space there, or use another place.")
-    return TrainingError(f"A worker failed: {first_line(error)}")
-
-
-def _is_lost_worker(error: Exception) -> bool:
-    """Return True if ``error`` means that another worker is gone: only then does a restart help.
-
-    Where the first one to notice is Ray Train, it takes the process group away from the others.
-    """
-    text = str(error).lower()
-    return isinstance(error, torch.distributed.DistError) or any(
-        words in text for words in ("connection", "timed out", "process group has not been initialized")
-    )
 
 
 class _Run:
@@ -178,7 +154,7 @@ class _Run:
             outcome = self._train(module, state)
         except Exception as error:  # whatever it was, trackers hear that the run failed, and it is raised again
             # A lost worker's neighbours fail too, but the run is tried again.
-            if self._observers is not None and not self._stopped_by_driver and not _is_lost_worker(error):
+            if self._observers is not None and not self._stopped_by_driver and not is_lost_worker(error):
                 self._observers.fail()
             raise
         finally:

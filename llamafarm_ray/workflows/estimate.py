@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.config import Config, DecidedTraining
+from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError, LlamaFarmError, NotFoundError, UnsupportedError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage.downloads.spelling import is_source
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.epochs import with_epochs_and_batch_size
 from llamafarm_ray.training.estimate import (
     METHODS,

@@ -129,23 +129,24 @@ class TrainingRun:
         }
         meter = meter_of(self.config, self.registry, work)
         with step("train", {"llamafarm.model": self.config.name}), meter:
-            result = training.train(
-                self.config,
-                train_rows=splits.train,
-                validation_rows=splits.validation,
-                base_model=self.base.folder,
-                output=self.output,
-                overwrite=self.overwrite,
-                restart=self.restart,
-                begin_with=begin_with,
+            inputs = training.TrainingInputs(
+                splits.train,
+                splits.validation,
+                self.base.folder,
                 lineage=lineage,
-                on_progress=on_progress,
-                on_note=on_note,
-                on_use=meter.add,
                 fetch_base=functools.partial(fetch_base, self.base, home.uri),
                 shared=None if home.is_local else f"{home.uri.rstrip('/')}/{CHECKPOINTS}",
                 tokens=tokens,
                 passes=splits.passes,
+            )
+            result = training.train(
+                self.config,
+                inputs,
+                self.output,
+                callbacks=training.TrainingCallbacks(on_progress, on_note, meter.add),
+                overwrite=self.overwrite,
+                restart=self.restart,
+                begin_with=begin_with,
             )
         return TrainedModel(self.output, result)
 

@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamafarm_ray.config import DecidedTraining, Distributed, MethodParameters
+from llamafarm_ray.config import Distributed, MethodParameters
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.estimate import METHODS, ModelShape, Setup, estimate_memory
 
 GOAL = 0.15

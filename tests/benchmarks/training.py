@@ -120,12 +120,13 @@ def run_without_ray(base: Path, rows: Path, output: Path, settings: dict[str, An
     import torch
 
     torch.set_num_threads(settings.get("threads", torch.get_num_threads()))
-    from llamafarm_ray.config import DecidedTraining, parse_config
+    from llamafarm_ray.config import parse_config
     from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
     from llamafarm_ray.training.attention import use_packed_attention
     from llamafarm_ray.training.batch_plan import BatchPlan
     from llamafarm_ray.training.batches import Layout, windows
     from llamafarm_ray.training.checkpoints import RunState
+    from llamafarm_ray.training.decided import DecidedTraining
     from llamafarm_ray.training.loop import train_steps
     from llamafarm_ray.training.methods import Precision, find_method
     from llamafarm_ray.training.objectives import find_objective

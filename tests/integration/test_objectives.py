@@ -54,7 +54,7 @@ def bert(tmp_path_factory):
 
 def train(objective, base, folder, name, *, workers=1, accumulation=4, strategy="auto", **tuning):
     from llamafarm_ray.data import open_dataset
-    from llamafarm_ray.training import train
+    from llamafarm_ray.training import TrainingCallbacks, TrainingInputs, train
 
     path = folder / f"{objective}.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in ROWS[objective]))
@@ -73,11 +73,9 @@ def train(objective, base, folder, name, *, workers=1, accumulation=4, strategy=
     seen = []
     result = train(
         parse_config({"fine_tuning": tuning}),
-        train_rows=splits.train,
-        validation_rows=splits.validation,
-        base_model=base,
-        output=folder / name,
-        on_progress=seen.append,
+        TrainingInputs(splits.train, splits.validation, base),
+        folder / name,
+        callbacks=TrainingCallbacks(on_progress=seen.append),
     )
     return result, seen
 

@@ -26,26 +26,38 @@ def base_model(tmp_path_factory):
     return make_tiny_model(tmp_path_factory.mktemp("model") / "base")
 
 
-def start(base, output, *, rows=None, num_blocks=2, validate=True, fine_tuning=None, **options):
+def start(
+    base,
+    output,
+    *,
+    rows=None,
+    num_blocks=2,
+    validate=True,
+    fine_tuning=None,
+    tokens=None,
+    on_progress=None,
+    on_note=None,
+    **options,
+):
     """Train on some rows; every run's schedule is the same, so that runs of different lengths begin alike."""
     import ray.data
 
-    from llamafarm_ray.training import train
+    from llamafarm_ray.training import TrainingCallbacks, TrainingInputs, train
 
     fine_tuning = dict(fine_tuning or {})
     training = {"epochs": 30.0, "batch_size": 2, "gradient_accumulation_steps": 2, "learning_rate": 1e-2}
     training |= {"checkpoint_every_steps": 2}
     training |= {"lr_scheduler": "constant", "warmup_steps": 0, "log_every_s": 0.0}
     fine_tuning["training"] = training | fine_tuning.get("training", {})
-    return train(
-        parse_config({"fine_tuning": fine_tuning}),
-        train_rows=ray.data.from_items(make_rows(11) if rows is None else rows, override_num_blocks=num_blocks),
-        validation_rows=ray.data.from_items(make_rows(3), override_num_blocks=1) if validate else None,
-        base_model=base,
-        output=output,
+    inputs = TrainingInputs(
+        ray.data.from_items(make_rows(11) if rows is None else rows, override_num_blocks=num_blocks),
+        ray.data.from_items(make_rows(3), override_num_blocks=1) if validate else None,
+        base,
         lineage={"dataset": "animals"},
-        **options,
+        tokens=tokens,
     )
+    callbacks = TrainingCallbacks(on_progress, on_note)
+    return train(parse_config({"fine_tuning": fine_tuning}), inputs, output, callbacks=callbacks, **options)
 
 
 SETTINGS = ("method", "objective", "parameters", "training", "distributed")

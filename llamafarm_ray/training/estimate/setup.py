@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from llamafarm_ray.config import DecidedTraining, Distributed, MethodParameters
+from llamafarm_ray.config import Distributed, MethodParameters
+from llamafarm_ray.training.decided import DecidedTraining
 
 __all__ = ["METHODS", "STRATEGIES", "DeviceKind", "Setup"]
 

@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 import torch.distributed
 
-from llamafarm_ray.config import DecidedTraining, Distributed
+from llamafarm_ray.config import Distributed
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.methods import Precision
 
 __all__ = ["MOMENTS", "LossScale", "ParameterState", "Place", "Strategy", "optimizer_groups", "trainable"]

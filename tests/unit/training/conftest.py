@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from tiny_model import make_rows, make_tiny_model
 
-from llamafarm_ray.config import DecidedTraining, MethodParameters
+from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.objectives import SftObjective
 from llamafarm_ray.training.rows import Row
 

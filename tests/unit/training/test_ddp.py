@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from llamafarm_ray.config import DecidedTraining, MethodParameters
+from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.batches import Layout, windows
 from llamafarm_ray.training.checkpoints import RunState
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.loop import train_steps
 from llamafarm_ray.training.methods import Precision, find_method
 from llamafarm_ray.training.objectives import SftObjective

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafarm_ray.config import DecidedTraining
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.methods import Precision
 from llamafarm_ray.training.strategies import LossScale, Place, find_strategy
 

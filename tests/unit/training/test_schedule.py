@@ -1,6 +1,6 @@
 import pytest
 
-from llamafarm_ray.config import DecidedTraining
+from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.schedule import Schedule
 
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from llamafarm_ray.training.worker import _is_lost_worker
+from llamafarm_ray.training.failures import is_lost_worker
 
 
 def test_a_process_group_that_was_taken_away_is_anothers_loss():
     """Ray Train does so where it notices a lost worker before its neighbours do."""
     with pytest.raises(ValueError, match="process group") as caught:
         torch.distributed.all_reduce(torch.zeros(1))
-    assert _is_lost_worker(caught.value)
+    assert is_lost_worker(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -24,4 +24,4 @@ def test_a_process_group_that_was_taken_away_is_anothers_loss():
     ],
 )
 def test_other_errors_are_told_apart(error, is_lost):
-    assert _is_lost_worker(error) is is_lost
+    assert is_lost_worker(error) is is_lost
