@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from llamafarm_ray.data.expansion import asks_base_model
     from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
     from llamafarm_ray.data.mixing import MixedPart, open_mixture
-    from llamafarm_ray.data.pipeline import build_dataset
+    from llamafarm_ray.data.pipeline import BuildOptions, build_dataset
     from llamafarm_ray.data.ray_data import is_on_one_machine
     from llamafarm_ray.data.reading import built_documents
     from llamafarm_ray.data.report import BuildReport, source_lines
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llamafarm_ray.data.sources.discover import discover
 
 __all__ = [
+    "BuildOptions",
     "BuildReport",
     "DocumentRecord",
     "MixedPart",
@@ -44,6 +45,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "BuildOptions": "pipeline",
     "BuildReport": "report",
     "DocumentRecord": "rows",
     "MixedPart": "mixing",

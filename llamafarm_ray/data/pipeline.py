@@ -6,14 +6,14 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.applicable import check_kind, check_settings
 from llamafarm_ray.data.assembly import Assembly
-from llamafarm_ray.data.by_heart import PASSES, rows_by_heart
+from llamafarm_ray.data.by_heart import rows_by_heart
 from llamafarm_ray.data.examples import Examples
 from llamafarm_ray.data.existing_rows import holds_rows
 from llamafarm_ray.data.expansion import Expansion, plan_expansion
@@ -26,8 +26,8 @@ from llamafarm_ray.data.gathering import (
     gather_rows,
     plan_engine,
 )
-from llamafarm_ray.data.generation import Choice
 from llamafarm_ray.data.hard_negatives import mine
+from llamafarm_ray.data.passes import asks_by_heart, asks_with_passages, check_passes, num_passes
 from llamafarm_ray.data.practice import practice_rows
 from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
 from llamafarm_ray.data.quality.metrics import DatasetMetrics, measure, require_goals
@@ -40,13 +40,36 @@ from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text.near_words import NearWords
 from llamafarm_ray.data.with_passages import rows_with_passages
 from llamafarm_ray.data.writing import Target, target_for
-from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.types import DeviceUse
 
-__all__ = ["build_dataset"]
+__all__ = ["BuildOptions", "build_dataset"]
 
 _WORD_STARTS = "\u0120\u2581"  # marks of byte-level BPE and of SentencePiece
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Options of a build.
+
+    Args:
+        progress: called in the builder's thread as parts of a stage ("documents", "pairs", "examples", "write") are
+            done.
+        base_model: folder of the base model, which may write the pairs.
+        cache: folder or URI for the answers of an endpoint, so that none is asked for twice; by default a hidden
+            folder beside the output, which stays.
+        overwrite: replace another dataset at the output.
+        num_partitions: into how many tasks the documents are spread; by default a few documents a task.
+        on_use: called in the builder's thread with the use of devices by tasks that read documents and by the actor
+            that writes pairs, as their results come.
+    """
+
+    progress: Tell = lambda _stage: None
+    base_model: str | None = None
+    cache: str | None = None
+    overwrite: bool = False
+    num_partitions: int | None = None
+    on_use: Callable[[DeviceUse], None] = lambda _use: None
 
 
 def build_dataset(
@@ -56,12 +79,7 @@ def build_dataset(
     *,
     name: str,
     seed: int,
-    progress: Tell | None = None,
-    base_model: str | None = None,
-    cache: str | None = None,
-    overwrite: bool = False,
-    num_partitions: int | None = None,
-    on_use: Callable[[DeviceUse], None] | None = None,
+    options: BuildOptions | None = None,
 ) -> BuildReport:
     """Make a dataset from the documents, or rows, at ``source``.
 
@@ -79,14 +97,7 @@ def build_dataset(
         config: the ``dataset`` section of a configuration.
         name: the dataset's name, recorded in it.
         seed: decides which examples are held out.
-        progress: called in this thread as parts of a stage ("documents", "pairs", "examples", "write") are done.
-        base_model: folder of the base model, which may write the pairs.
-        cache: folder or URI for the answers of an endpoint, so that none is asked for twice; by default a hidden
-            folder beside ``output``, which stays.
-        overwrite: replace another dataset at ``output``.
-        num_partitions: into how many tasks the documents are spread; by default a few documents a task.
-        on_use: called in this thread with the use of devices by tasks that read documents and by the actor that writes
-            pairs, as their results come.
+        options: options of the build.
 
     Raises:
         InputError: the source is missing, has nothing that can be read, or gave no example; the model that shall
@@ -96,111 +107,127 @@ def build_dataset(
         ClusterError: Ray is not running, or gave up. Rows need it only where a base model writes.
         StorageError: ``output`` can't be written.
     """
-    from_rows = holds_rows(config, source)
-    if not from_rows:
-        require_cluster()
-    cache = cache or str(output.with_name(f".{output.name}.answers").absolute())
-    tell = progress or (lambda _stage: None)
-    engine = plan_engine(config, base_model=base_model, cache=cache) if config.makes_questions else None
-    _check_passes(config, engine[0] if engine else None)
-    on_use = on_use or (lambda _use: None)
-    expansion = plan_expansion(config, base_model=base_model, cache=cache, seed=seed, on_use=on_use)
-    check_settings(config, from_rows=from_rows)
-    start = time.monotonic()
-    gathered = gather_rows(source, config) if from_rows else None
-    check_kind(config, gathered.kind if gathered else kind_of_build(config))
-    target = _target(output, config, gathered, overwrite=overwrite)
-    target.check()
-    evaluation = read_evaluation_texts(config.quality_control.decontaminate)
-    parts = FinishedParts(target.output)
-    with quiet_ray_data():
-        gathered = gathered or gather_documents(
-            source,
-            config,
-            parts,
-            exclude=target.output,
-            engine=engine,
-            num_partitions=num_partitions,
-            tell=tell,
-            on_use=on_use,
+    options = options or BuildOptions()
+    if options.cache is None:
+        options = replace(options, cache=str(output.with_name(f".{output.name}.answers").absolute()))
+    return _Build(source, output, config, name=name, seed=seed, options=options).run()
+
+
+class _Build:
+    """One build of a dataset, after every check that needs no document.
+
+    Args:
+        source: see `build_dataset`.
+        output: likewise.
+        config: likewise.
+        name: likewise.
+        seed: likewise.
+        options: likewise; with a cache.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[str],
+        output: Path,
+        config: DatasetConfig,
+        *,
+        name: str,
+        seed: int,
+        options: BuildOptions,
+    ) -> None:
+        self._source = source
+        self._config = config
+        self._name = name
+        self._seed = seed
+        self._options = options
+        from_rows = holds_rows(config, source)
+        if not from_rows:
+            require_cluster()
+        base_model, cache = options.base_model, str(options.cache)
+        self._engine = plan_engine(config, base_model=base_model, cache=cache) if config.makes_questions else None
+        check_passes(config, self._engine[0] if self._engine else None)
+        self._expansion = plan_expansion(config, base_model=base_model, cache=cache, seed=seed, on_use=options.on_use)
+        check_settings(config, from_rows=from_rows)
+        self._start = time.monotonic()
+        self._rows = gather_rows(source, config) if from_rows else None
+        check_kind(config, self._rows.kind if self._rows else kind_of_build(config))
+        self._target = _target(output, config, self._rows, overwrite=options.overwrite)
+        self._target.check()
+        self._parts = FinishedParts(self._target.output)
+
+    def run(self) -> BuildReport:
+        """Gather and filter the examples, and publish the dataset."""
+        config = self._config
+        evaluation = read_evaluation_texts(config.quality_control.decontaminate)
+        with quiet_ray_data():
+            gathered = self._rows or self._gather_documents()
+            examples = Examples(gathered.harvest, config.quality_control, evaluation)
+            facts = self._keep(examples, gathered)
+            metrics = measure(examples.rows(["id", "messages", "passage"], Ledger()), config)
+            require_goals(config, metrics)
+            return self._publish(examples, gathered, facts, metrics)
+
+    def _gather_documents(self) -> Gathered:
+        return gather_documents(
+            self._source,
+            self._config,
+            self._parts,
+            exclude=self._target.output,
+            engine=self._engine,
+            num_partitions=self._options.num_partitions,
+            tell=self._options.progress,
+            on_use=self._options.on_use,
         )
-        harvest = gathered.harvest
+
+    def _keep(self, examples: Examples, gathered: Gathered) -> list[Mapping[str, Any]]:
+        """Filter the examples as a whole, and return the split's columns of those that stay."""
+        tell = self._options.progress
         tell(Stage("examples", "examples", 0, None))
-        examples = Examples(harvest, config.quality_control, evaluation)
         kept = counting(
-            examples.rows(SPLIT_COLUMNS, harvest.ledger), lambda done: tell(Stage("examples", "examples", done, None))
+            examples.rows(SPLIT_COLUMNS, gathered.harvest.ledger),
+            lambda done: tell(Stage("examples", "examples", done, None)),
         )
         facts = list(kept)
-        harvest.require_left(len(facts))
-        metrics = measure(examples.rows(["id", "messages", "passage"], Ledger()), config)
-        require_goals(config, metrics)
-        return _publish(
-            target,
-            examples,
-            gathered,
-            expansion,
-            config,
-            parts=parts,
-            facts=facts,
-            metrics=metrics,
-            base_model=base_model,
-            name=name,
-            seed=seed,
-            start=start,
-            tell=tell,
-        )
+        gathered.harvest.require_left(len(facts))
+        return facts
 
-
-def _publish(
-    target: Target,
-    examples: Examples,
-    gathered: Gathered,
-    expansion: Expansion,
-    config: DatasetConfig,
-    *,
-    parts: FinishedParts,
-    facts: Sequence[Mapping[str, Any]],
-    metrics: DatasetMetrics,
-    base_model: str | None,
-    name: str,
-    seed: int,
-    start: float,
-    tell: Tell,
-) -> BuildReport:
-    """Write the examples with their report, check the goals of ``quality_control``, and publish the dataset."""
-    harvest = gathered.harvest
-    split = gathered.split(facts, config, seed)
-    with target.open():
-        assembly = Assembly(target, split, kind=gathered.kind, config=config)
-        _write(
-            assembly,
-            examples,
-            gathered,
-            expansion,
-            with_passages=_asks_with_passages(config, gathered),
-            passes=_passes(config, gathered),
-            near_words=_near_words(base_model) if _is_by_base(config, gathered) else None,
-            seed=seed,
-            tell=lambda done: tell(Stage("write", "rows", done, len(facts))),
-        )
-        assembly.require_training_rows(harvest)
-        seconds = {**gathered.seconds, "total": round(time.monotonic() - start, 3)}
-        report = assembly.report(
-            name=name,
-            seed=seed,
-            sources=gathered.sources,
-            harvest=harvest,
-            choice=gathered.choice,
-            seconds=seconds,
-        )
-        metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
-        require_goals(config, metrics)
-        report = replace(report, metrics=metrics)
-        passes = _passes(config, gathered)
-        target.finish(assembly.description(report, harvest, passes=passes), report.to_dict(), report_page(report))
-        created = target.publish()
-        parts.clear()
-    return replace(report, created=created)
+    def _publish(
+        self, examples: Examples, gathered: Gathered, facts: Sequence[Mapping[str, Any]], metrics: DatasetMetrics
+    ) -> BuildReport:
+        """Write the examples with their report, check the goals of ``quality_control``, and publish the dataset."""
+        config, target, harvest = self._config, self._target, gathered.harvest
+        split = gathered.split(facts, config, self._seed)
+        passes = num_passes(config, gathered.choice, gathered.kind)
+        by_heart = asks_by_heart(config, gathered.choice, gathered.kind)
+        with target.open():
+            assembly = Assembly(target, split, kind=gathered.kind, config=config)
+            _write(
+                assembly,
+                examples,
+                gathered,
+                self._expansion,
+                with_passages=asks_with_passages(config, gathered.choice, gathered.kind),
+                passes=passes,
+                near_words=_near_words(self._options.base_model) if by_heart else None,
+                seed=self._seed,
+                tell=lambda done: self._options.progress(Stage("write", "rows", done, len(facts))),
+            )
+            assembly.require_training_rows(harvest)
+            report = assembly.report(
+                name=self._name,
+                seed=self._seed,
+                sources=gathered.sources,
+                harvest=harvest,
+                choice=gathered.choice,
+                seconds={**gathered.seconds, "total": round(time.monotonic() - self._start, 3)},
+            )
+            metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
+            require_goals(config, metrics)
+            report = replace(report, metrics=metrics)
+            target.finish(assembly.description(report, harvest, passes=passes), report.to_dict(), report_page(report))
+            created = target.publish()
+            self._parts.clear()
+        return replace(report, created=created)
 
 
 def _target(output: Path, config: DatasetConfig, rows: Gathered | None, *, overwrite: bool) -> Target:
@@ -271,48 +298,6 @@ def _write(
 def _is_question(row: Mapping[str, Any]) -> bool:
     """Return True for a question with its answer, False for the other kinds of chats."""
     return row["provenance"] is None or not json.loads(row["provenance"]).get("kind")
-
-
-def _asks_with_passages(config: DatasetConfig, gathered: Gathered) -> bool:
-    asked = config.preprocessing.with_passages
-    if asked != "auto":
-        return asked
-    by_model = gathered.choice is not None and gathered.choice.generator != "rules"
-    return by_model and gathered.kind == "chat" and config.preprocessing.prompt_template is None
-
-
-def _is_by_base(config: DatasetConfig, gathered: Gathered) -> bool:
-    by_base = gathered.choice is not None and gathered.choice.generator == "base_model"
-    return by_base and _asks_with_passages(config, gathered)
-
-
-def _passes(config: DatasetConfig, gathered: Gathered) -> int:
-    """Return the number of passes over the questions that the rows are written in."""
-    if not _is_by_base(config, gathered):
-        return 1
-    asked = config.preprocessing.qa_generation.passes
-    return PASSES if asked == "auto" else asked
-
-
-def _check_passes(config: DatasetConfig, choice: Choice | None) -> None:
-    """Check that the rows can be written in as many passes as are asked for.
-
-    Raises:
-        InputError: they can't.
-    """
-    passes, preprocessing = config.preprocessing.qa_generation.passes, config.preprocessing
-    if passes in {"auto", 1} or choice is None:
-        return
-    for is_other, reason in (
-        (choice.generator != "base_model", f"the pairs are written by {choice.generator.replace('_', ' ')}"),
-        (preprocessing.with_passages is False, "with_passages is false"),
-        (preprocessing.with_passages == "auto" and preprocessing.prompt_template is not None, "prompt_template is set"),
-    ):
-        if is_other:
-            raise InputError(
-                f"dataset.preprocessing.qa_generation.passes is {passes}, and has no effect where {reason}.",
-                hint="Leave it at auto.",
-            )
 
 
 def _near_words(base_model: str | None) -> NearWords:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llamafarm_ray.config import Config, DatasetConfig
 from llamafarm_ray.data import (
+    BuildOptions,
     BuildReport,
     DocumentRecord,
     PairsEstimate,
@@ -102,11 +103,13 @@ def create_dataset(
             _dataset_of(config),
             name=name,
             seed=config.seed,
-            base_model=base_model,
-            cache=_answers(registry),
-            overwrite=overwrite,
-            progress=measured(name, on_progress),
-            on_use=meter.add,
+            options=BuildOptions(
+                progress=measured(name, on_progress),
+                base_model=base_model,
+                cache=_answers(registry),
+                overwrite=overwrite,
+                on_use=meter.add,
+            ),
         )
     created = _registered(registry, output, report, built_documents(output))
     if not config.dataset.preprocessing.tokenize:

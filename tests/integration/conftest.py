@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from adapters import make_adapter
+from fpdf import FPDF
 from otlp import Collector, collecting
 from tiny_model import make_tiny_model
 from xdist.scheduler import LoadScopeScheduling
@@ -81,3 +82,21 @@ def served(ray_cluster, tmp_path_factory, request):
         deployment = deploy(parse_config(config), registry, ray_cluster)
         yield Served(deployment.url, deployment.url.removesuffix("/v1"), base, adapters, registry, collector)
         undeploy(registry, ray_cluster)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for number in range(10):
+        text = f"The house {number} opens at {number}:30. A day in house {number} costs {number + 5} euros."
+        (folder / f"house-{number}.md").write_text(f"# House {number}\n\n{text}\n")
+    (folder / "copy.txt").write_text("The house 3 opens at 3:30.")
+    document = FPDF()
+    document.add_page()
+    document.set_font("helvetica", size=11)
+    document.cell(0, 8, "The pool opens at 9:15.")
+    document.output(str(folder / "pool.pdf"))
+    (folder / "broken.pdf").write_bytes(b"%PDF-1.7 no more")
+    (folder / "notes.xyz").write_text("ignored")
+    return folder

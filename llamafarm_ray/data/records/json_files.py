@@ -29,10 +29,6 @@ class _Repeating(dict[str, object]):
         self.repeated = next(name for name in names if names.count(name) > 1)
 
 
-class _RepeatedKeyError(ValueError):
-    """A line has an object that names a key twice."""
-
-
 def open_text(path: Path, *, newline: str) -> io.TextIOWrapper:
     """Open a text file in UTF-8, or in UTF-16 and UTF-32 where its first bytes show that.
 
@@ -62,9 +58,9 @@ def read_json(path: Path) -> Iterator[Record]:
         raise not_unicode(path)
     if not text.strip():
         raise UnreadableFileError(path, "is empty.")
-    repeating: list[_Repeating] = []
+    decoder = _StrictDecoder()
     try:
-        whole = _WholeDecoder(repeating).decode(text)
+        whole = decoder.decode(text)
     except (ValueError, RecursionError) as error:
         if not _begins_with_a_record(text):
             raise UnreadableFileError(path, _fault(error, str(error))) from error
@@ -73,7 +69,7 @@ def read_json(path: Path) -> Iterator[Record]:
     if isinstance(whole, _Repeating):
         raise UnreadableFileError(path, _twice(whole.repeated))
     for index, record in enumerate(_list_in(whole, path)):
-        repeated = _repeated_in(record) if repeating else None
+        repeated = _repeated_in(record) if decoder.has_repeats else None
         yield f"record {index}", _checked(record, text) if repeated is None else BadRecord(_twice(repeated))
 
 
@@ -92,29 +88,23 @@ def not_unicode(path: Path) -> UnreadableFileError:
     return UnreadableFileError(path, reason, hint="Save it as UTF-8.")
 
 
-class _WholeDecoder(json.JSONDecoder):
-    """A decoder that gathers objects that name a key twice."""
+class _StrictDecoder(json.JSONDecoder):
+    """A decoder that marks objects that name a key twice.
 
-    def __init__(self, repeating: list[_Repeating]) -> None:
+    Attributes:
+        has_repeats: True once a decoded text had such an object, until the caller resets it.
+    """
+
+    def __init__(self) -> None:
         super().__init__(object_pairs_hook=self._object)
-        self._repeating = repeating
+        self.has_repeats = False
 
     def _object(self, pairs: list[tuple[str, object]]) -> dict[str, object]:
         found = dict(pairs)
         if len(found) == len(pairs):
             return found
-        self._repeating.append(_Repeating(pairs))
-        return self._repeating[-1]
-
-
-def _strict_object(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _RepeatedKeyError(_Repeating(pairs).repeated)
-    return found
-
-
-_LINE_DECODER = json.JSONDecoder(object_pairs_hook=_strict_object)
+        self.has_repeats = True
+        return _Repeating(pairs)
 
 
 def _repeated_in(value: object) -> str | None:
@@ -166,20 +156,22 @@ def _begins_with_a_record(text: str) -> bool:
 
 
 def _lines(lines: Iterable[str]) -> Iterator[Record]:
+    decoder = _StrictDecoder()
     for number, line in enumerate(lines, start=1):
         if line.strip():
-            yield f"line {number}", _parsed(line)
+            yield f"line {number}", _parsed(decoder, line)
 
 
-def _parsed(line: str) -> object:
+def _parsed(decoder: _StrictDecoder, line: str) -> object:
+    decoder.has_repeats = False
     try:
-        return _checked(_LINE_DECODER.decode(line), line)
-    except _RepeatedKeyError as error:
-        return BadRecord(_twice(str(error)))
+        record = decoder.decode(line)
+        repeated = _repeated_in(record) if decoder.has_repeats else None
     except json.JSONDecodeError as error:
         return BadRecord(_fault(error, f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"))
     except (ValueError, RecursionError) as error:
         return BadRecord(_fault(error, ""))
+    return _checked(record, line) if repeated is None else BadRecord(_twice(repeated))
 
 
 def _checked(record: object, source: str) -> object:

@@ -7,7 +7,7 @@ import pytest
 from chat_server import chat_server
 
 from llamafarm_ray.config import Augmentation, DatasetConfig
-from llamafarm_ray.data import asks_base_model, build_dataset
+from llamafarm_ray.data import BuildOptions, asks_base_model, build_dataset
 from llamafarm_ray.data.expansion.augmentation import Augmenter
 from llamafarm_ray.data.expansion.diversity import REPEATED, TOO_SIMILAR, Diversity
 from llamafarm_ray.data.expansion.noise import mistyped
@@ -33,7 +33,9 @@ def build(folder, records, name="out", **dataset):
     config = DatasetConfig.model_validate(
         {"source": {"type": "conversation_logs"}, "validation": {"split_ratio": 0.3}, **dataset}
     )
-    report = build_dataset(str(source), folder / name, config, name="rows", seed=7, cache=str(folder / "cache"))
+    report = build_dataset(
+        str(source), folder / name, config, name="rows", seed=7, options=BuildOptions(cache=str(folder / "cache"))
+    )
     rows = read_dataset(folder / name).rows
     return {step.name: step for step in report.steps}, rows["train"], rows["validation"]
 
@@ -182,7 +184,9 @@ def build_all(folder, records, name="out", **dataset):
     config = DatasetConfig.model_validate(
         {"source": {"type": "synthetic"}, "validation": {"split_ratio": 0}, **dataset}
     )
-    report = build_dataset(str(source), folder / name, config, name="rows", seed=7, cache=str(folder / "cache"))
+    report = build_dataset(
+        str(source), folder / name, config, name="rows", seed=7, options=BuildOptions(cache=str(folder / "cache"))
+    )
     return {step.name: step for step in report.steps}, read_dataset(folder / name).rows["train"]
 
 

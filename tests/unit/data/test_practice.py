@@ -5,14 +5,11 @@ import re
 import pytest
 
 from llamafarm_ray.config import DatasetConfig
-from llamafarm_ray.data.gathering import Gathered
 from llamafarm_ray.data.generation import Choice
-from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.lessons import load_lessons
-from llamafarm_ray.data.pipeline import _check_passes, _is_by_base
+from llamafarm_ray.data.passes import asks_by_heart, check_passes
 from llamafarm_ray.data.practice import MAX_PRACTICE_ROWS, load_pages, practice_rows
 from llamafarm_ray.data.rows import ROW_SCHEMA
-from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.errors import InputError
 
 _NUMBER = re.compile(r"\d(?:[\d.,:]*\d)?")
@@ -63,8 +60,8 @@ def test_the_seed_decides_the_practice():
 
 def test_practice_is_for_chats_that_the_base_model_wrote_and_that_are_asked_with_passages():
     def needs(generator, kind="chat", **preprocessing):
-        gathered = Gathered(Harvest(local=True), Sources(), kind, choice=Choice(generator, "", ""))
-        return _is_by_base(DatasetConfig.model_validate({"preprocessing": preprocessing}), gathered)
+        config = DatasetConfig.model_validate({"preprocessing": preprocessing})
+        return asks_by_heart(config, Choice(generator, "", ""), kind)
 
     assert needs("base_model")
     assert not needs("endpoint")
@@ -80,17 +77,19 @@ def test_practice_is_for_chats_that_the_base_model_wrote_and_that_are_asked_with
         ("endpoint", {"with_passages": True}, "the pairs are written by endpoint"),
         ("base_model", {"with_passages": False}, "with_passages is false"),
         ("base_model", {"prompt_template": "{context} {question}"}, "prompt_template is set"),
+        ("base_model", {"qa_generation": {"kinds": ["retrieval"]}}, "the rows are of kind match"),
     ],
 )
 def test_passes_that_would_have_no_effect_are_refused(generator, preprocessing, reason):
     choice = Choice(generator, "", "")
     for passes, is_refused in ((3, True), (1, False), ("auto", False)):
-        settings = {**preprocessing, "qa_generation": {"passes": passes}}
+        generation = {**preprocessing.get("qa_generation", {}), "passes": passes}
+        settings = {**preprocessing, "qa_generation": generation}
         config = DatasetConfig.model_validate({"preprocessing": settings})
         if is_refused:
             with pytest.raises(InputError, match=reason):
-                _check_passes(config, choice)
+                check_passes(config, choice)
         else:
-            _check_passes(config, choice)
+            check_passes(config, choice)
     asked = DatasetConfig.model_validate({"preprocessing": {"qa_generation": {"passes": 3}}})
-    _check_passes(asked, Choice("base_model", "", ""))
+    check_passes(asked, Choice("base_model", "", ""))
