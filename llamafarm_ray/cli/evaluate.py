@@ -4,13 +4,33 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from llamafarm_ray.cli.evaluate_options import (
+    Backend,
+    Baseline,
+    BenchmarkData,
+    Benchmarks,
+    ChatTemplate,
+    Corpus,
+    CustomSets,
+    Endpoint,
+    EvaluatedReference,
+    Fewshot,
+    Garak,
+    Judge,
+    Questions,
+    ReportPage,
+    ResultFile,
+    Retriever,
+    Risk,
+    TestedDataset,
+    Workers,
+)
 from llamafarm_ray.cli.evaluate_view import show_evaluation, show_failing
 from llamafarm_ray.cli.jobs import ran_as_job
 from llamafarm_ray.cli.options import (
+    AdapterBase,
     Address,
     ConfigFile,
     DryRun,
@@ -20,6 +40,7 @@ from llamafarm_ray.cli.options import (
     Offline,
     Overrides,
     configuration,
+    show_resolved,
     stay_offline,
 )
 from llamafarm_ray.cli.terminal import begin, console, errors, print_json, stages
@@ -32,64 +53,26 @@ __all__ = ["command"]
 
 
 def command(
-    model: Annotated[str, typer.Option("--model", help="Folder that `train` wrote, or a registered version.")],
-    dataset: Annotated[str | None, typer.Option("--dataset", help="Its held-out examples are asked.")] = None,
-    benchmark: Annotated[
-        list[str] | None, typer.Option("--benchmark", help="lm-eval's task: mmlu, hellaswag, ...")
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Folder with the benchmarks' data, or a registered set; else the hub's."),
-    ] = None,
-    fewshot: Annotated[
-        int | None, typer.Option("--fewshot", min=0, help="Examples before a benchmark's question.")
-    ] = None,
-    chat_template: Annotated[
-        bool, typer.Option("--chat-template", help="Ask benchmarks through the model's chat template.")
-    ] = False,
-    backend: Annotated[
-        str | None, typer.Option("--backend", help="Benchmarks' engine: transformers, vllm, gguf or endpoint.")
-    ] = None,
-    endpoint: Annotated[
-        str | None, typer.Option("--endpoint", help="Address up to /v1: benchmarks and --garak ask the model there.")
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option("--workers", min=1, help="Ray workers that benchmarks and examples are shared among.")
-    ] = None,
-    custom: Annotated[
-        list[str] | None,
-        typer.Option("--custom", help="Evaluation of your own: a name, a file or a registered set; may be repeated."),
-    ] = None,
-    questions: Annotated[
-        str | None,
-        typer.Option("--questions", help="JSONL file of questions with accepted answers, or a registered set."),
-    ] = None,
-    corpus: Annotated[
-        str | None, typer.Option("--corpus", help="Documents that passages are retrieved from for the questions.")
-    ] = None,
-    retriever: Annotated[
-        str | None, typer.Option("--retriever", help="Address of a retriever of your own, asked in place of ours.")
-    ] = None,
-    risk: Annotated[
-        bool, typer.Option("--risk", help="Measure risks: jailbreaks, injected prompts, memorized data, ...")
-    ] = False,
-    garak: Annotated[
-        str | None,
-        typer.Option("--garak", help="Python with garak installed: its probes are asked at --endpoint, as the model."),
-    ] = None,
-    judge: Annotated[
-        str | None, typer.Option("--judge", help="Model of an OpenAI-compatible endpoint that judges answers.")
-    ] = None,
-    baseline: Annotated[
-        str | None, typer.Option("--baseline", help="Model to compare with, if not an adapter's base.")
-    ] = None,
-    base_model: Annotated[
-        str | None, typer.Option("--base-model", help="An adapter's base, if not the one it names.")
-    ] = None,
-    output: Annotated[Path | None, typer.Option("--output", help="JSON file to write the results to.")] = None,
-    report: Annotated[
-        Path | None, typer.Option("--report", help="HTML file to write: slices and worst answers.")
-    ] = None,
+    model: EvaluatedReference,
+    dataset: TestedDataset = None,
+    benchmark: Benchmarks = None,
+    data: BenchmarkData = None,
+    fewshot: Fewshot = None,
+    chat_template: ChatTemplate = False,
+    backend: Backend = None,
+    endpoint: Endpoint = None,
+    workers: Workers = None,
+    custom: CustomSets = None,
+    questions: Questions = None,
+    corpus: Corpus = None,
+    retriever: Retriever = None,
+    risk: Risk = False,
+    garak: Garak = None,
+    judge: Judge = None,
+    baseline: Baseline = None,
+    base_model: AdapterBase = None,
+    output: ResultFile = None,
+    report: ReportPage = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     offline: Offline = False,
@@ -123,21 +106,12 @@ def command(
     }
     config = configuration(config_file, overrides, flags, home=home, address=address)
     if dry_run:
-        from llamafarm_ray.config import resolved
-
-        print_json(resolved(config))
+        show_resolved(config)
         return
-    if ran_as_job(
-        "evaluate",
-        config,
-        inputs={"--model": model, "--baseline": baseline},
-        outputs={"--output": output, "--report": report},
-        flags={"--offline": offline},
-        no_wait=no_wait,
-        as_json=as_json,
-    ):
-        return
-    _evaluate(config, model, baseline, output=output, report=report, as_json=as_json)
+    inputs, outputs = {"--model": model, "--baseline": baseline}, {"--output": output, "--report": report}
+    sent = {"--offline": offline}
+    if not ran_as_job("evaluate", config, inputs=inputs, outputs=outputs, flags=sent, no_wait=no_wait, as_json=as_json):
+        _evaluate(config, model, baseline, output=output, report=report, as_json=as_json)
 
 
 def _evaluate(

@@ -140,21 +140,8 @@ def quantize(
     goal = Budget.parse(budget or DEFAULT_BUDGET) if budget or is_auto else None
     with new_folder(output, overwrite=overwrite) as folder, opened_model(registry, model, folder.parent) as source:
         texts = _texts(calibration, source) if calibration else ()
-        tried: list[tuple[Scheme, Quantization, Tried]] = []
-        failed: list[Tried] = []
-        for one in schemes:
-            part = folder / one.name if is_auto else folder
-            part.mkdir(exist_ok=True)
-            try:
-                made = _one(part, source, one, texts if one.takes_calibration else (), budget=goal, on_stage=on_stage)
-                speed = _speed(part, one, device, measure, on_stage)
-            except LlamaFarmError as error:
-                if not is_auto:
-                    raise
-                failed.append(Tried(one.name, error=error.message))
-                shutil.rmtree(part)
-                continue
-            tried.append((one, made, _tried(made, _engine(one, device), speed)))
+        trials = _Trials(folder, source, texts, device, goal, measure, on_stage)
+        tried, failed = trials.each(schemes) if is_auto else ([trials.one(folder, schemes[0])], [])
         chosen, rows = _chosen(tried, goal, failed)
         if is_auto:
             _keep(folder, chosen.scheme.name)
@@ -163,6 +150,43 @@ def quantize(
     return QuantizedModel(
         output, model, source.digest, chosen.source_bytes, chosen.scheme.name, chosen.num_samples, rows, notes
     )
+
+
+_Made = tuple[Scheme, Quantization, Tried]
+
+
+@dataclass(frozen=True, slots=True)
+class _Trials:
+    """Quantizations of one model, each measured."""
+
+    folder: Path
+    source: ModelSource
+    texts: Sequence[str]
+    device: Device
+    budget: Budget | None
+    measure: Measure | None
+    on_stage: Stage
+
+    def each(self, schemes: Sequence[Scheme]) -> tuple[list[_Made], list[Tried]]:
+        """Try all schemes, each in a folder of its own. Returns those that were made, and those that failed."""
+        made: list[_Made] = []
+        failed: list[Tried] = []
+        for scheme in schemes:
+            part = self.folder / scheme.name
+            part.mkdir(exist_ok=True)
+            try:
+                made.append(self.one(part, scheme))
+            except LlamaFarmError as error:
+                failed.append(Tried(scheme.name, error=error.message))
+                shutil.rmtree(part)
+        return made, failed
+
+    def one(self, folder: Path, scheme: Scheme) -> _Made:
+        """Quantize by one scheme into a folder, and measure the speed."""
+        texts = self.texts if scheme.takes_calibration else ()
+        made = _one(folder, self.source, scheme, texts, budget=self.budget, on_stage=self.on_stage)
+        speed = _speed(folder, scheme, self.device, self.measure, self.on_stage)
+        return scheme, made, _tried(made, _engine(scheme, self.device), speed)
 
 
 def _one_scheme(name: str, calibration: Path | None) -> Scheme:

@@ -178,18 +178,9 @@ class TuningRun:
                 note(reason)
             sized = with_sizes(config, num_rows=rows, passes=splits.passes)
             points = Points.of(sized, space, num_rows=rows) if tuning.scheduler != "none" else None
-            population = _population(config, points)
-            sweep = Sweep(
-                facts,
-                self.folder,
-                concurrent=num_concurrent_trials(config, space, cores),
-                num_points=points.count if points else 0,
-                reduction_factor=tuning.early_stopping.reduction_factor,
-                keep_models=tuning.keep_models,
-                population=population,
-            )
+            sweep = self._sweep(config, facts, points, concurrent=num_concurrent_trials(config, space, cores))
             budget = Budget(tuning.budget_s, journal.spent_s)
-            planner = _planner(config, journal, space, auto, budget=budget, population=population)
+            planner = _planner(config, journal, space, auto, budget=budget, population=sweep.population)
             note(f"Up to {sweep.concurrent} trial{'s' if sweep.concurrent > 1 else ''} at once.")
             page = Page(self.folder, space, facts, journal, auto.reasons if auto else [])
 
@@ -250,6 +241,18 @@ class TuningRun:
         if tuning.scheduler == "pbt":
             facts["pbt"] = tuning.pbt.model_dump(mode="json")
         return SweepFacts(config.name, tuning.metric, tuning.lower_is_better, facts)
+
+    def _sweep(self, config: Config, facts: SweepFacts, points: Points | None, *, concurrent: int) -> Sweep:
+        tuning = config.tuning
+        return Sweep(
+            facts,
+            self.folder,
+            concurrent=concurrent,
+            num_points=points.count if points else 0,
+            reduction_factor=tuning.early_stopping.reduction_factor,
+            keep_models=tuning.keep_models,
+            population=_population(config, points),
+        )
 
     def _finish(
         self, sweep: Sweep, space: Space, result: SweepResult, page: Page, *, sizes: Callable[[Config], Config]

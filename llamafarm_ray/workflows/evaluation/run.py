@@ -95,21 +95,13 @@ class EvaluationRun:
             InputError: there is nothing to evaluate on, or a model is unusable.
             NotFoundError: there is no such model.
         """
-        test_set = config.evaluation.test_set if config.evaluation.holdout_ratio is None else None
-        path = test_set or config.dataset.path
         asked = config.evaluation
-        others = (asked.questions, asked.custom_evaluations, asked.benchmarks, asked.risk, asked.garak.python)
-        if path is None and not any(others):
-            raise InputError(
-                "There is nothing to evaluate on.",
-                hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark, --custom, --risk or "
-                "--garak.",
-            )
+        test_set = asked.test_set if asked.holdout_ratio is None else None
+        examples = _examples(config, test_set)
         if asked.benchmarks:
             check_installed()
         stored = StoredSets.find(config, registry)
         custom = find_sets(asked.custom_evaluations, taken=asked.benchmarks, files=stored.custom_files)
-        examples = Path(path).expanduser() if path is not None else None
         if examples is not None:
             check_dataset(examples)
         # The rival's base is its own, whatever the configuration says of the model's.
@@ -118,21 +110,12 @@ class EvaluationRun:
         found = EvaluatedModel.find(config, registry, model)
         if asked.benchmarks:
             check_backend(asked, found, rival)
-        sets = Decontamination(
-            [
-                one.training_data(config, registry)
-                for one in (found, rival)
-                if one is not None and (custom or asked.risk or asked.questions or asked.benchmark_data)
-            ],
-            leaves_out=asked.decontaminate,
-        )
         applied = stored.applied(config)
+        sets = _decontamination(config, registry, found, rival, has_custom=bool(custom))
         if asked.benchmarks and applied.evaluation.benchmark_data is not None:
             sets.note_benchmarks(Path(applied.evaluation.benchmark_data).expanduser())
         exam = exam_of_files(applied, sets, registry.home)
         custom = tuple(map(sets.clean_set, custom))
-        judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
-        risks = plan_risks(config, exam, sets.trained[0]) if asked.risk else None
         return cls(
             applied,
             found,
@@ -141,10 +124,10 @@ class EvaluationRun:
             test_set is not None,
             exam,
             custom,
-            risks,
+            plan_risks(config, exam, sets.trained[0]) if asked.risk else None,
             registry.home,
             GarakPlan.of(config, found),
-            judge,
+            JudgePlan.of(config, registry.home.uri, _labeled(exam, custom)),
             sets.report,
             stored,
         )
@@ -310,6 +293,34 @@ class EvaluationRun:
         settings = Digest.of(str(self.config.evaluation.max_new_tokens).encode())
         digests = {**self._digests(), **(scores.digests or {}), "data": data, "settings": settings}
         return replace(result, benchmarks={**result.benchmarks, "held_out": replace(scores, digests=digests)})
+
+
+def _examples(config: Config, test_set: str | None) -> Path | None:
+    """Return the folder of the examples that are asked; None where questions alone are.
+
+    Raises:
+        InputError: there are neither.
+    """
+    asked, path = config.evaluation, test_set or config.dataset.path
+    others = (asked.questions, asked.custom_evaluations, asked.benchmarks, asked.risk, asked.garak.python)
+    if path is None and not any(others):
+        raise InputError(
+            "There is nothing to evaluate on.",
+            hint="Give a dataset with --dataset, or --questions and --corpus, --benchmark, --custom, --risk or "
+            "--garak.",
+        )
+    return Path(path).expanduser() if path is not None else None
+
+
+def _decontamination(
+    config: Config, registry: RegistryApi, model: EvaluatedModel, rival: EvaluatedModel | None, *, has_custom: bool
+) -> Decontamination:
+    """Return the comparison of questions with the training data of both models, where questions are asked."""
+    asked = config.evaluation
+    compares = has_custom or asked.risk or asked.questions or asked.benchmark_data
+    models = (model, rival) if compares else ()
+    trained = [one.training_data(config, registry) for one in models if one is not None]
+    return Decontamination(trained, leaves_out=asked.decontaminate)
 
 
 def _labeled(exam: Exam | None, custom: tuple[CustomSet, ...]) -> dict[str, LabeledRows]:
