@@ -9,15 +9,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from adapters import make_adapter
+from adapters import greedy, make_adapter
 from fpdf import FPDF
 from otlp import Collector, collecting
+from served_answers import PROMPT, whole_letters
 from tiny_model import make_tiny_model
 from xdist.scheduler import LoadScopeScheduling
 
 SERVED = {
-    *("test_choosing", "test_clients", "test_serving", "test_serving_clients", "test_serving_hostile"),
-    *("test_serving_operations", "test_serving_rollouts", "test_vllm_vectors"),
+    *("test_choosing", "test_clients", "test_serving", "test_serving_adapters", "test_serving_clients"),
+    *("test_serving_engine", "test_serving_hostile", "test_serving_operations", "test_serving_refusals"),
+    *("test_serving_rollouts", "test_vllm_vectors"),
 }
 """Files that use the deployment."""
 
@@ -82,6 +84,13 @@ def served(ray_cluster, tmp_path_factory, request):
         deployment = deploy(parse_config(config), registry, ray_cluster)
         yield Served(deployment.url, deployment.url.removesuffix("/v1"), base, adapters, registry, collector)
         undeploy(registry, ray_cluster)
+
+
+@pytest.fixture(scope="session")
+def oracle(served):
+    """What each version must say, computed by plain peft."""
+    folders = {"tiny": None, **served.adapters}
+    return {ref: whole_letters(greedy(served.base, folder, PROMPT, 12)) for ref, folder in folders.items()}
 
 
 @pytest.fixture
