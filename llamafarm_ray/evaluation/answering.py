@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamafarm_ray.evaluation.generation import Generated, generate, load_for_inference
 from llamafarm_ray.evaluation.losses import Scored, losses_of
@@ -16,6 +16,9 @@ from llamafarm_ray.models.chat import TokenisedChat, render_chat, tokenise_turns
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.types import Digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["answer_held_out", "answer_settings"]
 
@@ -83,7 +86,7 @@ def _ask(
 
 
 def _make_examples(
-    tokenizer: Any, job: EvaluationJob, places: Sequence[int], *, max_length: int | None
+    tokenizer: PreTrainedTokenizerBase, job: EvaluationJob, places: Sequence[int], *, max_length: int | None
 ) -> dict[int, _Example]:
     """Tokenize rows, by their places, and leave out those with no answer or longer than the model was made for."""
     examples = {}
@@ -112,7 +115,11 @@ def _make_examples(
 
 
 def _answer_chunks(
-    job: EvaluationJob, model: Any, tokenizer: Any, examples: dict[int, _Example], report: Report
+    job: EvaluationJob,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: dict[int, _Example],
+    report: Report,
 ) -> Samples:
     """Return the answers and losses of the model as it is now, chunk by chunk of the rows."""
     chunks: dict[int, dict[int, _Example]] = {}
@@ -125,7 +132,13 @@ def _answer_chunks(
     return found
 
 
-def _samples(job: EvaluationJob, model: Any, tokenizer: Any, examples: dict[int, _Example], report: Report) -> Samples:
+def _samples(
+    job: EvaluationJob,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: dict[int, _Example],
+    report: Report,
+) -> Samples:
     """Return the answers and losses of the model as it is now."""
     share = 0.5 if job.generates and job.needs_losses else 1.0
     chosen = list(examples.values())
@@ -154,7 +167,9 @@ def _samples(job: EvaluationJob, model: Any, tokenizer: Any, examples: dict[int,
     return samples
 
 
-def _losses(model: Any, tokenizer: Any, examples: list[_Example], report: Report) -> list[tuple[float, int, int]]:
+def _losses(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: list[_Example], report: Report
+) -> list[tuple[float, int, int]]:
     """Return each example's sum of the answers' cross-entropies in nats, and how many tokens and bytes they have."""
     found = [(0.0, 0, 0) for _ in examples]
     chats = [(number, chat) for number, example in enumerate(examples) for chat in example.chats]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from transformers import LogitsProcessorList
@@ -16,6 +16,9 @@ from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.chat import end_of_turn_ids
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.processor import matmul_dtype
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["Generated", "by_length", "generate", "inference_precision", "load_for_inference", "pad"]
 
@@ -47,7 +50,7 @@ def inference_precision() -> tuple[torch.device, torch.dtype]:
     return device, matmul_dtype(device) if device.type == "cuda" else torch.float32
 
 
-def load_for_inference(base_model: Path, adapter: Path | None) -> Any:
+def load_for_inference(base_model: Path, adapter: Path | None) -> PreTrainedModel:
     """Return a model, with its adapter if there is one, on this machine's best device."""
     device, dtype = inference_precision()
     model = load_model(base_model, dtype=dtype)
@@ -59,7 +62,11 @@ def load_for_inference(base_model: Path, adapter: Path | None) -> Any:
 
 @torch.inference_mode()
 def generate(
-    model: Any, tokenizer: Any, prompts: Sequence[Sequence[int]], max_new_tokens: int, report: Report
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    report: Report,
 ) -> list[Generated]:
     """Return the most probable answer, token by token, to each prompt, in the prompts' order."""
     answers: dict[int, Generated] = {}

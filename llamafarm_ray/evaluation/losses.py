@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from llamafarm_ray.evaluation.generation import by_length, pad
 from llamafarm_ray.evaluation.progress import Report
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["Loss", "Scored", "losses_of"]
 
@@ -44,7 +47,9 @@ class Loss:
 
 
 @torch.inference_mode()
-def losses_of(model: Any, tokenizer: Any, sequences: Sequence[Scored], report: Report, what: str) -> list[Loss]:
+def losses_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Scored], report: Report, what: str
+) -> list[Loss]:
     """Return the loss of each sequence, in their order."""
     found: dict[int, Loss] = {}
     numbered = list(enumerate(sequences))

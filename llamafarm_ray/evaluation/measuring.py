@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
@@ -22,6 +22,9 @@ from llamafarm_ray.models.chat import render_chat
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.types import Digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["MeasuringJob", "measure", "measure_settings"]
 
@@ -109,7 +112,9 @@ def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: 
     return _ask_loaded(job, model, tokenizer, part_of(report, "", 0.5, 0.5)), before
 
 
-def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, report: Report) -> _Given:
+def _ask_loaded(
+    job: MeasuringJob, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: Report
+) -> _Given:
     share = 1 / (len(job.custom) + job.general)
     answers = {
         one.name: _answer(
@@ -126,7 +131,11 @@ def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, report: Report) -
 
 
 def _answer(
-    model: Any, tokenizer: Any, questions: Sequence[Question], max_new_tokens: int, report: Report
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    report: Report,
 ) -> list[str]:
     """Return the most probable answer to each question."""
     max_length = getattr(model.config, "max_position_embeddings", None)

@@ -11,11 +11,14 @@ import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jinja2
 
 from llamafarm_ray.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = [
     "TokenisedChat",
@@ -54,7 +57,7 @@ class _Turn:
     trained: bool = True
 
 
-def check_chat_template(tokenizer: Any) -> None:
+def check_chat_template(tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that the tokenizer has a chat template.
 
     Raises:
@@ -67,7 +70,9 @@ def check_chat_template(tokenizer: Any) -> None:
         )
 
 
-def render_chat(tokenizer: Any, messages: Messages, *, for_answer: bool = False, tools: str | None = None) -> str:
+def render_chat(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, *, for_answer: bool = False, tools: str | None = None
+) -> str:
     """Return the text of a chat; with ``for_answer`` it ends where the assistant's next turn begins.
 
     Args:
@@ -103,7 +108,10 @@ def _template_turn(message: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_tools(
-    tokenizer: Any, text: str, turns: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    turns: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
 ) -> None:
     """Check that the template wrote all that has to do with tools: many templates know none.
 
@@ -129,7 +137,9 @@ def _check_tools(
         )
 
 
-def tokenise_turns(tokenizer: Any, messages: Messages, tools: str | None = None) -> list[TokenisedChat]:
+def tokenise_turns(
+    tokenizer: PreTrainedTokenizerBase, messages: Messages, tools: str | None = None
+) -> list[TokenisedChat]:
     """Tokenize a chat so that each answer follows exactly the prompt that inference would give, token by token.
 
     Most templates only append, and the whole chat is one sequence in which every assistant turn is trained. In two
@@ -159,7 +169,7 @@ def tokenise_turns(tokenizer: Any, messages: Messages, tools: str | None = None)
     return [_tokenised_alone(tokenizer, turn) for turn in wanted]
 
 
-def tokenise_answer(tokenizer: Any, messages: Messages) -> TokenisedChat:
+def tokenise_answer(tokenizer: PreTrainedTokenizerBase, messages: Messages) -> TokenisedChat:
     """Tokenize a chat that ends with an assistant turn, and mark the tokens of that turn only.
 
     Raises:
@@ -168,7 +178,7 @@ def tokenise_answer(tokenizer: Any, messages: Messages) -> TokenisedChat:
     return _tokenised_alone(tokenizer, _answer(tokenizer, messages))
 
 
-def end_of_turn_ids(tokenizer: Any) -> list[int]:
+def end_of_turn_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of the tokens that end an assistant's turn: the template's own, and the tokenizer's end of text."""
     chat = tokenise_answer(tokenizer, [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
     answer = [token for token, trained in zip(chat.input_ids, chat.trained, strict=True) if trained]
@@ -180,7 +190,7 @@ def end_of_turn_ids(tokenizer: Any) -> list[int]:
     return sorted(ids)
 
 
-def _tokenised_alone(tokenizer: Any, turn: _Turn) -> TokenisedChat:
+def _tokenised_alone(tokenizer: PreTrainedTokenizerBase, turn: _Turn) -> TokenisedChat:
     """Tokenize a turn after its prompt; the two apart where a token would belong to both."""
     whole = _tokenised_whole(tokenizer, turn.text, [turn])
     if whole is not None:
@@ -191,7 +201,7 @@ def _tokenised_alone(tokenizer: Any, turn: _Turn) -> TokenisedChat:
     return TokenisedChat(prompt + answer, [False] * len(prompt) + [True] * len(answer))
 
 
-def _tokenised_whole(tokenizer: Any, text: str, turns: Sequence[_Turn]) -> TokenisedChat | None:
+def _tokenised_whole(tokenizer: PreTrainedTokenizerBase, text: str, turns: Sequence[_Turn]) -> TokenisedChat | None:
     """Tokenize a text at once; None where a token reaches into an answer of ``turns``, or out of one.
 
     Otherwise the tokens before an answer are those of the prompt alone: a tokenizer that puts a boundary there does not
@@ -209,7 +219,7 @@ def _tokenised_whole(tokenizer: Any, text: str, turns: Sequence[_Turn]) -> Token
     return TokenisedChat(ids, trained)
 
 
-def continuation_ids(tokenizer: Any, text: str) -> list[int]:
+def continuation_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokenize a text that goes on from another one, without the space that some tokenizers put before a text."""
     for before in ("\n", "a", ":") if _adds_space(tokenizer) else ("",):
         encoded = tokenizer(before + text, add_special_tokens=False, return_offsets_mapping=True)
@@ -219,13 +229,13 @@ def continuation_ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _adds_space(tokenizer: Any) -> bool:
+def _adds_space(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return True if the tokenizer puts a space before a text: SentencePiece's tokenizers, and some of BPE's."""
     first: str = tokenizer.tokenize("a")[0]
     return first.startswith(("\u2581", "\u0120"))  # the signs that stand for a space
 
 
-def _answers(tokenizer: Any, messages: Messages, text: str, tools: str | None) -> list[_Turn]:
+def _answers(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, tools: str | None) -> list[_Turn]:
     """Return each assistant turn of a chat whose whole text is ``text``."""
     last = len(messages) - 1
     return [
@@ -235,7 +245,7 @@ def _answers(tokenizer: Any, messages: Messages, text: str, tools: str | None) -
     ]
 
 
-def _answer(tokenizer: Any, messages: Messages, text: str = "", tools: str | None = None) -> _Turn:
+def _answer(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str = "", tools: str | None = None) -> _Turn:
     """Return the last turn of ``messages``, an assistant's; ``text`` is their rendering, if it is known."""
     prompt = render_chat(tokenizer, messages[:-1], for_answer=True, tools=tools)
     text = text or render_chat(tokenizer, messages, tools=tools)
@@ -250,7 +260,7 @@ def _answer(tokenizer: Any, messages: Messages, text: str = "", tools: str | Non
     return _Turn(text, span, trained=messages[-1].get("train") is not False)
 
 
-def _check_said(tokenizer: Any, messages: Messages, answer: str) -> None:
+def _check_said(tokenizer: PreTrainedTokenizerBase, messages: Messages, answer: str) -> None:
     """Check that a template wrote something of an answer: one that leaves it out would train end markers only."""
     content = messages[-1]["content"].strip()
     if content in answer:
@@ -263,7 +273,7 @@ def _check_said(tokenizer: Any, messages: Messages, answer: str) -> None:
         )
 
 
-def _without_markers(tokenizer: Any, text: str) -> str:
+def _without_markers(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     for marker in _markers(tokenizer):
         text = text.replace(marker, "")
     return text.strip()
@@ -275,7 +285,7 @@ def _same_history(turn: _Turn, text: str) -> bool:
     return text[:end] == turn.text[:end]
 
 
-def _end_of_answer(tokenizer: Any, messages: Messages, text: str, tools: str | None) -> int:
+def _end_of_answer(tokenizer: PreTrainedTokenizerBase, messages: Messages, text: str, tools: str | None) -> int:
     """Return the end of the last turn in ``text``, with its end-of-turn token; after white space where that ends it."""
     tail = _tail(tokenizer, text)
     if not tail:
@@ -292,7 +302,7 @@ def _end_of_answer(tokenizer: Any, messages: Messages, text: str, tools: str | N
     return tail[-1]
 
 
-def _tail(tokenizer: Any, text: str) -> list[int]:
+def _tail(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return the ends of the markers at the end of ``text``, with white space between and after them; in order."""
     ends: list[int] = []
     left = text.rstrip()
@@ -303,7 +313,7 @@ def _tail(tokenizer: Any, text: str) -> list[int]:
 
 
 @functools.lru_cache(maxsize=4)
-def _markers(tokenizer: Any) -> tuple[str, ...]:
+def _markers(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
     """The tokens that were added to the vocabulary, special or not, the longest first."""
     added = {token.content for token in tokenizer.added_tokens_decoder.values()} - {""}
     return tuple(sorted(added, key=lambda marker: (-len(marker), marker)))

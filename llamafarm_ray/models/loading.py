@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
@@ -14,6 +14,10 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.models.loading_report import check_loaded_weights, other_shapes
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "Architecture",
@@ -92,7 +96,7 @@ def inspect_architecture(folder: Path, *, task: Task = "causal-lm") -> Architect
     )
 
 
-def bare_model(folder: Path, *, task: Task = "causal-lm") -> Any:
+def bare_model(folder: Path, *, task: Task = "causal-lm") -> PreTrainedModel:
     """Build the model without weights, on torch's meta device.
 
     Raises:
@@ -113,16 +117,16 @@ def _as_input_error(folder: Path, task: Task) -> Iterator[None]:
         ) from error
 
 
-def _read_config(folder: Path) -> Any:
+def _read_config(folder: Path) -> PreTrainedConfig:
     return AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
 
 
-def _without_weights(config: Any, task: Task) -> Any:
+def _without_weights(config: PreTrainedConfig, task: Task) -> PreTrainedModel:
     with torch.device("meta"):
         return _MODELS[task].from_config(config, trust_remote_code=False)
 
 
-def _is_causal(model: Any, task: Task) -> bool:
+def _is_causal(model: PreTrainedModel, task: Task) -> bool:
     """Return True if a model's tokens see none after them.
 
     Attention layers of most architectures say so. Those that don't are taken for causal where they write text, but for
@@ -134,11 +138,11 @@ def _is_causal(model: Any, task: Task) -> bool:
     return getattr(model.config, "is_decoder", None) is True or model.config.model_type not in _UNMARKED_ENCODERS
 
 
-def _causal_marks(model: Any) -> list[bool]:
+def _causal_marks(model: PreTrainedModel) -> list[bool]:
     return [module.is_causal is True for module in model.modules() if hasattr(module, "is_causal")]
 
 
-def can_pack(model: Any) -> bool:
+def can_pack(model: PreTrainedModel) -> bool:
     """Return True if a model's tokens meet in attention only, with nothing added to its scores.
 
     Args:
@@ -156,7 +160,7 @@ def can_pack(model: Any) -> bool:
     )
 
 
-def _max_positions(model: Any) -> int | None:
+def _max_positions(model: PreTrainedModel) -> int | None:
     """The longest sequence; RoBERTa's kin number positions from after the padding token's id."""
     limit: int | None = getattr(model.config, "max_position_embeddings", None)
     for name, module in model.named_modules():
@@ -166,7 +170,7 @@ def _max_positions(model: Any) -> int | None:
     return limit
 
 
-def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **options: Any) -> Any:
+def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **options: Any) -> PreTrainedModel:
     """The folder's model with its weights, from safetensors only.
 
     Args:
@@ -219,7 +223,7 @@ def _hide_progress_bars() -> None:
     model_compressor.tqdm = lambda modules, **_: modules
 
 
-def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
+def linear_layers(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     """Inputs and outputs of each linear layer but the output head, by dotted name, in the order of definition.
 
     An encoder's pooling head is left out as well: vectors are taken from the last layer, so no loss reaches it.
@@ -232,7 +236,7 @@ def linear_layers(model: Any) -> dict[str, tuple[int, int]]:
     }
 
 
-def linear_module_names(model: Any) -> list[str]:
+def linear_module_names(model: PreTrainedModel) -> list[str]:
     """The last parts of the names of all linear layers but the output head, sorted: ``["down_proj", ...]``."""
     return sorted({name.rpartition(".")[2] for name in linear_layers(model)})
 

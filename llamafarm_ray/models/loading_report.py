@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage.safetensors import read_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["check_loaded_weights", "other_shapes"]
 
@@ -16,7 +19,9 @@ _STALE_BUFFERS = (".masked_bias", ".attn.bias", ".attention.bias", ".inv_freq", 
 """Endings of masks and positions that older releases of transformers saved, and newer ones compute."""
 
 
-def check_loaded_weights(model: Any, report: Mapping[str, Any], folder: Path, *, without_head: bool) -> None:
+def check_loaded_weights(
+    model: PreTrainedModel, report: Mapping[str, Any], folder: Path, *, without_head: bool
+) -> None:
     """Check what transformers reports of loading a model. It fills what is missing with random numbers.
 
     Args:
@@ -56,14 +61,14 @@ def check_loaded_weights(model: Any, report: Mapping[str, Any], folder: Path, *,
         )
 
 
-def other_shapes(folder: Path, model: Any) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+def other_shapes(folder: Path, model: PreTrainedModel) -> set[tuple[str, tuple[int, ...], tuple[int, ...]]]:
     """Return the folder's tensors that have another shape in ``model``: names, shapes there, and shapes here."""
     here = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {tensor.name: tuple(tensor.shape) for path in folder.glob("*.safetensors") for tensor in read_tensors(path)}
     return {(name, shape, here[name]) for name, shape in found.items() if shape != here.get(name, shape)}
 
 
-def _is_of_a_head(name: str, model: Any) -> bool:
+def _is_of_a_head(name: str, model: PreTrainedModel) -> bool:
     """Return True for a tensor beside the base model, such as ``lm_head.weight``."""
     parts = {model.base_model_prefix, *(child for child, _ in model.named_children())}
     return name.partition(".")[0] not in parts

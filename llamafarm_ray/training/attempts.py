@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.train import UserCallback
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 __all__ = ["EndOfAttempts"]
 
@@ -21,7 +24,7 @@ class EndOfAttempts(UserCallback):  # type: ignore[misc]  # ray has no types
         channel: handle of a `ProgressChannel` actor.
     """
 
-    def __init__(self, channel: Any) -> None:
+    def __init__(self, channel: ActorHandle) -> None:
         self._channel = channel
 
     def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:

@@ -9,7 +9,7 @@ T x T mask is built, and a sequence's result is the one it has alone.
 from __future__ import annotations
 
 import itertools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -19,6 +19,9 @@ from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_f
 from transformers.masking_utils import sdpa_mask
 
 from llamafarm_ray.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["PACKED_ATTENTION", "packed_attention", "use_packed_attention"]
 
@@ -153,7 +156,7 @@ def _attention_by_sequence(
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
 
-def use_packed_attention(model: Any) -> None:
+def use_packed_attention(model: PreTrainedModel) -> None:
     """Let a transformers model compute attention by `packed_attention`, of packed and of padded batches alike."""
     model.set_attn_implementation(PACKED_ATTENTION)
 

@@ -8,12 +8,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import ray
 
 from llamafarm_ray.errors import LlamaFarmError, TrainingError
 from llamafarm_ray.training.result import Progress
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 __all__ = ["Beat", "Order", "ProgressChannel", "ProgressReporter", "Stall"]
 
@@ -252,7 +255,7 @@ class ProgressReporter:
         interval_s: seconds that steps are held back.
     """
 
-    def __init__(self, channel: Any, interval_s: float) -> None:
+    def __init__(self, channel: ActorHandle, interval_s: float) -> None:
         self._channel = channel
         self._interval_s = interval_s
         self._held: list[Progress] = []

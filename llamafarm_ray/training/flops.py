@@ -17,9 +17,12 @@ import importlib.resources
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["ModelFlops", "peak_flops_per_s", "training_flops_per_token"]
 
@@ -44,7 +47,7 @@ class ModelFlops:
 
     @classmethod
     def of(
-        cls, model: Any, *, context_tokens: float, device_name: str, precision: str, num_devices: int
+        cls, model: PreTrainedModel, *, context_tokens: float, device_name: str, precision: str, num_devices: int
     ) -> Self | None:
         """For a model ready to be trained, weights frozen and adapters in place.
 
@@ -69,7 +72,7 @@ class ModelFlops:
         return self.per_token * tokens_per_s / self.peak_per_s
 
 
-def training_flops_per_token(model: Any, *, context_tokens: float) -> float | None:
+def training_flops_per_token(model: PreTrainedModel, *, context_tokens: float) -> float | None:
     """Floating point operations to train a dense decoder on one token, by the formula above.
 
     Args:
@@ -95,7 +98,7 @@ def training_flops_per_token(model: Any, *, context_tokens: float) -> float | No
     return float(matrices + _ATTENTION * config.num_hidden_layers * num_heads * head_size * context_tokens)
 
 
-def _num_weights(module: Any) -> int:
+def _num_weights(module: PreTrainedModel) -> int:
     """Weights of a matrix that tokens are multiplied with; from its shape, as they may be elsewhere or packed."""
     if isinstance(module, torch.nn.Linear):
         return module.in_features * module.out_features

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
 
 from llamafarm_ray.training.batches import Batch
 from llamafarm_ray.training.rows import IGNORED
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["TrainedLogits", "inputs_of", "sequence_log_probs", "trained_logits"]
 
@@ -48,7 +51,7 @@ def inputs_of(batch: Batch) -> dict[str, Any]:
     return inputs
 
 
-def trained_logits(model: Any, batch: Batch) -> TrainedLogits:
+def trained_logits(model: PreTrainedModel, batch: Batch) -> TrainedLogits:
     """Run the model over a batch.
 
     An empty batch yields one position whose target is ``IGNORED``, so that the model runs on every worker.
@@ -76,7 +79,7 @@ def trained_logits(model: Any, batch: Batch) -> TrainedLogits:
     return TrainedLogits(logits, targets, sequence)
 
 
-def sequence_log_probs(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def sequence_log_probs(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """The log-probability of each sequence's trained tokens, and how many they are.
 
     Returns:
@@ -89,7 +92,7 @@ def sequence_log_probs(model: Any, batch: Batch) -> tuple[torch.Tensor, torch.Te
     return sums, counted.new_zeros(batch.num_sequences).index_add(0, found.sequence, counted)
 
 
-def _keeps_logits(model: Any) -> bool:
+def _keeps_logits(model: PreTrainedModel) -> bool:
     """Return True if the transformers model under any wrapper takes ``logits_to_keep``."""
     known: bool | None = getattr(model, "_llamafarm_keeps_logits", None)
     if known is None:

@@ -7,14 +7,17 @@ forward and backward. A 135M model trains about a fifth faster.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["use_fused_lora"]
 
 
-def use_fused_lora(model: Any) -> int:
+def use_fused_lora(model: PreTrainedModel) -> int:
     """Compute the low-rank layers of a peft model by one function each, where that gives the same result.
 
     Layers stay as they are that have dropout, DoRA, several adapters, a bias of the update, or a base layer that is

@@ -10,11 +10,14 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ray
 
 from llamafarm_ray.training.channel import Beat
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 __all__ = ["Heartbeat"]
 
@@ -36,7 +39,7 @@ class Heartbeat:
         rank: rank of the worker.
     """
 
-    def __init__(self, channel: Any, attempt: int, rank: int) -> None:
+    def __init__(self, channel: ActorHandle, attempt: int, rank: int) -> None:
         self._channel = channel
         self._attempt = attempt
         self._rank = rank

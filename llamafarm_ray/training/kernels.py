@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from llamafarm_ray.errors import UserError
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 __all__ = ["use_fused_kernels"]
 
 
-def use_fused_kernels(model: Any, wanted: Literal["auto"] | bool, device: torch.device) -> bool:
+def use_fused_kernels(model: PreTrainedModel, wanted: Literal["auto"] | bool, device: torch.device) -> bool:
     """Put fused kernels into a transformers model that Liger knows. The loss stays ours.
 
     Args:

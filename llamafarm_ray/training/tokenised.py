@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,9 @@ from llamafarm_ray.errors import InputError, LlamaFarmError
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.training.objectives import Objective
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["COLUMNS", "TokenisedData", "row_order", "tokenise"]
 
@@ -211,7 +214,7 @@ def _keep(block: pa.Table) -> pa.Table:
 
 
 @functools.lru_cache(maxsize=1)
-def _tokenizer(base_model: Path) -> Any:
+def _tokenizer(base_model: Path) -> PreTrainedTokenizerBase:
     quiet_libraries()
     return load_tokenizer(base_model)
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.data
@@ -42,6 +42,9 @@ from llamafarm_ray.training.publishing import check_output, publish
 from llamafarm_ray.training.result import TrainingResult, WorkerOutcome
 from llamafarm_ray.training.unfinished import continue_or_begin, end_publication, has_checkpoint
 from llamafarm_ray.types import DeviceUse, ModelKind
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 __all__ = ["train"]
 
@@ -265,7 +268,7 @@ def _is_done(run: Future[Any]) -> bool:
     return True
 
 
-def _pass_on(plan: Plan, channel: Any, callbacks: TrainingCallbacks, note: Callable[[str], None]) -> None:
+def _pass_on(plan: Plan, channel: ActorHandle, callbacks: TrainingCallbacks, note: Callable[[str], None]) -> None:
     channel.look.remote()
     steps, notes, worker_s = ray.get(channel.take.remote())
     if callbacks.on_use is not None and worker_s > 0:
@@ -280,7 +283,7 @@ def _pass_on(plan: Plan, channel: Any, callbacks: TrainingCallbacks, note: Calla
             callbacks.on_progress(progress)
 
 
-def _make_trainer(plan: Plan, channel: Any) -> ray.train.torch.TorchTrainer:
+def _make_trainer(plan: Plan, channel: ActorHandle) -> ray.train.torch.TorchTrainer:
     job, workers = plan.job, plan.workers
     is_elastic = workers.min_workers < workers.num_workers
     # Every worker reads the whole stream and keeps its rows: Ray Train's split gives out blocks in the order that

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -49,6 +49,10 @@ from llamafarm_ray.training.schedule import Schedule
 from llamafarm_ray.training.strategies import Place, Strategy, find_strategy
 from llamafarm_ray.training.stream import read_epoch
 
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+    from transformers import PreTrainedModel
+
 __all__ = ["run_worker"]
 
 
@@ -75,7 +79,7 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome | None:
 
 
 def _run_reported(
-    job: TrainingJob, channel: Any, rows: Mapping[str, Any], rank: int, num_workers: int
+    job: TrainingJob, channel: ActorHandle, rows: Mapping[str, Any], rank: int, num_workers: int
 ) -> WorkerOutcome:
     """Run the job, and tell the channel what no other try can mend."""
     heartbeat = Heartbeat(channel, _attempt(channel, rank, num_workers), rank)
@@ -94,7 +98,7 @@ def _run_reported(
         heartbeat.close()
 
 
-def _attempt(channel: Any, rank: int, num_workers: int) -> int:
+def _attempt(channel: ActorHandle, rank: int, num_workers: int) -> int:
     """The number of this start of the workers, the same on all of them."""
     attempt = [ray.get(channel.begin.remote(num_workers)) if rank == 0 else 0]
     if num_workers > 1:
@@ -112,7 +116,7 @@ class _Run:
         heartbeat: this worker's.
     """
 
-    def __init__(self, job: TrainingJob, channel: Any, rows: Mapping[str, Any], heartbeat: Heartbeat) -> None:
+    def __init__(self, job: TrainingJob, channel: ActorHandle, rows: Mapping[str, Any], heartbeat: Heartbeat) -> None:
         quiet_libraries()
         self._job = job
         self._channel = channel
@@ -166,7 +170,7 @@ class _Run:
             strategy.sum([0.0])  # all wait: a worker that ends early gives no sign of life
         return outcome
 
-    def _train(self, module: Any, state: RunState) -> WorkerOutcome:
+    def _train(self, module: PreTrainedModel, state: RunState) -> WorkerOutcome:
         job, strategy = self._job, self._strategy
         if state.step < job.num_steps and not _is_patience_over(state, job.training.early_stopping_patience):
             self._heartbeat.moved("training")
@@ -280,7 +284,7 @@ class _Run:
             layout=self._layout,
         )
 
-    def _open_observers(self, module: Any, state: RunState) -> Observers:
+    def _open_observers(self, module: PreTrainedModel, state: RunState) -> Observers:
         job, device = self._job, self._place.device
         gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
         return Observers.open(
@@ -305,14 +309,14 @@ def _is_patience_over(state: RunState, patience: int | None) -> bool:
     return patience is not None and len(steps) - 1 - steps.index(state.best_step or 0) >= patience
 
 
-def _load(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> Any:
+def _load(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> PreTrainedModel:
     model = method.load(job.base_model, precision=strategy.precision, device=strategy.place.device, task=objective.task)
     if job.packed:
         use_packed_attention(model)
     return model
 
 
-def _load_reference(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> Any:
+def _load_reference(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> PreTrainedModel:
     """The base model as it was, in the format that forward passes compute in: nothing of it is trained."""
     model = Method.load(
         method, job.base_model, precision=strategy.precision, device=strategy.place.device, task=objective.task
@@ -322,7 +326,7 @@ def _load_reference(job: TrainingJob, method: Method, objective: Objective, stra
     return model
 
 
-def _build_model(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> Any:
+def _build_model(job: TrainingJob, method: Method, objective: Objective, strategy: Strategy) -> PreTrainedModel:
     with strategy.loading():
         model = _load(job, method, objective, strategy)
     use_fused_kernels(model, job.training.fused_kernels, strategy.place.device)
@@ -338,7 +342,7 @@ def _build_model(job: TrainingJob, method: Method, objective: Objective, strateg
     return model
 
 
-def _save(job: TrainingJob, method: Method, objective: Objective, module: Any, strategy: Strategy) -> int:
+def _save(job: TrainingJob, method: Method, objective: Objective, module: PreTrainedModel, strategy: Strategy) -> int:
     """Write the trained weights, the tokenizer, and what the objective adds, on rank 0.
 
     Returns:

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, get_args, get_origin
 
 from pydantic import ConfigDict, ValidationError, create_model
 
@@ -19,6 +19,9 @@ from llamafarm_ray.config.placing import Placement
 from llamafarm_ray.config.tuning import DomainKind
 from llamafarm_ray.config.wording import shown
 from llamafarm_ray.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["Point", "Space", "base_table", "sample"]
 
@@ -196,7 +199,7 @@ def _wrong_values(key: str, domain: Domain) -> Iterator[str]:
     info = layout().leaves[path[:-1] if is_free else path]
     settings = ConfigDict(strict=True, allow_inf_nan=False)
     field: Any = (info.annotation, info)
-    model: Any = create_model("Value", __config__=settings, value=field)
+    model: PreTrainedModel = create_model("Value", __config__=settings, value=field)
     ends = domain.values if domain.is_list else _all_values(domain) if domain.kind == "quniform" else domain.values[:2]
     for value in ends:
         given = _plain(value)

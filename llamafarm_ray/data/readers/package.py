@@ -6,11 +6,14 @@ import io
 import zipfile
 import zlib
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 from lxml import etree
 
 from llamafarm_ray.data.readers.base import BrokenDocumentError, EncryptedDocumentError, OversizedDocumentError
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["MAX_UNPACKED_BYTES", "Package", "parse_xml"]
 
@@ -88,7 +91,7 @@ class Package:
         except _DAMAGE as error:
             raise self.broken(error) from error
 
-    def xml(self, name: str) -> Any:
+    def xml(self, name: str) -> _Element:
         """Return the root element of an XML part.
 
         Raises:
@@ -101,7 +104,7 @@ class Package:
             raise self.broken(error) from error
 
 
-def parse_xml(data: bytes) -> Any:
+def parse_xml(data: bytes) -> _Element:
     """Parse XML without entities, network or recovery; depth and lengths stay within libxml2's limits.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lm_eval.api.model import LM
 
@@ -11,6 +11,9 @@ from llamafarm_ray.evaluation.benchmarks.asked import AskedModel, Chunk
 from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
 from llamafarm_ray.evaluation.benchmarks.store import ChunkStore
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 __all__ = ["ChunkedLM"]
 
@@ -43,17 +46,17 @@ class ChunkedLM(LM):  # type: ignore[misc]  # lm-eval has no types
         self._has_template = has_template
         self._on_progress = on_progress
 
-    def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Return log-probabilities of continuations, and whether they are the most probable ones."""
         del disable_tqdm
         return [(float(logprob), bool(greedy)) for logprob, greedy in self._answers("loglikelihood", requests)]
 
-    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         """Return log-probabilities of whole texts."""
         del disable_tqdm
         return [float(one) for one in self._answers("loglikelihood_rolling", requests)]
 
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         """Return answers."""
         del disable_tqdm
         return [str(one) for one in self._answers("generate_until", requests)]
@@ -71,7 +74,7 @@ class ChunkedLM(LM):  # type: ignore[misc]  # lm-eval has no types
         """Return the chat template, where one is applied."""
         return self._workers.fact(self._model, "chat_template") if chat_template else None
 
-    def _answers(self, kind: RequestKind, requests: Sequence[Any]) -> list[Any]:
+    def _answers(self, kind: RequestKind, requests: Sequence[Instance]) -> list[Any]:
         chunks = [Chunk(kind, found, self._has_template) for found in _by_question(requests)]
         answers: dict[int, list[Any]] = {}
         if self._store is not None:
@@ -89,7 +92,7 @@ class ChunkedLM(LM):  # type: ignore[misc]  # lm-eval has no types
         return [one for number in range(len(chunks)) for one in answers[number]]
 
 
-def _by_question(requests: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], ...]]:
+def _by_question(requests: Sequence[Instance]) -> Iterator[tuple[tuple[Any, ...], ...]]:
     """Yield the arguments of requests in chunks of whole questions, since choices of one question share a text."""
     chunk: list[tuple[Any, ...]] = []
     seen, last = 0, None

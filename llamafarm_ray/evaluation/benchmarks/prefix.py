@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.errors import InputError
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["fix_prefix", "wants_prefix"]
 
 _PROBE = "The answer"
 
 
-def wants_prefix(tokenizer: Any) -> bool:
+def wants_prefix(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Return True if texts for this tokenizer begin with its beginning-of-sequence token."""
     bos = tokenizer.bos_token_id
     if bos is None:
@@ -21,7 +25,7 @@ def wants_prefix(tokenizer: Any) -> bool:
     return bool(declared) or bool(ids and ids[0] == bos)
 
 
-def fix_prefix(lm: Any, tokenizer: Any, *, has_template: bool) -> None:
+def fix_prefix(lm: LM, tokenizer: PreTrainedTokenizerBase, *, has_template: bool) -> None:
     """Make lm-eval's texts begin with one such token where the model wants it, and with none where it does not.
 
     A chat template may write the token itself; then the tokenizer must not add another.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
@@ -16,6 +16,9 @@ from llamafarm_ray.evaluation.benchmarks.store import ChunkStore, ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import leaves, load_tasks, task_manager
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
 from llamafarm_ray.evaluation.result import BenchmarkScores
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
 
 __all__ = ["BenchmarkPlan", "run_benchmarks"]
 
@@ -86,7 +89,7 @@ def _measure(
     name: str,
     task: Any,
     inputs: Inputs,
-    lm_of: Callable[[ChunkStore | None], Any],
+    lm_of: Callable[[ChunkStore | None], LM],
     *,
     store: ResultStore | None,
 ) -> BenchmarkScores:
@@ -114,7 +117,7 @@ def _measure(
     return replace(scores, digests=asdict(inputs))
 
 
-def _lm(workers: Workers, model: AskedModel, chunks: ChunkStore | None, **options: Any) -> Any:
+def _lm(workers: Workers, model: AskedModel, chunks: ChunkStore | None, **options: Any) -> LM:
     from llamafarm_ray.evaluation.benchmarks.chunked_lm import ChunkedLM  # it needs lm-eval
 
     return ChunkedLM(workers, model, chunks, **options)

@@ -7,9 +7,12 @@ import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
 
 __all__ = ["DATA_FILES", "check_installed", "leaves", "load_tasks", "local_dataset", "task_manager"]
 
@@ -48,7 +51,7 @@ def load_tasks(names: Sequence[str], data: Path | None) -> dict[str, Any]:
     return {name: item for asked in names for name, item in _build(manager, asked, data, is_alone=len(names) == 1)}
 
 
-def _build(manager: Any, name: str, data: Path | None, *, is_alone: bool) -> Iterator[tuple[str, Any]]:
+def _build(manager: TaskManager, name: str, data: Path | None, *, is_alone: bool) -> Iterator[tuple[str, Any]]:
     from lm_eval.tasks._factory import TaskFactory  # pinned: the public way has no overrides of groups
 
     overrides: dict[str, Any] = {}
@@ -112,7 +115,7 @@ def local_dataset(folder: Path, path: str, name: str | None, task: str, *, is_on
 
 
 @functools.cache
-def task_manager() -> Any:
+def task_manager() -> TaskManager:
     """Return lm-eval's index of tasks, which takes seconds to make."""
     from lm_eval.tasks import TaskManager  # an extra
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from llamafarm_ray.evaluation.comparison import compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
@@ -14,6 +14,9 @@ from llamafarm_ray.evaluation.metrics import METRICS, Sample
 from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.evaluation.result import BenchmarkScores, improvement
 from llamafarm_ray.types import Digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["general_result", "general_samples"]
 
@@ -24,7 +27,7 @@ _METHOD: Final = (
 )
 
 
-def general_samples(model: Any, tokenizer: Any, report: Report) -> dict[int, Sample]:
+def general_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: Report) -> dict[int, Sample]:
     """Return the loss of each text that fits the model, by its place."""
     max_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
     rows = {at: _scored(tokenizer, text) for at, text in enumerate(_texts())}
@@ -69,7 +72,7 @@ def _scores(samples: Mapping[int, Sample]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None}
 
 
-def _scored(tokenizer: Any, text: str) -> Scored:
+def _scored(tokenizer: PreTrainedTokenizerBase, text: str) -> Scored:
     """Return the tokens of a text after the beginning of text, where the tokenizer has a sign for it."""
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id

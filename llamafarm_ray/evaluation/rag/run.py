@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.generation import generate, load_for_inference
@@ -15,6 +15,9 @@ from llamafarm_ray.models.chat import render_chat
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.types import Digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["ExamJob", "answer_exam", "answer_settings"]
 
@@ -85,7 +88,7 @@ def answer_exam(job: ExamJob, report: Report) -> ExamAnswers:
     return ExamAnswers(ask(part_of(report, "", 0.5, 0.5)), baseline, template)
 
 
-def _ids(tokenizer: Any, prompt: str | None) -> list[int] | None:
+def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[int] | None:
     if prompt is None:
         return None
     text = render_chat(tokenizer, [{"role": "user", "content": prompt}], for_answer=True)

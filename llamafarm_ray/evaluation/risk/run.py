@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.evaluation.generation import generate, load_for_inference
 from llamafarm_ray.evaluation.losses import Scored, losses_of
@@ -18,6 +18,9 @@ from llamafarm_ray.models.chat import continuation_ids, render_chat
 from llamafarm_ray.models.folder import check_base_model
 from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.types import Digest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["MAX_NEW_TOKENS", "RiskJob", "measure_risk", "risk_settings"]
 
@@ -82,7 +85,9 @@ def _ask(
     return replies(part_of(report, "", 0.5, 0.5)), before
 
 
-def _replies(model: Any, tokenizer: Any, probes: Sequence[Probe], report: Report) -> Replies:
+def _replies(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[Probe], report: Report
+) -> Replies:
     """Return the reply to each probe; None where it is too long for the model."""
     max_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
     prompts = [_prompt_ids(tokenizer, probe) for probe in probes]
@@ -110,12 +115,12 @@ def _replies(model: Any, tokenizer: Any, probes: Sequence[Probe], report: Report
     return replies
 
 
-def _prompt_ids(tokenizer: Any, probe: Probe) -> list[int]:
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, probe: Probe) -> list[int]:
     text = render_chat(tokenizer, list(probe.messages), for_answer=True)
     ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return ids + continuation_ids(tokenizer, probe.begun) if probe.begun else ids
 
 
-def _scored(tokenizer: Any, prompt: list[int], text: str) -> Scored:
+def _scored(tokenizer: PreTrainedTokenizerBase, prompt: list[int], text: str) -> Scored:
     ids = continuation_ids(tokenizer, text)
     return Scored(prompt + ids, [False] * len(prompt) + [True] * len(ids))

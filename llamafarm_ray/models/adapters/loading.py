@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters.config import read_adapter_config
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
 __all__ = ["load_adapter"]
 
 
-def load_adapter(model: Any, folder: Path, *, name: str = "default", shared: bool = False) -> Any:
+def load_adapter(
+    model: PreTrainedModel, folder: Path, *, name: str = "default", shared: bool = False
+) -> PreTrainedModel:
     """Return the base model with the adapter on it, for inference.
 
     Args:
@@ -54,6 +60,6 @@ def load_adapter(model: Any, folder: Path, *, name: str = "default", shared: boo
         ) from error
 
 
-def _needs_weights(config: Any) -> bool:
+def _needs_weights(config: PeftConfig) -> bool:
     """Return whether peft can't put an adapter onto a model as empty tensors first."""
     return config.is_prompt_learning or bool(getattr(config, "layer_replication", None))

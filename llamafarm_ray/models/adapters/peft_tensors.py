@@ -9,13 +9,17 @@ import contextlib
 import io
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.errors import InputError, did_you_mean
 from llamafarm_ray.models.adapters.config import VECTORS, read_adapter_config
 from llamafarm_ray.models.adapters.headers import PREFIX, Expected, Shape
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.models.sentence_files import gives_vectors
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
 
 __all__ = ["expected_of_peft"]
 
@@ -79,7 +83,7 @@ def _check_type(peft_type: str) -> None:
         )
 
 
-def _check_parameters(wrapped: Any, config: Any) -> None:
+def _check_parameters(wrapped: PreTrainedModel, config: PeftConfig) -> None:
     """Check that peft found the parameters that a configuration claims; it only warns of those it did not."""
     claimed = getattr(config, "target_parameters", None)
     if claimed and not getattr(wrapped.base_model, "targeted_parameter_names", True):
@@ -99,7 +103,7 @@ def _embeddings(plain: dict[str, Shape]) -> dict[str, Shape]:
     return found
 
 
-def _of_prefix(model: Any, config: Any) -> dict[str, Shape]:
+def _of_prefix(model: PreTrainedModel, config: PeftConfig) -> dict[str, Shape]:
     """Return the shape of a prefix: keys and values of each layer, for each virtual token.
 
     The configuration holds the sizes of the base that it was made for, so the base's own are taken.

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from gguf import GGMLQuantizationType
@@ -32,6 +32,9 @@ from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.safetensors import read_tensors
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "DTYPES",
@@ -159,7 +162,7 @@ def convert_model(
     return Conversion(target, chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens)
 
 
-def read_model(source: Path) -> tuple[Any, Any, str]:
+def read_model(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     """Return the model in 32 bits, its tokenizer, and the precision that its weights have or are expanded to.
 
     Args:
@@ -186,7 +189,9 @@ def read_model(source: Path) -> tuple[Any, Any, str]:
     return model.eval(), load_tokenizer(source), own
 
 
-def _write_folder(model: Any, tokenizer: Any, source: Path, output: Path, dtype: torch.dtype) -> None:
+def _write_folder(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: Path, output: Path, dtype: torch.dtype
+) -> None:
     model.to(dtype).config.use_cache = True
     if not torch.cuda.is_available():  # else DeepSpeed, which transformers imports to save, tells so on standard output
         os.environ.setdefault("DS_ACCELERATOR", "cpu")

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 __all__ = ["FAMILIES", "Family", "family_of_architecture", "family_of_config"]
 
@@ -56,12 +59,12 @@ class Family:
     fields: Mapping[str, str] = field(default_factory=lambda: _DECODER)
     optional: Mapping[str, str] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
-    derived: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[PreTrainedConfig], object]] = field(default_factory=dict)
     norm_offset: float = 0.0
     permutes: bool = False
     transposed: tuple[str, ...] = ()
 
-    def check(self, config: Any) -> None:
+    def check(self, config: PreTrainedConfig) -> None:
         """Check that the format can say everything that a configuration does.
 
         Raises:
@@ -83,15 +86,15 @@ class Family:
         )
 
 
-def _layer_types(period: int) -> Callable[[Any], list[str]]:
-    def pattern(config: Any) -> list[str]:
+def _layer_types(period: int) -> Callable[[PreTrainedConfig], list[str]]:
+    def pattern(config: PreTrainedConfig) -> list[str]:
         layers = range(1, config.num_hidden_layers + 1)
         return ["sliding_attention" if layer % period else "full_attention" for layer in layers]
 
     return pattern
 
 
-def _attention_scale(config: Any) -> int:
+def _attention_scale(config: PreTrainedConfig) -> int:
     family = str(config.model_type).partition("_")[0]
     if config.num_hidden_layers == _LARGEST_GEMMA_LAYERS[family]:
         return int(config.hidden_size // config.num_attention_heads)
@@ -154,7 +157,7 @@ FAMILIES = (
 """All families, in the order in which messages list them."""
 
 
-def family_of_config(config: Any) -> Family:
+def family_of_config(config: PreTrainedConfig) -> Family:
     """Return the family of a transformers configuration.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -19,6 +19,9 @@ from llamafarm_ray.models.convert.rope import rope_facts
 from llamafarm_ray.models.convert.tensors import gguf_names, to_gguf
 from llamafarm_ray.models.convert.tokenizer_facts import tokenizer_facts
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
 __all__ = ["write_gguf_model"]
 
 _HEAD = "lm_head.weight"
@@ -27,8 +30,8 @@ _TOKENIZER = "tokenizer.ggml."
 
 
 def write_gguf_model(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     path: Path,
     precision: GgufPrecision,
     *,
@@ -68,7 +71,7 @@ def write_gguf_model(
     _write_tensors(writer, model, family, precision, factors, on_progress=on_progress)
 
 
-def _facts(config: Any, family: Family) -> dict[str, Any]:
+def _facts(config: PreTrainedConfig, family: Family) -> dict[str, Any]:
     facts = {fact: getattr(config, attribute, None) for fact, attribute in family.fields.items()}
     if facts.get("feed_forward_length") is None:  # GPT-2's, which is four times the width then
         facts["feed_forward_length"] = 4 * config.hidden_size
@@ -83,7 +86,7 @@ def _facts(config: Any, family: Family) -> dict[str, Any]:
     return {fact: value for fact, value in facts.items() if value is not None}
 
 
-def _add_tokenizer(writer: GGUFWriter, model: Any, tokenizer: Any) -> None:
+def _add_tokenizer(writer: GGUFWriter, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     ends = getattr(model.generation_config, "eos_token_id", None)
     end_ids = ends if isinstance(ends, list) else [ends] if ends is not None else []
     num_tokens = model.get_input_embeddings().weight.shape[0]
@@ -116,7 +119,7 @@ def _add(writer: GGUFWriter, key: str, value: Any) -> None:
 
 def _write_tensors(
     writer: GGUFWriter,
-    model: Any,
+    model: PreTrainedModel,
     family: Family,
     precision: GgufPrecision,
     factors: Mapping[str, NDArray[np.float32]],

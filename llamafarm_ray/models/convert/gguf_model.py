@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -19,6 +19,9 @@ from llamafarm_ray.models.convert.rope import ROPE_TENSORS, rope_parameters
 from llamafarm_ray.models.convert.tensors import from_gguf, gguf_names
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.storage.gguf import GgufHeader, GgufTensor, read_gguf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = ["decoded", "gguf_config", "load_gguf_model", "read_tensor"]
 
@@ -39,7 +42,7 @@ _UNDERSTOOD = frozenset(
 _INTEGERS = {getattr(gguf.GGMLQuantizationType, f"I{bits}") for bits in (8, 16, 32, 64)}
 
 
-def load_gguf_model(path: Path, *, dtype: torch.dtype) -> Any:
+def load_gguf_model(path: Path, *, dtype: torch.dtype) -> PreTrainedModel:
     """Return the model of a GGUF file, with all of its weights in one format.
 
     Args:
@@ -88,7 +91,7 @@ def decoded(data: NDArray[np.uint8], tensor: GgufTensor) -> torch.Tensor:
     return torch.from_numpy(np.array(gguf.quants.dequantize(rows, kind), dtype=np.float32))
 
 
-def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], *, shown: str) -> Any:
+def gguf_config(header: GgufHeader, read: Callable[[GgufTensor], torch.Tensor], *, shown: str) -> PreTrainedConfig:
     """Return the transformers configuration that a file's facts describe.
 
     Args:
@@ -171,7 +174,7 @@ def _head_dim(header: GgufHeader, usual: int) -> int:
     return int(header.of_architecture(_KEY_LENGTH) or turned or usual)
 
 
-def _generation_config(header: GgufHeader, config: Any) -> Any:
+def _generation_config(header: GgufHeader, config: PreTrainedConfig) -> Any:
     named = dict.fromkeys(header.facts.get(f"tokenizer.ggml.{name}_token_id") for name in _ENDS)
     ends = [index for index in named if index is not None]
     return GenerationConfig(
@@ -182,7 +185,7 @@ def _generation_config(header: GgufHeader, config: Any) -> Any:
 
 
 @torch.no_grad()
-def _fill(model: Any, path: Path, header: GgufHeader, family: Family) -> None:
+def _fill(model: PreTrainedModel, path: Path, header: GgufHeader, family: Family) -> None:
     """Copy all tensors of a file into a model, and check that none is missing or left over."""
     state = model.state_dict()
     if model.config.tie_word_embeddings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -12,6 +12,9 @@ from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.models.convert.pre_tokenizers import named_pre_tokenizer
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.storage.gguf import GgufHeader
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["BYTE", "CONTROL", "NORMAL", "SPACE", "UNKNOWN", "UNUSED", "USER_DEFINED", "load_gguf_tokenizer"]
 
@@ -27,7 +30,7 @@ _HINT = "Download the file again, or convert the original model."
 _NUM_NAMED = 3
 
 
-def load_gguf_tokenizer(header: GgufHeader) -> Any:
+def load_gguf_tokenizer(header: GgufHeader) -> PreTrainedTokenizerBase:
     """Return the tokenizer that a file describes, chat template and special tokens included.
 
     Args:
@@ -68,7 +71,7 @@ def load_gguf_tokenizer(header: GgufHeader) -> Any:
     return tokenizer
 
 
-def _byte_level(facts: Mapping[str, Any], tokens: list[str], types: list[int]) -> Any:
+def _byte_level(facts: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
     split = named_pre_tokenizer(str(facts.get("pre", "default")))
     vocabulary = {token: index for index, token in enumerate(tokens) if types[index] != UNUSED}
     merges = [tuple(merge.split(" ", 1)) for merge in facts.get("merges", [])]
@@ -79,7 +82,7 @@ def _byte_level(facts: Mapping[str, Any], tokens: list[str], types: list[int]) -
     return inner
 
 
-def _pieces(facts: Mapping[str, Any], tokens: list[str], types: list[int]) -> Any:
+def _pieces(facts: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
     """Return a sentencepiece tokenizer as llama.cpp has it, whatever class the original model's is of."""
     scores = facts.get("scores")
     if not isinstance(scores, list) or len(scores) != len(tokens):
@@ -119,13 +122,13 @@ def _merges(normal: Mapping[str, int], scores: list[float]) -> list[tuple[str, s
     return [(left, right) for _, _, left, right in found]
 
 
-def _add_special(inner: Any, tokens: list[str], types: list[int]) -> None:
+def _add_special(inner: Tokenizer, tokens: list[str], types: list[int]) -> None:
     for index, token in enumerate(tokens):
         if types[index] in {CONTROL, USER_DEFINED}:
             inner.add_tokens([AddedToken(token, normalized=False, special=types[index] == CONTROL)])
 
 
-def _surround(inner: Any, facts: Mapping[str, Any], tokens: list[str]) -> None:
+def _surround(inner: Tokenizer, facts: Mapping[str, Any], tokens: list[str]) -> None:
     """Have a tokenizer put the tokens around a text that llama.cpp puts there."""
     is_pieces = facts["model"] == "llama"
     usual = is_pieces or named_pre_tokenizer(str(facts.get("pre", "default"))).adds_bos
@@ -142,7 +145,7 @@ def _surround(inner: Any, facts: Mapping[str, Any], tokens: list[str]) -> None:
     )
 
 
-def _check(inner: Any, tokens: list[str], types: list[int]) -> None:
+def _check(inner: Tokenizer, tokens: list[str], types: list[int]) -> None:
     """Check that tokens have their ids, and that special ones stay whole.
 
     Raises:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -22,6 +22,9 @@ from llamafarm_ray.models.convert.families import Family, family_of_config
 from llamafarm_ray.models.convert.gguf_model import read_tensor
 from llamafarm_ray.models.convert.tensors import gguf_names, to_gguf
 from llamafarm_ray.storage.gguf import read_gguf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = ["check_convertible", "write_gguf_lora"]
 
@@ -50,7 +53,9 @@ def check_convertible(adapter: Path) -> AdapterConfig:
     return config
 
 
-def write_gguf_lora(adapter: Path, base: Any, path: Path, *, name: str, base_name: str, half: bool = True) -> float:
+def write_gguf_lora(
+    adapter: Path, base: PreTrainedModel, path: Path, *, name: str, base_name: str, half: bool = True
+) -> float:
     """Write an adapter, and compare each update that the file holds with the adapter's own.
 
     Args:
@@ -118,7 +123,7 @@ def _modules(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tenso
 
 def _largest_difference(
     path: Path,
-    base_config: Any,
+    base_config: PreTrainedConfig,
     config: AdapterConfig,
     *,
     modules: Mapping[str, tuple[torch.Tensor, torch.Tensor]],

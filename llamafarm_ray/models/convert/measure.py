@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from llamafarm_ray.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "PROMPTS",
@@ -109,7 +112,7 @@ def held_out_text() -> str:
     return (files(__package__) / "held_out.txt").read_text(encoding="utf-8")
 
 
-def measured_inputs(tokenizer: Any, config: Any) -> list[torch.Tensor]:
+def measured_inputs(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -> list[torch.Tensor]:
     """Return the token ids of the measured texts; the held-out text is the last.
 
     Args:
@@ -122,7 +125,7 @@ def measured_inputs(tokenizer: Any, config: Any) -> list[torch.Tensor]:
 
 
 @torch.no_grad()
-def run_model(model: Any, inputs: Sequence[torch.Tensor]) -> Outputs:
+def run_model(model: PreTrainedModel, inputs: Sequence[torch.Tensor]) -> Outputs:
     """Run a model on the measured texts.
 
     Args:

@@ -7,11 +7,14 @@ A GGUF file names its split (``tokenizer.ggml.pre``) instead of describing it. T
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Regex, pre_tokenizers
 
 from llamafarm_ray.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 __all__ = ["PRE_TOKENIZERS", "PROBES", "PreTokenizer", "named_pre_tokenizer", "recognized_pre_tokenizer"]
 
@@ -125,7 +128,7 @@ def named_pre_tokenizer(name: str) -> PreTokenizer:
     return found
 
 
-def recognized_pre_tokenizer(backend: Any) -> PreTokenizer:
+def recognized_pre_tokenizer(backend: Tokenizer) -> PreTokenizer:
     """Return the split that parts the probe texts as a tokenizer does.
 
     Args:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llamafarm_ray.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 __all__ = ["ROPE_TENSORS", "rope_facts", "rope_parameters"]
 
@@ -25,7 +28,7 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 _CLOSE = 1e-3
 
 
-def rope_facts(config: Any) -> tuple[dict[str, Any], dict[str, Floats]]:
+def rope_facts(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Floats]]:
     """Return the facts (without their architecture's prefix) and the tensors of a configuration's rotary positions.
 
     Raises:
@@ -97,7 +100,7 @@ def rope_parameters(
     return {"rope_parameters": found}
 
 
-def _head_dim(config: Any) -> int:
+def _head_dim(config: PreTrainedConfig) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
@@ -156,7 +159,7 @@ def _llama3_of(factors: Floats, theta: float, dims: int) -> dict[str, Any]:
 
 
 def _long_facts(
-    config: Any, parameters: Mapping[str, Any], facts: dict[str, Any]
+    config: PreTrainedConfig, parameters: Mapping[str, Any], facts: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Floats]]:
     """Return LongRoPE's facts: https://arxiv.org/abs/2402.13753. The factor of attention follows from the lengths."""
     old_length = int(parameters.get("original_max_position_embeddings") or config.original_max_position_embeddings)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import gguf
 import torch
 
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.models.convert.families import Family
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
 
 __all__ = ["from_gguf", "gguf_names", "to_gguf"]
 
@@ -39,7 +42,7 @@ def gguf_names(family: Family, num_layers: int, names: Iterable[str]) -> dict[st
     return {name: str(other) for name, other in found.items()}
 
 
-def to_gguf(family: Family, config: Any, name: str, tensor: torch.Tensor) -> torch.Tensor:
+def to_gguf(family: Family, config: PreTrainedConfig, name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor of a transformers model in GGUF's layout.
 
     Args:
@@ -57,7 +60,7 @@ def to_gguf(family: Family, config: Any, name: str, tensor: torch.Tensor) -> tor
     return tensor
 
 
-def from_gguf(family: Family, config: Any, name: str, tensor: torch.Tensor) -> torch.Tensor:
+def from_gguf(family: Family, config: PreTrainedConfig, name: str, tensor: torch.Tensor) -> torch.Tensor:
     """Return a tensor of a GGUF file in transformers' layout: the reverse of `to_gguf`."""
     if name.endswith(family.transposed) and family.transposed:
         return tensor.t().contiguous()
@@ -68,7 +71,7 @@ def from_gguf(family: Family, config: Any, name: str, tensor: torch.Tensor) -> t
     return tensor
 
 
-def _rotated_heads(config: Any, name: str) -> int:
+def _rotated_heads(config: PreTrainedConfig, name: str) -> int:
     """Return the number of heads in the rows of a tensor that rotary positions turn; 0 for other tensors."""
     if name.endswith(("q_proj.weight", "q_proj.bias")):
         return int(config.num_attention_heads)

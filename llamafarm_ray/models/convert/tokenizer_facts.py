@@ -5,11 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.models.convert.gguf_tokenizer import BYTE, CONTROL, NORMAL, SPACE, UNKNOWN, UNUSED, USER_DEFINED
 from llamafarm_ray.models.convert.pre_tokenizers import recognized_pre_tokenizer
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["tokenizer_facts"]
 
@@ -18,7 +22,7 @@ _PROBE = "a"
 _HINT = "Serve the model with vLLM or transformers instead."
 
 
-def tokenizer_facts(tokenizer: Any, num_tokens: int, end_ids: Sequence[int] = ()) -> dict[str, Any]:
+def tokenizer_facts(tokenizer: PreTrainedTokenizerBase, num_tokens: int, end_ids: Sequence[int] = ()) -> dict[str, Any]:
     """Return the facts, without ``tokenizer.ggml.`` before their names; the chat template is not among them.
 
     Args:
@@ -53,7 +57,7 @@ def tokenizer_facts(tokenizer: Any, num_tokens: int, end_ids: Sequence[int] = ()
     return facts | _special(tokenizer, end_ids) | _surrounding(tokenizer)
 
 
-def _byte_level(backend: Any, described: Mapping[str, Any]) -> dict[str, Any]:
+def _byte_level(backend: Tokenizer, described: Mapping[str, Any]) -> dict[str, Any]:
     if described["pre_tokenizer"] is None:
         raise UnsupportedError("The tokenizer does not split texts before it merges, which llama.cpp does.", hint=_HINT)
     normalizer = described["normalizer"]
@@ -112,7 +116,7 @@ def _scores(tokens: Sequence[str], merges: Sequence[Any]) -> list[float]:
     return [-float(ranks.get(token, len(merges))) for token in tokens]
 
 
-def _special(tokenizer: Any, end_ids: Sequence[int]) -> dict[str, Any]:
+def _special(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> dict[str, Any]:
     ids = {
         "bos": tokenizer.bos_token_id,
         "eos": tokenizer.eos_token_id,
@@ -126,7 +130,7 @@ def _special(tokenizer: Any, end_ids: Sequence[int]) -> dict[str, Any]:
     return {f"{name}_token_id": index for name, index in ids.items() if index is not None}
 
 
-def _surrounding(tokenizer: Any) -> dict[str, bool]:
+def _surrounding(tokenizer: PreTrainedTokenizerBase) -> dict[str, bool]:
     """Return the tokens that a tokenizer puts around a text, found by giving it one."""
     bare = tokenizer(_PROBE, add_special_tokens=False)["input_ids"]
     whole = tokenizer(_PROBE)["input_ids"]

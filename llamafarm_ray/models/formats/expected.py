@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -19,6 +19,9 @@ from llamafarm_ray.models.convert.tensors import gguf_names
 from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.models.formats.comparison import Comparison
 from llamafarm_ray.models.loading import bare_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = ["compare_with_config", "compare_with_facts"]
 
@@ -47,7 +50,7 @@ def compare_with_config(config: Mapping[str, Any], found: Shapes) -> Comparison:
     return _compared(model, {name: tuple(one.shape) for name, one in model.state_dict().items()}, found)
 
 
-def compare_with_facts(config: Any, architecture: str, found: Shapes) -> Comparison:
+def compare_with_facts(config: PreTrainedConfig, architecture: str, found: Shapes) -> Comparison:
     """Compare the tensors of a GGUF file with those that its facts make.
 
     Args:
@@ -73,7 +76,7 @@ def compare_with_facts(config: Any, architecture: str, found: Shapes) -> Compari
     return _compared(model, shapes, {name: shape for name, shape in found.items() if name not in ROPE_TENSORS})
 
 
-def _compared(model: Any, expected: Shapes, found: Shapes) -> Comparison:
+def _compared(model: PreTrainedModel, expected: Shapes, found: Shapes) -> Comparison:
     missing = {name for name in expected if name not in found} - _tied(model, found)
     unexpected = [name for name in found if name not in expected and not name.endswith(_BUFFERS)]
     misshapen = [
@@ -88,11 +91,11 @@ _BUFFERS = (".masked_bias", ".attn.bias", ".rotary_emb.inv_freq", ".position_ids
 """Endings of masks and positions that older releases of transformers saved, and newer ones compute."""
 
 
-def _count(model: Any) -> int:
+def _count(model: PreTrainedModel) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _tied(model: Any, found: Shapes) -> set[str]:
+def _tied(model: PreTrainedModel, found: Shapes) -> set[str]:
     """Return names of parameters of which the files have another one that is the same."""
     model.tie_weights()
     groups: dict[int, list[str]] = {}

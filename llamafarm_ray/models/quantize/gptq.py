@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from compressed_tensors.quantization import QuantizationArgs
 from compressed_tensors.quantization.utils import calculate_qparams, calculate_range
 
 from llamafarm_ray.errors import InputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["fit_layers", "fitted"]
 
@@ -26,7 +29,7 @@ _DAMPING = 0.01
 
 @torch.no_grad()
 def fit_layers(
-    model: Any,
+    model: PreTrainedModel,
     layers: Mapping[str, Any],
     args: QuantizationArgs,
     samples: Sequence[torch.Tensor],
@@ -120,7 +123,7 @@ def _inverse_root(products: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _blocks(model: Any) -> tuple[str, Any]:
+def _blocks(model: PreTrainedModel) -> tuple[str, Any]:
     wanted = model.config.get_text_config().num_hidden_layers
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == wanted:
@@ -132,7 +135,7 @@ def _blocks(model: Any) -> tuple[str, Any]:
 
 
 def _block_inputs(
-    model: Any, blocks: Sequence[Any], samples: Sequence[torch.Tensor]
+    model: PreTrainedModel, blocks: Sequence[Any], samples: Sequence[torch.Tensor]
 ) -> tuple[list[torch.Tensor], list[list[dict[str, Any]]]]:
     """Return the first block's input for each sample, and the other arguments of each block for each."""
     hidden: list[torch.Tensor] = []

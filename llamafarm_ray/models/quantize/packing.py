@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from compressed_tensors.compressors import ModelCompressor
@@ -25,6 +25,9 @@ from llamafarm_ray.models.loading import linear_layers, load_model
 from llamafarm_ray.models.quantize.gptq import fit_layers
 from llamafarm_ray.models.quantize.schemes import Scheme
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 __all__ = ["check_linear", "group_size", "pack_compressed_tensors", "pack_nf4", "weight_scales"]
 
 _GROUPS = (128, 64, 32)
@@ -32,7 +35,7 @@ _GROUPS = (128, 64, 32)
 
 
 def pack_compressed_tensors(
-    model: Any,
+    model: PreTrainedModel,
     scheme: Scheme,
     output: Path,
     *,
@@ -120,7 +123,7 @@ def weight_scales(weight: torch.Tensor, args: QuantizationArgs) -> torch.Tensor:
     return scales
 
 
-def _narrow(model: Any, dtype: torch.dtype) -> None:
+def _narrow(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Hold parameters of 32 bits in another precision; packed ones are of other types."""
     for parameter in model.parameters():
         if parameter.dtype is torch.float32:
@@ -128,7 +131,7 @@ def _narrow(model: Any, dtype: torch.dtype) -> None:
     model.config.dtype = dtype
 
 
-def check_linear(model: Any) -> None:
+def check_linear(model: PreTrainedModel) -> None:
     """Check that most weights beside embeddings are in linear layers, which are the ones that are packed.
 
     Raises:
@@ -146,7 +149,7 @@ def check_linear(model: Any) -> None:
         )
 
 
-def _packable(model: Any) -> dict[str, Any]:
+def _packable(model: PreTrainedModel) -> dict[str, Any]:
     modules = dict(model.named_modules())
     layers = {name: modules[name] for name in linear_layers(model)}
     for name, module in layers.items():

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -25,6 +25,9 @@ from llamafarm_ray.models.quantize.packing import check_linear, pack_compressed_
 from llamafarm_ray.models.quantize.quality import Budget
 from llamafarm_ray.models.quantize.schemes import Scheme
 from llamafarm_ray.models.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 __all__ = ["MAX_SAMPLES", "SAMPLE_TOKENS", "Quantization", "check_calibration", "quantize_model"]
 
@@ -159,7 +162,7 @@ def _packed(
     return compare(before, after), len(samples)
 
 
-def _samples(tokenizer: Any, config: Any, texts: Sequence[str]) -> list[torch.Tensor]:
+def _samples(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, texts: Sequence[str]) -> list[torch.Tensor]:
     longest = min(SAMPLE_TOKENS, getattr(config, "max_position_embeddings", None) or SAMPLE_TOKENS)
     found = []
     for text in texts:

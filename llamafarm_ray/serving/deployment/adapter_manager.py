@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayError
@@ -51,6 +51,9 @@ from llamafarm_ray.telemetry.catalog import SERVING
 from llamafarm_ray.telemetry.logs import set_up_logs
 from llamafarm_ray.telemetry.meters import RayMeters
 from llamafarm_ray.types import Digest, ModelRef
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
 
 __all__ = ["AdapterManager", "Served"]
 
@@ -191,7 +194,7 @@ class AdapterManager:
         self._known = Kept(self._ask, _MEASURE_S)
         self._heard = Lasting[Known](_STANDS_S)
         self._application = ""
-        self._controller: Any = None
+        self._controller: ActorHandle | None = None
         self._sought, self._trouble = -_SEEK_S, ""
         self._reads = SharedReads(lambda: self._view.refresh(within_s=_REGISTRY_S), spacing_s=_LOOK_AGAIN_S)
         self._tasks: list[asyncio.Task[None]] = []

@@ -35,6 +35,8 @@ from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 
 if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
     from llamafarm_ray.serving.ray_serve.replicas import RayFleet
 
 __all__ = ["controller_actor", "start_controller", "stop_controller"]
@@ -185,7 +187,7 @@ class ControllerActor:
         return RayFleet(self._application)
 
 
-def controller_actor(home: str, application: str) -> Any:
+def controller_actor(home: str, application: str) -> ActorHandle:
     """The handle of an application's controller.
 
     Raises:
@@ -196,7 +198,7 @@ def controller_actor(home: str, application: str) -> Any:
 
 def start_controller(
     home: str, application: str, base_digest: Digest, *, token: str | None = None, replace: bool = False
-) -> Any:
+) -> ActorHandle:
     """Start an application's controller, detached, if it isn't running or is another base model's; its handle.
 
     Args:
@@ -222,7 +224,7 @@ def start_controller(
     raise ClusterError(f"The rollouts' controller of {application!r} does not end.", hint="`ray list actors` shows it.")
 
 
-def _is_for(controller: Any, base_digest: Digest) -> bool:
+def _is_for(controller: ActorHandle, base_digest: Digest) -> bool:
     """Return True if a controller belongs to a base model, or is being restarted."""
     try:
         found: Digest = ray.get(controller.base_digest.remote(), timeout=_NAME_IN_USE_S)
@@ -237,7 +239,7 @@ def stop_controller(home: str, application: str) -> None:
         ray.kill(controller_actor(home, application), no_restart=True)
 
 
-def _start(home: str, application: str, base_digest: Digest, token: str | None, *, get_if_exists: bool) -> Any:
+def _start(home: str, application: str, base_digest: Digest, token: str | None, *, get_if_exists: bool) -> ActorHandle:
     return ControllerActor.options(  # type: ignore[attr-defined]
         name=_name(home, application),
         namespace=NAMESPACE,

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["SharedWeights"]
 
@@ -24,11 +27,11 @@ class SharedWeights:
         model: the base model, loaded.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self._model = model
         self._sums = self._checksums()
 
-    def twin(self) -> Any:
+    def twin(self) -> PreTrainedModel:
         """Return the same model in new modules around the same tensors."""
         return copy.deepcopy(self._model, {id(tensor): tensor for tensor in self._tensors().values()})
 
@@ -38,7 +41,7 @@ class SharedWeights:
         return sorted(name for name, one in self._sums.items() if sums.get(name) != one)
 
     @torch.no_grad()
-    def restore(self, load: Callable[[], Any]) -> None:
+    def restore(self, load: Callable[[], PreTrainedModel]) -> None:
         """Put the values of a model that is loaded anew into the tensors that have changed.
 
         Args:
@@ -58,7 +61,7 @@ class SharedWeights:
         return {name: _checksum(tensor) for name, tensor in self._tensors().items()}
 
 
-def _tensors(model: Any) -> Mapping[str, torch.Tensor]:
+def _tensors(model: PreTrainedModel) -> Mapping[str, torch.Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import DynamicCache
@@ -25,6 +25,9 @@ from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.serving.engines.causal import CausalModel
 from llamafarm_ray.serving.engines.in_process import InProcessEngine, LanguageModel
 from llamafarm_ray.serving.engines.shared_base import SharedWeights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["transformers_engine"]
 
@@ -85,7 +88,7 @@ class _SharedBase:
             return _Encoder(model, read_pooling(folder) or pooling_of(self._folder), self._longest)
         return _Writer(model, self._longest)
 
-    def _adapted(self, folder: Path) -> Any:
+    def _adapted(self, folder: Path) -> PreTrainedModel:
         """Put an adapter onto modules of its own, and see that the tensors that all versions share stay as they are."""
         try:
             return load_adapter(self._shared.twin(), folder, shared=True).eval()
@@ -102,7 +105,7 @@ class _SharedBase:
 class _Writer(CausalModel):
     """A causal language model, with an adapter or without."""
 
-    def __init__(self, model: Any, longest: int | None) -> None:
+    def __init__(self, model: PreTrainedModel, longest: int | None) -> None:
         self._model = model
         config: Any = getattr(model, "active_peft_config", None)
         self._has_prefix = config is not None and config.is_prompt_learning
@@ -144,7 +147,7 @@ class _Encoder(LanguageModel):
 
     writes = False
 
-    def __init__(self, model: Any, pooling: Any, longest: int | None) -> None:
+    def __init__(self, model: PreTrainedModel, pooling: Any, longest: int | None) -> None:
         self._model = model
         self._pooling = pooling
         self.max_model_len = longest
@@ -159,7 +162,7 @@ class _Encoder(LanguageModel):
         return vector
 
 
-def _eos_ids(model: Any) -> frozenset[int]:
+def _eos_ids(model: PreTrainedModel) -> frozenset[int]:
     """The tokens that end a text, as ``generate`` of transformers takes them from the model's files."""
     known = getattr(model, "generation_config", None) or model.config
     ids = known.eos_token_id

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llamafarm_ray.config import MethodParameters
 from llamafarm_ray.models.loading import Architecture, linear_layers
 from llamafarm_ray.models.placement import BlockOutputs, find_block_outputs
 from llamafarm_ray.training.methods.base import Server
 from llamafarm_ray.training.methods.peft_method import PeftMethod
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
 
 __all__ = ["AdapterMethod", "adapted_layers", "bottleneck_options"]
 
@@ -31,7 +35,7 @@ class AdapterMethod(PeftMethod):
         """
         find_block_outputs(architecture.linear_layers, architecture.hidden_size)
 
-    def adapter_config(self, model: Any, **common: Any) -> Any:
+    def adapter_config(self, model: PreTrainedModel, **common: Any) -> PeftConfig:
         """See `PeftMethod.adapter_config`."""
         from llamafarm_ray.models.bottleneck import BottleneckConfig  # imports peft
 
@@ -39,12 +43,12 @@ class AdapterMethod(PeftMethod):
         return BottleneckConfig(**common, target_modules=adapted_layers(self.parameters, model), **options)
 
 
-def adapted_layers(parameters: MethodParameters, model: Any) -> str:
+def adapted_layers(parameters: MethodParameters, model: PreTrainedModel) -> str:
     """A regular expression that matches the layers that adapters follow in the base model."""
     return _outputs(model).pattern(after_attention=parameters.adapter_type == "houlsby")
 
 
-def bottleneck_options(parameters: MethodParameters, model: Any) -> dict[str, Any]:
+def bottleneck_options(parameters: MethodParameters, model: PreTrainedModel) -> dict[str, Any]:
     """Return the options shared by our two peft configurations."""
     hidden_size = model.config.get_text_config().hidden_size
     return {
@@ -56,5 +60,5 @@ def bottleneck_options(parameters: MethodParameters, model: Any) -> dict[str, An
     }
 
 
-def _outputs(model: Any) -> BlockOutputs:
+def _outputs(model: PreTrainedModel) -> BlockOutputs:
     return find_block_outputs(linear_layers(model), getattr(model.config.get_text_config(), "hidden_size", None))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
@@ -16,6 +16,9 @@ from llamafarm_ray.models.loading import Architecture, Task, load_model
 from llamafarm_ray.storage.finite import find_not_finite
 from llamafarm_ray.storage.safetensors import read_tensors
 from llamafarm_ray.types import ModelKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["Method", "Precision", "Server", "Task", "check_saved_weights"]
 
@@ -75,17 +78,19 @@ class Method(ABC):
             UserError: they don't.
         """
 
-    def load(self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm") -> Any:
+    def load(
+        self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm"
+    ) -> PreTrainedModel:
         """The base model, ready to be wrapped; frozen weights may be held in the compute format."""
         del device  # a strategy moves the model; only a quantised one is born where it stays
         return load_model(folder, dtype=precision.compute_dtype, task=task)
 
     @abstractmethod
-    def wrap(self, model: Any, *, base_model: Path, task: Task = "causal-lm") -> Any:
+    def wrap(self, model: PreTrainedModel, *, base_model: Path, task: Task = "causal-lm") -> PreTrainedModel:
         """The model to train: exactly the parameters with ``requires_grad`` change and are saved."""
 
     @abstractmethod
-    def save(self, model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    def save(self, model: PreTrainedModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """Write what the method produced.
 
         Args:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from llamafarm_ray.models.loading import Architecture, Task, load_model
 from llamafarm_ray.training.methods.base import Method, Precision, Server, check_saved_weights
 from llamafarm_ray.types import ModelKind
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["FullMethod"]
 
@@ -29,12 +32,14 @@ class FullMethod(Method):
     def check(self, architecture: Architecture) -> None:
         """Nothing to check: there are no parameters."""
 
-    def load(self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm") -> Any:
+    def load(
+        self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm"
+    ) -> PreTrainedModel:
         """See `Method.load`: all in fp32, since bf16 would round small updates away."""
         del precision, device
         return load_model(folder, dtype=torch.float32, task=task)
 
-    def wrap(self, model: Any, *, base_model: Path, task: Task = "causal-lm") -> Any:
+    def wrap(self, model: PreTrainedModel, *, base_model: Path, task: Task = "causal-lm") -> PreTrainedModel:
         """See `Method.wrap`."""
         del base_model
         if task == "embedding" and getattr(model, "pooler", None) is not None:
@@ -43,14 +48,14 @@ class FullMethod(Method):
             model.pooler = None
         return model
 
-    def save(self, model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    def save(self, model: PreTrainedModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """See `Method.save`."""
         model.config.use_cache = True
         model.save_pretrained(str(folder), state_dict={**_saved_buffers(model), **weights})
         check_saved_weights(folder)
 
 
-def _saved_buffers(model: Any) -> dict[str, torch.Tensor]:
+def _saved_buffers(model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Return the buffers that belong to a saved model: no strategy splits them, and no step changes them."""
     saved = model.state_dict().keys()
     return {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in saved}

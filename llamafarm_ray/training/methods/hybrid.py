@@ -6,12 +6,16 @@ The two add different things: LoRA moves the weights that are there, an adapter 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llamafarm_ray.models.loading import Architecture
 from llamafarm_ray.training.methods.adapter import AdapterMethod, adapted_layers, bottleneck_options
 from llamafarm_ray.training.methods.base import Server
 from llamafarm_ray.training.methods.lora import LoraMethod
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
 
 __all__ = ["HybridLoraAdapterMethod"]
 
@@ -35,7 +39,7 @@ class HybridLoraAdapterMethod(LoraMethod):
         super().check(architecture)
         AdapterMethod(self.parameters).check(architecture)
 
-    def adapter_config(self, model: Any, **common: Any) -> Any:
+    def adapter_config(self, model: PreTrainedModel, **common: Any) -> PeftConfig:
         """See `PeftMethod.adapter_config`."""
         from llamafarm_ray.models.bottleneck import HybridLoraAdapterConfig  # imports peft
 

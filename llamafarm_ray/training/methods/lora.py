@@ -12,12 +12,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llamafarm_ray.errors import UserError, did_you_mean
 from llamafarm_ray.models.loading import Architecture, linear_module_names
 from llamafarm_ray.training.methods.base import Server
 from llamafarm_ray.training.methods.peft_method import PeftMethod
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
 
 __all__ = ["LoraMethod"]
 
@@ -60,13 +64,13 @@ class LoraMethod(PeftMethod):
         for key in ("rank_pattern", "alpha_pattern"):
             _check_patterns(key, getattr(self.parameters, key), adapted)
 
-    def adapter_config(self, model: Any, **common: Any) -> Any:
+    def adapter_config(self, model: PreTrainedModel, **common: Any) -> PeftConfig:
         """See `PeftMethod.adapter_config`."""
         from peft import LoraConfig  # see PeftMethod.wrap
 
         return LoraConfig(**common, **self.lora_options(model))
 
-    def lora_options(self, model: Any) -> dict[str, Any]:
+    def lora_options(self, model: PreTrainedModel) -> dict[str, Any]:
         """The arguments of peft's ``LoraConfig`` that the parameters stand for."""
         parameters = self.parameters
         targets = parameters.target_modules

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from transformers import AutoConfig
@@ -19,6 +19,9 @@ from llamafarm_ray.models.loading import Task, load_model
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.training.methods.base import check_saved_weights
 from llamafarm_ray.training.methods.peft_method import write_adapter
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [
     "COMBINATIONS",
@@ -293,7 +296,7 @@ def combine_adapters(
     return Combined(int(config.r), error)
 
 
-def _load_adapters(base: Path, adapters: Mapping[str, Path]) -> Any:
+def _load_adapters(base: Path, adapters: Mapping[str, Path]) -> PreTrainedModel:
     """Load a base model with adapters, each under its name."""
     (first, folder), *others = adapters.items()
     model = load_adapter(load_model(base, dtype=torch.float32, task=_task(folder)), folder, name=first)
@@ -303,7 +306,7 @@ def _load_adapters(base: Path, adapters: Mapping[str, Path]) -> Any:
 
 
 @torch.no_grad()
-def _error(model: Any, names: Sequence[str], weights: Sequence[float]) -> float:
+def _error(model: PreTrainedModel, names: Sequence[str], weights: Sequence[float]) -> float:
     """See `Combined.error`."""
     apart = total = 0.0
     for module in model.modules():
@@ -316,7 +319,7 @@ def _error(model: Any, names: Sequence[str], weights: Sequence[float]) -> float:
 
 
 @torch.no_grad()
-def _outputs(model: Any, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+def _outputs(model: PreTrainedModel, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     """Logits, or vectors where there is no head, of each text."""
     results = (model(input_ids=ids) for ids in inputs)
     return [(result.logits if hasattr(result, "logits") else result.last_hidden_state).float() for result in results]
@@ -326,7 +329,7 @@ def _task(adapter: Path) -> Task:
     return "embedding" if read_adapter_config(adapter).values.get("task_type") == "FEATURE_EXTRACTION" else "causal-lm"
 
 
-def _dtype(config: Any, name: str) -> torch.dtype:
+def _dtype(config: PreTrainedConfig, name: str) -> torch.dtype:
     if name in _DTYPES:
         return _DTYPES[name]
     if name != "auto":

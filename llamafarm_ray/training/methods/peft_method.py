@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -14,6 +14,10 @@ from safetensors.torch import save_file
 from llamafarm_ray.models.loading import Task
 from llamafarm_ray.training.methods.base import Method, check_saved_weights
 from llamafarm_ray.types import ModelKind
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
 
 __all__ = ["PeftMethod", "write_adapter"]
 
@@ -26,7 +30,7 @@ class PeftMethod(Method):
     kind: ClassVar[ModelKind] = ModelKind.ADAPTER
 
     @abstractmethod
-    def adapter_config(self, model: Any, **common: Any) -> Any:
+    def adapter_config(self, model: PreTrainedModel, **common: Any) -> PeftConfig:
         """The ``PeftConfig`` for that model.
 
         Args:
@@ -34,21 +38,21 @@ class PeftMethod(Method):
             common: ``task_type`` and ``base_model_name_or_path``.
         """
 
-    def wrap(self, model: Any, *, base_model: Path, task: Task = "causal-lm") -> Any:
+    def wrap(self, model: PreTrainedModel, *, base_model: Path, task: Task = "causal-lm") -> PreTrainedModel:
         """See `Method.wrap`."""
         # peft imports every quantisation library there is, some of which print: not before a worker needs it.
         from peft import get_peft_model
         from peft.tuners.tuners_utils import BaseTunerLayer
 
         config = self.adapter_config(model, task_type=_TASK_TYPES[task], base_model_name_or_path=str(base_model))
-        wrapped: Any = get_peft_model(model, config)
+        wrapped: PreTrainedModel = get_peft_model(model, config)
         # Strategies compute under autocast; a cast to the adapter's fp32 before it only costs time.
         for layer in wrapped.modules():
             if isinstance(layer, BaseTunerLayer):
                 layer.cast_input_dtype_enabled = False
         return wrapped
 
-    def adapter_state(self, model: Any, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def adapter_state(self, model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The adapter's tensors by the names that peft's loader expects; see `Method.save` for the arguments."""
         from peft import get_peft_model_state_dict  # see wrap
 
@@ -57,12 +61,12 @@ class PeftMethod(Method):
         )
         return state
 
-    def save(self, model: Any, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
+    def save(self, model: PreTrainedModel, weights: Mapping[str, torch.Tensor], folder: Path) -> None:
         """See `Method.save`."""
         write_adapter(self.adapter_state(model, weights), model.peft_config["default"], folder)
 
 
-def write_adapter(state: Mapping[str, torch.Tensor], config: Any, folder: Path) -> None:
+def write_adapter(state: Mapping[str, torch.Tensor], config: PeftConfig, folder: Path) -> None:
     """Write an adapter, to be used for inference.
 
     Args:

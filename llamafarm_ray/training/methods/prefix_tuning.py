@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import torch
 
@@ -16,6 +16,10 @@ from llamafarm_ray.errors import UnsupportedError, UserError
 from llamafarm_ray.models.loading import Architecture, Task
 from llamafarm_ray.training.methods.base import Server
 from llamafarm_ray.training.methods.peft_method import PeftMethod
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
 
 __all__ = ["PrefixTuningMethod"]
 
@@ -65,7 +69,7 @@ class PrefixTuningMethod(PeftMethod):
                 hint="Lower it; 10 to 200 are usual.",
             )
 
-    def adapter_config(self, model: Any, **common: Any) -> Any:
+    def adapter_config(self, model: PreTrainedModel, **common: Any) -> PeftConfig:
         """See `PeftMethod.adapter_config`."""
         from peft import PrefixTuningConfig  # see PeftMethod.wrap
 
@@ -80,14 +84,14 @@ class PrefixTuningMethod(PeftMethod):
             else None,
         )
 
-    def wrap(self, model: Any, *, base_model: Path, task: Task = "causal-lm") -> Any:
+    def wrap(self, model: PreTrainedModel, *, base_model: Path, task: Task = "causal-lm") -> PreTrainedModel:
         """See `Method.wrap`."""
         wrapped = super().wrap(model, base_model=base_model, task=task)
         torch.nn.init.normal_(wrapped.prompt_encoder["default"].embedding.weight, std=_INIT_STD)
         wrapped.gradient_checkpointing_enable = _refuse_checkpointing
         return wrapped
 
-    def adapter_state(self, model: Any, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+    def adapter_state(self, model: PreTrainedModel, weights: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """See `PeftMethod.adapter_state`: the prefix, computed from the whole weights."""
         from peft import PrefixEncoder  # see PeftMethod.wrap
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from transformers import BitsAndBytesConfig
@@ -11,6 +11,9 @@ from transformers import BitsAndBytesConfig
 from llamafarm_ray.models.loading import Task, load_model
 from llamafarm_ray.training.methods.base import Precision
 from llamafarm_ray.training.methods.lora import LoraMethod
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["QloraMethod"]
 
@@ -25,7 +28,9 @@ class QloraMethod(LoraMethod):
         """See `Method.not_shardable`."""
         return "4-bit weights are not split between workers"
 
-    def load(self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm") -> Any:
+    def load(
+        self, folder: Path, *, precision: Precision, device: torch.device, task: Task = "causal-lm"
+    ) -> PreTrainedModel:
         """See `Method.load`: linear layers but the output head in 4 bits, the rest in fp32."""
         from peft import prepare_model_for_kbit_training  # see PeftMethod.wrap
 

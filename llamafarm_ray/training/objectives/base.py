@@ -15,6 +15,8 @@ from llamafarm_ray.training.batches import Batch
 from llamafarm_ray.training.rows import TokenisedRow
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from llamafarm_ray.training.strategies import Strategy
 
 __all__ = ["Loss", "Objective"]
@@ -64,7 +66,9 @@ class Objective(ABC):
         del settings
 
     @abstractmethod
-    def tokenise(self, tokenizer: Any, row: Mapping[str, Any], max_length: int) -> list[TokenisedRow]:
+    def tokenise(
+        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], max_length: int
+    ) -> list[TokenisedRow]:
         """Turn a dataset row into rows for training; a long text becomes several, a row of no use one with a reason.
 
         Args:
@@ -95,7 +99,7 @@ class Objective(ABC):
         return [None] * len(batches)
 
     @abstractmethod
-    def loss(self, model: Any, batch: Batch, context: Any = None) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, context: Any = None) -> Loss:
         """The loss of a micro-batch, summed over what `count` counts.
 
         Args:

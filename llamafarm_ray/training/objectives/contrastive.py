@@ -24,6 +24,8 @@ from llamafarm_ray.training.objectives.sequences import sequences_of
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from llamafarm_ray.training.strategies import Strategy
 
 __all__ = ["Candidates", "ContrastiveObjective"]
@@ -71,7 +73,9 @@ class ContrastiveObjective(Objective):
     def __init__(self, settings: ContrastiveSettings | None = None) -> None:
         self.settings = settings or ContrastiveSettings()
 
-    def tokenise(self, tokenizer: Any, row: Mapping[str, Any], max_length: int) -> list[TokenisedRow]:
+    def tokenise(
+        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], max_length: int
+    ) -> list[TokenisedRow]:
         """See `Objective.tokenise`: texts get the tokenizer's special tokens, and long ones lose their end."""
         negatives = [text for text in (row.get("negatives") or ()) if text]
         texts = [row["anchor"], row["positive"], *negatives[: self.settings.hard_negatives]]
@@ -82,7 +86,7 @@ class ContrastiveObjective(Objective):
         input_ids = [token for part in parts for token in part]
         return [TokenisedRow(input_ids, [IGNORED] * len(input_ids), lengths=[len(part) for part in parts])]
 
-    def _ids(self, tokenizer: Any, text: str, max_length: int) -> list[int]:
+    def _ids(self, tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[int]:
         ids = list(tokenizer(text, truncation=True, max_length=max_length)["input_ids"])
         end = tokenizer.eos_token_id
         if self.settings.pooling == "last" and end is not None and ids[-1:] != [end]:
@@ -133,7 +137,7 @@ class ContrastiveObjective(Objective):
             )
         ]
 
-    def loss(self, model: Any, batch: Batch, context: Any = None) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, context: Any = None) -> Loss:
         """A scalar whose gradient is the loss's; the loss itself is its ``value``.
 
         Args:
@@ -150,7 +154,7 @@ class ContrastiveObjective(Objective):
             total = (vectors * context.gradient).sum()
         return Loss(total, value=context.value, sums=context.sums)
 
-    def _embed(self, model: Any, batch: Batch) -> torch.Tensor:
+    def _embed(self, model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         mask = batch.attention_mask
         assert mask is not None  # nothing is packed
         return pooled(model(**inputs_of(batch)).last_hidden_state, mask, self.settings.pooling)

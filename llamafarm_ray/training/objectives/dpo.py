@@ -16,6 +16,8 @@ from llamafarm_ray.training.objectives.sequences import answer_row, reference_lo
 from llamafarm_ray.training.rows import TokenisedRow
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from llamafarm_ray.training.strategies import Strategy
 
 __all__ = ["DpoObjective", "pair_losses"]
@@ -39,7 +41,9 @@ class DpoObjective(Objective):
     def __init__(self, settings: DpoSettings | None = None) -> None:
         self.settings = settings or DpoSettings()
 
-    def tokenise(self, tokenizer: Any, row: Mapping[str, Any], max_length: int) -> list[TokenisedRow]:
+    def tokenise(
+        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], max_length: int
+    ) -> list[TokenisedRow]:
         """See `Objective.tokenise`: ``messages`` is the prompt, ``chosen`` and ``rejected`` are the answers' texts.
 
         Answers lose what is beyond ``max_length``. A pair that is alike then says nothing, and is dropped.
@@ -69,7 +73,7 @@ class DpoObjective(Objective):
         del total
         return list(reference_log_probs(strategy, batches))
 
-    def loss(self, model: Any, batch: Batch, context: Any = None) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, context: Any = None) -> Loss:
         """The pairs' losses; reported are the rewards, ``beta`` times how much likelier an answer became.
 
         Args:

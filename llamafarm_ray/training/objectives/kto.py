@@ -17,6 +17,8 @@ from llamafarm_ray.training.objectives.sequences import answer_row, batch_of, re
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from llamafarm_ray.training.strategies import Strategy
 
 __all__ = ["Exchanged", "KtoObjective", "mismatched"]
@@ -59,7 +61,9 @@ class KtoObjective(Objective):
     def __init__(self, settings: KtoSettings | None = None) -> None:
         self.settings = settings or KtoSettings()
 
-    def tokenise(self, tokenizer: Any, row: Mapping[str, Any], max_length: int) -> list[TokenisedRow]:
+    def tokenise(
+        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], max_length: int
+    ) -> list[TokenisedRow]:
         """See `Objective.tokenise`: ``messages`` ends with the answer, ``label`` says whether it was liked."""
         messages, label = row["messages"], row["label"]
         if label is None:
@@ -108,7 +112,7 @@ class KtoObjective(Objective):
             strategy.model.train(was_training)
         return sum(float((after - reference).double().sum()) for after, reference in zip(now, before, strict=True))
 
-    def loss(self, model: Any, batch: Batch, context: Any = None) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, context: Any = None) -> Loss:
         """The rows' losses, between 0 and their kind's weight; reported are the rewards of either kind.
 
         Args:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from llamafarm_ray.training.objectives.sft import SftObjective
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["PretrainingObjective"]
 
@@ -18,7 +21,9 @@ class PretrainingObjective(SftObjective):
     columns: ClassVar[tuple[str, ...]] = ("text",)
     needs_chat_template: ClassVar[bool] = False
 
-    def tokenise(self, tokenizer: Any, row: Mapping[str, Any], max_length: int) -> list[TokenisedRow]:
+    def tokenise(
+        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], max_length: int
+    ) -> list[TokenisedRow]:
         """See `Objective.tokenise`.
 
         A text begins with the tokenizer's begin-of-text token, if it has one, and ends with its end-of-text token.

@@ -15,6 +15,8 @@ from llamafarm_ray.training.forward import sequence_log_probs
 from llamafarm_ray.training.rows import IGNORED, Row, TokenisedRow
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from llamafarm_ray.training.strategies import Strategy
 
 __all__ = ["answer_row", "batch_of", "cut_row", "reference_log_probs", "sequences_of"]
@@ -35,7 +37,9 @@ def cut_row(chat: TokenisedChat, max_length: int) -> TokenisedRow:
     return TokenisedRow(input_ids, labels)
 
 
-def answer_row(tokenizer: Any, messages: Sequence[Any], answer: str, max_length: int) -> TokenisedRow:
+def answer_row(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Any], answer: str, max_length: int
+) -> TokenisedRow:
     """A prompt and an answer as one sequence that trains the answer's tokens only; cut as by `cut_row`."""
     return cut_row(tokenise_answer(tokenizer, [*messages, {"role": "assistant", "content": answer}]), max_length)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.nn import functional
 
@@ -14,6 +14,9 @@ from llamafarm_ray.training.objectives.base import Loss, Objective
 from llamafarm_ray.training.objectives.sequences import cut_row
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 __all__ = ["SftObjective"]
 
 
@@ -22,7 +25,9 @@ class SftObjective(Objective):
 
     name: ClassVar[str] = "sft"
 
-    def tokenise(self, tokenizer: Any, row: Mapping[str, Any], max_length: int) -> list[TokenisedRow]:
+    def tokenise(
+        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], max_length: int
+    ) -> list[TokenisedRow]:
         """See `Objective.tokenise`.
 
         A chat is one row; or, where the template renders earlier turns differently once others follow, a row for each
@@ -38,7 +43,7 @@ class SftObjective(Objective):
         """Trained tokens."""
         return batch.num_trained
 
-    def loss(self, model: Any, batch: Batch, context: Any = None) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, context: Any = None) -> Loss:
         """The sum of the trained tokens' cross-entropies in nats."""
         del context
         found = trained_logits(model, batch)

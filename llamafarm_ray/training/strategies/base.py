@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.distributed
@@ -14,6 +14,9 @@ import torch.distributed
 from llamafarm_ray.config import Distributed
 from llamafarm_ray.training.decided import DecidedTraining
 from llamafarm_ray.training.methods import Precision
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["MOMENTS", "LossScale", "ParameterState", "Place", "Strategy", "optimizer_groups", "trainable"]
 
@@ -80,14 +83,14 @@ class Strategy(ABC):
         self.distributed = distributed or Distributed()
         self.precision = precision
         self.training = training
-        self._reference: Any = None
+        self._reference: PreTrainedModel | None = None
 
     def loading(self) -> AbstractContextManager[object]:
         """Around the loading of the model: a strategy that shards weights does so while they are read."""
         return nullcontext()
 
     @abstractmethod
-    def prepare(self, model: Any) -> None:
+    def prepare(self, model: PreTrainedModel) -> None:
         """Take the wrapped model, make its optimizer (AdamW), and set ``self.model``."""
 
     @abstractmethod
@@ -147,7 +150,7 @@ class Strategy(ABC):
         """Go on with an earlier `loss_scale`; nothing where there is none."""
 
     @contextmanager
-    def reference(self) -> Iterator[Any]:
+    def reference(self) -> Iterator[PreTrainedModel]:
         """A model to call that answers as the base model does, without dropout, while the block lasts.
 
         It is the trained one with its adapter switched off, or the frozen copy given to `keep_reference`.
@@ -162,7 +165,7 @@ class Strategy(ABC):
         finally:
             self.model.train()
 
-    def keep_reference(self, model: Any) -> None:
+    def keep_reference(self, model: PreTrainedModel) -> None:
         """Hold a frozen copy of the base model, where no adapter can be switched off."""
         self._reference = model.to(self.place.device).eval().requires_grad_(requires_grad=False)
 
@@ -205,12 +208,12 @@ class Strategy(ABC):
         return [found[:count] for found, count in zip(gathered, counts, strict=True)]
 
 
-def trainable(model: Any) -> list[tuple[str, Any]]:
+def trainable(model: PreTrainedModel) -> list[tuple[str, Any]]:
     """Names and parameters that training changes, in the model's order."""
     return [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def optimizer_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+def optimizer_groups(model: PreTrainedModel, weight_decay: float) -> list[dict[str, Any]]:
     """AdamW's parameter groups: matrices decay, vectors (norms, biases) don't."""
     matrices: list[Any] = []
     vectors: list[Any] = []

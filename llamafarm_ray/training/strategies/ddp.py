@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch.nn.parallel import DistributedDataParallel
 
 from llamafarm_ray.training.strategies.single import SingleStrategy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 __all__ = ["DdpStrategy"]
 
@@ -17,7 +20,7 @@ class DdpStrategy(SingleStrategy):
 
     name: ClassVar[str] = "ddp"
 
-    def prepare(self, model: Any) -> None:
+    def prepare(self, model: PreTrainedModel) -> None:
         """See `Strategy.prepare`."""
         super().prepare(model)
         devices = [self.place.device] if self.place.device.type == "cuda" else None

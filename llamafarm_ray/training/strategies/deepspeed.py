@@ -12,9 +12,12 @@ import sysconfig
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 if not torch.cuda.is_available():
     os.environ["DS_ACCELERATOR"] = "cpu"
@@ -87,7 +90,7 @@ class _ZeroStrategy(Strategy):
         deepspeed.init_distributed(dist_backend="nccl" if self.place.device.type == "cuda" else "gloo")
         return super().loading()
 
-    def prepare(self, model: Any) -> None:
+    def prepare(self, model: PreTrainedModel) -> None:
         """See `Strategy.prepare`."""
         groups = optimizer_groups(model, self.training.weight_decay)
         optimizer = torch.optim.AdamW(groups, lr=0.0, fused=True)  # the loop sets it before each step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -16,6 +16,9 @@ from llamafarm_ray.training.strategies.base import (
     trainable,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 __all__ = ["SingleStrategy"]
 
 
@@ -24,7 +27,7 @@ class SingleStrategy(Strategy):
 
     name: ClassVar[str] = "single"
 
-    def prepare(self, model: Any) -> None:
+    def prepare(self, model: PreTrainedModel) -> None:
         """See `Strategy.prepare`."""
         self.module = model.to(self.place.device)
         self.model = self.module

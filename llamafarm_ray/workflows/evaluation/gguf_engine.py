@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final
 
 from llamafarm_ray.errors import ClusterError
 from llamafarm_ray.evaluation.benchmarks.backends.token_lm import TokenAnswerer
@@ -16,6 +16,9 @@ from llamafarm_ray.serving.engines.base import SamplingParams
 from llamafarm_ray.serving.engines.detokenizer import Detokenizer
 from llamafarm_ray.serving.engines.gguf.engine import GgufEngine
 from llamafarm_ray.storage.gguf import read_gguf
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["open_gguf"]
 
@@ -47,7 +50,7 @@ class _GgufTokens:
         self._has_adapter = adapter is not None
         if adapter is not None:
             asyncio.run(self._engine.load_adapter(_ADAPTED, adapter))
-        tokenizer: Any = self._engine.tokenizer
+        tokenizer: PreTrainedTokenizerBase = self._engine.tokenizer
         bos = read_gguf(gguf_file(base)).facts.get("tokenizer.ggml.bos_token_id")
         tokenizer.bos_token_id = bos if isinstance(bos, int) else None
         tokenizer.bos_token = "" if tokenizer.bos_token_id is None else tokenizer.decode([tokenizer.bos_token_id])

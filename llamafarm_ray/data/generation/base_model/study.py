@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional
@@ -16,6 +16,9 @@ from torch.nn import functional
 from llamafarm_ray.data.generation.base_model.learned import LearnedUpdate
 from llamafarm_ray.data.generation.base_model.settings import Study
 from llamafarm_ray.data.lessons import Lesson, heading_lines
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["learn"]
 
@@ -27,8 +30,8 @@ TokenRow = tuple[list[int], list[int]]
 
 
 def learn(
-    model: Any,
-    tokenizer: Any,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
     lessons: Sequence[Lesson],
     study: Study,
     *,
@@ -91,7 +94,9 @@ def _loss(student: Any, batch: Sequence[TokenRow], pad_id: int) -> torch.Tensor:
     return functional.cross_entropy(logits.float().flatten(0, 1), labels[:, 1:][:, kept].flatten())
 
 
-def _steps(tokenizer: Any, lessons: Sequence[Lesson], study: Study, rng: random.Random) -> Iterator[list[TokenRow]]:
+def _steps(
+    tokenizer: PreTrainedTokenizerBase, lessons: Sequence[Lesson], study: Study, rng: random.Random
+) -> Iterator[list[TokenRow]]:
     """Yield the lessons of each step: of like length, so that little is padded, in a random order of steps."""
     for _ in range(study.epochs):
         ordered = sorted((_sequence(tokenizer, lesson, rng) for lesson in lessons), key=lambda pair: len(pair[0]))
@@ -104,7 +109,7 @@ def _steps(tokenizer: Any, lessons: Sequence[Lesson], study: Study, rng: random.
         yield from steps
 
 
-def _sequence(tokenizer: Any, lesson: Lesson, rng: random.Random) -> TokenRow:
+def _sequence(tokenizer: PreTrainedTokenizerBase, lesson: Lesson, rng: random.Random) -> TokenRow:
     """Return a lesson as tokens, its questions in a random order; names of lines are given, and not learned."""
     ids: list[int] = tokenizer.encode(heading_lines(lesson.topic, lesson.before, lesson.text), add_special_tokens=False)
     labels = [_IGNORED] * len(ids)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.data.readers.base import Outline, Reader
 from llamafarm_ray.data.readers.office.tables import rows_as_lines
 from llamafarm_ray.data.readers.package import Package
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["DocxReader"]
 
@@ -48,7 +51,7 @@ class DocxReader(Reader):
             return walk.title or _property_title(package)
 
 
-def _root(package: Package, name: str) -> Any:
+def _root(package: Package, name: str) -> _Element:
     """Return the root of a part, in the usual namespace: Office's strict form has another for the same names."""
     root = package.xml(name)
     if root.tag.startswith(_STRICT):
@@ -91,7 +94,7 @@ def _styles(package: Package) -> _Styles:
     return _Styles(names, hidden, levels)
 
 
-def _notes(package: Package) -> dict[tuple[str, str], Any]:
+def _notes(package: Package) -> dict[tuple[str, str], _Element]:
     """Return footnotes and endnotes by kind and id."""
     found = {}
     for kind in ("footnote", "endnote"):
@@ -121,13 +124,13 @@ def _property_title(package: Package) -> str:
     return "".join(title.itertext()) if title is not None else ""
 
 
-def _is_on(switch: Any) -> bool:
+def _is_on(switch: _Element) -> bool:
     return switch is not None and switch.get(f"{_W}val", "true") not in {"0", "false", "off"}
 
 
 class _Walk:
     def __init__(
-        self, outline: Outline, styles: _Styles, notes: dict[tuple[str, str], Any], links: dict[str, str]
+        self, outline: Outline, styles: _Styles, notes: dict[tuple[str, str], _Element], links: dict[str, str]
     ) -> None:
         self._outline = outline
         self._styles = styles
@@ -136,7 +139,7 @@ class _Walk:
         self._cited: list[tuple[str, str]] = []
         self.title = ""
 
-    def blocks(self, parent: Any) -> None:
+    def blocks(self, parent: _Element) -> None:
         """Add the paragraphs and tables below ``parent``."""
         for element in _content(parent):
             if element.tag == f"{_W}p":
@@ -144,7 +147,7 @@ class _Walk:
             else:
                 self._table(element)
 
-    def _paragraph(self, paragraph: Any) -> None:
+    def _paragraph(self, paragraph: _Element) -> None:
         style = paragraph.find(f"{_W}pPr/{_W}pStyle")
         style_id = style.get(f"{_W}val", "") if style is not None else ""
         text = self._text(paragraph)
@@ -158,14 +161,14 @@ class _Walk:
                 self._outline.block(line)
         self._add_notes()
 
-    def _level(self, paragraph: Any, style_id: str) -> int:
+    def _level(self, paragraph: _Element, style_id: str) -> int:
         own = paragraph.find(f"{_W}pPr/{_W}outlineLvl")
         if own is not None and own.get(f"{_W}val", "9") in "012345678":
             return int(own.get(f"{_W}val")) + 1
         named = _HEADING.fullmatch(style_id)
         return self._styles.outline.get(style_id, int(named[1]) if named else 0)
 
-    def _text(self, paragraph: Any) -> str:
+    def _text(self, paragraph: _Element) -> str:
         parts: list[str] = []
         stack = [paragraph]
         while stack:
@@ -187,7 +190,7 @@ class _Walk:
                 stack.extend(reversed(element))
         return "".join(parts)
 
-    def _is_hidden(self, run: Any) -> bool:
+    def _is_hidden(self, run: _Element) -> bool:
         properties = run.find(f"{_W}rPr")
         if properties is None:
             return False
@@ -204,9 +207,9 @@ class _Walk:
             if note is not None:
                 self._outline.block(" ".join(self._text(paragraph) for paragraph in note.iter(f"{_W}p")))
 
-    def _table(self, table: Any, depth: int = 0) -> None:
+    def _table(self, table: _Element, depth: int = 0) -> None:
         """Add a table as rows; a table in a cell follows with rows of its own."""
-        nested: list[Any] = []
+        nested: list[_Element] = []
         rows = [
             [self._cell(cell, nested) for cell in _content(row, f"{_W}tc")]
             for row in _content(table, f"{_W}tr")
@@ -217,7 +220,7 @@ class _Walk:
         for inner in nested if depth < _MAX_DEPTH else ():
             self._table(inner, depth + 1)
 
-    def _cell(self, cell: Any, nested: list[Any]) -> str:
+    def _cell(self, cell: _Element, nested: list[_Element]) -> str:
         texts = []
         for element in _content(cell):
             if element.tag == f"{_W}p":
@@ -227,7 +230,7 @@ class _Walk:
         return " ".join(texts)
 
 
-def _content(parent: Any, *tags: str) -> Iterator[Any]:
+def _content(parent: _Element, *tags: str) -> Iterator[_Element]:
     """Yield the paragraphs and tables (or ``tags``) of ``parent``, those in content controls and insertions too."""
     wanted = tags or (f"{_W}p", f"{_W}tbl")
     stack = list(reversed(parent))

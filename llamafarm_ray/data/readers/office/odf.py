@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.data.readers.base import EncryptedDocumentError, Outline, Reader
 from llamafarm_ray.data.readers.office.tables import rows_as_lines
 from llamafarm_ray.data.readers.package import Package
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["OdsReader", "OdtReader"]
 
@@ -67,7 +70,7 @@ class OdsReader(Reader):
             return _property_title(package)
 
 
-def _open(package: Package, kind: str) -> tuple[Any, Any]:
+def _open(package: Package, kind: str) -> tuple[_Element, _Element]:
     """Return the root of the content, and its body."""
     if _MANIFEST in package.names and package.xml(_MANIFEST).find(".//{*}encryption-data") is not None:
         raise EncryptedDocumentError("it is encrypted.", hint="Save it without a password.")
@@ -88,7 +91,7 @@ def _property_title(package: Package) -> str:
 
 
 class _Walk:
-    def __init__(self, outline: Outline, content: Any) -> None:
+    def __init__(self, outline: Outline, content: _Element) -> None:
         self._outline = outline
         styles = list(content.iter(f"{_STYLE}style"))
         self._parents = {style.get(f"{_STYLE}name"): style.get(f"{_STYLE}parent-style-name", "") for style in styles}
@@ -97,11 +100,11 @@ class _Walk:
             for style in styles
             if any(properties.get(f"{_TEXT}display") == "none" for properties in style.iter(f"{_STYLE}text-properties"))
         }
-        self._notes: list[Any] = []
+        self._notes: list[_Element] = []
         self._num_cells = 0
         self.title = ""
 
-    def blocks(self, parent: Any) -> None:
+    def blocks(self, parent: _Element) -> None:
         """Add the headings, paragraphs and tables below ``parent``."""
         for element in _content(parent, f"{_TEXT}h", f"{_TEXT}p", f"{_TABLE}table"):
             if element.tag == f"{_TABLE}table":
@@ -119,9 +122,9 @@ class _Walk:
                     self._outline.block(line)
             self._add_notes()
 
-    def table(self, table: Any, depth: int = 0) -> None:
+    def table(self, table: _Element, depth: int = 0) -> None:
         """Add a table as rows, an empty row ends one; a table in a cell follows with rows of its own."""
-        nested: list[Any] = []
+        nested: list[_Element] = []
         rows: list[list[str]] = []
         for row in _content(table, f"{_TABLE}table-row"):
             cells = self._cells(row, nested)
@@ -144,7 +147,7 @@ class _Walk:
         used = [column for column in range(width) if any(row[column] for row in full)]
         self._outline.table(rows_as_lines([[row[column] for column in used] for row in full]))
 
-    def _cells(self, row: Any, nested: list[Any]) -> list[str]:
+    def _cells(self, row: _Element, nested: list[_Element]) -> list[str]:
         """Return the texts of a row; cells that repeat stand as often as they do, within limits."""
         texts: list[str] = []
         for cell in _content(row, f"{_TABLE}table-cell", f"{_TABLE}covered-table-cell"):
@@ -162,9 +165,9 @@ class _Walk:
         self._num_cells += len(texts)
         return texts
 
-    def _text(self, paragraph: Any) -> str:
+    def _text(self, paragraph: _Element) -> str:
         parts: list[str] = []
-        stack: list[Any] = [paragraph]
+        stack: list[_Element] = [paragraph]
         while stack:
             element = stack.pop()
             if isinstance(element, str):
@@ -189,7 +192,7 @@ class _Walk:
             self._outline.block(" ".join(self._text(paragraph) for paragraph in note.iter(f"{_TEXT}p")))
 
 
-def _content(parent: Any, *tags: str) -> Iterator[Any]:
+def _content(parent: _Element, *tags: str) -> Iterator[_Element]:
     """Yield the elements of these names below ``parent``, but not those inside another of them."""
     stack = list(reversed(parent))
     while stack:

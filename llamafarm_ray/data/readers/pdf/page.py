@@ -9,9 +9,12 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import pypdfium2.raw as pdfium
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfTextPage
 
 __all__ = ["DIVIDED", "Line", "in_reading_order", "lines_of"]
 
@@ -52,13 +55,13 @@ class Line:
     cells: list[Line] = field(default_factory=list)
 
 
-def lines_of(textpage: Any) -> list[Line]:
+def lines_of(textpage: PdfTextPage) -> list[Line]:
     """Return the lines of a page in reading order; several columns are read one after the other."""
     runs = [run for start, codes in _raw_lines(textpage) for run in _runs(textpage, start, codes)]
     return in_reading_order(runs)
 
 
-def _raw_lines(textpage: Any) -> Iterator[tuple[int, list[int]]]:
+def _raw_lines(textpage: PdfTextPage) -> Iterator[tuple[int, list[int]]]:
     """Yield PDFium's lines: the index of the first character, and the characters' code points."""
     start, codes = 0, list[int]()
     for index in range(textpage.count_chars()):
@@ -76,7 +79,7 @@ def _raw_lines(textpage: Any) -> Iterator[tuple[int, list[int]]]:
         yield start, codes
 
 
-def _runs(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
+def _runs(textpage: PdfTextPage, start: int, codes: list[int]) -> Iterator[Line]:
     """Cut a line where a gap is too wide for a space."""
     begin = 0
     for index, code in enumerate(codes):
@@ -91,7 +94,7 @@ def _runs(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
     yield from _run(textpage, start + begin, codes[begin:])
 
 
-def _run(textpage: Any, start: int, codes: list[int]) -> Iterator[Line]:
+def _run(textpage: PdfTextPage, start: int, codes: list[int]) -> Iterator[Line]:
     text = _without_note_marks(textpage, start, "".join(map(_character, codes)))
     stripped = text.strip(" \t\xa0")
     if not stripped or stripped == DIVIDED:
@@ -116,7 +119,7 @@ def _character(code: int) -> str:
     return chr(code) if 0 < code <= sys.maxunicode else " "
 
 
-def _without_note_marks(textpage: Any, start: int, text: str) -> str:
+def _without_note_marks(textpage: PdfTextPage, start: int, text: str) -> str:
     """Return ``text`` with a blank in the place of each raised, smaller digit behind a word or a sentence."""
     marks: list[int] = []
     for match in _NOTE_MARK.finditer(text):
@@ -128,14 +131,14 @@ def _without_note_marks(textpage: Any, start: int, text: str) -> str:
     return "".join(" " if index in marks else character for index, character in enumerate(text)) if marks else text
 
 
-def _box(textpage: Any, index: int) -> tuple[float, float] | None:
+def _box(textpage: PdfTextPage, index: int) -> tuple[float, float] | None:
     """Return the left and right edge of a character, None if PDFium has made it up."""
     left, right, bottom, top = (ctypes.c_double() for _ in range(4))
     found = pdfium.FPDFText_GetCharBox(textpage.raw, index, left, right, bottom, top)
     return (left.value, right.value) if found and math.isfinite(left.value + right.value) else None
 
 
-def _size(textpage: Any, index: int) -> float:
+def _size(textpage: PdfTextPage, index: int) -> float:
     """Return the size of a character's font as it stands on the page, in points."""
     size = float(pdfium.FPDFText_GetFontSize(textpage.raw, index))
     matrix = pdfium.FS_MATRIX()

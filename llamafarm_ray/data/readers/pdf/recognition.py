@@ -8,11 +8,14 @@ import io
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.data.readers.base import DocumentError
 from llamafarm_ray.data.readers.pdf.page import Line, in_reading_order
 from llamafarm_ray.data.readers.recognition import engine_of_scans
+
+if TYPE_CHECKING:
+    from pypdfium2 import PdfPage
 
 __all__ = ["Recognize", "RecognizedLine", "recognized_lines"]
 
@@ -39,7 +42,7 @@ Recognize = Callable[[bytes], Iterable[RecognizedLine]]
 """A plug-in: a function from the image of a page, a PNG file of 300 dots an inch, to its lines."""
 
 
-def recognized_lines(page: Any) -> list[Line]:
+def recognized_lines(page: PdfPage) -> list[Line]:
     """Return the lines of a scanned page in reading order; none where no engine is set.
 
     Args:

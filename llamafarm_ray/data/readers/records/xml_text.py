@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lxml import etree
 
 from llamafarm_ray.data.readers.base import BrokenDocumentError, Outline, Reader
 from llamafarm_ray.data.readers.records.record import record_line
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["XmlReader"]
 
@@ -38,7 +41,7 @@ class XmlReader(Reader):
         return outline.first_heading
 
 
-def _walk(element: Any, outline: Outline, level: int) -> None:
+def _walk(element: _Element, outline: Outline, level: int) -> None:
     children = [child for child in element if isinstance(child.tag, str)]
     title = next((child for child in children if _name(child) in _TITLES and not len(child)), None)
     if title is not None:
@@ -55,13 +58,13 @@ def _walk(element: Any, outline: Outline, level: int) -> None:
         _walk(child, outline, level)
 
 
-def _has_own_text(element: Any) -> bool:
+def _has_own_text(element: _Element) -> bool:
     return bool((element.text or "").strip() or any((child.tail or "").strip() for child in element))
 
 
-def _name(element: Any) -> str:
+def _name(element: _Element) -> str:
     return str(etree.QName(element).localname).lower()
 
 
-def _text(element: Any) -> str:
+def _text(element: _Element) -> str:
     return " ".join("".join(element.itertext()).split())

@@ -5,13 +5,16 @@ from __future__ import annotations
 import codecs
 import html.entities
 import re
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lxml import etree
 
 from llamafarm_ray.data.readers.base import BrokenDocumentError, Outline, OversizedDocumentError
 from llamafarm_ray.data.readers.package import parse_xml
 from llamafarm_ray.data.readers.text import require_text
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["decode_page", "parse_page"]
 
@@ -64,7 +67,7 @@ def decode_page(data: bytes, outline: Outline, charset: str = "") -> str:
     return require_text(data, outline)
 
 
-def parse_page(text: str) -> Any:
+def parse_page(text: str) -> _Element:
     """Return the root element of a page; element names have no namespace.
 
     Raises:
@@ -77,7 +80,7 @@ def parse_page(text: str) -> Any:
     return _parse_html(text) if root is None else root
 
 
-def _parse_xhtml(text: str) -> Any:
+def _parse_xhtml(text: str) -> _Element:
     """Return the root of well-formed XHTML, where ``<title/>`` is empty; None for anything else."""
     known = _ENTITY.sub(lambda match: _character(match[1]), text)
     declared = re.sub(r"^\s*<\?xml[^>]*\?>", "", known, count=1)
@@ -94,7 +97,7 @@ def _character(entity: str) -> str:
     return f"&{entity}" if entity in _XML_ENTITIES else html.entities.html5.get(entity, f"&{entity}")
 
 
-def _parse_html(text: str) -> Any:
+def _parse_html(text: str) -> _Element:
     # Without huge_tree the parser leaves out, silently, what is deeper than 256 elements or longer than 10 MB.
     parser = etree.HTMLParser(encoding="utf-8", huge_tree=True, remove_comments=True, remove_pis=True)
     try:

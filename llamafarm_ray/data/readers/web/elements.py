@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lxml import etree
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["HEADINGS", "INLINE", "NOT_TEXT", "squeezed_text", "text_of"]
 
@@ -29,7 +32,7 @@ NOT_TEXT = frozenset(
 """Elements whose content is no text of the page. ``rt`` repeats a word in another script."""
 
 
-def text_of(root: Any, dropped: Container[Any]) -> str:
+def text_of(root: _Element, dropped: Container[_Element]) -> str:
     """Return the text below ``root`` as it stands there, with a space at the borders of blocks, without ``dropped``."""
     parts: list[str] = []
     walker = etree.iterwalk(root, events=("start", "end"))
@@ -47,6 +50,6 @@ def text_of(root: Any, dropped: Container[Any]) -> str:
     return "".join(parts)
 
 
-def squeezed_text(root: Any, dropped: Container[Any]) -> str:
+def squeezed_text(root: _Element, dropped: Container[_Element]) -> str:
     """Return the text below ``root`` on one line."""
     return " ".join(text_of(root, dropped).split())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from llamafarm_ray.data.readers.base import EncryptedDocumentError, Outline, Reader
 from llamafarm_ray.data.readers.package import Package
 from llamafarm_ray.data.readers.web.decode import decode_page, parse_page
 from llamafarm_ray.data.readers.web.html import read_page
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["EpubReader"]
 
@@ -53,7 +56,7 @@ def _contents(package: Package) -> tuple[str, list[str]]:
     return title, [chapter for chapter in dict.fromkeys(chapters) if chapter not in contents] or chapters
 
 
-def _contents_pages(opf: Any, folder: str) -> Iterator[str]:
+def _contents_pages(opf: _Element, folder: str) -> Iterator[str]:
     """Yield the pages that the guide of an EPUB 2 calls cover or table of contents."""
     for reference in opf.iter("{*}reference"):
         if reference.get("type") in {"toc", "cover"}:

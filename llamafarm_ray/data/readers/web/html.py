@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lxml import etree
 
@@ -12,6 +12,9 @@ from llamafarm_ray.data.readers.web.decode import decode_page, parse_page
 from llamafarm_ray.data.readers.web.elements import HEADINGS, INLINE, squeezed_text, text_of
 from llamafarm_ray.data.readers.web.main_text import main_text
 from llamafarm_ray.data.readers.web.tables import data_lines
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["HtmlReader", "read_page"]
 
@@ -26,7 +29,7 @@ class HtmlReader(Reader):
         return read_page(parse_page(decode_page(data, outline)), outline)
 
 
-def read_page(root: Any, outline: Outline) -> str:
+def read_page(root: _Element, outline: Outline) -> str:
     """Put the main text of a page into ``outline`` and return the page's title."""
     body, dropped = main_text(root)
     _Walk(outline, dropped).walk(body)
@@ -43,13 +46,13 @@ def read_page(root: Any, outline: Outline) -> str:
 class _Walk:
     """Gathers inline text until a block starts or ends, then hands it on."""
 
-    def __init__(self, outline: Outline, dropped: Container[Any]) -> None:
+    def __init__(self, outline: Outline, dropped: Container[_Element]) -> None:
         self._outline = outline
         self._dropped = dropped
         self._text: list[str] = []
         self._terms: list[str] = []  # of a definition whose text has not begun
 
-    def walk(self, root: Any) -> None:
+    def walk(self, root: _Element) -> None:
         walker = etree.iterwalk(root, events=("start", "end"))
         for event, element in walker:
             if event == "start":
@@ -66,7 +69,7 @@ class _Walk:
                     self._text.append(element.tail)
         self._flush()
 
-    def _goes_into(self, element: Any) -> bool:
+    def _goes_into(self, element: _Element) -> bool:
         """Return True if the children of ``element`` come next, False if it is done with."""
         tag = element.tag
         if tag in INLINE:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lxml import etree
 
 from llamafarm_ray.data.readers.web.elements import HEADINGS, INLINE, NOT_TEXT
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["main_text"]
 
@@ -76,13 +79,13 @@ class _Counts:
         self.has_heading = self.has_heading or other.has_heading
 
 
-def main_text(root: Any) -> tuple[Any, set[Any]]:
+def main_text(root: _Element) -> tuple[_Element, set[_Element]]:
     """Return the element that holds the main text, and the elements below it that don't belong there."""
     dropped = _marked(root)
     body = root.find("body") if root.tag == "html" else None
     body = root if body is None else body
-    mains: list[tuple[Any, int]] = []
-    articles: list[tuple[Any, int]] = []
+    mains: list[tuple[_Element, int]] = []
+    articles: list[tuple[_Element, int]] = []
     total = _count(body, dropped, mains, articles)
     for found in (mains, articles if len(articles) == 1 else []):
         largest = max(found, key=lambda pair: pair[1], default=None)
@@ -91,7 +94,7 @@ def main_text(root: Any) -> tuple[Any, set[Any]]:
     return body, dropped
 
 
-def _marked(root: Any) -> set[Any]:
+def _marked(root: _Element) -> set[_Element]:
     """Return the elements that say themselves that they are no main text."""
     dropped = set()
     walker = etree.iterwalk(root, events=("start", "end"))
@@ -113,18 +116,18 @@ def _marked(root: Any) -> set[Any]:
     return dropped
 
 
-def _is_marked(element: Any) -> bool:
+def _is_marked(element: _Element) -> bool:
     if element.tag == "a" and _is_glyph(element):
         return True
     return bool(element.attrib) and (_is_hidden(element) or _is_named(element))
 
 
-def _is_hidden(element: Any) -> bool:
+def _is_hidden(element: _Element) -> bool:
     get = element.get
     return get("hidden") is not None or get("aria-hidden") == "true" or bool(_HIDING.search(get("style", "")))
 
 
-def _is_named(element: Any) -> bool:
+def _is_named(element: _Element) -> bool:
     """Return True for elements whose role, class or id is that of navigation, a banner, or a mark beside the text."""
     if element.tag in {"html", "body", "main", "article"}:
         return False
@@ -137,7 +140,7 @@ def _is_named(element: Any) -> bool:
     return bool(_COOKIES.search(names)) and _is_short(element)
 
 
-def _is_short(element: Any) -> bool:
+def _is_short(element: _Element) -> bool:
     num_chars = 0
     for text in element.itertext():
         num_chars += len(text)
@@ -146,13 +149,13 @@ def _is_short(element: Any) -> bool:
     return True
 
 
-def _is_glyph(link: Any) -> bool:
+def _is_glyph(link: _Element) -> bool:
     """Return True for links that are only a sign, such as a pilcrow beside a heading."""
     text = (link.text or "") + (link[0].text or "" if len(link) == 1 else "")
     return len(link) <= 1 and text.strip() in _GLYPHS
 
 
-def _keep_headings(header: Any) -> None:
+def _keep_headings(header: _Element) -> None:
     """Empty the header of a page but for its headings."""
     headings = [child for child in header.iter(*HEADINGS) if child.getparent() is not None]
     header.text = None
@@ -161,7 +164,9 @@ def _keep_headings(header: Any) -> None:
         heading.tail = None
 
 
-def _count(body: Any, dropped: set[Any], mains: list[tuple[Any, int]], articles: list[tuple[Any, int]]) -> _Counts:
+def _count(
+    body: _Element, dropped: set[_Element], mains: list[tuple[_Element, int]], articles: list[tuple[_Element, int]]
+) -> _Counts:
     """Count ``body``, and add to ``dropped`` the blocks that are navigation by their links."""
     stack = [_Counts()]
     walker = etree.iterwalk(body, events=("start", "end"))
@@ -189,7 +194,7 @@ def _count(body: Any, dropped: set[Any], mains: list[tuple[Any, int]], articles:
     return stack[0]
 
 
-def _count_kind(element: Any, counts: _Counts) -> None:
+def _count_kind(element: _Element, counts: _Counts) -> None:
     if element.tag in HEADINGS:
         counts.has_heading = True
     if element.tag == "a" and element.get("href") is not None:
@@ -204,7 +209,7 @@ def _count_kind(element: Any, counts: _Counts) -> None:
             counts.turning = frozenset({words[0].lower()})
 
 
-def _is_navigation(element: Any, counts: _Counts) -> bool:
+def _is_navigation(element: _Element, counts: _Counts) -> bool:
     """Return True for a block of links, of languages, or of the pages before and after."""
     if counts.has_heading or element.tag in {"main", "article", "dd", "pre"}:
         return False

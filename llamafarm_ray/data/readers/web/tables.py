@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.data.readers.base import table_lines
 from llamafarm_ray.data.readers.web.elements import HEADINGS, squeezed_text
+
+if TYPE_CHECKING:
+    from lxml.etree import _Element
 
 __all__ = ["data_lines"]
 
@@ -16,7 +19,7 @@ _MAX_TERM_WORDS = 12
 _MAX_PAIR_WORDS = 6
 
 
-def data_lines(table: Any, dropped: Container[Any]) -> list[str] | None:
+def data_lines(table: _Element, dropped: Container[_Element]) -> list[str] | None:
     """Return a table of data as lines, see :func:`table_lines`; None if it lays out the page."""
     if table.get("role") in {"presentation", "none"} or table.find(".//table") is not None:
         return None
@@ -34,7 +37,7 @@ def data_lines(table: Any, dropped: Container[Any]) -> list[str] | None:
     return title + table_lines(grid, header=has_header)
 
 
-def _rows_of(table: Any) -> list[Any]:
+def _rows_of(table: _Element) -> list[_Element]:
     rows = []
     for child in table:
         if child.tag == "tr":
@@ -44,7 +47,7 @@ def _rows_of(table: Any) -> list[Any]:
     return rows
 
 
-def _grid(rows: list[list[Any]], dropped: Container[Any]) -> list[list[str]]:
+def _grid(rows: list[list[_Element]], dropped: Container[_Element]) -> list[list[str]]:
     """Return the texts of cells by row and column; a cell over several rows or columns stands in each.
 
     A cell over the whole width stands alone: it names the rows below it.
@@ -81,7 +84,7 @@ def _fill(line: list[str], below: dict[int, tuple[int, str]]) -> None:
         line.append(text)
 
 
-def _span(cell: Any, name: str) -> int:
+def _span(cell: _Element, name: str) -> int:
     value = cell.get(name, "1").strip()
     return min(max(int(value), 1), _MAX_SPAN) if value.isdecimal() and value.isascii() and len(value) <= 4 else 1
 

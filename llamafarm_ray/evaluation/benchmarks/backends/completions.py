@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import UnsupportedError
 from llamafarm_ray.evaluation.benchmarks.backends.client import EndpointClient
 from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
 from llamafarm_ray.evaluation.benchmarks.backends.tokens import ScoredText
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["EndpointEngine"]
 
@@ -25,7 +28,9 @@ class EndpointEngine:
         first_wait_s: wait after the first failure of a request; each further one doubles it.
     """
 
-    def __init__(self, endpoint: Endpoint, tokenizer: Any, max_length: int, first_wait_s: float = 0.5) -> None:
+    def __init__(
+        self, endpoint: Endpoint, tokenizer: PreTrainedTokenizerBase, max_length: int, first_wait_s: float = 0.5
+    ) -> None:
         self.tokenizer = tokenizer
         self.max_length = max_length - 1  # a server writes one token at least
         self._client = EndpointClient(endpoint, first_wait_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
@@ -14,6 +14,9 @@ from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
 from llamafarm_ray.evaluation.benchmarks.backends.asking import ask_lm
 from llamafarm_ray.evaluation.benchmarks.backends.tokens import ScoredText, TokenEngine
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
 
 __all__ = ["TokenAnswerer"]
 
@@ -94,7 +97,7 @@ class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             texts.append(ScoredText(tokens, max(1, len(tokens) - len(continuation))))
         return self._engine.score(texts, with_adapter=self.with_adapter)
 
-    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         del disable_tqdm
         found = []
         for request in requests:
@@ -108,7 +111,7 @@ class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
             found.append(sum(logprob for logprob, _ in scored))
         return found
 
-    def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         del disable_tqdm
         found: dict[int, str] = {}
         groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}

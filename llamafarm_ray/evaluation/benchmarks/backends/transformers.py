@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from lm_eval.models.huggingface import HFLM
 
@@ -14,6 +14,10 @@ from llamafarm_ray.evaluation.benchmarks.backends.asking import ask_lm
 from llamafarm_ray.evaluation.benchmarks.backends.on_this_machine import LocalAnswerer
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
 from llamafarm_ray.evaluation.generation import load_for_inference
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
+    from transformers import PreTrainedModel
 
 __all__ = ["TransformersAnswerer"]
 
@@ -33,9 +37,9 @@ class TransformersAnswerer(LocalAnswerer):
             return ask_lm(self._lm, kind, requests)
 
     @functools.cached_property
-    def _model(self) -> Any:
+    def _model(self) -> PreTrainedModel:
         return load_for_inference(self._base, self._adapter)
 
     @functools.cached_property
-    def _lm(self) -> Any:
+    def _lm(self) -> LM:
         return HFLM(pretrained=self._model, tokenizer=self._tokenizer, batch_size=_BATCH_SIZE)

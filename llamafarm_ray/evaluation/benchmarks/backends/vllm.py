@@ -6,12 +6,15 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
 from llamafarm_ray.evaluation.benchmarks.backends.asking import ask_lm
 from llamafarm_ray.evaluation.benchmarks.backends.on_this_machine import LocalAnswerer
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
+
+if TYPE_CHECKING:
+    from lm_eval.api.model import LM
 
 __all__ = ["VllmAnswerer"]
 
@@ -32,7 +35,7 @@ class VllmAnswerer(LocalAnswerer):
         return ask_lm(lm, kind, requests)
 
     @functools.cached_property
-    def _lm(self) -> Any:
+    def _lm(self) -> LM:
         from lm_eval.models.vllm_causallms import VLLM  # it imports vLLM
 
         options = {"enforce_eager": True, "dtype": self.precision.removeprefix("torch.")}

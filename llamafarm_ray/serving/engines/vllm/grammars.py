@@ -17,11 +17,16 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine import core
 from vllm.v1.structured_output import StructuredOutputManager
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+    from vllm.v1.request import Request
 
 __all__ = ["GrammarManager", "refuse_failed_grammars", "use_grammar_manager"]
 
@@ -34,11 +39,11 @@ class GrammarManager(StructuredOutputManager):  # type: ignore[misc]
     backend: Any
     """The library that masks are allocated by."""
 
-    def __init__(self, vllm_config: Any) -> None:
+    def __init__(self, vllm_config: VllmConfig) -> None:
         super().__init__(vllm_config)
         self._backends: dict[str, Any] = {}
 
-    def grammar_init(self, request: Any) -> None:
+    def grammar_init(self, request: Request) -> None:
         """Make the library that a request needs, if it is not there yet, and begin to compile in a thread.
 
         Raises:
@@ -66,7 +71,7 @@ def use_grammar_manager() -> None:
     core.StructuredOutputManager = GrammarManager
 
 
-def refuse_failed_grammars(client: Any) -> None:
+def refuse_failed_grammars(client: AsyncLLM) -> None:
     """Have a request refused whose constraint can't be compiled or met.
 
     Args:

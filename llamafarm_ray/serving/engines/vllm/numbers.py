@@ -15,9 +15,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.serving.adapters.protocols import NotNumbersError
+
+if TYPE_CHECKING:
+    from vllm.v1.engine.async_llm import AsyncLLM
 
 __all__ = ["WORKER_EXTENSION", "NumbersWorker", "watch_logits"]
 
@@ -56,7 +59,7 @@ class _Watch:
         on_bad: called with the engine name of a version that computed NaN.
     """
 
-    def __init__(self, client: Any, on_bad: Callable[[str], None]) -> None:
+    def __init__(self, client: AsyncLLM, on_bad: Callable[[str], None]) -> None:
         self._client = client
         self._on_bad = on_bad
         self._process = client.output_processor.process_outputs
@@ -93,7 +96,7 @@ class _Watch:
             self._clearing = None
 
 
-def watch_logits(client: Any, on_bad: Callable[[str], None]) -> None:
+def watch_logits(client: AsyncLLM, on_bad: Callable[[str], None]) -> None:
     """Have requests end with an error where the logits of their next token are no numbers.
 
     Args:

@@ -30,7 +30,10 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
 
 __all__ = ["EXECUTOR", "WORKER", "engine_arranged", "keep_sockets_in", "prepare"]
 
@@ -205,7 +208,7 @@ def _run_mended(run: Callable[..., object], **kwargs: Any) -> None:
 
 
 @contextlib.contextmanager
-def engine_arranged(vllm_config: Any) -> Iterator[None]:
+def engine_arranged(vllm_config: VllmConfig) -> Iterator[None]:
     """Start the engine in the block: repaired, and on a CPU with one worker in one process.
 
     Args:
@@ -228,7 +231,7 @@ def engine_arranged(vllm_config: Any) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _in_one_process(vllm_config: Any) -> Iterator[None]:
+def _in_one_process(vllm_config: VllmConfig) -> Iterator[None]:
     from vllm.utils.ompmultiprocessing import OMPProcessManager
 
     vllm_config.parallel_config.distributed_executor_backend = EXECUTOR
