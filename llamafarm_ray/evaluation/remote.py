@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 
+from llamafarm_ray.capacity import total
 from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmError
 from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.models.foreign import first_line
@@ -48,7 +49,7 @@ def run_all_on_ray(
     """
     if not ray.is_initialized():
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
-    num_gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    num_gpus = 1 if total("GPU") >= 1 else 0
     task = ray.remote(num_cpus=1, num_gpus=num_gpus, num_returns="streaming", max_retries=0)(_run)
     streams = [task.remote(function, one) for one in settings]
     done = [0.0] * len(streams)

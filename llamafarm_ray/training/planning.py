@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import ray
 import ray.data
 
+from llamafarm_ray.capacity import machines
 from llamafarm_ray.config import Config, DecidedTraining
 from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.errors import UserError
@@ -68,6 +68,7 @@ def make_plan(
     shared: str | None = None,
     tokens: TokenStore | None = None,
     passes: int = 1,
+    note: Callable[[str], None] | None = None,
 ) -> Plan:
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
@@ -78,7 +79,7 @@ def make_plan(
     tuning, training = config.fine_tuning, config.fine_tuning.training
     objective = find_objective(tuning.objective, tuning.objective_settings)
     architecture = check_inputs(config, objective, base_model, has_validation=validation_rows is not None)
-    hardware = find_hardware()
+    hardware = find_hardware(tuning.distributed.gpus or 1, note)
     if training.fused_kernels is True and hardware.num_gpus == 0:
         raise UserError(
             "fine_tuning.training.fused_kernels is true, but the cluster has no GPU.", hint="Leave the key at auto."
@@ -86,7 +87,8 @@ def make_plan(
     workers = choose_workers(tuning.distributed, hardware)
     reasons: list[str] = []
     max_length = choose_max_length(config, architecture, reasons)
-    if tokens and sum(node["Alive"] for node in ray.nodes()) > 1:
+    num_nodes = len(machines())
+    if tokens and num_nodes > 1:
         reasons.append(f"The tokens in {tokens.folder} are left alone: other nodes may not see them.")
         tokens = None
     settings = (
@@ -107,7 +109,6 @@ def make_plan(
         max_length=max_length,
         reasons=reasons,
     )
-    num_nodes = sum(node["Alive"] for node in ray.nodes())
     check_before_start(
         base_model,
         _setup(config, chosen, workers, train),

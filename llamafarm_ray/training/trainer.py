@@ -135,6 +135,7 @@ def train(
                 shared=shared,
                 tokens=tokens,
                 passes=passes,
+                note=note,
             )
         except ray.exceptions.RayError as error:
             raise clean_error(error, "The rows could not be tokenised") from error

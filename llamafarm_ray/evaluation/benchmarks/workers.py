@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import ray
 
+from llamafarm_ray.capacity import total
 from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel, Chunk
 from llamafarm_ray.evaluation.benchmarks.backends import Answerer, load_answerer
@@ -99,7 +100,7 @@ class RayWorkers:
     def __init__(self, number: int) -> None:
         if not ray.is_initialized():
             raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
-        num_gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        num_gpus = 1 if total("GPU") >= 1 else 0
         actor = ray.remote(num_cpus=1, num_gpus=num_gpus)(_Worker)
         self._actors = [actor.remote() for _ in range(number)]
         self._starting = {one.is_ready.remote(): one for one in self._actors}
