@@ -58,7 +58,7 @@ AWS_DEFAULT_REGION=us-east-1
 AWS_EC2_METADATA_DISABLED=true
 OMP_NUM_THREADS=1
 """
-PROGRAMS = ("ip", "unshare", "nsenter", "mount", "sshd", "ssh", "ssh-keygen", "rsync", "make")
+PROGRAMS = ("ip", "unshare", "nsenter", "mount", "sshd", "ssh", "ssh-keygen", "rsync", "make", "curl")
 BOOT = """\
 set -eu
 mount --make-rprivate /
