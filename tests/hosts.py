@@ -143,7 +143,7 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "hosts of namespaces need root"
     if missing := [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]:
-        return f"{', '.join(missing)} missing: apt-get install iproute2 util-linux openssh-server rsync make"
+        return f"{', '.join(missing)} missing: apt-get install iproute2 util-linux openssh-server rsync make curl"
     if not (ROOT / ".venv" / "bin" / "ray").exists():
         return f"{ROOT / '.venv'} is missing: run make setup"
     made = subprocess.run(["ip", "netns", "add", "llamafarm-try"], capture_output=True, text=True, check=False)

@@ -238,7 +238,7 @@ def test_prometheus_alone_reads_rays_file_on_loopback(machine):
 
 
 def test_rays_dashboard_may_show_the_panels_that_ray_made(machine, tmp_path):
-    """Ray's own names: the folder of its dashboards, beside the discovery file, and the variables of the other ports."""
+    """Ray's own names: of the variables for other ports, and of the data source that its dashboards ask."""
     from ray.dashboard.modules.metrics import metrics_head
 
     process = machine("prometheus", "grafana", GRAFANA_PORT="13000")
