@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -132,6 +132,28 @@ class Host:
     def cut(self) -> None:
         """Pull its network cable."""
         _ip("link", "set", _cable(self.name), "down")
+
+    @contextlib.contextmanager
+    def cut_from(self, address: str) -> Iterator[None]:
+        """Lose what it sends to one address for the time of a block: its frames go to a card that nobody has."""
+        neighbour = ("-n", f"llamafarm-{self.name}", "neigh")
+        _ip(*neighbour, "replace", address, "lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", "permanent")
+        try:
+            yield
+        finally:
+            _ip(*neighbour, "delete", address, "dev", "eth0")
+
+    @contextlib.contextmanager
+    def small_disk(self, folder: Path, size: str = "64m") -> Iterator[Callable[[], None]]:
+        """Put a disk of a size at a folder for the time of a block; gives what fills it."""
+        full = folder / "full"
+        mounted = self.run("sh", "-c", f"mkdir -p {folder} && mount -t tmpfs -o size={size} tmpfs {folder}")
+        if mounted.returncode:
+            raise RuntimeError(f"{folder} on {self.name} can't be mounted: {mounted.stdout}")
+        try:
+            yield lambda: self.run("dd", "if=/dev/zero", f"of={full}", "bs=1M", "oflag=append", "conv=notrunc") and None
+        finally:
+            self.run("umount", "--lazy", str(folder))
 
     def mend(self) -> None:
         """Plug its network cable in again."""
