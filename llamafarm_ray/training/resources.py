@@ -64,7 +64,7 @@ def find_hardware(gpus_of_one: int = 1, note: Callable[[str], None] | None = Non
     it: the machine is there for the training then.
 
     Args:
-        gpus_of_one: GPUs that a machine must have which is started.
+        gpus_of_one: GPUs that a machine must have which is started, or as many as any has.
         note: called with what is waited for.
 
     Raises:
@@ -74,11 +74,13 @@ def find_hardware(gpus_of_one: int = 1, note: Callable[[str], None] | None = Non
     devices = count_devices()
     if devices.num_gpus == 0:
         return replace(devices, has_bf16=_nodes_have_bf16())
-    must_start = not any(one.resources.get("GPU") for one in machines() if one.is_running)
+    found = machines()
+    must_start = not any(one.resources.get("GPU") for one in found if one.is_running)
+    largest = int(max(one.resources.get("GPU", 0.0) for one in found))
     if must_start and note is not None:
         note("No machine with a GPU runs: the autoscaler is asked for one, which takes minutes.")
     wait_s = _START_S if must_start else _INSPECTION_S
-    inspection = ray.remote(num_gpus=gpus_of_one if must_start else 1, num_cpus=0)(_inspect_gpu).remote()
+    inspection = ray.remote(num_gpus=min(gpus_of_one, largest) if must_start else 1, num_cpus=0)(_inspect_gpu).remote()
     try:
         memory, has_bf16 = ray.get(inspection, timeout=wait_s)
     except ray.exceptions.GetTimeoutError as error:

@@ -149,6 +149,8 @@ def test_a_machine_with_gpus_that_must_start_is_asked_for_and_waited_for(monkeyp
     assert count_devices() == Hardware(num_cpus=96.0, num_gpus=8)
     assert find_hardware(4, said.append) == Hardware(96.0, 8, 48 * 2**30, has_bf16=True)
     assert cluster.asked == [4], "a smaller machine is not what the workers need"
+    find_hardware(8)
+    assert cluster.asked[-1] == 4, "no machine has more"
     assert cluster.waited >= 1200
     assert "autoscaler" in said[0]
     workers = choose_workers(Distributed(gpus=4, nodes=2), count_devices())
