@@ -24,7 +24,7 @@ $(INSTALLED): requirements-$(EXTRA).lock
 	@[ "$(EXTRA)" != gpu ] || command -v cc >/dev/null || { echo "A C compiler is missing: install gcc or clang (Triton's kernels need it)"; exit 1; }
 	@for other in $(filter-out $@,$(wildcard $(VENV)/.installed-*)); do \
 	  echo "$(VENV) was set up for another kind of machine ($$other): run make clean first"; exit 1; done
-	@test -x $(BIN)/python || { echo "Making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(PIP) --version >/dev/null 2>&1 || { echo "Making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
 	@if [ "$(EXTRA)" = cpu ]; then echo "Installing torch, CPU build"; $(PIP) install --quiet --no-deps --no-compile --retries 1 $(TORCH_CPU); fi
 	@echo "Installing $$(grep -c '^[A-Za-z0-9]' $<) locked packages (about a minute)"
 	@sed -n '/^uv==/,/[^\\]$$/p' $< > $(VENV)/.uv.txt

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes a machine a node: Python, make, a C compiler for GPUs, the project's locked environment, ~/.llamafarm.env.
+# Makes a machine a node: Python 3.11, make, a C compiler for GPUs, the project's locked environment, ~/.llamafarm.env.
 # Run in the project's folder by `ray up`, SkyPilot or hand; what is there already is left alone.
 #   LLAMAFARM_HOME=s3://my-bucket/llamafarm EXTRA=gpu bash cluster/setup.sh
 set -euo pipefail
@@ -9,23 +9,27 @@ UV_VERSION=0.13.9
 EXTRA="${EXTRA:-$(command -v nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)}"
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
 
+# A Python without venv, as Debian's is without python3.11-venv, makes half an environment.
+PYTHON="$(command -v python3.11 || true)"
+if [ -n "$PYTHON" ] && ! "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null; then PYTHON=""; fi
+PATH="$HOME/.local/bin:$PATH" # where uv installs itself
+
 missing=()
 command -v make >/dev/null || missing+=(make)
 command -v rsync >/dev/null || missing+=(rsync)
 if [ "$EXTRA" = gpu ]; then command -v cc >/dev/null || missing+=(gcc libc6-dev); fi
+if [ -z "$PYTHON" ] && ! command -v uv >/dev/null && ! command -v curl >/dev/null; then missing+=(curl ca-certificates); fi
 if [ "${#missing[@]}" -gt 0 ]; then
   as_root apt-get update -qq
   as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"
 fi
 
-PYTHON="$(command -v python3.11 || true)"
 if [ -z "$PYTHON" ]; then
-  if ! command -v uv >/dev/null && [ ! -x ~/.local/bin/uv ]; then
+  if ! command -v uv >/dev/null; then
     curl --proto '=https' --tlsv1.2 -LsSf "https://astral.sh/uv/$UV_VERSION/install.sh" | sh
   fi
-  PATH="$HOME/.local/bin:$PATH"
   uv python install --quiet 3.11
-  PYTHON="$(uv python find 3.11)"
+  PYTHON="$(uv python find --managed-python 3.11)" # not the one that was found wanting
 fi
 make setup EXTRA="$EXTRA" PYTHON="$PYTHON"
 

@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -58,7 +58,7 @@ AWS_DEFAULT_REGION=us-east-1
 AWS_EC2_METADATA_DISABLED=true
 OMP_NUM_THREADS=1
 """
-PROGRAMS = ("ip", "unshare", "nsenter", "mount", "sshd", "ssh", "ssh-keygen", "rsync", "make")
+PROGRAMS = ("ip", "unshare", "nsenter", "mount", "sshd", "ssh", "ssh-keygen", "rsync", "make", "curl")
 BOOT = """\
 set -eu
 mount --make-rprivate /
@@ -133,6 +133,28 @@ class Host:
         """Pull its network cable."""
         _ip("link", "set", _cable(self.name), "down")
 
+    @contextlib.contextmanager
+    def cut_from(self, address: str) -> Iterator[None]:
+        """Lose what it sends to one address for the time of a block: its frames go to a card that nobody has."""
+        neighbour = ("-n", f"llamafarm-{self.name}", "neigh")
+        _ip(*neighbour, "replace", address, "lladdr", "02:00:00:00:00:01", "dev", "eth0", "nud", "permanent")
+        try:
+            yield
+        finally:
+            _ip(*neighbour, "delete", address, "dev", "eth0")
+
+    @contextlib.contextmanager
+    def small_disk(self, folder: Path, size: str = "64m") -> Iterator[Callable[[], None]]:
+        """Put a disk of a size at a folder for the time of a block; gives what fills it."""
+        full = folder / "full"
+        mounted = self.run("sh", "-c", f"mkdir -p {folder} && mount -t tmpfs -o size={size} tmpfs {folder}")
+        if mounted.returncode:
+            raise RuntimeError(f"{folder} on {self.name} can't be mounted: {mounted.stdout}")
+        try:
+            yield lambda: self.run("dd", "if=/dev/zero", f"of={full}", "bs=1M", "oflag=append", "conv=notrunc") and None
+        finally:
+            self.run("umount", "--lazy", str(folder))
+
     def mend(self) -> None:
         """Plug its network cable in again."""
         _ip("link", "set", _cable(self.name), "up")
@@ -143,7 +165,7 @@ def why_not() -> str:
     if os.geteuid() != 0:
         return "hosts of namespaces need root"
     if missing := [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]:
-        return f"{', '.join(missing)} missing: apt-get install iproute2 util-linux openssh-server rsync make"
+        return f"{', '.join(missing)} missing: apt-get install iproute2 util-linux openssh-server rsync make curl"
     if not (ROOT / ".venv" / "bin" / "ray").exists():
         return f"{ROOT / '.venv'} is missing: run make setup"
     made = subprocess.run(["ip", "netns", "add", "llamafarm-try"], capture_output=True, text=True, check=False)

@@ -14,15 +14,32 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+import pytest
 import yaml
-from hosts import BUCKET, HOSTS, NODE_ENV, ROOT, Host
+from hosts import BUCKET, FOLDER, GATEWAY, HOSTS, NODE_ENV, ROOT, S3_PORT, Host, hosts, why_not
 from patience import patience
+from s3 import s3_on
+from tiny_model import make_tiny_model
 
-__all__ = ["CLUSTER", "HOME", "TO_PIPE", "WORKERS", "HostsCluster", "Load", "report", "wait_for"]
+__all__ = [
+    "BASE",
+    "CLUSTER",
+    "HOME",
+    "SHARED",
+    "TO_PIPE",
+    "WORKERS",
+    "HostsCluster",
+    "Load",
+    "readme_cluster",
+    "report",
+    "wait_for",
+]
 
 CLUSTER = "cluster/namespaces.yaml"
 HOME = f"s3://{BUCKET}/home"
 BASE = f"s3://{BUCKET}/base"
+SHARED = FOLDER / "shared"
+"""Folder that all machines see at the same path."""
 WORKERS = ("worker-1", "worker-2")
 PORT = 8000
 _README = {"file": "cluster.yaml", "model": "meta-llama/Llama-3.1-8B-Instruct", "config": "serve_configs/gpu.yaml"}
@@ -50,6 +67,25 @@ def readme(begins: str, **others: str) -> list[str]:
         assert any(theirs in word for word in words), f"README's {begins} has no {theirs}"
         words = [word.replace(theirs, ours) for word in words]
     return words
+
+
+@contextlib.contextmanager
+def readme_cluster(folder: Path) -> Iterator[HostsCluster]:
+    """Run the cluster of README's commands for the time of a block, its dashboard led to the laptop.
+
+    Args:
+        folder: for the tiny model.
+    """
+    if reason := why_not():
+        pytest.skip(reason)
+    with hosts() as machines, s3_on(GATEWAY, S3_PORT) as files:
+        files.mkdir(BUCKET)
+        SHARED.mkdir()
+        made = HostsCluster(machines, files)
+        made.fill_bucket(make_tiny_model(folder / "base"))
+        made.up()
+        with made.dashboard():
+            yield made
 
 
 def report(what: str, seconds: float) -> None:
@@ -156,6 +192,23 @@ class HostsCluster:
         words += ["--set=fine_tuning.distributed.cpus_per_worker=1", *more]
         return self.machines["laptop"].command(*words, RAY_AUTH_MODE="token")
 
+    def script(self, name: str, *more: str) -> list[str]:
+        """Return the command line of README's job with another script of `jobs/`, and its options."""
+        words = readme("ray job submit", model=BASE)
+        return self.machines["laptop"].command(
+            *words[: words.index("--") + 1], "python", f"jobs/{name}.py", *more, RAY_AUTH_MODE="token"
+        )
+
+    def tasks(self) -> dict[str, str]:
+        """Return the node of each task that has ended, by the task's id."""
+        found = json.loads(self._asked("head", "/api/v0/tasks?limit=10000"))["data"]["result"]["result"]
+        return {one["task_id"]: one["node_id"] for one in found if one["state"] == "FINISHED" and one["node_id"]}
+
+    def workers(self) -> set[str]:
+        """Return the ids of the nodes that have CPUs."""
+        found = json.loads(self._asked("head", "/api/v0/nodes?limit=100&detail=true"))["data"]["result"]["result"]
+        return {one["node_id"] for one in found if one["state"] == "ALIVE" and one["resources_total"].get("CPU")}
+
     @contextlib.contextmanager
     def job_running(self, log: Path, name: str, *more: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a job for the time of a block, which says in `log` what it does."""
@@ -172,10 +225,13 @@ class HostsCluster:
         self.files.invalidate_cache()
         return [path for path in self.files.find(f"{BUCKET}/home/checkpoints") if path.endswith("/checkpoint.json")]
 
-    def models(self) -> str:
-        """Return what is registered, as JSON, asked for on the head."""
-        command = ". ~/.bashrc; set -a; . ~/.llamafarm.env; llamafarm models list --json"
-        return self.machines["head"].run("bash", "-c", command).stdout
+    def models(self, name: str = "head") -> str:
+        """Return what is registered, as JSON, asked for on a node."""
+        return self.on_node(name, "llamafarm models list --json").stdout
+
+    def on_node(self, name: str, command: str) -> subprocess.CompletedProcess[str]:
+        """Run a shell's command on a node, with the environment of its processes."""
+        return self.machines[name].run("bash", "-c", f". ~/.bashrc; set -a; . ~/.llamafarm.env; {command}")
 
     def serve(self, **deployment: Any) -> None:
         """`serve deploy` of serve_configs/gpu.yaml, with this cluster's home and model, on CPUs; until it answers."""
@@ -230,8 +286,9 @@ class Load:
         answered: send time, duration and text of each request that was answered.
     """
 
-    def __init__(self, cluster: HostsCluster, num_clients: int = 4) -> None:
+    def __init__(self, cluster: HostsCluster, num_clients: int = 4, host: str = "head") -> None:
         self._cluster = cluster
+        self._host = host
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask_on) for _ in range(num_clients)]
         self.failed: list[tuple[float, str]] = []
@@ -251,7 +308,7 @@ class Load:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                answer = self._cluster.asked()
+                answer = self._cluster.asked(host=self._host)
                 if answer.status_code == 200:
                     text = answer.json()["choices"][0]["text"]
                     self.answered.append((began, time.monotonic() - began, text))

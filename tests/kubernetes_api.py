@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ def _resources(version):
             "singularName": kind.lower(),
             "namespaced": True,
             "kind": kind,
-            "verbs": ["create", "get", "patch"],
+            "verbs": ["create", "delete", "get", "patch"],
         }
         for name, kind in _KINDS[version].items()
     ]
@@ -70,9 +71,10 @@ def serving(kubeconfig, statuses=()):
 
     Args:
         kubeconfig: the file to write, with which kubectl finds the server.
-        statuses: that each read of a RayJob or RayService shows in turn; the last one stays.
+        statuses: that each read of a RayJob or RayService shows in turn; the last one stays. A list may be changed.
     """
-    created, left = {}, list(statuses)
+    created, left = {}, statuses if isinstance(statuses, list) else list(statuses)
+    numbers = itertools.count(1)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
@@ -87,8 +89,25 @@ def serving(kubeconfig, statuses=()):
 
         def do_POST(self):
             made = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            made["metadata"] |= {"uid": f"uid-{next(numbers)}", "generation": 1}
+            made["metadata"]["resourceVersion"] = str(next(numbers))
             created[made["kind"]] = made
             self._answer(201, made)
+
+        def do_PATCH(self):
+            *_, resource, _ = urlsplit(self.path).path.split("/")
+            before = created[_kind(resource)]
+            made = _merged(before, json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            made["metadata"]["generation"] += made.get("spec") != before.get("spec")
+            made["metadata"]["resourceVersion"] = str(next(numbers))
+            created[made["kind"]] = made
+            self._answer(200, made)
+
+        def do_DELETE(self):
+            *_, resource, _ = urlsplit(self.path).path.split("/")
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            created.pop(_kind(resource))
+            self._answer(200, {"kind": "Status", "apiVersion": "v1", "status": "Success"})
 
         def _answer(self, status, body):
             text = json.dumps(body).encode()
@@ -117,6 +136,19 @@ def serving(kubeconfig, statuses=()):
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _merged(before, patch):
+    """What a JSON merge patch makes of an object (RFC 7386)."""
+    if not isinstance(patch, dict):
+        return patch
+    made = dict(before) if isinstance(before, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            made.pop(name, None)
+        else:
+            made[name] = _merged(made.get(name), value)
+    return made
 
 
 def _kind(resource):

@@ -48,11 +48,18 @@ if [ -n "$grafana" ]; then
   export GF_SERVER_HTTP_ADDR=127.0.0.1 GF_SERVER_HTTP_PORT="${GRAFANA_PORT:-3000}" GF_LOG_LEVEL=warn
   export GF_PATHS_DATA="$data/grafana" GF_PATHS_LOGS="$data/grafana" GF_PATHS_PROVISIONING="$PWD/cluster/monitoring/grafana"
   export GF_AUTH_ANONYMOUS_ENABLED=true GF_AUTH_ANONYMOUS_ORG_ROLE=Viewer GF_ANALYTICS_REPORTING_ENABLED=false
+  # Ray's dashboard shows panels of its own dashboards, in frames, where Grafana answers at $RAY_GRAFANA_HOST.
+  export GF_SECURITY_ALLOW_EMBEDDING=true
+  RAY_DASHBOARDS="$(dirname "$(realpath "$discovery")")/session_latest/metrics/grafana/dashboards"
+  export RAY_DASHBOARDS
   words=("$grafana")
   [ "$(basename "$grafana")" = grafana-server ] || words+=(server)
   "${words[@]}" --homepath "${GRAFANA_HOME:-/usr/share/grafana}" &
   pids+=("$!")
-  echo "Grafana: http://127.0.0.1:$GF_SERVER_HTTP_PORT, folder llamafarm"
+  echo "Grafana: http://127.0.0.1:$GF_SERVER_HTTP_PORT, folders llamafarm and Ray"
+  if [ "$GF_SERVER_HTTP_PORT" != 3000 ] || [ "${PROMETHEUS_PORT:-9090}" != 9090 ]; then
+    echo "For its panels in Ray's dashboard start Ray with RAY_GRAFANA_HOST=http://127.0.0.1:$GF_SERVER_HTTP_PORT and RAY_PROMETHEUS_HOST=$PROMETHEUS_URL"
+  fi
 else
   echo "Grafana is not installed, so there are no dashboards: https://grafana.com/docs/grafana/latest/setup-grafana/installation/debian/"
 fi

@@ -167,6 +167,7 @@ def _show(ray: StandingRay) -> None:
             ("dashboard", ray.dashboard_url),
             ("its token", f"in {token_file()}" if ray.dashboard_url else ""),
             ("keeper", f"process {ray.pid}, since {local_time(dt.datetime.fromtimestamp(ray.started, dt.UTC))}"),
+            ("control state", "in memory: it ends with this Ray"),
             ("ends", idle or "with `llamafarm down`"),
         ],
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from llamafarm_ray.cli.terminal import errors, print_json, waiting
+from llamafarm_ray.cli.terminal import begin, errors, print_json
 from llamafarm_ray.errors import ClusterError, InputError
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ def ran_as_job(
         return False
     given = [flag for flag, is_given in (flags or {}).items() if is_given]
     request = JobRequest(verb, config, inputs or {}, outputs or {}, tuple([*given, "--json"] if as_json else given))
-    with waiting(f"Sending a job to {address}", quiet=as_json):
-        server = JobServer(address)
-        job_id = request.new_id()
-        try:
-            job = server.submit(request, job_id)
-        except KeyboardInterrupt:
-            _give_up_sending(server, job_id)
-            raise
+    begin(f"Sending a job to {address}", quiet=as_json)
+    server = JobServer(address)
+    job_id = request.new_id()
+    try:
+        job = server.submit(request, job_id)
+    except KeyboardInterrupt:
+        _give_up_sending(server, job_id)
+        raise
     if no_wait:
         _show_submitted(job, as_json=as_json)
         return True

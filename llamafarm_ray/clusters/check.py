@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from llamafarm_ray.clusters.advisories import AS_OF, known_problems
-from llamafarm_ray.clusters.facts import Dashboard, Node
+from llamafarm_ray.clusters.facts import Dashboard, Node, dashboard_of
+from llamafarm_ray.errors import AccessDeniedError
 
-__all__ = ["Finding", "Level", "findings"]
+__all__ = ["Finding", "Level", "findings", "refuse_open_dashboard"]
+
+_ALLOWED = "LLAMAFARM_ALLOW_OPEN_DASHBOARD"
 
 _GIB = 2**30
 _LEAST_FREE_BYTES = 2 * _GIB
@@ -52,10 +56,11 @@ def findings(nodes: Sequence[Node], dashboard: Dashboard | None) -> list[Finding
 
     Args:
         nodes: facts of all nodes, or of this machine alone.
-        dashboard: of the cluster; None if there is none.
+        dashboard: of the cluster; None if none was looked at.
     """
     checks = {
         "dashboard": _dashboard(dashboard),
+        "head": _heads(nodes),
         "token": _tokens(nodes),
         "vulnerabilities": _vulnerabilities(nodes),
         "versions": _versions(nodes),
@@ -72,6 +77,7 @@ def findings(nodes: Sequence[Node], dashboard: Dashboard | None) -> list[Finding
 
 _FINE = {
     "dashboard": "nobody without the token can submit jobs",
+    "head": "none was looked at",
     "token": "no other user can read it",
     "vulnerabilities": f"none of those known here on {AS_OF}",
     "versions": "the same on all nodes",
@@ -82,7 +88,15 @@ _FINE = {
 
 
 def _dashboard(dashboard: Dashboard | None) -> Iterator[Finding]:
-    if dashboard is None or not dashboard.is_open:
+    if dashboard is None:
+        yield Finding(Level.OK, "dashboard", "none was looked at")
+        return
+    if not dashboard.answers:
+        what = f"{dashboard.url} does not answer from here, so nobody knows whether it asks for a token"
+        hint = "Check it on the head, or at the address by which people reach it: llamafarm cluster check --address."
+        yield Finding(Level.WARNING, "dashboard", what, hint)
+        return
+    if not dashboard.is_open:
         return
     hint = "Start every node with RAY_AUTH_MODE=token, and the head with --dashboard-host=127.0.0.1."
     if dashboard.beyond:
@@ -94,6 +108,35 @@ def _dashboard(dashboard: Dashboard | None) -> Iterator[Finding]:
     else:
         what = f"{dashboard.url} takes jobs without a token, of any user of its machine"
         yield Finding(Level.WARNING, "dashboard", what, hint)
+
+
+def refuse_open_dashboard(url: str) -> None:
+    """Refuse a cluster whose dashboard takes jobs of strangers, unless ``$LLAMAFARM_ALLOW_OPEN_DASHBOARD`` is 1.
+
+    Raises:
+        AccessDeniedError: it answers other machines without a token.
+    """
+    if not url or os.environ.get(_ALLOWED) == "1":
+        return
+    dashboard = dashboard_of(url)
+    if dashboard.is_open and dashboard.beyond:
+        (found,) = _dashboard(dashboard)
+        raise AccessDeniedError(
+            f"{found.what}.",
+            hint=f"{found.hint} Where something else keeps strangers out, say {_ALLOWED}=1.",
+        )
+
+
+def _heads(nodes: Iterable[Node]) -> Iterator[Finding]:
+    """Say what is left of the cluster when its head is lost."""
+    for node in nodes:
+        if node.gcs_storage == "memory":
+            what = f"Ray's control state is in the memory of {node.name} alone: with it running work is lost"
+            hint = "What is registered, and checkpoints, stay; docs/failures.md says how to start again."
+            yield Finding(Level.OK, "head", what, hint)
+        elif node.gcs_storage:
+            what = f"Ray's control state is kept by {node.gcs_storage}: workers wait for a head that starts again"
+            yield Finding(Level.OK, "head", what)
 
 
 def _tokens(nodes: Iterable[Node]) -> Iterator[Finding]:

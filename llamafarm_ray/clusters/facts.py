@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -24,6 +25,8 @@ __all__ = ["Dashboard", "Node", "dashboard_of", "nodes_of_cluster", "this_node"]
 
 _ASK_S = 5.0
 _NODE_S = 60.0
+_HEAD = "node:__internal_head__"
+"""Resource by which Ray marks the head."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ class Node:
         modes: permissions of files that hold tokens, by path.
         skew_s: its clock less this machine's.
         skew_error_s: largest error of that skew, from the duration of the request.
+        gcs_storage: on the head, what keeps Ray's control state: ``memory``, ``redis`` or ``rocksdb``.
     """
 
     name: str
@@ -49,6 +53,7 @@ class Node:
     modes: dict[str, int] = field(default_factory=dict)
     skew_s: float = 0.0
     skew_error_s: float = 0.0
+    gcs_storage: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,7 @@ def this_node() -> Node:
         free_bytes={folder: (found.free, found.total) for folder, found in usage.items()},
         shared_memory_bytes=shared,
         modes=modes,
+        gcs_storage=_gcs_storage(),
     )
 
 
@@ -110,9 +116,16 @@ def nodes_of_cluster() -> list[Node]:
             "object_store_bytes": int(node["Resources"].get("object_store_memory", 0)),
             "skew_s": their_time - began - took / 2,
             "skew_error_s": took / 2,
+            "gcs_storage": facts["gcs_storage"] if _HEAD in node["Resources"] else "",
         }
         found.append(Node(**{**facts, **more}))
     return found
+
+
+def _gcs_storage() -> str:
+    """Return what keeps Ray's control state, by the environment of a head's processes."""
+    storage = os.environ.get("RAY_gcs_storage")  # noqa: SIM112  (Ray spells it so)
+    return "redis" if os.environ.get("RAY_REDIS_ADDRESS") else storage or "memory"
 
 
 def _facts_and_time() -> tuple[dict[str, Any], float]:
@@ -122,10 +135,13 @@ def _facts_and_time() -> tuple[dict[str, Any], float]:
 
 def dashboard_of(url: str) -> Dashboard:
     """Return what a dashboard shows to somebody without its token."""
+    url = url.rstrip("/")
     status = _status(f"{url}/api/jobs/")
-    host, _, port = url.removeprefix("http://").removeprefix("https://").rstrip("/").rpartition(":")
+    parts = urlsplit(url)
+    host = parts.hostname or ""
     beyond = ""
-    if host in {"127.0.0.1", "localhost", "0.0.0.0"}:  # noqa: S104
+    if host in {"127.0.0.1", "localhost", "::1", "0.0.0.0"}:  # noqa: S104
+        port = parts.port or (443 if parts.scheme == "https" else 80)
         beyond = next((one for one in _own_addresses() if _listens(one, port)), "")
     elif status is not None:
         beyond = host
@@ -147,10 +163,10 @@ def _own_addresses() -> list[str]:
     return [one.address for one in addresses if not one.address.startswith("127.")]
 
 
-def _listens(address: str, port: str) -> bool:
+def _listens(address: str, port: int) -> bool:
     try:
-        socket.create_connection((address, int(port)), timeout=_ASK_S).close()
-    except (OSError, ValueError):
+        socket.create_connection((address, port), timeout=_ASK_S).close()
+    except OSError:
         return False
     return True
 

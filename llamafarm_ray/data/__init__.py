@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
     from llamafarm_ray.data.mixing import MixedPart, open_mixture
     from llamafarm_ray.data.pipeline import BuildOptions, build_dataset
-    from llamafarm_ray.data.ray_data import is_on_one_machine
     from llamafarm_ray.data.reading import built_documents
     from llamafarm_ray.data.report import BuildReport, source_lines
     from llamafarm_ray.data.rows import DocumentRecord
@@ -36,7 +35,6 @@ __all__ = [
     "discover",
     "estimate_pairs",
     "holds_rows",
-    "is_on_one_machine",
     "open_dataset",
     "open_mixture",
     "require_rows",
@@ -60,7 +58,6 @@ _HOME = {
     "discover": "sources",
     "estimate_pairs": "estimate",
     "holds_rows": "existing_rows",
-    "is_on_one_machine": "ray_data",
     "require_rows": "existing_rows",
     "open_dataset": "dataset",
     "open_mixture": "mixing",

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 import ray
 import ray.data
 
-from llamafarm_ray.data.ray_data import is_on_one_machine, quiet_ray_data, require_cluster
+from llamafarm_ray.capacity import is_on_one_machine
+from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
 from llamafarm_ray.data.reading import (
     BuiltDataset,
     describe_built,

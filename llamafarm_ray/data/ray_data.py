@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
 import ray.data
 import ray.exceptions
 
+from llamafarm_ray.capacity import is_on_one_machine, machines
 from llamafarm_ray.data.generation import Machine
 from llamafarm_ray.errors import ClusterError, LlamaFarmError
 
-__all__ = ["is_on_one_machine", "largest_node", "num_workers", "quiet_ray_data", "require_cluster", "rows_of"]
+__all__ = ["largest_node", "num_workers", "quiet_ray_data", "require_cluster", "rows_of"]
 
 _BATCH_ROWS = 1024
 
@@ -30,16 +31,12 @@ def require_cluster() -> None:
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
 
 
-def is_on_one_machine() -> bool:
-    """Return True if Ray has no other node than this one."""
-    return sum(bool(node["Alive"]) for node in ray.nodes()) == 1
-
-
 def largest_node() -> Machine:
     """Return the resources that a model's actor can have: of a node with a GPU if there is one, else the most CPUs."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    best: dict[str, float] = max(
-        nodes, key=lambda node: (min(1.0, node.get("GPU", 0.0)), node.get("CPU", 0.0)), default={}
+    best: Mapping[str, float] = max(
+        (one.resources for one in machines()),
+        key=lambda node: (min(1.0, node.get("GPU", 0.0)), node.get("CPU", 0.0)),
+        default={},
     )
     num_gpus = 1.0 if best.get("GPU", 0.0) >= 1.0 else 0.0
     return Machine(num_cpus=1.0 if num_gpus else max(1.0, float(int(best.get("CPU", 1.0)))), num_gpus=num_gpus)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from queue import SimpleQueue
 from threading import Thread
@@ -11,11 +13,14 @@ from typing import Any
 
 import ray
 
+from llamafarm_ray.capacity import total
 from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmError
 from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.models.foreign import first_line
 
-__all__ = ["run_all_on_ray", "run_on_ray"]
+__all__ = ["before_each", "preparation", "run_all_on_ray", "run_on_ray"]
+
+_before: ContextVar[Callable[[], None] | None] = ContextVar("_before", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,21 @@ class _Done:
 
 
 _Item = tuple[str, float] | _Done | LlamaFarmError
+
+
+@contextmanager
+def before_each(prepare: Callable[[], None]) -> Iterator[None]:
+    """Have tasks and actors of evaluations that the block starts call a function first, on the machine they run on."""
+    token = _before.set(prepare)
+    try:
+        yield
+    finally:
+        _before.reset(token)
+
+
+def preparation() -> Callable[[], None] | None:
+    """Return the function of the innermost `before_each`."""
+    return _before.get()
 
 
 def run_on_ray(function: str, settings: Mapping[str, Any], on_progress: Report | None = None) -> Any:
@@ -48,9 +68,9 @@ def run_all_on_ray(
     """
     if not ray.is_initialized():
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
-    num_gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+    num_gpus = 1 if total("GPU") >= 1 else 0
     task = ray.remote(num_cpus=1, num_gpus=num_gpus, num_returns="streaming", max_retries=0)(_run)
-    streams = [task.remote(function, one) for one in settings]
+    streams = [task.remote(function, one, preparation()) for one in settings]
     done = [0.0] * len(streams)
     results: dict[int, Any] = {}
     try:
@@ -79,13 +99,15 @@ def run_all_on_ray(
     return [results[number] for number in range(len(streams))]
 
 
-def _run(function: str, settings: Mapping[str, Any]) -> Iterator[_Item]:
+def _run(function: str, settings: Mapping[str, Any], prepare: Callable[[], None] | None = None) -> Iterator[_Item]:
     """Stream progress, and at last the result, or the error as a value: raised, Ray would wrap it."""
     module, _, name = function.partition(":")
     items: SimpleQueue[_Item] = SimpleQueue()
 
     def work() -> None:
         try:
+            if prepare is not None:
+                prepare()
             called = getattr(importlib.import_module(module), name)
             items.put(_Done(called(settings, lambda what, done: items.put((what, done)))))
         except LlamaFarmError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-import ray
 import ray.data
 
+from llamafarm_ray.capacity import machines
 from llamafarm_ray.config import Config
 from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.errors import UserError
@@ -57,7 +58,9 @@ class Plan:
     reasons: list[str] = field(default_factory=list)
 
 
-def make_plan(config: Config, inputs: TrainingInputs, folder: RunFolder) -> Plan:
+def make_plan(
+    config: Config, inputs: TrainingInputs, folder: RunFolder, note: Callable[[str], None] | None = None
+) -> Plan:
     """Check everything, tokenise the rows and choose what was left open. The cheapest checks come first.
 
     Raises:
@@ -67,13 +70,13 @@ def make_plan(config: Config, inputs: TrainingInputs, folder: RunFolder) -> Plan
     tuning, base_model = config.fine_tuning, inputs.base_model
     objective = find_objective(tuning.objective, tuning.objective_settings)
     architecture = check_inputs(config, objective, base_model, has_validation=inputs.validation_rows is not None)
-    hardware = find_hardware()
+    hardware = find_hardware(tuning.distributed.gpus or 1, note)
     if tuning.training.fused_kernels is True and hardware.num_gpus == 0:
         raise UserError(
             "fine_tuning.training.fused_kernels is true, but the cluster has no GPU.", hint="Leave the key at auto."
         )
     workers = choose_workers(tuning.distributed, hardware)
-    num_nodes = sum(node["Alive"] for node in ray.nodes())
+    num_nodes = len(machines())
     reasons: list[str] = []
     max_length = choose_max_length(config, architecture, reasons)
     tokenizing = _Tokenizing.of(config, inputs, objective, max_length, num_nodes=num_nodes, reasons=reasons)

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import ray
 import torch
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from llamafarm_ray.capacity import Machine, machines
 from llamafarm_ray.config import Distributed
 from llamafarm_ray.errors import ClusterError, UserError
 from llamafarm_ray.models.processor import cpu_has_bf16
 from llamafarm_ray.training.methods.auto import Hardware
 
-__all__ = ["WorkerResources", "choose_precision", "choose_workers", "find_hardware"]
+__all__ = ["WorkerResources", "choose_precision", "choose_workers", "count_devices", "find_hardware"]
 
 _LEAST_CPUS = 0.5
 _INSPECTION_S = 120.0
 """Seconds until a GPU is free and a process on it has imported torch from a cold network disk."""
+_START_S = 1800.0
+"""Seconds until the autoscaler has started a machine with a GPU and set it up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,32 +41,70 @@ class WorkerResources:
     min_workers: int = 0
 
 
-def find_hardware() -> Hardware:
-    """Return the hardware of the caller's Ray cluster. A task inspects a GPU, which it needs for a moment.
+def count_devices() -> Hardware:
+    """Return the CPUs and GPUs that the caller's Ray cluster has or may start, without a look at any of them.
 
     Raises:
-        ClusterError: the caller has not connected to Ray, or no GPU was to be had for two minutes.
+        ClusterError: the caller has not connected to Ray.
     """
     if not ray.is_initialized():
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
-    resources = ray.cluster_resources()
-    num_gpus = int(resources.get("GPU", 0))
-    if num_gpus == 0:
-        return Hardware(num_cpus=resources.get("CPU", 0.0), has_bf16=_nodes_have_bf16())
-    inspection = ray.remote(num_gpus=1, num_cpus=0)(_inspect_gpu).remote()
+    return _devices(machines())
+
+
+def _devices(found: list[Machine]) -> Hardware:
+    num_gpus = int(sum(one.resources.get("GPU", 0.0) for one in found))
+    return Hardware(num_cpus=sum(one.resources.get("CPU", 0.0) for one in found), num_gpus=num_gpus)
+
+
+def find_hardware(gpus_of_one: int = 1, note: Callable[[str], None] | None = None) -> Hardware:
+    """Return the hardware that the caller's Ray cluster has or may start.
+
+    A task inspects a GPU, which it needs for a moment. Where no machine with a GPU runs, the autoscaler starts one for
+    it: the machine is there for the training then.
+
+    Args:
+        gpus_of_one: GPUs that a machine must have which is started, or as many as any has.
+        note: called with what is waited for.
+
+    Raises:
+        ClusterError: the caller has not connected to Ray, or no GPU was to be had for two minutes, or half an hour
+            where a machine must start.
+    """
+    devices = count_devices()
+    if devices.num_gpus == 0:
+        return replace(devices, has_bf16=_nodes_have_bf16())
+    found = machines()
+    must_start = not any(one.resources.get("GPU") for one in found if one.is_running)
+    largest = int(max(one.resources.get("GPU", 0.0) for one in found))
+    if must_start and note is not None:
+        note("No machine with a GPU runs: the autoscaler is asked for one, which takes minutes.")
+    wait_s = _START_S if must_start else _INSPECTION_S
+    inspection = ray.remote(num_gpus=min(gpus_of_one, largest) if must_start else 1, num_cpus=0)(_inspect_gpu).remote()
     try:
-        memory, has_bf16 = ray.get(inspection, timeout=_INSPECTION_S)
+        memory, has_bf16 = ray.get(inspection, timeout=wait_s)
     except ray.exceptions.GetTimeoutError as error:
         ray.cancel(inspection, force=True)
-        raise ClusterError(
-            f"None of the cluster's GPUs ({num_gpus}) could be looked at within {_INSPECTION_S:.0f} s.",
-            hint="Others hold them, as `ray status` shows. Try again when one is free.",
-        ) from error
-    return Hardware(resources.get("CPU", 0.0), num_gpus, memory, has_bf16)
+        raise _no_gpu(devices.num_gpus, wait_s, must_start=must_start) from error
+    return replace(devices, gpu_memory_bytes=memory, has_bf16=has_bf16)
+
+
+def _no_gpu(num_gpus: int, wait_s: float, *, must_start: bool) -> ClusterError:
+    if must_start:
+        return ClusterError(
+            f"The autoscaler did not start a machine with a GPU within {wait_s:.0f} s.",
+            hint="`ray status` shows what it tried. Does the cloud have such machines, and this account a quota?",
+        )
+    return ClusterError(
+        f"None of the cluster's GPUs ({num_gpus}) could be looked at within {wait_s:.0f} s.",
+        hint="Others hold them, as `ray status` shows. Try again when one is free.",
+    )
 
 
 def _nodes_have_bf16() -> bool:
-    """Return True if the CPUs of every node multiply matrices in bf16."""
+    """Return True if the CPUs of every node multiply matrices in bf16. Machines that are yet to start may not."""
+    if not all(one.is_running for one in machines() if one.resources.get("CPU")):
+        return False
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     if nodes == [ray.get_runtime_context().get_node_id()]:
         return cpu_has_bf16()

@@ -158,7 +158,7 @@ class _DriverRun:
 
     def _plan(self) -> Plan:
         try:
-            return make_plan(self._config, self._inputs, self._folder)
+            return make_plan(self._config, self._inputs, self._folder, self._note)
         except ray.exceptions.RayError as error:
             raise clean_error(error, "The rows could not be tokenised") from error
 

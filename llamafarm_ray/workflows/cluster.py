@@ -70,6 +70,7 @@ def connect(
     with_dashboard: bool = False,
     meanwhile: str | None = None,
     on_start: Callable[[str], None] | None = None,
+    allow_open: bool = False,
 ) -> Iterator[ClusterInfo]:
     """Use the cluster at ``address`` (or ``$RAY_ADDRESS``) for the time of a block.
 
@@ -81,9 +82,11 @@ def connect(
         with_dashboard: give a Ray that is started here a dashboard.
         meanwhile: a module that the block needs, and that takes seconds to import: as a local Ray takes to start.
         on_start: called with a sentence before something is done that takes seconds.
+        allow_open: use a cluster, too, whose dashboard takes jobs of strangers.
 
     Raises:
         InputError: the address is malformed, or nothing answers at it.
+        AccessDeniedError: the cluster's dashboard takes jobs of strangers.
         ClusterError: Ray answers but can't be used, or can't be started.
     """
     prepare_environment()
@@ -109,9 +112,17 @@ def connect(
         elif dashboard is None:
             stack.callback(ray.shutdown)
             dashboard = _join(str(address))
+            if dashboard and not allow_open and not inside_job():
+                _refuse_open(dashboard)
         quiet()
         with raylet_off_stdout(), ended_by_sigterm():
             yield _info(dashboard or "", started_here=is_own, is_local=is_own or standing is not None)
+
+
+def _refuse_open(dashboard: str) -> None:
+    from llamafarm_ray.clusters.check import refuse_open_dashboard  # a command's own Ray is on loopback alone
+
+    refuse_open_dashboard(f"http://{dashboard}")
 
 
 def starts_own_ray(address: str | None) -> bool:

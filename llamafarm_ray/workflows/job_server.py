@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llamafarm_ray.clusters.check import refuse_open_dashboard
 from llamafarm_ray.clusters.facts import dashboard_of
 from llamafarm_ray.clusters.job_token import sealed
 from llamafarm_ray.config import Config
@@ -67,7 +68,7 @@ class JobServer:
 
     Raises:
         InputError: nothing answers there, or something else than Ray does.
-        AccessDeniedError: it asks for another token.
+        AccessDeniedError: it asks for another token, or strangers for none.
         ClusterError: it answers, but can't be used.
     """
 
@@ -77,6 +78,7 @@ class JobServer:
         for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
             logging.getLogger(name).setLevel(logging.WARNING)
         self.address = address
+        refuse_open_dashboard(address)
         with _without_other_addresses():
             try:
                 self.client: JobSubmissionClient = within(REQUEST_S, lambda: JobSubmissionClient(address))

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from llamafarm_ray import training
+from llamafarm_ray.capacity import is_on_one_machine
 from llamafarm_ray.config import Config, config_digest
-from llamafarm_ray.data import MixedPart, Splits, check_dataset, is_on_one_machine, open_dataset, open_mixture
+from llamafarm_ray.data import MixedPart, Splits, check_dataset, open_dataset, open_mixture
 from llamafarm_ray.data.report import Tell
 from llamafarm_ray.errors import ConflictError, InputError
 from llamafarm_ray.registry import BaseModel, DatasetRegistered, RegistryApi, SourceDocument

@@ -19,7 +19,7 @@ from llamafarm_ray.errors import ConfigError, ConflictError, InputError, Trainin
 from llamafarm_ray.models.loading import inspect_architecture
 from llamafarm_ray.registry import BaseModel, RegistryApi, VersionRecord
 from llamafarm_ray.training.methods import find_method
-from llamafarm_ray.training.resources import find_hardware
+from llamafarm_ray.training.resources import count_devices
 from llamafarm_ray.tuning.automl import AutoSpace, automatic_space
 from llamafarm_ray.tuning.budget import Budget
 from llamafarm_ray.tuning.journal import Journal, Record, SweepFacts
@@ -362,7 +362,7 @@ def _population(config: Config, points: Points | None) -> Population | None:
 
 def _fitting_methods(config: Config, registry: RegistryApi) -> list[str]:
     """Return the methods that fit the devices by estimate and that vLLM serves; lora where nothing is known."""
-    has_gpu = find_hardware().num_gpus > 0
+    has_gpu = count_devices().num_gpus > 0
     found = []
     for name in _AUTO_METHODS:
         if name == "qlora" and not has_gpu:

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import ray
-
+from llamafarm_ray.capacity import machines
 from llamafarm_ray.config import Config
 from llamafarm_ray.training.epochs import with_epochs_and_batch_size
-from llamafarm_ray.training.resources import choose_workers, find_hardware
+from llamafarm_ray.training.resources import choose_workers, count_devices
 from llamafarm_ray.tuning.journal import Record
 from llamafarm_ray.tuning.packing import Node, TrialNeeds, num_concurrent
 from llamafarm_ray.tuning.space import Space
@@ -112,18 +111,14 @@ def finished_seconds(records: Mapping[int, Record]) -> list[float]:
 
 def num_concurrent_trials(config: Config, space: Space, cores: int | None) -> int:
     """Return the number of trials that run at once."""
-    hardware = find_hardware()
+    hardware = count_devices()
     most = max(_num_workers(config, space))
     distributed = config.fine_tuning.distributed
     if "fine_tuning.distributed.workers" in space.domains:
         distributed = distributed.model_copy(update={"workers": most})
     workers = choose_workers(distributed, hardware)
     needs = TrialNeeds(workers.num_workers, workers.num_cpus, 1.0 if workers.use_gpu else 0.0)
-    nodes = [
-        Node(node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    nodes = [Node(one.resources.get("CPU", 0.0), one.resources.get("GPU", 0.0)) for one in machines()]
     wanted = config.tuning.max_concurrent
     if wanted is None and cores is not None and not workers.use_gpu:
         wanted = max(1, cores // workers.num_workers)

@@ -5,10 +5,8 @@ import subprocess
 import time
 
 import pytest
-from hosts import BUCKET, GATEWAY, HOSTS, S3_PORT, hosts, left, why_not
-from hosts_cluster import TO_PIPE, WORKERS, HostsCluster, report, wait_for
-from s3 import s3_on
-from tiny_model import make_tiny_model
+from hosts import HOSTS, left
+from hosts_cluster import TO_PIPE, WORKERS, readme_cluster, report, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -18,15 +16,8 @@ ON_BOTH = ["--set=fine_tuning.distributed.workers=2", "--set=fine_tuning.distrib
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """The cluster after README's commands, with its dashboard led to the laptop; nothing is left of it."""
-    if reason := why_not():
-        pytest.skip(reason)
-    with hosts() as machines, s3_on(GATEWAY, S3_PORT) as files:
-        files.mkdir(BUCKET)
-        made = HostsCluster(machines, files)
-        made.fill_bucket(make_tiny_model(tmp_path_factory.mktemp("model") / "base"))
-        made.up()
-        with made.dashboard():
-            yield made
+    with readme_cluster(tmp_path_factory.mktemp("model")) as made:
+        yield made
     assert left() == []
 
 

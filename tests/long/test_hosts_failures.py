@@ -1,14 +1,15 @@
 """What fails on a cluster of machines, one after the other: what was under way goes on, and the time is printed."""
 
+import contextlib
 import re
+import shlex
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
-from hosts import BUCKET, GATEWAY, S3_PORT, hosts, why_not, without_storage
-from hosts_cluster import TO_PIPE, WORKERS, HostsCluster, Load, report, wait_for
-from s3 import s3_on
-from tiny_model import make_tiny_model
+from hosts import GATEWAY, without_storage
+from hosts_cluster import HOME, TO_PIPE, WORKERS, Load, readme_cluster, report, wait_for
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
 
@@ -27,15 +28,8 @@ IN_FLIGHT_S = 10
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     """The cluster of README's commands, with its dashboard led to the laptop."""
-    if reason := why_not():
-        pytest.skip(reason)
-    with hosts() as machines, s3_on(GATEWAY, S3_PORT) as files:
-        files.mkdir(BUCKET)
-        made = HostsCluster(machines, files)
-        made.fill_bucket(make_tiny_model(tmp_path_factory.mktemp("model") / "base"))
-        made.up()
-        with made.dashboard():
-            yield made
+    with readme_cluster(tmp_path_factory.mktemp("model")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +97,21 @@ def test_requests_are_answered_while_the_storage_is_away(served):
     report("serving: the longest answer while the storage was away", max(took for _, took, _ in load.answered))
 
 
+def test_a_head_that_cannot_reach_the_storage_says_so_and_requests_are_answered(served):
+    """The head alone is cut off from it: this machine asks a worker, since what the head sends here is lost too."""
+    with Load(served, host=WORKERS[0]) as load, served.machines["head"].cut_from(GATEWAY):
+        began = time.monotonic()
+        refused = served.models()
+        report("partition: a command on the head says that the storage is away after", time.monotonic() - began)
+        seen = served.models(WORKERS[0])
+        answered = len(load.answered)
+        wait_for(lambda: len(load.answered) > answered + 4, 60)
+    assert "can't be" in refused
+    assert "[" in seen, "a worker reaches it"
+    assert load.failed == []
+    report("partition: the head reads again after", wait_for(lambda: "[" in served.models(), 120))
+
+
 def test_a_serving_node_that_is_cut_off_fails_requests_in_flight_alone_and_comes_back(served):
     worker = served.machines[WORKERS[1]]
     with Load(served) as load:
@@ -125,6 +134,59 @@ def test_a_serving_node_that_is_cut_off_fails_requests_in_flight_alone_and_comes
     assert late == []
     assert len(in_flight) <= 3 * 4  # of four clients
     assert len({text for _, _, text in load.answered}) == 1
+
+
+COMMIT = """
+import datetime as dt, os, sys
+from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry.access import Role
+from llamafarm_ray.storage import Location
+skew = dt.timedelta(minutes=int(sys.argv[2]))
+clock = lambda: dt.datetime.now(dt.UTC) + skew
+registry = RegistryService(Location(sys.argv[1]), token=os.environ["LLAMAFARM_TOKEN"], clock=clock)
+registry.add_principal("skewed" + sys.argv[2].replace("-", "b"), {"*": Role.VIEWER})
+"""
+
+
+def test_a_clock_that_is_five_minutes_wrong_commits_in_order_and_one_that_is_eleven_does_not(cluster):
+    def commit(minutes):
+        words = ["python", "-c", COMMIT, HOME, str(minutes)]
+        return cluster.on_node(WORKERS[0], shlex.join(words))
+
+    for minutes in (5, -5, 0):
+        done = commit(minutes)
+        assert done.returncode == 0, done.stdout
+    verified = cluster.on_node("head", f"llamafarm registry verify --home {HOME}")
+    assert verified.returncode == 0, verified.stdout
+    for minutes in (11, -11):
+        done = commit(minutes)
+        assert done.returncode != 0
+        assert "Nothing was committed: this machine's clock says" in done.stdout
+    checked = cluster.on_node("head", "llamafarm cluster check --address auto --json")
+    assert '"subject": "clock"' in checked.stdout, checked.stdout
+
+
+def test_a_full_disk_ends_a_run_with_its_name_and_the_same_job_goes_on(cluster, tmp_path):
+    cluster.typed("serve", "shutdown", "-y")
+    log = tmp_path / "job.log"
+    outputs = Path.home() / "llamafarm-jobs"
+    with contextlib.ExitStack() as stack:
+        fill = [stack.enter_context(cluster.machines[name].small_disk(outputs)) for name in WORKERS]
+        known = set(cluster.checkpoints())
+        with cluster.job_running(log, "full", *FIXED, *LONG) as job:
+            wait_for(lambda: set(cluster.checkpoints()) - known or job.poll() is not None, 240, log.read_text)
+            for one in fill:
+                one()
+            began = time.monotonic()
+            assert job.wait(timeout=900) != 0, log.read_text()[-4000:]
+            report("training: a full disk has ended it after", time.monotonic() - began)
+        assert re.search(r"disk is full|No space left", log.read_text()), log.read_text()[-4000:]
+        for name in WORKERS:
+            cluster.machines[name].run("rm", str(outputs / "full"))
+        done = subprocess.run(cluster.job("full", *FIXED, *LONG), check=False, **TO_PIPE)
+        assert done.returncode == 0, done.stdout[-4000:]
+        assert re.search(r"An unfinished run goes on after step (\d+)", done.stdout)
+    assert '"full' in cluster.models()
 
 
 def test_after_the_head_was_lost_ray_up_brings_everything_back_and_the_same_job_goes_on(cluster, tmp_path):

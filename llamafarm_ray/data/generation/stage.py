@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 import ray.data
 from ray.util.annotations import RayDeprecationWarning
 
+from llamafarm_ray.capacity import is_on_one_machine
 from llamafarm_ray.data.generation.writer import PairWriter, WriterPlan, Written
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Example
@@ -55,8 +55,7 @@ def write_pairs(
         for index, batch in enumerate(batches)
     ]
     # Of an actor that it would restart Ray warns at length. On one machine the next build goes on from what is written.
-    one_machine = sum(node["Alive"] for node in ray.nodes()) == 1
-    restarts: dict[str, Any] = {"max_restarts": 0} if one_machine else {}
+    restarts: dict[str, Any] = {"max_restarts": 0} if is_on_one_machine() else {}
     with warnings.catch_warnings():
         # `max_restarts` has no parameter of its own, and Ray deprecates the only way to pass it.
         warnings.simplefilter("ignore", RayDeprecationWarning)

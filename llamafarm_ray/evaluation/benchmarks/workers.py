@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
 
+from llamafarm_ray.capacity import total
 from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel, Chunk
 from llamafarm_ray.evaluation.benchmarks.backends import Answerer, load_answerer
+from llamafarm_ray.evaluation.remote import preparation
 from llamafarm_ray.models.foreign import first_line
 
 __all__ = ["LocalWorkers", "RayWorkers", "Workers"]
@@ -66,18 +68,27 @@ class LocalWorkers:
 class _Worker:
     """The actor: a `LocalWorkers` whose errors come back as values, since Ray would wrap them."""
 
-    def __init__(self) -> None:
+    def __init__(self, prepare: Callable[[], None] | None = None) -> None:
         self._local = LocalWorkers()
+        self._prepare = prepare
 
-    def is_ready(self) -> bool:
-        """Return True once the process runs."""
-        return True
+    def is_ready(self) -> Any:
+        """Return True once the process runs and its machine has the models."""
+        return self._value(self._prepare) if self._prepare is not None else True
 
     def call(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of `LocalWorkers`."""
-        try:
+
+        def called() -> Any:
             found = getattr(self._local, method)(*arguments, **options)
             return list(found) if method == "answers" else found
+
+        return self._value(called)
+
+    @staticmethod
+    def _value(function: Callable[[], Any]) -> Any:
+        try:
+            return function()
         except LlamaFarmError as error:
             return error
         except Exception as error:  # noqa: BLE001 - the process boundary: the caller can't unpickle every error
@@ -99,9 +110,9 @@ class RayWorkers:
     def __init__(self, number: int) -> None:
         if not ray.is_initialized():
             raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
-        num_gpus = 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
+        num_gpus = 1 if total("GPU") >= 1 else 0
         actor = ray.remote(num_cpus=1, num_gpus=num_gpus)(_Worker)
-        self._actors = [actor.remote() for _ in range(number)]
+        self._actors = [actor.remote(preparation()) for _ in range(number)]
         self._starting = {one.is_ready.remote(): one for one in self._actors}
         self._ready: list[Any] = []
 

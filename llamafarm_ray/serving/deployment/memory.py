@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from llamafarm_ray.capacity import machines
 from llamafarm_ray.config import Deployment
 from llamafarm_ray.config.deployment import EngineName
 from llamafarm_ray.config.values import MemorySize
@@ -140,8 +141,8 @@ def largest_node_bytes() -> int:
 
     if not ray.is_initialized():
         return 0
-    nodes = (node["Resources"] for node in ray.nodes() if node["Alive"])
-    return max((int(has.get("memory", 0)) for has in nodes if has.get("CPU", 0) > 0), default=0)
+    found = (one.resources for one in machines() if one.resources.get("CPU", 0) > 0)
+    return max((int(has.get("memory", 0)) for has in found), default=0)
 
 
 def _tensors(folder: Path) -> Iterator[TensorEntry]:

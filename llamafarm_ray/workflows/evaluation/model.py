@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -10,15 +12,15 @@ from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.models.folder import weight_formats
-from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.registry import BaseModel, RegistryApi, base_here, open_registry
 from llamafarm_ray.storage.manifest import Manifest
-from llamafarm_ray.types import ModelKind
+from llamafarm_ray.types import Digest, ModelKind
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.provenance import weights_digest
 from llamafarm_ray.workflows.register import base_reference
 from llamafarm_ray.workflows.training_data import TrainingData, find_training_data
 
-__all__ = ["EvaluatedModel"]
+__all__ = ["EvaluatedModel", "fetch_models"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class EvaluatedModel:
         version: reference of its registered version; empty for a folder.
         base_weights: digest of its base's files alone.
         is_elsewhere: True for an adapter on a model that was made from its base.
+        base_model: the base model, or the whole one, as it was found; None for a registered whole model.
+        manifest: of a registered version; None for a folder.
     """
 
     model_id: str
@@ -42,6 +46,30 @@ class EvaluatedModel:
     version: str = ""
     base_weights: str = ""
     is_elsewhere: bool = False
+    base_model: BaseModel | None = None
+    manifest: Digest | None = None
+
+    def fetch(self, home: str) -> None:
+        """Bring its files to this machine, where they are not, from the registry's home or the base model's source.
+
+        Raises:
+            InputError: this machine keeps them in another folder, or they are in a folder of another machine alone.
+            LlamaFarmError: the home or the source can't be read.
+        """
+        wanted = [folder for folder in self.folders if folder is not None]
+        if all(folder.exists() for folder in wanted):
+            return
+        registry = open_registry(home)
+        pulled = registry.content.pull(self.manifest) if self.manifest is not None else None
+        has = [pulled if self.base_model is None else base_here(self.base_model, registry)]
+        if self.adapter is not None:
+            has.append(pulled or self.adapter)
+        for folder, found in zip(wanted, has, strict=True):
+            if found != folder or not folder.exists():
+                raise InputError(
+                    f"{self.model_id} is in {folder} on the machine that evaluates, and not on {socket.gethostname()}.",
+                    hint="Register it, and set LLAMAFARM_CACHE to the same folder on all nodes.",
+                )
 
     @property
     def measured(self) -> MeasuredModel:
@@ -81,7 +109,9 @@ class EvaluatedModel:
         adapter = folder if (folder / "adapter_config.json").is_file() else None
         base = usable_base(config.base_model or base_reference(folder) if adapter else model, registry)
         own = Manifest.of_folder(adapter).digest if adapter else None
-        return cls(folder.resolve().name, base.folder, adapter, weights_digest(base.digest, own), "", base.digest)
+        return cls(
+            folder.resolve().name, base.folder, adapter, weights_digest(base.digest, own), "", base.digest, False, base
+        )
 
     @classmethod
     def _of_version(cls, config: Config, registry: RegistryApi, model: str) -> Self:
@@ -90,7 +120,7 @@ class EvaluatedModel:
         pulled = registry.pull(record.ref)
         if registered.kind is not ModelKind.ADAPTER:
             weights = weights_digest(registered.manifest, None)
-            return cls(record.ref, pulled, None, weights, record.ref, weights)
+            return cls(record.ref, pulled, None, weights, record.ref, weights, manifest=Digest(registered.manifest))
         base = usable_base(config.base_model or registered.base_model, registry)
         is_elsewhere = base.digest != registered.base_digest
         if is_elsewhere and not registry.refresh().descends(base.digest, str(registered.base_digest)):
@@ -99,4 +129,20 @@ class EvaluatedModel:
                 hint="Set base_model to the folder it was trained on, or to a registered model that was made from it.",
             )
         weights = weights_digest(base.digest, registered.manifest)
-        return cls(record.ref, base.folder, pulled, weights, record.ref, base.digest, is_elsewhere)
+        return cls(
+            record.ref,
+            base.folder,
+            pulled,
+            weights,
+            version=record.ref,
+            base_weights=base.digest,
+            is_elsewhere=is_elsewhere,
+            base_model=base,
+            manifest=Digest(registered.manifest),
+        )
+
+
+def fetch_models(models: Sequence[EvaluatedModel], home: str) -> None:
+    """Bring models to this machine, see `EvaluatedModel.fetch`."""
+    for model in models:
+        model.fetch(home)

@@ -23,14 +23,14 @@ from llamafarm_ray.evaluation.benchmarks.workers import RayWorkers
 from llamafarm_ray.evaluation.custom.description import find_sets
 from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
 from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK
-from llamafarm_ray.evaluation.remote import run_on_ray
+from llamafarm_ray.evaluation.remote import before_each, run_on_ray
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.contamination import Decontamination
 from llamafarm_ray.workflows.evaluation.backend import asked_models, check_backend
 from llamafarm_ray.workflows.evaluation.garak import GarakPlan
-from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
+from llamafarm_ray.workflows.evaluation.model import EvaluatedModel, fetch_models
 from llamafarm_ray.workflows.evaluation.stored_sets import StoredSets
 from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
 from llamafarm_ray.workflows.provenance import BACKEND, code_digest
@@ -141,6 +141,13 @@ class EvaluationRun:
         Raises:
             InputError: there are no held-out examples, or none that can be measured.
         """
+        if self.home is None:
+            return self._run(on_progress)
+        models = [one for one in (self.model, self.rival) if one is not None]
+        with before_each(functools.partial(fetch_models, models, self.home.uri)):
+            return self._run(on_progress)
+
+    def _run(self, on_progress: Progress | None) -> EvaluationResult:
         asked, benchmarks = self.config.evaluation, set[str]()
         found = [] if self.examples is None else self._held_out(self.examples, on_progress)
         if self.exam is not None:

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from llamafarm_ray.errors import ClusterError, DeploymentError, InputError, TrainingError
-from llamafarm_ray.workflows.kubernetes.pods import as_yaml
+from llamafarm_ray.errors import ClusterError, ConflictError, DeploymentError, InputError, TrainingError
+from llamafarm_ray.workflows.kubernetes.pods import DIGEST, as_yaml
 
 __all__ = ["apply", "watch"]
 
@@ -20,17 +20,48 @@ _FAILURES = 5
 
 
 def apply(manifests: Sequence[dict[str, Any]]) -> None:
-    """Send manifests to the cluster of kubectl's current context.
+    """Send manifests to the cluster of kubectl's current context. A RayJob of that name that has ended is removed.
 
     Raises:
         InputError: there is no kubectl, or the cluster does not take them.
+        ConflictError: a RayJob of the same name runs, from other manifests.
     """
+    for manifest in manifests:
+        if manifest["kind"] == "RayJob":
+            _make_way(manifest)
     done = _kubectl("apply", "-f", "-", given=as_yaml(*manifests))
     if done.returncode:
         raise InputError(
             f"kubectl did not take the manifest: {_last(done.stderr)}.",
             hint="Does `kubectl get rayservices,rayjobs` work, and is KubeRay's operator installed?",
         )
+
+
+def _make_way(manifest: dict[str, Any]) -> None:
+    """Remove a RayJob that has ended, since KubeRay never runs one again; refuse to change one that runs."""
+    name = manifest["metadata"]["name"]
+    done = _kubectl("get", "rayjob", name, "-o", "json", "--ignore-not-found")
+    if done.returncode or not done.stdout.strip():
+        return  # where kubectl can't read, it can't write, and says so then
+    found = json.loads(done.stdout)
+    if _state("RayJob", found)[1] is None:
+        if _digest(found) != _digest(manifest):
+            raise ConflictError(
+                f"RayJob {name} runs with another configuration.",
+                hint=f"Wait for its end, stop it (kubectl delete rayjob {name}), or give this training another name.",
+            )
+        return
+    done = _kubectl("delete", "rayjob", name)
+    if done.returncode:
+        raise InputError(
+            f"kubectl can't remove RayJob {name}, which has ended: {_last(done.stderr)}.",
+            hint=f"Remove it with `kubectl delete rayjob {name}`, or give this training another name.",
+        )
+
+
+def _digest(resource: dict[str, Any]) -> str | None:
+    annotations: dict[str, str] = resource["metadata"].get("annotations") or {}
+    return annotations.get(DIGEST)
 
 
 def watch(manifest: dict[str, Any], *, timeout_s: float, on_state: Callable[[str, float], None]) -> str:
@@ -50,8 +81,8 @@ def watch(manifest: dict[str, Any], *, timeout_s: float, on_state: Callable[[str
     error = DeploymentError if kind == "RayService" else TrainingError
     began = time.monotonic()
     state = ""
-    for status in _statuses(kind.lower(), name):
-        state, ended, said = _state(kind, status)
+    for found in _resources(kind.lower(), name):
+        state, ended, said = _state(kind, found)
         on_state(state, time.monotonic() - began)
         if ended is not None:
             if ended:
@@ -65,14 +96,14 @@ def watch(manifest: dict[str, Any], *, timeout_s: float, on_state: Callable[[str
     )
 
 
-def _statuses(kind: str, name: str) -> Iterator[dict[str, Any]]:
-    """Yield the status of a resource now and every few seconds."""
+def _resources(kind: str, name: str) -> Iterator[dict[str, Any]]:
+    """Yield a resource, with its status, now and every few seconds."""
     failed = 0
     while True:
         done = _kubectl("get", kind, name, "-o", "json")
         if done.returncode == 0:
             failed = 0
-            yield json.loads(done.stdout).get("status") or {}
+            yield json.loads(done.stdout)
         else:
             failed += 1
             if failed >= _FAILURES:
@@ -80,19 +111,40 @@ def _statuses(kind: str, name: str) -> Iterator[dict[str, Any]]:
         time.sleep(_POLL_S)
 
 
-def _state(kind: str, status: dict[str, Any]) -> tuple[str, bool | None, str]:
-    """Return a status in a word, True or False once it has succeeded or failed, and what is said of it."""
+def _state(kind: str, resource: dict[str, Any]) -> tuple[str, bool | None, str]:
+    """Return a resource's status in a word, True or False once it has succeeded or failed, and what is said of it."""
+    status: dict[str, Any] = resource.get("status") or {}
     if kind == "RayJob":
         state = status.get("jobDeploymentStatus") or "New"
         succeeded = status.get("jobStatus") == "SUCCEEDED"
         ended = {"Complete": succeeded, "Failed": False, "ValidationFailed": False}.get(state)
         said = status.get("message") or status.get("reason") or ""
         return f"{state} {status.get('jobStatus', '')}".strip(), ended, said
-    ready: dict[str, Any] = next((one for one in status.get("conditions", ()) if one.get("type") == "Ready"), {})
-    applications = status.get("activeServiceStatus", {}).get("applicationStatuses", {})
-    failed = [one.get("message", "") for one in applications.values() if one.get("status") == "DEPLOY_FAILED"]
-    state = "Running" if ready.get("status") == "True" else ready.get("reason") or "Starting"
-    return state, True if state == "Running" else False if failed else None, " ".join(failed)
+    if status.get("observedGeneration", 0) < resource.get("metadata", {}).get("generation", 0):
+        return "Applied", None, ""  # the status is that of what was there before
+    return _service_state(status)
+
+
+def _service_state(status: dict[str, Any]) -> tuple[str, bool | None, str]:
+    """Return `_state` of a RayService whose operator has seen the manifest.
+
+    It is up when the applications run on the cluster that answers, and no other cluster is to take its place.
+    """
+    conditions = {one.get("type"): one for one in status.get("conditions", ())}
+    ready = conditions.get("Ready", {})
+    pending: dict[str, Any] = status.get("pendingServiceStatus") or {}
+    active: dict[str, Any] = status.get("activeServiceStatus") or {}
+    applications = [one for service in (active, pending) for one in (service.get("applicationStatuses") or {}).values()]
+    failed = [one.get("message", "") for one in applications if one.get("status") == "DEPLOY_FAILED"]
+    if failed:
+        return ready.get("reason") or "Starting", False, " ".join(failed)
+    is_changing = bool(pending.get("rayClusterName")) or conditions.get("UpgradeInProgress", {}).get("status") == "True"
+    runs = all(one.get("status", "RUNNING") == "RUNNING" for one in applications)
+    if ready.get("status") == "True" and runs and not is_changing:
+        return "Running", True, ""
+    if ready.get("status") == "True":
+        return "Upgrading", None, ""
+    return ready.get("reason") or "Starting", None, ""
 
 
 def _kubectl(*arguments: str, given: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -15,8 +15,9 @@ from llamafarm_ray.config import Config, resolved
 from llamafarm_ray.errors import InputError, NotFoundError
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.references import check_alive
+from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.base import CHECKPOINTS
-from llamafarm_ray.workflows.kubernetes.pods import check_for_pods, cluster, label, name_of, pod, ray_container
+from llamafarm_ray.workflows.kubernetes.pods import DIGEST, check_for_pods, cluster, label, name_of, pod, ray_container
 
 __all__ = ["ray_job"]
 
@@ -59,6 +60,7 @@ def ray_job(config: Config, registry: RegistryApi) -> list[dict[str, Any]]:
     volumes = spec["headGroupSpec"]["template"]["spec"]["volumes"]
     volumes.append({"name": "config", "configMap": {"name": name}})
     written = json.dumps(table, indent=2, ensure_ascii=False)
+    digest = Digest.of(json.dumps([written, spec], sort_keys=True).encode())
     return [
         {
             "apiVersion": "v1",
@@ -69,7 +71,7 @@ def ray_job(config: Config, registry: RegistryApi) -> list[dict[str, Any]]:
         {
             "apiVersion": "ray.io/v1",
             "kind": "RayJob",
-            "metadata": {"name": name, "labels": labels},
+            "metadata": {"name": name, "labels": labels, "annotations": {DIGEST: str(digest)}},
             "spec": {
                 "entrypoint": f"llamafarm models train --register --config {_FOLDER}/{_CONFIG} "
                 f"--output {_OUTPUTS}/{config.name}",

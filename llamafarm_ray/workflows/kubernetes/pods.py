@@ -16,10 +16,23 @@ from llamafarm_ray.serving.application import SERVE_ENV
 from llamafarm_ray.serving.haproxy import PATH_VARIABLE
 from llamafarm_ray.types import Digest
 
-__all__ = ["SECRET", "as_yaml", "check_for_pods", "cluster", "label", "name_of", "pod", "quantity", "ray_container"]
+__all__ = [
+    "DIGEST",
+    "SECRET",
+    "as_yaml",
+    "check_for_pods",
+    "cluster",
+    "label",
+    "name_of",
+    "pod",
+    "quantity",
+    "ray_container",
+]
 
 SECRET = "llamafarm"  # noqa: S105  (its name)
 """The Kubernetes secret whose keys are environment variables of all pods: LLAMAFARM_TOKEN, the bucket's credentials."""
+DIGEST = "llamafarm-ray/digest"
+"""Annotation of a RayJob: digest of what was applied, by which another one of its name is told from it."""
 
 _ENV = {**SERVE_ENV, "RAY_worker_niceness": "0"}
 _CACHE = "/var/cache/llamafarm"

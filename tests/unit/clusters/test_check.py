@@ -9,8 +9,9 @@ import pytest
 from packaging.version import Version
 
 from llamafarm_ray.clusters.advisories import ADVISORIES, installed_versions, known_problems
-from llamafarm_ray.clusters.check import Level, findings
+from llamafarm_ray.clusters.check import Level, findings, refuse_open_dashboard
 from llamafarm_ray.clusters.facts import Dashboard, Node, dashboard_of, this_node
+from llamafarm_ray.errors import AccessDeniedError
 
 GIB = 2**30
 NODE = Node(
@@ -36,6 +37,7 @@ def test_a_good_cluster_has_every_check_and_no_finding():
     assert {one.level for one in found} == {Level.OK}
     assert [one.subject for one in found] == [
         "dashboard",
+        "head",
         "token",
         "vulnerabilities",
         "versions",
@@ -155,6 +157,86 @@ def test_a_dashboard_is_asked_as_a_stranger_would(job_server, protected, monkeyp
     assert found.answers
     assert found.is_open is not protected
     assert (found.beyond == "127.0.0.2") is (bound != "127.0.0.1"), "127.0.0.2 stands for an address in a network"
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://ray.example.com", "ray.example.com"),
+        ("https://ray.example.com/", "ray.example.com"),
+        ("http://[2001:db8::1]:8265", "2001:db8::1"),
+        ("http://10.0.0.1:8265", "10.0.0.1"),
+    ],
+)
+def test_an_open_dashboard_of_another_machine_is_a_danger_with_and_without_a_port(url, host, monkeypatch):
+    monkeypatch.setattr("llamafarm_ray.clusters.facts._status", lambda _: 200)
+    found = dashboard_of(url)
+    assert (found.is_open, found.beyond) == (True, host)
+    assert [one[0] for one in problems(NODE, dashboard=found)] == [Level.DANGER]
+
+
+def test_a_dashboard_that_was_not_looked_at_is_not_said_to_be_closed():
+    (found,) = [one for one in findings([NODE], None) if one.subject == "dashboard"]
+    assert (found.level, found.what) == (Level.OK, "none was looked at")
+    silent = Dashboard("http://10.0.0.1:8265", answers=False, is_open=False)
+    ((level, _, what),) = problems(NODE, dashboard=silent)
+    assert level is Level.WARNING
+    assert "does not answer from here" in what
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"), [("memory", "in the memory of a alone"), ("redis", "kept by redis"), ("rocksdb", "by rocksdb")]
+)
+def test_what_is_left_without_the_head_is_said(storage, said):
+    (found,) = [
+        one for one in findings([dataclasses.replace(NODE, gcs_storage=storage)], None) if one.subject == "head"
+    ]
+    assert said in found.what
+
+
+def test_the_heads_environment_says_what_keeps_its_state(monkeypatch):
+    monkeypatch.delenv("RAY_REDIS_ADDRESS", raising=False)
+    monkeypatch.delenv("RAY_gcs_storage", raising=False)
+    assert this_node().gcs_storage == "memory"
+    monkeypatch.setenv("RAY_gcs_storage", "rocksdb")
+    assert this_node().gcs_storage == "rocksdb"
+    monkeypatch.setenv("RAY_REDIS_ADDRESS", "redis:6379")
+    assert this_node().gcs_storage == "redis"
+
+
+def test_a_start_refuses_a_dashboard_that_is_open_to_other_machines(job_server, monkeypatch):
+    handler, url, bound = job_server
+    monkeypatch.setattr("llamafarm_ray.clusters.facts._own_addresses", lambda: ["127.0.0.2"])
+    handler.protected = True
+    refuse_open_dashboard(url)
+    handler.protected = False
+    if bound == "127.0.0.1":
+        refuse_open_dashboard(url)  # users of its machine alone reach it
+        return
+    with pytest.raises(AccessDeniedError, match=r"takes jobs of anybody .* LLAMAFARM_ALLOW_OPEN_DASHBOARD=1"):
+        refuse_open_dashboard(url)
+    monkeypatch.setenv("LLAMAFARM_ALLOW_OPEN_DASHBOARD", "1")
+    refuse_open_dashboard(url)
+
+
+def test_verbs_and_jobs_ask_before_they_use_a_cluster(monkeypatch):
+    from llamafarm_ray.workflows import cluster, job_server
+
+    asked = []
+
+    def refuse(url):
+        asked.append(url)
+        raise AccessDeniedError("open")
+
+    monkeypatch.setattr("llamafarm_ray.clusters.check.refuse_open_dashboard", refuse)
+    monkeypatch.setattr(job_server, "refuse_open_dashboard", refuse)
+    monkeypatch.setattr(cluster, "_join", lambda _: "10.0.0.1:8265")
+    monkeypatch.setattr(cluster, "find", lambda: None)
+    with pytest.raises(AccessDeniedError), cluster.connect("10.0.0.1:6379"):
+        pass
+    with pytest.raises(AccessDeniedError):
+        job_server.JobServer("https://ray.example.com")
+    assert asked == ["http://10.0.0.1:8265", "https://ray.example.com"]
 
 
 def test_nothing_that_answers_is_said():

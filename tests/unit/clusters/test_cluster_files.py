@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -150,9 +151,68 @@ def test_setting_a_node_up_twice_changes_nothing(machine):
         assert done.returncode == 0, done.stderr
         assert file.read_text() == "AWS_PROFILE=team\nLLAMAFARM_HOME=s3://my-bucket/home\n"
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert [call.split()[:3] for call in calls] == [["make", "setup", "EXTRA=cpu"]] * 2
+    made = [call for call in calls if call.startswith("make ")]
+    assert [call.split()[:3] for call in made] == [["make", "setup", "EXTRA=cpu"]] * 2
     assert sorted(path.name for path in machine.home.iterdir()) == [".bashrc", ".llamafarm.env"]
     assert (machine.home / ".bashrc").read_text().count("\n") == 1
+
+
+@pytest.fixture
+def bare(machine):
+    """A machine whose PATH has nothing but what Debian's base system has, a Python without venv, and stand-ins."""
+    programs = machine.home.parent / "bin"
+    for name in ("bash", "cat", "chmod", "dirname", "env", "grep", "id", "mv", "sh", "touch"):
+        (programs / name).symlink_to(shutil.which(name))
+
+    def stand_in(name, *lines):
+        (programs / name).write_text(
+            "\n".join(["#!/bin/bash", f'echo "{name} $*" >> {machine.home.parent}/log', *lines])
+        )
+        (programs / name).chmod(0o755)
+
+    stand_in("python3.11", '[ "$1" != -c ]')
+    stand_in("uv", "echo /managed/python3.11")
+    uv = (programs / "uv").read_text()
+    (programs / "uv").unlink()
+    stand_in("curl", f"cat <<'END'\ncat > {programs}/uv <<'UV'\n{uv}\nUV\nchmod 755 {programs}/uv\nEND")
+    curl = (programs / "curl").read_text()
+    (programs / "curl").unlink()
+    stand_in("apt-get", f"cat > {programs}/curl <<'CURL'\n{curl}\nCURL\nchmod 755 {programs}/curl")
+    stand_in("sudo", '"$@"')
+    return lambda: machine("setup.sh", EXTRA="cpu", PATH=str(programs))
+
+
+def test_a_machine_whose_python_has_no_venv_gets_another_python(bare):
+    done, calls = bare()
+    assert done.returncode == 0, done.stderr
+    assert any(re.match(r"apt-get install .* curl ca-certificates$", call) for call in calls)
+    assert "uv python install --quiet 3.11" in calls
+    assert calls[-1] == "make setup EXTRA=cpu PYTHON=/managed/python3.11"
+
+
+def test_an_environment_that_was_left_half_made_is_made_anew(tmp_path):
+    (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+    (tmp_path / "requirements-cpu.lock").write_text("uv==1\n")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    half = tmp_path / ".venv" / "bin" / "python"
+    half.write_text("#!/bin/sh\necho 'No module named pip' >&2\nexit 1\n")
+    half.chmod(0o755)
+    whole = tmp_path / "python"
+    whole.write_text('#!/bin/sh\necho "$*" >> log\n[ "$2" != venv ] || cp "$0" .venv/bin/python\n')
+    whole.chmod(0o755)
+    command = ["make", ".venv/.installed-cpu", "EXTRA=cpu", f"PYTHON={whole}"]
+    for _ in range(2):
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        (tmp_path / ".venv" / ".installed-cpu").unlink()
+    calls = (tmp_path / "log").read_text().splitlines()
+    assert calls.count("-m venv --clear .venv") == 1, "one that works is left alone"
+
+
+def test_on_aws_the_head_may_read_the_parameters_that_name_its_images():
+    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
+    assert "resolve:ssm:/aws/service/" in text
+    assert "ssm:GetParameters" in text.split("cluster_name:")[0]
 
 
 def test_ray_is_in_the_path_of_whom_ray_down_logs_in_as(machine):

@@ -134,6 +134,9 @@ def test_every_resource_is_in_the_overlays_namespace_with_its_image_and_home(ove
     assert "latest" not in image
     (environment,) = of_kind(overlay, "ConfigMap")
     assert environment["data"]["LLAMAFARM_HOME"] == f"s3://my-bucket/llamafarm-{overlay}"
+    assert environment["data"]["EVALUATION_DATASET"] == f"s3://my-bucket/datasets-{overlay}/qa"
+    (evaluation,) = of_kind(overlay, "CronJob")
+    assert "my-bucket" not in json.dumps(evaluation), "an overlay would evaluate on the rows of another"
 
 
 def test_pods_have_the_environment_of_serve_env():
@@ -141,7 +144,12 @@ def test_pods_have_the_environment_of_serve_env():
     expected = dict(line.split("=") for line in lines if not line.startswith("#"))
     (environment,) = of_kind("dev", "ConfigMap")
     assert expected.items() <= environment["data"].items()
-    assert set(environment["data"]) - set(expected) == {"LLAMAFARM_HOME", "LLAMAFARM_CACHE", "HOME"}
+    assert set(environment["data"]) - set(expected) == {
+        "EVALUATION_DATASET",
+        "HOME",
+        "LLAMAFARM_CACHE",
+        "LLAMAFARM_HOME",
+    }
     for pod in pods("dev"):
         for container in pod["containers"]:
             assert {"configMapRef": {"name": "llamafarm-environment"}} in container["envFrom"]

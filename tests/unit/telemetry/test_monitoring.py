@@ -175,7 +175,7 @@ def test_promtool_takes_every_expression_of_the_dashboards(tmp_path):
 
 PROGRAM = """#!/bin/sh
 echo "$0 $*" >> "$CALLS"
-env | grep -E '^(GF_|PROMETHEUS_URL|DASHBOARDS)' >> "$CALLS" || true
+env | grep -E '^(GF_|PROMETHEUS_URL|DASHBOARDS|RAY_DASHBOARDS)' >> "$CALLS" || true
 [ -z "$ENDS" ] || exit 3
 exec sleep 60
 """
@@ -237,21 +237,40 @@ def test_prometheus_alone_reads_rays_file_on_loopback(machine):
     assert process.returncode == 1, "it ended by itself"
 
 
+def test_rays_dashboard_may_show_the_panels_that_ray_made(machine, tmp_path):
+    """Ray's own names: of the variables for other ports, and of the data source that its dashboards ask."""
+    from ray.dashboard.modules.metrics import metrics_head
+
+    process = machine("prometheus", "grafana", GRAFANA_PORT="13000")
+    said, _ = process.communicate(timeout=60)
+    assert f"{metrics_head.GRAFANA_HOST_ENV_VAR}=http://127.0.0.1:13000" in said
+    assert metrics_head.PROMETHEUS_HOST_ENV_VAR in said
+    assert metrics_head.DEFAULT_GRAFANA_HOST.endswith(":3000")
+    source = yaml.safe_load((MONITORING / "grafana" / "datasources" / "prometheus.yml").read_text())
+    assert source["datasources"][0]["name"] == metrics_head.DEFAULT_PROMETHEUS_NAME
+
+
 def test_grafana_gets_the_dashboards_and_both_end_with_the_script(machine):
     from patience import wait_until
 
     process = machine("prometheus", "grafana", ends="")
     try:
-        wait_until(lambda: machine.calls.exists() and "DASHBOARDS" in machine.calls.read_text(), 60, lambda: "no start")
+        wait_until(
+            lambda: machine.calls.exists() and "\nDASHBOARDS" in machine.calls.read_text(), 60, lambda: "no start"
+        )
         calls = machine.calls.read_text()
         assert "grafana server --homepath" in calls
         assert "GF_SERVER_HTTP_ADDR=127.0.0.1" in calls
+        assert "GF_SECURITY_ALLOW_EMBEDDING=true" in calls
+        made_by_ray = machine.data.parent / "session_latest" / "metrics" / "grafana" / "dashboards"
+        assert f"\nRAY_DASHBOARDS={made_by_ray}" in calls
         assert f"DASHBOARDS={MONITORING / 'dashboards'}" in calls
         provisioned = Path(re.search(r"GF_PATHS_PROVISIONING=(.+)", calls)[1])
         source = yaml.safe_load((provisioned / "datasources" / "prometheus.yml").read_text())
         assert source["datasources"][0]["url"] == "$PROMETHEUS_URL"
-        provider = yaml.safe_load((provisioned / "dashboards" / "llamafarm.yml").read_text())
-        assert provider["providers"][0]["options"]["path"] == "$DASHBOARDS"
+        for name, variable in [("llamafarm", "$DASHBOARDS"), ("ray", "$RAY_DASHBOARDS")]:
+            provider = yaml.safe_load((provisioned / "dashboards" / f"{name}.yml").read_text())
+            assert provider["providers"][0]["options"]["path"] == variable
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)

@@ -3,10 +3,11 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from llamafarm_ray.capacity import Machine
 from llamafarm_ray.config import Distributed
 from llamafarm_ray.errors import ClusterError, UserError
 from llamafarm_ray.training.methods.auto import Hardware, choose_method
-from llamafarm_ray.training.resources import choose_precision, choose_workers, find_hardware
+from llamafarm_ray.training.resources import choose_precision, choose_workers, count_devices, find_hardware
 from llamafarm_ray.training.strategies import choose_strategy
 
 GIB = 1024**3
@@ -85,7 +86,6 @@ def test_cpus_that_multiply_in_bf16_do_so_for_models_that_are_kept_in_16_bits():
 def test_a_cluster_of_this_machine_has_the_bf16_of_its_processor(monkeypatch, features, has_bf16):
     node = {"NodeID": "here", "Alive": True, "Resources": {"CPU": 4.0}}
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
-    monkeypatch.setattr(ray, "cluster_resources", lambda: node["Resources"])
     monkeypatch.setattr(ray, "nodes", lambda: [node, {"NodeID": "gone", "Alive": False, "Resources": {}}])
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "here"))
     monkeypatch.setattr("torch.cpu.get_capabilities", lambda: features)
@@ -97,14 +97,14 @@ class BusyRay:
 
     def __init__(self, monkeypatch):
         self.cancelled = []
-        for name in ("is_initialized", "cluster_resources", "remote", "get", "cancel"):
+        for name in ("is_initialized", "nodes", "remote", "get", "cancel"):
             monkeypatch.setattr(ray, name, getattr(self, name))
 
     def is_initialized(self):
         return True
 
-    def cluster_resources(self):
-        return {"CPU": 16.0, "GPU": 8.0}
+    def nodes(self):
+        return [{"NodeID": "here", "Alive": True, "Resources": {"CPU": 16.0, "GPU": 8.0}}]
 
     def remote(self, **resources):
         assert resources["num_gpus"] == 1
@@ -124,6 +124,57 @@ def test_gpus_that_others_hold_are_not_waited_for_for_ever(monkeypatch):
     with pytest.raises(ClusterError, match=r"None of the cluster's GPUs \(8\) .* within 120 s.*`ray status`"):
         find_hardware()
     assert busy.cancelled == ["inspection"], "it must not take a GPU once there is one"
+
+
+class HeadAlone(BusyRay):
+    """A head without CPUs, whose autoscaler may start two machines of four GPUs each."""
+
+    def __init__(self, monkeypatch):
+        super().__init__(monkeypatch)
+        found = [Machine({}), *[Machine({"CPU": 48.0, "GPU": 4.0}, is_running=False)] * 2]
+        monkeypatch.setattr("llamafarm_ray.training.resources.machines", lambda: found)
+        self.asked = []
+
+    def remote(self, **resources):
+        self.asked.append(resources["num_gpus"])
+        return lambda _function: SimpleNamespace(remote=lambda: "inspection")
+
+    def get(self, _reference, *, timeout=None):
+        self.waited = timeout
+        return 48 * 2**30, True
+
+
+def test_a_machine_with_gpus_that_must_start_is_asked_for_and_waited_for(monkeypatch):
+    cluster, said = HeadAlone(monkeypatch), []
+    assert count_devices() == Hardware(num_cpus=96.0, num_gpus=8)
+    assert find_hardware(4, said.append) == Hardware(96.0, 8, 48 * 2**30, has_bf16=True)
+    assert cluster.asked == [4], "a smaller machine is not what the workers need"
+    find_hardware(8)
+    assert cluster.asked[-1] == 4, "no machine has more"
+    assert cluster.waited >= 1200
+    assert "autoscaler" in said[0]
+    workers = choose_workers(Distributed(gpus=4, nodes=2), count_devices())
+    assert (workers.num_workers, workers.use_gpu) == (8, True)
+
+
+def test_a_machine_with_gpus_that_does_not_start_is_no_mystery(monkeypatch):
+    cluster = HeadAlone(monkeypatch)
+
+    def get(_reference, *, timeout):
+        raise ray.exceptions.GetTimeoutError
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(ClusterError, match=r"did not start a machine with a GPU within 1800 s.*`ray status`"):
+        find_hardware()
+    assert cluster.cancelled == ["inspection"]
+
+
+def test_cpus_of_machines_that_are_yet_to_start_are_not_said_to_have_bf16(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(
+        "llamafarm_ray.training.resources.machines", lambda: [Machine({}), Machine({"CPU": 16.0}, is_running=False)]
+    )
+    assert find_hardware() == Hardware(num_cpus=16.0, has_bf16=False)
 
 
 def test_without_ray_it_says_how_to_start_it():

@@ -144,8 +144,8 @@ def test_rows_are_tokenized_once_for_each_base_model_template_and_seed(tmp_path,
 
 def test_a_plan_takes_tokens_of_its_own_settings_and_says_when_it_finds_others_only(tmp_path, monkeypatch):
     base = make_tiny_model(tmp_path / "base")
-    monkeypatch.setattr(planning, "find_hardware", lambda: Hardware(num_cpus=2.0))
-    monkeypatch.setattr(planning.ray, "nodes", list)
+    monkeypatch.setattr(planning, "find_hardware", lambda *_: Hardware(num_cpus=2.0))
+    monkeypatch.setattr(planning, "machines", list)
     monkeypatch.setattr(planning, "check_before_start", lambda *_, **__: None)
     monkeypatch.setattr(planning, "tokenise", lambda rows, **_: tokens(rows))
     monkeypatch.setattr(preparing, "tokenise", lambda rows, **_: tokens(rows))

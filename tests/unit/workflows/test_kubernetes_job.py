@@ -12,11 +12,11 @@ from tiny_adapters import write_base
 
 from llamafarm_ray.cli.main import run
 from llamafarm_ray.config import parse_config
-from llamafarm_ray.errors import InputError, NotFoundError, TrainingError, UserError
+from llamafarm_ray.errors import ConflictError, DeploymentError, InputError, NotFoundError, TrainingError, UserError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows.kubernetes import apply as kubectl
-from llamafarm_ray.workflows.kubernetes import as_yaml, ray_job
+from llamafarm_ray.workflows.kubernetes import as_yaml, ray_job, ray_service
 from llamafarm_ray.workflows.register import Registration, register
 
 IMAGE = "registry.example.com/llamafarm:1.0"
@@ -130,13 +130,18 @@ def test_options_that_mean_nothing_there_are_refused(arguments, said, capsys):
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """What makes kubectl find an API server of the test's own, which shows a RayJob's statuses in turn."""
+    """What makes kubectl find an API server of the test's own, which shows statuses, or a list of them, in turn."""
     if shutil.which("kubectl") is None:
         pytest.skip("there is no kubectl")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
     monkeypatch.setenv("HOME", str(tmp_path))  # its cache
     monkeypatch.setattr(kubectl, "_POLL_S", 0)
-    return lambda *statuses: kubernetes_api.serving(tmp_path / "kubeconfig", statuses)
+
+    def serving(*statuses):
+        given = statuses[0] if statuses and isinstance(statuses[0], list) else statuses
+        return kubernetes_api.serving(tmp_path / "kubeconfig", given)
+
+    return serving
 
 
 RUNNING = {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}
@@ -151,6 +156,82 @@ def test_a_job_that_is_applied_is_watched_to_its_end(registry, cluster):
         assert created["ConfigMap"]["data"] == manifests[0]["data"]
         kubectl.watch(manifests[1], timeout_s=60, on_state=lambda state, _: seen.append(state))
     assert seen == ["New", "Running RUNNING", "Complete SUCCEEDED"]
+
+
+COMPLETE = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+
+
+def apply_and_watch(manifests):
+    seen = []
+    kubectl.apply(manifests)
+    kubectl.watch(manifests[-1], timeout_s=60, on_state=lambda state, _: seen.append(state))
+    return seen
+
+
+def test_a_training_that_is_applied_again_runs_again(registry, cluster):
+    statuses = [COMPLETE]
+    with cluster(statuses) as created:
+        manifests = ray_job(config(), registry)
+        apply_and_watch(manifests)
+        first = created["RayJob"]["metadata"]["uid"]
+        statuses[:] = [COMPLETE, {}, COMPLETE]  # the first read is that of the old one
+        assert apply_and_watch(manifests) == ["New", "Complete SUCCEEDED"]
+        second = created["RayJob"]["metadata"]["uid"]
+        assert second != first
+        changed = ray_job(config(seed=7), registry)
+        statuses[:] = [{"jobDeploymentStatus": "Failed", "jobStatus": "FAILED"}, {}, COMPLETE]
+        assert apply_and_watch(changed)[-1] == "Complete SUCCEEDED"
+        assert created["RayJob"]["metadata"]["uid"] not in {first, second}
+        assert created["ConfigMap"]["data"] == changed[0]["data"]
+
+
+def test_a_training_that_runs_is_watched_and_another_of_its_name_refused(registry, cluster):
+    statuses = [RUNNING]
+    with cluster(statuses) as created:
+        manifests = ray_job(config(), registry)
+        kubectl.apply(manifests)
+        uid = created["RayJob"]["metadata"]["uid"]
+        with pytest.raises(ConflictError, match="RayJob llamafarm-train-support-bot runs with another configuration"):
+            kubectl.apply(ray_job(config(seed=7), registry))
+        assert created["ConfigMap"]["data"] == manifests[0]["data"], "it would train by another configuration"
+        statuses[:] = [RUNNING, RUNNING, COMPLETE]
+        assert apply_and_watch(manifests)[-1] == "Complete SUCCEEDED"
+        assert created["RayJob"]["metadata"]["uid"] == uid
+
+
+def service(generation, **status):
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    return ready | {"observedGeneration": generation} | status
+
+
+def application(status, **more):
+    return {"applicationStatuses": {"llamafarm": {"status": status, **more}}}
+
+
+def test_a_service_that_lives_is_not_up_with_a_new_manifest_before_it_is(registry, cluster):
+    def manifest(**deployment):
+        table = {"target": "kubernetes", "image": IMAGE, "require_key": False, **deployment}
+        return [ray_service(config(deployment=table), registry)]
+
+    statuses = [service(1, activeServiceStatus=application("RUNNING"))]
+    with cluster(statuses) as created:
+        assert apply_and_watch(manifest()) == ["Running"]
+        statuses[:] = [
+            service(1),  # read by kubectl to make the patch
+            service(1, activeServiceStatus=application("RUNNING")),
+            service(2, activeServiceStatus=application("DEPLOYING")),
+            service(2, activeServiceStatus=application("RUNNING"), pendingServiceStatus={"rayClusterName": "new"}),
+            service(2, activeServiceStatus=application("RUNNING")),
+        ]
+        assert apply_and_watch(manifest(max_loras=3)) == ["Applied", "Upgrading", "Upgrading", "Running"]
+        assert created["RayService"]["metadata"]["generation"] == 2
+
+
+def test_a_first_deployment_that_fails_says_so_at_once(registry, cluster):
+    table = {"target": "kubernetes", "image": IMAGE, "require_key": False}
+    failed = {"observedGeneration": 1, "pendingServiceStatus": application("DEPLOY_FAILED", message="no such model")}
+    with cluster([failed]), pytest.raises(DeploymentError, match="failed: no such model"):
+        apply_and_watch([ray_service(config(deployment=table), registry)])
 
 
 def test_a_job_that_fails_says_why(registry, cluster):
@@ -194,4 +275,4 @@ def test_without_kubectl_it_says_what_to_do(registry, monkeypatch):
     ],
 )
 def test_statuses_of_kuberay_are_understood(kind, status, expected):
-    assert kubectl._state(kind, status) == expected
+    assert kubectl._state(kind, {"status": status}) == expected
