@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeGuard
 
-__all__ = ["metric_value", "result_backend", "result_value", "result_verdict"]
+__all__ = ["MEASURED_ALIKE", "metric_value", "result_digests", "result_value", "result_verdict"]
 
+MEASURED_ALIKE: Final = ("data", "settings", "template", "backend", "code")
+"""Digests that two scores must share to be compared with each other."""
 _RESULTS: Final = "evaluation_results"
+_RAG: Final = f"{_RESULTS}.rag_integration."
+_RETRIEVED: Final = f"{_RESULTS}.benchmarks.retrieved"
+_RAG_SCORES: Final = {"rag_accuracy": "accuracy", "response_quality": "accuracy", "retrieval_relevance": "hit_rate"}
+"""Scores of the answers with retrieved passages, by their names in ``rag_integration``; other names are the same."""
 _GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "production_metrics", "risk", "judge")
 _SIGNIFICANT: Final = 0.05
 _COUNTS: Final = frozenset({"num_examples", "num_skipped"})
@@ -35,11 +41,12 @@ def result_value(metrics: Mapping[str, object], name: str) -> float | None:
     return None
 
 
-def result_backend(metrics: Mapping[str, object], name: str) -> str:
-    """Return the engine behind the number that a rule names; empty where it is not recorded."""
+def result_digests(metrics: Mapping[str, object], name: str) -> dict[str, str]:
+    """Return the digests of `MEASURED_ALIKE` behind the number that a rule names; {} where none are recorded."""
     scores, _ = _score(metrics, name)
     digests = scores.get("digests")
-    return str(digests.get("backend", "")) if isinstance(digests, Mapping) else ""
+    known = digests if isinstance(digests, Mapping) else {}
+    return {part: str(known[part]) for part in MEASURED_ALIKE if part in known}
 
 
 def result_verdict(metrics: Mapping[str, object], name: str) -> tuple[str, str]:
@@ -61,9 +68,15 @@ def result_verdict(metrics: Mapping[str, object], name: str) -> tuple[str, str]:
 
 
 def _score(metrics: Mapping[str, object], name: str) -> tuple[Mapping[str, object], str]:
-    """Return the scores among which the number is that a rule names, and its key in them."""
+    """Return the scores among which the number is that a rule names, and its key in them.
+
+    Those of ``rag_integration`` are a summary: the scores of the answers with retrieved passages stand for them.
+    """
     for place in _places(name):
         value = _found(metrics, place)
+        if isinstance(value, float) and place.startswith(_RAG):
+            scores, key = _found(metrics, _RETRIEVED), place.removeprefix(_RAG)
+            return scores if isinstance(scores, Mapping) else {}, _RAG_SCORES.get(key, key)
         if isinstance(value, Mapping) and (main := _main_metric(value)) is not None:
             return value, main
         if isinstance(value, float):

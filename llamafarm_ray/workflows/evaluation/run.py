@@ -306,7 +306,8 @@ class EvaluationRun:
 
     def _with_digests(self, result: EvaluationResult, rows: list[dict[str, Any]]) -> EvaluationResult:
         scores = result.benchmarks["held_out"]
-        data = Digest.of(json.dumps([str(row["id"]) for row in rows]).encode())
+        asked = [[row["messages"], row.get("tools")] for row in rows]
+        data = Digest.of(json.dumps(asked, sort_keys=True).encode())
         settings = Digest.of(str(self.config.evaluation.max_new_tokens).encode())
         digests = {**self._digests(), **(scores.digests or {}), "data": data, "settings": settings}
         return replace(result, benchmarks={**result.benchmarks, "held_out": replace(scores, digests=digests)})

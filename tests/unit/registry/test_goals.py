@@ -159,6 +159,46 @@ def test_scores_of_two_engines_are_not_compared_by_a_gate(registry, versions):
     registry.promote("bot:1.2.0", "production")
 
 
+DIGESTS = {"data": "d", "settings": "s", "template": "t", "backend": "transformers", "code": "c"}
+
+
+@pytest.mark.parametrize("part", ["data", "settings", "template", "code"])
+def test_a_gate_compares_only_what_was_measured_alike(registry, versions, part):
+    def results(accuracy, digests):
+        scores = {"accuracy": accuracy, "digests": digests}
+        return {"evaluation_results": {"benchmarks": {"mmlu": scores}}}
+
+    versions("bot", "1.0.0", metrics=results(0.3, DIGESTS))
+    registry.promote("bot:1.0.0", "production")
+    registry.submit(SetPolicy("production", Policy(metrics={"mmlu": "no worse than production"})))
+    versions("bot", "1.1.0", metrics=results(0.9, {**DIGESTS, part: "easier"}))
+    with pytest.raises(PolicyError, match=rf"measured with different {part} than bot:1\.0\.0: evaluate both alike"):
+        registry.promote("bot:1.1.0", "production")
+    versions("bot", "1.2.0", metrics=results(0.9, None))
+    with pytest.raises(PolicyError, match=r"how it was measured of bot:1\.2\.0 is not recorded"):
+        registry.promote("bot:1.2.0", "production")
+    versions("bot", "1.3.0", metrics=results(0.3, DIGESTS))
+    registry.promote("bot:1.3.0", "production")
+
+
+@pytest.mark.parametrize("name", ["rag_accuracy", "rag_integration.response_quality", "faithfulness", "ndcg"])
+def test_a_gate_on_answers_with_passages_compares_only_what_was_measured_alike(registry, versions, name):
+    def results(data):
+        scores = dict.fromkeys(("accuracy", "faithfulness", "ndcg"), 0.5)
+        block = dict.fromkeys(("rag_accuracy", "response_quality", "faithfulness", "ndcg"), 0.5)
+        retrieved = {"retrieved": {**scores, "digests": {**DIGESTS, "data": data}}}
+        return {"evaluation_results": {"benchmarks": retrieved, "rag_integration": block}}
+
+    versions("bot", "1.0.0", metrics=results("all"))
+    registry.promote("bot:1.0.0", "production")
+    registry.submit(SetPolicy("production", Policy(metrics={name: "no worse than production"})))
+    versions("bot", "1.1.0", metrics=results("ten"))
+    with pytest.raises(PolicyError, match=r"measured with different data than bot:1\.0\.0"):
+        registry.promote("bot:1.1.0", "production")
+    versions("bot", "1.2.0", metrics=results("all"))
+    registry.promote("bot:1.2.0", "production")
+
+
 def compared(verdict, compared_with, metric="accuracy"):
     scores = {"accuracy": 0.4, "exact_match.strict": 0.3, "comparison": {metric: {"verdict": verdict}}}
     return {"evaluation_results": {"benchmarks": {"mmlu": {**scores, "compared_with": compared_with}}}}
