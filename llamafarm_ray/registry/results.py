@@ -53,17 +53,15 @@ def result_verdict(metrics: Mapping[str, object], name: str) -> tuple[str, str]:
     """Return the verdict on the number that a rule names, and the name of the model that it was compared with.
 
     Either is empty where it is not recorded. The verdict is too where the examples come from so few documents that no
-    difference could have been found.
+    difference could have been found: the least p-value of the comparison says so.
     """
     scores, metric = _score(metrics, name)
     compared = scores.get("comparison")
     found = (compared.get(metric) or compared.get(f"log_{metric}")) if isinstance(compared, Mapping) else None
     if not isinstance(compared, Mapping) or not isinstance(found, Mapping):
         return "", ""
-    clusters = found.get("num_clusters")
-    # With k documents a test of signs has a p-value of 2 / 2^k at least, which Holm multiplies by the metrics.
-    is_decidable = not _is_number(clusters) or 2.0 ** (1 - min(clusters, 64)) * len(compared) < _SIGNIFICANT
-    verdict = found.get("verdict", "") if is_decidable else ""
+    least = found.get("least_p_value")
+    verdict = "" if _is_number(least) and least >= _SIGNIFICANT else found.get("verdict", "")
     return str(verdict), str(scores.get("compared_with") or "")
 
 

@@ -57,6 +57,8 @@ class Comparison:
         num_better: for right and wrong: examples that the model alone has right.
         num_worse: likewise the baseline.
         mcnemar_p: for right and wrong: p-value of McNemar's exact test, which takes all examples as independent.
+        least_p_value: smallest that ``p_value`` could be with so few documents, corrected likewise. At 5 % or above
+            no verdict but ``noise`` is possible.
         examples_needed: about how many examples would decide a difference of this size four times in five; None if it
             is decided, or there is no difference.
     """
@@ -71,6 +73,7 @@ class Comparison:
     num_better: int | None = None
     num_worse: int | None = None
     mcnemar_p: float | None = None
+    least_p_value: float | None = None
     examples_needed: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,8 +104,12 @@ def compare(metrics: Mapping[str, PairedScores], *, resamples: int = RESAMPLES, 
                 hint="Compare models on the same examples, at least one.",
             )
     found = {name: _compare(scores, resamples, seed) for name, scores in metrics.items()}
-    adjusted = dict(zip(found, holm([one.p_value for one in found.values()]), strict=True))
-    return {name: _judged(one, adjusted[name], metrics[name].higher_is_better) for name, one in found.items()}
+    p_values = holm([one.p_value for one in found.values()])
+    least = holm([one.least_p_value or 0.0 for one in found.values()])
+    return {
+        name: _judged(replace(one, p_value=p_value, least_p_value=smallest), metrics[name].higher_is_better)
+        for (name, one), p_value, smallest in zip(found.items(), p_values, least, strict=True)
+    }
 
 
 def _groups(clusters: Sequence[Hashable | None]) -> list[Hashable]:
@@ -137,14 +144,15 @@ def _compare(scores: PairedScores, resamples: int, seed: int) -> Comparison:
         num_better=better,
         num_worse=worse,
         mcnemar_p=exact,
+        # A test of signs: with k documents all signs are the same in 2 of 2^k draws.
+        least_p_value=max(2.0 ** (1 - len(summed.sums)), 1 / (resamples + 1)),
         examples_needed=_needed(summed, len(differences)),
     )
 
 
-def _judged(comparison: Comparison, p_value: float, higher_is_better: bool) -> Comparison:
-    one = replace(comparison, p_value=p_value)
+def _judged(one: Comparison, higher_is_better: bool) -> Comparison:
     excludes_zero = one.low is not None and one.high is not None and (one.low > 0 or one.high < 0)
-    if p_value >= _LEVEL or not excludes_zero:
+    if one.p_value >= _LEVEL or not excludes_zero:
         return one
     return replace(one, verdict="better" if (one.difference > 0) == higher_is_better else "worse", examples_needed=None)
 

@@ -4,6 +4,7 @@ import pytest
 
 from llamafarm_ray.config.goals import NoWorse, is_lower_better
 from llamafarm_ray.errors import InputError, PolicyError
+from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.registry import Policy
 from llamafarm_ray.registry.commands import SetPolicy
@@ -245,12 +246,23 @@ def test_a_verdict_is_found_by_the_name_of_its_score(name, metric):
     assert result_verdict(compared("worse", "bot:1.0.0", metric), name) == ("worse", "bot:1.0.0")
 
 
-@pytest.mark.parametrize(("num_clusters", "is_told"), [(1, False), (5, False), (6, True), (900, True)])
-def test_documents_too_few_for_any_verdict_give_none(num_clusters, is_told):
-    results = compared("noise", "bot:1.0.0")
-    scores = results["evaluation_results"]["benchmarks"]["mmlu"]
-    scores["comparison"]["accuracy"]["num_clusters"] = num_clusters
-    assert result_verdict(results, "mmlu") == ("noise" if is_told else "", "bot:1.0.0")
+@pytest.mark.parametrize(
+    ("num_documents", "num_metrics", "is_told"),
+    [(1, 1, False), (5, 1, False), (6, 1, True), (8, 9, False), (9, 9, True)],
+)
+def test_documents_too_few_for_any_verdict_give_none(num_documents, num_metrics, is_told):
+    def found(ours):
+        pairs = {
+            f"m{at}": PairedScores(ours, [0.0] * num_documents, [f"{at}.md" for at in range(num_documents)])
+            for at in range(num_metrics)
+        }
+        results = compared("noise", "bot:1.0.0")
+        comparison = compare(pairs)["m0"].to_dict()
+        results["evaluation_results"]["benchmarks"]["mmlu"]["comparison"] = {"accuracy": comparison}
+        return result_verdict(results, "mmlu")
+
+    assert found([0.0] * num_documents) == ("noise" if is_told else "", "bot:1.0.0")
+    assert found([1.0] * num_documents) == ("better" if is_told else "", "bot:1.0.0")
 
 
 def test_a_score_without_a_comparison_has_no_verdict():
