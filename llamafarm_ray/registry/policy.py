@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llamafarm_ray.config.goals import ByVerdict, Goal, GoalField, NoWorse
 from llamafarm_ray.config.values import Comparison
-from llamafarm_ray.registry.results import MEASURED_ALIKE, metric_value, result_digests, result_value, result_verdict
+from llamafarm_ray.registry.results import (
+    MEASURED_ALIKE,
+    UNDECIDABLE,
+    metric_value,
+    result_digests,
+    result_value,
+    result_verdict,
+)
 
 __all__ = ["Candidate", "Policy", "Violation", "flat_metrics", "license_violations", "metric_value", "violations"]
 
@@ -121,13 +128,18 @@ def _metric_violation(
 def _undecided(name: str, goal: ByVerdict, candidate: Candidate, other: Candidate) -> str | None:
     """Say that a comparison with another version does not give the verdict of a goal; None if it does."""
     verdict, compared_with = result_verdict(candidate.metrics, name)
-    if not verdict and compared_with == other.ref:
-        return f"{name} must be {goal}, and was compared on examples of too few documents to find a difference"
-    if not verdict or compared_with != other.ref:
+    if compared_with != other.ref:
         return (
             f"{name} must be {goal}, and was not compared with {other.ref}: evaluate {candidate.ref} with "
             f"--baseline {other.ref}"
         )
+    if not verdict:
+        return (
+            f"{name} must be {goal}, and its comparison with {other.ref} has no verdict: a score of a whole set, such "
+            "as BLEU, has none, nor has one that is the same for every model. Ask for 'no worse than', or another score"
+        )
+    if verdict == UNDECIDABLE:
+        return f"{name} must be {goal}, and was compared on examples of too few documents to find a difference"
     if verdict in goal.verdicts:
         return None
     return f"{name} must be {goal}, and the verdict of its comparison with {other.ref} is {verdict!r}"

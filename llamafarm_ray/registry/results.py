@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeGuard
 
-__all__ = ["MEASURED_ALIKE", "metric_value", "result_digests", "result_value", "result_verdict"]
+__all__ = ["MEASURED_ALIKE", "UNDECIDABLE", "metric_value", "result_digests", "result_value", "result_verdict"]
 
 MEASURED_ALIKE: Final = ("data", "settings", "template", "backend", "code")
 """Digests that two scores must share to be compared with each other."""
+UNDECIDABLE: Final = "undecidable"
+"""The verdict on a number that was compared on examples of too few documents."""
 _RESULTS: Final = "evaluation_results"
 _RAG: Final = f"{_RESULTS}.rag_integration."
 _RETRIEVED: Final = f"{_RESULTS}.benchmarks.retrieved"
@@ -52,16 +54,15 @@ def result_digests(metrics: Mapping[str, object], name: str) -> dict[str, str]:
 def result_verdict(metrics: Mapping[str, object], name: str) -> tuple[str, str]:
     """Return the verdict on the number that a rule names, and the name of the model that it was compared with.
 
-    Either is empty where it is not recorded. The verdict is too where the examples come from so few documents that no
-    difference could have been found: the least p-value of the comparison says so.
+    Either is empty where it is not recorded. The verdict is `UNDECIDABLE` where the examples come from so few documents
+    that no difference could have been found: the least p-value of the comparison says so.
     """
     scores, metric = _score(metrics, name)
     compared = scores.get("comparison")
     found = (compared.get(metric) or compared.get(f"log_{metric}")) if isinstance(compared, Mapping) else None
-    if not isinstance(compared, Mapping) or not isinstance(found, Mapping):
-        return "", ""
-    least = found.get("least_p_value")
-    verdict = "" if _is_number(least) and least >= _SIGNIFICANT else found.get("verdict", "")
+    known = found if isinstance(found, Mapping) else {}
+    least = known.get("least_p_value")
+    verdict = UNDECIDABLE if _is_number(least) and least >= _SIGNIFICANT else known.get("verdict", "")
     return str(verdict), str(scores.get("compared_with") or "")
 
 

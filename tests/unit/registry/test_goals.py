@@ -8,7 +8,7 @@ from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.registry import Policy
 from llamafarm_ray.registry.commands import SetPolicy
-from llamafarm_ray.registry.results import result_value, result_verdict
+from llamafarm_ray.registry.results import UNDECIDABLE, result_value, result_verdict
 from llamafarm_ray.workflows.policies import parse_policy
 
 RESULTS = {
@@ -261,8 +261,48 @@ def test_documents_too_few_for_any_verdict_give_none(num_documents, num_metrics,
         results["evaluation_results"]["benchmarks"]["mmlu"]["comparison"] = {"accuracy": comparison}
         return result_verdict(results, "mmlu")
 
-    assert found([0.0] * num_documents) == ("noise" if is_told else "", "bot:1.0.0")
-    assert found([1.0] * num_documents) == ("better" if is_told else "", "bot:1.0.0")
+    assert found([0.0] * num_documents) == ("noise" if is_told else UNDECIDABLE, "bot:1.0.0")
+    assert found([1.0] * num_documents) == ("better" if is_told else UNDECIDABLE, "bot:1.0.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("faithfulness", "better"),
+        ("rag_integration.faithfulness", "better"),
+        ("rag_accuracy", "worse"),
+        ("response_quality", "worse"),
+        ("retrieved.accuracy", "worse"),
+        ("retrieval_relevance", ""),
+        ("closed_book", "noise"),
+    ],
+)
+def test_short_names_of_answers_with_passages_have_the_verdict_of_the_mode(name, verdict):
+    def mode(**verdicts):
+        comparison = {metric: {"verdict": one} for metric, one in verdicts.items()}
+        return {"accuracy": 0.5, "comparison": comparison, "compared_with": "bot:1.0.0"}
+
+    found = {
+        "benchmarks": {
+            "closed_book": mode(accuracy="noise"),
+            "retrieved": mode(accuracy="worse", faithfulness="better"),
+        },
+        "rag_integration": dict.fromkeys(
+            ("retrieval_relevance", "response_quality", "rag_accuracy", "faithfulness"), 0.5
+        ),
+    }
+    assert result_verdict({"evaluation_results": found}, name) == (verdict, "bot:1.0.0")
+
+
+def test_a_score_that_has_no_verdict_is_refused_by_that_name(registry, versions):
+    versions("bot", "1.0.0", license="MIT")
+    registry.promote("bot:1.0.0", "production")
+    results = compared("noise", "bot:1.0.0")
+    results["evaluation_results"]["benchmarks"]["mmlu"]["bleu"] = 3.0
+    versions("bot", "1.1.0", license="MIT", metrics=results)
+    registry.submit(SetPolicy("production", Policy(metrics={"mmlu.bleu": "not significantly worse than production"})))
+    with pytest.raises(PolicyError, match=r"its comparison with bot:1\.0\.0 has no verdict: a score of a whole set"):
+        registry.promote("bot:1.1.0", "production")
 
 
 def test_a_score_without_a_comparison_has_no_verdict():
