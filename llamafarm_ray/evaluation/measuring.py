@@ -8,7 +8,6 @@ from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
-from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.custom.questions import Question
 from llamafarm_ray.evaluation.custom.sets import CustomSet, measure_set, paired_answers
 from llamafarm_ray.evaluation.general import GENERAL
@@ -76,24 +75,16 @@ def measure(job: MeasuringJob, report: Report) -> EvaluationResult:
         before, _ = _ask(job, job.rival, part_of(report, "baseline: ", 0.5, 0.5), with_base=False)
     benchmarks: dict[str, BenchmarkScores] = {}
     answered: list[Answered] = []
-    pairs: dict[tuple[str, str], PairedScores] = {}
     for asked in job.custom:
         theirs = before.answers[asked.name] if before is not None else None
         scores, one_by_one = measure_set(asked, given.answers[asked.name], theirs)
-        benchmarks[asked.name] = replace(
-            scores, digests={"template": given.template, **asked.digests(job.max_new_tokens)}
-        )
+        digests = {"template": given.template, **asked.digests(job.max_new_tokens)}
+        benchmarks[asked.name] = replace(scores, digests=digests).compared(paired_answers(one_by_one))
         answered += one_by_one
-        pairs |= {(asked.name, metric): one for metric, one in paired_answers(one_by_one).items()}
     if job.general:
         known_before = before.general if before is not None else None
         benchmarks[GENERAL] = general_result(given.general, known_before, given.template)
-    compared = compare({f"{name}.{metric}": one for (name, metric), one in pairs.items()})
-    for name, metric in pairs:
-        known = benchmarks[name]
-        found = {**(known.comparison or {}), metric: compared[f"{name}.{metric}"].to_dict()}
-        benchmarks[name] = replace(known, comparison=found)
-    return EvaluationResult(job.model_id, now(), benchmarks, answered=tuple(answered))
+    return EvaluationResult(job.model_id, now(), benchmarks, answered=tuple(answered)).corrected()
 
 
 def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: bool) -> tuple[_Given, _Given | None]:

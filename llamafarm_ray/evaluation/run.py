@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
-from llamafarm_ray.evaluation.comparison import compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
@@ -115,10 +114,9 @@ def score_answers(job: EvaluationJob, parts: Sequence[HeldOutAnswers]) -> Evalua
         baseline=others,
         num_examples=len(samples),
         num_skipped=len(job.rows) - len(samples),
-        comparison={name: one.to_dict() for name, one in compare(pairs).items()} or None,
         digests={"template": parts[0].template},
     )
-    return EvaluationResult(job.model_id, now(), {"held_out": scores})
+    return EvaluationResult(job.model_id, now(), {"held_out": scores.compared(pairs)}).corrected()
 
 
 def _merged(parts: Sequence[Samples]) -> Samples:

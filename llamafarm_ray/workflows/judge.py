@@ -104,10 +104,8 @@ class JudgePlan:
         stopped: list[str] = []
         judged = {name: self._judge_set(name, members, terms, stopped) for name, members in by_set.items()}
         digests = {name: (result.benchmarks[name].digests or {}) for name in judged}
-        return replace(
-            result,
-            judge={name: replace(one, digests=self._digests(digests[name])) for name, one in judged.items()},
-        )
+        known = {name: replace(one, digests=self._digests(digests[name])) for name, one in judged.items()}
+        return replace(result, judge=known).corrected()
 
     def _judge_set(self, name: str, members: Sequence[Answered], terms: Terms, stopped: list[str]) -> BenchmarkScores:
         answers = [

@@ -6,14 +6,15 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.comparison.exact import holm, mcnemar
 from llamafarm_ray.evaluation.comparison.resampling import RESAMPLES, Clusters, interval_of, sign_test
 
-__all__ = ["Comparison", "PairedScores", "Verdict", "compare"]
+__all__ = ["Comparison", "Difference", "PairedScores", "Verdict", "compare", "corrected", "differences"]
 
+_Key = TypeVar("_Key", bound=Hashable)
 Verdict = Literal["better", "worse", "noise"]
 
 _LEVEL = 0.05
@@ -82,7 +83,22 @@ class Comparison:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def compare(metrics: Mapping[str, PairedScores], *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Comparison]:
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference of one metric before it is corrected for the number of metrics.
+
+    Args:
+        comparison: the comparison of this metric alone; its verdict is open.
+        higher_is_better: direction of the score.
+    """
+
+    comparison: Comparison
+    higher_is_better: bool
+
+
+def compare(
+    metrics: Mapping[_Key, PairedScores], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[_Key, Comparison]:
     """Compare a model with a baseline in several metrics at once.
 
     A difference counts as real if its interval excludes zero and its p-value, corrected by Holm's method for the
@@ -96,6 +112,17 @@ def compare(metrics: Mapping[str, PairedScores], *, resamples: int = RESAMPLES, 
     Raises:
         InputError: there are no examples, or the numbers of scores differ.
     """
+    return corrected(differences(metrics, resamples=resamples, seed=seed))
+
+
+def differences(
+    metrics: Mapping[_Key, PairedScores], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[_Key, Difference]:
+    """Return the differences of a model from a baseline; see `compare`.
+
+    Raises:
+        InputError: there are no examples, or the numbers of scores differ.
+    """
     for name, scores in metrics.items():
         count = len(scores.clusters)
         if not count or len(scores.model) != count or len(scores.baseline) != count:
@@ -103,12 +130,19 @@ def compare(metrics: Mapping[str, PairedScores], *, resamples: int = RESAMPLES, 
                 f"{name} has {len(scores.model)} and {len(scores.baseline)} scores of {count} examples.",
                 hint="Compare models on the same examples, at least one.",
             )
-    found = {name: _compare(scores, resamples, seed) for name, scores in metrics.items()}
-    p_values = holm([one.p_value for one in found.values()])
-    least = holm([one.least_p_value or 0.0 for one in found.values()])
     return {
-        name: _judged(replace(one, p_value=p_value, least_p_value=smallest), metrics[name].higher_is_better)
-        for (name, one), p_value, smallest in zip(found.items(), p_values, least, strict=True)
+        name: Difference(_compare(scores, resamples, seed), scores.higher_is_better) for name, scores in metrics.items()
+    }
+
+
+def corrected(found: Mapping[_Key, Difference]) -> dict[_Key, Comparison]:
+    """Return the comparisons of differences with p-values and verdicts that are corrected for their number."""
+    alone = {name: one.comparison for name, one in found.items()}
+    p_values = holm([one.p_value for one in alone.values()])
+    least = holm([one.least_p_value or 0.0 for one in alone.values()])
+    return {
+        name: _judged(replace(one, p_value=p_value, least_p_value=smallest), found[name].higher_is_better)
+        for (name, one), p_value, smallest in zip(alone.items(), p_values, least, strict=True)
     }
 
 

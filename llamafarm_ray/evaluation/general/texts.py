@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from llamafarm_ray.evaluation.comparison import compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
 from llamafarm_ray.evaluation.losses import Scored, losses_of
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
@@ -50,18 +49,18 @@ def general_result(ours: Mapping[int, Sample], before: Mapping[int, Sample] | No
     change = None
     if others and "perplexity" in scores and "perplexity" in others:
         change = improvement("perplexity", scores["perplexity"], others["perplexity"])
-    return BenchmarkScores(
+    found = BenchmarkScores(
         metrics=scores,
         improvement=change,
         baseline=others,
         num_examples=len(ours),
         num_skipped=len(_texts()) - len(ours),
-        comparison={name: one.to_dict() for name, one in compare(pairs).items()} or None,
         digests={"template": template, "data": Digest.of("\n".join(_texts()).encode()), "settings": Digest.of(b"")},
         method=_METHOD,
         sample=f"general texts 1 ({len(_texts())} texts)",
         reason=None if scores else "no text fits the model",
     )
+    return found.compared(pairs)
 
 
 def _scores(samples: Mapping[int, Sample]) -> dict[str, float]:
