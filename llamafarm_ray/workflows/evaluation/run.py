@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -36,6 +36,7 @@ from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
 from llamafarm_ray.workflows.provenance import BACKEND, code_digest
 from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
 from llamafarm_ray.workflows.risk import RiskPlan, plan_risks
+from llamafarm_ray.workflows.training_data import joined
 
 __all__ = ["EvaluationRun"]
 
@@ -61,7 +62,7 @@ class EvaluationRun:
         home: keeps results of benchmarks.
         garak: probes of a deployed model; None if they are not asked for.
         judge: judges answers; None if no judge is named.
-        contamination: questions that the training data hold, by set; None if no set was compared with them.
+        decontamination: compares what is asked with the training data.
         stored: registered sets among what is asked.
     """
 
@@ -76,7 +77,7 @@ class EvaluationRun:
     home: Location | None = None
     garak: GarakPlan | None = None
     judge: JudgePlan | None = None
-    contamination: dict[str, Any] | None = None
+    decontamination: Decontamination | None = None
     stored: StoredSets = field(default_factory=StoredSets)
 
     @classmethod
@@ -118,21 +119,17 @@ class EvaluationRun:
         found = EvaluatedModel.find(config, registry, model)
         if asked.benchmarks:
             check_backend(asked, found, rival)
-        sets = Decontamination(
-            [
-                one.training_data(config, registry)
-                for one in (found, rival)
-                if one is not None and (custom or asked.risk or asked.questions or asked.benchmark_data)
-            ],
-            leaves_out=asked.decontaminate,
-        )
+        has_sets = custom or asked.risk or asked.questions or asked.benchmark_data or test_set
+        models = [one for one in (found, rival) if one is not None] if has_sets else []
+        trained = [one.training_data(config, registry) for one in models]
+        sets = Decontamination([one for of_model in trained for one in of_model], leaves_out=asked.decontaminate)
         applied = stored.applied(config)
         if asked.benchmarks and applied.evaluation.benchmark_data is not None:
             sets.note_benchmarks(Path(applied.evaluation.benchmark_data).expanduser())
         exam = exam_of_files(applied, sets, registry.home)
         custom = tuple(map(sets.clean_set, custom))
         judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
-        risks = plan_risks(config, exam, sets.trained[0]) if asked.risk else None
+        risks = plan_risks(config, exam, joined(trained[0])) if asked.risk else None
         return cls(
             applied,
             found,
@@ -145,7 +142,7 @@ class EvaluationRun:
             registry.home,
             GarakPlan.of(config, found),
             judge,
-            sets.report,
+            sets,
             stored,
         )
 
@@ -172,7 +169,8 @@ class EvaluationRun:
         if self.garak is not None:
             model_id, digests = self.model.model_id, self._digests()
             found.append(self.garak.measure(model_id=model_id, digests=digests, on_progress=on_progress))
-        result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
+        compared = self.decontamination.report if self.decontamination is not None else None
+        result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=compared)
         result = self.stored.note(result, dict(zip(asked.custom_evaluations, self.custom, strict=True)), benchmarks)
         result = result if self.judge is None else self.judge.judge_result(result)
         return result if self.rival is None else result.compared_with(self.rival.name_as_baseline)
@@ -200,6 +198,8 @@ class EvaluationRun:
             )
         # Sorted here: held-out examples are few, and Ray's sort takes longer than measuring them.
         rows = sorted(asked.take_all(), key=lambda row: str(row["id"]))[: settings.max_examples]
+        if self.whole and self.decontamination is not None:
+            rows = self.decontamination.clean("test_set", rows, [_last_question(row) for row in rows])
         found = []
         metrics = tuple(metric for metric in settings.metrics if metric != RAG_ACCURACY)
         if metrics:
@@ -311,6 +311,11 @@ class EvaluationRun:
         settings = Digest.of(str(self.config.evaluation.max_new_tokens).encode())
         digests = {**self._digests(), **(scores.digests or {}), "data": data, "settings": settings}
         return replace(result, benchmarks={**result.benchmarks, "held_out": replace(scores, digests=digests)})
+
+
+def _last_question(row: Mapping[str, Any]) -> str:
+    """Return the last turn of the user in a row."""
+    return next((str(turn["content"]) for turn in reversed(row["messages"]) if turn["role"] == "user"), "")
 
 
 def _labeled(exam: Exam | None, custom: tuple[CustomSet, ...]) -> dict[str, LabeledRows]:
