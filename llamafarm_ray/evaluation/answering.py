@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from llamafarm_ray.evaluation.generation import Generated, generate, load_for_inference
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.losses import Scored, losses_of
 from llamafarm_ray.evaluation.metrics import Sample
 from llamafarm_ray.evaluation.progress import Report, part_of
@@ -56,14 +57,22 @@ def answer_held_out(job: EvaluationJob, report: Report, part: int = 0, num_parts
     quiet_libraries()
     share = 0.5 if job.rival else 1.0
     places = [at for at in range(len(job.rows)) if at // _EXAMPLES_A_CHUNK % num_parts == part]
-    samples, baseline, template = _ask(job, job.base_model, job.adapter, places, part_of(report, "", 0.0, share))
+    kept = job.kept or (None, None)
+    progress = part_of(report, "", 0.0, share)
+    samples, baseline, template = _ask(job, job.base_model, job.adapter, places, progress, kept=kept)
     if job.rival:
-        baseline, _, _ = _ask(job, *job.rival, places, part_of(report, "baseline: ", 0.5, 0.5))
+        baseline, _, _ = _ask(job, *job.rival, places, part_of(report, "baseline: ", 0.5, 0.5), kept=kept[1:])
     return HeldOutAnswers(samples, baseline, template)
 
 
 def _ask(
-    job: EvaluationJob, base_model: Path, adapter: Path | None, places: Sequence[int], report: Report
+    job: EvaluationJob,
+    base_model: Path,
+    adapter: Path | None,
+    places: Sequence[int],
+    report: Report,
+    *,
+    kept: Sequence[KeptBatches | None],
 ) -> tuple[Samples, Samples | None, str]:
     """Return a model's answers, those of its base where they are the baseline, and the digest of its template."""
     check_base_model(base_model)
@@ -77,8 +86,9 @@ def _ask(
     share, baseline = 0.5 if with_baseline else 1.0, None
     if with_baseline:
         with model.disable_adapter():
-            baseline = _answer_chunks(job, model, tokenizer, examples, part_of(report, "baseline: ", 0.0, share))
-    samples = _answer_chunks(job, model, tokenizer, examples, part_of(report, "", 1.0 - share, share))
+            progress = part_of(report, "baseline: ", 0.0, share)
+            baseline = _answer_chunks(job, model, tokenizer, examples, progress, kept=kept[1])
+    samples = _answer_chunks(job, model, tokenizer, examples, part_of(report, "", 1.0 - share, share), kept=kept[0])
     return samples, baseline, template
 
 
@@ -112,7 +122,13 @@ def _make_examples(
 
 
 def _answer_chunks(
-    job: EvaluationJob, model: Any, tokenizer: Any, examples: dict[int, _Example], report: Report
+    job: EvaluationJob,
+    model: Any,
+    tokenizer: Any,
+    examples: dict[int, _Example],
+    report: Report,
+    *,
+    kept: KeptBatches | None,
 ) -> Samples:
     """Return the answers and losses of the model as it is now, chunk by chunk of the rows."""
     chunks: dict[int, dict[int, _Example]] = {}
@@ -121,21 +137,30 @@ def _answer_chunks(
     found: Samples = {}
     for number, chunk in enumerate(chunks.values()):
         progress = part_of(report, "", number / len(chunks), 1 / len(chunks))
-        found |= _samples(job, model, tokenizer, chunk, progress)
+        found |= _samples(job, model, tokenizer, chunk, progress, kept=kept)
     return found
 
 
-def _samples(job: EvaluationJob, model: Any, tokenizer: Any, examples: dict[int, _Example], report: Report) -> Samples:
+def _samples(
+    job: EvaluationJob,
+    model: Any,
+    tokenizer: Any,
+    examples: dict[int, _Example],
+    report: Report,
+    *,
+    kept: KeptBatches | None,
+) -> Samples:
     """Return the answers and losses of the model as it is now."""
     share = 0.5 if job.generates and job.needs_losses else 1.0
     chosen = list(examples.values())
     losses: list[tuple[float, int, int]] | None = None
     answers: list[Generated] | None = None
     if job.needs_losses:
-        losses = _losses(model, tokenizer, chosen, part_of(report, "", 0.0, share))
+        losses = _losses(model, tokenizer, chosen, part_of(report, "", 0.0, share), kept)
     if job.generates:
         prompts = [example.prompt_ids for example in chosen]
-        answers = generate(model, tokenizer, prompts, job.max_new_tokens, part_of(report, "", 1.0 - share, share))
+        progress = part_of(report, "", 1.0 - share, share)
+        answers = generate(model, tokenizer, prompts, job.max_new_tokens, progress, kept=kept)
     samples = {}
     for number, (at, example) in enumerate(examples.items()):
         loss_sum, num_tokens, num_bytes = losses[number] if losses else (None, None, None)
@@ -154,12 +179,15 @@ def _samples(job: EvaluationJob, model: Any, tokenizer: Any, examples: dict[int,
     return samples
 
 
-def _losses(model: Any, tokenizer: Any, examples: list[_Example], report: Report) -> list[tuple[float, int, int]]:
+def _losses(
+    model: Any, tokenizer: Any, examples: list[_Example], report: Report, kept: KeptBatches | None
+) -> list[tuple[float, int, int]]:
     """Return each example's sum of the answers' cross-entropies in nats, and how many tokens and bytes they have."""
     found = [(0.0, 0, 0) for _ in examples]
     chats = [(number, chat) for number, example in enumerate(examples) for chat in example.chats]
     scored = [Scored(chat.input_ids, chat.trained) for _, chat in chats]
-    for (number, _), loss in zip(chats, losses_of(model, tokenizer, scored, report, "perplexity"), strict=True):
+    losses = losses_of(model, tokenizer, scored, report, "perplexity", kept=kept)
+    for (number, _), loss in zip(chats, losses, strict=True):
         total, num_tokens, num_bytes = found[number]
         found[number] = (total + loss.total, num_tokens + loss.num_tokens, num_bytes + loss.num_bytes)
     return found

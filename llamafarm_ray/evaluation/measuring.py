@@ -13,6 +13,7 @@ from llamafarm_ray.evaluation.custom.sets import CustomSet, measure_set, paired_
 from llamafarm_ray.evaluation.general import GENERAL
 from llamafarm_ray.evaluation.general.texts import general_result, general_samples
 from llamafarm_ray.evaluation.generation import generate, load_for_inference
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.metrics import Sample
 from llamafarm_ray.evaluation.progress import Report, part_of
@@ -94,13 +95,15 @@ def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: 
     report("loading the model", 0.0)
     model = load_for_inference(asked.base, asked.adapter)
     if not with_base or asked.adapter is None:
-        return _ask_loaded(job, model, tokenizer, report), None
+        return _ask_loaded(job, model, tokenizer, report, asked.kept_answers(with_adapter=True)), None
     with model.disable_adapter():
-        before = _ask_loaded(job, model, tokenizer, part_of(report, "baseline: ", 0.0, 0.5))
-    return _ask_loaded(job, model, tokenizer, part_of(report, "", 0.5, 0.5)), before
+        kept = asked.kept_answers(with_adapter=False)
+        before = _ask_loaded(job, model, tokenizer, part_of(report, "baseline: ", 0.0, 0.5), kept)
+    kept = asked.kept_answers(with_adapter=True)
+    return _ask_loaded(job, model, tokenizer, part_of(report, "", 0.5, 0.5), kept), before
 
 
-def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, report: Report) -> _Given:
+def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, report: Report, kept: KeptBatches | None) -> _Given:
     share = 1 / (len(job.custom) + job.general)
     answers = {
         one.name: _answer(
@@ -109,15 +112,22 @@ def _ask_loaded(job: MeasuringJob, model: Any, tokenizer: Any, report: Report) -
             one.questions,
             one.max_new_tokens or job.max_new_tokens,
             part_of(report, "", at * share, share),
+            kept=kept,
         )
         for at, one in enumerate(job.custom)
     }
-    general = general_samples(model, tokenizer, part_of(report, "", 1 - share, share)) if job.general else {}
+    general = general_samples(model, tokenizer, part_of(report, "", 1 - share, share), kept) if job.general else {}
     return _Given(answers, general, Digest.of(str(tokenizer.chat_template).encode()))
 
 
 def _answer(
-    model: Any, tokenizer: Any, questions: Sequence[Question], max_new_tokens: int, report: Report
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    max_new_tokens: int,
+    report: Report,
+    *,
+    kept: KeptBatches | None,
 ) -> list[str]:
     """Return the most probable answer to each question."""
     max_length = getattr(model.config, "max_position_embeddings", None)
@@ -131,4 +141,4 @@ def _answer(
                 hint="Shorten it, or lower max_new_tokens.",
             )
         prompts.append(ids)
-    return [one.text for one in generate(model, tokenizer, prompts, max_new_tokens, report)]
+    return [one.text for one in generate(model, tokenizer, prompts, max_new_tokens, report, kept=kept)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
 
@@ -46,6 +47,7 @@ class EvaluationJob:
     model_id: str
     baseline: bool
     rival: tuple[Path, Path | None] | None = None
+    kept: tuple[KeptBatches, KeptBatches] | None = None
 
     def __post_init__(self) -> None:
         """Check that all metrics can be measured.

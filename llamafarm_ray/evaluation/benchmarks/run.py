@@ -12,9 +12,10 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of, task_digests
 from llamafarm_ray.evaluation.benchmarks.scores import scores_of
-from llamafarm_ray.evaluation.benchmarks.store import ChunkStore, ResultStore
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import leaves, load_tasks, task_manager
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.result import BenchmarkScores
 
 __all__ = ["BenchmarkPlan", "run_benchmarks"]
@@ -86,7 +87,7 @@ def _measure(
     name: str,
     task: Any,
     inputs: Inputs,
-    lm_of: Callable[[ChunkStore | None], Any],
+    lm_of: Callable[[KeptBatches | None], Any],
     *,
     store: ResultStore | None,
 ) -> BenchmarkScores:
@@ -114,7 +115,7 @@ def _measure(
     return replace(scores, digests=asdict(inputs))
 
 
-def _lm(workers: Workers, model: AskedModel, chunks: ChunkStore | None, **options: Any) -> Any:
+def _lm(workers: Workers, model: AskedModel, chunks: KeptBatches | None, **options: Any) -> Any:
     from llamafarm_ray.evaluation.benchmarks.chunked_lm import ChunkedLM  # noqa: PLC0415  (it needs lm-eval)
 
     return ChunkedLM(workers, model, chunks, **options)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.losses import Scored, losses_of
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
 from llamafarm_ray.evaluation.progress import Report
@@ -23,12 +24,12 @@ _METHOD: Final = (
 )
 
 
-def general_samples(model: Any, tokenizer: Any, report: Report) -> dict[int, Sample]:
+def general_samples(model: Any, tokenizer: Any, report: Report, kept: KeptBatches | None = None) -> dict[int, Sample]:
     """Return the loss of each text that fits the model, by its place."""
     max_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
     rows = {at: _scored(tokenizer, text) for at, text in enumerate(_texts())}
     fitting = {at: row for at, row in rows.items() if 1 < len(row.input_ids) <= max_length}
-    losses = losses_of(model, tokenizer, list(fitting.values()), report, "general texts")
+    losses = losses_of(model, tokenizer, list(fitting.values()), report, "general texts", kept=kept)
     return {
         at: Sample(loss_sum=loss.total, num_loss_tokens=loss.num_tokens, num_loss_bytes=loss.num_bytes)
         for at, loss in zip(fitting, losses, strict=True)

@@ -22,6 +22,8 @@ from llamafarm_ray.evaluation.benchmarks.tasks import check_installed
 from llamafarm_ray.evaluation.benchmarks.workers import RayWorkers
 from llamafarm_ray.evaluation.custom.description import find_sets
 from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
+from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK
 from llamafarm_ray.evaluation.remote import run_on_ray
 from llamafarm_ray.registry import RegistryApi
@@ -42,6 +44,9 @@ __all__ = ["EvaluationRun"]
 
 RAG_ACCURACY = "rag_accuracy"
 """The metric that asks with retrieved passages."""
+
+_KEPT = "evaluation-answers"
+"""Folder of the answers of evaluations under way, below the home."""
 
 Progress = Callable[[str, float], None]
 
@@ -169,6 +174,9 @@ class EvaluationRun:
         if self.garak is not None:
             model_id, digests = self.model.model_id, self._digests()
             found.append(self.garak.measure(model_id=model_id, digests=digests, on_progress=on_progress))
+        kept = self._kept()
+        if kept is not None:
+            kept.clear()
         compared = self.decontamination.report if self.decontamination is not None else None
         result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=compared)
         result = self.stored.note(result, dict(zip(asked.custom_evaluations, self.custom, strict=True)), benchmarks)
@@ -212,6 +220,7 @@ class EvaluationRun:
                 model_id=self.model.model_id,
                 rival=self.rival.folders if self.rival else None,
                 workers=settings.workers,
+                kept=self._kept_pair(),
                 on_progress=on_progress,
             )
             found.append(self._with_digests(result, rows))
@@ -235,17 +244,17 @@ class EvaluationRun:
 
     def _provoke(self, risks: RiskPlan, on_progress: Progress | None) -> EvaluationResult:
         return risks.measure(
-            self.model.measured,
-            self.rival.measured if self.rival is not None else None,
+            *self._measured(),
             model_id=self.model.model_id,
             digests=self._digests(),
             on_progress=on_progress,
         )
 
     def _measure(self, on_progress: Progress | None) -> EvaluationResult:
+        model, rival = self._measured()
         settings = {
-            "model": self.model.measured,
-            "rival": self.rival.measured if self.rival is not None else None,
+            "model": model,
+            "rival": rival,
             "model_id": self.model.model_id,
             "custom": self.custom,
             "max_new_tokens": self.config.evaluation.max_new_tokens,
@@ -300,6 +309,25 @@ class EvaluationRun:
                 rules=tuple(counts),
                 hint=f"For example {wrong[0].id!r}: {wrong[0].answer[:80]!r}.",
             )
+
+    def _kept(self) -> KeptBatches | None:
+        """Return the answers that a killed evaluation of this model has so far; None without a home."""
+        if self.home is None:
+            return None
+        digest = Digest.of(f"{code_digest()} {self.model.weights}".encode())
+        return KeptBatches(self.home, f"{_KEPT}/{digest.removeprefix('sha256:')}")
+
+    def _kept_pair(self) -> tuple[KeptBatches, KeptBatches] | None:
+        """Return the kept answers of the model and of its baseline."""
+        kept = self._kept()
+        baseline = self.rival.weights if self.rival is not None else self.model.base_weights
+        return None if kept is None else (kept.of(self.model.weights), kept.of(baseline))
+
+    def _measured(self) -> tuple[MeasuredModel, MeasuredModel | None]:
+        """Return the model and its rival as measurements take them, with the answers that they gave so far."""
+        kept = self._kept()
+        rival = replace(self.rival.measured, kept=kept) if self.rival is not None else None
+        return replace(self.model.measured, kept=kept), rival
 
     def _digests(self) -> dict[str, str]:
         return {"weights": self.model.weights, "code": code_digest(), "backend": BACKEND}
