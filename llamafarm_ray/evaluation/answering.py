@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Final
 from llamafarm_ray.evaluation.generation import Generated, generate, load_for_inference
 from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.losses import Scored, losses_of
-from llamafarm_ray.evaluation.metrics import Sample
+from llamafarm_ray.evaluation.metrics import Sample, json_valid
 from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.run import EvaluationJob, HeldOutAnswers, Samples
 from llamafarm_ray.models.chat import TokenisedChat, render_chat, tokenise_turns
@@ -26,12 +27,16 @@ _EXAMPLES_A_CHUNK: Final = 32
 
 @dataclass(frozen=True, slots=True)
 class _Example:
-    """A row as tokens: the chats whose answers count, as training has them; the last prompt, and the answer to it."""
+    """A row as tokens: the chats whose answers count, as training has them; the last prompt, and the answer to it.
+
+    ``expected_calls`` are the calls of tools in that answer; None without tools.
+    """
 
     chats: list[TokenisedChat]
     prompt_ids: list[int]
     reference: str
     question: str
+    expected_calls: tuple[dict[str, Any], ...] | None
 
 
 def answer_settings(settings: Mapping[str, Any], report: Report) -> HeldOutAnswers:
@@ -117,8 +122,16 @@ def _make_examples(
         needed = max(with_answer, *(len(chat.input_ids) for chat in chats))
         if any(any(chat.trained[1:]) for chat in chats) and (max_length is None or needed <= max_length):
             asked = messages[last - 1]["content"] if last else ""
-            examples[at] = _Example(chats, list(prompt_ids), messages[last]["content"].strip(), asked)
+            calls = tuple(_calls(messages[last])) if row.get("tools") else None
+            reference = str(messages[last]["content"] or "").strip()
+            examples[at] = _Example(chats, list(prompt_ids), reference, asked, calls)
     return examples
+
+
+def _calls(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the calls of tools in a turn, which rows have as JSON text."""
+    calls = turn.get("tool_calls") or []
+    return list(json.loads(calls)) if isinstance(calls, str) else list(calls)
 
 
 def _answer_chunks(
@@ -169,6 +182,8 @@ def _samples(
             answer=answer.text if answer else "",
             accepted=(example.reference,),
             question=example.question,
+            schema=True if _is_document(example.reference) else None,
+            expected_calls=example.expected_calls,
             num_tokens=answer.num_tokens if answer else None,
             seconds=answer.seconds if answer else None,
             confidence=answer.confidence if answer else None,
@@ -177,6 +192,11 @@ def _samples(
             num_loss_bytes=num_bytes,
         )
     return samples
+
+
+def _is_document(reference: str) -> bool:
+    """Return True for a reference that is a JSON object or list, so that an answer has to be JSON too."""
+    return reference.startswith(("{", "[")) and json_valid(reference) == 1
 
 
 def _losses(
