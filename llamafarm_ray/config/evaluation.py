@@ -27,6 +27,10 @@ Metric = Literal[
     "refusal_rate",
     "toxicity",
     "length",
+    "json_valid",
+    "tool_call_accuracy",
+    "calibration_error",
+    "latency_p95",
     "tokens_per_second",
     "rag_accuracy",
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.remote import run_all_on_ray
 from llamafarm_ray.evaluation.result import EvaluationResult
 from llamafarm_ray.evaluation.run import EvaluationJob, score_answers
@@ -25,6 +26,7 @@ def evaluate(
     baseline: bool = True,
     rival: tuple[Path, Path | None] | None = None,
     workers: int = 1,
+    kept: tuple[KeptBatches, KeptBatches] | None = None,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> EvaluationResult:
     """Measure a model on examples, beside its base model.
@@ -40,6 +42,7 @@ def evaluate(
         baseline: True to measure the base model without the adapter too.
         rival: base model and adapter of the model to compare with instead.
         workers: Ray tasks that share the examples; scores don't depend on their number.
+        kept: kept answers of the model and of its baseline, for a run that is killed; None keeps none.
         on_progress: called in this thread with what is being done and how much of the whole is done, 0 to 1.
 
     Raises:
@@ -60,6 +63,7 @@ def evaluate(
         model_id=model_id,
         baseline=baseline,
         rival=rival and (rival[0].absolute(), rival[1].absolute() if rival[1] else None),
+        kept=kept,
     )
     settings = {name: getattr(job, name) for name in EvaluationJob.__dataclass_fields__}
     parts = [{**settings, "part": number, "num_parts": workers} for number in range(workers)]

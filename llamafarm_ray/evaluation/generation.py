@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from transformers import LogitsProcessorList
 
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.chat import end_of_turn_ids
@@ -67,36 +68,63 @@ def generate(
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     report: Report,
+    *,
+    kept: KeptBatches | None = None,
 ) -> list[Generated]:
-    """Return the most probable answer, token by token, to each prompt, in the prompts' order."""
+    """Return the most probable answer, token by token, to each prompt, in the prompts' order.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        prompts: token ids of the prompts.
+        max_new_tokens: the longest answer.
+        report: called with the share that is done.
+        kept: answers of an evaluation that was killed; None keeps none.
+    """
     answers: dict[int, Generated] = {}
-    stop_ids = end_of_turn_ids(tokenizer)
     for batch in by_length(range(len(prompts)), lambda at: len(prompts[at]), report, "answers"):
-        # On the left, so that every prompt ends where its answer begins.
-        input_ids, mask = pad([list(prompts[at]) for at in batch], tokenizer.pad_token_id, left=True)
-        likeliest = _Likeliest()
-        began = time.perf_counter()
-        output = model.generate(
-            input_ids=input_ids.to(model.device),
-            attention_mask=mask.to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=stop_ids,
-            pad_token_id=tokenizer.pad_token_id,
-            logits_processor=LogitsProcessorList([likeliest]),
-        )
-        new = output[:, input_ids.shape[1] :].cpu()
-        seconds = time.perf_counter() - began
-        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-        log_probs = torch.stack(likeliest.log_probs, dim=1).cpu()
-        for at, text, ids, of_tokens in zip(batch, texts, new.tolist(), log_probs, strict=True):
-            num_tokens = _num_generated(ids, stop_ids)
-            confidence = of_tokens[:num_tokens].mean().exp().item()
-            answers[at] = Generated(text.strip(), num_tokens, seconds, confidence)
+        rows = [list(prompts[at]) for at in batch]
+        asked = ["answers", rows, max_new_tokens, str(model.dtype)]
+        known = kept.find(asked) if kept is not None else None
+        found = [Generated(*one) for one in known] if known is not None else []
+        if len(found) != len(batch):
+            found = _generate_batch(model, tokenizer, rows, max_new_tokens)
+            if kept is not None:
+                kept.keep(asked, [list(astuple(one)) for one in found])
+        answers |= dict(zip(batch, found, strict=True))
     return [answers[at] for at in range(len(prompts))]
+
+
+def _generate_batch(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]], max_new_tokens: int
+) -> list[Generated]:
+    stop_ids = end_of_turn_ids(tokenizer)
+    # On the left, so that every prompt ends where its answer begins.
+    input_ids, mask = pad(rows, tokenizer.pad_token_id, left=True)
+    likeliest = _Likeliest()
+    began = time.perf_counter()
+    output = model.generate(
+        input_ids=input_ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        temperature=None,
+        top_p=None,
+        top_k=None,
+        eos_token_id=stop_ids,
+        pad_token_id=tokenizer.pad_token_id,
+        logits_processor=LogitsProcessorList([likeliest]),
+    )
+    new = output[:, input_ids.shape[1] :].cpu()
+    seconds = time.perf_counter() - began
+    texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+    log_probs = torch.stack(likeliest.log_probs, dim=1).cpu()
+    found = []
+    for text, ids, of_tokens in zip(texts, new.tolist(), log_probs, strict=True):
+        num_tokens = _num_generated(ids, stop_ids)
+        confidence = of_tokens[:num_tokens].mean().exp().item()
+        found.append(Generated(text.strip(), num_tokens, seconds, confidence))
+    return found
 
 
 class _Likeliest:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from llamafarm_ray.evaluation.generation import by_length, pad
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.progress import Report
 
 if TYPE_CHECKING:
@@ -48,21 +49,48 @@ class Loss:
 
 @torch.inference_mode()
 def losses_of(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sequences: Sequence[Scored], report: Report, what: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    sequences: Sequence[Scored],
+    report: Report,
+    what: str,
+    *,
+    kept: KeptBatches | None = None,
 ) -> list[Loss]:
-    """Return the loss of each sequence, in their order."""
-    found: dict[int, Loss] = {}
-    numbered = list(enumerate(sequences))
-    for batch in by_length(numbered, lambda one: len(one[1].input_ids), report, what):
-        input_ids, mask = pad([one.input_ids for _, one in batch], tokenizer.pad_token_id, left=False)
-        counted, _ = pad([[int(flag) for flag in one.counted] for _, one in batch], 0, left=False)
-        logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits
-        # The logits at one position are about the token at the next.
-        labels = input_ids.where(counted.bool(), -100)[:, 1:].to(model.device)
-        losses = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten(), reduction="none")
-        sums = losses.view(labels.shape).sum(dim=1).tolist()
-        for (number, one), total in zip(batch, sums, strict=True):
-            ids = [token for token, flag in zip(one.input_ids[1:], one.counted[1:], strict=True) if flag]
-            num_bytes = len(tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace"))
-            found[number] = Loss(total, len(ids), num_bytes)
-    return [found[number] for number in range(len(sequences))]
+    """Return the loss of each sequence, in their order.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        sequences: the sequences.
+        report: called with the share that is done.
+        what: name of the work in reports.
+        kept: losses of an evaluation that was killed; None keeps none.
+    """
+    losses: dict[int, Loss] = {}
+    for batch in by_length(range(len(sequences)), lambda at: len(sequences[at].input_ids), report, what):
+        rows = [sequences[at] for at in batch]
+        asked = ["losses", [[one.input_ids, list(map(bool, one.counted))] for one in rows], str(model.dtype)]
+        known = kept.find(asked) if kept is not None else None
+        found = [Loss(*one) for one in known] if known is not None else []
+        if len(found) != len(batch):
+            found = _batch_losses(model, tokenizer, rows)
+            if kept is not None:
+                kept.keep(asked, [list(astuple(one)) for one in found])
+        losses |= dict(zip(batch, found, strict=True))
+    return [losses[at] for at in range(len(sequences))]
+
+
+def _batch_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Scored]) -> list[Loss]:
+    input_ids, mask = pad([one.input_ids for one in rows], tokenizer.pad_token_id, left=False)
+    counted, _ = pad([[int(flag) for flag in one.counted] for one in rows], 0, left=False)
+    logits = model(input_ids=input_ids.to(model.device), attention_mask=mask.to(model.device)).logits
+    # The logits at one position are about the token at the next.
+    labels = input_ids.where(counted.bool(), -100)[:, 1:].to(model.device)
+    losses = functional.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels.flatten(), reduction="none")
+    found = []
+    for one, total in zip(rows, losses.view(labels.shape).sum(dim=1).tolist(), strict=True):
+        ids = [token for token, flag in zip(one.input_ids[1:], one.counted[1:], strict=True) if flag]
+        num_bytes = len(tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace"))
+        found.append(Loss(total, len(ids), num_bytes))
+    return found

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
-from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.custom.questions import Question
 from llamafarm_ray.evaluation.custom.sets import CustomSet, measure_set, paired_answers
 from llamafarm_ray.evaluation.general import GENERAL
 from llamafarm_ray.evaluation.general.texts import general_result, general_samples
 from llamafarm_ray.evaluation.generation import generate, load_for_inference
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.metrics import Sample
 from llamafarm_ray.evaluation.progress import Report, part_of
@@ -79,24 +79,16 @@ def measure(job: MeasuringJob, report: Report) -> EvaluationResult:
         before, _ = _ask(job, job.rival, part_of(report, "baseline: ", 0.5, 0.5), with_base=False)
     benchmarks: dict[str, BenchmarkScores] = {}
     answered: list[Answered] = []
-    pairs: dict[tuple[str, str], PairedScores] = {}
     for asked in job.custom:
         theirs = before.answers[asked.name] if before is not None else None
         scores, one_by_one = measure_set(asked, given.answers[asked.name], theirs)
-        benchmarks[asked.name] = replace(
-            scores, digests={"template": given.template, **asked.digests(job.max_new_tokens)}
-        )
+        digests = {"template": given.template, **asked.digests(job.max_new_tokens)}
+        benchmarks[asked.name] = replace(scores, digests=digests).compared(paired_answers(one_by_one))
         answered += one_by_one
-        pairs |= {(asked.name, metric): one for metric, one in paired_answers(one_by_one).items()}
     if job.general:
         known_before = before.general if before is not None else None
         benchmarks[GENERAL] = general_result(given.general, known_before, given.template)
-    compared = compare({f"{name}.{metric}": one for (name, metric), one in pairs.items()})
-    for name, metric in pairs:
-        known = benchmarks[name]
-        found = {**(known.comparison or {}), metric: compared[f"{name}.{metric}"].to_dict()}
-        benchmarks[name] = replace(known, comparison=found)
-    return EvaluationResult(job.model_id, now(), benchmarks, answered=tuple(answered))
+    return EvaluationResult(job.model_id, now(), benchmarks, answered=tuple(answered)).corrected()
 
 
 def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: bool) -> tuple[_Given, _Given | None]:
@@ -106,14 +98,20 @@ def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: 
     report("loading the model", 0.0)
     model = load_for_inference(asked.base, asked.adapter)
     if not with_base or asked.adapter is None:
-        return _ask_loaded(job, model, tokenizer, report), None
+        return _ask_loaded(job, model, tokenizer, report, asked.kept_answers(with_adapter=True)), None
     with model.disable_adapter():
-        before = _ask_loaded(job, model, tokenizer, part_of(report, "baseline: ", 0.0, 0.5))
-    return _ask_loaded(job, model, tokenizer, part_of(report, "", 0.5, 0.5)), before
+        kept = asked.kept_answers(with_adapter=False)
+        before = _ask_loaded(job, model, tokenizer, part_of(report, "baseline: ", 0.0, 0.5), kept)
+    kept = asked.kept_answers(with_adapter=True)
+    return _ask_loaded(job, model, tokenizer, part_of(report, "", 0.5, 0.5), kept), before
 
 
 def _ask_loaded(
-    job: MeasuringJob, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: Report
+    job: MeasuringJob,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    report: Report,
+    kept: KeptBatches | None,
 ) -> _Given:
     share = 1 / (len(job.custom) + job.general)
     answers = {
@@ -123,10 +121,11 @@ def _ask_loaded(
             one.questions,
             one.max_new_tokens or job.max_new_tokens,
             part_of(report, "", at * share, share),
+            kept=kept,
         )
         for at, one in enumerate(job.custom)
     }
-    general = general_samples(model, tokenizer, part_of(report, "", 1 - share, share)) if job.general else {}
+    general = general_samples(model, tokenizer, part_of(report, "", 1 - share, share), kept) if job.general else {}
     return _Given(answers, general, Digest.of(str(tokenizer.chat_template).encode()))
 
 
@@ -136,6 +135,8 @@ def _answer(
     questions: Sequence[Question],
     max_new_tokens: int,
     report: Report,
+    *,
+    kept: KeptBatches | None,
 ) -> list[str]:
     """Return the most probable answer to each question."""
     max_length = getattr(model.config, "max_position_embeddings", None)
@@ -149,4 +150,4 @@ def _answer(
                 hint="Shorten it, or lower max_new_tokens.",
             )
         prompts.append(ids)
-    return [one.text for one in generate(model, tokenizer, prompts, max_new_tokens, report)]
+    return [one.text for one in generate(model, tokenizer, prompts, max_new_tokens, report, kept=kept)]

@@ -16,6 +16,7 @@ import ray
 from llamafarm_ray.capacity import total
 from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmError
 from llamafarm_ray.evaluation.progress import Report
+from llamafarm_ray.evaluation.threads import use_share_of_cores
 from llamafarm_ray.models.foreign import first_line
 
 __all__ = ["before_each", "preparation", "run_all_on_ray", "run_on_ray"]
@@ -56,6 +57,8 @@ def run_all_on_ray(
 ) -> list[Any]:
     """Call a function in several Ray tasks at the same time, and return their results in order.
 
+    Each task uses its share of the cores of its machine.
+
     Args:
         function: ``module:name``, so that this process needs no torch. It takes the settings and a callback for
             progress.
@@ -70,7 +73,7 @@ def run_all_on_ray(
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
     num_gpus = 1 if total("GPU") >= 1 else 0
     task = ray.remote(num_cpus=1, num_gpus=num_gpus, num_returns="streaming", max_retries=0)(_run)
-    streams = [task.remote(function, one, preparation()) for one in settings]
+    streams = [task.remote(function, one, len(settings), preparation()) for one in settings]
     done = [0.0] * len(streams)
     results: dict[int, Any] = {}
     try:
@@ -99,8 +102,11 @@ def run_all_on_ray(
     return [results[number] for number in range(len(streams))]
 
 
-def _run(function: str, settings: Mapping[str, Any], prepare: Callable[[], None] | None = None) -> Iterator[_Item]:
+def _run(
+    function: str, settings: Mapping[str, Any], num_workers: int, prepare: Callable[[], None] | None = None
+) -> Iterator[_Item]:
     """Stream progress, and at last the result, or the error as a value: raised, Ray would wrap it."""
+    use_share_of_cores(num_workers)
     module, _, name = function.partition(":")
     items: SimpleQueue[_Item] = SimpleQueue()
 

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
+from llamafarm_ray.evaluation.comparison import Difference, PairedScores, corrected, differences
 from llamafarm_ray.evaluation.item_scores import ItemScores
 
 __all__ = ["RESULTS", "SECTIONS", "BenchmarkScores", "EvaluationResult", "improvement"]
@@ -54,6 +55,7 @@ class BenchmarkScores:
         reason: the reason why there are no metrics; empty where there are some.
         compared_with: name of the baseline, such as a version's reference; None for the base.
         items: scores of each question, of benchmarks; no part of `to_dict`.
+        differences: differences from the baseline before they are corrected; no part of `to_dict`.
     """
 
     metrics: dict[str, float]
@@ -71,12 +73,14 @@ class BenchmarkScores:
     reason: str | None = None
     compared_with: str | None = None
     items: ItemScores | None = field(default=None, compare=False, repr=False)
+    differences: Mapping[str, Difference] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read one entry of ``benchmarks``: what is not known by its name is a metric."""
         known = {"improvement", "baseline", *_COUNTS, *_TABLES, *_TEXTS}
         intervals = data.get("intervals")
+        texts: dict[str, Any] = {name: data.get(name) for name in _TEXTS}
         return cls(
             metrics={name: float(value) for name, value in data.items() if name not in known},
             improvement=data.get("improvement"),
@@ -87,7 +91,7 @@ class BenchmarkScores:
             digests=data.get("digests"),
             intervals=None if intervals is None else {name: (low, high) for name, (low, high) in intervals.items()},
             failures=data.get("failures"),
-            **{name: data.get(name) for name in _TEXTS},
+            **texts,
         )
 
     def beside(self, baseline: BenchmarkScores) -> BenchmarkScores:
@@ -95,6 +99,14 @@ class BenchmarkScores:
         first = next(iter(self.metrics))
         change = improvement(first, self.metrics[first], baseline.metrics[first])
         return replace(self, improvement=change, baseline=baseline.metrics)
+
+    def compared(self, pairs: Mapping[str, PairedScores]) -> BenchmarkScores:
+        """Return these scores with their differences from a baseline; see `EvaluationResult.corrected`.
+
+        Args:
+            pairs: scores of both models on the same examples, by metric.
+        """
+        return replace(self, differences=differences(pairs))
 
     def to_dict(self) -> dict[str, Any]:
         """One entry of ``benchmarks``; what is not known is left out."""
@@ -133,8 +145,11 @@ class EvaluationResult:
     answered: tuple[Answered, ...] = field(default=(), compare=False, repr=False)
 
     def with_results(self, other: EvaluationResult) -> EvaluationResult:
-        """Return this result with those of another measurement of the same model; the other's win."""
-        return EvaluationResult(
+        """Return this result with those of another measurement of the same model; the other's win.
+
+        The differences of both are corrected together.
+        """
+        both = EvaluationResult(
             other.model_id,
             other.timestamp,
             {**self.benchmarks, **other.benchmarks},
@@ -146,6 +161,22 @@ class EvaluationResult:
             other.questions or self.questions,
             (*self.answered, *other.answered),
         )
+        return both.corrected()
+
+    def corrected(self) -> EvaluationResult:
+        """Return this result with the comparisons of all differences, corrected for the number of them together."""
+        sections = {section: dict(getattr(self, section)) for section in ("benchmarks", *SECTIONS)}
+        every = {
+            (section, name, metric): one
+            for section, of_section in sections.items()
+            for name, scores in of_section.items()
+            for metric, one in scores.differences.items()
+        }
+        for (section, name, metric), one in corrected(every).items():
+            known = sections[section][name]
+            comparison = {**(known.comparison or {}), metric: one.to_dict()}
+            sections[section][name] = replace(known, comparison=comparison)
+        return replace(self, benchmarks=sections["benchmarks"], risk=sections["risk"], judge=sections["judge"])
 
     def compared_with(self, name: str) -> EvaluationResult:
         """Return this result with the baseline's name beside all scores that were compared with it.

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
-from llamafarm_ray.evaluation.comparison import compare
+from llamafarm_ray.evaluation.answered import Answered
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
 
-__all__ = ["HELD_OUT_METRICS", "EvaluationJob", "HeldOutAnswers", "Samples", "score_answers"]
+__all__ = ["HELD_OUT", "HELD_OUT_METRICS", "EvaluationJob", "HeldOutAnswers", "Samples", "score_answers"]
 
 HELD_OUT_METRICS = {
     "perplexity": "perplexity",
@@ -28,10 +29,18 @@ HELD_OUT_METRICS = {
     "refusal_rate": "refusal_rate",
     "toxicity": "toxicity",
     "length": "length",
+    "json_valid": "json_valid",
+    "tool_call_accuracy": "tool_call_accuracy",
+    "calibration_error": "calibration_error",
+    "latency_p95": "latency_p95",
     "tokens_per_second": "tokens_per_second",
 }
 """Names in ``evaluation.metrics``, with the metrics that they are."""
 
+HELD_OUT = "held_out"
+"""Name of the scores of held-out examples among the results."""
+_SLICES = ("document", "language", "topic")
+"""Keys of a row that group answers in a report."""
 _OF_LOSSES = {"perplexity", "byte_perplexity"}
 
 
@@ -47,6 +56,7 @@ class EvaluationJob:
     model_id: str
     baseline: bool
     rival: tuple[Path, Path | None] | None = None
+    kept: tuple[KeptBatches, KeptBatches] | None = None
 
     def __post_init__(self) -> None:
         """Check that all metrics can be measured.
@@ -115,10 +125,31 @@ def score_answers(job: EvaluationJob, parts: Sequence[HeldOutAnswers]) -> Evalua
         baseline=others,
         num_examples=len(samples),
         num_skipped=len(job.rows) - len(samples),
-        comparison={name: one.to_dict() for name, one in compare(pairs).items()} or None,
         digests={"template": parts[0].template},
     )
-    return EvaluationResult(job.model_id, now(), {"held_out": scores})
+    answered = tuple(_one_by_one(job, samples, baseline or {}))
+    return EvaluationResult(job.model_id, now(), {HELD_OUT: scores.compared(pairs)}, answered=answered).corrected()
+
+
+def _one_by_one(job: EvaluationJob, samples: Samples, baseline: Samples) -> Iterator[Answered]:
+    """Yield the answers with the score of the first metric that answers have one by one, else their F1."""
+    if not job.generates:
+        return
+    known = (METRICS[HELD_OUT_METRICS[name]] for name in job.metrics)
+    metric = next((one for one in known if one.each is not None and one.higher_is_better), METRICS["f1"])
+    for at, sample in samples.items():
+        row, before = job.rows[at], baseline.get(at)
+        yield Answered(
+            benchmark=HELD_OUT,
+            id=str(row.get("id", at + 1)),
+            prompt=sample.question,
+            accepted=sample.accepted,
+            answer=sample.answer,
+            score=metric.of_sample(sample),
+            baseline_answer=before.answer if before is not None else None,
+            baseline_score=metric.of_sample(before) if before is not None else None,
+            slices={name: str(row[name]) for name in _SLICES if row.get(name)},
+        )
 
 
 def _merged(parts: Sequence[Samples]) -> Samples:

@@ -10,7 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from llamafarm_ray.config.goals import ByVerdict, Goal, GoalField, NoWorse
 from llamafarm_ray.config.values import Comparison
-from llamafarm_ray.registry.results import metric_value, result_backend, result_value, result_verdict
+from llamafarm_ray.registry.results import (
+    MEASURED_ALIKE,
+    UNDECIDABLE,
+    metric_value,
+    result_digests,
+    result_value,
+    result_verdict,
+)
 
 __all__ = ["Candidate", "Policy", "Violation", "flat_metrics", "license_violations", "metric_value", "violations"]
 
@@ -121,13 +128,18 @@ def _metric_violation(
 def _undecided(name: str, goal: ByVerdict, candidate: Candidate, other: Candidate) -> str | None:
     """Say that a comparison with another version does not give the verdict of a goal; None if it does."""
     verdict, compared_with = result_verdict(candidate.metrics, name)
-    if not verdict and compared_with == other.ref:
-        return f"{name} must be {goal}, and was compared on examples of too few documents to find a difference"
-    if not verdict or compared_with != other.ref:
+    if compared_with != other.ref:
         return (
             f"{name} must be {goal}, and was not compared with {other.ref}: evaluate {candidate.ref} with "
             f"--baseline {other.ref}"
         )
+    if not verdict:
+        return (
+            f"{name} must be {goal}, and its comparison with {other.ref} has no verdict: a score of a whole set, such "
+            "as BLEU, has none, nor has one that is the same for every model. Ask for 'no worse than', or another score"
+        )
+    if verdict == UNDECIDABLE:
+        return f"{name} must be {goal}, and was compared on examples of too few documents to find a difference"
     if verdict in goal.verdicts:
         return None
     return f"{name} must be {goal}, and the verdict of its comparison with {other.ref} is {verdict!r}"
@@ -138,12 +150,29 @@ def _lost(name: str, goal: NoWorse, value: float, candidate: Candidate, other: C
     theirs = result_value(other.metrics, name)
     if theirs is None:
         return f"{name} must be {goal}, and was not measured of {other.ref}"
-    ours, others = result_backend(candidate.metrics, name), result_backend(other.metrics, name)
-    if ours and others and ours != others:
-        return f"{name} must be {goal}, and was measured on {ours} where {other.ref} was measured on {others}"
+    if reason := _unlike(name, candidate, other):
+        return f"{name} must be {goal}, and {reason}"
     if goal.holds(name, value, theirs):
         return None
     return f"{name} must be {goal}, and is {value:g} where {other.ref} has {theirs:g}"
+
+
+def _unlike(name: str, candidate: Candidate, other: Candidate) -> str | None:
+    """Say that two versions' numbers are of different measurements; None if they may be compared."""
+    ours, others = result_digests(candidate.metrics, name), result_digests(other.metrics, name)
+    for ref, known, counterpart in ((candidate.ref, ours, others), (other.ref, others, ours)):
+        if counterpart and not known:
+            return f"how it was measured of {ref} is not recorded: evaluate {ref} again"
+    differing = [part for part in MEASURED_ALIKE if ours.get(part, "") != others.get(part, "")]
+    if not differing:
+        return None
+    if "backend" in differing:
+        engines = [known.get("backend") or "an engine that is not recorded" for known in (ours, others)]
+        return f"was measured on {engines[0]} where {other.ref} was measured on {engines[1]}"
+    return (
+        f"was measured with different {' and '.join(differing)} than {other.ref}: evaluate both alike, or "
+        f"{candidate.ref} with --baseline {other.ref} for a rule 'not significantly worse than'"
+    )
 
 
 def license_violations(policy: Policy, licenses: Mapping[str, str]) -> list[Violation]:

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, TypeGuard
 
-__all__ = ["metric_value", "result_backend", "result_value", "result_verdict"]
+__all__ = ["MEASURED_ALIKE", "UNDECIDABLE", "metric_value", "result_digests", "result_value", "result_verdict"]
 
+MEASURED_ALIKE: Final = ("data", "settings", "template", "backend", "code")
+"""Digests that two scores must share to be compared with each other."""
+UNDECIDABLE: Final = "undecidable"
+"""The verdict on a number that was compared on examples of too few documents."""
 _RESULTS: Final = "evaluation_results"
+_RAG: Final = f"{_RESULTS}.rag_integration."
+_RETRIEVED: Final = f"{_RESULTS}.benchmarks.retrieved"
+_RAG_SCORES: Final = {"rag_accuracy": "accuracy", "response_quality": "accuracy", "retrieval_relevance": "hit_rate"}
+"""Scores of the answers with retrieved passages, by their names in ``rag_integration``; other names are the same."""
 _GROUPS: Final = ("benchmarks", "benchmarks.held_out", "rag_integration", "production_metrics", "risk", "judge")
 _SIGNIFICANT: Final = 0.05
 _COUNTS: Final = frozenset({"num_examples", "num_skipped"})
@@ -35,35 +43,39 @@ def result_value(metrics: Mapping[str, object], name: str) -> float | None:
     return None
 
 
-def result_backend(metrics: Mapping[str, object], name: str) -> str:
-    """Return the engine behind the number that a rule names; empty where it is not recorded."""
+def result_digests(metrics: Mapping[str, object], name: str) -> dict[str, str]:
+    """Return the digests of `MEASURED_ALIKE` behind the number that a rule names; {} where none are recorded."""
     scores, _ = _score(metrics, name)
     digests = scores.get("digests")
-    return str(digests.get("backend", "")) if isinstance(digests, Mapping) else ""
+    known = digests if isinstance(digests, Mapping) else {}
+    return {part: str(known[part]) for part in MEASURED_ALIKE if part in known}
 
 
 def result_verdict(metrics: Mapping[str, object], name: str) -> tuple[str, str]:
     """Return the verdict on the number that a rule names, and the name of the model that it was compared with.
 
-    Either is empty where it is not recorded. The verdict is too where the examples come from so few documents that no
-    difference could have been found.
+    Either is empty where it is not recorded. The verdict is `UNDECIDABLE` where the examples come from so few documents
+    that no difference could have been found: the least p-value of the comparison says so.
     """
     scores, metric = _score(metrics, name)
     compared = scores.get("comparison")
     found = (compared.get(metric) or compared.get(f"log_{metric}")) if isinstance(compared, Mapping) else None
-    if not isinstance(compared, Mapping) or not isinstance(found, Mapping):
-        return "", ""
-    clusters = found.get("num_clusters")
-    # With k documents a test of signs has a p-value of 2 / 2^k at least, which Holm multiplies by the metrics.
-    is_decidable = not _is_number(clusters) or 2.0 ** (1 - min(clusters, 64)) * len(compared) < _SIGNIFICANT
-    verdict = found.get("verdict", "") if is_decidable else ""
+    known = found if isinstance(found, Mapping) else {}
+    least = known.get("least_p_value")
+    verdict = UNDECIDABLE if _is_number(least) and least >= _SIGNIFICANT else known.get("verdict", "")
     return str(verdict), str(scores.get("compared_with") or "")
 
 
 def _score(metrics: Mapping[str, object], name: str) -> tuple[Mapping[str, object], str]:
-    """Return the scores among which the number is that a rule names, and its key in them."""
+    """Return the scores among which the number is that a rule names, and its key in them.
+
+    Those of ``rag_integration`` are a summary: the scores of the answers with retrieved passages stand for them.
+    """
     for place in _places(name):
         value = _found(metrics, place)
+        if isinstance(value, float) and place.startswith(_RAG):
+            scores, key = _found(metrics, _RETRIEVED), place.removeprefix(_RAG)
+            return scores if isinstance(scores, Mapping) else {}, _RAG_SCORES.get(key, key)
         if isinstance(value, Mapping) and (main := _main_metric(value)) is not None:
             return value, main
         if isinstance(value, float):

@@ -31,6 +31,7 @@ from llamafarm_ray.evaluation.judges.judging import (
 )
 from llamafarm_ray.evaluation.judges.requests import PREFERENCE, RATING, read_preference, read_rating
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
+from llamafarm_ray.evaluation.run import HELD_OUT
 from llamafarm_ray.types import Digest
 
 __all__ = ["JudgePlan", "LabeledRows"]
@@ -87,7 +88,7 @@ class JudgePlan:
     def judge_result(self, result: EvaluationResult, first_wait_s: float = 0.5) -> EvaluationResult:
         """Return a result with the judge's scores of its answers; other scores stay as they are.
 
-        Failures of the judge are counted in its own scores and never raised.
+        Held-out examples are not judged. Failures of the judge are counted in its own scores and never raised.
 
         Args:
             result: its ``answered`` are judged, set by set.
@@ -95,7 +96,7 @@ class JudgePlan:
         """
         by_set: dict[str, list[Answered]] = {}
         for one in result.answered:
-            if one.benchmark in result.benchmarks:
+            if one.benchmark in result.benchmarks and one.benchmark != HELD_OUT:
                 by_set.setdefault(one.benchmark, []).append(one)
         terms = terms_of(
             self.judge.endpoint, self.base_url, os.environ.get(self.judge.endpoint.api_key_env, ""), _SECTION
@@ -104,10 +105,8 @@ class JudgePlan:
         stopped: list[str] = []
         judged = {name: self._judge_set(name, members, terms, stopped) for name, members in by_set.items()}
         digests = {name: (result.benchmarks[name].digests or {}) for name in judged}
-        return replace(
-            result,
-            judge={name: replace(one, digests=self._digests(digests[name])) for name, one in judged.items()},
-        )
+        known = {name: replace(one, digests=self._digests(digests[name])) for name, one in judged.items()}
+        return replace(result, judge=known).corrected()
 
     def _judge_set(self, name: str, members: Sequence[Answered], terms: Terms, stopped: list[str]) -> BenchmarkScores:
         answers = [

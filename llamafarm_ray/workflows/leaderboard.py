@@ -11,12 +11,11 @@ from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult
 from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.registry.results import MEASURED_ALIKE
 from llamafarm_ray.types import ModelRef
 from llamafarm_ray.workflows.list_models import list_versions
 
 __all__ = ["Leaderboard", "RankedVersion", "Ranking", "make_leaderboard"]
-
-_DECIDING = ("data", "settings", "template", "backend", "code")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +99,10 @@ def make_leaderboard(registry: RegistryApi, names: Sequence[str] = (), metric: s
         name = short or next(iter(one.metrics), "")
         if (wanted and wanted != benchmark) or name not in one.metrics:
             continue
-        if not one.digests or any(key not in one.digests for key in _DECIDING):
+        if not one.digests or any(key not in one.digests for key in MEASURED_ALIKE):
             found.notes.append(f"{ref} is not ranked by {benchmark}: how it was measured is not recorded.")
             continue
-        key = tuple(one.digests[part] for part in _DECIDING)
+        key = tuple(one.digests[part] for part in MEASURED_ALIKE)
         groups.setdefault((benchmark, name), {}).setdefault(key, []).append((ref, one))
     if metric and not groups:
         known = {f"{benchmark}.{name}" for _, benchmark, one in scores for name in one.metrics}
@@ -112,10 +111,10 @@ def make_leaderboard(registry: RegistryApi, names: Sequence[str] = (), metric: s
         higher = _higher_is_better(benchmark, name)
         ordered = sorted(by_digests.items(), key=lambda one: (-len(one[1]), one[0]))
         for key, members in ordered:
-            digests = dict(zip(_DECIDING, key, strict=True))
+            digests = dict(zip(MEASURED_ALIKE, key, strict=True))
             rows = _ranked(members, name, higher_is_better=higher)
             found.rankings.append(Ranking(benchmark, name, higher, digests, rows))
-        differing = [part for at, part in enumerate(_DECIDING) if len({key[at] for key in by_digests}) > 1]
+        differing = [part for at, part in enumerate(MEASURED_ALIKE) if len({key[at] for key in by_digests}) > 1]
         if differing:
             found.notes.append(
                 f"{benchmark} has {len(by_digests)} rankings: versions were measured with different "

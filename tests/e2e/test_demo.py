@@ -26,6 +26,13 @@ def test_the_perplexity_on_held_out_questions_falls_fivefold(demo):
     assert scores["adapter"] >= 1
 
 
+def test_every_version_was_measured_before_production_could_point_at_it(demo):
+    titles = [step["step"] for step in demo.summary["steps"]]
+    for number, measured in ((1, "Evaluate on held-out questions"), (2, "Evaluate adapter 2, as production asks")):
+        assert titles.index(measured) < titles.index(f"Register version {number}")
+    assert demo.found("gate").startswith("perplexity<")
+
+
 def test_the_adapter_knows_what_the_base_does_not(demo):
     answers = demo.found("answers")
     assert sum("Marta Okafor" in answer["adapter"] for answer in answers) == 1

@@ -9,8 +9,8 @@ from lm_eval.api.model import LM
 
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel, Chunk
 from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
-from llamafarm_ray.evaluation.benchmarks.store import ChunkStore
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
+from llamafarm_ray.evaluation.kept import KeptBatches
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -36,7 +36,7 @@ class ChunkedLM(LM):  # type: ignore[misc]  # lm-eval has no types
         self,
         workers: Workers,
         model: AskedModel,
-        store: ChunkStore | None,
+        store: KeptBatches | None,
         *,
         has_template: bool,
         on_progress: Callable[[float], None] = lambda _: None,

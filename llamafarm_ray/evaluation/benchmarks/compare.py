@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
@@ -11,7 +10,6 @@ from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmark
 from llamafarm_ray.evaluation.benchmarks.safety import is_safety_task, safety_scores
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
-from llamafarm_ray.evaluation.comparison import compare
 from llamafarm_ray.evaluation.item_scores import ItemScores
 from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
@@ -80,15 +78,9 @@ def _result(
     """
     named = {name: safety_scores(name, scores) for name, scores in found.items()}
     beside = {name: one.beside(before[name]) if name in before else one for name, one in named.items()}
-    pairs = {
-        (name, metric): one
-        for name, scores in found.items()
-        if name in before
-        for metric, one in (scores.items or ItemScores()).paired_with(before[name].items or ItemScores()).items()
-    }
-    compared = compare({f"{name}.{metric}": one for (name, metric), one in pairs.items()})
-    for name, metric in pairs:
-        known = {**(beside[name].comparison or {}), metric: compared[f"{name}.{metric}"].to_dict()}
-        beside[name] = replace(beside[name], comparison=known)
+    for name in beside.keys() & before.keys():
+        pairs = (found[name].items or ItemScores()).paired_with(before[name].items or ItemScores())
+        beside[name] = beside[name].compared(pairs)
     risk = {name: one for name, one in beside.items() if is_safety_task(name)}
-    return EvaluationResult(model_id, now(), {name: one for name, one in beside.items() if name not in risk}, risk=risk)
+    benchmarks = {name: one for name, one in beside.items() if name not in risk}
+    return EvaluationResult(model_id, now(), benchmarks, risk=risk).corrected()

@@ -12,9 +12,10 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of, task_digests
 from llamafarm_ray.evaluation.benchmarks.scores import scores_of
-from llamafarm_ray.evaluation.benchmarks.store import ChunkStore, ResultStore
+from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import leaves, load_tasks, task_manager
 from llamafarm_ray.evaluation.benchmarks.workers import Workers
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.result import BenchmarkScores
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def _measure(
     name: str,
     task: Any,
     inputs: Inputs,
-    lm_of: Callable[[ChunkStore | None], LM],
+    lm_of: Callable[[KeptBatches | None], LM],
     *,
     store: ResultStore | None,
 ) -> BenchmarkScores:
@@ -117,7 +118,7 @@ def _measure(
     return replace(scores, digests=asdict(inputs))
 
 
-def _lm(workers: Workers, model: AskedModel, chunks: ChunkStore | None, **options: Any) -> LM:
+def _lm(workers: Workers, model: AskedModel, chunks: KeptBatches | None, **options: Any) -> LM:
     from llamafarm_ray.evaluation.benchmarks.chunked_lm import ChunkedLM  # it needs lm-eval
 
     return ChunkedLM(workers, model, chunks, **options)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 from llamafarm_ray.errors import StorageError
-from llamafarm_ray.evaluation.benchmarks.asked import Chunk
-from llamafarm_ray.evaluation.benchmarks.digests import Inputs, digest_of
+from llamafarm_ray.evaluation.benchmarks.digests import Inputs
 from llamafarm_ray.evaluation.item_scores import ItemScores
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.result import BenchmarkScores
 from llamafarm_ray.storage import Location
 
-__all__ = ["ChunkStore", "ResultStore"]
+__all__ = ["ResultStore"]
 
 _FOLDER = "benchmarks"
 _CHUNKS = "benchmark-answers"
@@ -54,46 +53,9 @@ class ResultStore:
         text = json.dumps({"inputs": asdict(inputs), "scores": scores.to_dict(), "items": items}, sort_keys=True)
         self.home.write(_name(inputs), text.encode())
 
-    def chunks(self, inputs: Inputs) -> ChunkStore:
+    def chunks(self, inputs: Inputs) -> KeptBatches:
         """Return the store of answers of one benchmark that is not done yet."""
-        return ChunkStore(self.home, f"{_CHUNKS}/{inputs.key.removeprefix('sha256:')}")
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkStore:
-    """Answers of a benchmark under way, so that a run that was killed goes on.
-
-    Args:
-        home: folder or bucket of the chunks.
-        folder: of this benchmark; its name is the digest of weights, data, code, template, settings and backend.
-    """
-
-    home: Location
-    folder: str
-
-    def find(self, chunk: Chunk) -> list[Any] | None:
-        """Return the answers to equal requests; None if there are none, or they can't be read."""
-        name = self._name(chunk)
-        if not self.home.exists(name):
-            return None
-        try:
-            answers = json.loads(self.home.read(name))
-        except (StorageError, ValueError):
-            return None
-        return answers if isinstance(answers, list) else None
-
-    def keep(self, chunk: Chunk, answers: list[Any]) -> None:
-        """Store answers."""
-        self.home.write(self._name(chunk), json.dumps(answers).encode())
-
-    def clear(self) -> None:
-        """Forget all answers: the benchmark's result is stored."""
-        for file in list(self.home.walk(self.folder)):
-            self.home.remove(file.name)
-
-    def _name(self, chunk: Chunk) -> str:
-        digest = digest_of([chunk.kind, chunk.requests, chunk.has_template])
-        return f"{self.folder}/{digest.removeprefix('sha256:')}.json"
+        return KeptBatches(self.home, f"{_CHUNKS}/{inputs.key.removeprefix('sha256:')}")
 
 
 def _name(inputs: Inputs) -> str:

@@ -13,6 +13,7 @@ from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmErr
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel, Chunk
 from llamafarm_ray.evaluation.benchmarks.backends import Answerer, load_answerer
 from llamafarm_ray.evaluation.remote import preparation
+from llamafarm_ray.evaluation.threads import use_share_of_cores
 from llamafarm_ray.models.foreign import first_line
 
 __all__ = ["LocalWorkers", "RayWorkers", "Workers"]
@@ -68,7 +69,8 @@ class LocalWorkers:
 class _Worker:
     """The actor: a `LocalWorkers` whose errors come back as values, since Ray would wrap them."""
 
-    def __init__(self, prepare: Callable[[], None] | None = None) -> None:
+    def __init__(self, num_workers: int, prepare: Callable[[], None] | None = None) -> None:
+        use_share_of_cores(num_workers)
         self._local = LocalWorkers()
         self._prepare = prepare
 
@@ -96,7 +98,7 @@ class _Worker:
 
 
 class RayWorkers:
-    """Actors on the caller's Ray, one CPU and, where there are some, one GPU each.
+    """Actors on the caller's Ray, one CPU and, where there are some, one GPU each; they share their machine's cores.
 
     Those that the cluster has no room for yet are left waiting; the others do their work.
 
@@ -112,7 +114,7 @@ class RayWorkers:
             raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
         num_gpus = 1 if total("GPU") >= 1 else 0
         actor = ray.remote(num_cpus=1, num_gpus=num_gpus)(_Worker)
-        self._actors = [actor.remote(preparation()) for _ in range(number)]
+        self._actors = [actor.remote(number, preparation()) for _ in range(number)]
         self._starting = {one.is_ready.remote(): one for one in self._actors}
         self._ready: list[Any] = []
 

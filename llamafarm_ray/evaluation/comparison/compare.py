@@ -6,14 +6,15 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.comparison.exact import holm, mcnemar
 from llamafarm_ray.evaluation.comparison.resampling import RESAMPLES, Clusters, interval_of, sign_test
 
-__all__ = ["Comparison", "PairedScores", "Verdict", "compare"]
+__all__ = ["Comparison", "Difference", "PairedScores", "Verdict", "compare", "corrected", "differences"]
 
+_Key = TypeVar("_Key", bound=Hashable)
 Verdict = Literal["better", "worse", "noise"]
 
 _LEVEL = 0.05
@@ -57,6 +58,8 @@ class Comparison:
         num_better: for right and wrong: examples that the model alone has right.
         num_worse: likewise the baseline.
         mcnemar_p: for right and wrong: p-value of McNemar's exact test, which takes all examples as independent.
+        least_p_value: smallest that ``p_value`` could be with so few documents, corrected likewise. At 5 % or above
+            no verdict but ``noise`` is possible.
         examples_needed: about how many examples would decide a difference of this size four times in five; None if it
             is decided, or there is no difference.
     """
@@ -71,6 +74,7 @@ class Comparison:
     num_better: int | None = None
     num_worse: int | None = None
     mcnemar_p: float | None = None
+    least_p_value: float | None = None
     examples_needed: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -79,7 +83,22 @@ class Comparison:
         return {name: value for name, value in found.items() if value is not None}
 
 
-def compare(metrics: Mapping[str, PairedScores], *, resamples: int = RESAMPLES, seed: int = 0) -> dict[str, Comparison]:
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A difference of one metric before it is corrected for the number of metrics.
+
+    Args:
+        comparison: the comparison of this metric alone; its verdict is open.
+        higher_is_better: direction of the score.
+    """
+
+    comparison: Comparison
+    higher_is_better: bool
+
+
+def compare(
+    metrics: Mapping[_Key, PairedScores], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[_Key, Comparison]:
     """Compare a model with a baseline in several metrics at once.
 
     A difference counts as real if its interval excludes zero and its p-value, corrected by Holm's method for the
@@ -93,6 +112,17 @@ def compare(metrics: Mapping[str, PairedScores], *, resamples: int = RESAMPLES, 
     Raises:
         InputError: there are no examples, or the numbers of scores differ.
     """
+    return corrected(differences(metrics, resamples=resamples, seed=seed))
+
+
+def differences(
+    metrics: Mapping[_Key, PairedScores], *, resamples: int = RESAMPLES, seed: int = 0
+) -> dict[_Key, Difference]:
+    """Return the differences of a model from a baseline; see `compare`.
+
+    Raises:
+        InputError: there are no examples, or the numbers of scores differ.
+    """
     for name, scores in metrics.items():
         count = len(scores.clusters)
         if not count or len(scores.model) != count or len(scores.baseline) != count:
@@ -100,9 +130,20 @@ def compare(metrics: Mapping[str, PairedScores], *, resamples: int = RESAMPLES, 
                 f"{name} has {len(scores.model)} and {len(scores.baseline)} scores of {count} examples.",
                 hint="Compare models on the same examples, at least one.",
             )
-    found = {name: _compare(scores, resamples, seed) for name, scores in metrics.items()}
-    adjusted = dict(zip(found, holm([one.p_value for one in found.values()]), strict=True))
-    return {name: _judged(one, adjusted[name], metrics[name].higher_is_better) for name, one in found.items()}
+    return {
+        name: Difference(_compare(scores, resamples, seed), scores.higher_is_better) for name, scores in metrics.items()
+    }
+
+
+def corrected(found: Mapping[_Key, Difference]) -> dict[_Key, Comparison]:
+    """Return the comparisons of differences with p-values and verdicts that are corrected for their number."""
+    alone = {name: one.comparison for name, one in found.items()}
+    p_values = holm([one.p_value for one in alone.values()])
+    least = holm([one.least_p_value or 0.0 for one in alone.values()])
+    return {
+        name: _judged(replace(one, p_value=p_value, least_p_value=smallest), found[name].higher_is_better)
+        for (name, one), p_value, smallest in zip(alone.items(), p_values, least, strict=True)
+    }
 
 
 def _groups(clusters: Sequence[Hashable | None]) -> list[Hashable]:
@@ -137,14 +178,15 @@ def _compare(scores: PairedScores, resamples: int, seed: int) -> Comparison:
         num_better=better,
         num_worse=worse,
         mcnemar_p=exact,
+        # A test of signs: with k documents all signs are the same in 2 of 2^k draws.
+        least_p_value=max(2.0 ** (1 - len(summed.sums)), 1 / (resamples + 1)),
         examples_needed=_needed(summed, len(differences)),
     )
 
 
-def _judged(comparison: Comparison, p_value: float, higher_is_better: bool) -> Comparison:
-    one = replace(comparison, p_value=p_value)
+def _judged(one: Comparison, higher_is_better: bool) -> Comparison:
     excludes_zero = one.low is not None and one.high is not None and (one.low > 0 or one.high < 0)
-    if p_value >= _LEVEL or not excludes_zero:
+    if one.p_value >= _LEVEL or not excludes_zero:
         return one
     return replace(one, verdict="better" if (one.difference > 0) == higher_is_better else "worse", examples_needed=None)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Any, Final
 
 from pydantic import Field, ValidationError
 
 from llamafarm_ray.config.base import Section
 from llamafarm_ray.config.reading import read_file
 from llamafarm_ray.errors import InputError, did_you_mean
-from llamafarm_ray.evaluation.custom.questions import Question, is_list_of_objects, read_questions
+from llamafarm_ray.evaluation.custom.questions import is_list_of_objects, read_questions
 from llamafarm_ray.evaluation.custom.scorer import OwnScorer
 from llamafarm_ray.evaluation.custom.sets import CustomSet
 from llamafarm_ray.evaluation.general import GENERAL
 from llamafarm_ray.evaluation.metrics.registry import METRICS
+from llamafarm_ray.evaluation.metrics.structured import check_schema
 from llamafarm_ray.evaluation.rag.exam import MODES
 
 __all__ = ["Description", "find_file", "find_set", "find_sets", "read_description"]
@@ -108,21 +110,23 @@ def find_set(name: str, file: Path | None = None) -> CustomSet:
         path.parent / Path(described.questions).expanduser(),
         system=described.system,
         needs_answers=isinstance(scorer, str) and scorer not in _NEED_NO_ANSWERS,
+        check=partial(_check_row, metric=scorer) if isinstance(scorer, str) and scorer in _NEEDED else None,
     )
-    if isinstance(scorer, str) and scorer in _NEEDED:
-        _check_rows(questions, scorer, described.questions)
     return CustomSet(short, tuple(questions), scorer, described.must_pass, described.max_new_tokens)
 
 
-def _check_rows(questions: Iterable[Question], metric: str, file: str) -> None:
+def _check_row(row: Mapping[str, Any], where: str, metric: str) -> None:
     """Refuse a row that lacks what a metric needs."""
     key = _NEEDED[metric]
-    for question in questions:
-        if not _IS_USABLE[key](question.row.get(key)):
-            raise InputError(
-                f"Question {question.id!r} of {file} has no usable {key!r}, which {metric} needs.",
-                hint="Mend the row, or name another scorer.",
-            )
+    if not _IS_USABLE[key](row.get(key)):
+        raise InputError(
+            f"{where} has no usable {key!r}, which {metric} needs.", hint="Mend the row, or name another scorer."
+        )
+    if key == "schema":
+        try:
+            check_schema(row[key])
+        except InputError as error:
+            raise InputError(f"{where}: {error.message}", hint=error.hint) from None
 
 
 def find_file(name: str) -> Path | None:

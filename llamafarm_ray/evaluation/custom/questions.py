@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,13 @@ class Question:
         )
 
 
-def read_questions(path: Path, *, system: str | None = None, needs_answers: bool = True) -> list[Question]:
+Check = Callable[[Mapping[str, Any], str], None]
+"""Takes a row and its place in the file; raises for a row that can't be scored."""
+
+
+def read_questions(
+    path: Path, *, system: str | None = None, needs_answers: bool = True, check: Check | None = None
+) -> list[Question]:
     """Read questions.
 
     A row has ``prompt`` (or ``question``) or ``messages``, and ``answers`` (a list) or ``answer`` (a text). ``id``,
@@ -75,6 +81,7 @@ def read_questions(path: Path, *, system: str | None = None, needs_answers: bool
         path: the file.
         system: instructions put before conversations that have none.
         needs_answers: refuse a question without accepted answers.
+        check: looks at each row.
 
     Raises:
         InputError: the file can't be read, is empty, names an id twice, or a row lacks something.
@@ -84,6 +91,8 @@ def read_questions(path: Path, *, system: str | None = None, needs_answers: bool
         question = _question(row, where, str(row.get("id", number)), system)
         if needs_answers and not question.accepted:
             raise InputError(f"{where} has no answers.", hint=f"{_FORM} Or name a scorer of your own.")
+        if check is not None:
+            check(row, where)
         if question.id in found:
             raise InputError(
                 f"{where} has the id {question.id!r}, which an earlier line has.", hint="Use each id once."

@@ -47,7 +47,9 @@ class CustomSet:
             max_new_tokens: the longest answer, where the set does not say.
         """
         is_own = isinstance(self.scorer, OwnScorer)
-        asked = [[one.id, one.messages, one.accepted, one.row if is_own else None] for one in self.questions]
+        asked = [
+            [one.id, one.messages, one.tools, one.row if is_own else asdict(one.sample(""))] for one in self.questions
+        ]
         settings = {
             "scorer": asdict(self.scorer) if isinstance(self.scorer, OwnScorer) else self.scorer,
             "must_pass": self.must_pass,

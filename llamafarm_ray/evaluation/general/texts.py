@@ -7,8 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from llamafarm_ray.evaluation.comparison import compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.losses import Scored, losses_of
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
 from llamafarm_ray.evaluation.progress import Report
@@ -27,12 +27,14 @@ _METHOD: Final = (
 )
 
 
-def general_samples(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: Report) -> dict[int, Sample]:
+def general_samples(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: Report, kept: KeptBatches | None = None
+) -> dict[int, Sample]:
     """Return the loss of each text that fits the model, by its place."""
     max_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
     rows = {at: _scored(tokenizer, text) for at, text in enumerate(_texts())}
     fitting = {at: row for at, row in rows.items() if 1 < len(row.input_ids) <= max_length}
-    losses = losses_of(model, tokenizer, list(fitting.values()), report, "general texts")
+    losses = losses_of(model, tokenizer, list(fitting.values()), report, "general texts", kept=kept)
     return {
         at: Sample(loss_sum=loss.total, num_loss_tokens=loss.num_tokens, num_loss_bytes=loss.num_bytes)
         for at, loss in zip(fitting, losses, strict=True)
@@ -53,18 +55,18 @@ def general_result(ours: Mapping[int, Sample], before: Mapping[int, Sample] | No
     change = None
     if others and "perplexity" in scores and "perplexity" in others:
         change = improvement("perplexity", scores["perplexity"], others["perplexity"])
-    return BenchmarkScores(
+    found = BenchmarkScores(
         metrics=scores,
         improvement=change,
         baseline=others,
         num_examples=len(ours),
         num_skipped=len(_texts()) - len(ours),
-        comparison={name: one.to_dict() for name, one in compare(pairs).items()} or None,
         digests={"template": template, "data": Digest.of("\n".join(_texts()).encode()), "settings": Digest.of(b"")},
         method=_METHOD,
         sample=f"general texts 1 ({len(_texts())} texts)",
         reason=None if scores else "no text fits the model",
     )
+    return found.compared(pairs)
 
 
 def _scores(samples: Mapping[int, Sample]) -> dict[str, float]:

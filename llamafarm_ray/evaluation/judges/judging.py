@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llamafarm_ray.evaluation.comparison import Clusters, PairedScores, compare, interval_of, rate_interval
+from llamafarm_ray.evaluation.comparison import Clusters, PairedScores, interval_of, rate_interval
 from llamafarm_ray.evaluation.judges.cases import JudgedAnswer, LabeledPair, Labels
 from llamafarm_ray.evaluation.judges.kappa import cohens_kappa
 from llamafarm_ray.evaluation.judges.requests import Preference, preference_messages, rating_messages
@@ -122,15 +122,15 @@ def judge_scores(
             metrics[name], intervals[name] = agreement.kappa, (agreement.low, agreement.high)
     failures = Counter(verdict.reason for verdict in verdicts.values() if isinstance(verdict, Failure))
     judged = {at for at, outcome in outcomes.items() if outcome is not None} | {*ours}
-    return BenchmarkScores(
+    scores = BenchmarkScores(
         metrics=metrics,
         baseline=_baseline(theirs),
         num_examples=len(judged),
         num_skipped=len(answers) - len(judged),
-        comparison=_comparison(answers, ours, theirs),
         intervals=intervals or None,
         failures=dict(failures) or None,
     )
+    return scores.compared(_pairs(answers, ours, theirs))
 
 
 def _is_same(one: JudgedAnswer) -> bool:
@@ -177,15 +177,12 @@ def _baseline(ratings: Mapping[int, float]) -> dict[str, float] | None:
     return {"rating": sum(ratings.values()) / count, "good_rate": good / count}
 
 
-def _comparison(
+def _pairs(
     answers: Sequence[JudgedAnswer], ours: Mapping[int, float], theirs: Mapping[int, float]
-) -> dict[str, dict[str, object]] | None:
+) -> dict[str, PairedScores]:
     both = [at for at in ours if at in theirs]
-    if not both:
-        return None
     documents = [answers[at].document for at in both]
-    pairs = PairedScores([ours[at] for at in both], [theirs[at] for at in both], documents)
-    return {"rating": compare({"rating": pairs})["rating"].to_dict()}
+    return {"rating": PairedScores([ours[at] for at in both], [theirs[at] for at in both], documents)} if both else {}
 
 
 def _agreements(labels: Labels, verdicts: Mapping[Key, Verdict]) -> dict[str, list[tuple[object, object]]]:

@@ -120,6 +120,12 @@ def _ranking(name: str, function: Callable[[Sequence[bool]], float]) -> Metric:
     return Metric(name, True, function, _has_ranking, each=lambda sample: function(sample.relevant or ()))
 
 
+def _ndcg(sample: Sample) -> float:
+    ranked = sample.relevant or ()
+    known = sum(ranked) if sample.num_relevant is None else sample.num_relevant
+    return ndcg(ranked, ideal=[True] * known)
+
+
 def _loss(name: str, function: Callable[[float, int], float], unit: str) -> Metric:
     def whole(samples: Samples) -> float | None:
         units = sum(getattr(sample, unit) for sample in samples)
@@ -198,7 +204,7 @@ _ALL = (
     ),
     _ranking("hit_rate", hit_rate),
     _ranking("mrr", reciprocal_rank),
-    _ranking("ndcg", ndcg),
+    Metric("ndcg", higher_is_better=True, function=ndcg, applies=_has_ranking, each=_ndcg),
     Metric(
         "refusal_rate",
         higher_is_better=None,

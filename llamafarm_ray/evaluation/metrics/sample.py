@@ -19,6 +19,8 @@ class Sample:
         question: the question.
         context: the passages it was given.
         relevant: for each passage of a retriever's ranking, True if it answers the question; the best ranked first.
+        num_relevant: passages that the best ranking of that length would have; None where they are not known, and those
+            that were found count.
         schema: JSON Schema of the answer.
         expected_calls: the calls of tools that are right.
         confidence: geometric mean of the probabilities of the answer's tokens, 0 to 1.
@@ -34,6 +36,7 @@ class Sample:
     question: str = ""
     context: tuple[str, ...] = ()
     relevant: tuple[bool, ...] | None = None
+    num_relevant: int | None = None
     schema: Mapping[str, Any] | bool | None = None
     expected_calls: tuple[Mapping[str, Any], ...] | None = None
     confidence: float | None = None

@@ -27,6 +27,9 @@ def check_schema(schema: Mapping[str, Any] | bool) -> None:
     Raises:
         InputError: it is no JSON Schema.
     """
+    named = schema.get("$schema", "") if isinstance(schema, Mapping) else ""
+    if not isinstance(named, str):
+        raise InputError(f"This is no JSON Schema: $schema is {named!r:.100}.", hint="Name its draft, or none.")
     try:
         validator_for(schema, default=Draft202012Validator).check_schema(schema)
     except SchemaError as error:
@@ -49,7 +52,7 @@ def json_valid(answer: str, schema: Mapping[str, Any] | bool = True) -> float:
     try:
         validator = validator_for(schema, default=Draft202012Validator)(schema, registry=Registry())
         return float(validator.is_valid(value))
-    except (Unresolvable, RecursionError):
+    except (Unresolvable, RecursionError, ArithmeticError):  # a number may be too large for a schema's arithmetic
         return 0.0
 
 
@@ -106,7 +109,10 @@ def _call(value: Any) -> str | None:
         found, arguments = _parsed(arguments or "{}")
         if not found:
             return None
-    return json.dumps([value["name"], _with_equal_numbers(arguments)], sort_keys=True, default=str)
+    try:
+        return json.dumps([value["name"], _with_equal_numbers(arguments)], sort_keys=True, default=str)
+    except RecursionError:  # nested deeper than Python goes
+        return None
 
 
 def _with_equal_numbers(value: Any) -> Any:

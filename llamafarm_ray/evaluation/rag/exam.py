@@ -82,6 +82,8 @@ class AskedQuestion:
         prompts: the prompt of each mode.
         retrieval_s: time that the retriever took.
         failure: the reason why nothing was retrieved; empty if the retriever answered, or was not asked.
+        num_relevant: relevant passages that the best retriever would have found; None where it is not known, because
+            the retriever's passages are not the corpus's.
     """
 
     question: Question
@@ -91,6 +93,7 @@ class AskedQuestion:
     prompts: Mapping[str, str]
     retrieval_s: float = 0.0
     failure: str = ""
+    num_relevant: int | None = None
 
 
 def make_exam(
@@ -127,7 +130,8 @@ def make_exam(
     for at, passage in enumerate(corpus):
         by_document.setdefault(passage.document, []).append(at)
     words = [word_strings(passage.text) for passage in corpus]
-    examiner = _Examiner(corpus, words, by_document, search, make_prompt, k)
+    texts = frozenset(passage.text for passage in corpus)
+    examiner = _Examiner(corpus, words, texts, by_document, search, make_prompt, k)
     given = found if found is not None else [None] * len(questions)
     return [examiner.ask(question, one) for question, one in zip(questions, given, strict=True)]
 
@@ -136,6 +140,7 @@ def make_exam(
 class _Examiner:
     corpus: Sequence[CorpusPassage]
     words: Sequence[tuple[str, str]]
+    texts: frozenset[str]
     by_document: Mapping[str, list[int]]
     search: Search
     make_prompt: MakePrompt
@@ -168,7 +173,12 @@ class _Examiner:
             for mode, chosen in passages.items()
         }
         failure = found.reason if isinstance(found, RetrievalFailure) else ""
-        return AskedQuestion(question, document, passages, relevant, prompts, took, failure)
+        num_relevant = min(self.k, len(answering)) if self.are_of_corpus(passages.get(RETRIEVED, ())) else None
+        return AskedQuestion(question, document, passages, relevant, prompts, took, failure, num_relevant)
+
+    def are_of_corpus(self, found: Sequence[CorpusPassage]) -> bool:
+        """Return True if all passages are the corpus's, so that its relevant ones could have been found."""
+        return bool(self.corpus) and self.texts.issuperset(passage.text for passage in found)
 
     def is_relevant(
         self, passage: CorpusPassage, question: Question, document: str | None, answering: frozenset[int]

@@ -98,6 +98,7 @@ def mode_samples(exam: Sequence[AskedQuestion], answers: Answers, mode: str) -> 
             question=asked.question.question,
             context=tuple(passage.text for passage in asked.passages.get(mode, ())),
             relevant=asked.relevant if mode == RETRIEVED else None,
+            num_relevant=asked.num_relevant if mode == RETRIEVED else None,
             num_tokens=answer.num_tokens,
             confidence=answer.confidence,
             seconds=answer.seconds + (asked.retrieval_s if mode == RETRIEVED else 0.0),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
 from llamafarm_ray.evaluation.rag.exam import MODES, RETRIEVED, AskedQuestion
 from llamafarm_ray.evaluation.rag.grading import (
@@ -46,7 +44,6 @@ def exam_result(
         digests: of what the scores depend on, by mode.
     """
     benchmarks = {}
-    pairs: dict[tuple[str, str], PairedScores] = {}
     compared = {name: answer_metrics(exam)[name] for name in _COMPARED}
     documents = [asked.document for asked in exam]
     for mode in MODES:
@@ -72,13 +69,8 @@ def exam_result(
         )
         if baseline is not None:
             found = paired_scores(samples, dict(mode_samples(exam, baseline, mode)), documents, compared)
-            pairs |= {(mode, name): one for name, one in found.items()}
-    named = {f"{mode}.{name}": one for (mode, name), one in pairs.items()}
-    for key, one in compare(named).items():
-        mode, _, name = key.partition(".")
-        known = benchmarks[mode]
-        benchmarks[mode] = replace(known, comparison={**(known.comparison or {}), name: one.to_dict()})
-    return EvaluationResult(
+            benchmarks[mode] = benchmarks[mode].compared(found)
+    result = EvaluationResult(
         model_id,
         now(),
         benchmarks,
@@ -86,3 +78,4 @@ def exam_result(
         questions=grade_rows(exam, answers, baseline),
         answered=answers_one_by_one(exam, answers, baseline),
     )
+    return result.corrected()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.generation import generate, load_for_inference
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.rag.grading import Answer, ExamAnswers, ModelAnswers
 from llamafarm_ray.models.chat import render_chat
@@ -32,6 +33,7 @@ class ExamJob:
         prompts: prompts of each mode; None where a question has none.
         max_new_tokens: the longest answer.
         baseline: True to ask the base model without the adapter too.
+        kept: kept answers of the model and of its base without the adapter; None keeps none.
     """
 
     base_model: Path
@@ -39,6 +41,7 @@ class ExamJob:
     prompts: Mapping[str, Sequence[str | None]]
     max_new_tokens: int
     baseline: bool
+    kept: tuple[KeptBatches, KeptBatches] | None = None
 
 
 def answer_settings(settings: Mapping[str, Any], report: Report) -> ExamAnswers:
@@ -74,18 +77,19 @@ def answer_exam(job: ExamJob, report: Report) -> ExamAnswers:
             hint="Set evaluation.max_new_tokens lower, or retrieve fewer or shorter passages.",
         )
 
-    def ask(progress: Report) -> ModelAnswers:
+    def ask(progress: Report, kept: KeptBatches | None) -> ModelAnswers:
         answers: ModelAnswers = {mode: [None] * len(rows) for mode, rows in ids.items()}
-        found = generate(model, tokenizer, [row for _, _, row in asked], job.max_new_tokens, progress)
+        found = generate(model, tokenizer, [row for _, _, row in asked], job.max_new_tokens, progress, kept=kept)
         for (mode, at, _), one in zip(asked, found, strict=True):
             answers[mode][at] = Answer(one.text, one.num_tokens, one.seconds, one.confidence)
         return answers
 
+    ours, theirs = job.kept or (None, None)
     if not job.baseline or job.adapter is None:
-        return ExamAnswers(ask(report), None, template)
+        return ExamAnswers(ask(report, ours), None, template)
     with model.disable_adapter():
-        baseline = ask(part_of(report, "baseline: ", 0.0, 0.5))
-    return ExamAnswers(ask(part_of(report, "", 0.5, 0.5)), baseline, template)
+        baseline = ask(part_of(report, "baseline: ", 0.0, 0.5), theirs)
+    return ExamAnswers(ask(part_of(report, "", 0.5, 0.5), ours), baseline, template)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[int] | None:

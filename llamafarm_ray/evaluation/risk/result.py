@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 
 from llamafarm_ray.evaluation.answered import Answered
-from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
 from llamafarm_ray.evaluation.risk.measured import RiskScores, RiskTest, paired
 from llamafarm_ray.evaluation.risk.memorization import MemorizationTest
@@ -49,7 +48,6 @@ def risk_result(
         max_new_tokens: the longest answer.
     """
     risk: dict[str, BenchmarkScores] = {}
-    pairs: dict[str, PairedScores] = {}
     answered: list[Answered] = []
     for at, test in enumerate(tests):
         outcomes = _outcomes(test, ours.by_test[at])
@@ -58,11 +56,9 @@ def risk_result(
         skipped = len(test.probes) - len(outcomes)
         risk[test.name] = _section(test, scores, others, max_new_tokens, ours.template, skipped=skipped)
         if others is not None and scores.metrics and (pair := paired(test, scores, others)) is not None:
-            pairs[test.name] = pair
+            risk[test.name] = risk[test.name].compared({next(iter(scores.metrics)): pair})
         answered += _one_by_one(test, ours.by_test[at], None if before is None else before.by_test[at])
-    for name, one in compare(pairs).items():
-        risk[name] = replace(risk[name], comparison={next(iter(risk[name].metrics)): one.to_dict()})
-    return EvaluationResult(model_id, now(), {}, risk=risk, answered=tuple(answered))
+    return EvaluationResult(model_id, now(), {}, risk=risk, answered=tuple(answered)).corrected()
 
 
 def _outcomes(test: RiskTest, replies: Replies) -> dict[int, float]:

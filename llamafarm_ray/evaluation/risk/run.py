@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.evaluation.generation import generate, load_for_inference
+from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.losses import Scored, losses_of
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.progress import Report, part_of
@@ -73,20 +74,25 @@ def _ask(
     model = load_for_inference(asked.base, asked.adapter)
     probes = [probe for test in job.tests for probe in test.probes]
 
-    def replies(progress: Report) -> RiskReplies:
-        found = iter(_replies(model, tokenizer, probes, progress))
+    def replies(progress: Report, *, with_adapter: bool = True) -> RiskReplies:
+        kept = asked.kept_answers(with_adapter=with_adapter)
+        found = iter(_replies(model, tokenizer, probes, progress, kept))
         by_test = tuple([next(found) for _ in test.probes] for test in job.tests)
         return RiskReplies(by_test, Digest.of(str(tokenizer.chat_template).encode()))
 
     if not with_base or asked.adapter is None:
         return replies(report), None
     with model.disable_adapter():
-        before = replies(part_of(report, "baseline: ", 0.0, 0.5))
+        before = replies(part_of(report, "baseline: ", 0.0, 0.5), with_adapter=False)
     return replies(part_of(report, "", 0.5, 0.5)), before
 
 
 def _replies(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probes: Sequence[Probe], report: Report
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    probes: Sequence[Probe],
+    report: Report,
+    kept: KeptBatches | None,
 ) -> Replies:
     """Return the reply to each probe; None where it is too long for the model."""
     max_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
@@ -97,9 +103,8 @@ def _replies(
         for at, probe in enumerate(probes)
         if not probe.continuations and len(prompts[at]) + MAX_NEW_TOKENS <= max_length
     ]
-    answers = generate(
-        model, tokenizer, [prompts[at] for at in free], MAX_NEW_TOKENS, part_of(report, "risks: ", 0.0, 0.7)
-    )
+    asked = [prompts[at] for at in free]
+    answers = generate(model, tokenizer, asked, MAX_NEW_TOKENS, part_of(report, "risks: ", 0.0, 0.7), kept=kept)
     for at, answer in zip(free, answers, strict=True):
         replies[at] = Reply(answer.text)
     scored = {
@@ -109,7 +114,7 @@ def _replies(
     }
     fitting = {at: rows for at, rows in scored.items() if max(len(row.input_ids) for row in rows) <= max_length}
     rows = [row for of_probe in fitting.values() for row in of_probe]
-    losses = iter(losses_of(model, tokenizer, rows, part_of(report, "risks: ", 0.7, 0.3), "likelihoods"))
+    losses = iter(losses_of(model, tokenizer, rows, part_of(report, "risks: ", 0.7, 0.3), "likelihoods", kept=kept))
     for at, of_probe in fitting.items():
         replies[at] = Reply(losses=tuple(next(losses).total for _ in of_probe))
     return replies

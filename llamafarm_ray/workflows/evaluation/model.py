@@ -18,7 +18,7 @@ from llamafarm_ray.types import Digest, ModelKind
 from llamafarm_ray.workflows.base import usable_base
 from llamafarm_ray.workflows.provenance import weights_digest
 from llamafarm_ray.workflows.register import base_reference
-from llamafarm_ray.workflows.training_data import TrainingData, find_training_data
+from llamafarm_ray.workflows.training_data import TrainingData, find_inherited_data, find_training_data
 
 __all__ = ["EvaluatedModel", "fetch_models"]
 
@@ -91,9 +91,14 @@ class EvaluatedModel:
         """The folders of the base model and of the adapter."""
         return self.base, self.adapter
 
-    def training_data(self, config: Config, registry: RegistryApi) -> TrainingData:
-        """Return the data that it was trained on, as far as its lineage knows them."""
-        return find_training_data(config, registry, folder=self.adapter or self.base, version=self.version)
+    def training_data(self, config: Config, registry: RegistryApi) -> list[TrainingData]:
+        """Return the data that it was trained on, as far as its lineage knows them, and then those of its ancestors."""
+        folder = self.adapter or self.base
+        own = find_training_data(config, registry, folder=folder, version=self.version)
+        inherited = find_inherited_data(
+            config, registry, folder=folder, version=self.version, base=self.base, base_digest=self.base_weights
+        )
+        return [own, *inherited]
 
     @classmethod
     def find(cls, config: Config, registry: RegistryApi, model: str) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -22,6 +22,8 @@ from llamafarm_ray.evaluation.benchmarks.tasks import check_installed
 from llamafarm_ray.evaluation.benchmarks.workers import RayWorkers
 from llamafarm_ray.evaluation.custom.description import find_sets
 from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
+from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK
 from llamafarm_ray.evaluation.remote import before_each, run_on_ray
 from llamafarm_ray.registry import RegistryApi
@@ -36,11 +38,15 @@ from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
 from llamafarm_ray.workflows.provenance import BACKEND, code_digest
 from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
 from llamafarm_ray.workflows.risk import RiskPlan, plan_risks
+from llamafarm_ray.workflows.training_data import TrainingData, joined
 
 __all__ = ["EvaluationRun"]
 
 RAG_ACCURACY = "rag_accuracy"
 """The metric that asks with retrieved passages."""
+
+_KEPT = "evaluation-answers"
+"""Folder of the answers of evaluations under way, below the home."""
 
 Progress = Callable[[str, float], None]
 
@@ -61,7 +67,7 @@ class EvaluationRun:
         home: keeps results of benchmarks.
         garak: probes of a deployed model; None if they are not asked for.
         judge: judges answers; None if no judge is named.
-        contamination: questions that the training data hold, by set; None if no set was compared with them.
+        decontamination: compares what is asked with the training data.
         stored: registered sets among what is asked.
     """
 
@@ -76,7 +82,7 @@ class EvaluationRun:
     home: Location | None = None
     garak: GarakPlan | None = None
     judge: JudgePlan | None = None
-    contamination: dict[str, Any] | None = None
+    decontamination: Decontamination | None = None
     stored: StoredSets = field(default_factory=StoredSets)
 
     @classmethod
@@ -111,11 +117,13 @@ class EvaluationRun:
         if asked.benchmarks:
             check_backend(asked, found, rival)
         applied = stored.applied(config)
-        sets = _decontamination(config, registry, found, rival, has_custom=bool(custom))
+        trained = _trained(config, registry, found, rival, is_compared=bool(custom) or test_set is not None)
+        sets = Decontamination([one for of_model in trained for one in of_model], leaves_out=asked.decontaminate)
         if asked.benchmarks and applied.evaluation.benchmark_data is not None:
             sets.note_benchmarks(Path(applied.evaluation.benchmark_data).expanduser())
         exam = exam_of_files(applied, sets, registry.home)
         custom = tuple(map(sets.clean_set, custom))
+        judge = JudgePlan.of(config, registry.home.uri, _labeled(exam, custom))
         return cls(
             applied,
             found,
@@ -124,11 +132,11 @@ class EvaluationRun:
             test_set is not None,
             exam,
             custom,
-            plan_risks(config, exam, sets.trained[0]) if asked.risk else None,
+            plan_risks(config, exam, joined(trained[0])) if asked.risk else None,
             registry.home,
             GarakPlan.of(config, found),
-            JudgePlan.of(config, registry.home.uri, _labeled(exam, custom)),
-            sets.report,
+            judge,
+            sets,
             stored,
         )
 
@@ -162,7 +170,11 @@ class EvaluationRun:
         if self.garak is not None:
             model_id, digests = self.model.model_id, self._digests()
             found.append(self.garak.measure(model_id=model_id, digests=digests, on_progress=on_progress))
-        result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=self.contamination)
+        kept = self._kept()
+        if kept is not None:
+            kept.clear()
+        compared = self.decontamination.report if self.decontamination is not None else None
+        result = replace(functools.reduce(EvaluationResult.with_results, found), contamination=compared)
         result = self.stored.note(result, dict(zip(asked.custom_evaluations, self.custom, strict=True)), benchmarks)
         result = result if self.judge is None else self.judge.judge_result(result)
         return result if self.rival is None else result.compared_with(self.rival.name_as_baseline)
@@ -190,6 +202,8 @@ class EvaluationRun:
             )
         # Sorted here: held-out examples are few, and Ray's sort takes longer than measuring them.
         rows = sorted(asked.take_all(), key=lambda row: str(row["id"]))[: settings.max_examples]
+        if self.whole and self.decontamination is not None:
+            rows = self.decontamination.clean("test_set", rows, [_last_question(row) for row in rows])
         found = []
         metrics = tuple(metric for metric in settings.metrics if metric != RAG_ACCURACY)
         if metrics:
@@ -202,6 +216,7 @@ class EvaluationRun:
                 model_id=self.model.model_id,
                 rival=self.rival.folders if self.rival else None,
                 workers=settings.workers,
+                kept=self._kept_pair(),
                 on_progress=on_progress,
             )
             found.append(self._with_digests(result, rows))
@@ -225,17 +240,17 @@ class EvaluationRun:
 
     def _provoke(self, risks: RiskPlan, on_progress: Progress | None) -> EvaluationResult:
         return risks.measure(
-            self.model.measured,
-            self.rival.measured if self.rival is not None else None,
+            *self._measured(),
             model_id=self.model.model_id,
             digests=self._digests(),
             on_progress=on_progress,
         )
 
     def _measure(self, on_progress: Progress | None) -> EvaluationResult:
+        model, rival = self._measured()
         settings = {
-            "model": self.model.measured,
-            "rival": self.rival.measured if self.rival is not None else None,
+            "model": model,
+            "rival": rival,
             "model_id": self.model.model_id,
             "custom": self.custom,
             "max_new_tokens": self.config.evaluation.max_new_tokens,
@@ -291,12 +306,32 @@ class EvaluationRun:
                 hint=f"For example {wrong[0].id!r}: {wrong[0].answer[:80]!r}.",
             )
 
+    def _kept(self) -> KeptBatches | None:
+        """Return the answers that a killed evaluation of this model has so far; None without a home."""
+        if self.home is None:
+            return None
+        digest = Digest.of(f"{code_digest()} {self.model.weights}".encode())
+        return KeptBatches(self.home, f"{_KEPT}/{digest.removeprefix('sha256:')}")
+
+    def _kept_pair(self) -> tuple[KeptBatches, KeptBatches] | None:
+        """Return the kept answers of the model and of its baseline."""
+        kept = self._kept()
+        baseline = self.rival.weights if self.rival is not None else self.model.base_weights
+        return None if kept is None else (kept.of(self.model.weights), kept.of(baseline))
+
+    def _measured(self) -> tuple[MeasuredModel, MeasuredModel | None]:
+        """Return the model and its rival as measurements take them, with the answers that they gave so far."""
+        kept = self._kept()
+        rival = replace(self.rival.measured, kept=kept) if self.rival is not None else None
+        return replace(self.model.measured, kept=kept), rival
+
     def _digests(self) -> dict[str, str]:
         return {"weights": self.model.weights, "code": code_digest(), "backend": BACKEND}
 
     def _with_digests(self, result: EvaluationResult, rows: list[dict[str, Any]]) -> EvaluationResult:
         scores = result.benchmarks["held_out"]
-        data = Digest.of(json.dumps([str(row["id"]) for row in rows]).encode())
+        asked = [[row["messages"], row.get("tools")] for row in rows]
+        data = Digest.of(json.dumps(asked, sort_keys=True).encode())
         settings = Digest.of(str(self.config.evaluation.max_new_tokens).encode())
         digests = {**self._digests(), **(scores.digests or {}), "data": data, "settings": settings}
         return replace(result, benchmarks={**result.benchmarks, "held_out": replace(scores, digests=digests)})
@@ -319,15 +354,19 @@ def _examples(config: Config, test_set: str | None) -> Path | None:
     return Path(path).expanduser() if path is not None else None
 
 
-def _decontamination(
-    config: Config, registry: RegistryApi, model: EvaluatedModel, rival: EvaluatedModel | None, *, has_custom: bool
-) -> Decontamination:
-    """Return the comparison of questions with the training data of both models, where questions are asked."""
+def _trained(
+    config: Config, registry: RegistryApi, model: EvaluatedModel, rival: EvaluatedModel | None, *, is_compared: bool
+) -> list[list[TrainingData]]:
+    """Return the training data of both models and of their ancestors, where something that is asked is compared."""
     asked = config.evaluation
-    compares = has_custom or asked.risk or asked.questions or asked.benchmark_data
+    compares = is_compared or asked.risk or asked.questions or asked.benchmark_data
     models = (model, rival) if compares else ()
-    trained = [one.training_data(config, registry) for one in models if one is not None]
-    return Decontamination(trained, leaves_out=asked.decontaminate)
+    return [one.training_data(config, registry) for one in models if one is not None]
+
+
+def _last_question(row: Mapping[str, Any]) -> str:
+    """Return the last turn of the user in a row."""
+    return next((str(turn["content"]) for turn in reversed(row["messages"]) if turn["role"] == "user"), "")
 
 
 def _labeled(exam: Exam | None, custom: tuple[CustomSet, ...]) -> dict[str, LabeledRows]:

@@ -4,6 +4,7 @@ import pytest
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation import BenchmarkScores, EvaluationResult
+from llamafarm_ray.evaluation.comparison import PairedScores
 from llamafarm_ray.evaluation.result import improvement
 
 PUBLISHED = {
@@ -32,6 +33,23 @@ def test_a_result_with_a_baseline_survives_the_round_trip():
     result = EvaluationResult("bot:1.0.0", "2026-11-22T00:00:00Z", {"held_out": scores})
     assert EvaluationResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
     assert "rag_integration" not in result.to_dict()["evaluation_results"]
+
+
+def test_differences_of_a_run_are_corrected_for_all_of_them():
+    pairs = {"accuracy": PairedScores([1.0] * 6, [0.0] * 6, [f"{at}.md" for at in range(6)])}
+    better = BenchmarkScores({"accuracy": 1.0}).compared(pairs)
+    mmlu = EvaluationResult("bot", "t", {"mmlu": better}).corrected()
+    alone = mmlu.benchmarks["mmlu"].comparison["accuracy"]
+    assert alone["verdict"] == "better"
+    risks = EvaluationResult("bot", "t", {}, risk={"robustness": better}, judge={"mmlu": better}).corrected()
+    both = mmlu.with_results(risks)
+    found = [scores.comparison["accuracy"] for _, scores in both.scores()]
+    assert [one["verdict"] for one in found] == ["noise"] * 3
+    assert [one["p_value"] for one in found] == pytest.approx([3 * alone["p_value"]] * 3)
+    stored = EvaluationResult.from_dict(mmlu.to_dict())  # of another run, with its own correction
+    assert stored.with_results(EvaluationResult("bot", "t", {"qa": better}).corrected()).benchmarks["mmlu"].comparison[
+        "accuracy"
+    ] == pytest.approx(alone)
 
 
 @pytest.mark.parametrize("data", [{}, {"evaluation_results": []}, {"evaluation_results": {"model_id": "a"}}])

@@ -1,4 +1,6 @@
+import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ from tiny_model import make_rows, make_tiny_model
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.evaluation import answering
 from llamafarm_ray.evaluation.answering import answer_held_out
-from llamafarm_ray.evaluation.run import EvaluationJob, score_answers
+from llamafarm_ray.evaluation.metrics import METRICS
+from llamafarm_ray.evaluation.report import ResultPage
+from llamafarm_ray.evaluation.run import EvaluationJob, HeldOutAnswers, score_answers
 from llamafarm_ray.models.chat import tokenise_turns
 from llamafarm_ray.models.tokenizer import load_tokenizer
 
@@ -146,3 +150,48 @@ def test_scores_do_not_depend_on_the_number_of_workers(base_model, adapter, monk
     assert alone.num_examples == 11
     for number in (2, 5):  # of four chunks: one worker has none
         assert evaluate(base_model, adapter, of=number)[0] == alone
+
+
+TOOLS = "{{ tools | tojson if tools }}{% for m in messages %}{{ m.role }}: {{ m.content }}"
+TOOLS += "{{ m.tool_calls | tojson if m.tool_calls }}{{ eos_token }}{% endfor %}"
+TOOLS += "{% if add_generation_prompt %}assistant: {% endif %}"
+
+
+def test_calls_documents_times_and_confidence_of_answers_are_measured(tmp_path):
+    base_model = make_tiny_model(tmp_path / "base")
+    (base_model / "chat_template.jinja").write_text(TOOLS, encoding="utf-8")
+    call = [{"function": {"name": "weather", "arguments": {"town": "Graz"}}}]
+    said = {"role": "assistant", "content": "", "tool_calls": json.dumps(call)}
+    tools = json.dumps([{"type": "function", "function": {"name": "weather"}}])
+    question = {"role": "user", "content": "Weather?"}
+    rows = [
+        {"messages": [question, {**said, "content": "Calling."}], "tools": tools},
+        {"messages": [question, {"role": "assistant", "content": "Fine."}], "tools": tools},
+        {"messages": [question, {"role": "assistant", "content": '{"town": "Graz"}'}]},
+    ]
+    names = ("tool_call_accuracy", "json_valid", "latency_p95", "calibration_error")
+    job = EvaluationJob(base_model, None, rows, names, 6, "bot", False)
+    found = answer_held_out(job, lambda *_: None).model
+    assert [one.expected_calls for one in found.values()] == [tuple(call), (), None]
+    assert [one.schema for one in found.values()] == [None, None, True]
+    answers = {0: json.dumps(call[0]), 1: "Fine.", 2: "{}"}
+    right = HeldOutAnswers({at: replace(found[at], answer=text) for at, text in answers.items()}, None, "t")
+    scores = score_answers(job, [right]).benchmarks["held_out"].metrics
+    assert (scores["tool_call_accuracy"], scores["json_valid"]) == (1, 1)
+    assert scores["latency_p95"] > 0
+    assert 0 <= scores["calibration_error"] <= 1
+
+
+def test_answers_to_held_out_examples_have_slices_and_worst_ones_for_a_report(base_model, adapter):
+    job = EvaluationJob(base_model, adapter, ROWS, ("perplexity", "bleu", "rouge"), 6, "bot", True)
+    answers = answer_held_out(job, lambda *_: None)
+    result = score_answers(job, [answers])
+    assert [one.id for one in result.answered] == [row["id"] for row in ROWS]
+    first = result.answered[0]
+    assert (first.benchmark, first.prompt) == ("held_out", "Question 0?")
+    assert (first.answer, first.baseline_answer) == (answers.model[0].answer, answers.baseline[0].answer)
+    assert first.score == METRICS["rouge_l"].of_sample(answers.model[0])
+    assert {one.slices["document"] for one in result.answered} == {"part-0.md", "part-1.md", "part-2.md"}
+    assert "part-1.md" in ResultPage(result).html()
+    without = EvaluationJob(base_model, None, ROWS, ("perplexity",), 6, "bot", False)
+    assert score_answers(without, [answer_held_out(without, lambda *_: None)]).answered == ()

@@ -4,10 +4,11 @@ import pytest
 
 from llamafarm_ray.config.goals import NoWorse, is_lower_better
 from llamafarm_ray.errors import InputError, PolicyError
+from llamafarm_ray.evaluation.comparison import PairedScores, compare
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.registry import Policy
 from llamafarm_ray.registry.commands import SetPolicy
-from llamafarm_ray.registry.results import result_value, result_verdict
+from llamafarm_ray.registry.results import UNDECIDABLE, result_value, result_verdict
 from llamafarm_ray.workflows.policies import parse_policy
 
 RESULTS = {
@@ -159,6 +160,46 @@ def test_scores_of_two_engines_are_not_compared_by_a_gate(registry, versions):
     registry.promote("bot:1.2.0", "production")
 
 
+DIGESTS = {"data": "d", "settings": "s", "template": "t", "backend": "transformers", "code": "c"}
+
+
+@pytest.mark.parametrize("part", ["data", "settings", "template", "code"])
+def test_a_gate_compares_only_what_was_measured_alike(registry, versions, part):
+    def results(accuracy, digests):
+        scores = {"accuracy": accuracy, "digests": digests}
+        return {"evaluation_results": {"benchmarks": {"mmlu": scores}}}
+
+    versions("bot", "1.0.0", metrics=results(0.3, DIGESTS))
+    registry.promote("bot:1.0.0", "production")
+    registry.submit(SetPolicy("production", Policy(metrics={"mmlu": "no worse than production"})))
+    versions("bot", "1.1.0", metrics=results(0.9, {**DIGESTS, part: "easier"}))
+    with pytest.raises(PolicyError, match=rf"measured with different {part} than bot:1\.0\.0: evaluate both alike"):
+        registry.promote("bot:1.1.0", "production")
+    versions("bot", "1.2.0", metrics=results(0.9, None))
+    with pytest.raises(PolicyError, match=r"how it was measured of bot:1\.2\.0 is not recorded"):
+        registry.promote("bot:1.2.0", "production")
+    versions("bot", "1.3.0", metrics=results(0.3, DIGESTS))
+    registry.promote("bot:1.3.0", "production")
+
+
+@pytest.mark.parametrize("name", ["rag_accuracy", "rag_integration.response_quality", "faithfulness", "ndcg"])
+def test_a_gate_on_answers_with_passages_compares_only_what_was_measured_alike(registry, versions, name):
+    def results(data):
+        scores = dict.fromkeys(("accuracy", "faithfulness", "ndcg"), 0.5)
+        block = dict.fromkeys(("rag_accuracy", "response_quality", "faithfulness", "ndcg"), 0.5)
+        retrieved = {"retrieved": {**scores, "digests": {**DIGESTS, "data": data}}}
+        return {"evaluation_results": {"benchmarks": retrieved, "rag_integration": block}}
+
+    versions("bot", "1.0.0", metrics=results("all"))
+    registry.promote("bot:1.0.0", "production")
+    registry.submit(SetPolicy("production", Policy(metrics={name: "no worse than production"})))
+    versions("bot", "1.1.0", metrics=results("ten"))
+    with pytest.raises(PolicyError, match=r"measured with different data than bot:1\.0\.0"):
+        registry.promote("bot:1.1.0", "production")
+    versions("bot", "1.2.0", metrics=results("all"))
+    registry.promote("bot:1.2.0", "production")
+
+
 def compared(verdict, compared_with, metric="accuracy"):
     scores = {"accuracy": 0.4, "exact_match.strict": 0.3, "comparison": {metric: {"verdict": verdict}}}
     return {"evaluation_results": {"benchmarks": {"mmlu": {**scores, "compared_with": compared_with}}}}
@@ -205,12 +246,63 @@ def test_a_verdict_is_found_by_the_name_of_its_score(name, metric):
     assert result_verdict(compared("worse", "bot:1.0.0", metric), name) == ("worse", "bot:1.0.0")
 
 
-@pytest.mark.parametrize(("num_clusters", "is_told"), [(1, False), (5, False), (6, True), (900, True)])
-def test_documents_too_few_for_any_verdict_give_none(num_clusters, is_told):
+@pytest.mark.parametrize(
+    ("num_documents", "num_metrics", "is_told"),
+    [(1, 1, False), (5, 1, False), (6, 1, True), (8, 9, False), (9, 9, True)],
+)
+def test_documents_too_few_for_any_verdict_give_none(num_documents, num_metrics, is_told):
+    def found(ours):
+        pairs = {
+            f"m{at}": PairedScores(ours, [0.0] * num_documents, [f"{at}.md" for at in range(num_documents)])
+            for at in range(num_metrics)
+        }
+        results = compared("noise", "bot:1.0.0")
+        comparison = compare(pairs)["m0"].to_dict()
+        results["evaluation_results"]["benchmarks"]["mmlu"]["comparison"] = {"accuracy": comparison}
+        return result_verdict(results, "mmlu")
+
+    assert found([0.0] * num_documents) == ("noise" if is_told else UNDECIDABLE, "bot:1.0.0")
+    assert found([1.0] * num_documents) == ("better" if is_told else UNDECIDABLE, "bot:1.0.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "verdict"),
+    [
+        ("faithfulness", "better"),
+        ("rag_integration.faithfulness", "better"),
+        ("rag_accuracy", "worse"),
+        ("response_quality", "worse"),
+        ("retrieved.accuracy", "worse"),
+        ("retrieval_relevance", ""),
+        ("closed_book", "noise"),
+    ],
+)
+def test_short_names_of_answers_with_passages_have_the_verdict_of_the_mode(name, verdict):
+    def mode(**verdicts):
+        comparison = {metric: {"verdict": one} for metric, one in verdicts.items()}
+        return {"accuracy": 0.5, "comparison": comparison, "compared_with": "bot:1.0.0"}
+
+    found = {
+        "benchmarks": {
+            "closed_book": mode(accuracy="noise"),
+            "retrieved": mode(accuracy="worse", faithfulness="better"),
+        },
+        "rag_integration": dict.fromkeys(
+            ("retrieval_relevance", "response_quality", "rag_accuracy", "faithfulness"), 0.5
+        ),
+    }
+    assert result_verdict({"evaluation_results": found}, name) == (verdict, "bot:1.0.0")
+
+
+def test_a_score_that_has_no_verdict_is_refused_by_that_name(registry, versions):
+    versions("bot", "1.0.0", license="MIT")
+    registry.promote("bot:1.0.0", "production")
     results = compared("noise", "bot:1.0.0")
-    scores = results["evaluation_results"]["benchmarks"]["mmlu"]
-    scores["comparison"]["accuracy"]["num_clusters"] = num_clusters
-    assert result_verdict(results, "mmlu") == ("noise" if is_told else "", "bot:1.0.0")
+    results["evaluation_results"]["benchmarks"]["mmlu"]["bleu"] = 3.0
+    versions("bot", "1.1.0", license="MIT", metrics=results)
+    registry.submit(SetPolicy("production", Policy(metrics={"mmlu.bleu": "not significantly worse than production"})))
+    with pytest.raises(PolicyError, match=r"its comparison with bot:1\.0\.0 has no verdict: a score of a whole set"):
+        registry.promote("bot:1.1.0", "production")
 
 
 def test_a_score_without_a_comparison_has_no_verdict():

@@ -118,6 +118,19 @@ def test_digests_change_with_questions_and_settings_and_with_nothing_else():
     assert (fewer["data"] != known["data"], fewer["settings"]) == (True, known["settings"])
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{"schema": {"type": "object"}}, {"calls": [{"name": "f"}]}, {"context": "A text."}, {"tools": [{"name": "f"}]}],
+)
+def test_digests_change_with_all_that_is_asked_and_measured(more):
+    def data(row):
+        question = Question("1", ({"role": "user", "content": "Why?"},), ("yes",), row)
+        return CustomSet("qa", (question,), "f1").digests(40)["data"]
+
+    assert data(more) != data({})
+    assert data({"note": "for people"}) == data({})
+
+
 def test_differences_are_paired_by_question_and_clustered_by_document():
     def answered(score, baseline, document):
         return Answered("qa", "1", "Why?", (), "", score, baseline_score=baseline, slices={"document": document})
@@ -216,7 +229,9 @@ def test_metrics_take_schema_calls_and_context_from_the_row(here, metric, row, r
     ("metric", "row", "says"),
     [
         ("json_valid", {"schema": "object"}, "no usable 'schema', which json_valid needs"),
-        ("tool_call_accuracy", {"answers": ["x"]}, "no usable 'calls'"),
+        ("json_valid", {"schema": {"type": "text"}}, "rows.jsonl, line 1: This is no JSON Schema"),
+        ("json_valid", {"schema": {"$schema": 7}}, "rows.jsonl, line 1: This is no JSON Schema"),
+        ("tool_call_accuracy", {"answers": ["x"]}, "line 1 has no usable 'calls'"),
         ("tool_call_accuracy", {"calls": [CALL], "tools": ["weather"]}, "tools is no list of objects"),
         ("faithfulness", {"context": []}, "no usable 'context'"),
         ("context_use", {"context": "Built in 1832."}, "has no answers"),

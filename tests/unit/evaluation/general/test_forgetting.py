@@ -11,6 +11,7 @@ from llamafarm_ray.evaluation.general.texts import general_result
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.measuring import MeasuringJob, measure
 from llamafarm_ray.evaluation.metrics import Sample
+from llamafarm_ray.evaluation.result import EvaluationResult
 
 FEW = ["A llama is an animal.", "What does a farm need? Water.", "word " * 300]
 
@@ -45,11 +46,15 @@ def samples(loss):
     return {at: Sample(loss_sum=40 * (loss + at / 100), num_loss_tokens=40, num_loss_bytes=160) for at in range(24)}
 
 
+def verdict_of(scores):
+    return EvaluationResult("bot", "t", {"g": scores}).corrected().benchmarks["g"].comparison["log_perplexity"]
+
+
 def test_a_higher_loss_of_all_texts_is_worse_and_an_equal_one_is_none():
-    worse = general_result(samples(2.3), samples(2.0), "t").comparison["log_perplexity"]
+    worse = verdict_of(general_result(samples(2.3), samples(2.0), "t"))
     assert (worse["difference"], worse["verdict"]) == (pytest.approx(0.3), "worse")
     assert worse["low"] > 0.29
-    assert general_result(samples(2.0), samples(2.0), "t").comparison["log_perplexity"]["verdict"] == "noise"
+    assert verdict_of(general_result(samples(2.0), samples(2.0), "t"))["verdict"] == "noise"
     assert general_result({}, None, "t").reason == "no text fits the model"
 
 

@@ -64,7 +64,7 @@ def test_ratings_stand_beside_the_baselines_with_a_verdict():
     found = scores(verdicts)
     assert found.metrics == {"rating": 5, "good_rate": 1}
     assert found.baseline == {"rating": 2, "good_rate": 0}
-    assert found.comparison["rating"]["difference"] == 3
+    assert found.differences["rating"].comparison.difference == 3
 
 
 def test_kappa_has_its_textbook_value_and_an_interval_that_few_labels_leave_wide():

@@ -25,6 +25,19 @@ def test_json_is_checked_against_a_schema(answer, expected):
     assert json_valid(answer, SCHEMA) == expected
 
 
+ODD = ("1e999", "-1e999", "1" * 4000, "[" * 900 + "]" * 900, '"\\ud800"', '{"name": "f", "arguments": {"a": 1e999}}')
+DEEP = '{"name": "f", "arguments": ' + "[" * 900 + "]" * 900 + "}"
+
+
+@pytest.mark.parametrize("answer", [*ODD, DEEP])
+def test_odd_documents_have_a_score(answer):
+    schemas = ({"multipleOf": 0.01}, {"multipleOf": 3}, {"uniqueItems": True}, {"$ref": "#"}, {"minimum": 0})
+    for schema in schemas:
+        check_schema(schema)
+        assert json_valid(answer, schema) in {0, 1}
+    assert tool_call_accuracy(answer, [{"name": "g"}]) == 0
+
+
 def test_without_a_schema_any_json_document_is_valid():
     assert [json_valid(text) for text in ("3", "null", '"a"', "NaN", "x")] == [1, 1, 1, 0, 0]
 

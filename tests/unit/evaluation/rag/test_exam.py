@@ -1,8 +1,10 @@
+import math
+
 import pytest
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK, GOLD, RETRIEVED, CorpusPassage, make_exam
-from llamafarm_ray.evaluation.rag.grading import Answer
+from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK, GOLD, RETRIEVED, CorpusPassage, Retrieval, make_exam
+from llamafarm_ray.evaluation.rag.grading import Answer, mode_scores
 from llamafarm_ray.evaluation.rag.questions import Question
 from llamafarm_ray.evaluation.rag.result import exam_result
 from llamafarm_ray.evaluation.result import EvaluationResult
@@ -48,6 +50,30 @@ def test_a_passage_is_relevant_if_it_holds_an_answer_in_the_questions_document()
     assert not relevant[CORPUS[2]]  # another document's 1832
     assert dict(zip(burned.passages[RETRIEVED], burned.relevant, strict=True))[CORPUS[2]]
     assert GOLD not in burned.prompts  # its document is not named
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        (CORPUS[:2], 1 / (1 + 1 / math.log2(3))),  # one of two that could be found
+        ((CORPUS[1], CORPUS[0]), 1 / (1 + math.log2(3))),
+        ((CORPUS[2], CORPUS[0]), 1),
+        ((CORPUS[0],), 1 / (1 + 1 / math.log2(3))),  # asked for two, it gave one
+        ((CorpusPassage("mill.md", "Built in 1832."), CORPUS[1]), 1),  # cut in other ways: no one knows how many
+    ],
+)
+def test_a_ranking_is_measured_against_all_that_could_be_found(found, expected):
+    question = Question("When was it built?", ("1832",))
+    asked = make_exam(
+        [question],
+        CORPUS,
+        search=by_shared_words,
+        make_prompt=lambda asked, _: asked,
+        k=2,
+        found=[Retrieval(tuple(found), 0.0)],
+    )
+    scores = mode_scores(asked, answers(retrieved=["1832"]), RETRIEVED)
+    assert scores["ndcg"] == pytest.approx(expected)
 
 
 def test_context_of_the_question_is_its_gold():

@@ -1,0 +1,62 @@
+"""Answers of an evaluation under way, so that one that was killed goes on where it was."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from typing import Any
+
+from llamafarm_ray.errors import StorageError
+from llamafarm_ray.evaluation.benchmarks.digests import digest_of
+from llamafarm_ray.storage import Location
+
+__all__ = ["KeptBatches"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBatches:
+    """Answers to batches of requests. A batch is kept whole: in another one an answer may have other last digits.
+
+    Args:
+        home: folder or bucket.
+        folder: of one evaluation; its name is a digest of what the answers depend on.
+        weights: digest of the model that answers; empty where the folder is one model's.
+    """
+
+    home: Location
+    folder: str
+    weights: str = ""
+
+    def of(self, weights: str) -> KeptBatches:
+        """Return the answers of another model in the same evaluation."""
+        return replace(self, weights=weights)
+
+    def find(self, batch: Any) -> list[Any] | None:
+        """Return the answers to an equal batch; None if there are none, or they can't be read.
+
+        Args:
+            batch: the requests, with everything that decides their answers.
+        """
+        name = self._name(batch)
+        try:
+            answers = json.loads(self.home.read(name)) if self.home.exists(name) else None
+        except (StorageError, FileNotFoundError, ValueError):
+            return None
+        return answers if isinstance(answers, list) else None
+
+    def keep(self, batch: Any, answers: list[Any]) -> None:
+        """Store answers. Where that fails they are asked for again."""
+        with contextlib.suppress(StorageError):
+            self.home.write(self._name(batch), json.dumps(answers).encode())
+
+    def clear(self) -> None:
+        """Remove the answers of all models: the evaluation is done."""
+        with contextlib.suppress(StorageError):  # who may not write here has none
+            for file in list(self.home.walk(self.folder)):
+                self.home.remove(file.name)
+
+    def _name(self, batch: Any) -> str:
+        plain = asdict(batch) if is_dataclass(batch) and not isinstance(batch, type) else batch
+        digest = digest_of([self.weights, plain])
+        return f"{self.folder}/{digest.removeprefix('sha256:')}.json"
