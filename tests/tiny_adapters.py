@@ -93,7 +93,7 @@ def change_config(adapter, **config):
     path.write_text(json.dumps({key: value for key, value in said.items() if value is not None}))
 
 
-def change_tensors(adapter, change):
-    """Write what a function makes of an adapter's tensors, which are given to it by their names."""
-    path = adapter / "adapter_model.safetensors"
+def change_tensors(folder, change, name="adapter_model.safetensors"):
+    """Write what a function makes of the tensors of a file, by default an adapter's, given to it by their names."""
+    path = folder / name
     save_file(change(load_file(path)), path)

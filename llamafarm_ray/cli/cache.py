@@ -45,12 +45,13 @@ def list_(home: Home = None, as_json: Json = False) -> None:
             "\n".join(model.names),
             "\n".join(model.sources),
             size(model.version.size_bytes),
+            size(model.frees_bytes) if not model.kept_by else "",
             ago(model.version.last_used),
             model.kept_by,
         )
         for model in found
     ]
-    columns = ("digest", "versions", "source", "size", "last used", "kept")
+    columns = ("digest", "versions", "source", "size", "frees", "last used", "kept")
     table(f"Cache {registry.content.cache}", columns, rows, drop_empty=True)
     if unfinished := registry.content.downloads.unfinished_bytes():
         say(f"Unfinished downloads take {size(unfinished)}; they go on with the same command.")
@@ -84,8 +85,9 @@ def evict(
     home: Home = None,
     as_json: Json = False,
 ) -> None:
-    """Delete models from this machine's cache: those named, or the least recently used ones down to a limit.
+    """Delete models from this machine's cache: those named, or the least valuable ones down to a limit.
 
+    Value is the time that a byte saves when it need not be fetched again, less the longer it was not used.
     What is in use, pinned, or the base of a registered version that the home has no copy of, stays.
     """
     from llamafarm_ray.registry import open_registry
@@ -128,6 +130,7 @@ def _as_json(model: CachedModel) -> dict[str, object]:
         "versions": model.names,
         "sources": model.sources,
         "size_bytes": model.version.size_bytes,
+        "frees_bytes": model.frees_bytes,
         "last_used": model.version.last_used.isoformat(),
         "pinned": model.version.pinned,
         "in_use": model.version.in_use,

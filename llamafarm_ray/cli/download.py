@@ -71,10 +71,12 @@ class TransferLine:
 
     Args:
         progress: display of the lines.
+        source: the source, named in lines that stand for themselves.
     """
 
-    def __init__(self, progress: StageProgress) -> None:
+    def __init__(self, progress: StageProgress, source: str = "") -> None:
         self._progress = progress
+        self._source = source
         self._seen: deque[tuple[float, int]] = deque()
         self._drawn_at = 0.0
         self._lock = threading.Lock()
@@ -90,7 +92,11 @@ class TransferLine:
             while now - self._seen[0][0] > _WINDOW_S:
                 self._seen.popleft()
             self._progress("Download", done / total if total else 0.0)
-            self._progress.detail(self.text(done, total))
+            if self._source:
+                is_end = len(self._seen) == 1 or done == total
+                self._progress.line(f"Downloading {self._source}: {self.text(done, total)}", at_once=is_end)
+            else:
+                self._progress.detail(self.text(done, total))
 
     def text(self, done: int, total: int | None) -> str:
         """Return ``"1.2 GB of 4.1 GB  85 MB/s  0:34 left"``."""

@@ -17,8 +17,16 @@ __all__ = ["command"]
 
 def command(
     source: Annotated[
-        str, typer.Argument(help="Folder, safetensors or GGUF file, wheel or zip file with one model, or name.")
+        str,
+        typer.Argument(
+            help="Folder, safetensors or GGUF file, wheel or zip file with one model, name, or a source of downloads "
+            "(owner/name, https://, s3://, oci://, ...), of which only headers are fetched."
+        ),
     ],
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", metavar="PATTERN", help="Weights of a source to look at: '*Q4_K_M*'."),
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -28,7 +36,7 @@ def command(
     from llamafarm_ray.workflows.inspect_model import inspect_model
 
     quiet_libraries()
-    found = inspect_model(open_registry(home), source)
+    found = inspect_model(open_registry(home), source, include=include or ())
     if as_json:
         print_json(found.to_dict())
         return
@@ -59,7 +67,7 @@ def _show(found: InspectedModel) -> None:
         "Model card",
         [(key, ", ".join(value) if isinstance(value, list) else value) for key, value in seen.card.items()],
     )
-    for problem in seen.problems:
+    for problem in (*seen.problems, *found.notes):
         say(problem, style="yellow")
     if seen.comparison.unchecked:
         say(f"Its tensors were not compared with its architecture: {seen.comparison.unchecked}.", style="yellow")

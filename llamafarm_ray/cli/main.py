@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import typer
@@ -48,8 +49,10 @@ from llamafarm_ray.cli import (
     usage,
     validate,
 )
-from llamafarm_ray.cli.terminal import errors, is_json
+from llamafarm_ray.cli.download import TransferLine
+from llamafarm_ray.cli.terminal import StageProgress, errors, is_json
 from llamafarm_ray.errors import LlamaFarmError
+from llamafarm_ray.telemetry.displays import show_downloads
 from llamafarm_ray.telemetry.logs import set_up_logs
 
 __all__ = ["app", "main"]
@@ -142,6 +145,11 @@ def _parser() -> Any:
     return get_command(app)
 
 
+def _download_lines(source: str, *, quiet: bool) -> Callable[[int, int | None], None]:
+    """Return a function that prints how far the download of a base model is: when it begins, and now and then."""
+    return TransferLine(StageProgress(None, in_lines=not quiet), source)
+
+
 def main() -> None:
     """The console script."""
     sys.exit(run(sys.argv[1:]))
@@ -157,7 +165,8 @@ def run(arguments: list[str]) -> int:
 
         adopt_token()
     try:
-        _parser()(arguments)
+        with show_downloads(functools.partial(_download_lines, quiet=is_json(arguments))):
+            _parser()(arguments)
     except SystemExit as ended:  # how typer ends, usage errors (2) and Ctrl-C included
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except LlamaFarmError as error:

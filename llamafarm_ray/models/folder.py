@@ -1,4 +1,4 @@
-"""Check that a folder holds a base model. It reads names only, so it is cheap enough to do first."""
+"""Check that a folder holds a base model. No weights are read, so it is cheap enough to do first."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.storage.shards import check_shards
 
 __all__ = [
+    "NAMED_TEMPLATES",
     "TOKENIZER_FILES",
     "WeightFormat",
     "check_base_model",
@@ -34,6 +36,9 @@ TOKENIZER_FILES = (
 )
 """The files of a tokenizer, as transformers names them."""
 
+NAMED_TEMPLATES = "additional_chat_templates"
+"""The folder of chat templates beside the default one, as transformers names it."""
+
 _GGUF = ".gguf"
 _VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
 
@@ -42,7 +47,8 @@ def check_base_model(folder: Path) -> None:
     """Check that ``folder`` looks like a causal language model with its tokenizer.
 
     Raises:
-        InputError: the folder, its config.json, its safetensors weights or its tokenizer are missing.
+        InputError: the folder, its config.json, its safetensors weights, a file that their index names or its
+            tokenizer are missing.
     """
     if not folder.is_dir():
         raise InputError(
@@ -60,6 +66,7 @@ def check_base_model(folder: Path) -> None:
         raise InputError(
             f"The base model {str(folder)!r} has no *.safetensors file.", hint="Download it again, weights included."
         )
+    check_shards(folder, shown=f"The base model {str(folder)!r}", headers=False)
     _check_tokenizer(folder)
 
 

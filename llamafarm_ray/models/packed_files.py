@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["PACKED_DTYPE", "VLLM_METHODS", "is_packed", "vllm_dtype_on_cpu", "why_not_packed_in_vllm"]
+__all__ = [
+    "LOADED_METHODS",
+    "PACKED_DTYPE",
+    "VLLM_METHODS",
+    "is_packed",
+    "vllm_dtype_on_cpu",
+    "why_not_packed_in_vllm",
+    "why_not_quantization_in_vllm",
+]
 
 PACKED_DTYPE = "bfloat16"
 """The dtype that vLLM computes in with quantized weights on a CPU: its kernels there take 16 bits, and not 32."""
@@ -17,6 +26,9 @@ VLLM_METHODS = frozenset(
     }
 )
 """``quant_method`` of the files that vLLM reads. Since 0.28 it leaves bitsandbytes and GGUF to plugins."""
+
+LOADED_METHODS = frozenset({"bitsandbytes", "compressed-tensors"})
+"""``quant_method`` of the files that transformers reads with the libraries that this project installs."""
 
 _FOUR_BITS = 4
 
@@ -41,18 +53,24 @@ def why_not_packed_in_vllm(folder: Path, *, on_gpu: bool) -> str:
         folder: the model.
         on_gpu: True for a GPU, False for a CPU.
     """
-    packed = _quantization(folder)
+    return why_not_quantization_in_vllm(_quantization(folder), on_gpu=on_gpu)
+
+
+def why_not_quantization_in_vllm(packed: Mapping[str, Any], *, on_gpu: bool) -> str:
+    """Return the same as `why_not_packed_in_vllm`, of a config.json's ``quantization_config``."""
     method = str(packed.get("quant_method", ""))
     if method and method not in VLLM_METHODS:
         return f"weights in the format of {method}"
     return "" if on_gpu else _why_not_on_cpu(packed)
 
 
-def _why_not_on_cpu(packed: dict[str, Any]) -> str:
+def _why_not_on_cpu(packed: Mapping[str, Any]) -> str:
     widths: list[Any] = [packed.get("bits")] if packed.get("quant_method") == "gptq" else []
     groups = packed.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
-        weights, inputs = group.get("weights") or {}, group.get("input_activations")
+        if not isinstance(group, dict) or not isinstance(weights := group.get("weights") or {}, dict):
+            continue
+        inputs = group.get("input_activations")
         if weights.get("type") == "float":
             return "weights in floating point of few bits"
         if not inputs:

@@ -6,7 +6,7 @@ within a second.
 """
 
 from llamafarm_ray.registry.api import Outcome, RegistryApi
-from llamafarm_ray.registry.base import BaseModel, base_here, find_base
+from llamafarm_ray.registry.base import BaseModel, base_here, find_base, is_registered
 from llamafarm_ray.registry.events import (
     AdapterFacts,
     DatasetRegistered,
@@ -52,6 +52,7 @@ __all__ = [
     "check_free_for",
     "check_name",
     "find_base",
+    "is_registered",
     "open_registry",
     "registry_home",
 ]

@@ -12,9 +12,10 @@ from llamafarm_ray.registry.api import RegistryApi
 from llamafarm_ray.registry.state import VersionRecord
 from llamafarm_ray.storage import Manifest
 from llamafarm_ray.storage.downloads.spelling import is_source
+from llamafarm_ray.telemetry.displays import display_of
 from llamafarm_ray.types import MODEL_NAME, Digest, ModelKind, ModelRef
 
-__all__ = ["BaseModel", "base_here", "find_base"]
+__all__ = ["BaseModel", "base_here", "find_base", "is_registered"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +58,7 @@ def find_base(reference: str | None, registry: RegistryApi, *, or_adapter: bool 
         return BaseModel(reference, _plain(folder.resolve().name), folder.resolve(), Manifest.of_folder(folder).digest)
     if folder.suffix.lower() == ".gguf" and folder.is_file():
         return BaseModel(reference, _plain(folder.stem), folder.resolve(), Manifest.of_file(folder).digest)
-    match = re.fullmatch(rf"({MODEL_NAME})(?:[:@].*)?", reference) if "://" not in reference else None
-    if match and match[1] in registry.refresh().models:
+    if is_registered(reference, registry):
         ref = ModelRef.parse(reference)
         record = registry.resolve(ref)
         if record.registered.kind is ModelKind.ADAPTER and not or_adapter:
@@ -68,6 +68,12 @@ def find_base(reference: str | None, registry: RegistryApi, *, or_adapter: bool 
         return _downloaded(reference, registry)
     near = did_you_mean(reference, [*registry.state.models, *(p.name for p in Path.cwd().iterdir() if p.is_dir())])
     raise NotFoundError(f"There is no folder and no registered model {reference!r} to start from.", hint=near)
+
+
+def is_registered(reference: str, registry: RegistryApi) -> bool:
+    """Return True if a reference is written as that of a registered model, and there is one of its name."""
+    match = re.fullmatch(rf"({MODEL_NAME})(?:[:@].*)?", reference) if "://" not in reference else None
+    return match is not None and match[1] in registry.refresh().models
 
 
 def _other_base(adapter: VersionRecord, registry: RegistryApi) -> str:
@@ -122,6 +128,7 @@ def _plain(name: str) -> str:
 def _downloaded(reference: str, registry: RegistryApi, *, offline: bool | None = None) -> BaseModel:
     from llamafarm_ray.storage.downloads.downloads import Report  # httpx, which few commands need
 
-    found = registry.content.download(reference, offline=offline, report=Report(note=logger.warning))
-    shown = found.record.source if "?" in reference else reference  # a query may hold a signature
+    named = reference.partition("?")[0]  # a query may hold a signature
+    found = registry.content.download(reference, offline=offline, report=Report(display_of(named), logger.warning))
+    shown = found.record.source if "?" in reference else reference
     return BaseModel(shown, _plain(found.record.name), found.folder, found.record.manifest)

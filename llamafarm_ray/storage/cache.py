@@ -20,7 +20,7 @@ import functools
 import os
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from pathlib import Path
 
 from llamafarm_ray.errors import IntegrityError, StorageError
 from llamafarm_ray.storage.blob_cache import BlobCache, Source, is_sound
-from llamafarm_ray.storage.eviction import EvictionPlan, plan
+from llamafarm_ray.storage.eviction import EvictionPlan, fetch_cost_s, plan, value
 from llamafarm_ray.storage.locks import exclusive, hold, let_go, try_exclusive
 from llamafarm_ray.storage.manifest import FileEntry, Manifest
 from llamafarm_ray.types import Digest
@@ -58,10 +58,12 @@ class Cache:
 
     Args:
         folder: folder of the cache; made when the first version is pulled.
+        places: the places that versions come from, see `fetch_cost_s`; by default a home elsewhere.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, places: Callable[[], Mapping[Digest, str]] = dict) -> None:
         self.folder = folder
+        self._places = places
         self._blobs = BlobCache(folder)
 
     def pull(self, digest: Digest, download: Download) -> Path:
@@ -180,9 +182,10 @@ class Cache:
         return plan([one for one in self._free_to_go(kept) if one[0] in digests], 0, -1)
 
     def evict(self, max_bytes: int, kept: Collection[Digest] = frozenset()) -> list[Digest]:
-        """Delete the least recently used versions until the cache has at most ``max_bytes``, as far as that goes.
+        """Delete the least valuable versions until the cache has at most ``max_bytes``, as far as that goes.
 
-        What is pinned or in use, by any process, stays; a blob goes with the last version that links to it.
+        Value is the time that a byte saves, less the longer it was not used, see `value`. What is pinned or in use, by
+        any process, stays; a blob goes with the last version that links to it.
 
         Args:
             max_bytes: greatest number of bytes that stay.
@@ -194,8 +197,18 @@ class Cache:
         Raises:
             StorageError: the cache can't be written.
         """
-        candidates = (one.digest for one in self.cached() if one.digest not in kept)
+        candidates = (one.digest for one in self._by_value() if one.digest not in kept)
         return self.evict_these(candidates, max_bytes)
+
+    def _by_value(self) -> list[CachedVersion]:
+        """Return the versions that are there, the least valuable first."""
+        now, places = dt.datetime.now(dt.UTC), self._places()
+
+        def worth(one: CachedVersion) -> float:
+            cost_s = fetch_cost_s(places.get(one.digest, "home"), one.size_bytes)
+            return value(cost_s, one.size_bytes, (now - one.last_used).total_seconds())
+
+        return sorted(self.cached(), key=worth)
 
     def evict_these(self, digests: Iterable[Digest], max_bytes: int = -1) -> list[Digest]:
         """Delete versions in that order until the cache has at most ``max_bytes``; the rest is as for :meth:`evict`."""
@@ -214,7 +227,7 @@ class Cache:
         return evicted
 
     def _free_to_go(self, kept: Collection[Digest]) -> list[tuple[Digest, Path]]:
-        free = (one for one in self.cached() if not (one.pinned or one.in_use or one.digest in kept))
+        free = (one for one in self._by_value() if not (one.pinned or one.in_use or one.digest in kept))
         return [(one.digest, self._version(one.digest)) for one in free]
 
     def _checked(self, digest: Digest, download: Download) -> Path:

@@ -84,7 +84,7 @@ class ContentStore:
         self.cache = cache.expanduser()
         self._generation = generation
         self._max_cache_bytes = _cache_limit() if max_cache_bytes is None else max_cache_bytes
-        self._cache = Cache(self.cache)
+        self._cache = Cache(self.cache, self._places)
         self._kept = kept
         self._leases = Leases(home)
 
@@ -322,6 +322,13 @@ class ContentStore:
                 yield piece
         except FileNotFoundError:
             raise IntegrityError(f"The blob {entry.digest} ({entry.path}) is missing from {self._home.uri}.") from None
+
+    def _places(self) -> dict[Digest, str]:
+        """Return the places that versions in the cache come from: a download's source, else the home."""
+        kinds = {record.manifest: record.kind for record in self.downloads.records()}
+        if not self._home.is_local:
+            return kinds
+        return dict.fromkeys((one.digest for one in self.cached()), "local") | kinds
 
     def _keep_limit(self) -> None:
         """Cut the cache down to its limit, as far as that goes."""

@@ -1,4 +1,4 @@
-"""Plans of what to evict from a cache: the least recently used first, and how much of the disk that frees."""
+"""Plans of what to evict from a cache: the least valuable first, and how much of the disk that frees."""
 
 from __future__ import annotations
 
@@ -10,7 +10,34 @@ from pathlib import Path
 
 from llamafarm_ray.types import Digest
 
-__all__ = ["EvictionPlan", "plan"]
+__all__ = ["EvictionPlan", "fetch_cost_s", "plan", "value"]
+
+_START_S = {"local": 0.1, "home": 1.0}
+_ELSEWHERE_S = 5.0
+_BYTES_PER_S = {"local": 1e9, "home": 1e8}
+_ELSEWHERE_BYTES_PER_S = 2e7
+_SHORTEST_AGE_S = 1e-3
+
+
+def fetch_cost_s(place: str, size_bytes: int) -> float:
+    """Return about how many seconds it takes to get files again: to ask for them, and to move their bytes.
+
+    Args:
+        place: ``local`` for a folder or home of this machine, ``home`` for a home elsewhere, else any other source.
+        size_bytes: their size.
+    """
+    return _START_S.get(place, _ELSEWHERE_S) + size_bytes / _BYTES_PER_S.get(place, _ELSEWHERE_BYTES_PER_S)
+
+
+def value(cost_s: float, size_bytes: int, unused_s: float) -> float:
+    """Return the worth of each byte of a version: the seconds that it saves, less the longer it was not used.
+
+    Args:
+        cost_s: seconds to get it again.
+        size_bytes: its size.
+        unused_s: seconds since its last use.
+    """
+    return cost_s / max(size_bytes, 1) / max(unused_s, _SHORTEST_AGE_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ _MAX_DIMENSIONS = 4
 _MAX_SIZE = 2**63
 _MAX_KEY_BYTES = 65535
 _MAX_LIST = 2**22
-"""No vocabulary has as many tokens."""
+"""Values of all lists together; a vocabulary of 256,000 tokens with its scores, kinds and merges has 1.3 million."""
 _MAX_HEADER_BYTES = 2**28
 """Of a header, a vocabulary of 256,000 tokens with its merges takes 12 MB."""
 _MAX_TENSORS = 2**20
@@ -146,6 +146,7 @@ class _Reader:
         self._file = file
         self.left = size_bytes
         self._header_left = _MAX_HEADER_BYTES
+        self._values_left = _MAX_LIST
 
     def take(self, size_bytes: int) -> bytes:
         if size_bytes > self.left:
@@ -176,8 +177,9 @@ class _Reader:
         kind, length = self.number("I"), self.number("Q")
         if kind == _ARRAY:
             raise ValueError("it has a list of lists")
-        if length > _MAX_LIST:
-            raise ValueError(f"it has a list of {length} values")
+        if length > self._values_left:
+            raise ValueError(f"it has a list of {length} values, and at most {_MAX_LIST} are read in all lists")
+        self._values_left -= length
         if kind == _STRING:
             return [self.text() for _ in range(length)]
         code = _number_kind(kind)

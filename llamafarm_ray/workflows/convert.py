@@ -105,7 +105,13 @@ def convert(
         raise InputError("--base-model is for adapters, and this is a model.", hint="Leave it out.")
     with new_folder(output, overwrite=overwrite) as folder, opened_model(registry, model, folder.parent) as source:
         made = convert_model(
-            source.path, folder, target=target, precision=precision, name=source.name, on_stage=on_stage
+            source.path,
+            folder,
+            target=target,
+            precision=precision,
+            name=source.name,
+            documents=source.documents,
+            on_stage=on_stage,
         )
         notes = []
         if target == "gguf" and has_llama_cpp():

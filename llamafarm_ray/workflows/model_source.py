@@ -28,6 +28,7 @@ class ModelSource:
         path: a GGUF file, or a folder in transformers' layout; of an archive, for the time of a block.
         digest: of the manifest of its files.
         is_kept: False if its files are gone after the block.
+        documents: the folder with its licence and card, where it is a folder of its own.
     """
 
     reference: str
@@ -35,6 +36,7 @@ class ModelSource:
     path: Path
     digest: Digest
     is_kept: bool = True
+    documents: Path | None = None
 
 
 @contextmanager
@@ -64,4 +66,10 @@ def opened_model(registry: RegistryApi, reference: str, scratch: Path) -> Iterat
         )
     base = find_base(reference, registry, or_adapter=True)
     is_gguf = base.folder.is_dir() and weight_formats(base.folder)[:1] == ("gguf",)
-    yield ModelSource(reference, base.name, gguf_file(base.folder) if is_gguf else base.folder, base.digest)
+    yield ModelSource(
+        reference,
+        base.name,
+        gguf_file(base.folder) if is_gguf else base.folder,
+        base.digest,
+        documents=base.folder if base.folder.is_dir() else None,
+    )

@@ -28,12 +28,14 @@ class CachedModel:
         names: the registered versions that have its files.
         sources: sources of its download.
         is_referenced: True if registered versions are based on it, and the home has no copy.
+        frees_bytes: bytes of the disk that are free again if it alone is evicted; 0 if it may not be.
     """
 
     version: CachedVersion
     names: tuple[str, ...]
     sources: tuple[str, ...]
     is_referenced: bool
+    frees_bytes: int = 0
 
     @property
     def title(self) -> str:
@@ -103,7 +105,7 @@ def unpin(registry: RegistryApi, reference: str) -> str:
 def evict(
     registry: RegistryApi, references: Sequence[str] = (), *, limit: str | None = None, dry_run: bool = False
 ) -> Eviction:
-    """Delete named models from this machine's cache, or the least recently used ones down to a limit.
+    """Delete named models from this machine's cache, or the least valuable ones down to a limit.
 
     What is in use, pinned or referenced stays. Downloads that were left unfinished for a week go too.
 
@@ -161,13 +163,14 @@ def _models(registry: RegistryApi) -> list[CachedModel]:
     sources: dict[str, set[str]] = defaultdict(set)
     for download in registry.content.downloads.records():
         sources[download.manifest].add(f"{download.source}{f'@{download.revision}' if download.revision else ''}")
-    referenced = registry.referenced()
+    referenced, cache = registry.referenced(), registry.content.node_cache
     return [
         CachedModel(
             version,
             tuple(sorted(names[version.digest])),
             tuple(sorted(sources[version.digest])),
             version.digest in referenced,
+            cache.removable([version.digest], referenced).freed_bytes(),
         )
         for version in reversed(registry.content.cached())
     ]

@@ -208,7 +208,14 @@ def _one(
         on_stage(f"{scheme.name}: {stage}", share)
 
     made = quantize_model(
-        source.path, folder, scheme, name=source.name, calibration=texts, budget=budget, on_stage=staged
+        source.path,
+        folder,
+        scheme,
+        name=source.name,
+        documents=source.documents,
+        calibration=texts,
+        budget=budget,
+        on_stage=staged,
     )
     if scheme.family == "gguf" and has_llama_cpp():
         staged("reading it in llama.cpp", 0.0)

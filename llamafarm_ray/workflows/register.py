@@ -12,6 +12,8 @@ from typing import Any
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError, UserError, did_you_mean
 from llamafarm_ray.models.folder import gguf_file, weight_formats
+from llamafarm_ray.models.formats.files import FolderFiles
+from llamafarm_ray.models.formats.inspection import inspect_files
 from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.sentence_files import gives_vectors
 from llamafarm_ray.registry import RegistryApi, VersionRecord, check_alias, check_free_for, check_name, find_base
@@ -23,6 +25,7 @@ from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.manifest import left_out
 from llamafarm_ray.telemetry.traces import step
 from llamafarm_ray.types import ModelKind, ModelRef
+from llamafarm_ray.workflows.inherited import inherited_facts
 from llamafarm_ray.workflows.metrics import read_metrics
 from llamafarm_ray.workflows.prove import check_same_base, known_base, proved_folder
 
@@ -46,7 +49,9 @@ class Registration:
         method: training method.
         dataset: the dataset's name.
         performance_metrics: a JSON file with evaluation results.
-        domain, description, license, tags, capabilities, usage_restrictions: to find and to judge it by.
+        domain, description, tags: to find it by.
+        license, capabilities, usage_restrictions: to judge it by; by default those of the registered models that it
+            was made from, and the licence that its own card names.
         run: the training run that made it.
         alias: an alias that shall point at it.
         idempotency_key: key that makes a repeated call the same call.
@@ -102,6 +107,8 @@ def register(
     registry.refresh()
     registry.allow(Action.REGISTER, ModelRef(name).namespace, target=name)  # before a base is fetched
     details = _details(asked, record) | _dataset(registry, asked.dataset)
+    more = inherited_facts(registry, details["derived_from"], folder, is_adapter=kind is ModelKind.ADAPTER)
+    details |= {name: value for name, value in more.items() if not details[name]}
     if kind is ModelKind.BASE and details["method"]:
         kind = ModelKind.MERGED
     check_free_for(kind, name, registry.state)
@@ -128,8 +135,9 @@ def register(
 def _checked(
     folder: Path, base: Path | None, asked: Registration, on_note: Callable[[str], None]
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Prove an adapter for the time of a block: the folder to register, and the findings. Others are as they are."""
+    """Prove an adapter, or check a whole model, for the time of a block: the folder to register, and the findings."""
     if not (folder / "adapter_config.json").is_file():
+        _check_whole(folder, on_note)
         yield folder, {}
         return
     with proved_folder(folder, base, fix_names=asked.fix_names) as proved:
@@ -141,6 +149,24 @@ def _checked(
         if facts.renamed:
             on_note(f"Its tensors were renamed: {facts.renamed}.")
         yield proved.folder, {"adapter": facts.model_dump()}
+
+
+def _check_whole(folder: Path, on_note: Callable[[str], None]) -> None:
+    """Hold the tensors of a whole model against its index and its architecture, by the headers of its files.
+
+    Raises:
+        InputError: tensors or files are missing, or have another shape.
+    """
+    if weight_formats(folder)[:1] not in {("safetensors",), ("gguf",)}:
+        return
+    found = inspect_files(FolderFiles(folder), shown=str(folder))
+    if found.faults:
+        raise InputError(
+            f"{str(folder)!r} is no whole model. {' '.join(found.faults)}",
+            hint="Download or save it again; `llamafarm models inspect` shows what is wrong with it.",
+        )
+    for problem in found.problems:
+        on_note(problem)
 
 
 def _registered(

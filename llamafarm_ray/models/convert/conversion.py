@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import yaml
 from gguf import GGMLQuantizationType
 
 from llamafarm_ray.errors import InputError, IntegrityError, UnsupportedError, did_you_mean
@@ -26,10 +27,12 @@ from llamafarm_ray.models.convert.measure import (
     run_model,
 )
 from llamafarm_ray.models.convert.precisions import GGUF_PRECISIONS, gguf_precision
-from llamafarm_ray.models.folder import TOKENIZER_FILES, check_base_model
+from llamafarm_ray.models.folder import NAMED_TEMPLATES, TOKENIZER_FILES, check_base_model
+from llamafarm_ray.models.formats.card import card_of_gguf
 from llamafarm_ray.models.loading import load_model
 from llamafarm_ray.models.packed_files import is_packed
 from llamafarm_ray.models.tokenizer import load_tokenizer
+from llamafarm_ray.storage.downloads.record import find_licence
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.safetensors import read_tensors
 
@@ -63,6 +66,7 @@ _BOUNDS = {"fp32": Bound(1e-5, 1.001), "bf16": Bound(0.01, 1.01), "fp16": Bound(
 _GGUF_KINDS = {"fp32": GGMLQuantizationType.F32, "fp16": GGMLQuantizationType.F16, "bf16": GGMLQuantizationType.BF16}
 _SAFETENSORS_DTYPES = {"fp32": "F32", "fp16": "F16", "bf16": "BF16"}
 _DOCUMENTS = ("LICENSE*", "NOTICE*", "README.md")
+_CARD_FACTS = ("license", "license_name", "license_link", "tags", "datasets")
 _AUTO = "auto"
 
 
@@ -108,6 +112,7 @@ def convert_model(
     target: Target,
     precision: str = _AUTO,
     name: str = "model",
+    documents: Path | None = None,
     bounded: bool = True,
     on_stage: Callable[[str, float], None] = lambda _stage, _share: None,
 ) -> Conversion:
@@ -119,6 +124,7 @@ def convert_model(
         target: the format.
         precision: of the weights; ``auto`` is bf16 for quantized weights and else the source's own.
         name: name of the model in a GGUF file.
+        documents: the folder of the model's licence and card; by default the source, where it is a folder.
         bounded: False if the difference is for the caller to judge.
         on_stage: called with the name of a stage, and the share of it that is done.
 
@@ -135,20 +141,20 @@ def convert_model(
     before = run_model(model, inputs)
     on_stage("writing", 0.0)
     if target == "gguf":
-        license_ = str(read_gguf(source).facts.get("general.license", "")) if source.is_file() else ""
         write_gguf_model(
             model,
             tokenizer,
             output / GGUF_NAME,
             gguf_precision(chosen),
             name=name,
-            license_=license_,
+            license_=_licence(source, documents),
             on_progress=lambda share: on_stage("writing", share),
         )
         bound = gguf_precision(chosen).bound
     else:
         _write_folder(model, tokenizer, source, output, DTYPES[chosen])
         bound = _BOUNDS[chosen]
+    _write_documents(source, documents, output)
     config = model.config
     del model
     gc.collect()  # a large model need not be in memory twice
@@ -197,7 +203,8 @@ def _write_folder(
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     model.save_pretrained(str(output))
     if source.is_file():
-        tokenizer.save_pretrained(str(output))
+        # Named templates go into tokenizer_config.json, so that the folder stays flat.
+        tokenizer.save_pretrained(str(output), save_jinja_files=not isinstance(tokenizer.chat_template, dict))
         return
     copy_companions(source, output)
 
@@ -207,9 +214,38 @@ def copy_companions(source: Path, output: Path) -> None:
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, output / name)
+    if (source / NAMED_TEMPLATES).is_dir():
+        shutil.copytree(source / NAMED_TEMPLATES, output / NAMED_TEMPLATES)
+    _copy_documents(source, output)
+
+
+def _copy_documents(source: Path, output: Path) -> None:
     for pattern in _DOCUMENTS:
         for path in source.glob(pattern):
             shutil.copyfile(path, output / path.name)
+
+
+def _licence(source: Path, documents: Path | None) -> str:
+    """Return the licence that a model's card, else its GGUF file, names; empty where neither does."""
+    folder = documents or (source if source.is_dir() else None)
+    named = find_licence(folder, [path.name for path in folder.iterdir()]) if folder else ""
+    return named or (find_licence(source.parent, [source.name]) if source.is_file() else "")
+
+
+def _write_documents(source: Path, documents: Path | None, output: Path) -> None:
+    """Copy the licence and card of the source; write a card where only its GGUF file names the licence."""
+    if folder := documents or (source if source.is_dir() else None):
+        _copy_documents(folder, output)
+    if source.is_dir() or (output / "README.md").exists():
+        return
+    said = card_of_gguf(read_gguf(source).facts)
+    kept = {name: said[name] for name in _CARD_FACTS if name in said}
+    if "languages" in said:
+        kept["language"] = said["languages"]
+    if "license" in kept and any(output.glob("*.safetensors")):
+        head = yaml.safe_dump(kept, allow_unicode=True, sort_keys=False)
+        title = str(said.get("name", source.stem)).replace("\n", " ")
+        (output / "README.md").write_text(f"---\n{head}---\n# {title}\n", encoding="utf-8")
 
 
 def check_tokens(expected: Sequence[torch.Tensor], found: Sequence[torch.Tensor]) -> None:

@@ -28,6 +28,7 @@ _FACTS = "tokenizer.ggml."
 _SPECIAL = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
 _HINT = "Download the file again, or convert the original model."
 _NUM_NAMED = 3
+_TEMPLATE = "tokenizer.chat_template"
 
 
 def load_gguf_tokenizer(header: GgufHeader) -> PreTrainedTokenizerBase:
@@ -66,9 +67,19 @@ def load_gguf_tokenizer(header: GgufHeader) -> PreTrainedTokenizerBase:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, clean_up_tokenization_spaces=False, **names)
     if length := header.of_architecture("context_length"):
         tokenizer.model_max_length = length
-    template = header.facts.get("tokenizer.chat_template")
-    tokenizer.chat_template = template if isinstance(template, str) else None
+    tokenizer.chat_template = _templates(header.facts)
     return tokenizer
+
+
+def _templates(facts: Mapping[str, Any]) -> str | dict[str, str] | None:
+    """Return the chat template; with others beside it, all of them by their names."""
+    names = facts.get(f"{_TEMPLATE}s")
+    found = {name: facts.get(f"{_TEMPLATE}.{name}") for name in names} if isinstance(names, list) else {}
+    named = {name: text for name, text in found.items() if isinstance(text, str)}
+    default = facts.get(_TEMPLATE)
+    if not isinstance(default, str):
+        return named or None
+    return {"default": default, **named} if named else default
 
 
 def _byte_level(facts: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:

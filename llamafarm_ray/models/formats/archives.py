@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import shutil
-import stat
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from llamafarm_ray.errors import InputError, StorageError
 from llamafarm_ray.models.folder import TOKENIZER_FILES
-from llamafarm_ray.storage.paths import clash, path_problem
+from llamafarm_ray.storage.archive_checks import check_zip
+from llamafarm_ray.storage.shards import INDEX
 
 __all__ = ["ARCHIVES", "find_model", "is_archive", "unpack_model"]
 
 ARCHIVES = (".whl", ".zip")
 """Extensions of archives that are opened."""
 
-_MAX_MEMBERS = 10_000
-_MAX_RATIO = 200
-"""Times that a member of more than a megabyte may grow; weights shrink to a third at best."""
-_CHECKED_FROM_BYTES = 1 << 20
-_HEADER_BYTES = 30
-_ENCRYPTED = 0x1
 _CONFIG = "config.json"
-_KEPT = frozenset(
-    {*TOKENIZER_FILES, _CONFIG, "generation_config.json", "model.safetensors.index.json", "README.md", "LICENSE"}
-)
+_KEPT = frozenset({*TOKENIZER_FILES, _CONFIG, "generation_config.json", INDEX, "README.md", "LICENSE"})
 _DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError)
 _HINT = "Unpack it yourself, look at what is in it, and give the model's folder or GGUF file."
 
@@ -47,7 +38,7 @@ def find_model(path: Path) -> list[zipfile.ZipInfo]:
             members = archive.infolist()
     except _DAMAGE as error:
         raise InputError(f"{str(path)!r} is no sound zip file: {error}.", hint="Download it again.") from None
-    _check(path, members)
+    check_zip(str(path), members)
     files = {member.filename: member for member in members if not member.is_dir()}
     models = [[member] for name, member in files.items() if name.lower().endswith(".gguf")]
     folders = (_model_folder(name, files) for name in files if PurePosixPath(name).name == _CONFIG)
@@ -103,40 +94,3 @@ def _model_folder(config: str, files: dict[str, zipfile.ZipInfo]) -> list[zipfil
     beside = [member for name, member in files.items() if PurePosixPath(name).parent == parent]
     weights = [member for member in beside if member.filename.lower().endswith(".safetensors")]
     return [*weights, *(member for member in beside if _base_name(member) in _KEPT)] if weights else []
-
-
-def _check(path: Path, members: Sequence[zipfile.ZipInfo]) -> None:
-    """Check all members' names, kinds, sizes and places.
-
-    Raises:
-        InputError: one is unsafe.
-    """
-    if len(members) > _MAX_MEMBERS:
-        raise InputError(f"{str(path)!r} holds {len(members)} files; {_MAX_MEMBERS} are the limit.", hint=_HINT)
-    if problem := clash(member.filename for member in members if not member.is_dir()):
-        raise InputError(f"{str(path)!r} is refused: {problem}.", hint=_HINT)
-    end = 0
-    for member in sorted(members, key=lambda one: one.header_offset):
-        reason = _problem(member)
-        if member.header_offset < end:
-            reason = "overlaps another file"
-        end = member.header_offset + _HEADER_BYTES + member.compress_size
-        if reason:
-            raise InputError(f"{str(path)!r} is refused: {member.orig_filename[:200]!r} {reason}.", hint=_HINT)
-
-
-def _problem(member: zipfile.ZipInfo) -> str:
-    """Return the reason why a member is unsafe, as the end of a sentence; empty if it is not."""
-    mode = stat.S_IFMT(member.external_attr >> 16)
-    name = member.orig_filename
-    if mode == stat.S_IFLNK:
-        return "is a link"
-    if mode not in {0, stat.S_IFREG, stat.S_IFDIR}:
-        return "is no plain file"
-    if (problem := path_problem(name.rstrip("/"))) and problem != "is hidden":  # which is never unpacked
-        return problem
-    if member.flag_bits & _ENCRYPTED:
-        return "is encrypted"
-    if member.file_size > _CHECKED_FROM_BYTES and member.file_size > _MAX_RATIO * max(1, member.compress_size):
-        return f"would grow from {member.compress_size} to {member.file_size} bytes"
-    return ""

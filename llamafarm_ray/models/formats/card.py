@@ -12,7 +12,17 @@ from llamafarm_ray.models.formats.files import ModelFiles
 
 __all__ = ["card_of_gguf", "read_card"]
 
-_CARD_KEYS = ("license", "license_name", "language", "pipeline_tag", "base_model", "tags", "datasets", "library_name")
+_CARD_KEYS = (
+    "license",
+    "license_name",
+    "license_link",
+    "language",
+    "pipeline_tag",
+    "base_model",
+    "tags",
+    "datasets",
+    "library_name",
+)
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---", re.DOTALL)
 _SECTIONS = {
     "intended_use": re.compile(r"(?:intended|direct) uses?\b.*", re.IGNORECASE),
@@ -62,6 +72,7 @@ def _card_sections(text: str) -> dict[str, str]:
 def card_of_gguf(facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a GGUF file says of its model under ``general``."""
     named = {key.removeprefix("general."): value for key, value in facts.items() if key.startswith("general.")}
+    named |= {f"license_{part}": named.get(f"license.{part}") for part in ("name", "link")}
     kept = (*_CARD_KEYS, "name", "author", "description", "languages", "base_model.0.name", "source.url")
     return {key: found for key in kept if (found := _plain(named.get(key))) is not None}
 

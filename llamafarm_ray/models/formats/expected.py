@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,19 +36,30 @@ def compare_with_config(config: Mapping[str, Any], found: Shapes) -> Comparison:
         config: the file's values.
         found: shapes by name.
     """
-    if config.get("quantization_config"):
-        return Comparison(unchecked="its weights are quantized, and packed as their method does it")
     if not str((config.get("architectures") or [""])[0]).endswith(("ForCausalLM", "LMHeadModel")):
         return Comparison(unchecked="its architecture writes no text, or is not named")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            plain = {key: value for key, value in config.items() if key != "quantization_config"}
+            (Path(folder) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
             model = bare_model(Path(folder))
     except LlamaFarmError as error:
         return Comparison(unchecked=error.message)
     if get_checkpoint_conversion_mapping(model.config.model_type):
         return Comparison(_count(model), unchecked="transformers renames its tensors while it loads them")
-    return _compared(model, {name: tuple(one.shape) for name, one in model.state_dict().items()}, found)
+    expected = {name: tuple(one.shape) for name, one in model.state_dict().items()}
+    found = _as_loaded(model, expected, found)
+    if config.get("quantization_config"):
+        return _compared_packed(model, found)
+    return _compared(model, expected, found)
+
+
+def _as_loaded(model: PreTrainedModel, expected: Shapes, found: Shapes) -> Shapes:
+    """Return the tensors by the names that loading gives them: files of an inner model alone lack its name in front."""
+    prefix = f"{model.base_model_prefix}."
+    if any(name.startswith(prefix) for name in found):
+        return found
+    return {f"{prefix}{name}" if f"{prefix}{name}" in expected else name: shape for name, shape in found.items()}
 
 
 def compare_with_facts(config: PreTrainedConfig, architecture: str, found: Shapes) -> Comparison:
@@ -76,8 +88,18 @@ def compare_with_facts(config: PreTrainedConfig, architecture: str, found: Shape
     return _compared(model, shapes, {name: shape for name, shape in found.items() if name not in ROPE_TENSORS})
 
 
+def _compared_packed(model: PreTrainedModel, found: Shapes) -> Comparison:
+    """Compare quantized weights by the names of their modules alone: a method packs shapes as it likes."""
+    modules = {name[:end] for name in found for end, letter in enumerate(name) if letter == "."}
+    missing = {name for name in model.state_dict() if name not in found and name.rpartition(".")[0] not in modules}
+    unchecked = "its weights are quantized, so only the names of their modules were"
+    return Comparison(_count(model), tuple(sorted(missing - _tied(model, found))), unchecked=unchecked)
+
+
 def _compared(model: PreTrainedModel, expected: Shapes, found: Shapes) -> Comparison:
+    left_out = [re.compile(pattern) for pattern in getattr(model, "_keys_to_ignore_on_load_missing", None) or ()]
     missing = {name for name in expected if name not in found} - _tied(model, found)
+    missing = {name for name in missing if not any(pattern.search(name) for pattern in left_out)}
     unexpected = [name for name in found if name not in expected and not name.endswith(_BUFFERS)]
     misshapen = [
         f"{name}: {list(found[name])} instead of {list(expected[name])}"

@@ -96,6 +96,20 @@ class RangedFile(io.RawIOBase):
         """Return True."""
         return True
 
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def tell(self) -> int:
+        """Return the place of the next byte."""
+        return self._place
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Go to a place, for which nothing is fetched, and return it."""
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size_bytes}[whence]
+        self._place = max(0, start + offset)
+        return self._place
+
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
         """Fetch as many bytes as fit into a buffer, and return their number."""
         wanted = min(len(buffer), self._size_bytes - self._place)

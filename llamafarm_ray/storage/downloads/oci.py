@@ -55,6 +55,7 @@ class OciSource:
 
     kind = "oci"
     needs_network = True
+    variant = ""
 
     def __init__(self, reference: str, revision: str = "") -> None:
         match = _REFERENCE.fullmatch(reference)
@@ -189,5 +190,5 @@ def _tar_suffix(layer: Mapping[str, Any]) -> str:
     if not is_tar:
         return ""
     if "zstd" in kind:
-        raise UnsupportedError(f"A layer is packed as {kind}.", hint="Push the model with raw or gzip layers.")
+        return ".tar.zst"
     return ".tar" if kind.endswith(".tar") else ".tar.gz"

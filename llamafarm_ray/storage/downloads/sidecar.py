@@ -1,8 +1,9 @@
 """The sidecar of a file being fetched: where it comes from, and which pieces of it are finished.
 
 The first line is a JSON object with the file's address, validator and size; it is written before the first byte of the
-file. Each further line is a finished piece with its sha256, appended in one write. A process that is killed leaves at
-most a last line that is cut off, which is ignored.
+file. Each further line is a finished piece with its sha256, or a piece under way with the number and the sha256 of its
+bytes so far, appended in one write. A process that is killed leaves at most a last line that is cut off, which is
+ignored.
 """
 
 from __future__ import annotations
@@ -37,12 +38,16 @@ class Sidecar:
         path: path of the file.
         head: its first line.
         pieces: the sha256 of each finished piece in hexadecimal digits.
+        begun: the number of bytes, and their sha256, of each piece under way.
     """
 
-    def __init__(self, path: Path, head: Head, pieces: dict[int, str]) -> None:
+    def __init__(
+        self, path: Path, head: Head, pieces: dict[int, str], begun: dict[int, tuple[int, str]] | None = None
+    ) -> None:
         self.path = path
         self.head = head
         self.pieces = pieces
+        self.begun = begun or {}
 
     @classmethod
     def create(cls, path: Path, head: Head) -> Sidecar:
@@ -58,22 +63,39 @@ class Sidecar:
         try:
             lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last line's end was cut off
             head = Head(**json.loads(lines[0]))
-            pieces = dict(_piece(json.loads(line)) for line in lines[1:])
+            pieces, begun = _pieces([json.loads(line) for line in lines[1:]])
         except (OSError, ValueError, TypeError, KeyError, IndexError):
             return None
         is_sound = head.format == _FORMAT and isinstance(head.piece_bytes, int) and head.piece_bytes > 0
-        return cls(path, head, pieces) if is_sound and isinstance(head.size_bytes, int | None) else None
+        return cls(path, head, pieces, begun) if is_sound and isinstance(head.size_bytes, int | None) else None
 
     def add(self, piece: int, digest: str) -> None:
         """Append a finished piece."""
-        line = json.dumps({"piece": piece, "sha256": digest}) + "\n"
+        self._append({"piece": piece, "sha256": digest})
+        self.pieces[piece] = digest
+        self.begun.pop(piece, None)
+
+    def mark(self, piece: int, num_bytes: int, digest: str) -> None:
+        """Append the state of a piece under way."""
+        self._append({"piece": piece, "bytes": num_bytes, "sha256": digest})
+
+    def _append(self, said: dict[str, Any]) -> None:
+        line = json.dumps(said) + "\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
         try:
             os.write(descriptor, line.encode())
         finally:
             os.close(descriptor)
-        self.pieces[piece] = digest
 
 
-def _piece(line: dict[str, Any]) -> tuple[int, str]:
-    return int(line["piece"]), str(line["sha256"])
+def _pieces(lines: list[dict[str, Any]]) -> tuple[dict[int, str], dict[int, tuple[int, str]]]:
+    """Return the finished pieces and the last state of each of the others."""
+    finished: dict[int, str] = {}
+    begun: dict[int, tuple[int, str]] = {}
+    for line in lines:
+        piece, digest = int(line["piece"]), str(line["sha256"])
+        if "bytes" in line:
+            begun[piece] = int(line["bytes"]), digest
+        else:
+            finished[piece] = digest
+    return finished, {piece: state for piece, state in begun.items() if piece not in finished}

@@ -48,6 +48,10 @@ class Source(Protocol):
         """The revision that was asked for; empty for the newest."""
 
     @property
+    def variant(self) -> str:
+        """The part of the address that tells models apart and is never written down, since it may hold secrets."""
+
+    @property
     def name(self) -> str:
         """The name that requests call the model by."""
 

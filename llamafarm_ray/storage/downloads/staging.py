@@ -9,11 +9,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from llamafarm_ray.storage.downloads.fetch import Fetched, Progress, fetch
 from llamafarm_ray.storage.downloads.remote import Patience, Wanted
 from llamafarm_ray.storage.downloads.source import Listing
 from llamafarm_ray.storage.downloads.wanted_files import choose_files
+from llamafarm_ray.storage.shards import is_index, missing_shards, read_weight_map, refuse_missing
 from llamafarm_ray.types import Digest
 
 __all__ = ["Staging"]
@@ -54,10 +56,21 @@ class Staging:
         note: Callable[[str], None],
         connections: int,
         piece_bytes: int,
+        check_indexes: bool = True,
     ) -> list[Fetched]:
         """Fetch what is not here and not in the cache; return all files.
 
+        Args:
+            listing: the files.
+            patience: limits of time and tries.
+            progress: told of bytes.
+            note: told what a user should know.
+            connections: number of requests at once.
+            piece_bytes: bytes of one request.
+            check_indexes: refuse weights without a file that their index names; False where a user chose among them.
+
         Raises:
+            InputError: files of the weights are missing at the source.
             LlamaFarmError: see :func:`~llamafarm_ray.storage.downloads.fetch.fetch`.
         """
         self._files.mkdir(parents=True, exist_ok=True)
@@ -67,18 +80,32 @@ class Staging:
             if path not in done and (found := self._from_cache(one)):
                 done[path] = found
         self._remove_others(wanted)
-        missing = [one for path, one in wanted.items() if path not in done]
-        fetched = fetch(
-            missing,
-            self._files,
+        get = functools.partial(
+            fetch,
+            folder=self._files,
             patience=patience,
-            progress=progress,
             note=note,
             finished=lambda one: self._note_finished(one, wanted[one.path]),
             connections=connections,
             piece_bytes=piece_bytes,
         )
-        return [*done.values(), *fetched]
+        missing = [one for path, one in wanted.items() if path not in done]
+        indexes = [one for one in missing if is_index(one.path)] if check_indexes else []
+        fetched = get(indexes, progress=lambda _done, _total: None)
+        if check_indexes:
+            self._check_indexes({*done, *(one.path for one in fetched)}, wanted)
+        known = {one.path for one in fetched}
+        return [*done.values(), *fetched, *get([one for one in missing if one.path not in known], progress=progress)]
+
+    def _check_indexes(self, here: set[str], wanted: Collection[str]) -> None:
+        """Check, before weights are fetched, that the source has each file that an index names.
+
+        Raises:
+            InputError: it has not.
+        """
+        for path in sorted(filter(is_index, here)):
+            weight_map = read_weight_map((self._files / path).read_bytes(), shown=path)
+            refuse_missing(missing_shards(path, weight_map, wanted), path, "The model")
 
     def unpacked(self, listing: Listing, include: Sequence[str]) -> Path:
         """Return the folder of the model, taken out of its archives where it is in some.

@@ -11,6 +11,7 @@ from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.storage.downloads.archives import is_archive
 from llamafarm_ray.storage.downloads.remote import Answer, ReplacedError, Wanted
 from llamafarm_ray.storage.downloads.source import Listing
+from llamafarm_ray.storage.downloads.spelling import model_name
 from llamafarm_ray.storage.downloads.wanted_files import choose_files
 from llamafarm_ray.storage.downloads.web import Web
 from llamafarm_ray.storage.location import Location
@@ -67,14 +68,11 @@ class StoreSource:
     revision = ""
     needs_network = True
     is_fixed = False
+    variant = ""
 
     def __init__(self, uri: str) -> None:
         self.address = uri.rstrip("/")
-        self.name = (
-            Path(self.address.rpartition("/")[2]).stem
-            if "." in self.address.rpartition("/")[2]
-            else (self.address.rpartition("/")[2])
-        )
+        self.name = model_name(self.address.rpartition("/")[2])
 
     def listing(self, web: Web, include: Sequence[str]) -> Listing:
         """List the files below the URI, or the one at it."""

@@ -21,7 +21,10 @@ from llamafarm_ray.types import Digest
 __all__ = ["PIECE_BYTES", "ChangedError", "StoppedError", "Transfer"]
 
 PIECE_BYTES = 16 * 1024 * 1024
-"""The bytes that one request asks for, and at most as many are fetched again after a kill."""
+"""The bytes that one request asks for."""
+
+_MARKS = 16
+"""Times that a piece's progress is noted: after a kill, 8 connections fetch half a piece again together."""
 
 Count = Callable[[int], None]
 """A function of the number of bytes that arrived; a negative one takes bytes back that have to come again."""
@@ -102,12 +105,19 @@ class Transfer:
         self._open(found)
         if head.size_bytes is None:
             found.pieces.clear()
+            found.begun.clear()
         for piece, digest in list(found.pieces.items()):
             begin, end = self._bounds(piece)
             if not 0 <= begin < end or self._digest_of(begin, end) != digest:
                 del found.pieces[piece]
                 continue
             self._count(end - begin)
+        for piece, (num_bytes, digest) in list(found.begun.items()):
+            begin, end = self._bounds(piece)
+            if not 0 <= begin < begin + num_bytes < end or self._digest_of(begin, begin + num_bytes) != digest:
+                del found.begun[piece]
+                continue
+            self._count(num_bytes)
 
     def drop(self) -> None:
         """Delete what there is of the file."""
@@ -127,8 +137,19 @@ class Transfer:
         """Return how many bytes are still to be written, as far as that is known."""
         if self.size_bytes is None:
             return 0
-        done = self._sidecar.pieces if self._sidecar else {}
-        return self.size_bytes - sum(end - begin for begin, end in map(self._bounds, done))
+        return self.size_bytes - self._kept_bytes()
+
+    def _kept_bytes(self) -> int:
+        """Return how many bytes an earlier try, or this one, left in the part file."""
+        if self._sidecar is None:
+            return 0
+        whole = sum(end - begin for begin, end in map(self._bounds, self._sidecar.pieces))
+        return whole + sum(num_bytes for num_bytes, _ in self._sidecar.begun.values())
+
+    def _start_of(self, number: int) -> int:
+        """Return the place that a piece goes on at."""
+        begun = self._sidecar.begun.get(number, (0, "")) if self._sidecar else (0, "")
+        return self._bounds(number)[0] + begun[0]
 
     def missing(self) -> Iterator[int]:
         """Yield the numbers of the pieces that are not there."""
@@ -147,9 +168,9 @@ class Transfer:
             return
         failures = 0
         while True:
-            begin, end = self._bounds(number)
+            at = self._start_of(number)
             try:
-                with self.wanted.remote.read(begin, end) as answer:
+                with self.wanted.remote.read(at, self._bounds(number)[1]) as answer:
                     self._check(answer)
                     if self._sidecar is None:
                         if answer.size_bytes is not None:
@@ -162,7 +183,7 @@ class Transfer:
                     missing = list(self.missing())
                     spawn(missing[1:])
                     if missing:
-                        self._stream(number, begin, answer)
+                        self._stream(number, at, answer)
             except TransientError as error:
                 failures += 1
                 self._pause(error, failures)
@@ -177,7 +198,7 @@ class Transfer:
             StorageError: it can't be had, or the disk is full.
             StoppedError: everything is to end.
         """
-        self._stream(number, self._bounds(number)[0], None)
+        self._stream(number, self._start_of(number), None)
 
     def finish(self) -> None:
         """Check the whole file's digest.
@@ -205,8 +226,8 @@ class Transfer:
     def _stream(self, number: int, at: int, answer: Answer | None) -> None:
         """Write a piece, beginning with an answer that is there already."""
         begin, end = self._bounds(number)
-        hasher = hashlib.sha256()
-        failures = 0
+        hasher = self._hasher_of(begin, at)
+        marked, failures = at, 0
         while at < end:
             reached = at
             try:
@@ -216,11 +237,14 @@ class Transfer:
                         self._check(answer)
                         if _begins_again(answer, at, begin):
                             self._count(begin - at)
-                            at, hasher = begin, hashlib.sha256()
+                            at, hasher, marked = begin, hashlib.sha256(), begin
                     for chunk in self._chunks(answer, end - at):
                         self._write(chunk, at)
                         hasher.update(chunk)
                         at += len(chunk)
+                        if marked + self._piece_bytes // _MARKS < at < end:
+                            self._mark(number, at - begin, hasher.hexdigest())
+                            marked = at
                 _check_end(at - begin, end - begin)
             except TransientError as error:
                 failures = 1 if at > reached else failures + 1
@@ -232,9 +256,9 @@ class Transfer:
         """Write a file whose sender knows no ranges, from its first byte to its last."""
         if self._sidecar is None or self._in_order is None:
             raise AssertionError("written before its sidecar")
-        if self._sidecar.pieces:
+        if kept := self._kept_bytes():
             self._note(f"{self.shown}: the server ignores ranges now, so the file is fetched from its first byte.")
-            self._count(-sum(end - begin for begin, end in map(self._bounds, self._sidecar.pieces)))
+            self._count(-kept)
             self.drop()
             self.size_bytes, self.validator = answer.size_bytes, answer.validator
             self._start()
@@ -341,6 +365,12 @@ class Transfer:
             done = dict.fromkeys(self._sidecar.pieces)
         self._in_order.advance(done)
 
+    def _mark(self, number: int, num_bytes: int, digest: str) -> None:
+        if self._sidecar is None:
+            raise AssertionError("under way before it began")
+        with self._lock:
+            self._sidecar.mark(number, num_bytes, digest)
+
     def _pause(self, error: TransientError, failures: int) -> None:
         if failures >= self._patience.attempts:
             raise given_up(self.shown, error, failures)
@@ -348,11 +378,14 @@ class Transfer:
             raise StoppedError
 
     def _digest_of(self, begin: int, end: int) -> str:
+        return self._hasher_of(begin, end).hexdigest()
+
+    def _hasher_of(self, begin: int, end: int) -> hashlib._Hash:
         hasher = hashlib.sha256()
         while begin < end and (data := os.pread(self._descriptor, min(READ_BYTES, end - begin), begin)):
             hasher.update(data)
             begin += len(data)
-        return hasher.hexdigest()
+        return hasher
 
 
 def _begins_again(answer: Answer, at: int, begin: int) -> bool:

@@ -11,11 +11,12 @@ from typing import Self
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
-from llamafarm_ray.models.folder import weight_formats
+from llamafarm_ray.models.folder import gguf_file, weight_formats
 from llamafarm_ray.registry import BaseModel, RegistryApi, base_here, open_registry
+from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.manifest import Manifest
 from llamafarm_ray.types import Digest, ModelKind
-from llamafarm_ray.workflows.base import usable_base
+from llamafarm_ray.workflows.base import servable_base
 from llamafarm_ray.workflows.provenance import weights_digest
 from llamafarm_ray.workflows.register import base_reference
 from llamafarm_ray.workflows.training_data import TrainingData, find_inherited_data, find_training_data
@@ -112,10 +113,26 @@ class EvaluatedModel:
         if not folder.is_dir():
             return cls._of_version(config, registry, model)
         adapter = folder if (folder / "adapter_config.json").is_file() else None
-        base = usable_base(config.base_model or base_reference(folder) if adapter else model, registry)
+        if adapter is None and weight_formats(folder)[:1] == ("gguf",):
+            return cls._of_gguf_folder(config, registry, folder)
+        base = servable_base(config.base_model or base_reference(folder) if adapter else model, registry)
+        if adapter is not None:
+            _check_forms(folder.name, adapter, base)
         own = Manifest.of_folder(adapter).digest if adapter else None
         return cls(
             folder.resolve().name, base.folder, adapter, weights_digest(base.digest, own), "", base.digest, False, base
+        )
+
+    @classmethod
+    def _of_gguf_folder(cls, config: Config, registry: RegistryApi, folder: Path) -> Self:
+        """Return the GGUF file of a folder: a whole model, or an adapter on the base that the configuration names."""
+        own = Manifest.of_folder(folder).digest
+        if not read_gguf(gguf_file(folder)).is_adapter:
+            return cls(folder.resolve().name, folder, None, weights_digest(own, None), "", own)
+        base = servable_base(config.base_model, registry)
+        _check_forms(folder.name, folder, base)
+        return cls(
+            folder.resolve().name, base.folder, folder, weights_digest(base.digest, own), "", base.digest, False, base
         )
 
     @classmethod
@@ -126,7 +143,8 @@ class EvaluatedModel:
         if registered.kind is not ModelKind.ADAPTER:
             weights = weights_digest(registered.manifest, None)
             return cls(record.ref, pulled, None, weights, record.ref, weights, manifest=Digest(registered.manifest))
-        base = usable_base(config.base_model or registered.base_model, registry)
+        base = servable_base(config.base_model or registered.base_model, registry)
+        _check_forms(record.ref, pulled, base)
         is_elsewhere = base.digest != registered.base_digest
         if is_elsewhere and not registry.refresh().descends(base.digest, str(registered.base_digest)):
             raise InputError(
@@ -151,3 +169,25 @@ def fetch_models(models: Sequence[EvaluatedModel], home: str) -> None:
     """Bring models to this machine, see `EvaluatedModel.fetch`."""
     for model in models:
         model.fetch(home)
+
+
+def _check_forms(name: str, adapter: Path, base: BaseModel) -> None:
+    """Check that an adapter and its base are both GGUF files, which llama.cpp computes together, or neither is.
+
+    Raises:
+        InputError: one is, and the other is not.
+    """
+    is_gguf_base = weight_formats(base.folder)[:1] == ("gguf",)
+    is_gguf_adapter = weight_formats(adapter)[:1] == ("gguf",)
+    if is_gguf_base and not is_gguf_adapter:
+        raise InputError(
+            f"{base.reference} is a GGUF file, and {name} is an adapter in safetensors, which llama.cpp "
+            "can't add to it.",
+            hint=f"Convert the adapter, and evaluate the result: `llamafarm models convert {name} --to gguf --output "
+            "adapter-gguf --name NAME`.",
+        )
+    if is_gguf_adapter and not is_gguf_base:
+        raise InputError(
+            f"{name} is an adapter in GGUF, and {base.reference} is no GGUF file.",
+            hint="Name a GGUF form of its base with --base-model.",
+        )

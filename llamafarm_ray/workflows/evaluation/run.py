@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -114,6 +114,8 @@ class EvaluationRun:
         other = config.model_copy(update={"base_model": None})
         rival = EvaluatedModel.find(other, registry, baseline) if baseline is not None else None
         found = EvaluatedModel.find(config, registry, model)
+        has_texts = bool(examples or asked.questions or asked.custom_evaluations or asked.risk)
+        _check_gguf([one for one in (found, rival) if one is not None], has_texts=has_texts)
         if asked.benchmarks:
             check_backend(asked, found, rival)
         applied = stored.applied(config)
@@ -378,3 +380,18 @@ def _labeled(exam: Exam | None, custom: tuple[CustomSet, ...]) -> dict[str, Labe
         rows = [(one.question.question, one.question.answers, one.question.more) for one in exam.asked]
         found[CLOSED_BOOK] = rows
     return found
+
+
+def _check_gguf(models: Sequence[EvaluatedModel], *, has_texts: bool) -> None:
+    """Check that of GGUF files only benchmarks, or probes at an endpoint, are asked for.
+
+    Raises:
+        InputError: examples, questions, custom sets or risks are to be measured.
+    """
+    for model in models if has_texts else ():
+        if model.is_gguf:
+            raise InputError(
+                f"{model.model_id} is computed as a GGUF file: examples, questions, custom sets and "
+                "risks are measured on safetensors.",
+                hint="Measure it with --benchmark, which llama.cpp is asked, or measure the model in safetensors.",
+            )

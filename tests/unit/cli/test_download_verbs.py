@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import pytest
 from file_server import hub_server
@@ -87,6 +88,14 @@ def test_offline_holds_for_base_models_too(llamafarm, hub, monkeypatch, command)
     llamafarm.error("models", *command.split(), "--offline")
     assert os.environ["HF_HUB_OFFLINE"] == "1"
     assert hub.asked == []
+
+
+def test_a_base_model_that_is_downloaded_on_the_way_is_shown(llamafarm, hub):
+    status, _, shown = llamafarm.run("models", "convert", "owner/tiny", "--to", "gguf", "--output", "out")
+    assert status == 2
+    assert re.search(r"Downloading owner/tiny: [\d,]+ B of [\d,]+ B", shown)
+    _, _, shown = llamafarm.run("models", "convert", "owner/tiny", "--to", "gguf", "--output", "out", "--json")
+    assert "Downloading" not in shown
 
 
 def test_the_bar_tells_bytes_rate_and_time_left(monkeypatch):

@@ -1,6 +1,7 @@
-"""The least recently used goes first, and nothing goes that is in use."""
+"""The least valuable goes first, and nothing goes that is in use."""
 
 import os
+import shutil
 import threading
 
 import pytest
@@ -8,7 +9,9 @@ from process_tools import child, pipe
 from stored_files import cached_blob, files
 
 from llamafarm_ray.errors import IntegrityError
-from llamafarm_ray.storage import ContentStore, Location
+from llamafarm_ray.storage import ContentStore, Location, Manifest
+from llamafarm_ray.storage.cache import Cache
+from llamafarm_ray.storage.eviction import fetch_cost_s, value
 
 
 def last_used(store, digest, seconds):
@@ -42,6 +45,34 @@ def test_the_least_recently_used_go_first_and_pins_stay(store, publish):
     assert store.evict(0) == [manifests[1].digest]
     assert files(store.cache / "blobs") == {}
     assert list((store.cache / "versions").iterdir()) == []
+
+
+def test_of_versions_unused_as_long_those_go_first_that_are_large_and_near():
+    hub, here = fetch_cost_s("hub", 10**9), fetch_cost_s("local", 10**9)
+    assert value(hub, 10**9, 60) > value(here, 10**9, 60), "it takes longer to get again"
+    assert value(fetch_cost_s("hub", 1000), 1000, 60) > value(hub, 10**9, 60), "it hardly takes room"
+    assert value(hub, 10**9, 60) > value(hub, 10**9, 3600), "it was used last"
+    assert value(hub, 0, 0) > 0
+
+
+def test_what_is_far_away_stays_longer_than_what_was_used_a_little_later(tmp_path):
+    cache = Cache(tmp_path / "cache", lambda: {far: "hub", near: "local"})
+    far, near = (made(cache, tmp_path / name, name) for name in ("far", "near"))
+    for digest, seconds in ((far, 1000), (near, 2000)):
+        os.utime(cache.folder / "locks" / f"{digest.hex}.lock", (seconds, seconds))
+    assert [version.digest for version in cache.cached()] == [far, near]
+    assert cache.evict(1000) == [near]
+
+
+def made(cache, folder, text):
+    """A version of a thousand bytes in a cache, used by nobody."""
+    folder.mkdir()
+    (folder / "a.txt").write_text((text * 1000)[:1000])
+    manifest = Manifest.of_folder(folder)
+    cache.adopt(folder, manifest)
+    shutil.rmtree(folder)  # whose files became the cache's
+    cache.release(manifest.digest)
+    return manifest.digest
 
 
 def test_a_shared_blob_goes_with_its_last_version(store, publish):

@@ -1,7 +1,9 @@
 """Files are fetched in pieces from servers that fail in every way, gone on with after a kill, and checked."""
 
+import dataclasses
 import hashlib
 import json
+import os
 import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -13,6 +15,7 @@ from llamafarm_ray.errors import AccessDeniedError, IntegrityError, NotFoundErro
 from llamafarm_ray.storage.downloads.credentials import Credentials
 from llamafarm_ray.storage.downloads.fetch import fetch
 from llamafarm_ray.storage.downloads.remote import Answer, Patience, Wanted
+from llamafarm_ray.storage.downloads.sidecar import Sidecar
 from llamafarm_ray.storage.downloads.web import Web, WebFile
 from llamafarm_ray.types import Digest
 
@@ -42,7 +45,7 @@ class Fetch:
         self.notes = []
         self.progress = []
 
-    def __call__(self, path="/model", connections=4, patience=QUICK, **known):
+    def __call__(self, path="/model", connections=4, patience=QUICK, piece_bytes=PIECE, **known):
         wanted = Wanted("model", WebFile(self._web, self._server.url + path), **known)
         return fetch(
             [wanted],
@@ -51,7 +54,7 @@ class Fetch:
             note=self.notes.append,
             progress=lambda done, total: self.progress.append((done, total)),
             connections=connections,
-            piece_bytes=PIECE,
+            piece_bytes=piece_bytes,
         )
 
     def bytes(self):
@@ -125,6 +128,38 @@ def test_what_is_finished_is_not_fetched_again(get, server):
     get(digest=Digest.of(DATA))
     assert get.bytes() == DATA
     assert len(server.asked) == 7, "four of eleven pieces were there"
+
+
+def test_a_piece_under_way_goes_on_where_it_was(get, server):
+    """Eight pieces are half there when the process ends: together, no more than one comes again."""
+    piece, half = 160 * 1024, 80 * 1024
+    data = os.urandom(8 * piece)
+    server.files["/model"] = data
+    server.fault = lambda _: Fault(cut_after=half)
+    with pytest.raises(StorageError, match="in a row"):
+        get(connections=8, piece_bytes=piece, patience=dataclasses.replace(QUICK, attempts=1))
+    sidecar = Sidecar.read(get.folder / ".model.pieces")
+    kept = sum(num_bytes for num_bytes, _ in sidecar.begun.values())
+    assert kept > 0, "what was there is noted"
+    server.fault = lambda _: None
+    server.asked.clear()
+    get.progress.clear()
+    get(connections=8, piece_bytes=piece, digest=Digest.of(data))
+    assert get.bytes() == data
+    asked = sum(end + 1 - begin for begin, end in server.ranges())
+    assert asked == len(data) - kept
+    assert get.progress[-1] == (len(data), len(data))
+
+
+def test_bytes_of_a_piece_under_way_that_were_damaged_are_fetched_again(get, server):
+    server.fault = lambda _: Fault(cut_after=PIECE - 7)
+    with pytest.raises(StorageError):
+        get(connections=1, patience=dataclasses.replace(QUICK, attempts=1))
+    with (get.folder / ".model.pieces").open("ab") as sidecar:
+        sidecar.write(b'{"piece": 0, "bytes": 5, "sha256": "00"}\n{"piece": 3, "bytes": 999999, "sha256": "00"}\n')
+    server.fault = lambda _: None
+    get(digest=Digest.of(DATA))
+    assert get.bytes() == DATA
 
 
 def test_a_piece_that_was_damaged_on_disk_is_fetched_again(get, server):

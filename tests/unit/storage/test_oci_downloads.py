@@ -7,11 +7,12 @@ import json
 import tarfile
 
 import pytest
+import zstandard
 from file_server import Fault
 from model_files import gguf_bytes, safetensors_bytes
 from oci_registry import oci_registry
 
-from llamafarm_ray.errors import AccessDeniedError, InputError, IntegrityError, NotFoundError, UnsupportedError
+from llamafarm_ray.errors import AccessDeniedError, InputError, IntegrityError, NotFoundError
 from llamafarm_ray.storage.cache import Cache
 from llamafarm_ray.storage.downloads.downloads import Downloads
 from llamafarm_ray.storage.downloads.remote import Patience
@@ -99,9 +100,11 @@ def test_a_modelpack_artifact_names_paths_and_licence(get, registry):
     assert found.record.licence == "Apache-2.0"
 
 
-@pytest.mark.parametrize("kind", ["application/vnd.cncf.model.weight.v1.tar+gzip", "application/vnd.x.v1.tar"])
+@pytest.mark.parametrize(
+    "kind", ["application/vnd.cncf.model.weight.v1.tar+gzip", "application/vnd.x.v1.tar", "application/x.tar+zstd"]
+)
 def test_layers_that_are_packed_are_unpacked(get, registry, kind):
-    pack = gzip.compress if kind.endswith("gzip") else bytes
+    pack = {"gzip": gzip.compress, "zstd": zstandard.compress}.get(kind.rpartition("+")[2], bytes)
     weights = {"model.safetensors": MODEL["model.safetensors"], "junk.pt": b"x"}
     layers = [(kind, {}, tar(weights, pack)), *titled({"config.json": b"{}", "tokenizer.json": b"{}"})]
     registry.push("models/tiny", "v1", layers)
@@ -166,7 +169,7 @@ def test_what_is_not_there_or_not_right_is_named(get, registry):
     with pytest.raises(IntegrityError, match="when it was asked for"):
         get(reference(registry, f"models/tiny@{digest}"))
     registry.push("models/zstd", "v1", [("application/vnd.cncf.model.weight.v1.tar+zstd", {}, b"x")])
-    with pytest.raises(UnsupportedError, match="zstd"):
+    with pytest.raises(InputError, match="no sound archive"):
         get(reference(registry, "models/zstd:v1"))
 
 
@@ -186,7 +189,17 @@ def test_hostile_layers_are_refused(get, registry, files, tmp_path):
         get(reference(registry, "models/tiny:v1"))
 
 
-def test_links_in_layers_are_left_out(get, registry):
+def test_links_in_layers_are_refused(get, registry):
     layer = ("application/x.tar+gzip", {}, tar(MODEL, links=[("chat_template.jinja", "/etc/passwd")]))
     registry.push("models/tiny", "v1", [layer])
-    assert content(get(reference(registry, "models/tiny:v1")).folder) == MODEL
+    with pytest.raises(InputError, match=r"'chat_template.jinja' is a link"):
+        get(reference(registry, "models/tiny:v1"))
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, zstandard.compress], ids=["gzip", "zstd"])
+def test_layers_that_grow_beyond_all_measure_are_refused(get, registry, tmp_path, pack):
+    kind = f"application/x.tar+{'gzip' if pack is gzip.compress else 'zstd'}"
+    registry.push("models/tiny", "v1", [(kind, {}, tar(MODEL | {"zeros.json": bytes(8_000_000)}, pack))])
+    with pytest.raises(InputError, match=r"it would grow from \d+ to \d+ bytes"):
+        get(reference(registry, "models/tiny:v1"))
+    assert not list(tmp_path.rglob("zeros.json"))

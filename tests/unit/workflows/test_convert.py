@@ -139,6 +139,62 @@ def test_a_conversion_says_what_it_was_made_from(base, registry, tmp_path):
     assert (f"model:{record.ref}", f"model:{source.ref}", "is derived from") in edges
 
 
+def test_licence_card_and_named_templates_go_there_and_back(registry, tmp_path):
+    source = make_tiny_model(tmp_path / "source")
+    (source / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
+    (source / "LICENSE").write_text("Apache")
+    tokenizer = load_tokenizer(source)
+    tokenizer.chat_template = {"default": tokenizer.chat_template, "tool_use": "{{ tools }}"}
+    tokenizer.save_pretrained(source)
+    (source / "chat_template.jinja").unlink(missing_ok=True)
+    tokenizer.save_pretrained(source)
+    there = convert(registry, str(source), tmp_path / "there", to="gguf", precision="fp32").path
+    assert (there / "README.md").read_bytes() == (source / "README.md").read_bytes()
+    assert (there / "LICENSE").read_text() == "Apache"
+    assert read_gguf(there / "model.gguf").facts["general.license"] == "apache-2.0"
+    assert register(registry, Registration(there, name="tiny-gguf")).registered.license == "apache-2.0"
+    back = convert(registry, str(there / "model.gguf"), tmp_path / "back", to="safetensors").path
+    assert "license: apache-2.0" in (back / "README.md").read_text()
+    assert load_tokenizer(back).chat_template == tokenizer.chat_template
+    back = convert(registry, "tiny-gguf", tmp_path / "registered", to="safetensors").path
+    assert (back / "LICENSE").read_text() == "Apache"
+
+
+def test_an_adapter_in_gguf_is_let_in_by_an_evaluation_on_a_gguf_form_of_its_base(registry, tmp_path):
+    from llamafarm_ray.config import parse_config
+    from llamafarm_ray.evaluation.result import EvaluationResult
+    from llamafarm_ray.serving.routing.resolution import resolve
+    from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
+    from llamafarm_ray.workflows.evaluation.results import store_result
+    from llamafarm_ray.workflows.evaluation.run import EvaluationRun
+
+    make_lora(make_tiny_model(tmp_path / "base"), tmp_path / "lora", r=4)
+    register(registry, Registration(tmp_path / "base", name="tiny"))
+    register(registry, Registration(tmp_path / "lora", name="bot", base_model="tiny"))
+    form = convert(registry, "tiny", tmp_path / "q8", to="gguf", precision="q8_0")
+    form = register(registry, Registration(form.path, name="tiny-q8", base_model="tiny"))
+    update = convert(registry, "bot", tmp_path / "bot-gguf", to="gguf")
+    register(registry, Registration(update.path, name="bot-gguf", base_model=update.base_model))
+    served = {"base_name": "tiny-q8", "base_digest": form.registered.manifest}
+    with pytest.raises(NotFoundError, match=r"Evaluate it there first: .*--model bot-gguf:1.0.0 --base-model tiny-q8"):
+        resolve("bot-gguf", registry.state, **served)
+    config = parse_config({"base_model": "tiny-q8"})
+    found = EvaluatedModel.find(config, registry, "bot-gguf")
+    assert (found.is_gguf, found.is_elsewhere, found.base_weights) == (True, True, form.registered.manifest)
+    assert (found.adapter / "adapter.gguf").is_file()
+    store_result(registry, found, EvaluationResult("bot-gguf:1.0.0", "2026-11-29T00:00:00Z", {}))
+    assert resolve("bot-gguf", registry.state, **served).ref == "bot-gguf:1.0.0"
+    with pytest.raises(InputError, match=r"is an adapter in safetensors, which llama.cpp can't add to it") as caught:
+        EvaluatedModel.find(config, registry, "bot")
+    assert "models convert bot:1.0.0 --to gguf" in caught.value.hint
+    with pytest.raises(InputError, match="tiny is no GGUF file"):
+        EvaluatedModel.find(parse_config({"base_model": "tiny"}), registry, "bot-gguf")
+    (tmp_path / "q.jsonl").write_text('{"question": "a", "answer": "b"}\n')
+    asked = parse_config({"base_model": "tiny-q8", "evaluation": {"questions": str(tmp_path / "q.jsonl")}})
+    with pytest.raises(InputError, match="examples, questions, custom sets and risks are measured on safetensors"):
+        EvaluationRun.prepare(asked, registry, "bot-gguf")
+
+
 def test_an_adapter_becomes_a_gguf_file_with_the_same_updates(registry, tmp_path):
     base = make_tiny_model(tmp_path / "base")
     make_lora(base, tmp_path / "lora", r=4, use_rslora=True, rank_pattern={"q_proj": 2})

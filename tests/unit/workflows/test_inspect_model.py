@@ -10,18 +10,25 @@ import shutil
 import struct
 import zipfile
 
+import fsspec
 import pytest
+import torch
 from family_models import write_family_model
+from file_server import hub_server
 from gguf_files import write_gguf
 from model_files import gguf_bytes, safetensors_bytes
 from safetensors.torch import load_file, save_file
+from tiny_adapters import write_adapter
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.cli.main import run
-from llamafarm_ray.errors import InputError, NotFoundError
-from llamafarm_ray.models.formats.files import RangedFile
+from llamafarm_ray.errors import InputError, NotFoundError, UnsupportedError
+from llamafarm_ray.models.formats.files import FolderFiles, RangedFile
+from llamafarm_ray.models.formats.packed_count import count_parameters
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.storage import Location
+from llamafarm_ray.storage.gguf import read_gguf
+from llamafarm_ray.storage.safetensors import TensorEntry
 from llamafarm_ray.workflows.inspect_model import inspect_model, inspect_opened
 
 CARD = "---\nlicense: apache-2.0\nlanguage: [en, de]\nbase_model: tiny/one\nother: 1\n---\n# A model\n"
@@ -89,6 +96,92 @@ def test_a_tied_head_is_not_missing(registry, tmp_path, family):
     assert inspect_model(registry, str(folder)).inspection.problems == []
 
 
+def test_names_without_the_prefix_that_loading_adds_are_those_of_the_architecture(registry, tmp_path):
+    """The hub's gpt2 has ``h.0.attn...`` for ``transformer.h.0.attn...``."""
+    folder = write_family_model(tmp_path / "inner", "gpt2")
+    tensors = load_file(folder / "model.safetensors")
+    inner = {name.removeprefix("transformer."): one for name, one in tensors.items()}
+    assert inner.keys() != tensors.keys()
+    save_file(inner, folder / "model.safetensors", metadata={"format": "pt"})
+    assert inspect_model(registry, str(folder)).inspection.problems == []
+    del inner["h.0.ln_1.weight"]
+    save_file(inner, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "1 tensors are missing: transformer.h.0.ln_1" in inspect_model(registry, str(folder)).inspection.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "served", "trained"),
+    [
+        ("int4", ("vllm", "transformers"), "lora"),
+        ("fp8", ("vllm", "transformers"), "lora"),
+        ("nf4", ("transformers",), "qlora"),
+    ],
+)
+def test_quantized_weights_count_as_what_they_stand_for(base, registry, tmp_path, scheme, served, trained):
+    from llamafarm_ray.workflows.quantize import quantize
+
+    folder = quantize(registry, str(base), tmp_path / scheme, scheme=scheme, measure=None).path
+    whole = inspect_model(registry, str(base)).inspection
+    found = inspect_model(registry, str(folder))
+    listed = inspect_opened(FolderFiles(folder), scheme, compare=False)
+    for seen in (found, listed):
+        assert seen.inspection.num_parameters == whole.num_parameters
+        assert seen.inspection.memory_bytes == whole.memory_bytes
+        assert seen.served_by == served
+        assert trained in seen.trained_by
+    assert found.inspection.problems == []
+    assert bool(found.notes) == (scheme == "fp8")
+
+
+def test_a_quantized_model_without_a_layer_is_told(base, registry, tmp_path):
+    from llamafarm_ray.workflows.quantize import quantize
+
+    folder = quantize(registry, str(base), tmp_path / "int4", scheme="int4", measure=None).path
+    tensors = {name: one for name, one in load_file(folder / "model.safetensors").items() if "layers.1.mlp" not in name}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert "3 tensors are missing: model.layers.1.mlp" in inspect_model(registry, str(folder)).inspection.problems[0]
+
+
+def test_packed_weights_of_other_methods_are_counted():
+    def entry(name, dtype, *shape):
+        return TensorEntry(name, dtype, shape, 0, 0)
+
+    gptq = [entry("a.qweight", "I32", 8, 16), entry("a.qzeros", "I32", 1, 2), entry("a.scales", "F16", 1, 16)]
+    norm = entry("norm.weight", "F16", 5)
+    assert count_parameters([*gptq, norm], {"quant_method": "gptq", "bits": 4}) == 8 * 16 * 8 + 5
+    assert count_parameters(gptq, {"quant_method": "gptq", "bits": 8}) == 8 * 16 * 4
+    experts = [entry("e.w_blocks", "U8", 2, 3, 16), entry("e.w_scales", "U8", 2, 3)]
+    assert count_parameters(experts, {"quant_method": "mxfp4"}) == 2 * 3 * 32
+    assert count_parameters(gptq[:1], {}) == 8 * 16
+
+
+@pytest.mark.parametrize(
+    ("config", "served"),
+    [
+        ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, ()),
+        ({"architectures": ["BertForSequenceClassification"], "model_type": "bert"}, ()),
+        ({"architectures": ["OddForCausalLM"], "quantization_config": {"quant_method": "awq"}}, ("vllm",)),
+        ({"architectures": ["OddForCausalLM"]}, ("vllm", "transformers")),
+    ],
+)
+def test_engines_are_those_that_compute_the_architecture(registry, tmp_path, config, served):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.model").write_bytes(b"t")
+    (tmp_path / "model.safetensors").write_bytes(safetensors_bytes(1.0))
+    assert inspect_opened(FolderFiles(tmp_path), "one", compare=False).served_by == served
+
+
+@pytest.mark.parametrize(
+    ("config", "served"),
+    [({}, ("vllm", "transformers")), ({"use_dora": True}, ("transformers",))],
+    ids=["lora", "dora"],
+)
+def test_an_adapters_engines_are_those_of_its_method(registry, tmp_path, config, served):
+    write_adapter(tmp_path / "lora", tmp_path, **config)
+    assert inspect_model(registry, str(tmp_path / "lora")).served_by == served
+
+
 def test_a_gguf_file_is_compared_with_its_facts(base, registry, tmp_path):
     path = write_gguf(base, tmp_path / "model.gguf", kind="Q8_0")
     found = inspect_model(registry, str(path))
@@ -147,6 +240,66 @@ def test_of_files_elsewhere_only_headers_are_fetched(base, tmp_path):
     found = inspect_opened(files, "https://there")
     assert found.inspection.num_tensors == 1
     assert files.num_bytes < weights / 10
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "huggingface"))
+    with hub_server() as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        yield server
+
+
+def long_model(base, path):
+    """The files of a model, its weights ten megabytes longer than they were: one more tensor, at their end."""
+    tensors = load_file(base / "model.safetensors") | {"zzz.weight": torch.zeros(2_500_000)}
+    save_file(tensors, path, metadata={"format": "pt"})
+    return {one.name: one.read_bytes() for one in base.iterdir()} | {"model.safetensors": path.read_bytes()}
+
+
+@pytest.mark.parametrize("place", ["hub", "web", "store"])
+def test_of_a_model_elsewhere_only_headers_are_fetched(base, registry, tmp_path, hub, place, monkeypatch):
+    files = long_model(base, tmp_path / "long.safetensors")
+    source = {"hub": "owner/long", "web": f"{hub.cdn.url}/long/", "store": "memory://inspected-elsewhere"}[place]
+    hub.add("owner/long", files)
+    links = "".join(f'<a href="{name}">{name}</a>' for name in files)
+    pages = {"/long/": links.encode()} | {f"/long/{name}": data for name, data in files.items()}
+    hub.cdn.files |= pages
+    hub.cdn.headers["/long/"] = {"Content-Type": "text/html"}
+    read = []
+    original = Location.read_range
+    monkeypatch.setattr(Location, "read_range", lambda *asked: read.append(asked[3] - asked[2]) or original(*asked))
+    for name, data in files.items():
+        fsspec.filesystem("memory").pipe_file(f"memory://inspected-elsewhere/{name}", data)
+    found = inspect_model(registry, source)
+    assert found.inspection.comparison.unexpected == ("zzz.weight",)
+    assert found.inspection.card["license"] == "apache-2.0"
+    assert found.size_bytes >= 10_000_000
+    small = sum(len(data) for name, data in files.items() if name != "model.safetensors")
+    assert hub.sent_bytes + hub.cdn.sent_bytes + sum(read) < small + 1_500_000
+    assert not (tmp_path / "home").exists() or not list((tmp_path / "home").rglob("*.safetensors"))
+
+
+def test_a_gguf_file_and_an_archive_elsewhere(base, registry, tmp_path, hub):
+    path = write_gguf(base, tmp_path / "model.gguf", kind="Q8_0")
+    hub.add("owner/quants", {"a.gguf": path.read_bytes(), "b.gguf": path.read_bytes()})
+    with pytest.raises(InputError, match="has 2 GGUF files"):
+        inspect_model(registry, "owner/quants")
+    assert inspect_model(registry, "owner/quants", include=["a.gguf"]).inspection.problems == []
+    hub.cdn.files["/m.zip"] = b"PK"
+    with pytest.raises(UnsupportedError, match=r"is in an archive \(m.zip\)"):
+        inspect_model(registry, f"{hub.cdn.url}/m.zip")
+
+
+def test_lists_of_a_gguf_header_are_bounded_together(tmp_path):
+    """Half a million numbers of two bytes in each of nine lists: as Python's they would take sixteen times as much."""
+    numbers = struct.pack("<IIQ", 9, 2, 2**19) + bytes(2**20)
+    named = b"".join(struct.pack("<Q", 2) + f"x{number}".encode() + numbers for number in range(9))
+    (tmp_path / "lists.gguf").write_bytes(b"GGUF" + struct.pack("<IQQ", 3, 0, 9) + named)
+    with pytest.raises(InputError, match="and at most 4194304 are read in all lists"):
+        read_gguf(tmp_path / "lists.gguf")
 
 
 class Evil:

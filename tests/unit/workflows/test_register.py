@@ -228,8 +228,59 @@ def test_an_adapter_with_a_weight_that_is_no_number_is_refused_before_anything_i
 
 
 def test_a_base_models_infinities_are_its_own_affair(registry, base):
-    weights(base, "model.safetensors", -math.inf)
+    change_tensors(base, lambda tensors: {name: one - math.inf for name, one in tensors.items()}, "model.safetensors")
     assert register(registry, Registration(base)).registered.kind is ModelKind.BASE
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            lambda tensors: {name: one for name, one in tensors.items() if "layers.1" not in name},
+            "9 tensors are missing",
+        ),
+        (
+            lambda tensors: tensors | {"lm_head.weight": np.ones((3, 16))},
+            "1 tensors have another shape: lm_head.weight",
+        ),
+    ],
+    ids=["missing", "another shape"],
+)
+def test_a_model_without_its_tensors_is_refused(registry, base, change, told):
+    change_tensors(base, change, "model.safetensors")
+    with pytest.raises(InputError, match=f"is no whole model. {told}"):
+        register(registry, Registration(base))
+    assert list(registry.content.stored()) == []
+
+
+def test_a_model_without_a_file_of_its_index_is_refused(registry, base):
+    index = {"weight_map": {"w": "model-00001-of-00002.safetensors", "x": "model-00002-of-00002.safetensors"}}
+    (base / "model.safetensors").unlink()
+    (base / "config.json").write_text('{"architectures": ["Unknown"]}')
+    weights(base, "model-00001-of-00002.safetensors")
+    (base / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError, match=r"1 files of the weights are missing: model-00002-of-00002.safetensors"):
+        register(registry, Registration(base))
+
+
+def test_tensors_that_no_part_reads_are_noted(registry, base):
+    change_tensors(base, lambda tensors: tensors | {"extra": np.ones(1)}, "model.safetensors")
+    assert notes_of(registry, Registration(base))[1] == ["1 tensors belong to no part of the architecture: extra."]
+
+
+def test_a_licence_comes_from_the_card_or_from_what_a_model_was_made_from(registry, base, tmp_path):
+    (base / "README.md").write_text("---\nlicense: gemma\n---\n")
+    source = register(registry, Registration(base, name="one", usage_restrictions="No weapons.", capabilities=("qa",)))
+    assert source.registered.license == "gemma"
+    adapter = write_adapter(tmp_path / "lora", base)
+    registered = register(registry, Registration(adapter, license="mit", capabilities=("code",))).registered
+    merged = write_base(tmp_path / "merged", seed=1)
+    said = {"method": "lora", "lineage": {"derived_from": [registered.manifest]}}
+    (merged / "training.json").write_text(json.dumps(said))
+    found = register(registry, Registration(merged)).registered
+    assert (found.kind, found.license) == (ModelKind.MERGED, "mit AND gemma")
+    assert (found.usage_restrictions, found.capabilities) == ("No weapons.", ("code", "qa"))
+    assert register(registry, Registration(merged, license="apache-2.0")).registered.license == "apache-2.0"
 
 
 def notes_of(registry, asked):

@@ -2,10 +2,12 @@
 
 import json
 import logging
+import stat
 import threading
 import time
 import zipfile
 
+import fsspec
 import pytest
 from download_sources import CHOSEN, MODEL, WEIGHTS, content, files
 from file_server import Fault, FileServer, file_server
@@ -13,6 +15,7 @@ from model_files import gguf_bytes, safetensors_bytes
 
 from llamafarm_ray.errors import AccessDeniedError, InputError, NotFoundError
 from llamafarm_ray.storage.downloads.downloads import Downloads
+from llamafarm_ray.storage.downloads.sources import parse_source
 
 
 @pytest.fixture
@@ -48,12 +51,13 @@ def test_a_web_folder_that_is_not_listed_has_the_usual_names(get):
 
 
 def test_an_index_of_safetensors_names_its_shards(get, web):
-    index = {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    index = {"weight_map": {"w": "model-1.safetensors"}}
     shards = {"model-1.safetensors": WEIGHTS, "model-2.safetensors": safetensors_bytes(2.0)}
     for name, data in (MODEL | shards | {"model.safetensors.index.json": json.dumps(index).encode()}).items():
         web.files[f"/tiny/{name}"] = data
     found = get(f"{web.url}/tiny/model.safetensors.index.json")
-    assert "model-2.safetensors" in files(found.folder)
+    assert "model-1.safetensors" in files(found.folder)
+    assert "model-2.safetensors" not in files(found.folder)
     assert "model.safetensors" not in files(found.folder)
     assert found.record.name == "tiny"
     web.files["/tiny/model.safetensors.index.json"] = b'{"weight_map": {"a": "../x.safetensors"}}'
@@ -107,6 +111,12 @@ def test_hostile_archives_are_refused(get, tmp_path, cache):
     bomb.write_bytes(data)
     with pytest.raises(InputError, match="no sound archive"):
         get(str(bomb))
+    with pytest.raises(InputError, match=r"'zeros' would grow from \d+ to 8000000 bytes"):
+        get(str(make_wheel(tmp_path / "grows.zip", members | {"zeros": bytes(8_000_000)})))
+    link = zipfile.ZipInfo("chat_template.jinja")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with pytest.raises(InputError, match=r"'chat_template.jinja' is a link"):
+        get(str(make_wheel(tmp_path / "link.zip", members | {link: b"/etc/passwd"})))
     (tmp_path / "no.zip").write_bytes(b"PK\x03\x04")
     with pytest.raises(InputError, match="no sound archive"):
         get(str(tmp_path / "no.zip"))
@@ -272,3 +282,22 @@ def test_an_object_that_is_replaced_meanwhile_is_started_over(get, notes, monkey
     found = get(uri)
     assert (found.folder / "model.safetensors").read_bytes() == other, "no mixture of both"
     assert any("starting over" in note for note in notes)
+
+
+def test_a_folder_in_a_bucket_keeps_the_dot_in_its_name(get):
+    for name in ("Qwen2.5-0.5B", "Qwen2.5-0.5B.gguf"):
+        assert parse_source(f"memory://dots/{name}").name == "Qwen2.5-0.5B"
+    fsspec.filesystem("memory").pipe_file("memory://dots/Qwen2.5-0.5B/model.safetensors", WEIGHTS)
+    assert get("memory://dots/Qwen2.5-0.5B").record.name == "Qwen2.5-0.5B"
+
+
+def test_a_query_tells_files_apart_and_a_signature_does_not(get, web, cache):
+    web.files["/m.gguf"] = gguf_bytes(general__name="one")
+    first = get(f"{web.url}/m.gguf?id=1&X-Amz-Signature=secret-1")
+    with pytest.raises(NotFoundError, match="is not on this machine"):
+        get(f"{web.url}/m.gguf?id=2", offline=True)
+    again = get(f"{web.url}/m.gguf?X-Amz-Signature=secret-2&id=1", offline=True)
+    assert (again.was_here, again.folder) == (True, first.folder)
+    written = b"".join(path.read_bytes() for path in cache.folder.rglob("*") if path.is_file())
+    assert b"secret" not in written
+    assert b"id=1" not in written

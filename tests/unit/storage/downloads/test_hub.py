@@ -169,3 +169,32 @@ def test_a_name_that_leaves_the_folder_is_refused(get, hub):
     hub.add("owner/bad", {"../../evil.json": b"{}", "model.safetensors": WEIGHTS})
     with pytest.raises(InputError, match="outside its folder"):
         get("owner/bad")
+
+
+SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+
+
+def sharded(*names, weight_map):
+    """The tiny model with its one tensor in each of these files, and an index."""
+    rest = {name: data for name, data in MODEL.items() if not name.endswith(".safetensors")}
+    index = {"model.safetensors.index.json": json.dumps({"weight_map": weight_map}).encode()}
+    return rest | index | dict.fromkeys(names, WEIGHTS)
+
+
+def test_a_model_without_a_file_of_its_index_is_refused_before_weights_are_fetched(get, hub):
+    hub.add("owner/half", sharded(SHARDS[0], weight_map={"w": SHARDS[0], "x": SHARDS[1]}))
+    with pytest.raises(InputError, match=f"is incomplete: .*index.json names 1 files that are not there: {SHARDS[1]}"):
+        get("owner/half")
+    assert hub.cdn.asked == []
+    assert SHARDS[0] in files(get("owner/half", include=[SHARDS[0]]).folder), "which was asked for"
+
+
+def test_a_model_whose_files_lack_a_tensor_of_its_index_is_refused(get, hub):
+    hub.add("owner/other", sharded(*SHARDS[:1], weight_map={"w": SHARDS[0], "x": SHARDS[0]}))
+    with pytest.raises(InputError, match=r"1 tensors are not in the files that model.safetensors.index.json names: x"):
+        get("owner/other")
+
+
+def test_an_index_beside_the_weights_in_one_file_is_not_theirs(get, hub):
+    hub.add("owner/one", sharded("model.safetensors", weight_map={"w": SHARDS[0]}))
+    assert "model.safetensors" in files(get("owner/one").folder)

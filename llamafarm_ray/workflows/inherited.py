@@ -1,0 +1,51 @@
+"""Licence, restrictions and capabilities that a version has from the models it was made from, or from its own card."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from llamafarm_ray.registry import RegistryApi, VersionRecord
+from llamafarm_ray.storage.downloads.record import find_licence
+from llamafarm_ray.types import ModelKind
+
+__all__ = ["inherited_facts"]
+
+
+def inherited_facts(registry: RegistryApi, sources: Iterable[str], folder: Path, *, is_adapter: bool) -> dict[str, Any]:
+    """Return the facts that hold for a model because they hold for what it was made from.
+
+    Args:
+        registry: registry that knows the sources.
+        sources: manifest digests of what it was made from.
+        folder: its own files; their card or GGUF header names the licence where no registered source does.
+        is_adapter: True for an adapter, which holds none of its base's weights.
+
+    Returns:
+        ``license``, ``usage_restrictions`` and ``capabilities``, each only where there is one; those of several
+        sources together.
+    """
+    found = [record.registered for record in _records(registry, sources, is_adapter=is_adapter)]
+    names = [path.name for path in folder.iterdir() if path.is_file()]
+    licences = _distinct(one.license for one in found) or _distinct([find_licence(folder, names)])
+    facts = {
+        "license": " AND ".join(licences),
+        "usage_restrictions": " ".join(_distinct(one.usage_restrictions for one in found)),
+        "capabilities": tuple(_distinct(name for one in found for name in one.capabilities)),
+    }
+    return {name: value for name, value in facts.items() if value}
+
+
+def _records(registry: RegistryApi, sources: Iterable[str], *, is_adapter: bool) -> Iterator[VersionRecord]:
+    """Yield the versions with the files of the sources, and with those of the bases that are merged into a model."""
+    for source in sources:
+        for record in registry.state.with_content(source):
+            yield record
+            base = record.registered.base_digest
+            if record.registered.kind is ModelKind.ADAPTER and base is not None and not is_adapter:
+                yield from registry.state.with_content(base)
+
+
+def _distinct(values: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(filter(None, values)))
