@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.formats import holds_one_answer
 from llamafarm_ray.data.row_kinds import kind_of_build
 from llamafarm_ray.errors import InputError
 
@@ -62,12 +63,20 @@ def _of_documents(config: DatasetConfig) -> Iterator[str]:
             yield "quality_control.validation.coherence_scoring scores answers, and plain texts have none"
         if quality.metrics.coverage_score is not None:
             yield "quality_control.metrics.coverage_score counts questions, and none are made"
-    if "tool_calls" in config.preprocessing.qa_generation.kinds and config.preprocessing.format == "alpaca":
-        yield "preprocessing.format alpaca has no place for tools; use chatml, sharegpt or prompt_completion"
+    yield from _of_formats(config)
     if kind != "chat":
         yield from _of_chats(config, kind)
     elif config.preprocessing.with_passages is True and config.preprocessing.prompt_template is not None:
         yield "preprocessing.with_passages and prompt_template are two prompts for the same questions; keep one"
+
+
+def _of_formats(config: DatasetConfig) -> Iterator[str]:
+    """Yield the reasons why a format can't hold the kinds of chats that are asked for."""
+    row_format, kinds = config.preprocessing.format, config.preprocessing.qa_generation.kinds
+    if "tool_calls" in kinds and row_format == "alpaca":
+        yield "preprocessing.format alpaca has no place for tools; use chatml, sharegpt or prompt_completion"
+    if "dialogues" in kinds and holds_one_answer(row_format):
+        yield f"preprocessing.format {row_format} holds one answer, and dialogues have several; use chatml or sharegpt"
 
 
 def _of_chats(config: DatasetConfig, kind: str) -> Iterator[str]:

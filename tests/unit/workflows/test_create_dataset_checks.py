@@ -34,6 +34,14 @@ def test_logs_of_conversations_must_exist_and_need_no_writer_of_pairs(tmp_path):
         check_source(config(tmp_path, source={**logs, "path": str(tmp_path / "none")}))
 
 
+@pytest.mark.parametrize("row_format", ["alpaca", "prompt_completion"])
+def test_dialogues_in_a_format_of_one_answer_are_refused_before_anything_is_read(tmp_path, monkeypatch, row_format):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    dialogues = {"format": row_format, "qa_generation": {"kinds": ["questions", "dialogues"], "model": "gpt"}}
+    with pytest.raises(InputError, match=f"{row_format} holds one answer, and dialogues have several"):
+        check_source(config(tmp_path, preprocessing=dialogues))
+
+
 def built(folder, *, num_validation):
     target = target_for(folder, "chatml", overwrite=False)
     described = {"num_train": 1, "num_validation": num_validation, "documents": []}
