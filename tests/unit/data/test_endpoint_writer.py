@@ -312,3 +312,13 @@ def test_without_an_endpoint_there_is_nothing_to_estimate(tmp_path):
     (tmp_path / "a.md").write_text("The mill opens at 09:00.")
     with pytest.raises(InputError, match="rules write the pairs"):
         estimate_pairs(tmp_path, DatasetConfig(), cache=str(tmp_path / "cache"))
+
+
+def test_chinese_passages_are_asked_about_and_a_passage_without_facts_says_so(tmp_path):
+    first = "\u56fe\u4e66\u9986\u65e9\u4e0a\u516b\u70b9\u5f00\u95e8\u3002"
+    text = f"{first}\u6210\u4eba\u7968\u4ef7\u5341\u4e8c\u6b27\u5143\u3002"
+    with chat_server() as server:
+        chinese, empty = write(writer_for(server.url, tmp_path), [passage(0, text), passage(1, "Contact")])
+    assert "Write 2 pairs" in server.asked[0]["messages"][1]["content"]
+    assert chinese.examples
+    assert empty.dropped == {"passage not asked about: it has no fact of three words": 1}

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llamafarm_ray.config import DatasetConfig
@@ -339,3 +341,26 @@ def test_the_example_that_repeats_a_question_is_named_with_what_both_have():
     assert {at: one.row for at, one in found.items()} == {1: rows[1], 2: rows[2]}
     assert [one.shared for one in found.values()] == ["when did the mill open", long]
     assert find_overlaps(["In 1832."], rows) == {}, "an answer repeats no question"
+
+
+def test_questions_of_tables_are_those_of_a_column(tmp_path):
+    (tmp_path / "exam.csv").write_text('id,Question,answer\n1,"When, on Monday, does it open?",at 9\n')
+    (tmp_path / "more.tsv").write_text("prompt\tanswer\nWho founded it?\tIda\n")
+    pq.write_table(pa.table({"query": ["What does it cost?"], "n": [1]}), tmp_path / "most.parquet")
+    texts = read_evaluation_texts([str(tmp_path / name) for name in ("exam.csv", "more.tsv", "most.parquet")])
+    for question in ("When, on Monday, does it open?", "who founded it", "What does it cost?"):
+        assert texts.overlap([{"role": "user", "content": question}])
+    (tmp_path / "none.csv").write_text("id,text\n1,a\n")
+    with pytest.raises(InputError, match=r"none\.csv' has no question"):
+        read_evaluation_texts([str(tmp_path / "none.csv")])
+    (tmp_path / "bad.csv").write_text("question,answer\n1\n")
+    with pytest.raises(InputError, match=r"bad\.csv', line 2 has 1 cells"):
+        read_evaluation_texts([str(tmp_path / "bad.csv")])
+
+
+def test_thirteen_words_in_a_row_are_counted_in_scripts_without_spaces():
+    question = "\u8bf7\u95ee\u56fe\u4e66\u9986\u661f\u671f\u4e00\u65e9\u4e0a\u51e0\u70b9\u5f00\u95e8\u5462\uff1f"
+    texts = EvaluationTexts.of([question])
+    answer = f"\u6709\u4eba\u95ee\uff1a{question[:14]}"
+    assert texts.overlap([{"role": "assistant", "content": answer}])
+    assert not texts.overlap([{"role": "assistant", "content": answer[:-3]}])
