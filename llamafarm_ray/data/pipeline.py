@@ -261,7 +261,7 @@ def _write(
             num_with_passages += 1
     if expansion.is_asked_for:
         questions = (question_of(row["messages"]) for row in examples.rows(["messages"], Ledger()))
-        for row in expansion.rows(examples.by_document(train), questions, ledger):
+        for row in expansion.rows(examples.by_document(train), questions, ledger, examples.fault_of):
             assembly.add(row)
     for row in practice_rows(num_with_passages, seed=seed) if by_base else ():
         assembly.add_joined(row)

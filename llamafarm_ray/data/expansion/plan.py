@@ -19,6 +19,7 @@ from llamafarm_ray.data.generation import Choice, choose_generator, plan_writer
 from llamafarm_ray.data.generation.base_model import BaseModelPlan
 from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
+from llamafarm_ray.data.quality.new_rows import FaultOf
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import DeviceUse
@@ -49,22 +50,25 @@ class Expansion:
         """True if anything is to be made."""
         return self.synthesizer is not None or self.augmenter is not None
 
-    def rows(self, rows: Iterable[Row], questions: Iterable[str], ledger: Ledger) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, rows: Iterable[Row], questions: Iterable[str], ledger: Ledger, fault_of: FaultOf
+    ) -> Iterator[dict[str, Any]]:
         """Yield new rows: the invented ones and the copies of each part of the training split.
 
         Args:
             rows: the training split, rows of a document together and in its order.
             questions: the questions of all examples, held-out ones too.
             ledger: takes the counts.
+            fault_of: tells why a new row can't be used.
         """
         known = Diversity(questions, self.threshold if self.synthesizer else None)
         wordings = Diversity(known.forms)
         iterator = iter(rows)
         while part := list(itertools.islice(iterator, _ROWS_AT_ONCE)):
             if self.synthesizer is not None:
-                yield from self.synthesizer.rows(part, known, ledger)
+                yield from self.synthesizer.rows(part, known, ledger, fault_of)
             if self.augmenter is not None:
-                yield from self.augmenter.rows(part, wordings, ledger)
+                yield from self.augmenter.rows(part, wordings, ledger, fault_of)
 
 
 def plan_expansion(
