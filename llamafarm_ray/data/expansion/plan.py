@@ -24,7 +24,7 @@ from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import DeviceUse
 
-__all__ = ["Expansion", "asks_base_model", "plan_expansion"]
+__all__ = ["Expansion", "asks_base_model", "expansion_models", "plan_expansion"]
 
 _ROWS_AT_ONCE = 2048
 _OTHER_DRAWS = 7919
@@ -120,6 +120,27 @@ def asks_base_model(config: DatasetConfig, *, base_model: str | None, environmen
     if config.synthetic_generation.enabled:
         found.append(planner.choose(config.synthetic_generation.base_model))
     return any(choice.generator == "base_model" for choice in found)
+
+
+def expansion_models(
+    config: DatasetConfig, *, base_model: str | None, environment: Mapping[str, str]
+) -> dict[str, Choice]:
+    """Return the engines that invent and change examples, by the name of their section; none for what is off.
+
+    Args:
+        config: the ``dataset`` section of a configuration.
+        base_model: ``base_model`` of the configuration.
+        environment: environment variables.
+
+    Raises:
+        InputError: see `choose_generator`.
+    """
+    planner = _Planner(config.preprocessing.qa_generation, base_model, "", environment)
+    asked = {
+        "synthetic_generation": (config.synthetic_generation.enabled, config.synthetic_generation.base_model),
+        "augmentation": (config.augmentation.enabled, config.augmentation.model),
+    }
+    return {name: planner.choose(model) for name, (is_on, model) in asked.items() if is_on}
 
 
 @dataclass(frozen=True)

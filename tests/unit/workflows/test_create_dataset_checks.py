@@ -1,5 +1,6 @@
 """A build's checks before Ray is started, and the place of its tokens."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -65,3 +66,11 @@ def test_rows_that_train_holds_out_itself_decide_its_tokens_and_a_datasets_own_d
     assert rows(with_own) == rows(with_own, **ratio) == rows(with_own, seed=9)
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     assert token_store(tmp_path / "rows.jsonl", splits, parse_config({})) is None
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/qa", "gs://bucket/qa.jsonl", "file:///data/qa"])
+def test_an_output_in_a_bucket_is_refused_and_makes_no_local_folder(tmp_path, output):
+    with pytest.raises(InputError, match=f"'{output}' is a URI"):
+        check_source(config(tmp_path, path=output))
+    with pytest.raises(InputError, match="is a URI"):
+        target_for(Path(output), "chatml", overwrite=False)
