@@ -197,7 +197,9 @@ def _publish(
         require_goals(config, metrics)
         report = replace(report, metrics=metrics)
         passes = _passes(config, gathered)
-        target.finish(assembly.description(report, harvest, passes=passes), report.to_dict(), report_page(report))
+        by_document = config.quality_control.metrics.coverage_analysis
+        page = report_page(report, coverage_by_document=by_document)
+        target.finish(assembly.description(report, harvest, passes=passes), report.to_dict(), page)
         created = target.publish()
         parts.clear()
     return replace(report, created=created)

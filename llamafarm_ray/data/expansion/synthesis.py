@@ -15,8 +15,9 @@ from llamafarm_ray.data.generation import WriterPlan
 from llamafarm_ray.data.generation.stage import batches_of, write_pairs
 from llamafarm_ray.data.quality.new_rows import FaultOf
 from llamafarm_ray.data.rows import Provenance
-from llamafarm_ray.data.steps import MIN_SUPPORT, REFUSAL, Ledger
+from llamafarm_ray.data.steps import MIN_SUPPORT, Ledger
 from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.text.refusals import is_not_said
 from llamafarm_ray.text.support import support
 from llamafarm_ray.types import DeviceUse
 
@@ -92,7 +93,7 @@ class Synthesizer:
 def _groups(rows: Sequence[Row]) -> list[Sequence[Row]]:
     """Return rows of one passage together; of those without a passage a few."""
     groups: list[Sequence[Row]] = []
-    plain = (row for row in rows if is_plain(row) and row["messages"][-1]["content"] != REFUSAL)
+    plain = (row for row in rows if is_plain(row) and not is_not_said(row["messages"][-1]["content"]))
     for _, of_document in itertools.groupby(plain, key=lambda row: row["document"]):
         by_passage: dict[str, list[Row]] = {}
         for row in of_document:

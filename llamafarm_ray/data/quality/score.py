@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from llamafarm_ray.data.quality.coherence import coherence_of
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
-from llamafarm_ray.data.steps.support import REFUSAL
 from llamafarm_ray.data.text import normal_words
+from llamafarm_ray.text.refusals import is_not_said
 from llamafarm_ray.text.support import support
 from llamafarm_ray.text.toxicity import toxicity
 
@@ -39,7 +39,7 @@ def quality_of(rows: Sequence[Example]) -> list[float]:
 
 
 def _refuses(row: Example) -> bool:
-    return row.answer == REFUSAL
+    return is_not_said(row.answer)
 
 
 def _form(row: Example) -> float:

@@ -176,6 +176,7 @@ def test_answers_that_repeat_the_question_are_dropped():
         "rows_in": 3,
         "rows_out": 1,
         "dropped": {"a turn is empty": 1, "the answer repeats the question": 1},
+        "samples": {"a turn is empty": ["Q? ..."], "the answer repeats the question": ["Is it? Is it."]},
     }
 
 
