@@ -63,7 +63,7 @@ def command(
     no_wait: NoWait = False,
     estimate: Annotated[
         bool,
-        typer.Option("--estimate", help="Print requests, tokens and cost of an endpoint's pairs, and ask nothing."),
+        typer.Option("--estimate", help="Print requests, tokens and cost of what an endpoint writes, and ask nothing."),
     ] = False,
     dry_run: DryRun = False,
     as_json: Json = False,
@@ -179,8 +179,11 @@ def _show_estimate(config: Config, *, as_json: bool) -> None:
     cost = "prices are not set" if found.cost_usd is None else f"{found.cost_usd:,.4f} US dollars"
     if config.dataset.preprocessing.qa_generation.endpoint.batch:
         cost += f" through the batch API, at {found.price_factor:g} of the usual price"
+    more = ""
+    if found.expansion_requests:
+        more = f" and at most {found.expansion_requests:,} for invented and changed examples"
     console.print(
         f"{found.model}: {found.requests:,} requests for {found.passages:,} passages ({found.stored:,} were answered "
-        f"before), about {found.input_tokens:,} tokens in and {found.output_tokens:,} out; {cost}.",
+        f"before){more}, about {found.input_tokens:,} tokens in and {found.output_tokens:,} out; {cost}.",
         markup=False,
     )

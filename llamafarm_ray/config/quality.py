@@ -125,7 +125,10 @@ class QualityMetrics(Section):
     coverage_score: ComparisonField | None = Field(
         default=None, description="Goal for the share of the documents' facts with an example, '>0.5'."
     )
-    coverage_analysis: bool = Field(default=False, description="Report how much of each document the examples cover.")
+    coverage_analysis: bool = Field(
+        default=False,
+        description="List the documents on the report's page with their facts and those that are taught, least first.",
+    )
 
 
 class QualityControl(Section):

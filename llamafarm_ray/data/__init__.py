@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from llamafarm_ray.data.estimate import PairsEstimate, estimate_pairs
     from llamafarm_ray.data.existing_rows import holds_rows, require_rows
     from llamafarm_ray.data.expansion import asks_base_model
-    from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, rows_maker
+    from llamafarm_ray.data.feedback_dataset import build_feedback_dataset, check_feedback
     from llamafarm_ray.data.mixing import MixedPart, open_mixture
     from llamafarm_ray.data.pipeline import BuildOptions, build_dataset
     from llamafarm_ray.data.reading import built_documents
@@ -31,6 +31,7 @@ __all__ = [
     "build_feedback_dataset",
     "built_documents",
     "check_dataset",
+    "check_feedback",
     "check_settings",
     "discover",
     "estimate_pairs",
@@ -38,7 +39,6 @@ __all__ = [
     "open_dataset",
     "open_mixture",
     "require_rows",
-    "rows_maker",
     "source_lines",
 ]
 
@@ -52,6 +52,7 @@ _HOME = {
     "asks_base_model": "expansion",
     "build_dataset": "pipeline",
     "build_feedback_dataset": "feedback_dataset",
+    "check_feedback": "feedback_dataset",
     "built_documents": "reading",
     "check_dataset": "dataset",
     "check_settings": "applicable",
@@ -61,7 +62,6 @@ _HOME = {
     "require_rows": "existing_rows",
     "open_dataset": "dataset",
     "open_mixture": "mixing",
-    "rows_maker": "feedback_dataset",
     "source_lines": "report",
 }
 

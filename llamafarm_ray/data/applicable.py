@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.formats import holds_one_answer
 from llamafarm_ray.data.row_kinds import kind_of_build
 from llamafarm_ray.errors import InputError
 
@@ -44,14 +45,13 @@ def _refuse(reasons: Iterable[str]) -> None:
 
 
 def _of_rows(config: DatasetConfig) -> Iterator[str]:
-    quality = config.quality_control
     if config.preprocessing.with_passages is True:
         yield "preprocessing.with_passages asks questions of documents, and the source holds rows"
     if "{context}" in (config.preprocessing.prompt_template or ""):
         yield "preprocessing.prompt_template has {context}, and the source holds rows that name no passage"
     yield from _scores(config, "the source holds rows that name no passage")
-    if quality.metrics.coverage_score is not None:
-        yield "quality_control.metrics.coverage_score measures documents, and the source holds rows"
+    for name in _coverage_keys(config):
+        yield f"{name} measures documents, and the source holds rows"
 
 
 def _of_documents(config: DatasetConfig) -> Iterator[str]:
@@ -60,14 +60,31 @@ def _of_documents(config: DatasetConfig) -> Iterator[str]:
         yield from _scores(config, "plain texts have no answers")
         if quality.validation.coherence_scoring:
             yield "quality_control.validation.coherence_scoring scores answers, and plain texts have none"
-        if quality.metrics.coverage_score is not None:
-            yield "quality_control.metrics.coverage_score counts questions, and none are made"
-    if "tool_calls" in config.preprocessing.qa_generation.kinds and config.preprocessing.format == "alpaca":
-        yield "preprocessing.format alpaca has no place for tools; use chatml, sharegpt or prompt_completion"
+        for name in _coverage_keys(config):
+            yield f"{name} counts questions, and none are made"
+    yield from _of_formats(config)
     if kind != "chat":
         yield from _of_chats(config, kind)
     elif config.preprocessing.with_passages is True and config.preprocessing.prompt_template is not None:
         yield "preprocessing.with_passages and prompt_template are two prompts for the same questions; keep one"
+
+
+def _coverage_keys(config: DatasetConfig) -> Iterator[str]:
+    """Yield the settings that need documents and questions about them."""
+    metrics = config.quality_control.metrics
+    if metrics.coverage_score is not None:
+        yield "quality_control.metrics.coverage_score"
+    if metrics.coverage_analysis:
+        yield "quality_control.metrics.coverage_analysis"
+
+
+def _of_formats(config: DatasetConfig) -> Iterator[str]:
+    """Yield the reasons why a format can't hold the kinds of chats that are asked for."""
+    row_format, kinds = config.preprocessing.format, config.preprocessing.qa_generation.kinds
+    if "tool_calls" in kinds and row_format == "alpaca":
+        yield "preprocessing.format alpaca has no place for tools; use chatml, sharegpt or prompt_completion"
+    if "dialogues" in kinds and holds_one_answer(row_format):
+        yield f"preprocessing.format {row_format} holds one answer, and dialogues have several; use chatml or sharegpt"
 
 
 def _of_chats(config: DatasetConfig, kind: str) -> Iterator[str]:

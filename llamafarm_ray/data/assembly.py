@@ -10,12 +10,14 @@ from typing import Any
 from llamafarm_ray import __version__
 from llamafarm_ray.config import DatasetConfig
 from llamafarm_ray.data.coverage import Coverage
+from llamafarm_ray.data.formats import holds_one_answer
 from llamafarm_ray.data.generation import Choice
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.prompts import Prompt
 from llamafarm_ray.data.report import BuildReport, DocumentCounts, Generator, Lengths, Sample, StepReport
 from llamafarm_ray.data.row_kinds import row_of_kind
 from llamafarm_ray.data.rows import DocumentRecord, Provenance, dataset_digest
+from llamafarm_ray.data.single_turns import single_turns
 from llamafarm_ray.data.sources import Sources
 from llamafarm_ray.data.split import Split
 from llamafarm_ray.data.writing import Target
@@ -44,6 +46,8 @@ class Assembly:
         self._kind = kind
         self._prompt = Prompt(config.preprocessing.prompt_template, config.preprocessing.system_prompt)
         self._keep_origin = config.source.include_metadata
+        self._one_answer = holds_one_answer(config.preprocessing.format)
+        self._singles: set[str] = set()
         self._pending: dict[str, list[dict[str, Any]]] = {"train": [], "validation": []}
         self._lines: dict[str, list[dict[str, str]]] = {"train": [], "validation": []}
         self._per_document: Counter[str] = Counter()
@@ -66,6 +70,16 @@ class Assembly:
         self._pending[split].append(kept)
         if len(self._pending[split]) >= _WRITE_ROWS:
             self.flush()
+
+    def add_joined(self, row: Mapping[str, Any]) -> None:
+        """Take a row that asks several questions; a format with room for one gets a row for each, no row twice."""
+        if not self._one_answer:
+            self.add(row)
+            return
+        for single in single_turns(row):
+            if single["id"] not in self._singles:
+                self._singles.add(single["id"])
+                self.add(single)
 
     def side_of(self, row_id: str) -> str:
         """Return the split of an example, ``train`` or ``validation``."""

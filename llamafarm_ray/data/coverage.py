@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from llamafarm_ray.data.text import normal_form, sentences_of
+from llamafarm_ray.data.text import normal_words, sentences_of
 
 __all__ = ["Coverage", "covered_facts", "fact_number", "facts_of"]
 
@@ -45,7 +45,7 @@ class Coverage:
 
 def facts_of(text: str) -> list[str]:
     """Return the facts of a passage, in order: its sentences, table rows and list items of three words or more."""
-    return [sentence for sentence in sentences_of(text) if len(normal_form(sentence).split()) >= _MIN_FACT_WORDS]
+    return [sentence for sentence in sentences_of(text) if len(normal_words(sentence)) >= _MIN_FACT_WORDS]
 
 
 def fact_number(passage_index: int, fact_index: int) -> int:
@@ -69,4 +69,4 @@ def covered_facts(facts: Iterable[str], question: str, answer: str) -> list[int]
 
 
 def _words(text: str) -> frozenset[str]:
-    return frozenset(normal_form(text).split()) - _FUNCTION_WORDS
+    return frozenset(normal_words(text)) - _FUNCTION_WORDS

@@ -19,14 +19,13 @@ from llamafarm_ray.data.ray_data import quiet_ray_data, require_cluster
 from llamafarm_ray.data.reading import (
     BuiltDataset,
     describe_built,
-    held_out_rows,
     is_built,
     own_row,
     read_dataset,
     shards_of,
 )
 from llamafarm_ray.data.rows import DocumentRecord, with_optional
-from llamafarm_ray.data.split import prompt_digest
+from llamafarm_ray.data.split import prompt_digest, split_existing
 from llamafarm_ray.errors import InputError
 
 __all__ = ["Splits", "check_dataset", "open_dataset"]
@@ -62,7 +61,7 @@ def open_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0)
             configuration with ``datasets``. See `llamafarm_ray.data.records` and `llamafarm_ray.data.training_rows`.
         split_ratio: share of the rows to hold out where the dataset has no validation rows of its own; a folder
             may have some, and beside a file ``qa.json``, ``qa.validation.json`` holds them. None or 0: no rows.
-            They are chosen by source document, or by prompt: see `held_out_rows`.
+            They are chosen by source document, or by prompt: see `split_existing`.
         seed: chooses the rows that are held out.
 
     Raises:
@@ -114,8 +113,8 @@ def _split(rows: ray.data.Dataset, ratio: float, seed: int) -> tuple[ray.data.Da
     """Split the rows of a folder, whose ids, documents and prompts alone come to this process."""
     with quiet_ray_data():
         found = rows.map_batches(_prompts, batch_format="pyarrow").take_all()
-        held_out = held_out_rows([(row["id"], row["document"], row["prompt"]) for row in found], ratio=ratio, seed=seed)
-        ids = pa.array(sorted(held_out))
+        known = [(row["id"], row["document"], row["prompt"]) for row in found]
+        ids = pa.array(sorted(split_existing(known, ratio=ratio, seed=seed).validation))
         train, validation = (
             rows.map_batches(_with_ids, batch_format="pyarrow", fn_kwargs={"ids": ids, "inside": inside}).materialize()
             for inside in (False, True)

@@ -25,7 +25,6 @@ from llamafarm_ray.data.rows import EXAMPLE_SCHEMA, Example
 from llamafarm_ray.data.sources import FileLimits, ReadFile, SourceFile, read_within
 from llamafarm_ray.data.steps import (
     MIN_SUPPORT,
-    REFUSAL,
     CheckLength,
     CheckSubstance,
     CheckSupport,
@@ -37,6 +36,7 @@ from llamafarm_ray.data.steps import (
     SplitPassages,
     Step,
 )
+from llamafarm_ray.text.refusals import is_not_said
 
 __all__ = ["FILE_SCHEMA", "RESULT_SCHEMA", "examples_of", "files_table", "process_documents", "step_names"]
 
@@ -182,7 +182,7 @@ def _rows(examples: Iterable[Example], passages: Iterable[Passage]) -> list[dict
     facts = {index: facts_of(passage.text) for index, passage in by_index.items()}
     rows = []
     for position, example in enumerate(examples):
-        index, answer = example.passage_index, "" if example.answer == REFUSAL else example.answer
+        index, answer = example.passage_index, "" if is_not_said(example.answer) else example.answer
         covered = covered_facts(facts[index], example.question, answer)
         covers = [fact_number(index, fact) for fact in covered]
         rows.append(_placed(example, by_index[index]).build_row(position, covers, by_index[index].pii))

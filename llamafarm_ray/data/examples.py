@@ -11,6 +11,7 @@ import ray.data
 from llamafarm_ray.config import QualityControl
 from llamafarm_ray.data.harvest import Harvest
 from llamafarm_ray.data.quality.decontamination import EvaluationTexts
+from llamafarm_ray.data.quality.new_rows import NewRowCheck
 from llamafarm_ray.data.quality.whole_set import FILTER_COLUMNS, whole_set_filters
 from llamafarm_ray.data.ray_data import num_workers, rows_of
 from llamafarm_ray.data.rows import ROW_SCHEMA
@@ -26,6 +27,11 @@ class Examples:
 
     Sorted like this duplicates stand side by side, and the order is the same however the documents were spread. Few
     examples are sorted in this process, because Ray would start workers for it.
+
+    Args:
+        harvest: the examples.
+        quality: the filters; ``fault_of`` applies those of single examples to rows that are made of these.
+        evaluation: questions of evaluation sets.
     """
 
     _ORDER = ("key", "document", "position")
@@ -39,11 +45,12 @@ class Examples:
         else:
             self._local = pa.concat_tables(harvest.rows).sort_by([(name, "ascending") for name in self._ORDER])
 
+        self.fault_of = NewRowCheck(quality, evaluation)
         self._filters = whole_set_filters(quality, evaluation, self._tables)
 
     def rows(self, columns: Sequence[str], ledger: Ledger) -> Iterator[Mapping[str, Any]]:
         """Stream these columns and ``key``, without duplicates and what the filters drop, counting in ``ledger``."""
-        needed = list(dict.fromkeys(["key", *columns, *(FILTER_COLUMNS if self._filters else ())]))
+        needed = list(dict.fromkeys(["key", *columns, *(FILTER_COLUMNS if self._filters or self._deduplicate else ())]))
         rows: Iterator[Mapping[str, Any]] = (
             rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
         )

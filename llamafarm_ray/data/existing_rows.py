@@ -25,14 +25,15 @@ from llamafarm_ray.data.sources.containers import DAMAGE, members_of
 from llamafarm_ray.data.sources.databases import is_database
 from llamafarm_ray.data.sources.reading import open_file
 from llamafarm_ray.data.sources.wanted import ROWS
-from llamafarm_ray.data.split import Split, hold_out, prompt_digest
+from llamafarm_ray.data.split import Split, prompt_digest, split_existing
 from llamafarm_ray.data.steps import CheckLength, Ledger
 from llamafarm_ray.data.text import language_of
 from llamafarm_ray.data.training_rows import KINDS, KindName
+from llamafarm_ray.data.unused_fields import UnusedFields
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest
 
-__all__ = ["SourceRows", "holds_rows", "read_source_rows", "require_rows"]
+__all__ = ["SourceRows", "checked_examples", "holds_rows", "read_source_rows", "require_rows"]
 
 _TEXT_KEYS = ("content", "tool_calls", "chosen", "rejected", "anchor", "positive", "negatives", "text", "messages")
 """Keys of a row whose values are texts, or lists with texts in them."""
@@ -51,6 +52,7 @@ class SourceRows:
         kind: of all rows.
         schema: the columns of the kind, and the optional ones that some rows use.
         prompts: digest of the prompt of each example by its id.
+        documents: source document of each example by its id, empty where its record names none.
         validation: ids of the examples from files for validation.
     """
 
@@ -58,16 +60,22 @@ class SourceRows:
     kind: KindName = "chat"
     schema: pa.Schema = field(default_factory=lambda: KINDS["chat"].schema)
     prompts: dict[str, str] = field(default_factory=dict)
+    documents: dict[str, str] = field(default_factory=dict)
     validation: set[str] = field(default_factory=set)
 
     def split(self, ids: Iterable[str], *, ratio: float, seed: int) -> Split:
-        """Choose the validation rows: those of validation files, else by prompt; none if all have one prompt."""
-        kept = [(row_id, self.prompts[row_id]) for row_id in ids]
+        """Choose the validation rows: those of validation files, else by document if all name one, else by prompt.
+
+        There are none if all have one prompt.
+        """
+        kept = list(ids)
         if self.validation:
-            return Split(frozenset(row_id for row_id, _ in kept if row_id in self.validation), "facts")
-        if ratio <= 0 or len({prompt for _, prompt in kept}) < 2:  # one for each side
+            return Split(frozenset(self.validation.intersection(kept)), "facts")
+        if ratio <= 0 or len({self.prompts[row_id] for row_id in kept}) < 2:  # one for each side
             return Split(frozenset(), "nothing")
-        return Split(hold_out(kept, ratio=ratio, seed=seed), "facts")
+        named = all(self.documents[row_id] for row_id in kept)
+        rows = [(row_id, self.documents[row_id] if named else "", self.prompts[row_id]) for row_id in kept]
+        return split_existing(rows, ratio=ratio, seed=seed)
 
 
 def holds_rows(config: DatasetConfig, source: str | Path | Sequence[str]) -> bool:
@@ -133,7 +141,7 @@ def read_source_rows(source: str | Path | Sequence[str], config: DatasetConfig) 
     """
     found, kept, made = SourceRows(), list[Row](), list[Row]()
     ledger = found.harvest.ledger
-    counts, kinds = ledger.counts("rows"), list[str]()
+    counts, kinds, unused = ledger.counts("rows"), list[str](), UnusedFields()
     limits = FileLimits(config.source.file_timeout_s, config.source.file_memory_mb * 1024 * 1024)
     for outcome in read_conversations(_paths(source), limits):
         if isinstance(outcome, FileOutcome):
@@ -151,10 +159,12 @@ def read_source_rows(source: str | Path | Sequence[str], config: DatasetConfig) 
                 hint="A dataset has rows of one kind: make two.",
             )
         counts.rows_out += len(result.rows)
+        unused.add(str(result.file), result.unused)
         for row in result.rows:
             found.harvest.digests[row["document"]] = row["document_digest"]
-            for example, changed in _examples(row, kinds[0], config, ledger):
+            for example, changed in checked_examples(row, kinds[0], config, ledger):
                 found.prompts[example.id] = prompt_digest(changed)
+                found.documents[example.id] = row["document"] if row["passage"] else ""
                 found.validation |= {example.id} if split == "validation" else set()
                 made.append(example.build_row(len(kept), pii=changed["pii"]))
                 kept.append(changed)
@@ -162,6 +172,8 @@ def read_source_rows(source: str | Path | Sequence[str], config: DatasetConfig) 
         told = [f"{skipped.path}: {skipped.reason}" for skipped in found.harvest.skipped]
         told += [sample for step in ledger.steps.values() for samples in step.samples.values() for sample in samples]
         raise InputError(f"No row of {str(source)!r} can be used. {' '.join(told[:3])}".strip(), hint=EXPECTED)
+    for file, note in unused.notes().items():
+        found.harvest.notes[file] = [*found.harvest.notes.get(file, ()), note]
     found.harvest.skipped.sort(key=lambda skipped: skipped.path)
     found.harvest.take_rows(made)
     found.kind = KINDS[kinds[0]].name
@@ -194,8 +206,15 @@ def _leave_out(result: RowResult, config: DatasetConfig, ledger: Ledger) -> None
     counts.add_sample("record that can't be used", told)
 
 
-def _examples(row: Row, kind: str, config: DatasetConfig, ledger: Ledger) -> Iterator[tuple[Example, Row]]:
-    """Yield a row as an example, and as it is after personal data was handled; nothing if a filter drops it."""
+def checked_examples(row: Row, kind: str, config: DatasetConfig, ledger: Ledger) -> Iterator[tuple[Example, Row]]:
+    """Yield a row as an example, and as it is after personal data was handled; nothing if a filter drops it.
+
+    Args:
+        row: of the kind, with ``document``, ``document_digest`` and ``passage``.
+        kind: see `llamafarm_ray.data.row_kinds`.
+        config: settings of the filters.
+        ledger: takes the counts.
+    """
     texts = list(_texts(row))
     passage = Passage(
         row["document"],

@@ -1,4 +1,7 @@
-"""Build a dataset from feedback: the records that ``POST /v1/feedback`` kept, as rows for ``dpo`` or ``kto``."""
+"""Build a dataset from feedback: the records that ``POST /v1/feedback`` kept, as rows for ``dpo`` or ``kto``.
+
+The rows pass the same quality control as those that exist: see `llamafarm_ray.data.existing_rows`.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from llamafarm_ray import __version__
+from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.applicable import check_kind, check_settings
 from llamafarm_ray.data.assembly import FORMAT_VERSION
+from llamafarm_ray.data.examples import Examples
+from llamafarm_ray.data.existing_rows import checked_examples
 from llamafarm_ray.data.feedback import Feedback, FeedbackRows, judgement_rows, preference_rows
 from llamafarm_ray.data.formats import default_format
+from llamafarm_ray.data.harvest import Harvest
+from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
+from llamafarm_ray.data.quality.metrics import DatasetMetrics, measure, require_goals
 from llamafarm_ray.data.report import BuildReport, DocumentCounts, Lengths, Sample, StepReport, report_page
-from llamafarm_ray.data.rows import DocumentRecord, dataset_digest
+from llamafarm_ray.data.row_kinds import row_of_kind
+from llamafarm_ray.data.rows import ROW_SCHEMA, DocumentRecord, dataset_digest
 from llamafarm_ray.data.sources import SkippedDocument
 from llamafarm_ray.data.split import Split, choose_split
-from llamafarm_ray.data.steps import StepCounts
+from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text import text_digest
-from llamafarm_ray.data.writing import FileTarget
+from llamafarm_ray.data.writing import target_for
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 
-__all__ = ["build_feedback_dataset", "rows_maker"]
+__all__ = ["build_feedback_dataset", "check_feedback"]
 
 _READ_AT_ONCE = 64
 _NUM_SAMPLES = 5
@@ -33,13 +44,11 @@ _KINDS = {"dpo": "preference", "kto": "judgement"}
 
 Row = dict[str, Any]
 
+_NO_ORIGIN = {"document": "", "document_digest": Digest.of(b""), "passage": ""}
+"""Origin of a row of feedback: it names no document."""
 
-def rows_maker(objective: str) -> Callable[[Iterable[Feedback]], FeedbackRows]:
-    """Return the maker of the rows that an objective trains on.
 
-    Raises:
-        UnsupportedError: none does.
-    """
+def _rows_maker(objective: str) -> Callable[[Iterable[Feedback]], FeedbackRows]:
     if objective not in _MAKERS:
         raise UnsupportedError(
             f"Feedback makes no rows for fine_tuning.objective {objective}.", hint=f"Use {' or '.join(_MAKERS)}."
@@ -47,16 +56,31 @@ def rows_maker(objective: str) -> Callable[[Iterable[Feedback]], FeedbackRows]:
     return _MAKERS[objective]
 
 
+def check_feedback(config: DatasetConfig, objective: str) -> None:
+    """Refuse settings that mean nothing for rows made from feedback.
+
+    Args:
+        config: the ``dataset`` section of a configuration.
+        objective: of the training.
+
+    Raises:
+        UnsupportedError: no rows are made for this objective.
+        InputError: naming the settings.
+    """
+    _rows_maker(objective)
+    check_settings(config, from_rows=True)
+    check_kind(config, _KINDS[objective])
+
+
 def build_feedback_dataset(
     source: str,
     output: Path,
+    config: DatasetConfig,
     *,
     objective: str,
-    ratio: float,
     seed: int,
     name: str,
     overwrite: bool = False,
-    strict: bool = False,
 ) -> tuple[BuildReport, list[DocumentRecord]]:
     """Make a dataset from the feedback below ``source``. The same feedback gives the same file.
 
@@ -65,39 +89,45 @@ def build_feedback_dataset(
     Args:
         source: a folder or fsspec URI, searched all the way down for ``.jsonl`` files: ``<home>/feedback``.
         output: the ``.json`` or ``.jsonl`` file to write; what is held out lies beside it.
+        config: quality control, the layout of the rows and the share of the questions to hold out; with
+            ``source.strict`` the first record that is no feedback is an error.
         objective: ``dpo`` or ``kto``.
-        ratio: share of the questions to hold out, 0 to 1.
-        seed: decides which.
+        seed: decides which questions are held out.
         name: the dataset's name, recorded in the report.
         overwrite: replace another dataset at ``output``.
-        strict: stop at the first record that is no feedback.
 
     Returns:
         the outcome of the feedback, and its files with their numbers of records.
 
     Raises:
-        InputError: there is no feedback, or none that gives a row; or, if ``strict``, a record is none.
+        InputError: there is no feedback, or none that gives a row; a record is none, if ``strict``; a setting means
+            nothing for feedback; or the dataset misses a goal of ``quality_control``.
         UnsupportedError: the objective is another.
         ConflictError: ``output`` exists with other content.
         StorageError: ``source`` can't be read, or ``output`` not written.
     """
-    make = rows_maker(objective)
+    check_feedback(config, objective)
     kind = _KINDS[objective]
-    target = FileTarget(output, default_format(kind), overwrite=overwrite, kind=kind)
+    row_format = config.preprocessing.format or default_format(kind)
+    target = target_for(output, row_format, overwrite=overwrite, kind=kind)
     target.check()
-    batches = list(_batches(source, strict=strict))
+    batches = list(_batches(source, strict=config.source.strict))
     if not batches:
         raise InputError(f"There is no feedback below {source!r}.", hint="POST /v1/feedback puts it there.")
-    made = make([record for batch in batches for record in batch.records])
+    made = _rows_maker(objective)([record for batch in batches for record in batch.records])
     if not made.rows:
         raise _no_rows(made, batches, objective)
-    questions = {row["id"]: _question(row) for row in made.rows}
+    ledger = _counted(made, batches)
+    kept, metrics = _checked(made.rows, kind, config, ledger)
+    questions = {row["id"]: _question(row) for row in kept}
+    ratio = config.validation.built_split_ratio
     split = choose_split(((asked, asked) for asked in questions.values()), ratio=ratio, seed=seed)
     rows: dict[str, list[Row]] = {"train": [], "validation": []}
-    for row in sorted(made.rows, key=lambda row: str(row["id"])):
+    for row in sorted(kept, key=lambda row: str(row["id"])):
         rows["validation" if questions[row["id"]] in split.validation else "train"].append(row)
     documents = [DocumentRecord(batch.name, batch.digest, len(batch.records)) for batch in batches if batch.records]
-    report = _report(rows, split, made, batches, documents, name=name, output=output, seed=seed)
+    report = _report(rows, split, ledger, batches, documents, name=name, output=output, seed=seed)
+    report = replace(report, metrics=metrics)
     with target.open():
         for side, of_side in rows.items():
             if of_side:
@@ -105,6 +135,39 @@ def build_feedback_dataset(
         target.finish(_description(report, documents), report.to_dict(), report_page(report))
         created = target.publish()
     return replace(report, created=created), documents
+
+
+def _checked(rows: Iterable[Row], kind: str, config: DatasetConfig, ledger: Ledger) -> tuple[list[Row], DatasetMetrics]:
+    """Return the rows that ``quality_control`` keeps, with personal data handled, and their metrics."""
+    evaluation = read_evaluation_texts(config.quality_control.decontaminate)
+    harvest = Harvest(ledger=ledger, local=True)
+    made = [
+        example.build_row(at, pii=changed["pii"])
+        for at, row in enumerate(rows)
+        for example, changed in checked_examples({**_NO_ORIGIN, **row}, kind, config, ledger)
+    ]
+    harvest.require_left(len(made))
+    harvest.take_rows(made)
+    examples = Examples(harvest, config.quality_control, evaluation)
+    kept = [row_of_kind(row, kind) for row in examples.rows([*ROW_SCHEMA.names, "extra"], ledger)]
+    harvest.require_left(len(kept))
+    metrics = measure(examples.rows(["id", "messages", "passage"], Ledger()), config)
+    require_goals(config, metrics)
+    return kept, metrics
+
+
+def _counted(made: FeedbackRows, batches: Sequence[_Batch]) -> Ledger:
+    """Return the counts of making rows of feedback."""
+    ledger = Ledger()
+    step = ledger.counts("feedback")
+    step.rows_in = sum(len(one.records) + len(one.bad) for one in batches)
+    step.rows_out = len(made.rows)
+    step.dropped.update(made.num_dropped)
+    for batch in batches:
+        for bad in batch.bad:
+            step.dropped[_NO_FEEDBACK] += 1
+            step.add_sample(_NO_FEEDBACK, f"{batch.name}, {bad}")
+    return ledger
 
 
 def _no_rows(made: FeedbackRows, batches: Sequence[_Batch], objective: str) -> InputError:
@@ -180,7 +243,7 @@ def _said(row: Row) -> tuple[str, str]:
 def _report(
     rows: dict[str, list[Row]],
     split: Split,
-    made: FeedbackRows,
+    ledger: Ledger,
     batches: Sequence[_Batch],
     documents: list[DocumentRecord],
     *,
@@ -194,12 +257,6 @@ def _report(
         for side, of_side in rows.items()
     }
     skipped = [SkippedDocument(one.name, _reason(one)) for one in batches if not one.records]
-    step = StepCounts(sum(len(one.records) + len(one.bad) for one in batches), len(made.rows))
-    step.dropped.update(made.num_dropped)
-    for batch in batches:
-        for bad in batch.bad:
-            step.dropped[_NO_FEEDBACK] += 1
-            step.add_sample(_NO_FEEDBACK, f"{batch.name}, {bad}")
     return BuildReport(
         name=name,
         digest=dataset_digest(lines),
@@ -207,7 +264,7 @@ def _report(
         seed=seed,
         created=True,
         documents=DocumentCounts(found=len(batches), read=len(documents), skipped=skipped, ignored={}),
-        steps=[StepReport("feedback", **step.to_dict())],
+        steps=[StepReport(step, **counts.to_dict()) for step, counts in ledger.steps.items()],
         num_train=len(rows["train"]),
         num_validation=len(rows["validation"]),
         held_out=split.held_out,

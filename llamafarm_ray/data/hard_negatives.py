@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from llamafarm_ray.data.retrieval import PassageIndex
-from llamafarm_ray.data.steps import REFUSAL, Ledger
+from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.text.refusals import is_not_said
 from llamafarm_ray.text.support import support
 
 __all__ = ["NUM_NEGATIVES", "mine"]
@@ -58,7 +59,7 @@ def _matches(rows: Rows, side_of: Callable[[str], str], texts: Iterable[Mapping[
         question, answer = _asked(row)
         counts.rows_in += 1
         pair = (normal_form(question), row["passage"])
-        if answer == REFUSAL:
+        if is_not_said(answer):
             counts.dropped["no passage answers the question"] += 1
             continue
         if pair in seen:
@@ -82,7 +83,7 @@ def _preferences(rows: Rows, side_of: Callable[[str], str], texts: Iterable[Mapp
     found: dict[tuple[str, str], dict[str, None]] = {}
     for row in texts:
         answer = _asked(row)[1]
-        if answer != REFUSAL:
+        if not is_not_said(answer):
             found.setdefault((side_of(row["id"]), row["document"]), {}).setdefault(answer)
     pools: dict[tuple[str, str], _Pool] = {}
     counts = ledger.counts("rejected_answers")
@@ -94,7 +95,7 @@ def _preferences(rows: Rows, side_of: Callable[[str], str], texts: Iterable[Mapp
             if place not in pools:
                 pools[place] = _Pool(list(found.get(place, ())))
             others = pools[place].others(question, functools.partial(_agree, other=answer))
-            if answer == REFUSAL or not others:
+            if is_not_said(answer) or not others:
                 counts.dropped["no other answer of its document to reject"] += 1
                 continue
             row = {**row, "extra": json.dumps({"rejected": others[0]})}  # noqa: PLW2901  the same row, completed

@@ -4,15 +4,30 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
 from llamafarm_ray.types import Digest
 
-__all__ = ["BlockMarks", "ParsedDocument", "Passage", "Section", "TablePlace", "fenced", "is_code"]
+__all__ = [
+    "BlockMarks",
+    "Metadata",
+    "ParsedDocument",
+    "Passage",
+    "Section",
+    "TablePlace",
+    "fenced",
+    "is_code",
+    "metadata_of",
+]
 
 _FENCE = "```"
+
+
+def metadata_of(read: Mapping[str, str] | Iterable[Sequence[str]]) -> Metadata:
+    """Return names and values that were read from JSON, as an object or as pairs."""
+    return tuple((name, value) for name, value in (read.items() if isinstance(read, Mapping) else read))
 
 
 def fenced(code: str) -> str:
@@ -26,6 +41,10 @@ def fenced(code: str) -> str:
 def is_code(block: str) -> bool:
     """Return True if ``block`` is a code block made by :func:`fenced`."""
     return block.startswith(_FENCE) and "\n" in block
+
+
+Metadata = tuple[tuple[str, str], ...]
+"""Names and values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +86,7 @@ class Section:
         page: number of the page or slide on which it begins, 1 the first; None for formats without pages.
         record: number of the record it belongs to, 1 the first; 0 for formats without records.
         marks: metadata of each block; empty if no block has any.
+        metadata: names and values of what its record says beside the text.
     """
 
     headings: tuple[str, ...]
@@ -74,6 +94,7 @@ class Section:
     page: int | None = None
     record: int = 0
     marks: tuple[BlockMarks, ...] = ()
+    metadata: Metadata = ()
 
     def marked_blocks(self) -> Iterator[tuple[str, BlockMarks]]:
         """Yield each block with its metadata."""
@@ -118,6 +139,7 @@ class Passage:
         language: ISO 639-1 code, "" if it is not known.
         links: targets of the links in its blocks, each once.
         tables: rows of tables that are in it.
+        metadata: of its record, see `Section`.
     """
 
     document: str
@@ -132,6 +154,7 @@ class Passage:
     language: str = ""
     links: tuple[str, ...] = ()
     tables: tuple[TablePlace, ...] = ()
+    metadata: Metadata = ()
 
     def to_json(self) -> str:
         """Return the passage as JSON, for a column of a table."""
@@ -144,6 +167,7 @@ class Passage:
         digest = Digest(values["document_digest"])
         lists = {name: tuple(values.get(name, ())) for name in ("headings", "pii", "links")}
         lists["tables"] = tuple(TablePlace(**place) for place in values.get("tables", ()))
+        lists["metadata"] = metadata_of(values.get("metadata", ()))
         return cls(**{**values, **lists, "document_digest": digest})
 
     @property

@@ -224,7 +224,8 @@ class _Build:
             metrics = replace(metrics, coverage=report.coverage.share if report.coverage else None)
             require_goals(config, metrics)
             report = replace(report, metrics=metrics)
-            target.finish(assembly.description(report, harvest, passes=passes), report.to_dict(), report_page(report))
+            page = report_page(report, coverage_by_document=config.quality_control.metrics.coverage_analysis)
+            target.finish(assembly.description(report, harvest, passes=passes), report.to_dict(), page)
             created = target.publish()
             self._parts.clear()
         return replace(report, created=created)
@@ -279,19 +280,19 @@ def _write(
     if by_base:
         asked = filter(_is_question, examples.by_document(train))
         for row in rows_by_heart(asked, seed=seed, passes=passes, near_words=near_words):
-            assembly.add(row)
+            assembly.add_joined(row)
     num_with_passages = 0
     if with_passages:
         asked = filter(_is_question, examples.by_document(train))
         for row in rows_with_passages(asked, seed=seed, passes=passes, near_words=near_words):
-            assembly.add(row)
+            assembly.add_joined(row)
             num_with_passages += 1
     if expansion.is_asked_for:
         questions = (question_of(row["messages"]) for row in examples.rows(["messages"], Ledger()))
-        for row in expansion.rows(examples.by_document(train), questions, ledger):
+        for row in expansion.rows(examples.by_document(train), questions, ledger, examples.fault_of):
             assembly.add(row)
     for row in practice_rows(num_with_passages, seed=seed) if by_base else ():
-        assembly.add(row)
+        assembly.add_joined(row)
     assembly.flush()
 
 

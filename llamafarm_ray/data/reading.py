@@ -17,8 +17,9 @@ import pyarrow.parquet as pq
 from llamafarm_ray.data.formats import RecordError, default_format
 from llamafarm_ray.data.records import Records, find_records, named_beside, read_records
 from llamafarm_ray.data.rows import DocumentRecord, dataset_digest, with_optional
-from llamafarm_ray.data.split import hold_out, hold_out_documents, prompt_digest
+from llamafarm_ray.data.split import prompt_digest, split_existing
 from llamafarm_ray.data.training_rows import KINDS, RowKind, described, kind_of, parse_row
+from llamafarm_ray.data.unused_fields import unused_fields
 from llamafarm_ray.data.writing import DATASET_FILE, REPORT_FILE
 from llamafarm_ray.errors import InputError, IntegrityError
 from llamafarm_ray.types import Digest
@@ -30,7 +31,6 @@ __all__ = [
     "built_documents",
     "describe_built",
     "digest_of_file",
-    "held_out_rows",
     "is_built",
     "own_row",
     "parsed_record",
@@ -96,13 +96,14 @@ class BuiltDataset:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """A record after parsing: its rows, or the reason why there are none."""
+    """A record after parsing: its rows, or the reason why there are none; and its fields that training does not use."""
 
     file: Path
     place: str
     kind: RowKind
     rows: list[Row]
     reason: str = ""
+    unused: tuple[str, ...] = ()
 
 
 def read_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0) -> DatasetRows:
@@ -118,30 +119,12 @@ def read_dataset(path: Path, *, split_ratio: float | None = None, seed: int = 0)
         return read
     named = is_built(path) or _name_documents(every, read.documents)
     known = [(row["id"], row["document"] if named else "", prompt_digest(row)) for row in every]
-    held_out = held_out_rows(known, ratio=split_ratio, seed=seed)
+    held_out = split_existing(known, ratio=split_ratio, seed=seed).validation
     rows = {
         "train": [row for row in every if row["id"] not in held_out],
         "validation": [row for row in every if row["id"] in held_out],
     }
     return replace(read, rows=rows)
-
-
-def held_out_rows(rows: Sequence[tuple[str, str, str]], *, ratio: float, seed: int) -> frozenset[str]:
-    """Return the ids of the rows to hold out: by document where ``ratio`` is one at least, else by prompt.
-
-    Args:
-        rows: (id, source document, prompt) of each; the document is empty where it is not known.
-        ratio: see `hold_out`.
-        seed: likewise.
-
-    Raises:
-        InputError: see `hold_out`.
-    """
-    documents = {document for _, document, _ in rows} - {""}
-    if len(documents) > 1 and len(documents) * ratio >= 1:
-        chosen = hold_out_documents((document for _, document, _ in rows), ratio=ratio, seed=seed)
-        return frozenset(row_id for row_id, document, _ in rows if document in chosen)
-    return hold_out(((row_id, prompt) for row_id, _, prompt in rows), ratio=ratio, seed=seed)
 
 
 def _name_documents(rows: Sequence[Row], documents: Sequence[DocumentRecord]) -> bool:
@@ -189,7 +172,8 @@ def parsed_record(record: object, kind: RowKind | None, document: str, digest: D
     except RecursionError:
         return RowResult(Path(document), place, kind or kind_of(record), [], "is nested too deeply.")
     origin = _origin(record) or {"document": document, "document_digest": digest, "passage": ""}
-    return RowResult(Path(document), place, kind or found, [{**row, **origin} for row in rows])
+    found_rows = [{**row, **origin} for row in rows]
+    return RowResult(Path(document), place, kind or found, found_rows, unused=unused_fields(record, found.name))
 
 
 def _origin(record: object) -> dict[str, str] | None:

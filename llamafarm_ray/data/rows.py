@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
-from llamafarm_ray.data.parsed import Passage, TablePlace
+from llamafarm_ray.data.parsed import Metadata, Passage, TablePlace, metadata_of
 from llamafarm_ray.data.text import normal_form, text_digest
 from llamafarm_ray.types import Digest
 
@@ -28,7 +28,7 @@ __all__ = [
 
 ROLES = ("system", "user", "assistant", "tool")
 
-_PLACE = {"page", "headings", "links", "tables"}
+_PLACE = {"page", "headings", "links", "tables", "metadata"}
 
 _TURN = [("role", pa.string()), ("content", pa.string())]
 _OPTIONAL_IN_TURNS = [
@@ -84,6 +84,7 @@ class Provenance:
         headings: path of headings down to its passage.
         links: targets of the links in its passage.
         tables: rows of tables in its passage.
+        metadata: what the record of its passage says beside the text.
     """
 
     generator: str
@@ -99,21 +100,25 @@ class Provenance:
     headings: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     tables: tuple[TablePlace, ...] = ()
+    metadata: Metadata = ()
 
     def placed(self, passage: Passage) -> Self:
         """Return it with the place and the metadata of a passage."""
-        return replace(self, page=passage.page, headings=passage.headings, links=passage.links, tables=passage.tables)
+        names = ("page", "headings", "links", "tables", "metadata")
+        return replace(self, **{name: getattr(passage, name) for name in names})
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Self:
         """Return the provenance with these fields."""
         lists = {name: tuple(values.get(name, ())) for name in ("headings", "links")}
         places = (place if isinstance(place, TablePlace) else TablePlace(**place) for place in values.get("tables", ()))
-        return cls(**{**values, **lists, "tables": tuple(places)})
+        metadata = metadata_of(values.get("metadata", ()))
+        return cls(**{**values, **lists, "tables": tuple(places), "metadata": metadata})
 
     def to_json(self) -> str:
         """Return the fields that are not empty as JSON."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value}, ensure_ascii=False)
+        fields = asdict(self) | {"metadata": dict(self.metadata)}
+        return json.dumps({name: value for name, value in fields.items() if value}, ensure_ascii=False)
 
     @staticmethod
     def without_place(text: str | None) -> str | None:

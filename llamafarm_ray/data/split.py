@@ -11,7 +11,7 @@ from llamafarm_ray.config.dataset import HoldOut
 from llamafarm_ray.data.text import text_digest
 from llamafarm_ray.errors import InputError
 
-__all__ = ["FEW_DOCUMENTS", "Split", "SplitRow", "choose_split", "hold_out", "hold_out_documents", "prompt_digest"]
+__all__ = ["FEW_DOCUMENTS", "Split", "SplitRow", "choose_split", "hold_out", "prompt_digest", "split_existing"]
 
 FEW_DOCUMENTS = 20
 """Fewer are a small corpus, of which every document has to be trained to be known."""
@@ -83,49 +83,73 @@ def choose_split(
 def _by_phrasings(rows: Sequence[SplitRow], ratio: float, seed: int, *, only_facts: bool = False) -> Split:
     """Hold out phrasings, of which one of each fact stays; whole facts where none has a second phrasing.
 
-    The validation rows can be fewer than asked for.
+    Each row is held out by its own digest, apart from the one of its fact with the highest digest. So added rows move
+    no other ones, and facts with one phrasing make the share smaller than ``ratio``.
     """
-    num_wanted = min(max(1, round(ratio * len(rows))), len(rows) - 1)
-    ordered = sorted(rows, key=lambda row: text_digest([str(seed), row.id]))
-    kept: set[str] = set()
-    spare = []
-    for row in ordered:
-        if row.fact in kept:
-            spare.append(row.id)
-        kept.add(row.fact)
+    places = {row.id: _place(row.id, seed) for row in rows}
+    stays: dict[str, str] = {}
+    for row in rows:
+        best = stays.get(row.fact)
+        if best is None or (places[row.id], row.id) > (places[best], best):
+            stays[row.fact] = row.id
+    spare = places.keys() - stays.values()
     if not spare:
-        return Split(frozenset(row.id for row in ordered[:num_wanted]), "facts")
-    if only_facts and len(kept) > 1:
+        return Split(_lowest(places, ratio), "facts")
+    if only_facts and len(stays) > 1:
         return Split(_of_groups(rows, [row.fact for row in rows], ratio, seed), "facts")
-    return Split(frozenset(spare[:num_wanted]), "phrasings")
+    chosen = frozenset(row_id for row_id in spare if places[row_id] < ratio)
+    return Split(chosen or frozenset([min(spare, key=lambda row_id: (places[row_id], row_id))]), "phrasings")
 
 
 def _of_groups(rows: Sequence[SplitRow], groups: Sequence[str], ratio: float, seed: int) -> frozenset[str]:
     """Return the ids of the rows of held-out groups. Rows without a group stay in training."""
-    chosen = hold_out_documents(groups, ratio=ratio, seed=seed)
+    chosen = _lowest({group: _place(group, seed) for group in set(groups) - {""}}, ratio)
     return frozenset(row.id for row, group in zip(rows, groups, strict=True) if group in chosen)
 
 
-def hold_out_documents(documents: Iterable[str], *, ratio: float, seed: int) -> frozenset[str]:
-    """Choose documents (or other groups) by a digest of each and the seed; others don't decide about one.
+def _place(name: str, seed: int) -> float:
+    """Return a digest of a name and the seed as a number, 0 to 1."""
+    return int(text_digest([str(seed), name])[:16], 16) / 2**64
 
-    Only where all would be on one side, the one with the lowest digest is held out, or that with the highest stays.
+
+def _lowest(places: Mapping[str, float], ratio: float) -> frozenset[str]:
+    """Return the names below ``ratio``; other names don't decide about one.
+
+    Only where all would be on one side, the lowest is chosen, or the highest is not.
     """
-    places = {name: int(text_digest([str(seed), name])[:16], 16) / 2**64 for name in set(documents) - {""}}
     ordered = sorted(places, key=lambda name: (places[name], name))
     chosen = [name for name in ordered if places[name] < ratio] or ordered[:1]
     return frozenset(chosen if len(chosen) < len(ordered) else ordered[:-1])
 
 
+def split_existing(rows: Sequence[tuple[str, str, str]], *, ratio: float, seed: int) -> Split:
+    """Choose the validation rows of rows that exist: by document where ``ratio`` is one at least, else by prompt.
+
+    Args:
+        rows: (id, source document, prompt) of each; the document is empty where it is not known.
+        ratio: see `hold_out`.
+        seed: likewise.
+
+    Raises:
+        InputError: see `hold_out`.
+    """
+    documents = {document for _, document, _ in rows} - {""}
+    if len(documents) > 1 and len(documents) * ratio >= 1:
+        chosen = _lowest({document: _place(document, seed) for document in documents}, ratio)
+        return Split(frozenset(row_id for row_id, document, _ in rows if document in chosen), "documents")
+    return Split(hold_out(((row_id, prompt) for row_id, _, prompt in rows), ratio=ratio, seed=seed), "facts")
+
+
 def hold_out(rows: Iterable[tuple[str, str]], *, ratio: float, seed: int) -> frozenset[str]:
     """Choose the validation rows of a dataset that is not split, by a digest of their prompts and the seed.
 
-    Rows with one prompt stay together, so that no answer to a validation prompt is trained. Neither the order of
-    ``rows`` nor the rest of them decides between two prompts.
+    Rows with one prompt stay together, so that no answer to a validation prompt is trained. A prompt is held out if
+    its digest is in the lowest ``ratio`` of all digests, so rows that are added move none, as long as there is one on
+    each side.
 
     Args:
         rows: (id, prompt) of every row, see `prompt_digest`.
-        ratio: share of the rows to hold out, above 0; it is at least one row, and one prompt at least stays.
+        ratio: share of the prompts to hold out, above 0; it is at least one, and one at least stays.
         seed: another seed, another choice.
 
     Returns:
@@ -142,13 +166,8 @@ def hold_out(rows: Iterable[tuple[str, str]], *, ratio: float, seed: int) -> fro
             "dataset.validation.split_ratio: rows to hold out need at least two different prompts.",
             hint="Give more rows, or set it to 0.",
         )
-    num_wanted = max(1, round(ratio * sum(map(len, ids_of.values()))))
-    chosen: set[str] = set()
-    for prompt in sorted(ids_of, key=lambda prompt: text_digest([str(seed), prompt]))[:-1]:
-        if len(chosen) >= num_wanted:
-            break
-        chosen |= ids_of[prompt]
-    return frozenset(chosen)
+    chosen = _lowest({prompt: _place(prompt, seed) for prompt in ids_of}, ratio)
+    return frozenset(row_id for prompt in chosen for row_id in ids_of[prompt])
 
 
 def prompt_digest(row: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import abc
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -35,6 +36,7 @@ __all__ = [
     "FileTarget",
     "FolderTarget",
     "Target",
+    "require_local",
     "target_for",
 ]
 
@@ -42,6 +44,7 @@ DATASET_FILE = "dataset.json"
 REPORT_FILE = "report.json"
 _PAGE_FILE = "report.html"
 _ROWS_PER_SHARD = 10_000
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of "s3://bucket" a path leaves one slash
 _ORIGIN = ("document", "document_digest", "passage")
 
 
@@ -268,6 +271,19 @@ class FileTarget(Target):
                 return named_beside(self.output, "report", ".json")
 
 
+def require_local(output: str | Path) -> None:
+    """Refuse a URI as an output, of which a path would make a local folder.
+
+    Raises:
+        InputError: it is one.
+    """
+    if _URI.match(str(output)):
+        raise InputError(
+            f"The output {str(output)!r} is a URI, and datasets are written to folders and files that all nodes see.",
+            hint="Write to a folder, and copy it from there; trained models are kept in the home, which can be a URI.",
+        )
+
+
 def target_for(
     output: Path,
     row_format: str,
@@ -288,9 +304,10 @@ def target_for(
         with_origin: see `FileTarget`; folders have it in any case.
 
     Raises:
-        InputError: ``output`` has no name of its own, as ``/`` and ``..``, or ends like a type that isn't written; or
-            rows of this kind can't be written in this format.
+        InputError: ``output`` is a URI, has no name of its own, as ``/`` and ``..``, or ends like a type that isn't
+            written; or rows of this kind can't be written in this format.
     """
+    require_local(output)
     output = Path(os.path.abspath(output))  # noqa: PTH100  resolve() would replace a link by where it leads
     if not output.name:
         raise InputError(f"The output {str(output)!r} can't be replaced by a dataset.", hint="Name a new folder.")

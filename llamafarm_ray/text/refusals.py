@@ -1,10 +1,27 @@
-"""Refusals: answers that decline to answer, known by their wording."""
+"""Refusals: answers that decline to answer, known by their wording, and the one that datasets teach."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
-__all__ = ["is_refusal"]
+__all__ = ["NOT_SAID", "is_not_said", "is_refusal"]
+
+NOT_SAID: Mapping[str, str] = {
+    "en": "The documents do not say.",
+    "de": "Das steht nicht in den Dokumenten.",
+    "fr": "Les documents ne le disent pas.",
+    "es": "Los documentos no lo dicen.",
+    "it": "I documenti non lo dicono.",
+    "pt": "Os documentos não o dizem.",
+    "ru": "\u0412 документах этого нет.",
+    "zh": "文档中没有说明。",
+    "ja": "文書には書かれていません。",
+    "ko": "문서에 나와 있지 않습니다.",
+    "ar": "الوثائق لا تذكر ذلك.",
+    "hi": "दस्तावेज़ों में यह नहीं लिखा है।",
+}
+"""Answer to a question that documents do not answer, by ISO 639-1 code. Nothing can support it."""
 
 _OPENING_CHARS = 160
 _PHRASES = (
@@ -29,9 +46,16 @@ _PHRASES = (
     r"آسف|عذرا|لا أستطيع|لا يمكنني|لا أعرف",
     r"क्षमा करें|माफ़ करें|मैं \S*\s?नहीं (?:कर सकत|जानत)",
 )
+_NOT_SAID = frozenset(NOT_SAID.values())
+_NOT_SAID_OPENINGS = tuple(text.casefold() for text in NOT_SAID.values())
 _REFUSAL = re.compile(
     "|".join(rf"(?<!\w)(?:{phrase})" if phrase[0].isascii() else f"(?:{phrase})" for phrase in _PHRASES)
 )
+
+
+def is_not_said(answer: str) -> bool:
+    """Return True for an answer of `NOT_SAID`."""
+    return answer in _NOT_SAID
 
 
 def is_refusal(answer: str) -> bool:
@@ -42,4 +66,4 @@ def is_refusal(answer: str) -> bool:
     not make a refusal.
     """
     opening = " ".join(answer.split())[:_OPENING_CHARS].casefold().replace("\u2019", "'")
-    return _REFUSAL.search(opening) is not None
+    return _REFUSAL.search(opening) is not None or opening.startswith(_NOT_SAID_OPENINGS)

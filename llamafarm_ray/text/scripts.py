@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-__all__ = ["ARABIC", "CJK", "CJK_MARKS", "HAN", "KANA", "SOUTH_EAST_ASIAN", "THAI", "UNSPACED", "UNSPACED_BLOCKS"]
+import unicodedata
+from collections.abc import Iterator
+
+__all__ = [
+    "ARABIC",
+    "CJK",
+    "CJK_MARKS",
+    "HAN",
+    "KANA",
+    "MARKS",
+    "SOUTH_EAST_ASIAN",
+    "THAI",
+    "UNSPACED",
+    "UNSPACED_BLOCKS",
+]
 
 HAN = "\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 KANA = "\u3041-\u3096\u30a1-\u30fa\u30fc-\u30ff\u31f0-\u31ff\uff66-\uff9f"
@@ -27,3 +41,22 @@ UNSPACED = CJK + SOUTH_EAST_ASIAN
 
 UNSPACED_BLOCKS = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 """Blocks of these scripts as a whole, vowel and tone marks included: for runs of text, not for counting."""
+
+
+def _marks() -> Iterator[str]:
+    """Yield the ranges of marks that belong to the letter before them."""
+    start = 0
+    for code in range(_FIRST_MARK, _AFTER_MARKS):
+        is_mark = unicodedata.category(chr(code)) in {"Mn", "Mc"} and code not in _VARIATION_SELECTORS
+        if is_mark and not start:
+            start = code
+        elif start and not is_mark:
+            yield f"{chr(start)}-{chr(code - 1)}"
+            start = 0
+
+
+_FIRST_MARK, _AFTER_MARKS = 0x300, 0x1F000
+_VARIATION_SELECTORS = range(0xFE00, 0xFE10)
+
+MARKS = "".join(_marks())
+"""Vowel signs, tones and accents of all scripts, which tell words apart: Hindi, Thai and others write them as marks."""

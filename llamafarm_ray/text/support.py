@@ -7,13 +7,14 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from llamafarm_ray.text.scripts import UNSPACED_BLOCKS
+from llamafarm_ray.text.scripts import MARKS, UNSPACED_BLOCKS
 
 __all__ = ["names_and_numbers", "support", "unsupported_parts"]
 
+_LETTERS = rf"[^\W_](?:[^\W_]|[{MARKS}])*"
 _TOKEN = re.compile(
     r"(?P<number>(?<![^\W_])[-+\u2212]?\d+(?:[.,:'\u2019]\d+)*(?![^\W_]))"
-    r"|(?P<word>[^\W_]+(?:['\u2019-][^\W_]+)*)"
+    rf"|(?P<word>{_LETTERS}(?:['\u2019-]{_LETTERS})*)"
 )
 _UNSPACED = re.compile(f"[{UNSPACED_BLOCKS}]+")
 _GROUPED = re.compile(r"\d{1,3}(?:[.,'\u2019]\d{3})+")

@@ -20,15 +20,16 @@ from llamafarm_ray.data import (
     build_dataset,
     build_feedback_dataset,
     built_documents,
+    check_feedback,
     check_settings,
     discover,
     estimate_pairs,
     holds_rows,
     require_rows,
-    rows_maker,
 )
 from llamafarm_ray.data.records import is_record_file, named_beside, stem_of
 from llamafarm_ray.data.report import Tell
+from llamafarm_ray.data.writing import require_local
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
@@ -136,19 +137,21 @@ def _dataset_of(config: Config) -> DatasetConfig:
 
 
 def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:
-    """Return the requests, tokens and cost of letting an endpoint write the pairs. Needs no Ray, sends nothing.
+    """Return the requests, tokens and cost of what an endpoint writes. Needs no Ray, sends nothing.
 
     Args:
         config: see `create_dataset`.
         registry: its home has the answers of earlier builds.
 
     Raises:
-        InputError: the source is missing, holds nothing that can be used, or no endpoint writes the pairs.
+        InputError: the source is missing, holds nothing that can be used, or no endpoint writes anything.
     """
     check_source(config)
-    if not config.dataset.makes_questions:
-        raise InputError("There is no cost to estimate: no pairs are written for this source.")
-    return estimate_pairs(config.dataset.source.path or "", config.dataset, cache=_answers(registry))
+    if config.dataset.source.type == "human_feedback":
+        raise InputError("There is no cost to estimate: rows of feedback need no model.")
+    return estimate_pairs(
+        config.dataset.source.path or "", _dataset_of(config), cache=_answers(registry), base_model=config.base_model
+    )
 
 
 def _answers(registry: RegistryApi) -> str:
@@ -161,12 +164,11 @@ def _create_from_feedback(config: Config, registry: RegistryApi, *, overwrite: b
     report, documents = build_feedback_dataset(
         str(config.dataset.source.path or f"{registry.home.uri}/{FEEDBACK_FOLDER}"),
         output,
+        config.dataset,
         objective=config.fine_tuning.objective,
-        ratio=config.dataset.validation.built_split_ratio,
         seed=config.seed,
         name=dataset_name(output),
         overwrite=overwrite,
-        strict=config.dataset.source.strict,
     )
     return _registered(registry, output, report, documents)
 
@@ -191,20 +193,17 @@ def check_source(config: Config) -> None:
 
     Raises:
         InputError: it is not set, missing, or holds no document of a type that can be read; or the model that shall
-            write the pairs can't be asked; or rows made from feedback have no file to go to.
+            write the pairs can't be asked; or the output is a URI, or no file for rows made from feedback.
     """
+    if config.dataset.path is not None:
+        require_local(config.dataset.path)
     if config.dataset.preprocessing.tokenize and config.dataset.path and is_record_file(Path(config.dataset.path)):
         raise InputError(
             f"dataset.preprocessing.tokenize is true, but the output {config.dataset.path!r} is a file.",
             hint="Name a folder, which has room for tokens, or leave the key out.",
         )
     if config.dataset.source.type == "human_feedback":
-        rows_maker(config.fine_tuning.objective)
-        for name in ("synthetic_generation", "augmentation"):
-            if getattr(config.dataset, name).enabled:
-                raise InputError(
-                    f"dataset.{name} is for chats, and feedback makes other rows.", hint="Set it to false."
-                )
+        check_feedback(config.dataset, config.fine_tuning.objective)
         if isinstance(config.dataset.source.path, tuple):
             raise InputError("dataset.source.path is a list.", hint="Feedback is read from one folder or URI.")
         if Path(config.dataset.path or "").suffix.lower() not in {".json", ".jsonl"}:

@@ -1,13 +1,14 @@
 """Datasets whose pairs a model writes."""
 
 import json
+from pathlib import Path
 
 import pytest
-from chat_server import chat_server
+from chat_server import chat_server, pairs_for
 from dataset_builds import build, by_model, rows_of
 from tiny_model import make_tiny_model
 
-from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.config import DatasetConfig, load_config
 from llamafarm_ray.data import open_dataset
 from llamafarm_ray.errors import AccessDeniedError, InputError
 
@@ -24,6 +25,30 @@ def test_the_training_split_is_asked_with_passages_too_and_nothing_held_out_is(r
     assert asked == by_heart
     assert all(row["passage"] in row["messages"][0]["content"] for row in with_passages)
     assert {row["messages"][0]["content"] for row in held_out}.isdisjoint(asked)
+
+
+SEEDS = Path(__file__).parents[1] / "unit" / "config" / "data" / "seeds"
+
+
+@pytest.mark.parametrize("name", ["unified", "enhanced", "advanced"])
+def test_the_seeds_dataset_blocks_build_as_printed(ray_cluster, corpus, tmp_path, monkeypatch, name):
+    with chat_server(answer=_pairs_or_items) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+        config = load_config(SEEDS / f"{name}.json").dataset
+        build(corpus, tmp_path / "out", config, cache=str(tmp_path / "cache"))
+        models = {body["model"] for body in server.asked}
+    assert models == {"unified": {"gpt-4o-mini-turbo"}, "enhanced": set(), "advanced": {"gpt-4"}}[name]
+    rows = rows_of(open_dataset(tmp_path / "out"))
+    assert rows
+    if name == "unified":
+        asked = [row["messages"][0]["content"] for row in rows]
+        assert {len(row["messages"]) for row in rows} == {2}
+        assert any("Question: " in question for question in asked)
+
+
+def _pairs_or_items(body):
+    """Pairs of a passage; and where examples are to be invented, none."""
+    return pairs_for(body) if "\n\nFrom: " in body["messages"][1]["content"] else json.dumps({"items": []})
 
 
 def test_pairs_of_a_model_are_checked_and_say_where_they_are_from(ray_cluster, corpus, tmp_path):

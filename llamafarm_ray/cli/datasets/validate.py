@@ -39,6 +39,9 @@ def command(
             say(f"{found.num_bad - len(found.bad)} more are bad.", style="yellow")
         if found.num_duplicates:
             say(f"{found.num_duplicates} rows repeat another one.", style="yellow")
+        for file, fields in found.unused.items():
+            told = ", ".join(f"{name} ({count} records)" for name, count in fields.items())
+            say(f"{file}: training does not use {told}.", style="yellow")
         if found.num_leaked:
             say(f"{found.num_leaked} validation rows are trained on too.", style="yellow")
         if not found.num_bad and found.num_rows:

@@ -15,7 +15,7 @@ from llamafarm_ray.data.generation.endpoint.prompt import TEXT, response_format
 from llamafarm_ray.data.generation.endpoint.requests import chat_request
 from llamafarm_ray.data.rows import Provenance
 
-__all__ = ["PROMPT_VERSION", "EndpointExpander"]
+__all__ = ["PROMPT_VERSION", "SHOWN_EXAMPLES", "SYSTEM_PROMPTS", "EndpointExpander"]
 
 PROMPT_VERSION = "expansion-1"
 _INVENT = """\
@@ -33,7 +33,14 @@ Answer with JSON only: {"items": [{"text": "..."}]}"""
 _TRANSLATE = """\
 You translate. Names and numbers stay as they are.
 Answer with JSON only: {"items": [{"text": "..."}]}"""
-_SHOWN = 12
+SYSTEM_PROMPTS: Mapping[str, tuple[str, ...]] = {
+    "synthetic_generation": (_INVENT,),
+    "paraphrase": (_PARAPHRASE,),
+    "back_translation": (_TRANSLATE, _TRANSLATE),
+}
+"""System turns of the requests for invented examples of a passage, and for each way to change a question."""
+SHOWN_EXAMPLES = 12
+"""Most examples in a request for new ones."""
 
 
 class EndpointExpander:
@@ -57,7 +64,7 @@ class EndpointExpander:
         """
 
         def prompt(rows: Sequence[Row]) -> str:
-            listed = [question_and_answer(row) for row in rows[:_SHOWN]]
+            listed = [question_and_answer(row) for row in rows[:SHOWN_EXAMPLES]]
             examples = "\n".join(f"- {question}\n  {answer}" for question, answer in listed)
             passage = rows[0]["passage"]
             where = f"\n\nPassage:\n{passage}" if passage else ""

@@ -14,6 +14,7 @@ from llamafarm_ray.data.expansion.diversity import Diversity
 from llamafarm_ray.data.expansion.noise import mistyped
 from llamafarm_ray.data.expansion.parents import Row, child_row, is_plain
 from llamafarm_ray.data.expansion.wordings import reworded
+from llamafarm_ray.data.quality.new_rows import FaultOf
 from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text import language_name, language_of, text_digest
@@ -42,13 +43,16 @@ class Augmenter:
     expander: EndpointExpander | None
     seed: int = 0
 
-    def rows(self, rows: Sequence[Row], known: Diversity, ledger: Ledger) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, rows: Sequence[Row], known: Diversity, ledger: Ledger, fault_of: FaultOf
+    ) -> Iterator[dict[str, Any]]:
         """Yield the copies of rows; what can't be changed, or repeats a question, is counted with the reason.
 
         Args:
             rows: rows of the training split.
             known: the questions of all examples.
             ledger: takes the counts.
+            fault_of: tells why a copy can't be used.
         """
         counts = ledger.counts(_STEP)
         for method in self.settings.methods:
@@ -62,18 +66,25 @@ class Augmenter:
                 asked, questions, self._changed(method, [row for row, _ in asked], questions), strict=True
             ):
                 whole = row["messages"][at]["content"][:begin] + changed
-                reason = reason or ("not changed" if changed == question else known.refused([whole])[0])  # noqa: PLW2901
+                copy = self._copy(row, at, whole, method)
+                reason = reason or ("not changed" if changed == question else fault_of(copy))  # noqa: PLW2901
+                reason = reason or known.refused([whole])[0]  # noqa: PLW2901
                 if reason:
                     counts.dropped[reason] += 1
+                    counts.add_sample(reason, f"{question} {changed}".strip())
                     continue
                 counts.rows_out += 1
                 counts.noted[method] += 1
-                turns = [dict(turn) for turn in row["messages"]]
-                turns[at]["content"] = whole
-                by_model = self.expander is not None and method != "noise"
-                origin = self.expander.provenance if by_model and self.expander else Provenance("rules")
-                yield child_row(row, turns, origin, method)
+                yield copy
         counts.dropped += type(counts.dropped)()  # without reasons that no row has
+
+    def _copy(self, row: Row, at: int, content: str, method: str) -> dict[str, Any]:
+        """Return a row with another content of one turn."""
+        turns = [dict(turn) for turn in row["messages"]]
+        turns[at]["content"] = content
+        by_model = self.expander is not None and method != "noise"
+        origin = self.expander.provenance if by_model and self.expander else Provenance("rules")
+        return child_row(row, turns, origin, method)
 
     def _changed(self, method: str, rows: Sequence[Row], questions: Sequence[str]) -> Iterable[tuple[str, str]]:
         """Yield each question changed, or the reason why it is not."""

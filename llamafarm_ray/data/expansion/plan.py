@@ -19,11 +19,12 @@ from llamafarm_ray.data.generation import Choice, choose_generator, plan_writer
 from llamafarm_ray.data.generation.base_model import BaseModelPlan
 from llamafarm_ray.data.generation.base_model.settings import Sampling
 from llamafarm_ray.data.generation.endpoint import EndpointPlan
+from llamafarm_ray.data.quality.new_rows import FaultOf
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import DeviceUse
 
-__all__ = ["Expansion", "asks_base_model", "plan_expansion"]
+__all__ = ["Expansion", "asks_base_model", "expansion_models", "plan_expansion"]
 
 _ROWS_AT_ONCE = 2048
 _OTHER_DRAWS = 7919
@@ -49,22 +50,25 @@ class Expansion:
         """True if anything is to be made."""
         return self.synthesizer is not None or self.augmenter is not None
 
-    def rows(self, rows: Iterable[Row], questions: Iterable[str], ledger: Ledger) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, rows: Iterable[Row], questions: Iterable[str], ledger: Ledger, fault_of: FaultOf
+    ) -> Iterator[dict[str, Any]]:
         """Yield new rows: the invented ones and the copies of each part of the training split.
 
         Args:
             rows: the training split, rows of a document together and in its order.
             questions: the questions of all examples, held-out ones too.
             ledger: takes the counts.
+            fault_of: tells why a new row can't be used.
         """
         known = Diversity(questions, self.threshold if self.synthesizer else None)
         wordings = Diversity(known.forms)
         iterator = iter(rows)
         while part := list(itertools.islice(iterator, _ROWS_AT_ONCE)):
             if self.synthesizer is not None:
-                yield from self.synthesizer.rows(part, known, ledger)
+                yield from self.synthesizer.rows(part, known, ledger, fault_of)
             if self.augmenter is not None:
-                yield from self.augmenter.rows(part, wordings, ledger)
+                yield from self.augmenter.rows(part, wordings, ledger, fault_of)
 
 
 def plan_expansion(
@@ -116,6 +120,27 @@ def asks_base_model(config: DatasetConfig, *, base_model: str | None, environmen
     if config.synthetic_generation.enabled:
         found.append(planner.choose(config.synthetic_generation.base_model))
     return any(choice.generator == "base_model" for choice in found)
+
+
+def expansion_models(
+    config: DatasetConfig, *, base_model: str | None, environment: Mapping[str, str]
+) -> dict[str, Choice]:
+    """Return the engines that invent and change examples, by the name of their section; none for what is off.
+
+    Args:
+        config: the ``dataset`` section of a configuration.
+        base_model: ``base_model`` of the configuration.
+        environment: environment variables.
+
+    Raises:
+        InputError: see `choose_generator`.
+    """
+    planner = _Planner(config.preprocessing.qa_generation, base_model, "", environment)
+    asked = {
+        "synthetic_generation": (config.synthetic_generation.enabled, config.synthetic_generation.base_model),
+        "augmentation": (config.augmentation.enabled, config.augmentation.model),
+    }
+    return {name: planner.choose(model) for name, (is_on, model) in asked.items() if is_on}
 
 
 @dataclass(frozen=True)

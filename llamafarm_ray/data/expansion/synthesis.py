@@ -13,9 +13,11 @@ from llamafarm_ray.data.expansion.parents import Row, child_row, is_plain, passa
 from llamafarm_ray.data.expansion.templates import invented
 from llamafarm_ray.data.generation import WriterPlan
 from llamafarm_ray.data.generation.stage import batches_of, write_pairs
+from llamafarm_ray.data.quality.new_rows import FaultOf
 from llamafarm_ray.data.rows import Provenance
-from llamafarm_ray.data.steps import MIN_SUPPORT, REFUSAL, Ledger
+from llamafarm_ray.data.steps import MIN_SUPPORT, Ledger
 from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.text.refusals import is_not_said
 from llamafarm_ray.text.support import support
 from llamafarm_ray.types import DeviceUse
 
@@ -57,13 +59,16 @@ class Synthesizer:
     inventor: Inventor
     count: int
 
-    def rows(self, rows: Sequence[Row], known: Diversity, ledger: Ledger) -> Iterator[dict[str, Any]]:
+    def rows(
+        self, rows: Sequence[Row], known: Diversity, ledger: Ledger, fault_of: FaultOf
+    ) -> Iterator[dict[str, Any]]:
         """Yield the new examples of rows; what is dropped is counted with the reason.
 
         Args:
             rows: rows of the training split, those of a document together.
             known: the questions of all examples, with the threshold of diversity.
             ledger: takes the counts.
+            fault_of: tells why a new row can't be used.
         """
         counts = ledger.counts(_STEP)
         for candidates in self.inventor(_groups(rows), self.count, ledger):
@@ -72,7 +77,8 @@ class Synthesizer:
                 counts.rows_in += 1
                 question, answer = (candidate.turns[at]["content"] for at in (-2, -1))
                 reason = "above examples_per_passage" if taken == self.count else _unusable(candidate, question, answer)
-                reason = reason or known.refused([question])[0]
+                row = child_row(candidate.parent, candidate.turns, candidate.provenance, "synthetic")
+                reason = reason or fault_of(row) or known.refused([question])[0]
                 if reason:
                     counts.dropped[reason] += 1
                     counts.add_sample(reason, f"{question} {answer}")
@@ -81,13 +87,13 @@ class Synthesizer:
                 counts.rows_out += 1
                 if not candidate.parent["passage"]:
                     counts.noted["no passage to check the answer against"] += 1
-                yield child_row(candidate.parent, candidate.turns, candidate.provenance, "synthetic")
+                yield row
 
 
 def _groups(rows: Sequence[Row]) -> list[Sequence[Row]]:
     """Return rows of one passage together; of those without a passage a few."""
     groups: list[Sequence[Row]] = []
-    plain = (row for row in rows if is_plain(row) and row["messages"][-1]["content"] != REFUSAL)
+    plain = (row for row in rows if is_plain(row) and not is_not_said(row["messages"][-1]["content"]))
     for _, of_document in itertools.groupby(plain, key=lambda row: row["document"]):
         by_passage: dict[str, list[Row]] = {}
         for row in of_document:

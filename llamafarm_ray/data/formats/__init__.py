@@ -2,7 +2,15 @@
 
 from llamafarm_ray.data.formats.chats import chat_row, check_record_keys, parse_record, question_text, with_earlier
 from llamafarm_ray.data.formats.turns import RecordError, parse_turns, required_text
-from llamafarm_ray.data.formats.writing import FORMATS, RowFormat, default_format, format_record, format_row, formats_of
+from llamafarm_ray.data.formats.writing import (
+    FORMATS,
+    RowFormat,
+    default_format,
+    format_record,
+    format_row,
+    formats_of,
+    holds_one_answer,
+)
 
 __all__ = [
     "FORMATS",
@@ -14,6 +22,7 @@ __all__ = [
     "format_record",
     "format_row",
     "formats_of",
+    "holds_one_answer",
     "parse_record",
     "parse_turns",
     "question_text",

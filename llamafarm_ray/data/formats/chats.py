@@ -12,7 +12,8 @@
 Beside any of them, ``system`` (or ``system_prompt``) is a system prompt, and ``history`` (LLaMA-Factory) lists earlier
 turns as pairs of a question and its answer. An assistant turn with ``weight: 0`` (OpenAI), ``train: false`` or
 ``training: false`` (Axolotl), or ``loss: false`` (ms-swift) is context only. Keys with a meaning that is not available
-are refused, see `UNAVAILABLE`; other keys are notes of the file's author.
+are refused, see `UNAVAILABLE`. Other keys are notes of the file's author; reports name them, see
+`llamafarm_ray.data.unused_fields`.
 
 Rows of other kinds are in `llamafarm_ray.data.training_rows`.
 """

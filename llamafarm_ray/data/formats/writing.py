@@ -10,7 +10,15 @@ from llamafarm_ray.config.dataset import RowFormat
 from llamafarm_ray.data.rows import Message
 from llamafarm_ray.errors import InputError
 
-__all__ = ["FORMATS", "RowFormat", "default_format", "format_record", "format_row", "formats_of"]
+__all__ = [
+    "FORMATS",
+    "RowFormat",
+    "default_format",
+    "format_record",
+    "format_row",
+    "formats_of",
+    "holds_one_answer",
+]
 
 FORMATS: tuple[RowFormat, ...] = get_args(RowFormat)
 
@@ -23,11 +31,17 @@ _FORMATS_OF: Mapping[str, tuple[str, ...]] = {
     "match": ("match",),
 }
 """The formats that each kind of rows can be written in, its own one first."""
+_ONE_ANSWER = frozenset({"alpaca", "prompt_completion"})
 
 
 def formats_of(kind: str) -> tuple[str, ...]:
     """Return the formats that rows of a kind can be written in."""
     return _FORMATS_OF[kind]
+
+
+def holds_one_answer(row_format: str | None) -> bool:
+    """Return True for a format whose records teach one answer each, however many turns come before it."""
+    return row_format in _ONE_ANSWER
 
 
 def default_format(kind: str) -> str:

@@ -19,7 +19,18 @@ _PAGE = re.compile(
     r"(?:of|/|von|de|di|sur|van|z|av)\s*\d{1,5}[-\u2013|\]) ]*"
     r"|[-\u2013|\[( ]*(?:page|seite|p[a\u00e1]gina|pagina|sida)\s+\d{1,5}[-\u2013|\]). ]*"
 )
-_COPYRIGHT = re.compile(r"(?i)(?:\u00a9|\(c\)|copyright\b).{0,40}\b(?:19|20)\d\d|\ball rights reserved\b")
+_RIGHTS = re.compile(r"(?i)\ball rights reserved\b")
+_HOLDER = (
+    r"(?:[A-Z\u00c0-\u00de][\w.&'\u2019-]*|(?i:by|of|the|and|und|et|y|e|de|des|von|\w*authors?|\w*contributors?"
+    r"|team|project|foundation|company)|&|[-\u2013])"
+)
+_COPYRIGHT = re.compile(
+    r"(?:\u00a9|\([cC]\)|\b(?i:copyright)\b)(?:\s*(?:\u00a9|\([cC]\)))?[\s:,]*"
+    rf"(?:{_HOLDER}[\s,;:]+){{0,8}}(?:19|20)\d\d\b(?P<rest>.*)"
+)
+"""A mark, a holder and a year. "(c)" can be the third item of a list, and "copyright" the subject of a sentence."""
+_MAX_WORDS_AFTER_YEAR = 8
+_COPYRIGHT_CHARS = 60
 _COOKIES = re.compile(
     r"(?i)\bcookies?\b.*\b(?:accept|consent|preferences|agree|settings|experience|decline|reject|policy)\b|"
     r"\b(?:accept|reject|manage|decline)(?: all)? cookies?\b|\bwe use cookies\b"
@@ -73,12 +84,20 @@ def boilerplate_kind(line: str) -> str:
         "navigation": _NAVIGATION.fullmatch(line)
         or (is_short and _CHAPTER_NAVIGATION.fullmatch(line))
         or _is_bar(line),
-        "copyright line": is_short and (_COPYRIGHT.match(line) or _COPYRIGHT.search(line[-60:])),
+        "copyright line": is_short and _is_copyright(line),
         "license text": _LICENSE.search(line),
         "cookie notice": _is_notice(line),
         "page note": is_short and _META.fullmatch(line),
     }
     return next((kind for kind, found in kinds.items() if found), "")
+
+
+def _is_copyright(line: str) -> bool:
+    """Return True if a line states a copyright, at its beginning or at its end."""
+    found = _COPYRIGHT.match(line) or _COPYRIGHT.search(line, max(0, len(line) - _COPYRIGHT_CHARS))
+    if _RIGHTS.match(line) or _RIGHTS.search(line, max(0, len(line) - _COPYRIGHT_CHARS)):
+        return True
+    return found is not None and len(found["rest"].split()) <= _MAX_WORDS_AFTER_YEAR
 
 
 def _is_bar(line: str) -> bool:

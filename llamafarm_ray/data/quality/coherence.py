@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
-from llamafarm_ray.data.steps.support import REFUSAL
 from llamafarm_ray.data.text import normal_form
 from llamafarm_ray.data.text.vectors import cosines, embed
+from llamafarm_ray.text.refusals import is_not_said
 
 __all__ = ["DropIncoherent", "coherence_of"]
 
@@ -44,7 +44,7 @@ class DropIncoherent(Step[Example, Example]):
         """See :meth:`Step.apply`."""
         examples = list(rows)
         for row, coherence in zip(examples, coherence_of(examples), strict=True):
-            if coherence < _MIN_COSINE / _CERTAIN_COSINE and row.answer != REFUSAL:
+            if coherence < _MIN_COSINE / _CERTAIN_COSINE and not is_not_said(row.answer):
                 yield Dropped("question and answer are about different things", sample=f"{row.question} {row.answer}")
             else:
                 yield row

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llamafarm_ray.data.records import BadRecord, is_record_file, read_file
 from llamafarm_ray.data.steps.base import Dropped, Step
-from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.data.text import normal_form, normal_words
 from llamafarm_ray.errors import InputError
 
 __all__ = ["Decontaminate", "EvaluationTexts", "Overlap", "find_overlaps", "questions_of", "read_evaluation_texts"]
@@ -34,8 +35,10 @@ class EvaluationTexts:
     @classmethod
     def of(cls, texts: Iterable[str]) -> EvaluationTexts:
         """Return the questions and word runs of ``texts``."""
-        forms = frozenset(filter(None, map(normal_form, texts)))
-        return cls(forms, frozenset(gram for form in forms for gram in _grams(form)))
+        found = list(texts)
+        return cls(
+            frozenset(filter(None, map(normal_form, found))), frozenset(gram for text in found for gram in _grams(text))
+        )
 
     def overlap(self, turns: Iterable[Mapping[str, Any]]) -> bool:
         """Return True if a user turn is one of the questions, or a turn shares 13 words in a row with one."""
@@ -44,14 +47,14 @@ class EvaluationTexts:
     def shared(self, turns: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         """Yield questions that are a user turn, and runs of 13 words that are in a turn, in their normal form."""
         for turn in turns:
-            form = normal_form(turn["content"] or "")
-            if turn["role"] == "user" and form in self.questions:
+            text = turn["content"] or ""
+            if turn["role"] == "user" and (form := normal_form(text)) in self.questions:
                 yield form
-            yield from (gram for gram in _grams(form) if gram in self.grams)
+            yield from (gram for gram in _grams(text) if gram in self.grams)
 
 
-def _grams(form: str) -> Iterator[str]:
-    words = form.split()
+def _grams(text: str) -> Iterator[str]:
+    words = normal_words(text)
     for start in range(len(words) - _GRAM_WORDS + 1):
         yield " ".join(words[start : start + _GRAM_WORDS])
 
@@ -79,8 +82,7 @@ def find_overlaps(questions: Sequence[str], rows: Iterable[Mapping[str, Any]]) -
     texts = EvaluationTexts.of(questions)
     places: dict[str, list[int]] = {}
     for at, question in enumerate(questions):
-        form = normal_form(question)
-        for part in {form, *_grams(form)}:
+        for part in {normal_form(question), *_grams(question)}:
             places.setdefault(part, []).append(at)
     found: dict[int, Overlap] = {}
     for row in rows:
@@ -112,8 +114,9 @@ class Decontaminate(Step[Mapping[str, Any], Mapping[str, Any]]):
 def read_evaluation_texts(paths: Sequence[str]) -> EvaluationTexts:
     """Read the questions of evaluation sets.
 
-    Of a row of ``.json`` or ``.jsonl`` the question is under ``question``, ``prompt``, ``query``, ``input``,
-    ``instruction``, ``problem`` or ``ctx``, or in the user turns of ``messages``; of another file each line is one.
+    Of a record (of JSON, CSV, Parquet and the like) the question is under ``question``, ``prompt``, ``query``,
+    ``input``, ``instruction``, ``problem`` or ``ctx``, or in the user turns of ``messages``; of another file each line
+    is one.
 
     Raises:
         InputError: a file can't be read, or has no question.
@@ -124,13 +127,16 @@ def read_evaluation_texts(paths: Sequence[str]) -> EvaluationTexts:
 def _questions(path: Path) -> list[str]:
     where = f"dataset.quality_control.decontaminate: {str(path)!r}"
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".jsonl":
-            found = [one for line in text.splitlines() if line.strip() for one in questions_of(json.loads(line))]
+        if is_record_file(path) and path.suffix not in {".json", ".jsonl"}:
+            found = list(_questions_of_file(path, where))
+        elif path.suffix == ".jsonl":
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            found = [one for line in lines if line.strip() for one in questions_of(json.loads(line))]
         elif path.suffix == ".json":
-            found = list(questions_of(json.loads(text)))
+            found = list(questions_of(json.loads(path.read_text(encoding="utf-8-sig"))))
         else:
-            found = [line for line in text.splitlines() if re.search(r"\w", line)]
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            found = [line for line in lines if re.search(r"\w", line)]
     except OSError as error:
         raise InputError(f"{where} can't be read: {error.strerror}.") from error
     except ValueError as error:
@@ -140,6 +146,13 @@ def _questions(path: Path) -> list[str]:
             f"{where} has no question.", hint=f"Its rows need one of: {', '.join(_QUESTION_KEYS)}, messages."
         )
     return found
+
+
+def _questions_of_file(path: Path, where: str) -> Iterator[str]:
+    for place, record in read_file(path):
+        if isinstance(record, BadRecord):
+            raise InputError(f"{where}, {place} {record.reason}")
+        yield from questions_of(record)
 
 
 def questions_of(value: Any) -> Iterator[str]:
@@ -153,7 +166,8 @@ def questions_of(value: Any) -> Iterator[str]:
         turns = value.get("messages")
         if isinstance(turns, list):
             yield from (str(turn.get("content")) for turn in turns if turn.get("role") == "user")
-        found = [value[key] for key in _QUESTION_KEYS if isinstance(value.get(key), str)]
+        named = {str(key).strip().casefold(): one for key, one in value.items()}
+        found = [named[key] for key in _QUESTION_KEYS if isinstance(named.get(key), str)]
         yield from found
         if not found and turns is None:
             for nested in value.values():

@@ -22,8 +22,8 @@ class HandlePii(Step[Passage, Passage]):
     """Finds personal data, counts it by kind, and does what ``action`` says with ``kinds``.
 
     Args:
-        action: ``redact`` puts ``[EMAIL]`` and the like in its place, in headings too; ``drop`` drops the passage;
-            ``tag`` names the kinds in the column ``pii`` of the examples; ``keep`` counts only.
+        action: ``redact`` puts ``[EMAIL]`` and the like in its place, in headings and metadata too; ``drop`` drops the
+            passage; ``tag`` names the kinds in the column ``pii`` of the examples; ``keep`` counts only.
         kinds: the kinds that the action is for. The others are kept and counted.
         regions: countries whose phone numbers are recognized without a country prefix.
     """
@@ -39,7 +39,7 @@ class HandlePii(Step[Passage, Passage]):
         """See :meth:`Step.apply`."""
         for row in rows:
             passage, num_private = self._without_private_links(row)
-            texts = (passage.text, passage.title, *passage.headings)
+            texts = (passage.text, passage.title, *passage.headings, *(value for _, value in passage.metadata))
             findings = [find_pii(text, regions=self.regions) for text in texts]
             found = Counter(finding.kind for in_text in findings for finding in in_text)
             affected = sorted(self.kinds & found.keys())
@@ -71,11 +71,13 @@ class HandlePii(Step[Passage, Passage]):
             return replace(passage, pii=tuple(affected))
         if self.action != "redact" or not affected:
             return passage
-        text, title, *headings = (
+        text, title, *others = (
             redact(text, [finding for finding in in_text if finding.kind in self.kinds])
             for text, in_text in zip(texts, findings, strict=True)
         )
-        return replace(passage, text=text, title=title, headings=tuple(headings))
+        headings, values = others[: len(passage.headings)], others[len(passage.headings) :]
+        metadata = tuple(zip((name for name, _ in passage.metadata), values, strict=True))
+        return replace(passage, text=text, title=title, headings=tuple(headings), metadata=metadata)
 
 
 def _notes(found: Mapping[PiiKind, int], action: PiiAction, kinds: Collection[str]) -> dict[str, int]:

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from llamafarm_ray.data.quality.coherence import coherence_of
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
-from llamafarm_ray.data.steps.support import REFUSAL
-from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.data.text import normal_words
+from llamafarm_ray.text.refusals import is_not_said
 from llamafarm_ray.text.support import support
 from llamafarm_ray.text.toxicity import toxicity
 
@@ -39,14 +39,11 @@ def quality_of(rows: Sequence[Example]) -> list[float]:
 
 
 def _refuses(row: Example) -> bool:
-    return row.answer == REFUSAL
+    return is_not_said(row.answer)
 
 
 def _form(row: Example) -> float:
-    unspaced = not row.question.isascii() and " " not in row.question.strip()
-    stands_alone = (unspaced or len(normal_form(row.question).split()) >= _MIN_QUESTION_WORDS) and not _POINTING.match(
-        row.question
-    )
+    stands_alone = len(normal_words(row.question)) >= _MIN_QUESTION_WORDS and not _POINTING.match(row.question)
     is_whole = not re.search(r"(?:[,;(\u2013-]|\.\.\.|\u2026|:)$", row.answer.strip())
     is_text = all(2 * sum(map(str.isalnum, text)) >= len(text.replace(" ", "")) for text in (row.question, row.answer))
     return (stands_alone + is_whole + is_text) / 3

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePosixPath
 from typing import ClassVar
 
-from llamafarm_ray.data.parsed import BlockMarks, ParsedDocument, Section, TablePlace, fenced
+from llamafarm_ray.data.parsed import BlockMarks, Metadata, ParsedDocument, Section, TablePlace, fenced
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.types import Digest
 
@@ -82,6 +82,7 @@ class Outline:
         self._sections: list[Section] = []
         self._page: int | None = None
         self._record = 0
+        self._metadata: Metadata = ()
         self.first_heading = ""
         self._notes: list[str] = []
 
@@ -147,9 +148,14 @@ class Outline:
             self._close()
             self._page = number
 
-    def record(self) -> None:
-        """Begin a record of a file that holds several: no passage goes on from the text before."""
+    def record(self, metadata: Metadata = ()) -> None:
+        """Begin a record of a file that holds several: no passage goes on from the text before.
+
+        Args:
+            metadata: what it says beside the text.
+        """
         self._close()
+        self._metadata = metadata
         self._path = []
         self._record += 1
 
@@ -162,7 +168,9 @@ class Outline:
         if self._blocks:
             headings = tuple(text for _, text in self._path)
             marks = tuple(self._marks) if any(mark is not _UNMARKED for mark in self._marks) else ()
-            self._sections.append(Section(headings, tuple(self._blocks), self._page, self._record, marks))
+            self._sections.append(
+                Section(headings, tuple(self._blocks), self._page, self._record, marks, self._metadata)
+            )
         self._blocks, self._marks = [], []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
@@ -18,9 +19,15 @@ _MAX_TEXT: Final = 400
 _DUPLICATES: Final = {"deduplicate": "exact duplicates", "near_duplicates": "near duplicates"}
 
 
-def report_page(report: BuildReport) -> str:
-    """Return the page of a build."""
-    return page(f"{report.name}: dataset", _parts(report), css=_CSS)
+def report_page(report: BuildReport, *, coverage_by_document: bool = False) -> str:
+    """Return the page of a build.
+
+    Args:
+        report: of the build.
+        coverage_by_document: list all documents with their facts and those that are taught, least taught first.
+    """
+    coverage = _coverage(report) if coverage_by_document else ""
+    return page(f"{report.name}: dataset", itertools.chain(_parts(report), [coverage]), css=_CSS)
 
 
 _CSS: Final = """td.text { min-width: 220px; white-space: pre-line; }
@@ -47,6 +54,14 @@ def _parts(report: BuildReport) -> Iterator[str]:
     yield _table("Remarks about documents", ("document", "remark"), notes)
     ignored = [f"{count:,} of type {kind}" for kind, count in report.documents.ignored.items()]
     yield bullets("Files of other types", ignored)
+
+
+def _coverage(report: BuildReport) -> str:
+    found = report.coverage.documents.items() if report.coverage is not None else ()
+    with_facts = [(path, taught, facts) for path, (taught, facts) in found if facts]
+    ordered = sorted(with_facts, key=lambda one: (one[1] / one[2], -one[2], one[0]))
+    rows = [(escaped(path), f"{taught:,}", f"{facts:,}", f"{taught / facts:.0%}") for path, taught, facts in ordered]
+    return _table("Coverage of documents, least first", ("document", "facts taught", "facts", "share"), rows)
 
 
 def _numbers(report: BuildReport) -> Iterator[tuple[str, str]]:

@@ -7,12 +7,11 @@ from llamafarm_ray.data.steps.deduplicate import Deduplicate
 from llamafarm_ray.data.steps.language import DetectLanguage
 from llamafarm_ray.data.steps.limit import LimitQuestions
 from llamafarm_ray.data.steps.passages import SplitPassages
-from llamafarm_ray.data.steps.support import MIN_SUPPORT, REFUSAL, CheckSupport
+from llamafarm_ray.data.steps.support import MIN_SUPPORT, CheckSupport
 from llamafarm_ray.data.steps.texts import JoinTexts
 
 __all__ = [
     "MIN_SUPPORT",
-    "REFUSAL",
     "CheckLength",
     "CheckSubstance",
     "CheckSupport",

@@ -28,9 +28,9 @@ class CheckLength(Step[Example, Example]):
         for row in rows:
             num_chars = sum(len(message.content) for message in row.messages)
             if num_chars < self.minimum_length:
-                yield Dropped("shorter than minimum_length")
+                yield Dropped("shorter than minimum_length", sample=f"{row.question} {row.answer}")
             elif self.maximum_length is not None and num_chars > self.maximum_length:
-                yield Dropped("longer than maximum_length")
+                yield Dropped("longer than maximum_length", sample=f"{row.question} {row.answer}")
             else:
                 yield row
 
@@ -45,8 +45,8 @@ class CheckSubstance(Step[Example, Example]):
         for row in rows:
             question, answer = normal_form(row.question), normal_form(row.answer)
             if not question or not answer:
-                yield Dropped("a turn is empty")
+                yield Dropped("a turn is empty", sample=f"{row.question} {row.answer}")
             elif question == answer:
-                yield Dropped("the answer repeats the question")
+                yield Dropped("the answer repeats the question", sample=f"{row.question} {row.answer}")
             else:
                 yield row

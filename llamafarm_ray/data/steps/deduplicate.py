@@ -16,11 +16,11 @@ class Deduplicate(Step[Mapping[str, Any], Mapping[str, Any]]):
     name = "deduplicate"
 
     def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | Dropped]:
-        """See :meth:`Step.apply`; a row is a mapping with (at least) ``key``."""
+        """See :meth:`Step.apply`; a row is a mapping with ``key``, and ``messages`` for samples."""
         previous = None
         for row in rows:
             if row["key"] == previous:
-                yield Dropped("duplicate")
+                yield Dropped("duplicate", sample=" ".join(turn["content"] for turn in row.get("messages", ())))
             else:
                 previous = row["key"]
                 yield row

@@ -28,7 +28,7 @@ class LimitQuestions(Step[Example, Example]):
         distinct: dict[str, Example] = {}
         for row in rows:
             if row.key in distinct:
-                yield Dropped("repeated in its document")
+                yield Dropped("repeated in its document", sample=f"{row.question} {row.answer}")
             else:
                 distinct[row.key] = row
         chosen = self._choose(list(distinct.values()))
@@ -36,9 +36,9 @@ class LimitQuestions(Step[Example, Example]):
         for row in distinct.values():
             fact = row.fact or row.key
             if fact not in chosen:
-                yield Dropped("above questions_per_doc")
+                yield Dropped("above questions_per_doc", sample=f"{row.question} {row.answer}")
             elif asked[fact] == self.phrasings:
-                yield Dropped("above phrasings")
+                yield Dropped("above phrasings", sample=f"{row.question} {row.answer}")
             else:
                 asked[fact] += 1
                 yield row

@@ -33,11 +33,13 @@ class SplitPassages(Step[ParsedDocument, Passage]):
         for document in rows:
             index = 0
             # A section that goes on over several pages is one run of text.
-            runs = itertools.groupby(document.sections, key=lambda section: (section.headings, section.record))
-            for (headings, _), sections in runs:
+            runs = itertools.groupby(
+                document.sections, key=lambda section: (section.headings, section.record, section.metadata)
+            )
+            for (headings, _, metadata), sections in runs:
                 for text, page, marks in self._split(sections, document.language):
                     passage = Passage(document.path, document.digest, document.title, headings, text, index, page=page)
-                    passage = replace(passage, links=_links(marks), tables=_tables(marks))
+                    passage = replace(passage, links=_links(marks), tables=_tables(marks), metadata=metadata)
                     yield replace(passage, language=language_of(passage.prose, document.language))
                     index += 1
 

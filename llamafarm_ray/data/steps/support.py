@@ -7,12 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Example
 from llamafarm_ray.data.steps.base import Dropped, Step
+from llamafarm_ray.text.refusals import is_not_said
 from llamafarm_ray.text.support import support
 
-__all__ = ["MIN_SUPPORT", "REFUSAL", "CheckSupport"]
-
-REFUSAL = "The documents do not say."
-"""Answer to a question that a passage does not answer. Nothing can support it."""
+__all__ = ["MIN_SUPPORT", "CheckSupport"]
 
 MIN_SUPPORT = 0.7
 
@@ -40,7 +38,7 @@ class CheckSupport(Step[Example, Example]):
             passage = self.passages[row.passage_index]
             context = "\n".join([passage.title, *passage.headings, passage.text])
             asked = "\n".join(message.content for message in row.messages if message.role == "user")
-            answers = [answer for answer in row.answers if answer != REFUSAL]
+            answers = [answer for answer in row.answers if not is_not_said(answer)]
             if any(support(answer, context, asked) < self.min_support for answer in answers):
                 yield Dropped("the passage does not support the answer", sample=f"{row.question} {row.answer}")
             else:

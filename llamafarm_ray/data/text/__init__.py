@@ -4,7 +4,7 @@ from llamafarm_ray.data.text.digests import normal_form, text_digest
 from llamafarm_ray.data.text.encodings import Decoded, decode_any, decode_text, text_encoding
 from llamafarm_ray.data.text.lines import unwrapped
 from llamafarm_ray.data.text.sentences import sentence_separator, sentences_of
-from llamafarm_ray.data.text.words import cut_words, num_words
+from llamafarm_ray.data.text.words import cut_words, normal_words, num_words
 from llamafarm_ray.text.languages import language_name, language_of
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "language_name",
     "language_of",
     "normal_form",
+    "normal_words",
     "num_words",
     "sentence_separator",
     "sentences_of",

@@ -7,13 +7,25 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from llamafarm_ray.text.scripts import MARKS
+
 __all__ = ["normal_form", "text_digest"]
 
 
+_SIGN = r"[$\u20ac\u00a3%+-](?=\d)"
+_ASCII = re.compile(rf"[^\W_]+(?:[.,:][^\W_]+)*|{_SIGN}")
+_LETTERS = rf"[^\W_](?:[^\W_]|[{MARKS}])*"
+_ANY = re.compile(rf"{_LETTERS}(?:[.,:]{_LETTERS})*|{_SIGN}")
+
+
 def normal_form(text: str) -> str:
-    """Return ``text`` without case, spacing and punctuation: equal for texts that repeat each other."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.findall(r"[^\W_]+(?:[.,:][^\W_]+)*|[$\u20ac\u00a3%+-](?=\d)", folded))
+    """Return ``text`` without case, spacing and punctuation: equal for texts that repeat each other.
+
+    Vowel signs, tones and accents stay with their letters.
+    """
+    if text.isascii():
+        return " ".join(_ASCII.findall(text.casefold()))
+    return " ".join(_ANY.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def text_digest(parts: Iterable[str]) -> str:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.data.reading import RowResult, is_built, parsed_rows, read_dataset
 from llamafarm_ray.data.records import find_records
+from llamafarm_ray.data.unused_fields import UnusedFields
 
 __all__ = ["BadRow", "Validation", "validate"]
 
@@ -34,6 +35,7 @@ class Validation:
         bad: the first of them.
         num_duplicates: good rows that repeat an earlier one.
         num_leaked: validation rows that are trained on too.
+        unused: number of good records by file and field, of fields that training does not use.
     """
 
     rows: dict[str, dict[str, int]]
@@ -41,6 +43,7 @@ class Validation:
     bad: tuple[BadRow, ...]
     num_duplicates: int
     num_leaked: int
+    unused: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def num_rows(self) -> int:
@@ -65,6 +68,7 @@ def validate(path: Path, *, max_bad: int) -> Validation:
     counts: dict[str, Counter[str]] = {}
     ids: dict[str, set[str]] = {}
     bad: list[BadRow] = []
+    unused = UnusedFields()
     num_bad = num_duplicates = num_leaked = 0
     for split, result in _results(path):
         counts.setdefault(split, Counter())
@@ -73,13 +77,14 @@ def validate(path: Path, *, max_bad: int) -> Validation:
             num_bad += 1
             if len(bad) < max_bad:
                 bad.append(BadRow(str(result.file), result.place, result.reason))
+        unused.add(str(result.file), result.unused)
         for row in result.rows:
             counts[split][result.kind.name] += 1
             num_duplicates += row["id"] in own
             num_leaked += any(row["id"] in others for name, others in ids.items() if name != split)
             own.add(row["id"])
     rows = {split: dict(kinds) for split, kinds in counts.items()}
-    return Validation(rows, num_bad, tuple(bad), num_duplicates, num_leaked)
+    return Validation(rows, num_bad, tuple(bad), num_duplicates, num_leaked, unused.counts())
 
 
 def _results(path: Path) -> Iterator[tuple[str, RowResult]]:

@@ -24,11 +24,12 @@ def write(path, rows):
 
 
 def test_rows_that_exist_are_split_by_the_ratio_and_no_other_way(tmp_path):
-    path = write(tmp_path / "qa.jsonl", records(20))
+    path = write(tmp_path / "qa.jsonl", records(200))
     assert list(read_dataset(path).rows) == ["train"]
     found = read_dataset(path, split_ratio=0.2)
-    assert {split: len(rows) for split, rows in found.rows.items()} == {"train": 16, "validation": 4}
-    assert sum(document.num_examples for document in found.documents) == 20
+    assert sum(map(len, found.rows.values())) == 200
+    assert 20 < len(found.rows["validation"]) < 60
+    assert sum(document.num_examples for document in found.documents) == 200
     assert found.digest == read_dataset(path).digest, "the file is the same dataset, however it is split"
     assert read_dataset(path, split_ratio=0.2, seed=1).rows != found.rows
     assert (check_dataset(path), check_dataset(path, split_ratio=0.2)) == (False, True)
@@ -83,4 +84,4 @@ def test_rows_that_name_their_documents_are_held_out_by_document(tmp_path):
     assert len(found.documents) == 10
     # A share of less than one document is chosen by prompt instead.
     few = read_dataset(path, split_ratio=0.05).rows
-    assert len(few["validation"]) == 2
+    assert 0 < len(few["validation"]) < 10

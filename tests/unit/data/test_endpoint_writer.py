@@ -4,6 +4,7 @@ import asyncio
 import json
 import pickle
 import time
+from dataclasses import replace
 
 import pytest
 from chat_server import chat_server, pairs_for
@@ -14,6 +15,7 @@ from llamafarm_ray.data.generation import choose_generator, plan_writer
 from llamafarm_ray.data.generation.endpoint.limits import Pace
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError
+from llamafarm_ray.text.refusals import NOT_SAID
 from llamafarm_ray.types import Digest
 
 KEY = {"OPENAI_API_KEY": "secret"}
@@ -312,3 +314,51 @@ def test_without_an_endpoint_there_is_nothing_to_estimate(tmp_path):
     (tmp_path / "a.md").write_text("The mill opens at 09:00.")
     with pytest.raises(InputError, match="rules write the pairs"):
         estimate_pairs(tmp_path, DatasetConfig(), cache=str(tmp_path / "cache"))
+
+
+def test_chinese_passages_are_asked_about_and_a_passage_without_facts_says_so(tmp_path):
+    first = "\u56fe\u4e66\u9986\u65e9\u4e0a\u516b\u70b9\u5f00\u95e8\u3002"
+    text = f"{first}\u6210\u4eba\u7968\u4ef7\u5341\u4e8c\u6b27\u5143\u3002"
+    with chat_server() as server:
+        chinese, empty = write(writer_for(server.url, tmp_path), [passage(0, text), passage(1, "Contact")])
+    assert "Write 2 pairs" in server.asked[0]["messages"][1]["content"]
+    assert chinese.examples
+    assert empty.dropped == {"passage not asked about: it has no fact of three words": 1}
+
+
+def test_the_estimate_has_invented_and_changed_examples_whoever_writes_the_pairs(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("# Mill\n\nThe mill opens at 09:00. Entry costs 4 euros.\n")
+    rows = [{"question": f"When does shop {number} open?", "answer": f"At {number}."} for number in range(7)]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    endpoint = {"base_url": "http://127.0.0.1:9/v1", "input_usd_per_million_tokens": 1.0}
+    endpoint["output_usd_per_million_tokens"] = 10.0
+
+    def estimate(name, **dataset):
+        qa = {"qa_generation": {"model": "rules", "phrasings": 1, "endpoint": endpoint}}
+        config = DatasetConfig.model_validate({"preprocessing": qa, **dataset})
+        return estimate_pairs(tmp_path / name, config, cache=str(tmp_path / "cache"))
+
+    invented = {"synthetic_generation": {"enabled": True, "base_model": "gpt-4"}}
+    changed = {"augmentation": {"enabled": True, "methods": ["paraphrase", "back_translation"], "model": "gpt-4"}}
+    found = estimate("docs", **invented)
+    assert (found.model, found.requests, found.expansion_requests, found.output_tokens) == ("gpt-4", 0, 1, 180)
+    assert found.cost_usd == pytest.approx((found.input_tokens + 10 * 180) / 1e6)
+    assert estimate("docs", **changed).expansion_requests == 3 * 2
+    assert estimate("docs", **invented, **changed).expansion_requests == 1 + 3 * 2
+    logs = {"source": {"type": "conversation_logs"}}
+    assert estimate("rows.jsonl", **logs, **invented, **changed).expansion_requests == 2 + 3 * 7
+    with pytest.raises(InputError, match="no endpoint writes pairs"):
+        estimate("rows.jsonl", **logs)
+
+
+@pytest.mark.parametrize(
+    ("language", "answer"), [("en", NOT_SAID["en"]), ("de", NOT_SAID["de"]), ("zh", NOT_SAID["zh"]), ("fi", None)]
+)
+def test_a_question_without_an_answer_is_refused_in_the_language_of_its_passage(tmp_path, language, answer):
+    pair = {"pairs": [{"questions": ["?"], "answer": ""}]}
+    with chat_server(answer=lambda _: json.dumps(pair)) as server:
+        asked = replace(passage(0), language=language)
+        (written,) = write(writer_for(server.url, tmp_path, unanswerable=True), [asked])
+    assert [example.answer for example in written.examples] == ([answer] if answer else [])
+    assert written.dropped == ({} if answer else {"no refusal is known in its language": 1})

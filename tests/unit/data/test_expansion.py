@@ -11,9 +11,13 @@ from llamafarm_ray.data import BuildOptions, asks_base_model, build_dataset
 from llamafarm_ray.data.expansion.augmentation import Augmenter
 from llamafarm_ray.data.expansion.diversity import REPEATED, TOO_SIMILAR, Diversity
 from llamafarm_ray.data.expansion.noise import mistyped
+from llamafarm_ray.data.expansion.parents import child_row
 from llamafarm_ray.data.expansion.templates import invented
 from llamafarm_ray.data.expansion.wordings import reworded
+from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
+from llamafarm_ray.data.quality.new_rows import NewRowCheck
 from llamafarm_ray.data.reading import read_dataset
+from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
 
@@ -58,7 +62,8 @@ def test_each_copy_names_its_parent_and_is_in_no_other_split(tmp_path):
     steps, train, validation = build(tmp_path, SHOP_ROWS, augmentation=augmentation)
     originals = {row["id"]: row for row in train if "parent" not in origin(row)}
     copies = [row for row in train if "parent" in origin(row)]
-    assert len(originals) == 7
+    assert len(originals) == len(SHOP_ROWS) - len(validation)
+    assert validation
     assert {origin(row)["method"] for row in copies} == {"paraphrase", "noise"}
     assert all(origin(row)["parent"] in originals for row in copies)
     assert not any("parent" in origin(row) for row in validation)
@@ -67,8 +72,8 @@ def test_each_copy_names_its_parent_and_is_in_no_other_split(tmp_path):
         assert row["messages"][1] == parent["messages"][1]
         assert question(row) != question(parent)
     counts = steps["augmentation"]
-    assert counts.rows_in == 14 == counts.rows_out + sum(counts.dropped.values())
-    assert counts.noted == {"noise": 7, "paraphrase": 7}
+    assert counts.rows_in == 2 * len(originals) == counts.rows_out + sum(counts.dropped.values())
+    assert counts.noted == dict.fromkeys(("noise", "paraphrase"), len(originals))
     assert counts.dropped == {}
 
 
@@ -131,7 +136,7 @@ def test_the_prompt_around_a_conversation_is_no_question_to_change():
     }
     summary = {**row, "provenance": json.dumps({"generator": "endpoint", "kind": "summaries"})}
     settings, ledger = Augmentation(enabled=True, methods=("noise",)), Ledger()
-    (copy,) = Augmenter(settings, None).rows([row, summary], Diversity(()), ledger)
+    (copy,) = Augmenter(settings, None).rows([row, summary], Diversity(()), ledger, lambda _: "")
     before, _, asked = question(copy).rpartition("\nuser: ")
     assert before == prompt.rpartition("\nuser: ")[0]
     assert asked != "when does it open today"
@@ -258,3 +263,47 @@ def test_a_model_without_an_endpoint_is_refused(tmp_path, monkeypatch):
 def test_the_base_model_is_loaded_only_where_it_writes(dataset, asks):
     config = DatasetConfig.model_validate(dataset)
     assert asks_base_model(config, base_model="base", environment={}) == asks
+
+
+def test_new_rows_pass_the_quality_control_of_the_rows_that_they_are_made_of(tmp_path):
+    pairs = {
+        "overlaps an evaluation set": ("Who owns the mill today?", "The mill opens at 9."),
+        "longer than maximum_length": (f"When does it open?{' Please.' * 30}", "At 9."),
+        "toxic": ("Why are the fucking doors shut?", "The mill opens at 9 every day."),
+        "has personal data: card": ("Is 4111 1111 1111 1111 your card?", "The mill opens at 9."),
+        "quality below min_quality_score": ("It?", "The mill opens at 9 ("),
+        "": ("At what hour may one visit the mill?", "The mill opens at 9 every day."),
+    }
+    (tmp_path / "exam.txt").write_text("Who owns the mill today?\n")
+    settings = {
+        "decontaminate": [str(tmp_path / "exam.txt")],
+        "filters": {"maximum_length": 200},
+        "toxicity_filter": True,
+        "min_quality_score": 0.7,
+    }
+    quality = DatasetConfig.model_validate({"quality_control": settings}).quality_control
+    fault_of = NewRowCheck(quality, read_evaluation_texts(quality.decontaminate))
+    parent = {
+        **chat("When does the mill open?", "At 9.", MILL),
+        "id": "1",
+        "fact": "f",
+        "pii": None,
+        "provenance": None,
+    }
+    for reason, pair in pairs.items():
+        assert fault_of(child_row(parent, chat(*pair)["messages"], Provenance("rules"), "synthetic")) == reason
+
+
+def test_invented_questions_of_an_evaluation_set_are_dropped(tmp_path):
+    new = [{"question": "Can one visit the mill at 9 in the morning?", "answer": "The mill opens at 9 every day."}]
+    (tmp_path / "exam.txt").write_text(f"{new[0]['question']}\n")
+    with chat_server(answer=lambda _: json.dumps({"items": new})) as server:
+        steps, train = build_all(
+            tmp_path,
+            MILL_ROWS,
+            synthetic_generation={"enabled": True, "base_model": "gpt-4"},
+            preprocessing={"qa_generation": {"endpoint": {"base_url": server.url}}},
+            quality_control={"decontaminate": [str(tmp_path / "exam.txt")]},
+        )
+    assert steps["synthetic_generation"].dropped == {"overlaps an evaluation set": 1}
+    assert not [row for row in train if origin(row).get("method") == "synthetic"]

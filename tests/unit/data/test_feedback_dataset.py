@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llamafarm_ray.config import parse_config
+from llamafarm_ray.config import DatasetConfig, parse_config
 from llamafarm_ray.data.feedback_dataset import build_feedback_dataset
 from llamafarm_ray.data.reading import read_dataset
 from llamafarm_ray.errors import ConflictError, InputError, UnsupportedError
@@ -38,10 +38,10 @@ def feedback(tmp_path):
     return home.uri
 
 
-def build(feedback, output, **options):
-    return build_feedback_dataset(
-        feedback, output, **{"objective": "dpo", "ratio": 0.0, "seed": 1, "name": "said", **options}
-    )
+def build(feedback, output, *, ratio=0.0, strict=False, dataset=None, **options):
+    config = {"validation": {"split_ratio": ratio}, "source": {"strict": strict}, **(dataset or {})}
+    options = {"objective": "dpo", "seed": 1, "name": "said", **options}
+    return build_feedback_dataset(feedback, output, DatasetConfig.model_validate(config), **options)
 
 
 def test_corrections_become_preferences(feedback, tmp_path):
@@ -52,7 +52,7 @@ def test_corrections_become_preferences(feedback, tmp_path):
         (f"{n}?", f"right {n}", f"wrong {n}") for n in range(4)
     ]
     assert (report.num_train, report.num_validation) == (4, 0)
-    (step,) = report.steps
+    step = report.steps[0]
     assert (step.rows_in, step.rows_out, step.dropped) == (5, 4, {"no other answer to compare with": 1})
     assert [(document.path, document.num_examples) for document in documents] == [
         ("2026/11/22/a.jsonl", 4),
@@ -75,7 +75,7 @@ def test_the_rows_of_a_question_are_held_out_together(feedback, tmp_path):
         {row["messages"][0]["content"] for row in read_rows(tmp_path / name)[1]}
         for name in ("said.jsonl", "said.validation.jsonl")
     )
-    assert len(held_out) == 2
+    assert held_out
     assert train | held_out == {f"{n}?" for n in range(5)}
     assert not train & held_out
 
@@ -111,7 +111,7 @@ def test_a_record_that_is_not_sound_is_named_and_left_out(feedback, tmp_path, li
     good = json.dumps(said("?", "!", thumb="up"))
     Location(feedback).create("2026/11/24/c.jsonl", f"{good}\n{line}\n".encode())
     report, documents = build(feedback, tmp_path / "said.jsonl")
-    (step,) = report.steps
+    step = report.steps[0]
     assert (step.rows_in, step.rows_out) == (7, 4)
     assert step.dropped["record that is no feedback"] == 1
     (sample,) = step.samples["record that is no feedback"]
@@ -141,6 +141,52 @@ def test_what_gives_nothing_says_why(feedback, tmp_path):
         build(str(tmp_path / "other"), tmp_path / "said.jsonl")
 
 
+LEAKED = "The password is hunter2xyzzy, the card is 4111 1111 1111 1111."
+
+
+def test_personal_data_of_feedback_is_redacted_by_default_in_questions_and_all_answers(tmp_path):
+    home = Location(str(tmp_path / "home"))
+    records = [
+        said(f"My card is 4111 1111 1111 1111, may I use door {n}?", LEAKED, correction=f"Use door {n}.")
+        for n in range(3)
+    ]
+    home.create("a.jsonl", "".join(f"{json.dumps(record)}\n" for record in records).encode())
+    for objective in ("dpo", "kto"):
+        report, _ = build(home.uri, tmp_path / f"{objective}.jsonl", objective=objective)
+        written = (tmp_path / f"{objective}.jsonl").read_text()
+        assert "4111" not in written
+        assert "[CARD]" in written
+        assert {step.name: step for step in report.steps}["pii"].noted["card redacted"] >= 6
+    dropped = {"quality_control": {"pii": {"action": "drop"}}}
+    with pytest.raises(InputError, match=r"No example is left.*has personal data: card"):
+        build(home.uri, tmp_path / "none.jsonl", dataset=dropped)
+
+
+def test_filters_over_single_rows_and_the_whole_set_are_for_feedback_too(feedback, tmp_path):
+    (tmp_path / "exam.txt").write_text("2?\n")
+    quality = {"decontaminate": [str(tmp_path / "exam.txt")], "filters": {"maximum_length": 12}}
+    Location(feedback).create("2026/11/24/c.jsonl", json.dumps(said("5?", "no", correction="yes, of course")).encode())
+    report, _ = build(feedback, tmp_path / "said.jsonl", dataset={"quality_control": quality})
+    steps = {step.name: step for step in report.steps}
+    assert steps["check_length"].dropped == {"longer than maximum_length": 1}
+    assert steps["decontaminate"].dropped == {"overlaps an evaluation set": 1}
+    asked = {row["messages"][0]["content"] for row in read_rows(tmp_path / "said.jsonl")[1]}
+    assert asked == {"0?", "1?", "3?"}
+
+
+@pytest.mark.parametrize(
+    ("dataset", "says"),
+    [
+        ({"quality_control": {"min_quality_score": 0.5}}, "min_quality_score scores answers by their passages"),
+        ({"preprocessing": {"system_prompt": "Be brief."}}, "system_prompt is for chats"),
+        ({"preprocessing": {"format": "alpaca"}}, "preference can't be written as alpaca"),
+    ],
+)
+def test_settings_that_mean_nothing_for_feedback_are_refused(feedback, tmp_path, dataset, says):
+    with pytest.raises(InputError, match=says):
+        build(feedback, tmp_path / "said.jsonl", dataset=dataset)
+
+
 def config_for(**dataset):
     dataset = {"source": {"type": "human_feedback"}, **dataset}
     return parse_config({"dataset": dataset, "fine_tuning": {"objective": "dpo"}})
@@ -158,7 +204,7 @@ def test_the_verb_reads_what_the_home_has_and_records_what_it_made(feedback, tmp
 
 
 def test_feedback_is_not_augmented_in_silence():
-    with pytest.raises(InputError, match=r"dataset\.augmentation is for chats"):
+    with pytest.raises(InputError, match=r"augmentation is for chats, and the rows are preference rows"):
         check_source(config_for(path="said.jsonl", augmentation={"enabled": True}))
 
 

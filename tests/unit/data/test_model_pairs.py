@@ -9,7 +9,8 @@ from llamafarm_ray.data.generation.stage import batches_of
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Example, Message, Provenance
 from llamafarm_ray.data.sources import SourceFile
-from llamafarm_ray.data.steps import REFUSAL, Ledger
+from llamafarm_ray.data.steps import Ledger
+from llamafarm_ray.text.refusals import NOT_SAID
 from llamafarm_ray.types import Digest
 
 DIGEST = Digest.of(b"")
@@ -33,7 +34,7 @@ def test_unsupported_answers_are_dropped_and_everything_is_counted():
             (
                 example("When does the mill open?", "The mill opens at 09:00."),
                 example("When does the mill close?", "The mill closes at 18:00."),
-                example("Who owns the mill?", REFUSAL),
+                example("Who owns the mill?", NOT_SAID["en"]),
             ),
             {"no JSON": 1},
         ),
@@ -41,7 +42,7 @@ def test_unsupported_answers_are_dropped_and_everything_is_counted():
     }
     ledger = Ledger()
     rows = examples_of(written, CONFIG, ledger)
-    assert [row["messages"][1]["content"] for row in rows] == ["The mill opens at 09:00.", REFUSAL]
+    assert [row["messages"][1]["content"] for row in rows] == ["The mill opens at 09:00.", NOT_SAID["en"]]
     assert [row["covers"] for row in rows] == [[0], []]
     counts = ledger.to_dict()
     assert counts["generate"] == {

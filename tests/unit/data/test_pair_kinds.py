@@ -13,8 +13,9 @@ from llamafarm_ray.data.hard_negatives import mine
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.row_kinds import row_of_kind
 from llamafarm_ray.data.rows import Example, Message
-from llamafarm_ray.data.steps import REFUSAL, Ledger
+from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.text.refusals import NOT_SAID
 from llamafarm_ray.types import Digest
 
 TEXT = "The mill opens at 09:00. Entry costs 4 euros for adults. Dogs wait outside in the yard."
@@ -155,7 +156,7 @@ SHOPS = [
     example_row(0, "When does the corner bakery open?", "The bakery opens at 6:00.", "The bakery opens at 6:00."),
     example_row(1, "When does the corner cinema open?", "The cinema opens at 20:00.", "The cinema opens at 20:00."),
     example_row(2, "Who runs the corner bakery?", "Ann Bell runs it.", "Ann Bell runs the corner bakery."),
-    example_row(3, "When does the corner pool open?", REFUSAL, "The pool opens in the corner."),
+    example_row(3, "When does the corner pool open?", NOT_SAID["en"], "The pool opens in the corner."),
 ]
 
 

@@ -142,3 +142,43 @@ def test_a_link_with_personal_data_goes_where_personal_data_goes():
     assert ledger.counts("pii").noted == {"link with personal data left out": 1}
     (tagged,) = HandlePii("tag", ["email"]).run([passage], Ledger())
     assert len(tagged.links) == 2
+
+
+RECORDS = [
+    {"text": "The mill opens at eight.", "title": "Mill", "metadata": {"source": "wiki", "url": HOURS}, "year": 1887},
+    {"question": "Who owns the mill?", "answer": "Ida Berg owns the mill.", "tags": ["people", "mill"]},
+    {"text": "The barn is red all over.", "vector": [0.5] * 1000, "note": None},
+    {"name": "Otto", "age": 7},
+]
+
+
+def test_records_keep_what_they_say_beside_their_text():
+    data = "".join(f"{json.dumps(record)}\n" for record in RECORDS).encode()
+    document = read("a.jsonl", data)
+    assert [section.metadata for section in document.sections] == [
+        (("year", "1887"), ("source", "wiki"), ("url", HOURS)),
+        (("tags", '["people", "mill"]'),),
+        (),
+        (),
+    ]
+    assert document.notes == ("'vector' of its records is longer than 2000 characters and left out",)
+    mill, *_ = passages("a.jsonl", data)
+    assert Passage.from_json(mill.to_json()) == mill
+    assert json.loads(Provenance("rules").placed(mill).to_json())["metadata"]["url"] == HOURS
+
+
+def test_rows_of_records_carry_their_metadata_and_personal_data_in_it_is_redacted(tmp_path):
+    record = {
+        "text": "The mill opens at 8:30 on weekdays.",
+        "title": "Mill",
+        "card": "4111 1111 1111 1111",
+        "source": "wiki",
+    }
+    (tmp_path / "a.json").write_text(json.dumps([record]))
+    files = files_table([SourceFile("a.json", bytes(tmp_path / "a.json"))])
+    (result,) = process_documents(files, config=DatasetConfig(), by_rules=True).to_pylist()
+    assert result["examples"]
+    for row in result["examples"]:
+        assert json.loads(row["provenance"])["metadata"] == {"card": "[CARD]", "source": "wiki"}
+        assert Provenance.of(json.loads(row["provenance"])).to_json() == row["provenance"]
+        assert "metadata" not in Provenance.without_place(row["provenance"])

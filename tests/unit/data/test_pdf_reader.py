@@ -208,3 +208,16 @@ def test_an_encrypted_pdf_is_named_as_such():
 def test_a_broken_pdf_is_named_as_such(data):
     with pytest.raises(BrokenDocumentError, match="not a valid PDF"):
         read("a.pdf", data)
+
+
+def test_a_scan_with_a_stamped_page_number_is_a_scan_and_a_title_on_a_picture_is_text():
+    def write(document, *texts):
+        document.add_page()
+        document.image(Image.new("L", (40, 60)), x=0, y=0, w=210, h=297)
+        document.set_font("helvetica", size=9)
+        for place, text in texts:
+            document.text(20, place, text)
+
+    with pytest.raises(EmptyDocumentError, match=r"1 of its 1 pages are scans"):
+        read("a.pdf", pdf(lambda document: write(document, (290, "Page 3 of 12"), (10, "Scanned by ScanTool"))))
+    assert blocks("a.pdf", pdf(lambda document: write(document, (150, "The mill opens at nine."))))

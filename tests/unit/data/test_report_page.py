@@ -133,3 +133,11 @@ def test_rows_are_told_at_every_thousandth_and_at_the_end():
     told = []
     assert list(counting(range(2500), told.append)) == list(range(2500))
     assert told == [1000, 2000, 2500]
+
+
+def test_coverage_of_each_document_is_listed_where_it_is_asked_for():
+    listed = " ".join(Page(report_page(report(), coverage_by_document=True)).text)
+    title = "Coverage of documents, least first"
+    assert title not in report_page(report())
+    assert listed.index("b.pdf", listed.index(title)) < listed.index("90%", listed.index(title))
+    assert "c.md" not in listed[listed.index(title) :]

@@ -16,6 +16,7 @@ from llamafarm_ray.data.conversations import reading
 from llamafarm_ray.data.existing_rows import holds_rows, read_source_rows
 from llamafarm_ray.data.reading import read_dataset
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.types import Digest
 
 CARD = "4111 1111 1111 1111"
 
@@ -51,7 +52,7 @@ def test_conversation_logs_are_cleaned_and_split_by_their_prompts(tmp_path):
     rows = [row for split in dataset.rows.values() for row in split]
     assert len(rows) == 11 == report.num_examples
     assert any(row["messages"][1]["content"] == "It is [CARD]." for row in rows)
-    assert report.num_validation == 3
+    assert 0 < report.num_validation < 6
     asked = {split: {row["messages"][0]["content"] for row in of} for split, of in dataset.rows.items()}
     assert asked["train"].isdisjoint(asked["validation"])
     assert report.coverage is None
@@ -101,7 +102,7 @@ def test_ready_made_rows_of_any_kind_pass_through(tmp_path, record, kind):
     report, dataset = build(source, tmp_path / "out", **off)
     original = read_dataset(source)
     assert dataset.kind.name == kind == original.kind.name
-    assert (report.num_train, report.num_validation) == (5, 1)
+    assert (report.num_train + report.num_validation, min(report.num_train, report.num_validation) > 0) == (6, True)
     ids = {row["id"] for split in dataset.rows.values() for row in split}
     assert ids == {row["id"] for row in original.rows["train"]}
 
@@ -276,3 +277,28 @@ def test_a_row_file_that_can_not_be_reached_is_skipped(memory, monkeypatch):
     monkeypatch.setattr(reading, "open_remote", fail)
     with pytest.raises(InputError, match=r"a\.jsonl: it can't be read \(ConnectionError: the bucket is gone\)"):
         read_source_rows(f"{memory}/*.jsonl", NO_PAIRS)
+
+
+def test_rows_that_name_documents_are_split_by_them_and_added_ones_move_none(tmp_path):
+    def rows(numbers):
+        return [
+            {
+                **chat(f"What is fact {fact} of {number}?", f"{fact} {number}."),
+                "document": f"{number}.md",
+                "document_digest": Digest.of(str(number).encode()),
+                "passage": f"Passage of {number}.",
+            }
+            for number in numbers
+            for fact in range(3)
+        ]
+
+    def held_out(name, numbers):
+        source = write(tmp_path / f"{name}.jsonl", rows(numbers))
+        report, dataset = build(source, tmp_path / name, **LOGS)
+        sides = {split: {row["document"] for row in of} for split, of in dataset.rows.items()}
+        assert report.held_out == "documents"
+        assert sides["train"].isdisjoint(sides["validation"])
+        return sides["validation"]
+
+    before = held_out("few", range(24))
+    assert held_out("more", range(48)) & {f"{number}.md" for number in range(24)} == before

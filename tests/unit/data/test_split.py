@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llamafarm_ray.data.split import choose_split, hold_out, prompt_digest
+from llamafarm_ray.data.split import choose_split, hold_out, prompt_digest, split_existing
 from llamafarm_ray.errors import InputError
 
 ROWS = st.dictionaries(st.text("abcdef", min_size=1, max_size=6), st.text("xyz", max_size=2), min_size=1).map(
@@ -125,9 +125,43 @@ def test_one_passage_leaves_whole_facts():
     assert held_out.isdisjoint(row[1] for row in rows if row[0] not in split.validation)
 
 
-def test_the_ratio_is_kept_where_facts_have_phrasings_to_spare():
-    rows = [(f"{fact}-{phrasing}", str(fact)) for fact in range(100) for phrasing in range(4)]
-    assert len(choose_split(rows, ratio=0.2, seed=0).validation) == 80
+def test_about_the_ratio_is_held_out_where_facts_have_phrasings_to_spare():
+    rows = [(f"{fact}-{phrasing}", str(fact)) for fact in range(500) for phrasing in range(4)]
+    assert 320 < len(choose_split(rows, ratio=0.2, seed=0).validation) < 480
+
+
+PHRASED = st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 4), min_size=1, max_size=20)
+
+
+@given(PHRASED, PHRASED, st.integers(0, 3))
+def test_more_facts_move_no_phrasing_to_the_other_side(facts, more, seed):
+    def held_out(facts):
+        anchors = {f"anchor {number}": 3 for number in range(20)}
+        rows = [(f"{f}-{n}", f) for f, count in {**facts, **anchors}.items() for n in range(count)]
+        return choose_split(rows, ratio=0.3, seed=seed).validation
+
+    new = {fact: count for fact, count in more.items() if fact not in facts}
+    before, after = held_out(facts), held_out({**facts, **new})
+    assert {row for row in after if row.rpartition("-")[0] not in new} == before
+
+
+@given(st.sets(st.integers(0, 200)), st.sets(st.integers(0, 200)), st.integers(0, 3))
+def test_more_prompts_move_none_to_the_other_side(prompts, more, seed):
+    def held_out(prompts):
+        return hold_out([(str(one), f"prompt {one}") for one in {*prompts, *range(300, 340)}], ratio=0.3, seed=seed)
+
+    assert {row for row in held_out(prompts | more) if int(row) not in more - prompts} == held_out(prompts)
+
+
+def test_rows_that_name_documents_are_split_by_them_and_others_by_prompt():
+    rows = [(f"{document}-{n}", f"{document}.md", f"{n}?") for document in range(10) for n in range(3)]
+    split = split_existing(rows, ratio=0.3, seed=0)
+    assert split.held_out == "documents"
+    held_out = {document for row_id, document, _ in rows if row_id in split.validation}
+    assert held_out.isdisjoint(document for row_id, document, _ in rows if row_id not in split.validation)
+    by_prompt = split_existing([(row_id, "", prompt) for row_id, _, prompt in rows], ratio=0.3, seed=0)
+    assert by_prompt.held_out == "facts"
+    assert {row_id[-1] for row_id in by_prompt.validation} < {"0", "1", "2"}
 
 
 def test_another_seed_holds_out_others():
@@ -147,9 +181,9 @@ def test_rows_with_one_prompt_are_held_out_together_whatever_their_order(rows, r
     assert hold_out(shuffled, ratio=ratio, seed=seed) == held_out
 
 
-def test_as_many_rows_are_held_out_as_are_asked_for():
-    rows = [(str(index), f"prompt {index}") for index in range(100)]
-    assert len(hold_out(rows, ratio=0.2, seed=0)) == 20
+def test_about_as_many_rows_are_held_out_as_are_asked_for():
+    rows = [(str(index), f"prompt {index}") for index in range(1000)]
+    assert 160 < len(hold_out(rows, ratio=0.2, seed=0)) < 240
     assert hold_out(rows, ratio=0.2, seed=0) != hold_out(rows, ratio=0.2, seed=1)
 
 

@@ -176,6 +176,7 @@ def test_answers_that_repeat_the_question_are_dropped():
         "rows_in": 3,
         "rows_out": 1,
         "dropped": {"a turn is empty": 1, "the answer repeats the question": 1},
+        "samples": {"a turn is empty": ["Q? ..."], "the answer repeats the question": ["Is it? Is it."]},
     }
 
 
@@ -250,3 +251,23 @@ def test_a_passage_is_shown_under_its_title_and_headings_without_repetition():
     one = Passage("a.md", Digest.of(b"a"), "The Mill", ("The Mill", "Hours"), "It opens at nine.", 0)
     assert one.with_headings == "The Mill, Hours\nIt opens at nine."
     assert replace(one, title="", headings=()).with_headings == "It opens at nine."
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("\u0e44\u0e21\u0e49", "\u0e44\u0e21\u0e48"),  # Thai: wood, not
+        ("\u0e21\u0e32", "\u0e21\u0e35\u0e32"),
+        ("\u0915\u093e\u0932\u093e", "\u0915\u0940\u0932\u093e"),  # Hindi, two vowel signs
+        ("\u0939\u0902\u0938", "\u0939\u0938"),
+    ],
+)
+def test_vowel_and_tone_signs_tell_words_apart_and_are_no_borders(one, other):
+    assert normal_form(one) != normal_form(other)
+    assert normal_form(one) == one
+    assert len(normal_form("\u0915\u093f\u0924\u093e\u092c \u0926\u0938").split()) == 2
+
+
+def test_an_accent_is_the_same_written_as_a_mark_and_a_sign_of_emoji_is_none():
+    assert normal_form("cafe\u0301") == normal_form("caf\u00e9")
+    assert normal_form("gold 1\ufe0f") == normal_form("gold 1")

@@ -1,5 +1,6 @@
 """A build's checks before Ray is started, and the place of its tokens."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -34,6 +35,14 @@ def test_logs_of_conversations_must_exist_and_need_no_writer_of_pairs(tmp_path):
         check_source(config(tmp_path, source={**logs, "path": str(tmp_path / "none")}))
 
 
+@pytest.mark.parametrize("row_format", ["alpaca", "prompt_completion"])
+def test_dialogues_in_a_format_of_one_answer_are_refused_before_anything_is_read(tmp_path, monkeypatch, row_format):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    dialogues = {"format": row_format, "qa_generation": {"kinds": ["questions", "dialogues"], "model": "gpt"}}
+    with pytest.raises(InputError, match=f"{row_format} holds one answer, and dialogues have several"):
+        check_source(config(tmp_path, preprocessing=dialogues))
+
+
 def built(folder, *, num_validation):
     target = target_for(folder, "chatml", overwrite=False)
     described = {"num_train": 1, "num_validation": num_validation, "documents": []}
@@ -57,3 +66,11 @@ def test_rows_that_train_holds_out_itself_decide_its_tokens_and_a_datasets_own_d
     assert rows(with_own) == rows(with_own, **ratio) == rows(with_own, seed=9)
     (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n')
     assert token_store(tmp_path / "rows.jsonl", splits, parse_config({})) is None
+
+
+@pytest.mark.parametrize("output", ["s3://bucket/qa", "gs://bucket/qa.jsonl", "file:///data/qa"])
+def test_an_output_in_a_bucket_is_refused_and_makes_no_local_folder(tmp_path, output):
+    with pytest.raises(InputError, match=f"'{output}' is a URI"):
+        check_source(config(tmp_path, path=output))
+    with pytest.raises(InputError, match="is a URI"):
+        target_for(Path(output), "chatml", overwrite=False)

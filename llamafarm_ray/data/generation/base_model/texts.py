@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bm25s.stopwords import STOPWORDS_EN
 
 from llamafarm_ray.data.keyword_prompts import QUESTION_WORDS
-from llamafarm_ray.data.text import normal_form, sentences_of
+from llamafarm_ray.data.text import normal_words, sentences_of
 from llamafarm_ray.text.support import support, unsupported_parts
 
 __all__ = ["Text", "asked_words", "question_fault", "texts_of", "without_topic"]
@@ -69,14 +69,13 @@ def texts_of(title: str, headings: Sequence[str], passage: str) -> list[Text]:
     return [
         Text(topic, sentences[at - 1] if at and _POINTS_BACK.match(text) else "", text, heading)
         for at, text in enumerate(sentences)
-        if len(normal_form(text).split()) >= _MIN_WORDS
+        if len(normal_words(text)) >= _MIN_WORDS
     ]
 
 
 def question_fault(question: str, text: Text) -> str:
     """Return the reason why a question can't be used, empty if it can."""
-    said = normal_form(question)
-    if not question.endswith("?") or len(said.split()) < _MIN_WORDS:
+    if not question.endswith(("?", "\uff1f")) or len(normal_words(question)) < _MIN_WORDS:
         return "question is no question"
     foreign = unsupported_parts(question, text.context)
     if any(part[0].isdigit() or part in _names(question) for part in foreign):
@@ -98,17 +97,17 @@ def without_topic(question: str, topic: str) -> str:
 
     "How much is a locker at the Mill?" becomes "How much is a locker?". It stays as it is where nothing is left to ask.
     """
-    names = set(normal_form(topic).split())
+    names = set(normal_words(topic))
     for found in _AT_TOPIC.finditer(question):
         short = question[: found.start()].rstrip()
-        if set(normal_form(found["names"]).split()) <= names and len(normal_form(short).split()) >= _MIN_WORDS:
+        if set(normal_words(found["names"])) <= names and len(normal_words(short)) >= _MIN_WORDS:
             return f"{short}?"
     return question
 
 
 def asked_words(question: str) -> frozenset[str]:
     """Return the words of a question that tell it from others, in no order: "Who" counts, "of the" does not."""
-    return frozenset(normal_form(question).split()) - _SMALL_WORDS
+    return frozenset(normal_words(question)) - _SMALL_WORDS
 
 
 def _names(question: str) -> Iterator[str]:

@@ -12,8 +12,8 @@ from typing import Any, get_args
 from llamafarm_ray.config.generation import Difficulty
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Example, Message, Provenance
-from llamafarm_ray.data.steps import REFUSAL
-from llamafarm_ray.data.text import text_digest
+from llamafarm_ray.data.text import language_of, text_digest
+from llamafarm_ray.text.refusals import NOT_SAID
 
 __all__ = [
     "MAX_CHARS",
@@ -124,8 +124,10 @@ def examples_from(
         pairs: the parsed answer.
         passage: the passage that was given.
         provenance: recorded with each example.
-        unanswerable: turn a pair without an answer into an example with the fixed refusal; else it is dropped.
+        unanswerable: turn a pair without an answer into an example with the fixed refusal of its language; else it is
+            dropped.
     """
+    refusal = _refusal_of(passage) if unanswerable and not all(pair.answer for pair in pairs) else ""
     examples: list[Example] = []
     dropped: Counter[str] = Counter()
     for pair in pairs:
@@ -134,16 +136,21 @@ def examples_from(
         dropped["question points at its passage"] += len(questions) - len(fitting)
         if not questions:
             dropped["pair without a question"] += 1
-        elif not pair.answer and not unanswerable:
-            dropped["pair without an answer"] += 1
+        elif not pair.answer and not refusal:
+            dropped["no refusal is known in its language" if unanswerable else "pair without an answer"] += 1
         elif len(pair.answer) > MAX_CHARS or any(len(question) > MAX_CHARS for question in fitting):
             dropped["pair far too long"] += 1
         elif fitting:
-            answer = pair.answer or REFUSAL
+            answer = pair.answer or refusal
             fact = text_digest([fitting[0], answer])
             origin = replace(provenance, difficulty=pair.difficulty)
             examples += [_example(question, answer, fact, passage, origin) for question in fitting]
     return examples, +dropped
+
+
+def _refusal_of(passage: Passage) -> str:
+    """Return the refusal in the language of a passage; "" if there is none."""
+    return NOT_SAID.get(passage.language or language_of(passage.prose, "en"), "")
 
 
 def _example(question: str, answer: str, fact: str, passage: Passage, provenance: Provenance) -> Example:

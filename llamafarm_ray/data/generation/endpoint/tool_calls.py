@@ -19,7 +19,7 @@ from llamafarm_ray.data.generation.endpoint.prompt import TEXT
 from llamafarm_ray.data.generation.endpoint.tasks import COMMON_RULES, Draft
 from llamafarm_ray.data.parsed import Passage
 from llamafarm_ray.data.rows import Message, chat_id
-from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.data.text import normal_words
 
 __all__ = ["FIELDS", "KIND", "NOUN", "ToolBox", "num_requests"]
 
@@ -76,7 +76,7 @@ class ToolBox:
         tools = [json.loads(tool) for tool in self.tools]
         if len(tools) <= _MAX_OFFERED:
             return tuple(tools)
-        known = set(normal_form(passage.with_headings).split())
+        known = set(normal_words(passage.with_headings))
         shares = [_share_of(f"{tool['name'].replace('_', ' ')} {tool['description']}", known) for tool in tools]
         best = sorted(range(len(tools)), key=lambda index: (-shares[index], index))[:_MAX_OFFERED]
         return tuple(tools[index] for index in sorted(best))
@@ -177,7 +177,7 @@ def _is_given(value: Any, schema: Any, request: str, depth: int = 0) -> bool:
         numbers = {number.replace(",", "") for number in _NUMBER.findall(request)}
         return abs(value) <= _SMALL or f"{abs(value):g}" in {f"{float(n):g}" for n in numbers if n.count(".") <= 1}
     if isinstance(value, str):
-        return not value or _share_of(value, set(normal_form(request).split())) >= 1 / 2 or _holds(request, value)
+        return not value or _share_of(value, set(normal_words(request))) >= 1 / 2 or _holds(request, value)
     if isinstance(value, list):
         return all(_is_given(one, schema.get("items"), request, depth + 1) for one in value)
     properties = schema.get("properties") or {}
@@ -190,5 +190,5 @@ def _holds(request: str, value: str) -> bool:
 
 def _share_of(text: str, words: set[str]) -> float:
     """Return the share of a text's words that are among others."""
-    own = normal_form(text).split()
+    own = normal_words(text)
     return sum(word in words for word in own) / len(own) if own else 0.0

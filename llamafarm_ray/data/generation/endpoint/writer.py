@@ -168,7 +168,7 @@ class EndpointWriter:
         for (passage, _), answer in zip(asked, answers, strict=True):
             results[passage].append(_written(answer))
         for passage in passages:
-            yield _together(results[passage])
+            yield _together(results[passage], passage)
 
     def _reader(self, passage: Passage, asked: AskedFor) -> Reader:
         """Return the function that reads the answer to a request."""
@@ -193,9 +193,10 @@ def _written(answer: Found | BadAnswerError | RefusedError) -> Written:
     return Written(tuple(examples), dropped)
 
 
-def _together(written: Sequence[Written]) -> Written:
+def _together(written: Sequence[Written], passage: Passage) -> Written:
     if not written:
-        return Written(dropped={"passage not asked about: questions_per_doc is reached": 1})
+        why = "questions_per_doc is reached" if facts_of(passage.text) else "it has no fact of three words"
+        return Written(dropped={f"passage not asked about: {why}": 1})
     dropped: Counter[str] = Counter()
     for one in written:
         dropped.update(one.dropped)

@@ -20,12 +20,15 @@ from llamafarm_ray.data.readers.pdf.page import Line, lines_of
 from llamafarm_ray.data.readers.pdf.paragraphs import CONTENTS, Paragraphs, body_size
 from llamafarm_ray.data.readers.pdf.recognition import recognized_lines
 from llamafarm_ray.data.readers.pdf.running import without_running_lines
+from llamafarm_ray.data.text import num_words
 
 __all__ = ["PdfReader"]
 
 _MAX_PAGES = 5_000
 _MAX_CHARS = 20_000_000
 _SCANNED_SHARE = 0.5
+_STAMP_WORDS = 12
+_EDGE_SHARE = 0.1
 _NO_TITLE = re.compile(
     r"(?:untitled|unknown|title|document\d*|slide \d+|microsoft \w+ - .*|"
     r".*\.(?:docx?|odt|tex|dvi|indd|rtf|pptx?|pdf|qxd|fm|xml))",
@@ -72,7 +75,7 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[list[Line]], int,
             if num_chars > _MAX_CHARS:
                 raise OversizedDocumentError(f"it has more than {_MAX_CHARS} characters.")
             pages.append(lines_of(textpage))
-            if not pages[-1] and _is_scan(page):
+            if _is_stamp(pages[-1], page.get_height()) and _is_scan(page):
                 pages[-1] = recognized_lines(page)
                 num_recognized += bool(pages[-1])
                 num_scanned += not pages[-1]
@@ -80,6 +83,13 @@ def _read_pages(document: pypdfium2.PdfDocument) -> tuple[list[list[Line]], int,
             textpage.close()
             page.close()
     return pages, num_scanned, num_recognized
+
+
+def _is_stamp(lines: Sequence[Line], height: float) -> bool:
+    """Return True for no text, and for what scanners and archives print on a page's edge: its number, their name."""
+    edge = _EDGE_SHARE * height
+    at_edge = all(line.base < edge or line.base > height - edge for line in lines)
+    return at_edge and sum(num_words(line.text) for line in lines) <= _STAMP_WORDS
 
 
 def _is_scan(page: pypdfium2.PdfPage) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping
 from typing import Any
 
+from llamafarm_ray.data.parsed import Metadata
 from llamafarm_ray.data.readers.base import Outline
 from llamafarm_ray.data.readers.text import text_blocks
 
@@ -13,6 +15,8 @@ __all__ = ["add_record", "record_line"]
 _TEXT_KEYS = ("text", "content", "body")
 _TITLE_KEYS = ("title", "name", "subject", "heading")
 _MAX_DEPTH = 100
+_MAX_METADATA_CHARS = 2000
+"""Longest value that is kept beside each example of a record."""
 
 
 def record_line(record: Mapping[str, Any]) -> str:
@@ -26,22 +30,45 @@ def add_record(record: Any, outline: Outline) -> None:
 
     A record with a ``text``, ``content`` or ``body`` is that text, under its ``title``; one with ``question`` and
     ``answer`` is ``Q: ... A: ...``; another its keys and values on one line; text and lists deeper inside stand below.
+    What the first two say beside that is their metadata, the entries of ``metadata`` one by one.
     """
-    outline.record()
     if not isinstance(record, Mapping):
+        outline.record()
         _add(record, outline, 0)
         return
-    title = next((record[key] for key in _TITLE_KEYS if isinstance(record.get(key), str)), "")
-    text = next((record[key] for key in _TEXT_KEYS if isinstance(record.get(key), str)), "")
+    title = next((key for key in _TITLE_KEYS if isinstance(record.get(key), str)), "")
+    text = next((key for key in _TEXT_KEYS if isinstance(record.get(key), str) and record[key]), "")
     question, answer = record.get("question"), record.get("answer")
     if text:
-        outline.heading(1, title)
-        for block in text_blocks(text):
+        outline.record(_metadata(record, {text, title}, outline))
+        outline.heading(1, record[title] if title else "")
+        for block in text_blocks(record[text]):
             outline.block(block)
     elif isinstance(question, str) and isinstance(answer, str):
+        outline.record(_metadata(record, {"question", "answer"}, outline))
         outline.block(f"Q: {question} A: {answer}")
     else:
+        outline.record()
         _add(record, outline, 0)
+
+
+def _metadata(record: Mapping[str, Any], used: Collection[str], outline: Outline) -> Metadata:
+    """Return what a record says beside its text; what is too long is named in a note."""
+    beside = {str(key): value for key, value in record.items() if key not in used}
+    nested = beside.get("metadata")
+    if isinstance(nested, Mapping) and beside.keys().isdisjoint(map(str, nested)):
+        del beside["metadata"]
+        beside |= {str(key): value for key, value in nested.items()}
+    found = []
+    for name, value in beside.items():
+        if value is None or isinstance(value, bytes):
+            continue
+        shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+        if len(shown) <= _MAX_METADATA_CHARS:
+            found.append((name, shown))
+        else:
+            outline.note(f"{name!r} of its records is longer than {_MAX_METADATA_CHARS} characters and left out")
+    return tuple(found)
 
 
 def _add(value: Any, outline: Outline, depth: int) -> None:

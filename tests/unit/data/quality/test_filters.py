@@ -6,6 +6,8 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from llamafarm_ray.config import DatasetConfig
@@ -23,9 +25,20 @@ from llamafarm_ray.data.quality.metrics import DatasetMetrics, diversity_of, mea
 from llamafarm_ray.data.quality.score import DropLowQuality, quality_of
 from llamafarm_ray.data.quality.toxicity import DropToxic
 from llamafarm_ray.data.rows import Example, Message
-from llamafarm_ray.data.steps import REFUSAL, CheckSupport, Dropped, Kept, Ledger, Step
+from llamafarm_ray.data.steps import (
+    CheckLength,
+    CheckSubstance,
+    CheckSupport,
+    Deduplicate,
+    Dropped,
+    Kept,
+    Ledger,
+    LimitQuestions,
+    Step,
+)
 from llamafarm_ray.data.text.vectors import embed
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.text.refusals import NOT_SAID
 from llamafarm_ray.text.toxicity import toxicity
 from llamafarm_ray.types import Digest
 
@@ -215,7 +228,7 @@ def supported(rows, least):
 
 def test_an_answer_that_its_passage_lacks_goes():
     wrong = example("When does the library open?", "The library opens at 9.", GOOD.passage)
-    refusal = example("Who built it?", REFUSAL, GOOD.passage)
+    refusal = example("Who built it?", NOT_SAID["en"], GOOD.passage)
     rows, counts = supported([GOOD, wrong, refusal], 0.8)
     assert rows == [GOOD, refusal]
     assert counts["dropped"] == {"the passage does not support the answer": 1}
@@ -242,7 +255,7 @@ def test_quality_ranks_examples():
     assert good == pytest.approx(1.0)
     assert unsupported < cut < good
     assert unsupported < pointing < good
-    refusal = example("Who built the library?", REFUSAL, GOOD.passage)
+    refusal = example("Who built the library?", NOT_SAID["en"], GOOD.passage)
     rows, counts = run(DropLowQuality(0.7), [GOOD, example("What is it?", "No, 7 (", GOOD.passage), refusal])
     assert rows == [GOOD, refusal]
     assert counts["dropped"] == {"quality below min_quality_score": 1}
@@ -339,3 +352,58 @@ def test_the_example_that_repeats_a_question_is_named_with_what_both_have():
     assert {at: one.row for at, one in found.items()} == {1: rows[1], 2: rows[2]}
     assert [one.shared for one in found.values()] == ["when did the mill open", long]
     assert find_overlaps(["In 1832."], rows) == {}, "an answer repeats no question"
+
+
+def test_questions_of_tables_are_those_of_a_column(tmp_path):
+    (tmp_path / "exam.csv").write_text('id,Question,answer\n1,"When, on Monday, does it open?",at 9\n')
+    (tmp_path / "more.tsv").write_text("prompt\tanswer\nWho founded it?\tIda\n")
+    pq.write_table(pa.table({"query": ["What does it cost?"], "n": [1]}), tmp_path / "most.parquet")
+    texts = read_evaluation_texts([str(tmp_path / name) for name in ("exam.csv", "more.tsv", "most.parquet")])
+    for question in ("When, on Monday, does it open?", "who founded it", "What does it cost?"):
+        assert texts.overlap([{"role": "user", "content": question}])
+    (tmp_path / "none.csv").write_text("id,text\n1,a\n")
+    with pytest.raises(InputError, match=r"none\.csv' has no question"):
+        read_evaluation_texts([str(tmp_path / "none.csv")])
+    (tmp_path / "bad.csv").write_text("question,answer\n1\n")
+    with pytest.raises(InputError, match=r"bad\.csv', line 2 has 1 cells"):
+        read_evaluation_texts([str(tmp_path / "bad.csv")])
+
+
+def test_thirteen_words_in_a_row_are_counted_in_scripts_without_spaces():
+    question = "\u8bf7\u95ee\u56fe\u4e66\u9986\u661f\u671f\u4e00\u65e9\u4e0a\u51e0\u70b9\u5f00\u95e8\u5462\uff1f"
+    texts = EvaluationTexts.of([question])
+    answer = f"\u6709\u4eba\u95ee\uff1a{question[:14]}"
+    assert texts.overlap([{"role": "assistant", "content": answer}])
+    assert not texts.overlap([{"role": "assistant", "content": answer[:-3]}])
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("(c) 2019 Acme Ltd.", "copyright line"),
+        ("Copyright (c) The Mill Authors, 2014-2020", "copyright line"),
+        ("\u00a9 Harbor Library 2021. All rights reserved.", "copyright line"),
+        ("This page is Copyright 2020 Ida Berg", "copyright line"),
+        ("(c) Applications made before May 2019 are decided under the old rules.", ""),
+        ("(c) Applications made before May 2019", ""),
+        ("(c) Regulation 2019 applies to all who moved here before the new harbor was opened to the public.", ""),
+        ("Copyright protection for photographs begins in 1998 and ends with the owner's death.", ""),
+        ("See paragraph (c) made before May 2019", ""),
+    ],
+)
+def test_a_list_item_and_a_sentence_about_copyright_are_no_copyright_line(line, kind):
+    assert boilerplate_kind(line) == kind
+
+
+def test_steps_show_what_they_dropped():
+    long = example("When does it open?", "At nine. " * 40)
+    same = [example("When?", "At nine.").build_row(n) for n in range(2)]
+    for step, rows in (
+        (CheckLength(None, 100), [long]),
+        (CheckSubstance(), [example("When?", "when")]),
+        (LimitQuestions(1), [GOOD, example("What does it cost?", "Four euros.")]),
+        (Deduplicate(), same),
+    ):
+        _, counts = run(step, rows)
+        assert counts["samples"].keys() == counts["dropped"].keys()
+        assert all(sample for samples in counts["samples"].values() for sample in samples)

@@ -1,0 +1,76 @@
+"""Fields of records that training does not use: told for each file, so that nothing is lost in silence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from llamafarm_ray.data.formats.chats import question_and_answer
+from llamafarm_ray.data.formats.values import RecordError, is_empty
+
+__all__ = ["UnusedFields", "unused_fields"]
+
+_OF_ROWS = frozenset({"id", "document", "document_digest", "passage", "provenance", "pii"})
+_MARKS = frozenset({"weight", "train", "training", "loss"})
+_TURNS = frozenset({"messages", "conversations"})
+_BESIDE = frozenset({"system", "system_prompt", "history"})
+_PROMPTS = _TURNS | _BESIDE | {"prompt", "instruction", "input", "context"}
+_BY_KIND: Mapping[str, frozenset[str]] = {
+    "chat": _TURNS | _BESIDE | {"tools", "functions"},
+    "preference": _PROMPTS | {"chosen", "rejected"},
+    "judgement": _PROMPTS | {"label", "kto_tag", "completion", "output"},
+    "match": frozenset({"anchor", "positive", "negatives", "negative", "query", "pos", "neg"}),
+    "text": frozenset({"text"}),
+}
+_NUMBERED = "negative_"
+
+
+def unused_fields(record: object, kind: str) -> tuple[str, ...]:
+    """Return the names of a record's fields that have a value and that its rows don't hold.
+
+    Args:
+        record: as its file has it, and sound.
+        kind: of its rows.
+    """
+    if not isinstance(record, Mapping):
+        return ()
+    used = _OF_ROWS | _MARKS | _BY_KIND[kind]
+    if kind in {"chat", "judgement"}:
+        used |= _of_pair(record)
+    return tuple(
+        str(name)
+        for name, value in record.items()
+        if name not in used and not is_empty(value) and not (kind == "match" and str(name).startswith(_NUMBERED))
+    )
+
+
+def _of_pair(record: Mapping[str, object]) -> frozenset[str]:
+    """Return the names of a question and its answer, and of the text that goes below the question."""
+    try:
+        pair = question_and_answer(record)
+    except RecordError:  # two of them: the reader of chats has refused the record
+        return frozenset()
+    return frozenset({*pair, "input", "context"}) if pair else frozenset()
+
+
+class UnusedFields:
+    """Counts the records of each file that have a field which training does not use."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, Counter[str]] = {}
+
+    def add(self, file: str, names: Iterable[str]) -> None:
+        """Count a record of a file."""
+        for name in names:
+            self._counts.setdefault(file, Counter())[name] += 1
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return the number of records by file and field."""
+        return {file: dict(sorted(counts.items())) for file, counts in sorted(self._counts.items())}
+
+    def notes(self) -> dict[str, str]:
+        """Return a sentence for each file that has such fields."""
+        return {
+            file: f"training does not use {', '.join(f'{name!r} of {count} records' for name, count in counts.items())}"
+            for file, counts in self.counts().items()
+        }
