@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,17 @@ from typing import Any, cast
 from llamafarm_ray.config import Config
 from llamafarm_ray.data.corpus import read_corpus
 from llamafarm_ray.data.retrieval import RETRIEVER, PassageIndex
-from llamafarm_ray.data.with_passages import ask_with_passages
+from llamafarm_ray.data.with_passages import ask_with_passages, ask_with_texts
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK, MODES, RETRIEVED, AskedQuestion, CorpusPassage, make_exam
+from llamafarm_ray.evaluation.rag.exam import (
+    CLOSED_BOOK,
+    GOLD,
+    MODES,
+    RETRIEVED,
+    AskedQuestion,
+    CorpusPassage,
+    make_exam,
+)
 from llamafarm_ray.evaluation.rag.grading import ExamAnswers
 from llamafarm_ray.evaluation.rag.questions import Question, questions_digest, read_questions
 from llamafarm_ray.evaluation.rag.result import exam_result
@@ -181,7 +190,9 @@ def _exam(
     k = settings.retrieved_passages
     found = retrieve(settings.retriever, [one.question for one in questions], passages, k, home)
     answers = found.answers if found is not None else None
-    asked = make_exam(questions, passages, search=index.search, make_prompt=ask_with_passages, k=k, found=answers)
+    ask = functools.partial(ask_with_passages, num_sentences=settings.retrieved_sentences)
+    prompts = {RETRIEVED: ask, GOLD: ask_with_texts}
+    asked = make_exam(questions, passages, search=index.search, make_prompt=prompts, k=k, found=answers)
     of_questions = questions_digest(questions)
     data: dict[str, str] = {}
     chosen: dict[str, str] = {}
@@ -191,6 +202,8 @@ def _exam(
         if mode != CLOSED_BOOK:
             words = config.dataset.preprocessing.passage_words
             said |= {"retriever": RETRIEVER, "k": k, "passage_words": words}
+        if mode == RETRIEVED:
+            said["sentences"] = settings.retrieved_sentences
         if mode == RETRIEVED and found is not None:  # what it searches is not known, so what it found is the data
             said["retriever"] = found.retriever
             parts.append([[one.failure, [[held.document, held.text] for held in _retrieved(one)]] for one in asked])
