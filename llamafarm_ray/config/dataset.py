@@ -86,8 +86,8 @@ class Preprocessing(Section):
     )
     with_passages: Literal["auto"] | bool = Field(
         default="auto",
-        description="Ask the questions of the training split also with passages at hand, as retrieval does; "
-        "'auto': where a model wrote them.",
+        description="Ask the questions of the training split also with sentences of passages at hand, as retrieval "
+        "brings them; 'auto': where a model wrote them.",
     )
     prompt_template: str | None = Field(
         default=None,

@@ -207,6 +207,13 @@ class Evaluation(Section):
     garak: Garak = section(Garak, "Probes of garak against the running endpoint.")
     judge: Judge = section(Judge, "A model that judges answers to questions and custom evaluations.")
     retrieved_passages: int = Field(default=2, ge=1, le=100, description="Passages to retrieve for a question.")
+    retrieved_sentences: int | None = Field(
+        default=2,
+        ge=1,
+        le=1000,
+        description="Sentences of the retrieved passages to show, those nearest to the question; null: whole passages. "
+        "Two suit models below a billion parameters; larger ones read more.",
+    )
     max_new_tokens: int = Field(default=64, ge=1, le=1048576, description="Longest generated answer in tokens.")
     max_examples: int | None = Field(
         default=None, ge=1, description="Test with the first so many examples; unset: with all."

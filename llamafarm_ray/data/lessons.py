@@ -1,7 +1,7 @@
 """Lessons: short invented texts with the questions that a careful reader asks about them, and the answers.
 
-A base model learns from them to ask questions, and rows of practice are made of them. The model that asks reads a
-lesson, and a text to write about, in the same form, line by line::
+A base model learns from them to ask questions. It reads a lesson, and a text to write about, in the same form, line by
+line::
 
     Topic: Gannet House museum, Opening hours
     Text: The museum stays open until eight on Thursdays.
@@ -55,11 +55,6 @@ class Lesson:
     def questions(self) -> list[str]:
         """The questions of its pairs."""
         return [pair.question for pair in self.pairs]
-
-    @property
-    def whole(self) -> str:
-        """The text after the sentence before it."""
-        return f"{self.before} {self.text}" if self.before else self.text
 
 
 def load_lessons() -> tuple[Lesson, ...]:

@@ -28,7 +28,7 @@ from llamafarm_ray.data.gathering import (
 )
 from llamafarm_ray.data.hard_negatives import mine
 from llamafarm_ray.data.passes import asks_by_heart, asks_with_passages, check_passes, num_passes
-from llamafarm_ray.data.practice import practice_rows
+from llamafarm_ray.data.practice import PRACTICE_SHARE, practice_rows
 from llamafarm_ray.data.quality.decontamination import read_evaluation_texts
 from llamafarm_ray.data.quality.metrics import DatasetMetrics, measure, require_goals
 from llamafarm_ray.data.quality.whole_set import question_of
@@ -291,7 +291,7 @@ def _write(
         questions = (question_of(row["messages"]) for row in examples.rows(["messages"], Ledger()))
         for row in expansion.rows(examples.by_document(train), questions, ledger, examples.fault_of):
             assembly.add(row)
-    for row in practice_rows(num_with_passages, seed=seed) if by_base else ():
+    for row in practice_rows(PRACTICE_SHARE * num_with_passages, seed=seed) if by_base else ():
         assembly.add_joined(row)
     assembly.flush()
 

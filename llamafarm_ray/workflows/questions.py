@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,9 +12,18 @@ from typing import Any, cast
 from llamafarm_ray.config import Config
 from llamafarm_ray.data.corpus import read_corpus
 from llamafarm_ray.data.retrieval import RETRIEVER, PassageIndex
-from llamafarm_ray.data.with_passages import ask_with_passages
+from llamafarm_ray.data.with_passages import ask_with_passages, ask_with_texts
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK, MODES, RETRIEVED, AskedQuestion, CorpusPassage, make_exam
+from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.rag.exam import (
+    CLOSED_BOOK,
+    GOLD,
+    MODES,
+    RETRIEVED,
+    AskedQuestion,
+    CorpusPassage,
+    make_exam,
+)
 from llamafarm_ray.evaluation.rag.grading import ExamAnswers
 from llamafarm_ray.evaluation.rag.questions import Question, questions_digest, read_questions
 from llamafarm_ray.evaluation.rag.result import exam_result
@@ -59,6 +69,7 @@ class Exam:
         model_id: str,
         max_new_tokens: int,
         digests: Mapping[str, str],
+        kept: tuple[KeptBatches, KeptBatches] | None = None,
         on_progress: Progress | None = None,
     ) -> EvaluationResult:
         """Ask a model, and its base without the adapter or a rival. Needs a connected Ray.
@@ -69,6 +80,7 @@ class Exam:
             model_id: name of the model in the result.
             max_new_tokens: the longest answer.
             digests: further ones, of weights and code.
+            kept: kept answers of the model and of its baseline; None keeps none.
             on_progress: called with a stage and the fraction of it that is done.
 
         Raises:
@@ -82,14 +94,16 @@ class Exam:
         }
         settings = {"prompts": prompts, "max_new_tokens": max_new_tokens}
 
-        def answers_of(asked: Model, *, baseline: bool) -> ExamAnswers:
+        def answers_of(asked: Model, kept: tuple[KeptBatches, KeptBatches] | None, *, baseline: bool) -> ExamAnswers:
             base, adapter = asked
-            more = {"base_model": base.absolute(), "adapter": adapter and adapter.absolute(), "baseline": baseline}
+            folders = {"base_model": base.absolute(), "adapter": adapter and adapter.absolute()}
+            more = {**folders, "baseline": baseline, "kept": kept}
             asking = "llamafarm_ray.evaluation.rag.run:answer_settings"
             return cast(ExamAnswers, run_on_ray(asking, {**settings, **more}, on_progress))
 
-        found = answers_of(model, baseline=rival is None)
-        baseline = found.baseline if rival is None else answers_of(rival, baseline=False).model
+        found = answers_of(model, kept, baseline=rival is None)
+        of_rival = (kept[1], kept[1]) if kept is not None else None
+        baseline = found.baseline if rival is None else answers_of(rival, of_rival, baseline=False).model
         of_mode = {
             mode: {**digests, "template": found.template, "data": self.data[mode], "settings": self.settings[mode]}
             for mode in MODES
@@ -181,7 +195,9 @@ def _exam(
     k = settings.retrieved_passages
     found = retrieve(settings.retriever, [one.question for one in questions], passages, k, home)
     answers = found.answers if found is not None else None
-    asked = make_exam(questions, passages, search=index.search, make_prompt=ask_with_passages, k=k, found=answers)
+    ask = functools.partial(ask_with_passages, num_sentences=settings.retrieved_sentences)
+    prompts = {RETRIEVED: ask, GOLD: ask_with_texts}
+    asked = make_exam(questions, passages, search=index.search, make_prompt=prompts, k=k, found=answers)
     of_questions = questions_digest(questions)
     data: dict[str, str] = {}
     chosen: dict[str, str] = {}
@@ -191,6 +207,8 @@ def _exam(
         if mode != CLOSED_BOOK:
             words = config.dataset.preprocessing.passage_words
             said |= {"retriever": RETRIEVER, "k": k, "passage_words": words}
+        if mode == RETRIEVED:
+            said["sentences"] = settings.retrieved_sentences
         if mode == RETRIEVED and found is not None:  # what it searches is not known, so what it found is the data
             said["retriever"] = found.retriever
             parts.append([[one.failure, [[held.document, held.text] for held in _retrieved(one)]] for one in asked])

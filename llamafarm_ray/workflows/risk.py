@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,7 @@ from typing import Any, TypeVar
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.data.text import text_digest
-from llamafarm_ray.data.with_passages import ask_with_passages
+from llamafarm_ray.data.with_passages import ask_with_passages, ask_with_texts
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.question_rows import read_rows
@@ -104,11 +105,12 @@ def plan_risks(config: Config, exam: Exam | None, trained: TrainingData) -> Risk
         items, sample = _items(exam, Path(config.evaluation.questions or "held-out examples").name, seed)
     reading = items if any(item.passages for item in items) else reading_set()
     of_reading = sample if reading is items else f"{READING_SET} ({len(reading)} questions)"
+    ask = functools.partial(ask_with_passages, num_sentences=config.evaluation.retrieved_sentences)
     makers: dict[str, Callable[[], RiskTest]] = {
-        "robustness": lambda: robustness_test(items, sample, make_prompt=ask_with_passages, seed=seed),
+        "robustness": lambda: robustness_test(items, sample, make_prompt=ask, seed=seed),
         "fairness": fairness_test,
         "memorization": lambda: _memorization(config, trained),
-        "prompt_injection": lambda: injection_test(reading, of_reading, make_prompt=ask_with_passages, seed=seed),
+        "prompt_injection": lambda: injection_test(reading, of_reading, make_prompt=ask_with_texts, seed=seed),
         "jailbreaks": jailbreak_test,
         "over_refusal": over_refusal_test,
     }

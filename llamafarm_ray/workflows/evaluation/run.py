@@ -234,6 +234,7 @@ class EvaluationRun:
             model_id=self.model.model_id,
             max_new_tokens=self.config.evaluation.max_new_tokens,
             digests=self._digests(),
+            kept=self._kept_pair(),
             on_progress=on_progress,
         )
         if exam.kept is not None:

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from llamafarm_ray.config import DatasetConfig
+from llamafarm_ray.data.excerpts import SentenceIndex
 from llamafarm_ray.data.generation import Choice
-from llamafarm_ray.data.lessons import load_lessons
 from llamafarm_ray.data.passes import asks_by_heart, check_passes
 from llamafarm_ray.data.practice import MAX_PRACTICE_ROWS, load_pages, practice_rows
 from llamafarm_ray.data.rows import ROW_SCHEMA
@@ -23,23 +23,28 @@ def test_practice_asks_about_invented_pages_and_names_no_document():
     assert {(row["document"], row["document_digest"], row["passage"]) for row in rows} == {("", "", "")}
 
 
-def test_lessons_and_pages_take_turns_and_each_page_comes_once_before_one_comes_again():
+def test_each_page_comes_once_before_one_comes_again():
     pages = load_pages()
-    prompts = [row["messages"][0]["content"] for row in practice_rows(MAX_PRACTICE_ROWS, seed=3)]
-    found = [[page.title for page in pages if any(passage in text for passage in page.passages)] for text in prompts]
-    assert found[::2] == [[]] * (MAX_PRACTICE_ROWS // 2)
-    titles = [title for of_row in found[1::2] for title in of_row]
-    assert len(set(titles)) == len(titles) == MAX_PRACTICE_ROWS // 2
+    answers = [row["messages"][1]["content"] for row in practice_rows(MAX_PRACTICE_ROWS, seed=3)]
+    found = [next(at for at, page in enumerate(pages) if answer in "\n".join(page.passages)) for answer in answers]
+    assert len(set(found[: len(pages)])) == len(pages)
+    assert len(set(found[len(pages) : 2 * len(pages)])) == len(pages)
 
 
-def test_each_answer_of_practice_belongs_to_a_passage_of_its_row():
-    passage_of = {
-        (each.question, each.answer): page.passages[each.passage] for page in load_pages() for each in page.questions
-    } | {(pair.question, pair.answer): lesson.text for lesson in load_lessons() for pair in lesson.pairs}
+def test_each_answer_of_practice_is_a_sentence_that_its_row_shows():
     for row in practice_rows(MAX_PRACTICE_ROWS, seed=0):
         turns = [turn["content"] for turn in row["messages"]]
-        asked = [turns[0].rpartition("\nQuestion: ")[2], *turns[2::2]]
-        assert all(passage_of[pair] in turns[0] for pair in zip(asked, turns[1::2], strict=True))
+        assert all(answer in turns[0].splitlines() for answer in turns[1::2])
+
+
+def test_the_sentence_that_answers_holds_the_numbers_of_the_answer_as_written():
+    missing = []
+    for page in load_pages():
+        index = SentenceIndex(page.passages)
+        for each in page.questions:
+            sentence = index.sentences[index.supporting(each.answer, each.passage)]
+            missing += [each.question] * (not set(_NUMBER.findall(each.answer)) <= set(_NUMBER.findall(sentence)))
+    assert len(missing) < 40
 
 
 def test_the_numbers_of_an_answer_stand_in_its_passage():

@@ -51,6 +51,21 @@ def test_digests_tell_apart_what_was_asked_and_how(settings, tmp_path):
     assert grown.data["closed_book"] == one.data["closed_book"]
 
 
+def test_the_sentences_nearest_to_the_question_are_shown_or_whole_passages(settings, tmp_path):
+    text = "# Mill\n\nThe mill was built in 1832. It has four floors. Cats live there. Its wheel is of oak.\n"
+    (tmp_path / "docs" / "mill.md").write_text(text, encoding="utf-8")
+    shown = {}
+    for most in (1, 2, None):
+        exam = exam_of_files(config(**settings, retrieved_passages=1, retrieved_sentences=most))
+        shown[most] = exam.asked[0].prompts["retrieved"].split("\n\n")[1].splitlines()[1:]
+        assert "Its wheel is of oak." in exam.asked[0].prompts["gold"]
+        shown[most, "settings"] = exam.settings
+    assert shown[1] == ["The mill was built in 1832."] == shown[2][-1:]
+    assert (len(shown[2]), len(shown[None])) == (2, 1)
+    assert shown[1, "settings"]["retrieved"] != shown[2, "settings"]["retrieved"]
+    assert shown[1, "settings"]["gold"] == shown[2, "settings"]["gold"]
+
+
 def test_a_corpus_alone_and_documents_that_cant_be_read_are_refused(settings, tmp_path):
     with pytest.raises(InputError, match="no question"):
         exam_of_files(config(corpus=settings["corpus"]))

@@ -19,6 +19,13 @@ BURNED = Question("When did the inn burn?", ("1901",))
 PRICE = Question("What does a tour cost?", ("4 euros",), "docs/mill.md", ("Four euros a tour.",))
 
 
+def prompt(asked, texts):
+    return "|".join([*texts, asked])
+
+
+PROMPTS = {RETRIEVED: prompt, GOLD: prompt}
+
+
 def by_shared_words(question, k):
     words = set(question.lower().strip("?").split())
     scores = [(at, float(len(words & set(passage.text.lower().split())))) for at, passage in enumerate(CORPUS)]
@@ -26,9 +33,7 @@ def by_shared_words(question, k):
 
 
 def exam(*questions, corpus=CORPUS, k=2):
-    return make_exam(
-        questions, corpus, search=by_shared_words, make_prompt=lambda asked, texts: "|".join([*texts, asked]), k=k
-    )
+    return make_exam(questions, corpus, search=by_shared_words, make_prompt=PROMPTS, k=k)
 
 
 def answers(**texts):
