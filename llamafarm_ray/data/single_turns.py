@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from llamafarm_ray.data.rows import Message, chat_id
-from llamafarm_ray.data.with_passages import ask_with_passages
+from llamafarm_ray.data.with_passages import ask_with_texts
 
 __all__ = ["single_turns"]
 
-_QUESTION = ask_with_passages("", [], "")
+_QUESTION = ask_with_texts("", [], "")
 """Text between the passages of a prompt and its question."""
 
 

@@ -22,6 +22,7 @@ from llamafarm_ray.evaluation.rag.exam import (
     RETRIEVED,
     AskedQuestion,
     CorpusPassage,
+    MakePrompt,
     make_exam,
 )
 from llamafarm_ray.evaluation.rag.grading import ExamAnswers
@@ -196,7 +197,7 @@ def _exam(
     found = retrieve(settings.retriever, [one.question for one in questions], passages, k, home)
     answers = found.answers if found is not None else None
     ask = functools.partial(ask_with_passages, num_sentences=settings.retrieved_sentences)
-    prompts = {RETRIEVED: ask, GOLD: ask_with_texts}
+    prompts: dict[str, MakePrompt] = {RETRIEVED: ask, GOLD: ask_with_texts}
     asked = make_exam(questions, passages, search=index.search, make_prompt=prompts, k=k, found=answers)
     of_questions = questions_digest(questions)
     data: dict[str, str] = {}

@@ -18,6 +18,7 @@ __all__ = [
     "RETRIEVED",
     "AskedQuestion",
     "CorpusPassage",
+    "MakePrompt",
     "Retrieval",
     "RetrievalFailure",
     "make_exam",
