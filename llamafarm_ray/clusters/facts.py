@@ -115,7 +115,7 @@ def nodes_of_cluster() -> list[Node]:
     return found
 
 
-def _facts_and_time() -> tuple[dict[str, Any], float]:
+def _facts_and_time() -> tuple[dict[str, object], float]:
     here = this_node()
     return {name: getattr(here, name) for name in Node.__slots__}, time.time()
 

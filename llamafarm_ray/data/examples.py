@@ -44,7 +44,7 @@ class Examples:
     def rows(self, columns: Sequence[str], ledger: Ledger) -> Iterator[Mapping[str, Any]]:
         """Stream these columns and ``key``, without duplicates and what the filters drop, counting in ``ledger``."""
         needed = list(dict.fromkeys(["key", *columns, *(FILTER_COLUMNS if self._filters else ())]))
-        rows: Iterator[Mapping[str, Any]] = (
+        rows: Iterator[Mapping[str, object]] = (
             rows_of(self._sorted, needed) if self._local is None else _rows_of_table(self._local.select(needed))
         )
         for step in (*((Deduplicate(),) if self._deduplicate else ()), *self._filters):

@@ -26,13 +26,13 @@ class _Done:
 _Item = tuple[str, float] | _Done | LlamaFarmError
 
 
-def run_on_ray(function: str, settings: Mapping[str, Any], on_progress: Report | None = None) -> Any:
+def run_on_ray(function: str, settings: Mapping[str, object], on_progress: Report | None = None) -> Any:
     """Call a function in a Ray task and return its result; see `run_all_on_ray`."""
     return run_all_on_ray(function, [settings], on_progress)[0]
 
 
 def run_all_on_ray(
-    function: str, settings: Sequence[Mapping[str, Any]], on_progress: Report | None = None
+    function: str, settings: Sequence[Mapping[str, object]], on_progress: Report | None = None
 ) -> list[Any]:
     """Call a function in several Ray tasks at the same time, and return their results in order.
 
@@ -52,7 +52,7 @@ def run_all_on_ray(
     task = ray.remote(num_cpus=1, num_gpus=num_gpus, num_returns="streaming", max_retries=0)(_run)
     streams = [task.remote(function, one) for one in settings]
     done = [0.0] * len(streams)
-    results: dict[int, Any] = {}
+    results: dict[int, object] = {}
     try:
         while len(results) < len(streams):
             open_streams = [stream for number, stream in enumerate(streams) if number not in results]
@@ -79,7 +79,7 @@ def run_all_on_ray(
     return [results[number] for number in range(len(streams))]
 
 
-def _run(function: str, settings: Mapping[str, Any]) -> Iterator[_Item]:
+def _run(function: str, settings: Mapping[str, object]) -> Iterator[_Item]:
     """Stream progress, and at last the result, or the error as a value: raised, Ray would wrap it."""
     module, _, name = function.partition(":")
     items: SimpleQueue[_Item] = SimpleQueue()

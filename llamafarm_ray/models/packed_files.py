@@ -49,7 +49,7 @@ def why_not_packed_in_vllm(folder: Path, *, on_gpu: bool) -> str:
 
 
 def _why_not_on_cpu(packed: dict[str, Any]) -> str:
-    widths: list[Any] = [packed.get("bits")] if packed.get("quant_method") == "gptq" else []
+    widths: list[object] = [packed.get("bits")] if packed.get("quant_method") == "gptq" else []
     groups = packed.get("config_groups")
     for group in groups.values() if isinstance(groups, dict) else ():
         weights, inputs = group.get("weights") or {}, group.get("input_activations")
@@ -61,7 +61,7 @@ def _why_not_on_cpu(packed: dict[str, Any]) -> str:
     return f"weights in {bits} bits beside inputs in 16" if bits else ""
 
 
-def _quantization(folder: Path) -> dict[str, Any]:
+def _quantization(folder: Path) -> dict[str, object]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -37,7 +37,7 @@ class EvaluationTexts:
         forms = frozenset(filter(None, map(normal_form, texts)))
         return cls(forms, frozenset(gram for form in forms for gram in _grams(form)))
 
-    def overlap(self, turns: Iterable[Mapping[str, Any]]) -> bool:
+    def overlap(self, turns: Iterable[Mapping[str, object]]) -> bool:
         """Return True if a user turn is one of the questions, or a turn shares 13 words in a row with one."""
         return next(self.shared(turns), None) is not None
 
@@ -98,7 +98,7 @@ class Decontaminate(Step[Mapping[str, Any], Mapping[str, Any]]):
     def __init__(self, texts: EvaluationTexts) -> None:
         self.texts = texts
 
-    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | Dropped]:
+    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, object] | Dropped]:
         """See :meth:`Step.apply`; a row has (at least) ``messages``."""
         for row in rows:
             if self.texts.overlap(row["messages"]):
@@ -142,7 +142,7 @@ def _questions(path: Path) -> list[str]:
     return found
 
 
-def questions_of(value: Any) -> Iterator[str]:
+def questions_of(value: object) -> Iterator[str]:
     """Yield the questions of a row of an evaluation set, see `read_evaluation_texts`."""
     if isinstance(value, str):
         yield value

@@ -15,7 +15,7 @@ class Deduplicate(Step[Mapping[str, Any], Mapping[str, Any]]):
 
     name = "deduplicate"
 
-    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | Dropped]:
+    def apply(self, rows: Iterable[Mapping[str, object]]) -> Iterator[Mapping[str, object] | Dropped]:
         """See :meth:`Step.apply`; a row is a mapping with (at least) ``key``."""
         previous = None
         for row in rows:

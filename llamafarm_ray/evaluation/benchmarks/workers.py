@@ -73,7 +73,7 @@ class _Worker:
         """Return True once the process runs."""
         return True
 
-    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def call(self, method: str, *arguments: object, **options: object) -> Any:
         """Call a method of `LocalWorkers`."""
         try:
             found = getattr(self._local, method)(*arguments, **options)
@@ -140,7 +140,7 @@ class RayWorkers:
             self._started(done)
         return self._ready[0]
 
-    def _started(self, reference: Any) -> Any:
+    def _started(self, reference: object) -> object:
         """Note that a worker runs."""
         actor = self._starting.pop(reference)
         self._result(reference)
@@ -152,7 +152,7 @@ class RayWorkers:
         for actor in self._actors:
             ray.kill(actor)
 
-    def _result(self, reference: Any) -> Any:
+    def _result(self, reference: object) -> Any:
         try:
             found = ray.get(reference)
         except ray.exceptions.RayError as error:

@@ -76,7 +76,7 @@ class EvaluationRun:
     home: Location | None = None
     garak: GarakPlan | None = None
     judge: JudgePlan | None = None
-    contamination: dict[str, Any] | None = None
+    contamination: dict[str, object] | None = None
     stored: StoredSets = field(default_factory=StoredSets)
 
     @classmethod

@@ -65,7 +65,7 @@ def watch(manifest: dict[str, Any], *, timeout_s: float, on_state: Callable[[str
     )
 
 
-def _statuses(kind: str, name: str) -> Iterator[dict[str, Any]]:
+def _statuses(kind: str, name: str) -> Iterator[dict[str, object]]:
     """Yield the status of a resource now and every few seconds."""
     failed = 0
     while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from llamafarm_ray.data.readers.base import Outline
 from llamafarm_ray.data.readers.text import text_blocks
@@ -15,13 +14,13 @@ _TITLE_KEYS = ("title", "name", "subject", "heading")
 _MAX_DEPTH = 100
 
 
-def record_line(record: Mapping[str, Any]) -> str:
+def record_line(record: Mapping[str, object]) -> str:
     """Return ``key: value; key: value`` of what is not empty, lists joined by commas."""
     pairs = ((key, _value(value)) for key, value in record.items())
     return "; ".join(f"{key}: {value}" if key else value for key, value in pairs if value)
 
 
-def add_record(record: Any, outline: Outline) -> None:
+def add_record(record: object, outline: Outline) -> None:
     """Add a record to ``outline``, apart from the records around it.
 
     A record with a ``text``, ``content`` or ``body`` is that text, under its ``title``; one with ``question`` and
@@ -44,7 +43,7 @@ def add_record(record: Any, outline: Outline) -> None:
         _add(record, outline, 0)
 
 
-def _add(value: Any, outline: Outline, depth: int) -> None:
+def _add(value: object, outline: Outline, depth: int) -> None:
     """Add what is simple in ``value`` as one line, then all that is nested in it."""
     if depth > _MAX_DEPTH:
         return
@@ -60,13 +59,13 @@ def _add(value: Any, outline: Outline, depth: int) -> None:
         _add(child, outline, depth + 1)
 
 
-def _is_simple(value: Any) -> bool:
+def _is_simple(value: object) -> bool:
     if isinstance(value, list):
         return all(not isinstance(item, Mapping | list) for item in value)
     return not isinstance(value, Mapping)
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(filter(None, map(_value, value)))
     if value is None or isinstance(value, bytes):
