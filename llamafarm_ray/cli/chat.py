@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -45,7 +45,7 @@ def command(
         console.print()
         return
     console.print(f"[dim]{model} at {url}. An empty line or Ctrl-D ends it.[/]")
-    messages: list[Any] = []
+    messages: list[object] = []
     while said := _read():
         messages.append({"role": "user", "content": said})
         answered = ""

@@ -210,7 +210,7 @@ def _show_numbers(record: VersionRecord) -> None:
     facts("Results", [(short_name(name), number(value)) for name, value in flat_metrics(record.metrics).items()])
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(values: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield values with dotted names, such as those of a conversion's difference."""
     for name, value in values.items():
         if isinstance(value, Mapping):

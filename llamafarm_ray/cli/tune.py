@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -234,7 +234,7 @@ def _rank(record: Record, tuned: TunedModel) -> float:
     return abs(value - best.value) if best is not None and best.value is not None else value
 
 
-def _to_dict(tuned: TunedModel, version: str | None) -> dict[str, Any]:
+def _to_dict(tuned: TunedModel, version: str | None) -> dict[str, object]:
     result = tuned.result
     return {
         "folder": str(tuned.folder),

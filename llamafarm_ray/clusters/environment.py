@@ -12,7 +12,6 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 __all__ = ["adopt", "runtime_environment"]
 
@@ -22,7 +21,7 @@ _RAYS = ("RAY_", "__RAY_", "CUDA_VISIBLE_", "HIP_VISIBLE_", "ROCR_VISIBLE_", "TT
 """Ray sets these for each worker."""
 
 
-def runtime_environment(folder: Path) -> dict[str, Any]:
+def runtime_environment(folder: Path) -> dict[str, object]:
     """Return the ``runtime_env`` for a driver whose workers shall have this process's variables and current folder.
 
     Args:

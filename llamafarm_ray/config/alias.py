@@ -64,8 +64,8 @@ class Alias:
     refused: Mapping[Any, str] = field(default_factory=dict)
     refused_always: str = ""
     convert: Callable[[Any], Any] | None = None
-    accepts: Mapping[str, Any] | None = None
-    yields_to: Mapping[Any, tuple[Any, ...]] = field(default_factory=dict)
+    accepts: Mapping[str, object] | None = None
+    yields_to: Mapping[object, tuple[object, ...]] = field(default_factory=dict)
 
     @property
     def path(self) -> Path:
@@ -80,7 +80,7 @@ class Alias:
         around = (self.path[:length] for length in range(len(self.path)))
         return tuple(section for section in around if self.name not in layout().names_in(section))
 
-    def translate(self, value: Any) -> Any:
+    def translate(self, value: object) -> Any:
         """The canonical value, or ``NOTHING``.
 
         Raises:
@@ -103,7 +103,7 @@ class Alias:
             raise AliasRefusalError(f"must be one of {allowed}, not {shown(value)}")
         return value
 
-    def may_become(self, value: Any) -> tuple[Any, ...]:
+    def may_become(self, value: object) -> tuple[object, ...]:
         """The canonical values that another key may make of this alias's canonical ``value``."""
         if isinstance(value, Undecided):
             return value.choices

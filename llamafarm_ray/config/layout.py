@@ -6,7 +6,7 @@ import functools
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -85,7 +85,7 @@ def _walk(section: type[Section], at: Path) -> Iterator[tuple[Path, FieldInfo]]:
             yield from _walk(below, (*at, name))
 
 
-def section_of(annotation: Any) -> type[Section] | None:
+def section_of(annotation: object) -> type[Section] | None:
     """The section class that an annotation names, directly or as one that may be null."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation

@@ -44,7 +44,7 @@ def apply_overrides(placement: Placement, overrides: Iterable[str]) -> None:
         _lay_over(placement, single)
 
 
-def _parse(override: str) -> tuple[str, Any]:
+def _parse(override: str) -> tuple[str, object]:
     key, equals, text = override.partition("=")
     key, text = key.strip(), text.strip()
     if not equals or not key:

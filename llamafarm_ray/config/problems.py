@@ -73,7 +73,7 @@ def _choices(path: Path) -> list[str]:
     info = layout().leaves.get(path)
     waiting, texts = [info.annotation if info else None], []
     while waiting:
-        part: Any = waiting.pop()
+        part: object = waiting.pop()
         texts += [part] if isinstance(part, str) else []
         waiting += get_args(part)
     return texts
@@ -100,7 +100,7 @@ _EXPECTED: dict[str, Callable[[dict[str, Any]], str]] = {
 
 def _expected(detail: ErrorDetails) -> str:
     """Return pydantic's expectation, as the end of "must be ..."."""
-    context: dict[str, Any] = detail.get("ctx", {})
+    context: dict[str, object] = detail.get("ctx", {})
     kind = detail["type"]
     if kind == "value_error":
         return str(context["error"]).removeprefix("must be ")

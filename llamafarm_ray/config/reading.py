@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -74,7 +73,7 @@ def _near_files(path: Path) -> str:
     return f"In that folder there is: {', '.join(configs)}." if configs else ""
 
 
-def _parse_json(text: str, source: str) -> Any:
+def _parse_json(text: str, source: str) -> object:
     try:
         return json.loads(text, object_pairs_hook=Table.of_pairs)
     except json.JSONDecodeError as error:
@@ -85,7 +84,7 @@ def _parse_json(text: str, source: str) -> Any:
         raise InputError(f"{source} is broken JSON: {error}.") from None
 
 
-def _parse_yaml(text: str, source: str) -> Any:
+def _parse_yaml(text: str, source: str) -> object:
     try:
         return yaml.load(text, Loader=CoreLoader)  # noqa: S506 (CoreLoader is stricter than SafeLoader)
     except yaml.MarkedYAMLError as error:

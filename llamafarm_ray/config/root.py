@@ -76,7 +76,7 @@ class Config(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_in_what_follows(cls, data: Any) -> Any:
+    def _fill_in_what_follows(cls, data: object) -> object:
         """Give keys that were left out the value that another key implies, so that there is one place to read."""
         if not isinstance(data, dict):
             return data

@@ -13,7 +13,7 @@ from llamafarm_ray.config.root import Config
 __all__ = ["json_schema"]
 
 
-def json_schema() -> dict[str, Any]:
+def json_schema() -> dict[str, object]:
     """The schema, in JSON Schema's draft 2020-12.
 
     It knows keys, types and ranges. Rules between keys, and a key given in two spellings, are found by reading the
@@ -42,7 +42,7 @@ def json_schema() -> dict[str, Any]:
 
 def _object_of(schema: dict[str, Any], section: Path) -> dict[str, Any]:
     """The object that describes a section."""
-    found: dict[str, Any] = schema["$defs"][layout().sections[section].__name__] if section else schema
+    found: dict[str, object] = schema["$defs"][layout().sections[section].__name__] if section else schema
     return found
 
 

@@ -77,19 +77,19 @@ class Domain:
         return self.kind in _LISTS
 
 
-def _frozen(value: Any) -> Any:
+def _frozen(value: object) -> object:
     """Lists as tuples, so that nothing in a configuration can be changed."""
     if isinstance(value, list | tuple):
         return tuple(_frozen(one) for one in value)
     return FrozenMapping(value) if isinstance(value, dict) else value
 
 
-def _thawed(value: Any) -> Any:
+def _thawed(value: object) -> object:
     """Tuples as lists, as JSON has them."""
     return [_thawed(one) for one in value] if isinstance(value, tuple) else value
 
 
-def _check_list(values: tuple[Any, ...]) -> None:
+def _check_list(values: tuple[object, ...]) -> None:
     for number, one in enumerate(values):
         if any(one == other and type(one) is type(other) for other in values[:number]):
             raise ValueError(f"must be values that are all different ({str(one)[:40]!r} is there twice)")
@@ -115,7 +115,7 @@ def _flat(value: object) -> object:
     """Keys may be dotted, nested or both; what is given last holds."""
     if not isinstance(value, Mapping):
         return value
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     for name, below in value.items():
         if isinstance(below, Mapping) and below and not _is_domain(below):
             inner = _flat(below)
@@ -126,7 +126,7 @@ def _flat(value: object) -> object:
     return found
 
 
-def _is_domain(value: Mapping[Any, Any]) -> bool:
+def _is_domain(value: Mapping[object, object]) -> bool:
     return any(_SPELLINGS.get(str(name), str(name)) in _KINDS for name in value)
 
 

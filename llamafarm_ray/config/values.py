@@ -142,7 +142,7 @@ class FrozenMapping(dict[str, Any]):
     __setitem__ = __delitem__ = _refuse
     clear = pop = popitem = setdefault = update = __ior__ = _refuse
 
-    def __reduce__(self) -> tuple[type[FrozenMapping], tuple[Mapping[str, Any]]]:
+    def __reduce__(self) -> tuple[type[FrozenMapping], tuple[Mapping[str, object]]]:
         return FrozenMapping, (dict(self),)
 
 

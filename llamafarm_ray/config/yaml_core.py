@@ -28,7 +28,7 @@ _TAG = "tag:yaml.org,2002:"
 class Table(dict[Any, Any]):
     """A mapping as it was written: it remembers which of its keys were written more than once."""
 
-    def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
+    def __init__(self, pairs: Iterable[tuple[object, object]] = ()) -> None:
         super().__init__()
         self.repeated: list[Any] = []
         for key, value in pairs:
@@ -144,7 +144,7 @@ for _tag, _form, _first in (
     CoreLoader.add_implicit_resolver(f"{_TAG}{_tag}", re.compile(rf"{_form}\Z"), _first)
 
 
-def plain_scalar(text: str) -> Any:
+def plain_scalar(text: str) -> object:
     """Return the value of an unquoted YAML scalar: a number, true, false, null, or the text itself.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llamafarm_ray.data.applicable import check_settings
@@ -66,7 +66,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Who reads rows or documents in one process needs no Ray, which half of these modules import.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -176,5 +176,5 @@ class Assembly:
         }
 
 
-def _last(turns: Sequence[Mapping[str, Any]], role: str) -> str:
+def _last(turns: Sequence[Mapping[str, object]], role: str) -> str:
     return next((str(turn["content"]) for turn in reversed(turns) if turn["role"] == role), "")

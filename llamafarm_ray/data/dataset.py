@@ -6,7 +6,6 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -152,5 +151,5 @@ def _read(shards: Sequence[Path]) -> ray.data.Dataset:
 
 
 def _own_rows(block: pa.Table, *, built: BuiltDataset) -> pa.Table:
-    rows: list[dict[str, Any]] = [own_row(record, built) for record in block.to_pylist()]
+    rows: list[dict[str, object]] = [own_row(record, built) for record in block.to_pylist()]
     return pa.Table.from_pylist(rows, schema=with_optional(built.kind.schema, rows))

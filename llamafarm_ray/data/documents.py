@@ -80,7 +80,7 @@ def process_documents(files: pa.Table, *, config: DatasetConfig, by_rules: bool)
     return pa.Table.from_pylist(rows, schema=RESULT_SCHEMA)
 
 
-def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> Iterator[dict[str, Any]]:
+def _rows_of_file(file: dict[str, Any], config: DatasetConfig, *, by_rules: bool) -> Iterator[dict[str, object]]:
     row: dict[str, Any] | None = None
     limits = FileLimits(config.source.file_timeout_s, config.source.file_memory_mb * 1024 * 1024)
     for read in read_within(file["path"], file["location"], limits, config.source.ocr or ""):
@@ -164,7 +164,7 @@ def _checks(
     )
 
 
-def _run(steps: Sequence[Step[Any, Any]], rows: Iterable[Any], ledger: Ledger) -> Iterable[Any]:
+def _run(steps: Sequence[Step[Any, Any]], rows: Iterable[object], ledger: Ledger) -> Iterable[Any]:
     for step in steps:
         rows = step.run(rows, ledger)
     return rows

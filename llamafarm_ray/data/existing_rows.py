@@ -242,7 +242,7 @@ def checked_examples(row: Row, kind: str, config: DatasetConfig, ledger: Ledger)
             yield one, changed
 
 
-def _texts(value: Any) -> Iterator[str]:
+def _texts(value: object) -> Iterator[str]:
     """Yield the texts of a row, in the order of its keys."""
     if isinstance(value, str):
         yield value

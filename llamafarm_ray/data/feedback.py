@@ -91,7 +91,7 @@ def preference_rows(records: Iterable[Feedback], *, least_margin: float = 0.5) -
         records: feedback, of any number of questions.
         least_margin: least difference between two ratings.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     dropped: Counter[str] = Counter()
     rated: dict[tuple[Message, ...], dict[str, list[float]]] = {}
     for record in records:
@@ -128,7 +128,7 @@ def judgement_rows(records: Iterable[Feedback], *, liked_from: float = 0.75, dis
         liked_from: the lowest rating of a liked answer.
         disliked_to: the highest of one that was not; what lies between says too little.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     dropped: Counter[str] = Counter()
     rated: dict[tuple[tuple[Message, ...], str], list[float]] = {}
     for record in records:
@@ -168,11 +168,11 @@ def _pairs(answers: Mapping[str, Sequence[float]], least_margin: float) -> Itera
         yield better, worse
 
 
-def _judged(messages: Sequence[Message], answer: str, *, label: bool) -> dict[str, Any]:
+def _judged(messages: Sequence[Message], answer: str, *, label: bool) -> dict[str, object]:
     return judgement_row([*messages, Message("assistant", answer)], label=label)
 
 
-def _once(rows: Iterable[dict[str, Any]], dropped: Counter[str]) -> list[dict[str, Any]]:
+def _once(rows: Iterable[dict[str, Any]], dropped: Counter[str]) -> list[dict[str, object]]:
     kept: dict[str, dict[str, Any]] = {}
     for row in rows:
         if kept.setdefault(row["id"], row) is not row:

@@ -278,7 +278,7 @@ def _reason(batch: _Batch) -> str:
     return f"none of its {len(batch.bad)} records can be used: {batch.bad[0]}" if batch.bad else "it is empty."
 
 
-def _description(report: BuildReport, documents: list[DocumentRecord]) -> dict[str, Any]:
+def _description(report: BuildReport, documents: list[DocumentRecord]) -> dict[str, object]:
     return {
         "format_version": FORMAT_VERSION,
         "name": report.name,

@@ -190,7 +190,7 @@ def _with_schema(block: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.concat_tables([schema.empty_table(), own], promote_options="permissive")
 
 
-def _repeated(dataset: Any, schema: pa.Schema, times: np.ndarray) -> list[Any]:
+def _repeated(dataset: Any, schema: pa.Schema, times: np.ndarray) -> list[object]:
     """The dataset's blocks with each row as often as ``times`` says."""
     count, repeat = ray.remote(num_cpus=0)(_num_rows), ray.remote(num_cpus=0)(_repeat)
     references = dataset.to_arrow_refs()

@@ -179,7 +179,7 @@ class _Build:
             on_use=self._options.on_use,
         )
 
-    def _keep(self, examples: Examples, gathered: Gathered) -> list[Mapping[str, Any]]:
+    def _keep(self, examples: Examples, gathered: Gathered) -> list[Mapping[str, object]]:
         """Filter the examples as a whole, and return the split's columns of those that stay."""
         tell = self._options.progress
         tell(Stage("examples", "examples", 0, None))
@@ -192,7 +192,7 @@ class _Build:
         return facts
 
     def _publish(
-        self, examples: Examples, gathered: Gathered, facts: Sequence[Mapping[str, Any]], metrics: DatasetMetrics
+        self, examples: Examples, gathered: Gathered, facts: Sequence[Mapping[str, object]], metrics: DatasetMetrics
     ) -> BuildReport:
         """Write the examples with their report, check the goals of ``quality_control``, and publish the dataset."""
         config, target, harvest = self._config, self._target, gathered.harvest

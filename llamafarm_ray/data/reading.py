@@ -244,7 +244,7 @@ def _recorded(path: Path, files: list[Path]) -> tuple[list[DocumentRecord], int]
         return [], 1
 
 
-def _passes(described_as: Mapping[str, Any]) -> int:
+def _passes(described_as: Mapping[str, object]) -> int:
     """Return the passes of a dataset; 1 for those that were built before there were several.
 
     Raises:

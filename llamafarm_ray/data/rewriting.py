@@ -36,7 +36,7 @@ def reformatted(found: DatasetRows, row_format: str) -> DatasetRows:
     Raises:
         InputError: rows of this kind, or one of them, can't be written so.
     """
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[dict[str, object]]] = {}
     kind = found.kind
     for split, of_split in found.rows.items():
         rows[split] = []
@@ -65,7 +65,7 @@ def merge_rows(parts: Sequence[DatasetRows]) -> MergedRows:
             hint="Merge datasets of one kind.",
         )
     held_out = {row["id"] for part in parts for row in part.rows.get("validation", ())}
-    unique: dict[str, dict[str, Any]] = {}
+    unique: dict[str, dict[str, object]] = {}
     total = 0
     for part in parts:
         for of_split in part.rows.values():

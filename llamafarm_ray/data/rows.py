@@ -160,9 +160,9 @@ class Message:
         calls = [f"{name}: {value}" for name, value in self._optional() if value]
         return (self.role, self.content, *marks, *calls)
 
-    def to_turn(self) -> dict[str, Any]:
+    def to_turn(self) -> dict[str, object]:
         """Return the turn as a row of a dataset has it."""
-        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        turn: dict[str, object] = {"role": self.role, "content": self.content}
         if self.train is not None:
             turn["train"] = self.train
         return {**turn, **{name: value for name, value in self._optional() if value}}
@@ -235,7 +235,7 @@ class Example:
             "pii": None,
         }
 
-    def build_row(self, position: int, covers: Iterable[int] = (), pii: Sequence[str] = ()) -> dict[str, Any]:
+    def build_row(self, position: int, covers: Iterable[int] = (), pii: Sequence[str] = ()) -> dict[str, object]:
         """Return the columns of ``EXAMPLE_SCHEMA``.
 
         Args:
@@ -292,7 +292,7 @@ def with_optional(schema: pa.Schema, rows: Iterable[Mapping[str, Any]]) -> pa.Sc
     return changed.append(pa.field("tools", pa.string())) if "tools" in used else changed
 
 
-def dataset_digest(splits: Mapping[str, Iterable[Mapping[str, Any]]]) -> Digest:
+def dataset_digest(splits: Mapping[str, Iterable[Mapping[str, object]]]) -> Digest:
     """The digest of a dataset: over each row's split, id and document, in an order that no partition changes.
 
     Args:

@@ -140,9 +140,9 @@ def _processed(
         concurrency=num_workers(len(tasks)),
     )
     begun: dict[int, list[pa.Table]] = defaultdict(list)
-    for batch in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-        on_use(DeviceUse(_CPUS_OF_TASK * (pc.sum(batch.column(_SECONDS)).as_py() or 0.0)))
-        batch = batch.select(RESULT_SCHEMA.names)  # noqa: PLW2901
+    for timed in results.iter_batches(batch_size=None, batch_format="pyarrow"):
+        on_use(DeviceUse(_CPUS_OF_TASK * (pc.sum(timed.column(_SECONDS)).as_py() or 0.0)))
+        batch = timed.select(RESULT_SCHEMA.names)
         indices = [task_of[path] for path in batch.column("file").to_pylist()]
         for index in sorted(set(indices)):  # a block holds one task as a rule, and Ray cuts large ones
             begun[index].append(batch.filter(pa.array([found == index for found in indices])))

@@ -159,7 +159,7 @@ def kind_of(record: object) -> RowKind:
     return KINDS["chat"]
 
 
-def _is_judged(record: Mapping[str, Any], keys: set[str]) -> bool:
+def _is_judged(record: Mapping[str, object], keys: set[str]) -> bool:
     if keys & {"label", "kto_tag"} and keys & {"messages", "conversations", "prompt"}:
         return True
     # Beside a question and its answer, a label that is no truth value may be a note of any kind.
@@ -171,7 +171,7 @@ def _is_judged(record: Mapping[str, Any], keys: set[str]) -> bool:
         return False
 
 
-def _lacking(record: Mapping[str, Any], kind: RowKind) -> str:
+def _lacking(record: Mapping[str, object], kind: RowKind) -> str:
     """Return the names of the keys that a record lacks for a kind."""
     needed = {
         "preference": ("chosen", "rejected"),
@@ -188,11 +188,11 @@ def _parts(messages: Sequence[Message]) -> Iterator[str]:
         yield from message.parts
 
 
-def _read_chat(record: Mapping[str, Any]) -> Iterator[Row]:
+def _read_chat(record: Mapping[str, object]) -> Iterator[Row]:
     yield chat_row(record)
 
 
-def _read_preference(record: Mapping[str, Any]) -> Iterator[Row]:
+def _read_preference(record: Mapping[str, object]) -> Iterator[Row]:
     chosen, rejected = (_answer(record, key) for key in ("chosen", "rejected"))
     # Answers that are whole chats hold the prompt; "messages" beside them repeats one of the two.
     prompt = _prompt(record) if min(len(chosen), len(rejected)) == 1 else []
@@ -219,7 +219,7 @@ def _read_preference(record: Mapping[str, Any]) -> Iterator[Row]:
     yield preference_row(prompt, chosen[0].content, rejected[0].content)
 
 
-def _read_judgement(record: Mapping[str, Any]) -> Iterator[Row]:
+def _read_judgement(record: Mapping[str, object]) -> Iterator[Row]:
     key = "label" if record.get("label") is not None else "kto_tag"
     label = record[key]
     if not isinstance(label, bool):
@@ -231,7 +231,7 @@ def _read_judgement(record: Mapping[str, Any]) -> Iterator[Row]:
     yield judgement_row(messages, label=label)
 
 
-def _judged_turns(record: Mapping[str, Any]) -> list[Message]:
+def _judged_turns(record: Mapping[str, object]) -> list[Message]:
     messages = _prompt(record)
     if not messages or (len(messages) == 1 and is_empty(record.get("completion")) and is_empty(record.get("output"))):
         pair = question_and_answer(record)
@@ -243,7 +243,7 @@ def _judged_turns(record: Mapping[str, Any]) -> list[Message]:
     return with_earlier(record, messages)
 
 
-def _read_match(record: Mapping[str, Any]) -> Iterator[Row]:
+def _read_match(record: Mapping[str, object]) -> Iterator[Row]:
     if "query" in record:
         negatives = _texts(record, "neg")
         positives = _texts(record, "pos")
@@ -259,7 +259,7 @@ def _read_match(record: Mapping[str, Any]) -> Iterator[Row]:
     yield match_row(required_text(record, "anchor"), required_text(record, "positive"), negatives)
 
 
-def _read_text(record: Mapping[str, Any]) -> Iterator[Row]:
+def _read_text(record: Mapping[str, object]) -> Iterator[Row]:
     yield text_row(required_text(record, "text"))
 
 
@@ -292,7 +292,7 @@ KINDS: dict[str, RowKind] = {
 """The kinds by name."""
 
 
-def _prompt(record: Mapping[str, Any]) -> list[Message]:
+def _prompt(record: Mapping[str, object]) -> list[Message]:
     """The turns that a record gives beside its answers; none if it doesn't."""
     if record.get("messages") is not None or record.get("conversations") is not None:
         messages = parse_turns(record)
@@ -314,7 +314,7 @@ def _check_trained(answer: Message) -> None:
         raise RecordError("marks the answer that is compared as not trained; leave the row out instead.")
 
 
-def _answer(record: Mapping[str, Any], key: str) -> list[Message]:
+def _answer(record: Mapping[str, object], key: str) -> list[Message]:
     """An answer in any of its forms: a text, a message, or messages."""
     value = record[key]
     turns = [value] if isinstance(value, Mapping) else turns_in(value)
@@ -323,7 +323,7 @@ def _answer(record: Mapping[str, Any], key: str) -> list[Message]:
     return [Message("assistant", required_text(record, key))]
 
 
-def _texts(record: Mapping[str, Any], key: str) -> list[str]:
+def _texts(record: Mapping[str, object], key: str) -> list[str]:
     values = parsed_list(record.get(key))
     if is_empty(values):
         return []

@@ -124,7 +124,7 @@ class FolderTarget(Target):
     ) -> None:
         super().__init__(output, overwrite=overwrite)
         self._kind, self._row_format, self._schema = kind, row_format, schema
-        self._pending: dict[str, list[dict[str, Any]]] = {}
+        self._pending: dict[str, list[dict[str, object]]] = {}
         self._num_shards: dict[str, int] = {}
 
     def check(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llamafarm_ray.evaluation.evaluator import evaluate
@@ -14,7 +14,7 @@ __all__ = ["BenchmarkScores", "EvaluationResult", "evaluate"]
 _HOME = {"BenchmarkScores": "result", "EvaluationResult": "result", "evaluate": "evaluator"}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Results are read by programs that never evaluate, and need no torch for it.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ ANSWERS = ("answers", "accepted", "answer")
 """Names that a row's accepted answers may have."""
 
 
-def read_rows(path: Path, form: str) -> Iterator[tuple[Mapping[str, Any], str]]:
+def read_rows(path: Path, form: str) -> Iterator[tuple[Mapping[str, object], str]]:
     """Yield each row with its place for errors: a JSON object a line, or one JSON list of them.
 
     Args:
@@ -38,7 +38,7 @@ def read_rows(path: Path, form: str) -> Iterator[tuple[Mapping[str, Any], str]]:
         raise InputError(f"{path} has no questions.", hint=form)
 
 
-def texts_of(row: Mapping[str, Any], names: Sequence[str], where: str) -> tuple[str, ...]:
+def texts_of(row: Mapping[str, object], names: Sequence[str], where: str) -> tuple[str, ...]:
     """Return the texts that a row has under one of some names: a text, a number, or a list of them; () without any.
 
     Raises:

@@ -53,7 +53,7 @@ def run_on_ray(function: str, settings: Mapping[str, Any], on_progress: Report |
 
 
 def run_all_on_ray(
-    function: str, settings: Sequence[Mapping[str, Any]], on_progress: Report | None = None
+    function: str, settings: Sequence[Mapping[str, object]], on_progress: Report | None = None
 ) -> list[Any]:
     """Call a function in several Ray tasks at the same time, and return their results in order.
 
@@ -75,7 +75,7 @@ def run_all_on_ray(
     task = ray.remote(num_cpus=1, num_gpus=num_gpus, num_returns="streaming", max_retries=0)(_run)
     streams = [task.remote(function, one, len(settings), preparation()) for one in settings]
     done = [0.0] * len(streams)
-    results: dict[int, Any] = {}
+    results: dict[int, object] = {}
     try:
         while len(results) < len(streams):
             open_streams = [stream for number, stream in enumerate(streams) if number not in results]

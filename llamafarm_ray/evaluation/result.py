@@ -140,7 +140,7 @@ class EvaluationResult:
     production_metrics: dict[str, Any] | None = field(default=None)
     risk: dict[str, BenchmarkScores] = field(default_factory=dict)
     judge: dict[str, BenchmarkScores] = field(default_factory=dict)
-    contamination: dict[str, Any] | None = None
+    contamination: dict[str, object] | None = None
     questions: list[dict[str, Any]] | None = field(default=None, compare=False)
     answered: tuple[Answered, ...] = field(default=(), compare=False, repr=False)
 
@@ -227,7 +227,7 @@ class EvaluationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """The shape above, for JSON."""
-        results: dict[str, Any] = {
+        results: dict[str, object] = {
             "model_id": self.model_id,
             "timestamp": self.timestamp,
             "benchmarks": {name: scores.to_dict() for name, scores in self.benchmarks.items()},
@@ -241,7 +241,7 @@ class EvaluationResult:
         return {RESULTS: results}
 
 
-def _scores_of(section: Mapping[str, Mapping[str, Any]]) -> dict[str, BenchmarkScores]:
+def _scores_of(section: Mapping[str, Mapping[str, object]]) -> dict[str, BenchmarkScores]:
     return {name: BenchmarkScores.from_dict(scores) for name, scores in section.items()}
 
 

@@ -99,7 +99,7 @@ def render_chat(
     return text
 
 
-def _template_turn(message: Mapping[str, Any]) -> dict[str, Any]:
+def _template_turn(message: Mapping[str, Any]) -> dict[str, object]:
     """Return a turn as templates take it."""
     turn = {"role": message["role"], "content": message["content"]}
     if message.get("tool_calls"):

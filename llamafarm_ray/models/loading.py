@@ -170,7 +170,7 @@ def _max_positions(model: PreTrainedModel) -> int | None:
     return limit
 
 
-def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **options: Any) -> PreTrainedModel:
+def load_model(folder: Path, *, dtype: torch.dtype, task: Task = "causal-lm", **options: object) -> PreTrainedModel:
     """The folder's model with its weights, from safetensors only.
 
     Args:
@@ -241,7 +241,7 @@ def linear_module_names(model: PreTrainedModel) -> list[str]:
     return sorted({name.rpartition(".")[2] for name in linear_layers(model)})
 
 
-def _is_linear(module: Any) -> bool:
+def _is_linear(module: object) -> bool:
     # GPT-2's Conv1D is a linear layer with its weight transposed; peft adapts both.
     return isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
 

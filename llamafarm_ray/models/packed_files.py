@@ -79,7 +79,7 @@ def _why_not_on_cpu(packed: Mapping[str, Any]) -> str:
     return f"weights in {bits} bits beside inputs in 16" if bits else ""
 
 
-def _quantization(folder: Path) -> dict[str, Any]:
+def _quantization(folder: Path) -> dict[str, object]:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

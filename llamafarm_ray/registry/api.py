@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray import __version__
 from llamafarm_ray.errors import AccessDeniedError, ConflictError, PolicyError
@@ -138,7 +137,7 @@ class RegistryApi(ABC):
         bump: Bump = "minor",
         reason: str = "",
         idempotency_key: str | None = None,
-        **details: Any,
+        **details: object,
     ) -> VersionRecord:
         """Publish a folder's files and register them as a version.
 
@@ -225,7 +224,7 @@ class RegistryApi(ABC):
         self.submit(Approve(record_ref(record), alias), reason=reason)
         return self.state.resolve(record_ref(record))
 
-    def record_metrics(self, reference: str | ModelRef, metrics: Mapping[str, Any], *, reason: str = "") -> None:
+    def record_metrics(self, reference: str | ModelRef, metrics: Mapping[str, object], *, reason: str = "") -> None:
         """Add evaluation results to a version; they replace earlier ones of the same name."""
         self.submit(RecordMetrics(record_ref(self.resolve(reference)), metrics), reason=reason)
 

@@ -29,9 +29,9 @@ def _check_version(text: str) -> str:
     return text
 
 
-def _check_json(value: dict[str, Any]) -> dict[str, Any]:
+def _check_json(value: dict[str, Any]) -> dict[str, object]:
     """Refuse what JSON can't hold or what nobody means: not-a-number, infinities, objects, endless nesting."""
-    waiting: list[tuple[Any, int]] = [(value, 0)]
+    waiting: list[tuple[object, int]] = [(value, 0)]
     num_items = 0
     while waiting:
         item, depth = waiting.pop()

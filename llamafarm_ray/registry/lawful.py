@@ -118,7 +118,7 @@ def _authorize(state: RegistryState, change: Change, command: Command) -> None:
 
 
 @singledispatch
-def _command(event: Any, state: RegistryState) -> Command:
+def _command(event: object, state: RegistryState) -> Command:
     """The command that leads to an event."""
     raise NotImplementedError(f"{type(event).__name__} after commit {state.sequence}")
 

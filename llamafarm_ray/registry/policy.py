@@ -194,7 +194,7 @@ def _others(count: int) -> str:
     return "another principal" if count == 1 else f"{count} other principals"
 
 
-def flat_metrics(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+def flat_metrics(metrics: Mapping[str, object], prefix: str = "") -> dict[str, float]:
     """All numbers among evaluation results by dotted name, as promotion policies call them."""
     found: dict[str, float] = {}
     for name, value in metrics.items():

@@ -231,7 +231,7 @@ def _llm_config(config: Config, base: BaseModel) -> LlmConfig:
 
     deployment, needs = config.deployment, config.deployment.resources
     slots, loaded = vllm_slots(deployment)
-    engine: dict[str, Any] = {
+    engine: dict[str, object] = {
         "enable_lora": True,
         "max_loras": slots,
         "max_cpu_loras": loaded,
@@ -249,7 +249,7 @@ def _llm_config(config: Config, base: BaseModel) -> LlmConfig:
     if (traces := _traces(config)) is not None:
         engine["otlp_traces_endpoint"] = traces
     env = {**_engine_env(config), **_ONE_LOOP_ENV, "VLLM_NO_USAGE_STATS": "1", "VLLM_COMPUTE_NANS_IN_LOGITS": "1"}
-    actor: dict[str, Any] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
+    actor: dict[str, object] = {"num_cpus": 0}  # the engine's own bundle is what takes CPUs and GPUs
     if needs.memory is not None:
         actor["memory"] = needs.memory.num_bytes
     bundle: dict[str, float] = {"CPU": needs.cpu or 1}

@@ -52,14 +52,14 @@ def open_uri(uri: str, *, is_patient: bool = False) -> tuple[Any, str]:
     return fs, root
 
 
-def _options(uri: str, num_requests: int) -> dict[str, Any]:
+def _options(uri: str, num_requests: int) -> dict[str, object]:
     """Return the patience that an object store gets; nothing for other URIs."""
     if not uri.startswith(("s3://", "s3a://")):
         return {}
     from aiobotocore.session import AioSession  # half a second, for those who need it
     from botocore.handlers import add_expect_header
 
-    config: dict[str, Any] = {
+    config: dict[str, object] = {
         "connect_timeout": _CONNECT_TIMEOUT_S,
         "read_timeout": _READ_TIMEOUT_S,
         "connector_args": {"socket_factory": _socket},
@@ -73,7 +73,7 @@ def _options(uri: str, num_requests: int) -> dict[str, Any]:
 
 
 @functools.cache
-def _service_descriptions(data_path: str | None) -> Any:
+def _service_descriptions(data_path: str | None) -> object:
     """Return botocore's reader of service descriptions, shared: parsing S3's takes each new client 0.1 s."""
     from botocore.loaders import create_loader
 

@@ -76,7 +76,7 @@ def read_tensor_list(file: BinaryIO, size_bytes: int, *, shown: str) -> tuple[Te
         ) from None
 
 
-def _read_header(file: BinaryIO, size_bytes: int) -> tuple[dict[str, Any], int]:
+def _read_header(file: BinaryIO, size_bytes: int) -> tuple[dict[str, object], int]:
     prefix = file.read(_PREFIX_BYTES)
     if len(prefix) < _PREFIX_BYTES:
         raise ValueError(f"it has {len(prefix)} bytes")
@@ -133,7 +133,7 @@ def _are_sizes(values: object) -> TypeGuard[list[int]]:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < _MAX_SIZE for value in values)
 
 
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) != len(pairs):
         raise ValueError("its header has a key twice")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from llamafarm_ray.training.branching import BeginWith
@@ -38,7 +38,7 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # Ray imports this package in every process that unpickles a function of ours; most need a part of it only.
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

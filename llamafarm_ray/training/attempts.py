@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray.train import UserCallback
@@ -27,7 +27,7 @@ class EndOfAttempts(UserCallback):  # type: ignore[misc]  # ray has no types
     def __init__(self, channel: ActorHandle) -> None:
         self._channel = channel
 
-    def after_exception(self, run_context: Any, worker_exceptions: Mapping[int, Exception]) -> None:
+    def after_exception(self, run_context: object, worker_exceptions: Mapping[int, Exception]) -> None:
         """Called by the controller; what it raises ends the run."""
         del run_context, worker_exceptions
         failure = ray.get(self._channel.lost.remote())

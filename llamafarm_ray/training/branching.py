@@ -7,7 +7,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.config.fine_tuning import CHANGEABLE_MIDWAY
 from llamafarm_ray.errors import ConflictError, InputError, StorageError
@@ -35,7 +34,7 @@ class BeginWith:
     step: int
 
 
-def branch(facts: Mapping[str, Any], store: CheckpointStore, begin_with: BeginWith) -> None:
+def branch(facts: Mapping[str, object], store: CheckpointStore, begin_with: BeginWith) -> None:
     """Copy another run's checkpoint into a run that has none.
 
     Args:

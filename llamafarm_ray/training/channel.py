@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import ray
 
@@ -260,7 +260,7 @@ class ProgressReporter:
         self._interval_s = interval_s
         self._held: list[Progress] = []
         self._sent_at = time.monotonic()
-        self._answer: Any = None
+        self._answer: object = None
 
     def step(self, progress: Progress) -> None:
         """Note a step, and send what has gathered when it is time."""

@@ -126,5 +126,5 @@ def peak_flops_per_s(device_name: str, precision: str) -> float | None:
 @functools.cache
 def _table() -> list[dict[str, Any]]:
     text = importlib.resources.files(__package__).joinpath("peak_flops.json").read_text(encoding="utf-8")
-    devices: list[dict[str, Any]] = json.loads(text)["devices"]
+    devices: list[dict[str, object]] = json.loads(text)["devices"]
     return devices

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
@@ -36,9 +36,9 @@ class TrainedLogits:
     sequence: torch.Tensor
 
 
-def inputs_of(batch: Batch) -> dict[str, Any]:
+def inputs_of(batch: Batch) -> dict[str, object]:
     """The keyword arguments with which a transformers model reads a batch."""
-    inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    inputs: dict[str, object] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
     if batch.bounds is not None:
         inputs |= {
             "position_ids": batch.position_ids,

@@ -92,7 +92,7 @@ class ObserverSettings:
 
     @classmethod
     def of(
-        cls, config: Config, *, run_id: str, facts: Mapping[str, Any] | None = None, reasons: Sequence[str] = ()
+        cls, config: Config, *, run_id: str, facts: Mapping[str, object] | None = None, reasons: Sequence[str] = ()
     ) -> Self:
         """Choose and check, in the driver.
 
@@ -118,7 +118,9 @@ class ObserverSettings:
             traces=(traces_endpoint(config.deployment.otlp_traces_endpoint, os.environ), traceparent()),
         )
 
-    def page(self, history: History, outcome: Outcome, message: str, facts: Mapping[str, Any] | None = None) -> RunPage:
+    def page(
+        self, history: History, outcome: Outcome, message: str, facts: Mapping[str, object] | None = None
+    ) -> RunPage:
         """The report of a run that has ended.
 
         Args:
@@ -188,7 +190,7 @@ class Observers:
         self._step = steps_done
         self._watch = _rebuilt_watch(settings.monitoring, history)
         self._delivery = Delivery(settings.destinations.channels(), warn=self._warn)
-        self._lines: Background[Mapping[str, Any]] = Background(
+        self._lines: Background[Mapping[str, object]] = Background(
             "The run's history",
             lambda: open_lines(
                 folder / HISTORY_FILE, keep=lambda one: steps_done > 0 and one.get("step", 0) <= steps_done
@@ -282,7 +284,7 @@ class Observers:
         with self._lock:
             self._live()
 
-    def finish(self, facts: Mapping[str, Any] | None = None) -> None:
+    def finish(self, facts: Mapping[str, object] | None = None) -> None:
         """The run has succeeded, or ended early as asked. Waits a bounded time for what is on its way.
 
         Args:
@@ -301,7 +303,7 @@ class Observers:
         """Let go. Nothing is marked as ended where neither `finish` nor `fail` was called."""
         self._end("interrupted", {}, "")
 
-    def _end(self, outcome: Outcome, facts: Mapping[str, Any], message: str) -> None:
+    def _end(self, outcome: Outcome, facts: Mapping[str, object], message: str) -> None:
         with self._lock:
             if self._is_closed:
                 return
@@ -325,7 +327,7 @@ class Observers:
         if outcome in {"finished", "stopped"}:
             self._write_report(outcome, facts, message)
 
-    def _write_report(self, outcome: Outcome, facts: Mapping[str, Any], message: str) -> None:
+    def _write_report(self, outcome: Outcome, facts: Mapping[str, object], message: str) -> None:
         page = self._settings.page(self._history, outcome, message, facts)
         try:
             write_report(self._folder / REPORT_FILE, page)

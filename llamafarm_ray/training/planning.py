@@ -251,7 +251,7 @@ def _setup(config: Config, chosen: Choices, workers: WorkerResources, train: Tok
     )
 
 
-def _facts(config: Config, chosen: Choices, batches: _Batches, *, rows: str, base_digest: str) -> dict[str, Any]:
+def _facts(config: Config, chosen: Choices, batches: _Batches, *, rows: str, base_digest: str) -> dict[str, object]:
     """Everything that decides what is learnt."""
     tuning = config.fine_tuning
     return {

@@ -20,7 +20,7 @@ SHUFFLE_ROWS = 16_384
 """Rows that are shuffled together in every epoch but the first; more memory buys a wider shuffle."""
 
 
-def read_epoch(rows: Any, epoch: int, skip: int, *, seed: int, buffer_rows: int = SHUFFLE_ROWS) -> Iterator[Row]:
+def read_epoch(rows: object, epoch: int, skip: int, *, seed: int, buffer_rows: int = SHUFFLE_ROWS) -> Iterator[Row]:
     """Stream the rows of all workers in the order of an epoch.
 
     The first epoch takes them as they lie, which is random already; later ones shuffle within a buffer, whose bounds

@@ -314,7 +314,7 @@ def _make_trainer(plan: Plan, channel: ActorHandle) -> ray.train.torch.TorchTrai
     )
 
 
-def _describe(config: Config, plan: Plan, outcome: WorkerOutcome, lineage: Mapping[str, Any]) -> TrainingResult:
+def _describe(config: Config, plan: Plan, outcome: WorkerOutcome, lineage: Mapping[str, object]) -> TrainingResult:
     job = plan.job
     metrics = {"train_loss": outcome.losses[-1]}
     if outcome.validation_loss is not None:

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.errors import ConflictError, StorageError
 from llamafarm_ray.storage import Location
@@ -21,7 +20,7 @@ __all__ = ["continue_or_begin", "end_publication", "has_checkpoint"]
 
 def continue_or_begin(
     job: TrainingJob,
-    facts: Mapping[str, Any],
+    facts: Mapping[str, object],
     store: CheckpointStore,
     note: Callable[[str], None],
     *,
@@ -68,7 +67,7 @@ def continue_or_begin(
 
 def end_publication(
     folder: RunFolder, output: Path, note: Callable[[str], None]
-) -> tuple[TrainingResult, dict[str, Any] | None] | None:
+) -> tuple[TrainingResult, dict[str, object] | None] | None:
     """End an earlier run that was killed while its output took its place: its result, and what decided it."""
     try:
         result = finish_publication(folder, output)

@@ -79,7 +79,7 @@ def run_worker(settings: dict[str, Any]) -> WorkerOutcome | None:
 
 
 def _run_reported(
-    job: TrainingJob, channel: ActorHandle, rows: Mapping[str, Any], rank: int, num_workers: int
+    job: TrainingJob, channel: ActorHandle, rows: Mapping[str, object], rank: int, num_workers: int
 ) -> WorkerOutcome:
     """Run the job, and tell the channel what no other try can mend."""
     heartbeat = Heartbeat(channel, _attempt(channel, rank, num_workers), rank)
@@ -116,7 +116,9 @@ class _Run:
         heartbeat: this worker's.
     """
 
-    def __init__(self, job: TrainingJob, channel: ActorHandle, rows: Mapping[str, Any], heartbeat: Heartbeat) -> None:
+    def __init__(
+        self, job: TrainingJob, channel: ActorHandle, rows: Mapping[str, object], heartbeat: Heartbeat
+    ) -> None:
         quiet_libraries()
         self._job = job
         self._channel = channel

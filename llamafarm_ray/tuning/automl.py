@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.config import Domain
 from llamafarm_ray.tuning.plan import Suggestion
@@ -76,7 +76,7 @@ def automatic_space(
     domains = {key: domain for key, domain in domains.items() if key not in taken}
     if taken:
         reasons.append(f"As you set them: {', '.join(sorted(taken))}.")
-    common: dict[str, Any] = {_METHOD: methods[0], _RANK: 16, _MODULES: "all-linear", _SCHEDULE: "cosine"}
+    common: dict[str, object] = {_METHOD: methods[0], _RANK: 16, _MODULES: "all-linear", _SCHEDULE: "cosine"}
     rate = 2e-4 if methods[0] != "full" else 2e-5
     first = [
         Suggestion({**common, _RATE: rate, _EPOCHS: float(epochs[0])}, "the usual settings, briefly"),

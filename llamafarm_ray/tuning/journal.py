@@ -135,12 +135,12 @@ class Journal:
         self._write({"event": "session"})
         return earlier is not None
 
-    def started(self, number: int, values: Mapping[str, Any], why: str = "") -> Record:
+    def started(self, number: int, values: Mapping[str, object], why: str = "") -> Record:
         """A trial begins."""
         self._write({"event": "trial", "trial": number, "values": dict(values), "why": why})
         return self.records[number]
 
-    def branched(self, number: int, values: Mapping[str, Any], *, parent: Record, instead_of: Record) -> Record:
+    def branched(self, number: int, values: Mapping[str, object], *, parent: Record, instead_of: Record) -> Record:
         """A trial begins with the weights that ``parent`` had at the last comparison of ``instead_of``."""
         point = max(instead_of.points)
         why = f"In place of {instead_of.name}, from the weights of {parent.name} at comparison {point}."
@@ -148,7 +148,7 @@ class Journal:
         self._write({"event": "trial", "trial": number, "values": dict(values), "why": why, **place})
         return self.records[number]
 
-    def invalid(self, number: int, values: Mapping[str, Any], reason: str) -> None:
+    def invalid(self, number: int, values: Mapping[str, object], reason: str) -> None:
         """Values that break a rule were proposed."""
         self._write({"event": "invalid", "trial": number, "values": dict(values), "reason": reason})
 
@@ -172,7 +172,7 @@ class Journal:
         found = {"value": value, "metrics": known, "seconds": round(seconds, 3), "reason": reason}
         self._write({"event": "end", "trial": number, "state": str(state), **found})
 
-    def _write(self, entry: Mapping[str, Any]) -> None:
+    def _write(self, entry: Mapping[str, object]) -> None:
         """Append one line; it is on disk when this returns.
 
         Raises:
@@ -242,12 +242,12 @@ def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _tuples(value: Any) -> Any:
+def _tuples(value: object) -> object:
     """Lists as tuples, as a domain's values are."""
     return tuple(_tuples(one) for one in value) if isinstance(value, list) else value
 
 
-def _entries(path: Path) -> Iterator[dict[str, Any]]:
+def _entries(path: Path) -> Iterator[dict[str, object]]:
     if not path.is_file():
         return
     with path.open(encoding="utf-8", errors="replace") as file:

@@ -174,7 +174,7 @@ class Planner:
         self._end("every combination that was proposed had been tried already")
         return None
 
-    def _begin(self, values: Mapping[str, Any], why: str = "") -> Task | None:
+    def _begin(self, values: Mapping[str, object], why: str = "") -> Task | None:
         """Begin a trial with these values, unless it is there already or breaks a rule."""
         point, number = self._space.point(values), len(self._journal.records)
         if any(record.values == point.values for record in self._journal.records.values()):

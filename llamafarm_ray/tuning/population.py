@@ -79,7 +79,7 @@ class Population:
         num_best = max(1, math.floor((len(there) + 1) * self.quantile + 1e-9))
         return self._chance(gone.number, "parent").choice(ranked[:num_best])
 
-    def explore(self, parent: Record, space: Space, number: int, attempt: int) -> dict[str, Any]:
+    def explore(self, parent: Record, space: Space, number: int, attempt: int) -> dict[str, object]:
         """A parent's settings, changed.
 
         Args:
@@ -91,7 +91,7 @@ class Population:
         rng = self._chance(number, attempt)
         return {key: self._changed(space.domains[key], value, rng) for key, value in parent.values.items()}
 
-    def _changed(self, domain: Domain, value: Any, rng: random.Random) -> Any:
+    def _changed(self, domain: Domain, value: Any, rng: random.Random) -> object:
         if rng.random() < self.resample_probability:
             return sample(domain, rng)
         if domain.is_list:

@@ -169,16 +169,16 @@ class _Proposals(Searcher):  # type: ignore[misc]  # Ray has no types
     def __reduce__(self) -> tuple[type[Searcher], tuple[()]]:
         return Searcher, ()
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: Any, **spec: Any) -> bool:
+    def set_search_properties(self, metric: str | None, mode: str | None, config: object, **spec: object) -> bool:
         del metric, mode, config, spec
         return True
 
-    def suggest(self, trial_id: str) -> Any:
+    def suggest(self, trial_id: str) -> object:
         del trial_id
         begins = self._watch.begin()
         return Searcher.FINISHED if begins is None and not self._watch.is_waiting else begins
 
-    def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: object = None, error: bool = False) -> None:
         """The callback learns the same."""
 
     def save(self, checkpoint_path: str) -> None:
@@ -197,7 +197,7 @@ class _Callback(tune.Callback):  # type: ignore[misc]  # likewise
     def __reduce__(self) -> tuple[type[tune.Callback], tuple[()]]:
         return tune.Callback, ()
 
-    def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
+    def on_step_end(self, iteration: int, trials: object, **info: object) -> None:
         del iteration, trials, info
         self._watch.show(now=False)
 
@@ -223,7 +223,7 @@ class _AtTheEnd(tune.Stopper):  # type: ignore[misc]  # likewise
     def __reduce__(self) -> tuple[type[tune.Stopper], tuple[()]]:
         return tune.Stopper, ()
 
-    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+    def __call__(self, trial_id: str, result: Mapping[str, object]) -> bool:
         del trial_id, result
         return False
 

@@ -36,7 +36,7 @@ class Searcher(ABC):
         self._seed = seed
 
     @abstractmethod
-    def propose(self, number: int, attempt: int) -> dict[str, Any] | None:
+    def propose(self, number: int, attempt: int) -> dict[str, object] | None:
         """Values for a trial; None if there are no more.
 
         Args:
@@ -56,7 +56,7 @@ class Searcher(ABC):
 class RandomSearch(Searcher):
     """Independent draws; what trial 17 draws depends on the seed and 17 alone."""
 
-    def propose(self, number: int, attempt: int) -> dict[str, Any] | None:
+    def propose(self, number: int, attempt: int) -> dict[str, object] | None:
         """See `Searcher.propose`."""
         rng = random.Random(f"{self._seed}/{number}/{attempt}")
         return {key: sample(domain, rng) for key, domain in self._space.domains.items()}
@@ -69,7 +69,7 @@ class GridSearch(Searcher):
         super().__init__(space, seed)
         self._points = space.grid()
 
-    def propose(self, number: int, attempt: int) -> dict[str, Any] | None:
+    def propose(self, number: int, attempt: int) -> dict[str, object] | None:
         """See `Searcher.propose`."""
         del number, attempt
         return next(self._points, None)
@@ -100,7 +100,7 @@ class OptunaSearch(Searcher):
             )
         return optuna.create_study(direction=self._direction, sampler=sampler)
 
-    def propose(self, number: int, attempt: int) -> dict[str, Any] | None:
+    def propose(self, number: int, attempt: int) -> dict[str, object] | None:
         """See `Searcher.propose`; where the sampler insists on what was tried already, a random draw."""
         if number in self._asked:
             self._study.tell(self._asked.pop(number), state=TrialState.FAIL)
@@ -161,13 +161,13 @@ def _distribution(domain: Domain) -> BaseDistribution:
     return FloatDistribution(low, high, log=domain.kind == "log_uniform")
 
 
-def _value(domain: Domain, found: Any) -> Any:
+def _value(domain: Domain, found: Any) -> object:
     if domain.is_list:
         return domain.values[found]
     return float(f"{found:.6g}") if isinstance(found, float) else found
 
 
-def _param(domain: Domain, value: Any) -> Any:
+def _param(domain: Domain, value: object) -> object:
     if not domain.is_list:
         return value
     return next(index for index, one in enumerate(domain.values) if one == value and type(one) is type(value))

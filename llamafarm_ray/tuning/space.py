@@ -85,10 +85,10 @@ class Space:
         order = sorted(found, key=lambda key: key.count("."))  # the method before its parameters
         return cls({key: found[key] for key in order}, base_table(config))
 
-    def point(self, values: Mapping[str, Any]) -> Point:
+    def point(self, values: Mapping[str, object]) -> Point:
         """The configuration with some values of the searched keys; a rule that they break is told, not raised."""
         table = copy.deepcopy(dict(self.base))
-        used: dict[str, Any] = {}
+        used: dict[str, object] = {}
         known = _try(table)
         for key in (key for key in self.domains if key in values):
             if known is not None and _is_unused(known, key):
@@ -126,7 +126,7 @@ class Space:
 
 def base_table(config: Config) -> dict[str, Any]:
     """Return the values that a configuration sets, without its defaults and its sweep."""
-    table: dict[str, Any] = config.model_dump(mode="json", exclude_unset=True, exclude={"tuning"})
+    table: dict[str, object] = config.model_dump(mode="json", exclude_unset=True, exclude={"tuning"})
     return table
 
 
@@ -214,7 +214,7 @@ def _wrong_values(key: str, domain: Domain) -> Iterator[str]:
         yield f"takes whole numbers; use {'log_int' if domain.kind == 'log_uniform' else 'int'}."
 
 
-def _types_of(annotation: Any) -> Iterator[Any]:
+def _types_of(annotation: object) -> Iterator[object]:
     """Yield the types that an annotation is made of: ``int`` of ``Literal["auto"] | Annotated[int, Field(ge=1)]``."""
     inner = get_args(annotation)
     if get_origin(annotation) is Literal or not inner:
@@ -226,7 +226,7 @@ def _types_of(annotation: Any) -> Iterator[Any]:
             yield from _types_of(each)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Tuples as lists, as in a file."""
     return [_plain(one) for one in value] if isinstance(value, tuple) else value
 
@@ -242,7 +242,7 @@ def _put(table: dict[str, Any], key: str, value: Any) -> None:
     here[name] = _plain(value)
 
 
-def _try(table: Mapping[str, Any]) -> Config | None:
+def _try(table: Mapping[str, object]) -> Config | None:
     try:
         return parse_config(table)
     except ConfigError:
@@ -252,7 +252,7 @@ def _try(table: Mapping[str, Any]) -> Config | None:
 def _is_unused(config: Config, key: str) -> bool:
     """Return True if a section marks a key as unused beside its other values."""
     path = parse_path(key)
-    here: Any = config
+    here: object = config
     for depth, name in enumerate(path):
         if isinstance(here, Section) and ".".join(path[depth:]) in here.unused():
             return True

@@ -58,7 +58,7 @@ def trainable(run_trial: RunTrial) -> Callable[[dict[str, Any]], None]:
     """
     pickled = ray.cloudpickle.dumps(run_trial)  # opened where it trains: it brings torch and all models along
 
-    def trial(settings: dict[str, Any]) -> None:
+    def trial(settings: Mapping[str, object]) -> None:
         actor = ray.remote(_TrialActor).options(num_cpus=0, max_concurrency=2, scheduling_strategy="DEFAULT")
         driver = actor.remote(pickled, settings["config"], settings["place"])
         run = driver.run.remote()

@@ -82,7 +82,7 @@ class AuditEntry:
 
     def to_dict(self) -> dict[str, Any]:
         """The same for programs."""
-        shown: dict[str, Any] = {column: getattr(self, column) for column in _COLUMNS}
+        shown: dict[str, object] = {column: getattr(self, column) for column in _COLUMNS}
         event = self.event.model_dump(mode="json", exclude={"token_digest"})
         return {**shown, "time": self.time.isoformat(), "refused": self.refused, "event": event}
 

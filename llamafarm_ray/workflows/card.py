@@ -33,9 +33,9 @@ def model_card(registry: RegistryApi, reference: str) -> str:
     return f"---\n{head}---\n\n{body}\n"
 
 
-def _head(record: VersionRecord) -> dict[str, Any]:
+def _head(record: VersionRecord) -> dict[str, object]:
     registered = record.registered
-    found: dict[str, Any] = {
+    found: dict[str, object] = {
         "license": record.license.lower() or "unknown",
         "base_model": registered.base_model or None,
         "library_name": "peft" if registered.kind is ModelKind.ADAPTER else "transformers",
@@ -46,7 +46,7 @@ def _head(record: VersionRecord) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
-def _index(record: VersionRecord) -> list[dict[str, Any]]:
+def _index(record: VersionRecord) -> list[dict[str, object]]:
     results = [
         {
             "task": {"type": "text-generation"},
@@ -152,13 +152,13 @@ def _benchmarks(record: VersionRecord, section: str = "benchmarks") -> Mapping[s
     return {str(name): scores for name, scores in found.items() if isinstance(scores, Mapping)}
 
 
-def _baseline(scores: Mapping[str, Any], metric: str) -> str:
+def _baseline(scores: Mapping[str, object], metric: str) -> str:
     before = scores.get("baseline")
     value = before.get(metric) if isinstance(before, Mapping) else None
     return f"{value:.4g}" if _is_number(value) else ""
 
 
-def _comparisons(scores: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _comparisons(scores: Mapping[str, object]) -> dict[str, Mapping[str, Any]]:
     """Return the comparisons of a benchmark's metrics that have the form of `evaluate`'s."""
     found = scores.get("comparison")
     known = found.items() if isinstance(found, Mapping) else ()
@@ -169,7 +169,7 @@ def _section(title: str, body: str) -> str:
     return f"## {title}\n\n{body}" if body else ""
 
 
-def _pairs(values: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _pairs(values: Mapping[str, object]) -> list[tuple[str, str]]:
     return [(str(name), str(value)) for name, value in sorted(values.items())]
 
 

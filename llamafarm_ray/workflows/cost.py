@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
@@ -130,7 +130,7 @@ def _add_storage(registry: RegistryApi, name: str, row: CostRow, begin: dt.datet
         row.gib_months += size_bytes / _GIB * seconds / _MONTH_S
 
 
-def cost_dict(report: CostReport) -> dict[str, Any]:
+def cost_dict(report: CostReport) -> dict[str, object]:
     """Return a report as plain values."""
     rows = [
         {

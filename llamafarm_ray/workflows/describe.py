@@ -82,7 +82,7 @@ def files_of(registry: RegistryApi, record: VersionRecord) -> tuple[FileEntry, .
     return registry.content.manifest(Digest(record.registered.manifest)).files
 
 
-def as_dict(record: VersionRecord, aliases: tuple[str, ...]) -> dict[str, Any]:
+def as_dict(record: VersionRecord, aliases: tuple[str, ...]) -> dict[str, object]:
     """Return a version for programs: its fields as registered, and what they have become.
 
     ``approvals`` names everybody who gave one; :func:`describe` those whose approval counts.

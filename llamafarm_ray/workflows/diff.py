@@ -102,13 +102,13 @@ def diff(registry: RegistryApi, left: str, right: str, *, at: dt.datetime | None
     )
 
 
-def _fields(record: VersionRecord) -> dict[str, Any]:
+def _fields(record: VersionRecord) -> dict[str, object]:
     known = as_dict(record, ())
     return {name: known[name] for name in _FIELDS}
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    found: dict[str, object] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{name}.")
@@ -121,9 +121,9 @@ def _by_path(files: tuple[FileEntry, ...] | None) -> dict[str, tuple[int, str]]:
     return {file.path: (file.size_bytes, str(file.digest)) for file in files or ()}
 
 
-def _pairs(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[Changed, ...]:
+def _pairs(left: Mapping[str, object], right: Mapping[str, object]) -> tuple[Changed, ...]:
     return tuple(Changed(name, left.get(name), right.get(name)) for name in sorted({*left, *right}))
 
 
-def _changed(left: Mapping[str, Any], right: Mapping[str, Any]) -> tuple[Changed, ...]:
+def _changed(left: Mapping[str, object], right: Mapping[str, object]) -> tuple[Changed, ...]:
     return tuple(pair for pair in _pairs(left, right) if pair.left != pair.right)

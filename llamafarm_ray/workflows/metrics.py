@@ -31,7 +31,7 @@ _TELLING = ("accuracy", "acc", "f1", "exact_match", "score", "rouge_l", "bleu", 
 """Endings of metrics to show in lists: the first that one of a version's results has."""
 
 
-def main_metric(metrics: Mapping[str, Any]) -> tuple[str, float] | None:
+def main_metric(metrics: Mapping[str, object]) -> tuple[str, float] | None:
     """The result that says most, by dotted name; ``None`` where nothing was measured."""
     flat = {name: value for name, value in flat_metrics(metrics).items() if not _APART & {*name.split(".")}}
     for ending in _TELLING:
@@ -99,7 +99,7 @@ def _is_result(value: object) -> TypeGuard[Mapping[str, Any]]:
     )
 
 
-def write_json(value: Mapping[str, Any], path: Path) -> None:
+def write_json(value: Mapping[str, object], path: Path) -> None:
     """Write a result as JSON, whole or not at all.
 
     Raises:
@@ -128,7 +128,7 @@ def read_metrics(path: Path) -> dict[str, Any]:
     return metrics
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """The JSON object in a file.
 
     Raises:

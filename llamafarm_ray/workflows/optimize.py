@@ -278,7 +278,7 @@ def _words(arm: Settings) -> str:
     return ", ".join(part for part in (f"{form} in engine {arm.engine}", arm.dtype or "", threads) if part)
 
 
-def _trial_row(trial: Trial[Settings]) -> dict[str, Any]:
+def _trial_row(trial: Trial[Settings]) -> dict[str, object]:
     arm = trial.arm
     return {
         "model": arm.form.reference,

@@ -321,7 +321,7 @@ def read_run_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, object]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

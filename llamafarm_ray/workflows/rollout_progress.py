@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.registry import RegistryApi, RolloutRecord, RolloutStatus
 from llamafarm_ray.workflows.rollouts import rollout_dict
@@ -99,7 +99,7 @@ def lasted_s(rollout: RolloutRecord, now: dt.datetime) -> float:
     return max(0.0, (end - rollout.step_since).total_seconds())
 
 
-def progress_dict(rollout: RolloutRecord, heard: Heard, now: dt.datetime) -> dict[str, Any]:
+def progress_dict(rollout: RolloutRecord, heard: Heard, now: dt.datetime) -> dict[str, object]:
     """A rollout and how it goes, for programs.
 
     ``progress`` is ``None`` where no controller told, and ``progress_trouble`` then says why.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.registry import RegistryApi, RolloutRecord, check_alias, check_name
 from llamafarm_ray.registry.access import Action
@@ -86,7 +84,7 @@ def rollouts(
     return sorted(found, key=lambda record: record.changes[0].time, reverse=True)
 
 
-def rollout_dict(record: RolloutRecord) -> dict[str, Any]:
+def rollout_dict(record: RolloutRecord) -> dict[str, object]:
     """A rollout for programs."""
     return {
         "id": record.id,

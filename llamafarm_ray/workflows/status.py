@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamafarm_ray.registry import RegistryApi, RolloutRecord
 from llamafarm_ray.registry.access import Action
@@ -182,7 +182,7 @@ def _order(ref: str) -> tuple[str, object]:
     return parsed.name, parsed.version
 
 
-def status_dict(status: Status) -> dict[str, Any]:
+def status_dict(status: Status) -> dict[str, object]:
     """A status as plain values, for programs."""
     return {
         "applications": [
@@ -223,7 +223,7 @@ def status_dict(status: Status) -> dict[str, Any]:
     }
 
 
-def _numbers(seen: Seen) -> dict[str, Any]:
+def _numbers(seen: Seen) -> dict[str, object]:
     """The last minute."""
     return {
         "requests_per_s": round(seen.requests_per_s, 3),

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import yaml
 
@@ -377,7 +377,7 @@ def _fitting_methods(config: Config, registry: RegistryApi) -> list[str]:
 
 
 def _is_set(config: Config, key: str) -> bool:
-    here: Any = base_table(config)
+    here: object = base_table(config)
     for name in key.split("."):
         if not isinstance(here, dict) or name not in here:
             return False

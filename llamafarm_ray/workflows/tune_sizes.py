@@ -66,7 +66,7 @@ def with_sizes(config: Config, *, num_rows: int, passes: int) -> Config:
     return config.model_copy(update={"fine_tuning": tuning.model_copy(update={"training": training})})
 
 
-def _ends(space: Space, key: str, set_to: Any) -> Sequence[Any]:
+def _ends(space: Space, key: str, set_to: object) -> Sequence[Any]:
     """Return the values of a key where it is searched (a range's ends), else what it is set to; `auto` is that too."""
     domain = space.domains.get(key)
     if domain is None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.registry import open_registry
@@ -71,7 +71,7 @@ def run_trial(settings: TrialSettings, config: Config, place: Place, report: Rep
 def _with_points(config: Config, points: Points, every: int, *, keep_all: bool) -> Config:
     """A configuration that measures and stores where trials are compared."""
     training = config.fine_tuning.training
-    update: dict[str, Any] = {"evaluate_every_steps": every}
+    update: dict[str, object] = {"evaluate_every_steps": every}
     if keep_all:
         update |= {"checkpoint_every_steps": every, "keep_checkpoints": points.count + 1, "checkpoint_location": None}
     elif training.checkpoint_every_steps is None:

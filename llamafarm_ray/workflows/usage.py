@@ -6,7 +6,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Literal
 
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
@@ -145,7 +145,7 @@ def _add_storage(registry: RegistryApi, rows: dict[str, UsageRow], by: By) -> No
             rows[name].storage_bytes += record.registered.size_bytes
 
 
-def usage_dict(report: UsageReport) -> dict[str, Any]:
+def usage_dict(report: UsageReport) -> dict[str, object]:
     """Return a report as plain values."""
     rows = [
         {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.config.alias import NOTHING, Alias, AliasRefusalError, Undecided
 from llamafarm_ray.config.aliases.names import (
@@ -27,7 +27,7 @@ _NOT_4_BIT = Undecided(
 _NO_8_BIT = "8-bit base weights are not available; use 4 bits (method qlora), or none (method lora)"
 
 
-def _layer_names(value: Any) -> Any:
+def _layer_names(value: object) -> object:
     """LLaMA-Factory writes lists of layers as one text with commas, and ``all`` for every linear layer."""
     if not isinstance(value, str):
         return value

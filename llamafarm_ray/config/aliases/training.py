@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from llamafarm_ray.config.alias import NOTHING, Alias, AliasRefusalError
 from llamafarm_ray.config.aliases.names import (
     AXOLOTL,
@@ -26,7 +24,7 @@ _NO_PACKING = (
 _NO_PATH = "must name a ZeRO stage such as zero2 (fine_tuning.distributed.strategy); a DeepSpeed file is not read"
 
 
-def _stage(value: Any) -> Any:
+def _stage(value: object) -> object:
     """DeepSpeed's stages have many names, which all end in the stage's number."""
     known = {
         f"{form}{stage}" for form in ("zero", "zero_", "stage", "stage_", "deepspeed_stage_") for stage in (1, 2, 3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from llamafarm_ray.data.conversations.zendesk import is_ticket, ticket_turns
 from llamafarm_ray.data.feedback import Feedback
@@ -31,11 +30,11 @@ def as_chat(record: object) -> object:
     return _with_response(record)
 
 
-def _chat(turns: Sequence[Message]) -> dict[str, Any]:
+def _chat(turns: Sequence[Message]) -> dict[str, object]:
     return {"messages": [turn.to_turn() for turn in turns]}
 
 
-def _feedback(record: Mapping[str, Any]) -> object:
+def _feedback(record: Mapping[str, object]) -> object:
     """Return a chat with the answer that a user liked, or wrote instead."""
     try:
         said = Feedback.of(record)
@@ -48,7 +47,7 @@ def _feedback(record: Mapping[str, Any]) -> object:
     return _chat((*said.messages, Message("assistant", said.answer)))
 
 
-def _with_response(record: Mapping[str, Any]) -> object:
+def _with_response(record: Mapping[str, object]) -> object:
     """Return the chat of a logged request with its response, as OpenAI's API has them; another record as it is."""
     request, response = record.get("request"), record.get("response")
     if not isinstance(request, Mapping) or not isinstance(response, Mapping):

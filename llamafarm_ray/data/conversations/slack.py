@@ -61,7 +61,7 @@ def slack_conversations(
         yield document, _threads(messages, people, document, digest)
 
 
-def _read(path: str, files: Files, skip: Callable[[str, str], None]) -> tuple[bytes, list[Any]]:
+def _read(path: str, files: Files, skip: Callable[[str, str], None]) -> tuple[bytes, list[object]]:
     """Return the content of a file, and the list in it; nothing of one that can't be read."""
     try:
         content = files[path]()
@@ -134,11 +134,11 @@ def _is_sound(message: object) -> bool:
     return all(field is None or isinstance(field, str) for field in fields)
 
 
-def _author(message: Mapping[str, Any]) -> str:
+def _author(message: Mapping[str, object]) -> str:
     return str(message.get("user") or message.get("bot_id") or message.get("username") or "")
 
 
-def _text(message: Mapping[str, Any], people: Mapping[str, str]) -> str:
+def _text(message: Mapping[str, object], people: Mapping[str, str]) -> str:
     """Return the text of a message without Slack's markup: names for people and channels, labels for links."""
 
     def plain(match: re.Match[str]) -> str:

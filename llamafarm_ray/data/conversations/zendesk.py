@@ -14,7 +14,7 @@ from llamafarm_ray.data.rows import Message
 __all__ = ["is_ticket", "ticket_turns"]
 
 
-def is_ticket(record: Mapping[str, Any]) -> bool:
+def is_ticket(record: Mapping[str, object]) -> bool:
     """Return True if a record is a ticket, or holds one beside its comments."""
     return isinstance(record.get("comments"), list) and (
         "requester_id" in record or isinstance(record.get("ticket"), Mapping)
@@ -38,7 +38,7 @@ def ticket_turns(record: Mapping[str, Any]) -> tuple[Message, ...]:
     return turns_of(said)
 
 
-def _body(comment: Mapping[str, Any]) -> str:
+def _body(comment: Mapping[str, object]) -> str:
     return _clean(comment.get("plain_body") or comment.get("body"))
 
 

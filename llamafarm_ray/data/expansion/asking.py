@@ -96,7 +96,7 @@ class EndpointExpander:
         return [texts[0] if isinstance(texts, list) and texts else None for texts in found]
 
     def _ask(
-        self, prompts: Sequence[tuple[str, str]], fields: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Any]
+        self, prompts: Sequence[tuple[str, str]], fields: Mapping[str, object], read: Callable[[Mapping[str, Any]], Any]
     ) -> list[Any]:
         asking = self._asking
         requests = [
@@ -110,7 +110,7 @@ class EndpointExpander:
             for system, user in prompts
         ]
         readers = [lambda text: [read(item) for item in objects_in(text, "items")]] * len(requests)
-        found: list[Any] = []
+        found: list[object] = []
         for answer in self._asker.ask_all(requests, readers) if requests else ():
             if isinstance(answer, BadAnswerError):
                 found.append("answer is not the JSON that was asked for")
@@ -121,7 +121,7 @@ class EndpointExpander:
         return found
 
 
-def _text(item: Mapping[str, Any], name: str) -> str:
+def _text(item: Mapping[str, object], name: str) -> str:
     value = item.get(name)
     if not isinstance(value, str):
         raise BadAnswerError(f'The "{name}" of an element is not a text.')

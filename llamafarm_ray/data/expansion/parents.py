@@ -23,7 +23,7 @@ def is_plain(row: Row) -> bool:
 
 def question_and_answer(row: Row) -> tuple[str, str]:
     """Return the last question of a row and its answer."""
-    turns: Sequence[Mapping[str, Any]] = row["messages"]
+    turns: Sequence[Mapping[str, object]] = row["messages"]
     return str(turns[-2]["content"]) if len(turns) > 1 else "", str(turns[-1]["content"])
 
 
@@ -32,7 +32,9 @@ def passage_of(row: Row, index: int = 0) -> Passage:
     return Passage(row["document"], Digest(row["document_digest"]), "", (), row["passage"], index, 1)
 
 
-def child_row(parent: Row, turns: Sequence[Mapping[str, Any]], provenance: Provenance, method: str) -> dict[str, Any]:
+def child_row(
+    parent: Row, turns: Sequence[Mapping[str, Any]], provenance: Provenance, method: str
+) -> dict[str, object]:
     """Return a row of ``EXAMPLE_SCHEMA`` that was made from another one.
 
     Args:

@@ -129,8 +129,8 @@ def by_endpoint(expander: EndpointExpander) -> Inventor:
         for rows, found in zip(groups, expander.invent(groups, count), strict=True):
             if isinstance(found, str):
                 ledger.counts(_STEP).dropped[found] += 1
-                found = []  # noqa: PLW2901  counted above
-            yield [Candidate(rows[0], _pair(*pair), expander.provenance) for pair in found]
+            pairs = () if isinstance(found, str) else found
+            yield [Candidate(rows[0], _pair(*pair), expander.provenance) for pair in pairs]
 
     return invent
 
@@ -157,5 +157,5 @@ def by_base_model(plan: WriterPlan, on_use: Callable[[DeviceUse], None]) -> Inve
     return invent
 
 
-def _pair(question: str, answer: str) -> list[dict[str, Any]]:
+def _pair(question: str, answer: str) -> list[dict[str, object]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

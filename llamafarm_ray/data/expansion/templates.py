@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from llamafarm_ray.data.expansion.parents import Row, question_and_answer
 from llamafarm_ray.data.text import language_of, num_words, text_digest
@@ -23,7 +22,7 @@ _NUMBER = re.compile(r"\d+")
 _MIN_WORDS, _MAX_WORDS = 4, 40
 
 
-def invented(rows: Sequence[Row]) -> Iterator[tuple[Row, list[dict[str, Any]]]]:
+def invented(rows: Sequence[Row]) -> Iterator[tuple[Row, list[dict[str, object]]]]:
     """Yield new conversations from the rows of a passage, each with its parent, in turns of the templates.
 
     Args:
@@ -76,5 +75,5 @@ def _correct(answer: str) -> tuple[str, str] | None:
     return f"Somebody told me: \u201c{claim}.\u201d Is that right?", f"No. {answer}"
 
 
-def _turns(question: str, answer: str) -> list[dict[str, Any]]:
+def _turns(question: str, answer: str) -> list[dict[str, object]]:
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]

@@ -21,7 +21,6 @@ Rows of other kinds are in `llamafarm_ray.data.training_rows`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from llamafarm_ray.data.formats.tools import normal_tools
 from llamafarm_ray.data.formats.turns import UNAVAILABLE, parse_turns, refuse_unavailable
@@ -68,7 +67,7 @@ def parse_record(record: object) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-def chat_row(record: Mapping[str, Any]) -> dict[str, Any]:
+def chat_row(record: Mapping[str, object]) -> dict[str, object]:
     """Return a record as a row, without the columns that say where it came from.
 
     Raises:
@@ -108,7 +107,7 @@ def check_record_keys(record: object) -> None:
         raise RecordError(f"has both '{given[0]}' and '{given[1]}'; keep one.")
 
 
-def question_text(record: Mapping[str, Any], key: str = "instruction") -> str:
+def question_text(record: Mapping[str, object], key: str = "instruction") -> str:
     """Return the question under a key, and below it the text that it is about: ``input`` or ``context``.
 
     Raises:
@@ -118,7 +117,7 @@ def question_text(record: Mapping[str, Any], key: str = "instruction") -> str:
     return "\n\n".join(text for text in (text_of(record, key), *extra) if text)
 
 
-def with_earlier(record: Mapping[str, Any], messages: list[Message]) -> list[Message]:
+def with_earlier(record: Mapping[str, object], messages: list[Message]) -> list[Message]:
     """Return a record's turns after those that its ``history`` lists, and after its ``system`` prompt.
 
     Raises:
@@ -135,7 +134,7 @@ def with_earlier(record: Mapping[str, Any], messages: list[Message]) -> list[Mes
     return [*first, *_history(record.get("history")), *rest]
 
 
-def question_and_answer(record: Mapping[str, Any]) -> tuple[str, str] | None:
+def question_and_answer(record: Mapping[str, object]) -> tuple[str, str] | None:
     """Return the names of the question and the answer of a record; None if it has no such pair.
 
     Raises:
@@ -149,7 +148,7 @@ def question_and_answer(record: Mapping[str, Any]) -> tuple[str, str] | None:
     return pairs[0] if pairs else None
 
 
-def _check_repeats(messages: list[Message], record: Mapping[str, Any], answer: str) -> None:
+def _check_repeats(messages: list[Message], record: Mapping[str, object], answer: str) -> None:
     """Check that an answer beside turns is one of them, as some tools write it; else it would be lost.
 
     Raises:
@@ -161,7 +160,7 @@ def _check_repeats(messages: list[Message], record: Mapping[str, Any], answer: s
         raise RecordError(f"has turns, and in '{answer}' an answer that is none of them; keep one.")
 
 
-def _of_pair(record: Mapping[str, Any], question: str, answer: str) -> list[Message]:
+def _of_pair(record: Mapping[str, object], question: str, answer: str) -> list[Message]:
     """Return the two turns of a pair, or the turns that TRL's ``prompt`` and ``completion`` list."""
     asked, said = turns_in(record[question]), turns_in(record[answer])
     if question == "prompt" and asked:
@@ -173,11 +172,11 @@ def _of_pair(record: Mapping[str, Any], question: str, answer: str) -> list[Mess
     return [Message("user", question_text(record, question)), Message("assistant", text_of(record, answer))]
 
 
-def _has(record: Mapping[str, Any], question: str, answer: str) -> bool:
+def _has(record: Mapping[str, object], question: str, answer: str) -> bool:
     return not is_empty(record.get(question)) and not is_empty(record.get(answer))
 
 
-def _no_pair(record: Mapping[str, Any]) -> RecordError:
+def _no_pair(record: Mapping[str, object]) -> RecordError:
     """Return the error of a record that has half of a pair, or nothing that is known."""
     for question, answers in _PAIRS:
         if question in record and not is_empty(record.get(question)):
@@ -191,7 +190,7 @@ def _no_pair(record: Mapping[str, Any]) -> RecordError:
     return RecordError(f"has no known format; its keys are: {keys}.")
 
 
-def _missing(record: Mapping[str, Any], key: str) -> RecordError:
+def _missing(record: Mapping[str, object], key: str) -> RecordError:
     try:
         text_of(record, key)
     except RecordError as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from llamafarm_ray.data.formats.values import RecordError, is_empty, kind_name, parsed_list
 from llamafarm_ray.data.rows import Message
@@ -15,7 +14,7 @@ from llamafarm_ray.data.rows import Message
 __all__ = ["call_of_function", "name_of_call", "normal_calls", "normal_tools"]
 
 
-def normal_tools(record: Mapping[str, Any]) -> str | None:
+def normal_tools(record: Mapping[str, object]) -> str | None:
     """Return the tools of a record as JSON; None if it has none.
 
     Raises:
@@ -77,7 +76,7 @@ def name_of_call(messages: Sequence[Message], call_id: str) -> str:
     return ""
 
 
-def _function(value: object, where: str) -> Mapping[str, Any]:
+def _function(value: object, where: str) -> Mapping[str, object]:
     function = value.get("function", value) if isinstance(value, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str) or not function["name"]:
         raise RecordError(f"has no function with a name as {where}.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 from llamafarm_ray.data.formats.tools import call_of_function, name_of_call, normal_calls
 from llamafarm_ray.data.formats.values import RecordError, is_empty, kind_name, parsed_list, required_text, text_of
@@ -58,7 +58,7 @@ _WEIGHTS = {"weight": (0, 1), "train": (False, True), "training": (False, True),
 """Keys that say if a turn is trained, with their values for no and yes."""
 
 
-def parse_turns(record: Mapping[str, Any], *, shown_as: str = "") -> list[Message]:
+def parse_turns(record: Mapping[str, object], *, shown_as: str = "") -> list[Message]:
     """Return the turns under ``messages`` or ``conversations``: role and content, or from and value.
 
     Args:
@@ -80,7 +80,7 @@ def parse_turns(record: Mapping[str, Any], *, shown_as: str = "") -> list[Messag
     return messages
 
 
-def refuse_unavailable(found: Mapping[str, Any], prefix: str, unavailable: Mapping[str, str]) -> None:
+def refuse_unavailable(found: Mapping[str, object], prefix: str, unavailable: Mapping[str, str]) -> None:
     """Refuse keys with a meaning that is not available.
 
     Raises:
@@ -91,7 +91,7 @@ def refuse_unavailable(found: Mapping[str, Any], prefix: str, unavailable: Mappi
             raise RecordError(f"has '{prefix}{key}', which can't be used: {instead}.")
 
 
-def _turn(turn: Mapping[str, Any], where: str, before: list[Message]) -> Message:
+def _turn(turn: Mapping[str, object], where: str, before: list[Message]) -> Message:
     role_key = "from" if "from" in turn and "role" not in turn else "role"
     text_key = "value" if "value" in turn and "content" not in turn else "content"
     if role_key == "from" and "content" not in turn:
@@ -118,7 +118,7 @@ def _turn(turn: Mapping[str, Any], where: str, before: list[Message]) -> Message
     return Message(role, content, train, tool_calls=calls)  # type: ignore[arg-type]
 
 
-def _calls(turn: Mapping[str, Any], said: str, text_key: str, where: str) -> str | None:
+def _calls(turn: Mapping[str, object], said: str, text_key: str, where: str) -> str | None:
     """Return the calls of a turn as canonical JSON; None if it has none."""
     if said == "function_call":  # LLaMA-Factory: the call is the text
         return normal_calls(turn.get(text_key), f"{where}{text_key}")
@@ -127,7 +127,7 @@ def _calls(turn: Mapping[str, Any], said: str, text_key: str, where: str) -> str
     return normal_calls(turn.get("tool_calls"), f"{where}tool_calls")
 
 
-def _content(turn: Mapping[str, Any], key: str, where: str, *, optional: bool) -> str:
+def _content(turn: Mapping[str, object], key: str, where: str, *, optional: bool) -> str:
     """Return a turn's text; parts of type text are joined with line ends, as vLLM joins them."""
     parts = turn.get(key)
     if not isinstance(parts, list):
@@ -145,7 +145,7 @@ def _content(turn: Mapping[str, Any], key: str, where: str, *, optional: bool) -
     return text_of({key: "\n".join(texts)}, key, where, optional=optional)
 
 
-def _train_mark(turn: Mapping[str, Any], where: str, *, is_answer: bool) -> Literal[False] | None:
+def _train_mark(turn: Mapping[str, object], where: str, *, is_answer: bool) -> Literal[False] | None:
     """Return False for an assistant turn that is marked as context only.
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 __all__ = ["RecordError", "is_empty", "kind_name", "parsed_list", "required_text", "text_of", "turns_in"]
 
@@ -18,7 +17,7 @@ def is_empty(value: object) -> bool:
     return value is None or value is False or value in ("", "[]", [], {})
 
 
-def required_text(record: Mapping[str, Any], key: str) -> str:
+def required_text(record: Mapping[str, object], key: str) -> str:
     """Return the text under ``key``.
 
     Raises:
@@ -27,7 +26,7 @@ def required_text(record: Mapping[str, Any], key: str) -> str:
     return text_of(record, key)
 
 
-def text_of(record: Mapping[str, Any], key: str, prefix: str = "", *, optional: bool = False) -> str:
+def text_of(record: Mapping[str, object], key: str, prefix: str = "", *, optional: bool = False) -> str:
     """Return the text under ``key``; "" where it may be missing and is.
 
     Raises:
@@ -55,7 +54,7 @@ def parsed_list(value: object) -> object:
         return value
 
 
-def turns_in(value: object) -> list[Any]:
+def turns_in(value: object) -> list[object]:
     """Return a list of turns that stands in place of a text; none of a text that is none."""
     turns = parsed_list(value)
     if isinstance(value, str) and isinstance(turns, list):

@@ -49,7 +49,7 @@ def default_format(kind: str) -> str:
     return _FORMATS_OF[kind][0]
 
 
-def format_row(row: Mapping[str, Any], kind: str, row_format: str) -> Iterator[dict[str, Any]]:
+def format_row(row: Mapping[str, Any], kind: str, row_format: str) -> Iterator[dict[str, object]]:
     """Yield a row as records of a format: one, but two for a preference in ``kto``.
 
     Raises:
@@ -75,7 +75,7 @@ def format_row(row: Mapping[str, Any], kind: str, row_format: str) -> Iterator[d
         yield {"text": row["text"]}
 
 
-def format_record(messages: Sequence[Message], row_format: str, *, tools: str | None = None) -> dict[str, Any]:
+def format_record(messages: Sequence[Message], row_format: str, *, tools: str | None = None) -> dict[str, object]:
     """Return a conversation as a record of ``row_format``.
 
     Args:
@@ -111,11 +111,11 @@ def format_record(messages: Sequence[Message], row_format: str, *, tools: str | 
     return {**first, "instruction": rest[0].content, "input": "", "output": rest[1].content}
 
 
-def _turns(messages: Sequence[Message]) -> list[dict[str, Any]]:
+def _turns(messages: Sequence[Message]) -> list[dict[str, object]]:
     return [{"role": m.role, "content": m.content, **_extras(m, weight=0)} for m in messages]
 
 
-def _extras(message: Message, **mark: Any) -> dict[str, Any]:
+def _extras(message: Message, **mark: object) -> dict[str, object]:
     """Return the keys of a turn beside its role and text."""
     calls = {"tool_calls": json.loads(message.tool_calls)} if message.tool_calls else {}
     named = {"name": message.name, "tool_call_id": message.tool_call_id}

@@ -7,7 +7,6 @@ import pickle
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,7 +54,7 @@ def write_pairs(
         for index, batch in enumerate(batches)
     ]
     # Of an actor that it would restart Ray warns at length. On one machine the next build goes on from what is written.
-    restarts: dict[str, Any] = {"max_restarts": 0} if is_on_one_machine() else {}
+    restarts: dict[str, object] = {"max_restarts": 0} if is_on_one_machine() else {}
     with warnings.catch_warnings():
         # `max_restarts` has no parameter of its own, and Ray deprecates the only way to pass it.
         warnings.simplefilter("ignore", RayDeprecationWarning)

@@ -26,7 +26,7 @@ _SHAPES = (
 )
 
 
-def read_tools(path: Path) -> tuple[dict[str, Any], ...]:
+def read_tools(path: Path) -> tuple[dict[str, object], ...]:
     """Return the tools of a JSON or YAML file, each with ``name``, ``description`` and ``parameters``.
 
     Args:
@@ -54,7 +54,7 @@ def read_tools(path: Path) -> tuple[dict[str, Any], ...]:
     return tuple(tools)
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path) -> object:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise InputError(f"{path} is larger than {_MAX_BYTES >> 20} MiB.", hint=_SHAPES)
@@ -78,7 +78,7 @@ def _tool(value: object, where: str) -> dict[str, Any]:
     }
 
 
-def _check(tool: Mapping[str, Any], path: Path) -> None:
+def _check(tool: Mapping[str, object], path: Path) -> None:
     parameters = tool["parameters"]
     if not isinstance(parameters, Mapping) or parameters.get("type", "object") != "object":
         raise InputError(f"{path}: the parameters of {tool['name']} are no schema of an object.")
@@ -91,8 +91,8 @@ def _check(tool: Mapping[str, Any], path: Path) -> None:
 
 def _operations(api: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield each operation of an OpenAPI description as a tool, with the fields of its body among its parameters."""
-    for route, item in api["paths"].items():
-        item = _resolved(item, api)  # noqa: PLW2901
+    for route, described in api["paths"].items():
+        item = _resolved(described, api)
         for method in _METHODS:
             operation = item.get(method) if isinstance(item, Mapping) else None
             if not isinstance(operation, Mapping):
@@ -138,7 +138,7 @@ def _add_body(body: Any, properties: dict[str, Any], required: list[str]) -> Non
         required += ["body"] if body.get("required") else []
 
 
-def _resolved(value: Any, api: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
+def _resolved(value: object, api: Mapping[str, object], inside: tuple[str, ...] = ()) -> Any:
     """Return a value with the parts of the description that it refers to; a part in itself may hold anything."""
     if isinstance(value, list):
         return [_resolved(one, api, inside) for one in value]
@@ -148,7 +148,7 @@ def _resolved(value: Any, api: Mapping[str, Any], inside: tuple[str, ...] = ()) 
     if isinstance(target, str):
         if target in inside or len(inside) > _MAX_DEPTH:
             return {}
-        found: Any = api
+        found: object = api
         for part in target.removeprefix("#/").split("/"):
             found = found.get(part.replace("~1", "/").replace("~0", "~")) if isinstance(found, Mapping) else None
         if not target.startswith("#/") or found is None:

@@ -40,7 +40,7 @@ class EvaluationTexts:
             frozenset(filter(None, map(normal_form, found))), frozenset(gram for text in found for gram in _grams(text))
         )
 
-    def overlap(self, turns: Iterable[Mapping[str, Any]]) -> bool:
+    def overlap(self, turns: Iterable[Mapping[str, object]]) -> bool:
         """Return True if a user turn is one of the questions, or a turn shares 13 words in a row with one."""
         return next(self.shared(turns), None) is not None
 
@@ -100,7 +100,7 @@ class Decontaminate(Step[Mapping[str, Any], Mapping[str, Any]]):
     def __init__(self, texts: EvaluationTexts) -> None:
         self.texts = texts
 
-    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | Dropped]:
+    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, object] | Dropped]:
         """See :meth:`Step.apply`; a row has (at least) ``messages``."""
         for row in rows:
             if self.texts.overlap(row["messages"]):

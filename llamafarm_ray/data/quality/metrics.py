@@ -77,7 +77,7 @@ def measure(rows: Iterable[Mapping[str, Any]], config: DatasetConfig) -> Dataset
     )
 
 
-def _batches(rows: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+def _batches(rows: Iterable[Mapping[str, object]]) -> Iterator[list[Mapping[str, Any]]]:
     iterator = iter(rows)
     while batch := list(itertools.islice(iterator, _BATCH)):
         yield batch

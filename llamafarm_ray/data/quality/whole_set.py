@@ -58,7 +58,7 @@ class _DropChosen(Step[Mapping[str, Any], Mapping[str, Any]]):
     def __init__(self, chosen: Iterable[Place]) -> None:
         self.chosen = frozenset(chosen)
 
-    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any] | Dropped]:
+    def apply(self, rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, object] | Dropped]:
         """See :meth:`Step.apply`; a row has (at least) ``FILTER_COLUMNS``."""
         for row in rows:
             if (row["document"], row["position"]) in self.chosen:
@@ -86,7 +86,7 @@ def whole_set_filters(
 ) -> tuple[Step[Mapping[str, Any], Mapping[str, Any]], ...]:
     """Return the filters that a configuration asks for, ready to run on rows with (at least) ``FILTER_COLUMNS``."""
     validation = quality.validation
-    steps: list[Step[Mapping[str, Any], Mapping[str, Any]]] = []
+    steps: list[Step[Mapping[str, object], Mapping[str, object]]] = []
     if validation.duplicate_detection and validation.near_duplicate_threshold is not None:
         units: tuple[Unit, ...] = ("passage", "question")
         found = (find_near_duplicates(tables, unit, validation.near_duplicate_threshold) for unit in units)
@@ -120,11 +120,11 @@ def passages_of(table: pa.Table) -> list[str]:
     return [passage or "\n".join(turn["content"] for turn in turns) for passage, turns in columns]
 
 
-def _said_by_user(turns: Iterable[Mapping[str, Any]]) -> str:
+def _said_by_user(turns: Iterable[Mapping[str, object]]) -> str:
     return "\n".join(str(turn["content"]) for turn in turns if turn["role"] == "user")
 
 
-def question_of(turns: Iterable[Mapping[str, Any]]) -> str:
+def question_of(turns: Iterable[Mapping[str, object]]) -> str:
     """Return the last user turn of a conversation, empty if there is none."""
     return next((str(turn["content"]) for turn in reversed(list(turns)) if turn["role"] == "user"), "")
 

@@ -114,7 +114,7 @@ class _ParquetWriter(_TableWriter):
         super().close()
 
 
-def _with_text(record: Record) -> dict[str, Any]:
+def _with_text(record: Record) -> dict[str, object]:
     """Return a record whose tools and tool calls are JSON: Arrow would give each of them the keys of all others."""
     return {
         name: _text(value)
@@ -126,11 +126,11 @@ def _with_text(record: Record) -> dict[str, Any]:
     }
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     return "" if value is None else value if isinstance(value, str) else _text(value)
 
 

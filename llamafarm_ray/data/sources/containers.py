@@ -90,7 +90,7 @@ def _kind(name: str) -> str:
     return lower[-4:].rpartition(".")[2] if lower.endswith((".gz", ".bz2", ".xz", ".zst")) else ""
 
 
-def _unpacked(name: str, file: IO[bytes]) -> Any:
+def _unpacked(name: str, file: IO[bytes]) -> object:
     suffix = PurePosixPath(name.lower()).suffix
     if suffix in {".gz", ".tgz"}:
         return gzip.GzipFile(fileobj=file)

@@ -138,7 +138,7 @@ def open_rows(uri: str) -> IO[bytes]:
     return text
 
 
-def _plain(value: Any) -> str | None:
+def _plain(value: object) -> str | None:
     """Return a date, a number or the like as text; nothing for bytes."""
     return None if isinstance(value, bytes | memoryview) else str(value)
 

@@ -69,7 +69,7 @@ def read_within(path: str, location: bytes, limits: FileLimits, ocr: str = "") -
         yield ReadFile(path, error=str(error))
 
 
-def results_within(work: Callable[..., Iterator[T]], arguments: tuple[Any, ...], limits: FileLimits) -> Iterator[T]:
+def results_within(work: Callable[..., Iterator[T]], arguments: tuple[object, ...], limits: FileLimits) -> Iterator[T]:
     """Yield what a function yields in a process beside this one.
 
     Args:
@@ -127,7 +127,7 @@ class _Reader:
         self._process: subprocess.Popen[bytes] | None = None
         self.connection: Connection
 
-    def ask(self, work: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
+    def ask(self, work: Callable[..., Any], arguments: tuple[object, ...]) -> bool:
         """Send work to the process, to a new one if there is none; return False if none can be started."""
         for _ in range(2):
             if self._process is None or self._process.poll() is not None:

@@ -74,7 +74,7 @@ class StepCounts:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, sorted; ``noted`` and ``samples`` only if there are some."""
-        plain: dict[str, Any] = {"rows_in": self.rows_in, "rows_out": self.rows_out}
+        plain: dict[str, object] = {"rows_in": self.rows_in, "rows_out": self.rows_out}
         plain["dropped"] = dict(sorted(self.dropped.items()))
         if self.noted:
             plain["noted"] = dict(sorted(self.noted.items()))

@@ -76,7 +76,7 @@ class ChunkedLM(LM):  # type: ignore[misc]  # lm-eval has no types
 
     def _answers(self, kind: RequestKind, requests: Sequence[Instance]) -> list[Any]:
         chunks = [Chunk(kind, found, self._has_template) for found in _by_question(requests)]
-        answers: dict[int, list[Any]] = {}
+        answers: dict[int, list[object]] = {}
         if self._store is not None:
             for number, chunk in enumerate(chunks):
                 known = self._store.find(chunk)
@@ -92,9 +92,9 @@ class ChunkedLM(LM):  # type: ignore[misc]  # lm-eval has no types
         return [one for number in range(len(chunks)) for one in answers[number]]
 
 
-def _by_question(requests: Sequence[Instance]) -> Iterator[tuple[tuple[Any, ...], ...]]:
+def _by_question(requests: Sequence[Instance]) -> Iterator[tuple[tuple[object, ...], ...]]:
     """Yield the arguments of requests in chunks of whole questions, since choices of one question share a text."""
-    chunk: list[tuple[Any, ...]] = []
+    chunk: list[tuple[object, ...]] = []
     seen, last = 0, None
     for request in requests:
         question = (request.task_name, request.doc_id)

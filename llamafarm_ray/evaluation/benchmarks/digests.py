@@ -42,7 +42,7 @@ class Inputs:
         return digest_of(asdict(self))
 
 
-def digest_of(value: Any) -> Digest:
+def digest_of(value: object) -> Digest:
     """Return the digest of a value's canonical JSON."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_described)
     return Digest(f"sha256:{hashlib.sha256(text.encode()).hexdigest()}")

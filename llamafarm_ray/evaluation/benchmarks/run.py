@@ -88,7 +88,7 @@ def run_benchmarks(
 def _measure(
     plan: BenchmarkPlan,
     name: str,
-    task: Any,
+    task: object,
     inputs: Inputs,
     lm_of: Callable[[KeptBatches | None], LM],
     *,
@@ -132,7 +132,9 @@ def _set_shots(tasks: Mapping[str, Any], num_fewshot: int | None) -> None:
             task.set_config(key="num_fewshot", value=num_fewshot if num_fewshot is not None else own or 0)
 
 
-def _inputs(plan: BenchmarkPlan, tasks: Mapping[str, Any], model: AskedModel, template: str, precision: str) -> Inputs:
+def _inputs(
+    plan: BenchmarkPlan, tasks: Mapping[str, object], model: AskedModel, template: str, precision: str
+) -> Inputs:
     data, code = task_digests(leaves(tasks))
     settings = {"limit": plan.limit, "num_fewshot": plan.num_fewshot, **SEEDS, "dtype": precision}
     of_template = digest_of(template) if plan.chat_template else ""

@@ -78,7 +78,7 @@ class _Worker:
         """Return True once the process runs and its machine has the models."""
         return self._value(self._prepare) if self._prepare is not None else True
 
-    def call(self, method: str, *arguments: Any, **options: Any) -> Any:
+    def call(self, method: str, *arguments: object, **options: object) -> Any:
         """Call a method of `LocalWorkers`."""
 
         def called() -> Any:
@@ -153,7 +153,7 @@ class RayWorkers:
             self._started(done)
         return self._ready[0]
 
-    def _started(self, reference: Any) -> Any:
+    def _started(self, reference: object) -> object:
         """Note that a worker runs."""
         actor = self._starting.pop(reference)
         self._result(reference)
@@ -165,7 +165,7 @@ class RayWorkers:
         for actor in self._actors:
             ray.kill(actor)
 
-    def _result(self, reference: Any) -> Any:
+    def _result(self, reference: object) -> Any:
         try:
             found = ray.get(reference)
         except ray.exceptions.RayError as error:

@@ -33,12 +33,13 @@ def paired_scores(
     both = [at for at in model if at in baseline]
     for name, metric in metrics.items():
         if metric in _LOSSES:
+            compared = f"log_{name}"
             pairs = _losses(model, baseline, both, documents, _LOSSES[metric])
-            name = f"log_{name}"  # noqa: PLW2901  the logarithm is compared
         else:
+            compared = name
             pairs = _means(model, baseline, both, documents, metric)
         if pairs is not None:
-            found[name] = pairs
+            found[compared] = pairs
     return found
 
 

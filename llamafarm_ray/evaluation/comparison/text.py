@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 __all__ = ["difference_text"]
 
 
-def difference_text(comparisons: Mapping[str, Mapping[str, Any]], metric: str) -> str:
+def difference_text(comparisons: Mapping[str, Mapping[str, object]], metric: str) -> str:
     """Return a metric's difference with its interval and verdict; for noise, about how many examples would decide it.
 
     Args:

@@ -106,7 +106,7 @@ def is_list_of_objects(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(one, dict) for one in value)
 
 
-def _question(row: Mapping[str, Any], where: str, name: str, system: str | None) -> Question:
+def _question(row: Mapping[str, object], where: str, name: str, system: str | None) -> Question:
     messages, prompt = row.get("messages"), row.get("prompt", row.get("question"))
     if messages is None and isinstance(prompt, str) and prompt.strip():
         messages = [{"role": "user", "content": prompt}]

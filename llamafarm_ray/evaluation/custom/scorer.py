@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.custom.questions import Question
@@ -120,7 +120,7 @@ class OwnScorer:
         return f"{self.module or 'file'}:{self.function}"
 
 
-def _scored(result: Mapping[str, Any]) -> Scored:
+def _scored(result: Mapping[str, object]) -> Scored:
     if "error" in result:
         return Scored(None, str(result["error"])[:_MAX_SHOWN])
     value = result["value"]

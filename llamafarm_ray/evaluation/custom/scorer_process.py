@@ -19,15 +19,15 @@ def main() -> None:
     Path(sys.argv[1]).write_text(json.dumps(results, default=repr), encoding="utf-8")
 
 
-def _function(asked: dict[str, Any]) -> Any:
+def _function(asked: dict[str, Any]) -> object:
     if asked["module"]:
         return getattr(importlib.import_module(asked["module"]), asked["function"])
-    namespace: dict[str, Any] = {"__name__": "llamafarm_scorer"}
+    namespace: dict[str, object] = {"__name__": "llamafarm_scorer"}
     exec(compile(asked["code"], "scorer.py", "exec"), namespace)  # noqa: S102 (the user's own code, as they asked)
     return namespace[asked["function"]]
 
 
-def _call(score: Any, pair: dict[str, Any]) -> dict[str, Any]:
+def _call(score: Any, pair: dict[str, Any]) -> dict[str, object]:
     try:
         return {"value": score(pair["answer"], pair["row"])}
     except Exception as error:  # noqa: BLE001 (the user's own code; the error is reported)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from llamafarm_ray.errors import InputError
 
@@ -62,7 +61,7 @@ class Labels:
     pairs: tuple[LabeledPair, ...] = ()
 
 
-def labels_of(rows: Sequence[tuple[str, tuple[str, ...], Mapping[str, Any]]]) -> Labels:
+def labels_of(rows: Sequence[tuple[str, tuple[str, ...], Mapping[str, object]]]) -> Labels:
     """Return the labels in rows of questions.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 __all__ = [
     "PREFERENCE",
@@ -35,7 +35,7 @@ _RATE = (
 )
 
 
-def _format(name: str, field: Mapping[str, Any]) -> dict[str, Any]:
+def _format(name: str, field: Mapping[str, object]) -> dict[str, object]:
     schema = {
         "type": "object",
         "properties": {"reason": {"type": "string"}, name: dict(field)},
@@ -100,6 +100,6 @@ def read_rating(value: object) -> int:
     return rating
 
 
-def _messages(system: str, shown: Mapping[str, Any]) -> list[dict[str, str]]:
+def _messages(system: str, shown: Mapping[str, object]) -> list[dict[str, str]]:
     content = json.dumps(shown, ensure_ascii=False, indent=1)
     return [{"role": "system", "content": system}, {"role": "user", "content": content}]

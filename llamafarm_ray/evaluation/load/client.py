@@ -114,7 +114,7 @@ class _Driver:
                 group.create_task(self._converse(number, session))
 
     async def _converse(self, number: int, session: Session) -> None:
-        history: list[Mapping[str, Any]] = []
+        history: list[Mapping[str, object]] = []
         due_s = session.at_s
         for place, turn in enumerate(session.turns, start=1):
             history.extend(turn.messages)
@@ -137,7 +137,7 @@ class _Driver:
         number: int,
         session: Session,
         turn: Turn,
-        messages: Sequence[Mapping[str, Any]],
+        messages: Sequence[Mapping[str, object]],
         due_s: float,
         *,
         is_last: bool,
@@ -177,8 +177,8 @@ class _Driver:
         )
         return outcome, answer.text
 
-    def _body(self, session: Session, turn: Turn, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        body: dict[str, Any] = {
+    def _body(self, session: Session, turn: Turn, messages: Sequence[Mapping[str, object]]) -> dict[str, object]:
+        body: dict[str, object] = {
             **(self._endpoint.options or {}),
             "model": session.model or self._endpoint.model,
             "messages": messages,

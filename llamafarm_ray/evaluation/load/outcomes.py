@@ -97,7 +97,7 @@ class Summary:
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for JSON; those of an empty set are missing."""
         span = self.span_s or math.inf
-        found: dict[str, Any] = {
+        found: dict[str, object] = {
             "num_sessions": self.num_sessions,
             "num_requests": self.num_requests,
             "num_answers": len(self.latencies_s),

@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.load.traffic import Session, Turn
@@ -69,7 +68,7 @@ def _read(path: Path) -> str:
         raise InputError(f"{path} can't be read: {error}.") from None
 
 
-def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _objects(path: Path) -> Iterator[tuple[str, dict[str, object]]]:
     is_empty = True
     # A text may hold U+2028, which splitlines() takes for the end of a line and JSON does not.
     for number, line in enumerate(_read(path).split("\n"), start=1):
@@ -87,7 +86,7 @@ def _objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise InputError(f"{path} has no requests.", hint=_FORM)
 
 
-def _time(row: Mapping[str, Any], where: str) -> tuple[float, bool]:
+def _time(row: Mapping[str, object], where: str) -> tuple[float, bool]:
     """Return seconds, and whether they were written as a time of day."""
     value = row.get("time", row.get("timestamp"))
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
@@ -102,7 +101,7 @@ def _time(row: Mapping[str, Any], where: str) -> tuple[float, bool]:
     raise InputError(f"{where} has no usable time: {value!r}.", hint=f"Write seconds or ISO 8601. {_FORM}")
 
 
-def _turn(row: Mapping[str, Any], where: str) -> Turn:
+def _turn(row: Mapping[str, object], where: str) -> Turn:
     messages, max_tokens = row.get("messages"), row.get("max_tokens")
     if messages is None and isinstance(row.get("prompt"), str):
         messages = [{"role": "user", "content": row["prompt"]}]
@@ -117,7 +116,7 @@ def _turn(row: Mapping[str, Any], where: str) -> Turn:
     return Turn(tuple(messages), max_tokens)
 
 
-def _model(row: Mapping[str, Any], where: str) -> str:
+def _model(row: Mapping[str, object], where: str) -> str:
     model = row.get("model", "")
     if not isinstance(model, str):
         raise InputError(f"{where} has the model {model!r}.", hint="It must be a text.")

@@ -49,7 +49,7 @@ class SimulationResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return ``evaluation_results``, and ``simulation`` beside it."""
-        simulation: dict[str, Any] = {"url": self.url, "plan": dict(self.plan)}
+        simulation: dict[str, object] = {"url": self.url, "plan": dict(self.plan)}
         if self.summary is not None:
             simulation |= self.summary.to_dict()
         if self.capacity is not None:
@@ -63,7 +63,7 @@ def production_metrics(summary: Summary, satisfaction: Satisfaction | None = Non
     ``latency_p95`` is a text for people (``"150ms"``), ``latency_p95_s`` the number that policies compare. Figures
     that nothing was measured for are missing.
     """
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     if satisfaction is not None:
         found |= {"user_satisfaction": round(satisfaction.mean, 2), "num_ratings": satisfaction.num_ratings}
     found |= {"task_completion_rate": summary.task_completion_rate, "error_rate": summary.error_rate}

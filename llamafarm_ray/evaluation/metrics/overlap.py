@@ -126,7 +126,7 @@ def _tokenizer(text: str) -> Any:
 
 
 @cache
-def _tokenizers() -> dict[str, Any]:
+def _tokenizers() -> dict[str, object]:
     return {
         "13a": Tokenizer13a(),
         "intl": TokenizerV14International(),

@@ -21,7 +21,7 @@ _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL)
 _CALL = re.compile(r"<tool_call>\s*(.*?)\s*(?:</tool_call>|$)", re.DOTALL)
 
 
-def check_schema(schema: Mapping[str, Any] | bool) -> None:
+def check_schema(schema: Mapping[str, object] | bool) -> None:
     """Check a JSON Schema before answers are measured with it.
 
     Raises:
@@ -36,7 +36,7 @@ def check_schema(schema: Mapping[str, Any] | bool) -> None:
         raise InputError(f"This is no JSON Schema: {error.message}.", hint="See https://json-schema.org.") from None
 
 
-def json_valid(answer: str, schema: Mapping[str, Any] | bool = True) -> float:
+def json_valid(answer: str, schema: Mapping[str, object] | bool = True) -> float:
     """Return 1.0 if an answer is one JSON document that a schema accepts, else 0.0.
 
     Source: JSON, RFC 8259 (so ``NaN`` is none), and JSON Schema (https://json-schema.org). A code fence around the
@@ -57,7 +57,7 @@ def json_valid(answer: str, schema: Mapping[str, Any] | bool = True) -> float:
 
 
 def tool_call_accuracy(
-    calls: str | Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]], *, ordered: bool = False
+    calls: str | Sequence[Mapping[str, object]], expected: Sequence[Mapping[str, object]], *, ordered: bool = False
 ) -> float:
     """Return the share of calls that are right: 2 * matches / (calls made + calls expected), 0 to 1.
 
@@ -98,7 +98,7 @@ def _calls_in(text: str) -> list[str | None]:
     return calls
 
 
-def _call(value: Any) -> str | None:
+def _call(value: object) -> str | None:
     """Return a call in one spelling; None if it is none."""
     if isinstance(value, Mapping) and isinstance(value.get("function"), Mapping):
         value = value["function"]
@@ -115,7 +115,7 @@ def _call(value: Any) -> str | None:
         return None
 
 
-def _with_equal_numbers(value: Any) -> Any:
+def _with_equal_numbers(value: object) -> object:
     """Return a value in which 5.0 is 5, as JSON Schema has it."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -124,7 +124,7 @@ def _with_equal_numbers(value: Any) -> Any:
     return [_with_equal_numbers(one) for one in value] if isinstance(value, list) else value
 
 
-def _parsed(text: str) -> tuple[bool, Any]:
+def _parsed(text: str) -> tuple[bool, object]:
     def refuse(constant: str) -> Any:
         raise ValueError(constant)
 

@@ -116,7 +116,7 @@ def mode_scores(exam: Sequence[AskedQuestion], answers: Answers, mode: str) -> d
     return {name: value for name, value in measured.items() if value is not None}
 
 
-def grade_rows(exam: Sequence[AskedQuestion], answers: Answers, baseline: Answers | None) -> list[dict[str, Any]]:
+def grade_rows(exam: Sequence[AskedQuestion], answers: Answers, baseline: Answers | None) -> list[dict[str, object]]:
     """Return a row for each question: what was asked, found, answered and right, in each mode, beside the baseline."""
     rows: list[dict[str, Any]] = [
         {

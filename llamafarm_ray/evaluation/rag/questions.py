@@ -58,7 +58,7 @@ def questions_digest(questions: Iterable[Question]) -> Digest:
     return Digest.of(json.dumps(rows, ensure_ascii=True).encode())
 
 
-def _question(row: Mapping[str, Any], where: str) -> Question:
+def _question(row: Mapping[str, object], where: str) -> Question:
     for name in row:
         near = [] if name in _KNOWN else get_close_matches(name, _KNOWN, n=1, cutoff=0.8)
         if near:

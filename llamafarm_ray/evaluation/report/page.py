@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
@@ -128,7 +128,7 @@ def _worst(name: str, members: Sequence[Answered]) -> str:
     return f"<h2>{escaped(name)}: worst answers</h2>" + _table(columns, rows)
 
 
-def _facts(title: str, facts: Mapping[str, Any] | None) -> str:
+def _facts(title: str, facts: Mapping[str, object] | None) -> str:
     if not facts:
         return ""
     rows = [(escaped(str(name)), escaped(str(value))) for name, value in facts.items()]

@@ -108,7 +108,7 @@ def adapter_type(folder: Path) -> str:
     return read_adapter_config(folder).peft_type
 
 
-def _lora(values: Mapping[str, Any], peft_type: str) -> AdapterConfig:
+def _lora(values: Mapping[str, object], peft_type: str) -> AdapterConfig:
     for key in ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"):
         if type(values.get(key) or False) is not bool:
             raise _wrong(key, values[key], "true or false")
@@ -146,7 +146,7 @@ def _number(key: str, value: object) -> float:
     raise _wrong(key, value, "a number")
 
 
-def _patterns(values: Mapping[str, Any], key: str) -> list[tuple[str, object]]:
+def _patterns(values: Mapping[str, object], key: str) -> list[tuple[str, object]]:
     patterns = values.get(key) or {}
     if not isinstance(patterns, dict):
         raise _wrong(key, patterns, "an object")
@@ -168,7 +168,7 @@ def _is_names(value: object, *, or_pattern: bool) -> bool:
     return isinstance(value, list) and all(isinstance(name, str) and name for name in value)
 
 
-def _matched(patterns: Mapping[str, Any], module: str) -> Any:
+def _matched(patterns: Mapping[str, object], module: str) -> Any:
     """Return the value of the first pattern that is a module's name or the end of it; ``None`` if there is none."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):

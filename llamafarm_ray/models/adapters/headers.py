@@ -55,7 +55,7 @@ class Expected:
     is_certain: bool = True
 
 
-def read_base_config(base: Path) -> Mapping[str, Any]:
+def read_base_config(base: Path) -> Mapping[str, object]:
     """Return a base model's ``config.json``; nothing where there is none that can be read."""
     try:
         values = json.loads((base / "config.json").read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -89,7 +89,7 @@ def check_magnitudes(path: Path, tensors: Mapping[str, TensorEntry], config: Ada
                 )
 
 
-def pairs(tensors: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def pairs(tensors: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     """Yield the names of the two matrices of each update, the one that is applied first before the other."""
     for name in tensors:
         for first, second in _PAIRS.items():

@@ -8,7 +8,6 @@ keeps the base's weights as they are.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.models.adapters.config import AdapterConfig
@@ -75,6 +74,6 @@ def why_not_vllm(config: AdapterConfig) -> str:
     return ""
 
 
-def _changed_base(values: Mapping[str, Any]) -> str:
+def _changed_base(values: Mapping[str, object]) -> str:
     init = values.get("init_lora_weights")
     return init if isinstance(init, str) and init.lower().startswith(_OF_CHANGED_BASE) else ""

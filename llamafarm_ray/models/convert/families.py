@@ -78,7 +78,7 @@ class Family:
             if (found := getattr(config, name)) != (expected := value_of(config)):
                 raise self._cannot_say(name, found, expected)
 
-    def _cannot_say(self, name: str, found: Any, expected: Any) -> UnsupportedError:
+    def _cannot_say(self, name: str, found: object, expected: object) -> UnsupportedError:
         return UnsupportedError(
             f"The model's config.json has {name} {str(found)[:80]!r}; llama.cpp computes {self.architecture} models "
             f"with {str(expected)[:80]!r}.",

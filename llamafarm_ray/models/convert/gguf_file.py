@@ -71,7 +71,7 @@ def write_gguf_model(
     _write_tensors(writer, model, family, precision, factors, on_progress=on_progress)
 
 
-def _facts(config: PreTrainedConfig, family: Family) -> dict[str, Any]:
+def _facts(config: PreTrainedConfig, family: Family) -> dict[str, object]:
     facts = {fact: getattr(config, attribute, None) for fact, attribute in family.fields.items()}
     if facts.get("feed_forward_length") is None:  # GPT-2's, which is four times the width then
         facts["feed_forward_length"] = 4 * config.hidden_size

@@ -28,7 +28,7 @@ _LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positi
 _CLOSE = 1e-3
 
 
-def rope_facts(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Floats]]:
+def rope_facts(config: PreTrainedConfig) -> tuple[dict[str, object], dict[str, Floats]]:
     """Return the facts (without their architecture's prefix) and the tensors of a configuration's rotary positions.
 
     Raises:
@@ -40,7 +40,7 @@ def rope_facts(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Floa
     if "full_attention" in parameters:
         return _of_two_kinds(parameters)
     dims = int(_head_dim(config) * parameters.get("partial_rotary_factor", 1.0))
-    facts: dict[str, Any] = {"rope.freq_base": float(parameters["rope_theta"]), "rope.dimension_count": dims}
+    facts: dict[str, object] = {"rope.freq_base": float(parameters["rope_theta"]), "rope.dimension_count": dims}
     kind = parameters.get("rope_type", "default")
     if kind == "default":
         return facts, {}
@@ -70,7 +70,7 @@ def rope_parameters(
         UnsupportedError: they are scaled in a way that is not known here.
     """
     theta = float(facts("rope.freq_base") or 10000.0)
-    found: dict[str, Any] = {"rope_theta": theta, "rope_type": "default"}
+    found: dict[str, object] = {"rope_theta": theta, "rope_type": "default"}
     kind, factor = facts("rope.scaling.type"), facts("rope.scaling.factor")
     if architecture == "gemma3":
         full = found | ({"rope_type": "linear", "factor": float(factor)} if factor and factor != 1 else {})
@@ -104,7 +104,7 @@ def _head_dim(config: PreTrainedConfig) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def _of_two_kinds(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Floats]]:
+def _of_two_kinds(parameters: Mapping[str, Any]) -> tuple[dict[str, object], dict[str, Floats]]:
     """Return the facts of Gemma 3, whose local layers have a base of their own."""
     full, local = parameters["full_attention"], parameters["sliding_attention"]
     facts = {"rope.freq_base": float(full["rope_theta"])}
@@ -179,7 +179,7 @@ def _long_facts(
 
 def _long_parameters(
     facts: Callable[[str], Any], tensors: Mapping[str, Floats], found: dict[str, Any]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     old_length = int(facts("rope.scaling.original_context_length") or facts("context_length"))
     parameters = found | {
         "rope_type": "longrope",

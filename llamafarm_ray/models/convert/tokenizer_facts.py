@@ -22,7 +22,9 @@ _PROBE = "a"
 _HINT = "Serve the model with vLLM or transformers instead."
 
 
-def tokenizer_facts(tokenizer: PreTrainedTokenizerBase, num_tokens: int, end_ids: Sequence[int] = ()) -> dict[str, Any]:
+def tokenizer_facts(
+    tokenizer: PreTrainedTokenizerBase, num_tokens: int, end_ids: Sequence[int] = ()
+) -> dict[str, object]:
     """Return the facts, without ``tokenizer.ggml.`` before their names; the chat template is not among them.
 
     Args:
@@ -57,7 +59,7 @@ def tokenizer_facts(tokenizer: PreTrainedTokenizerBase, num_tokens: int, end_ids
     return facts | _special(tokenizer, end_ids) | _surrounding(tokenizer)
 
 
-def _byte_level(backend: Tokenizer, described: Mapping[str, Any]) -> dict[str, Any]:
+def _byte_level(backend: Tokenizer, described: Mapping[str, Any]) -> dict[str, object]:
     if described["pre_tokenizer"] is None:
         raise UnsupportedError("The tokenizer does not split texts before it merges, which llama.cpp does.", hint=_HINT)
     normalizer = described["normalizer"]
@@ -70,7 +72,7 @@ def _byte_level(backend: Tokenizer, described: Mapping[str, Any]) -> dict[str, A
     return {"model": "gpt2", "pre": recognized_pre_tokenizer(backend).name, "merges": merges}
 
 
-def _pieces(described: Mapping[str, Any], vocabulary: Mapping[str, int]) -> dict[str, Any]:
+def _pieces(described: Mapping[str, object], vocabulary: Mapping[str, int]) -> dict[str, object]:
     if missing := sorted(_BYTES - vocabulary.keys()):
         raise UnsupportedError(
             f"The tokenizer falls back to bytes and lacks the tokens of {len(missing)}: {missing[0]}.", hint=_HINT
@@ -88,7 +90,7 @@ def _adds_space(described: Mapping[str, Any]) -> bool:
 
 def _tokens(
     vocabulary: Mapping[str, int],
-    added: Mapping[int, Mapping[str, Any]],
+    added: Mapping[int, Mapping[str, object]],
     num_tokens: int,
     *,
     is_pieces: bool,
@@ -116,7 +118,7 @@ def _scores(tokens: Sequence[str], merges: Sequence[Any]) -> list[float]:
     return [-float(ranks.get(token, len(merges))) for token in tokens]
 
 
-def _special(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> dict[str, Any]:
+def _special(tokenizer: PreTrainedTokenizerBase, end_ids: Sequence[int]) -> dict[str, object]:
     ids = {
         "bos": tokenizer.bos_token_id,
         "eos": tokenizer.eos_token_id,

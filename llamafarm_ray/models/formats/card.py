@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import yaml
 
@@ -36,7 +35,7 @@ _SHOWN_NAMES = 20
 _MAX_VALUE = 1000
 
 
-def read_card(files: ModelFiles) -> dict[str, Any]:
+def read_card(files: ModelFiles) -> dict[str, object]:
     """Return the facts of a model card: of its head, and of its sections on use; none where they can't be read."""
     if "README.md" not in files.sizes:
         return {}
@@ -45,7 +44,7 @@ def read_card(files: ModelFiles) -> dict[str, Any]:
     return _card_head(text) | _card_sections(text)
 
 
-def _card_head(text: str) -> dict[str, Any]:
+def _card_head(text: str) -> dict[str, object]:
     if (match := _FRONT_MATTER.match(text)) is None:
         return {}
     try:
@@ -69,7 +68,7 @@ def _card_sections(text: str) -> dict[str, str]:
     return found
 
 
-def card_of_gguf(facts: Mapping[str, Any]) -> dict[str, Any]:
+def card_of_gguf(facts: Mapping[str, object]) -> dict[str, object]:
     """Return what a GGUF file says of its model under ``general``."""
     named = {key.removeprefix("general."): value for key, value in facts.items() if key.startswith("general.")}
     named |= {f"license_{part}": named.get(f"license.{part}") for part in ("name", "link")}
@@ -77,7 +76,7 @@ def card_of_gguf(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: found for key in kept if (found := _plain(named.get(key))) is not None}
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return a text, a number or a short list of texts; ``None`` for anything else."""
     if isinstance(value, list):
         return [str(one)[:_MAX_VALUE] for one in value[:_SHOWN_NAMES] if isinstance(one, str | int)]

@@ -295,10 +295,10 @@ def _json(files: ModelFiles, name: str) -> dict[str, Any]:
     return values
 
 
-def _object(values: Mapping[str, Any], key: str) -> dict[str, Any]:
+def _object(values: Mapping[str, object], key: str) -> dict[str, Any]:
     found = values.get(key)
     return found if isinstance(found, dict) else {}
 
 
-def _number(values: Mapping[str, Any], *names: str) -> int | None:
+def _number(values: Mapping[str, object], *names: str) -> int | None:
     return next((value for name in names if isinstance(value := values.get(name), int)), None)

@@ -46,8 +46,8 @@ def _of_archive(file: BinaryIO) -> Iterator[str]:
 
 
 def _of_pickle(data: bytes) -> Iterator[str]:
-    pushed: list[Any] = []
-    memo: dict[int, Any] = {}
+    pushed: list[object] = []
+    memo: dict[int, object] = {}
     stream = io.BytesIO(data)
     try:
         while stream.tell() < len(data):  # torch's old format is several pickles, one after the other

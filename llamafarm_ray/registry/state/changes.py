@@ -199,7 +199,7 @@ def _(_event: Refused, state: RegistryState, _: Change) -> RegistryState:
 
 
 @singledispatch
-def _changed(event: Any, record: VersionRecord, change: Change) -> VersionRecord:
+def _changed(event: object, record: VersionRecord, change: Change) -> VersionRecord:
     """A version's record after an event about it."""
     raise NotImplementedError(f"{type(event).__name__} of {record.ref} at {change.time}")
 

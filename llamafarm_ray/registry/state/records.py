@@ -36,7 +36,7 @@ T = TypeVar("T")
 class _TrieSchema:
     """Lets pydantic write a map of a state as a JSON object, and read it back."""
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         plain = handler.generate_schema(dict[get_args(source)])  # type: ignore[misc]
         return core_schema.no_info_after_validator_function(
             Map, plain, serialization=core_schema.plain_serializer_function_ser_schema(dict, return_schema=plain)
@@ -86,7 +86,7 @@ class VersionRecord:
     time: dt.datetime
     principal: str
     tags: tuple[str, ...] = ()
-    later_metrics: Trie[Any] = field(default_factory=Map)
+    later_metrics: Trie[object] = field(default_factory=Map)
     approvals: Trie[tuple[Approval, ...]] = field(default_factory=Map)
     signatures: Trie[VersionSigned] = field(default_factory=Map)
     deprecated: str | None = None
@@ -110,7 +110,7 @@ class VersionRecord:
         return {**self.registered.metrics, **self.later_metrics}
 
     @property
-    def evaluated_on(self) -> Mapping[str, Any]:
+    def evaluated_on(self) -> Mapping[str, object]:
         """Results of an adapter on models that were made from its base, by the digests of their manifests."""
         found = self.metrics.get(EVALUATED_ON)
         return found if isinstance(found, Mapping) else {}

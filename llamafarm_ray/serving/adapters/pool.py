@@ -109,7 +109,7 @@ class AdapterPool:
         self._slots = AdapterSlots(room.in_use, timeout_s=room.wait_s, is_passing=self._is_passing)
         self._at_engine = asyncio.Lock()
         self._uses = itertools.count(1)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._sweeping: asyncio.Task[None] | None = None
         self.num_loads: Counter[str] = Counter()
         """How often each engine name was loaded."""

@@ -69,7 +69,7 @@ def scaling_options(deployment: Deployment) -> DeploymentOptions:
     scaling = deployment.auto_scaling
     if scaling is None:
         return {**options, "num_replicas": deployment.replicas}
-    asked: dict[str, Any] = {
+    asked: dict[str, object] = {
         "min_replicas": scaling.min_replicas,
         "initial_replicas": deployment.replicas,
         "max_replicas": scaling.max_replicas,
@@ -216,7 +216,7 @@ class ScalingPolicy:
         self._used = self._called = float("-inf")
         self._was_running = False
 
-    def __call__(self, ctx: Any) -> tuple[float, dict[str, Any]]:
+    def __call__(self, ctx: Any) -> tuple[float, dict[str, object]]:
         """Return the number of replicas that there should be.
 
         Args:

@@ -155,7 +155,7 @@ def compose(
         env: the replicas' environment.
     """
     needs, limits = deployment.resources, served.limits
-    actor: dict[str, Any] = {"num_cpus": needs.cpu or 1, "runtime_env": {"env_vars": dict(env)}}
+    actor: dict[str, object] = {"num_cpus": needs.cpu or 1, "runtime_env": {"env_vars": dict(env)}}
     if needs.gpu is not None:
         actor["num_gpus"] = needs.gpu.count
         if needs.gpu.type is not None:

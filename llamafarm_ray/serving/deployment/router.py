@@ -61,7 +61,7 @@ class Router:
         """
         return Routing(Starlette(), decide=self._decide)
 
-    async def _decide(self, headers: Sequence[Header], body: dict[str, Any]) -> dict[str, Any]:
+    async def _decide(self, headers: Sequence[Header], body: dict[str, Any]) -> dict[str, object]:
         """The answer to HAProxy: a replica, and the version in the trusted header.
 
         Without that header, where the model is unknown, the replica answers with an error.
@@ -69,7 +69,7 @@ class Router:
         routed = self._routed(headers, body)
         # By the engine name alone: a version has the same replicas on its own and as either side of a rollout.
         host, port, replica = await self._picked(routed.partition(";")[0])
-        decision: dict[str, Any] = {"host": host, "port": port, "replica_id": replica}
+        decision: dict[str, object] = {"host": host, "port": port, "replica_id": replica}
         if routed:
             decision["request_headers"] = {ROUTED_HEADER.decode(): self._seal.close(routed)}
         return decision

@@ -73,7 +73,7 @@ class VllmReplica(Replica):
         self._versions.prove_against(ServedBase(Path(source), self._adapters.dtype, is_vllm=True))
         await self._versions.preload(serve.get_replica_context().app_name)
 
-    async def __serve_build_asgi_app__(self) -> Any:
+    async def __serve_build_asgi_app__(self) -> object:
         """The HTTP app that HAProxy sends requests to: vLLM's own, behind the gateway."""
         with serve_log_kept():
             app = await self._server.engine.build_asgi_app()

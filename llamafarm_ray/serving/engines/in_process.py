@@ -6,7 +6,6 @@ import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.errors import DeploymentError, InputError, LlamaFarmError, UserError
 from llamafarm_ray.serving.adapters.protocols import NotNumbersError, TakenOut
@@ -59,7 +58,7 @@ class InProcessEngine(NamedModelsEngine[LanguageModel]):
         load: loads the version in a folder, or with ``None`` the base model, which is loaded at once.
     """
 
-    def __init__(self, base_name: str, tokenizer: Any, load: Callable[[Path | None], LanguageModel]) -> None:
+    def __init__(self, base_name: str, tokenizer: object, load: Callable[[Path | None], LanguageModel]) -> None:
         self._load = load
         super().__init__(NamedModels(base_name, load(None)))
         self._worker = Worker("engine")

@@ -167,7 +167,7 @@ class EmbeddingRequest(_Request):
 _R = TypeVar("_R", bound=_Request)
 
 
-def read_request(kind: type[_R], body: Mapping[str, Any]) -> _R:
+def read_request(kind: type[_R], body: Mapping[str, object]) -> _R:
     """A request of that kind.
 
     Fields that are null count as absent, as OpenAI's clients mean them.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.serving.gateway.auth import Tenant
@@ -63,7 +63,7 @@ def choose(offers: Iterable[Offer], tenant: Tenant, kind: str, headers: Iterable
     return select((offer for offer in offers if tenant.may_use(offer.model)), wanted)
 
 
-def kind_of(path: str, body: Mapping[str, Any]) -> str:
+def kind_of(path: str, body: Mapping[str, object]) -> str:
     """The kind of answer that a request is for (:attr:`~llamafarm_ray.serving.selection.model_selection.Wanted.kind`).
 
     One that only counts tokens counts those of the chat, or of the completion, that would be asked for.

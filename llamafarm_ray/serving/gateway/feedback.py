@@ -78,7 +78,7 @@ class FeedbackRequest(BaseModel):
             raise InputError(f"{where[:80]}: {first['msg']}.", hint="See docs/http-api.md.") from None
 
 
-def feedback_record(said: FeedbackRequest, target: Target, principal: str) -> dict[str, Any]:
+def feedback_record(said: FeedbackRequest, target: Target, principal: str) -> dict[str, object]:
     """The record that is kept: what was said, of which version, by whom and when.
 
     Raises:

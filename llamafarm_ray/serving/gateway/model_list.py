@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.serving.gateway.auth import Tenant
@@ -50,7 +49,7 @@ class ModelList:
             raise NotFoundError(f"The model {name[:120]!r} does not exist.")
         await answer(send, 200, (await self._cards([name]))[0])
 
-    async def _cards(self, names: Sequence[str]) -> list[dict[str, Any]]:
+    async def _cards(self, names: Sequence[str]) -> list[dict[str, object]]:
         """OpenAI's objects for models, with what is known of each."""
         known = await self._describe(names)
         card = {"object": "model", "created": self._created, "owned_by": "llamafarm"}

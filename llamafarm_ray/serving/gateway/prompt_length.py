@@ -31,7 +31,7 @@ async def check_prompt(app: App, scope: Scope, body: dict[str, Any], limits: Lim
             raise InputError(f"The prompt has {count} tokens; {most} is the most.", hint="Shorten it.")
 
 
-def _parts(body: dict[str, Any]) -> list[int | dict[str, Any]]:
+def _parts(body: dict[str, Any]) -> list[int | dict[str, object]]:
     """Return the parts that are counted separately: requests to ``/tokenize``, or lengths where tokens are given."""
     if "messages" in body:
         return [{name: body[name] for name in _TEMPLATE_FIELDS if body.get(name) is not None}]

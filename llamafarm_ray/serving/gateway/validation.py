@@ -97,7 +97,7 @@ def check_headers(headers: Iterable[Header]) -> str | None:
     return routed
 
 
-def caller_of(headers: Iterable[Header], body: Mapping[str, Any]) -> Caller:
+def caller_of(headers: Iterable[Header], body: Mapping[str, object]) -> Caller:
     """Return the sender of a request, as far as its headers and body tell."""
     sessions = (bytes(value).decode("latin-1") for key, value in headers if key.lower() == _SESSION)
     user = body.get("user")
@@ -163,7 +163,7 @@ def _too_large(max_bytes: int) -> BodyTooLargeError:
     return BodyTooLargeError(f"The request's body is over {max_bytes} bytes.", hint="Send less at a time.")
 
 
-def _parse(data: bytes) -> dict[str, Any]:
+def _parse(data: bytes) -> dict[str, object]:
     try:
         parsed = json.loads(
             data.decode("utf-8"),
@@ -203,7 +203,7 @@ class _RefusedValueError(ValueError):
     """JSON that Python reads, and that is refused."""
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, object]:
     made = dict(pairs)
     if len(made) != len(pairs):
         raise _RefusedValueError("an object has a key twice")
@@ -235,7 +235,7 @@ def _check_depth(parsed: dict[str, Any]) -> None:
     raise InputError(f"The request's body is nested deeper than {_MAX_DEPTH} levels.")
 
 
-def check_shape(path: str, body: dict[str, Any]) -> None:
+def check_shape(path: str, body: Mapping[str, object]) -> None:
     """Check the fields that the gateway relies on, and those that it must not let through; the engine checks the rest.
 
     Args:
@@ -279,7 +279,7 @@ def _check_messages(messages: object) -> None:
             raise InputError(f"messages[{index}] must be an object with a 'role'.")
 
 
-def _check_input(body: Mapping[str, Any]) -> None:
+def _check_input(body: Mapping[str, object]) -> None:
     """Check the input for vectors: texts or tokens.
 
     vLLM also takes chats, whose tokens can't be counted here, and bytes.

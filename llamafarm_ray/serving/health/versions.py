@@ -6,7 +6,7 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from llamafarm_ray.errors import NotFoundError, did_you_mean
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
@@ -134,7 +134,7 @@ def _aliases(state: RegistryState, ref: str) -> tuple[str, ...]:
     return tuple(model.pointing_at(version)) if model is not None and version in model.versions else ()
 
 
-def health_dict(version: VersionHealth) -> dict[str, Any]:
+def health_dict(version: VersionHealth) -> dict[str, object]:
     """Return a version's health as plain values."""
     health = version.health
     return {
@@ -152,7 +152,7 @@ def health_dict(version: VersionHealth) -> dict[str, Any]:
     }
 
 
-def _sketch_dict(sketch: Sketch) -> dict[str, Any]:
+def _sketch_dict(sketch: Sketch) -> dict[str, object]:
     if not sketch.num_requests:
         return {"requests": 0}
     histograms = ("prompt_tokens", "answer_tokens", "latency", "wait", "answer_loss")
@@ -168,7 +168,7 @@ def _sketch_dict(sketch: Sketch) -> dict[str, Any]:
     }
 
 
-def _difference_dict(difference: Difference) -> dict[str, Any]:
+def _difference_dict(difference: Difference) -> dict[str, object]:
     return {
         "signal": difference.signal.name,
         "what": difference.what,
@@ -180,7 +180,7 @@ def _difference_dict(difference: Difference) -> dict[str, Any]:
     }
 
 
-def alarm_dict(alarm: Alarm) -> dict[str, Any]:
+def alarm_dict(alarm: Alarm) -> dict[str, object]:
     """Return an alarm as plain values."""
     times = {"start": utc_time(alarm.start_s), "end": utc_time(alarm.end_s)}
     return {**_difference_dict(alarm.difference), **times, "limit": alarm.limit, "requests_later": alarm.num_later}

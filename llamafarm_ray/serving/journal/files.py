@@ -61,7 +61,7 @@ class Page:
         return max(0.0, self.end_s - self.start_s)
 
 
-def page_bytes(page: Mapping[str, Any], blocks: str) -> bytes:
+def page_bytes(page: Mapping[str, object], blocks: str) -> bytes:
     """Return the bytes of a page.
 
     Args:

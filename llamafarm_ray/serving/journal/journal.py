@@ -124,7 +124,7 @@ class Journal:
         *,
         principal: str,
         route: str,
-        body: Mapping[str, Any],
+        body: Mapping[str, object],
         wait_s: float,
         opening: AnswerOpening | None,
     ) -> None:
@@ -200,7 +200,7 @@ class Journal:
                 self._trouble = str(error)
         self._days = [one for one in self._days[:-1] if not one.is_written][-1:] + self._days[-1:]
 
-    def _store(self, day: _Day, values: dict[str, Any], blocks: str) -> None:
+    def _store(self, day: _Day, values: Mapping[str, object], blocks: str) -> None:
         day.samples.redact()
         samples = day.samples.to_list()
         self._home.write(day_name(day.day, self.replica), page_bytes({**values, "samples": samples}, blocks))

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.serving.http.asgi import Message, Send
 from llamafarm_ray.serving.journal.logprobs import AnswerLogprobs
@@ -46,7 +46,7 @@ class Opening:
         return not self.text.strip() and not self.has_calls
 
 
-def question_of(body: Mapping[str, Any]) -> str:
+def question_of(body: Mapping[str, object]) -> str:
     """Return the text of a request's last message by a user, or of its prompt; "" if it has none."""
     messages = body.get("messages")
     if isinstance(messages, list):
@@ -130,7 +130,7 @@ class AnswerOpening:
         return Opening(text, has_calls=_CALL.search(events) is not None)
 
 
-def _of_whole(said: Mapping[str, Any]) -> Opening | None:
+def _of_whole(said: Mapping[str, object]) -> Opening | None:
     """Return the first answer of a response, or of a piece of a stream."""
     choices = said.get("choices")
     if not isinstance(choices, list):
@@ -152,7 +152,7 @@ def _parsed_text(inside: bytes) -> str:
     return str(text)
 
 
-def _parsed(data: bytes) -> Mapping[str, Any]:
+def _parsed(data: bytes) -> Mapping[str, object]:
     try:
         parsed = json.loads(data.strip())
     except ValueError:

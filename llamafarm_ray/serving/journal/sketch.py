@@ -178,7 +178,7 @@ class Sketch:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; zeros are left out."""
-        found: dict[str, Any] = {"start_s": round(self.start_s, 3), "end_s": round(self.end_s, 3)}
+        found: dict[str, object] = {"start_s": round(self.start_s, 3), "end_s": round(self.end_s, 3)}
         numbers = ("num_answered", *_COUNTS, *_RATED, "num_signed")
         found |= {name: getattr(self, name) for name in numbers if getattr(self, name)}
         found |= {name: dict(getattr(self, name)) for name in (*_HISTOGRAMS, "languages") if getattr(self, name)}

@@ -48,17 +48,17 @@ class Settings:
             max_model_len: the longest prompt with its answer; ``None``: the model's.
             gpu: the GPU that a replica gets, as ``deployment.resources.gpu`` has it; ``None``: none.
         """
-        options: dict[str, Any] = {}
+        options: dict[str, object] = {}
         if self.engine == "gguf":
             options["n_parallel"] = self.concurrency
             if self.num_threads is not None:
                 options["n_threads"] = self.num_threads
         elif self.dtype is not None:
             options["dtype"] = self.dtype
-        resources: dict[str, Any] = {"gpu": gpu} if gpu is not None and self.engine != "gguf" else {}
+        resources: dict[str, object] = {"gpu": gpu} if gpu is not None and self.engine != "gguf" else {}
         if self.num_threads is not None:
             resources["cpu"] = self.num_threads
-        section: dict[str, Any] = {"engine": self.engine}
+        section: dict[str, object] = {"engine": self.engine}
         if max_model_len is not None:
             section["max_model_len"] = max_model_len
         return section | {

@@ -8,7 +8,6 @@ on.
 from __future__ import annotations
 
 import ipaddress
-from typing import Any
 
 __all__ = ["listen_on_loopback"]
 
@@ -29,7 +28,7 @@ def listen_on_loopback() -> None:
 
     add_port = replica.add_port_to_grpc_server
 
-    def add_own_port(server: Any, where: str) -> int:
+    def add_own_port(server: object, where: str) -> int:
         host = f"[{address}]:" if ":" in address else f"{address}:"
         port: int = add_port(server, where.replace(_EVERY_INTERFACE, host))
         return port

@@ -241,7 +241,7 @@ class RayFleet:
 def _ask_each(replicas: Iterable[str], method: str, *args: object) -> dict[str, Any]:
     """Return the replicas' answers to a call, by actor name; None for a replica that is late or died."""
     calls = {}
-    told: dict[str, Any] = dict.fromkeys(replicas)
+    told: dict[str, object] = dict.fromkeys(replicas)
     for replica in told:
         with contextlib.suppress(ValueError):  # it died since it was listed
             calls[_call(replica, method, *args)] = replica
@@ -254,7 +254,7 @@ def _ask_each(replicas: Iterable[str], method: str, *args: object) -> dict[str, 
     return told
 
 
-def _call(replica: str, method: str, *args: object) -> ray.ObjectRef[Any]:
+def _call(replica: str, method: str, *args: object) -> ray.ObjectRef[object]:
     """Call a method of one replica, whichever the router would pick."""
     request = f"llamafarm-{uuid.uuid4()}"
     metadata = RequestMetadata(request_id=request, internal_request_id=request, call_method=method)

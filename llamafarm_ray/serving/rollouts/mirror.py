@@ -7,7 +7,6 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any
 
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.serving.http.asgi import App, Message, Scope
@@ -49,7 +48,7 @@ class Mirror:
         self._most_at_once = most_at_once
         self._under_way: set[asyncio.Task[None]] = set()
 
-    def send(self, scope: Scope, body: Mapping[str, Any], shadow: Target) -> asyncio.Event | None:
+    def send(self, scope: Scope, body: Mapping[str, object], shadow: Target) -> asyncio.Event | None:
         """Start a copy of a request.
 
         Args:
@@ -68,7 +67,7 @@ class Mirror:
         task.add_done_callback(self._under_way.discard)
         return left
 
-    async def _answer(self, scope: Scope, body: dict[str, Any], shadow: Target, left: asyncio.Event) -> None:
+    async def _answer(self, scope: Scope, body: Mapping[str, object], shadow: Target, left: asyncio.Event) -> None:
         data = json.dumps(body, ensure_ascii=False).encode()
         headers = [(k, v) for k, v in scope["headers"] if k.lower() not in _OF_THE_ORIGINAL]
         scope["headers"] = [*headers, (b"content-length", str(len(data)).encode())]

@@ -11,8 +11,6 @@ it loaded, needs a report of loaded models from each replica, and remembers ever
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from llamafarm_ray.serving.routing.affinity import Affinity
@@ -27,7 +25,7 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc]  # Ray has no types
     the first does not tell how long its queue is.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
         self._affinity = Affinity()
 

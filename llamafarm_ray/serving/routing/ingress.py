@@ -62,7 +62,7 @@ async def _read(receive: Receive) -> bytes:
             return b"".join(chunks)
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def _parsed(data: bytes) -> dict[str, object]:
     try:
         body = json.loads(data)
     except (ValueError, RecursionError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from statistics import fmean
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry.policy import flat_metrics
@@ -27,7 +27,7 @@ _QUALITY: Final = ("quality", "quality_score", "accuracy", "acc", "f1", "exact_m
 """Endings of metrics that count as quality; the first ending that a version has results for is used."""
 
 
-def quality_of(metrics: Mapping[str, Any]) -> tuple[float, str] | None:
+def quality_of(metrics: Mapping[str, object]) -> tuple[float, str] | None:
     """Return a version's quality from 0 to 1 by its evaluation, and the metric's name; ``None`` without a result.
 
     Of several results of a name, such as the accuracies of benchmarks, it is the mean. Baselines don't count.

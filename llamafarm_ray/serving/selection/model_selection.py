@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from llamafarm_ray.errors import InputError, NotFoundError, did_you_mean
 
@@ -51,7 +50,7 @@ class Offer:
     base_url: str = ""
 
 
-def card_of(offer: Offer) -> dict[str, Any]:
+def card_of(offer: Offer) -> dict[str, object]:
     """Return a model's card: the entry without name and address, which the reader knows."""
     return {name: value for name, value in asdict(offer).items() if name not in {"model", "base_url"}}
 

@@ -122,7 +122,7 @@ class UsageMeter:
         return self._hide and parsed.get("choices") == []
 
 
-def _parsed(data: bytes) -> dict[str, Any]:
+def _parsed(data: bytes) -> dict[str, object]:
     try:
         parsed = json.loads(data)
     except ValueError:

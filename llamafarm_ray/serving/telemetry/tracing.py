@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any
 
 from llamafarm_ray.serving.http.asgi import Scope
 from llamafarm_ray.serving.routing.resolution import Target
@@ -29,7 +28,7 @@ class Span:
         self.scope = scope
         """The request's, with the span as the parent of what the engine traces."""
 
-    def asked(self, body: Mapping[str, Any]) -> None:
+    def asked(self, body: Mapping[str, object]) -> None:
         """Take in the body that the client sent, once it is known to be sound."""
 
     def resolved(self, target: Target) -> None:

@@ -17,7 +17,6 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.storage.cache import Cache
@@ -162,7 +161,7 @@ class Staging:
         return found
 
     def _note_finished(self, fetched: Fetched, wanted: Wanted) -> None:
-        entry: dict[str, Any] = {"fetched": asdict(fetched), "git_digest": wanted.git_digest}
+        entry: dict[str, object] = {"fetched": asdict(fetched), "git_digest": wanted.git_digest}
         with self._lock, self._journal.open("ab", buffering=0) as file:
             file.write(json.dumps(entry).encode() + b"\n")
 

@@ -139,7 +139,7 @@ class WebhookChannel:
         """
         import httpx  # each worker of a run would take half a second to import it
 
-        body: dict[str, Any] = {"text": f"*{notice.title}*\n{notice.text}"}
+        body: dict[str, object] = {"text": f"*{notice.title}*\n{notice.text}"}
         if urlsplit(self.url).hostname != _TEXT_ALONE:
             body |= notice.details
         problem = ""
@@ -280,7 +280,7 @@ def _secret(environment: Mapping[str, str], key: str, name: str) -> str:
     return value
 
 
-def _finite(values: Mapping[str, Any]) -> dict[str, Any]:
+def _finite(values: Mapping[str, object]) -> dict[str, object]:
     """JSON has no NaN: such numbers as texts."""
     return {
         key: str(value) if isinstance(value, float) and not math.isfinite(value) else value

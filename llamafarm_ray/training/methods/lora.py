@@ -64,7 +64,7 @@ class LoraMethod(PeftMethod):
         for key in ("rank_pattern", "alpha_pattern"):
             _check_patterns(key, getattr(self.parameters, key), adapted)
 
-    def adapter_config(self, model: PreTrainedModel, **common: Any) -> PeftConfig:
+    def adapter_config(self, model: PreTrainedModel, **common: object) -> PeftConfig:
         """See `PeftMethod.adapter_config`."""
         from peft import LoraConfig  # see PeftMethod.wrap
 

@@ -6,7 +6,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from safetensors.torch import save_file
@@ -30,7 +30,7 @@ class PeftMethod(Method):
     kind: ClassVar[ModelKind] = ModelKind.ADAPTER
 
     @abstractmethod
-    def adapter_config(self, model: PreTrainedModel, **common: Any) -> PeftConfig:
+    def adapter_config(self, model: PreTrainedModel, **common: object) -> PeftConfig:
         """The ``PeftConfig`` for that model.
 
         Args:
@@ -88,7 +88,7 @@ def write_adapter(state: Mapping[str, torch.Tensor], config: PeftConfig, folder:
     (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
 
 
-def _sorted_list(value: object) -> list[Any]:
+def _sorted_list(value: object) -> list[object]:
     if isinstance(value, set):
         return sorted(value)
     raise TypeError(f"adapter_config.json can't hold {value!r}")

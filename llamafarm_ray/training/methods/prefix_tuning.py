@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import torch
 
@@ -69,7 +69,7 @@ class PrefixTuningMethod(PeftMethod):
                 hint="Lower it; 10 to 200 are usual.",
             )
 
-    def adapter_config(self, model: PreTrainedModel, **common: Any) -> PeftConfig:
+    def adapter_config(self, model: PreTrainedModel, **common: object) -> PeftConfig:
         """See `PeftMethod.adapter_config`."""
         from peft import PrefixTuningConfig  # see PeftMethod.wrap
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from llamafarm_ray.errors import UnsupportedError, did_you_mean
 from llamafarm_ray.training.objectives.base import Loss, Objective
 from llamafarm_ray.training.objectives.contrastive import ContrastiveObjective
@@ -31,7 +29,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
 """Every objective by its name in ``fine_tuning.objective``."""
 
 
-def find_objective(name: str, settings: Any = None) -> Objective:
+def find_objective(name: str, settings: object = None) -> Objective:
     """The objective of that name.
 
     Args:

@@ -61,13 +61,13 @@ class Objective(ABC):
     needs_chat_template: ClassVar[bool] = True
     """True if rows are chats, which only a template turns into text."""
 
-    def __init__(self, settings: Any = None) -> None:
+    def __init__(self, settings: object = None) -> None:
         """Take the objective's own section of ``fine_tuning``, `FineTuning.objective_settings`; None: its defaults."""
         del settings
 
     @abstractmethod
     def tokenise(
-        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], max_length: int
+        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, object], max_length: int
     ) -> list[TokenisedRow]:
         """Turn a dataset row into rows for training; a long text becomes several, a row of no use one with a reason.
 
@@ -99,7 +99,7 @@ class Objective(ABC):
         return [None] * len(batches)
 
     @abstractmethod
-    def loss(self, model: PreTrainedModel, batch: Batch, context: Any = None) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, context: object = None) -> Loss:
         """The loss of a micro-batch, summed over what `count` counts.
 
         Args:

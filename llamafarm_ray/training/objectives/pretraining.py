@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from llamafarm_ray.training.objectives.sft import SftObjective
 from llamafarm_ray.training.rows import IGNORED, TokenisedRow
@@ -22,7 +22,7 @@ class PretrainingObjective(SftObjective):
     needs_chat_template: ClassVar[bool] = False
 
     def tokenise(
-        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, Any], max_length: int
+        self, tokenizer: PreTrainedTokenizerBase, row: Mapping[str, object], max_length: int
     ) -> list[TokenisedRow]:
         """See `Objective.tokenise`.
 

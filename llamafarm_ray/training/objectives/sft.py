@@ -43,7 +43,7 @@ class SftObjective(Objective):
         """Trained tokens."""
         return batch.num_trained
 
-    def loss(self, model: PreTrainedModel, batch: Batch, context: Any = None) -> Loss:
+    def loss(self, model: PreTrainedModel, batch: Batch, context: object = None) -> Loss:
         """The sum of the trained tokens' cross-entropies in nats."""
         del context
         found = trained_logits(model, batch)

@@ -188,11 +188,11 @@ class Strategy(ABC):
         summed: list[float] = total.tolist()
         return summed
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: object) -> list[Any]:
         """Every worker's ``value``, in the order of their ranks, on every worker. For small plain values."""
         if self.place.num_workers == 1:
             return [value]
-        values: list[Any] = [None] * self.place.num_workers
+        values: list[object] = [None] * self.place.num_workers
         torch.distributed.all_gather_object(values, value)
         return values
 

@@ -82,7 +82,7 @@ def record_of(progress: Progress) -> Record:
     return Record(progress.step, known)
 
 
-def flat(value: Any, prefix: str = "") -> dict[str, str]:
+def flat(value: object, prefix: str = "") -> dict[str, str]:
     """A nested mapping as dotted keys and short texts: ``{"fine_tuning.parameters.r": "16"}``."""
     if isinstance(value, Mapping) and value:
         items: Iterable[tuple[str, str]] = (

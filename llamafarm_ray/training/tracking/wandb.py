@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from llamafarm_ray.config.monitoring import WandbMode
 from llamafarm_ray.training.tracking.base import Ending, Record, RunInfo
@@ -59,7 +58,7 @@ class WandbTracker:
     def log(self, records: Sequence[Record]) -> None:
         """Hand over numbers; W&B sends them by itself."""
         for record in records:
-            values: dict[str, Any] = {**record.values, "step": record.step}
+            values: dict[str, object] = {**record.values, "step": record.step}
             self._run.log(values)
 
     def close(self, ending: Ending) -> None:

@@ -90,11 +90,11 @@ def diff(before: Path, after: Path, *, limit: int) -> DatasetDifference:
     )
 
 
-def _by_id(found: DatasetRows) -> dict[str, tuple[str, dict[str, Any]]]:
+def _by_id(found: DatasetRows) -> dict[str, tuple[str, dict[str, object]]]:
     return {row["id"]: (split, row) for split, rows in found.rows.items() for row in rows}
 
 
-def _records(found: DatasetRows, rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+def _records(found: DatasetRows, rows: Sequence[Mapping[str, object]]) -> tuple[dict[str, object], ...]:
     kind = found.kind.name
     return tuple(record for row in rows for record in format_row(row, kind, default_format(kind)))
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.config.evaluation import Backend, Evaluation
 from llamafarm_ray.errors import InputError, UnsupportedError
@@ -80,7 +79,7 @@ def asked_models(
     return asked, AskedModel(backend, _options(model), model.base_weights, with_adapter=False)
 
 
-def _options(model: EvaluatedModel) -> dict[str, Any]:
+def _options(model: EvaluatedModel) -> dict[str, object]:
     return {"base": model.base.absolute(), "adapter": model.adapter and model.adapter.absolute()}
 
 
@@ -98,7 +97,7 @@ def endpoint_of(settings: Evaluation, model: EvaluatedModel) -> Endpoint:
     )
 
 
-def _endpoint_options(settings: Evaluation, model: EvaluatedModel) -> dict[str, Any]:
+def _endpoint_options(settings: Evaluation, model: EvaluatedModel) -> dict[str, object]:
     endpoint = endpoint_of(settings, model)
     return {"endpoint": endpoint, "tokenizer": model.base.absolute(), "max_length": _max_length(model.base)}
 

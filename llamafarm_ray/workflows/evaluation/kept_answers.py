@@ -31,7 +31,7 @@ class KeptAnswers:
     home: Location
     folder: str
 
-    def find(self, request: Mapping[str, Any]) -> Any:
+    def find(self, request: Mapping[str, object]) -> Any:
         """Return the answer to a request; None if there is none, it is old, or it can't be read."""
         name = self._name(request)
         try:
@@ -42,7 +42,7 @@ class KeptAnswers:
         except (StorageError, ValueError, KeyError, TypeError):
             return None
 
-    def keep(self, request: Mapping[str, Any], answer: Any) -> None:
+    def keep(self, request: Mapping[str, object], answer: object) -> None:
         """Store an answer."""
         self.home.write(self._name(request), json.dumps({"time": time.time(), "answer": answer}).encode())
 
@@ -51,6 +51,6 @@ class KeptAnswers:
         for file in list(self.home.walk(self.folder)):
             self.home.remove(file.name)
 
-    def _name(self, request: Mapping[str, Any]) -> str:
+    def _name(self, request: Mapping[str, object]) -> str:
         digest = Digest.of(json.dumps(request, sort_keys=True).encode())
         return f"{self.folder}/{digest.removeprefix('sha256:')}.json"

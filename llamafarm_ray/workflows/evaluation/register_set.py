@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.data.records import read_file
 from llamafarm_ray.data.records.base import BadRecord
@@ -139,6 +139,6 @@ def _gather_data(path: Path, folder: Path) -> int:
     return num_rows
 
 
-def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+def _write(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
     text = "".join(json.dumps(row, sort_keys=True, ensure_ascii=True) + "\n" for row in rows)
     path.write_text(text, encoding="utf-8")

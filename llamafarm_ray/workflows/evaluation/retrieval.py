@@ -225,7 +225,7 @@ class _Asking:
                 await asyncio.to_thread(self.kept.keep, body, answer)
         return found
 
-    async def _answer(self, path: str, body: Mapping[str, Any]) -> dict[str, Any] | RetrievalFailure:
+    async def _answer(self, path: str, body: Mapping[str, object]) -> dict[str, Any] | RetrievalFailure:
         """Return what a server says, and the time that it took with all attempts."""
         try:
             async with self.slots:
@@ -240,7 +240,7 @@ class _Asking:
             return RetrievalFailure(_GARBAGE)
 
 
-def _passage(value: Mapping[str, Any]) -> CorpusPassage:
+def _passage(value: Mapping[str, object]) -> CorpusPassage:
     """Read a passage of an answer.
 
     Raises:

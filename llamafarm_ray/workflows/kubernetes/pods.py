@@ -79,7 +79,7 @@ def cluster(head: dict[str, Any], workers: list[dict[str, Any]], *, end_s: int) 
         workers: the groups, each with a pod of its own.
         end_s: seconds that the head's pod gets to end.
     """
-    made: dict[str, Any] = {
+    made: dict[str, object] = {
         "rayVersion": importlib.metadata.version("ray"),
         "authOptions": {"mode": "token"},  # the operator makes it, in a secret of the cluster's name
         "headGroupSpec": {
@@ -94,7 +94,7 @@ def cluster(head: dict[str, Any], workers: list[dict[str, Any]], *, end_s: int) 
 
 def pod(container: dict[str, Any], *, end_s: int, has_gpu: bool = False) -> dict[str, Any]:
     """Return the template of a pod with one container."""
-    spec: dict[str, Any] = {
+    spec: dict[str, object] = {
         "terminationGracePeriodSeconds": end_s,
         "securityContext": {**_USER, "seccompProfile": {"type": "RuntimeDefault"}},
         "containers": [container],
@@ -157,7 +157,7 @@ def as_yaml(*tables: dict[str, Any]) -> str:
 class _Dumper(yaml.SafeDumper):
     """Texts of several lines as such, no anchors, and quotes around what YAML 1.2 would take for a number."""
 
-    def ignore_aliases(self, _data: Any) -> bool:
+    def ignore_aliases(self, _data: object) -> bool:
         return True
 
     def represent_text(self, text: str) -> yaml.ScalarNode:

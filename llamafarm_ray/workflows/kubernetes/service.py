@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.config import Config, Deployment
 from llamafarm_ray.errors import InputError, NotFoundError
@@ -41,7 +40,7 @@ __all__ = ["ray_service"]
 _END_S = DEREGISTRATION_S + DRAIN_S + 30
 
 
-def ray_service(config: Config, registry: RegistryApi, model: str | None = None) -> dict[str, Any]:
+def ray_service(config: Config, registry: RegistryApi, model: str | None = None) -> dict[str, object]:
     """The manifest of a configuration's deployment.
 
     Folders of adapters are registered, as by ``deploy`` elsewhere.
@@ -123,7 +122,7 @@ def _living(registry: RegistryApi, digest: Digest) -> VersionRecord | None:
     return registry.resolve(min(found, key=lambda record: record.ref).ref) if found else None  # it checks who asks
 
 
-def _serve_config(config: Config, home: str) -> dict[str, Any]:
+def _serve_config(config: Config, home: str) -> dict[str, object]:
     return {
         # KubeRay takes a pod without a proxy for one that is not ready (ray-project/kuberay issue 4994).
         "proxy_location": "EveryNode",
@@ -139,7 +138,7 @@ def _serve_config(config: Config, home: str) -> dict[str, Any]:
     }
 
 
-def _cluster(deployment: Deployment, home: str) -> dict[str, Any]:
+def _cluster(deployment: Deployment, home: str) -> dict[str, object]:
     scaling, replicas = deployment.auto_scaling, deployment.replicas
     fewest, most = (scaling.min_replicas, scaling.max_replicas) if scaling else (replicas, replicas)
     serve = {"name": "serve", "containerPort": deployment.port}

@@ -26,7 +26,7 @@ class LearnedUpdate:
     uri: str
     key: str
 
-    def restore(self, student: Any) -> bool:
+    def restore(self, student: object) -> bool:
         """Give a model its update; return False if there is none that fits, as where a file is damaged."""
         try:
             found = load(Location(self.uri).read(self._name))
@@ -40,7 +40,7 @@ class LearnedUpdate:
                 weight.copy_(found[name])
         return True
 
-    def save(self, student: Any) -> None:
+    def save(self, student: object) -> None:
         """Store a model's update, whole or not at all."""
         tensors = {name: weight.detach().cpu().contiguous() for name, weight in _weights(student).items()}
         Location(self.uri).write(self._name, save(tensors))

@@ -6,7 +6,6 @@ import json
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.data.generation.base_model.settings import Sampling, Study
 from llamafarm_ray.data.generation.writer import PairWriter
@@ -47,7 +46,7 @@ class BaseModelPlan:
         return _digest(LESSONS_VERSION, self._weights, asdict(self.sampling), asdict(self.study))
 
     @property
-    def _weights(self) -> list[list[Any]]:
+    def _weights(self) -> list[list[object]]:
         """Files of the weights. They count by their sizes and times: reading them all takes too long."""
         files = sorted(self.folder.glob("*.safetensors"))
         return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
@@ -81,5 +80,5 @@ class BaseModelPlan:
         return BaseModelWriter(LineSampler(model, tokenizer), self.sampling, provenance)
 
 
-def _digest(*parts: Any) -> str:
+def _digest(*parts: object) -> str:
     return Digest.of(json.dumps(parts, sort_keys=True).encode()).short

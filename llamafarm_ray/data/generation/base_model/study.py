@@ -37,7 +37,7 @@ def learn(
     *,
     seed: int,
     kept: LearnedUpdate | None = None,
-) -> Any:
+) -> object:
     """Return the model after it learned the lessons; its weights are changed.
 
     The update computes in the model's own number format, and is learned in fp32.

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import get_args
 
 from llamafarm_ray.config.generation import Difficulty
 from llamafarm_ray.data.parsed import Passage
@@ -75,7 +75,7 @@ def parse_answer(text: str) -> list[Pair]:
     return [_pair(pair) for pair in objects_in(text, "pairs")]
 
 
-def objects_in(text: str, key: str) -> list[dict[str, Any]]:
+def objects_in(text: str, key: str) -> list[dict[str, object]]:
     """Return the objects that an answer lists under a key.
 
     Raises:
@@ -95,7 +95,7 @@ def points_at_passage(question: str) -> bool:
     return _POINTING.search(question) is not None
 
 
-def _pair(value: Mapping[str, Any]) -> Pair:
+def _pair(value: Mapping[str, object]) -> Pair:
     questions, answer = value.get("questions"), value.get("answer")
     if not isinstance(questions, list) or not all(isinstance(question, str) for question in questions):
         raise BadAnswerError('The "questions" of a pair are not a list of texts.')
@@ -104,7 +104,7 @@ def _pair(value: Mapping[str, Any]) -> Pair:
     return Pair(tuple(one_line(question) for question in questions), one_line(answer), difficulty_of(value))
 
 
-def difficulty_of(value: Mapping[str, Any]) -> str:
+def difficulty_of(value: Mapping[str, object]) -> str:
     """Return the difficulty that an element of an answer names; "" if it names none that is known."""
     named = value.get("difficulty")
     return str(named) if named in get_args(Difficulty) else ""

@@ -80,9 +80,9 @@ async def answers_by_batch(client: Client, requests: Requests, terms: BatchTerms
     return {key: answer for result in results for key, answer in result.items()}
 
 
-def _parts(requests: Requests) -> Iterator[dict[str, Mapping[str, Any]]]:
+def _parts(requests: Requests) -> Iterator[dict[str, Mapping[str, object]]]:
     """Yield requests in parts that fit into a file."""
-    part: dict[str, Mapping[str, Any]] = {}
+    part: dict[str, Mapping[str, object]] = {}
     num_bytes = 0
     for key in sorted(requests):
         size = len(_line(key, requests[key]))
@@ -95,7 +95,7 @@ def _parts(requests: Requests) -> Iterator[dict[str, Mapping[str, Any]]]:
         yield part
 
 
-def _line(key: str, body: Mapping[str, Any]) -> bytes:
+def _line(key: str, body: Mapping[str, object]) -> bytes:
     said = {"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": body}
     return json.dumps(said).encode() + b"\n"
 
@@ -196,7 +196,7 @@ class _Job:
         batch = await self._found()
         return None if batch is None else httpx.Response(httpx.codes.OK, json=batch)
 
-    async def _keep(self, batch: Mapping[str, Any]) -> None:
+    async def _keep(self, batch: Mapping[str, object]) -> None:
         record = json.dumps({"id": batch["id"]}).encode()
         await asyncio.to_thread(Location(self.terms.records).write, self._record, record)
 

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from llamafarm_ray.storage import Location
 
@@ -30,7 +29,7 @@ class Answer:
     output_tokens: int
 
 
-def request_key(base_url: str, request: Mapping[str, Any]) -> str:
+def request_key(base_url: str, request: Mapping[str, object]) -> str:
     """Return the digest of everything that decides an answer: server, model, messages and settings."""
     said = json.dumps([base_url, request], sort_keys=True, ensure_ascii=True)
     return hashlib.sha256(said.encode()).hexdigest()

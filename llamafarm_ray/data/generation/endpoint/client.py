@@ -114,7 +114,7 @@ class Client:
     ) -> None:
         await self._http.aclose()
 
-    async def ask(self, request: dict[str, Any]) -> Answer:
+    async def ask(self, request: Mapping[str, object]) -> Answer:
         """Send a request, several times if need be.
 
         Raises:
@@ -138,7 +138,7 @@ class Client:
         path: str,
         *,
         is_done: Callable[[], Awaitable[httpx.Response | None]] | None = None,
-        **content: Any,
+        **content: object,
     ) -> httpx.Response:
         """Send a request of another kind than for a chat completion, several times if need be.
 
@@ -193,7 +193,7 @@ class Client:
         wait_s = min(_LONGEST_WAIT_S, self._terms.first_wait_s * 2.0 ** (attempt - 1))
         await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
 
-    async def _within_limits(self, request: dict[str, Any]) -> Answer:
+    async def _within_limits(self, request: Mapping[str, object]) -> Answer:
         terms = self._terms
         input_tokens, output_tokens = most_tokens(request)
         reserved = terms.budget.reserve(input_tokens, output_tokens)
@@ -212,7 +212,7 @@ class Client:
         finally:
             terms.budget.settle(reserved, *used)
 
-    async def _send(self, request: dict[str, Any]) -> Answer:
+    async def _send(self, request: Mapping[str, object]) -> Answer:
         """Send a request in the form that the server takes; learn another form where it complains."""
         while True:
             sent = self._terms.dialect.adapt(request)
@@ -251,7 +251,7 @@ def most_tokens(request: Mapping[str, Any]) -> tuple[int, int]:
     return sum(num_tokens_estimated(message["content"]) for message in request["messages"]), request["max_tokens"]
 
 
-def _read(response: httpx.Response, request: dict[str, Any]) -> Answer:
+def _read(response: httpx.Response, request: Mapping[str, object]) -> Answer:
     """Return the answer in a response of status 200; one without it counts as a failure that passes."""
     try:
         answer = answer_in(response.json(), request)

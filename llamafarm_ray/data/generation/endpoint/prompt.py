@@ -23,10 +23,10 @@ PROMPT_VERSION = "1"
 """Raised with every change of the prompt; recorded with each example."""
 
 TEXT: Mapping[str, Any] = {"type": "string"}
-TEXTS: Mapping[str, Any] = {"type": "array", "items": {"type": "string"}}
+TEXTS: Mapping[str, object] = {"type": "array", "items": {"type": "string"}}
 """Schemas of the fields of answers."""
 
-PAIR_FIELDS: Mapping[str, Any] = {"questions": TEXTS, "answer": TEXT}
+PAIR_FIELDS: Mapping[str, object] = {"questions": TEXTS, "answer": TEXT}
 
 _SPARE = 4
 _SYSTEM = """\
@@ -94,7 +94,7 @@ def request_messages(
     ]
 
 
-def response_format(key: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def response_format(key: str, fields: Mapping[str, object]) -> dict[str, object]:
     """Return the schema of an answer, in OpenAI's form for structured outputs.
 
     Args:

@@ -15,8 +15,8 @@ def chat_request(
     *,
     temperature: float,
     max_output_tokens: int,
-    answer_format: Mapping[str, Any],
-) -> dict[str, Any]:
+    answer_format: Mapping[str, object],
+) -> dict[str, object]:
     """Return a request in OpenAI's form, as it is stored and digested.
 
     Args:
@@ -45,7 +45,7 @@ class Dialect:
 
     changes: set[str] = field(default_factory=set)
 
-    def adapt(self, request: dict[str, Any]) -> dict[str, Any]:
+    def adapt(self, request: Mapping[str, object]) -> dict[str, Any]:
         """Return the request in the server's form."""
         adapted = dict(request)
         if "plain JSON" in self.changes:
@@ -56,7 +56,7 @@ class Dialect:
             del adapted["temperature"]
         return adapted
 
-    def learn(self, sent: dict[str, Any], complaint: str) -> bool:
+    def learn(self, sent: Mapping[str, object], complaint: str) -> bool:
         """Change the form after a complaint of the server; return False if it names nothing that can be changed.
 
         Args:

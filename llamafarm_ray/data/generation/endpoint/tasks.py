@@ -89,7 +89,7 @@ _EXAMPLES = {"turns": '["user: ...", "assistant: ..."]'}
 
 
 def examples_of_task(
-    items: Sequence[Mapping[str, Any]], kind: str, passage: Passage, provenance: Provenance, *, read: Reader
+    items: Sequence[Mapping[str, object]], kind: str, passage: Passage, provenance: Provenance, *, read: Reader
 ) -> tuple[list[Example], Counter[str]]:
     """Return the examples in the elements of an answer, and the number of dropped ones by reason.
 
@@ -125,18 +125,18 @@ def examples_of_task(
     return examples, dropped
 
 
-def _instruction(item: Mapping[str, Any], _: Passage) -> Draft | str:
+def _instruction(item: Mapping[str, object], _: Passage) -> Draft | str:
     return _pair(_text(item, "instruction"), _text(item, "response"))
 
 
-def _summary(item: Mapping[str, Any], passage: Passage) -> Draft | str:
+def _summary(item: Mapping[str, object], passage: Passage) -> Draft | str:
     summary = _text(item, "summary")
     if len(summary) >= len(passage.text):
         return "summary longer than its passage"
     return Draft((Message("user", f"Summarize this text.\n\n{passage.text}"), Message("assistant", summary)))
 
 
-def _dialogue(item: Mapping[str, Any], _: Passage) -> Draft | str:
+def _dialogue(item: Mapping[str, object], _: Passage) -> Draft | str:
     turns = _turns(item)
     roles = [turn.role for turn in turns]
     if len(turns) < 4 or roles != ["user", "assistant"] * (len(turns) // 2):  # two exchanges
@@ -146,7 +146,7 @@ def _dialogue(item: Mapping[str, Any], _: Passage) -> Draft | str:
     return Draft(tuple(turns))
 
 
-def _rewrite(item: Mapping[str, Any], passage: Passage) -> Draft | str:
+def _rewrite(item: Mapping[str, object], passage: Passage) -> Draft | str:
     turns, query = _turns(item), _text(item, "query")
     if not turns or turns[-1].role != "user":
         return "conversation that does not end with a question"
@@ -157,14 +157,14 @@ def _rewrite(item: Mapping[str, Any], passage: Passage) -> Draft | str:
     return Draft((Message("user", prompt), Message("assistant", query)))
 
 
-def _retrieval(item: Mapping[str, Any], passage: Passage) -> Draft | str:
+def _retrieval(item: Mapping[str, object], passage: Passage) -> Draft | str:
     query = _text(item, "query")
     if not _is_grounded(query, passage):
         return "query does not fit its passage"
     return _pair(query, _text(item, "answer"))
 
 
-def _preference(item: Mapping[str, Any], passage: Passage) -> Draft | str:
+def _preference(item: Mapping[str, object], passage: Passage) -> Draft | str:
     question, rejected = _text(item, "question"), _text(item, "rejected")
     if not rejected:
         return "no rejected answer"
@@ -189,14 +189,14 @@ def _context(passage: Passage) -> str:
     return "\n".join([passage.title, *passage.headings, passage.text])
 
 
-def _text(item: Mapping[str, Any], name: str) -> str:
+def _text(item: Mapping[str, object], name: str) -> str:
     value = item.get(name)
     if not isinstance(value, str):
         raise BadAnswerError(f'The "{name}" of an element is not a text.')
     return one_line(value)
 
 
-def _turns(item: Mapping[str, Any]) -> list[Message]:
+def _turns(item: Mapping[str, object]) -> list[Message]:
     turns = item.get("turns")
     if not isinstance(turns, list) or not all(isinstance(turn, str) for turn in turns):
         raise BadAnswerError('The "turns" of an element are not a list of texts.')

@@ -30,7 +30,7 @@ _MAX_OFFERED = 8
 _MAX_DEPTH = 50
 _SMALL = 12
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_CALL: Mapping[str, Any] = {
+_CALL: Mapping[str, object] = {
     "type": "object",
     "properties": {"name": TEXT, "arguments": TEXT},
     "required": ["name", "arguments"],
@@ -39,7 +39,7 @@ _CALL: Mapping[str, Any] = {
 
 Tool = Mapping[str, Any]
 
-FIELDS: Mapping[str, Any] = {"request": TEXT, "calls": {"type": "array", "items": _CALL}}
+FIELDS: Mapping[str, object] = {"request": TEXT, "calls": {"type": "array", "items": _CALL}}
 """Schemas of the fields of an element of an answer. Arguments are JSON in a text: structured outputs allow no object
 without fixed fields."""
 
@@ -138,7 +138,7 @@ def _call(call: object, tools: Mapping[str, Tool], request: str) -> dict[str, An
     return _fault(arguments, tool["parameters"], request) or {"name": tool["name"], "arguments": arguments}
 
 
-def _arguments(value: object) -> dict[str, Any] | None:
+def _arguments(value: object) -> dict[str, object] | None:
     """Return the arguments of a call; None if they are no JSON object."""
     try:
         read = json.loads(value) if isinstance(value, str) else value

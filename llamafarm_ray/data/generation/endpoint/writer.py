@@ -94,7 +94,7 @@ def _num_wanted(kind: str, num_facts: int) -> int:
     return num_requests(num_facts) if kind == tool_calls.KIND else TASKS[kind].num_wanted(num_facts)
 
 
-def _body(passage: Passage, kind: str, num_items: int, asking: Asking) -> dict[str, Any]:
+def _body(passage: Passage, kind: str, num_items: int, asking: Asking) -> dict[str, object]:
     key, fields = "pairs", dict(PAIR_FIELDS)
     if kind == "questions":
         messages = messages_of(

@@ -64,7 +64,7 @@ class JsonLinesReader(Reader):
         return ""
 
 
-def _records(value: Any) -> list[Any]:
+def _records(value: Any) -> list[object]:
     """Return the records of a file: its list, or what stands around the list in it with a usual name, and that list."""
     key = next((key for key in _LISTS if isinstance(value, dict) and isinstance(value.get(key), list)), None)
     if key is not None:

@@ -19,13 +19,13 @@ _MAX_METADATA_CHARS = 2000
 """Longest value that is kept beside each example of a record."""
 
 
-def record_line(record: Mapping[str, Any]) -> str:
+def record_line(record: Mapping[str, object]) -> str:
     """Return ``key: value; key: value`` of what is not empty, lists joined by commas."""
     pairs = ((key, _value(value)) for key, value in record.items())
     return "; ".join(f"{key}: {value}" if key else value for key, value in pairs if value)
 
 
-def add_record(record: Any, outline: Outline) -> None:
+def add_record(record: object, outline: Outline) -> None:
     """Add a record to ``outline``, apart from the records around it.
 
     A record with a ``text``, ``content`` or ``body`` is that text, under its ``title``; one with ``question`` and
@@ -87,13 +87,13 @@ def _add(value: Any, outline: Outline, depth: int) -> None:
         _add(child, outline, depth + 1)
 
 
-def _is_simple(value: Any) -> bool:
+def _is_simple(value: object) -> bool:
     if isinstance(value, list):
         return all(not isinstance(item, Mapping | list) for item in value)
     return not isinstance(value, Mapping)
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(filter(None, map(_value, value)))
     if value is None or isinstance(value, bytes):

@@ -35,7 +35,7 @@ class Answerer(Protocol):
         """Return a chat as the model's template writes it."""
 
     def answer(
-        self, kind: RequestKind, requests: Sequence[Sequence[Any]], *, with_adapter: bool, has_template: bool
+        self, kind: RequestKind, requests: Sequence[Sequence[object]], *, with_adapter: bool, has_template: bool
     ) -> list[Any]:
         """Return lm-eval's answer to each request, in order.
 
@@ -47,7 +47,7 @@ class Answerer(Protocol):
         """
 
 
-def load_answerer(backend: str, options: Mapping[str, Any]) -> Answerer:
+def load_answerer(backend: str, options: Mapping[str, object]) -> Answerer:
     """Return the model that a backend's options name."""
     module, _, name = LOADERS[backend].partition(":")
     found: Answerer = getattr(importlib.import_module(module), name)(**options)

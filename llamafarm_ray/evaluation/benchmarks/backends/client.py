@@ -69,7 +69,7 @@ class EndpointClient:
                 continue
             try:
                 answered = response.json()
-                choice: dict[str, Any] = answered["choices"][0]
+                choice: dict[str, object] = answered["choices"][0]
             except (ValueError, KeyError, IndexError, TypeError):
                 failure = f"an answer that is no completion: {response.text[:_SHOWN_CHARS]!r}"
                 continue

@@ -65,7 +65,7 @@ class EndpointEngine:
 
         return self._map(write_one, prompts)
 
-    def _map(self, function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    def _map(self, function: Callable[[Any], Any], items: Sequence[object]) -> list[Any]:
         with ThreadPoolExecutor(self._client.endpoint.concurrency) as pool:
             return list(pool.map(function, items))
 

@@ -49,7 +49,7 @@ class TokenAnswerer:
         return self._lm.apply_chat_template(list(chat), add_generation_prompt=add_generation_prompt)
 
     def answer(
-        self, kind: RequestKind, requests: Sequence[Sequence[Any]], *, with_adapter: bool, has_template: bool
+        self, kind: RequestKind, requests: Sequence[Sequence[object]], *, with_adapter: bool, has_template: bool
     ) -> list[Any]:
         """See `Answerer.answer`."""
         fix_prefix(self._lm, self._lm.tokenizer, has_template=has_template)
@@ -76,7 +76,7 @@ class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         bos = self.tokenizer.bos_token_id
         return self.eot_token_id if bos is None else int(bos)
 
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: object) -> list[int]:
         ids = list(self.tokenizer(string, add_special_tokens=False)["input_ids"])
         wants_bos = self.add_bos_token if add_special_tokens is None else add_special_tokens
         bos = self.tokenizer.bos_token_id
@@ -88,7 +88,7 @@ class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         return str(self.tokenizer.apply_chat_template(chat_history, **options))
 
     def _loglikelihood_tokens(
-        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: Any
+        self, requests: Sequence[tuple[Any, list[int], list[int]]], **_: object
     ) -> list[tuple[float, bool]]:
         limit = self._engine.max_length
         texts = []
@@ -125,7 +125,7 @@ class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
                 found[number] = postprocess_generated_text(text, list(stop), None)
         return [found[number] for number in range(len(requests))]
 
-    def _limits(self, asked: dict[str, Any]) -> tuple[int, tuple[str, ...]]:
+    def _limits(self, asked: Mapping[str, object]) -> tuple[int, tuple[str, ...]]:
         """Return the longest answer in tokens, and the texts that end it."""
         options = normalize_gen_kwargs(asked, _MAX_NEW_TOKENS)
         if options.get("do_sample"):

@@ -28,7 +28,7 @@ class TransformersAnswerer(LocalAnswerer):
     """An `Answerer` of a base model and an adapter on it; see `LocalAnswerer`."""
 
     def answer(
-        self, kind: RequestKind, requests: Sequence[Sequence[Any]], *, with_adapter: bool, has_template: bool
+        self, kind: RequestKind, requests: Sequence[Sequence[object]], *, with_adapter: bool, has_template: bool
     ) -> list[Any]:
         """See `Answerer.answer`."""
         fix_prefix(self._lm, self._tokenizer, has_template=has_template)

@@ -26,7 +26,7 @@ class VllmAnswerer(LocalAnswerer):
     """An `Answerer` of a base model and a LoRA adapter on it, in vLLM; see `LocalAnswerer`."""
 
     def answer(
-        self, kind: RequestKind, requests: Sequence[Sequence[Any]], *, with_adapter: bool, has_template: bool
+        self, kind: RequestKind, requests: Sequence[Sequence[object]], *, with_adapter: bool, has_template: bool
     ) -> list[Any]:
         """See `Answerer.answer`."""
         lm = self._lm

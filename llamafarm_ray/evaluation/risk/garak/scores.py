@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 from llamafarm_ray.evaluation.answered import Answered
 from llamafarm_ray.evaluation.comparison import rate_interval
@@ -19,7 +19,7 @@ _METRIC: Final = "attack_success_rate"
 
 
 def garak_scores(
-    report: GarakReport, probes: Sequence[str], reason: str, settings: Mapping[str, Any]
+    report: GarakReport, probes: Sequence[str], reason: str, settings: Mapping[str, object]
 ) -> dict[str, BenchmarkScores]:
     """Return the scores of probes as ``garak.<module>.<class>``; those that were not finished have a reason.
 
@@ -50,7 +50,7 @@ def answered_probes(report: GarakReport) -> tuple[Answered, ...]:
     )
 
 
-def _scores(probe: ProbeReport, version: str, reason: str, settings: Mapping[str, Any]) -> BenchmarkScores:
+def _scores(probe: ProbeReport, version: str, reason: str, settings: Mapping[str, object]) -> BenchmarkScores:
     prompts = sorted({answer.prompt for answer in probe.answers})
     parts = {"data": prompts, "settings": {**settings, "garak": version, "detectors": probe.detectors}}
     digests: dict[str, str] = {

@@ -12,7 +12,6 @@ import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from llamafarm_ray.config.deployment import DEFAULT_N_PARALLEL
 from llamafarm_ray.errors import InputError, UnsupportedError
@@ -223,5 +222,5 @@ def _number(header: GgufHeader, name: str) -> int:
     return max((one for one in (said if isinstance(said, list) else [said]) if isinstance(one, int)), default=0)
 
 
-def _vocabulary(header: GgufHeader) -> tuple[Any, ...]:
+def _vocabulary(header: GgufHeader) -> tuple[object, ...]:
     return tuple(header.facts.get(f"tokenizer.ggml.{name}") for name in ("model", "pre", "tokens", "merges"))

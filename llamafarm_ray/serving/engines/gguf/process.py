@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 
-def _parameters(settings: dict[str, Any]) -> Any:
+def _parameters(settings: dict[str, Any]) -> object:
     import xllamacpp
 
     made = xllamacpp.CommonParams()

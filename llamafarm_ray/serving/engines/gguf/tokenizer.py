@@ -92,7 +92,7 @@ class GgufTokenizer:
         """The tokens that are found in a text before all others."""
         return {token: AddedToken(self._tokens[token], special=token in self._control) for token in self._spelled}
 
-    def decode(self, tokens: Iterable[int], *, skip_special_tokens: bool = False, **_: Any) -> str:
+    def decode(self, tokens: Iterable[int], *, skip_special_tokens: bool = False, **_: object) -> str:
         """The text of some tokens; bytes that are no letter become U+FFFD."""
         shown = (token for token in tokens if not (skip_special_tokens and token in self._control))
         return b"".join(map(self._spelling, shown)).decode(errors="replace")
@@ -102,7 +102,7 @@ class GgufTokenizer:
         return [self._tokens[token] for token in tokens]
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], *, tokenize: bool, add_generation_prompt: bool
+        self, messages: Sequence[Mapping[str, object]], *, tokenize: bool, add_generation_prompt: bool
     ) -> str:
         """The text of a chat, as transformers renders templates.
 

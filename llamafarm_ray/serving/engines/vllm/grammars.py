@@ -41,7 +41,7 @@ class GrammarManager(StructuredOutputManager):  # type: ignore[misc]
 
     def __init__(self, vllm_config: VllmConfig) -> None:
         super().__init__(vllm_config)
-        self._backends: dict[str, Any] = {}
+        self._backends: dict[str, object] = {}
 
     def grammar_init(self, request: Request) -> None:
         """Make the library that a request needs, if it is not there yet, and begin to compile in a thread.
@@ -79,7 +79,7 @@ def refuse_failed_grammars(client: AsyncLLM) -> None:
     """
     generate = client.generate
 
-    def refusing(prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    def refusing(prompt: object, sampling_params: object, *args: object, **kwargs: object) -> AsyncGenerator[Any, None]:
         outputs = generate(prompt, sampling_params, *args, **kwargs)
         return outputs if getattr(sampling_params, "structured_outputs", None) is None else _refused(outputs)
 

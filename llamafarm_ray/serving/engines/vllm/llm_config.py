@@ -38,7 +38,7 @@ class DeploymentOptions(TypedDict, total=False):
     name: str
     ray_actor_options: dict[str, Any]
     num_replicas: int
-    autoscaling_config: dict[str, Any]
+    autoscaling_config: dict[str, object]
     graceful_shutdown_timeout_s: float
 
 

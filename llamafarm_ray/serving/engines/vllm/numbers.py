@@ -66,7 +66,7 @@ class _Watch:
         self._clearing: asyncio.Task[None] | None = None
         client.output_processor.process_outputs = self
 
-    def __call__(self, outputs: list[Any], *args: Any, **options: Any) -> Any:
+    def __call__(self, outputs: list[Any], *args: object, **options: object) -> object:
         """Take the engine's outputs of one step."""
         bad = [output for output in outputs if output.num_nans_in_logits]
         if bad:

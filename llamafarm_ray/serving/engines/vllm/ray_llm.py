@@ -9,8 +9,6 @@ It relies on these private parts of Ray (a test names each, so that an upgrade t
 
 from __future__ import annotations
 
-from typing import Any
-
 from ray.llm._internal.common.callbacks.base import CallbackBase, CallbackConfig
 from ray.llm._internal.serve.core.server.llm_server import LLMServer
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
@@ -37,7 +35,9 @@ class LocalFiles(CallbackBase):  # type: ignore[misc]
 class Engine(VLLMEngine):  # type: ignore[misc]
     """vLLM as Ray starts it, repaired, and in fewer processes where that is faster."""
 
-    def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
+    def _start_async_llm_engine(
+        self, vllm_engine_args: object, vllm_engine_config: object, placement_group: object
+    ) -> object:
         with engine_arranged(vllm_engine_config):
             client = super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
         refuse_failed_grammars(client)

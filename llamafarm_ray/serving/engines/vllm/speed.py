@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -33,7 +32,7 @@ def measure_vllm(trial: SpeedTrial, prompts: Prompts) -> list[tuple[float, float
     from vllm import LLM, SamplingParams  # seconds
 
     longest = trial.prompt_tokens + trial.new_tokens
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     if not torch.cuda.is_available():
         options = {"enforce_eager": True, "dtype": vllm_dtype_on_cpu(Path(trial.model))}  # as `deploy` has it
     if trial.dtype is not None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from vllm.v1.worker import cpu_worker
@@ -28,11 +27,11 @@ __all__ = ["ModelRunner", "Worker"]
 class ModelRunner(CPUModelRunner):  # type: ignore[misc]
     """Draws tokens that are dropped without the requests' own generators."""
 
-    def _sample(self, *args: Any, **kwargs: Any) -> Any:
+    def _sample(self, *args: object, **kwargs: object) -> object:
         with self._without_dropped():
             return super()._sample(*args, **kwargs)
 
-    def _bookkeeping_sync(self, *args: Any, **kwargs: Any) -> Any:
+    def _bookkeeping_sync(self, *args: object, **kwargs: object) -> object:
         with self._without_dropped():
             return super()._bookkeeping_sync(*args, **kwargs)
 
