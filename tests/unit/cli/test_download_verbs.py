@@ -91,6 +91,14 @@ def test_offline_holds_for_base_models_too(llamafarm, hub, monkeypatch, command)
 
 
 def test_a_base_model_that_is_downloaded_on_the_way_is_shown(llamafarm, hub):
+    sizes = {
+        "vocab_size": 50,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+    }
+    hub.add("owner/tiny", {**MODEL, "config.json": json.dumps({"model_type": "llama", **sizes}).encode()})
     status, _, shown = llamafarm.run("models", "convert", "owner/tiny", "--to", "gguf", "--output", "out")
     assert status == 2
     assert re.search(r"Downloading owner/tiny: [\d,]+ B of [\d,]+ B", shown)
