@@ -23,7 +23,7 @@ def names(folder):
 
 
 def assert_same_files(one, other):
-    """All but report.json, which tells the time."""
+    """Assert that all files but report.json, which has times, are equal."""
     files = [path.relative_to(one) for path in one.rglob("*") if path.is_file()]
     assert len(files) == 5
     for path in files:

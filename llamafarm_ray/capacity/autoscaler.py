@@ -45,7 +45,7 @@ class MachineType:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What an autoscaler may start, beside the head.
+    """Machines that an autoscaler may start, beside the head.
 
     Args:
         types: kinds of machines.

@@ -141,8 +141,9 @@ def dashboard_of(url: str) -> Dashboard:
     host = parts.hostname or ""
     beyond = ""
     if host in {"127.0.0.1", "localhost", "::1", "0.0.0.0"}:  # noqa: S104
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        beyond = next((one for one in _own_addresses() if _listens(one, port)), "")
+        with contextlib.suppress(ValueError):  # the port is no number
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            beyond = next((one for one in _own_addresses() if _listens(one, port)), "")
     elif status is not None:
         beyond = host
     return Dashboard(url, answers=status is not None, is_open=status == httpx.codes.OK, beyond=beyond)

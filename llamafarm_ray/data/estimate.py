@@ -151,7 +151,7 @@ def _pairs_plan(config: DatasetConfig, *, cache: str, base_model: str | None, is
         return plan
     if is_alone:
         raise InputError(
-            f"There is no cost to estimate: {choice.generator} write the pairs.",
+            f"There is no cost to estimate: the pairs are written by {choice.generator}.",
             hint="Set dataset.preprocessing.qa_generation.model to a model of an endpoint.",
         )
     return None

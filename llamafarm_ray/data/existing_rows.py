@@ -52,7 +52,6 @@ class SourceRows:
         kind: of all rows.
         schema: the columns of the kind, and the optional ones that some rows use.
         prompts: digest of the prompt of each example by its id.
-        documents: source document of each example by its id, empty where its record names none.
         validation: ids of the examples from files for validation.
     """
 
@@ -60,22 +59,27 @@ class SourceRows:
     kind: KindName = "chat"
     schema: pa.Schema = field(default_factory=lambda: KINDS["chat"].schema)
     prompts: dict[str, str] = field(default_factory=dict)
-    documents: dict[str, str] = field(default_factory=dict)
     validation: set[str] = field(default_factory=set)
 
-    def split(self, ids: Iterable[str], *, ratio: float, seed: int) -> Split:
+    def split(self, rows: Iterable[tuple[str, str]], *, ratio: float, seed: int) -> Split:
         """Choose the validation rows: those of validation files, else by document if all name one, else by prompt.
 
         There are none if all have one prompt.
+
+        Args:
+            rows: id of each example and its source document, empty where its record names none.
+            ratio: share of the rows.
+            seed: another seed, another choice.
         """
-        kept = list(ids)
+        documents = dict(rows)
+        kept = list(documents)
         if self.validation:
             return Split(frozenset(self.validation.intersection(kept)), "facts")
         if ratio <= 0 or len({self.prompts[row_id] for row_id in kept}) < 2:  # one for each side
             return Split(frozenset(), "nothing")
-        named = all(self.documents[row_id] for row_id in kept)
-        rows = [(row_id, self.documents[row_id] if named else "", self.prompts[row_id]) for row_id in kept]
-        return split_existing(rows, ratio=ratio, seed=seed)
+        named = all(documents.values())
+        asked = [(row_id, documents[row_id] if named else "", self.prompts[row_id]) for row_id in kept]
+        return split_existing(asked, ratio=ratio, seed=seed)
 
 
 def holds_rows(config: DatasetConfig, source: str | Path | Sequence[str]) -> bool:
@@ -164,7 +168,6 @@ def read_source_rows(source: str | Path | Sequence[str], config: DatasetConfig) 
             found.harvest.digests[row["document"]] = row["document_digest"]
             for example, changed in checked_examples(row, kinds[0], config, ledger):
                 found.prompts[example.id] = prompt_digest(changed)
-                found.documents[example.id] = row["document"] if row["passage"] else ""
                 found.validation |= {example.id} if split == "validation" else set()
                 made.append(example.build_row(len(kept), pii=changed["pii"]))
                 kept.append(changed)

@@ -67,7 +67,8 @@ class Gathered:
         """
         validation = config.validation
         if self.rows is not None:
-            return self.rows.split((row["id"] for row in rows), ratio=validation.built_split_ratio, seed=seed)
+            named = ((row["id"], row["document"] if row["passage"] else "") for row in rows)
+            return self.rows.split(named, ratio=validation.built_split_ratio, seed=seed)
         facts = [_split_row(row) for row in rows]
         return choose_split(facts, ratio=validation.built_split_ratio, seed=seed, hold_out=validation.hold_out)
 

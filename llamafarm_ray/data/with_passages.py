@@ -42,7 +42,7 @@ INSTRUCTIONS = (
 
 
 def ask_with_passages(question: str, passages: Sequence[str], num_sentences: int | None = NUM_SENTENCES) -> str:
-    """Return the prompt that asks a question with excerpts of passages; what a trained model has seen.
+    """Return the prompt that asks a question with excerpts of passages, as rows with passages ask.
 
     Args:
         question: the question.

@@ -52,7 +52,7 @@ class KeptBatches:
 
     def clear(self) -> None:
         """Remove the answers of all models: the evaluation is done."""
-        with contextlib.suppress(StorageError):  # who may not write here has none
+        with contextlib.suppress(StorageError):  # a home that is read-only keeps none
             for file in list(self.home.walk(self.folder)):
                 self.home.remove(file.name)
 

@@ -16,7 +16,6 @@ from llamafarm_ray.models.foreign import UNREADABLE, first_line
 from llamafarm_ray.models.loading_report import check_loaded_weights, other_shapes
 
 if TYPE_CHECKING:
-    from lm_eval.api.task import Task
     from transformers import PreTrainedConfig, PreTrainedModel
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -94,7 +94,7 @@ def violations(
         message = _metric_violation(name, goal, candidate, version_at)
         if message is not None:
             found.append(Violation("metrics", message))
-    if policy.licenses and candidate.license not in policy.licenses:
+    if policy.licenses and not _is_allowed(candidate.license, policy.licenses):
         allowed = ", ".join(policy.licenses)
         found.append(
             Violation("licenses", f"its licence must be one of {allowed}, and is {candidate.license or 'not given'}")
@@ -186,8 +186,14 @@ def license_violations(policy: Policy, licenses: Mapping[str, str]) -> list[Viol
     return [
         Violation("licenses", f"{whose} must have one of the licences {allowed}, and has {licenses[whose]}")
         for whose in sorted(licenses)
-        if policy.licenses and licenses[whose] not in policy.licenses
+        if policy.licenses and not _is_allowed(licenses[whose], policy.licenses)
     ]
+
+
+def _is_allowed(license_: str, allowed: Sequence[str]) -> bool:
+    """Return True if each part of an SPDX expression of ANDs is allowed; ids are equal in upper and lower case."""
+    ids = {one.casefold() for one in allowed}
+    return all(part.strip().casefold() in ids for part in license_.split(" AND "))
 
 
 def _others(count: int) -> str:

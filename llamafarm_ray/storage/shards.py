@@ -52,8 +52,8 @@ def read_weight_map(data: bytes, *, shown: str) -> dict[str, str]:
 def missing_shards(index: str, weight_map: Mapping[str, str], names: Collection[str]) -> list[str]:
     """Return the files that an index names and that are not there, sorted.
 
-    An index that describes other files than the chosen weights is left alone: none of its files are there, and it is
-    either not the one that transformers reads, or the weights lie beside it in one file.
+    An index that describes other files than the chosen weights is left alone: no weights lie beside it, or none of its
+    files do, and it is either not the one that transformers reads, or the weights lie beside it in one file.
 
     Args:
         index: its path, with ``/``.
@@ -61,6 +61,8 @@ def missing_shards(index: str, weight_map: Mapping[str, str], names: Collection[
         names: paths of the files that are there.
     """
     folder = PurePosixPath(index).parent
+    if not any(PurePosixPath(name).parent == folder and name.endswith(".safetensors") for name in names):
+        return []
     shards = {(folder / name).as_posix() for name in weight_map.values()}
     missing = shards - set(names)
     if PurePosixPath(index).name == INDEX:

@@ -1,4 +1,4 @@
-"""Inputs of a training run, and the callbacks that hear of its course."""
+"""Inputs of a training run, and the callbacks on its course."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ class TrainingCallbacks:
     """Callbacks of the process that starts a run, each called in its thread.
 
     Args:
-        on_progress: called after each step; a run that lost a worker repeats those since its last checkpoint. What it
-            raises ends the run as failed, and is raised from `train`.
+        on_progress: called after each step; a run that lost a worker repeats those since its last checkpoint. An error
+            of it ends the run as failed, and is raised from `train`.
         on_note: called with what else there is to say: that the run goes on after a checkpoint, that a worker was lost.
             By default the log has it.
         on_use: called with the use of devices since the last call, from the workers' start on.

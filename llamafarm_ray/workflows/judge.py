@@ -86,7 +86,9 @@ class JudgePlan:
         return cls(judge, base_url, f"{home.rstrip('/')}/{_CACHE}", labels)
 
     def judge_result(self, result: EvaluationResult, first_wait_s: float = 0.5) -> EvaluationResult:
-        """Return a result with the judge's scores of its answers; other scores stay as they are.
+        """Return a result with the judge's scores of its answers.
+
+        Other scores stay as they are; the differences of all are corrected together.
 
         Held-out examples are not judged. Failures of the judge are counted in its own scores and never raised.
 

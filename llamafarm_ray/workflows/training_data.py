@@ -11,6 +11,8 @@ from llamafarm_ray.config import Config
 from llamafarm_ray.data.reading import read_dataset
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.registry import RegistryApi
+from llamafarm_ray.registry.access import Action
+from llamafarm_ray.registry.references import namespace_of
 from llamafarm_ray.workflows.register import read_run_record
 
 __all__ = ["TrainingData", "find_inherited_data", "find_training_data", "joined"]
@@ -82,6 +84,8 @@ def find_inherited_data(
         one = left.pop()
         seen.add(one)
         for record in registry.refresh().with_content(one):
+            if not registry.may(Action.READ, namespace_of(record.ref)):
+                continue
             made = _Origin.of(registry, None, record.ref)
             datasets[made.digest] = made.dataset
             left |= made.parents - seen

@@ -45,6 +45,7 @@ def test_rays_private_parts_and_vllm_are_touched_in_files_of_their_own():
         "serving/engines/vllm/base_rows.py",
         "serving/engines/vllm/grammars.py",
         "serving/engines/vllm/imports.py",
+        "serving/engines/vllm/numbers.py",
         "serving/engines/vllm/process.py",
         "serving/engines/vllm/speed.py",
         "serving/engines/vllm/worker.py",

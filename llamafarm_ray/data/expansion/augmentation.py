@@ -18,6 +18,7 @@ from llamafarm_ray.data.quality.new_rows import FaultOf
 from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.data.text import language_name, language_of, text_digest
+from llamafarm_ray.text.pii.find import redacted
 from llamafarm_ray.text.support import names_and_numbers
 
 __all__ = ["Augmenter"]
@@ -71,7 +72,7 @@ class Augmenter:
                 reason = reason or known.refused([whole])[0]  # noqa: PLW2901
                 if reason:
                     counts.dropped[reason] += 1
-                    counts.add_sample(reason, f"{question} {changed}".strip())
+                    counts.add_sample(reason, redacted(f"{question} {changed}".strip()))
                     continue
                 counts.rows_out += 1
                 counts.noted[method] += 1

@@ -17,6 +17,7 @@ from llamafarm_ray.data.quality.new_rows import FaultOf
 from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.data.steps import MIN_SUPPORT, Ledger
 from llamafarm_ray.data.text import normal_form
+from llamafarm_ray.text.pii.find import redacted
 from llamafarm_ray.text.refusals import is_not_said
 from llamafarm_ray.text.support import support
 from llamafarm_ray.types import DeviceUse
@@ -81,7 +82,7 @@ class Synthesizer:
                 reason = reason or fault_of(row) or known.refused([question])[0]
                 if reason:
                     counts.dropped[reason] += 1
-                    counts.add_sample(reason, f"{question} {answer}")
+                    counts.add_sample(reason, redacted(f"{question} {answer}"))
                     continue
                 taken += 1
                 counts.rows_out += 1

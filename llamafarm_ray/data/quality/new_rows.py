@@ -11,6 +11,7 @@ from llamafarm_ray.data.quality.filters import example_filters, min_support
 from llamafarm_ray.data.rows import Example, Message
 from llamafarm_ray.data.steps import CheckLength, Dropped
 from llamafarm_ray.text.pii.find import find_pii
+from llamafarm_ray.text.refusals import is_not_said
 from llamafarm_ray.text.support import support
 
 __all__ = ["FaultOf", "NewRowCheck"]
@@ -49,7 +50,7 @@ class NewRowCheck:
             for result in step.apply([example]):
                 if isinstance(result, Dropped):
                     return result.reason
-        if self._min_support is not None and example.passage:
+        if self._min_support is not None and example.passage and not is_not_said(example.answer):
             asked = "\n".join(message.content for message in messages if message.role == "user")
             if support(example.answer, example.passage, asked) < self._min_support:
                 return "the passage does not support the answer"

@@ -42,7 +42,7 @@ Tables = Callable[[Callable[[pa.Table], pa.Table], list[str]], Iterator[pa.Table
 FILTER_COLUMNS = ("document", "position", "messages")
 
 _PLACE = ["document", "position"]
-_COLUMNS = {"passage": [*_PLACE, "passage", "messages"], "question": [*_PLACE, "messages", "fact"]}
+_COLUMNS = {"passage": [*_PLACE, "passage", "messages", "fact"], "question": [*_PLACE, "messages", "fact"]}
 _MIN_COSINE = 0.1
 
 
@@ -101,14 +101,17 @@ def whole_set_filters(
 def _texts_of(table: pa.Table, unit: Unit) -> tuple[list[str], list[str], list[str]]:
     """Return for each row the name of its unit, the unit's text, and the text whose names and numbers tell it apart.
 
-    A passage counts once for a document, and all phrasings of a question are one. Questions are compared by their own
+    A passage counts once for a document, and all phrasings of a question are one, as are all rows of a fact without a
+    passage: an answer that was disliked and its correction. Questions are compared by their own
     words, and told apart by their answers too: "What does it cost?" has two answers that are both true somewhere. A
     conversation is compared by all that its user says, and as a whole in place of the passage that it does not have.
     """
     if unit == "passage":
         texts = passages_of(table)
         documents = table["document"].to_pylist()
-        return [text_digest(pair) for pair in zip(documents, texts, strict=True)], texts, texts
+        own = zip(documents, texts, table["passage"].to_pylist(), table["fact"].to_pylist(), strict=True)
+        names = [text_digest([document, text]) if passage else fact for document, text, passage, fact in own]
+        return names, texts, texts
     turns = table["messages"].to_pylist()
     whole = [" ".join(turn["content"] for turn in messages) for messages in turns]
     return table["fact"].to_pylist(), [_said_by_user(messages) for messages in turns], whole

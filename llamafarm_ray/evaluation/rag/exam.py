@@ -176,7 +176,8 @@ class _Examiner:
             for mode, chosen in passages.items()
         }
         failure = found.reason if isinstance(found, RetrievalFailure) else ""
-        num_relevant = min(self.k, len(answering)) if self.are_of_corpus(passages.get(RETRIEVED, ())) else None
+        num_answering = max(len(answering), sum(relevant or ()))
+        num_relevant = min(self.k, num_answering) if self.are_of_corpus(passages.get(RETRIEVED, ())) else None
         return AskedQuestion(question, document, passages, relevant, prompts, took, failure, num_relevant)
 
     def are_of_corpus(self, found: Sequence[CorpusPassage]) -> bool:

@@ -232,7 +232,7 @@ class Downloads:
             note=asked.report.note,
             connections=self._connections,
             piece_bytes=self._piece_bytes,
-            check_indexes=not asked.include,
+            check_indexes=not asked.include and not listing.archives,
         )
         try:
             folder = staging.unpacked(listing, asked.include)

@@ -235,9 +235,9 @@ class Transfer:
                     if answer is None:
                         answer = stack.enter_context(self.wanted.remote.read(at, end))
                         self._check(answer)
-                        if _begins_again(answer, at, begin):
-                            self._count(begin - at)
-                            at, hasher, marked = begin, hashlib.sha256(), begin
+                    if _begins_again(answer, at, begin):
+                        self._count(begin - at)
+                        at, hasher, marked = begin, hashlib.sha256(), begin
                     for chunk in self._chunks(answer, end - at):
                         self._write(chunk, at)
                         hasher.update(chunk)

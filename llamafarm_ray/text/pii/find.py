@@ -11,7 +11,7 @@ from llamafarm_ray.text.pii.national import find_national_ids
 from llamafarm_ray.text.pii.protected import Protected
 from llamafarm_ray.text.pii.secrets import find_secrets
 
-__all__ = ["find_pii", "redact"]
+__all__ = ["find_pii", "redact", "redacted"]
 
 
 def find_pii(text: str, kinds: Collection[str] = KINDS, *, regions: Sequence[str] = ()) -> list[Finding]:
@@ -43,6 +43,11 @@ def find_pii(text: str, kinds: Collection[str] = KINDS, *, regions: Sequence[str
 
 def _of(kinds: Collection[str], kind: str, findings: Iterable[Finding]) -> Iterable[Finding]:
     return findings if kind in kinds else ()
+
+
+def redacted(text: str) -> str:
+    """Return ``text`` with the personal data of every kind replaced by its kind."""
+    return redact(text, find_pii(text))
 
 
 def redact(text: str, findings: Iterable[Finding]) -> str:

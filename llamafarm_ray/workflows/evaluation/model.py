@@ -117,7 +117,7 @@ class EvaluatedModel:
             return cls._of_gguf_folder(config, registry, folder)
         base = servable_base(config.base_model or base_reference(folder) if adapter else model, registry)
         if adapter is not None:
-            _check_forms(folder.name, adapter, base)
+            _check_forms(str(folder), adapter, base)
         own = Manifest.of_folder(adapter).digest if adapter else None
         return cls(
             folder.resolve().name, base.folder, adapter, weights_digest(base.digest, own), "", base.digest, False, base
@@ -130,7 +130,7 @@ class EvaluatedModel:
         if not read_gguf(gguf_file(folder)).is_adapter:
             return cls(folder.resolve().name, folder, None, weights_digest(own, None), "", own)
         base = servable_base(config.base_model, registry)
-        _check_forms(folder.name, folder, base)
+        _check_forms(str(folder), folder, base)
         return cls(
             folder.resolve().name, base.folder, folder, weights_digest(base.digest, own), "", base.digest, False, base
         )

@@ -120,6 +120,10 @@ def _state(kind: str, resource: dict[str, Any]) -> tuple[str, bool | None, str]:
         ended = {"Complete": succeeded, "Failed": False, "ValidationFailed": False}.get(state)
         said = status.get("message") or status.get("reason") or ""
         return f"{state} {status.get('jobStatus', '')}".strip(), ended, said
+    refused = next((one for one in status.get("conditions") or () if one.get("reason") == "ValidationFailed"), None)
+    if refused is not None:
+        is_of_this = refused.get("observedGeneration") == resource.get("metadata", {}).get("generation")
+        return "ValidationFailed", False if is_of_this else None, refused.get("message", "")
     if status.get("observedGeneration", 0) < resource.get("metadata", {}).get("generation", 0):
         return "Applied", None, ""  # the status is that of what was there before
     return _service_state(status)

@@ -111,6 +111,7 @@ def test_questions_of_the_base_model_are_trained_in_rows_by_heart_and_those_held
     assembly = SimpleNamespace(
         side_of=lambda row_id: "validation" if row_id == rows[0]["id"] else "train",
         add=written.append,
+        add_joined=written.append,
         flush=lambda: None,
     )
     gathered = SimpleNamespace(harvest=SimpleNamespace(ledger=None), rows=(), kind="chat")

@@ -12,6 +12,7 @@ from llamafarm_ray.models.chat import tokenise_turns
 from llamafarm_ray.models.tokenizer import load_tokenizer
 from llamafarm_ray.training import planning, preparing, token_files
 from llamafarm_ray.training.batches import Layout, collate
+from llamafarm_ray.training.inputs import TrainingInputs
 from llamafarm_ray.training.job import RunFolder
 from llamafarm_ray.training.methods.auto import Hardware
 from llamafarm_ray.training.objectives import find_objective
@@ -153,9 +154,8 @@ def test_a_plan_takes_tokens_of_its_own_settings_and_says_when_it_finds_others_o
 
     def plan(**config):
         return planning.make_plan(
-            parse_config(config), train_rows=7, validation_rows=None, base_model=base,
-            folder=RunFolder(tmp_path / "run"), tokens=store,
-        )  # fmt: skip
+            parse_config(config), TrainingInputs(7, None, base, tokens=store), RunFolder(tmp_path / "run")
+        )
 
     prepare_tokens(parse_config({}), train_rows=5, validation_rows=None, base_model=base, store=store)
     found = plan()

@@ -15,6 +15,7 @@ from llamafarm_ray.training import trainer
 from llamafarm_ray.training.batch_plan import BatchPlan
 from llamafarm_ray.training.checkpoints import CheckpointStore, RunState
 from llamafarm_ray.training.identity import fingerprint_of
+from llamafarm_ray.training.inputs import TrainingCallbacks, TrainingInputs
 from llamafarm_ray.training.job import TrainingJob
 from llamafarm_ray.training.observers import ObserverSettings
 from llamafarm_ray.training.planning import Plan, _checkpoint_uri
@@ -29,13 +30,13 @@ from llamafarm_ray.types import ModelKind
 def begin(tmp_path, monkeypatch):
     """A function that runs `train` into ``tmp_path / "out"`` with ``workers`` in the place of Ray Train."""
 
-    def make_plan(config, *, base_model, folder, **_):
+    def make_plan(config, inputs, folder, _note):
         tuning = config.fine_tuning
         tokenised = TokenisedData(None, "", 8, 64, 8.0, {})
         facts = {"seed": config.seed}
         fingerprint = fingerprint_of(facts)
         job = TrainingJob(
-            base_model=base_model,
+            base_model=inputs.base_model,
             folder=folder,
             checkpoints=_checkpoint_uri(tuning.training.checkpoint_location, folder, fingerprint),
             fingerprint=fingerprint,
@@ -73,10 +74,8 @@ def begin(tmp_path, monkeypatch):
         monkeypatch.setattr(trainer, "_run_workers", lambda plan, *_: workers(plan))
         return trainer.train(
             config,
-            train_rows=None,
-            validation_rows=None,
-            base_model=tmp_path / "base",
-            output=tmp_path / "out",
+            TrainingInputs(None, None, tmp_path / "base"),
+            tmp_path / "out",
             **options,
         )
 
@@ -165,7 +164,7 @@ def test_an_unfinished_run_with_other_settings_is_kept_wherever_its_checkpoints_
         begin(checkpoint_then_fail, seed=1)
     notes = []
     with pytest.raises(TrainingError):
-        begin(fail_with(TrainingError("Lost.")), training=training, on_note=notes.append)
+        begin(fail_with(TrainingError("Lost.")), training=training, callbacks=TrainingCallbacks(on_note=notes.append))
     assert notes == ["An unfinished run goes on after step 2 of 8."]
     with pytest.raises(TrainingError):
         begin(fail_with(TrainingError("Lost.")), seed=1, restart=True)
@@ -195,7 +194,9 @@ def test_checkpoints_whose_storage_does_not_answer_are_not_lost_unless_that_is_a
         begin(checkpoint_then_fail, seed=1)
     notes = []
     with pytest.raises(TrainingError):
-        begin(fail_with(TrainingError("Lost.")), seed=1, restart=True, on_note=notes.append)
+        begin(
+            fail_with(TrainingError("Lost.")), seed=1, restart=True, callbacks=TrainingCallbacks(on_note=notes.append)
+        )
     assert notes[0] == "The checkpoints of the earlier run could not be removed: The bucket does not answer."
 
 
@@ -234,7 +235,7 @@ def killed(begin, tmp_path, tmp_path_factory, monkeypatch):
 
 def test_a_run_that_was_killed_while_its_output_took_its_place_is_finished_by_the_same_command(begin, tmp_path, killed):
     notes = []
-    result = begin(never, seed=1, overwrite=True, on_note=notes.append)
+    result = begin(never, seed=1, overwrite=True, callbacks=TrainingCallbacks(on_note=notes.append))
     assert killed.read_text() == "seed 1"
     assert (result.config["seed"], result.losses) == (1, [1.0])
     assert "is whole" in notes[0]

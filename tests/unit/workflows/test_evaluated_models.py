@@ -59,8 +59,8 @@ def test_tasks_and_actors_fetch_before_they_work():
     done = []
     with before_each(lambda: done.append("fetched")):
         prepare = preparation()
-        assert _Worker(prepare).is_ready() is None
-        *_, last = _run("json:dumps", {}, prepare)
+        assert _Worker(1, prepare).is_ready() is None
+        *_, last = _run("json:dumps", {}, 1, prepare)
     assert preparation() is None
     assert done == ["fetched", "fetched"]
     assert isinstance(last, InfrastructureError), "json.dumps takes no callback: the task came so far"
@@ -69,5 +69,5 @@ def test_tasks_and_actors_fetch_before_they_work():
     def fails():
         raise InputError("nothing here")
 
-    assert isinstance(_Worker(fails).is_ready(), InputError)
-    assert [str(item) for item in _run("json:dumps", {}, fails)] == ["nothing here"]
+    assert isinstance(_Worker(1, fails).is_ready(), InputError)
+    assert [str(item) for item in _run("json:dumps", {}, 1, fails)] == ["nothing here"]

@@ -73,7 +73,7 @@ def test_a_ranking_is_measured_against_all_that_could_be_found(found, expected):
         [question],
         CORPUS,
         search=by_shared_words,
-        make_prompt=lambda asked, _: asked,
+        make_prompt=PROMPTS,
         k=2,
         found=[Retrieval(tuple(found), 0.0)],
     )

@@ -196,7 +196,7 @@ def test_an_adapter_of_the_original_is_served_on_what_was_made_of_it_once_it_was
     quarter = Digest.of(b"quantized")
     state = after(state, quantized("tiny-int4", "1.0.0", quarter, BASE))
     on_it = {"base_name": "tiny-int4", "base_digest": quarter}
-    with pytest.raises(NotFoundError, match=r"evaluate bot:1\.0\.0 --base-model tiny-int4"):
+    with pytest.raises(NotFoundError, match=r"evaluate --model bot:1\.0\.0 --base-model tiny-int4"):
         resolve("bot", state, **on_it)
     state = after(state, MetricsRecorded(model="bot", version="1.0.0", metrics={"evaluated_on": {OTHER: {}}}))
     with pytest.raises(NotFoundError, match="Evaluate it there first"):
