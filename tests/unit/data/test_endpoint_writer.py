@@ -312,7 +312,7 @@ def test_the_estimate_counts_what_would_be_asked_and_sends_nothing(tmp_path, mon
 
 def test_without_an_endpoint_there_is_nothing_to_estimate(tmp_path):
     (tmp_path / "a.md").write_text("The mill opens at 09:00.")
-    with pytest.raises(InputError, match="rules write the pairs"):
+    with pytest.raises(InputError, match="the pairs are written by rules"):
         estimate_pairs(tmp_path, DatasetConfig(), cache=str(tmp_path / "cache"))
 
 
