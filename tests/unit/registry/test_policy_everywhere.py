@@ -99,7 +99,7 @@ def test_the_licence_of_equal_files_and_of_the_base_bind_too(registry):
     register("bot", "adapter", license="MIT", base_model="tiny", base_digest=base)
     register("theirs", "other", license="GPL-3.0-only")
     register("ours", "other", license="MIT")
-    register("free", "third", license="MIT", base_digest=register("open", "open base", license="Apache-2.0"))
+    register("free", "third", license="MIT", base_digest=register("open", "open base", license="apache-2.0 AND MIT"))
     register("copy", "third")
     rule(registry, licenses=("MIT", "Apache-2.0"))
     with pytest.raises(PolicyError, match=r"tiny:1\.0\.0, its base, must have one of .* and has GPL-3\.0-only"):

@@ -151,6 +151,19 @@ def test_a_piece_under_way_goes_on_where_it_was(get, server):
     assert get.progress[-1] == (len(data), len(data))
 
 
+def test_a_file_of_one_piece_under_way_begins_again_where_the_server_ignores_ranges(get, server):
+    piece = 160 * 1024
+    data = os.urandom(piece - 9)
+    server.files["/model"] = data
+    server.fault = lambda _: Fault(cut_after=piece // 2, no_ranges=True)
+    with pytest.raises(StorageError, match="in a row"):
+        get(piece_bytes=piece, patience=dataclasses.replace(QUICK, attempts=1))
+    assert Sidecar.read(get.folder / ".model.pieces").begun, "what was there is noted"
+    server.fault = lambda _: Fault(no_ranges=True)
+    get(piece_bytes=piece)
+    assert get.bytes() == data
+
+
 def test_bytes_of_a_piece_under_way_that_were_damaged_are_fetched_again(get, server):
     server.fault = lambda _: Fault(cut_after=PIECE - 7)
     with pytest.raises(StorageError):
