@@ -139,7 +139,7 @@ def serving(kubeconfig, statuses=()):
 
 
 def _merged(before, patch):
-    """What a JSON merge patch makes of an object (RFC 7386)."""
+    """Return an object after a JSON merge patch (RFC 7386)."""
     if not isinstance(patch, dict):
         return patch
     made = dict(before) if isinstance(before, dict) else {}

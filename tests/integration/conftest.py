@@ -88,7 +88,7 @@ def served(ray_cluster, tmp_path_factory, request):
 
 @pytest.fixture(scope="session")
 def oracle(served):
-    """What each version must say, computed by plain peft."""
+    """Return the answer of each version, computed by plain peft."""
     folders = {"tiny": None, **served.adapters}
     return {ref: whole_letters(greedy(served.base, folder, PROMPT, 12)) for ref, folder in folders.items()}
 

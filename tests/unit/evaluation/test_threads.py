@@ -11,7 +11,7 @@ from llamafarm_ray.evaluation.threads import share_of_cores
 
 
 def threads_of(_settings, _report):
-    """What an evaluation finds."""
+    """The results of an evaluation."""
     return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
 
 

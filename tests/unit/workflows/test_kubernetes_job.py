@@ -130,7 +130,7 @@ def test_options_that_mean_nothing_there_are_refused(arguments, said, capsys):
 
 @pytest.fixture
 def cluster(tmp_path, monkeypatch):
-    """What makes kubectl find an API server of the test's own, which shows statuses, or a list of them, in turn."""
+    """A function that points kubectl to an API server of the test, which shows statuses, or a list of them, in turn."""
     if shutil.which("kubectl") is None:
         pytest.skip("there is no kubectl")
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
