@@ -33,6 +33,13 @@ def test_sentences_of_a_passage_that_follow_each_other_share_its_heading():
     ]
 
 
+def test_of_equal_sentences_that_of_the_nearer_passage_comes_first():
+    harbor, mill = "Boats are moored at the harbor. It opens at nine.", "Bread is baked in the mill. It opens at nine."
+    index = SentenceIndex([harbor, mill])
+    ranked = index.nearest("When does the mill open for bread?", 4)
+    assert ranked.index(3) < ranked.index(1)
+
+
 def test_the_sentence_with_the_rare_words_of_an_answer_supports_it():
     index = SentenceIndex([HOURS, PRICES])
     assert index.sentences[index.supporting("Children under six pay nothing for a tour.", 1)].startswith("Children")

@@ -1,11 +1,13 @@
 """Exams from files, and from the held-out rows of a dataset."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.workflows import questions
 from llamafarm_ray.workflows.evaluation.run import EvaluationRun
 from llamafarm_ray.workflows.questions import exam_of_files, exam_of_rows
 
@@ -64,6 +66,22 @@ def test_the_sentences_nearest_to_the_question_are_shown_or_whole_passages(setti
     assert (len(shown[2]), len(shown[None])) == (2, 1)
     assert shown[1, "settings"]["retrieved"] != shown[2, "settings"]["retrieved"]
     assert shown[1, "settings"]["gold"] == shown[2, "settings"]["gold"]
+
+
+def test_the_kept_answers_are_those_of_the_model_and_of_its_baseline(settings, monkeypatch, tmp_path):
+    asked = []
+
+    def run_on_ray(_function, job, _on_progress):
+        asked.append((job["base_model"].name, job["kept"]))
+        return SimpleNamespace(model="answers", baseline="before", template="")
+
+    monkeypatch.setattr(questions, "run_on_ray", run_on_ray)
+    monkeypatch.setattr(questions, "exam_result", lambda _asked, model, baseline, **_: (model, baseline))
+    exam = exam_of_files(config(**settings))
+    options = {"model_id": "bot", "max_new_tokens": 8, "digests": {}, "kept": ("ours", "theirs")}
+    assert exam.ask((tmp_path / "tiny", None), None, **options) == ("answers", "before")
+    assert exam.ask((tmp_path / "tiny", None), (tmp_path / "other", None), **options) == ("answers", "answers")
+    assert asked == [("tiny", ("ours", "theirs"))] * 2 + [("other", ("theirs", "theirs"))]
 
 
 def test_a_corpus_alone_and_documents_that_cant_be_read_are_refused(settings, tmp_path):
