@@ -20,6 +20,7 @@ from llamafarm_ray.data.reading import read_dataset
 from llamafarm_ray.data.rows import Provenance
 from llamafarm_ray.data.steps import Ledger
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.text.refusals import NOT_SAID
 
 DIGEST = f"sha256:{'0' * 64}"
 SHOPS = ("harbor", "castle", "garden", "station", "market", "bridge", "museum", "library", "theater", "stadium")
@@ -292,6 +293,23 @@ def test_new_rows_pass_the_quality_control_of_the_rows_that_they_are_made_of(tmp
     }
     for reason, pair in pairs.items():
         assert fault_of(child_row(parent, chat(*pair)["messages"], Provenance("rules"), "synthetic")) == reason
+
+
+def test_new_rows_are_supported_by_their_passage_or_say_that_it_does_not_say():
+    settings = {"filters": {"factual_consistency": 0.8}}
+    quality = DatasetConfig.model_validate({"quality_control": settings}).quality_control
+    fault_of = NewRowCheck(quality, read_evaluation_texts([]))
+    parent = {
+        **chat("When does the mill open?", "At 9.", MILL),
+        "id": "1",
+        "fact": "f",
+        "pii": None,
+        "provenance": None,
+    }
+    pairs = {NOT_SAID["en"]: "", "Seven bakers live upstairs.": "the passage does not support the answer"}
+    for answer, reason in pairs.items():
+        turns = chat("Who lives in the mill?", answer)["messages"]
+        assert fault_of(child_row(parent, turns, Provenance("rules"), "synthetic")) == reason
 
 
 def test_invented_questions_of_an_evaluation_set_are_dropped(tmp_path):
