@@ -6,7 +6,7 @@ The rows pass the same quality control as those that exist: see `llamafarm_ray.d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -122,9 +122,7 @@ def build_feedback_dataset(
     questions = {row["id"]: _question(row) for row in kept}
     ratio = config.validation.built_split_ratio
     split = choose_split(((asked, asked) for asked in questions.values()), ratio=ratio, seed=seed)
-    rows: dict[str, list[Row]] = {"train": [], "validation": []}
-    for row in sorted(kept, key=lambda row: str(row["id"])):
-        rows["validation" if questions[row["id"]] in split.validation else "train"].append(row)
+    rows = _sides(kept, questions, split)
     documents = [DocumentRecord(batch.name, batch.digest, len(batch.records)) for batch in batches if batch.records]
     report = _report(rows, split, ledger, batches, documents, name=name, output=output, seed=seed)
     report = replace(report, metrics=metrics)
@@ -135,6 +133,14 @@ def build_feedback_dataset(
         target.finish(_description(report, documents), report.to_dict(), report_page(report))
         created = target.publish()
     return replace(report, created=created), documents
+
+
+def _sides(kept: Iterable[Row], questions: Mapping[str, str], split: Split) -> dict[str, list[Row]]:
+    """Return the rows of each side, by their ids."""
+    rows: dict[str, list[Row]] = {"train": [], "validation": []}
+    for row in sorted(kept, key=lambda row: str(row["id"])):
+        rows["validation" if questions[row["id"]] in split.validation else "train"].append(row)
+    return rows
 
 
 def _checked(rows: Iterable[Row], kind: str, config: DatasetConfig, ledger: Ledger) -> tuple[list[Row], DatasetMetrics]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from transformers import LogitsProcessorList
 
-from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.kept import KeptBatches, kept_or_made
 from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.models.adapters import load_adapter
 from llamafarm_ray.models.chat import end_of_turn_ids
@@ -85,12 +86,8 @@ def generate(
     for batch in by_length(range(len(prompts)), lambda at: len(prompts[at]), report, "answers"):
         rows = [list(prompts[at]) for at in batch]
         asked = ["answers", rows, max_new_tokens, str(model.dtype)]
-        known = kept.find(asked) if kept is not None else None
-        found = [Generated(*one) for one in known] if known is not None else []
-        if len(found) != len(batch):
-            found = _generate_batch(model, tokenizer, rows, max_new_tokens)
-            if kept is not None:
-                kept.keep(asked, [list(astuple(one)) for one in found])
+        make = functools.partial(_generate_batch, model, tokenizer, rows, max_new_tokens)
+        found = kept_or_made(kept, asked, Generated, len(batch), make)
         answers |= dict(zip(batch, found, strict=True))
     return [answers[at] for at in range(len(prompts))]
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import asdict, dataclass, is_dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import asdict, astuple, dataclass, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llamafarm_ray.errors import StorageError
 from llamafarm_ray.evaluation.benchmarks.digests import digest_of
 from llamafarm_ray.storage import Location
 
-__all__ = ["KeptBatches"]
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+__all__ = ["KeptBatches", "kept_or_made"]
+
+_Answer = TypeVar("_Answer", bound="DataclassInstance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +66,24 @@ class KeptBatches:
         plain = asdict(batch) if is_dataclass(batch) and not isinstance(batch, type) else batch
         digest = digest_of([self.weights, plain])
         return f"{self.folder}/{digest.removeprefix('sha256:')}.json"
+
+
+def kept_or_made(
+    kept: KeptBatches | None, batch: list[Any], kind: type[_Answer], number: int, make: Callable[[], list[_Answer]]
+) -> list[_Answer]:
+    """Return the kept answers to a batch, or make them and keep them.
+
+    Args:
+        kept: answers of an evaluation that was killed; None keeps none.
+        batch: the requests, with everything that decides their answers.
+        kind: class of an answer, whose fields are plain values.
+        number: answers to the batch; another number of kept ones is not used.
+        make: makes the answers.
+    """
+    known = kept.find(batch) if kept is not None else None
+    if known is not None and len(known) == number:
+        return [kind(*one) for one in known]
+    made = make()
+    if kept is not None:
+        kept.keep(batch, [list(astuple(one)) for one in made])
+    return made

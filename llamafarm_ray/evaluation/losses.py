@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional
 
 from llamafarm_ray.evaluation.generation import by_length, pad
-from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.kept import KeptBatches, kept_or_made
 from llamafarm_ray.evaluation.progress import Report
 
 if TYPE_CHECKING:
@@ -71,12 +72,8 @@ def losses_of(
     for batch in by_length(range(len(sequences)), lambda at: len(sequences[at].input_ids), report, what):
         rows = [sequences[at] for at in batch]
         asked = ["losses", [[one.input_ids, list(map(bool, one.counted))] for one in rows], str(model.dtype)]
-        known = kept.find(asked) if kept is not None else None
-        found = [Loss(*one) for one in known] if known is not None else []
-        if len(found) != len(batch):
-            found = _batch_losses(model, tokenizer, rows)
-            if kept is not None:
-                kept.keep(asked, [list(astuple(one)) for one in found])
+        make = functools.partial(_batch_losses, model, tokenizer, rows)
+        found = kept_or_made(kept, asked, Loss, len(batch), make)
         losses |= dict(zip(batch, found, strict=True))
     return [losses[at] for at in range(len(sequences))]
 

@@ -12,7 +12,7 @@ from typing import Any
 from llamafarm_ray import __version__
 from llamafarm_ray.errors import InputError, LlamaFarmError, UnsupportedError
 from llamafarm_ray.models.adapters import prove_adapter
-from llamafarm_ray.models.convert.conversion import GGUF_NAME, Conversion, check_precision, convert_model
+from llamafarm_ray.models.convert.conversion import GGUF_NAME, Conversion, Target, check_precision, convert_model
 from llamafarm_ray.models.convert.lora import check_convertible, write_gguf_lora
 from llamafarm_ray.models.loading import bare_model
 from llamafarm_ray.registry import RegistryApi
@@ -89,16 +89,9 @@ def convert(
         IntegrityError: the result differs too much from its source.
     """
     target, precision = check_precision(to, precision)
-    if output.suffix.lower() == ".gguf":
-        raise InputError(
-            f"The output is a folder, and {str(output)!r} is called like a file.", hint=f"Say {output.with_suffix('')}."
-        )
-    if _is_adapter(registry, model):
-        if target != "gguf":
-            raise UnsupportedError(
-                f"An adapter is in safetensors already; it is converted to gguf, not to {target}.",
-                hint="Merge it into its base with `llamafarm models merge`.",
-            )
+    is_adapter = _is_adapter(registry, model)
+    _check_target(output, target, is_adapter=is_adapter)
+    if is_adapter:
         parent = find_parent(registry, model, base_model)
         return _convert_adapter(parent, output, precision, overwrite=overwrite)
     if base_model is not None:
@@ -123,6 +116,18 @@ def convert(
         _write_records(folder, source, made, difference)
     base = source.reference if target == "gguf" and source.is_kept else ""
     return ConvertedModel(output, model, source.digest, target, made.precision, difference, base, notes)
+
+
+def _check_target(output: Path, target: Target, *, is_adapter: bool) -> None:
+    if output.suffix.lower() == ".gguf":
+        raise InputError(
+            f"The output is a folder, and {str(output)!r} is called like a file.", hint=f"Say {output.with_suffix('')}."
+        )
+    if is_adapter and target != "gguf":
+        raise UnsupportedError(
+            f"An adapter is in safetensors already; it is converted to gguf, not to {target}.",
+            hint="Merge it into its base with `llamafarm models merge`.",
+        )
 
 
 def _is_adapter(registry: RegistryApi, model: str) -> bool:

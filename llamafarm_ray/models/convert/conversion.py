@@ -150,10 +150,8 @@ def convert_model(
             license_=_licence(source, documents),
             on_progress=lambda share: on_stage("writing", share),
         )
-        bound = gguf_precision(chosen).bound
     else:
         _write_folder(model, tokenizer, source, output, DTYPES[chosen])
-        bound = _BOUNDS[chosen]
     _write_documents(source, documents, output)
     config = model.config
     del model
@@ -164,6 +162,7 @@ def convert_model(
     after = run_model(model, inputs)
     difference = compare(before, after)
     if bounded:
+        bound = gguf_precision(chosen).bound if target == "gguf" else _BOUNDS[chosen]
         check_difference(difference, bound, converted=f"The model in {target} at {chosen}")
     return Conversion(target, chosen, difference, tuple(tuple(ids.tolist()) for ids in inputs), after.clear_tokens)
 

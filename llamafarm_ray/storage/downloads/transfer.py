@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from llamafarm_ray.errors import IntegrityError, StorageError
+from llamafarm_ray.errors import StorageError
+from llamafarm_ray.storage.downloads.digests import git_digest, wrong_digest
 from llamafarm_ray.storage.downloads.in_order import InOrderDigest
 from llamafarm_ray.storage.downloads.remote import Answer, Patience, ReplacedError, TransientError, Wanted
 from llamafarm_ray.storage.downloads.sidecar import Head, Sidecar
@@ -212,10 +213,10 @@ class Transfer:
         self.close()
         if self.wanted.digest is not None and found != self.wanted.digest:
             self.drop()
-            raise _wrong(self.shown, str(self.wanted.digest), str(found))
-        if self.wanted.git_digest and (git := _git_digest(self._part, self.size_bytes)) != self.wanted.git_digest:
+            raise wrong_digest(self.shown, str(self.wanted.digest), str(found))
+        if self.wanted.git_digest and (git := git_digest(self._part, self.size_bytes)) != self.wanted.git_digest:
             self.drop()
-            raise _wrong(self.shown, f"git:{self.wanted.git_digest}", f"git:{git}")
+            raise wrong_digest(self.shown, f"git:{self.wanted.git_digest}", f"git:{git}")
         self.digest = found
 
     def keep(self) -> None:
@@ -398,18 +399,3 @@ def _begins_again(answer: Answer, at: int, begin: int) -> bool:
 def _check_end(found: int, expected: int) -> None:
     if found < expected:
         raise TransientError(f"ended after {found} of {expected} bytes")
-
-
-def _git_digest(path: Path, size_bytes: int) -> str:
-    hasher = hashlib.sha1(b"blob %d\0" % size_bytes, usedforsecurity=False)
-    with path.open("rb") as file:
-        while data := file.read(READ_BYTES):
-            hasher.update(data)
-    return hasher.hexdigest()
-
-
-def _wrong(name: str, expected: str, found: str) -> IntegrityError:
-    return IntegrityError(
-        f"{name} was announced with the digest {expected}, and its bytes have {found}. It was deleted.",
-        hint="Try again; if it stays so, the source, or a proxy before it, is damaged.",
-    )
