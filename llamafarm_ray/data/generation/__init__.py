@@ -4,8 +4,18 @@ An engine that asks a model is a package here with a `WriterPlan`: `endpoint/` a
 `rules/` needs no model and runs where a document is read.
 """
 
-from llamafarm_ray.data.generation.choice import Choice, Generator, choose_generator
+from llamafarm_ray.data.generation.choice import Choice, Generator, choose_generator, why_it_cannot_write
 from llamafarm_ray.data.generation.plans import Machine, plan_writer
 from llamafarm_ray.data.generation.writer import PairWriter, WriterPlan, Written
 
-__all__ = ["Choice", "Generator", "Machine", "PairWriter", "WriterPlan", "Written", "choose_generator", "plan_writer"]
+__all__ = [
+    "Choice",
+    "Generator",
+    "Machine",
+    "PairWriter",
+    "WriterPlan",
+    "Written",
+    "choose_generator",
+    "plan_writer",
+    "why_it_cannot_write",
+]

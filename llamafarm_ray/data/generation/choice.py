@@ -11,7 +11,7 @@ from llamafarm_ray.config import QaGeneration
 from llamafarm_ray.data.generation.servers import server_url
 from llamafarm_ray.errors import InputError
 
-__all__ = ["Choice", "Generator", "choose_generator"]
+__all__ = ["Choice", "Generator", "choose_generator", "why_it_cannot_write"]
 
 Generator = Literal["rules", "endpoint", "base_model"]
 
@@ -105,13 +105,13 @@ def _chosen(qa: QaGeneration, *, base_model: str | None, environment: Mapping[st
     if qa.endpoint.base_url:
         raise InputError(f"{_URL_KEY} is set, and qa_generation.endpoint.model is not.", hint="Name the model to ask.")
     unnamed = f"{origin} is set, but qa_generation.endpoint.model is not; " if url else "No endpoint is configured; "
-    why = _why_it_cannot_write(base_model, has_gpu=has_gpu)
+    why = why_it_cannot_write(base_model, has_gpu=has_gpu)
     if base_model is None or why:
         return Choice("rules", "", f"{unnamed}{why}, so rules write the pairs.")
     return Choice("base_model", base_model, f"{unnamed}the base model writes the pairs.")
 
 
-def _why_it_cannot_write(base_model: str | None, *, has_gpu: bool) -> str:
+def why_it_cannot_write(base_model: str | None, *, has_gpu: bool) -> str:
     """Return the reason why a base model can't write the pairs; empty if it can, or its size is not known."""
     if base_model is None:
         return "no base model is set either"

@@ -33,6 +33,7 @@ from llamafarm_ray.workflows.contamination import Decontamination
 from llamafarm_ray.workflows.evaluation.backend import asked_models, check_backend
 from llamafarm_ray.workflows.evaluation.garak import GarakPlan
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel, fetch_models
+from llamafarm_ray.workflows.evaluation.sentence_ranking import ranked_by_base_model
 from llamafarm_ray.workflows.evaluation.stored_sets import StoredSets
 from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
 from llamafarm_ray.workflows.provenance import BACKEND, code_digest
@@ -228,6 +229,7 @@ class EvaluationRun:
         return found
 
     def _ask(self, exam: Exam, on_progress: Progress | None) -> EvaluationResult:
+        exam = ranked_by_base_model(exam, self.config.evaluation, self.model.base, self.home, on_progress)
         result = exam.ask(
             self.model.folders,
             self.rival.folders if self.rival else None,

@@ -201,7 +201,7 @@ def test_the_model_computes_on_the_machines_cores_in_a_format_that_they_multiply
     from llamafarm_ray.data.generation.base_model.plan import BaseModelPlan
 
     threads, models = [], []
-    study = "llamafarm_ray.data.generation.base_model.study.learn"
+    study = "llamafarm_ray.data.generation.base_model.student.learn"
     monkeypatch.setattr(study, lambda model, *_, **__: models.append(model) or model)
     monkeypatch.setattr(torch, "set_num_threads", threads.append)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_bf16})

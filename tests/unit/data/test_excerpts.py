@@ -20,6 +20,16 @@ def test_no_more_sentences_are_shown_than_asked_for_and_none_twice():
     assert below[-1] == "A tour costs four euros."
 
 
+def test_a_sentence_after_which_the_question_is_likely_comes_first():
+    index = SentenceIndex([HOURS, PRICES])
+    question = "How much do I have to pay for two kids?"
+    likelihoods = [-40.0] * len(index.sentences)
+    likelihoods[index.sentences.index("Children under six pay nothing.")] = -12.0
+    assert index.nearest(question, 1, [-20.0] * len(index.sentences)) == index.nearest(question, 1)
+    (shown,) = excerpts(question, [HOURS, PRICES], 1, likelihoods)
+    assert shown == "The mill, Prices\nChildren under six pay nothing."
+
+
 def test_sentences_of_a_passage_that_follow_each_other_share_its_heading():
     index = SentenceIndex([HOURS, PRICES])
     assert index.shown([3, 1, 0]) == [

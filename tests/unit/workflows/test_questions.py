@@ -7,8 +7,11 @@ import pytest
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.storage import Location
 from llamafarm_ray.workflows import questions
+from llamafarm_ray.workflows.evaluation import sentence_ranking
 from llamafarm_ray.workflows.evaluation.run import EvaluationRun
+from llamafarm_ray.workflows.evaluation.sentence_ranking import ranked_by_base_model
 from llamafarm_ray.workflows.questions import exam_of_files, exam_of_rows
 
 QUESTIONS = [
@@ -115,3 +118,47 @@ def test_held_out_rows_are_an_exam_about_the_datasets_passages():
 def test_rows_without_passages_have_no_rag_accuracy():
     with pytest.raises(InputError, match="rag_accuracy can't be measured"):
         exam_of_rows(config(), [row("x?", "y", None)], [])
+
+
+def ranked(settings, base, home, monkeypatch, **evaluation):
+    """Return an exam before and after ranking, and the jobs of the base model, which likes the last sentence best."""
+    jobs = []
+
+    def run(function, settings, _):
+        assert function.startswith("llamafarm_ray.data.generation.base_model.likelihood:")
+        jobs.append(settings["job"])
+        return [[float(-9 * (len(places) - at)) for at in range(len(places))] for _, places in jobs[-1].asked]
+
+    monkeypatch.setattr(sentence_ranking, "run_on_ray", run)
+    monkeypatch.setattr(sentence_ranking, "total", lambda _: 0.0)
+    applied = config(**settings, retrieved_passages=1, **evaluation)
+    exam = exam_of_files(applied)
+    return exam, ranked_by_base_model(exam, applied.evaluation, base, Location(str(home))), jobs
+
+
+def test_the_base_model_chooses_the_sentence_that_is_shown(settings, tmp_path, monkeypatch):
+    text = "# Mill\n\nThe mill was built in 1832. It burned down twice. Cats live there.\n"
+    (tmp_path / "docs" / "mill.md").write_text(text, encoding="utf-8")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "model.safetensors").write_bytes(b"weights")
+    exam, found, (job,) = ranked(settings, base, tmp_path / "home", monkeypatch, sentence_ranker="base_model")
+    assert found.asked[0].prompts["retrieved"].split("\n\n")[1] == "Mill\nCats live there."
+    assert found.asked[0].prompts["gold"] == exam.asked[0].prompts["gold"]
+    assert job.cache == f"{Location(str(tmp_path / 'home')).uri}/cache/generation"
+    assert job.asked[0] == ("When was the mill built?", [0, 1, 2])
+    assert job.sentences[1] == ("Mill", "The mill was built in 1832.", "It burned down twice.")
+    assert found.settings["retrieved"] != exam.settings["retrieved"]
+    assert found.settings["gold"] == exam.settings["gold"]
+
+
+def test_vectors_rank_where_the_base_model_is_too_small_or_whole_passages_are_shown(settings, tmp_path, monkeypatch):
+    base = tmp_path / "base"
+    base.mkdir()
+    for evaluation in ({}, {"sentence_ranker": "vectors"}, {"retrieved_sentences": None}):
+        exam, found, jobs = ranked(settings, base, tmp_path, monkeypatch, **evaluation)
+        assert (found, jobs) == (exam, [])
+        (base / "model.safetensors").write_bytes(b"few weights")
+    (base / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"can't rank sentences: .* has no weights in safetensors"):
+        ranked(settings, base, tmp_path, monkeypatch, sentence_ranker="base_model")

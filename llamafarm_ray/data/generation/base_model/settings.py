@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["Sampling", "Study"]
+from llamafarm_ray.types import Digest
+
+__all__ = ["Sampling", "Study", "digest_of", "files_of_weights"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +45,14 @@ class Study:
     learning_rate: float = 1e-3
     rank: int = 16
     tokens_per_step: int = 1500
+
+
+def files_of_weights(folder: Path) -> list[list[object]]:
+    """Return the files of a model's weights. They count by their sizes and times: reading them all takes too long."""
+    files = sorted(folder.glob("*.safetensors"))
+    return [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in files]
+
+
+def digest_of(*parts: object) -> str:
+    """Return a short digest of settings."""
+    return Digest.of(json.dumps(parts, sort_keys=True).encode()).short

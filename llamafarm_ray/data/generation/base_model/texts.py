@@ -12,7 +12,7 @@ from llamafarm_ray.data.keyword_prompts import QUESTION_WORDS
 from llamafarm_ray.data.text import normal_words, sentences_of
 from llamafarm_ray.text.support import support, unsupported_parts
 
-__all__ = ["Text", "asked_words", "question_fault", "texts_of", "without_topic"]
+__all__ = ["Text", "asked_words", "question_fault", "sentences_in_context", "texts_of", "without_topic"]
 
 _POINTS_BACK = re.compile(
     r"(?:it|he|she|they|this|that|these|those|then|there|her|his|its|their|both|after that|because of this)\b",
@@ -71,6 +71,17 @@ def texts_of(title: str, headings: Sequence[str], passage: str) -> list[Text]:
         for at, text in enumerate(sentences)
         if len(normal_words(text)) >= _MIN_WORDS
     ]
+
+
+def sentences_in_context(heading: str, sentences: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Return each sentence of a passage with the heading line above it and the sentence that it points back to.
+
+    Args:
+        heading: the heading line.
+        sentences: all sentences of one passage, in order.
+    """
+    before = {text.text: text.before for text in texts_of("", (heading,), "\n".join(sentences))}
+    return [(heading, before.get(sentence, ""), sentence) for sentence in sentences]
 
 
 def question_fault(question: str, text: Text) -> str:
