@@ -21,6 +21,7 @@ from llamafarm_ray.registry.api import Outcome
 from llamafarm_ray.registry.commands import Command
 from llamafarm_ray.registry.identity import Identity
 from llamafarm_ray.registry.log import Commit
+from llamafarm_ray.registry.log_watch import LogWatch
 from llamafarm_ray.registry.metrics import export
 from llamafarm_ray.registry.preconditions import utc_now
 from llamafarm_ray.registry.service import RegistryService
@@ -40,6 +41,8 @@ Without one, an actor that a replica makes is placed in the replica's placement 
 _POLL_S = 0.2
 """Seconds between two looks at the log for commits of other writers, while somebody waits."""
 _MAX_CALLERS = 64
+_MAX_CALLS = 10_000
+"""Calls that run at a time: each watcher's is one, and Ray's own limit of 1,000 would leave none for other callers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +85,7 @@ class Update:
         return state
 
 
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=_MAX_CALLS)
 class RegistryActor:
     """Follows the log at ``home``, hands its commits to whoever waits, commits what callers ask for.
 
@@ -95,8 +98,7 @@ class RegistryActor:
         self._service = RegistryService(Location(home))
         _give_back_memory()
         self._callers = ThreadPoolExecutor(_MAX_CALLERS, thread_name_prefix="registry")
-        self._changed = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._watch = LogWatch(self._service.refresh, self._callers, _POLL_S)
         self._meters, _ = export(lambda: self._service.state, utc_now)
         self._service.on_commit(self._announce)
 
@@ -137,34 +139,24 @@ class RegistryActor:
             last_key: the idempotency key of the last change in it.
             timeout_s: timeout in seconds.
         """
-        self._loop = asyncio.get_running_loop()
         deadline = time.monotonic() + timeout_s
+        await self._watch.look()
         while True:
-            self._changed.clear()
-            await self._loop.run_in_executor(self._callers, self._service.refresh)
-            left = deadline - time.monotonic()
             update = Update.since(self._service, sequence, last_key)
+            left = deadline - time.monotonic()
             if not update.is_empty or left <= 0:
                 return update
-            await _wait(self._changed, min(_POLL_S, left))
+            await self._watch.wait(left)
 
     def _announce(self) -> None:
         self._meters.committed(self._service.recent[-1])
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._changed.set)
+        self._watch.announce()
 
 
 def _give_back_memory() -> None:
     """Return to the system what parsing a snapshot took; glibc keeps it otherwise (34 MB of 10,000 versions)."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except TimeoutError:
-        return
 
 
 def registry_actor(home: str) -> Any:
