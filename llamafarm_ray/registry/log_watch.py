@@ -33,10 +33,12 @@ class LogWatch:
         """Return after a look at the log that began after this call; all who call until it begins share it.
 
         Raises:
-            LlamaFarmError: the log can't be read.
+            LlamaFarmError: the log can't be read, or could not be by the look that was under way: a store that is away
+                for half a minute is not waited for twice.
         """
         if self._next is None:
-            self._next = asyncio.create_task(self._look_after(self._looking))
+            is_under_way = self._looking is not None and not self._looking.done()
+            self._next = asyncio.create_task(self._look_after(self._looking if is_under_way else None))
         await asyncio.shield(self._next)
 
     async def wait(self, timeout_s: float) -> None:
@@ -76,6 +78,9 @@ class LogWatch:
     async def _look_after(self, before: asyncio.Task[None] | None) -> None:
         if before is not None:
             await asyncio.wait({before})
+            if (error := before.exception()) is not None:
+                self._next = None
+                raise error
         self._looking, self._next = self._next, None
         await asyncio.get_running_loop().run_in_executor(self._threads, self._refresh)
 

@@ -98,6 +98,22 @@ def test_an_unreadable_log_is_an_error_for_all_who_ask_and_wait_and_later_it_is_
     watched(log, scenario, poll_s=0.01)
 
 
+def test_a_store_that_is_away_is_waited_for_once(log):
+    async def scenario(watch):
+        log.free.clear()
+        looking = await started(watch.look())
+        await asyncio.to_thread(log.began.wait)
+        looking += await started(watch.look(), watch.look())
+        log.error = StorageError("away")
+        log.free.set()
+        assert await asyncio.gather(*looking, return_exceptions=True) == [log.error] * 3
+        assert log.num_looks == 1
+        log.error = None
+        await watch.look()
+
+    watched(log, scenario)
+
+
 def test_a_caller_that_gives_up_takes_nobody_along(log):
     async def scenario(watch):
         log.free.clear()
