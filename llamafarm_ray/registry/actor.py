@@ -7,10 +7,11 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import pickle
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import ray
@@ -40,6 +41,8 @@ Without one, an actor that a replica makes is placed in the replica's placement 
 """
 _POLL_S = 0.2
 """Seconds between two looks at the log for commits of other writers, while somebody waits."""
+_MAX_PACKED = 8
+"""Updates that are kept as bytes: those of watchers that know the same are one. A whole state can be large."""
 _MAX_CALLERS = 64
 _MAX_CALLS = 10_000
 """Calls that run at a time: each watcher's is one, and Ray's own limit of 1,000 would leave none for other callers."""
@@ -73,6 +76,12 @@ class Update:
         """True if there is no news."""
         return not self.commits and self.state is None
 
+    @classmethod
+    def of_bytes(cls, data: bytes) -> Update:
+        """Read what the actor sent."""
+        update: Update = pickle.loads(data)  # noqa: S301 - from the actor; Ray itself would do the same
+        return update
+
     def after(self, state: RegistryState) -> RegistryState:
         """Return the watcher's state with this taken in."""
         if self.state is not None and self.is_replaced:
@@ -99,6 +108,7 @@ class RegistryActor:
         _give_back_memory()
         self._callers = ThreadPoolExecutor(_MAX_CALLERS, thread_name_prefix="registry")
         self._watch = LogWatch(self._service.refresh, self._callers, _POLL_S)
+        self._packed_since = lru_cache(_MAX_PACKED)(self._pack_since)
         self._meters, _ = export(lambda: self._service.state, utc_now)
         self._service.on_commit(self._announce)
 
@@ -131,8 +141,10 @@ class RegistryActor:
         """The version a reference names, in the newest state this actor has seen."""
         return self._service.state.resolve(ref)
 
-    async def changes_after(self, sequence: int, last_key: str, timeout_s: float) -> Update:
+    async def changes_after(self, sequence: int, last_key: str, timeout_s: float) -> bytes:
         """Return the news since a watcher's state as soon as there is any; an empty update when the time has passed.
+
+        An update goes to many watchers: it is packed once, where Ray would pack it for each.
 
         Args:
             sequence: the newest commit that the watcher knows.
@@ -142,11 +154,16 @@ class RegistryActor:
         deadline = time.monotonic() + timeout_s
         await self._watch.look()
         while True:
-            update = Update.since(self._service, sequence, last_key)
+            data, is_empty = self._packed_since(sequence, last_key, self._service.state.sequence)
             left = deadline - time.monotonic()
-            if not update.is_empty or left <= 0:
-                return update
+            if not is_empty or left <= 0:
+                return data
             await self._watch.wait(left)
+
+    def _pack_since(self, sequence: int, last_key: str, _newest: int) -> tuple[bytes, bool]:
+        """Return a watcher's update, and whether there is no news. It is kept while the newest commit stays."""
+        update = Update.since(self._service, sequence, last_key)
+        return pickle.dumps(update, protocol=pickle.HIGHEST_PROTOCOL), update.is_empty
 
     def _announce(self) -> None:
         self._meters.committed(self._service.recent[-1])

@@ -44,7 +44,7 @@ class RegistryClient(RegistryApi):
     def refresh(self) -> RegistryState:
         """The state with everything in it that was committed up to now."""
         known = self._state
-        update: Update = self._ask("changes_after", known.sequence, known.last_key, 0.0)
+        update = Update.of_bytes(self._ask("changes_after", known.sequence, known.last_key, 0.0))
         with self._lock:
             self._state = update.after(self._state)
             return self._state

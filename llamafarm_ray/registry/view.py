@@ -96,10 +96,10 @@ class RegistryView:
         try:
             async with asyncio.timeout(within_s):
                 known = self.state
-                update: Update = await self._actor.changes_after.remote(known.sequence, known.last_key, timeout_s)
+                sent = await self._actor.changes_after.remote(known.sequence, known.last_key, timeout_s)
         except TimeoutError:
             raise TimeoutError(f"the registry's actor does not answer within {within_s:g} s") from None
         before = self.state
-        self.state = update.after(before)  # no await in between: two takes at once can't mix
+        self.state = Update.of_bytes(sent).after(before)  # no await in between: two takes at once can't mix
         if self.state is not before:
             self.on_change()

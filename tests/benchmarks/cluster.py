@@ -90,7 +90,7 @@ def watch(report: Report, scale: Scale, folder: Path) -> None:
 def up(report: Report, scale: Scale, folder: Path) -> None:
     """`create-dataset` and `train` on the Ray of `llamafarm up`, beside runs that start their own."""
     base = make_tiny_model(folder / "base")
-    variables = environment(LLAMAFARM_HOME=str(folder / "home"))
+    variables = environment(LLAMAFARM_HOME=str(folder / "home"))  # type: ignore[no-untyped-call]  # a test's helper
     took: dict[str, list[float]] = {}
 
     def commands(ray: str, *options: str) -> None:
@@ -116,7 +116,7 @@ def up(report: Report, scale: Scale, folder: Path) -> None:
 @contextmanager
 def standing_ray(variables: dict[str, str]) -> Iterator[None]:
     """Have the Ray of `llamafarm up` for the time of a block."""
-    quiet = {"env": variables, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
+    quiet: dict[str, Any] = {"env": variables, "stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     subprocess.run([str(BIN / "llamafarm"), "up", "--json"], check=True, **quiet)
     try:
         yield
@@ -133,17 +133,20 @@ def seconds_until(seen: Callable[[], object] | None, words: Sequence[str], varia
     Raises:
         RuntimeError: it failed.
     """
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-    began, seconds = time.perf_counter(), None
-    process = subprocess.Popen([str(BIN / "llamafarm"), "models", *words], env=variables, **quiet)
-    while process.poll() is None:
-        if seconds is None and seen is not None and seen():
-            seconds = time.perf_counter() - began
-        time.sleep(0.02)
-    _, said = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(words)} failed: {said.decode(errors='replace')[-2000:]}")
-    return time.perf_counter() - began if seconds is None else seconds
+    seconds: float | None = None
+    with tempfile.TemporaryFile() as said:
+        quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": said}
+        began = time.perf_counter()
+        process = subprocess.Popen([str(BIN / "llamafarm"), "models", *words], env=variables, **quiet)
+        while process.poll() is None:
+            if seconds is None and seen is not None and seen():
+                seconds = time.perf_counter() - began
+            time.sleep(0.02)
+        took = time.perf_counter() - began
+        if process.returncode:
+            said.seek(0)
+            raise RuntimeError(f"{' '.join(words)} failed: {said.read().decode(errors='replace')[-2000:]}")
+    return took if seconds is None else seconds
 
 
 def trained(cluster: HostsCluster, name: str, num_workers: int, scale: Scale) -> float:
