@@ -13,11 +13,12 @@ from ray.exceptions import RayError, RayTaskError
 
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, LlamaFarmError, PolicyError
 from llamafarm_ray.registry.access import Action
-from llamafarm_ray.registry.actor import Update, registry_actor
+from llamafarm_ray.registry.actor import registry_actor
 from llamafarm_ray.registry.api import Outcome, RegistryApi
 from llamafarm_ray.registry.commands import Command, ContentMovedError
 from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.registry.updates import Update
 from llamafarm_ray.storage import Location
 
 __all__ = ["RegistryClient", "connect"]

@@ -11,9 +11,10 @@ from typing import Any
 from ray.exceptions import RayError
 
 from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.registry.actor import Update, registry_actor
+from llamafarm_ray.registry.actor import registry_actor
 from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.registry.updates import Update
 from llamafarm_ray.storage import Location
 
 __all__ = ["RegistryView"]

@@ -165,8 +165,8 @@ def test_a_subscriber_hears_of_a_change_within_a_second(writer, home, manifest):
 def test_more_than_a_thousand_watchers_leave_room_for_commands_and_all_hear_of_them(home, manifest):
     import ray
 
-    from llamafarm_ray.registry.actor import Update
     from llamafarm_ray.registry.client import RegistryClient
+    from llamafarm_ray.registry.updates import Update
 
     client = RegistryClient(home)
     known = client.refresh()
