@@ -347,6 +347,9 @@ def main(words: list[str]) -> int:
         remove()
         return 0
     if words[:1] == ["on"] and len(words) > 2:
+        if words[1] not in HOSTS or f"llamafarm-{words[1]}" not in _names():
+            sys.stderr.write(f"No machine {words[1]!r} runs. They are {', '.join(HOSTS)}, while {sys.argv[0]} runs.\n")
+            return 2
         return subprocess.run(attached(words[1]).command(*words[2:]), check=False).returncode
     from s3 import s3_on
 

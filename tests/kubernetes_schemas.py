@@ -1,17 +1,21 @@
-"""Strict schemas of Kubernetes' own kinds and of the Prometheus operator's, as far as the project's manifests go.
+"""Schemas of the project's manifests: KubeRay's, Kubernetes' own, and ours of what those let pass.
 
-By https://kubernetes.io/docs/reference/kubernetes-api/ and https://prometheus-operator.dev/docs/api-reference/api/; a
-field that is not here is a mistake, or is to be added here after a look there. Pods are held to the template in
-KubeRay's schema, which has all fields of one.
+Kubernetes' own kinds are held to the strict schemas in the package kubernetes-validate. Ours, by
+https://kubernetes.io/docs/reference/kubernetes-api/ and https://prometheus-operator.dev/docs/api-reference/api/, have
+names, patterns and choices beside, and the Prometheus operator's kind; a field that is not here is a mistake, or is to
+be added here after a look there. Pods are held to the template in KubeRay's schema, which has all fields of one.
 """
 
 from __future__ import annotations
 
 import jsonschema
 import kuberay
+import kubernetes_validate
 
 __all__ = ["validate"]
 
+RELEASES = ("1.31", "1.37")
+"""The oldest and the newest release of Kubernetes that manifests are held to."""
 _TEXT = {"type": "string", "minLength": 1}
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _COUNT = {"type": "integer", "minimum": 0}
@@ -135,3 +139,5 @@ def validate(manifest):
         ["metadata", *properties], apiVersion={"const": version}, kind={}, metadata=_METADATA, **properties
     )
     jsonschema.Draft202012Validator(schema).validate(manifest)
+    for release in RELEASES if manifest["kind"] != "PodMonitor" else ():
+        kubernetes_validate.validate(manifest, release, strict=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.text import Text
@@ -15,11 +15,20 @@ from llamafarm_ray.cli.terminal import console, facts, local_time, print_json, s
 
 if TYPE_CHECKING:
     from llamafarm_ray.clusters.standing import StandingRay
+    from llamafarm_ray.registry.usage import Work
     from llamafarm_ray.workflows.cost import CostReport
 
 __all__ = ["app", "down", "up"]
 
 app = typer.Typer(help="Look after the Ray that commands use.", no_args_is_help=True)
+
+_HOURS: Final[dict[str, tuple[Work, ...]]] = {
+    "build h": ("dataset",),
+    "train h": ("train", "tune"),
+    "eval h": ("evaluate",),
+    "serve h": ("serve", "idle"),
+}
+"""Columns with hours of devices, and the kinds of work that each adds up."""
 
 
 def up(
@@ -123,14 +132,14 @@ def _show_cost(found: CostReport) -> None:
         (
             row.namespace,
             f"{row.name} (idle)" if row.hours("idle") else row.name,
-            *(_hours(row.hours(*works)) for works in (("dataset",), ("train", "tune"), ("serve", "idle"))),
+            *(_hours(row.hours(*works)) for works in _HOURS.values()),
             f"{row.num_tokens:,}" if row.num_tokens else "",
             size(row.storage_bytes) if row.storage_bytes else "",
             "" if row.cost is None else f"{'>= ' if row.unpriced else ''}{row.cost:,.2f}",
         )
         for row in found.rows
     ]
-    columns = ("namespace", "model", "build h", "train h", "serve h", "tokens", "files", "US$")
+    columns = ("namespace", "model", *_HOURS, "tokens", "files", "US$")
     table(f"Use since {found.since}, hours of devices", columns, rows, drop_empty=True, whole=("model",))
     unpriced = sorted({name for row in found.rows for name in row.unpriced})
     if found.cost is not None:

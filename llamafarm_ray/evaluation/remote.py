@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, Final
 
 import ray
 
@@ -18,10 +19,23 @@ from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmErr
 from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.evaluation.threads import use_share_of_cores
 from llamafarm_ray.models.foreign import first_line
+from llamafarm_ray.types import DeviceUse
 
-__all__ = ["before_each", "preparation", "run_all_on_ray", "run_on_ray"]
+__all__ = [
+    "before_each",
+    "gpus_of_worker",
+    "metered",
+    "preparation",
+    "run_all_on_ray",
+    "run_on_ray",
+    "use_counter",
+]
+
+_COUNT_S: Final = 10.0
+"""How often a task says how long it has had its device."""
 
 _before: ContextVar[Callable[[], None] | None] = ContextVar("_before", default=None)
+_on_use: ContextVar[Callable[[DeviceUse], None] | None] = ContextVar("_on_use", default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +43,14 @@ class _Done:
     result: Any
 
 
-_Item = tuple[str, float] | _Done | LlamaFarmError
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """Seconds since the task began, or since it last said so."""
+
+    seconds: float
+
+
+_Item = tuple[str, float] | _Done | _Used | LlamaFarmError
 
 
 @contextmanager
@@ -45,6 +66,32 @@ def before_each(prepare: Callable[[], None]) -> Iterator[None]:
 def preparation() -> Callable[[], None] | None:
     """Return the function of the innermost `before_each`."""
     return _before.get()
+
+
+@contextmanager
+def metered(on_use: Callable[[DeviceUse], None]) -> Iterator[None]:
+    """Have a function called with the use of devices by tasks and actors of evaluations that the block starts."""
+    token = _on_use.set(on_use)
+    try:
+        yield
+    finally:
+        _on_use.reset(token)
+
+
+def gpus_of_worker() -> int:
+    """Return the GPUs of one task or actor: one where the cluster has some; it has one CPU core too."""
+    return 1 if total("GPU") >= 1 else 0
+
+
+def use_counter() -> Callable[[float], None]:
+    """Return what counts seconds of one task or actor for the innermost `metered`; it does nothing without one."""
+    on_use, on_gpu = _on_use.get(), gpus_of_worker() > 0
+
+    def count(seconds: float) -> None:
+        if on_use is not None:
+            on_use(DeviceUse(seconds, on_gpu=on_gpu))
+
+    return count
 
 
 def run_on_ray(function: str, settings: Mapping[str, Any], on_progress: Report | None = None) -> Any:
@@ -71,8 +118,8 @@ def run_all_on_ray(
     """
     if not ray.is_initialized():
         raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
-    num_gpus = 1 if total("GPU") >= 1 else 0
-    task = ray.remote(num_cpus=1, num_gpus=num_gpus, num_returns="streaming", max_retries=0)(_run)
+    count = use_counter()
+    task = ray.remote(num_cpus=1, num_gpus=gpus_of_worker(), num_returns="streaming", max_retries=0)(_run)
     streams = [task.remote(function, one, len(settings), preparation()) for one in settings]
     done = [0.0] * len(streams)
     results: dict[int, object] = {}
@@ -82,6 +129,9 @@ def run_all_on_ray(
             (ready,), _ = ray.wait(open_streams, num_returns=1)
             number = streams.index(ready)
             item = ray.get(next(ready))
+            if isinstance(item, _Used):
+                count(item.seconds)
+                continue
             if isinstance(item, LlamaFarmError):
                 raise item
             if isinstance(item, _Done):
@@ -105,7 +155,8 @@ def run_all_on_ray(
 def _run(
     function: str, settings: Mapping[str, Any], num_workers: int, prepare: Callable[[], None] | None = None
 ) -> Iterator[_Item]:
-    """Stream progress, and at last the result, or the error as a value: raised, Ray would wrap it."""
+    """Stream progress and use, and at last the result, or the error as a value: raised, Ray would wrap it."""
+    counted = time.monotonic()
     use_share_of_cores(num_workers)
     module, _, name = function.partition(":")
     items: SimpleQueue[_Item] = SimpleQueue()
@@ -123,7 +174,16 @@ def _run(
 
     Thread(target=work, name="llamafarm-evaluate", daemon=True).start()
     while True:
-        item = items.get()
-        yield item
-        if not isinstance(item, tuple):
+        try:
+            item = items.get(timeout=_COUNT_S)
+        except Empty:
+            item = None
+        now = time.monotonic()
+        is_last = item is not None and not isinstance(item, tuple)
+        if is_last or now - counted >= _COUNT_S:
+            yield _Used(now - counted)
+            counted = now
+        if item is not None:
+            yield item
+        if is_last:
             return

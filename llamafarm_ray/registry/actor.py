@@ -7,9 +7,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,16 +18,16 @@ from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.api import Outcome
 from llamafarm_ray.registry.commands import Command
 from llamafarm_ray.registry.identity import Identity
-from llamafarm_ray.registry.log import Commit
 from llamafarm_ray.registry.metrics import export
 from llamafarm_ray.registry.preconditions import utc_now
 from llamafarm_ray.registry.service import RegistryService
-from llamafarm_ray.registry.state import RegistryState, VersionRecord
+from llamafarm_ray.registry.state import VersionRecord
+from llamafarm_ray.registry.updates import UpdateFeed
 from llamafarm_ray.storage import Location
 from llamafarm_ray.telemetry.logs import set_up_logs
 from llamafarm_ray.types import ModelRef
 
-__all__ = ["BY_ITSELF", "NAMESPACE", "Update", "registry_actor"]
+__all__ = ["BY_ITSELF", "NAMESPACE", "registry_actor"]
 
 NAMESPACE = "llamafarm"
 BY_ITSELF = "DEFAULT"
@@ -40,49 +38,11 @@ Without one, an actor that a replica makes is placed in the replica's placement 
 _POLL_S = 0.2
 """Seconds between two looks at the log for commits of other writers, while somebody waits."""
 _MAX_CALLERS = 64
+_MAX_CALLS = 10_000
+"""Calls that run at a time: each watcher's is one, and Ray's own limit of 1,000 would leave none for other callers."""
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    """News for a watcher: the commits that it misses, or the whole state.
-
-    Attributes:
-        commits: commits after the watcher's state.
-        state: the whole state, where too many commits were missed or the watcher's state is of another log.
-        is_replaced: another log was restored in place of the one that the watcher knows; ``state`` counts.
-    """
-
-    commits: tuple[Commit, ...] = ()
-    state: RegistryState | None = None
-    is_replaced: bool = False
-
-    @classmethod
-    def since(cls, service: RegistryService, sequence: int, last_key: str) -> Update:
-        """Return what a watcher misses whose newest commit and its last key are these."""
-        state, recent = service.state, list(service.recent)
-        if sequence and state.commits_by_key.get(last_key) != sequence:
-            return cls(state=state, is_replaced=True)
-        missed = tuple(commit for commit in recent if commit.sequence > sequence)
-        return cls(missed) if len(missed) >= state.sequence - sequence else cls(state=state)
-
-    @property
-    def is_empty(self) -> bool:
-        """True if there is no news."""
-        return not self.commits and self.state is None
-
-    def after(self, state: RegistryState) -> RegistryState:
-        """Return the watcher's state with this taken in."""
-        if self.state is not None and self.is_replaced:
-            return self.state
-        if self.state is not None:
-            return self.state if self.state.sequence > state.sequence else state
-        for commit in self.commits:
-            if commit.sequence == state.sequence + 1:
-                state = state.after(commit)
-        return state
-
-
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=_MAX_CALLS)
 class RegistryActor:
     """Follows the log at ``home``, hands its commits to whoever waits, commits what callers ask for.
 
@@ -95,8 +55,7 @@ class RegistryActor:
         self._service = RegistryService(Location(home))
         _give_back_memory()
         self._callers = ThreadPoolExecutor(_MAX_CALLERS, thread_name_prefix="registry")
-        self._changed = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._feed = UpdateFeed(self._service, self._callers, _POLL_S)
         self._meters, _ = export(lambda: self._service.state, utc_now)
         self._service.on_commit(self._announce)
 
@@ -129,7 +88,7 @@ class RegistryActor:
         """The version a reference names, in the newest state this actor has seen."""
         return self._service.state.resolve(ref)
 
-    async def changes_after(self, sequence: int, last_key: str, timeout_s: float) -> Update:
+    async def changes_after(self, sequence: int, last_key: str, timeout_s: float) -> bytes:
         """Return the news since a watcher's state as soon as there is any; an empty update when the time has passed.
 
         Args:
@@ -137,34 +96,17 @@ class RegistryActor:
             last_key: the idempotency key of the last change in it.
             timeout_s: timeout in seconds.
         """
-        self._loop = asyncio.get_running_loop()
-        deadline = time.monotonic() + timeout_s
-        while True:
-            self._changed.clear()
-            await self._loop.run_in_executor(self._callers, self._service.refresh)
-            left = deadline - time.monotonic()
-            update = Update.since(self._service, sequence, last_key)
-            if not update.is_empty or left <= 0:
-                return update
-            await _wait(self._changed, min(_POLL_S, left))
+        return await self._feed.after(sequence, last_key, timeout_s)
 
     def _announce(self) -> None:
         self._meters.committed(self._service.recent[-1])
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._changed.set)
+        self._feed.announce()
 
 
 def _give_back_memory() -> None:
     """Return to the system what parsing a snapshot took; glibc keeps it otherwise (34 MB of 10,000 versions)."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
-
-
-async def _wait(event: asyncio.Event, timeout_s: float) -> None:
-    try:
-        await asyncio.wait_for(event.wait(), timeout_s)
-    except TimeoutError:
-        return
 
 
 def registry_actor(home: str) -> Any:

@@ -13,11 +13,12 @@ from ray.exceptions import RayError, RayTaskError
 
 from llamafarm_ray.errors import AccessDeniedError, ClusterError, LlamaFarmError, PolicyError
 from llamafarm_ray.registry.access import Action
-from llamafarm_ray.registry.actor import Update, registry_actor
+from llamafarm_ray.registry.actor import registry_actor
 from llamafarm_ray.registry.api import Outcome, RegistryApi
 from llamafarm_ray.registry.commands import Command, ContentMovedError
 from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.registry.updates import Update
 from llamafarm_ray.storage import Location
 
 __all__ = ["RegistryClient", "connect"]
@@ -44,7 +45,7 @@ class RegistryClient(RegistryApi):
     def refresh(self) -> RegistryState:
         """The state with everything in it that was committed up to now."""
         known = self._state
-        update: Update = self._ask("changes_after", known.sequence, known.last_key, 0.0)
+        update = Update.of_bytes(self._ask("changes_after", known.sequence, known.last_key, 0.0))
         with self._lock:
             self._state = update.after(self._state)
             return self._state

@@ -11,9 +11,10 @@ from typing import Any
 from ray.exceptions import RayError
 
 from llamafarm_ray.errors import LlamaFarmError
-from llamafarm_ray.registry.actor import Update, registry_actor
+from llamafarm_ray.registry.actor import registry_actor
 from llamafarm_ray.registry.snapshots import Snapshots
 from llamafarm_ray.registry.state import RegistryState
+from llamafarm_ray.registry.updates import Update
 from llamafarm_ray.storage import Location
 
 __all__ = ["RegistryView"]
@@ -96,10 +97,10 @@ class RegistryView:
         try:
             async with asyncio.timeout(within_s):
                 known = self.state
-                update: Update = await self._actor.changes_after.remote(known.sequence, known.last_key, timeout_s)
+                sent = await self._actor.changes_after.remote(known.sequence, known.last_key, timeout_s)
         except TimeoutError:
             raise TimeoutError(f"the registry's actor does not answer within {within_s:g} s") from None
         before = self.state
-        self.state = update.after(before)  # no await in between: two takes at once can't mix
+        self.state = Update.of_bytes(sent).after(before)  # no await in between: two takes at once can't mix
         if self.state is not before:
             self.on_change()

@@ -94,7 +94,7 @@ def create_dataset(
     output = Path(config.dataset.path or Path("datasets", config.name)).expanduser()
     name = dataset_name(output)
     base_model = _writing_base(config, registry)
-    with meter_of(config, registry, "dataset", name=name) as meter:
+    with meter_of(registry.home, "dataset", config.name, name=name) as meter:
         report = build_dataset(
             config.dataset.source.path or "",
             output,

@@ -1,25 +1,24 @@
-"""Meters of trainings, sweeps and builds, for the ledger in the registry's home."""
+"""Meters of trainings, sweeps, evaluations and builds, for the ledger in the registry's home."""
 
 from __future__ import annotations
 
-from llamafarm_ray.config import Config
-from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.usage import Meter, Work, gpu_name
+from llamafarm_ray.storage import Location
 from llamafarm_ray.types import ModelRef
 
 __all__ = ["meter_of"]
 
 
-def meter_of(config: Config, registry: RegistryApi, work: Work, *, name: str | None = None) -> Meter:
-    """Return the meter of a piece of work. The namespace is that of the configuration's ``name``.
+def meter_of(home: Location, work: Work, model: str, *, name: str = "") -> Meter:
+    """Return the meter of a piece of work.
 
     Args:
-        config: configuration of the work.
-        registry: its home has the ledger.
+        home: the registry's home, which has the ledger.
         work: the kind of work.
-        name: the dataset or model; ``name`` of the configuration by default.
+        model: the model's name, whose namespace counts.
+        name: the dataset or folder that the work is of, if not the model.
     """
-    return Meter(registry.home, ModelRef(config.name).namespace, name or config.name, work, gpu=_cluster_gpu)
+    return Meter(home, ModelRef(model).namespace, name or model, work, gpu=_cluster_gpu)
 
 
 def _cluster_gpu() -> str:

@@ -128,7 +128,7 @@ class TrainingRun:
             "config_digest": config_digest(self.config),
             "parameters": self.config.fine_tuning.parameters.model_dump(mode="json"),
         }
-        meter = meter_of(self.config, self.registry, work)
+        meter = meter_of(self.registry.home, work, self.config.name)
         with step("train", {"llamafarm.model": self.config.name}), meter:
             inputs = training.TrainingInputs(
                 splits.train,

@@ -9,7 +9,6 @@ follows. The last line is one JSON object:
 import argparse
 import asyncio
 import datetime as dt
-import functools
 import json
 import socket
 import subprocess
@@ -25,18 +24,19 @@ from typing import Any
 import psutil
 from fake_gateway import Server, models_state
 from model_files import store_note
+from registry_watchers import watch_moves
 from router_process import adapters_state, cpu_per_request, router_process
 from scale_plan import Constants, Target, cells_needed, cores_needed, place_adapters, simulate_cell
 
 from llamafarm_ray.registry import RegistryService
-from llamafarm_ray.registry.commands import MoveAlias, Register
+from llamafarm_ray.registry.commands import Register
 from llamafarm_ray.registry.snapshots import dump_state, load_state
 from llamafarm_ray.registry.usage import Amounts, WorkKey, read_ledger, write_page
 from llamafarm_ray.serving.gateway.fair_queue import FairQueue
 from llamafarm_ray.serving.gateway.limits import Taken
 from llamafarm_ray.serving.gateway.shared_limits import Ledger
 from llamafarm_ray.storage import Location
-from llamafarm_ray.types import ModelKind, ModelRef, Version
+from llamafarm_ray.types import ModelKind, ModelRef
 
 BODY = {"model": "team/bot:1.0.0", "prompt": "one two three", "max_tokens": 4}
 
@@ -128,47 +128,15 @@ def registry_state(report: Report, scale: Scale) -> None:
 
 def watchers(report: Report, scale: Scale, folder: Path) -> float:
     """Watchers of the real registry actor: CPU while nothing happens, and the time until all know of an alias move."""
-    import ray
-
-    from llamafarm_ray.registry.actor import registry_actor
-    from llamafarm_ray.workflows.cluster import LOCAL, connect
-
-    home = str(folder / "watched")
-    registry = RegistryService(Location(home))
-    manifest = store_note(registry.content, "note")
-    for version in ("1.0.0", "1.1.0"):
-        registry.submit(Register("bot", ModelKind.ADAPTER, manifest, 1, version))
-    with connect(LOCAL):
-        actor = registry_actor(home)
-        process = psutil.Process(ray.get(actor.pid.remote()))
-
-        def watch(timeout_s: float) -> list[Any]:
-            state = registry.refresh()
-            call = functools.partial(actor.changes_after.remote, state.sequence, state.last_key, timeout_s)
-            return [call() for _ in range(scale.watchers)]
-
-        waiting = watch(4.0)
-        time.sleep(1.0)  # all calls have arrived
-        began, cpu = time.perf_counter(), sum(process.cpu_times()[:2])
-        time.sleep(2.0)
-        idle = (sum(process.cpu_times()[:2]) - cpu) / (time.perf_counter() - began)
-        ray.get(waiting)
-        report.value(f"actor: cores for {scale.watchers:,} watchers without news", idle, "cores")
-        delays, costs = [], []
-        for number in range(scale.moves):
-            waiting = watch(30.0)
-            time.sleep(1.0)
-            began, cpu = time.perf_counter(), sum(process.cpu_times()[:2])
-            registry.submit(MoveAlias(ModelRef("bot", version=Version(1, number % 2, 0)), "production"))
-            ray.get(waiting)
-            delays.append(time.perf_counter() - began)
-            costs.append(sum(process.cpu_times()[:2]) - cpu)
-        report.value(f"actor: an alias move told to {scale.watchers:,} watchers", max(costs), "core seconds")
-        report.goal(
-            f"actor: {scale.watchers:,} watchers know of an alias move, the slowest of {scale.moves}",
-            max(delays), "s", "at most 2 s", met=max(delays) <= 2,
-        )  # fmt: skip
-        return float(idle / scale.watchers)
+    found = watch_moves(folder / "watched", scale.watchers, scale.moves)
+    report.value(f"actor: cores for {scale.watchers:,} watchers without news", found.idle, "cores")
+    report.value(f"actor: an alias move told to {scale.watchers:,} watchers", max(found.costs_s), "core seconds")
+    slowest = max(found.delays_s)
+    report.goal(
+        f"actor: {scale.watchers:,} watchers know of an alias move, the slowest of {scale.moves}",
+        slowest, "s", "at most 2 s", met=slowest <= 2,
+    )  # fmt: skip
+    return found.idle / scale.watchers
 
 
 def router_and_proxy(report: Report, scale: Scale, folder: Path) -> tuple[dict[int, float], float]:

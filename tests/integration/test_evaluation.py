@@ -1,5 +1,6 @@
 """Evaluation as a Ray task: results, progress and errors."""
 
+import datetime as dt
 import json
 
 import pytest
@@ -9,6 +10,14 @@ from tiny_model import make_rows, make_tiny_model
 from llamafarm_ray.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+def use_of(registry, name):
+    """Return the seconds of CPU cores that evaluations of a model used today."""
+    from llamafarm_ray.registry.usage import CPU, WorkKey, read_ledger
+
+    used = read_ledger(registry.home, dt.datetime.now(dt.UTC).date() - dt.timedelta(days=1))
+    return used[WorkKey("", name, "evaluate", CPU)].device_s
 
 
 def test_an_adapter_is_measured_beside_its_base(tmp_path):
@@ -97,6 +106,7 @@ def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version
     assert result.risk["memorization"].reason == "its lineage names no training data"
     assert result.contamination["not_compared"] == ["its lineage names no training data"]
     assert result.rag_integration["retrieval_relevance"] == 1
+    assert use_of(registry, "bot") > 0
     write_result(result, tmp_path / "eval.json")
     (row,) = json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))["questions"]
     assert {"model", "baseline", "passages", "relevant"} <= set(row["retrieved"])
@@ -149,6 +159,7 @@ def test_a_benchmarks_scores_do_not_depend_on_the_number_of_workers(tmp_path):
         }
         config = parse_config({"base_model": str(base), "evaluation": settings})
         found[workers] = EvaluationRun.prepare(config, registry, str(adapter)).run().benchmarks["mmlu_anatomy"]
+        assert use_of(registry, "adapter") > 0
     assert found[1] == found[3]
     assert found[1].num_examples == 100
     assert found[1].baseline["accuracy"] is not None

@@ -162,6 +162,22 @@ def test_a_subscriber_hears_of_a_change_within_a_second(writer, home, manifest):
     assert delays[CHANGES * 9 // 10] < patience(1), delays
 
 
+def test_more_than_a_thousand_watchers_leave_room_for_commands_and_all_hear_of_them(home, manifest):
+    import ray
+
+    from llamafarm_ray.registry.client import RegistryClient
+    from llamafarm_ray.registry.updates import Update
+
+    client = RegistryClient(home)
+    known = client.refresh()
+    watch = client._actor.changes_after
+    waiting = [watch.remote(known.sequence, known.last_key, 60.0) for _ in range(1100)]
+    outcome = client.submit(Register("bot", ModelKind.ADAPTER, manifest, 4))
+    for sent in ray.get(waiting):
+        commits = Update.of_bytes(sent).commits
+        assert [commit.sequence for commit in commits] == [outcome.sequence], "it waited for its own time"
+
+
 def test_an_actor_that_a_replica_made_outlives_the_replicas_placement_group(home, manifest):
     import ray
     from ray.util import placement_group, remove_placement_group

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
 
-from llamafarm_ray.capacity import total
 from llamafarm_ray.errors import ClusterError, InfrastructureError, LlamaFarmError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel, Chunk
 from llamafarm_ray.evaluation.benchmarks.backends import Answerer, load_answerer
-from llamafarm_ray.evaluation.remote import preparation
+from llamafarm_ray.evaluation.remote import gpus_of_worker, preparation, use_counter
 from llamafarm_ray.evaluation.threads import use_share_of_cores
 from llamafarm_ray.models.foreign import first_line
 
@@ -70,13 +70,15 @@ class _Worker:
     """The actor: a `LocalWorkers` whose errors come back as values, since Ray would wrap them."""
 
     def __init__(self, num_workers: int, prepare: Callable[[], None] | None = None) -> None:
+        self._began = time.monotonic()
         use_share_of_cores(num_workers)
         self._local = LocalWorkers()
         self._prepare = prepare
 
     def is_ready(self) -> Any:
-        """Return True once the process runs and its machine has the models."""
-        return self._value(self._prepare) if self._prepare is not None else True
+        """Return the seconds since it began, once its machine has the models; or the error."""
+        error = self._value(self._prepare) if self._prepare is not None else None
+        return error or time.monotonic() - self._began
 
     def call(self, method: str, *arguments: object, **options: object) -> Any:
         """Call a method of `LocalWorkers`."""
@@ -112,8 +114,9 @@ class RayWorkers:
     def __init__(self, number: int) -> None:
         if not ray.is_initialized():
             raise ClusterError("Ray is not running in this process.", hint="Call ray.init() first.")
-        num_gpus = 1 if total("GPU") >= 1 else 0
-        actor = ray.remote(num_cpus=1, num_gpus=num_gpus)(_Worker)
+        self._count = use_counter()
+        self._counted = time.monotonic()
+        actor = ray.remote(num_cpus=1, num_gpus=gpus_of_worker())(_Worker)
         self._actors = [actor.remote(number, preparation()) for _ in range(number)]
         self._starting = {one.is_ready.remote(): one for one in self._actors}
         self._ready: list[Any] = []
@@ -138,6 +141,7 @@ class RayWorkers:
                 actor = idle.pop()
                 running[actor.call.remote("answers", model, [chunk])] = (number, actor)
             (done,), _ = ray.wait([*running, *self._starting], num_returns=1)
+            self._count_use()
             if done in self._starting:
                 idle.append(self._started(done))
                 continue
@@ -155,15 +159,24 @@ class RayWorkers:
 
     def _started(self, reference: object) -> object:
         """Note that a worker runs."""
+        self._count_use()
         actor = self._starting.pop(reference)
-        self._result(reference)
+        self._count(self._result(reference))
         self._ready.append(actor)
         return actor
 
     def close(self) -> None:
         """End the actors."""
+        self._count_use()
         for actor in self._actors:
             ray.kill(actor)
+
+    def _count_use(self) -> None:
+        """Count the time of the workers that run since it was last counted."""
+        now = time.monotonic()
+        if self._ready:
+            self._count((now - self._counted) * len(self._ready))
+        self._counted = now
 
     def _result(self, reference: object) -> Any:
         try:

@@ -36,7 +36,7 @@ CPU: Final = "CPU"
 """The device of work without a GPU: a CPU core."""
 GPU: Final = "GPU"
 """The device of work on GPUs whose type is not known."""
-Work = Literal["dataset", "train", "tune", "serve", "idle"]
+Work = Literal["dataset", "train", "tune", "evaluate", "serve", "idle"]
 """Kinds of work. ``idle`` is the time of replicas on a day without requests."""
 _FORMAT: Final = 1
 _TYPE: Final = "accelerator_type:"

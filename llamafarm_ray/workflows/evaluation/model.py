@@ -13,10 +13,13 @@ from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.models.folder import gguf_file, weight_formats
 from llamafarm_ray.registry import BaseModel, RegistryApi, base_here, open_registry
+from llamafarm_ray.registry.usage import Meter
+from llamafarm_ray.storage import Location
 from llamafarm_ray.storage.gguf import read_gguf
 from llamafarm_ray.storage.manifest import Manifest
-from llamafarm_ray.types import Digest, ModelKind
+from llamafarm_ray.types import Digest, ModelKind, ModelRef
 from llamafarm_ray.workflows.base import servable_base
+from llamafarm_ray.workflows.metering import meter_of
 from llamafarm_ray.workflows.provenance import weights_digest
 from llamafarm_ray.workflows.register import base_reference
 from llamafarm_ray.workflows.training_data import TrainingData, find_inherited_data, find_training_data
@@ -71,6 +74,17 @@ class EvaluatedModel:
                     f"{self.model_id} is in {folder} on the machine that evaluates, and not on {socket.gethostname()}.",
                     hint="Register it, and set LLAMAFARM_CACHE to the same folder on all nodes.",
                 )
+
+    def meter(self, home: Location, owner: str) -> Meter:
+        """Return the meter of its evaluation.
+
+        Args:
+            home: the registry's home, which has the ledger.
+            owner: the configuration's name: a folder has no namespace of its own.
+        """
+        if not self.version:
+            return meter_of(home, "evaluate", owner, name=self.model_id)
+        return meter_of(home, "evaluate", ModelRef.parse(self.version).name)
 
     @property
     def measured(self) -> MeasuredModel:

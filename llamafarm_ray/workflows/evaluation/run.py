@@ -25,7 +25,7 @@ from llamafarm_ray.evaluation.custom.sets import CustomSet, failing
 from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.rag.exam import CLOSED_BOOK
-from llamafarm_ray.evaluation.remote import before_each, run_on_ray
+from llamafarm_ray.evaluation.remote import before_each, metered, run_on_ray
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
@@ -65,7 +65,7 @@ class EvaluationRun:
         exam: the questions; None without any.
         custom: evaluations of the user's own.
         risks: risk tests; None if none are asked for.
-        home: keeps results of benchmarks.
+        home: keeps results of benchmarks, and the use of devices.
         garak: probes of a deployed model; None if they are not asked for.
         judge: judges answers; None if no judge is named.
         decontamination: compares what is asked with the training data.
@@ -155,7 +155,8 @@ class EvaluationRun:
         if self.home is None:
             return self._run(on_progress)
         models = [one for one in (self.model, self.rival) if one is not None]
-        with before_each(functools.partial(fetch_models, models, self.home.uri)):
+        meter = self.model.meter(self.home, self.config.name)
+        with before_each(functools.partial(fetch_models, models, self.home.uri)), meter, metered(meter.add):
             return self._run(on_progress)
 
     def _run(self, on_progress: Progress | None) -> EvaluationResult:

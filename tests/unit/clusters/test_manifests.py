@@ -105,6 +105,14 @@ def test_a_manifest_with_a_mistake_is_refused(kind, change):
         kubernetes_schemas.validate(manifest)
 
 
+def test_the_schemas_of_kubernetes_know_more_of_a_kind_than_ours(monkeypatch):
+    manifest = json.loads(json.dumps(of_kind("dev", "CronJob")[0]))
+    manifest["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["resources"] = {"limit": {"cpu": "1"}}
+    monkeypatch.setitem(kubernetes_schemas._KINDS, "CronJob", lambda: ("batch/v1", {"spec": {}}))
+    with pytest.raises(jsonschema.ValidationError, match="limit"):
+        kubernetes_schemas.validate(manifest)
+
+
 def test_the_training_job_is_what_kuberay_takes_and_names_the_cluster_of_the_base():
     job = yaml.safe_load((KUBERNETES / "train.yaml").read_text(encoding="utf-8"))
     validate(job)

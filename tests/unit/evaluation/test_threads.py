@@ -28,7 +28,7 @@ def two_cores(monkeypatch):
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 2), (2, 1), (3, 1)])
 def test_tasks_and_actors_share_the_cores(workers, threads):
-    (done,) = _run(f"{__name__}:threads_of", {}, workers)
+    *_, done = _run(f"{__name__}:threads_of", {}, workers)
     assert done == _Done((threads, str(threads)))
     torch.set_num_threads(8)
     _Worker(workers)

@@ -42,6 +42,7 @@ def used(registry):
         (WorkKey("team", "bot", "tune", "L4"), Amounts(4 * 3600.0)),
         (WorkKey("team", "bot", "serve", "L4"), Amounts(3600.0, 5000)),
         (WorkKey("team", "qa", "dataset", CPU), Amounts(1800.0)),
+        (WorkKey("", "probed", "evaluate", CPU), Amounts(900.0)),
         (WorkKey("", "app", "idle", CPU), Amounts(7200.0)),
     ]
     write_page(registry.home, TODAY, "writer", rows)
@@ -68,7 +69,7 @@ def test_amounts_are_by_namespace_and_model_and_priced_where_a_price_is_known(us
     assert team.cost == pytest.approx(7 * 0.8)
     assert rows["", "bot"].cost == pytest.approx(3 * 0.05)
     assert rows["team", "qa"].cost == pytest.approx(0.5 * 0.05)
-    assert report.cost == pytest.approx(5.6 + 0.15 + 0.025 + 0.1)
+    assert report.cost == pytest.approx(5.6 + 0.15 + 0.025 + 0.0125 + 0.1)
     assert [row.cost for row in report.rows] == sorted((row.cost for row in report.rows), reverse=True)
     assert "our contract" in report.price_note
     assert report_cost(used, since=TODAY + dt.timedelta(days=1), tables=read_tables(prices)).rows == []
@@ -151,7 +152,8 @@ def test_the_verbs_print_tables_and_json(used, prices, capsys):
     home = ["--home", used.home.uri]
     assert run(["cluster", "cost", *home, "--prices", str(prices)]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert all(word in shown for word in ("team", "5,000", "app (idle)", "US$ 5.88 in all", "our contract"))
+    words = ("team", "5,000", "eval h", "0.250", "app (idle)", "US$ 5.89 in all", "our contract")
+    assert all(word in shown for word in words)
     assert run(["cluster", "cost", *home]) == 0
     assert "Without a price: CPU." in capsys.readouterr().out
     assert run(["cluster", "cost", *home, "--json"]) == 0

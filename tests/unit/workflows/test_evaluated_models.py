@@ -1,6 +1,8 @@
 """Models that are evaluated come to the machine that a task of the evaluation runs on."""
 
+import datetime as dt
 import shutil
+import time
 import uuid
 
 import pytest
@@ -8,10 +10,13 @@ from tiny_adapters import write_adapter, write_base
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import InfrastructureError, InputError
+from llamafarm_ray.evaluation import remote
 from llamafarm_ray.evaluation.benchmarks.workers import _Worker
 from llamafarm_ray.evaluation.remote import _Done, _run, before_each, preparation
 from llamafarm_ray.registry import RegistryService
+from llamafarm_ray.registry.usage import CPU, WorkKey, read_ledger
 from llamafarm_ray.storage import Location
+from llamafarm_ray.types import DeviceUse
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel, fetch_models
 from llamafarm_ray.workflows.register import Registration, register
 
@@ -55,11 +60,45 @@ def test_a_folder_that_another_machine_has_alone_is_named(registry, tmp_path):
         found.fetch(registry.home.uri)
 
 
+def test_an_evaluation_counts_for_the_versions_namespace_and_for_the_configurations_where_it_is_a_folder(tmp_path):
+    home, today = Location(tmp_path / "home"), dt.datetime.now(dt.UTC).date()
+    for version in ("team/bot:1.0.0", ""):
+        model = EvaluatedModel(version or "bot", tmp_path, None, "w", version)
+        with model.meter(home, "other/name") as meter:
+            meter.add(DeviceUse(3.0))
+    keys = set(read_ledger(home, today))
+    assert keys == {WorkKey("team", "bot", "evaluate", CPU), WorkKey("other", "bot", "evaluate", CPU)}
+
+
+def slow(_settings, _report):
+    time.sleep(0.05)
+    return "answer"
+
+
+def test_a_task_says_how_long_it_has_had_its_device(monkeypatch):
+    monkeypatch.setattr(remote, "_COUNT_S", 0.02)
+    began = time.monotonic()
+    *used, last = _run(f"{__name__}:slow", {}, 1)
+    assert last == _Done("answer")
+    assert len(used) > 1
+    assert 0.05 <= sum(one.seconds for one in used) <= time.monotonic() - began
+
+
+def test_use_is_counted_for_the_innermost_block_on_gpus_where_the_cluster_has_some(monkeypatch):
+    counted = []
+    for num_gpus in (0, 4):
+        monkeypatch.setattr(remote, "total", lambda _name, number=num_gpus: number)
+        with remote.metered(counted.append):
+            remote.use_counter()(2.0)
+        remote.use_counter()(1.0)
+    assert counted == [DeviceUse(2.0), DeviceUse(2.0, on_gpu=True)]
+
+
 def test_tasks_and_actors_fetch_before_they_work():
     done = []
     with before_each(lambda: done.append("fetched")):
         prepare = preparation()
-        assert _Worker(1, prepare).is_ready() is None
+        assert _Worker(1, prepare).is_ready() >= 0
         *_, last = _run("json:dumps", {}, 1, prepare)
     assert preparation() is None
     assert done == ["fetched", "fetched"]
@@ -70,4 +109,5 @@ def test_tasks_and_actors_fetch_before_they_work():
         raise InputError("nothing here")
 
     assert isinstance(_Worker(1, fails).is_ready(), InputError)
-    assert [str(item) for item in _run("json:dumps", {}, 1, fails)] == ["nothing here"]
+    *_, last = _run("json:dumps", {}, 1, fails)
+    assert str(last) == "nothing here"
