@@ -10,7 +10,6 @@ from typing import Self
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.models.folder import gguf_file, weight_formats
 from llamafarm_ray.registry import BaseModel, RegistryApi, base_here, open_registry
 from llamafarm_ray.storage.gguf import read_gguf
@@ -71,11 +70,6 @@ class EvaluatedModel:
                     f"{self.model_id} is in {folder} on the machine that evaluates, and not on {socket.gethostname()}.",
                     hint="Register it, and set LLAMAFARM_CACHE to the same folder on all nodes.",
                 )
-
-    @property
-    def measured(self) -> MeasuredModel:
-        """The model as measurements of sets and benchmarks take it."""
-        return MeasuredModel(self.base, self.adapter, self.weights, self.base_weights)
 
     @property
     def name_as_baseline(self) -> str:
