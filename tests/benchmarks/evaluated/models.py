@@ -1,5 +1,6 @@
 """A real model's evaluations: scores and time beside lm-eval's own and a plain loop's, and workers beside one."""
 
+import functools
 import json
 import tempfile
 import time
@@ -15,7 +16,7 @@ from llamafarm_ray.evaluation.answering import answer_held_out
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
 from llamafarm_ray.evaluation.benchmarks.tasks import load_tasks
-from llamafarm_ray.evaluation.benchmarks.workers import LocalWorkers, RayWorkers, Workers
+from llamafarm_ray.evaluation.benchmarks.workers import LocalWorkers, RayWorkers
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.run import EvaluationJob
 from llamafarm_ray.models.chat import end_of_turn_ids, render_chat, tokenise_turns
@@ -40,8 +41,9 @@ def measure_lm_eval(report: Report, base: Path, backend: str, tasks: tuple[str, 
         workers = LocalWorkers()
         asked = AskedModel(backend, {"base": base, "adapter": None}, "w")
         plan = BenchmarkPlan(tasks, data, num_fewshot=0)
-        workers.answerer(asked).render([{"role": "user", "content": "Hello"}], add_generation_prompt=True)  # loads it
-        lm = workers.answerer(asked)._lm  # the same engine for both: loading is no part of the time
+        loads = [{"role": "user", "content": "Hello"}]  # loading is no part of the time
+        workers.answerer(asked).render(loads, add_generation_prompt=True)
+        lm = lm_evals_model(backend, base)
 
         def theirs() -> Any:
             loaded = list(load_tasks(tasks, data).values())
@@ -58,6 +60,17 @@ def measure_lm_eval(report: Report, base: Path, backend: str, tasks: tuple[str, 
         print(f"  {ours_s:.1f} s, lm-eval {theirs_s:.1f} s; {dict(found[tasks[0]].metrics)}")
 
 
+def lm_evals_model(backend: str, base: Path) -> Any:
+    """Return lm-eval's own model, as somebody opens it who does without this package."""
+    if backend == "vllm":
+        from lm_eval.models.vllm_causallms import VLLM
+
+        return VLLM(pretrained=str(base), dtype="float32", enforce_eager=True)
+    from lm_eval.models.huggingface import HFLM
+
+    return HFLM(pretrained=str(base), dtype="float32", device="cpu", batch_size=8)
+
+
 def measure_workers(report: Report, base: Path, tasks: tuple[str, ...]) -> None:
     """Compare two workers with one, both with their processes and models started."""
     import ray
@@ -69,9 +82,9 @@ def measure_workers(report: Report, base: Path, tasks: tuple[str, ...]) -> None:
         ray.init(num_cpus=2, include_dashboard=False, configure_logging=False)
         try:
             for number in (1, 2):
-                workers: Workers = RayWorkers(number)
+                workers = RayWorkers(number)
                 run_benchmarks(plan, asked, workers)
-                _, took[number] = timed(lambda one=workers: run_benchmarks(plan, asked, one))
+                _, took[number] = timed(functools.partial(run_benchmarks, plan, asked, workers))
                 workers.close()
         finally:
             ray.shutdown()
