@@ -40,6 +40,9 @@ def command(
         bool,
         typer.Option("--perplexity", help="Load the base model, and measure its perplexity of sampled questions."),
     ] = False,
+    river: Annotated[
+        bool, typer.Option("--river", help="Look for changes with river's ADWIN too (extra drift).")
+    ] = False,
     reference_requests: Annotated[
         int, typer.Option("--reference-requests", min=100, help="Requests of the reference, at least.")
     ] = 1000,
@@ -62,7 +65,7 @@ def command(
     channels = list(Destinations.find(settings.monitoring.alerting).channels(log=False)) if alert else []
     plan = Plan(reference_requests, reference_hours * 3600, window)
     while True:
-        found = check_health(registry, names or [], plan=plan, perplexity=settings if perplexity else None)
+        found = check_health(registry, names or [], plan=plan, perplexity=settings if perplexity else None, river=river)
         told, notes = tell(registry.home, found, channels) if alert else ([], [])
         done = roll_back_worse(registry, found, rollback) if rollback is not None else []
         done += accept_changes(registry, found) if accept else []
@@ -102,6 +105,12 @@ def _show(found: list[VersionHealth]) -> None:
             table(f"{one.ref}: redacted samples", ("metric", "score", "samples"), scores)
         if one.perplexity is not None or one.trouble:
             say(f"{one.ref}: {_perplexity(one.perplexity) if one.perplexity is not None else one.trouble}")
+        for change in one.changes or ():
+            since = local_time(dt.datetime.fromtimestamp(change.time_s, dt.UTC))
+            size = "" if change.matters else ", which is too small to matter"
+            shares = f"from {change.before:.1%} to {change.after:.1%}{size}"
+            what = change.signal.replace("_", " ")
+            say(f"{one.ref}: river sees {what} change {shares}, with the requests of {since}.")
         now = {alarm.difference.signal.name for alarm in one.health.current}
         for alarm in one.health.first:
             since = local_time(dt.datetime.fromtimestamp(alarm.start_s, dt.UTC))

@@ -16,6 +16,7 @@ from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.references import namespace_of
+from llamafarm_ray.serving.health.detectors import check_river, river_changes
 from llamafarm_ray.serving.health.looks import Alarm, Plan
 from llamafarm_ray.serving.health.references import References
 from llamafarm_ray.serving.health.signals import Difference
@@ -45,6 +46,7 @@ def check_health(
     plan: Plan | None = None,
     since: dt.date | None = None,
     perplexity: Config | None = None,
+    river: bool = False,
 ) -> list[VersionHealth]:
     """Look at the requests that replicas recorded.
 
@@ -55,10 +57,14 @@ def check_health(
         since: the first day of the records; None: all that are kept.
         perplexity: the configuration by which the base models' perplexity of sampled questions is measured; None
             measures none.
+        river: True to look with river's detector too.
 
     Raises:
+        UnsupportedError: river is not installed.
         NotFoundError: nothing of that name was recorded.
     """
+    if river:
+        check_river()
     registry.refresh()
     recorded = Recorded.read(registry.home, since)
     readable = [ref for ref in recorded.blocks if registry.may(Action.READ, namespace_of(ref))]
@@ -66,6 +72,10 @@ def check_health(
     references = References(registry.home)
     found = (recorded.look(ref, references, registry.state, plan or Plan()) for ref in sorted(wanted))
     scored = [replace(one, scores=_scores(recorded.samples.get(one.ref, ()))) for one in found]
+    if river:
+        scored = [
+            replace(one, changes=tuple(river_changes(recorded.blocks[one.ref], one.health.reference))) for one in scored
+        ]
     if perplexity is None:
         return scored
     return [_with_perplexity(perplexity, registry, one, recorded.samples.get(one.ref, ())) for one in scored]
