@@ -93,7 +93,7 @@ def command(
         "evaluation.benchmark_data": data,
         "evaluation.num_fewshot": fewshot,
         "evaluation.benchmark_chat_template": chat_template or None,
-        "evaluation.benchmark_backend": backend,
+        "evaluation.backend": backend,
         "evaluation.workers": workers,
         "evaluation.endpoint.base_url": endpoint,
         "evaluation.custom_evaluations": custom or None,

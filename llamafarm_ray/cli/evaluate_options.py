@@ -40,11 +40,9 @@ Fewshot = Annotated[int | None, typer.Option("--fewshot", min=0, help="Examples 
 ChatTemplate = Annotated[
     bool, typer.Option("--chat-template", help="Ask benchmarks through the model's chat template.")
 ]
-Backend = Annotated[
-    str | None, typer.Option("--backend", help="Benchmarks' engine: transformers, vllm, gguf or endpoint.")
-]
+Backend = Annotated[str | None, typer.Option("--backend", help="Engine to ask: transformers, vllm, gguf or endpoint.")]
 Endpoint = Annotated[
-    str | None, typer.Option("--endpoint", help="Address up to /v1: benchmarks and --garak ask the model there.")
+    str | None, typer.Option("--endpoint", help="Address up to /v1: everything is asked of the model there.")
 ]
 Workers = Annotated[
     int | None, typer.Option("--workers", min=1, help="Ray workers that benchmarks and examples are shared among.")

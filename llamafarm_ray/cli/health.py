@@ -12,6 +12,7 @@ from llamafarm_ray.cli.options import ConfigFile, Home, Json, Names, Overrides, 
 from llamafarm_ray.cli.terminal import errors, local_time, print_json, say, table
 
 if TYPE_CHECKING:
+    from llamafarm_ray.serving.health.perplexity import QuestionPerplexity
     from llamafarm_ray.serving.health.signals import Difference
     from llamafarm_ray.serving.health.versions import VersionHealth
 
@@ -35,6 +36,13 @@ def command(
     every: Annotated[
         float | None, typer.Option("--every", min=1, metavar="SECONDS", help="Look again and again until Ctrl-C.")
     ] = None,
+    perplexity: Annotated[
+        bool,
+        typer.Option("--perplexity", help="Load the base model, and measure its perplexity of sampled questions."),
+    ] = False,
+    river: Annotated[
+        bool, typer.Option("--river", help="Look for changes with river's ADWIN too (extra drift).")
+    ] = False,
     reference_requests: Annotated[
         int, typer.Option("--reference-requests", min=100, help="Requests of the reference, at least.")
     ] = 1000,
@@ -57,7 +65,7 @@ def command(
     channels = list(Destinations.find(settings.monitoring.alerting).channels(log=False)) if alert else []
     plan = Plan(reference_requests, reference_hours * 3600, window)
     while True:
-        found = check_health(registry, names or [], plan=plan)
+        found = check_health(registry, names or [], plan=plan, perplexity=settings if perplexity else None, river=river)
         told, notes = tell(registry.home, found, channels) if alert else ([], [])
         done = roll_back_worse(registry, found, rollback) if rollback is not None else []
         done += accept_changes(registry, found) if accept else []
@@ -95,11 +103,30 @@ def _show(found: list[VersionHealth]) -> None:
         scores = [(name, f"{score.value:.4g}", score.num_measured) for name, score in one.scores.items()]
         if scores:
             table(f"{one.ref}: redacted samples", ("metric", "score", "samples"), scores)
+        if one.perplexity is not None or one.trouble:
+            say(f"{one.ref}: {_perplexity(one.perplexity) if one.perplexity is not None else one.trouble}")
+        for change in one.changes or ():
+            since = local_time(dt.datetime.fromtimestamp(change.time_s, dt.UTC))
+            size = "" if change.matters else ", which is too small to matter"
+            shares = f"from {change.before:.1%} to {change.after:.1%}{size}"
+            what = change.signal.replace("_", " ")
+            say(f"{one.ref}: river sees {what} change {shares}, with the requests of {since}.")
         now = {alarm.difference.signal.name for alarm in one.health.current}
         for alarm in one.health.first:
             since = local_time(dt.datetime.fromtimestamp(alarm.start_s, dt.UTC))
             state = "" if alarm.difference.signal.name in now else ", and is over"
             say(f"{one.ref}: an alarm for {alarm.difference.signal.says} began with the requests of {since}{state}.")
+
+
+def _perplexity(found: QuestionPerplexity) -> str:
+    """Say how surprising questions are for the base model."""
+    before, later = ("none" if one is None else f"{one:.3g}" for one in (found.reference, found.later))
+    sizes = f"{found.num_reference} sampled questions of the reference and {found.num_later} later ones"
+    said = f"the base's perplexity a byte is {before} and {later} of {sizes}"
+    if found.superiority is None:
+        return f"{said}."
+    chance = "" if found.p_value is None else f" (p {found.p_value:.2g})"
+    return f"{said}; a later one surprises more in {found.superiority:.0%} of pairs{chance}, 50 % if they are alike."
 
 
 def _row(difference: Difference, *, is_alarm: bool) -> tuple[object, ...]:

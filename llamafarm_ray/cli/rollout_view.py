@@ -98,6 +98,9 @@ def _comparison(progress: RolloutProgress, min_requests: int) -> Iterator[tuple[
         yield "winner", _with_bar(found.sureness / found.needed if found.needed else 0.0, sure)
     else:
         yield "winner", f"neither by {metric} so far"
+    if found.difference is not None and found.low is not None and found.high is not None:
+        more = f"; about {found.more_needed:,} more would decide it" if found.more_needed is not None else ""
+        yield "verdict", f"{found.verdict}: {found.difference:+.3g} ({found.low:+.3g} to {found.high:+.3g}){more}"
     yield "measured", _with_bar(found.measured / min_requests, f"{found.measured:,} of each, {min_requests:,} at least")
 
 

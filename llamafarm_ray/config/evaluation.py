@@ -12,7 +12,7 @@ from llamafarm_ray.config.base import Mistake, Names, Section, Unused, as_tuple,
 from llamafarm_ray.config.generation import Server
 from llamafarm_ray.config.retriever import Retriever
 
-__all__ = ["RISKS", "Backend", "BenchmarkEndpoint", "Evaluation", "Garak", "Judge", "JudgeMethod", "Metric", "Risk"]
+__all__ = ["RISKS", "Backend", "Evaluation", "EvaluationEndpoint", "Garak", "Judge", "JudgeMethod", "Metric", "Risk"]
 
 Metric = Literal[
     "perplexity",
@@ -40,7 +40,7 @@ RISKS: tuple[Risk, ...] = get_args(Risk)
 """All risks that can be measured."""
 
 Backend = Literal["transformers", "vllm", "gguf", "endpoint"]
-"""Engines that benchmarks are asked on."""
+"""Engines that models are asked on."""
 
 JudgeMethod = Literal["pairwise", "rubric"]
 
@@ -80,8 +80,8 @@ class Judge(Section):
         )
 
 
-class BenchmarkEndpoint(Section):
-    """A running endpoint: benchmarks need OpenAI's completions with log-probabilities, garak its chat completions."""
+class EvaluationEndpoint(Section):
+    """A running endpoint with OpenAI's completions and log-probabilities; garak needs its chat completions."""
 
     base_url: str | None = Field(
         default=None, min_length=1, pattern=r"^https?://", description="Address up to '/v1'; unset: no endpoint."
@@ -157,9 +157,9 @@ class Evaluation(Section):
     benchmark_chat_template: bool = Field(
         default=False, description="Ask benchmarks through the model's chat template."
     )
-    benchmark_backend: Backend | None = Field(
+    backend: Backend | None = Field(
         default=None,
-        description="Engine that benchmarks are asked on; unset: the endpoint where one is set, gguf for GGUF files, "
+        description="Engine that the model is asked on; unset: the endpoint where one is set, gguf for GGUF files, "
         "else transformers.",
     )
     workers: int = Field(
@@ -168,8 +168,8 @@ class Evaluation(Section):
         le=1024,
         description="Ray workers that benchmarks and held-out examples are shared among; scores stay the same.",
     )
-    endpoint: BenchmarkEndpoint = section(
-        BenchmarkEndpoint, "A running endpoint that benchmarks and garak's probes are asked on."
+    endpoint: EvaluationEndpoint = section(
+        EvaluationEndpoint, "A running endpoint that is asked instead of the model's files."
     )
     custom_evaluations: Names = Field(
         default=(),

@@ -5,22 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from llamafarm_ray.evaluation.generation import Generated, generate, load_for_inference
-from llamafarm_ray.evaluation.kept import KeptBatches
-from llamafarm_ray.evaluation.losses import Scored, losses_of
+from llamafarm_ray.evaluation.engines import Engine
+from llamafarm_ray.evaluation.engines.opening import opened
+from llamafarm_ray.evaluation.generation import Generated
+from llamafarm_ray.evaluation.losses import Loss, Scored
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.metrics import Sample, json_valid
 from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.run import EvaluationJob, HeldOutAnswers, Samples
 from llamafarm_ray.models.chat import TokenisedChat, render_chat, tokenise_turns
-from llamafarm_ray.models.folder import check_base_model
-from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.types import Digest
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["answer_held_out", "answer_settings"]
 
@@ -40,6 +39,25 @@ class _Example:
     reference: str
     question: str
     expected_calls: tuple[dict[str, Any], ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """An engine, and which of its models is asked."""
+
+    engine: Engine
+    model: MeasuredModel
+    with_adapter: bool
+
+    def generate(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, report: Report) -> list[Generated]:
+        """See `Engine.generate`."""
+        kept = self.model.kept_answers(with_adapter=self.with_adapter)
+        return self.engine.generate(prompts, max_new_tokens, report, with_adapter=self.with_adapter, kept=kept)
+
+    def losses(self, sequences: Sequence[Scored], report: Report) -> list[Loss]:
+        """See `Engine.losses`."""
+        kept = self.model.kept_answers(with_adapter=self.with_adapter)
+        return self.engine.losses(sequences, report, "perplexity", with_adapter=self.with_adapter, kept=kept)
 
 
 def answer_settings(settings: Mapping[str, Any], report: Report) -> HeldOutAnswers:
@@ -62,42 +80,31 @@ def answer_held_out(job: EvaluationJob, report: Report, part: int = 0, num_parts
     Raises:
         UserError: base model, adapter or rows are unusable.
     """
-    quiet_libraries()
     share = 0.5 if job.rival else 1.0
     places = [at for at in range(len(job.rows)) if at // _EXAMPLES_A_CHUNK % num_parts == part]
-    kept = job.kept or (None, None)
     progress = part_of(report, "", 0.0, share)
-    samples, baseline, template = _ask(job, job.base_model, job.adapter, places, progress, kept=kept)
+    samples, baseline, template = _ask(job, job.model, places, progress)
     if job.rival:
-        baseline, _, _ = _ask(job, *job.rival, places, part_of(report, "baseline: ", 0.5, 0.5), kept=kept[1:])
+        baseline, _, _ = _ask(job, job.rival, places, part_of(report, "baseline: ", 0.5, 0.5))
     return HeldOutAnswers(samples, baseline, template)
 
 
 def _ask(
-    job: EvaluationJob,
-    base_model: Path,
-    adapter: Path | None,
-    places: Sequence[int],
-    report: Report,
-    *,
-    kept: Sequence[KeptBatches | None],
+    job: EvaluationJob, model: MeasuredModel, places: Sequence[int], report: Report
 ) -> tuple[Samples, Samples | None, str]:
     """Return a model's answers, those of its base where they are the baseline, and the digest of its template."""
-    check_base_model(base_model)
-    tokenizer = load_tokenizer(base_model)
     report("loading the model", 0.0)
-    model = load_for_inference(base_model, adapter)
-    max_length = getattr(model.config, "max_position_embeddings", None)
-    examples = _make_examples(tokenizer, job, places, max_length=max_length)
-    template = Digest.of(str(tokenizer.chat_template).encode())
-    with_baseline = job.baseline and adapter is not None and job.rival is None
-    share, baseline = 0.5 if with_baseline else 1.0, None
-    if with_baseline:
-        with model.disable_adapter():
-            progress = part_of(report, "baseline: ", 0.0, share)
-            baseline = _answer_chunks(job, model, tokenizer, examples, progress, kept=kept[1])
-    samples = _answer_chunks(job, model, tokenizer, examples, part_of(report, "", 1.0 - share, share), kept=kept[0])
-    return samples, baseline, template
+    with opened(model) as engine:
+        examples = _make_examples(engine.tokenizer, job, places, max_length=engine.max_length)
+        template = Digest.of(str(engine.tokenizer.chat_template).encode())
+
+        def answers(progress: Report, *, with_adapter: bool = True) -> Samples:
+            return _answer_chunks(job, _Asked(engine, model, with_adapter), examples, progress)
+
+        if not (job.baseline and model.has_base and job.rival is None):
+            return answers(report), None, template
+        baseline = answers(part_of(report, "baseline: ", 0.0, 0.5), with_adapter=False)
+        return answers(part_of(report, "", 0.5, 0.5)), baseline, template
 
 
 def _make_examples(
@@ -137,15 +144,7 @@ def _calls(turn: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(json.loads(calls)) if isinstance(calls, str) else list(calls)
 
 
-def _answer_chunks(
-    job: EvaluationJob,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: dict[int, _Example],
-    report: Report,
-    *,
-    kept: KeptBatches | None,
-) -> Samples:
+def _answer_chunks(job: EvaluationJob, asked: _Asked, examples: dict[int, _Example], report: Report) -> Samples:
     """Return the answers and losses of the model as it is now, chunk by chunk of the rows."""
     chunks: dict[int, dict[int, _Example]] = {}
     for at, example in examples.items():
@@ -153,30 +152,22 @@ def _answer_chunks(
     found: Samples = {}
     for number, chunk in enumerate(chunks.values()):
         progress = part_of(report, "", number / len(chunks), 1 / len(chunks))
-        found |= _samples(job, model, tokenizer, chunk, progress, kept=kept)
+        found |= _samples(job, asked, chunk, progress)
     return found
 
 
-def _samples(
-    job: EvaluationJob,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: dict[int, _Example],
-    report: Report,
-    *,
-    kept: KeptBatches | None,
-) -> Samples:
+def _samples(job: EvaluationJob, asked: _Asked, examples: dict[int, _Example], report: Report) -> Samples:
     """Return the answers and losses of the model as it is now."""
     share = 0.5 if job.generates and job.needs_losses else 1.0
     chosen = list(examples.values())
     losses: list[tuple[float, int, int]] | None = None
     answers: list[Generated] | None = None
     if job.needs_losses:
-        losses = _losses(model, tokenizer, chosen, part_of(report, "", 0.0, share), kept)
+        losses = _losses(asked, chosen, part_of(report, "", 0.0, share))
     if job.generates:
         prompts = [example.prompt_ids for example in chosen]
         progress = part_of(report, "", 1.0 - share, share)
-        answers = generate(model, tokenizer, prompts, job.max_new_tokens, progress, kept=kept)
+        answers = asked.generate(prompts, job.max_new_tokens, progress)
     samples = {}
     for number, (at, example) in enumerate(examples.items()):
         loss_sum, num_tokens, num_bytes = losses[number] if losses else (None, None, None)
@@ -202,18 +193,12 @@ def _is_document(reference: str) -> bool:
     return reference.startswith(("{", "[")) and json_valid(reference) == 1
 
 
-def _losses(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    examples: list[_Example],
-    report: Report,
-    kept: KeptBatches | None,
-) -> list[tuple[float, int, int]]:
+def _losses(asked: _Asked, examples: list[_Example], report: Report) -> list[tuple[float, int, int]]:
     """Return each example's sum of the answers' cross-entropies in nats, and how many tokens and bytes they have."""
     found = [(0.0, 0, 0) for _ in examples]
     chats = [(number, chat) for number, example in enumerate(examples) for chat in example.chats]
     scored = [Scored(chat.input_ids, chat.trained) for _, chat in chats]
-    losses = losses_of(model, tokenizer, scored, report, "perplexity", kept=kept)
+    losses = asked.losses(scored, report)
     for (number, _), loss in zip(chats, losses, strict=True):
         total, num_tokens, num_bytes = found[number]
         found[number] = (total + loss.total, num_tokens + loss.num_tokens, num_bytes + loss.num_bytes)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.remote import run_all_on_ray
 from llamafarm_ray.evaluation.result import EvaluationResult
 from llamafarm_ray.evaluation.run import EvaluationJob, score_answers
@@ -17,32 +16,28 @@ __all__ = ["evaluate"]
 
 def evaluate(
     *,
-    base_model: Path,
-    adapter: Path | None,
+    model: MeasuredModel,
     rows: list[dict[str, Any]],
     metrics: Sequence[str],
     max_new_tokens: int,
     model_id: str,
     baseline: bool = True,
-    rival: tuple[Path, Path | None] | None = None,
+    rival: MeasuredModel | None = None,
     workers: int = 1,
-    kept: tuple[KeptBatches, KeptBatches] | None = None,
     on_progress: Callable[[str, float], None] | None = None,
 ) -> EvaluationResult:
     """Measure a model on examples, beside its base model.
 
     Args:
-        base_model: folder of the base model; must be readable where Ray runs the task.
-        adapter: folder of a peft adapter on it; None measures the base model itself.
+        model: the model; its folders must be readable where Ray runs the task.
         rows: examples with ``messages``.
         metrics: of ``HELD_OUT_METRICS``: perplexities are over the tokens of the assistant's turns, others of greedy
             answers to each example's last prompt. The first one gives the result's ``improvement``.
         max_new_tokens: the longest answer.
         model_id: recorded in the result.
         baseline: True to measure the base model without the adapter too.
-        rival: base model and adapter of the model to compare with instead.
+        rival: the model to compare with instead.
         workers: Ray tasks that share the examples; scores don't depend on their number.
-        kept: kept answers of the model and of its baseline, for a run that is killed; None keeps none.
         on_progress: called in this thread with what is being done and how much of the whole is done, 0 to 1.
 
     Raises:
@@ -55,15 +50,13 @@ def evaluate(
         what = "examples" if not rows else "metrics"
         raise InputError(f"There are no {what} to evaluate with.", hint=f"Give at least one of the {what}.")
     job = EvaluationJob(
-        base_model=base_model.absolute(),
-        adapter=adapter.absolute() if adapter else None,
+        model=model,
         rows=rows,
         metrics=tuple(metrics),
         max_new_tokens=max_new_tokens,
         model_id=model_id,
         baseline=baseline,
-        rival=rival and (rival[0].absolute(), rival[1].absolute() if rival[1] else None),
-        kept=kept,
+        rival=rival,
     )
     settings = {name: getattr(job, name) for name in EvaluationJob.__dataclass_fields__}
     parts = [{**settings, "part": number, "num_parts": workers} for number in range(workers)]

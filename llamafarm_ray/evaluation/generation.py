@@ -37,13 +37,13 @@ class Generated:
         text: the model's answer.
         num_tokens: generated tokens, without padding.
         seconds: time that its batch took.
-        confidence: geometric mean of the probabilities of its tokens, 0 to 1.
+        confidence: geometric mean of the probabilities of its tokens, 0 to 1; None where the engine does not tell.
     """
 
     text: str
     num_tokens: int
     seconds: float
-    confidence: float
+    confidence: float | None
 
 
 def inference_precision() -> tuple[torch.device, torch.dtype]:

@@ -17,7 +17,7 @@ from llamafarm_ray.evaluation.progress import Report
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-__all__ = ["Loss", "Scored", "losses_of"]
+__all__ = ["Loss", "Scored", "losses_of", "num_spelled_bytes", "whole_text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,14 @@ class Loss:
     total: float
     num_tokens: int
     num_bytes: int
+
+
+def whole_text(tokenizer: PreTrainedTokenizerBase, text: str) -> Scored:
+    """Return the tokens of a text after the beginning of text, where the tokenizer has a sign for it."""
+    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    start = [] if begin is None else [begin]
+    return Scored(start + ids, [False] * len(start) + [True] * len(ids))
 
 
 @torch.inference_mode()
@@ -88,6 +96,10 @@ def _batch_losses(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ro
     found = []
     for one, total in zip(rows, losses.view(labels.shape).sum(dim=1).tolist(), strict=True):
         ids = [token for token, flag in zip(one.input_ids[1:], one.counted[1:], strict=True) if flag]
-        num_bytes = len(tokenizer.decode(ids, skip_special_tokens=True).encode("utf-8", "replace"))
-        found.append(Loss(total, len(ids), num_bytes))
+        found.append(Loss(total, len(ids), num_spelled_bytes(tokenizer, ids)))
     return found
+
+
+def num_spelled_bytes(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+    """Return the bytes of UTF-8 that tokens spell, without special ones."""
+    return len(tokenizer.decode(list(ids), skip_special_tokens=True).encode("utf-8", "replace"))

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llamafarm_ray.errors import InputError
 from llamafarm_ray.evaluation.answered import Answered
 from llamafarm_ray.evaluation.custom.questions import Question
 from llamafarm_ray.evaluation.custom.sets import CustomSet, measure_set, paired_answers
+from llamafarm_ray.evaluation.engines import Engine
+from llamafarm_ray.evaluation.engines.opening import opened
 from llamafarm_ray.evaluation.general import GENERAL
 from llamafarm_ray.evaluation.general.texts import general_result, general_samples
-from llamafarm_ray.evaluation.generation import generate, load_for_inference
 from llamafarm_ray.evaluation.kept import KeptBatches
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.metrics import Sample
 from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, now
 from llamafarm_ray.models.chat import render_chat
-from llamafarm_ray.models.folder import check_base_model
-from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.types import Digest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["MeasuringJob", "measure", "measure_settings"]
 
@@ -72,7 +68,6 @@ def measure(job: MeasuringJob, report: Report) -> EvaluationResult:
     Raises:
         UserError: a model or a set is unusable.
     """
-    quiet_libraries()
     has_two = job.rival is not None
     given, before = _ask(job, job.model, part_of(report, "", 0.0, 0.5 if has_two else 1.0), with_base=not has_two)
     if job.rival is not None:
@@ -93,53 +88,52 @@ def measure(job: MeasuringJob, report: Report) -> EvaluationResult:
 
 def _ask(job: MeasuringJob, asked: MeasuredModel, report: Report, *, with_base: bool) -> tuple[_Given, _Given | None]:
     """Ask a model, and its base with the adapter switched off where there is one and it is asked for."""
-    check_base_model(asked.base)
-    tokenizer = load_tokenizer(asked.base)
     report("loading the model", 0.0)
-    model = load_for_inference(asked.base, asked.adapter)
-    if not with_base or asked.adapter is None:
-        return _ask_loaded(job, model, tokenizer, report, asked.kept_answers(with_adapter=True)), None
-    with model.disable_adapter():
-        kept = asked.kept_answers(with_adapter=False)
-        before = _ask_loaded(job, model, tokenizer, part_of(report, "baseline: ", 0.0, 0.5), kept)
-    kept = asked.kept_answers(with_adapter=True)
-    return _ask_loaded(job, model, tokenizer, part_of(report, "", 0.5, 0.5), kept), before
+    with opened(asked) as engine:
+
+        def ask(progress: Report, *, with_adapter: bool = True) -> _Given:
+            kept = asked.kept_answers(with_adapter=with_adapter)
+            return _ask_opened(job, engine, progress, kept, with_adapter=with_adapter)
+
+        if not with_base or not asked.has_base:
+            return ask(report), None
+        before = ask(part_of(report, "baseline: ", 0.0, 0.5), with_adapter=False)
+        return ask(part_of(report, "", 0.5, 0.5)), before
 
 
-def _ask_loaded(
-    job: MeasuringJob,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    report: Report,
-    kept: KeptBatches | None,
+def _ask_opened(
+    job: MeasuringJob, engine: Engine, report: Report, kept: KeptBatches | None, *, with_adapter: bool
 ) -> _Given:
     share = 1 / (len(job.custom) + job.general)
     answers = {
         one.name: _answer(
-            model,
-            tokenizer,
+            engine,
             one.questions,
             one.max_new_tokens or job.max_new_tokens,
             part_of(report, "", at * share, share),
             kept=kept,
+            with_adapter=with_adapter,
         )
         for at, one in enumerate(job.custom)
     }
-    general = general_samples(model, tokenizer, part_of(report, "", 1 - share, share), kept) if job.general else {}
-    return _Given(answers, general, Digest.of(str(tokenizer.chat_template).encode()))
+    general: dict[int, Sample] = {}
+    if job.general:
+        progress = part_of(report, "", 1 - share, share)
+        general = general_samples(engine, progress, kept, with_adapter=with_adapter)
+    return _Given(answers, general, Digest.of(str(engine.tokenizer.chat_template).encode()))
 
 
 def _answer(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    engine: Engine,
     questions: Sequence[Question],
     max_new_tokens: int,
     report: Report,
     *,
     kept: KeptBatches | None,
+    with_adapter: bool,
 ) -> list[str]:
     """Return the most probable answer to each question."""
-    max_length = getattr(model.config, "max_position_embeddings", None)
+    tokenizer, max_length = engine.tokenizer, engine.max_length
     prompts = []
     for question in questions:
         prompt = render_chat(tokenizer, list(question.messages), for_answer=True, tools=question.tools)
@@ -150,4 +144,5 @@ def _answer(
                 hint="Shorten it, or lower max_new_tokens.",
             )
         prompts.append(ids)
-    return [one.text for one in generate(model, tokenizer, prompts, max_new_tokens, report, kept=kept)]
+    answers = engine.generate(prompts, max_new_tokens, report, with_adapter=with_adapter, kept=kept)
+    return [one.text for one in answers]

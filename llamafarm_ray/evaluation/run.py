@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from llamafarm_ray.errors import InputError, UnsupportedError, did_you_mean
 from llamafarm_ray.evaluation.answered import Answered
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
-from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
 from llamafarm_ray.evaluation.result import BenchmarkScores, EvaluationResult, improvement, now
 
@@ -48,15 +47,13 @@ _OF_LOSSES = {"perplexity", "byte_perplexity"}
 class EvaluationJob:
     """A measurement; see `llamafarm_ray.evaluation.evaluate`."""
 
-    base_model: Path
-    adapter: Path | None
+    model: MeasuredModel
     rows: list[dict[str, Any]]
     metrics: tuple[str, ...]
     max_new_tokens: int
     model_id: str
     baseline: bool
-    rival: tuple[Path, Path | None] | None = None
-    kept: tuple[KeptBatches, KeptBatches] | None = None
+    rival: MeasuredModel | None = None
 
     def __post_init__(self) -> None:
         """Check that all metrics can be measured.

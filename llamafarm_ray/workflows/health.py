@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from llamafarm_ray.config import Config
 from llamafarm_ray.errors import LlamaFarmError
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.evaluation.metrics.registry import Score
@@ -15,6 +16,7 @@ from llamafarm_ray.evaluation.metrics.sample import Sample
 from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.registry.access import Action
 from llamafarm_ray.registry.references import namespace_of
+from llamafarm_ray.serving.health.detectors import check_river, river_changes
 from llamafarm_ray.serving.health.looks import Alarm, Plan
 from llamafarm_ray.serving.health.references import References
 from llamafarm_ray.serving.health.signals import Difference
@@ -29,6 +31,7 @@ from llamafarm_ray.serving.journal.samples import LiveSample
 from llamafarm_ray.storage import Location
 from llamafarm_ray.training.alerts import Channel
 from llamafarm_ray.workflows.move_alias import rollback
+from llamafarm_ray.workflows.question_perplexity import question_perplexity
 
 __all__ = ["HealthAlert", "accept_changes", "check_health", "roll_back_worse", "said", "tell"]
 
@@ -37,7 +40,13 @@ _ALERTS = "alerts"
 
 
 def check_health(
-    registry: RegistryApi, names: Sequence[str] = (), *, plan: Plan | None = None, since: dt.date | None = None
+    registry: RegistryApi,
+    names: Sequence[str] = (),
+    *,
+    plan: Plan | None = None,
+    since: dt.date | None = None,
+    perplexity: Config | None = None,
+    river: bool = False,
 ) -> list[VersionHealth]:
     """Look at the requests that replicas recorded.
 
@@ -46,17 +55,43 @@ def check_health(
         names: models, versions or aliases; none: all that answered requests and may be read.
         plan: reference, windows and signals of the comparison.
         since: the first day of the records; None: all that are kept.
+        perplexity: the configuration by which the base models' perplexity of sampled questions is measured; None
+            measures none.
+        river: True to look with river's detector too.
 
     Raises:
+        UnsupportedError: river is not installed.
         NotFoundError: nothing of that name was recorded.
     """
+    if river:
+        check_river()
     registry.refresh()
     recorded = Recorded.read(registry.home, since)
     readable = [ref for ref in recorded.blocks if registry.may(Action.READ, namespace_of(ref))]
     wanted = chosen_versions(registry.resolve, names, readable) if names else readable
     references = References(registry.home)
     found = (recorded.look(ref, references, registry.state, plan or Plan()) for ref in sorted(wanted))
-    return [replace(one, scores=_scores(recorded.samples.get(one.ref, ()))) for one in found]
+    scored = [replace(one, scores=_scores(recorded.samples.get(one.ref, ()))) for one in found]
+    if river:
+        scored = [
+            replace(one, changes=tuple(river_changes(recorded.blocks[one.ref], one.health.reference))) for one in scored
+        ]
+    if perplexity is None:
+        return scored
+    return [_with_perplexity(perplexity, registry, one, recorded.samples.get(one.ref, ())) for one in scored]
+
+
+def _with_perplexity(
+    config: Config, registry: RegistryApi, version: VersionHealth, samples: Sequence[LiveSample]
+) -> VersionHealth:
+    """Return a version's health with the base's perplexity of its sampled questions, or the trouble with it."""
+    if not samples:
+        return replace(version, trouble="No questions are sampled: deployment.journal.sample_rate is 0.")
+    end_s = version.health.reference.end_s
+    try:
+        return replace(version, perplexity=question_perplexity(config, registry, version.ref, samples, end_s))
+    except LlamaFarmError as error:
+        return replace(version, trouble=str(error))
 
 
 def accept_changes(registry: RegistryApi, versions: Iterable[VersionHealth]) -> list[str]:

@@ -8,10 +8,7 @@ from pathlib import Path
 import llamafarm_ray
 from llamafarm_ray.types import Digest
 
-__all__ = ["BACKEND", "code_digest", "weights_digest"]
-
-BACKEND = "transformers"
-"""The engine that models are measured on."""
+__all__ = ["code_digest", "weights_digest"]
 
 _SCORING = (
     "data/corpus.py",
@@ -19,6 +16,7 @@ _SCORING = (
     "data/with_passages.py",
     "evaluation/answering.py",
     "evaluation/custom",
+    "evaluation/engines",
     "evaluation/general",
     "evaluation/generation.py",
     "evaluation/losses.py",
@@ -30,6 +28,8 @@ _SCORING = (
     "evaluation/run.py",
     "models/chat.py",
     "text",
+    "workflows/evaluation/gguf_engine.py",
+    "workflows/evaluation/vllm_engine.py",
 )
 
 

@@ -15,7 +15,7 @@ from llamafarm_ray.data.excerpts import NUM_SENTENCES
 from llamafarm_ray.data.retrieval import RETRIEVER, PassageIndex
 from llamafarm_ray.data.with_passages import ask_with_passages, ask_with_texts
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.rag.exam import (
     CLOSED_BOOK,
     GOLD,
@@ -43,8 +43,6 @@ QUESTIONS = "questions"
 """Name of the set of ``evaluation.questions``, in what is said of contamination."""
 
 Progress = Callable[[str, float], None]
-Model = tuple[Path, Path | None]
-"""The folders of a base model and of an adapter on it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +63,12 @@ class Exam:
 
     def ask(
         self,
-        model: Model,
-        rival: Model | None,
+        model: MeasuredModel,
+        rival: MeasuredModel | None,
         *,
         model_id: str,
         max_new_tokens: int,
         digests: Mapping[str, str],
-        kept: tuple[KeptBatches, KeptBatches] | None = None,
         on_progress: Progress | None = None,
     ) -> EvaluationResult:
         """Ask a model, and its base without the adapter or a rival. Needs a connected Ray.
@@ -82,7 +79,6 @@ class Exam:
             model_id: name of the model in the result.
             max_new_tokens: the longest answer.
             digests: further ones, of weights and code.
-            kept: kept answers of the model and of its baseline; None keeps none.
             on_progress: called with a stage and the fraction of it that is done.
 
         Raises:
@@ -96,16 +92,13 @@ class Exam:
         }
         settings = {"prompts": prompts, "max_new_tokens": max_new_tokens}
 
-        def answers_of(asked: Model, kept: tuple[KeptBatches, KeptBatches] | None, *, baseline: bool) -> ExamAnswers:
-            base, adapter = asked
-            folders = {"base_model": base.absolute(), "adapter": adapter and adapter.absolute()}
-            more = {**folders, "baseline": baseline, "kept": kept}
+        def answers_of(asked: MeasuredModel, *, baseline: bool) -> ExamAnswers:
+            more = {"model": asked, "baseline": baseline}
             asking = "llamafarm_ray.evaluation.rag.run:answer_settings"
             return cast(ExamAnswers, run_on_ray(asking, {**settings, **more}, on_progress))
 
-        found = answers_of(model, kept, baseline=rival is None)
-        of_rival = (kept[1], kept[1]) if kept is not None else None
-        baseline = found.baseline if rival is None else answers_of(rival, of_rival, baseline=False).model
+        found = answers_of(model, baseline=rival is None)
+        baseline = found.baseline if rival is None else answers_of(rival, baseline=False).model
         of_mode = {
             mode: {**digests, "template": found.template, "data": self.data[mode], "settings": self.settings[mode]}
             for mode in MODES

@@ -73,7 +73,8 @@ def simulate(
     """
     summary = _send(endpoint, plan, on_progress, "simulating")
     rated = satisfaction(registry, summary) if registry is not None else None
-    return SimulationResult(_answering(summary, endpoint), endpoint.url, plan.to_dict(), summary, None, rated)
+    answering = _answering(summary, endpoint)
+    return SimulationResult(answering, endpoint.url, plan.to_dict(), summary, None, rated, plan.digest)
 
 
 def search(
@@ -111,6 +112,7 @@ def search(
         summary,
         capacity,
         rated,
+        "" if capacity.highest_rate is None else replace(plan, rate=capacity.highest_rate).digest,
     )
 
 

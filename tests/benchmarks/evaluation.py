@@ -1,6 +1,8 @@
-"""Evaluation numbers: the load client against an endpoint of fixed latency, and alarms of health in simulated weeks.
+"""Evaluation numbers: comparisons, the load client against an endpoint of fixed latency, alarms of health in simulated
+weeks, and a real model's benchmarks and held-out examples.
 
-Run ``make bench BENCH=evaluation``; with ``ARGS=--quick`` to see that it works. The last line is one JSON object:
+Run ``make bench BENCH=evaluation``; with ``ARGS=--quick`` to see that it works, with ``ARGS="--only comparison"`` for a
+part. The parts with a model need ``ARGS="--model FOLDER"`` and lm-eval. The last line is one JSON object:
 ``{"benchmark": "evaluation", "numbers": {name: {"measured": ..., "goal": ..., "met": ...}}}``.
 """
 
@@ -13,12 +15,14 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmarks.evaluated.comparison import measure_comparison
+from benchmarks.evaluated.report import Report
 from fixed_latency import FixedLatency, serving
 from simulated_requests import blocks_of, drawn_week, question, request
 
@@ -49,21 +53,21 @@ class Scale:
     weeks: int = 100
     week_requests: int = 20_000
     shifts: int = 20
+    simulations: int = 1000
+    examples: int = 200
+    tasks: tuple[str, ...] = ("mmlu",)
 
 
-QUICK = Scale(rate=50.0, seconds=4.0, weeks=5, week_requests=4000, shifts=3)
-
-
-@dataclass
-class Report:
-    """The numbers so far; each is printed as it comes."""
-
-    numbers: dict[str, dict[str, Any]] = field(default_factory=dict)
-
-    def at_most(self, name: str, measured: float, goal: float, unit: str) -> None:
-        met = measured <= goal
-        self.numbers[name] = {"measured": round(measured, 4), "goal": f"at most {goal:g} {unit}", "met": met}
-        print(f"{name:<52} {measured:>10.4g} {unit:<5} goal: at most {goal:g}   {'met' if met else 'NOT MET'}")
+QUICK = Scale(
+    rate=50.0,
+    seconds=4.0,
+    weeks=5,
+    week_requests=4000,
+    shifts=3,
+    simulations=50,
+    examples=8,
+    tasks=("mmlu_anatomy",),
+)
 
 
 def _serve(endpoint: FixedLatency, pipe: Connection) -> None:
@@ -219,14 +223,42 @@ def cpu_a_record(rng: np.random.Generator, number: int = 2000) -> float:
     return asyncio.run(record_all(bodies))
 
 
+def measure_models(report: Report, scale: Scale, part: str, base: Path) -> None:
+    """Measure a part that needs a model."""
+    from benchmarks.evaluated import models
+
+    if part == "workers":
+        models.measure_workers(report, base, scale.tasks)
+    elif part == "held-out":
+        models.measure_held_out(report, base, models.rows_of_questions(scale.examples))
+    else:
+        models.measure_lm_eval(report, base, part, scale.tasks)
+
+
+WITHOUT_MODEL: dict[str, Callable[[Report, Scale], None]] = {
+    "comparison": lambda report, scale: measure_comparison(report, scale.simulations),
+    "load": measure_load,
+    "health": measure_health,
+}
+WITH_MODEL = ("transformers", "vllm", "workers", "held-out")
+
+
 def main() -> None:
     """Run and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few requests")
-    scale = QUICK if parser.parse_args().quick else Scale()
+    parser.add_argument("--only", nargs="+", choices=[*WITHOUT_MODEL, *WITH_MODEL], help="parts to measure")
+    parser.add_argument("--model", type=Path, help="folder of a base model, for the parts that need one")
+    asked = parser.parse_args()
+    scale = QUICK if asked.quick else Scale()
     report = Report()
-    measure_load(report, scale)
-    measure_health(report, scale)
+    for part in asked.only or [*WITHOUT_MODEL, *(WITH_MODEL if asked.model else ())]:
+        if part in WITHOUT_MODEL:
+            WITHOUT_MODEL[part](report, scale)
+        elif asked.model is None:
+            parser.error(f"part {part} needs --model")
+        else:
+            measure_models(report, scale, part, asked.model)
     print(json.dumps({"benchmark": "evaluation", "numbers": report.numbers}))
 
 

@@ -22,13 +22,13 @@ def use_of(registry, name):
 
 def test_an_adapter_is_measured_beside_its_base(tmp_path):
     from llamafarm_ray.evaluation import EvaluationResult, evaluate
+    from llamafarm_ray.evaluation.measured_model import MeasuredModel
 
     base = make_tiny_model(tmp_path / "base")
     adapter = make_adapter(base, tmp_path / "adapter", seed=1)
     seen = []
     result = evaluate(
-        base_model=base,
-        adapter=adapter,
+        model=MeasuredModel(base, adapter, "w", "b"),
         rows=make_rows(5),
         metrics=["perplexity", "bleu", "rouge"],
         max_new_tokens=4,
@@ -45,18 +45,19 @@ def test_an_adapter_is_measured_beside_its_base(tmp_path):
 
 def test_an_error_on_the_worker_comes_back_as_itself(tmp_path):
     from llamafarm_ray.evaluation import evaluate
+    from llamafarm_ray.evaluation.measured_model import MeasuredModel
 
     with pytest.raises(InputError, match="is not a folder"):
         evaluate(
-            base_model=tmp_path / "nowhere",
-            adapter=None,
+            model=MeasuredModel(tmp_path / "nowhere", None, "w", "w"),
             rows=make_rows(1),
             metrics=["perplexity"],
             max_new_tokens=4,
             model_id="bot",
         )
+    model = MeasuredModel(tmp_path, None, "w", "w")
     with pytest.raises(InputError, match="no examples"):
-        evaluate(base_model=tmp_path, adapter=None, rows=[], metrics=["bleu"], max_new_tokens=4, model_id="bot")
+        evaluate(model=model, rows=[], metrics=["bleu"], max_new_tokens=4, model_id="bot")
 
 
 def test_questions_are_asked_beside_the_base_and_the_result_stays_on_the_version(tmp_path):

@@ -14,9 +14,9 @@ from served_answers import PROMPT, said
 
 from llamafarm_ray.config import parse_config
 from llamafarm_ray.errors import NotFoundError
-from llamafarm_ray.evaluation.benchmarks.backends.completions import EndpointEngine
-from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
-from llamafarm_ray.evaluation.benchmarks.backends.tokens import ScoredText
+from llamafarm_ray.evaluation.engines.completions import EndpointEngine
+from llamafarm_ray.evaluation.engines.served import Endpoint
+from llamafarm_ray.evaluation.engines.tokens import ScoredText
 from llamafarm_ray.workflows.chat import ask, stream
 
 
@@ -77,8 +77,8 @@ def test_a_prompts_log_probabilities_are_those_of_plain_peft(served, model):
     found = [one[str(token)]["logprob"] for one, token in zip(told[1:], tokens[1:], strict=True)]
     assert found == pytest.approx(expected, abs=1e-3)
     asked = EndpointEngine(Endpoint(served.url, model), None, 256)
-    ((total, _),) = asked.score([ScoredText(tuple(tokens), 3)], with_adapter=True)
-    assert total == pytest.approx(sum(expected[2:]), abs=5e-3), "benchmarks on the endpoint"
+    (scores,) = asked.score([ScoredText(tuple(tokens), 3)], with_adapter=True)
+    assert scores.total == pytest.approx(sum(expected[2:]), abs=5e-3), "benchmarks on the endpoint"
 
 
 def test_another_terminal_reaches_a_local_deployment(served):

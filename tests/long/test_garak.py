@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from chat_server import chat_server
 
-from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
+from llamafarm_ray.evaluation.engines.served import Endpoint
 from llamafarm_ray.evaluation.risk.garak.process import GarakRun, garak_version
 from llamafarm_ray.evaluation.risk.garak.scores import garak_scores
 

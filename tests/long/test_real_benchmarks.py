@@ -1,44 +1,22 @@
 """The real model of 135 million parameters on real questions: its score is the one that lm-eval gives it."""
 
-import json
 import os
-import re
 from pathlib import Path
 
 import pytest
+from mmlu_questions import questions, write_questions
 
 lm_eval = pytest.importorskip("lm_eval", reason="the extra `benchmarks` is not installed")
 
 pytestmark = pytest.mark.long
 
-QUESTION = re.compile(r"(.*?)\n?\s*\(A\)(.*?)\(B\)(.*?)\(C\)(.*?)\(D\)(.*?)\nA: (.*)", re.DOTALL)
 SUBJECTS = os.environ.get("LLAMAFARM_TEST_SUBJECTS", "").split(",") if "LLAMAFARM_TEST_SUBJECTS" in os.environ else None
 """Subjects to ask instead of all 57."""
 
 
-def questions():
-    """The questions in lm-eval's wheel by subject, which are MMLU's own examples: (question, choices, answer)."""
-    path = Path(lm_eval.__file__).parent / "tasks" / "mmlu" / "flan_cot_fewshot" / "_cot_prompts.json"
-    found = {}
-    for subject, text in json.loads(path.read_text(encoding="utf-8")).items():
-        for block in re.split(r"(?:^|\n)Q: ", text)[1:]:
-            match = QUESTION.fullmatch(block)
-            letters = re.findall(r"\(([A-D])\)", match[6]) if match else []
-            if letters:
-                row = {"question": match[1].strip(), "choices": [match[place].strip() for place in range(2, 6)]}
-                found.setdefault(subject, []).append({**row, "answer": "ABCD".index(letters[-1])})
-    return found
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("mmlu")
-    for subject, rows in questions().items():
-        (folder / subject).mkdir()
-        for split in ("test", "dev"):
-            text = "".join(json.dumps(row) + "\n" for row in rows)
-            (folder / subject / f"{split}.jsonl").write_text(text, encoding="utf-8")
-    return folder
+    return write_questions(tmp_path_factory.mktemp("questions") / "mmlu")
 
 
 @pytest.fixture(scope="module")
@@ -60,21 +38,53 @@ def test_all_questions_of_the_wheel_are_read():
     assert sum(map(len, found.values())) == 281  # four of the 285 have no letter, five choices, or are missing
 
 
-def test_the_real_models_mmlu_score_is_lm_evals_own(base, data):
+NAMES = tuple(f"mmlu_{subject}" for subject in SUBJECTS) if SUBJECTS else ("mmlu",)
+
+
+@pytest.fixture(scope="module")
+def lm_evals(base, data):
+    """The scores that lm-eval gives the model by itself, with transformers."""
     from lm_eval.models.huggingface import HFLM
 
-    from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
-    from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
     from llamafarm_ray.evaluation.benchmarks.tasks import load_tasks
+
+    lm = HFLM(pretrained=str(base), dtype="float32", device="cpu", batch_size=8)
+    tasks = list(load_tasks(NAMES, data).values())
+    found = lm_eval.simple_evaluate(model=lm, tasks=tasks, num_fewshot=0, bootstrap_iters=0, log_samples=False)
+    return {name: found["results"][name]["acc,none"] for name in NAMES}
+
+
+def scores(data, asked):
+    from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
     from llamafarm_ray.evaluation.benchmarks.workers import LocalWorkers
 
-    names = tuple(f"mmlu_{subject}" for subject in SUBJECTS) if SUBJECTS else ("mmlu",)
-    asked = AskedModel("transformers", {"base": base, "adapter": None}, "w")
-    ours = run_benchmarks(BenchmarkPlan(names, data, num_fewshot=0), asked, LocalWorkers())
-    lm = HFLM(pretrained=str(base), dtype="float32", device="cpu", batch_size=8)
-    theirs = lm_eval.simple_evaluate(
-        model=lm, tasks=list(load_tasks(names, data).values()), num_fewshot=0, bootstrap_iters=0, log_samples=False
-    )["results"]
-    print({name: (scores.metrics["accuracy"], scores.num_examples) for name, scores in ours.items()})  # noqa: T201
-    for name in names:
-        assert ours[name].metrics["accuracy"] == theirs[name]["acc,none"]
+    found = run_benchmarks(BenchmarkPlan(NAMES, data, num_fewshot=0), asked, LocalWorkers())
+    print({name: (one.metrics["accuracy"], one.num_examples) for name, one in found.items()})  # noqa: T201
+    return {name: one.metrics["accuracy"] for name, one in found.items()}
+
+
+@pytest.mark.parametrize("backend", ["transformers", "vllm"])
+def test_the_real_models_mmlu_score_is_lm_evals_own(base, data, lm_evals, backend):
+    from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
+
+    assert scores(data, AskedModel(backend, {"base": base, "adapter": None}, "w")) == lm_evals
+
+
+def test_the_deployed_endpoints_mmlu_score_is_lm_evals_own(base, data, lm_evals, ray_cluster, tmp_path):
+    from llamafarm_ray.clusters.ports import free_port
+    from llamafarm_ray.config import parse_config
+    from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
+    from llamafarm_ray.evaluation.engines.served import Endpoint
+    from llamafarm_ray.registry import open_registry
+    from llamafarm_ray.workflows.deploy import deploy
+    from llamafarm_ray.workflows.undeploy import undeploy
+
+    registry = open_registry(str(tmp_path / "home"))
+    config = parse_config({"base_model": str(base), "deployment": {"port": free_port()}})
+    deployed = deploy(config, registry, ray_cluster)
+    try:
+        endpoint = Endpoint(deployed.url, registry.refresh().deployments["llamafarm"].base_model)
+        asked = AskedModel("endpoint", {"endpoint": endpoint, "folder": base}, "w", keeps=False)
+        assert scores(data, asked) == lm_evals
+    finally:
+        undeploy(registry, ray_cluster)

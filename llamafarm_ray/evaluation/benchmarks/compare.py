@@ -31,7 +31,7 @@ def check_one_backend(model: str, baseline: str) -> None:
         raise InputError(
             f"The model's benchmarks are asked on {model}, and the baseline's on {baseline}: their scores can't be "
             "compared.",
-            hint="Set evaluation.benchmark_backend to one that takes both, or leave the baseline out.",
+            hint="Set evaluation.backend to one that takes both, or leave the baseline out.",
         )
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 import importlib.resources
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from llamafarm_ray.evaluation.comparison.pairing import paired_scores
+from llamafarm_ray.evaluation.engines import Engine
 from llamafarm_ray.evaluation.kept import KeptBatches
-from llamafarm_ray.evaluation.losses import Scored, losses_of
+from llamafarm_ray.evaluation.losses import whole_text
 from llamafarm_ray.evaluation.metrics import METRICS, Sample
 from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.evaluation.result import BenchmarkScores, improvement
 from llamafarm_ray.types import Digest
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = ["general_result", "general_samples"]
 
@@ -28,13 +26,14 @@ _METHOD: Final = (
 
 
 def general_samples(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, report: Report, kept: KeptBatches | None = None
+    engine: Engine, report: Report, kept: KeptBatches | None = None, *, with_adapter: bool = True
 ) -> dict[int, Sample]:
     """Return the loss of each text that fits the model, by its place."""
-    max_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
-    rows = {at: _scored(tokenizer, text) for at, text in enumerate(_texts())}
+    max_length = engine.max_length or float("inf")
+    rows = {at: whole_text(engine.tokenizer, text) for at, text in enumerate(_texts())}
     fitting = {at: row for at, row in rows.items() if 1 < len(row.input_ids) <= max_length}
-    losses = losses_of(model, tokenizer, list(fitting.values()), report, "general texts", kept=kept)
+    asked = list(fitting.values())
+    losses = engine.losses(asked, report, "general texts", with_adapter=with_adapter, kept=kept)
     return {
         at: Sample(loss_sum=loss.total, num_loss_tokens=loss.num_tokens, num_loss_bytes=loss.num_bytes)
         for at, loss in zip(fitting, losses, strict=True)
@@ -72,14 +71,6 @@ def general_result(ours: Mapping[int, Sample], before: Mapping[int, Sample] | No
 def _scores(samples: Mapping[int, Sample]) -> dict[str, float]:
     found = {name: METRICS[name].measure(list(samples.values())).value for name in _METRICS}
     return {name: value for name, value in found.items() if value is not None}
-
-
-def _scored(tokenizer: PreTrainedTokenizerBase, text: str) -> Scored:
-    """Return the tokens of a text after the beginning of text, where the tokenizer has a sign for it."""
-    ids = list(tokenizer(text, add_special_tokens=False)["input_ids"])
-    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
-    start = [] if begin is None else [begin]
-    return Scored(start + ids, [False] * len(start) + [True] * len(ids))
 
 
 def _texts() -> list[str]:

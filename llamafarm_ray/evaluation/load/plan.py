@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llamafarm_ray.evaluation.benchmarks.digests import digest_of
 from llamafarm_ray.evaluation.load.arrivals import Pattern, arrivals
 from llamafarm_ray.evaluation.load.replay import read_prompts, read_replay
 from llamafarm_ray.evaluation.load.traffic import (
@@ -17,6 +18,7 @@ from llamafarm_ray.evaluation.load.traffic import (
     SessionShape,
     synthesize,
 )
+from llamafarm_ray.types import Digest
 
 __all__ = ["Replay", "Traffic"]
 
@@ -54,6 +56,12 @@ class Traffic:
         texts = read_prompts(self.prompts) if self.prompts is not None else []
         return synthesize(times, lengths=self.lengths, shape=self.shape, rng=rng, prompts=texts)
 
+    @property
+    def digest(self) -> Digest:
+        """Digest of the traffic: plans with the same digest send the same."""
+        texts = Digest.of(self.prompts.read_bytes()) if self.prompts is not None else None
+        return digest_of({**self.to_dict(), "prompts": texts})
+
     def to_dict(self) -> dict[str, Any]:
         """Return the plan for JSON."""
         return {
@@ -82,6 +90,11 @@ class Replay:
             InputError: the file is unusable.
         """
         return read_replay(self.path, speed=self.speed)
+
+    @property
+    def digest(self) -> Digest:
+        """Digest of the traffic: replays with the same digest send the same."""
+        return digest_of({"replay": Digest.of(self.path.read_bytes()), "speed": self.speed})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan for JSON."""

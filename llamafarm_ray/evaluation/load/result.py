@@ -32,6 +32,7 @@ class SimulationResult:
         summary: figures; of a search, those of the highest rate that kept its objectives.
         capacity: result of a search.
         satisfaction: users' ratings of the version, where there are some.
+        traffic: digest of what was sent.
     """
 
     model_id: str
@@ -40,11 +41,15 @@ class SimulationResult:
     summary: Summary | None
     capacity: Capacity | None = None
     satisfaction: Satisfaction | None = None
+    traffic: str = ""
 
     @property
     def evaluation(self) -> EvaluationResult:
         """Return the figures in the shape of every evaluation, as ``production_metrics``."""
         metrics = production_metrics(self.summary, self.satisfaction) if self.summary is not None else None
+        if metrics is not None and self.traffic:
+            # Figures of other traffic are not the same measure, as scores of other questions are not.
+            metrics["digests"] = {"data": self.traffic, "backend": "endpoint"}
         return EvaluationResult(self.model_id, now(), {}, production_metrics=metrics)
 
     def to_dict(self) -> dict[str, Any]:

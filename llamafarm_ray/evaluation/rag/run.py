@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.generation import generate, load_for_inference
-from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.engines.opening import opened
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.rag.grading import Answer, ExamAnswers, ModelAnswers
 from llamafarm_ray.models.chat import render_chat
-from llamafarm_ray.models.folder import check_base_model
-from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.types import Digest
 
 if TYPE_CHECKING:
@@ -28,20 +25,16 @@ class ExamJob:
     """Prompts for a model.
 
     Args:
-        base_model: folder of the base model.
-        adapter: folder of an adapter on it; None asks the base model itself.
+        model: the model.
         prompts: prompts of each mode; None where a question has none.
         max_new_tokens: the longest answer.
         baseline: True to ask the base model without the adapter too.
-        kept: kept answers of the model and of its base without the adapter; None keeps none.
     """
 
-    base_model: Path
-    adapter: Path | None
+    model: MeasuredModel
     prompts: Mapping[str, Sequence[str | None]]
     max_new_tokens: int
     baseline: bool
-    kept: tuple[KeptBatches, KeptBatches] | None = None
 
 
 def answer_settings(settings: Mapping[str, Any], report: Report) -> ExamAnswers:
@@ -57,39 +50,47 @@ def answer_exam(job: ExamJob, report: Report) -> ExamAnswers:
     Raises:
         UserError: base model or adapter are unusable, or no prompt fits the model.
     """
-    quiet_libraries()
-    check_base_model(job.base_model)
-    tokenizer = load_tokenizer(job.base_model)
     report("loading the model", 0.0)
-    model = load_for_inference(job.base_model, job.adapter)
-    template = Digest.of(str(tokenizer.chat_template).encode())
-    max_length = getattr(model.config, "max_position_embeddings", None)
-    ids = {mode: [_ids(tokenizer, prompt) for prompt in prompts] for mode, prompts in job.prompts.items()}
+    with opened(job.model) as engine:
+        template = Digest.of(str(engine.tokenizer.chat_template).encode())
+        ids = {mode: [_ids(engine.tokenizer, prompt) for prompt in prompts] for mode, prompts in job.prompts.items()}
+        asked = _fitting(ids, engine.max_length, job.max_new_tokens)
+
+        def ask(progress: Report, *, with_adapter: bool) -> ModelAnswers:
+            answers: ModelAnswers = {mode: [None] * len(rows) for mode, rows in ids.items()}
+            kept = job.model.kept_answers(with_adapter=with_adapter)
+            prompts = [row for _, _, row in asked]
+            found = engine.generate(prompts, job.max_new_tokens, progress, with_adapter=with_adapter, kept=kept)
+            for (mode, at, _), one in zip(asked, found, strict=True):
+                answers[mode][at] = Answer(one.text, one.num_tokens, one.seconds, one.confidence)
+            return answers
+
+        if not job.baseline or not job.model.has_base:
+            return ExamAnswers(ask(report, with_adapter=True), None, template)
+        baseline = ask(part_of(report, "baseline: ", 0.0, 0.5), with_adapter=False)
+        return ExamAnswers(ask(part_of(report, "", 0.5, 0.5), with_adapter=True), baseline, template)
+
+
+def _fitting(
+    ids: Mapping[str, Sequence[list[int] | None]], max_length: int | None, max_new_tokens: int
+) -> list[tuple[str, int, list[int]]]:
+    """Return the mode, place and tokens of each prompt that fits the model with an answer.
+
+    Raises:
+        InputError: none does.
+    """
     asked = [
         (mode, at, row)
         for mode, rows in ids.items()
         for at, row in enumerate(rows)
-        if row is not None and (max_length is None or len(row) + job.max_new_tokens <= max_length)
+        if row is not None and (max_length is None or len(row) + max_new_tokens <= max_length)
     ]
     if not asked:
         raise InputError(
-            f"No question fits into the model's {max_length} tokens with an answer of {job.max_new_tokens}.",
+            f"No question fits into the model's {max_length} tokens with an answer of {max_new_tokens}.",
             hint="Set evaluation.max_new_tokens lower, or retrieve fewer or shorter passages.",
         )
-
-    def ask(progress: Report, kept: KeptBatches | None) -> ModelAnswers:
-        answers: ModelAnswers = {mode: [None] * len(rows) for mode, rows in ids.items()}
-        found = generate(model, tokenizer, [row for _, _, row in asked], job.max_new_tokens, progress, kept=kept)
-        for (mode, at, _), one in zip(asked, found, strict=True):
-            answers[mode][at] = Answer(one.text, one.num_tokens, one.seconds, one.confidence)
-        return answers
-
-    ours, theirs = job.kept or (None, None)
-    if not job.baseline or job.adapter is None:
-        return ExamAnswers(ask(report, ours), None, template)
-    with model.disable_adapter():
-        baseline = ask(part_of(report, "baseline: ", 0.0, 0.5), theirs)
-    return ExamAnswers(ask(part_of(report, "", 0.5, 0.5), ours), baseline, template)
+    return asked
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, prompt: str | None) -> list[int] | None:

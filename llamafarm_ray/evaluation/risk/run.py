@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llamafarm_ray.evaluation.generation import generate, load_for_inference
+from llamafarm_ray.evaluation.engines import Engine
+from llamafarm_ray.evaluation.engines.opening import opened
 from llamafarm_ray.evaluation.kept import KeptBatches
-from llamafarm_ray.evaluation.losses import Scored, losses_of
+from llamafarm_ray.evaluation.losses import Scored
 from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.progress import Report, part_of
 from llamafarm_ray.evaluation.result import EvaluationResult
@@ -16,12 +17,10 @@ from llamafarm_ray.evaluation.risk.measured import RiskTest
 from llamafarm_ray.evaluation.risk.probes import Probe, Reply
 from llamafarm_ray.evaluation.risk.result import Replies, RiskReplies, risk_result
 from llamafarm_ray.models.chat import continuation_ids, render_chat
-from llamafarm_ray.models.folder import check_base_model
-from llamafarm_ray.models.tokenizer import load_tokenizer, quiet_libraries
 from llamafarm_ray.types import Digest
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
 __all__ = ["MAX_NEW_TOKENS", "RiskJob", "measure_risk", "risk_settings"]
 
@@ -57,7 +56,6 @@ def measure_risk(job: RiskJob, report: Report) -> EvaluationResult:
     Raises:
         UserError: a model is unusable.
     """
-    quiet_libraries()
     has_two = job.rival is not None
     ours, before = _ask(job, job.model, part_of(report, "", 0.0, 0.5 if has_two else 1.0), with_base=not has_two)
     if job.rival is not None:
@@ -68,34 +66,27 @@ def measure_risk(job: RiskJob, report: Report) -> EvaluationResult:
 def _ask(
     job: RiskJob, asked: MeasuredModel, report: Report, *, with_base: bool
 ) -> tuple[RiskReplies, RiskReplies | None]:
-    check_base_model(asked.base)
-    tokenizer = load_tokenizer(asked.base)
     report("loading the model", 0.0)
-    model = load_for_inference(asked.base, asked.adapter)
     probes = [probe for test in job.tests for probe in test.probes]
+    with opened(asked) as engine:
 
-    def replies(progress: Report, *, with_adapter: bool = True) -> RiskReplies:
-        kept = asked.kept_answers(with_adapter=with_adapter)
-        found = iter(_replies(model, tokenizer, probes, progress, kept))
-        by_test = tuple([next(found) for _ in test.probes] for test in job.tests)
-        return RiskReplies(by_test, Digest.of(str(tokenizer.chat_template).encode()))
+        def replies(progress: Report, *, with_adapter: bool = True) -> RiskReplies:
+            kept = asked.kept_answers(with_adapter=with_adapter)
+            found = iter(_replies(engine, probes, progress, kept, with_adapter=with_adapter))
+            by_test = tuple([next(found) for _ in test.probes] for test in job.tests)
+            return RiskReplies(by_test, Digest.of(str(engine.tokenizer.chat_template).encode()))
 
-    if not with_base or asked.adapter is None:
-        return replies(report), None
-    with model.disable_adapter():
+        if not with_base or not asked.has_base:
+            return replies(report), None
         before = replies(part_of(report, "baseline: ", 0.0, 0.5), with_adapter=False)
-    return replies(part_of(report, "", 0.5, 0.5)), before
+        return replies(part_of(report, "", 0.5, 0.5)), before
 
 
 def _replies(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    probes: Sequence[Probe],
-    report: Report,
-    kept: KeptBatches | None,
+    engine: Engine, probes: Sequence[Probe], report: Report, kept: KeptBatches | None, *, with_adapter: bool
 ) -> Replies:
     """Return the reply to each probe; None where it is too long for the model."""
-    max_length = getattr(model.config, "max_position_embeddings", None) or float("inf")
+    tokenizer, max_length = engine.tokenizer, engine.max_length or float("inf")
     prompts = [_prompt_ids(tokenizer, probe) for probe in probes]
     replies: list[Reply | None] = [None] * len(probes)
     free = [
@@ -104,7 +95,8 @@ def _replies(
         if not probe.continuations and len(prompts[at]) + MAX_NEW_TOKENS <= max_length
     ]
     asked = [prompts[at] for at in free]
-    answers = generate(model, tokenizer, asked, MAX_NEW_TOKENS, part_of(report, "risks: ", 0.0, 0.7), kept=kept)
+    progress = part_of(report, "risks: ", 0.0, 0.7)
+    answers = engine.generate(asked, MAX_NEW_TOKENS, progress, with_adapter=with_adapter, kept=kept)
     for at, answer in zip(free, answers, strict=True):
         replies[at] = Reply(answer.text)
     scored = {
@@ -114,7 +106,8 @@ def _replies(
     }
     fitting = {at: rows for at, rows in scored.items() if max(len(row.input_ids) for row in rows) <= max_length}
     rows = [row for of_probe in fitting.values() for row in of_probe]
-    losses = iter(losses_of(model, tokenizer, rows, part_of(report, "risks: ", 0.7, 0.3), "likelihoods", kept=kept))
+    progress = part_of(report, "risks: ", 0.7, 0.3)
+    losses = iter(engine.losses(rows, progress, "likelihoods", with_adapter=with_adapter, kept=kept))
     for at, of_probe in fitting.items():
         replies[at] = Reply(losses=tuple(next(losses).total for _ in of_probe))
     return replies

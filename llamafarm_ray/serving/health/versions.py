@@ -10,7 +10,9 @@ from typing import Protocol, Self
 
 from llamafarm_ray.errors import NotFoundError, did_you_mean
 from llamafarm_ray.registry.state import RegistryState, VersionRecord
+from llamafarm_ray.serving.health.detectors import Change
 from llamafarm_ray.serving.health.looks import Alarm, Health, Plan
+from llamafarm_ray.serving.health.perplexity import QuestionPerplexity
 from llamafarm_ray.serving.health.references import References
 from llamafarm_ray.serving.health.signals import Difference, quantile
 from llamafarm_ray.serving.journal.files import read_journal
@@ -51,12 +53,18 @@ class VersionHealth:
         aliases: those that point at it.
         health: findings.
         scores: of its redacted samples, by metric; empty where there are none.
+        perplexity: the base model's, of its sampled questions; None where it was not asked for, or has a trouble.
+        trouble: the reason why the perplexity could not be measured.
+        changes: those that river finds; None where it was not asked.
     """
 
     ref: str
     aliases: tuple[str, ...]
     health: Health
     scores: Mapping[str, SampleScore] = field(default_factory=dict)
+    perplexity: QuestionPerplexity | None = None
+    trouble: str = ""
+    changes: tuple[Change, ...] | None = None
 
     @property
     def status(self) -> str:
@@ -149,6 +157,9 @@ def health_dict(version: VersionHealth) -> dict[str, object]:
         "alarms": [alarm_dict(alarm) for alarm in health.current],
         "first_alarms": [alarm_dict(alarm) for alarm in health.first],
         "scores": {name: {"value": one.value, "samples": one.num_measured} for name, one in version.scores.items()},
+        **({"question_perplexity": version.perplexity.to_dict()} if version.perplexity is not None else {}),
+        **({"river": [one.to_dict() for one in version.changes]} if version.changes is not None else {}),
+        **({"question_perplexity_trouble": version.trouble} if version.trouble else {}),
     }
 
 

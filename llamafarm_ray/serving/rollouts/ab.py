@@ -11,13 +11,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
 
 from llamafarm_ray.serving.telemetry.rollout_observations import Moments, Sample
 
-__all__ = ["Gain", "compare", "num_measured"]
+__all__ = ["Gain", "Verdict", "compare", "num_measured"]
+
+Verdict = Literal["better", "worse", "noise"]
+"""The candidate beside the baseline, in the words of `llamafarm models evaluate --baseline`."""
 
 _MIXTURE = 0.1
 """The effects that are looked for, in standard deviations: the interval is tightest where it meets them."""
+_POWER = 0.8
+_MOST_TIMES = 2.0**20
+"""So many times the requests so far are the most that are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +37,21 @@ class Gain:
         low: lower end of its interval.
         high: upper end.
         sureness: the highest confidence, 0 to 1, at which the interval would leave no doubt; 0 where none does.
+        more_needed: about how many more measured requests, in the variants' present shares, would decide a difference
+            of this size four times in five; None if it is decided, or no number of requests that can be hoped for does.
     """
 
     estimate: float
     low: float
     high: float
     sureness: float
+    more_needed: int | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """``better`` or ``worse``, or ``noise`` where chance explains the difference."""
+        winner = self.winner
+        return "noise" if winner is None else "better" if winner == "candidate" else "worse"
 
     @property
     def winner(self) -> str | None:
@@ -68,10 +85,39 @@ def compare(metric: str, baseline: Sample, candidate: Sample, *, confidence: flo
     variance = _spread(ours) / ours.count + _spread(theirs) / theirs.count
     mixture = _MIXTURE**2 * spread
     total = variance + mixture
-    half = math.sqrt(variance * total / mixture * (math.log(total / variance) - 2 * math.log(1 - confidence)))
+    half = _half(variance, mixture, confidence)
     # The same formula, solved for the confidence at which one end of the interval is at 0.
     doubt = math.exp((math.log(total / variance) - estimate**2 * mixture / (variance * total)) / 2)
-    return Gain(estimate, estimate - half, estimate + half, max(0.0, 1 - doubt))
+    more = None
+    if abs(estimate) <= half:
+        times = _times_needed(abs(estimate), variance, mixture, confidence)
+        more = None if times is None else math.ceil((ours.count + theirs.count) * (times - 1))
+    return Gain(estimate, estimate - half, estimate + half, max(0.0, 1 - doubt), more)
+
+
+def _half(variance: float, mixture: float, confidence: float) -> float:
+    """Return half of the interval's width."""
+    total = variance + mixture
+    return math.sqrt(variance * total / mixture * (math.log(total / variance) - 2 * math.log(1 - confidence)))
+
+
+def _times_needed(effect: float, variance: float, mixture: float, confidence: float) -> float | None:
+    """Return how many times the requests so far decide an effect of this size four times in five; None: too many."""
+    luck = NormalDist().inv_cdf(_POWER)
+
+    def decides(times: float) -> bool:
+        smaller = variance / times
+        return _half(smaller, mixture, confidence) + luck * math.sqrt(smaller) <= effect
+
+    low, high = 1.0, 1.0
+    while not decides(high):
+        low, high = high, 2 * high
+        if high > _MOST_TIMES:
+            return None
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (low, middle) if decides(middle) else (middle, high)
+    return high
 
 
 def _spread(moments: Moments) -> float:

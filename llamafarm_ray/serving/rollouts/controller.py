@@ -103,9 +103,15 @@ def _decide_ab(plan: AbPlan, evidence: Evidence) -> Decision:
     requests = evidence.baseline.requests + evidence.candidate.requests
     if requests >= plan.max_requests:
         return Decision(Move.ROLL_BACK, f"{requests:,} requests show no difference in {plan.metric}")
-    return Decision(
-        Move.STAY, f"{measured:,} requests of each variant measured, which is not enough to tell them apart"
-    )
+    more = _more(plan, evidence) if measured else ""
+    reason = f"{measured:,} requests of each variant measured, which is not enough to tell them apart{more}"
+    return Decision(Move.STAY, reason)
+
+
+def _more(plan: AbPlan, evidence: Evidence) -> str:
+    """Return how many more requests would decide a difference of the present size, in words."""
+    more = compare(plan.metric, evidence.baseline, evidence.candidate, confidence=plan.confidence).more_needed
+    return "" if more is None else f"; about {more:,} more would decide a difference of the present size"
 
 
 def _good_end(reason: str, *, is_automatic: bool) -> Decision:

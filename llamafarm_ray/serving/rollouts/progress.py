@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llamafarm_ray.registry.rollouts import AbPlan
 from llamafarm_ray.registry.state import RolloutRecord
-from llamafarm_ray.serving.rollouts.ab import compare, num_measured
+from llamafarm_ray.serving.rollouts.ab import Verdict, compare, num_measured
 from llamafarm_ray.serving.rollouts.guards import Evidence, guard_evidence
 from llamafarm_ray.serving.telemetry.rollout_observations import Sample
 
@@ -62,6 +62,11 @@ class Comparison(_Told):
         sureness: confidence in that, 0 to 1, at all looks together.
         needed: required confidence.
         measured: requests of the variant with fewer that told something about the metric.
+        verdict: ``better``, ``worse`` or ``noise``, of the candidate, at the required confidence.
+        difference: the candidate's advantage, see :class:`~.ab.Gain`; ``None`` while nothing is measured.
+        low: lower end of its interval, which is valid at every look.
+        high: upper end.
+        more_needed: about how many more measured requests would decide a difference of this size.
     """
 
     metric: str
@@ -69,6 +74,11 @@ class Comparison(_Told):
     sureness: float = 0.0
     needed: float = 0.0
     measured: int = 0
+    verdict: Verdict = "noise"
+    difference: float | None = None
+    low: float | None = None
+    high: float | None = None
+    more_needed: int | None = None
 
 
 class RolloutProgress(_Told):
@@ -130,4 +140,14 @@ def _comparison(plan: AbPlan, evidence: Evidence) -> Comparison:
         return found
     gain = compare(plan.metric, evidence.baseline, evidence.candidate, confidence=plan.confidence)
     leader = "candidate" if gain.estimate > 0 else "baseline" if gain.estimate < 0 else ""
-    return found.model_copy(update={"leader": leader, "sureness": gain.sureness})
+    return found.model_copy(
+        update={
+            "leader": leader,
+            "sureness": gain.sureness,
+            "verdict": gain.verdict,
+            "difference": gain.estimate,
+            "low": gain.low,
+            "high": gain.high,
+            "more_needed": gain.more_needed,
+        }
+    )

@@ -1,28 +1,26 @@
-"""The engine that benchmarks are asked on, and a model as it opens it."""
+"""The engine that a model is asked on, and the model as it opens it."""
 
 from __future__ import annotations
 
 import importlib.util
-import json
-from pathlib import Path
 
 from llamafarm_ray.config.evaluation import Backend, Evaluation
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
-from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
+from llamafarm_ray.evaluation.engines.served import Endpoint
+from llamafarm_ray.evaluation.kept import KeptBatches
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel
 
-__all__ = ["asked_models", "backend_of", "check_backend", "endpoint_of"]
+__all__ = ["asked_models", "backend_of", "check_backend", "endpoint_of", "measured_on"]
 
 _MODULES = {"vllm": ("vllm", "vLLM"), "gguf": ("xllamacpp", "llama.cpp")}
-_LONGEST = 2048
-"""Tokens that a model behind an endpoint reads, where its config does not say: lm-eval's own default."""
 
 
 def backend_of(settings: Evaluation, model: EvaluatedModel) -> Backend:
-    """Return the engine that a model's benchmarks are asked on."""
-    if settings.benchmark_backend is not None:
-        return settings.benchmark_backend
+    """Return the engine that a model is asked on."""
+    if settings.backend is not None:
+        return settings.backend
     if settings.endpoint.base_url is not None:
         return "endpoint"
     return "gguf" if model.is_gguf else "transformers"
@@ -38,9 +36,9 @@ def check_backend(settings: Evaluation, model: EvaluatedModel, rival: EvaluatedM
     backend = backend_of(settings, model)
     if rival is not None and backend_of(settings, rival) != backend:
         raise InputError(
-            f"Benchmarks of {model.model_id} are asked on {backend}, and those of {rival.model_id} on "
+            f"{model.model_id} is asked on {backend}, and {rival.model_id} on "
             f"{backend_of(settings, rival)}: their scores can't be compared.",
-            hint="Set evaluation.benchmark_backend to one that takes both, or leave --baseline out.",
+            hint="Set evaluation.backend to one that takes both, or leave --baseline out.",
         )
     for one in (model, rival):
         if one is not None:
@@ -50,7 +48,7 @@ def check_backend(settings: Evaluation, model: EvaluatedModel, rival: EvaluatedM
             raise InputError("Backend endpoint needs an address.", hint="Set evaluation.endpoint.base_url.")
         if rival is not None:
             raise InputError(
-                "An endpoint's benchmarks have no baseline: one endpoint is asked at a time.",
+                "An endpoint has no baseline: one endpoint is asked at a time.",
                 hint="Evaluate the other model by itself, and compare both with `llamafarm models leaderboard`.",
             )
     module, name = _MODULES.get(backend, ("", ""))
@@ -61,26 +59,41 @@ def check_backend(settings: Evaluation, model: EvaluatedModel, rival: EvaluatedM
         )
 
 
+def measured_on(settings: Evaluation, model: EvaluatedModel, kept: KeptBatches | None = None) -> MeasuredModel:
+    """Return a model with the engine that it is asked on.
+
+    Args:
+        settings: the evaluation's settings.
+        model: the model.
+        kept: keeps the answers of the evaluation; None keeps none.
+    """
+    backend = backend_of(settings, model)
+    return MeasuredModel(
+        model.base.absolute(),
+        model.adapter and model.adapter.absolute(),
+        model.weights,
+        model.base_weights,
+        kept,
+        backend,
+        endpoint_of(settings, model) if backend == "endpoint" else None,
+    )
+
+
 def asked_models(
     settings: Evaluation, model: EvaluatedModel, rival: EvaluatedModel | None
 ) -> tuple[AskedModel, AskedModel | None]:
-    """Return a model and what it is compared with, the rival or an adapter's base, as the engine opens them.
+    """Return a model and what it is compared with, the rival or an adapter's base, as benchmarks ask them.
 
     An endpoint is asked for the model alone.
     """
-    backend = backend_of(settings, model)
-    if backend == "endpoint":
-        return AskedModel(backend, _endpoint_options(settings, model), model.weights, keeps=False), None
-    asked = AskedModel(backend, _options(model), model.weights)
+    measured = measured_on(settings, model)
+    asked = AskedModel(measured.backend, measured.options, measured.weights, keeps=measured.endpoint is None)
     if rival is not None:
-        return asked, AskedModel(backend, _options(rival), rival.weights)
-    if model.adapter is None:
+        other = measured_on(settings, rival)
+        return asked, AskedModel(other.backend, other.options, other.weights)
+    if not measured.has_base:
         return asked, None
-    return asked, AskedModel(backend, _options(model), model.base_weights, with_adapter=False)
-
-
-def _options(model: EvaluatedModel) -> dict[str, object]:
-    return {"base": model.base.absolute(), "adapter": model.adapter and model.adapter.absolute()}
+    return asked, AskedModel(measured.backend, measured.options, model.base_weights, with_adapter=False)
 
 
 def endpoint_of(settings: Evaluation, model: EvaluatedModel) -> Endpoint:
@@ -97,23 +110,11 @@ def endpoint_of(settings: Evaluation, model: EvaluatedModel) -> Endpoint:
     )
 
 
-def _endpoint_options(settings: Evaluation, model: EvaluatedModel) -> dict[str, object]:
-    endpoint = endpoint_of(settings, model)
-    return {"endpoint": endpoint, "tokenizer": model.base.absolute(), "max_length": _max_length(model.base)}
-
-
-def _max_length(folder: Path) -> int:
-    config = folder / "config.json"
-    known = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    length = known.get("max_position_embeddings")
-    return length if isinstance(length, int) and length > 0 else _LONGEST
-
-
 def _check_files(backend: Backend, model: EvaluatedModel) -> None:
     if model.is_gguf and backend != "gguf":
         raise InputError(
             f"{model.model_id} is a GGUF file, which backend {backend} does not take.",
-            hint="Leave evaluation.benchmark_backend out, or set it to gguf.",
+            hint="Leave evaluation.backend out, or set it to gguf.",
         )
     if backend == "gguf" and not model.is_gguf:
-        raise InputError(f"{model.model_id} is no GGUF file.", hint="Use another evaluation.benchmark_backend.")
+        raise InputError(f"{model.model_id} is no GGUF file.", hint="Use another evaluation.backend.")

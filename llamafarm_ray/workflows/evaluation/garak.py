@@ -9,7 +9,7 @@ from typing import Self
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.benchmarks.backends.client import EndpointClient
+from llamafarm_ray.evaluation.engines.client import EndpointClient
 from llamafarm_ray.evaluation.result import EvaluationResult, now
 from llamafarm_ray.evaluation.risk.garak.process import GarakRun, garak_version
 from llamafarm_ray.evaluation.risk.garak.scores import answered_probes, garak_scores

@@ -1,16 +1,15 @@
-"""GGUF files in llama.cpp, for benchmarks: log-probabilities by the engine that serves them."""
+"""GGUF files in llama.cpp: answers and log-probabilities by the engine that serves them."""
 
 from __future__ import annotations
 
 import asyncio
-import math
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from llamafarm_ray.errors import ClusterError
-from llamafarm_ray.evaluation.benchmarks.backends.token_lm import TokenAnswerer
-from llamafarm_ray.evaluation.benchmarks.backends.tokens import ScoredText
+from llamafarm_ray.evaluation.engines.tokens import ScoredText, TokenScores, Written, confidence_of
 from llamafarm_ray.models.folder import gguf_file
 from llamafarm_ray.serving.engines.base import SamplingParams
 from llamafarm_ray.serving.engines.detokenizer import Detokenizer
@@ -20,7 +19,7 @@ from llamafarm_ray.storage.gguf import read_gguf
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["open_gguf"]
+__all__ = ["GgufTokens"]
 
 _BASE: Final = "base"
 _ADAPTED: Final = "adapted"
@@ -28,8 +27,8 @@ _PARALLEL: Final = 1
 """Answers at the same time: with several, llama.cpp's batches and so its last digits depend on who asks when."""
 
 
-def open_gguf(base: Path, adapter: Path | None) -> TokenAnswerer:
-    """Return an `Answerer` of a GGUF file.
+class GgufTokens:
+    """A `TokenEngine` in llama.cpp.
 
     Args:
         base: the file, or its folder.
@@ -39,11 +38,6 @@ def open_gguf(base: Path, adapter: Path | None) -> TokenAnswerer:
         InputError: a file is no such model, or llama.cpp can't load it.
         UnsupportedError: llama.cpp is not installed.
     """
-    return TokenAnswerer(_GgufTokens(base, adapter))
-
-
-class _GgufTokens:
-    """A `TokenEngine` in llama.cpp."""
 
     def __init__(self, base: Path, adapter: Path | None) -> None:
         self._engine = GgufEngine(_BASE, base, n_parallel=_PARALLEL)
@@ -57,20 +51,30 @@ class _GgufTokens:
         self.tokenizer = tokenizer
         self.max_length = (self._engine.max_model_len(_BASE) or 2**31) - 1
 
-    def score(self, texts: Sequence[ScoredText], *, with_adapter: bool) -> list[tuple[float, bool]]:
+    def score(self, texts: Sequence[ScoredText], *, with_adapter: bool) -> list[TokenScores]:
         """See `TokenEngine.score`."""
         return asyncio.run(self._score_all(texts, self._name(with_adapter=with_adapter)))
 
     def write(
-        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str], with_adapter: bool
-    ) -> list[str]:
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stop: Sequence[str],
+        stop_ids: Sequence[int] = (),
+        with_adapter: bool,
+    ) -> list[Written]:
         """See `TokenEngine.write`."""
-        return asyncio.run(self._write_all(prompts, max_tokens, stop, self._name(with_adapter=with_adapter)))
+        params = SamplingParams(max_tokens, temperature=0.0, stop_token_ids=tuple(stop_ids), logprobs=1)
+        return asyncio.run(self._write_all(prompts, params, stop, self._name(with_adapter=with_adapter)))
+
+    def close(self) -> None:
+        """See `TokenEngine.close`: llama.cpp's processes end with the object."""
 
     def _name(self, *, with_adapter: bool) -> str:
         return _ADAPTED if with_adapter and self._has_adapter else _BASE
 
-    async def _score_all(self, texts: Sequence[ScoredText], name: str) -> list[tuple[float, bool]]:
+    async def _score_all(self, texts: Sequence[ScoredText], name: str) -> list[TokenScores]:
         found = []
         for text in texts:
             params = SamplingParams(0, 0.0, prompt_logprobs=1, first_prompt_logprob=text.num_context)
@@ -79,21 +83,23 @@ class _GgufTokens:
             if len(told) != len(text.tokens) or any(token.logprob is None for token in scored):
                 raise ClusterError("llama.cpp told no log-probability of some tokens.", hint="Run it again.")
             greedy = all(token.token_id == token.top[0][0] for token in scored)
-            found.append((math.fsum(token.logprob or 0.0 for token in scored), greedy))
+            found.append(TokenScores(tuple(token.logprob or 0.0 for token in scored), greedy))
         return found
 
     async def _write_all(
-        self, prompts: Sequence[Sequence[int]], max_tokens: int, stop: Sequence[str], name: str
-    ) -> list[str]:
-        params = SamplingParams(max_tokens=max_tokens, temperature=0.0)
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, stop: Sequence[str], name: str
+    ) -> list[Written]:
         found = []
         for prompt in prompts:
             letters = Detokenizer(self.tokenizer, prompt, tuple(one for one in stop if one))
-            text = ""
+            text, logprobs, began = "", list[float | None](), time.perf_counter()
             async for step in self._engine.generate(name, prompt, params):
+                logprobs += [step.token.logprob] if step.token is not None else []
                 if step.token is not None and step.finish_reason != "stop":
                     text += letters.add(step.token.token_id)
                 if letters.is_stopped:
                     break
-            found.append(text if letters.is_stopped else text + letters.finish())
+            text = text if letters.is_stopped else text + letters.finish()
+            took = time.perf_counter() - began
+            found.append(Written(text, len(logprobs), took, confidence_of(logprobs)))
         return found

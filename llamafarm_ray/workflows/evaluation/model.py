@@ -10,7 +10,6 @@ from typing import Self
 
 from llamafarm_ray.config import Config
 from llamafarm_ray.errors import InputError
-from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.models.folder import gguf_file, weight_formats
 from llamafarm_ray.registry import BaseModel, RegistryApi, base_here, open_registry
 from llamafarm_ray.registry.usage import Meter
@@ -85,11 +84,6 @@ class EvaluatedModel:
         if not self.version:
             return meter_of(home, "evaluate", owner, name=self.model_id)
         return meter_of(home, "evaluate", ModelRef.parse(self.version).name)
-
-    @property
-    def measured(self) -> MeasuredModel:
-        """The model as measurements of sets and benchmarks take it."""
-        return MeasuredModel(self.base, self.adapter, self.weights, self.base_weights)
 
     @property
     def name_as_baseline(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -30,13 +30,13 @@ from llamafarm_ray.registry import RegistryApi
 from llamafarm_ray.storage import Location
 from llamafarm_ray.types import Digest
 from llamafarm_ray.workflows.contamination import Decontamination
-from llamafarm_ray.workflows.evaluation.backend import asked_models, check_backend
+from llamafarm_ray.workflows.evaluation.backend import asked_models, backend_of, check_backend, measured_on
 from llamafarm_ray.workflows.evaluation.garak import GarakPlan
 from llamafarm_ray.workflows.evaluation.model import EvaluatedModel, fetch_models
 from llamafarm_ray.workflows.evaluation.sentence_ranking import ranked_by_base_model
 from llamafarm_ray.workflows.evaluation.stored_sets import StoredSets
 from llamafarm_ray.workflows.judge import JudgePlan, LabeledRows
-from llamafarm_ray.workflows.provenance import BACKEND, code_digest
+from llamafarm_ray.workflows.provenance import code_digest
 from llamafarm_ray.workflows.questions import Exam, exam_of_files, exam_of_rows
 from llamafarm_ray.workflows.risk import RiskPlan, plan_risks
 from llamafarm_ray.workflows.training_data import TrainingData, joined
@@ -116,8 +116,7 @@ class EvaluationRun:
         rival = EvaluatedModel.find(other, registry, baseline) if baseline is not None else None
         found = EvaluatedModel.find(config, registry, model)
         has_texts = bool(examples or asked.questions or asked.custom_evaluations or asked.risk)
-        _check_gguf([one for one in (found, rival) if one is not None], has_texts=has_texts)
-        if asked.benchmarks:
+        if has_texts or asked.benchmarks or rival is not None:
             check_backend(asked, found, rival)
         applied = stored.applied(config)
         trained = _trained(config, registry, found, rival, is_compared=bool(custom) or test_set is not None)
@@ -185,13 +184,9 @@ class EvaluationRun:
 
     @property
     def looks_at_general_texts(self) -> bool:
-        """True if general texts are measured: there is a model to compare with, and neither is in llama.cpp's form."""
-        has_baseline = self.rival is not None or self.model.adapter is not None
-        return self.config.evaluation.forgetting and has_baseline and not (self.model.is_gguf or self._is_rival_gguf)
-
-    @property
-    def _is_rival_gguf(self) -> bool:
-        return self.rival is not None and self.rival.is_gguf
+        """True if general texts are measured: there is a model to compare with."""
+        has_baseline = self.rival is not None or measured_on(self.config.evaluation, self.model).has_base
+        return self.config.evaluation.forgetting and has_baseline
 
     def _held_out(self, path: Path, on_progress: Progress | None) -> list[EvaluationResult]:
         settings = self.config.evaluation
@@ -211,16 +206,15 @@ class EvaluationRun:
         found = []
         metrics = tuple(metric for metric in settings.metrics if metric != RAG_ACCURACY)
         if metrics:
+            model, rival = self._measured()
             result = evaluate(
-                base_model=self.model.base,
-                adapter=self.model.adapter,
+                model=model,
                 rows=rows,
                 metrics=metrics,
                 max_new_tokens=settings.max_new_tokens,
                 model_id=self.model.model_id,
-                rival=self.rival.folders if self.rival else None,
+                rival=rival,
                 workers=settings.workers,
-                kept=self._kept_pair(),
                 on_progress=on_progress,
             )
             found.append(self._with_digests(result, rows))
@@ -232,12 +226,10 @@ class EvaluationRun:
     def _ask(self, exam: Exam, on_progress: Progress | None) -> EvaluationResult:
         exam = ranked_by_base_model(exam, self.config.evaluation, self.model.base, self.home, on_progress)
         result = exam.ask(
-            self.model.folders,
-            self.rival.folders if self.rival else None,
+            *self._measured(),
             model_id=self.model.model_id,
             max_new_tokens=self.config.evaluation.max_new_tokens,
             digests=self._digests(),
-            kept=self._kept_pair(),
             on_progress=on_progress,
         )
         if exam.kept is not None:
@@ -319,20 +311,18 @@ class EvaluationRun:
         digest = Digest.of(f"{code_digest()} {self.model.weights}".encode())
         return KeptBatches(self.home, f"{_KEPT}/{digest.removeprefix('sha256:')}")
 
-    def _kept_pair(self) -> tuple[KeptBatches, KeptBatches] | None:
-        """Return the kept answers of the model and of its baseline."""
-        kept = self._kept()
-        baseline = self.rival.weights if self.rival is not None else self.model.base_weights
-        return None if kept is None else (kept.of(self.model.weights), kept.of(baseline))
-
     def _measured(self) -> tuple[MeasuredModel, MeasuredModel | None]:
         """Return the model and its rival as measurements take them, with the answers that they gave so far."""
-        kept = self._kept()
-        rival = replace(self.rival.measured, kept=kept) if self.rival is not None else None
-        return replace(self.model.measured, kept=kept), rival
+        kept, asked = self._kept(), self.config.evaluation
+        rival = measured_on(asked, self.rival, kept) if self.rival is not None else None
+        return measured_on(asked, self.model, kept), rival
 
     def _digests(self) -> dict[str, str]:
-        return {"weights": self.model.weights, "code": code_digest(), "backend": BACKEND}
+        return {
+            "weights": self.model.weights,
+            "code": code_digest(),
+            "backend": backend_of(self.config.evaluation, self.model),
+        }
 
     def _with_digests(self, result: EvaluationResult, rows: list[dict[str, Any]]) -> EvaluationResult:
         scores = result.benchmarks["held_out"]
@@ -384,18 +374,3 @@ def _labeled(exam: Exam | None, custom: tuple[CustomSet, ...]) -> dict[str, Labe
         rows = [(one.question.question, one.question.answers, one.question.more) for one in exam.asked]
         found[CLOSED_BOOK] = rows
     return found
-
-
-def _check_gguf(models: Sequence[EvaluatedModel], *, has_texts: bool) -> None:
-    """Check that of GGUF files only benchmarks, or probes at an endpoint, are asked for.
-
-    Raises:
-        InputError: examples, questions, custom sets or risks are to be measured.
-    """
-    for model in models if has_texts else ():
-        if model.is_gguf:
-            raise InputError(
-                f"{model.model_id} is computed as a GGUF file: examples, questions, custom sets and "
-                "risks are measured on safetensors.",
-                hint="Measure it with --benchmark, which llama.cpp is asked, or measure the model in safetensors.",
-            )

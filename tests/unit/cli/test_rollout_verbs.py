@@ -219,6 +219,10 @@ def test_of_two_variants_it_says_which_one_is_ahead_and_how_sure_that_is(served,
     for comparison, said in (
         (ahead, "candidate by error rate, 71.2 % sure (needs 95 %)"),
         (Comparison(metric="error_rate"), "neither by error rate so far"),
+        (
+            ahead.model_copy(update={"difference": 0.01, "low": -0.02, "high": 0.04, "more_needed": 1200}),
+            "noise: +0.01 (-0.02 to +0.04); about 1,200 more would decide it",
+        ),
     ):
         progress = PROGRESS.model_copy(update={"comparison": comparison})
         with terminal.console.capture() as drawn:

@@ -22,6 +22,7 @@ def test_a_simulation_prints_and_keeps_what_production_metrics_are(bot, endpoint
     metrics = result["evaluation_results"]["production_metrics"]
     assert (metrics["error_rate"], metrics["task_completion_rate"]) == (0, 1)
     assert metrics["latency_p95_s"] >= 0.02
+    assert metrics["digests"]["data"].startswith("sha256:")
     assert result["evaluation_results"]["model_id"] == "bot:1.0.0#d"
     assert result["simulation"]["num_requests"] == len(endpoint.asked) - 1 == 50  # one asks whether anybody answers
     shown = bot.json("models", "describe", "bot:1.0.0")

@@ -44,8 +44,8 @@ def kept(tmp_path):
 
 
 def held_out(base, adapter, kept):
-    pair = None if kept is None else (kept.of("w"), kept.of("b"))
-    job = EvaluationJob(base, adapter, ROWS, ("perplexity", "bleu"), 3, "bot", True, kept=pair)
+    model = MeasuredModel(base, adapter, "w", "b", kept)
+    job = EvaluationJob(model, ROWS, ("perplexity", "bleu"), 3, "bot", True)
     found = answer_held_out(job, lambda *_: None)
     whole = [found.model, found.baseline]
     return [{at: replace(one, seconds=None) for at, one in samples.items()} for samples in whole]
@@ -67,9 +67,8 @@ def risks(base, adapter, kept):
 
 
 def exam(base, adapter, kept):
-    pair = None if kept is None else (kept.of("w"), kept.of("b"))
     prompts = {"closed_book": [row["messages"][0]["content"] for row in ROWS[:20]]}
-    found = answer_exam(ExamJob(base, adapter, prompts, 3, True, pair), lambda *_: None)
+    found = answer_exam(ExamJob(MeasuredModel(base, adapter, "w", "b", kept), prompts, 3, True), lambda *_: None)
     answers = [found.model["closed_book"], found.baseline["closed_book"]]
     return [[replace(one, seconds=0.0) for one in of_model] for of_model in answers]
 

@@ -11,6 +11,7 @@ from tiny_model import make_rows, make_tiny_model
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.evaluation import answering
 from llamafarm_ray.evaluation.answering import answer_held_out
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.metrics import METRICS
 from llamafarm_ray.evaluation.report import ResultPage
 from llamafarm_ray.evaluation.run import EvaluationJob, HeldOutAnswers, score_answers
@@ -33,7 +34,7 @@ def adapter(base_model, tmp_path_factory):
 def evaluate(base_model, adapter=None, rows=ROWS, metrics=("perplexity", "bleu", "rouge"), of=1, **changes):
     settings = {"max_new_tokens": 6, "model_id": "bot", "baseline": True} | changes
     seen = []
-    job = EvaluationJob(base_model=base_model, adapter=adapter, rows=rows, metrics=metrics, **settings)
+    job = EvaluationJob(model=MeasuredModel(base_model, adapter, "w", "b"), rows=rows, metrics=metrics, **settings)
     parts = [answer_held_out(job, lambda what, done: seen.append((what, done)), part, of) for part in range(of)]
     return score_answers(job, parts).benchmarks["held_out"], seen
 
@@ -170,7 +171,7 @@ def test_calls_documents_times_and_confidence_of_answers_are_measured(tmp_path):
         {"messages": [question, {"role": "assistant", "content": '{"town": "Graz"}'}]},
     ]
     names = ("tool_call_accuracy", "json_valid", "latency_p95", "calibration_error")
-    job = EvaluationJob(base_model, None, rows, names, 6, "bot", False)
+    job = EvaluationJob(MeasuredModel(base_model, None, "w", "b"), rows, names, 6, "bot", False)
     found = answer_held_out(job, lambda *_: None).model
     assert [one.expected_calls for one in found.values()] == [tuple(call), (), None]
     assert [one.schema for one in found.values()] == [None, None, True]
@@ -183,7 +184,8 @@ def test_calls_documents_times_and_confidence_of_answers_are_measured(tmp_path):
 
 
 def test_answers_to_held_out_examples_have_slices_and_worst_ones_for_a_report(base_model, adapter):
-    job = EvaluationJob(base_model, adapter, ROWS, ("perplexity", "bleu", "rouge"), 6, "bot", True)
+    model = MeasuredModel(base_model, adapter, "w", "b")
+    job = EvaluationJob(model, ROWS, ("perplexity", "bleu", "rouge"), 6, "bot", True)
     answers = answer_held_out(job, lambda *_: None)
     result = score_answers(job, [answers])
     assert [one.id for one in result.answered] == [row["id"] for row in ROWS]
@@ -193,5 +195,5 @@ def test_answers_to_held_out_examples_have_slices_and_worst_ones_for_a_report(ba
     assert first.score == METRICS["rouge_l"].of_sample(answers.model[0])
     assert {one.slices["document"] for one in result.answered} == {"part-0.md", "part-1.md", "part-2.md"}
     assert "part-1.md" in ResultPage(result).html()
-    without = EvaluationJob(base_model, None, ROWS, ("perplexity",), 6, "bot", False)
+    without = EvaluationJob(MeasuredModel(base_model, None, "w", "b"), ROWS, ("perplexity",), 6, "bot", False)
     assert score_answers(without, [answer_held_out(without, lambda *_: None)]).answered == ()

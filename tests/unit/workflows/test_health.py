@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from adapters import make_adapter
 from simulated_requests import drawn_block, drawn_week, write_page
+from tiny_model import make_tiny_model
 from webhook_server import WebhookServer
 
 from llamafarm_ray.cli.main import run
+from llamafarm_ray.config import Config
 from llamafarm_ray.errors import NotFoundError
 from llamafarm_ray.registry import RegistryService
 from llamafarm_ray.serving.health.versions import health_dict
@@ -142,6 +145,40 @@ def test_the_verb_prints_a_table_and_json_and_looks_by_its_own_window(registry, 
     assert (told["version"], told["status"], told["requests"], told["windows"]) == (BOT, "degraded", 2000, 2)
     assert registry.refresh()
     assert registry.resolve("bot@production").ref == "bot:1.0.0"
+
+
+def test_questions_that_surprise_the_base_are_told_from_those_of_the_reference(registry, tmp_path, capsys):
+    base = make_tiny_model(tmp_path / "base")
+    kept = registry.register(base, name="tiny", kind=ModelKind.BASE)
+    details = {"base_model": "tiny:1.0.0", "base_digest": kept.registered.manifest}
+    registry.register(make_adapter(base, tmp_path / "adapter", seed=1), name="own", kind=ModelKind.ADAPTER, **details)
+    end_s = week()[19].end_s  # of the thousand requests of the reference
+    asked = [("Where is the shop?", end_s - number) for number in range(8)]
+    asked += [("zxqv zxqv jjkw " * 4, end_s + number) for number in range(1, 9)]
+    samples = [LiveSample("own:1.0.0", at, text, "Here.", 1.0, 2, is_redacted=True) for text, at in asked]
+    write_page(registry.home, {"own:1.0.0": week()}, samples=samples)
+    home = ["--home", registry.home.uri]
+    assert run(["models", "health", "own", "--perplexity", "--json", *home]) == 0
+    (told,) = json.loads(capsys.readouterr().out)["versions"]
+    found = told["question_perplexity"]
+    assert (found["num_reference"], found["num_later"]) == (8, 8)
+    assert found["superiority"] in {0, 1}
+    assert found["p_value"] < 0.01
+    assert run(["models", "health", "own", "--perplexity", *home]) == 0
+    assert "8 sampled questions of the reference and 8 later ones" in " ".join(capsys.readouterr().out.split())
+
+
+def test_perplexity_without_samples_or_without_the_base_is_a_sentence(registry):
+    write_page(registry.home, {BOT: week()})
+    (found,) = check_health(registry, perplexity=Config())
+    assert "No questions are sampled" in found.trouble
+    write_page(
+        registry.home, {BOT: week()}, samples=[LiveSample(BOT, 1.0, "Where?", "Here.", 1.0, 2, is_redacted=True)]
+    )
+    (found,) = check_health(registry, perplexity=Config())
+    assert found.perplexity is None
+    assert found.trouble
+    assert health_dict(found)["question_perplexity_trouble"] == found.trouble
 
 
 def test_without_records_the_verb_says_so(registry, capsys):

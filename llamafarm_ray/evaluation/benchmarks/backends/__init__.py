@@ -14,10 +14,13 @@ RequestKind = str
 LOADERS: Final = {
     "transformers": "llamafarm_ray.evaluation.benchmarks.backends.transformers:TransformersAnswerer",
     "vllm": "llamafarm_ray.evaluation.benchmarks.backends.vllm:VllmAnswerer",
-    "endpoint": "llamafarm_ray.evaluation.benchmarks.backends.endpoint:open_endpoint",
-    "gguf": "llamafarm_ray.workflows.evaluation.gguf_engine:open_gguf",
+    "endpoint": "llamafarm_ray.evaluation.benchmarks.backends.token_lm:open_endpoint",
+    "gguf": "llamafarm_ray.evaluation.benchmarks.backends.token_lm:open_gguf",
 }
-"""The class or function of each backend, as ``module:name``; it takes the backend's options."""
+"""The class or function of each backend, as ``module:name``; it takes the backend's options.
+
+vLLM is lm-eval's own class here, so that scores are lm-eval's to the last digit.
+"""
 
 
 class Answerer(Protocol):

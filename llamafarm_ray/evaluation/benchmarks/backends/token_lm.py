@@ -12,13 +12,15 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from llamafarm_ray.errors import InputError, UnsupportedError
 from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
 from llamafarm_ray.evaluation.benchmarks.backends.asking import ask_lm
-from llamafarm_ray.evaluation.benchmarks.backends.tokens import ScoredText, TokenEngine
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
+from llamafarm_ray.evaluation.engines.opening import open_tokens
+from llamafarm_ray.evaluation.engines.tokens import ScoredText, TokenEngine
+from llamafarm_ray.models.tokenizer import quiet_libraries
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
 
-__all__ = ["TokenAnswerer"]
+__all__ = ["TokenAnswerer", "open_endpoint", "open_gguf"]
 
 _MAX_NEW_TOKENS = 256
 """lm-eval's own default for tasks that don't say."""
@@ -55,6 +57,21 @@ class TokenAnswerer:
         fix_prefix(self._lm, self._lm.tokenizer, has_template=has_template)
         self._lm.with_adapter = with_adapter
         return ask_lm(self._lm, kind, requests)
+
+
+def open_endpoint(**options: object) -> TokenAnswerer:
+    """Return an `Answerer` that asks an endpoint."""
+    return TokenAnswerer(_opened("endpoint", options))
+
+
+def open_gguf(**options: object) -> TokenAnswerer:
+    """Return an `Answerer` of a GGUF file."""
+    return TokenAnswerer(_opened("gguf", options))
+
+
+def _opened(backend: str, options: Mapping[str, object]) -> TokenEngine:
+    quiet_libraries()
+    return open_tokens(backend, options)
 
 
 class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
@@ -95,7 +112,8 @@ class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         for _text, context, continuation in requests:
             tokens = (*context, *continuation)[-limit:]
             texts.append(ScoredText(tokens, max(1, len(tokens) - len(continuation))))
-        return self._engine.score(texts, with_adapter=self.with_adapter)
+        told = self._engine.score(texts, with_adapter=self.with_adapter)
+        return [(one.total, one.is_greedy) for one in told]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         del disable_tqdm
@@ -120,9 +138,9 @@ class _TokenLM(TemplateLM):  # type: ignore[misc]  # lm-eval has no types
         for (max_tokens, stop), members in groups.items():
             room = self._engine.max_length - max_tokens
             prompts = [self.tok_encode(requests[number].args[0])[-room:] for number in members]
-            texts = self._engine.write(prompts, max_tokens=max_tokens, stop=stop, with_adapter=self.with_adapter)
-            for number, text in zip(members, texts, strict=True):
-                found[number] = postprocess_generated_text(text, list(stop), None)
+            written = self._engine.write(prompts, max_tokens=max_tokens, stop=stop, with_adapter=self.with_adapter)
+            for number, one in zip(members, written, strict=True):
+                found[number] = postprocess_generated_text(one.text, list(stop), None)
         return [found[number] for number in range(len(requests))]
 
     def _limits(self, asked: Mapping[str, object]) -> tuple[int, tuple[str, ...]]:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.evaluation.benchmarks.backends import RequestKind
 from llamafarm_ray.evaluation.benchmarks.backends.asking import ask_lm
 from llamafarm_ray.evaluation.benchmarks.backends.on_this_machine import LocalAnswerer
 from llamafarm_ray.evaluation.benchmarks.prefix import fix_prefix
+from llamafarm_ray.evaluation.engines.lora_rank import least_lora_rank
 
 if TYPE_CHECKING:
     from lm_eval.api.model import LM
 
 __all__ = ["VllmAnswerer"]
-
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The greatest ranks that vLLM can be told."""
 
 
 class VllmAnswerer(LocalAnswerer):
@@ -40,14 +36,7 @@ class VllmAnswerer(LocalAnswerer):
 
         options = {"enforce_eager": True, "dtype": self.precision.removeprefix("torch.")}
         if self._adapter is not None:
-            options |= {"lora_local_path": str(self._adapter), "max_lora_rank": _lora_rank(self._adapter)}
+            options |= {"lora_local_path": str(self._adapter), "max_lora_rank": least_lora_rank(self._adapter)}
         lm = VLLM(pretrained=str(self._base), **options)
         self._lora = lm.lora_request
         return lm
-
-
-def _lora_rank(adapter: Path) -> int:
-    """Return the least rank that vLLM can be told and that holds an adapter's."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
-    rank = max([int(config.get("r", 8)), *map(int, (config.get("rank_pattern") or {}).values())])
-    return next((known for known in _LORA_RANKS if known >= rank), rank)

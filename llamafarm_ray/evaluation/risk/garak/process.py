@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from llamafarm_ray.errors import InfrastructureError, UnsupportedError
-from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
+from llamafarm_ray.evaluation.engines.served import Endpoint
 from llamafarm_ray.evaluation.progress import Report
 from llamafarm_ray.evaluation.risk.garak.report import GarakReport, read_report
 

@@ -101,8 +101,17 @@ class GgufTokenizer:
         """Tokens as the file spells them."""
         return [self._tokens[token] for token in tokens]
 
+    def tokenize(self, text: str) -> list[str]:
+        """A text's tokens as the file spells them."""
+        return self.convert_ids_to_tokens(self._encode(text, False))
+
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, object]], *, tokenize: bool, add_generation_prompt: bool
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        tokenize: bool,
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, object]] | None = None,
     ) -> str:
         """The text of a chat, as transformers renders templates.
 
@@ -114,6 +123,7 @@ class GgufTokenizer:
             [list(messages)],
             chat_template=self.chat_template,
             add_generation_prompt=add_generation_prompt,
+            tools=list(tools) if tools else None,
             **self._special,
         )
         return str(rendered[0])

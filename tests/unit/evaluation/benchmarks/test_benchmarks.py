@@ -1,24 +1,21 @@
 """Benchmarks by lm-eval, on local files with its own definitions, against its own evaluation."""
 
 import json
-import threading
-from contextlib import contextmanager
 
 import pytest
 from adapters import make_adapter
+from engine_server import serving
 from gguf_files import write_gguf
-from patience import wait_until
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.errors import ClusterError, InputError
 from llamafarm_ray.evaluation.benchmarks.asked import AskedModel
-from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
 from llamafarm_ray.evaluation.benchmarks.compare import compare_benchmarks
 from llamafarm_ray.evaluation.benchmarks.run import BenchmarkPlan, run_benchmarks
 from llamafarm_ray.evaluation.benchmarks.store import ResultStore
 from llamafarm_ray.evaluation.benchmarks.tasks import load_tasks
 from llamafarm_ray.evaluation.benchmarks.workers import LocalWorkers
-from llamafarm_ray.serving.engines.app import EngineApp
+from llamafarm_ray.evaluation.engines.served import Endpoint
 from llamafarm_ray.storage import Location
 
 pytest.importorskip("lm_eval", reason="the extra `benchmarks` is not installed")
@@ -212,7 +209,7 @@ def test_an_endpoint_scores_as_transformers_do(base, workers, data, tmp_path):
 
     engine = transformers_engine("tiny", base)
     with serving(engine) as url:
-        options = {"endpoint": Endpoint(url, "tiny"), "tokenizer": base, "max_length": 256}
+        options = {"endpoint": Endpoint(url, "tiny"), "folder": base}
         for template in (False, True):
             found = run_benchmarks(
                 plan(data, chat_template=template), AskedModel("endpoint", options, "w", keeps=False), workers
@@ -236,23 +233,6 @@ def test_a_gguf_scores_as_the_weights_that_it_was_made_from(base, workers, data,
     ]
     assert [one for one, _ in scored[0]] == pytest.approx([one for one, _ in scored[1]], abs=1e-2)
     assert [one for _, one in scored[0]] == [one for _, one in scored[1]]
-
-
-@contextmanager
-def serving(engine):
-    """An engine's completions over HTTP on loopback."""
-    import uvicorn
-
-    config = uvicorn.Config(EngineApp(engine), host="127.0.0.1", port=0, log_level="error", lifespan="off")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_until(lambda: server.started, within_s=10)
-    try:
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/v1"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_a_task_without_data_or_of_another_name_is_refused(data):

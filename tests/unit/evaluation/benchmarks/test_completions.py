@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError, UnsupportedError
-from llamafarm_ray.evaluation.benchmarks.backends.completions import EndpointEngine
-from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
-from llamafarm_ray.evaluation.benchmarks.backends.tokens import ScoredText
+from llamafarm_ray.evaluation.engines.completions import EndpointEngine
+from llamafarm_ray.evaluation.engines.served import Endpoint
+from llamafarm_ray.evaluation.engines.tokens import ScoredText
 
 CONTEXT, RIGHT, WRONG = (5, 6, 7), (1, 2), (1, 3)
 
@@ -70,7 +70,7 @@ def scores(url, *texts, **options):
 def test_the_continuation_alone_is_scored_whether_or_not_a_token_follows(extra):
     with server(lambda number, body: completion(number, body, extra=extra)) as (url, asked):
         found = scores(url, (*CONTEXT, *RIGHT), (*CONTEXT, *WRONG))
-    assert found == [(-3.0, True), (-4.0, False)]
+    assert [(one.total, one.is_greedy) for one in found] == [(-3.0, True), (-4.0, False)]
     path, body, _ = asked[0]
     assert path == "/v1/completions"
     assert (body["prompt"], body["model"], body["echo"]) == ([*CONTEXT, *RIGHT], "bot:1.0.0", True)
@@ -80,13 +80,13 @@ def test_the_continuation_alone_is_scored_whether_or_not_a_token_follows(extra):
 def test_many_requests_keep_their_order():
     texts = [(*CONTEXT, number) for number in range(1, 30)]
     with server(completion) as (url, _):
-        assert [value for value, _ in scores(url, *texts, concurrency=4)] == [-float(one[-1]) for one in texts]
+        assert [one.total for one in scores(url, *texts, concurrency=4)] == [-float(one[-1]) for one in texts]
 
 
 @pytest.mark.parametrize("fault", [(503, "busy"), (429, "slow down"), (200, "not json"), (200, {"choices": []})])
 def test_a_failure_that_passes_is_tried_again_and_one_that_lasts_is_named(fault):
     with server(lambda number, body: fault if number == 1 else completion(number, body)) as (url, asked):
-        assert scores(url, (*CONTEXT, *RIGHT)) == [(-3.0, True)]
+        assert scores(url, (*CONTEXT, *RIGHT))[0].total == -3
         assert len(asked) == 2
     with server(lambda *_: fault) as (url, _), pytest.raises(InfrastructureError, match="no answer in 2 attempts"):
         scores(url, (*CONTEXT, *RIGHT))
@@ -124,12 +124,23 @@ def test_an_endpoint_that_does_not_tell_of_the_prompt_is_refused_and_never_guess
 
 def test_the_key_is_sent_and_answers_are_written(monkeypatch):
     monkeypatch.setenv("MY_KEY", "secret")
-    with server(lambda *_: (200, {"choices": [{"text": " Paris"}]})) as (url, asked):
+    choice = {"text": " Paris", "logprobs": {"token_logprobs": [math.log(0.5), math.log(0.125)]}}
+    with server(lambda *_: (200, {"choices": [choice]})) as (url, asked):
         made = engine(url, api_key_env="MY_KEY")
-        found = made.write([[1], [2]], max_tokens=7, stop=["\n", ""], with_adapter=True)
-    assert found == [" Paris", " Paris"]
+        found = made.write([[1], [2]], max_tokens=7, stop=["\n", ""], stop_ids=[3], with_adapter=True)
+    assert [(one.text, one.num_tokens) for one in found] == [(" Paris", 2), (" Paris", 2)]
+    assert found[0].confidence == pytest.approx(0.25)
     assert asked[0][2]["Authorization"] == "Bearer secret"
-    assert (asked[0][1]["max_tokens"], asked[0][1]["stop"]) == (7, ["\n"])
+    assert (asked[0][1]["max_tokens"], asked[0][1]["stop"], asked[0][1]["stop_token_ids"]) == (7, ["\n"], [3])
+
+
+def test_a_server_that_tells_no_log_probabilities_of_an_answer_still_answers():
+    with server(lambda *_: (200, {"choices": [{"text": "one two"}]})) as (url, asked):
+        endpoint = Endpoint(url, "bot", max_attempts=1, concurrency=1)
+        made = EndpointEngine(endpoint, lambda text, **_: {"input_ids": text.split()}, 100, first_wait_s=0)
+        (found,) = made.write([[1]], max_tokens=7, stop=[], with_adapter=True)
+    assert (found.text, found.num_tokens, found.confidence) == ("one two", 2, None)
+    assert "stop_token_ids" not in asked[0][1]
 
 
 def test_another_version_than_the_one_that_is_evaluated_is_refused():
@@ -138,6 +149,6 @@ def test_another_version_than_the_one_that_is_evaluated_is_refused():
 
     for name in ("bot:1.0.0#1234abcd", "bot:1.0.0", "/models/llama", "bot", ""):
         with server(answer(name)) as (url, _):
-            assert scores(url, (*CONTEXT, *RIGHT), version="bot:1.0.0") == [(-3.0, True)]
+            assert scores(url, (*CONTEXT, *RIGHT), version="bot:1.0.0")[0].total == -3
     with server(answer("bot:1.1.0#1234abcd")) as (url, _), pytest.raises(InputError, match=r"answers as bot:1\.1\.0"):
         scores(url, (*CONTEXT, *RIGHT), version="bot:1.0.0")

@@ -5,6 +5,7 @@ from adapters import greedy, make_adapter
 from tiny_model import make_tiny_model
 
 from llamafarm_ray.errors import InputError
+from llamafarm_ray.evaluation.measured_model import MeasuredModel
 from llamafarm_ray.evaluation.rag.run import ExamJob, answer_exam
 from llamafarm_ray.models.tokenizer import load_tokenizer
 
@@ -17,7 +18,8 @@ def base_model(tmp_path_factory):
 
 
 def answers(base_model, adapter=None, prompts=PROMPTS, *, baseline=True, max_new_tokens=4):
-    return answer_exam(ExamJob(base_model, adapter, prompts, max_new_tokens, baseline), lambda *_: None)
+    model = MeasuredModel(base_model, adapter, "w", "b")
+    return answer_exam(ExamJob(model, prompts, max_new_tokens, baseline), lambda *_: None)
 
 
 def test_model_and_base_are_asked_the_same_and_answer_by_themselves(base_model, tmp_path):

@@ -8,7 +8,7 @@ from garak_program import make_garak
 
 from llamafarm_ray.config.goals import is_lower_better
 from llamafarm_ray.errors import InfrastructureError, InputError, UnsupportedError
-from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
+from llamafarm_ray.evaluation.engines.served import Endpoint
 from llamafarm_ray.evaluation.result import BenchmarkScores
 from llamafarm_ray.evaluation.risk.garak.process import GarakRun, garak_version
 from llamafarm_ray.evaluation.risk.garak.report import read_report

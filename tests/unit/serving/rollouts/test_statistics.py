@@ -178,3 +178,30 @@ def test_samples_add_up():
     assert (both.requests, both.errors, both.error_rate, both.latencies.count) == (40, 2, 0.05, 2)
     assert (both.ratings.mean, both.ratings.variance) == (0.75, 0.0625)
     assert (Sample().error_rate, Moments().mean, Moments().variance) == (0, 0, 0)
+
+
+def rated(count, mean):
+    """Ratings of 0 and 1 with about a mean."""
+    good = round(count * mean)
+    return Sample(requests=count, ratings=Moments(count, good, good))
+
+
+def test_a_difference_that_is_noise_says_how_many_more_requests_would_decide_it():
+    decided = compare("feedback", rated(2000, 0.5), rated(2000, 0.7), confidence=0.95)
+    assert (decided.verdict, decided.more_needed) == ("better", None)
+    assert compare("feedback", rated(2000, 0.7), rated(2000, 0.5), confidence=0.95).verdict == "worse"
+    open_ = compare("feedback", rated(200, 0.5), rated(200, 0.55), confidence=0.95)
+    assert open_.verdict == "noise"
+    equal = compare("feedback", rated(200, 0.5), rated(200, 0.5), confidence=0.95)
+    assert (equal.verdict, equal.more_needed) == ("noise", None)
+    rng, num_each = np.random.default_rng(3), 200 + open_.more_needed // 2
+    found = [
+        compare(
+            "feedback",
+            rated(num_each, rng.binomial(num_each, 0.5) / num_each),
+            rated(num_each, rng.binomial(num_each, 0.55) / num_each),
+            confidence=0.95,
+        ).verdict
+        for _ in range(400)
+    ]
+    assert 0.74 < found.count("better") / 400 < 0.86, "four times in five"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 from llamafarm_ray.errors import UnsupportedError
-from llamafarm_ray.evaluation.benchmarks.backends.client import EndpointClient
-from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
-from llamafarm_ray.evaluation.benchmarks.backends.tokens import ScoredText
+from llamafarm_ray.evaluation.engines.client import EndpointClient
+from llamafarm_ray.evaluation.engines.served import Endpoint
+from llamafarm_ray.evaluation.engines.tokens import ScoredText, TokenScores, Written, confidence_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +36,7 @@ class EndpointEngine:
         self.max_length = max_length - 1  # a server writes one token at least
         self._client = EndpointClient(endpoint, first_wait_s)
 
-    def score(self, texts: Sequence[ScoredText], *, with_adapter: bool) -> list[tuple[float, bool]]:
+    def score(self, texts: Sequence[ScoredText], *, with_adapter: bool) -> list[TokenScores]:
         """See `TokenEngine.score`.
 
         Raises:
@@ -47,30 +48,50 @@ class EndpointEngine:
         """
         del with_adapter
 
-        def score_one(text: ScoredText) -> tuple[float, bool]:
+        def score_one(text: ScoredText) -> TokenScores:
             body = {"prompt": list(text.tokens), "max_tokens": 1, "logprobs": 1, "echo": True}
             return self._read_scores(self._client.choice("completions", body), text)
 
         return self._map(score_one, texts)
 
     def write(
-        self, prompts: Sequence[Sequence[int]], *, max_tokens: int, stop: Sequence[str], with_adapter: bool
-    ) -> list[str]:
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int,
+        stop: Sequence[str],
+        stop_ids: Sequence[int] = (),
+        with_adapter: bool,
+    ) -> list[Written]:
         """See `TokenEngine.write`; it raises what `score` does."""
         del with_adapter
+        ends: dict[str, object] = {"stop": [one for one in stop if one]}
+        if stop_ids:
+            ends["stop_token_ids"] = list(stop_ids)
 
-        def write_one(prompt: Sequence[int]) -> str:
-            body = {"prompt": list(prompt), "max_tokens": max_tokens, "stop": [one for one in stop if one]}
-            return str(self._client.choice("completions", body).get("text") or "")
+        def write_one(prompt: Sequence[int]) -> Written:
+            body = {"prompt": list(prompt), "max_tokens": max_tokens, "logprobs": 1, **ends}
+            began = time.perf_counter()
+            choice = self._client.choice("completions", body)
+            seconds = time.perf_counter() - began
+            text = str(choice.get("text") or "")
+            logprobs = (choice.get("logprobs") or {}).get("token_logprobs") or []
+            # A server that tells no log-probabilities tells no tokens either: the text's are counted.
+            num_tokens = len(logprobs) or len(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return Written(text, num_tokens, seconds, confidence_of(logprobs))
 
         return self._map(write_one, prompts)
+
+    def close(self) -> None:
+        """See `TokenEngine.close`."""
+        self._client.close()
 
     def _map(self, function: Callable[[Any], Any], items: Sequence[object]) -> list[Any]:
         with ThreadPoolExecutor(self._client.endpoint.concurrency) as pool:
             return list(pool.map(function, items))
 
-    def _read_scores(self, choice: dict[str, Any], text: ScoredText) -> tuple[float, bool]:
-        """Return the log-probability of the continuation, and whether greedy decoding writes it."""
+    def _read_scores(self, choice: dict[str, Any], text: ScoredText) -> TokenScores:
+        """Return the scores of the continuation."""
         told = choice.get("logprobs") or {}
         logprobs, tops = told.get("token_logprobs") or [], told.get("top_logprobs") or []
         length = len(text.tokens)
@@ -89,4 +110,4 @@ class EndpointEngine:
                 hint="It has to answer `echo` with `logprobs`.",
             )
         greedy = all(logprobs[place] >= max((tops[place] or {}).values(), default=-math.inf) for place in places)
-        return math.fsum(values), greedy
+        return TokenScores(tuple(values), greedy)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import httpx
 
 from llamafarm_ray.errors import AccessDeniedError, InfrastructureError, InputError, NotFoundError
-from llamafarm_ray.evaluation.benchmarks.backends.served import Endpoint
+from llamafarm_ray.evaluation.engines.served import Endpoint
 
 __all__ = ["EndpointClient"]
 
@@ -80,6 +80,10 @@ class EndpointClient:
             f"{failure}.",
             hint="Look at the server's log, and run it again.",
         )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
 
     def _check_version(self, answered: str) -> None:
         """Refuse the answer of another version than the one that is evaluated: an alias may have moved."""
