@@ -325,8 +325,8 @@ class Refused(_Event):
 class ContentCondemned(_Event):
     """Stored bytes that nothing refers to: these generations of them are deleted from now on, and never used again.
 
-    Whoever stores the same bytes afterwards does so under the next generation's name, so a collector that was paused
-    for an hour can't delete what somebody published meanwhile.
+    Later writers store the same bytes under the next generation's name, so a collector that was paused for an hour
+    can't delete what somebody published meanwhile.
     """
 
     type: Literal["content_condemned"] = "content_condemned"

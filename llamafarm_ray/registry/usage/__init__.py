@@ -1,7 +1,7 @@
 """Use of devices, tokens and storage: the ledger that all work writes to, and the quotas of namespaces.
 
-``ledger`` reads and writes the files of the ledger, ``meter`` counts one piece of work, and ``quotas`` checks the limits
-of a namespace.
+``ledger`` reads and writes the files of the ledger, ``meter`` counts one piece of work, and ``quotas`` checks the
+limits of a namespace.
 """
 
 from llamafarm_ray.registry.quota import Quota
